@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= python3
+JOBS ?= 2
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev --group docs -e ".[factors,starter]"
+	touch $(READY)
+
+install: $(READY) ## create .venv with the pinned versions
+
+demo: $(READY) ## sing a small corpus, open the starter model with SAEs, write the report
+	$(BIN)/otoscope demo
+
+test: $(READY) ## the whole test suite, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY) ## format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+check: test lint docs ## everything that must hold before a change lands
+
+docs: $(READY) ## build the documentation, warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+clean: ## remove what was built, not what was measured
+	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help install demo test lint check docs clean

@@ -1,0 +1,1 @@
+"""Open pretrained audio models with sparse autoencoders."""

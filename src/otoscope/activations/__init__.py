@@ -1,0 +1,1 @@
+"""What layers hold while they listen: the store and its extraction."""

@@ -1,0 +1,1 @@
+"""A source-filter singer with known factors."""

@@ -1,0 +1,102 @@
+"""The corpus: one row a clip, saved as Parquet beside a small card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
+from otoscope.errors import ConfigError, CorpusError, suggest
+
+COLUMNS: dict[str, pl.DataType] = {
+    "clip_id": pl.String(),
+    "path": pl.String(),
+    "start_s": pl.Float64(),
+    "duration_s": pl.Float64(),
+    "rate_hz": pl.Int64(),
+    "group": pl.String(),
+    "split": pl.String(),
+    "digest": pl.String(),
+}
+"""Columns that every corpus has; `label_*` and `factor_*` columns follow them."""
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips of sound with their groups, splits, labels and known factors.
+
+    `clips` has the columns of `COLUMNS` (`path` relative to `root`; `digest` the SHA-256 of the
+    file's bytes), then any `label_*` (strings) and `factor_*` (floats), sorted by `clip_id`.
+    `set_aside` lists what could not be used: `path, reason`.
+    """
+
+    name: str
+    root: Path
+    clips: pl.DataFrame
+    set_aside: pl.DataFrame
+    licence: str = "unknown"
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        if missing := COLUMNS.keys() - set(self.clips.columns):
+            raise CorpusError(f"corpus {self.name!r} lacks the columns {sorted(missing)}")
+        if self.clips.is_empty():
+            raise CorpusError(f"corpus {self.name!r} holds no usable clip under {self.root}")
+        repeated = self.clips.filter(pl.col("clip_id").is_duplicated())["clip_id"].unique().sort()
+        if len(repeated):
+            raise CorpusError(f"clip_id must be unique; repeated: {', '.join(repeated[:3])}")
+        leaking = self.clips.group_by("group").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+        if not leaking.is_empty():
+            raise CorpusError(f"groups in more than one split: {', '.join(leaking['group'].sort()[:3])}")
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels, without their prefix."""
+        return [c.removeprefix("label_") for c in self.clips.columns if c.startswith("label_")]
+
+    @property
+    def factors(self) -> list[str]:
+        """Names of the known factors, without their prefix."""
+        return [c.removeprefix("factor_") for c in self.clips.columns if c.startswith("factor_")]
+
+    def label(self, name: str) -> pl.Series:
+        """Return one label as a series of strings, in the order of `clips`."""
+        if name not in self.labels:
+            raise ConfigError(f"corpus {self.name!r} has no label {name!r}; {suggest(name, self.labels)}")
+        return self.clips[f"label_{name}"]
+
+    def path_of(self, relative: str) -> Path:
+        """Return where a clip's file lies now."""
+        return self.root / relative
+
+    def keep(self, clip_ids: Sequence[str]) -> "Corpus":
+        """Return the corpus with these clips only, in its own order."""
+        return replace(self, clips=self.clips.filter(pl.col("clip_id").is_in(list(clip_ids))))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the content: every column but the root folder's own place."""
+        return fingerprint(self.name, self.clips.columns, self.clips.rows())
+
+    def save(self, path: Path) -> None:
+        """Write `corpus.parquet` (this path), `corpus.json` and `set_aside.parquet` beside it."""
+        write_table(path.with_name("set_aside.parquet"), self.set_aside)
+        write_table(path, self.clips)
+        card = {"name": self.name, "root": str(self.root), "licence": self.licence, "citation": self.citation}
+        write_json(path.with_suffix(".json"), {**card, "clips": self.clips.height, "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: Path) -> "Corpus":
+        """Read what `save` wrote."""
+        card = read_json(path.with_suffix(".json"))
+        return cls(
+            name=card["name"],
+            root=Path(card["root"]),
+            clips=read_table(path),
+            set_aside=read_table(path.with_name("set_aside.parquet")),
+            licence=card["licence"],
+            citation=card["citation"],
+        )

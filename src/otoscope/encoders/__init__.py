@@ -1,0 +1,1 @@
+"""Pretrained audio models behind one protocol."""

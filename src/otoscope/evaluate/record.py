@@ -1,0 +1,92 @@
+"""One result is one row: the long table that reports and explorers read."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from otoscope.errors import EvaluationError
+
+SCHEMA: dict[str, pl.DataType] = {
+    "protocol": pl.String(),
+    "encoder": pl.String(),
+    "layer": pl.Int64(),
+    "representation": pl.String(),
+    "sae_id": pl.String(),
+    "pooling": pl.String(),
+    "latents": pl.Int64(),
+    "k": pl.Int64(),
+    "sparsity": pl.Float64(),
+    "seed": pl.Int64(),
+    "metric": pl.String(),
+    "target": pl.String(),
+    "split": pl.String(),
+    "value": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "null_mean": pl.Float64(),
+    "null_high": pl.Float64(),
+    "n": pl.Int64(),
+    "groups": pl.Int64(),
+    "unit": pl.String(),
+    "higher_is_better": pl.Boolean(),
+}
+
+METRICS: dict[str, tuple[str, bool | None]] = {
+    "explained_variance": ("fraction", True),
+    "mse": ("squared activation", False),
+    "cosine": ("cosine", True),
+    "l0": ("latents", None),
+    "dead_fraction": ("fraction", False),
+    "always_on_fraction": ("fraction", False),
+    "probe_accuracy": ("fraction", True),
+    "probe_balanced_accuracy": ("fraction", True),
+    "probe_macro_f1": ("fraction", True),
+    "factor_r2": ("fraction", True),
+    "completeness": ("fraction", True),
+    "effective_latents": ("dimensions", False),
+    "disentanglement": ("fraction", True),
+}
+"""Fixed metric identifiers, each with its unit and whether higher is better (None: neither)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number with everything needed to read it; NaN and None mean "does not apply"."""
+
+    metric: str
+    value: float
+    split: str
+    representation: str
+    layer: int
+    target: str = ""
+    protocol: str = "default"
+    encoder: str = ""
+    sae_id: str = ""
+    pooling: str = ""
+    latents: int | None = None
+    k: int | None = None
+    sparsity: float | None = None
+    seed: int | None = None
+    low: float = math.nan
+    high: float = math.nan
+    null_mean: float = math.nan
+    null_high: float = math.nan
+    n: int = 0
+    groups: int = 0
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise EvaluationError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+
+    def row(self) -> dict[str, Any]:
+        """Return the record as a row of `SCHEMA`."""
+        unit, higher = METRICS[self.metric]
+        return {**asdict(self), "unit": unit, "higher_is_better": higher}
+
+
+def to_table(records: Iterable[Record]) -> pl.DataFrame:
+    """Return records as one table with the columns of `SCHEMA`, in the order given."""
+    return pl.DataFrame([record.row() for record in records], schema=SCHEMA)

@@ -1,0 +1,1 @@
+"""What latents respond to: the moments at which they fire."""

@@ -1,0 +1,1 @@
+"""Charts, tables and one self-contained page; computes nothing, reads results."""

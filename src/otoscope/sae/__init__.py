@@ -1,0 +1,1 @@
+"""Sparse autoencoders: dictionaries, sparsifiers, training, checkpoints."""
