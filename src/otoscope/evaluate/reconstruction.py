@@ -1,0 +1,151 @@
+"""How much of the activations a dictionary gives back, and how its latents fire.
+
+Explained variance is measured against the mean of the TRAINING rows, so that a constant guess
+scores 0 or less and rows that lie off centre cannot make it look good:
+1 - sum |x - xhat|^2 / sum |x - mean_train|^2.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums
+
+# what is summed over the rows of a group, in this order
+ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
+
+
+class Reconstruction(NamedTuple):
+    """What one dictionary does on one set of rows.
+
+    `mse` is the mean over rows and width; `cosine` the mean over rows, 0 for a row or a
+    reconstruction of norm zero; `l0` the mean number of latents other than zero in a row;
+    `dead_fraction` the share of latents that fire on no row, `always_on_fraction` on 99 % of the
+    rows or more; `firing_rate` the share of rows on which each latent fires, `[latents]`.
+    """
+
+    explained_variance: Interval
+    mse: Interval
+    cosine: Interval
+    l0: Interval
+    dead_fraction: float
+    always_on_fraction: float
+    firing_rate: Float[np.ndarray, " latents"]
+    rows: int
+    groups: int
+
+
+class ReconstructionMeter:
+    """Adds up rows batch by batch; memory depends on width, latents and groups, not on rows.
+
+    Args:
+        mean_train: mean of the training rows, `[width]`, in the encoder's units.
+        always_on: share of rows from which on a latent counts as always on.
+    """
+
+    def __init__(self, mean_train: Float[np.ndarray, " width"], *, always_on: float = 0.99) -> None:
+        self._mean = np.asarray(mean_train, dtype=np.float64)
+        self._always_on = always_on
+        self._sums: dict[str, np.ndarray[Any, Any]] = {}
+        self._firing: Int[np.ndarray, " latents"] | None = None
+
+    def update(
+        self,
+        rows: Float[np.ndarray, "rows width"],
+        reconstructed: Float[np.ndarray, "rows width"],
+        codes: Float[np.ndarray, "rows latents"],
+        groups: Shaped[np.ndarray, " rows"],
+    ) -> None:
+        """Add a batch of rows, their reconstruction, their codes and each row's group.
+
+        Raises `EvaluationError` when the shapes disagree or a value is not finite.
+        """
+        self._check(rows, reconstructed, codes, groups)
+        x, xhat = rows.astype(np.float64), reconstructed.astype(np.float64)
+        fires = codes != 0
+        stats = np.empty((len(x), 5))
+        stats[:, ROWS] = 1
+        stats[:, ERROR] = _squares(x - xhat)
+        stats[:, SPREAD] = _squares(x - self._mean)
+        norms = np.sqrt(_squares(x) * _squares(xhat))
+        dots = np.einsum("ij,ij->i", x, xhat)
+        stats[:, COSINE] = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        stats[:, FIRED] = fires.sum(axis=1)
+        firing = fires.sum(axis=0)
+        self._firing = firing if self._firing is None else self._firing + firing
+        for name, rows_of in _members(groups):
+            self._sums[name] = self._sums.get(name, np.zeros(5)) + stats[rows_of].sum(axis=0)
+
+    def result(self, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Reconstruction:
+        """Return the figures over everything added so far; raise `EvaluationError` if nothing was."""
+        if self._firing is None:
+            raise EvaluationError("no rows were added; a reconstruction needs at least one")
+        # sorted, so that the order in which batches came does not change the interval
+        sums = np.stack([self._sums[name] for name in sorted(self._sums)])
+        rows = int(sums[:, ROWS].sum())
+        value, low, high = bootstrap_sums(sums, self._figures, resamples=resamples, confidence=confidence, seed=seed)
+        intervals = [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
+        rate = self._firing / rows
+        return Reconstruction(
+            *intervals,
+            dead_fraction=float(np.mean(self._firing == 0)),
+            always_on_fraction=float(np.mean(rate >= self._always_on)),
+            firing_rate=rate,
+            rows=rows,
+            groups=len(sums),
+        )
+
+    def _figures(self, sums: Float[np.ndarray, "resamples 5"]) -> Float[np.ndarray, "resamples 4"]:
+        spread, n = sums[:, SPREAD], sums[:, ROWS]
+        unexplained = np.divide(sums[:, ERROR], spread, out=np.full(len(sums), np.nan), where=spread > 0)
+        return np.stack(
+            [1 - unexplained, sums[:, ERROR] / (n * len(self._mean)), sums[:, COSINE] / n, sums[:, FIRED] / n], axis=1
+        )
+
+    def _check(
+        self,
+        rows: np.ndarray[Any, Any],
+        reconstructed: np.ndarray[Any, Any],
+        codes: np.ndarray[Any, Any],
+        groups: np.ndarray[Any, Any],
+    ) -> None:
+        if rows.shape != reconstructed.shape or rows.shape[1:] != self._mean.shape:
+            raise EvaluationError(
+                f"rows {rows.shape}, reconstruction {reconstructed.shape} and training mean {self._mean.shape} "
+                "disagree; all three must share the width, the first two the rows"
+            )
+        if len(codes) != len(rows) or len(groups) != len(rows):
+            raise EvaluationError(f"{len(rows)} rows but {len(codes)} codes and {len(groups)} groups; give one a row")
+        if self._firing is not None and codes.shape[1] != len(self._firing):
+            raise EvaluationError(f"codes of {codes.shape[1]} latents after codes of {len(self._firing)}")
+        if not (np.isfinite(rows).all() and np.isfinite(reconstructed).all() and np.isfinite(codes).all()):
+            raise EvaluationError("rows, reconstruction or codes hold NaN or infinity; mask such rows out first")
+
+
+def measure_reconstruction(
+    rows: Float[np.ndarray, "rows width"],
+    reconstructed: Float[np.ndarray, "rows width"],
+    codes: Float[np.ndarray, "rows latents"],
+    groups: Shaped[np.ndarray, " rows"],
+    *,
+    mean_train: Float[np.ndarray, " width"],
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Reconstruction:
+    """Return the figures of rows that fit in memory; see `ReconstructionMeter`."""
+    meter = ReconstructionMeter(mean_train)
+    meter.update(rows, reconstructed, codes, groups)
+    return meter.result(resamples=resamples, confidence=confidence, seed=seed)
+
+
+def _squares(x: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
+    return np.einsum("ij,ij->i", x, x)
+
+
+def _members(groups: Shaped[np.ndarray, " rows"]) -> Iterator[tuple[str, Bool[np.ndarray, " rows"]]]:
+    for name in np.unique(groups):
+        yield str(name), groups == name
