@@ -1,0 +1,31 @@
+"""Every sparsifier by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from otoscope.errors import ConfigError, DamagedArtifact, suggest
+from otoscope.sae.sparsifiers import Sparsifier, TopK, check_k
+
+SPARSIFIERS: dict[str, Callable[..., Sparsifier]] = {"topk": TopK}
+
+
+def build_sparsifier(kind: str, *, k: int | None, latents: int) -> Sparsifier:
+    """Return a sparsifier by name for a dictionary of so many latents.
+
+    Raises `ConfigError` with the nearest name for an unknown one, and for a k out of range.
+    """
+    if kind not in SPARSIFIERS:
+        raise ConfigError(f"no sparsifier {kind!r}; {suggest(kind, SPARSIFIERS)}")
+    if k is None:
+        raise ConfigError(f"the sparsifier {kind!r} needs k")
+    return SPARSIFIERS[kind](check_k(k, latents))
+
+
+def sparsifier_from_card(card: Mapping[str, Any], *, latents: int) -> Sparsifier:
+    """Make the sparsifier that a checkpoint's card describes; raise `DamagedArtifact` if it describes none."""
+    settings = dict(card)
+    kind = settings.pop("kind", None)
+    try:
+        return build_sparsifier(str(kind), latents=latents, **settings)
+    except (ConfigError, TypeError) as error:
+        raise DamagedArtifact(f"the card's sparsifier {dict(card)} cannot be made: {error}") from error

@@ -1,0 +1,113 @@
+"""One optimisation step: gradients, constraints, Adam, and the count of dead latents."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from otoscope.errors import DamagedArtifact
+from otoscope.sae.losses import aux_k, forward, reconstruction
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.presets import TrainConfig
+
+
+class Losses(NamedTuple):
+    """What one step saw, before it changed the weights."""
+
+    reconstruction: float
+    aux: float
+    l0: float
+    dead_fraction: float
+
+
+class Engine(Protocol):
+    """Takes steps on one model in place; everything it remembers between steps is in `state`."""
+
+    def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
+        """Update the weights from one batch of normalised rows."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of the moments and counters."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        ...
+
+
+class TorchEngine:
+    """The plain engine: autograd and fused Adam, any sparsifier."""
+
+    def __init__(self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int) -> None:
+        self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
+        self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)
+        self.named = {name: p for name, p in sae.named_parameters() if p.requires_grad}
+        decayed = [p for name, p in self.named.items() if name == "encoder"]
+        plain = [p for name, p in self.named.items() if name != "encoder"]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            betas=(0.9, config.beta2),
+            fused=True,
+        )
+
+    def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
+        """Update the weights from one batch of normalised rows."""
+        sae = self.sae
+        seen = forward(sae, inner)
+        loss = main = reconstruction(seen.rebuilt, inner)
+        dead = self.silent_rows >= self.dead_window_rows
+        aux = None
+        if self.config.aux_coefficient and dead.any():
+            aux = aux_k(sae, inner, seen.rebuilt, dead)
+            loss = main + self.config.aux_coefficient * aux
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if sae.unit_norm:
+            project_gradient(sae)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.step()
+        if sae.unit_norm:
+            renormalise(sae)
+        self.silent_rows = torch.where(seen.fired > 0, 0, self.silent_rows + len(inner))
+        return Losses(
+            main.item(),
+            0.0 if aux is None else aux.item(),
+            seen.fired.sum().item() / len(inner),
+            dead.float().mean().item(),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of Adam's moments and the dead counters."""
+        found = {"silent_rows": self.silent_rows.clone()}
+        for name, parameter in self.named.items():
+            for key, value in self.optimiser.state[parameter].items():
+                found[f"{name}.{key}"] = value.clone()
+        return found
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned; raise `DamagedArtifact` if it is another model's."""
+        if "silent_rows" not in state or state["silent_rows"].shape != self.silent_rows.shape:
+            raise DamagedArtifact("the saved progress is not of this model; delete it and train again")
+        self.silent_rows = state["silent_rows"].clone()
+        for name, parameter in self.named.items():
+            prefix = f"{name}."
+            moments = {key.removeprefix(prefix): v.clone() for key, v in state.items() if key.startswith(prefix)}
+            self.optimiser.state[parameter] = moments
+
+
+@torch.no_grad()
+def project_gradient(sae: SparseAutoencoder) -> None:
+    """Remove from each atom's gradient the part along the atom, which renormalising would undo anyway."""
+    gradient = sae.decoder.grad
+    if gradient is not None:
+        along = torch.linalg.vecdot(gradient, sae.decoder, dim=1)
+        gradient.addcmul_(sae.decoder, along[:, None], value=-1)
+
+
+@torch.no_grad()
+def renormalise(sae: SparseAutoencoder) -> None:
+    """Put every atom back to length 1."""
+    sae.decoder.div_(torch.linalg.vector_norm(sae.decoder, dim=1, keepdim=True).clamp_min(1e-12))

@@ -1,0 +1,96 @@
+"""What training minimises: terms on one forward pass in normalised units."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.sparsifiers import Chosen, TopK
+
+GATHER = 8
+"""With fewer than 1 in this many latents active, gathering atoms beats dense products.
+
+Measured on 2 cores (AVX-512, float32, 2,048 latents, widths 384 and 768): gathering is 3 times faster at
+k=20, 1.5 times at k=102 and level at k=307."""
+
+
+class Forward(NamedTuple):
+    """One batch seen by the model: normalised rows, what they became, and how often each latent fired."""
+
+    rebuilt: Float[Tensor, "rows width"]
+    fired: Int[Tensor, " latents"]
+
+
+def forward(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> Forward:
+    """Rebuild normalised rows, by whichever way is cheaper for the sparsifier's budget."""
+    sparsifier = sae.sparsifier
+    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents:
+        return gathered(sae, sparsifier, inner)
+    codes = sparsifier(sae.preactivate(inner))
+    return Forward(sae.rebuild(codes), (codes > 0).sum(dim=0))
+
+
+def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "rows width"]) -> Forward:
+    """Rebuild from the chosen atoms alone: decoding and every gradient touch k atoms a row."""
+    chosen = _EncodeChosen.apply(inner, sae.encoder, sae.encoder_bias, sparsifier)
+    values, indices = Chosen(*chosen)
+    rebuilt = F.embedding_bag(indices, sae.decoder, per_sample_weights=values, mode="sum")
+    if sae.decoder_bias is not None:
+        rebuilt = rebuilt + sae.decoder_bias
+    with torch.no_grad():
+        fired = torch.bincount(indices[values > 0], minlength=sae.latents)
+    return Forward(rebuilt, fired)
+
+
+class _EncodeChosen(torch.autograd.Function):
+    """Encode, rectify and choose; the gradient runs through the chosen entries only."""
+
+    @staticmethod
+    def forward(ctx, inner, encoder, bias, sparsifier):  # pyright: ignore
+        values, indices = sparsifier.choose(F.linear(inner, encoder, bias))
+        ctx.save_for_backward(inner, encoder, values, indices)
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx, grad_values, _grad_indices):  # pyright: ignore
+        inner, encoder, values, indices = ctx.saved_tensors
+        grad = grad_values * (values > 0)
+        # d loss / d encoder[j] = sum over rows of grad[row, j] * inner[row]: what embedding_bag's own backward sums
+        with torch.enable_grad():
+            weight = encoder.detach().requires_grad_()
+            bag = F.embedding_bag(indices, weight, per_sample_weights=grad, mode="sum")
+            (grad_encoder,) = torch.autograd.grad(bag, weight, inner)
+        grad_bias = None
+        if ctx.has_bias:
+            grad_bias = grad.new_zeros(len(encoder)).index_add_(0, indices.flatten(), grad.flatten())
+        return None, grad_encoder, grad_bias, None
+
+
+def reconstruction(rebuilt: Float[Tensor, "rows width"], inner: Float[Tensor, "rows width"]) -> Float[Tensor, ""]:
+    """Return the mean squared error over rows and dimensions."""
+    return F.mse_loss(rebuilt, inner)
+
+
+def aux_k(
+    sae: SparseAutoencoder,
+    inner: Float[Tensor, "rows width"],
+    rebuilt: Float[Tensor, "rows width"],
+    dead: Bool[Tensor, " latents"],
+) -> Float[Tensor, ""]:
+    """Return how badly dead latents rebuild what the living ones left over (AuxK, arXiv 2406.04093).
+
+    The `width / 2` dead latents with the largest rectified pre-activations of each row fit the
+    residual, which counts as a constant; the error is relative to the residual's own size.
+    """
+    index = dead.nonzero().squeeze(1)
+    residual = (inner - rebuilt).detach()
+    bias = None if sae.encoder_bias is None else sae.encoder_bias.index_select(0, index)
+    pre = F.linear(inner, sae.encoder.index_select(0, index), bias)
+    codes = TopK(min(max(sae.width // 2, 1), len(index)))(pre)
+    left = F.mse_loss(codes @ sae.decoder.index_select(0, index), residual)
+    return left / residual.square().mean().clamp_min(torch.finfo(residual.dtype).tiny)

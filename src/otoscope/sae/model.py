@@ -1,0 +1,139 @@
+"""One sparse autoencoder: scaling, encoder, sparsifier, decoder."""
+
+import math
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.sparsifiers import Sparsifier
+
+Init: TypeAlias = Literal["tied", "linear"]
+
+
+class Pass(NamedTuple):
+    """Codes and reconstruction of some rows, both in the encoder's own units."""
+
+    codes: Float[Tensor, "*rows latents"]
+    rebuilt: Float[Tensor, "*rows width"]
+
+
+class SparseAutoencoder(nn.Module):
+    """Rows become non-negative sparse codes and are rebuilt from few rows of a dictionary.
+
+    `x' = (x - centre) / scale; codes' = sparsifier(encoder x' + encoder_bias);
+    rebuilt' = codes' decoder + decoder_bias; rebuilt = rebuilt' * scale + centre`.
+
+    Encoder and decoder are both stored `[latents, width]`, contiguous: row i belongs to latent i.
+    `centre` `[width]` and `scale` (`[]`, or `[width]` for one a dimension) are part of the
+    checkpoint, so callers pass and receive the encoder's own units; codes carry the unit
+    `unit = rms(scale)`, which makes `codes @ decoder` a displacement in those units when the scale
+    is one number. Rows may come as `[rows, width]` or with any leading axes.
+    """
+
+    centre: Float[Tensor, " width"]
+    scale: Float[Tensor, "*width"]
+
+    def __init__(
+        self,
+        width: int,
+        latents: int,
+        sparsifier: Sparsifier,
+        *,
+        encoder_bias: bool = True,
+        decoder_bias: bool = True,
+        unit_norm: bool = True,
+        init: Init = "tied",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if width < 1 or latents < 1:
+            raise ConfigError(f"width and latents must be at least 1, got width={width}, latents={latents}")
+        self.width, self.latents, self.unit_norm = width, latents, unit_norm
+        self.sparsifier = sparsifier
+        generator = torch.Generator().manual_seed(seed)
+        encoder, bias, decoder = _INITS[init](width, latents, generator)
+        self.encoder = nn.Parameter(encoder)
+        self.decoder = nn.Parameter(F.normalize(decoder, dim=1) if unit_norm else decoder)
+        self.encoder_bias = nn.Parameter(bias) if encoder_bias else None
+        self.decoder_bias = nn.Parameter(torch.zeros(width)) if decoder_bias else None
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def unit(self) -> Float[Tensor, ""]:
+        """What one unit of an inner code is worth in the encoder's own units."""
+        return self.scale.square().mean().sqrt()
+
+    def set_scaling(self, centre: Float[Tensor, " width"], scale: Float[Tensor, "*width"]) -> None:
+        """Fix centre and scale; raise `TrainingError` unless finite, positive and of the model's width."""
+        if centre.shape != (self.width,) or scale.shape not in ((), (self.width,)):
+            raise TrainingError(f"centre {list(centre.shape)} and scale {list(scale.shape)} do not fit {self.width}")
+        if not (torch.isfinite(centre).all() and torch.isfinite(scale).all() and (scale > 0).all()):
+            raise TrainingError("centre must be finite and scale finite and above 0")
+        self.centre = centre.to(self.centre).clone()
+        self.scale = scale.to(self.scale).clone()
+
+    def normalise(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """Return rows centred and scaled."""
+        if rows.shape[-1] != self.width:
+            raise TrainingError(f"rows are {rows.shape[-1]} wide, this dictionary was made for {self.width}")
+        return (rows - self.centre) / self.scale
+
+    def preactivate(self, inner: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
+        """Return the encoder's output for normalised rows, before the sparsifier."""
+        return F.linear(inner, self.encoder, self.encoder_bias)
+
+    def rebuild(self, inner_codes: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
+        """Return normalised rows rebuilt from inner codes."""
+        rebuilt = inner_codes @ self.decoder
+        return rebuilt if self.decoder_bias is None else rebuilt + self.decoder_bias
+
+    def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
+        """Return the codes of rows, in the encoder's own units."""
+        flat = self.normalise(rows).reshape(-1, self.width)
+        return (self.sparsifier(self.preactivate(flat)) * self.unit).reshape(*rows.shape[:-1], self.latents)
+
+    def decode(self, codes: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
+        """Return rows rebuilt from codes, in the encoder's own units."""
+        return self.rebuild(codes / self.unit) * self.scale + self.centre
+
+    def forward(self, rows: Float[Tensor, "*rows width"]) -> Pass:
+        """Return the codes of rows and what they rebuild."""
+        codes = self.encode(rows)
+        return Pass(codes, self.decode(codes))
+
+    def settings(self) -> dict[str, object]:
+        """Return what makes an empty model of the same shape, as JSON-able values."""
+        return {
+            "width": self.width,
+            "latents": self.latents,
+            "encoder_bias": self.encoder_bias is not None,
+            "decoder_bias": self.decoder_bias is not None,
+            "unit_norm": self.unit_norm,
+            "scale_per_dimension": self.scale.ndim == 1,
+            "sparsifier": self.sparsifier.card(),
+        }
+
+
+def _tied(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw unit atoms uniformly on the sphere; the encoder starts as the decoder (arXiv 2406.04093)."""
+    atoms = F.normalize(torch.randn(latents, width, generator=generator), dim=1)
+    return atoms.clone(), torch.zeros(latents), atoms
+
+
+def _linear(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw as PyTorch's `nn.Linear` does by default: uniform in ± 1 / sqrt(inputs), weights and bias alike."""
+
+    def uniform(*shape: int, inputs: int) -> Tensor:
+        bound = 1.0 / math.sqrt(inputs)
+        return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
+
+    encoder, bias = uniform(latents, width, inputs=width), uniform(latents, inputs=width)
+    return encoder, bias, uniform(latents, width, inputs=latents)
+
+
+_INITS = {"tied": _tied, "linear": _linear}

@@ -1,0 +1,136 @@
+"""Recipes: every setting of a training run, and what it becomes for a given amount of data."""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from otoscope.errors import ConfigError, TrainingError, suggest
+from otoscope.sae.model import Init
+from otoscope.sae.moments import Scaling
+from otoscope.sae.rows import Order
+
+
+class TrainConfig(BaseModel):
+    """A recipe; unknown keys and values out of range are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsifier: str = "topk"
+    centred: bool = True
+    """Subtract the mean of the training rows."""
+    scaling: Scaling = "rows"
+    """Divide by the root mean square deviation of all entries ("rows"), of each dimension, or not at all."""
+    encoder_bias: bool = True
+    decoder_bias: bool = True
+    init: Init = "tied"
+    unit_norm: bool = True
+    """Keep every atom at length 1; the gradient along it is projected out."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """None: `2e-4 / sqrt(latents / 2**14)` (dictionary_learning and sparsify use it with Adam)."""
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of the encoder weights a step, times the learning rate (AdamW)."""
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from 0."""
+    decay: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps, the last ones, over which the learning rate falls linearly to 0."""
+
+    batch: int = Field(default=1024, ge=1)
+    """Largest batch; few rows are shared out over at least `min_steps_per_epoch` equal batches."""
+    min_steps_per_epoch: int = Field(default=1, ge=1)
+    min_batch: int = Field(default=1, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """None: as many as come nearest to `target_rows`, between 1 and `max_epochs`."""
+    target_rows: int = Field(default=1_000_000, ge=1)
+    max_epochs: float = Field(default=50.0, gt=0)
+
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
+    """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
+    dead_window_rows: int | None = Field(default=None, ge=1)
+    """A latent silent for so many rows is dead. None: an epoch, or a twentieth of the run where that is less."""
+    validate_rows: int = Field(default=1_000_000, ge=1)
+    """Validate after every epoch, and within an epoch after so many rows."""
+
+
+MARIOTTE2025 = TrainConfig(
+    centred=False,
+    scaling="none",
+    decoder_bias=False,
+    init="linear",
+    unit_norm=False,
+    learning_rate=1e-3,
+    warmup=0.0,
+    decay=0.0,
+    batch=16,
+    epochs=100,
+    aux_coefficient=0.0,
+)
+"""The recipe of arXiv 2509.24793 as its code runs it (PAPER section 1.1), with one deviation: the best checkpoint is
+chosen by the loss on the whole validation set, not on its last batch."""
+
+DEFAULT = TrainConfig(min_steps_per_epoch=8, min_batch=64)
+
+PRESETS: dict[str, TrainConfig] = {"default": DEFAULT, "mariotte2025": MARIOTTE2025}
+
+
+def find_preset(name: str) -> TrainConfig:
+    """Return a recipe by name; raise `ConfigError` with the nearest name if there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"no training preset {name!r}; {suggest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe comes to for so many rows and latents: steps, order, rates."""
+
+    order: Order
+    steps: int
+    peak_rate: float
+    warmup_steps: int
+    decay_steps: int
+    dead_window_rows: int
+    validate_steps: int
+
+    @classmethod
+    def derive(cls, config: TrainConfig, *, height: int, latents: int, seed: int) -> "Plan":
+        """Work out a run over `height` rows."""
+        if height < 2:
+            raise TrainingError(f"{height} training row(s): a dictionary needs at least 2, better thousands")
+        order = Order(height, batch_size(config, height), seed)
+        epochs = config.epochs or min(max(config.target_rows / height, 1.0), config.max_epochs)
+        steps = max(round(epochs * order.steps_per_epoch), 1)
+        return cls(
+            order=order,
+            steps=steps,
+            peak_rate=config.learning_rate or 2e-4 / math.sqrt(latents / 2**14),
+            warmup_steps=round(config.warmup * steps),
+            decay_steps=round(config.decay * steps),
+            dead_window_rows=config.dead_window_rows or max(min(height, round(epochs * height / 20)), order.batch),
+            validate_steps=min(order.steps_per_epoch, max(config.validate_rows // order.batch, 1)),
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step, counted from 0: a ramp up, a plateau, a ramp down to 0."""
+        rise = (step + 1) / (self.warmup_steps + 1)
+        fall = (self.steps - step) / (self.decay_steps + 1)
+        return self.peak_rate * min(1.0, rise, fall)
+
+    def validates_after(self, step: int) -> bool:
+        """Say whether validation follows once `step` steps are done: after every epoch, and after the last."""
+        return step % self.validate_steps == 0 or step % self.order.steps_per_epoch == 0 or step == self.steps
+
+
+def batch_size(config: TrainConfig, height: int) -> int:
+    """Return the batch for so many rows.
+
+    Few rows give at least `min_steps_per_epoch` batches, as long as each holds `min_batch` rows;
+    >>> batch_size(TrainConfig(batch=1024, min_steps_per_epoch=8, min_batch=64), 700)
+    88
+    >>> batch_size(TrainConfig(batch=16), 970)
+    16
+    """
+    wanted = min(config.batch, max(config.min_batch, -(-height // config.min_steps_per_epoch)))
+    return min(wanted, height)

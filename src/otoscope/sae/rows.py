@@ -1,0 +1,127 @@
+"""Where training rows come from, and the order in which they are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt64
+
+from otoscope.errors import TrainingError
+
+
+class Rows(Protocol):
+    """Activations, a row each, of any number; read by index, so that they need not fit in memory."""
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        ...
+
+    def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Return these rows as float32, in the order asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of an array in memory, or of a memory map; any leading axes count as rows.
+
+    >>> ArrayRows(np.eye(3, dtype=np.float32)).take(np.array([2, 0]))
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+
+    array: Float[np.ndarray, "*rows width"]
+
+    def __post_init__(self) -> None:
+        if self.array.ndim < 2 or self.array.shape[-1] < 1:
+            raise TrainingError(f"rows must be an array [rows, width], got shape {list(self.array.shape)}")
+        object.__setattr__(self, "array", self.array.reshape(-1, self.array.shape[-1]))
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.array.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        return self.array.shape[1]
+
+    def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Return these rows as float32, in the order asked for."""
+        return np.ascontiguousarray(self.array[indices], dtype=np.float32)
+
+
+def chunks(rows: Rows, size: int = 4096) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
+    """Yield all rows in their stored order, each chunk with the index of its first row."""
+    for start in range(0, rows.height, size):
+        yield start, rows.take(np.arange(start, min(start + size, rows.height), dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Order:
+    """A seeded shuffle of all rows for every epoch, read by position and stored nowhere.
+
+    Batch `step` of the run is a pure function of (seed, step): a resumed run needs no more than
+    the number of steps done. The last batch of an epoch holds what is left over.
+    """
+
+    height: int
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-self.height // self.batch)
+
+    def indices(self, step: int) -> Int64[np.ndarray, " rows"]:
+        """Return the rows of one batch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch
+        positions = np.arange(start, min(start + self.batch, self.height), dtype=np.uint64)
+        return permute(positions, height=self.height, key=(self.seed, epoch))
+
+
+def permute(positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
+    """Send positions in [0, height) through a seeded bijection of [0, height).
+
+    A Feistel network of eight rounds permutes the next power of four; positions that land at or
+    above `height` go through again until they fall inside (cycle walking, Black and Rogaway 2002).
+    No table of `height` entries is ever made.
+
+    >>> sorted(permute(np.arange(5, dtype=np.uint64), height=5, key=(0, 0)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    half = np.uint64(max(1, (max(height - 1, 1).bit_length() + 1) // 2))
+    keys = np.random.SeedSequence(key).generate_state(8, dtype=np.uint64)
+    out = positions.copy()
+    outside = np.arange(len(out))
+    while len(outside):
+        out[outside] = _feistel(out[outside], half, keys)
+        outside = outside[out[outside] >= height]
+    return out.astype(np.int64)
+
+
+def _feistel(
+    values: UInt64[np.ndarray, " rows"], half: np.uint64, keys: UInt64[np.ndarray, " rounds"]
+) -> UInt64[np.ndarray, " rows"]:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mix(values: UInt64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
+    """Scramble 64-bit words with the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,87 @@
+"""From pre-activations to sparse, non-negative codes."""
+
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from otoscope.errors import ConfigError
+
+Card: TypeAlias = dict[str, str | int | float]
+
+
+class Chosen(NamedTuple):
+    """The latents that may be active in each row, and their non-negative values."""
+
+    values: Float[Tensor, "rows k"]
+    indices: Int[Tensor, "rows k"]
+
+
+@runtime_checkable
+class Sparsifier(Protocol):
+    """Turns pre-activations into non-negative codes of the same shape, row by row.
+
+    A sparsifier with parameters or buffers is an `nn.Module` too; they then live in the checkpoint.
+    """
+
+    def __call__(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
+        """Return the codes of rows; every entry is at least 0."""
+        ...
+
+    def card(self) -> Card:
+        """Return what `catalog.build_sparsifier` needs to make this sparsifier again."""
+        ...
+
+
+def k_from_sparsity(latents: int, sparsity: float) -> int:
+    """Return how many latents may be active: `int((1 - sparsity) * latents)`, in floating point as the paper does.
+
+    Raises `ConfigError` unless the fraction lies in [0, 1) and leaves at least one latent.
+
+    >>> [k_from_sparsity(2048, s) for s in (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)]
+    [512, 409, 307, 204, 102, 20]
+    """
+    if not 0.0 <= sparsity < 1.0:
+        raise ConfigError(f"sparsity must be at least 0 and below 1, got {sparsity}; 0.95 keeps 5 % of the latents")
+    return check_k(int((1 - sparsity) * latents), latents)
+
+
+def check_k(k: int, latents: int) -> int:
+    """Return `k`; raise `ConfigError` unless it lies between 1 and `latents`."""
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k} of {latents} latents; lower the sparsity or add latents")
+    if k > latents:
+        raise ConfigError(f"k={k} exceeds latents={latents}; lower k or add latents")
+    return k
+
+
+class TopK:
+    """Rectify, then keep the k largest of each row (Makhzani and Frey 2013; Gao et al. 2024, arXiv 2406.04093).
+
+    Of equal values at the border only as many are kept as fit, so a row never holds more than k.
+
+    >>> TopK(2)(torch.tensor([[3.0, -1.0, 1.0, 2.0]]))
+    tensor([[3., 0., 0., 2.]])
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = check_k(k, max(k, 1))
+
+    def choose(self, pre: Float[Tensor, "*rows latents"]) -> Chosen:
+        """Return the k largest pre-activations of each row, rectified, in no particular order."""
+        check_k(self.k, pre.shape[-1])
+        values, indices = pre.topk(self.k, dim=-1, sorted=False)
+        return Chosen(values.relu(), indices)
+
+    def __call__(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
+        """Return the codes: zero but for the k largest positive pre-activations of each row."""
+        values, indices = self.choose(pre)
+        return torch.zeros_like(pre).scatter(-1, indices, values)
+
+    def card(self) -> Card:
+        """Return the kind and the budget."""
+        return {"kind": "topk", "k": self.k}
+
+    def __repr__(self) -> str:
+        return f"TopK(k={self.k})"

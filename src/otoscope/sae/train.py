@@ -1,0 +1,215 @@
+"""The one training loop: a generator of steps; callers log and save."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.catalog import build_sparsifier
+from otoscope.sae.engine import Engine, Losses, TorchEngine
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.moments import Moments, measure, require_finite
+from otoscope.sae.presets import Plan, TrainConfig, find_preset
+from otoscope.sae.rows import Rows, chunks
+from otoscope.sae.sparsifiers import k_from_sparsity
+
+
+class Validation(NamedTuple):
+    """The model on all validation rows, in the encoder's own units."""
+
+    mse: float
+    explained_variance: float
+    l0: float
+    dead_fraction: float
+
+
+class Step(NamedTuple):
+    """One step done: what it saw before updating, and validation where one was due."""
+
+    step: int
+    steps: int
+    epoch: float
+    rows: int
+    learning_rate: float
+    losses: Losses
+    valid: Validation | None
+
+
+@dataclass
+class Training:
+    """A run that can be stepped, saved and continued: model, data, plan, and everything that changes."""
+
+    sae: SparseAutoencoder
+    rows: Rows
+    valid_rows: Rows
+    moments: Moments
+    config: TrainConfig
+    plan: Plan
+    engine: Engine
+    seed: int
+    step: int = 0
+    best_mse: float = float("inf")
+    best_step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+
+class Trained(NamedTuple):
+    """The best model, the validation points, and the numbers for its card."""
+
+    sae: SparseAutoencoder
+    history: list[dict[str, float]]
+    summary: dict[str, Any]
+
+
+def begin(
+    rows: Rows,
+    valid_rows: Rows,
+    preset: TrainConfig | str = "default",
+    *,
+    latents: int,
+    k: int | None = None,
+    sparsity: float | None = None,
+    seed: int = 0,
+    moments: Moments | None = None,
+) -> Training:
+    """Check everything and make a run at step 0.
+
+    Give k or sparsity. `moments` saves reading the training rows once more when many models are
+    trained on them. Raises `ConfigError` for settings, `TrainingError` for rows.
+    """
+    config = find_preset(preset) if isinstance(preset, str) else preset
+    if (k is None) == (sparsity is None):
+        raise ConfigError(f"give k or sparsity, and not both: got k={k}, sparsity={sparsity}")
+    budget = k_from_sparsity(latents, sparsity) if sparsity is not None else k
+    sparsifier = build_sparsifier(config.sparsifier, k=budget, latents=latents)
+    if valid_rows.height < 1:
+        raise TrainingError("no validation rows: the best model cannot be chosen; give the valid split a group")
+    if valid_rows.width != rows.width:
+        raise TrainingError(f"training rows are {rows.width} wide, validation rows {valid_rows.width}")
+    moments = moments or measure(rows)
+    plan = Plan.derive(config, height=rows.height, latents=latents, seed=seed)
+    sae = SparseAutoencoder(
+        rows.width,
+        latents,
+        sparsifier,
+        encoder_bias=config.encoder_bias,
+        decoder_bias=config.decoder_bias,
+        unit_norm=config.unit_norm,
+        init=config.init,
+        seed=seed,
+    )
+    sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
+    engine = TorchEngine(sae, config, dead_window_rows=plan.dead_window_rows)
+    return Training(sae, rows, valid_rows, moments, config, plan, engine, seed)
+
+
+def train(run: Training) -> Iterator[Step]:
+    """Take every step that is left, yielding a record after each; the run may be saved between any two."""
+    plan = run.plan
+    while run.step < plan.steps:
+        indices = plan.order.indices(run.step)
+        batch = torch.from_numpy(run.rows.take(indices))
+        learning_rate = plan.learning_rate(run.step)
+        losses = run.engine.step(run.sae.normalise(batch), learning_rate=learning_rate)
+        if not np.isfinite(losses.reconstruction):
+            raise _diverged(run, batch, indices)
+        run.step += 1
+        epoch = run.step / plan.order.steps_per_epoch
+        valid = validate(run.sae, run.valid_rows, run.moments) if plan.validates_after(run.step) else None
+        if valid is not None:
+            run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
+            if valid.mse < run.best_mse:
+                run.best_mse, run.best_step = valid.mse, run.step
+                run.best = {name: value.detach().clone() for name, value in run.sae.state_dict().items()}
+        rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
+        yield Step(run.step, plan.steps, epoch, rows_seen, learning_rate, losses, valid)
+
+
+def finish(run: Training) -> Trained:
+    """Return the best model of a run whose steps are done."""
+    if run.step < run.plan.steps:
+        raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train` to its end")
+    if not run.best:
+        raise TrainingError("no validation gave a finite error; lower the learning rate")
+    run.sae.load_state_dict(run.best)
+    run.sae.eval()
+    valid = validate(run.sae, run.valid_rows, run.moments)
+    summary: dict[str, Any] = {
+        "steps": run.plan.steps,
+        "best_step": run.best_step,
+        "epochs": run.plan.steps / run.plan.order.steps_per_epoch,
+        "batch": run.plan.order.batch,
+        "train_rows": run.rows.height,
+        "valid_rows": run.valid_rows.height,
+        "constant_dimensions": run.moments.constant,
+        "largest_variance_share": run.moments.largest_share,
+        "learning_rate": run.plan.peak_rate,
+        "dead_window_rows": run.plan.dead_window_rows,
+        **_prefixed(valid),
+    }
+    return Trained(run.sae, run.history, summary)
+
+
+def fit(
+    rows: Rows,
+    valid_rows: Rows,
+    preset: TrainConfig | str = "default",
+    *,
+    latents: int,
+    k: int | None = None,
+    sparsity: float | None = None,
+    seed: int = 0,
+    moments: Moments | None = None,
+) -> Trained:
+    """Train one dictionary to its end and return its best state on the validation rows."""
+    run = begin(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments)
+    for _ in train(run):
+        pass
+    return finish(run)
+
+
+@torch.no_grad()
+def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation:
+    """Score a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and companions."""
+    training = sae.training
+    sae.eval()
+    mean = torch.from_numpy(moments.mean)
+    residual = total = active = 0.0
+    fired = torch.zeros(sae.latents, dtype=torch.bool)
+    for start, chunk in chunks(rows, 1024):
+        require_finite(chunk, start, "validation")
+        batch = torch.from_numpy(chunk)
+        codes = sae.sparsifier(sae.preactivate(sae.normalise(batch)))
+        rebuilt = sae.rebuild(codes) * sae.scale + sae.centre
+        residual += float((batch - rebuilt).square().sum(dtype=torch.float64))
+        total += float((batch - mean).square().sum())
+        alive = codes > 0
+        active += float(alive.sum())
+        fired |= alive.any(dim=0)
+    sae.train(training)
+    return Validation(
+        mse=residual / (rows.height * rows.width),
+        explained_variance=1.0 - residual / total if total > 0 else float("nan"),
+        l0=active / rows.height,
+        dead_fraction=1.0 - float(fired.float().mean()),
+    )
+
+
+def _prefixed(valid: Validation) -> dict[str, float]:
+    return {f"valid_{name}": value for name, value in valid._asdict().items()}
+
+
+def _diverged(run: Training, batch: Float[Tensor, "rows width"], indices: np.ndarray[Any, Any]) -> TrainingError:
+    bad = ~torch.isfinite(batch).all(dim=1)
+    if bad.any():
+        row = int(indices[int(bad.int().argmax())])
+        return TrainingError(f"training row {row} holds NaN or Inf; set its clip aside and extract again")
+    return TrainingError(
+        f"the loss is not finite at step {run.step} with learning rate {run.plan.learning_rate(run.step):g}; lower it"
+    )
