@@ -21,6 +21,22 @@ VERSIONED = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soxr
 """Packages whose release can change a number; every card names them."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether an error means that the device, the quota or the largest file size is used up.
+
+    safetensors and Polars write from Rust and keep the system's error number in their text only.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in NO_ROOM
+    return any(f"(os error {number})" in str(error) for number in NO_ROOM)
+
+
 @contextmanager
 def atomic(path: Path) -> Generator[Path]:
     """Give a temporary name beside `path`; rename it to `path` when the block succeeds.
@@ -33,16 +49,8 @@ def atomic(path: Path) -> Generator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"no room left to write {path}; free some space and run again") from error
-        raise
-    except SafetensorError as error:
-        if "No space left" in str(error):
-            raise StorageFull(f"no room left to write {path}; free some space and run again") from error
-        raise
-    except pl.exceptions.ComputeError as error:
-        if "No space left" in str(error):
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+        if is_full(error):
             raise StorageFull(f"no room left to write {path}; free some space and run again") from error
         raise
     finally:
@@ -123,7 +131,7 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file atomically; arrays are made contiguous first."""
     with atomic(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, dict(metadata or {}))
+        save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, temporary, dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
