@@ -1,0 +1,121 @@
+"""Every kind of corpus by name, and the one call from settings to a corpus."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from otoscope.corpus.inspect import Progress, inspect
+from otoscope.corpus.listing import CorpusSpec
+from otoscope.corpus.splits import Splits, assign_splits
+from otoscope.corpus.table import COLUMNS, Corpus
+from otoscope.errors import ConfigError, suggest
+
+Settings = Mapping[str, object]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _folder(settings: Settings) -> CorpusSpec:
+    from otoscope.corpus.folder import FolderCorpus
+
+    return validated(FolderCorpus, settings)
+
+
+def _manifest(settings: Settings) -> CorpusSpec:
+    from otoscope.corpus.manifest import ManifestCorpus
+
+    return validated(ManifestCorpus, settings)
+
+
+def _vocalset(settings: Settings) -> CorpusSpec:
+    from otoscope.corpus.vocalset import VocalSetCorpus
+
+    return validated(VocalSetCorpus, settings)
+
+
+def _fsdd(settings: Settings) -> CorpusSpec:
+    from otoscope.corpus.fsdd import FsddCorpus
+
+    return validated(FsddCorpus, settings)
+
+
+def _synth(settings: Settings) -> CorpusSpec:
+    from otoscope.corpus.synth.spec import SynthCorpus
+
+    return validated(SynthCorpus, settings)
+
+
+CORPORA: dict[str, Callable[[Settings], CorpusSpec]] = {
+    "folder": _folder,
+    "manifest": _manifest,
+    "vocalset": _vocalset,
+    "fsdd": _fsdd,
+    "synth": _synth,
+}
+"""Kinds of corpora: each name gives the validated settings of its loader, imported when asked for."""
+
+
+def parse_corpus(settings: Settings) -> CorpusSpec:
+    """Return the validated settings of a corpus, chosen by their `kind`.
+
+    Raises `ConfigError` that names an unknown kind or key with the nearest known one, and every value out of range.
+
+    >>> parse_corpus({"kind": "fsdd", "root": "recordings", "takes": 5}).kind
+    'fsdd'
+    """
+    kind = settings.get("kind")
+    if kind is None:
+        raise ConfigError(f"corpus.kind is missing; {suggest('', CORPORA)}")
+    if not isinstance(kind, str) or kind not in CORPORA:
+        raise ConfigError(f"no corpus kind {kind!r}; {suggest(kind, CORPORA)}")
+    return CORPORA[kind](settings)
+
+
+def validated(model: type[Model], settings: Settings, *, section: str = "corpus") -> Model:
+    """Return settings as a model; every fault is told in one `ConfigError`, in the user's own terms."""
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        faults: list[str] = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "settings"
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"unknown key {section}.{key}; {suggest(key, model.model_fields)}")
+            elif fault["type"] == "missing":
+                faults.append(f"{section}.{key} is missing ({model.model_fields[key].description})")
+            else:
+                told = fault["msg"].removeprefix("Value error, ")
+                got = "" if isinstance(fault["input"], dict) else f"; got {fault['input']!r}"
+                faults.append(f"{section}.{key}: {told}{got}")
+        raise ConfigError("; ".join(faults)) from error
+
+
+def build_corpus(
+    spec: CorpusSpec,
+    splits: Splits,
+    *,
+    cache: Path,
+    strict: bool = False,
+    max_set_aside: float = 0.2,
+    on_progress: Progress | None = None,
+    threads: int | None = None,
+) -> Corpus:
+    """List, inspect and split: from settings to a corpus of clips that can all be decoded.
+
+    `cache` is where a generated corpus writes its sound. Raises `CorpusError`, with `strict` also
+    `AudioError` at the first clip that cannot be used, and `SplitError` when groups cannot be dealt.
+    """
+    listing = spec.listing(cache)
+    clips, set_aside = inspect(
+        listing, strict=strict, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
+    )
+    known = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
+    return Corpus(
+        name=listing.name,
+        root=listing.root.resolve(),
+        clips=assign_splits(clips, splits).select(*COLUMNS, *known),
+        set_aside=set_aside,
+        licence=listing.licence,
+        citation=listing.citation,
+    )

@@ -1,0 +1,97 @@
+"""A folder of recordings: the class is the sub-folder, the group whatever the user says it is."""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from otoscope.corpus.listing import Listing, aside, find_audio, listed
+from otoscope.errors import CorpusError
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+class FolderCorpus(BaseModel):
+    """Every audio file under `root`, with its sub-folder as the label `class`.
+
+    >>> FolderCorpus(root="recordings", group_pattern=r"(?P<group>[^_/]+)_[^/]*$").group_of("sung/ann_01.wav")
+    'ann'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["folder"] = "folder"
+    root: UserPath = Field(description="folder that is searched for audio, sub-folders included")
+    class_from: Literal["top", "parent", "none"] = Field(
+        default="top",
+        description="what the label `class` is: the first folder under root, the folder that holds the file, or none",
+    )
+    group_from: Literal["file", "parent", "top"] | None = Field(
+        default=None,
+        description="what must stay in one split: each file by itself (the default), its folder, or the first folder",
+    )
+    group_pattern: str | None = Field(
+        default=None,
+        description="regular expression with a named group `group`, searched in the path relative to root",
+    )
+    licence: str = Field(default="unknown", description="licence of the recordings, carried into the report")
+    citation: str = Field(default="", description="how to cite the recordings, carried into the report")
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _names_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            names = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from error
+        if "group" not in names:
+            raise ValueError("needs a named group, such as (?P<group>[^_/]+)_")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.group_pattern is not None and self.group_from is not None:
+            raise ValueError("give group_pattern or group_from, not both")
+        return self
+
+    def group_of(self, path: str) -> str | None:
+        """Return the group of a relative path; None where `group_pattern` does not match."""
+        if self.group_pattern is not None:
+            match = re.search(self.group_pattern, path)
+            return match["group"] if match else None
+        folders = PurePosixPath(path).parts[:-1]
+        if self.group_from == "top" and folders:
+            return folders[0]
+        if self.group_from == "parent" and folders:
+            return "/".join(folders)
+        return path
+
+    def class_of(self, path: str) -> str | None:
+        """Return the class of a relative path; None for a file that lies directly in `root`."""
+        folders = PurePosixPath(path).parts[:-1]
+        if not folders or self.class_from == "none":
+            return None
+        return folders[0] if self.class_from == "top" else folders[-1]
+
+    def listing(self, cache: Path) -> Listing:  # noqa: ARG002
+        """List the audio files under `root`; files that `group_pattern` does not match are set aside."""
+        found = find_audio(self.root)
+        groups = {path: self.group_of(path) for path in found.paths}
+        classes = {path: self.class_of(path) for path in found.paths}
+        rows: list[dict[str, object]] = [
+            {"path": path, "group": group, "label_class": classes[path]} for path, group in groups.items() if group
+        ]
+        unmatched = aside((path, "group_pattern finds no group in its path") for path, g in groups.items() if not g)
+        if not rows:
+            raise CorpusError(
+                f"group_pattern {self.group_pattern!r} matches none of {len(groups)} paths under {self.root},"
+                f" such as {next(iter(groups), 'none')}"
+            )
+        clips = listed(rows)
+        if not any(classes.values()):
+            clips = clips.drop("label_class")
+        set_aside = found.set_aside.vstack(unmatched)
+        return Listing(self.root.name, self.root, self.licence, self.citation, clips, set_aside)

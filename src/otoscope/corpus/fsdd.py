@@ -1,0 +1,50 @@
+"""The Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from otoscope.corpus.folder import UserPath
+from otoscope.corpus.listing import Listing, aside, find_audio, listed
+from otoscope.errors import CorpusError, suggest
+
+LICENCE = "CC BY-SA 4.0"
+CITATION = (
+    "Z. Jackson et al., Free Spoken Digit Dataset (FSDD), https://github.com/Jakobovski/free-spoken-digit-dataset"
+)
+
+NAME = re.compile(r"(?:^|/)(?P<digit>\d)_(?P<speaker>[^_/]+)_(?P<take>\d+)\.wav$", re.IGNORECASE)
+
+
+class FsddCorpus(BaseModel):
+    """Spoken digits named `{digit}_{speaker}_{index}.wav`: label `digit`, group the speaker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["fsdd"] = "fsdd"
+    root: UserPath = Field(description="folder that holds the recordings")
+    takes: int | None = Field(default=None, ge=1, description="keep only recordings with an index below this")
+    speakers: tuple[str, ...] | None = Field(default=None, description="keep only these speakers")
+
+    def listing(self, cache: Path) -> Listing:  # noqa: ARG002
+        """List the recordings; files with another kind of name are set aside."""
+        found = find_audio(self.root)
+        matches = {path: NAME.search(path) for path in found.paths}
+        unnamed = aside((p, "not named {digit}_{speaker}_{index}.wav") for p, match in matches.items() if not match)
+        known = {match["speaker"] for match in matches.values() if match}
+        for speaker in self.speakers or ():
+            if speaker not in known:
+                raise CorpusError(f"no speaker {speaker!r} under {self.root}; {suggest(speaker, known)}")
+        rows = [
+            {"path": path, "group": match["speaker"], "label_digit": match["digit"]}
+            for path, match in matches.items()
+            if match and self._keeps(match["speaker"], int(match["take"]))
+        ]
+        if not rows:
+            raise CorpusError(f"no recording named {{digit}}_{{speaker}}_{{index}}.wav is left under {self.root}")
+        return Listing("fsdd", self.root, LICENCE, CITATION, listed(rows), found.set_aside.vstack(unnamed))
+
+    def _keeps(self, speaker: str, take: int) -> bool:
+        return (self.takes is None or take < self.takes) and (self.speakers is None or speaker in self.speakers)

@@ -1,0 +1,147 @@
+"""Decode every clip once before anything is built on it: real length, real rate, digest, or a reason why not."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import digest
+from otoscope.corpus.audio import decode
+from otoscope.corpus.listing import Listing
+from otoscope.errors import AudioError, CorpusError
+
+Progress = Callable[[int, int], None]
+"""Called as `on_progress(done, total)` in clips, always from the thread that called."""
+
+
+class Inspected(NamedTuple):
+    """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, and what was set aside."""
+
+    clips: pl.DataFrame
+    set_aside: pl.DataFrame
+
+
+class _Fact(NamedTuple):
+    """What decoding one clip showed."""
+
+    clip_id: str
+    duration_s: float
+    rate_hz: int
+    digest: str
+    reason: str | None
+
+
+class _Clip(NamedTuple):
+    path: str
+    start_s: float
+    duration_s: float | None
+
+
+def clip_name(path: str, start_s: float, duration_s: float | None, *, end_s: float | None = None) -> str:
+    """Return a clip's identifier: its path, and `#START-END` in seconds for a segment of a file.
+
+    >>> clip_name("ann/scale.wav", 0.0, None), clip_name("ann/scale.wav", 1.5, 0.25)
+    ('ann/scale.wav', 'ann/scale.wav#1.5-1.75')
+    """
+    if start_s == 0.0 and duration_s is None:
+        return path
+    end = end_s if duration_s is None else start_s + duration_s
+    return f"{path}#{_seconds(start_s)}-{'end' if end is None else _seconds(end)}"
+
+
+def inspect(
+    listing: Listing,
+    *,
+    strict: bool = False,
+    max_set_aside: float = 0.2,
+    on_progress: Progress | None = None,
+    threads: int | None = None,
+) -> Inspected:
+    """Decode every listed clip once, in threads; the result does not depend on their number.
+
+    A clip that cannot be used is set aside with its reason. Raises `AudioError` at the first such
+    clip in path order when `strict`; `CorpusError` when more than the share `max_set_aside` of all
+    clips is unusable, or none is left, with the commonest reasons.
+    """
+    if strict and not listing.set_aside.is_empty():
+        path, reason = listing.set_aside.row(0)
+        raise AudioError(f"{path}: {reason}")
+    ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
+    facts = _facts(listing.root, ordered, strict=strict, on_progress=on_progress, threads=threads)
+    measured = pl.DataFrame(facts, schema=_FACTS, orient="row")
+    merged = pl.concat([ordered.drop("duration_s"), measured], how="horizontal")
+    bad = merged.filter(pl.col("reason").is_not_null())
+    set_aside = listing.set_aside.vstack(bad.select(path="clip_id", reason="reason")).sort("path", "reason")
+    _check_share(listing, set_aside, total=ordered.height + listing.set_aside.height, allowed=max_set_aside)
+    return Inspected(merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id"), set_aside)
+
+
+_FACTS: dict[str, pl.DataType] = {
+    "clip_id": pl.String(),
+    "duration_s": pl.Float64(),
+    "rate_hz": pl.Int64(),
+    "digest": pl.String(),
+    "reason": pl.String(),
+}
+
+
+def _facts(
+    root: Path, ordered: pl.DataFrame, *, strict: bool, on_progress: Progress | None, threads: int | None
+) -> list[_Fact]:
+    clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
+    files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
+    facts: list[_Fact] = []
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        pending = [pool.submit(_inspect_file, root, of_file) for of_file in files]
+        for future in pending:  # in path order, whichever ends first
+            facts.extend(future.result())
+            if on_progress is not None:
+                on_progress(len(facts), len(clips))
+            failed = next((f for f in facts[-len(future.result()) :] if f.reason), None)
+            if strict and failed is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise AudioError(f"{failed.clip_id}: {failed.reason}")
+    return facts
+
+
+def _inspect_file(root: Path, clips: Sequence[_Clip]) -> list[_Fact]:
+    """Hash a file once and decode each of its clips."""
+    path = root / clips[0].path
+    try:
+        sha256 = digest(path)
+    except OSError:
+        sha256 = ""  # decoding says what is wrong with the file
+    return [_inspect_clip(path, clip, sha256) for clip in clips]
+
+
+def _inspect_clip(path: Path, clip: _Clip, sha256: str) -> _Fact:
+    try:
+        sound = decode(path, start_s=clip.start_s, duration_s=clip.duration_s)
+    except AudioError as error:
+        return _Fact(clip_name(*clip), 0.0, 0, sha256, str(error))
+    duration_s = len(sound.wave) / sound.rate_hz
+    clip_id = clip_name(*clip, end_s=clip.start_s + duration_s)
+    return _Fact(clip_id, duration_s, sound.rate_hz, sha256, None)
+
+
+def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:
+    share = set_aside.height / total if total else 1.0
+    if share <= allowed and set_aside.height < total:
+        return
+    # a reason's figures differ from file to file; its opening words are what files share
+    kinds = Counter(str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"])
+    commonest = "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(3))
+    example = f", such as {set_aside['path'][0]} ({set_aside['reason'][0]})" if set_aside.height else ""
+    raise CorpusError(
+        f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
+        f" Commonest reasons: {commonest}{example}. Mend or remove them, or raise max_set_aside"
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
