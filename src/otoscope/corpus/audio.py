@@ -49,6 +49,9 @@ EXTENSIONS = frozenset(
 UNSTATED = 1 << 40
 """libsndfile gives a larger count of samples than this where a stream does not state its length."""
 
+MPEG_SLACK = 1152
+"""Samples of one MP3 frame: without a Xing header the promised length is an estimate to within a frame."""
+
 BLOCK = 1 << 20
 """Samples read at a time."""
 
@@ -70,14 +73,16 @@ def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None)
     _check_file(path)
     try:
         with soundfile.SoundFile(path) as file:
-            rate_hz, promised = file.samplerate, file.frames
+            rate_hz, promised, form = file.samplerate, file.frames, file.format
+            if promised > UNSTATED:
+                raise AudioError("states no length (a stream); write it again with an encoder that does")
             first, wanted = _segment(start_s, duration_s, frames=promised, rate_hz=rate_hz)
             file.seek(first)
             channels = _read(file, wanted)
     # soundfile answers a headerless .raw file with TypeError
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
-    if len(channels) < wanted and promised < UNSTATED:
+    if len(channels) + MPEG_SLACK * (form == "MP3") < wanted:
         raise AudioError(f"truncated: the header promises {promised} samples, {first + len(channels)} can be decoded")
     wave = _mono(channels)
     _check_sound(wave, channels, rate_hz)
