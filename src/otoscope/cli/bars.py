@@ -1,0 +1,92 @@
+"""Progress on a terminal, plain lines elsewhere; always on standard error."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_EVERY_S = 15.0
+"""Where no terminal redraws a bar, a line this often says how far a long task is."""
+
+
+class RateColumn(ProgressColumn):
+    """Units done of all, and units a second."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        unit = str(task.fields.get("unit", ""))
+        total = f"/{task.total:,.0f}" if task.total else ""
+        rate = f"  {task.speed:,.1f} {unit}/s" if task.speed else ""
+        return Text(f"{task.completed:,.0f}{total} {unit}{rate}")
+
+
+class Bars:
+    """A `Watch` that draws bars with rate and time left."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._line = _Line()
+
+    def start(self, title: str, total: float, unit: str) -> None:
+        """Begin a task."""
+        self._line = _Line(title, total, unit, started_s=time.monotonic(), said_s=time.monotonic())
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description:<30}"),
+            BarColumn(bar_width=None),
+            RateColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            expand=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(title, total=total, unit=unit, note="")
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Move the task on."""
+        self._line.done += amount
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=amount, note=note)
+        elif self._line.due():
+            self.say(self._line.text(note))
+
+    def finish(self) -> None:
+        """End the task and wipe its bar."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._task = None, None
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        sys.stderr.flush()
+
+
+class _Line:
+    """How far a task is, for consoles that cannot redraw."""
+
+    def __init__(
+        self, title: str = "", total: float = 0.0, unit: str = "", *, started_s: float = 0.0, said_s: float = 0.0
+    ) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.started_s, self.said_s, self.done = started_s, said_s, 0.0
+
+    def due(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self.said_s < LINE_EVERY_S:
+            return False
+        self.said_s = now_s
+        return True
+
+    def text(self, note: str) -> str:
+        rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
+        left_s = max(self.total - self.done, 0.0) / rate if rate else float("inf")
+        said = f"  {self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}, {rate:,.1f} a second, {left_s:,.0f} s left"
+        return f"{said}  {note}".rstrip()

@@ -1,0 +1,50 @@
+"""The `otoscope` command."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from otoscope.cli import doctor, stages, synth
+from otoscope.errors import OtoscopeError
+
+app = typer.Typer(
+    name="otoscope",
+    help="Open pretrained audio models with sparse autoencoders: from a folder of sound to a report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stages.register(app)
+synth.register(app)
+doctor.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors are one or two lines, a traceback only with `--debug`.
+
+    Exit codes: 0 the artifact is whole, 1 an error that the message explains, 2 a wrong command
+    line, 70 an error in otoscope itself, 130 stopped by the user.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(given)
+    except OtoscopeError as error:
+        _fail(f"error: {error}", code=1, debug=debug)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on where this one was", code=130, debug=False)
+    except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a user unasked
+        said = f"{type(error).__name__}: {error}"
+        _fail(f"unexpected {said}\nThis is a defect in otoscope; run again with --debug and report it.", code=70, debug=debug)
+
+
+def _fail(text: str, *, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(text, file=sys.stderr)
+    raise SystemExit(code)

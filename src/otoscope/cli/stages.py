@@ -1,0 +1,75 @@
+"""Commands that take a configuration: `run`, `demo`, and one for each stage."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otoscope.cli.bars import Bars
+from otoscope.cli.summary import print_summary
+
+Config = Annotated[Path, typer.Argument(help="the run's configuration, in YAML", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/NAME]", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="override one setting, e.g. train.latents=1024", show_default=False)
+]
+Strict = Annotated[bool, typer.Option("--strict", help="stop at the first clip that cannot be used")]
+Json = Annotated[bool, typer.Option("--json", help="end with one JSON line on standard output")]
+
+DEMO = Path(__file__).with_name("demo.yaml")
+
+STAGE_HELP = {
+    "corpus": "List, check and split the clips.",
+    "factors": "Measure or collect the factors of every clip.",
+    "extract": "Record what the layers hold.",
+    "train": "Train the dictionaries.",
+    "evaluate": "Make the results table.",
+    "report": "Write the page (the same as `run`).",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(
+        "demo",
+        help="Sing a small corpus, open the starter model with SAEs, write the report.\n\nExample: `otoscope demo`",
+    )(_demo)
+    app.command("run", help="From sound to a report, in one go.\n\nExample: `otoscope run examples/fsdd.yaml`")(_run)
+    for name, text in STAGE_HELP.items():
+        example = f"Stages before it run first where they are not up to date.\n\nExample: `otoscope {name} my.yaml`"
+        app.command(name, help=f"{text} {example}")(_stage_command(name))
+
+
+def _demo(out: Out = None, override: Set = None, as_json: Json = False) -> None:
+    _go(DEMO, out=out, overrides=override, until="report", strict=False, as_json=as_json)
+
+
+def _run(config: Config, out: Out = None, override: Set = None, strict: Strict = False, as_json: Json = False) -> None:
+    _go(config, out=out, overrides=override, until="report", strict=strict, as_json=as_json)
+
+
+def _stage_command(until: str):  # noqa: ANN202
+    def command(
+        config: Config, out: Out = None, override: Set = None, strict: Strict = False, as_json: Json = False
+    ) -> None:
+        _go(config, out=out, overrides=override, until=until, strict=strict, as_json=as_json)
+
+    return command
+
+
+def _go(
+    path: Path, *, out: Path | None, overrides: list[str] | None, until: str, strict: bool, as_json: bool
+) -> None:
+    from otoscope.config import load_config  # here, so that --help does not wait for torch
+    from otoscope.pipeline.folder import RunFolder
+    from otoscope.pipeline.run import run
+
+    config = load_config(path, overrides or ())
+    folder = RunFolder(out or Path("runs") / config.name)
+    bars = Bars()
+    summary = run(config, folder, until=until, strict=strict, watch=bars)
+    if as_json:
+        print(json.dumps(summary.as_json()))
+    else:
+        print_summary(summary, folder)

@@ -1,0 +1,74 @@
+"""One screen at the end of a run: what was found, each number beside its null."""
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from otoscope.artifacts import read_table
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.run import RunSummary
+
+
+def print_summary(summary: RunSummary, folder: RunFolder) -> None:
+    """Print what a run came to and where its artifacts are."""
+    console = Console(highlight=False)
+    if summary.results is not None:
+        results = read_table(summary.results)
+        for table in (_probes(results), _sparsities(results)):
+            if table is not None:
+                console.print(table)
+                console.print()
+    aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
+    console.print(
+        f"{summary.clips:,} clips{aside}; {summary.seconds:,.1f} s, at most {summary.peak_rss_mb:,.0f} MB of memory"
+    )
+    console.print(f"run      {folder.root}", soft_wrap=True)
+    if summary.results is not None:
+        console.print(f"results  {summary.results}", soft_wrap=True)
+    if summary.report is not None:
+        console.print(f"report   {summary.report}", soft_wrap=True)
+
+
+def _probes(results: pl.DataFrame) -> Table | None:
+    found = results.filter(
+        (pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test") & (pl.col("representation") == "dense")
+    ).sort("target", "layer")
+    if found.is_empty():
+        return None
+    groups = found["groups"].max()
+    table = Table(title=f"Linear probes on dense layers, {groups} unseen groups", box=None, title_justify="left")
+    for name in ("label", "layer", "accuracy", "95 % interval", "permuted labels"):
+        table.add_column(name, justify="right")
+    for row in found.iter_rows(named=True):
+        table.add_row(row["target"], str(row["layer"]), *_cells(row))
+    return table
+
+
+def _sparsities(results: pl.DataFrame) -> Table | None:
+    """At the layer that the validation groups choose: accuracy and explained variance by sparsity."""
+    probes = results.filter((pl.col("metric") == "probe_accuracy") & (pl.col("representation") == "sae"))
+    chosen = probes.filter(pl.col("split") == "valid").sort("value", descending=True)
+    if chosen.is_empty():
+        return None
+    best = chosen.row(0, named=True)
+    same = pl.all_horizontal(pl.col(name) == best[name] for name in ("layer", "pooling", "seed"))
+    accuracy = probes.filter(same & (pl.col("target") == best["target"]) & (pl.col("split") == "test"))
+    variance = results.filter(same & (pl.col("metric") == "explained_variance") & (pl.col("split") == "test"))
+    explained = dict(variance.select("sae_id", "value").iter_rows())
+    table = Table(
+        title=f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {best['target']}",
+        box=None,
+        title_justify="left",
+    )
+    for name in ("sparsity", "k", "accuracy", "95 % interval", "permuted labels", "explained variance"):
+        table.add_column(name, justify="right")
+    for row in accuracy.sort("sparsity").iter_rows(named=True):
+        share = explained.get(row["sae_id"])
+        shown = "" if share is None else f"{share:.3f}"
+        table.add_row(f"{row['sparsity']:.0%}", str(row["k"]), *_cells(row), shown)
+    return table
+
+
+def _cells(row: dict[str, float]) -> tuple[str, str, str]:
+    interval = "" if row["low"] != row["low"] else f"{row['low']:.1%} to {row['high']:.1%}"
+    return f"{row['value']:.1%}", interval, f"{row['null_mean']:.1%}"

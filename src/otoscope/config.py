@@ -1,0 +1,200 @@
+"""The whole run as one validated model, read from YAML."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from otoscope.corpus.catalog import parse_corpus
+from otoscope.corpus.splits import Splits
+from otoscope.errors import ConfigError, suggest
+from otoscope.sae.presets import PRESETS
+
+PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
+"""The six sparsities of the study (arXiv 2509.24793)."""
+
+Pooling = Literal["encode_then_pool", "pool_then_encode"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+PATH_KEYS = {"corpus": ("root", "table"), "factors": ("table",)}
+"""Settings that hold a path; relative ones are read from the folder of the configuration file."""
+
+
+class Section(BaseModel):
+    """One block of the configuration: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FactorSettings(Section):
+    """Which factors are measured or known."""
+
+    egemaps: bool = Field(True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
+    truth: bool = Field(True, description="the factor_* columns of the corpus")
+    table: Path | None = Field(None, description="your own CSV or Parquet, joined by clip_id or path")
+
+
+class ExtractSettings(Section):
+    """What is recorded."""
+
+    layers: Literal["all"] | tuple[int, ...] = Field("all", description="0 is the input of the first block")
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    context: Literal["exact", "short"] = Field("exact", description="Whisper: 30 s as trained, or only the sound there is")
+
+
+class TrainSettings(Section):
+    """Which dictionaries are trained: layers x poolings x sparsities x seeds."""
+
+    preset: str = Field("default", description="a training recipe; `otoscope models` lists them")
+    latents: Annotated[int, Field(ge=2)] = 2048
+    sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
+    layers: Literal["all"] | tuple[int, ...] = Field("all", description="a part of the extracted layers")
+    poolings: tuple[Pooling, ...] = Field(
+        ("encode_then_pool",), description="frames encoded, codes pooled; or the paper's order, pooled rows encoded"
+    )
+    seeds: tuple[int, ...] = (0,)
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str) -> str:
+        if value not in PRESETS:
+            raise ConfigError(f"train.preset: no preset {value!r}; {suggest(value, PRESETS)}")
+        return value
+
+    @field_validator("sparsities", "seeds", "poolings")
+    @classmethod
+    def _some(cls, value: tuple[object, ...]) -> tuple[object, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("give at least one value, each once")
+        return value
+
+
+class EvaluateSettings(Section):
+    """How the numbers are made."""
+
+    labels: tuple[str, ...] | None = Field(None, description="labels to probe; all of the corpus when left out")
+    permutations: Annotated[int, Field(ge=1)] = Field(10, description="refits on permuted labels, for the null")
+    resamples: Annotated[int, Field(ge=100)] = Field(1000, description="bootstrap draws of whole groups")
+    completeness_min_r2: Share = Field(0.05, description="held-out R2 below which a factor counts as not predicted")
+
+
+class ReportSettings(Section):
+    """What the page shows."""
+
+    title: str | None = None
+    factors: Annotated[int, Field(ge=0, le=30)] = Field(8, description="factors in the gallery of latents")
+    clips: Annotated[int, Field(ge=1, le=8)] = Field(3, description="clips a latent in the gallery")
+
+
+class RunConfig(Section):
+    """A run from sound to report."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    model: str = "openai/whisper-tiny.en"
+    revision: str | None = None
+    corpus: Any
+    splits: Splits = Splits()
+    max_set_aside: Share = Field(0.2, description="share of unusable clips that stops the run")
+    factors: FactorSettings = FactorSettings()
+    extract: ExtractSettings = ExtractSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def _corpus(cls, value: object) -> object:
+        return parse_corpus(value) if isinstance(value, dict) else value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration; each override is `key.sub=VALUE` with VALUE in YAML.
+
+    `${NAME}` and `${NAME:-default}` in strings are taken from the environment. Raises
+    `ConfigError` that names the key, what it got and what is allowed.
+    """
+    try:
+        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, got {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    expanded = _expand({"name": path.stem, **raw})
+    _anchor(expanded, path.resolve().parent)
+    return parse_config(expanded, where=str(path))
+
+
+def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
+    """Validate a configuration that is already a mapping."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(e, raw) for e in error.errors()[:3])) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+    raw[last] = yaml.safe_load(text)
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v) for v in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.group(1), match.group(2)
+    found = os.environ.get(name, default)
+    if found is None:
+        raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
+    return found
+
+
+def _anchor(raw: dict[str, Any], folder: Path) -> None:
+    for section, keys in PATH_KEYS.items():
+        block = raw.get(section)
+        for key in keys:
+            if isinstance(block, dict) and isinstance(block.get(key), str):
+                block[key] = str(folder / Path(block[key]).expanduser())
+    model = raw.get("model")
+    if isinstance(model, str) and model.startswith((".", "~")):
+        raw["model"] = str(folder / Path(model).expanduser())
+
+
+def _explain(error: Any, raw: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
+    return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(location: Iterable[object]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        model = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), model)
+    return list(model.model_fields)

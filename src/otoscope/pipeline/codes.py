@@ -1,0 +1,66 @@
+"""Codes of whole clips: frames encoded and pooled, or pooled rows encoded."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from otoscope.activations.store import ActivationStore
+from otoscope.sae.model import SparseAutoencoder
+
+FRAMES_AT_ONCE = 8192
+
+
+class Batch(NamedTuple):
+    """Rows that were encoded together, their reconstruction, their codes, and the clip each belongs to."""
+
+    rows: Float[np.ndarray, "rows width"]
+    rebuilt: Float[np.ndarray, "rows width"]
+    codes: Float[np.ndarray, "rows latents"]
+    clip: Int[np.ndarray, " rows"]
+
+
+class ClipCodes(NamedTuple):
+    """Codes of clips: mean, largest, and share of frames on which each latent fires."""
+
+    mean: Float[np.ndarray, "clips latents"]
+    peak: Float[np.ndarray, "clips latents"]
+    rate: Float[np.ndarray, "clips latents"]
+
+    def joined(self) -> Float[np.ndarray, "clips statistics"]:
+        """Return the three side by side."""
+        return np.concatenate(self, axis=1)
+
+
+def encode_frames(
+    store: ActivationStore, sae: SparseAutoencoder, layer: int, clip_ids: Sequence[str]
+) -> Iterator[Batch]:
+    """Encode the frames of clips, whole clips at a time; `clip` counts in the order of `clip_ids`."""
+    waiting: list[Float[np.ndarray, "frames width"]] = []
+    first = 0
+    for position, (_, frames) in enumerate(store.iter_clips(layer, clip_ids)):
+        waiting.append(frames)
+        if sum(map(len, waiting)) >= FRAMES_AT_ONCE or position + 1 == len(clip_ids):
+            clip = np.repeat(np.arange(first, position + 1), [len(part) for part in waiting])
+            yield encode_rows(sae, np.concatenate(waiting), clip)
+            waiting, first = [], position + 1
+
+
+def encode_rows(
+    sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]
+) -> Batch:
+    """Encode rows and rebuild them."""
+    with torch.inference_mode():
+        made = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
+    return Batch(rows, made.rebuilt.numpy(), made.codes.numpy(), clip)
+
+
+def pool(batch: Batch) -> ClipCodes:
+    """Pool the codes of a batch of whole clips, in the order of the clips."""
+    starts = np.flatnonzero(np.diff(batch.clip, prepend=-1))
+    frames = np.diff(starts, append=len(batch.clip))[:, None].astype(np.float32)
+    total = np.add.reduceat(batch.codes, starts, axis=0)
+    fired = np.add.reduceat(batch.codes > 0, starts, axis=0, dtype=np.float32)
+    return ClipCodes(total / frames, np.maximum.reduceat(batch.codes, starts, axis=0), fired / frames)

@@ -1,0 +1,131 @@
+"""The training stage: every dictionary of the grid, each continued where it was."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import fingerprint, read_json, write_json
+from otoscope.config import Pooling, RunConfig
+from otoscope.errors import ArtifactError
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.sound import load_corpus
+from otoscope.pipeline.stage import run_stage
+from otoscope.pipeline.watch import Watch, task
+from otoscope.sae.checkpoint import load_progress, save_progress, save_sae
+from otoscope.sae.moments import Moments, measure
+from otoscope.sae.presets import find_preset
+from otoscope.sae.rows import ArrayRows, Rows
+from otoscope.sae.train import begin, finish, train
+
+SAVE_EVERY_S = 60.0
+"""A killed run loses at most this much training."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the dictionaries of one layer and pooling are trained on."""
+
+    rows: Rows
+    valid_rows: Rows
+    moments: Moments
+
+
+def train_all(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+    """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
+    store = ActivationStore.open(folder.activations)
+    grid = members(config, list(store.layers))
+    split_of = dict(load_corpus(folder).clips.select("clip_id", "split").iter_rows())
+    clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
+    inputs = {
+        member: fingerprint(
+            store.fingerprint, clips, member.sae_id, member.sparsity, find_preset(member.preset).model_dump(mode="json")
+        )
+        for member in grid
+    }
+    index = folder.saes / "index.json"
+
+    def work() -> None:
+        missing = [member for member in grid if not is_whole(folder.saes / member.sae_id, inputs[member])]
+        with task(watch, f"training {len(missing)} dictionaries", len(missing), "dictionaries"):
+            for (layer, pooling), wanted in _by_material(missing):
+                material = _material(store, clips, layer=layer, pooling=pooling)
+                for member in wanted:
+                    card = _card(member, store, inputs[member])
+                    _train_one(folder.saes / member.sae_id, member, material, card, watch)
+        write_json(index, {"saes": [member.sae_id for member in grid]})
+
+    run_stage(folder, "train", inputs=fingerprint(list(inputs.values())), outputs=[index], work=work, watch=watch)
+
+
+def is_whole(folder: Path, inputs: str) -> bool:
+    """Whether a folder holds the dictionary that these inputs give."""
+    try:
+        return read_json(folder / "card.json").get("inputs") == inputs
+    except ArtifactError:
+        return False
+
+
+def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], list[Member]]]:
+    grouped: dict[tuple[int, Pooling], list[Member]] = {}
+    for member in missing:
+        grouped.setdefault((member.layer, member.pooling), []).append(member)
+    return list(grouped.items())
+
+
+def _material(store: ActivationStore, clips: dict[str, list[str]], *, layer: int, pooling: Pooling) -> Material:
+    def rows_of(side: str) -> Rows:
+        if pooling == "encode_then_pool":
+            return store.rows(layer, clips[side])
+        return ArrayRows(np.ascontiguousarray(store.pooled(layer, clips[side])))
+
+    rows = rows_of("train")
+    return Material(rows, rows_of("valid"), measure(rows))
+
+
+def _train_one(folder: Path, member: Member, material: Material, card: dict[str, Any], watch: Watch) -> None:
+    run = begin(
+        material.rows,
+        material.valid_rows,
+        member.preset,
+        latents=member.latents,
+        k=member.k,
+        seed=member.seed,
+        moments=material.moments,
+    )
+    load_progress(folder, run)
+    saved_s, shown = time.monotonic(), run.step / run.plan.steps
+    watch.advance(shown)
+    for step in train(run):
+        now = step.step / step.steps
+        explained = f"{run.history[-1]['valid_explained_variance']:.3f}" if run.history else "..."
+        watch.advance(now - shown, note=f"{member.sae_id}: explained variance {explained}")
+        shown = now
+        if time.monotonic() - saved_s > SAVE_EVERY_S and step.step < step.steps:
+            save_progress(folder, run)
+            saved_s = time.monotonic()
+    trained = finish(run)
+    save_sae(folder, trained.sae, {**card, "summary": trained.summary, "history": trained.history})
+    (folder / "progress.safetensors").unlink(missing_ok=True)
+
+
+def _card(member: Member, store: ActivationStore, inputs: str) -> dict[str, Any]:
+    return {
+        "sae_id": member.sae_id,
+        "encoder": store.card["encoder"],
+        "layer": member.layer,
+        "pooling": member.pooling,
+        "preset": member.preset,
+        "recipe": find_preset(member.preset).model_dump(mode="json"),
+        "latents": member.latents,
+        "k": member.k,
+        "sparsity": member.sparsity,
+        "seed": member.seed,
+        "inputs": inputs,
+        "activations": store.fingerprint,
+    }

@@ -1,0 +1,118 @@
+"""The run: stages in their order, each reading the artifact before it and writing its own."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from otoscope.artifacts import atomic
+from otoscope.config import RunConfig
+from otoscope.errors import ConfigError, suggest
+from otoscope.pipeline import sound, study
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.watch import Silent, Watch
+
+Stage = Callable[[RunConfig, RunFolder, Watch, bool], None]
+
+STAGES: dict[str, Stage] = {
+    "corpus": sound.corpus,
+    "factors": sound.factors,
+    "extract": sound.extract,
+    "train": study.train,
+    "evaluate": study.evaluate,
+    "explain": study.explain,
+    "report": study.report,
+}
+"""Every stage by name, in order; `extract` needs no factors and `until` leaves out what it does not need."""
+
+UNNEEDED: dict[str, frozenset[str]] = {
+    "extract": frozenset({"factors"}),
+    "train": frozenset({"factors"}),
+}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to."""
+
+    run: Path
+    report: Path | None
+    results: Path | None
+    seconds: float
+    peak_rss_mb: float
+    set_aside: int
+    clips: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values that `--json` prints."""
+        return {
+            "run": str(self.run),
+            "report": str(self.report) if self.report else None,
+            "results": str(self.results) if self.results else None,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mb": round(self.peak_rss_mb, 1),
+            "set_aside": self.set_aside,
+            "clips": self.clips,
+        }
+
+
+def run(
+    config: RunConfig,
+    folder: RunFolder | Path,
+    *,
+    until: str = "report",
+    strict: bool = False,
+    watch: Watch | None = None,
+) -> RunSummary:
+    """Bring a run folder up to date with a configuration, up to and including one stage.
+
+    Stages whose inputs did not change are skipped; a run that was killed goes on where it was and
+    ends in the same bytes. `strict` stops at the first clip that cannot be used.
+    """
+    if until not in STAGES:
+        raise ConfigError(f"no stage {until!r}; {suggest(until, STAGES)}")
+    folder = RunFolder(folder) if isinstance(folder, Path) else folder
+    watch = watch or Silent()
+    start_s = time.monotonic()
+    with folder.locked():
+        folder.log("run", until=until, name=config.name)
+        _write_config(config, folder)
+        for name, stage in STAGES.items():
+            if name not in UNNEEDED.get(until, ()):
+                stage(config, folder, watch, strict)
+            if name == until:
+                break
+        summary = _summary(folder, time.monotonic() - start_s)
+        folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
+    return summary
+
+
+def _summary(folder: RunFolder, seconds: float) -> RunSummary:
+    aside = sound.set_aside(folder)
+    return RunSummary(
+        run=folder.root,
+        report=folder.report if folder.report.is_file() else None,
+        results=folder.results if folder.results.is_file() else None,
+        seconds=seconds,
+        peak_rss_mb=_peak_rss_mb(),
+        set_aside=aside.height,
+        clips=sound.load_corpus(folder).clips.height,
+    )
+
+
+def _write_config(config: RunConfig, folder: RunFolder) -> None:
+    with atomic(folder.config) as temporary:
+        temporary.write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+
+
+def _peak_rss_mb() -> float:
+    """Largest resident set of this process or of any one of its children, in megabytes."""
+    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6

@@ -1,0 +1,1 @@
+"""How questions are asked of representations: arrays in, result rows out."""

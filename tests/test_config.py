@@ -1,0 +1,93 @@
+"""Configurations say what is wrong with them, in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from otoscope.config import PAPER_SPARSITIES, RunConfig, load_config, parse_config
+from otoscope.errors import ConfigError
+
+MINIMAL = "corpus:\n  kind: synth\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_minimal_configuration_is_the_study_with_the_starter_model(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, MINIMAL))
+    assert config.name == "mine"
+    assert config.model == "openai/whisper-tiny.en"
+    assert config.train.sparsities == PAPER_SPARSITIES
+    assert config.train.latents == 2048
+
+
+def test_it_survives_its_own_json(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, MINIMAL))
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("corpus: {kind: synth}\ntrian: {}\n", r"unknown key 'trian'; did you mean train\?"),
+        ("corpus: {kind: synth}\ntrain: {latent: 5}\n", r"unknown key 'train.latent'; did you mean latents\?"),
+        ("corpus: {kind: synht}\n", r"no corpus kind 'synht'; did you mean synth\?"),
+        ("corpus: {kind: fsdd, root: /x, take: 3}\n", r"unknown key corpus.take; did you mean takes\?"),
+        ("corpus: {kind: synth}\ntrain: {preset: defualt}\n", r"no preset 'defualt'; did you mean default\?"),
+        ("corpus: {kind: synth}\ntrain: {sparsities: [1.5]}\n", r"train.sparsities.0: got 1.5; .* less than 1"),
+        ("corpus: {kind: synth}\ntrain: {sparsities: []}\n", "at least one value"),
+        ("corpus: {kind: synth}\ntrain: {seeds: [1, 1]}\n", "each once"),
+        ("corpus: {kind: synth}\nextract: {dtype: float8}\n", "extract.dtype: got 'float8'"),
+        ("name: a/b\ncorpus: {kind: synth}\n", "name: got 'a/b'"),
+        ("model: x\n", "'corpus' is missing"),
+        ("- a\n- b\n", "must hold `key: value` lines, got list"),
+        ("", "must hold `key: value` lines, got NoneType"),
+        ("a: [\n", "not valid YAML"),
+        ("corpus: {kind: fsdd, root: '${NO_SUCH_VARIABLE}'}\n", "NO_SUCH_VARIABLE, which is not set"),
+    ],
+)
+def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(written(tmp_path, text))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_binary_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(path)
+
+
+def test_overrides_reach_any_depth_and_are_validated(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL)
+    config = load_config(path, ["train.latents=64", "extract.layers=[1, 2]", "name=other"])
+    assert (config.train.latents, config.extract.layers, config.name) == (64, (1, 2), "other")
+    with pytest.raises(ConfigError, match="did you mean latents"):
+        load_config(path, ["train.latent=64"])
+    with pytest.raises(ConfigError, match=r"key\.sub=VALUE"):
+        load_config(path, ["train.latents"])
+    with pytest.raises(ConfigError, match="'name' is not a section"):
+        load_config(path, ["name=x", "name.sub=1"])
+
+
+def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "model: ./tiny\ncorpus: {kind: fsdd, root: '${DIGITS:-digits}'}\nfactors: {table: mine.csv}\n"
+    config = load_config(written(tmp_path, text))
+    assert config.corpus.root == tmp_path / "digits"
+    assert config.model == str(tmp_path / "tiny")
+    assert config.factors.table == tmp_path / "mine.csv"
+    monkeypatch.setenv("DIGITS", "/elsewhere")
+    assert load_config(written(tmp_path, text)).corpus.root == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")), ids=lambda p: p.name)
+def test_every_example_is_valid(path: Path) -> None:
+    assert isinstance(load_config(path), RunConfig)
