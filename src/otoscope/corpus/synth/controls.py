@@ -1,0 +1,94 @@
+"""From a score and a voice to the tracks that drive larynx and tract."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.ndimage import gaussian_filter1d
+
+from otoscope.corpus.synth.melody import TICK_HZ, Melody, wander
+from otoscope.corpus.synth.voice import Voice
+
+Track = np.ndarray[Any, np.dtype[np.float64]]
+
+CEILING_HZ = 1000.0
+"""No voice here sings higher: an octave above a soprano's top note of a scale on a high tonic."""
+
+
+class Controls(NamedTuple):
+    """Tracks on the control clock.
+
+    `f0_hz` is the pitch that the folds are asked for, also where they rest; `gain` the strength of the pulses,
+    0 where there is no voice; `air` the strength of the breath noise; `burst` that of voiceless consonants;
+    `rd` the shape of the pulse; `lips` (0..1) how far the lips are open.
+    """
+
+    f0_hz: Float64[np.ndarray, " ticks"]
+    gain: Float64[np.ndarray, " ticks"]
+    air: Float64[np.ndarray, " ticks"]
+    burst: Float64[np.ndarray, " ticks"]
+    rd: Float64[np.ndarray, " ticks"]
+    lips: Float64[np.ndarray, " ticks"]
+
+
+def controls(voice: Voice, score: Melody, rng: np.random.Generator) -> Controls:
+    """Lay vibrato, trill, trillo and lip trill over a score."""
+    ticks = len(score.semitones)
+    time_s = np.arange(ticks) / TICK_HZ
+    swing = vibrato(voice, time_s, rng)
+    semitones = voice.melody_share * score.semitones + voice.vibrato_extent_semitones * swing
+    semitones += alternation(voice, time_s, rng) + voice.instability_semitones * wander(ticks, 3.0, rng)
+    f0_hz = np.clip(voice.tonic_hz * 2.0 ** (semitones / 12.0), 20.0, CEILING_HZ)
+
+    closing = restrikes(voice, time_s)
+    lips = flapping(voice, ticks, rng)
+    voiced = score.voiced & ~_breaks(voice.unsteady, ticks, rng)
+    sounding = gaussian_filter1d(voiced.astype(np.float64), 0.006 * TICK_HZ, mode="nearest")
+    steady = score.level * (1.0 - voice.pulse_depth * closing) * lips
+    gain = steady * sounding * (1.0 + 0.05 * voice.vibrato_extent_semitones * swing)
+    burst = score.level * (1.0 - gaussian_filter1d(score.voiced.astype(np.float64), 0.006 * TICK_HZ, mode="nearest"))
+    rd = voice.rd + 0.9 * voice.pulse_depth * closing
+    return Controls(f0_hz, np.where(gain > 1e-3, gain, 0.0), steady + 0.1 * closing * score.level, burst, rd, lips)
+
+
+def vibrato(voice: Voice, time_s: Track, rng: np.random.Generator) -> Track:
+    """Return the swing of the pitch, -1..1, which sets in after the onset; its rate breathes by a few percent."""
+    rate_hz = voice.vibrato_rate_hz * (1.0 + 0.04 * wander(len(time_s), 1.5, rng))
+    phase = 2.0 * np.pi * (np.cumsum(rate_hz) / TICK_HZ + rng.random())
+    ramp = np.clip((time_s - voice.vibrato_onset_s) / 0.25, 0.0, 1.0)
+    return np.sin(phase) * (0.5 - 0.5 * np.cos(np.pi * ramp))
+
+
+def alternation(voice: Voice, time_s: Track, rng: np.random.Generator) -> Track:
+    """Return the trill in semitones: 0 and the interval in turn, with rounded corners."""
+    if voice.trill_rate_hz == 0.0:
+        return np.zeros_like(time_s)
+    phase = voice.trill_rate_hz * time_s + 0.05 * wander(len(time_s), 2.0, rng)
+    upper = (phase % 1.0) >= 0.5
+    return voice.trill_interval_semitones * gaussian_filter1d(upper.astype(np.float64), 0.014 * TICK_HZ, mode="nearest")
+
+
+def restrikes(voice: Voice, time_s: Track) -> Track:
+    """Return how far a trillo has opened the glottis, 0..1; it speeds up by a third about its mean rate."""
+    if voice.pulse_rate_hz == 0.0:
+        return np.zeros_like(time_s)
+    duration_s = len(time_s) / TICK_HZ
+    phase = voice.pulse_rate_hz * time_s * (0.85 + 0.15 * time_s / duration_s)
+    return (0.5 - 0.5 * np.cos(2.0 * np.pi * phase)) ** 2
+
+
+def flapping(voice: Voice, ticks: int, rng: np.random.Generator) -> Track:
+    """Return how far the lips let sound out, 0..1."""
+    if voice.lip_rate_hz == 0.0:
+        return np.ones(ticks)
+    rate_hz = voice.lip_rate_hz * (1.0 + 0.06 * wander(ticks, 6.0, rng))
+    phase = np.cumsum(rate_hz) / TICK_HZ
+    depth = np.clip(voice.lip_depth * (1.0 + 0.08 * wander(ticks, 8.0, rng)), 0.0, 0.98)
+    return 1.0 - depth * (0.5 - 0.5 * np.cos(2.0 * np.pi * phase))
+
+
+def _breaks(share: float, ticks: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    motion = wander(ticks, 3.0, rng)
+    if share <= 0.0:
+        return np.zeros(ticks, dtype=np.bool_)
+    return motion < np.quantile(motion, share)

@@ -1,0 +1,176 @@
+"""The ten techniques of VocalSet, each a recipe over the same voice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from otoscope.corpus.synth.singer import Singer
+from otoscope.corpus.synth.voice import Voice
+
+Recipe = Callable[[Voice, Singer, float, np.random.Generator], Voice]
+"""Changes a plain voice; the number (0..1) is how far the technique is carried out."""
+
+
+def plain(who: Singer, rng: np.random.Generator) -> Voice:
+    """Return the singer's ordinary voice on a note of choice, a little different every time.
+
+    A louder voice is pressed and bright, a soft one lax and dark.
+    """
+    effort = float(rng.normal(0.0, 1.0))
+    return Voice(
+        tonic_hz=float(np.exp(rng.uniform(np.log(who.tonic_low_hz), np.log(who.tonic_high_hz)))),
+        loudness_db=who.loudness_db + 3.0 * effort,
+        rd=float(np.clip(who.rd - 0.12 * effort + rng.normal(0.0, 0.08), 0.4, 2.4)),
+        tilt_db_per_octave=who.tilt_db_per_octave + 0.7 * effort + float(rng.normal(0.0, 0.3)),
+        jitter=who.jitter * float(np.exp(rng.normal(0.0, 0.25))),
+        shimmer_db=who.shimmer_db * float(np.exp(rng.normal(0.0, 0.25))),
+        aspiration_db=who.aspiration_db - 1.5 * effort + float(rng.normal(0.0, 2.5)),
+        vibrato_rate_hz=who.vibrato_rate_hz + float(rng.normal(0.0, 0.3)),
+        vibrato_extent_semitones=who.wobble_semitones * float(np.exp(rng.normal(0.0, 0.4))),
+        vibrato_onset_s=float(rng.uniform(0.1, 0.5)),
+        ring_db=who.ring_db + float(rng.normal(0.0, 1.5)),
+        instability_semitones=float(rng.uniform(0.03, 0.12)),
+        damping=float(np.exp(rng.normal(0.0, 0.12))),
+    )
+
+
+def belt(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Pressed and loud, strong upper harmonics, the jaw open so that F1 rises, higher notes."""
+    return replace(
+        voice,
+        tonic_hz=voice.tonic_hz * 2.0 ** (rng.uniform(0.0, 4.0) * degree / 12.0),
+        rd=max(voice.rd * (1.0 - 0.5 * degree), 0.4),
+        tilt_db_per_octave=voice.tilt_db_per_octave + 2.2 * degree,
+        aspiration_db=voice.aspiration_db - 6.0 * degree,
+        loudness_db=voice.loudness_db + 6.0 * degree,
+        jaw=1.0 + 0.22 * degree,
+        vibrato_extent_semitones=voice.vibrato_extent_semitones + float(rng.uniform(0.0, 0.3)),
+        ring_db=voice.ring_db + 4.0 * degree,
+    )
+
+
+def breathy(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """A lax glottis that never quite closes: strong first harmonic, weak upper ones, audible air."""
+    return replace(
+        voice,
+        rd=min(voice.rd + 1.3 * degree, 2.65),
+        tilt_db_per_octave=voice.tilt_db_per_octave - 2.5 * degree,
+        aspiration_db=voice.aspiration_db + float(rng.uniform(14.0, 24.0)) * degree,
+        loudness_db=voice.loudness_db - 5.0 * degree,
+        damping=voice.damping * (1.0 + 0.5 * degree),
+    )
+
+
+def inhaled(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Voice on the air that comes in: reversed pulses, more air than tone, breaks, an unsteady high pitch."""
+    return replace(
+        voice,
+        tonic_hz=voice.tonic_hz * 2.0 ** (rng.uniform(0.0, 7.0) * degree / 12.0),
+        rd=min(voice.rd + 0.9 * degree, 2.65),
+        tilt_db_per_octave=voice.tilt_db_per_octave - 1.5 * degree,
+        jitter=voice.jitter + 0.02 * degree,
+        shimmer_db=voice.shimmer_db + 0.6 * degree,
+        aspiration_db=voice.aspiration_db + float(rng.uniform(20.0, 32.0)) * degree,
+        loudness_db=voice.loudness_db - 6.0 * degree,
+        subharmonics=float(rng.uniform(0.0, 0.35)) * degree,
+        unsteady=float(rng.uniform(0.1, 0.35)) * degree,
+        instability_semitones=voice.instability_semitones + 0.8 * degree,
+        formant_shift=1.0 + 0.04 * degree,
+        damping=voice.damping * (1.0 + 0.4 * degree),
+        ingressive=True,
+    )
+
+
+def lip_trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Lips that flap 18 to 30 times a second and let few high partials out."""
+    return replace(
+        voice,
+        tilt_db_per_octave=voice.tilt_db_per_octave - 4.0 * degree,
+        lip_rate_hz=float(rng.uniform(18.0, 30.0)),
+        lip_depth=0.35 + 0.6 * degree,
+        shimmer_db=voice.shimmer_db + 0.3 * degree,
+        loudness_db=voice.loudness_db - 3.0 * degree,
+        jaw=1.0 - 0.15 * degree,
+        damping=voice.damping * (1.0 + 1.2 * degree),
+        ring_db=0.0,
+    )
+
+
+def spoken(voice: Voice, who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Speech: the speaking pitch, no vibrato, rougher and less resonant than song."""
+    return replace(
+        voice,
+        tonic_hz=who.speech_hz * 2.0 ** float(rng.normal(0.0, 0.12)),
+        vibrato_extent_semitones=0.0,
+        jitter=voice.jitter + 0.006 * degree,
+        shimmer_db=voice.shimmer_db + 0.2 * degree,
+        tilt_db_per_octave=voice.tilt_db_per_octave - 0.7 * degree,
+        loudness_db=voice.loudness_db - 3.0 * degree,
+        ring_db=0.0,
+        instability_semitones=voice.instability_semitones + 0.2,
+    )
+
+
+def straight(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator) -> Voice:
+    """Steady tone: what is left of the vibrato is held down."""
+    return replace(voice, vibrato_extent_semitones=voice.vibrato_extent_semitones * (1.0 - 0.7 * degree))
+
+
+def trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Two neighbouring notes in quick turn."""
+    return replace(
+        voice,
+        trill_rate_hz=float(rng.uniform(4.0, 7.0)),
+        trill_interval_semitones=float(rng.choice([1.0, 2.0])) * (0.6 + 0.4 * degree),
+        vibrato_extent_semitones=0.0,
+    )
+
+
+def trillo(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """One note restruck by the glottis, faster and faster, each time with a little air."""
+    return replace(
+        voice,
+        pulse_rate_hz=float(rng.uniform(4.5, 9.0)),
+        pulse_depth=0.35 + 0.6 * degree,
+        vibrato_extent_semitones=voice.vibrato_extent_semitones * 0.5,
+        aspiration_db=voice.aspiration_db + 3.0 * degree,
+    )
+
+
+def vibrato(voice: Voice, who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """The singer's own vibrato at full extent."""
+    extent = who.vibrato_extent_semitones * (0.35 + 0.65 * degree) * float(np.exp(rng.normal(0.0, 0.2)))
+    return replace(voice, vibrato_extent_semitones=extent, ring_db=voice.ring_db + 2.0)
+
+
+def vocal_fry(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+    """Short irregular pulses 30 to 70 times a second, heavily damped between, nearly deaf to the score."""
+    return replace(
+        voice,
+        tonic_hz=float(rng.uniform(32.0, 62.0)),
+        rd=max(voice.rd * 0.8, 0.45),
+        jitter=voice.jitter + 0.05 + 0.12 * degree,
+        shimmer_db=voice.shimmer_db + 0.6 + 1.2 * degree,
+        subharmonics=float(rng.uniform(0.0, 0.6)) * degree,
+        open_share=float(rng.uniform(0.3, 0.45)),
+        melody_share=0.15,
+        vibrato_extent_semitones=0.0,
+        loudness_db=voice.loudness_db - 4.0 * degree,
+        instability_semitones=0.8,
+    )
+
+
+TECHNIQUES: dict[str, Recipe] = {
+    "belt": belt,
+    "breathy": breathy,
+    "inhaled": inhaled,
+    "lip_trill": lip_trill,
+    "spoken": spoken,
+    "straight": straight,
+    "trill": trill,
+    "trillo": trillo,
+    "vibrato": vibrato,
+    "vocal_fry": vocal_fry,
+}
+"""The techniques in alphabetical order."""

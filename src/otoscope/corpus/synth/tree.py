@@ -1,0 +1,62 @@
+"""The folder tree of VocalSet, filled by the synthesiser: for loaders, tests and dry runs without the download."""
+
+import re
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from otoscope.corpus.audio import write_audio
+from otoscope.corpus.synth.sing import sing
+from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.vocalset import TEST_SINGERS
+
+Layout = Literal["by_singer", "train_test"]
+
+IRREGULAR_ONE_IN = 4
+
+
+def write_vocalset_tree(
+    folder: Path, spec: SynthCorpus, *, layout: Layout = "by_singer", irregular: bool = False
+) -> list[Path]:
+    """Sing `spec` into `folder/FULL` as VocalSet is published; return the written paths, sorted.
+
+    `by_singer` gives `FULL/female1/long_tones/vibrato/f1_long_vibrato_a.wav`, `train_test` puts `train` or
+    `test` (the five published test singers) above the singer. With `irregular` a quarter of the names carry
+    the faults of the real ones: no singer, a blank, `vibrado`, `straight_tone`.
+    """
+    written: list[Path] = []
+    for task in spec.tasks():
+        relative = Path(task.path)
+        if irregular:
+            relative = relative.with_name(misspelt(relative.name))
+        side = ("test" if task.who.name in TEST_SINGERS else "train") if layout == "train_test" else ""
+        path = folder / "FULL" / side / relative
+        clip = sing(
+            task.who,
+            task.technique,
+            task.vowel,
+            task.pattern,
+            duration_s=spec.duration_s,
+            rate_hz=spec.rate_hz,
+            seed=task.seed,
+        )
+        write_audio(path, clip.wave, clip.rate_hz)
+        written.append(path)
+    return sorted(written)
+
+
+def misspelt(name: str) -> str:
+    """Return a name with a fault of the published ones, or, three times in four, as it is.
+
+    >>> misspelt("f4_scales_straight_u.wav")
+    'f4_scales_straight_u.wav'
+    """
+    draw = zlib.crc32(name.encode())
+    if draw % IRREGULAR_ONE_IN:
+        return name
+    faults = [re.sub(r"^[fm]\d+_", "", name), name.replace("_", "_ ", 1)]
+    if "vibrato" in name:
+        faults.append(name.replace("vibrato", "vibrado"))
+    if "straight" in name:
+        faults.append(name.replace("straight", "straight_tone"))
+    return faults[draw // IRREGULAR_ONE_IN % len(faults)]
