@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from otoscope.errors import DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
 
 VERSIONED = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soxr", "soundfile")
 """Packages whose release can change a number; every card names them."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def is_full(error: Exception) -> bool:
@@ -42,19 +43,23 @@ def atomic(path: Path) -> Generator[Path]:
     """Give a temporary name beside `path`; rename it to `path` when the block succeeds.
 
     A reader sees the old file or the new one, never a part. Raises `StorageFull` when the
-    device has no room; the temporary file is removed after any failure.
+    device has no room and `ArtifactError` when the place cannot be written; the temporary file is
+    removed after any failure.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         if is_full(error):
             raise StorageFull(f"no room left to write {path}; free some space and run again") from error
+        if isinstance(error, OSError) and error.errno in FORBIDDEN:
+            raise ArtifactError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def canonical_json(value: object) -> str:

@@ -1,0 +1,203 @@
+"""Run an encoder over a corpus, once, and leave a store."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from otoscope.activations.ahead import ahead
+from otoscope.activations.commit import begin, finish, sole_writer
+from otoscope.activations.layout import MANIFEST, identity, locate, shard_card_path
+from otoscope.activations.pieces import Cutter, encode_pieces
+from otoscope.activations.plan import Batch, Clip, Sharding, batches, in_order, shards
+from otoscope.activations.progress import Progress, Tally
+from otoscope.activations.shards import ShardWriter, whole_shard
+from otoscope.activations.tensorfile import PRECISIONS
+from otoscope.artifacts import read_json
+from otoscope.corpus.audio import load_clip
+from otoscope.corpus.table import Corpus
+from otoscope.encoders.base import Encoder
+from otoscope.errors import AudioError
+
+
+class Decoded(NamedTuple):
+    """One clip's sound at the encoder's rate, or the reason why there is none to encode."""
+
+    clip: Clip
+    wave: Float32[np.ndarray, " samples"]
+    reason: str | None
+
+
+def extract(
+    corpus: Corpus,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    layers: Sequence[int],
+    dtype: str = "float32",
+    pooled: bool = True,
+    frames: bool = True,
+    batch_s: float = 60.0,
+    sharding: Sharding | None = None,
+    strict: bool = False,
+    verify: bool = False,
+    threads: int = 2,
+    most_set_aside: float = 0.5,
+) -> Iterator[Progress]:
+    """Write the store of a corpus, a shard at a time, and yield after every batch.
+
+    Run it again after a kill: whole shards are kept (their sizes are checked, with `verify` their checksums too) and
+    the rest is written with the same bytes as in one go. A clip that cannot be used is set aside with the reason.
+
+    Args:
+        corpus: the clips.
+        encoder: the model.
+        folder: where the store goes; it may hold the same store, begun.
+        layers: which layers to keep.
+        dtype: float32, float16 or bfloat16.
+        pooled: keep the mean over each clip's valid frames.
+        frames: keep every valid frame.
+        batch_s: padded seconds of sound that go through the encoder at once; memory grows with it.
+        sharding: how large shards may grow and how long clips are cut.
+        strict: raise at the first unusable clip.
+        verify: check the SHA-256 of shards that are already there.
+        threads: threads that decode and resample ahead of the encoder.
+        most_set_aside: share of the clips that may be unusable before the run stops.
+
+    Raises:
+        StaleArtifact: the folder holds a store of something else; the message says what differs.
+        StorageFull: no room is left; what is whole stays, and the same call goes on later.
+        CorpusError: too many clips are unusable, or with `strict` the first one is.
+    """
+    sharding = sharding or Sharding()
+    card = identity(
+        corpus, encoder, layers=layers, dtype=dtype, pooled=pooled, frames=frames, batch_s=batch_s, sharding=sharding
+    )
+    run = _Run(corpus, Cutter(encoder, sharding.window_s, sharding.overlap_s), folder, card, strict, threads)
+    plan = shards(in_order(corpus.clips), sharding, bytes_per_s=_bytes_per_s(card))
+    with sole_writer(folder):
+        begin(folder, card)
+        tally = Tally(corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(plan), most_set_aside)
+        missing = _skip_whole(folder, card["fingerprint"], plan, tally, verify=verify)
+        yield tally.progress(shard=0, clips_new=tally.clips)
+        if missing or not locate(folder, MANIFEST).is_file():
+            locate(folder, MANIFEST).unlink(missing_ok=True)
+            yield from run.write([batch for shard in missing for batch in run.batches(shard, plan[shard])], tally)
+            finish(folder, card, (read_json(locate(folder, shard_card_path(shard))) for shard in range(len(plan))))
+
+
+def _bytes_per_s(card: dict[str, Any]) -> float:
+    """Return the stored bytes a second of sound, over all layers; 0 where frames are not kept."""
+    size = np.dtype(PRECISIONS[card["dtype"]].mapped).itemsize
+    return sum(layer["width"] * layer["rate_hz"] * size for layer in card["layers"]) if card["frames"] else 0.0
+
+
+def _skip_whole(folder: Path, store: str, plan: Sequence[Sequence[Clip]], tally: Tally, *, verify: bool) -> list[int]:
+    """Count the shards that are there and whole; return the others."""
+    missing: list[int] = []
+    for shard, clips in enumerate(plan):
+        found = whole_shard(folder, shard, store=store, verify=verify)
+        if found is None:
+            missing.append(shard)
+        else:
+            tally.skip(len(clips), sum(clip.duration_s for clip in clips), len(found["set_aside"]))
+    return missing
+
+
+@dataclass(frozen=True)
+class _Run:
+    corpus: Corpus
+    cutter: Cutter
+    folder: Path
+    card: dict[str, Any]
+    strict: bool
+    threads: int
+
+    def batches(self, shard: int, clips: Sequence[Clip]) -> list[Batch]:
+        return batches(
+            shard,
+            clips,
+            batch_s=self.card["batch_s"],
+            window_s=self.cutter.window / self.cutter.encoder.rate_hz,
+            padded_s=self.cutter.padded_s,
+        )
+
+    def write(self, todo: Sequence[Batch], tally: Tally) -> Generator[Progress]:
+        """Write shards from their batches while the next batches are decoded."""
+        decoding = ahead(
+            todo,
+            self.decode,
+            weigh=lambda batch: batch.sound_s,
+            bound=4.0 * self.card["batch_s"],
+            threads=self.threads,
+        )
+        with closing(decoding):
+            for shard, parts in groupby(tally.through(decoding, "wait"), key=lambda part: part[0].shard):
+                with self.writer(shard) as writer:
+                    for batch, decoded in parts:
+                        aside = self.store(writer, decoded, tally)
+                        tally.add(len(batch.clips), batch.sound_s, len(aside))
+                        if aside:
+                            tally.check(aside[-1])
+                        yield tally.progress(shard=shard, clips_new=len(batch.clips))
+                    with tally.timed("write"):
+                        writer.commit()
+
+    def writer(self, shard: int) -> ShardWriter:
+        return ShardWriter(
+            self.folder,
+            shard,
+            widths={layer["index"]: layer["width"] for layer in self.card["layers"]},
+            dtype=self.card["dtype"],
+            pooled=self.card["pooled"],
+            frames=self.card["frames"],
+            store=self.card["fingerprint"],
+        )
+
+    def decode(self, batch: Batch) -> list[Decoded]:
+        """Decode the clips of a batch; a clip that gives no usable sound leaves the reason in its place."""
+        return [self.decode_clip(clip) for clip in batch.clips]
+
+    def decode_clip(self, clip: Clip) -> Decoded:
+        encoder = self.cutter.encoder
+        try:
+            row = self.corpus.clips.row(clip.row, named=True)
+            wave = load_clip(self.corpus.root, row, rate_hz=encoder.rate_hz)
+        except AudioError as error:
+            return Decoded(clip, np.empty(0, dtype=np.float32), str(error).removeprefix(f"{clip.path}: "))
+        if len(wave) < encoder.min_samples:
+            shortest = f"{encoder.name} needs {encoder.min_samples} for a frame"
+            return Decoded(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
+        return Decoded(clip, wave, None)
+
+    def store(self, writer: ShardWriter, batch: Sequence[Decoded], tally: Tally) -> list[str]:
+        """Encode and store a batch; return why clips of it were set aside."""
+        aside: dict[str, str] = {}
+
+        def set_aside(clip: Clip, reason: str) -> None:
+            aside[clip.clip_id] = f"{clip.path}: {reason}"
+            if self.strict:
+                raise AudioError(aside[clip.clip_id])
+            writer.set_aside(clip.clip_id, clip.path, reason)
+
+        for decoded in batch:
+            if decoded.reason is not None:
+                set_aside(decoded.clip, decoded.reason)
+        usable = [decoded for decoded in batch if decoded.reason is None]
+        waves = [decoded.wave for decoded in usable]
+        layers = [layer["index"] for layer in self.card["layers"]]
+        for piece in tally.through(encode_pieces(self.cutter, waves, layers, batch_s=self.card["batch_s"]), "encode"):
+            clip, wave, _ = usable[piece.clip]
+            if clip.clip_id in aside:
+                continue
+            with tally.timed("write"):
+                if reason := writer.add(piece):
+                    set_aside(clip, reason)
+                elif piece.last:
+                    writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)
+        return list(aside.values())

@@ -1,0 +1,128 @@
+"""How far an extraction has come, and where its time went."""
+
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeVar
+
+from otoscope.errors import CorpusError
+
+
+class Progress(NamedTuple):
+    """One step of an extraction; `skipped_*` counts what an earlier run had already stored.
+
+    `encode_s`, `wait_s` and `write_s` share out `elapsed_s` of this run: inside the encoder, waiting for sound to be
+    decoded, and writing. `clips_new` is what this step added to `clips`.
+    """
+
+    clips: int
+    clips_new: int
+    clips_total: int
+    sound_s: float
+    sound_total_s: float
+    shard: int
+    shards: int
+    set_aside: int
+    skipped_clips: int
+    skipped_s: float
+    elapsed_s: float
+    encode_s: float
+    wait_s: float
+    write_s: float
+
+    @property
+    def clips_per_s(self) -> float:
+        """Clips a second in this run."""
+        return (self.clips - self.skipped_clips) / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of sound a second in this run."""
+        return (self.sound_s - self.skipped_s) / self.elapsed_s if self.elapsed_s else 0.0
+
+
+Part = Literal["encode", "wait", "write"]
+Item = TypeVar("Item")
+
+
+class _End:
+    pass
+
+
+_END = _End()
+
+
+@dataclass
+class Tally:
+    """Counts an extraction as it goes."""
+
+    clips_total: int
+    sound_total_s: float
+    shards: int
+    most_set_aside: float
+    clips: int = 0
+    sound_s: float = 0.0
+    set_aside: int = 0
+    skipped_clips: int = 0
+    skipped_s: float = 0.0
+    spent_s: dict[Part, float] = field(default_factory=lambda: {"encode": 0.0, "wait": 0.0, "write": 0.0})
+    begun_s: float = field(default_factory=time.perf_counter)
+
+    def skip(self, clips: int, sound_s: float, set_aside: int) -> None:
+        """Count a shard that is already there."""
+        self.skipped_clips += clips
+        self.skipped_s += sound_s
+        self.add(clips, sound_s, set_aside)
+
+    def add(self, clips: int, sound_s: float, set_aside: int) -> None:
+        """Count clips that are done with, usable or not."""
+        self.clips += clips
+        self.sound_s += sound_s
+        self.set_aside += set_aside
+
+    @contextmanager
+    def timed(self, part: Part) -> Generator[None]:
+        """Count the time of a block."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent_s[part] += time.perf_counter() - start_s
+
+    def through(self, items: Iterable[Item], part: Part) -> Generator[Item]:
+        """Pass items on and count the time that each took to come."""
+        iterator = iter(items)
+        while True:
+            with self.timed(part):
+                item = next(iterator, _END)
+            if isinstance(item, _End):
+                return
+            yield item
+
+    def check(self, example: str) -> None:
+        """Raise `CorpusError` when more clips than allowed were set aside."""
+        if self.set_aside > self.most_set_aside * self.clips_total:
+            raise CorpusError(
+                f"{self.set_aside} of {self.clips_total} clips cannot be used, more than the share of "
+                f"{self.most_set_aside:g} that is allowed; the last one: {example}"
+            )
+
+    def progress(self, *, shard: int, clips_new: int) -> Progress:
+        """Return where things stand."""
+        return Progress(
+            clips=self.clips,
+            clips_new=clips_new,
+            clips_total=self.clips_total,
+            sound_s=self.sound_s,
+            sound_total_s=self.sound_total_s,
+            shard=shard,
+            shards=self.shards,
+            set_aside=self.set_aside,
+            skipped_clips=self.skipped_clips,
+            skipped_s=self.skipped_s,
+            elapsed_s=time.perf_counter() - self.begun_s,
+            encode_s=self.spent_s["encode"],
+            wait_s=self.spent_s["wait"],
+            write_s=self.spent_s["write"],
+        )

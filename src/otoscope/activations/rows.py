@@ -1,0 +1,60 @@
+"""Gathering rows from memory-mapped shards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from otoscope.activations.tensorfile import Mapped, widened
+from otoscope.errors import ArtifactError
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRows:
+    """The frames of some clips of one layer as rows, numbered clip after clip, read when asked for.
+
+    `shard`, `first` and `frames` [clips] say where each clip's frames lie; `tensor` maps a shard's frames.
+    """
+
+    width: int
+    clip_ids: list[str]
+    shard: Int64[np.ndarray, " clips"]
+    first: Int64[np.ndarray, " clips"]
+    frames: Int64[np.ndarray, " clips"]
+    tensor: Callable[[int], Mapped]
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " clips_and_end"]:
+        """The first row of each clip, then the number of rows."""
+        return np.concatenate([[0], np.cumsum(self.frames)]).astype(np.int64)
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return int(self.starts[-1])
+
+    def clip_of(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Return the position in `clip_ids` of the clip that each row belongs to."""
+        return np.searchsorted(self.starts, indices, side="right") - 1
+
+    def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Return these rows as float32, in the order asked for; raise `ArtifactError` beyond the last row.
+
+        Rows are gathered in the order in which they lie on disk, and put in place as they come.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < self.height):
+            raise ArtifactError(f"rows 0 to {self.height - 1} exist; asked for {indices.min()} to {indices.max()}")
+        clip = self.clip_of(indices)
+        shard = self.shard[clip]
+        offset = indices - self.starts[clip] + self.first[clip]
+        order = np.lexsort((offset, shard))
+        ends = np.flatnonzero(np.diff(shard[order])) + 1
+        out = np.empty((indices.size, self.width), dtype=np.float32)
+        for part in np.split(order, ends):
+            if part.size:
+                values, dtype = self.tensor(int(shard[part[0]]))
+                out[part] = widened(values[offset[part]], dtype)
+        return out

@@ -1,0 +1,232 @@
+"""One shard: written clip by clip under temporary names, and known by its card."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from otoscope.activations.layout import index_path, locate, shard_card_path, tensor_path
+from otoscope.activations.pieces import Piece
+from otoscope.activations.tensorfile import RowFile, rounded
+from otoscope.artifacts import atomic, digest, read_json, write_json, write_table
+from otoscope.encoders.base import Frames
+from otoscope.errors import ArtifactError, DamagedArtifact
+
+
+class Unusable(NamedTuple):
+    """A clip that is set aside, and why."""
+
+    clip_id: str
+    path: str
+    reason: str
+
+
+class _Clip(NamedTuple):
+    """A clip that is whole: where its frames lie in the shard, their times, and its pooled rows a layer."""
+
+    clip_id: str
+    path: str
+    sound_s: float
+    first_offset: int
+    times: list[Frames]
+    pooled: Mapping[int, Float[Tensor, " width"]]
+    tokens: Mapping[int, Float[Tensor, "tokens width"]]
+
+    @property
+    def frames(self) -> int:
+        return sum(len(times.end_s) for times in self.times)
+
+
+class ShardWriter:
+    """Takes pieces of clips, in order, and leaves a whole shard or none.
+
+    Frames go to disk as they come, so memory does not grow with the shard. The card is written last: a shard without
+    one does not count.
+    """
+
+    def __init__(
+        self, folder: Path, shard: int, *, widths: Mapping[int, int], dtype: str, pooled: bool, frames: bool, store: str
+    ) -> None:
+        self._folder = folder
+        self._shard = shard
+        self._widths = widths
+        self._dtype = dtype
+        self._keeps_pooled = pooled
+        self._keeps_frames = frames
+        self._store = store
+        self._stack = ExitStack()
+        self._files: dict[int, RowFile] = {}
+        self._written: list[str] = []
+        self._clips: list[_Clip] = []
+        self._aside: list[Unusable] = []
+        self._rows = 0
+        self._committed = False
+        self._clear()
+
+    def __enter__(self) -> "ShardWriter":
+        locate(self._folder, shard_card_path(self._shard)).unlink(missing_ok=True)
+        if self._keeps_frames:
+            for layer, width in self._widths.items():
+                self._files[layer] = self._open(tensor_path(layer, "frames", self._shard), "frames", (width,))
+        return self
+
+    def add(self, piece: Piece) -> str | None:
+        """Append a piece to the clip under way; return why the clip cannot be stored, if it cannot."""
+        if reason := self._reason_against(piece):
+            return reason
+        count = len(piece.frames.end_s)
+        for layer, states in piece.layers.items():
+            if self._keeps_frames:
+                self._files[layer].append(rounded(states, self._dtype))
+            self._sums[layer] = self._sums.get(layer, 0.0) + states.double().sum(0)
+        for layer, tokens in piece.tokens.items():
+            self._token_sums[layer] = self._token_sums.get(layer, 0.0) + tokens.double() * count
+        self._times.append(piece.frames)
+        return None
+
+    def finish_clip(self, clip_id: str, path: str, *, sound_s: float) -> None:
+        """Close the clip under way: its pooled row is the mean over all its frames."""
+        count = sum(len(times.end_s) for times in self._times)
+        pooled = {layer: (total / count).float() for layer, total in self._sums.items()}
+        tokens = {layer: (total / count).float() for layer, total in self._token_sums.items()}
+        self._clips.append(_Clip(clip_id, path, sound_s, self._rows, self._times, pooled, tokens))
+        self._rows += count
+        self._clear()
+
+    def set_aside(self, clip_id: str, path: str, reason: str) -> None:
+        """Drop the clip under way, or one that never got that far, and note why."""
+        for file in self._files.values():
+            file.rewind(self._rows)
+        self._clear()
+        self._aside.append(Unusable(clip_id, path, reason))
+
+    def commit(self) -> None:
+        """Write what belongs beside the frames, give every file its name, and the card at the end."""
+        with self._stack:
+            self._clips.sort(key=lambda clip: clip.clip_id)
+            if self._keeps_frames:
+                self._write_index()
+            if self._keeps_pooled:
+                self._write_whole("pooled", [clip.pooled for clip in self._clips])
+            if any(clip.tokens for clip in self._clips):
+                self._write_whole("tokens", [clip.tokens for clip in self._clips])
+        self._write_card()
+        self._committed = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+        elif not self._committed:
+            self.commit()
+
+    def _clear(self) -> None:
+        self._times: list[Frames] = []
+        self._sums: dict[int, Any] = {}
+        self._token_sums: dict[int, Any] = {}
+
+    def _open(self, relative: str, name: str, axes: tuple[int, ...]) -> RowFile:
+        temporary = self._stack.enter_context(atomic(locate(self._folder, relative)))
+        self._written.append(relative)
+        return self._stack.enter_context(RowFile(temporary, name=name, axes=axes, dtype=self._dtype))
+
+    def _reason_against(self, piece: Piece) -> str | None:
+        for layer, states in [*piece.layers.items(), *piece.tokens.items()]:
+            if not torch.isfinite(states).all():
+                return f"the encoder gave NaN or infinity in layer {layer}"
+            if self._dtype == "float16" and states.numel() and float(states.abs().max()) > 65504.0:
+                return f"layer {layer} exceeds what float16 can hold (65504); store as bfloat16 or float32"
+        return None
+
+    def _write_whole(self, name: str, clips: Sequence[Mapping[int, Tensor]]) -> None:
+        for layer, width in self._widths.items():
+            axes = tuple(clips[0][layer].shape) if clips else (width,)
+            file = self._open(tensor_path(layer, name, self._shard), name, axes)
+            for clip in clips:
+                file.append(rounded(clip[layer][None], self._dtype))
+
+    def _write_index(self) -> None:
+        relative = index_path(self._shard)
+        write_table(locate(self._folder, relative), index_table(self._clips, self._shard))
+        self._written.append(relative)
+
+    def _write_card(self) -> None:
+        files = {name: describe(locate(self._folder, name)) for name in sorted(self._written)}
+        clips = [[c.clip_id, c.path, c.first_offset, c.frames, c.sound_s] for c in self._clips]
+        card = {
+            "shard": self._shard,
+            "store": self._store,
+            "frames": self._rows,
+            "clips": clips,
+            "set_aside": sorted(self._aside),
+            "files": files,
+        }
+        write_json(locate(self._folder, shard_card_path(self._shard)), card)
+
+
+def index_table(clips: Sequence[_Clip], shard: int) -> pl.DataFrame:
+    """Return a row a frame, clip after clip; `low_hz` and `high_hz` only where the encoder gives them."""
+    times = [part for clip in clips for part in clip.times]
+    counts = [clip.frames for clip in clips]
+    columns: dict[str, pl.Series] = {
+        "clip_id": pl.Series([clip.clip_id for clip in clips], dtype=pl.String).gather(
+            np.repeat(np.arange(len(clips)), counts)
+        ),
+        "frame": pl.Series(_joined([np.arange(n) for n in counts]), dtype=pl.Int32),
+        "start_s": pl.Series(_joined([part.start_s for part in times]), dtype=pl.Float64),
+        "end_s": pl.Series(_joined([part.end_s for part in times]), dtype=pl.Float64),
+    }
+    if times and all(part.low_hz is not None and part.high_hz is not None for part in times):
+        columns["low_hz"] = pl.Series(_joined([part.low_hz for part in times if part.low_hz is not None]))
+        columns["high_hz"] = pl.Series(_joined([part.high_hz for part in times if part.high_hz is not None]))
+    columns["shard"] = pl.Series(np.full(sum(counts), shard), dtype=pl.Int32)
+    columns["offset"] = pl.Series(
+        _joined([clip.first_offset + np.arange(clip.frames) for clip in clips]), dtype=pl.Int64
+    )
+    return pl.DataFrame(columns)
+
+
+def _joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a file's size and checksum, as cards hold them."""
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+
+def whole_shard(folder: Path, shard: int, *, store: str, verify: bool) -> dict[str, Any] | None:
+    """Return the card of a finished shard of this store, or None when it has to be written (again)."""
+    path = locate(folder, shard_card_path(shard))
+    if not path.is_file():
+        return None
+    try:
+        card = read_json(path)
+        if card["store"] != store:
+            return None
+        check_files(folder, card["files"], verify=verify)
+    except (ArtifactError, KeyError, TypeError):
+        return None
+    return card
+
+
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
+    """Raise `DamagedArtifact` naming the first file whose size, or with `verify` whose SHA-256, is not the card's."""
+    for name, expected in files.items():
+        path = locate(folder, name)
+        if not path.is_file():
+            raise DamagedArtifact(f"{path} is missing; extract again to restore it")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise DamagedArtifact(
+                f"{path} has {size} bytes, its card says {expected['bytes']}; extract again to restore it"
+            )
+        if verify and digest(path) != expected["sha256"]:
+            raise DamagedArtifact(f"{path} is damaged: its SHA-256 is not its card's; extract again to restore it")

@@ -1,0 +1,146 @@
+"""Safetensors files of one tensor that are written row by row and read through a memory map.
+
+The `safetensors` package writes a tensor that is whole in memory and, through NumPy, cannot read bfloat16. A store
+needs neither: its frames arrive a window at a time, and a reader touches the rows it was asked for. The format is
+small enough to speak directly: eight bytes with the header's length, the header in JSON (padded with spaces), the data.
+"""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from otoscope.errors import DamagedArtifact
+
+
+class Precision(NamedTuple):
+    """How one number is spelt in the header, rounded by torch, and mapped by NumPy."""
+
+    header: str
+    rounded_to: torch.dtype
+    mapped: type[np.generic]
+
+
+PRECISIONS: dict[str, Precision] = {
+    "float32": Precision("F32", torch.float32, np.float32),
+    "float16": Precision("F16", torch.float16, np.float16),
+    "bfloat16": Precision("BF16", torch.bfloat16, np.uint16),
+}
+"""The precisions of a store; NumPy has no bfloat16, so its bits are mapped as uint16."""
+
+_HEADER_BYTES = 512
+_SPELLINGS = {precision.header: name for name, precision in PRECISIONS.items()}
+
+
+def rounded(values: Float[Tensor, "*axes"], dtype: str) -> np.ndarray[Any, Any]:
+    """Round to the stored precision, nearest even; bfloat16 comes back as its bits in uint16.
+
+    >>> import torch
+    >>> hex(rounded(torch.tensor([1.0]), "bfloat16")[0])
+    '0x3f80'
+    """
+    stored = values.detach().to(PRECISIONS[dtype].rounded_to).cpu().contiguous()
+    return (stored.view(torch.uint16) if dtype == "bfloat16" else stored).numpy()
+
+
+def widened(stored: np.ndarray[Any, Any], dtype: str) -> Float[np.ndarray, "*axes"]:
+    """Return stored values as float32, exactly; the inverse of `rounded` on what it returned.
+
+    >>> widened(np.array([0x3F80], dtype=np.uint16), "bfloat16")
+    array([1.], dtype=float32)
+    """
+    if dtype != "bfloat16":
+        return stored.astype(np.float32, copy=False)
+    bits = stored.astype(np.uint32)
+    np.left_shift(bits, 16, out=bits)
+    return bits.view(np.float32)
+
+
+class RowFile:
+    """One tensor `[rows, ...]` that grows at its end; the header is written when the block closes.
+
+    `rewind` takes back the newest rows, for a clip that turns out to be unusable half-way.
+    """
+
+    def __init__(self, path: Path, *, name: str, axes: tuple[int, ...], dtype: str) -> None:
+        self.name = name
+        self.axes = axes
+        self.dtype = dtype
+        self.rows = 0
+        self._row_bytes = math.prod(axes) * np.dtype(PRECISIONS[dtype].mapped).itemsize
+        self._file: BinaryIO = path.open("wb")
+
+    def __enter__(self) -> "RowFile":
+        self._file.write(bytes(_HEADER_BYTES))
+        return self
+
+    def append(self, rows: np.ndarray[Any, Any]) -> None:
+        """Add rows already rounded to this file's precision."""
+        if rows.shape[1:] != self.axes:
+            raise ValueError(f"{self.name} takes rows of shape {self.axes}, got {rows.shape[1:]}")
+        self._file.write(np.ascontiguousarray(rows).data if rows.size else b"")
+        self.rows += rows.shape[0]
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first `rows` rows only."""
+        self._file.seek(_HEADER_BYTES + rows * self._row_bytes)
+        self._file.truncate()
+        self.rows = rows
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._file.seek(0)
+                self._file.write(self._header())
+        finally:
+            self._file.close()
+
+    def _header(self) -> bytes:
+        described = {
+            "dtype": PRECISIONS[self.dtype].header,
+            "shape": [self.rows, *self.axes],
+            "data_offsets": [0, self.rows * self._row_bytes],
+        }
+        text = json.dumps({self.name: described}, separators=(",", ":")).encode()
+        length = _HEADER_BYTES - 8
+        return length.to_bytes(8, "little") + text.ljust(length)
+
+
+class Mapped(NamedTuple):
+    """A memory-mapped tensor `[rows, ...]` and the precision that its bits are in."""
+
+    values: np.ndarray[Any, Any]
+    dtype: str
+
+
+def map_tensor(path: Path, name: str) -> Mapped:
+    """Map one tensor of a safetensors file; nothing but the header is read.
+
+    Raises `DamagedArtifact` when the file is absent, cut short, or holds no such tensor.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            described = json.loads(file.read(min(length, size)))[name]
+        dtype = _SPELLINGS[described["dtype"]]
+        shape = tuple(int(n) for n in described["shape"])
+        start, stop = described["data_offsets"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedArtifact(
+            f"{path} is not a whole safetensors file with a tensor {name!r} ({error!r}); extract again to restore it"
+        ) from error
+    kind = np.dtype(PRECISIONS[dtype].mapped)
+    if stop - start != math.prod(shape) * kind.itemsize or size < 8 + length + stop:
+        raise DamagedArtifact(f"{path} is cut short: {size} bytes for {shape} of {dtype}; extract again to restore it")
+    if stop == start:
+        return Mapped(np.empty(shape, dtype=kind), dtype)
+    return Mapped(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape), dtype)
