@@ -1,0 +1,250 @@
+"""The figures of a report: which rows go into which chart, and the words beside it."""
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from otoscope.report import charts, tables, words
+from otoscope.report.charts import Figure, Panel
+from otoscope.report.folder import Run
+from otoscope.report.results import PREDICTED_R2, Results, predicted
+
+POOLINGS = {
+    "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
+    "pool_then_encode": "frames are averaged over the clip first, then encoded (the order of Mariotte et al. 2025)",
+}
+
+
+def probe_by_layer(results: Results, label: str) -> Figure | None:
+    """Accuracy of a linear probe at each layer, dense and codes at the reference sparsity."""
+    rows = results.of("probe_accuracy", target=label)
+    at = results.reference_sparsity
+    rows = rows.filter((pl.col("representation") != "sae") | (pl.col("sparsity") == (at if at is not None else -1.0)))
+    pooled_first = _pooled_first(results, "probe_accuracy", target=label).filter(pl.col("sparsity") == at)
+    rows = charts.named(pl.concat([rows, pooled_first]), results.pooling)
+    if rows.is_empty():
+        return None
+    codes = f" Blue: the codes of the layer's dictionary at {words.sparsity(at)} sparsity." if at is not None else ""
+    return Figure(
+        name=f"probe-by-layer-{_slug(label)}",
+        title=f"Which layers know the {label}",
+        caption=(
+            f"Accuracy of a linear probe for {label} on the clips of groups that no fit or choice has seen. "
+            f"Orange: the layer as it is.{codes} Upright lines: 95 % intervals over groups. "
+            "Grey: what the same probe reaches with permuted labels (mean and upper end); "
+            "a point inside the grey says nothing."
+        ),
+        panels=[Panel(charts.by_layer(rows, y_title="accuracy on test groups"))],
+        table=_with_all_probe_metrics(results, label),
+    )
+
+
+def probe_against_sparsity(results: Results, label: str) -> Figure | None:
+    """Accuracy of a probe on codes against sparsity, a panel a layer, the dense layer as a line across."""
+    coded = results.of("probe_accuracy", "sae", target=label)
+    if coded.is_empty():
+        return None
+    dense = results.of("probe_accuracy", "dense", target=label)
+    pooled_first = _pooled_first(results, "probe_accuracy", target=label)
+    rows = charts.named(pl.concat([dense, coded, pooled_first]), results.pooling)
+    layers = coded["layer"].unique().sort().to_list()
+    panels = [
+        Panel(
+            charts.against_sparsity(rows.filter(pl.col("layer") == layer), y_title="accuracy", legend=rank == 0),
+            f"layer {layer}",
+        )
+        for rank, layer in enumerate(layers)
+    ]
+    return Figure(
+        name=f"probe-against-sparsity-{_slug(label)}",
+        title=f"What sparse codes keep of the {label}",
+        caption=(
+            f"Probe accuracy for {label} from the codes (blue) as fewer latents may fire; the orange line is the "
+            "dense layer with its interval. Where blue meets orange the codes lose nothing. Grey: permuted labels."
+        ),
+        panels=panels,
+        table=tables.result_rows(rows.drop("series")),
+        height=230 if len(panels) > 1 else 300,
+    )
+
+
+def explained_variance(results: Results) -> Figure | None:
+    """Explained variance against sparsity, a line a layer."""
+    rows = results.of("explained_variance", "sae")
+    if rows.is_empty():
+        return None
+    metrics = ["explained_variance", "mse", "cosine", "l0", "dead_fraction", "always_on_fraction"]
+    return Figure(
+        name="explained-variance",
+        title="How much of each layer the dictionaries rebuild",
+        caption=(
+            "Share of the variance around the training mean that the dictionary's reconstruction explains on test "
+            "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. The more "
+            "latents may fire (to the left), the higher it should be; dotted grey, where drawn, is the null."
+        ),
+        panels=[Panel(charts.lines_by_layer(rows, y_title="explained variance (fraction)"))],
+        table=tables.result_rows(results.of(metrics, "sae")),
+    )
+
+
+def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
+    """A factor metric over dense and all sparsities at the best layer, a panel a category."""
+    results = run.results
+    layer = factor_layer(results)
+    if layer is None:
+        return None
+    rows = charts.named(results.of(metric, layer=layer), results.pooling)
+    rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
+    if rows.is_empty():
+        return None
+    order = ["dense", *(words.sparsity(s) for s in results.sparsities)]
+    logarithmic = metric == "effective_latents"
+    largest = max([2.0, *rows["value"]])
+    top = 2.0 ** math.ceil(math.log2(largest)) if logarithmic else 1.0
+    y_title = "effective dimensions (log)" if logarithmic else "held-out R²"
+    categories = _categories(run, rows["target"].unique().to_list())
+    panels = [
+        Panel(
+            charts.factor_panel(
+                rows.filter(pl.col("target").is_in(members)),
+                order=order,
+                y_title=y_title,
+                logarithmic=logarithmic,
+                top=top,
+            ),
+            f"{category} ({len(members)})",
+        )
+        for category, members in categories.items()
+    ]
+    r2_caption = (
+        "How well a LASSO fitted on training groups predicts each factor on test groups. 1 is perfect, 0 is no better "
+        f"than the mean; values under {words.decimal(charts.R2_FLOOR, 1)} are drawn at the edge."
+    )
+    size_caption = (
+        "How many dimensions share the work of predicting each factor: the exponential of the entropy of the LASSO's "
+        "absolute weights. 1 means a single latent carries the factor. It does not grow by itself with a wider code, so "
+        "dense and codes can be compared. Factors that nothing predicts have no value."
+    )
+    return Figure(
+        name="effective-latents" if logarithmic else "factor-r2",
+        title="How many dimensions carry each factor" if logarithmic else "Which factors can be read off",
+        caption=(
+            f"{size_caption if logarithmic else r2_caption} Layer {layer}; a panel a category, a thin line a factor, "
+            "the large points the category's median: orange the dense layer, blue the codes."
+        ),
+        panels=panels,
+        table=factor_table(run, metric, layer),
+        height=190,
+        small=True,
+        notes=["Factors within a category depend on each other; count them as a few facts, not as many."],
+    )
+
+
+def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
+    """Return a row a factor: category, value from the dense layer and from the codes at each sparsity, and nulls."""
+    rows = run.results.of(metric, layer=layer)
+    wide: dict[str, dict[str, object]] = {}
+    labels = ["dense", *(words.sparsity(s) for s in run.results.sparsities)]
+    for row in rows.rows(named=True):
+        place = "dense" if row["representation"] == "dense" else words.sparsity(row["sparsity"])
+        target = wide.setdefault(row["target"], {"factor": row["target"], "category": run.category(row["target"])})
+        target[place] = row["value"]
+        if row["null_high"] is not None:
+            target[f"{place}, null upper end"] = row["null_high"]
+        target["rows"], target["groups"] = row["n"], row["groups"]
+    schema: dict[str, pl.DataType] = {"factor": pl.String(), "category": pl.String()}
+    for label in labels:
+        schema |= {label: pl.Float64(), f"{label}, null upper end": pl.Float64()}
+    table = pl.DataFrame(list(wide.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
+    empty = [c for c in table.columns if table[c].dtype.is_float() and table[c].fill_nan(None).is_null().all()]
+    return table.drop(empty)
+
+
+def category_map(run: Run) -> Figure | None:
+    """Share of each category's factors that are predicted, by layer: dense, and codes at the reference sparsity."""
+    results = run.results
+    at = results.reference_sparsity
+    found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
+    cells = {name: category_cells(run, rows) for name, rows in found.items() if rows.height}
+    if not cells:
+        return None
+    categories = list(_categories(run, results.factors))
+    titles = {"dense": "dense layer", "SAE": f"codes at {words.sparsity(at)} sparsity"}
+    table = pl.concat([c.with_columns(representation=pl.lit(titles[name])) for name, c in cells.items()])
+    return Figure(
+        name="categories-by-layer",
+        title="Which kinds of factors each layer holds",
+        caption=(
+            "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
+            f"{PREDICTED_R2} and above the upper end of the null. Each share is of the category's own size, so large "
+            "categories do not look better than small ones; a cell reads “predicted / all”."
+        ),
+        panels=[Panel(charts.category_map(c, categories=categories), titles[name]) for name, c in cells.items()],
+        table=table.select("representation", *(c for c in table.columns if c != "representation")),
+        height=28 * max(len(categories), 2) + 20,
+    )
+
+
+def category_cells(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+    """Count the predicted factors of each category and layer."""
+    categories = [run.category(t) for t in rows["target"]]
+    r2 = pl.col("value").fill_nan(None)
+    grouped = rows.with_columns(pl.Series("category", categories, dtype=pl.String()))
+    grouped = grouped.group_by("category", "layer", maintain_order=True).agg(
+        predicted().sum().cast(pl.Int64).alias("predicted"),
+        pl.len().cast(pl.Int64).alias("factors"),
+        r2.clip(lower_bound=0.0).mean().alias("mean_r2"),
+    )
+    share = (pl.col("predicted") / pl.col("factors")).alias("share")
+    text = pl.format("{}/{}", "predicted", "factors").alias("text")
+    return grouped.with_columns(share, text).sort("category", "layer")
+
+
+def factor_layer(results: Results) -> int | None:
+    """Return the layer whose factors are shown: the best one, or the nearest to it that has codes with factors."""
+    best = results.best_layer.layer
+    having = results.of("factor_r2", "sae")["layer"].unique().sort().to_list()
+    having = having or results.of("factor_r2")["layer"].unique().sort().to_list()
+    return min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
+
+
+def all_figures(run: Run) -> dict[str, list[Figure]]:
+    """Return every figure that the run's results allow, by section."""
+    results = run.results
+    labels = results.labels
+    sections: dict[str, list[Figure | None]] = {
+        "layers": [probe_by_layer(results, label) for label in labels],
+        "sparsity": [probe_against_sparsity(results, label) for label in labels],
+        "reconstruction": [explained_variance(results)],
+        "factors": [
+            factors_against_sparsity(run, "factor_r2"),
+            factors_against_sparsity(run, "effective_latents"),
+        ],
+        "categories": [category_map(run)],
+    }
+    return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
+
+
+def _with_all_probe_metrics(results: Results, label: str) -> pl.DataFrame:
+    metrics = ["probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"]
+    rows = results.shown.filter(pl.col("metric").is_in(metrics) & (pl.col("target") == label))
+    return tables.result_rows(rows.sort("metric", "layer", "representation", "sparsity", maintain_order=True))
+
+
+def _pooled_first(results: Results, metric: str, *, target: str) -> pl.DataFrame:
+    rows = results.shown.filter((pl.col("metric") == metric) & (pl.col("target") == target))
+    return rows.filter((pl.col("representation") == "sae") & pl.col("pooling").is_in(results.other_poolings))
+
+
+def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
+    """Group factors by category, in the order of the factors' card, then of their names."""
+    listed = [c for c in dict.fromkeys(run.categories.values())]
+    members: dict[str, list[str]] = {c: [] for c in listed}
+    for factor in sorted(factors):
+        members.setdefault(run.category(factor), []).append(factor)
+    return {c: m for c, m in members.items() if m}
+
+
+def _slug(label: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in label).strip("-").lower()[:40] or "label"

@@ -1,0 +1,99 @@
+"""What a report reads of a run folder; all but the results may be missing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from otoscope.artifacts import read_json, read_table
+from otoscope.errors import DamagedArtifact
+from otoscope.evaluate.record import SCHEMA
+from otoscope.explain import Moments, read_moments
+from otoscope.report.results import Results
+
+NO_CATEGORY = "other"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's contents as far as they exist."""
+
+    folder: Path
+    results: Results
+    config: dict[str, Any]
+    corpus: dict[str, Any]
+    clips: pl.DataFrame | None
+    set_aside: pl.DataFrame | None
+    factors: dict[str, Any]
+    cards: dict[str, dict[str, Any]]
+    activations: dict[str, Any]
+    moments: Moments | None
+
+    @property
+    def name(self) -> str:
+        """The run's name: the configuration's, or the folder's."""
+        return str(self.config.get("name") or self.folder.name)
+
+    @property
+    def title(self) -> str:
+        """The page's title: the configuration's, or one made of the corpus and the encoder."""
+        asked = (self.config.get("report") or {}).get("title")
+        return str(asked or f"What {self.encoder} hears in {self.corpus.get('name') or self.name}")
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's identifier, as the results name it."""
+        named = self.results.rows["encoder"].drop_nulls()
+        found = [e for e in named.unique(maintain_order=True) if e]
+        return found[0] if found else str(self.config.get("model") or "the encoder")
+
+    def category(self, factor: str) -> str:
+        """Return a factor's category; "other" for a factor that the card does not list."""
+        return self.categories.get(factor, NO_CATEGORY)
+
+    @property
+    def categories(self) -> dict[str, str]:
+        """Category of every factor of the factors' card, in its order."""
+        listed = self.factors.get("factors", [])
+        return {f["name"]: f.get("category") or NO_CATEGORY for f in listed}
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
+    rows = read_table(folder / "results.parquet")
+    if missing := SCHEMA.keys() - set(rows.columns):
+        raise DamagedArtifact(
+            f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
+        )
+    return Run(
+        folder=folder,
+        results=Results(rows.select(list(SCHEMA))),
+        config=_yaml(folder / "config.yaml"),
+        corpus=_json(folder / "corpus.json"),
+        clips=_table(folder / "corpus.parquet"),
+        set_aside=_table(folder / "set_aside.parquet"),
+        factors=_json(folder / "factors.json"),
+        cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json"))},
+        activations=_json(folder / "activations" / "manifest.json"),
+        moments=read_moments(folder / "moments"),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _table(path: Path) -> pl.DataFrame | None:
+    return read_table(path) if path.is_file() else None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DamagedArtifact(f"{path} is not valid YAML ({error}); run again to rewrite it") from error
+    return loaded if isinstance(loaded, dict) else {}

@@ -1,0 +1,165 @@
+"""How the numbers were made: prose from the results, and every setting from configuration and cards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from otoscope.report import tables, words
+from otoscope.report.figures import POOLINGS
+from otoscope.report.folder import Run
+from otoscope.report.html import Html, element, join, paragraphs
+from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
+
+
+def methods(run: Run) -> Html:
+    """Return the methods: paragraphs, then every setting of the run and of the dictionaries."""
+    blocks = [paragraphs(*_prose(run))]
+    if run.config:
+        blocks.append(_folded("Every setting of the run", tables.settings(run.config, caption="Settings of the run")))
+    if run.cards:
+        blocks.append(_dictionaries(run.cards))
+    return join(*blocks)
+
+
+def _prose(run: Run) -> list[str | None]:
+    results = run.results
+    return [
+        _sound(run),
+        f"Encoder. {run.encoder}, frozen and in evaluation mode, layers {words.listed(results.layers)}; layer 0 is the "
+        "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its valid "
+        "frames; padding is never counted.",
+        _codes(run),
+        "Probes. Multinomial logistic regression on standardised features, fitted on the training groups, its penalty "
+        "chosen on the validation groups, scored on the test groups. The null is the same probe on permuted labels."
+        if results.labels
+        else None,
+        f"Factors. {words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
+        "training groups and scored by R² on test groups. Effective dimensions are the exponential of the entropy of "
+        f"the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also exceeds the "
+        "upper end of its null."
+        if results.factors
+        else None,
+        "Intervals are 95 % bootstrap intervals that resample whole groups (never single clips); with few groups they "
+        "are wide, and with one group there is none. A dash stands where a number does not apply.",
+        _choices(run),
+    ]
+
+
+def _sound(run: Run) -> str:
+    name = run.corpus.get("name") or run.name
+    if run.clips is None:
+        return f"Sound. {name}."
+    clips = run.clips
+    parts: list[str] = []
+    for split in ("train", "valid", "test"):
+        of = clips.filter(pl.col("split") == split)
+        clips_and_groups = f"{words.count(of.height, 'clip')} of {words.count(of['group'].n_unique(), 'group')}"
+        parts.append(f"{clips_and_groups} to {split}")
+    hours = clips["duration_s"].sum() / 3600
+    rates = sorted(clips["rate_hz"].unique().to_list())
+    return (
+        f"Sound. {name}: {words.count(clips.height, 'clip')}, {hours:.2f} hours at {words.listed(rates)} Hz. "
+        f"Groups are never shared between splits: {words.listed(parts)}."
+    )
+
+
+def _codes(run: Run) -> str | None:
+    results = run.results
+    if not results.sparsities:
+        return None
+    rows = results.of(["explained_variance", "probe_accuracy", "factor_r2"], "sae")
+    budgets = rows.select("sparsity", "k").drop_nulls().unique().sort("sparsity")
+    spelled = [f"{words.sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
+    pooling = POOLINGS.get(results.pooling)
+    return (
+        f"Dictionaries. Sparse autoencoders with {results.latents} latents at sparsities {words.listed(spelled)}"
+        + (f"; {pooling}" if pooling else "")
+        + f". Seed {results.seed}."
+    )
+
+
+def _choices(run: Run) -> str:
+    results = run.results
+    said = [f"Where one layer stands for all it is layer {results.best_layer.layer}: {results.best_layer.reason}."]
+    if results.reference_sparsity is not None:
+        said.append(
+            f"Where one sparsity stands for all it is {words.sparsity(results.reference_sparsity)}, the nearest to "
+            f"{words.sparsity(REFERENCE_SPARSITY)}."
+        )
+    if len(results.protocols) > 1:
+        said.append(
+            f"Charts show the protocol {results.protocol}; the results also hold {words.listed(results.protocols[1:])}."
+        )
+    if len(results.seeds) > 1:
+        said.append(f"Charts show seed {results.seed}; the results also hold seeds {words.listed(results.seeds[1:])}.")
+    return " ".join(said)
+
+
+def _sources(run: Run) -> str:
+    listed = run.factors.get("factors", [])
+    sources = dict.fromkeys(str(f.get("source") or "unknown") for f in listed if f["name"] in set(run.results.factors))
+    return f"from {words.listed(sources)}" if sources else "source not recorded"
+
+
+def _dictionaries(cards: Mapping[str, Mapping[str, Any]]) -> Html:
+    """Return the cards' settings: what all dictionaries share once, what differs as a table."""
+    flat = {name: tables.flattened(card) for name, card in cards.items()}
+    keys = list(dict.fromkeys(k for card in flat.values() for k in card))
+    spelled = {k: {name: str(card.get(k, "–")) for name, card in flat.items()} for k in keys}
+    short = {k: v for k, v in spelled.items() if max(map(len, v.values())) <= 200}
+    same = {k: next(iter(v.values())) for k, v in short.items() if len(set(v.values())) == 1}
+    differing = {k: v for k, v in short.items() if k not in same}
+    table = pl.DataFrame(
+        {"dictionary": list(flat), **{k: [v[name] for name in flat] for k, v in differing.items()}},
+        schema={"dictionary": pl.String(), **dict.fromkeys(differing, pl.String())},
+    )
+    return join(
+        _folded(
+            "Settings that all dictionaries share",
+            tables.settings(same, caption="Settings that all dictionaries share"),
+        ),
+        tables.folded("What differs between dictionaries", table, "dictionaries"),
+    )
+
+
+def provenance(run: Run) -> Html:
+    """Return where everything came from: fingerprints, versions, revision, licence."""
+    corpus = {k: run.corpus[k] for k in ("name", "licence", "citation", "clips", "fingerprint") if run.corpus.get(k)}
+    first: Mapping[str, Any] = next(iter(run.cards.values()), {})
+    known = {
+        "corpus": corpus,
+        "encoder": {"name": run.encoder, **_picked(run.activations, ("revision", "rate_hz", "fingerprint"))},
+        "factors": _picked(run.factors, ("fingerprint", "source", "licence")),
+        "seed": words.listed(run.results.seeds) or None,
+        "versions": first.get("versions") or (run.moments.card.get("versions") if run.moments else None) or {},
+    }
+    revision = _find(first, "revision") or run.config.get("revision")
+    if revision and "revision" not in known["encoder"]:
+        known["encoder"]["revision"] = revision
+    return tables.settings({k: v for k, v in known.items() if v}, caption="Provenance")
+
+
+def set_aside(run: Run) -> Html:
+    """Return the clips that could not be used, each with its reason."""
+    if run.set_aside is None:
+        return element("p", "This run folder holds no table of clips that were set aside.")
+    if run.set_aside.is_empty():
+        return element("p", "No clip was set aside: every file could be used.")
+    clips = run.clips.height if run.clips is not None else 0
+    said = f"{words.count(run.set_aside.height, 'file')} could not be used and stands in no number"
+    beside = f"; {words.count(clips, 'clip')} could." if clips else "."
+    return join(element("p", said + beside), tables.folded("Files set aside", run.set_aside, "set-aside"))
+
+
+def _picked(card: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    flat = tables.flattened(card)
+    return {k.rsplit(".", 1)[-1]: v for k, v in flat.items() if k.rsplit(".", 1)[-1] in keys}
+
+
+def _find(card: Mapping[str, Any], key: str) -> Any:
+    return next((v for k, v in tables.flattened(card).items() if k.rsplit(".", 1)[-1] == key), None)
+
+
+def _folded(title: str, inner: Html) -> Html:
+    return element("details", element("summary", title), inner, class_="table")

@@ -1,0 +1,178 @@
+"""Which rows of a results table the charts and sentences are about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+PREFERRED_POOLING = "encode_then_pool"
+REFERENCE_SPARSITY = 0.9
+PREDICTED_R2 = 0.1
+"""A factor counts as predicted from this held-out R² on, if it also lies above its null."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of `results.parquet`, and the views of it that the page shows.
+
+    Charts show one protocol, one seed and one number of latents: the first of each (the lowest
+    seed, the most frequent number of latents); the tables' full download holds every row.
+    """
+
+    rows: pl.DataFrame
+
+    @cached_property
+    def shown(self) -> pl.DataFrame:
+        """Rows of the protocol, seed and dictionary width that the charts are drawn of, split "test"."""
+        rows = self.rows
+        if rows.is_empty():
+            return rows
+        rows = rows.filter(pl.col("protocol") == self.protocol)
+        if self.seed is not None:
+            rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
+        if self.latents is not None:
+            rows = rows.filter((pl.col("pooling") != self.pooling) | (pl.col("latents") == self.latents))
+        return rows.filter(pl.col("split") == "test")
+
+    @cached_property
+    def protocols(self) -> list[str]:
+        """All protocols, in the order of the table."""
+        return self.rows["protocol"].unique(maintain_order=True).to_list()
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that the charts show."""
+        return self.protocols[0] if self.protocols else ""
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """All seeds of dictionaries, ascending."""
+        return self._of_dictionaries["seed"].drop_nulls().unique().sort().to_list()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that the charts show; None where no dictionary names one."""
+        return self.seeds[0] if self.seeds else None
+
+    @cached_property
+    def latents(self) -> int | None:
+        """The dictionary width that the charts show; None where there is no dictionary."""
+        widths = self._of_dictionaries.filter(pl.col("pooling") == self.pooling)["latents"].drop_nulls()
+        if widths.is_empty():
+            return None
+        counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
+        return int(counted["latents"][0])
+
+    @property
+    def _of_dictionaries(self) -> pl.DataFrame:
+        return self.rows.filter((pl.col("representation") == "sae") & (pl.col("protocol") == self.protocol))
+
+    @cached_property
+    def pooling(self) -> str:
+        """How the codes that the charts show were pooled: `encode_then_pool` where present."""
+        return PREFERRED_POOLING if PREFERRED_POOLING in self.poolings or not self.poolings else self.poolings[0]
+
+    @cached_property
+    def poolings(self) -> list[str]:
+        """All ways in which codes were pooled for probes and factors, in the order of the table."""
+        read = self._of_dictionaries.filter(pl.col("metric").str.contains("^(probe|factor)_"))
+        return read["pooling"].unique(maintain_order=True).to_list()
+
+    @property
+    def other_poolings(self) -> list[str]:
+        """The ways of pooling that the charts do not show as the main one."""
+        return [p for p in self.poolings if p != self.pooling]
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """All layers, ascending."""
+        return self.rows["layer"].drop_nulls().unique().sort().to_list()
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Targets of the probes, in the order of the table."""
+        return self._targets("probe_accuracy")
+
+    @cached_property
+    def factors(self) -> list[str]:
+        """Factors that were regressed, in the order of the table."""
+        return self._targets("factor_r2")
+
+    @cached_property
+    def sparsities(self) -> list[float]:
+        """Sparsities of the dictionaries, ascending."""
+        return self.shown["sparsity"].drop_nulls().unique().sort().to_list()
+
+    @cached_property
+    def reference_sparsity(self) -> float | None:
+        """The sparsity that stands for all where only one can be shown: the one nearest to 90 %."""
+        return min(self.sparsities, key=lambda s: (abs(s - REFERENCE_SPARSITY), s), default=None)
+
+    @cached_property
+    def best_layer(self) -> "BestLayer":
+        """The layer that stands for all where only one can be shown."""
+        return _choose_layer(self)
+
+    def of(self, metric: str | Sequence[str], representation: str | None = None, **equal: Any) -> pl.DataFrame:
+        """Return the shown rows of a metric; codes only of the pooling that the charts show."""
+        metrics = [metric] if isinstance(metric, str) else list(metric)
+        rows = self.shown.filter(pl.col("metric").is_in(metrics))
+        rows = rows.filter((pl.col("representation") != "sae") | ~pl.col("pooling").is_in(self.other_poolings))
+        if representation is not None:
+            rows = rows.filter(pl.col("representation") == representation)
+        for column, value in equal.items():
+            rows = rows.filter(pl.col(column) == value)
+        return rows
+
+    def one(self, metric: str, representation: str, **equal: Any) -> dict[str, Any] | None:
+        """Return the first such row with a value, or None."""
+        rows = self.of(metric, representation, **equal).filter(pl.col("value").is_not_nan())
+        return rows.row(0, named=True) if rows.height else None
+
+    def _targets(self, metric: str) -> list[str]:
+        return self.shown.filter(pl.col("metric") == metric)["target"].unique(maintain_order=True).to_list()
+
+
+@dataclass(frozen=True)
+class BestLayer:
+    """A layer and the sentence that says how it was chosen."""
+
+    layer: int | None
+    reason: str
+
+
+def predicted() -> pl.Expr:
+    """Return the rule by which a row of `factor_r2` counts as predicted."""
+    above_null = pl.col("value") > pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
+    return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2) & above_null
+
+
+def _choose_layer(results: Results) -> BestLayer:
+    dense = results.rows.filter(
+        (pl.col("representation") == "dense") & (pl.col("protocol") == results.protocol) & pl.col("value").is_not_nan()
+    )
+    if results.labels:
+        probes = dense.filter((pl.col("metric") == "probe_accuracy") & (pl.col("target") == results.labels[0]))
+        held = probes.filter(pl.col("split") == "valid")
+        if layer := _highest(held):
+            return BestLayer(layer[0], "it has the highest accuracy of the dense probe on the validation groups")
+        if layer := _highest(probes.filter(pl.col("split") == "test")):
+            return BestLayer(
+                layer[0],
+                "it has the highest accuracy of the dense probe on the test groups, so its own number is a maximum "
+                "over layers and a little optimistic",
+            )
+    r2 = dense.filter((pl.col("metric") == "factor_r2") & (pl.col("split") == "test"))
+    median = r2.group_by("layer").agg(pl.col("value").median()).sort("layer")
+    if layer := _highest(median):
+        return BestLayer(layer[0], "the dense layer's median held-out R² over the factors is highest there")
+    rebuilt = results.of("explained_variance", "sae").group_by("layer").agg(pl.col("value").mean()).sort("layer")
+    if layer := _highest(rebuilt):
+        return BestLayer(layer[0], "the dictionaries explain most of its variance")
+    return BestLayer(results.layers[0] if results.layers else None, "it is the first")
+
+
+def _highest(rows: pl.DataFrame) -> list[int]:
+    return rows.sort(["value", "layer"], descending=[True, False])["layer"].head(1).to_list()

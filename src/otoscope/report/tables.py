@@ -1,0 +1,119 @@
+"""Tables behind the charts: shown rounded, downloadable to the last digit."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from otoscope.report import words
+from otoscope.report.html import Html, element, join
+
+TITLES: dict[str, str] = {
+    "k": "k",
+    "low": "interval from",
+    "high": "interval to",
+    "null_mean": "null, mean",
+    "null_high": "null, upper end",
+    "sae_id": "dictionary",
+    "n": "rows",
+}
+RESULT_COLUMNS = (
+    *("target", "layer", "representation", "pooling", "sparsity", "latents", "k", "metric", "value"),
+    *("low", "high", "null_mean", "null_high", "n", "groups"),
+)
+MAX_ROWS = 300
+"""Rows a table shows at most; its download always holds all."""
+
+
+def csv_link(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Html:
+    """Return a link that holds the whole table as CSV, floats to the last digit."""
+    data = b64encode(rows.write_csv().encode()).decode()
+    return element("a", text, href=f"data:text/csv;charset=utf-8;base64,{data}", download=f"{name}.csv", class_="csv")
+
+
+def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: str = "") -> Html:
+    """Return a table that opens on a click, with its download."""
+    if rows.is_empty():
+        return Html("")
+    shown = f"{words.count(rows.height, 'row')}"
+    if rows.height > MAX_ROWS:
+        note = f"{note} The first {MAX_ROWS} of {rows.height:,} rows are shown; the download holds all.".strip()
+    return element(
+        "details",
+        element("summary", title, " ", element("span", f"({shown})", class_="quiet")),
+        element("p", note, class_="quiet") if note else None,
+        element("p", csv_link(rows, name)),
+        table(rows.head(MAX_ROWS), caption=title, digits=digits),
+        class_="table",
+    )
+
+
+def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Html:
+    """Return a table that scrolls sideways by itself; numbers are right-aligned and hold their exact value."""
+    numeric = {c: rows.schema[c].is_numeric() for c in rows.columns}
+    titles = (TITLES.get(c, c.replace("_", " ")) for c in rows.columns)
+    head = join(
+        *(
+            element("th", t, scope="col", class_="number" if numeric[c] else None)
+            for c, t in zip(rows.columns, titles, strict=True)
+        )
+    )
+    body = join(*(element("tr", *(_cell(row[c], c, digits) for c in rows.columns)) for row in rows.rows(named=True)))
+    inner = element("table", element("thead", element("tr", head)), element("tbody", body))
+    return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
+
+
+def _cell(value: Any, column: str, digits: int) -> Html:
+    if isinstance(value, float):
+        text = words.sparsity(value) if column == "sparsity" else words.decimal(value, digits)
+        inner = element("data", text, value=repr(value)) if words.known(value) else "–"
+        return element("td", inner, class_="number")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return element("td", element("data", str(value), value=value), class_="number")
+    return element("td", "–" if value is None else str(value))
+
+
+def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep the columns that a reader needs; leave out those that are empty throughout."""
+    kept = [c for c in RESULT_COLUMNS if not _empty(rows[c])]
+    return rows.select(kept)
+
+
+def _empty(column: pl.Series) -> bool:
+    if column.dtype.is_float():
+        return column.fill_nan(None).is_null().all()
+    return column.is_null().all() or (column.dtype == pl.String and (column.fill_null("") == "").all())
+
+
+def settings(values: Mapping[str, Any], *, caption: str) -> Html:
+    """Return a two-column table of settings, nested ones under dotted names."""
+    rows = [
+        element("tr", element("th", key, scope="row"), element("td", _spelled(value)))
+        for key, value in flattened(values).items()
+    ]
+    inner = element("table", element("tbody", *rows), class_="settings")
+    return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level with dotted names.
+
+    >>> flattened({"sae": {"k": 3, "decay": {"from": 0.8}}})
+    {'sae.k': 3, 'sae.decay.from': 0.8}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flattened(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _spelled(value: Any) -> str:
+    if value is None or value in ({}, []):
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value)
+    return str(value)

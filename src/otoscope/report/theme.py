@@ -1,0 +1,96 @@
+"""One colour a representation and a layer, in a light and a dark form, through the whole page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FONT = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One meaning in two forms: on a light page (and in print), and on a dark page."""
+
+    light: str
+    dark: str
+
+
+DENSE = Colour("#b8500f", "#f29a5c")
+SAE = Colour("#1c66a8", "#6fb4f0")
+SAE_POOLED = Colour("#6f4b99", "#c2a2ec")
+OTHER = Colour("#4f6f3a", "#a5cc8a")
+NULL = Colour("#7c7c80", "#97979d")
+FACTOR = Colour("#b9c3cf", "#4a5766")
+
+REPRESENTATIONS: dict[str, Colour] = {
+    "dense": DENSE,
+    "SAE": SAE,
+    "SAE, pooled first": SAE_POOLED,
+}
+"""Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
+
+LAYER_ANCHORS = (
+    Colour("#43207e", "#bda4f7"),
+    Colour("#2a6592", "#74b4ea"),
+    Colour("#1d8a72", "#63d8b0"),
+    Colour("#a97f00", "#f3d45f"),
+)
+"""Four points that the layers' colours run through, from the first layer to the last."""
+
+
+def layer_colours(layers: Sequence[int]) -> dict[int, Colour]:
+    """Give each layer a colour of its own, evenly along the anchors, in the order of depth."""
+    ordered = sorted(set(layers))
+    last = max(len(ordered) - 1, 1)
+    return {layer: _between(rank / last) for rank, layer in enumerate(ordered)}
+
+
+def _between(position: float) -> Colour:
+    scaled = position * (len(LAYER_ANCHORS) - 1)
+    low = min(int(scaled), len(LAYER_ANCHORS) - 2)
+    a, b, share = LAYER_ANCHORS[low], LAYER_ANCHORS[low + 1], scaled - low
+    return Colour(_mix(a.light, b.light, share), _mix(a.dark, b.dark, share))
+
+
+def _mix(first: str, second: str, share: float) -> str:
+    pairs = ((int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
+def chart_config(*, ink: str, quiet: str, grid: str, paper: str | None) -> dict[str, Any]:
+    """Return the Vega-Lite configuration that all charts share, in the given colours."""
+    title = {"titleColor": ink, "titleFontSize": 12, "titleFontWeight": 500, "labelColor": quiet, "labelFontSize": 11}
+    return {
+        "font": FONT,
+        "background": paper,
+        "view": {"stroke": None},
+        "axis": {**title, "gridColor": grid, "domainColor": quiet, "tickColor": quiet, "labelOverlap": True},
+        "axisX": {"grid": False, "labelAngle": 0, "titlePadding": 8},
+        "axisY": {"domain": False, "ticks": False, "titlePadding": 10},
+        "legend": {**title, "orient": "top", "symbolStrokeWidth": 3, "symbolSize": 90, "columnPadding": 14},
+        "title": {"color": ink, "fontSize": 13, "fontWeight": 600, "anchor": "start", "subtitleColor": quiet},
+        "header": {"labelColor": ink, "titleColor": ink},
+        "text": {"color": ink, "font": FONT},
+        "range": {"heatmap": list(HEAT_LIGHT)},
+    }
+
+
+HEAT_LIGHT = ("#f3f1ea", "#c9d9e6", "#86b0d2", "#3f80b8", "#154a80")
+HEAT_DARK = ("#23262b", "#24415c", "#2f6796", "#5598cf", "#a9d5f8")
+
+LIGHT_CONFIG = chart_config(ink="#22252a", quiet="#5c626b", grid="#e4e2dc", paper=None)
+DARK_CONFIG = {
+    **chart_config(ink="#e8e6e1", quiet="#a3a8b0", grid="#34373d", paper=None),
+    "range": {"heatmap": list(HEAT_DARK)},
+}
+PRINT_CONFIG = {**LIGHT_CONFIG, "background": "#ffffff"}
+
+
+def page_themes(layers: Sequence[int]) -> dict[str, Any]:
+    """Return what the page's script needs to draw the charts in either scheme.
+
+    `swap` maps every light colour that a chart may hold to its dark form.
+    """
+    meanings: Mapping[str, Colour] = {**REPRESENTATIONS, "null": NULL, "factor": FACTOR, "other": OTHER}
+    colours = [*meanings.values(), *layer_colours(layers).values()]
+    return {"light": LIGHT_CONFIG, "dark": DARK_CONFIG, "swap": {c.light: c.dark for c in colours}}

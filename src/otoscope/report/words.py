@@ -1,0 +1,95 @@
+"""Numbers as a reader sees them, each with its interval, its null and its groups."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+METRIC_WORDS: dict[str, str] = {
+    "explained_variance": "explained variance",
+    "mse": "mean squared error",
+    "cosine": "cosine similarity",
+    "l0": "active latents a row (L0)",
+    "dead_fraction": "dead latents",
+    "always_on_fraction": "always-on latents",
+    "probe_accuracy": "accuracy",
+    "probe_balanced_accuracy": "balanced accuracy",
+    "probe_macro_f1": "macro-F1",
+    "factor_r2": "held-out R²",
+    "completeness": "completeness",
+    "effective_latents": "effective dimensions",
+    "disentanglement": "disentanglement",
+}
+"""Metric identifiers in words."""
+
+Number = float | int | None
+
+
+def known(value: Number) -> bool:
+    """Tell whether a value is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def decimal(value: Number, digits: int = 3) -> str:
+    """Return a number with a true minus sign, or a dash where it does not apply.
+
+    >>> decimal(-0.12345), decimal(float("nan")), decimal(12345.6, 0)
+    ('−0.123', '–', '12,346')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:,.{digits}f}"
+    if text.startswith("-") and not any(c in text for c in "123456789"):
+        text = text[1:]
+    return text.replace("-", "−")
+
+
+def percent(value: Number, digits: int = 1) -> str:
+    """Return a fraction as a percentage.
+
+    >>> percent(0.9375), percent(None)
+    ('93.8 %', '–')
+    """
+    return f"{decimal(100 * value, digits)} %" if value is not None and math.isfinite(value) else "–"
+
+
+def sparsity(value: Number) -> str:
+    """Return a sparsity as the charts label it.
+
+    >>> sparsity(0.95), sparsity(0.975)
+    ('95 %', '97.5 %')
+    """
+    return f"{100 * value:.4g} %" if value is not None and math.isfinite(value) else "–"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "group"), count(3200, "clip")
+    ('1 group', '3,200 clips')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(items: Iterable[object]) -> str:
+    """Join items as in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    words = [str(i) for i in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
+    """Return what stands in brackets behind a number: interval, null, clips and groups."""
+    shown = percent if as_percent else decimal
+    parts: list[str] = []
+    if known(row["low"]) and known(row["high"]):
+        parts.append(f"95 % interval {shown(row['low'])} to {shown(row['high'])}")
+    if known(row["null_mean"]):
+        upper = f", up to {shown(row['null_high'])}" if known(row["null_high"]) else ""
+        parts.append(f"null {shown(row['null_mean'])}{upper}")
+    if row["n"]:
+        of_groups = f" of {count(row['groups'], 'group')}" if row["groups"] else ""
+        parts.append(f"{count(row['n'], 'clip')}{of_groups}")
+    return "; ".join(parts)
