@@ -2,44 +2,87 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.batches import Runtime
 from otoscope.encoders.checkpoint import read_config
 from otoscope.encoders.resolve import Place, Source, place_of, resolve
-from otoscope.encoders.whisper import Context
-from otoscope.errors import ConfigError, UnknownEncoder, suggest
+from otoscope.encoders.whisper import Context, load_whisper
+from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
 
 Constructor = Callable[[Source, Context, Runtime], Encoder]
 
 
 def _whisper(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.whisper import load_whisper
-
     return load_whisper(source, context=context, runtime=runtime)
 
 
+def _wav2vec2(family: str, source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.wav2vec2 import load_wav2vec2
+
+    del context  # these models encode only the sound there is, whichever is asked for
+    return load_wav2vec2(source, runtime=runtime, family=family)
+
+
+def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.mert import load_mert
+
+    del context
+    return load_mert(source, runtime=runtime)
+
+
+def _ast(source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.ast import load_ast
+
+    if context != "exact":
+        raise EncoderError(f"{source.name} has no short context: AST is trained on its whole window; use 'exact'")
+    return load_ast(source, runtime=runtime)
+
+
 FAMILIES: dict[str, Constructor] = {
+    "wav2vec2": partial(_wav2vec2, "wav2vec2"),
+    "hubert": partial(_wav2vec2, "hubert"),
+    "wavlm": partial(_wav2vec2, "wavlm"),
+    "data2vec-audio": partial(_wav2vec2, "data2vec-audio"),
+    "unispeech-sat": partial(_wav2vec2, "unispeech-sat"),
+    "mert_model": _mert,
     "whisper": _whisper,
+    "audio-spectrogram-transformer": _ast,
 }
 """What loads a checkpoint, by the `model_type` of its configuration."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """Facts about a published checkpoint: blocks and width are those of the encoder."""
+    """Facts about a published checkpoint's encoder, from its configuration on the hub."""
 
     family: str
     rate_hz: int
     blocks: int
     width: int
-    frame_rate_hz: float
+    frame_rate_hz: float = 50.0
 
 
 MODELS: dict[str, KnownModel] = {
-    "openai/whisper-tiny.en": KnownModel("whisper", 16000, 4, 384, 50.0),
+    "openai/whisper-tiny.en": KnownModel("whisper", 16000, 4, 384),
+    "openai/whisper-tiny": KnownModel("whisper", 16000, 4, 384),
+    "openai/whisper-base": KnownModel("whisper", 16000, 6, 512),
+    "openai/whisper-small": KnownModel("whisper", 16000, 12, 768),
+    "openai/whisper-large-v3": KnownModel("whisper", 16000, 32, 1280),
+    "facebook/wav2vec2-base": KnownModel("wav2vec2", 16000, 12, 768),
+    "facebook/wav2vec2-large-lv60": KnownModel("wav2vec2", 16000, 24, 1024),
+    "facebook/hubert-base-ls960": KnownModel("hubert", 16000, 12, 768),
+    "facebook/hubert-large-ll60k": KnownModel("hubert", 16000, 24, 1024),
+    "microsoft/wavlm-base-plus": KnownModel("wavlm", 16000, 12, 768),
+    "microsoft/wavlm-large": KnownModel("wavlm", 16000, 24, 1024),
+    "facebook/data2vec-audio-base": KnownModel("data2vec-audio", 16000, 12, 768),
+    "microsoft/unispeech-sat-base-plus": KnownModel("unispeech-sat", 16000, 12, 768),
+    "m-a-p/MERT-v1-95M": KnownModel("mert_model", 24000, 12, 768, 75.0),
+    "MIT/ast-finetuned-audioset-10-10-0.4593": KnownModel("audio-spectrogram-transformer", 16000, 12, 768, 10.0),
 }
+"""Well-known identifiers, for `otoscope models` and for suggestions; any other of these families loads as well."""
 
 
 def load_encoder(
@@ -71,5 +114,5 @@ def load_encoder(
 
 
 def resolves(model: str | Path) -> Place | None:
-    """Say where a model would be found (folder, cache, wheel, or by asking the hub), without network; None if nowhere."""
+    """Say where a model would be found (folder, cache, wheel, or by asking the hub), without network; else None."""
     return place_of(model)

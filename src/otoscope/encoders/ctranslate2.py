@@ -81,7 +81,7 @@ def read_ct2(data: memoryview) -> CT2Model:
 
 
 def require_plain_whisper(model: CT2Model) -> None:
-    """Raise `EncoderError` unless a model is a Whisper in floating point with the usual settings and tied embeddings."""
+    """Raise `EncoderError` unless a model is an unquantised Whisper with the usual settings and tied embeddings."""
     if model.specification != "WhisperSpec":
         raise EncoderError(f"model.bin holds a {model.specification}; only WhisperSpec is read")
     for name, usual in EXPECTED_SETTINGS.items():

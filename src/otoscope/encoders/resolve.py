@@ -40,7 +40,7 @@ def is_path(model: str) -> bool:
 
 
 def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
-    """Return the snapshot of a model in the Hugging Face cache, if it is whole enough to load; never asks the network."""
+    """Return a model's snapshot in the Hugging Face cache, if it is whole enough to load; never asks the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

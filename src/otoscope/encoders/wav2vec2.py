@@ -1,0 +1,239 @@
+"""The wav2vec 2.0 family: wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech-SAT, and MERT-v1 as HuBERT.
+
+Strided convolutions turn samples into frames, a positional convolution lets each frame see its neighbours, then
+blocks attend over the whole clip. Layer 0 is the first block's input, behind the positional convolution (and, in
+post-norm models, its layer norm): transformers' `hidden_states[0]`. Layer i is the raw output of block i; pre-norm
+models ("stable layer norm", the large ones) put a final norm behind the last block, which transformers applies to
+`last_hidden_state` and otoscope leaves off.
+
+Padding: "group" feature extractors normalise over all moments of a clip, data2vec's stacked positional convolutions
+and a batch-normalised one carry padding into the sound, and WavLM's biased attention takes no boolean mask. All of
+these get batches of equal length (huggingface/transformers#10117, #47739; pytorch/audio#3700). The rest are padded
+with an attention mask, which is exact.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from otoscope.encoders.base import (
+    Encoded,
+    Frames,
+    Layer,
+    check_layers,
+    check_waves,
+    convolved,
+    convolved_field,
+    frame_spans,
+)
+from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
+from otoscope.encoders.capture import capture
+from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.resolve import Source
+from otoscope.errors import EncoderError
+
+TRAINING_ONLY = r"(^|\.)masked_spec_embed$"
+"""What stands for a masked frame in training; eval mode never reads it."""
+
+MAY_BRING = (
+    TRAINING_ONLY,
+    r"^(quantizer|project_q|project_hid)\.",  # wav2vec 2.0's and UniSpeech-SAT's contrastive task
+    r"^(final_proj|label_embs_concat|label_embeddings_concat|speaker_proj)\b",  # HuBERT's and UniSpeech-SAT's targets
+    r"^lm_head\.",  # CTC
+    r"^(projector|classifier|tdnn|objective)\.|^layer_weights$",  # classification and x-vectors
+    r"^feature_extractor\.(weight|bias)$",  # the x-vector head's own, not the convolutions
+)
+"""Keys of a checkpoint that the bare encoder has no use for: task heads and parts used in training only."""
+
+LENGTH_STEP = 1.25
+"""Clips padded together differ in length by no more than this factor, so little is spent on padding."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Names of a family's classes in transformers, and its attention.
+
+    WavLM's gated relative position bias exists in its own attention alone ("eager"); the others use PyTorch's
+    scaled dot product ("sdpa"), which agrees with eager attention to 1e-5 and repeats itself exactly.
+    """
+
+    config: str
+    model: str
+    attention: str = "sdpa"
+    masks_exactly: bool = True
+
+
+ARCHITECTURES = {
+    "wav2vec2": Architecture("Wav2Vec2Config", "Wav2Vec2Model"),
+    "hubert": Architecture("HubertConfig", "HubertModel"),
+    "wavlm": Architecture("WavLMConfig", "WavLMModel", attention="eager", masks_exactly=False),
+    "data2vec-audio": Architecture("Data2VecAudioConfig", "Data2VecAudioModel", masks_exactly=False),
+    "unispeech-sat": Architecture("UniSpeechSatConfig", "UniSpeechSatModel"),
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The convolutions between samples and frames."""
+
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    positional_frames: int
+
+    @property
+    def field_samples(self) -> int:
+        """Samples under one frame before the positional convolution."""
+        return convolved_field(self.kernels, self.strides)[0]
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return convolved_field(self.kernels, self.strides)[1]
+
+    def count(self, samples: int) -> int:
+        """Count the frames of a clip."""
+        return convolved(samples, self.kernels, self.strides)
+
+
+def geometry_of(config: Any) -> Geometry:
+    """Read the convolutions off a configuration.
+
+    >>> from types import SimpleNamespace
+    >>> base = {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)}
+    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=128)).positional_frames
+    128
+    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)).positional_frames
+    91
+    """
+    kernel = getattr(config, "conv_pos_kernel_size", None)
+    # data2vec stacks `num_conv_pos_embeddings` convolutions where the others have one of that many taps
+    positional = config.num_conv_pos_embeddings * (kernel - 1) + 1 if kernel else config.num_conv_pos_embeddings
+    return Geometry(tuple(config.conv_kernel), tuple(config.conv_stride), int(positional))
+
+
+@dataclass(frozen=True, eq=False)
+class Wav2Vec2Encoder:
+    """One model of the wav2vec 2.0 family as an `Encoder`."""
+
+    name: str
+    revision: str
+    rate_hz: int
+    layers: tuple[Layer, ...]
+    geometry: Geometry
+    pads: bool
+    runtime: Runtime
+    model: Any
+    extractor: Any
+
+    @property
+    def window_s(self) -> float | None:
+        """No bound: positions are relative."""
+        return None
+
+    @property
+    def min_samples(self) -> int:
+        """The samples under one frame."""
+        return self.geometry.field_samples
+
+    def frames(self, samples: int) -> Frames:
+        """Place a clip's frames: as many as the convolutions give, the first centred on its receptive field."""
+        layer = self.layers[0]
+        return frame_spans(self.geometry.count(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
+
+    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+        """Run clips of any lengths; see `Encoder.encode`."""
+        check_layers(layers, self.layers, self.name)
+        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
+
+        def run(arrays: list[np.ndarray[Any, Any]]) -> Part:
+            inputs = self.extractor(
+                arrays,
+                sampling_rate=self.rate_hz,
+                padding=True,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            values = inputs.input_values.to(self.runtime.device)
+            mask = inputs.attention_mask.to(self.runtime.device)
+            # an all-true mask would take another kernel than the same clip alone
+            mask = None if bool(mask.all()) else mask
+            return Part(
+                capture(lambda: self.model(values, attention_mask=mask), self.model.encoder.layers, set(layers)), {}
+            )
+
+        return encode_in_buckets(
+            waves, layers, runtime=self.runtime, bucket=self._bucket, frames=self.geometry.count, run=run
+        )
+
+    def _bucket(self, samples: int) -> Hashable:
+        return int(math.log(samples, LENGTH_STEP)) if self.pads else samples
+
+
+def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any = None) -> Wav2Vec2Encoder:
+    """Load a folder of the family in its own architecture; `config` overrides the folder's (MERT)."""
+    import transformers
+
+    architecture = ARCHITECTURES[family]
+    if config is None:
+        config = getattr(transformers, architecture.config).from_pretrained(source.folder)
+    config.output_hidden_states = config.output_attentions = False
+    if getattr(config, "adapter_attn_dim", None) is not None:
+        raise EncoderError(
+            f"{source.name} has language adapters in its blocks (adapter_attn_dim={config.adapter_attn_dim}); "
+            "which language it is to hear cannot be said: use the model it was adapted from"
+        )
+    model = load_strictly(
+        getattr(transformers, architecture.model),
+        source.folder,
+        config=config,
+        attention=architecture.attention,
+        may_lack=(TRAINING_ONLY,),
+        may_bring=MAY_BRING,
+    ).to(runtime.device)
+    extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder)
+    geometry = geometry_of(config)
+    rate_hz = int(extractor.sampling_rate)
+    layers = wav2vec2_layers(geometry, rate_hz=rate_hz, width=int(config.hidden_size), blocks=len(model.encoder.layers))
+    return Wav2Vec2Encoder(
+        name=source.name,
+        revision=source.revision,
+        rate_hz=rate_hz,
+        layers=layers,
+        geometry=geometry,
+        pads=architecture.masks_exactly
+        and config.feat_extract_norm == "layer"
+        and not getattr(config, "conv_pos_batch_norm", False),
+        runtime=runtime,
+        model=model,
+        extractor=extractor,
+    )
+
+
+def wav2vec2_layers(geometry: Geometry, *, rate_hz: int, width: int, blocks: int) -> tuple[Layer, ...]:
+    """Describe layers 0 to `blocks`.
+
+    Frame i of the convolutions covers samples `[i hop, i hop + field)`, so it is centred at
+    `(i hop + field / 2) / rate`. The positional convolution adds `positional_frames - 1` hops to the field.
+
+    >>> layer = wav2vec2_layers(Geometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), 128),
+    ...                         rate_hz=16000, width=768, blocks=12)[0]
+    >>> layer.rate_hz, layer.offset_s, layer.receptive_field_s
+    (50.0, 0.0125, 2.565)
+    """
+    field, hop = geometry.field_samples, geometry.hop_samples
+    return tuple(
+        Layer(
+            index=i,
+            width=width,
+            rate_hz=rate_hz / hop,
+            receptive_field_s=(field + (geometry.positional_frames - 1) * hop) / rate_hz,
+            offset_s=field / 2 / rate_hz,
+            attends=i > 0,
+        )
+        for i in range(blocks + 1)
+    )
