@@ -71,4 +71,4 @@ def _support(clips: pl.DataFrame, column: str) -> pl.DataFrame:
         .then(pl.lit("no clip in test"))
     )
     judged = counts.with_columns(reason=reason).with_columns(usable=pl.col("reason").is_null())
-    return judged.sort("class").select(*_SUPPORT).cast(dict(_SUPPORT))
+    return judged.sort("class").select(*_SUPPORT).cast(pl.Schema(_SUPPORT))

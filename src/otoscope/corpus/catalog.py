@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from otoscope.corpus.inspect import Progress, inspect
 from otoscope.corpus.listing import CorpusSpec
@@ -77,18 +78,21 @@ def validated(model: type[Model], settings: Settings, *, section: str = "corpus"
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        faults: list[str] = []
-        for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"]) or "settings"
-            if fault["type"] == "extra_forbidden":
-                faults.append(f"unknown key {section}.{key}; {suggest(key, model.model_fields)}")
-            elif fault["type"] == "missing":
-                faults.append(f"{section}.{key} is missing ({model.model_fields[key].description})")
-            else:
-                told = fault["msg"].removeprefix("Value error, ")
-                got = "" if isinstance(fault["input"], dict) else f"; got {fault['input']!r}"
-                faults.append(f"{section}.{key}: {told}{got}")
+        faults = [_told(fault, model, section) for fault in error.errors()]
         raise ConfigError("; ".join(faults)) from error
+
+
+def _told(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
+    """Return one fault of a validation in a sentence: where, what is wrong, what was given."""
+    key = ".".join([section, *(str(part) for part in fault["loc"])])
+    name = str(fault["loc"][-1]) if fault["loc"] else ""
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key}; {suggest(name, model.model_fields)}"
+    if fault["type"] == "missing":
+        field = model.model_fields.get(name)
+        return f"{key} is missing ({field.description})" if field and field.description else f"{key} is missing"
+    got = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
 
 def build_corpus(

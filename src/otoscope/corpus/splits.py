@@ -57,7 +57,7 @@ def deal(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
     out of the train groups by the same ranks.
 
     >>> deal({"ann": None, "bob": "test", "cy": None, "di": None}, Splits())
-    {'ann': 'train', 'bob': 'test', 'cy': 'valid', 'di': 'train'}
+    {'ann': 'valid', 'bob': 'test', 'cy': 'train', 'di': 'train'}
     """
     _check_names(given, splits)
     sides = _stated(given, splits)

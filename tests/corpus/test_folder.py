@@ -1,0 +1,85 @@
+"""The folder loader: classes by sub-folder, groups as the user says."""
+
+import pytest
+from pydantic import ValidationError
+
+from otoscope.corpus.folder import FolderCorpus
+from otoscope.errors import CorpusError
+
+TREE = ["belt/ann/ann_1.wav", "belt/bob/bob_1.wav", "breathy/ann/ann_2.wav"]
+
+
+@pytest.fixture
+def root(record, tmp_path):
+    for path in TREE:
+        record(path)
+    return tmp_path
+
+
+def test_the_class_is_the_first_folder_and_each_file_its_own_group(root):
+    listing = FolderCorpus(root=root).listing(root)
+    assert listing.clips.select("path", "group", "label_class").rows() == [
+        (path, path, path.split("/")[0]) for path in TREE
+    ]
+    assert listing.clips["split"].null_count() == len(TREE)
+    assert listing.name == root.name
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "groups"),
+    [
+        ({"class_from": "parent"}, ["ann", "bob", "ann"], TREE),
+        ({"group_from": "parent"}, ["belt", "belt", "breathy"], ["belt/ann", "belt/bob", "breathy/ann"]),
+        ({"group_from": "top"}, ["belt", "belt", "breathy"], ["belt", "belt", "breathy"]),
+        ({"group_pattern": r"(?P<group>[a-z]+)_\d"}, ["belt", "belt", "breathy"], ["ann", "bob", "ann"]),
+    ],
+)
+def test_class_and_group_come_from_where_the_user_says(root, options, classes, groups):
+    clips = FolderCorpus(root=root, **options).listing(root).clips
+    assert clips["label_class"].to_list() == classes
+    assert clips["group"].to_list() == groups
+
+
+def test_a_flat_folder_has_no_label(record, tmp_path):
+    record("a.wav")
+    record("b.wav")
+    clips = FolderCorpus(root=tmp_path, group_from="top").listing(tmp_path).clips
+    assert clips.columns == ["path", "start_s", "duration_s", "group", "split"]
+    assert clips["group"].to_list() == ["a.wav", "b.wav"]
+
+
+def test_no_label_when_none_is_wanted(root):
+    assert "label_class" not in FolderCorpus(root=root, class_from="none").listing(root).clips.columns
+
+
+def test_a_file_beside_the_class_folders_has_no_class(root, record):
+    record("loose.wav")
+    clips = FolderCorpus(root=root).listing(root).clips
+    assert clips["label_class"].to_list() == ["belt", "belt", "breathy", None]
+
+
+def test_files_that_the_pattern_misses_are_set_aside(root, record):
+    record("belt/nobody.wav")
+    listing = FolderCorpus(root=root, group_pattern=r"(?P<group>[a-z]+)_\d").listing(root)
+    assert listing.clips.height == len(TREE)
+    assert listing.set_aside.rows() == [("belt/nobody.wav", "group_pattern finds no group in its path")]
+
+
+def test_a_pattern_that_misses_all_is_an_error(root):
+    with pytest.raises(CorpusError, match=r"matches none of 3 paths under .*, such as belt/ann/ann_1\.wav"):
+        FolderCorpus(root=root, group_pattern="(?P<group>nobody)").listing(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"group_pattern": "(ann|bob)"}, "needs a named group"),
+        ({"group_pattern": "(?P<group>"}, "not a regular expression"),
+        ({"group_pattern": "(?P<group>a)", "group_from": "top"}, "group_pattern or group_from, not both"),
+        ({"group_from": "folder"}, "'file', 'parent' or 'top'"),
+        ({"gruop_from": "top"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path, options, reason):
+    with pytest.raises(ValidationError, match=reason):
+        FolderCorpus.model_validate({"root": tmp_path, **options})

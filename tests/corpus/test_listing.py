@@ -1,0 +1,62 @@
+"""Searching a folder: every recording once, nothing hidden, and plain words when there is none."""
+
+import os
+
+import pytest
+
+from otoscope.corpus.listing import find_audio
+from otoscope.errors import CorpusError
+
+
+def test_every_recording_is_found_once_in_order_of_name(record, tmp_path):
+    for name in ["b/Zed.WAV", "a/two.Flac", "a/one.wav", "top.aiff", "a b/ü é.wav"]:
+        record(name, format={"F": "FLAC", "f": "AIFF"}.get(name[-4:-3] if name[-4] != "." else "", "WAV"))
+    assert find_audio(tmp_path).paths == ["a b/ü é.wav", "a/one.wav", "a/two.Flac", "b/Zed.WAV", "top.aiff"]
+
+
+def test_hidden_files_and_folders_are_passed_over(record, tmp_path):
+    for name in ["x.wav", "._x.wav", ".cache/y.wav", "__MACOSX/sub/z.wav"]:
+        record(name)
+    assert find_audio(tmp_path).paths == ["x.wav"]
+
+
+def test_links_are_followed_but_never_round_in_a_ring(record, tmp_path):
+    record("elsewhere/ann/a.wav")
+    record("elsewhere/bob/b.wav")
+    record("corpus/own/c.wav")
+    root = tmp_path / "corpus"
+    (root / "all").symlink_to(tmp_path / "elsewhere")
+    (root / "again").symlink_to(tmp_path / "elsewhere" / "bob")
+    (root / "own" / "up").symlink_to(root)
+    (tmp_path / "elsewhere" / "ring").symlink_to(root)
+    (root / "linked.wav").symlink_to(root / "own" / "c.wav")
+    assert find_audio(root).paths == ["again/b.wav", "all/ann/a.wav", "linked.wav", "own/c.wav"]
+
+
+def test_a_name_that_is_no_text_is_set_aside(record, tmp_path):
+    path = record("good.wav")
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.wav")).hardlink_to(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    found = find_audio(tmp_path)
+    assert found.paths == ["good.wav"]
+    assert found.set_aside.rows() == [("caf\\udce9.wav", "the file's name is not valid UTF-8; rename it")]
+
+
+def test_a_folder_without_audio_says_what_was_looked_for_and_what_is_there(tmp_path):
+    for name in ["a.m4a", "b.m4a", "notes.txt", "README"]:
+        (tmp_path / name).write_text("no sound")
+    with pytest.raises(CorpusError, match=r"no audio under .*looked for \.aif .*\.wav.*; found 2 \.m4a, 1 "):
+        find_audio(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="found nothing"):
+        find_audio(tmp_path / "empty")
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="does not exist; set `root`"):
+        find_audio(tmp_path / "absent")
+    (tmp_path / "file.wav").write_bytes(b"")
+    with pytest.raises(CorpusError, match="is a file, not a folder"):
+        find_audio(tmp_path / "file.wav")

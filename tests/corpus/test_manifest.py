@@ -1,0 +1,117 @@
+"""The manifest loader: columns by name, by prefix, or by what they hold."""
+
+import polars as pl
+import pytest
+
+from otoscope.corpus.manifest import ManifestCorpus
+from otoscope.errors import CorpusError, SplitError
+
+CSV = """path,start_s,end_s,group,split,label_take,singer_age,technique,factor_f0_hz
+a.wav,0.5,1.25,ann,train,01,31,belt,220.5
+b.wav,,,bob,val,02,44,breathy,
+sub/../c.wav,1,2.0,cy, Test ,03,28,belt,110
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    def write(text: str, name: str = "clips.csv"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def test_every_kind_of_column_lands_where_it_belongs(manifest, tmp_path):
+    listing = ManifestCorpus(manifest=manifest(CSV)).listing(tmp_path)
+    assert (listing.name, listing.root) == ("clips", tmp_path)
+    assert listing.clips.to_dict(as_series=False) == {
+        "path": ["a.wav", "b.wav", "c.wav"],
+        "start_s": [0.5, 0.0, 1.0],
+        "duration_s": [0.75, None, 1.0],
+        "group": ["ann", "bob", "cy"],
+        "split": ["train", "valid", "test"],
+        "label_technique": ["belt", "breathy", "belt"],
+        "label_take": ["01", "02", "03"],
+        "factor_singer_age": [31.0, 44.0, 28.0],
+        "factor_f0_hz": [220.5, None, 110.0],
+    }
+
+
+def test_named_columns_are_taken_and_no_others(manifest, tmp_path):
+    spec = ManifestCorpus(manifest=manifest(CSV), labels=("singer_age",), group="technique")
+    clips = spec.listing(tmp_path).clips
+    assert [c for c in clips.columns if "_" in c and c[:5] in ("label", "facto")] == [
+        "label_singer_age",
+        "label_take",
+        "factor_f0_hz",
+    ]
+    assert clips["label_singer_age"].to_list() == ["31", "44", "28"]
+    assert clips["group"].to_list() == ["belt", "breathy", "belt"]
+
+
+def test_parquet_and_tsv_say_the_same_as_csv(manifest, tmp_path):
+    manifest(CSV.replace(",", "\t"), "clips.tsv")
+    pl.read_csv(manifest(CSV), schema_overrides={"label_take": pl.String}).write_parquet(tmp_path / "clips.parquet")
+    tables = [
+        ManifestCorpus(manifest=tmp_path / f"clips.{end}").listing(tmp_path).clips for end in ("csv", "tsv", "parquet")
+    ]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+
+
+def test_without_a_group_each_file_is_one_and_its_segments_stay_together(manifest, tmp_path):
+    text = "path,start_s,duration_s\na.wav,0,1\na.wav,1,1\nb.wav,0,1\n"
+    assert ManifestCorpus(manifest=manifest(text)).listing(tmp_path).clips["group"].to_list() == [
+        "a.wav",
+        "a.wav",
+        "b.wav",
+    ]
+
+
+def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = manifest(f"path\n{tmp_path}/data/a.wav\nb.wav\n")
+    assert ManifestCorpus(manifest=path, root=tmp_path / "data").listing(tmp_path).clips["path"].to_list() == [
+        "a.wav",
+        "b.wav",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "error", "reason"),
+    [
+        ("pth\na.wav\n", {}, CorpusError, "has no column 'path'; did you mean pth"),
+        ("path,singer\na.wav,ann\n", {"group": "singr"}, CorpusError, "no column 'singr'; did you mean singer"),
+        ("path,singer\na.wav,ann\n", {"labels": ["tecnique"]}, CorpusError, "no column 'tecnique'"),
+        (
+            "path,age\na.wav,young\n",
+            {"factors": ["age"]},
+            CorpusError,
+            r"'age' must hold numbers; got 'young' for a\.wav",
+        ),
+        ("path,start_s\na.wav,soon\n", {}, CorpusError, "'start_s' must hold numbers; got 'soon'"),
+        ("path,duration_s,end_s\na.wav,1,1\n", {}, CorpusError, "duration_s or end_s, not both"),
+        ("path,split\na.wav,tran\n", {}, SplitError, "got 'tran' .*did you mean train"),
+        ("path,group\na.wav,\n", {}, CorpusError, "1 rows have no group"),
+        ("path,group\n,ann\n", {}, CorpusError, "1 rows have no path"),
+        ("path\n", {}, CorpusError, "all rows have no path"),
+        ("path\n../a.wav\n", {}, CorpusError, "lies outside the root"),
+        ("path\n/elsewhere/a.wav\n", {}, CorpusError, "lies outside the root"),
+        ("path\na.wav\n", {"root": "/nowhere/at/all"}, CorpusError, "/nowhere/at/all does not exist"),
+        ("", {}, CorpusError, "cannot be read"),
+    ],
+)
+def test_tables_that_cannot_be_used_say_why(manifest, tmp_path, text, options, error, reason):
+    spec = ManifestCorpus.model_validate({"manifest": manifest(text), **options})
+    with pytest.raises(error, match=reason):
+        spec.listing(tmp_path)
+
+
+def test_a_manifest_that_is_no_table_is_refused(manifest, tmp_path):
+    with pytest.raises(CorpusError, match="no manifest"):
+        ManifestCorpus(manifest=tmp_path / "absent.csv").listing(tmp_path)
+    with pytest.raises(CorpusError, match="cannot be read"):
+        ManifestCorpus(manifest=manifest("not parquet", "clips.parquet")).listing(tmp_path)
+    with pytest.raises(CorpusError, match=r"is \.csv, \.tsv or \.parquet; got clips\.xlsx"):
+        ManifestCorpus(manifest=manifest("", "clips.xlsx")).listing(tmp_path)

@@ -1,0 +1,150 @@
+"""Groups are shared out, never torn: properties over every way of giving splits."""
+
+import hashlib
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from otoscope.corpus.splits import Splits, assign_splits, deal
+from otoscope.errors import SplitError
+
+NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=3, max_size=30, unique=True)
+DEALS = st.builds(Splits, seed=st.integers(0, 99), valid=st.floats(0.01, 0.45), test=st.floats(0.01, 0.5))
+
+
+def clips_of(groups: list[str], *, given_splits: dict[str, str] | None = None) -> pl.DataFrame:
+    rows = [{"path": f"{i}.wav", "group": g, "split": (given_splits or {}).get(g)} for i, g in enumerate(groups)]
+    return pl.DataFrame(rows, schema={"path": pl.String, "group": pl.String, "split": pl.String})
+
+
+def sides(clips: pl.DataFrame) -> dict[str, str]:
+    return dict(clips.select("group", "split").unique().iter_rows())
+
+
+@given(names=NAMES, splits=DEALS, seed=st.integers(0, 9))
+def test_no_group_leaks_and_no_split_is_empty(names, splits, seed):
+    clips = clips_of(names * 3).sample(fraction=1.0, shuffle=True, seed=seed)
+    dealt = assign_splits(clips, splits)
+    assert dealt.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert set(dealt["split"]) == {"train", "valid", "test"}
+    assert dealt.drop("split").equals(clips.drop("split"))
+
+
+@given(names=NAMES, splits=DEALS)
+def test_neither_order_nor_number_of_clips_matters(names, splits):
+    once = sides(assign_splits(clips_of(names), splits))
+    assert sides(assign_splits(clips_of(names[::-1]), splits)) == once
+    assert sides(assign_splits(clips_of(names + names[:2] * 5), splits)) == once
+
+
+@given(names=NAMES, splits=DEALS, data=st.data())
+def test_given_splits_are_kept_and_the_rest_is_filled(names, splits, data):
+    free = len(names) - 3
+    kept = dict(
+        zip(names, data.draw(st.lists(st.sampled_from(["train", "test", "valid"]), max_size=free)), strict=False)
+    )
+    dealt = sides(assign_splits(clips_of(names * 2, given_splits=kept), splits))
+    assert {g: dealt[g] for g in kept} == kept
+    assert set(dealt.values()) == {"train", "valid", "test"}
+
+
+@given(groups=st.integers(10, 60))
+@settings(max_examples=20)
+def test_shares_are_of_the_groups(groups):
+    dealt = list(deal({f"g{i}": None for i in range(groups)}, Splits(valid=0.2, test=0.3)).values())
+    assert dealt.count("test") == int(0.3 * groups + 0.5)
+    assert dealt.count("valid") == int(0.2 * groups + 0.5)
+
+
+def test_a_new_group_moves_only_groups_at_the_borders():
+    before = deal({f"g{i}": None for i in range(40)}, Splits())
+    after = deal({f"g{i}": None for i in range(41)}, Splits())
+    assert sum(before[g] != after[g] for g in before) <= 2
+
+
+def test_seeds_deal_differently():
+    names = {f"singer{i}": None for i in range(40)}
+    assert len({tuple(deal(names, Splits(seed=seed)).items()) for seed in range(20)}) == 20
+
+
+def test_the_deal_of_today_is_the_deal_of_tomorrow():
+    names = [f"singer{i}" for i in range(6)]
+    ranked = sorted(names, key=lambda name: hashlib.sha256(b"0\0" + name.encode()).hexdigest())
+    dealt = deal(dict.fromkeys(names), Splits())
+    assert [dealt[name] for name in ranked] == ["test", "test", "valid", "train", "train", "train"]
+    # written down once: another ranking would change the results of everybody's corpora
+    assert list(dealt.values()) == ["valid", "train", "test", "train", "test", "train"]
+
+
+def test_named_groups_win_over_hash_and_column():
+    splits = Splits(test_groups=("a", "b"), valid_groups=("c",))
+    assert deal(dict.fromkeys("abcde"), splits) == {"a": "test", "b": "test", "c": "valid", "d": "train", "e": "train"}
+    published = {"a": "train", "b": "train", "c": "train", "d": "test", "e": "train"}
+    assert deal(published, splits)["d"] == "train"
+
+
+def test_numbers_name_groups_too():
+    assert Splits.model_validate({"test_groups": [1, 2]}).test_groups == ("1", "2")
+
+
+def test_valid_comes_out_of_the_given_train_groups():
+    published = {f"singer{i}": "test" if i < 5 else "train" for i in range(20)}
+    dealt = deal(published, Splits())
+    assert [g for g, side in dealt.items() if side == "test"] == [f"singer{i}" for i in range(5)]
+    assert list(dealt.values()).count("valid") == 4  # a fifth of twenty
+    assert list(dealt.values()).count("train") == 11
+
+
+def test_clips_without_a_split_join_their_group():
+    clips = pl.DataFrame({"group": ["a", "a", "b", "c"], "split": ["test", None, "train", "valid"]})
+    assert assign_splits(clips, Splits())["split"].to_list() == ["test", "test", "train", "valid"]
+
+
+@pytest.mark.parametrize(
+    ("given_splits", "splits", "reason"),
+    [
+        (dict.fromkeys("ab"), Splits(), r"the corpus has 2 \(a, b\).*choose a finer group"),
+        (dict.fromkeys("abc", "train"), Splits(), "no group can be spared for test: 0 of 3 groups"),
+        (dict.fromkeys("abc", "test"), Splits(), "no group can be spared for valid"),
+        (
+            dict(zip("abc", ["train", "test", "test"], strict=True)),
+            Splits(),
+            "no group can be spared for valid: 1 of 3",
+        ),
+        (dict(zip("abc", ["valid", "valid", "test"], strict=True)), Splits(), "no group is left for train"),
+        (dict.fromkeys("abc"), Splits(test_groups=tuple("abc")), "no group can be spared for valid"),
+        (dict.fromkeys(["ann", "bob", "cy"]), Splits(test_groups=("anne",)), "group 'anne'; did you mean ann"),
+    ],
+)
+def test_what_cannot_be_dealt_says_why(given_splits, splits, reason):
+    with pytest.raises(SplitError, match=reason):
+        deal(given_splits, splits)
+
+
+def test_a_group_given_on_two_sides_is_refused():
+    clips = pl.DataFrame({"group": ["a", "a", "b", "c"], "split": ["test", "train", "train", "valid"]})
+    with pytest.raises(SplitError, match="group 'a' is given in test and in train"):
+        assign_splits(clips, Splits())
+
+
+def test_a_word_that_is_no_split_is_refused():
+    clips = pl.DataFrame({"group": ["a", "b", "c"], "split": ["tset", None, None]})
+    with pytest.raises(SplitError, match="group 'a' has the split 'tset'; did you mean test"):
+        assign_splits(clips, Splits())
+
+
+@pytest.mark.parametrize(
+    ("settings_", "reason"),
+    [
+        ({"valid": 0.5, "test": 0.5}, "leave nothing for train"),
+        ({"valid_groups": ["a", "b"], "test_groups": ["b"]}, "groups named for both valid and test: b"),
+        ({"test": 0.0}, "greater than 0"),
+        ({"vaild": 0.1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings_, reason):
+    with pytest.raises(ValidationError, match=reason):
+        Splits.model_validate(settings_)
