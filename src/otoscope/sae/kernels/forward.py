@@ -1,0 +1,156 @@
+"""From rows to codes, residuals and the gradient of each code: the half of a step that runs row by row."""
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from otoscope.sae.kernels.gather import Array, add_products, add_weighted, is_packed
+from otoscope.sae.kernels.product import multiply_rows
+from otoscope.sae.kernels.select import choose, keep_only, make_keys
+from otoscope.sae.kernels.tables import padded, padded_columns, write_row
+
+BLOCK = 64
+"""Rows whose pre-activations are held at once: 512 KiB at 2,048 latents, so that they stay in the second cache."""
+
+SUM_BLOCK = 8
+"""Rows whose residuals are summed by one thread, in order."""
+
+
+def fill_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
+    """Return the products of `count` rows with all filters: computed into `out`, or found in `products`."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(fill_products)
+def _fill_products(  # pyright: ignore[reportUnusedFunction]
+    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
+) -> object:
+    return _compute_products if is_packed(inputs) else _find_products
+
+
+def _compute_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
+    multiply_rows(out, inputs, first, count, filters)
+    return out
+
+
+def _find_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
+    return products[first : first + count]
+
+
+@njit(cache=True, nogil=True)
+def normalise_rows(
+    rows: Array,
+    centre: Array,
+    inverse_scale: Array,
+    bias: Array,
+    inputs: Array,
+    residuals: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Write `x' = (x - centre) / scale` to the inputs, and `bias - x'` to the residuals, to which atoms are added."""
+    width, line = rows.shape[1], np.zeros(padded_columns(inputs), residuals.dtype)
+    for row in range(start, stop):
+        for i in range(width):
+            value = (rows[row, i] - centre[i]) * inverse_scale[i]
+            line[i] = value
+            residuals[row, i] = bias[i] - value
+        for i in range(width, residuals.shape[1]):
+            residuals[row, i] = 0
+        write_row(inputs, row, line)
+
+
+@njit(cache=True, nogil=True)
+def encode_rows(
+    inputs: Array,
+    filters: Array,
+    products: Array,
+    bias: Array,
+    index: Array,
+    code: Array,
+    active: Array,
+    wanted: Array,
+    aux_index: Array,
+    aux_code: Array,
+    aux_active: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Choose the latents of each row, ascending, with their codes; and those of AuxK where any are wanted."""
+    latents = bias.shape[0]
+    out = np.empty((min(BLOCK, stop - start), padded(latents)), code.dtype)
+    single, keys = np.zeros(latents, np.float32), np.zeros(padded(latents), np.int16)
+    places = np.empty(latents + 16, np.int32)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        block = fill_products(out, inputs, first, count, filters, products)
+        for i in range(count):
+            make_keys(block[i], bias, single, keys)
+            active[first + i] = _take(block[i], keys, index[first + i], code[first + i], places)
+            if aux_index.shape[1]:
+                keep_only(keys, wanted)
+                aux_active[first + i] = _take(block[i], keys, aux_index[first + i], aux_code[first + i], places)
+
+
+@njit(cache=True, nogil=True)
+def _take(values: Array, keys: Array, index: Array, code: Array, places: Array) -> int:
+    found = choose(values, keys, index.shape[0], places)
+    for i in range(found):
+        index[i] = places[i]
+        code[i] = values[places[i]]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def count_latents(index: Array, active: Array, counts: Array, start: int, stop: int) -> None:
+    """Count in how many of these rows each latent is active."""
+    counts[:] = 0
+    for row in range(start, stop):
+        for i in range(active[row]):
+            counts[index[row, i]] += 1
+
+
+@njit(cache=True, nogil=True)
+def decode_rows(
+    index: Array, code: Array, active: Array, atoms: Array, residuals: Array, start: int, stop: int
+) -> None:
+    """Add the active atoms of each row to its residual, which becomes `rebuilt - x'`."""
+    k, columns = index.shape[1], residuals.shape[1]
+    for row in range(start, stop):
+        add_weighted(residuals, row * columns, atoms, index, code, row * k, active[row])
+
+
+@njit(cache=True, nogil=True)
+def sum_columns(residuals: Array, sums: Array, start: int, stop: int) -> None:
+    """Sum the residuals of every `SUM_BLOCK` rows, `start` being the first row of a block."""
+    for first in range(start, stop, SUM_BLOCK):
+        total = sums[first // SUM_BLOCK]
+        total[:] = 0
+        for row in range(first, min(first + SUM_BLOCK, stop)):
+            for i in range(total.shape[0]):
+                total[i] += residuals[row, i]
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def finish_rows(
+    index: Array,
+    active: Array,
+    atoms: Array,
+    residuals: Array,
+    table: Array,
+    slope: Array,
+    squares: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Sum each residual's squares, put it into its table, and write `<residual, atom>` for each active atom."""
+    k = index.shape[1]
+    for row in range(start, stop):
+        line = residuals[row]
+        total = residuals.dtype.type(0)
+        for i in range(line.shape[0]):
+            total += line[i] * line[i]
+        squares[row] = total
+        write_row(table, row, line)
+        slope[row, : active[row]] = 0
+        add_products(slope, row * k, table, row, atoms, index, active[row])

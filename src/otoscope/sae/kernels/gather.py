@@ -1,0 +1,96 @@
+"""Sums and inner products over listed rows of a table: packed words on the fast path, plain floats otherwise."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload, register_jitable
+from numpy.typing import NDArray
+
+from otoscope.sae.kernels.lanes import LANES, address, inner_products, weighted_sum
+
+Array: TypeAlias = NDArray[Any]
+"""Inside compiled code: an array of any shape and of the step's number type."""
+
+WIDE, FULL = 8, 24
+"""Vectors of words a block. 8 leave every sum in registers (16 of 32); 24 hold a whole row of 768 columns, whose
+inner products then need one horizontal sum."""
+
+_sum_wide, _sum_one = weighted_sum(WIDE), weighted_sum(1)
+_dots_full, _dots_wide, _dots_one = inner_products(FULL), inner_products(WIDE), inner_products(1)
+
+
+def is_packed(table: Any) -> bool:
+    """Say whether a numba array type is a packed table."""
+    return isinstance(table, types.Array) and table.dtype == types.uint32
+
+
+def add_weighted(out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int) -> None:
+    """Add `sum_i weight[start + i] * table[index[start + i]]` to `out[base : base + columns]`."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(add_weighted)
+def _add_weighted(  # pyright: ignore[reportUnusedFunction]
+    out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int
+) -> Any:
+    return _add_weighted_packed if is_packed(table) else _add_weighted_plain
+
+
+def _add_weighted_packed(
+    out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int
+) -> None:
+    words = table.shape[1]
+    which, scale = address(index, start), address(weight, start)
+    column = 0
+    while column + WIDE * LANES <= words:
+        low = base + column
+        _sum_wide(address(out, low), address(out, low + words), address(table, column), words, which, scale, count)
+        column += WIDE * LANES
+    while column < words:
+        low = base + column
+        _sum_one(address(out, low), address(out, low + words), address(table, column), words, which, scale, count)
+        column += LANES
+
+
+def _add_weighted_plain(
+    out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int
+) -> None:
+    flat, which, scale = out.ravel(), index.ravel(), weight.ravel()
+    for i in range(start, start + count):
+        for column in range(table.shape[1]):
+            flat[base + column] += scale[i] * table[which[i], column]
+
+
+def add_products(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
+    """Add `<rows[row], table[index[start + i]]>` to `out[start + i]` for each of `count`."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(add_products)
+def _add_products(  # pyright: ignore[reportUnusedFunction]
+    out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int
+) -> Any:
+    return _add_products_packed if is_packed(table) else _add_products_plain
+
+
+def _add_products_packed(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
+    words = table.shape[1]
+    which, target = address(index, start), address(out, start)
+    column = 0
+    while column + FULL * LANES <= words:
+        _dots_full(target, address(rows, row * words + column), address(table, column), words, which, count)
+        column += FULL * LANES
+    while column + WIDE * LANES <= words:
+        _dots_wide(target, address(rows, row * words + column), address(table, column), words, which, count)
+        column += WIDE * LANES
+    while column < words:
+        _dots_one(target, address(rows, row * words + column), address(table, column), words, which, count)
+        column += LANES
+
+
+def _add_products_plain(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
+    flat, which = out.ravel(), index.ravel()
+    for i in range(start, start + count):
+        for column in range(table.shape[1]):
+            flat[i] += rows[row, column] * table[which[i], column]

@@ -1,0 +1,296 @@
+"""Vector building blocks, written out in LLVM's vector types because loops over bfloat16 do not vectorise well.
+
+A packed table holds two bfloat16 numbers in each 32-bit word: word i of a row is column i in the low
+half and column `words + i` in the high half. Shifting left or masking turns either half into float32,
+so that sums come out in the natural order of columns. `words` is a multiple of 16.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+
+Builder: TypeAlias = Any
+Value: TypeAlias = Any
+
+
+class _Bfloat(ir.Type):
+    """The `bfloat` type, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self) -> int:
+        return hash(_Bfloat)
+
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32 = ir.FloatType()
+_WORDS, _FLOATS, _MASK = (ir.VectorType(t, LANES) for t in (_I32, _F32, ir.IntType(1)))
+_SHORTS32, _MASK32 = ir.VectorType(_I16, 2 * LANES), ir.VectorType(ir.IntType(1), 2 * LANES)
+_BFLOATS = ir.VectorType(_Bfloat(), 2 * LANES)
+
+
+def has_vectors() -> bool:
+    """Say whether this machine has the 32 wide registers that the kernels are laid out for (AVX-512)."""
+    return bool(_features().get("avx512f") and _features().get("avx512bw") and _features().get("avx512vl"))
+
+
+def has_bfloat_products() -> bool:
+    """Say whether this machine multiplies pairs of bfloat16 in one instruction (AVX-512 BF16)."""
+    return bool(has_vectors() and _features().get("avx512bf16"))
+
+
+def _features() -> dict[str, bool]:
+    return dict(binding.get_host_cpu_features())
+
+
+def _at(builder: Builder, pointer: Value, offset: Value | int) -> Value:
+    return builder.gep(pointer, [ir.Constant(_I64, offset) if isinstance(offset, int) else offset])
+
+
+def _load(builder: Builder, pointer: Value, offset: Value | int, kind: ir.VectorType, align: int = 4) -> Value:
+    place = builder.bitcast(_at(builder, pointer, offset), kind.as_pointer())
+    return builder.load(place, align=align)
+
+
+def _store(builder: Builder, value: Value, pointer: Value, offset: Value | int) -> None:
+    builder.store(value, builder.bitcast(_at(builder, pointer, offset), value.type.as_pointer()), align=4)
+
+
+def _splat(builder: Builder, value: Value, count: int = LANES) -> Value:
+    vector = ir.VectorType(value.type, count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(
+        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, count), [0] * count)
+    )
+
+
+def _call(builder: Builder, name: str, result: ir.Type, values: Sequence[Value], **options: Any) -> Value:
+    kind = ir.FunctionType(result, [v.type for v in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values), **options)
+
+
+def _low(builder: Builder, words: Value) -> Value:
+    return builder.bitcast(builder.shl(words, ir.Constant(_WORDS, [16] * LANES)), _FLOATS)
+
+
+def _high(builder: Builder, words: Value) -> Value:
+    return builder.bitcast(builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES)), _FLOATS)
+
+
+def _multiply_add(builder: Builder, a: Value, b: Value, total: Value) -> Value:
+    return _call(builder, "llvm.fma.v16f32", _FLOATS, [a, b, total])
+
+
+def _pair_products(builder: Builder, total: Value, a: Value, b: Value) -> Value:
+    """Add both products of each word pair to its lane of `total`."""
+    if has_bfloat_products():
+        halves = [builder.bitcast(x, _BFLOATS) for x in (a, b)]
+        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, [total, *halves])
+    total = _multiply_add(builder, _low(builder, a), _low(builder, b), total)
+    return _multiply_add(builder, _high(builder, a), _high(builder, b), total)
+
+
+def _loop(
+    builder: Builder, count: Value, carried: Sequence[Value], step: Callable[..., Sequence[Value]]
+) -> list[Value]:
+    """Emit `for i in range(count): carried = step(i, *carried)` and return what is carried out."""
+    before = builder.block
+    head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(_I64)
+    index.add_incoming(ir.Constant(_I64, 0), before)
+    held = [builder.phi(value.type) for value in carried]
+    for slot, value in zip(held, carried, strict=True):
+        slot.add_incoming(value, before)
+    builder.cbranch(builder.icmp_signed("<", index, count), body, after)
+    builder.position_at_end(body)
+    new = step(index, *held)
+    index.add_incoming(builder.add(index, ir.Constant(_I64, 1)), builder.block)
+    for slot, value in zip(held, new, strict=True):
+        slot.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return held
+
+
+@intrinsic
+def address(_context: Any, array: Any, _offset: Any) -> Any:
+    """Point at an element of a contiguous array, counted over all axes."""
+
+    def emit(context: Any, builder: Builder, signature: Any, values: Sequence[Value]) -> Value:
+        return _at(builder, context.make_array(signature.args[0])(context, builder, values[0]).data, values[1])
+
+    return types.CPointer(array.dtype)(array, types.int64), emit
+
+
+def weighted_sum(vectors: int) -> Any:
+    """Make `f(low, high, table, stride, index, weight, count)`: `low/high += sum_i weight[i] table[index[i]]`.
+
+    Covers `16 * vectors` words; all sums stay in registers while `count` rows of the table stream by.
+    """
+
+    @intrinsic
+    def kernel(_c: Any, low: Any, high: Any, table: Any, stride: Any, index: Any, weight: Any, count: Any) -> Any:
+        def emit(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+            low, high, table, stride, index, weight, count = values
+            places = [(half, LANES * v) for half in (low, high) for v in range(vectors)]
+
+            def step(i: Value, *sums: Value) -> list[Value]:
+                row = builder.mul(builder.sext(builder.load(_at(builder, index, i)), _I64), stride)
+                scale = _splat(builder, builder.load(_at(builder, weight, i)))
+                start = _at(builder, table, row)
+                words = [_load(builder, start, LANES * v, _WORDS) for v in range(vectors)]
+                halves = [_low(builder, w) for w in words] + [_high(builder, w) for w in words]
+                return [_multiply_add(builder, h, scale, s) for h, s in zip(halves, sums, strict=True)]
+
+            sums = _loop(builder, count, [_load(builder, p, o, _FLOATS) for p, o in places], step)
+            for (pointer, offset), total in zip(places, sums, strict=True):
+                _store(builder, total, pointer, offset)
+            return context.get_dummy_value()
+
+        return types.void(low, high, table, types.int64, index, weight, types.int64), emit
+
+    return kernel
+
+
+def inner_products(vectors: int) -> Any:
+    """Make `f(out, row, table, stride, index, count)`: `out[i] += <row, table[index[i]]>` over `16 * vectors` words."""
+
+    @intrinsic
+    def kernel(_c: Any, out: Any, row: Any, table: Any, stride: Any, index: Any, count: Any) -> Any:
+        def emit(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+            out, row, table, stride, index, count = values
+            fixed = [_load(builder, row, LANES * v, _WORDS) for v in range(vectors)]
+
+            def step(i: Value) -> list[Value]:
+                offset = builder.mul(builder.sext(builder.load(_at(builder, index, i)), _I64), stride)
+                start = _at(builder, table, offset)
+                sums = [ir.Constant(_FLOATS, [0.0] * LANES)] * min(4, vectors)
+                for v in range(vectors):
+                    words = _load(builder, start, LANES * v, _WORDS)
+                    sums[v % 4] = _pair_products(builder, sums[v % 4], fixed[v], words)
+                while len(sums) > 1:
+                    sums = [builder.fadd(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+                start_value = builder.load(_at(builder, out, i))
+                total = _call(
+                    builder, "llvm.vector.reduce.fadd.v16f32", _F32, [start_value, sums[0]], fastmath=("reassoc",)
+                )
+                builder.store(total, _at(builder, out, i))
+                return []
+
+            _loop(builder, count, [], step)
+            return context.get_dummy_value()
+
+        return types.void(out, row, table, types.int64, index, types.int64), emit
+
+    return kernel
+
+
+def product_tile(rows: int) -> Any:
+    """Make `f(out, out_stride, x, x_stride, filters, words)`: inner products of `rows` rows with 32 filters.
+
+    `filters` points at two groups of 16, each stored `[words, 16]`: one word of 16 filters side by side.
+    """
+
+    @intrinsic
+    def kernel(_c: Any, out: Any, out_stride: Any, x: Any, x_stride: Any, filters: Any, words: Any) -> Any:
+        def emit(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+            out, out_stride, x, x_stride, filters, words = values
+            offsets = [builder.mul(x_stride, ir.Constant(_I64, r)) for r in range(rows)]
+            starts = [_at(builder, x, offset) for offset in offsets]
+            second = _at(builder, filters, builder.mul(words, ir.Constant(_I64, LANES)))
+
+            def step(i: Value, *sums: Value) -> list[Value]:
+                lane = builder.mul(i, ir.Constant(_I64, LANES))
+                columns = [_load(builder, group, lane, _WORDS) for group in (filters, second)]
+                pairs = [_splat(builder, builder.load(_at(builder, start, i))) for start in starts]
+                return [
+                    _pair_products(builder, sums[2 * r + c], pairs[r], columns[c])
+                    for r in range(rows)
+                    for c in range(2)
+                ]
+
+            sums = _loop(builder, words, [ir.Constant(_FLOATS, [0.0] * LANES)] * (2 * rows), step)
+            for r in range(rows):
+                line = _at(builder, out, builder.mul(out_stride, ir.Constant(_I64, r)))
+                for c in range(2):
+                    _store(builder, sums[2 * r + c], line, LANES * c)
+            return context.get_dummy_value()
+
+        return types.void(out, types.int64, x, types.int64, filters, types.int64), emit
+
+    return kernel
+
+
+@intrinsic
+def count_at_least(_context: Any, keys: Any, _blocks: Any, _threshold: Any) -> Any:
+    """Count the 16-bit keys in `blocks` blocks of 32 that are not below a threshold."""
+
+    def emit(_c: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+        keys, blocks, threshold = values
+        border = _splat(builder, threshold, 2 * LANES)
+
+        def step(i: Value, total: Value) -> list[Value]:
+            found = _load(builder, keys, builder.mul(i, ir.Constant(_I64, 2 * LANES)), _SHORTS32, align=2)
+            bits = builder.bitcast(builder.icmp_signed(">=", found, border), _I32)
+            return [builder.add(total, builder.zext(_call(builder, "llvm.ctpop.i32", _I32, [bits]), _I64))]
+
+        return _loop(builder, blocks, [ir.Constant(_I64, 0)], step)[0]
+
+    return types.int64(keys, types.int64, types.int16), emit
+
+
+@intrinsic
+def positions_at_least(_context: Any, keys: Any, _blocks: Any, _threshold: Any, out: Any) -> Any:
+    """Write the ascending positions of the keys that are not below a threshold; return their number.
+
+    `out` needs room for 16 more than that: whole vectors are stored.
+    """
+
+    def emit(_c: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+        keys, blocks, threshold, out = values
+        border = _splat(builder, threshold, 2 * LANES)
+        lanes = ir.Constant(_WORDS, list(range(LANES)))
+
+        def step(i: Value, total: Value) -> list[Value]:
+            first = builder.mul(i, ir.Constant(_I64, 2 * LANES))
+            found = _load(builder, keys, first, _SHORTS32, align=2)
+            bits = builder.bitcast(builder.icmp_signed(">=", found, border), _I32)
+            before = builder.block
+            some, after = builder.append_basic_block("some"), builder.append_basic_block("none")
+            builder.cbranch(builder.icmp_unsigned("!=", bits, ir.Constant(_I32, 0)), some, after)
+            builder.position_at_end(some)
+            grown = total
+            for half in range(2):
+                part = builder.trunc(builder.lshr(bits, ir.Constant(_I32, LANES * half)), _I16)
+                start = _splat(builder, builder.trunc(builder.add(first, ir.Constant(_I64, LANES * half)), _I32))
+                kept = _call(
+                    builder,
+                    "llvm.experimental.vector.compress.v16i32",
+                    _WORDS,
+                    [builder.add(start, lanes), builder.bitcast(part, _MASK), ir.Constant(_WORDS, ir.Undefined)],
+                )
+                _store(builder, kept, out, grown)
+                number = builder.zext(_call(builder, "llvm.ctpop.i16", _I16, [part]), _I64)
+                grown = builder.add(grown, number)
+            builder.branch(after)
+            builder.position_at_end(after)
+            joined = builder.phi(_I64)
+            joined.add_incoming(total, before)
+            joined.add_incoming(grown, some)
+            return [joined]
+
+        return _loop(builder, blocks, [ir.Constant(_I64, 0)], step)[0]
+
+    return types.int64(keys, types.int64, types.int16, out), emit
