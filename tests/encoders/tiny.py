@@ -144,9 +144,6 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[
 
 def old_weight_norm_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    renamed: dict[str, torch.Tensor] = {}
-    for name, tensor in weights.items():
-        for new, before in old.items():
-            name = name.replace(new, before)
-        renamed[name] = tensor
-    return renamed
+    for new, before in old.items():
+        weights = {name.replace(new, before): tensor for name, tensor in weights.items()}
+    return weights

@@ -92,12 +92,15 @@ def load_encoder(
     context: Context = "exact",
     threads: int | None = None,
     device: str = "cpu",
+    together: bool | None = None,
 ) -> Encoder:
     """Load a pretrained model as an `Encoder`: strictly, frozen, in eval mode and float32, without remote code.
 
     `model` is a folder or a hub identifier (see `resolve`); `revision` pins a hub commit, or the digest of a
     folder's weights. `context="short"` lets Whisper encode only the sound there is instead of its 30 s window.
     `threads` sets PyTorch's CPU threads for the time of each pass: the same number gives the same bytes.
+    `together` lets clips share a pass where padding cannot disturb them; by default they do on an accelerator,
+    and on a CPU each has its own, so that a clip's bytes do not depend on its neighbours.
 
     Raises `UnknownEncoder` (nothing of that name, or a family without an adapter), `WeightMismatch` (missing
     or unexpected keys), `EncoderError` (a configuration that the adapter does not cover), `MissingExtra`.
@@ -110,7 +113,8 @@ def load_encoder(
         raise UnknownEncoder(
             f"{source.name} is of family {family!r}, which has no adapter; {suggest(family, FAMILIES)}"
         )
-    return FAMILIES[family](source, context, Runtime(device=device, threads=threads))
+    together = device != "cpu" if together is None else together
+    return FAMILIES[family](source, context, Runtime(device=device, threads=threads, together=together))
 
 
 def resolves(model: str | Path) -> Place | None:
