@@ -29,7 +29,7 @@ def small(kind: str, record: Callable[..., Path], root: Path) -> dict[str, objec
             for singer in SINGERS:
                 record(f"{singer}.wav")
             (root / "clips.csv").write_text("path,group\n" + "".join(f"{s}.wav,{s}\n" for s in SINGERS))
-            return {"kind": kind, "manifest": root / "clips.csv"}
+            return {"kind": kind, "table": root / "clips.csv"}
         case _:
             for singer in SINGERS:
                 record(f"belt/{singer}.wav")
@@ -101,7 +101,7 @@ def test_a_corpus_without_a_test_group_says_so(record, tmp_path):
     for singer in ("a", "b", "c"):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path,split\na.wav,train\nb.wav,train\nc.wav,valid\n")
-    spec = parse_corpus({"kind": "manifest", "manifest": tmp_path / "clips.csv"})
+    spec = parse_corpus({"kind": "manifest", "table": tmp_path / "clips.csv"})
     with pytest.raises(SplitError, match=r"no group can be spared for test.*Name test_groups"):
         build_corpus(spec, Splits(), cache=tmp_path)
 
@@ -111,7 +111,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path\na.wav\nb.wav\nc.wav\na.wav\n")
     with pytest.raises(CorpusError, match=r"clip_id must be unique; repeated: a\.wav"):
-        build_corpus(parse_corpus({"kind": "manifest", "manifest": tmp_path / "clips.csv"}), Splits(), cache=tmp_path)
+        build_corpus(parse_corpus({"kind": "manifest", "table": tmp_path / "clips.csv"}), Splits(), cache=tmp_path)
 
 
 @pytest.mark.parametrize(

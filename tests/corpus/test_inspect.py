@@ -1,6 +1,7 @@
 """Inspection: real length and rate, one reason a bad clip, the same table whatever the threads do."""
 
 import hashlib
+import time
 
 import numpy as np
 import polars as pl
@@ -79,6 +80,20 @@ def test_strict_stops_at_the_first_bad_clip_in_path_order(record, tmp_path):
         inspect(listing_of(tmp_path, ["d.wav", "c.wav", "b.wav", "a.wav"]), strict=True)
     with pytest.raises(AudioError, match=r"odd\.wav: no name"):
         inspect(listing_of(tmp_path, ["a.wav"], [("odd.wav", "no name")]), strict=True)
+
+
+def test_an_interrupt_leaves_the_rest_undecoded(record, tmp_path, monkeypatch):
+    names = [f"{i:03}.wav" for i in range(200)]
+    record(names[0])
+    decoded: list[str] = []
+    monkeypatch.setattr("otoscope.corpus.inspect.digest", lambda path: decoded.append(path.name) or time.sleep(0.002))
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inspect(listing_of(tmp_path, names), on_progress=interrupt, threads=1)
+    assert len(decoded) < 100
 
 
 def test_too_many_bad_clips_stop_the_run_with_the_commonest_reasons(record, tmp_path):

@@ -23,7 +23,7 @@ def manifest(tmp_path):
 
 
 def test_every_kind_of_column_lands_where_it_belongs(manifest, tmp_path):
-    listing = ManifestCorpus(manifest=manifest(CSV)).listing(tmp_path)
+    listing = ManifestCorpus(table=manifest(CSV)).listing(tmp_path)
     assert (listing.name, listing.root) == ("clips", tmp_path)
     assert listing.clips.to_dict(as_series=False) == {
         "path": ["a.wav", "b.wav", "c.wav"],
@@ -39,7 +39,7 @@ def test_every_kind_of_column_lands_where_it_belongs(manifest, tmp_path):
 
 
 def test_named_columns_are_taken_and_no_others(manifest, tmp_path):
-    spec = ManifestCorpus(manifest=manifest(CSV), labels=("singer_age",), group="technique")
+    spec = ManifestCorpus(table=manifest(CSV), labels=("singer_age",), group="technique")
     clips = spec.listing(tmp_path).clips
     assert [c for c in clips.columns if "_" in c and c[:5] in ("label", "facto")] == [
         "label_singer_age",
@@ -54,7 +54,7 @@ def test_parquet_and_tsv_say_the_same_as_csv(manifest, tmp_path):
     manifest(CSV.replace(",", "\t"), "clips.tsv")
     pl.read_csv(manifest(CSV), schema_overrides={"label_take": pl.String}).write_parquet(tmp_path / "clips.parquet")
     tables = [
-        ManifestCorpus(manifest=tmp_path / f"clips.{end}").listing(tmp_path).clips for end in ("csv", "tsv", "parquet")
+        ManifestCorpus(table=tmp_path / f"clips.{end}").listing(tmp_path).clips for end in ("csv", "tsv", "parquet")
     ]
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
@@ -62,7 +62,7 @@ def test_parquet_and_tsv_say_the_same_as_csv(manifest, tmp_path):
 
 def test_without_a_group_each_file_is_one_and_its_segments_stay_together(manifest, tmp_path):
     text = "path,start_s,duration_s\na.wav,0,1\na.wav,1,1\nb.wav,0,1\n"
-    assert ManifestCorpus(manifest=manifest(text)).listing(tmp_path).clips["group"].to_list() == [
+    assert ManifestCorpus(table=manifest(text)).listing(tmp_path).clips["group"].to_list() == [
         "a.wav",
         "a.wav",
         "b.wav",
@@ -72,7 +72,7 @@ def test_without_a_group_each_file_is_one_and_its_segments_stay_together(manifes
 def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
     (tmp_path / "data").mkdir()
     path = manifest(f"path\n{tmp_path}/data/a.wav\nb.wav\n")
-    assert ManifestCorpus(manifest=path, root=tmp_path / "data").listing(tmp_path).clips["path"].to_list() == [
+    assert ManifestCorpus(table=path, root=tmp_path / "data").listing(tmp_path).clips["path"].to_list() == [
         "a.wav",
         "b.wav",
     ]
@@ -103,15 +103,15 @@ def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
     ],
 )
 def test_tables_that_cannot_be_used_say_why(manifest, tmp_path, text, options, error, reason):
-    spec = ManifestCorpus.model_validate({"manifest": manifest(text), **options})
+    spec = ManifestCorpus.model_validate({"table": manifest(text), **options})
     with pytest.raises(error, match=reason):
         spec.listing(tmp_path)
 
 
 def test_a_manifest_that_is_no_table_is_refused(manifest, tmp_path):
     with pytest.raises(CorpusError, match="no manifest"):
-        ManifestCorpus(manifest=tmp_path / "absent.csv").listing(tmp_path)
+        ManifestCorpus(table=tmp_path / "absent.csv").listing(tmp_path)
     with pytest.raises(CorpusError, match="cannot be read"):
-        ManifestCorpus(manifest=manifest("not parquet", "clips.parquet")).listing(tmp_path)
+        ManifestCorpus(table=manifest("not parquet", "clips.parquet")).listing(tmp_path)
     with pytest.raises(CorpusError, match=r"is \.csv, \.tsv or \.parquet; got clips\.xlsx"):
-        ManifestCorpus(manifest=manifest("", "clips.xlsx")).listing(tmp_path)
+        ManifestCorpus(table=manifest("", "clips.xlsx")).listing(tmp_path)

@@ -86,6 +86,15 @@ def test_named_groups_win_over_hash_and_column():
     assert deal(published, splits)["d"] == "train"
 
 
+@given(names=NAMES, splits=DEALS, data=st.data())
+def test_named_groups_are_exactly_their_split(names, splits, data):
+    named = data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1, max_size=len(names) - 2))
+    side = data.draw(st.sampled_from(["valid", "test"]))
+    dealt = deal(dict.fromkeys(names), splits.model_copy(update={f"{side}_groups": tuple(named)}))
+    assert {group for group, split in dealt.items() if split == side} == set(named)
+    assert set(dealt.values()) == {"train", "valid", "test"}
+
+
 def test_numbers_name_groups_too():
     assert Splits.model_validate({"test_groups": [1, 2]}).test_groups == ("1", "2")
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -52,7 +52,7 @@ class FolderCorpus(BaseModel):
         return pattern
 
     @model_validator(mode="after")
-    def _one_rule(self) -> Self:
+    def _one_rule(self) -> "FolderCorpus":
         if self.group_pattern is not None and self.group_from is not None:
             raise ValueError("give group_pattern or group_from, not both")
         return self

@@ -96,16 +96,19 @@ def _facts(
     clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
     files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
     facts: list[_Fact] = []
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    try:
         pending = [pool.submit(_inspect_file, root, of_file) for of_file in files]
         for future in pending:  # in path order, whichever ends first
-            facts.extend(future.result())
+            of_file = future.result()
+            facts.extend(of_file)
+            failed = next((fact for fact in of_file if fact.reason), None)
+            if strict and failed is not None:
+                raise AudioError(f"{failed.clip_id}: {failed.reason}")
             if on_progress is not None:
                 on_progress(len(facts), len(clips))
-            failed = next((f for f in facts[-len(future.result()) :] if f.reason), None)
-            if strict and failed is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise AudioError(f"{failed.clip_id}: {failed.reason}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest of the corpus
     return facts
 
 

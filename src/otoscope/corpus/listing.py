@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -39,6 +39,7 @@ class Listing(NamedTuple):
     set_aside: pl.DataFrame = pl.DataFrame(schema=SET_ASIDE)
 
 
+@runtime_checkable
 class CorpusSpec(Protocol):
     """Where clips come from: the settings of one loader, validated, with a way to list what is there."""
 

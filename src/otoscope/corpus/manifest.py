@@ -27,7 +27,7 @@ class ManifestCorpus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["manifest"] = "manifest"
-    manifest: UserPath = Field(description="CSV, TSV or Parquet file with a row a clip")
+    table: UserPath = Field(description="CSV, TSV or Parquet file with a row a clip")
     root: UserPath | None = Field(
         default=None, description="folder that paths are relative to; the manifest's own folder by default"
     )
@@ -45,7 +45,7 @@ class ManifestCorpus(BaseModel):
     def listing(self, cache: Path) -> Listing:  # noqa: ARG002
         """List the clips of the manifest; missing files are found out when the clips are inspected."""
         table = self._read()
-        root = self.root or self.manifest.parent
+        root = self.root or self.table.parent
         if not root.is_dir():
             raise CorpusError(f"the corpus folder {root} does not exist; set `root` to the folder of the recordings")
         group = self._column(table, self.group) if self.group else ("group" if "group" in table.columns else "path")
@@ -57,34 +57,34 @@ class ManifestCorpus(BaseModel):
             split=_split(table),
         )
         if clips["group"].null_count():
-            raise CorpusError(f"{self.manifest.name}: {clips['group'].null_count()} rows have no {group}")
+            raise CorpusError(f"{self.table.name}: {clips['group'].null_count()} rows have no {group}")
         known = [*self._labels(table, group), *self._factors(table, group)]
         clips = clips.with_columns(table.select(known)) if known else clips
-        return Listing(self.manifest.stem, root, self.licence, self.citation, clips)
+        return Listing(self.table.stem, root, self.licence, self.citation, clips)
 
     def _read(self) -> pl.DataFrame:
         """Return the manifest with every column as text, so that a label `01` stays what it is."""
-        suffix = self.manifest.suffix.lower()
+        suffix = self.table.suffix.lower()
         if suffix not in (".csv", ".tsv", ".parquet"):
-            raise CorpusError(f"a manifest is .csv, .tsv or .parquet; got {self.manifest.name}")
+            raise CorpusError(f"a manifest is .csv, .tsv or .parquet; got {self.table.name}")
         try:
             if suffix == ".parquet":
-                table = pl.read_parquet(self.manifest)
+                table = pl.read_parquet(self.table)
             else:
-                table = pl.read_csv(self.manifest, infer_schema=False, separator="\t" if suffix == ".tsv" else ",")
+                table = pl.read_csv(self.table, infer_schema=False, separator="\t" if suffix == ".tsv" else ",")
             table = table.cast(pl.String())
         except FileNotFoundError as error:
-            raise CorpusError(f"no manifest {self.manifest}") from error
+            raise CorpusError(f"no manifest {self.table}") from error
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise CorpusError(f"the manifest {self.manifest} cannot be read ({error})") from error
+            raise CorpusError(f"the manifest {self.table} cannot be read ({error})") from error
         self._column(table, "path")
         if table.is_empty() or table["path"].null_count():
-            raise CorpusError(f"{self.manifest.name}: {table['path'].null_count() or 'all'} rows have no path")
+            raise CorpusError(f"{self.table.name}: {table['path'].null_count() or 'all'} rows have no path")
         return table
 
     def _column(self, table: pl.DataFrame, name: str) -> str:
         if name not in table.columns:
-            raise CorpusError(f"{self.manifest.name} has no column {name!r}; {suggest(name, table.columns)}")
+            raise CorpusError(f"{self.table.name} has no column {name!r}; {suggest(name, table.columns)}")
         return name
 
     def _free(self, table: pl.DataFrame, group: str) -> list[str]:

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -27,7 +26,7 @@ class Splits(BaseModel):
     test_groups: tuple[str, ...] = Field(default=(), description="exactly these groups are test")
 
     @model_validator(mode="after")
-    def _leaves_some_for_train(self) -> Self:
+    def _leaves_some_for_train(self) -> "Splits":
         if self.valid + self.test >= 1.0:
             raise ValueError(
                 f"valid={self.valid:g} and test={self.test:g} leave nothing for train; their sum must be < 1"
