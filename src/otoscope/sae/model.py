@@ -56,8 +56,10 @@ class SparseAutoencoder(nn.Module):
         self.sparsifier = sparsifier
         generator = torch.Generator().manual_seed(seed)
         encoder, bias, decoder = _INITS[init](width, latents, generator)
+        if unit_norm and init != "tied":  # tied atoms are drawn at length 1
+            decoder = F.normalize(decoder, dim=1)
         self.encoder = nn.Parameter(encoder)
-        self.decoder = nn.Parameter(F.normalize(decoder, dim=1) if unit_norm else decoder)
+        self.decoder = nn.Parameter(decoder)
         self.encoder_bias = nn.Parameter(bias) if encoder_bias else None
         self.decoder_bias = nn.Parameter(torch.zeros(width)) if decoder_bias else None
         self.register_buffer("centre", torch.zeros(width))
@@ -91,6 +93,19 @@ class SparseAutoencoder(nn.Module):
         """Return normalised rows rebuilt from inner codes."""
         rebuilt = inner_codes @ self.decoder
         return rebuilt if self.decoder_bias is None else rebuilt + self.decoder_bias
+
+    @torch.no_grad()
+    def fit_gain(self, inner: Float[Tensor, "rows width"]) -> None:
+        """Stretch the encoder so that these normalised rows are rebuilt at their own size.
+
+        Atoms drawn at random rebuild `gain * x` and something else, with a gain that grows with the
+        number of active latents; dividing by the least-squares gain `<rebuilt, x> / <rebuilt, rebuilt>`
+        lets large budgets start as well as small ones.
+        """
+        rebuilt = self.rebuild(self.sparsifier(self.preactivate(inner)))
+        gain = (rebuilt * inner).sum() / rebuilt.square().sum()
+        if torch.isfinite(gain) and gain > 0:
+            self.encoder.mul_(gain)
 
     def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
         """Return the codes of rows, in the encoder's own units."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otoscope.artifacts import canonical_json, fingerprint, read_tensors, require_fingerprint, write_tensors
+from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.checkpoint import load_strictly, save_sae, to_array
 from otoscope.sae.train import Step, Trained, Training, finish, train
@@ -60,7 +60,7 @@ def save_progress(folder: Path, run: Training) -> None:
         "history": run.history,
     }
     # the position travels as bytes in the same file: weights and step number can then never disagree
-    tensors["position"] = np.frombuffer(canonical_json(position).encode(), dtype=np.uint8)
+    tensors["position"] = np.frombuffer(json.dumps(position).encode(), dtype=np.uint8)
     write_tensors(folder / PROGRESS, tensors)
 
 

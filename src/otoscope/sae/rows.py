@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
 
 from otoscope.errors import TrainingError
+
+TABLED_ROWS = 1 << 21
+"""Up to so many rows an epoch's order is worked out at once and kept (16 MB); the indices are the same either way."""
 
 
 class Rows(Protocol):
@@ -85,9 +89,17 @@ class Order:
     def indices(self, step: int) -> Int64[np.ndarray, " rows"]:
         """Return the rows of one batch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self.batch
-        positions = np.arange(start, min(start + self.batch, self.height), dtype=np.uint64)
-        return permute(positions, height=self.height, key=(self.seed, epoch))
+        start, stop = place * self.batch, min((place + 1) * self.batch, self.height)
+        if self.height <= TABLED_ROWS:
+            return _epoch(self.height, (self.seed, epoch))[start:stop]
+        return permute(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
+
+
+@lru_cache(maxsize=2)
+def _epoch(height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
+    order = permute(np.arange(height, dtype=np.uint64), height=height, key=key)
+    order.setflags(write=False)
+    return order
 
 
 def permute(positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:

@@ -105,6 +105,8 @@ def begin(
         seed=seed,
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
+    if config.init == "tied":
+        sae.fit_gain(sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))))
     engine = TorchEngine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, engine, seed)
 

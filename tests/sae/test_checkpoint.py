@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from otoscope.artifacts import digest, read_tensors, write_tensors
+from otoscope.errors import DamagedArtifact, IncompleteArtifact, StaleArtifact
+from otoscope.sae.checkpoint import CARD, WEIGHTS, load_sae, save_sae
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.sparsifiers import TopK
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_sae(tmp_path, SparseAutoencoder(6, 16, TopK(3)), {"seed": 0})
+    return tmp_path
+
+
+def rewrite_card(folder: Path, **changes: object) -> None:
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps({**card, **changes}))
+
+
+def rewrite_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_tensors(folder / WEIGHTS, tensors)
+    rewrite_card(folder, sha256=digest(folder / WEIGHTS))
+
+
+def test_every_kind_of_model_comes_back(tmp_path: Path):
+    sae = SparseAutoencoder(6, 16, TopK(3), encoder_bias=False, decoder_bias=False, unit_norm=False, init="linear")
+    sae.set_scaling(torch.arange(6.0), torch.arange(1.0, 7.0))
+    save_sae(tmp_path, sae, {})
+    loaded, card = load_sae(tmp_path)
+    assert loaded.settings() == sae.settings()
+    assert card["versions"]["torch"] == torch.__version__
+    assert not loaded.training
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(x).rebuilt, sae(x).rebuilt)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+    for name in "ab":
+        save_sae(tmp_path / name, SparseAutoencoder(6, 16, TopK(3), seed=4), {"seed": 4})
+    for file in (WEIGHTS, CARD):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CARD])
+def test_a_missing_file_is_an_unfinished_dictionary(folder: Path, file: str):
+    (folder / file).unlink()
+    with pytest.raises(IncompleteArtifact, match=file):
+        load_sae(folder)
+
+
+def test_weights_of_another_card_are_refused(folder: Path):
+    tensors = read_tensors(folder / WEIGHTS)
+    tensors["encoder"][0, 0] += 1
+    write_tensors(folder / WEIGHTS, tensors)
+    with pytest.raises(DamagedArtifact, match=r"not the file that its card was written for"):
+        load_sae(folder)
+
+
+def test_a_truncated_file_is_damage(folder: Path):
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:-7])
+    with pytest.raises(DamagedArtifact, match=r"not a whole safetensors file"):
+        load_sae(folder)
+
+
+def test_missing_and_unexpected_keys_are_named(folder: Path):
+    tensors = read_tensors(folder / WEIGHTS)
+    tensors["threshold"] = tensors.pop("encoder_bias")
+    rewrite_weights(folder, tensors)
+    with pytest.raises(DamagedArtifact, match=r"missing keys \['encoder_bias'\], unexpected keys \['threshold'\]"):
+        load_sae(folder)
+
+
+def test_a_misshapen_tensor_is_named(folder: Path):
+    tensors = read_tensors(folder / WEIGHTS)
+    tensors["decoder"] = tensors["decoder"].T
+    rewrite_weights(folder, tensors)
+    with pytest.raises(DamagedArtifact, match=r"decoder has shape \[6, 16\], expected \[16, 6\]"):
+        load_sae(folder)
+
+
+def test_another_format_is_stale(folder: Path):
+    rewrite_card(folder, format=99)
+    with pytest.raises(StaleArtifact, match=r"has format 99, this release reads 1"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("model", [{}, {"width": 6}, {"latents": 4, "sparsifier": {}, "scale_per_dimension": 0}])
+def test_a_card_that_describes_no_model_is_damage(folder: Path, model: dict[str, object]):
+    rewrite_card(folder, model=model)
+    with pytest.raises(DamagedArtifact, match=r"does not describe a dictionary|cannot be made"):
+        load_sae(folder)
+
+
+def test_a_card_of_something_else_is_damage(folder: Path):
+    (folder / CARD).write_text("[1, 2]")
+    with pytest.raises(DamagedArtifact, match=r"not the card of a dictionary"):
+        load_sae(folder)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from otoscope.errors import TrainingError
+from otoscope.sae.moments import measure
+from otoscope.sae.rows import ArrayRows
+
+
+def rows(height: int = 10_000, width: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
+
+
+def test_equals_numpy_over_chunk_borders():
+    x = rows() * [1, 10, 0.1, 3] + [0, 5, -2, 100]
+    x = x.astype(np.float32)
+    found = measure(ArrayRows(x))
+    np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, x.var(axis=0, dtype=np.float64), rtol=1e-9)
+    assert found.spread == pytest.approx(np.sqrt(x.var(axis=0, dtype=np.float64).mean()))
+
+
+def test_a_small_spread_beside_a_large_mean_survives():
+    x = (rows() * 1e-2 + 1000).astype(np.float32)
+    np.testing.assert_allclose(measure(ArrayRows(x)).variance, x.var(axis=0, dtype=np.float64), rtol=1e-9)
+
+
+def test_scaling_makes_unit_spread():
+    x = rows() * 7 + 3
+    moments = measure(ArrayRows(x))
+    centre, scale = moments.scaling("rows", centred=True)
+    inner = (torch.from_numpy(x) - centre) / scale
+    assert inner.square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert inner.mean(dim=0).abs().max() < 1e-5
+
+
+def test_scaling_by_dimension_leaves_constant_dimensions_alone():
+    x = rows()
+    x[:, 2] = 41.0
+    moments = measure(ArrayRows(x))
+    assert moments.constant == 1
+    _, scale = moments.scaling("dimensions", centred=True)
+    assert scale[2] == pytest.approx(moments.spread, rel=1e-6)
+    assert scale.min() > 0.5
+
+
+def test_no_scaling_and_no_centring_is_the_identity():
+    centre, scale = measure(ArrayRows(rows() + 3)).scaling("none", centred=False)
+    assert not centre.any()
+    assert scale == 1.0
+
+
+def test_an_outlier_dimension_is_diagnosed():
+    x = rows()
+    x[:, 1] *= 100
+    assert measure(ArrayRows(x)).largest_share > 0.99
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_says_which_row_is_not_finite(bad: float):
+    x = rows()
+    x[5003, 1] = bad
+    with pytest.raises(TrainingError, match=r"training row 5003 holds NaN or Inf"):
+        measure(ArrayRows(x))
+
+
+@pytest.mark.parametrize("height", [0, 1])
+def test_refuses_too_few_rows(height: int):
+    with pytest.raises(TrainingError, match=rf"{height} training row\(s\): a dictionary needs at least 2"):
+        measure(ArrayRows(rows(height)))
+
+
+def test_refuses_rows_that_never_vary():
+    with pytest.raises(TrainingError, match=r"all 9 training rows are equal"):
+        measure(ArrayRows(np.ones((9, 3), dtype=np.float32)))

@@ -1,0 +1,65 @@
+import pytest
+from pydantic import ValidationError
+
+from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, Plan, TrainConfig, find_preset
+
+
+def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:
+    return Plan.derive(config, height=height, latents=latents, seed=0)
+
+
+def test_the_papers_recipe():
+    found = plan(MARIOTTE2025, 970)
+    assert (found.order.batch, found.order.steps_per_epoch, found.steps) == (16, 61, 6100)
+    assert {found.learning_rate(step) for step in (0, 1, 3000, 6099)} == {1e-3}
+    assert not found.validates_after(60)
+    assert found.validates_after(61)
+
+
+def test_learning_rate_follows_the_width_of_the_dictionary():
+    assert plan(DEFAULT, 10_000, latents=2**14).peak_rate == pytest.approx(2e-4)
+    assert plan(DEFAULT, 10_000, latents=2048).peak_rate == pytest.approx(5.657e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("height", [2, 700, 20_000, 3_000_000])
+def test_rate_rises_and_falls_to_nothing(height: int):
+    found = plan(DEFAULT, height)
+    rates = [found.learning_rate(step) for step in range(found.steps)]
+    top = rates.index(max(rates))
+    assert max(rates) <= found.peak_rate
+    assert max(rates) >= 0.5 * found.peak_rate
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert 0 < rates[-1] <= found.peak_rate / (found.decay_steps + 1) + 1e-12
+
+
+@pytest.mark.parametrize("height", [2, 63, 700, 970, 20_000, 3_000_000, 10**9])
+def test_steps_stay_within_their_bounds(height: int):
+    found = plan(DEFAULT, height)
+    assert 1 <= found.order.batch <= min(DEFAULT.batch, height)
+    epochs = found.steps / found.order.steps_per_epoch
+    assert 1 <= epochs <= DEFAULT.max_epochs
+    assert found.validate_steps * found.order.batch <= max(DEFAULT.validate_rows, found.order.batch)
+    assert found.validates_after(found.steps)
+
+
+def test_few_rows_still_make_several_steps_an_epoch():
+    assert plan(DEFAULT, 700).order.steps_per_epoch >= 8
+
+
+def test_unknown_preset_gets_a_suggestion():
+    with pytest.raises(ConfigError, match=r"no training preset 'mariotte'; did you mean mariotte2025\?"):
+        find_preset("mariotte")
+    assert find_preset("default") is PRESETS["default"]
+
+
+@pytest.mark.parametrize("wrong", [{"leaning_rate": 1e-3}, {"batch": 0}, {"warmup": 1.5}, {"scaling": "all"}])
+def test_refuses_unknown_keys_and_values_out_of_range(wrong: dict[str, object]):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainConfig.model_validate(wrong)
+
+
+def test_refuses_a_single_row():
+    with pytest.raises(TrainingError, match=r"1 training row"):
+        plan(DEFAULT, 1)

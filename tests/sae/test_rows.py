@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otoscope.errors import TrainingError
+from otoscope.sae.rows import ArrayRows, Order, chunks, permute
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 2**31), st.integers(0, 100))
+def test_every_row_is_met_once_an_epoch(height: int, seed: int, epoch: int):
+    found = permute(np.arange(height, dtype=np.uint64), height=height, key=(seed, epoch))
+    assert np.array_equal(np.sort(found), np.arange(height))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 500), st.integers(1, 600))
+def test_batches_of_an_epoch_hold_every_row_once(height: int, batch: int):
+    order = Order(height, batch, seed=3)
+    for epoch in (0, 1):
+        steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        met = np.concatenate([order.indices(step) for step in steps])
+        assert np.array_equal(np.sort(met), np.arange(height))
+
+
+def test_the_shuffle_leaves_no_trace_of_time():
+    height = 20_000
+    met = permute(np.arange(height, dtype=np.uint64), height=height, key=(0, 0))
+    gaps = np.abs(np.diff(met))
+    # two uniform rows of n lie n / 3 apart on average, and within 5 of each other with probability 10 / n
+    assert np.mean(gaps) == pytest.approx(height / 3, rel=0.03)
+    assert (gaps <= 5).sum() <= 30
+    assert abs(np.corrcoef(met, np.arange(height))[0, 1]) < 0.03
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    order, other = Order(1000, 1000, seed=0), Order(1000, 1000, seed=1)
+    assert not np.array_equal(order.indices(0), order.indices(1))
+    assert not np.array_equal(order.indices(0), other.indices(0))
+    assert np.array_equal(order.indices(7), Order(1000, 1000, seed=0).indices(7))
+
+
+def test_a_billion_rows_need_no_table():
+    order = Order(10**9, 1024, seed=0)
+    met = order.indices(order.steps_per_epoch - 1)
+    assert len(met) == 10**9 % 1024
+    assert met.min() >= 0
+    assert met.max() < 10**9
+    assert len(np.unique(met)) == len(met)
+
+
+def test_the_order_does_not_depend_on_being_kept(monkeypatch: pytest.MonkeyPatch):
+    order = Order(1000, 64, seed=5)
+    kept = [order.indices(step) for step in range(40)]
+    monkeypatch.setattr("otoscope.sae.rows.TABLED_ROWS", 0)
+    assert all(np.array_equal(order.indices(step), kept[step]) for step in range(40))
+
+
+def test_array_rows_take_any_leading_axes_and_any_float():
+    rows = ArrayRows(np.arange(24, dtype=np.float16).reshape(2, 3, 4))
+    assert (rows.height, rows.width) == (6, 4)
+    assert rows.take(np.array([5, 0])).tolist() == [[20, 21, 22, 23], [0, 1, 2, 3]]
+    assert rows.take(np.array([1])).dtype == np.float32
+
+
+def test_chunks_tile_the_rows_in_order():
+    rows = ArrayRows(np.arange(10, dtype=np.float32)[:, None])
+    met = list(chunks(rows, 4))
+    assert [start for start, _ in met] == [0, 4, 8]
+    assert np.concatenate([chunk for _, chunk in met])[:, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 0), ()])
+def test_refuses_what_is_no_table_of_rows(shape: tuple[int, ...]):
+    with pytest.raises(TrainingError, match=r"rows must be an array \[rows, width\]"):
+        ArrayRows(np.zeros(shape, dtype=np.float32))

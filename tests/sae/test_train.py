@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.moments import measure
+from otoscope.sae.presets import TrainConfig
+from otoscope.sae.rows import ArrayRows
+from otoscope.sae.train import begin, finish, fit, train, validate
+from tests.sae.planted import planted
+
+QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)
+
+
+def test_learns_and_counts_what_it_says():
+    run = begin(planted(0, 1, 2), planted(3), QUICK, latents=96, k=6)
+    steps = list(train(run))
+    trained = finish(run)
+    assert [step.step for step in steps] == list(range(1, run.plan.steps + 1))
+    assert steps[-1].rows == 8 * 1200
+    assert steps[-1].epoch == 8.0
+    assert steps[-1].losses.reconstruction < 0.5 * steps[0].losses.reconstruction
+    assert [step.valid is not None for step in steps].count(True) == 8 == len(trained.history)
+    assert trained.summary["valid_explained_variance"] > 0.6
+    assert trained.summary["valid_l0"] <= 6
+
+
+def test_the_best_state_is_kept():
+    run = begin(planted(0, 1), planted(2), QUICK.model_copy(update={"learning_rate": 0.3}), latents=96, k=6)
+    seen = [step.valid.mse for step in train(run) if step.valid]
+    trained = finish(run)
+    assert trained.summary["valid_mse"] == pytest.approx(min(seen), rel=1e-6)
+    assert trained.summary["best_step"] == 7 * (1 + int(np.argmin(seen)))
+
+
+def test_same_seed_same_weights():
+    def weights(seed: int) -> torch.Tensor:
+        config = QUICK.model_copy(update={"epochs": 2.0})
+        return fit(planted(0, 1), planted(2), config, latents=96, k=6, seed=seed).sae.encoder
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_validation_by_hand():
+    rows, valid = planted(0), planted(1)
+    run = begin(rows, valid, QUICK, latents=96, k=6)
+    found = validate(run.sae, valid, run.moments)
+    x = torch.from_numpy(valid.array)
+    codes, rebuilt = run.sae(x)
+    mean = torch.from_numpy(rows.array.mean(axis=0))
+    unexplained = ((x - rebuilt) ** 2).sum() / ((x - mean) ** 2).sum()
+    assert found.explained_variance == pytest.approx(1 - unexplained.item(), abs=1e-5)
+    assert found.mse == pytest.approx(((x - rebuilt) ** 2).mean().item(), rel=1e-5)
+    assert found.l0 == pytest.approx((codes > 0).sum(dim=1).float().mean().item())
+    assert found.dead_fraction == pytest.approx((~(codes > 0).any(dim=0)).float().mean().item())
+
+
+def test_constant_dimensions_are_harmless():
+    def widened(rows: ArrayRows) -> ArrayRows:
+        return ArrayRows(np.concatenate([rows.array, np.full((rows.height, 2), 1e4, np.float32)], axis=1))
+
+    config = QUICK.model_copy(update={"scaling": "dimensions"})
+    trained = fit(widened(planted(0, 1)), widened(planted(2)), config, latents=96, k=6)
+    assert trained.summary["constant_dimensions"] == 2
+    assert trained.summary["valid_explained_variance"] > 0.5
+    rebuilt = trained.sae(torch.from_numpy(widened(planted(2)).array)).rebuilt
+    assert (rebuilt[:, -2:] - 1e4).abs().max() < 5.0
+
+
+def test_moments_may_be_given():
+    rows, valid = planted(0), planted(1)
+    config = QUICK.model_copy(update={"epochs": 1.0})
+    one = fit(rows, valid, config, latents=96, k=6)
+    two = fit(rows, valid, config, latents=96, k=6, moments=measure(rows))
+    assert torch.equal(one.sae.decoder, two.sae.decoder)
+
+
+def with_nan(rows: ArrayRows, row: int) -> ArrayRows:
+    array = rows.array.copy()
+    array[row, 3] = np.nan
+    return ArrayRows(array)
+
+
+def test_says_which_row_is_bad():
+    with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf"):
+        fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6)
+    with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
+        fit(planted(0), with_nan(planted(1), 5), QUICK, latents=96, k=6)
+    with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf"):
+        fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6, moments=measure(planted(0)))
+
+
+def test_says_when_it_diverges():
+    with pytest.raises(TrainingError, match=r"the loss is not finite at step \d+ with learning rate .*; lower it"):
+        fit(planted(0), planted(1), QUICK.model_copy(update={"learning_rate": 1e30}), latents=96, k=6)
+
+
+def test_refuses_what_cannot_be_trained():
+    rows, valid = planted(0), planted(1)
+    with pytest.raises(TrainingError, match=r"no validation rows"):
+        fit(rows, ArrayRows(np.zeros((0, 24), np.float32)), QUICK, latents=96, k=6)
+    with pytest.raises(TrainingError, match=r"1 training row"):
+        fit(ArrayRows(rows.array[:1]), valid, QUICK, latents=96, k=6)
+    with pytest.raises(TrainingError, match=r"training rows are 24 wide, validation rows 23"):
+        fit(rows, ArrayRows(valid.array[:, 1:]), QUICK, latents=96, k=6)
+    with pytest.raises(ConfigError, match=r"k=97 exceeds latents=96"):
+        fit(rows, valid, QUICK, latents=96, k=97)
+    with pytest.raises(ConfigError, match=r"give k or sparsity, and not both: got k=None, sparsity=None"):
+        fit(rows, valid, QUICK, latents=96)
+    with pytest.raises(ConfigError, match=r"give k or sparsity, and not both: got k=4, sparsity=0.9"):
+        fit(rows, valid, QUICK, latents=96, k=4, sparsity=0.9)
+    with pytest.raises(ConfigError, match=r"no training preset 'defualt'"):
+        fit(rows, valid, "defualt", latents=96, k=4)
+
+
+def test_an_unfinished_run_has_no_result():
+    run = begin(planted(0), planted(1), QUICK, latents=96, k=6)
+    next(train(run))
+    with pytest.raises(TrainingError, match=r"only 1 of 32 steps are done"):
+        finish(run)
