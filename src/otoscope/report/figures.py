@@ -37,6 +37,7 @@ def probe_by_layer(results: Results, label: str) -> Figure | None:
         ),
         panels=[Panel(charts.by_layer(rows, y_title="accuracy on test groups"))],
         table=_with_all_probe_metrics(results, label),
+        legend=charts.series_names(rows),
     )
 
 
@@ -49,12 +50,15 @@ def probe_against_sparsity(results: Results, label: str) -> Figure | None:
     pooled_first = _pooled_first(results, "probe_accuracy", target=label)
     rows = charts.named(pl.concat([dense, coded, pooled_first]), results.pooling)
     layers = coded["layer"].unique().sort().to_list()
+    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if words.known(v))) / 20, 1.0)
     panels = [
         Panel(
-            charts.against_sparsity(rows.filter(pl.col("layer") == layer), y_title="accuracy", legend=rank == 0),
+            charts.against_sparsity(
+                rows.filter(pl.col("layer") == layer), y_title="accuracy", sparsities=results.sparsities, top=top
+            ),
             f"layer {layer}",
         )
-        for rank, layer in enumerate(layers)
+        for layer in layers
     ]
     return Figure(
         name=f"probe-against-sparsity-{_slug(label)}",
@@ -66,6 +70,7 @@ def probe_against_sparsity(results: Results, label: str) -> Figure | None:
         panels=panels,
         table=tables.result_rows(rows.drop("series")),
         height=230 if len(panels) > 1 else 300,
+        legend=charts.series_names(rows),
     )
 
 
@@ -83,7 +88,13 @@ def explained_variance(results: Results) -> Figure | None:
             "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. The more "
             "latents may fire (to the left), the higher it should be; dotted grey, where drawn, is the null."
         ),
-        panels=[Panel(charts.lines_by_layer(rows, y_title="explained variance (fraction)"))],
+        panels=[
+            Panel(
+                charts.lines_by_layer(
+                    rows, y_title="explained variance", layers=results.layers, sparsities=results.sparsities
+                )
+            )
+        ],
         table=tables.result_rows(results.of(metrics, "sae")),
     )
 
@@ -98,7 +109,6 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
     rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
     if rows.is_empty():
         return None
-    order = ["dense", *(words.sparsity(s) for s in results.sparsities)]
     logarithmic = metric == "effective_latents"
     largest = max([2.0, *rows["value"]])
     top = 2.0 ** math.ceil(math.log2(largest)) if logarithmic else 1.0
@@ -108,7 +118,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
         Panel(
             charts.factor_panel(
                 rows.filter(pl.col("target").is_in(members)),
-                order=order,
+                sparsities=results.sparsities,
                 y_title=y_title,
                 logarithmic=logarithmic,
                 top=top,
@@ -123,20 +133,22 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
     )
     size_caption = (
         "How many dimensions share the work of predicting each factor: the exponential of the entropy of the LASSO's "
-        "absolute weights. 1 means a single latent carries the factor. It does not grow by itself with a wider code, so "
-        "dense and codes can be compared. Factors that nothing predicts have no value."
+        "absolute weights. 1 means a single latent carries the factor. It does not grow by itself "
+        "with a wider code, so dense and codes can be compared. Factors that nothing predicts have no value."
     )
     return Figure(
         name="effective-latents" if logarithmic else "factor-r2",
         title="How many dimensions carry each factor" if logarithmic else "Which factors can be read off",
         caption=(
             f"{size_caption if logarithmic else r2_caption} Layer {layer}; a panel a category, a thin line a factor, "
-            "the large points the category's median: orange the dense layer, blue the codes."
+            "the large points the category's median: orange the dense layer, blue the codes"
+            f"{'.' if logarithmic else '; dashed grey the median of the upper ends of the nulls.'}"
         ),
         panels=panels,
         table=factor_table(run, metric, layer),
         height=190,
         small=True,
+        legend=charts.series_names(rows),
         notes=["Factors within a category depend on each other; count them as a few facts, not as many."],
     )
 
@@ -239,7 +251,7 @@ def _pooled_first(results: Results, metric: str, *, target: str) -> pl.DataFrame
 
 def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
     """Group factors by category, in the order of the factors' card, then of their names."""
-    listed = [c for c in dict.fromkeys(run.categories.values())]
+    listed = list(dict.fromkeys(run.categories.values()))
     members: dict[str, list[str]] = {c: [] for c in listed}
     for factor in sorted(factors):
         members.setdefault(run.category(factor), []).append(factor)

@@ -109,7 +109,7 @@ def _caption(row: dict[str, Any]) -> list[Html]:
     where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
     parts = [where, f"strength {words.decimal(row['strength'], 2)}"]
     if words.known(row["factor_value"]):
-        parts.append(f"{row['factor']} {_short(row['factor_value'])}")
+        parts.append(f"{row['factor']} = {_short(row['factor_value'])}")
     if row["from_s"] > 0:
         parts.append(f"cut from {row['from_s']:.2f} s on")
     return [element("span", row["clip_id"], class_="id"), element("span", "; ".join(parts), class_="quiet")]

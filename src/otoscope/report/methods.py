@@ -34,10 +34,10 @@ def _prose(run: Run) -> list[str | None]:
         "chosen on the validation groups, scored on the test groups. The null is the same probe on permuted labels."
         if results.labels
         else None,
-        f"Factors. {words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
-        "training groups and scored by R² on test groups. Effective dimensions are the exponential of the entropy of "
-        f"the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also exceeds the "
-        "upper end of its null."
+        f"Factors. {words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted "
+        "on the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
+        f"entropy of the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also exceeds "
+        "the upper end of its null."
         if results.factors
         else None,
         "Intervals are 95 % bootstrap intervals that resample whole groups (never single clips); with few groups they "
@@ -127,16 +127,15 @@ def provenance(run: Run) -> Html:
     """Return where everything came from: fingerprints, versions, revision, licence."""
     corpus = {k: run.corpus[k] for k in ("name", "licence", "citation", "clips", "fingerprint") if run.corpus.get(k)}
     first: Mapping[str, Any] = next(iter(run.cards.values()), {})
-    known = {
+    revision = _find(first, "revision") or run.config.get("revision")
+    encoder = {"name": run.encoder, "revision": revision}
+    known: dict[str, Any] = {
         "corpus": corpus,
-        "encoder": {"name": run.encoder, **_picked(run.activations, ("revision", "rate_hz", "fingerprint"))},
+        "encoder": {**encoder, **_picked(run.activations, ("revision", "rate_hz", "fingerprint"))},
         "factors": _picked(run.factors, ("fingerprint", "source", "licence")),
         "seed": words.listed(run.results.seeds) or None,
         "versions": first.get("versions") or (run.moments.card.get("versions") if run.moments else None) or {},
     }
-    revision = _find(first, "revision") or run.config.get("revision")
-    if revision and "revision" not in known["encoder"]:
-        known["encoder"]["revision"] = revision
     return tables.settings({k: v for k, v in known.items() if v}, caption="Provenance")
 
 

@@ -15,10 +15,13 @@ from otoscope.report.charts import Figure
 from otoscope.report.figures import all_figures
 from otoscope.report.folder import Run, read_run
 from otoscope.report.html import Html, element, join, script_json
-from otoscope.report.theme import PRINT_CONFIG, page_themes
+from otoscope.report.theme import OTHER, PRINT_CONFIG, REPRESENTATIONS, page_themes
 
 MAX_ALL_ROWS = 20_000
 """Results up to this many rows are offered as one download on the page."""
+
+BUNDLED = "window.vegaEmbed = vegaEmbed;"
+"""What the bundled script must offer to the page's own."""
 
 SECTIONS: dict[str, tuple[str, str]] = {
     "layers": ("Probing by layer", "No probes: the results hold no label for this corpus."),
@@ -70,9 +73,8 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
         _section("set-aside", "Clips set aside", methods.set_aside(run)),
         _section("provenance", "Where this comes from", join(methods.provenance(run), _all_rows(run))),
     ]
-    titles = {"summary": "Summary", **{n: t for n, (t, _) in SECTIONS.items()}, "gallery": "Gallery"}
-    titles |= {"methods": "Methods", "set-aside": "Set aside", "provenance": "Provenance"}
-    links = (element("li", element("a", text, href=f"#{name}")) for name, text in titles.items())
+    names = ("summary", *SECTIONS, "gallery", "methods", "set-aside", "provenance")
+    links = (element("li", element("a", n.capitalize().replace("-", " "), href=f"#{n}")) for n in names)
     return Template(_resource("page.html")).substitute(
         title=join(run.title),
         subtitle=join(_subtitle(run)),
@@ -111,6 +113,7 @@ def _figure(figure: Figure, specs: dict[str, Any], linked: bool) -> Html:
         "figure",
         element("h3", figure.title),
         element("figcaption", figure.caption, class_="caption"),
+        _legend(figure),
         element("div", *drawn, class_=layout),
         *(element("p", note, class_="quiet") for note in figure.notes),
         tables.folded(f"Table: {figure.title}", figure.table, figure.name),
@@ -118,6 +121,18 @@ def _figure(figure: Figure, specs: dict[str, Any], linked: bool) -> Html:
         class_="figure",
         id=f"figure-{figure.name}",
     )
+
+
+def _legend(figure: Figure) -> Html | None:
+    """Explain the colours of the representations once for all panels."""
+    if not figure.legend:
+        return None
+    shown = (REPRESENTATIONS.get(n, OTHER) for n in figure.legend)
+    keys = (
+        element("li", element("span", class_="key", style=f"--light:{c.light};--dark:{c.dark}"), " ", n)
+        for n, c in zip(figure.legend, shown, strict=True)
+    )
+    return element("ul", *keys, class_="legend", aria_label="Colours")
 
 
 def _subtitle(run: Run) -> str:
@@ -144,4 +159,4 @@ def _resource(name: str) -> str:
 @cache
 def _bundle() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script that may stand inside a page."""
-    return vlc.javascript_bundle().replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return vlc.javascript_bundle(snippet=BUNDLED).replace("</script", "<\\/script").replace("<!--", "<\\!--")

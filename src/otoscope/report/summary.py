@@ -1,6 +1,6 @@
 """The page's first screen: what was found, in words written from the results."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -12,56 +12,70 @@ from otoscope.report.results import PREDICTED_R2, Results, predicted
 
 HEADLINE_SPARSITIES = (0.9, 0.95)
 
+Row = dict[str, Any]
+
+
+class Finding(NamedTuple):
+    """What a sentence is about, and the sentence."""
+
+    topic: str
+    text: str
+
 
 def summary(run: Run) -> Html:
     """Return the findings: key numbers as tiles, then sentences with intervals, nulls and groups."""
-    tiles = [*_probe_tiles(run.results), *_variance_tile(run.results), *_factor_tiles(run.results)]
-    sentences = [
-        *(s for label in run.results.labels for s in probe_sentences(run.results, label)),
-        *variance_sentences(run.results),
-        *factor_sentences(run.results),
+    results = run.results
+    tiles = [*_probe_tiles(results), *_variance_tile(results), *_factor_tiles(results)]
+    found = [
+        *(f for label in results.labels for f in probe_findings(results, label)),
+        *variance_findings(results),
+        *factor_findings(results),
     ]
-    if not sentences:
+    if not found:
         return element("p", "The results hold no number to sum up.")
+    items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     return join(
         element("dl", *tiles, class_="tiles") if tiles else None,
-        element("ul", *(element("li", s) for s in sentences), class_="findings"),
+        element("ul", *items, class_="findings"),
     )
 
 
-def probe_sentences(results: Results, label: str) -> list[str]:
+def probe_findings(results: Results, label: str) -> list[Finding]:
     """Say what the dense layer knows of a label, and what the codes lose."""
     best = results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
-    said: list[str] = []
+    found: list[Finding] = []
     if dense:
-        said.append(
-            f"{label}: layer {best.layer} is the layer to look at ({best.reason}). A linear probe on its dense "
-            f"activations reaches {words.percent(dense['value'])} on unseen groups ({words.backed(dense)})."
+        found.append(
+            Finding(
+                f"What the layer knows of the {label}",
+                f"A linear probe on the dense activations of layer {best.layer} reaches "
+                f"{words.percent(dense['value'])} on unseen groups ({words.backed(dense)}). "
+                f"Layer {best.layer} was chosen because {best.reason}.",
+            )
         )
-    for at in _headline(results):
-        codes = _nearest_codes(results, label, at)
-        if codes is None:
-            continue
-        beside = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-        said.append(_loss_sentence(label, codes, beside))
-    return said
+    lost = [_loss(results, label, at) for at in _headline(results)]
+    if said := [text for text in lost if text]:
+        found.append(Finding(f"What sparse codes keep of the {label}", " ".join(said)))
+    return found
 
 
-def _loss_sentence(label: str, codes: dict[str, Any], dense: dict[str, Any] | None) -> str:
-    where = f"layer {codes['layer']}"
+def _loss(results: Results, label: str, at: float) -> str | None:
+    codes = _nearest_codes(results, label, at)
+    if codes is None:
+        return None
+    dense = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     reached = f"{words.percent(codes['value'])} ({words.backed(codes)})"
-    start = f"{label}: at {words.sparsity(codes['sparsity'])} sparsity (k={codes['k']}) the codes of {where} reach {reached}"
+    start = f"At {words.sparsity(at)} sparsity (k={codes['k']}) the codes of layer {codes['layer']} reach {reached}"
     if dense is None:
         return f"{start}."
-    change = 100 * (float(codes["value"]) - float(dense["value"]))
+    change = 100 * (codes["value"] - dense["value"])
     if abs(change) < 0.05:
-        return f"{start}: as much as the dense layer."
-    verb = "more" if change > 0 else "less"
-    return f"{start}: {abs(change):.1f} points {verb} than the dense layer ({words.percent(dense['value'])})."
+        return f"{start}, as much as the dense layer."
+    return f"{start}, {abs(change):.1f} points {'more' if change > 0 else 'less'} than the dense layer."
 
 
-def variance_sentences(results: Results) -> list[str]:
+def variance_findings(results: Results) -> list[Finding]:
     """Say how much of a layer the dictionaries rebuild."""
     said: list[str] = []
     for at in _headline(results):
@@ -74,51 +88,75 @@ def variance_sentences(results: Results) -> list[str]:
         if low["layer"] != high["layer"]:
             span = f"{words.percent(low['value'])} (layer {low['layer']}) to {span}"
         held = f"{words.count(high['n'], 'row')} of {words.count(high['groups'], 'group')}"
-        said.append(
-            f"Reconstruction: at {words.sparsity(at)} sparsity the dictionaries explain {span} of the variance on "
-            f"unseen groups ({held}; always answering the training mean explains 0 %)."
+        said.append(f"at {words.sparsity(at)} sparsity {span} of the variance on unseen groups ({held})")
+    if not said:
+        return []
+    return [
+        Finding(
+            "Reconstruction",
+            f"The dictionaries explain {words.listed(said)}; always answering the training mean explains "
+            f"0{words.NBSP}%.",
         )
-    return said
+    ]
 
 
-def factor_sentences(results: Results) -> list[str]:
+def factor_findings(results: Results) -> list[Finding]:
     """Say how many factors are predicted, by what, and with how many dimensions."""
-    layer = factor_layer(results)
+    layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
-    at = results.reference_sparsity
-    said: list[str] = []
-    for name, rows in (
-        ("the dense layer", results.of("factor_r2", "dense", layer=layer)),
-        (f"codes at {words.sparsity(at)} sparsity", results.of("factor_r2", "sae", layer=layer, sparsity=at)),
-    ):
-        if rows.is_empty():
-            continue
-        known = rows.filter(predicted())
-        null = rows["null_high"].fill_nan(None).median()
-        beside = f"; median upper end of the null {words.decimal(null)}" if isinstance(null, float) else ""
-        median = rows["value"].fill_nan(None).median()
-        r2 = f"; median held-out R² {words.decimal(median)}" if isinstance(median, float) else ""
-        groups = rows["groups"].max()
-        said.append(
-            f"Factors: from {name} {known.height} of {rows.height} are predicted at layer {layer} (R² of at least "
-            f"{PREDICTED_R2} and above the null, on {words.count(int(groups or 0), 'unseen group')}{r2}{beside})."
+    sources = {
+        "the dense activations": results.of("factor_r2", "dense", layer=layer),
+        f"the codes at {words.sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
+    }
+    said = [_predicted(rows, name) for name, rows in sources.items() if rows.height]
+    found = [
+        Finding(
+            f"Factors at layer {layer}",
+            f"{words.listed(said)}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
+            "lies above the factor's null.",
         )
-    sizes = [_median_size(results, layer, "dense", None), _median_size(results, layer, "sae", at)]
+    ]
+    both = _predicted_by_both(results, layer)
+    sizes = [_median_size(results, layer, "dense", None, both), _median_size(results, layer, "sae", at, both)]
     if sizes[0] and sizes[1]:
-        said.append(
-            f"Compactness: the factors that both predict take {sizes[0]:.1f} effective dimensions from the dense layer "
-            f"and {sizes[1]:.1f} from the codes at {words.sparsity(at)} sparsity (medians, layer {layer})."
+        found.append(
+            Finding(
+                "Compactness",
+                f"The {words.count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
+                f"from the dense layer and {sizes[1]:.1f} from the codes at {words.sparsity(at)} sparsity (medians, "
+                f"layer {layer}).",
+            )
         )
-    return said
+    return found
 
 
-def _median_size(results: Results, layer: int, representation: str, at: float | None) -> float | None:
+def _predicted(rows: pl.DataFrame, source: str) -> str:
+    parts = [words.count(_most(rows, "groups"), "group")]
+    median, null = (_median(rows, c) for c in ("value", "null_high"))
+    if median is not None:
+        parts.append(f"median R² {words.decimal(median, 2)}")
+    if null is not None:
+        parts.append(f"null up to {words.decimal(null, 2)}")
+    known = rows.filter(predicted()).height
+    return f"{known} of {words.count(rows.height, 'factor')} are predicted from {source} ({', '.join(parts)})"
+
+
+def _median(rows: pl.DataFrame, column: str) -> float | None:
+    median = rows[column].fill_nan(None).median()
+    return median if isinstance(median, float) else None
+
+
+def _most(rows: pl.DataFrame, column: str) -> int:
+    return max(rows[column].drop_nulls().to_list(), default=0)
+
+
+def _median_size(
+    results: Results, layer: int, representation: str, at: float | None, targets: list[str]
+) -> float | None:
     rows = results.of("effective_latents", representation, layer=layer)
     rows = rows.filter(pl.col("sparsity") == at) if at is not None else rows
-    both = rows.filter(pl.col("target").is_in(_predicted_by_both(results, layer)) & pl.col("value").is_not_nan())
-    median = both["value"].median()
-    return median if isinstance(median, float) else None
+    return _median(rows.filter(pl.col("target").is_in(targets)), "value")
 
 
 def _predicted_by_both(results: Results, layer: int) -> list[str]:
@@ -134,10 +172,15 @@ def _headline(results: Results) -> list[float]:
     return found or ([results.reference_sparsity] if results.reference_sparsity is not None else [])
 
 
-def _nearest_codes(results: Results, label: str, at: float) -> dict[str, Any] | None:
+def _nearest_codes(results: Results, label: str, at: float) -> Row | None:
     rows = results.of("probe_accuracy", "sae", target=label, sparsity=at).filter(pl.col("value").is_not_nan())
+    return _nearest(rows, results)
+
+
+def _nearest(rows: pl.DataFrame, results: Results) -> Row | None:
+    """Return the row of the layer nearest to the best one."""
     best = results.best_layer.layer or 0
-    near = rows.with_columns((pl.col("layer") - best).abs().alias("far")).sort("far", "layer")
+    near = rows.sort((pl.col("layer") - best).abs(), "layer")
     return near.row(0, named=True) if near.height else None
 
 
@@ -156,12 +199,12 @@ def _probe_tiles(results: Results) -> list[Html]:
 
 def _variance_tile(results: Results) -> list[Html]:
     at = results.reference_sparsity
-    row = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
-    if row.is_empty():
+    rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
+    near = _nearest(rows, results)
+    if near is None:
         return []
-    near = row.sort((pl.col("layer") - (results.best_layer.layer or 0)).abs(), "layer").row(0, named=True)
     name = f"explained variance at {words.sparsity(at)}, layer {near['layer']}"
-    return [_tile(name, words.percent(near["value"]), near, null="null: 0 % (training mean)")]
+    return [_tile(name, words.percent(near["value"]), near, null=f"null 0{words.NBSP}% (training mean)")]
 
 
 def _factor_tiles(results: Results) -> list[Html]:
@@ -169,27 +212,25 @@ def _factor_tiles(results: Results) -> list[Html]:
     if layer is None:
         return []
     rows = results.of("factor_r2", "sae", layer=layer, sparsity=at)
-    name, rows = ("codes", rows) if rows.height else ("dense layer", results.of("factor_r2", "dense", layer=layer))
+    name = f"codes at {words.sparsity(at)}"
+    if rows.is_empty():
+        name, rows = "dense", results.of("factor_r2", "dense", layer=layer)
     if rows.is_empty():
         return []
+    null = _median(rows, "null_high")
+    beside = f"null R² up to {words.decimal(null, 2)} (median)" if null is not None else "no null in the results"
     text = f"{rows.filter(predicted()).height} of {rows.height}"
-    null = rows["null_high"].fill_nan(None).median()
-    beside = (
-        f"null: R² up to {words.decimal(null, 2)} (median)" if isinstance(null, float) else "no null in the results"
-    )
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), null=beside)]
 
 
-def _tile(name: str, value: str, row: dict[str, Any], *, null: str | None = None) -> Html:
+def _tile(name: str, value: str, row: Row, *, null: str | None = None) -> Html:
     lines: list[str] = []
-    if null is None:
-        low, high, mean, upper = (row[c] for c in ("low", "high", "null_mean", "null_high"))
-        if words.known(low) and words.known(high):
-            lines.append(f"interval {words.percent(low)} to {words.percent(high)}")
-        if words.known(mean):
-            lines.append(f"null {words.percent(mean)}, up to {words.percent(upper)}")
-    else:
+    if words.known(row["low"]) and words.known(row["high"]) and null is None:
+        lines.append(f"interval {words.percent(row['low'])} to {words.percent(row['high'])}")
+    if null is not None:
         lines.append(null)
+    elif words.known(row["null_mean"]):
+        lines.append(f"null {words.percent(row['null_mean'])}, up to {words.percent(row['null_high'])}")
     lines.append(f"{row['n']:,} rows, {words.count(int(row['groups'] or 0), 'group')}")
     quiet = (element("dd", line, class_="quiet") for line in lines)
     return element("div", element("dt", name), element("dd", value, class_="value"), *quiet)

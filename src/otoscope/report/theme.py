@@ -67,13 +67,24 @@ def chart_config(*, ink: str, quiet: str, grid: str, paper: str | None) -> dict[
         "axis": {**title, "gridColor": grid, "domainColor": quiet, "tickColor": quiet, "labelOverlap": True},
         "axisX": {"grid": False, "labelAngle": 0, "titlePadding": 8},
         "axisY": {"domain": False, "ticks": False, "titlePadding": 10},
-        "legend": {**title, "orient": "top", "symbolStrokeWidth": 3, "symbolSize": 90, "columnPadding": 14},
+        "legend": {
+            **title,
+            "orient": "top",
+            "symbolStrokeWidth": 3,
+            "symbolSize": 90,
+            "columnPadding": 14,
+            "symbolOpacity": 1,
+        },
         "title": {"color": ink, "fontSize": 13, "fontWeight": 600, "anchor": "start", "subtitleColor": quiet},
         "header": {"labelColor": ink, "titleColor": ink},
         "text": {"color": ink, "font": FONT},
         "range": {"heatmap": list(HEAT_LIGHT)},
     }
 
+
+HEAT_INK = Colour("#23262c", "#e9e7e3")
+HEAT_INK_STRONG = Colour("#fdfdfd", "#11151a")
+"""Text on the weak and on the strong half of the heat map, which runs light to dark or the other way."""
 
 HEAT_LIGHT = ("#f3f1ea", "#c9d9e6", "#86b0d2", "#3f80b8", "#154a80")
 HEAT_DARK = ("#23262b", "#24415c", "#2f6796", "#5598cf", "#a9d5f8")
@@ -93,4 +104,5 @@ def page_themes(layers: Sequence[int]) -> dict[str, Any]:
     """
     meanings: Mapping[str, Colour] = {**REPRESENTATIONS, "null": NULL, "factor": FACTOR, "other": OTHER}
     colours = [*meanings.values(), *layer_colours(layers).values()]
+    colours += [HEAT_INK, HEAT_INK_STRONG]
     return {"light": LIGHT_CONFIG, "dark": DARK_CONFIG, "swap": {c.light: c.dark for c in colours}}

@@ -21,6 +21,8 @@ METRIC_WORDS: dict[str, str] = {
 }
 """Metric identifiers in words."""
 
+NBSP = "\u00a0"
+
 Number = float | int | None
 
 
@@ -44,21 +46,21 @@ def decimal(value: Number, digits: int = 3) -> str:
 
 
 def percent(value: Number, digits: int = 1) -> str:
-    """Return a fraction as a percentage.
+    r"""Return a fraction as a percentage.
 
     >>> percent(0.9375), percent(None)
-    ('93.8 %', '–')
+    ('93.8\xa0%', '–')
     """
-    return f"{decimal(100 * value, digits)} %" if value is not None and math.isfinite(value) else "–"
+    return f"{decimal(100 * value, digits)}{NBSP}%" if value is not None and math.isfinite(value) else "–"
 
 
 def sparsity(value: Number) -> str:
-    """Return a sparsity as the charts label it.
+    r"""Return a sparsity as the charts label it.
 
     >>> sparsity(0.95), sparsity(0.975)
-    ('95 %', '97.5 %')
+    ('95\xa0%', '97.5\xa0%')
     """
-    return f"{100 * value:.4g} %" if value is not None and math.isfinite(value) else "–"
+    return f"{100 * value:.4g}{NBSP}%" if value is not None and math.isfinite(value) else "–"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -85,7 +87,7 @@ def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
     shown = percent if as_percent else decimal
     parts: list[str] = []
     if known(row["low"]) and known(row["high"]):
-        parts.append(f"95 % interval {shown(row['low'])} to {shown(row['high'])}")
+        parts.append(f"95{NBSP}% interval {shown(row['low'])} to {shown(row['high'])}")
     if known(row["null_mean"]):
         upper = f", up to {shown(row['null_high'])}" if known(row["null_high"]) else ""
         parts.append(f"null {shown(row['null_mean'])}{upper}")
