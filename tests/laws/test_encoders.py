@@ -1,0 +1,190 @@
+"""What holds for every encoder, whatever its family."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otoscope.encoders.base import Encoder
+from otoscope.encoders.catalog import FAMILIES, MODELS, load_encoder
+from otoscope.errors import EncoderError, UnknownLayer
+from tests.encoders.sounds import noise
+from tests.encoders.tiny import BLOCKS, TINY, WIDTH, write_tiny_checkpoint
+
+LENGTHS = (16000, 12345, 2801, 16000, 13000)
+ALL = tuple(range(BLOCKS + 1))
+
+
+@pytest.fixture(scope="session")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Encoder]:
+    root, folders, loaded = tmp_path_factory.mktemp("laws"), dict[str, Path](), dict[tuple[str, bool], Encoder]()
+
+    def encoder(family: str, *, together: bool = False) -> Encoder:
+        if family not in folders:
+            folders[family] = write_tiny_checkpoint(family, root / family)
+        if (family, together) not in loaded:
+            loaded[family, together] = load_encoder(folders[family], together=together)
+        return loaded[family, together]
+
+    return encoder
+
+
+@pytest.fixture(scope="session", params=sorted(TINY))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_family_has_a_tiny_checkpoint_and_every_known_model_a_family():
+    covered = {name.removesuffix("-large") for name in TINY}
+    renamed = {"mert": "mert_model", "ast": "audio-spectrogram-transformer"}
+    assert {renamed.get(name, name) for name in covered} == set(FAMILIES)
+    assert {model.family for model in MODELS.values()} == set(FAMILIES)
+
+
+def test_shapes_masks_and_frames_agree(load, family):
+    encoder = load(family)
+    encoded = encoder.encode(noise(*LENGTHS), ALL)
+    assert [layer.index for layer in encoder.layers] == list(ALL)
+    assert [layer.attends for layer in encoder.layers] == [False, True, True, True]
+    counts = [len(encoder.frames(samples).start_s) for samples in LENGTHS]
+    assert encoded.mask.sum(1).tolist() == counts
+    assert encoded.mask.shape[1] == max(counts)
+    for layer in ALL:
+        state = encoded.layers[layer]
+        assert state.shape == (len(LENGTHS), max(counts), encoder.layers[layer].width)
+        assert encoder.layers[layer].width == WIDTH
+        assert state.dtype == torch.float32
+        assert state.isfinite().all()
+        assert (state[encoded.mask].std(0) > 0).all()
+        assert (state[~encoded.mask] == 0).all()
+    assert sorted(encoded.tokens) == (list(ALL) if family == "ast" else [])
+
+
+def test_the_mask_is_a_run_of_valid_frames_then_padding(load, family):
+    mask = load(family).encode(noise(*LENGTHS), [0]).mask
+    assert (mask[:, :-1] | ~mask[:, 1:]).all()
+
+
+def test_two_passes_give_the_same_bytes(load, family):
+    encoder, waves = load(family), noise(*LENGTHS)
+    first, second = encoder.encode(waves, ALL), encoder.encode(waves, ALL)
+    assert all(torch.equal(first.layers[i], second.layers[i]) for i in ALL)
+
+
+def test_a_clips_bytes_do_not_depend_on_its_neighbours(load, family):
+    encoder, waves = load(family), noise(*LENGTHS)
+    batch = encoder.encode(waves, ALL)
+    for clip, wave in enumerate(waves):
+        alone = encoder.encode([wave], ALL)
+        for layer in ALL:
+            assert torch.equal(batch.layers[layer][clip][batch.mask[clip]], alone.layers[layer][0])
+
+
+def test_sharing_a_pass_changes_no_valid_frame(load, family):
+    waves = noise(*LENGTHS)
+    apart = load(family).encode(waves, ALL)
+    shared = load(family, together=True).encode(waves, ALL)
+    assert torch.equal(apart.mask, shared.mask)
+    for layer in ALL:
+        torch.testing.assert_close(shared.layers[layer], apart.layers[layer], rtol=0, atol=1e-5)
+
+
+def test_the_order_of_clips_is_kept(load, family):
+    encoder, waves = load(family, together=True), noise(*LENGTHS)
+    forth, back = encoder.encode(waves, [1]), encoder.encode(waves[::-1], [1])
+    torch.testing.assert_close(forth.layers[1], back.layers[1].flip(0), rtol=0, atol=1e-5)
+
+
+def test_stopping_early_gives_the_same_layers(load, family):
+    encoder, waves = load(family), noise(*LENGTHS)
+    everything = encoder.encode(waves, ALL)
+    for layer in ALL:
+        only = encoder.encode(waves, [layer])
+        assert list(only.layers) == [layer]
+        assert torch.equal(only.layers[layer], everything.layers[layer])
+
+
+def test_the_model_is_frozen_in_eval_mode_and_float32(load, family):
+    model = load(family).model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_encoding_draws_no_random_numbers_and_leaves_its_input_alone(load, family):
+    encoder, (wave,) = load(family), noise(9000)
+    before, state = wave.clone(), torch.random.get_rng_state()
+    encoder.encode([wave], ALL)
+    assert torch.equal(wave, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_comes_out_can_be_trained_on(load, family):
+    state = load(family).encode(noise(9000), [1]).layers[1]
+    weight = torch.ones(WIDTH, requires_grad=True)
+    (state @ weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_encoding_leaves_the_number_of_threads_as_it_was(load, family):
+    before = torch.get_num_threads()
+    load_encoder(load(family).name, threads=before + 1).encode(noise(9000), [0])
+    assert torch.get_num_threads() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(extra=st.integers(0, 18000))
+def test_frames_lie_within_the_clip_and_never_grow_fewer(load, family, extra):
+    encoder = load(family)
+    samples = encoder.min_samples + extra
+    frames, longer = encoder.frames(samples), encoder.frames(samples + 1)
+    centres_s = (frames.start_s + frames.end_s) / 2
+    assert len(centres_s) >= 1
+    assert (np.diff(frames.start_s) >= 0).all()
+    assert (frames.start_s >= 0).all()
+    assert (centres_s <= samples / encoder.rate_hz).all()
+    assert len(longer.start_s) >= len(frames.start_s)
+
+
+def test_the_shortest_clip_is_encoded_and_one_sample_less_refused(load, family):
+    encoder = load(family)
+    assert encoder.encode(noise(encoder.min_samples), [BLOCKS]).mask.any()
+    shortest = f"shortest that .* can encode is {encoder.min_samples / encoder.rate_hz:.4f} s"
+    with pytest.raises(EncoderError, match=shortest):
+        encoder.encode(noise(9000, encoder.min_samples - 1), [0])
+
+
+def test_a_clip_longer_than_the_window_is_refused(load, family):
+    encoder = load(family)
+    if encoder.window_s is None:
+        assert encoder.encode(noise(10 * encoder.rate_hz), [0]).mask.sum() > 9 * encoder.layers[0].rate_hz
+        return
+    whole = round(encoder.window_s * encoder.rate_hz)
+    assert encoder.encode(noise(whole), [0]).mask.all()
+    with pytest.raises(EncoderError, match="cut it into windows"):
+        encoder.encode(noise(whole + 1), [0])
+
+
+def test_silence_gives_finite_frames(load, family):
+    state = load(family).encode([torch.zeros(9000)], ALL)
+    assert all(state.layers[i].isfinite().all() for i in ALL)
+
+
+@pytest.mark.parametrize("layer", [-1, BLOCKS + 1])
+def test_an_unknown_layer_is_named(load, family, layer):
+    with pytest.raises(UnknownLayer, match=f"has no layer {layer}; it has layers 0 to {BLOCKS}"):
+        load(family).encode(noise(9000), [0, layer])
+
+
+def test_what_is_no_sound_is_refused(load, family):
+    encoder = load(family)
+    with pytest.raises(EncoderError, match="no clips"):
+        encoder.encode([], [0])
+    with pytest.raises(EncoderError, match=r"clip 1 has shape \(2, 9000\)"):
+        encoder.encode([*noise(9000), torch.zeros(2, 9000)], [0])
+    with pytest.raises(EncoderError, match="clip 0 holds NaN"):
+        encoder.encode([torch.full((9000,), torch.nan)], [0])
