@@ -1,0 +1,262 @@
+"""What a linear map reads of a label, on groups it never saw.
+
+Multinomial logistic regression on features standardised by the training rows, minimising mean
+cross-entropy + penalty * p/2 |W|^2 with p the number of features that vary: relative penalties, so
+that one grid serves a layer of 384 and a code of 6,144. The penalty is chosen by balanced accuracy
+on the validation groups (ties: lower cross-entropy), the map is fitted again on training and
+validation rows together at that penalty, and scored on the test groups. The null fits at the same
+penalty to labels permuted among the fitted rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.logistic import fit_logistic, rotate
+from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.splits import rows_of
+
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Grid of penalties, relative to the number of features that vary."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Grid and repetitions of `probe`."""
+
+    penalties: Sequence[float] = PENALTIES
+    permutations: int = 20
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+    tolerance: float = 1e-4
+
+
+class Probe(NamedTuple):
+    """What a probe reads of one label.
+
+    `confusion` counts test rows by true (first axis) and predicted class, in the order of
+    `classes`; `penalty` is the relative one that was chosen; `n` and `groups` count the test rows.
+    """
+
+    accuracy: Score
+    balanced_accuracy: Score
+    macro_f1: Score
+    classes: tuple[str, ...]
+    confusion: Int[np.ndarray, "classes classes"]
+    penalty: float
+    valid_balanced_accuracy: float
+    n: int
+    groups: int
+
+
+def probe(
+    features: Float[np.ndarray, "rows p"],
+    labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: ProbeSettings | None = None,
+    seed: int = 0,
+) -> Probe:
+    """Return accuracy, balanced accuracy and macro-F1 on the test groups, each with interval and null.
+
+    Args:
+        features: dense activations or codes, one row a clip.
+        labels: class of each row; rows without one (None or empty) are left out.
+        groups: what must not be shared between splits (singer, speaker).
+        split: train, valid or test for each row.
+        settings: grid and repetitions.
+        seed: of the bootstrap and of the permutations.
+
+    Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean
+    over the classes that occur among the test rows or were predicted (scikit-learn's rule). A test
+    row of a class that no fitted row has counts as wrong; a class without test rows has no recall.
+    Raises `EvaluationError` for a label with fewer than two classes among the training rows, for a
+    missing split, for features that do not vary, and for non-finite features.
+    """
+    settings = settings or ProbeSettings()
+    names = np.asarray([x or "" for x in labels], dtype=np.str_)
+    _check(features, names, groups, settings)
+    has_label = names != ""
+    parts = [np.flatnonzero(rows_of(split, name, len(names)) & has_label) for name in ("train", "valid", "test")]
+    classes, number = _number_classes(names, parts)
+    data = _Data.build(features, *parts)
+    n_train, n_fitted = len(parts[0]), len(parts[0]) + len(parts[1])
+    known = number[np.concatenate(parts[:2])]
+
+    chosen, valid_score, start = _choose(data, known, n_train, len(classes), settings)
+    rng = np.random.default_rng(seed)
+    orders = [np.arange(n_fitted), *(rng.permutation(n_fitted) for _ in range(settings.permutations))]
+    begun = [start, *(np.zeros_like(start) for _ in range(settings.permutations))]
+    logits = _fit_and_apply(
+        data.rows[:n_fitted],
+        data.rows[n_fitted:],
+        np.stack([known[order] for order in orders]),
+        np.full(len(orders), chosen * data.n_live),
+        data.variance,
+        len(classes),
+        settings.tolerance,
+        start=np.stack(begun),
+    )
+    truth = number[parts[2]]
+    predicted = logits.argmax(axis=2)
+    tables = np.stack([_confusions(truth, guess, groups[parts[2]], len(classes)) for guess in predicted])
+    value, low, high = bootstrap_sums(
+        tables[0], _figures, resamples=settings.resamples, confidence=settings.confidence, seed=seed
+    )
+    null_mean, null_high = null_summary(_figures(tables[1:].sum(axis=1)))
+    scores = [Score(*(float(x) for x in row)) for row in zip(value, low, high, null_mean, null_high, strict=True)]
+    return Probe(
+        *scores,
+        classes=classes,
+        confusion=tables[0].sum(axis=0).astype(np.int64),
+        penalty=chosen,
+        valid_balanced_accuracy=valid_score,
+        n=len(truth),
+        groups=tables.shape[1],
+    )
+
+
+class _Data(NamedTuple):
+    """Training, validation and test rows, in this order, in the span of the first two."""
+
+    rows: Float[np.ndarray, "rows q"]
+    variance: Float[np.ndarray, " rank"]
+    n_live: int
+
+    @classmethod
+    def build(
+        cls,
+        features: Float[np.ndarray, "rows p"],
+        train: Int[np.ndarray, " train"],
+        valid: Int[np.ndarray, " valid"],
+        test: Int[np.ndarray, " test"],
+    ) -> "_Data":
+        live = live_columns(features[train])
+        if not live.any():
+            raise EvaluationError("no feature varies over the training rows; a probe has nothing to read")
+        used = features[np.concatenate([train, valid, test])][:, live].astype(np.float64)
+        used -= used[: len(train)].mean(axis=0)
+        used /= used[: len(train)].std(axis=0)
+        return cls(*rotate(used, fitted=len(train) + len(valid)), n_live=int(live.sum()))
+
+
+def _choose(
+    data: _Data, known: Int[np.ndarray, " fitted"], n_train: int, n_classes: int, settings: ProbeSettings
+) -> tuple[float, float, Float[np.ndarray, "q classes"]]:
+    """Return the penalty, its balanced accuracy on the validation rows, and its weights."""
+    penalties = np.asarray(settings.penalties, dtype=np.float64)
+    present = np.unique(known[:n_train])
+    weights = fit_logistic(
+        data.rows[:n_train],
+        np.broadcast_to(np.searchsorted(present, known[:n_train]), (len(penalties), n_train)),
+        n_classes=len(present),
+        penalties=penalties * data.n_live,
+        variance=data.variance,
+        tolerance=settings.tolerance,
+    )
+    logits = np.full((len(penalties), len(known) - n_train, n_classes), -np.inf)
+    logits[:, :, present] = data.rows[n_train : len(known)] @ weights
+    truth = known[n_train:]
+    table = np.stack([_confusions(truth, g, np.zeros(len(truth)), n_classes)[0] for g in logits.argmax(axis=2)])
+    balanced = _figures(table)[:, 1]
+    shifted = logits - logits.max(axis=2, keepdims=True)
+    log_share = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    # rows of classes that no training row has tell nothing about the penalty
+    seen = np.isin(truth, present)
+    doubt = -log_share[:, seen, truth[seen]].mean(axis=1) if seen.any() else np.zeros(len(penalties))
+    best = int(np.lexsort((doubt, -balanced))[0])
+    start = np.zeros((data.rows.shape[1], n_classes))
+    start[:, present] = weights[best]
+    return float(penalties[best]), float(balanced[best]), start
+
+
+def _fit_and_apply(
+    rows: Float[np.ndarray, "fitted q"],
+    others: Float[np.ndarray, "test q"],
+    classes: Int[np.ndarray, "problems fitted"],
+    penalties: Float[np.ndarray, " problems"],
+    variance: Float[np.ndarray, " rank"],
+    n_classes: int,
+    tolerance: float,
+    *,
+    start: Float[np.ndarray, "problems q classes"],
+) -> Float[np.ndarray, "problems test classes"]:
+    """Return logits of other rows, minus infinity for classes that no fitted row has."""
+    present = np.unique(classes[0])
+    weights = fit_logistic(
+        rows,
+        np.searchsorted(present, classes),
+        n_classes=len(present),
+        penalties=penalties,
+        variance=variance,
+        start=start[:, :, present],
+        tolerance=tolerance,
+    )
+    logits = np.full((len(classes), len(others), n_classes), -np.inf)
+    logits[:, :, present] = others @ weights
+    return logits
+
+
+def _confusions(
+    truth: Int[np.ndarray, " rows"], guess: Int[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], n: int
+) -> Float[np.ndarray, "groups classes classes"]:
+    """Return one table of counts a group, true class by predicted class."""
+    cells = np.zeros((len(truth), n * n))
+    cells[np.arange(len(truth)), truth * n + guess] = 1
+    return group_sums(cells, groups).reshape(-1, n, n)
+
+
+def _figures(tables: Float[np.ndarray, "tables classes classes"]) -> Float[np.ndarray, "tables 3"]:
+    """Return accuracy, balanced accuracy and macro-F1 of confusion tables."""
+    hits = np.einsum("tcc->tc", tables)
+    support, claimed = tables.sum(axis=2), tables.sum(axis=1)
+    accuracy = hits.sum(axis=1) / support.sum(axis=1)
+    recall = _mean_where(hits, support)
+    f1 = _mean_where(2 * hits, support + claimed)
+    return np.stack([accuracy, recall, f1], axis=1)
+
+
+def _mean_where(part: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> Float[np.ndarray, " tables"]:
+    """Return the mean of part/whole over the classes where whole is not zero."""
+    counts = whole > 0
+    ratio = np.divide(part, whole, out=np.zeros_like(part), where=counts)
+    return ratio.sum(axis=1) / counts.sum(axis=1)
+
+
+def _number_classes(
+    names: Shaped[np.ndarray, " rows"], parts: Sequence[Int[np.ndarray, " part"]]
+) -> tuple[tuple[str, ...], Int[np.ndarray, " rows"]]:
+    """Return the classes of all rows used, and every row's class as their index (rows not used: 0)."""
+    for part, split in zip(parts, ("train", "valid", "test"), strict=True):
+        if not len(part):
+            raise EvaluationError(f"no row of the split {split!r} has this label; a probe needs some in each split")
+    used = np.concatenate(parts)
+    classes, which = np.unique(names[used], return_inverse=True)
+    number = np.zeros(len(names), dtype=np.int64)
+    number[used] = which
+    if len(np.unique(number[parts[0]])) < 2:
+        only = names[parts[0][0]]
+        raise EvaluationError(f"all training rows have the one class {only!r}; a probe needs two or more")
+    return tuple(str(c) for c in classes), number
+
+
+def _check(
+    features: Float[np.ndarray, "rows p"],
+    names: Shaped[np.ndarray, " rows"],
+    groups: Shaped[np.ndarray, " rows"],
+    settings: ProbeSettings,
+) -> None:
+    if features.ndim != 2 or not len(features) == len(names) == len(groups):
+        raise EvaluationError(
+            f"features {features.shape}, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
+        )
+    if not np.isfinite(features).all():
+        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+    if not settings.penalties or min(settings.penalties) <= 0:
+        raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")
