@@ -42,12 +42,12 @@ def extract(
     dtype: str = "float32",
     pooled: bool = True,
     frames: bool = True,
-    batch_s: float = 60.0,
+    batch_s: float = 30.0,
     sharding: Sharding | None = None,
     strict: bool = False,
     verify: bool = False,
     threads: int = 2,
-    most_set_aside: float = 0.5,
+    max_set_aside: float = 0.2,
 ) -> Iterator[Progress]:
     """Write the store of a corpus, a shard at a time, and yield after every batch.
 
@@ -67,7 +67,7 @@ def extract(
         strict: raise at the first unusable clip.
         verify: check the SHA-256 of shards that are already there.
         threads: threads that decode and resample ahead of the encoder.
-        most_set_aside: share of the clips that may be unusable before the run stops.
+        max_set_aside: share of the clips that may be unusable before the run stops.
 
     Raises:
         StaleArtifact: the folder holds a store of something else; the message says what differs.
@@ -82,7 +82,7 @@ def extract(
     plan = shards(in_order(corpus.clips), sharding, bytes_per_s=_bytes_per_s(card))
     with sole_writer(folder):
         begin(folder, card)
-        tally = Tally(corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(plan), most_set_aside)
+        tally = Tally(corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(plan), max_set_aside)
         missing = _skip_whole(folder, card["fingerprint"], plan, tally, verify=verify)
         yield tally.progress(shard=0, clips_new=tally.clips)
         if missing or not locate(folder, MANIFEST).is_file():

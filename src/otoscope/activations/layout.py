@@ -48,7 +48,7 @@ def identity(
     dtype: str = "float32",
     pooled: bool = True,
     frames: bool = True,
-    batch_s: float = 60.0,
+    batch_s: float = 30.0,
     sharding: Sharding | None = None,
 ) -> dict[str, Any]:
     """Return everything that a store's bytes are a function of, as plain JSON; its `fingerprint` is among it.

@@ -60,7 +60,7 @@ class Tally:
     clips_total: int
     sound_total_s: float
     shards: int
-    most_set_aside: float
+    max_set_aside: float
     clips: int = 0
     sound_s: float = 0.0
     set_aside: int = 0
@@ -102,10 +102,10 @@ class Tally:
 
     def check(self, example: str) -> None:
         """Raise `CorpusError` when more clips than allowed were set aside."""
-        if self.set_aside > self.most_set_aside * self.clips_total:
+        if self.set_aside > self.max_set_aside * self.clips_total:
             raise CorpusError(
                 f"{self.set_aside} of {self.clips_total} clips cannot be used, more than the share of "
-                f"{self.most_set_aside:g} that is allowed; the last one: {example}"
+                f"{self.max_set_aside:g} that is allowed; the last one: {example}"
             )
 
     def progress(self, *, shard: int, clips_new: int) -> Progress:

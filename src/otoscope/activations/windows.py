@@ -85,7 +85,7 @@ def hop_samples(frames: Frames, rate_hz: int) -> int:
     ends = np.unique(np.round(frames.end_s, 6))
     if len(ends) < 2:
         raise EncoderError("a window must hold at least two time steps; allow a longer one")
-    hop = float(ends[1] - ends[0]) * rate_hz
+    hop = float(ends[-1] - ends[0]) / (len(ends) - 1) * rate_hz
     if abs(hop - round(hop)) > 0.02:
         raise EncoderError(f"frames lie {hop:.3f} samples apart: windows cannot start on a frame; use shorter clips")
     return round(hop)

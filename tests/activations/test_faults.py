@@ -1,0 +1,48 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from otoscope.activations.store import ActivationStore
+from tests.activations.toy import contents, write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def toy(*arguments: object) -> tuple[str, str]:
+    command = [sys.executable, "-m", "tests.activations.toy", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
+    return done.stdout, done.stderr
+
+
+def test_a_run_killed_at_random_moments_leaves_the_bytes_of_an_unbroken_run(tmp_path: Path):
+    write_corpus(tmp_path / "sound", [0.2 + 0.05 * (i % 50) for i in range(60)])
+    told = json.loads(toy("kill", tmp_path / "sound", tmp_path, 20)[0])
+    assert told["status"] == 0
+    assert told["killed"] >= 3, "too few runs lived long enough to be killed"
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+    ActivationStore.open(tmp_path / "broken", verify=True)
+
+
+@pytest.mark.parametrize("room", [1000, 30000])
+def test_a_full_disk_is_one_error_and_the_next_run_goes_on(tmp_path: Path, room: int):
+    write_corpus(tmp_path / "sound", [0.5] * 8 + [9.0] * 4)
+    out, told = toy("fill", tmp_path / "sound", tmp_path, room)
+    outcome = json.loads(out)
+    assert outcome["full"] != 0
+    assert told.startswith("StorageFull: no room left to write")
+    assert outcome["left"] == []
+    assert outcome["status"] == 0
+    assert contents(tmp_path / "filled") == contents(tmp_path / "unbroken")
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
+    write_corpus(tmp_path / "once", [4.0] * 40)
+    write_corpus(tmp_path / "twice", [4.0] * 80)
+    out, _ = toy("memory", tmp_path / "once", tmp_path / "twice", tmp_path / "stores")
+    once, twice = json.loads(out)
+    stored = sum(len(data) for data in contents(tmp_path / "stores" / "once").values()) / 1024
+    assert stored > 90_000, "the store must be large beside what a process needs anyway"
+    assert twice - once < 0.1 * stored

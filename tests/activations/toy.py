@@ -1,0 +1,234 @@
+"""A small encoder with known maths, and corpora of noise for it to hear.
+
+Run as a module it extracts in child processes of its own: see `tests/activations/test_faults.py`.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+
+RATE_HZ = 8000
+HOP = 80
+FIELD = 200
+LOUD = 0.95
+"""A sample above this makes the toy give NaN; one below its negative makes it give a million."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Frames are fixed projections of overlapping stretches of sound; layer i is `tanh` of them times i + 1.
+
+    No frame depends on sound outside its own stretch, so a clip encoded in windows must equal the whole clip.
+    """
+
+    width: int = 6
+    depth: int = 3
+    window_s: float | None = None
+    bands: int = 1
+    special: int = 0
+    delay_s: float = 0.0
+    name: str = "toy"
+    revision: str = "1"
+    rate_hz: int = RATE_HZ
+    min_samples: int = FIELD
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(
+            Layer(i, self.width, RATE_HZ / HOP, FIELD / RATE_HZ, 0.5 * FIELD / RATE_HZ, False)
+            for i in range(self.depth)
+        )
+
+    def frames(self, samples: int) -> Frames:
+        spans = frame_spans(self._steps(samples), rate_hz=RATE_HZ / HOP, offset_s=0.5 * FIELD / RATE_HZ)
+        if self.bands == 1:
+            return spans
+        edges = np.linspace(0.0, RATE_HZ / 2, self.bands + 1)
+        steps = len(spans.end_s)
+        return Frames(
+            np.tile(spans.start_s, self.bands),
+            np.tile(spans.end_s, self.bands),
+            np.repeat(edges[:-1], steps),
+            np.repeat(edges[1:], steps),
+        )
+
+    def encode(self, waves: Sequence[torch.Tensor], layers: Sequence[int]) -> Encoded:
+        check_layers(layers, self.layers, self.name)
+        check_waves(waves, name=self.name, rate_hz=RATE_HZ, min_samples=FIELD, window_s=self.window_s)
+        time.sleep(self.delay_s)
+        counts = [self._steps(len(wave)) * self.bands for wave in waves]
+        states = {i: torch.zeros(len(waves), max(counts), self.width) for i in layers}
+        for row, wave in enumerate(waves):
+            projected = torch.cat([wave.unfold(0, FIELD, HOP) @ self._basis(band) for band in range(self.bands)])
+            if wave.max() > LOUD:
+                projected[-1, 0] = torch.nan
+            for i in layers:
+                states[i][row, : counts[row]] = torch.tanh(projected * (i + 1))
+                if wave.min() < -LOUD:
+                    states[i][row, 0, 0] = 1e6
+        mask = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
+        tokens = {
+            i: torch.stack([wave[: self.width].repeat(self.special, 1) for wave in waves]) * (i + 1) for i in layers
+        }
+        return Encoded(states, mask, tokens if self.special else {})
+
+    def _steps(self, samples: int) -> int:
+        return max((samples - FIELD) // HOP + 1, 0)
+
+    def _basis(self, band: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(band)
+        return torch.randn(FIELD, self.width, generator=generator) / FIELD**0.5
+
+
+def noise(seed: int, seconds: float) -> np.ndarray:
+    """Noise well below `LOUD`, as 16-bit files can hold it."""
+    steps = np.random.default_rng(seed).integers(-16000, 16000, size=round(seconds * RATE_HZ))
+    return (steps / 32768).astype(np.float32)
+
+
+def write_corpus(root: Path, lengths_s: Sequence[float]):
+    """Write WAV files of noise and return them as a corpus, one group a clip."""
+    from otoscope.corpus.audio import write_audio
+
+    root.mkdir(parents=True, exist_ok=True)
+    for i, seconds in enumerate(lengths_s):
+        write_audio(root / f"clip{i:03d}.wav", noise(i, seconds), RATE_HZ)
+    return corpus_of(root)
+
+
+def corpus_of(root: Path):
+    """Return the corpus of the WAV files in a folder; files need not be sound."""
+    import polars as pl
+    import soundfile
+
+    from otoscope.artifacts import digest
+    from otoscope.corpus.table import Corpus
+
+    def seconds(path: Path) -> float:
+        try:
+            return soundfile.info(path).duration
+        except soundfile.SoundFileError:
+            return 1.0
+
+    paths = sorted(root.glob("*.wav"))
+    clips = pl.DataFrame(
+        {
+            "clip_id": [path.name for path in paths],
+            "path": [path.name for path in paths],
+            "start_s": [0.0] * len(paths),
+            "duration_s": [seconds(path) for path in paths],
+            "rate_hz": [RATE_HZ] * len(paths),
+            "group": [path.name for path in paths],
+            "split": ["train"] * len(paths),
+            "digest": [digest(path) for path in paths],
+        }
+    )
+    return Corpus("noise", root, clips, pl.DataFrame(schema={"path": pl.String, "reason": pl.String}))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a store but its lock, by relative name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def in_child(work: Callable[[], None], *, kill_after_s: float | None = None) -> tuple[int, int]:
+    """Run work in a forked process, kill it if asked; return its exit status and its peak memory in KiB."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage.ru_maxrss
+
+
+def run(root: Path, folder: Path, **toy: float) -> None:
+    """Extract all layers of a corpus with small shards."""
+    from otoscope.activations.extract import extract
+    from otoscope.activations.plan import Sharding
+
+    encoder = Toy(**toy)  # type: ignore[arg-type]
+    for _ in extract(
+        corpus_of(root), encoder, folder, layers=[0, 1, 2], batch_s=2.0, sharding=Sharding(shard_clips=6, window_s=1.0)
+    ):
+        pass
+
+
+def kill_again_and_again(root: Path, folder: Path, *, kills: int) -> None:
+    """Kill an extraction at random moments until the kills are used up, then let it finish; print what happened."""
+    start_s = time.perf_counter()
+    in_child(lambda: run(root, folder / "unbroken", delay_s=0.005))
+    whole_s = time.perf_counter() - start_s
+    rng = random.Random(7)
+    killed = 0
+    for _ in range(kills):
+        status, _ = in_child(
+            lambda: run(root, folder / "broken", delay_s=0.005), kill_after_s=rng.uniform(0.15, 0.6) * whole_s
+        )
+        killed += os.WIFSIGNALED(status)
+    status, _ = in_child(lambda: run(root, folder / "broken", delay_s=0.005))
+    print(json.dumps({"killed": killed, "status": status}))
+
+
+def fill_the_disk(root: Path, folder: Path, *, room: int) -> None:
+    """Extract with a largest file size in place of a full disk, then again without; print what happened."""
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        run(root, folder / "filled")
+
+    full, _ = in_child(bounded)
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.part"))
+    status, _ = in_child(lambda: run(root, folder / "filled"))
+    in_child(lambda: run(root, folder / "unbroken"))
+    print(json.dumps({"full": full, "left": left, "status": status}))
+
+
+def measure_memory(roots: Sequence[Path], folder: Path) -> None:
+    """Print the peak memory, in KiB, of extracting each corpus in a process of its own."""
+
+    def work(root: Path) -> None:
+        from otoscope.activations.extract import extract
+
+        for _ in extract(corpus_of(root), Toy(width=512), folder / root.name, layers=[0, 1, 2], batch_s=8.0):
+            pass
+
+    print(json.dumps([in_child(lambda root=root: work(root))[1] for root in roots]))
+
+
+if __name__ == "__main__":
+    # everything heavy is imported before the first fork, and no thread is started before it
+    import otoscope.activations.extract  # noqa: F401
+
+    torch.set_num_threads(1)
+    task, *arguments = sys.argv[1:]
+    if task == "kill":
+        kill_again_and_again(Path(arguments[0]), Path(arguments[1]), kills=int(arguments[2]))
+    elif task == "fill":
+        fill_the_disk(Path(arguments[0]), Path(arguments[1]), room=int(arguments[2]))
+    elif task == "memory":
+        measure_memory([Path(argument) for argument in arguments[:-1]], Path(arguments[-1]))
+    else:
+        raise SystemExit(f"unknown task {task}")
