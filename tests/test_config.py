@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from otoscope.config import PAPER_SPARSITIES, RunConfig, load_config, parse_config
 from otoscope.errors import ConfigError
@@ -91,3 +92,11 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")), ids=lambda p: p.name)
 def test_every_example_is_valid(path: Path) -> None:
     assert isinstance(load_config(path), RunConfig)
+
+
+def test_the_documented_defaults_are_the_defaults() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    block = page.split("```yaml\n")[1].split("```")[0]
+    documented = yaml.safe_load(block)
+    default = RunConfig(name="my-run", corpus=documented["corpus"]).model_dump(mode="json")
+    assert {**documented, "corpus": None} == {**default, "corpus": None}

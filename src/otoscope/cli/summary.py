@@ -46,8 +46,10 @@ def _probes(results: pl.DataFrame) -> Table | None:
 
 def _sparsities(results: pl.DataFrame) -> Table | None:
     """At the layer that the validation groups choose: accuracy and explained variance by sparsity."""
-    probes = results.filter((pl.col("metric") == "probe_accuracy") & (pl.col("representation") == "sae"))
-    chosen = probes.filter(pl.col("split") == "valid").sort("value", descending=True)
+    codes = results.filter(pl.col("representation") == "sae")
+    probes = codes.filter(pl.col("metric") == "probe_accuracy")
+    by_valid = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
+    chosen = codes.filter(by_valid).sort("value", descending=True)
     if chosen.is_empty():
         return None
     best = chosen.row(0, named=True)

@@ -13,7 +13,7 @@ import yaml
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
-from otoscope.pipeline import sound, study
+from otoscope.pipeline import dictionaries, judging, showing, sound
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.watch import Silent, Watch
 
@@ -23,10 +23,10 @@ STAGES: dict[str, Stage] = {
     "corpus": sound.corpus,
     "factors": sound.factors,
     "extract": sound.extract,
-    "train": study.train,
-    "evaluate": study.evaluate,
-    "explain": study.explain,
-    "report": study.report,
+    "train": dictionaries.train_all,
+    "evaluate": judging.evaluate_all,
+    "explain": showing.explain,
+    "report": showing.report,
 }
 """Every stage by name, in order; `extract` needs no factors and `until` leaves out what it does not need."""
 

@@ -155,9 +155,11 @@ def _choose_layer(results: Results) -> BestLayer:
     )
     if results.labels:
         probes = dense.filter((pl.col("metric") == "probe_accuracy") & (pl.col("target") == results.labels[0]))
-        held = probes.filter(pl.col("split") == "valid")
-        if layer := _highest(held):
-            return BestLayer(layer[0], "it has the highest accuracy of the dense probe on the validation groups")
+        balanced = dense.filter((pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid"))
+        if layer := _highest(balanced.filter(pl.col("target") == results.labels[0])):
+            return BestLayer(
+                layer[0], "it has the highest balanced accuracy of the dense probe on the validation groups"
+            )
         if layer := _highest(probes.filter(pl.col("split") == "test")):
             return BestLayer(
                 layer[0],

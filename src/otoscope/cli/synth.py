@@ -1,0 +1,56 @@
+"""`otoscope synth`: sing a corpus into a folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otoscope.cli.bars import Bars
+from otoscope.pipeline.watch import task
+
+Singers = Annotated[int, typer.Option("--singers", help="how many singers, women and men in turn")]
+Takes = Annotated[int, typer.Option("--takes", help="clips of each technique by each singer")]
+Duration = Annotated[float, typer.Option("--duration-s", help="length of every clip, in seconds")]
+Rate = Annotated[int, typer.Option("--rate-hz", help="sample rate")]
+Seed = Annotated[int, typer.Option("--seed", help="draws the singers and everything they do")]
+Json = Annotated[bool, typer.Option("--json", help="end with one JSON line on standard output")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "synth",
+        help="Sing ten techniques into a folder, with a table of every clip's labels and true factors.\n\n"
+        "Example: `otoscope synth sung --singers 20 --takes 5`, then `corpus: {kind: manifest, table: sung/clips.parquet}`",
+    )(_synth)
+
+
+def _synth(
+    folder: Annotated[Path, typer.Argument(help="where the tree goes", show_default=False)],
+    singers: Singers = 12,
+    takes: Takes = 5,
+    duration_s: Duration = 2.0,
+    rate_hz: Rate = 16_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    from otoscope.corpus.catalog import validated  # here, so that --help does not wait for numba
+    from otoscope.corpus.synth.chorus import sing_all
+    from otoscope.corpus.synth.spec import SynthCorpus
+
+    settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
+    spec = validated(SynthCorpus, settings)
+    bars, done = Bars(), 0
+
+    def on_progress(now: int, _total: int) -> None:
+        nonlocal done
+        bars.advance(now - done)
+        done = now
+
+    with task(bars, "singing", len(spec.tasks()), "clips"):
+        clips = sing_all(spec, folder, on_progress=on_progress)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "clips": clips.height, "fingerprint": spec.fingerprint}))
+    else:
+        print(f"{clips.height} clips in {folder}; labels and true factors in clips.parquet, f0 and loudness over time in truth.parquet")

@@ -1,0 +1,210 @@
+"""The evaluation stage: one part a representation, joined into `results.parquet`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Shaped
+
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
+from otoscope.config import RunConfig
+from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.errors import ArtifactError, ConfigError
+from otoscope.evaluate.reconstruction import ReconstructionMeter
+from otoscope.evaluate.record import Record, to_table
+from otoscope.factors.table import FactorTable
+from otoscope.pipeline.codes import ClipCodes, encode_frames, encode_rows, pool
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.sound import load_corpus
+from otoscope.pipeline.stage import run_stage
+from otoscope.pipeline.watch import Watch, task
+from otoscope.protocols import held_out
+from otoscope.protocols.held_out import Clips, Features, Settings
+from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import SparseAutoencoder
+
+FORMAT = 1
+"""Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of one representation: what they rest on, and how they are made."""
+
+    name: str
+    inputs: str
+    make: Callable[[], list[Record]]
+
+
+def evaluate_all(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+    """Judge every dense layer and every dictionary; write `parts/` and `results.parquet`."""
+    store = ActivationStore.open(folder.activations)
+    corpus = load_corpus(folder).keep(store.clip_ids)
+    table = FactorTable.load(folder.factors)
+    clips = known_of(corpus, table, config)
+    settings = Settings(
+        permutations=config.evaluate.permutations,
+        resamples=config.evaluate.resamples,
+        completeness_min_r2=config.evaluate.completeness_min_r2,
+    )
+    shared = fingerprint(FORMAT, store.fingerprint, _identity(clips), config.evaluate.model_dump(mode="json"))
+    parts = [
+        *(_dense_part(store, layer, clips, settings, shared) for layer in store.layers),
+        *(_sae_part(store, folder, member, clips, settings, shared) for member in members(config, store.layers)),
+    ]
+
+    def work() -> None:
+        missing = [part for part in parts if not _is_whole(folder.parts, part)]
+        with task(watch, f"evaluating {len(missing)} representations", len(missing), "representations"):
+            for part in missing:
+                write_table(folder.parts / f"{part.name}.parquet", to_table(part.make()))
+                write_json(folder.parts / f"{part.name}.json", {"inputs": part.inputs})
+                watch.advance(1, note=part.name)
+        write_table(folder.results, pl.concat([read_table(folder.parts / f"{part.name}.parquet") for part in parts]))
+
+    inputs = fingerprint([(part.name, part.inputs) for part in parts])
+    run_stage(folder, "evaluate", inputs=inputs, outputs=[folder.results], work=work, watch=watch)
+
+
+def known_of(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
+    """Gather labels, groups, splits and factors of the clips, in their order.
+
+    Raises `ConfigError` when a label that the configuration names does not exist.
+    """
+    wanted = config.evaluate.labels
+    names = [name for name in corpus.labels if _is_task(corpus, name)] if wanted is None else list(wanted)
+    factors = table.values(corpus.clips["clip_id"].to_list())
+    return Clips(
+        split=corpus.clips["split"].to_numpy(),
+        groups=corpus.clips["group"].to_numpy(),
+        labels={name: _label(corpus, name) for name in names},
+        factors=factors,
+        factor_names=tuple(table.names),
+    )
+
+
+def _is_task(corpus: Corpus, name: str) -> bool:
+    """Whether a label can be probed across groups: at least two classes in train, and one of them in test."""
+    sides = {side: set(corpus.clips.filter(pl.col("split") == side)[f"label_{name}"].drop_nulls()) for side in SPLITS}
+    return len(sides["train"]) > 1 and bool(sides["train"] & sides["test"])
+
+
+def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
+    values = corpus.label(name)
+    if values.null_count():
+        raise ConfigError(
+            f"label {name!r} is unknown for {values.null_count()} clips; leave it out of evaluate.labels or fill it in"
+        )
+    return values.to_numpy()
+
+
+def _dense_part(store: ActivationStore, layer: int, clips: Clips, settings: Settings, shared: str) -> Part:
+    def make() -> list[Record]:
+        pooled = store.pooled(layer)
+        about = _about(store, layer, representation="dense", pooling="mean")
+        return list(held_out.judge(Features(pooled, pooled), clips, settings, about))
+
+    return Part(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+
+
+def _sae_part(
+    store: ActivationStore, folder: RunFolder, member: Member, clips: Clips, settings: Settings, shared: str
+) -> Part:
+    home = folder.saes / member.sae_id
+
+    def make() -> list[Record]:
+        sae = load_sae(home).sae
+        meters = _meters(store, member, clips)
+        features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
+        about = Record(
+            metric="l0",
+            value=0.0,
+            split="test",
+            protocol=held_out.NAME,
+            encoder=store.card["encoder"]["name"],
+            layer=member.layer,
+            representation="sae",
+            pooling=member.pooling,
+            sae_id=member.sae_id,
+            latents=member.latents,
+            k=member.k,
+            sparsity=member.sparsity,
+            seed=member.seed,
+        )
+        records: list[Record] = []
+        for split, meter in meters.items():
+            records += held_out.rebuilt(meter.result(resamples=settings.resamples), split, about)
+        return [*records, *held_out.judge(features, clips, settings, about)]
+
+    return Part(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)
+
+
+def code_features(
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    member: Member,
+    clip_ids: Sequence[str],
+    *,
+    meters: dict[str, ReconstructionMeter] | None = None,
+    clips: Clips | None = None,
+) -> Features:
+    """Return the codes of clips, and measure reconstruction on the way where meters are given."""
+    if member.pooling == "pool_then_encode":
+        batches = [encode_rows(sae, store.pooled(member.layer, clip_ids), np.arange(len(clip_ids)))]
+    else:
+        batches = encode_frames(store, sae, member.layer, clip_ids)
+    pooled: list[ClipCodes] = []
+    for batch in batches:
+        pooled.append(pool(batch))
+        for split, meter in (meters or {}).items():
+            if clips is not None and (chosen := clips.split[batch.clip] == split).any():
+                groups = clips.groups[batch.clip[chosen]]
+                meter.update(batch.rows[chosen], batch.rebuilt[chosen], batch.codes[chosen], groups)
+    codes = ClipCodes(*(np.concatenate(parts) for parts in zip(*pooled, strict=True)))
+    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.joined(), codes.mean)
+
+
+def _meters(store: ActivationStore, member: Member, clips: Clips) -> dict[str, ReconstructionMeter]:
+    train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
+    if member.pooling == "pool_then_encode":
+        mean = store.pooled(member.layer, train).mean(axis=0, dtype=np.float64)
+    else:
+        total, frames = np.zeros(store.width(member.layer)), 0
+        for _, rows in store.iter_clips(member.layer, train):
+            total += rows.sum(axis=0, dtype=np.float64)
+            frames += len(rows)
+        mean = total / frames
+    return {split: ReconstructionMeter(mean) for split in SPLITS}
+
+
+def _about(store: ActivationStore, layer: int, *, representation: str, pooling: str) -> Record:
+    return Record(
+        metric="l0",
+        value=0.0,
+        split="test",
+        protocol=held_out.NAME,
+        encoder=store.card["encoder"]["name"],
+        layer=layer,
+        representation=representation,
+        pooling=pooling,
+    )
+
+
+def _identity(clips: Clips) -> str:
+    known = {name: values.tolist() for name, values in clips.labels.items()}
+    factors = [np.nan_to_num(clips.factors, nan=-1e300).tobytes().hex(), list(clips.factor_names)]
+    return fingerprint(clips.split.tolist(), clips.groups.tolist(), known, factors)
+
+
+def _is_whole(folder: Path, part: Part) -> bool:
+    try:
+        return (
+            read_json(folder / f"{part.name}.json").get("inputs") == part.inputs
+            and (folder / f"{part.name}.parquet").is_file()
+        )
+    except ArtifactError:
+        return False

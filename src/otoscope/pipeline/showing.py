@@ -1,0 +1,164 @@
+"""The last two stages: moments at which chosen latents fire, and the page."""
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest, fingerprint, read_json, read_table
+from otoscope.config import RunConfig
+from otoscope.corpus.audio import load_clip
+from otoscope.corpus.table import Corpus
+from otoscope.explain import (
+    LatentChoice,
+    Moment,
+    Sound,
+    TimedCodes,
+    choose_latents,
+    strongest_moments,
+    write_moments,
+)
+from otoscope.factors.table import FactorTable
+from otoscope.pipeline.codes import encode_rows
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.judging import code_features, known_of
+from otoscope.pipeline.sound import load_corpus
+from otoscope.pipeline.stage import run_stage
+from otoscope.pipeline.watch import Watch, task
+from otoscope.report.page import write_report
+from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import SparseAutoencoder
+
+GALLERY_SPARSITY = 0.9
+"""The gallery shows the dictionary nearest to this sparsity."""
+
+
+def explain(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+    """Choose a latent for each of the best-predicted factors and write its strongest clips to `moments/`."""
+    store = ActivationStore.open(folder.activations)
+    results = read_table(folder.results)
+    member = choose_member(results, members(config, store.layers))
+    inputs = fingerprint(digest(folder.results), config.report.model_dump(mode="json"), member.sae_id)
+    card = folder.moments / "card.json"
+
+    def work() -> None:
+        shutil.rmtree(folder.moments, ignore_errors=True)
+        corpus = load_corpus(folder).keep(store.clip_ids)
+        sae = load_sae(folder.saes / member.sae_id).sae
+        with task(watch, "finding moments", config.report.factors, "factors"):
+            chosen = _choose(config, folder, store, corpus, sae, member, results, watch)
+        table = FactorTable.load(folder.factors)
+        column = {name: position for position, name in enumerate(table.names)}
+        rate_hz = int(store.card["encoder"]["rate_hz"])
+        rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
+        write_moments(
+            folder.moments,
+            chosen,
+            sound_of=lambda clip: Sound(load_clip(corpus.root, rows[clip], rate_hz=rate_hz), rate_hz),
+            card={
+                "sae_id": member.sae_id,
+                "layer": member.layer,
+                "pooling": member.pooling,
+                "sparsity": member.sparsity,
+                "k": member.k,
+                "latents": member.latents,
+            },
+            splits=dict(corpus.clips.select("clip_id", "split").iter_rows()),
+            factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
+        )
+
+    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, watch=watch)
+
+
+def report(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+    """Write the page and its figures; reads artifacts, computes nothing."""
+    read = [folder.config, folder.corpus.with_suffix(".json"), folder.factors, folder.results]
+    inputs = fingerprint([digest(path) for path in read], read_json(folder.moments / "card.json")["fingerprint"])
+    run_stage(
+        folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), watch=watch
+    )
+
+
+def choose_member(results: pl.DataFrame, grid: list[Member]) -> Member:
+    """Choose the dictionary that the gallery shows, by validation groups.
+
+    Frame-level ones come first (they know when they fire), then the sparsity nearest to 90 %, then
+    the best probe on validation groups, or without labels the best mean R2 of the factors there.
+    """
+    scored = results.filter((pl.col("split") == "valid") & (pl.col("representation") == "sae"))
+    probes = scored.filter(pl.col("metric") == "probe_balanced_accuracy")
+    used = probes if not probes.is_empty() else scored.filter(pl.col("metric") == "factor_r2")
+    means = used.group_by("sae_id").agg(pl.col("value").fill_nan(None).mean())
+    score = {sae_id: value for sae_id, value in means.iter_rows() if value is not None}
+    return min(
+        grid,
+        key=lambda m: (
+            m.pooling != "encode_then_pool",
+            abs(m.sparsity - GALLERY_SPARSITY),
+            m.seed,
+            -score.get(m.sae_id, -np.inf),
+            m.layer,
+        ),
+    )
+
+
+def _choose(
+    config: RunConfig,
+    folder: RunFolder,
+    store: ActivationStore,
+    corpus: Corpus,
+    sae: SparseAutoencoder,
+    member: Member,
+    results: pl.DataFrame,
+    watch: Watch,
+) -> list[tuple[LatentChoice, list[Moment]]]:
+    clips = known_of(corpus, FactorTable.load(folder.factors), config)
+    if not clips.factor_names or not config.report.factors:
+        return []
+    codes = code_features(store, sae, member, store.clip_ids).units
+    r2 = results.filter(
+        (pl.col("sae_id") == member.sae_id) & (pl.col("metric") == "factor_r2") & (pl.col("split") == "valid")
+    )
+    score = dict(r2.select("target", "value").iter_rows())
+    groups = clips.groups.tolist()
+    chosen = choose_latents(
+        codes,
+        clips.factors,
+        list(clips.factor_names),
+        scores=[score.get(name, float("nan")) for name in clips.factor_names],
+        train_mask=clips.split != "test",
+        test_mask=clips.split == "test",
+        groups=groups,
+        top=config.report.factors,
+    )
+    found: list[tuple[LatentChoice, list[Moment]]] = []
+    for choice in chosen:
+        moments = strongest_moments(
+            choice.latent,
+            codes[:, choice.latent],
+            store.clip_ids,
+            groups,
+            codes_of=_codes_over_time(store, sae, member),
+            top=config.report.clips,
+        )
+        found.append((choice, moments))
+        watch.advance(1, note=choice.factor)
+    return found
+
+
+def _codes_over_time(
+    store: ActivationStore, sae: SparseAutoencoder, member: Member
+) -> Callable[[str], TimedCodes] | None:
+    if member.pooling != "encode_then_pool":
+        return None
+
+    def codes_of(clip_id: str) -> TimedCodes:
+        frames = store.frames_of(member.layer, clip_id)
+        batch = encode_rows(sae, frames, np.zeros(len(frames), dtype=np.int64))
+        times = store.times_of(clip_id)
+        return TimedCodes(batch.codes, times.start_s, times.end_s)
+
+    return codes_of

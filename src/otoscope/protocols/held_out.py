@@ -1,0 +1,138 @@
+"""Questions to one representation, answered on groups that nothing was fitted on.
+
+Fitted on train groups, chosen on validation groups, reported on test groups; every number with its
+interval over groups and its null.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from otoscope.evaluate.disentanglement import completeness, disentanglement
+from otoscope.evaluate.groups import Score
+from otoscope.evaluate.lasso import FactorFits, LassoSettings, fit_factors
+from otoscope.evaluate.probes import ProbeSettings, probe
+from otoscope.evaluate.reconstruction import Reconstruction
+from otoscope.evaluate.record import Record
+
+NAME = "held_out"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What is known of each clip, the same for every representation; all arrays share the clips' order."""
+
+    split: Shaped[np.ndarray, " clips"]
+    groups: Shaped[np.ndarray, " clips"]
+    labels: dict[str, Shaped[np.ndarray, " clips"]]
+    factors: Float[np.ndarray, "clips factors"]
+    factor_names: tuple[str, ...]
+
+
+class Features(NamedTuple):
+    """One representation of clips: rows for probes, and rows in which a column is a latent or a unit."""
+
+    probe: Float[np.ndarray, "clips statistics"]
+    units: Float[np.ndarray, "clips units"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the numbers are made; see the configuration's section `evaluate`."""
+
+    permutations: int = 10
+    resamples: int = 1000
+    completeness_min_r2: float = 0.05
+    seed: int = 0
+
+
+def judge(features: Features, clips: Clips, settings: Settings, about: Record) -> Iterator[Record]:
+    """Yield every number about one representation; `about` carries what they share (layer, dictionary, ...)."""
+    for label, values in clips.labels.items():
+        yield from _probed(features.probe, label, values, clips, settings, about)
+    if clips.factor_names:
+        yield from _factors(features.units, clips, settings, about)
+
+
+def rebuilt(measured: Reconstruction, split: str, about: Record) -> Iterator[Record]:
+    """Yield the numbers on reconstruction and firing of one dictionary on one split."""
+    shared = replace(about, split=split, n=measured.rows, groups=measured.groups)
+    for metric in ("explained_variance", "mse", "cosine", "l0"):
+        found = getattr(measured, metric)
+        yield replace(shared, metric=metric, value=found.value, low=found.low, high=found.high)
+    yield replace(shared, metric="dead_fraction", value=measured.dead_fraction)
+    yield replace(shared, metric="always_on_fraction", value=measured.always_on_fraction)
+
+
+def _probed(
+    features: Float[np.ndarray, "clips statistics"],
+    label: str,
+    values: Shaped[np.ndarray, " clips"],
+    clips: Clips,
+    settings: Settings,
+    about: Record,
+) -> Iterator[Record]:
+    found = probe(
+        features,
+        values,
+        groups=clips.groups,
+        split=clips.split,
+        settings=ProbeSettings(permutations=settings.permutations, resamples=settings.resamples),
+        seed=settings.seed,
+    )
+    shared = replace(about, target=label, n=found.n, groups=found.groups)
+    for metric, score in (
+        ("probe_accuracy", found.accuracy),
+        ("probe_balanced_accuracy", found.balanced_accuracy),
+        ("probe_macro_f1", found.macro_f1),
+    ):
+        yield _scored(shared, metric, "test", score)
+    chosen_by = found.valid_balanced_accuracy
+    yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=0, groups=0)
+
+
+def _factors(
+    units: Float[np.ndarray, "clips units"], clips: Clips, settings: Settings, about: Record
+) -> Iterator[Record]:
+    fits = fit_factors(
+        units,
+        clips.factors,
+        groups=clips.groups,
+        split=clips.split,
+        settings=LassoSettings(permutations=settings.permutations, resamples=settings.resamples),
+        seed=settings.seed,
+    )
+    predicted = predicted_factors(fits, settings.completeness_min_r2)
+    importance = np.abs(fits.weights)
+    spread = completeness(importance, live=fits.live, predicted=predicted)
+    for j, name in enumerate(clips.factor_names):
+        shared = replace(about, target=name, n=int(fits.n[j]), groups=int(fits.groups[j]))
+        yield _scored(shared, "factor_r2", "test", fits.score(j))
+        yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=0, groups=0)
+        yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
+        yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))
+    average = disentanglement(importance, predicted=predicted).value
+    test_groups = len(np.unique(clips.groups[clips.split == "test"]))
+    yield replace(about, metric="disentanglement", split="test", value=average, n=int(predicted.sum()), groups=test_groups)
+
+
+def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " factors"]:
+    """Say which factors count as predicted: held-out R2 above both a threshold and its null's 95 % point."""
+    above_null = np.isnan(fits.null_high) | (fits.r2 > fits.null_high)
+    return (fits.r2 > min_r2) & above_null
+
+
+def _scored(shared: Record, metric: str, split: str, score: Score) -> Record:
+    return replace(
+        shared,
+        metric=metric,
+        split=split,
+        value=score.value,
+        low=score.low,
+        high=score.high,
+        null_mean=score.null_mean,
+        null_high=score.null_high,
+    )
