@@ -27,7 +27,7 @@ PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Grid and repetitions of `probe`."""
+    """Grid and repetitions of `fit_probe`."""
 
     penalties: Sequence[float] = PENALTIES
     permutations: int = 20
@@ -54,7 +54,7 @@ class Probe(NamedTuple):
     groups: int
 
 
-def probe(
+def fit_probe(
     features: Float[np.ndarray, "rows p"],
     labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
     *,
