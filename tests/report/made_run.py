@@ -82,7 +82,7 @@ def _probes(
             value = dense[layer] + shift
             place = {"representation": "dense", "layer": layer, "pooling": "mean"}
             made.append(_record(metric=metric, target=label, value=value, **place, **_interval(rng, value), **null))
-            if metric == "probe_accuracy":
+            if metric == "probe_balanced_accuracy":
                 made.append(
                     Record(encoder=ENCODER, metric=metric, target=label, value=value + 0.01, split="valid", **place)
                 )
@@ -127,9 +127,9 @@ def _factor(
         for place, value, size in places:
             null = {"null_mean": 0.01, "null_high": 0.05 + rng.uniform(0, 0.03)}
             made.append(_record(metric="factor_r2", target=name, value=value, **place, **_interval(rng, value), **null))
-            size = size if value > 0.05 else float("nan")
-            made.append(_record(metric="effective_latents", target=name, value=size, **place))
-            made.append(_record(metric="completeness", target=name, value=1 - np.log(size) / np.log(LATENTS), **place))
+            known = size if value > 0.05 else float("nan")
+            made.append(_record(metric="effective_latents", target=name, value=known, **place))
+            made.append(_record(metric="completeness", target=name, value=1 - np.log(known) / np.log(LATENTS), **place))
     return made
 
 
@@ -195,7 +195,7 @@ def _moments(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -> 
         sound_of=lambda clip_id: Sound(made_sound(clip_id), RATE_HZ),
         card={"layer": 3, "sae_id": "layer3-topk-204", "sparsity": 0.9},
         splits={f"test-singer{i}/clip{i:03d}.wav": "test" for i in range(3)},
-        factor_values=lambda factor, clip_id: float(len(clip_id)),
+        factor_values=lambda _factor, clip_id: float(len(clip_id)),
     )
 
 
