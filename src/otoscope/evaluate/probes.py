@@ -40,7 +40,9 @@ class Probe(NamedTuple):
     """What a probe reads of one label.
 
     `confusion` counts test rows by true (first axis) and predicted class, in the order of
-    `classes`; `penalty` is the relative one that was chosen; `n` and `groups` count the test rows.
+    `classes`; `penalty` is the relative one that was chosen, `valid_accuracy` and
+    `valid_balanced_accuracy` what the training rows alone reach with it on the validation rows;
+    `n` and `groups` count the test rows and groups.
     """
 
     accuracy: Score
@@ -49,6 +51,7 @@ class Probe(NamedTuple):
     classes: tuple[str, ...]
     confusion: Int[np.ndarray, "classes classes"]
     penalty: float
+    valid_accuracy: float
     valid_balanced_accuracy: float
     n: int
     groups: int
@@ -89,7 +92,7 @@ def fit_probe(
     n_train, n_fitted = len(parts[0]), len(parts[0]) + len(parts[1])
     known = number[np.concatenate(parts[:2])]
 
-    chosen, valid_score, start = _choose(data, known, n_train, len(classes), settings)
+    chosen, (valid_accuracy, valid_balanced), start = _choose(data, known, n_train, len(classes), settings)
     rng = np.random.default_rng(seed)
     orders = [np.arange(n_fitted), *(rng.permutation(n_fitted) for _ in range(settings.permutations))]
     begun = [start, *(np.zeros_like(start) for _ in range(settings.permutations))]
@@ -116,7 +119,8 @@ def fit_probe(
         classes=classes,
         confusion=tables[0].sum(axis=0).astype(np.int64),
         penalty=chosen,
-        valid_balanced_accuracy=valid_score,
+        valid_accuracy=valid_accuracy,
+        valid_balanced_accuracy=valid_balanced,
         n=len(truth),
         groups=tables.shape[1],
     )
@@ -148,8 +152,8 @@ class _Data(NamedTuple):
 
 def _choose(
     data: _Data, known: Int[np.ndarray, " fitted"], n_train: int, n_classes: int, settings: ProbeSettings
-) -> tuple[float, float, Float[np.ndarray, "q classes"]]:
-    """Return the penalty, its balanced accuracy on the validation rows, and its weights."""
+) -> tuple[float, tuple[float, float], Float[np.ndarray, "q classes"]]:
+    """Return the penalty, its accuracy and balanced accuracy on the validation rows, and its weights."""
     penalties = np.asarray(settings.penalties, dtype=np.float64)
     present = np.unique(known[:n_train])
     weights = fit_logistic(
@@ -164,7 +168,8 @@ def _choose(
     logits[:, :, present] = data.rows[n_train : len(known)] @ weights
     truth = known[n_train:]
     table = np.stack([_confusions(truth, g, np.zeros(len(truth)), n_classes)[0] for g in logits.argmax(axis=2)])
-    balanced = _figures(table)[:, 1]
+    figures = _figures(table)
+    balanced = figures[:, 1]
     shifted = logits - logits.max(axis=2, keepdims=True)
     log_share = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
     # rows of classes that no training row has tell nothing about the penalty
@@ -173,7 +178,7 @@ def _choose(
     best = int(np.lexsort((doubt, -balanced))[0])
     start = np.zeros((data.rows.shape[1], n_classes))
     start[:, present] = weights[best]
-    return float(penalties[best]), float(balanced[best]), start
+    return float(penalties[best]), (float(figures[best, 0]), float(balanced[best])), start
 
 
 def _fit_and_apply(

@@ -35,6 +35,8 @@ RATE_HZ = 16_000
 SHORTEST_S = 0.060
 """openSMILE's longest window; a shorter clip has no functionals."""
 
+FACTORS = 88
+
 CLIPS_A_PART = 128
 """A killed run loses at most this many clips."""
 
@@ -50,9 +52,13 @@ class Egemaps(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    values: Float64[np.ndarray, " factors"] | None
-    reason: str | None
+    values: Float64[np.ndarray, " factors"]
+    reason: str | None = None
     lasting: bool = True
+
+
+def _nothing(reason: str, *, lasting: bool) -> _Measured:
+    return _Measured(np.full(FACTORS, math.nan), reason, lasting)
 
 
 def measure_egemaps(
@@ -102,8 +108,7 @@ def measure_egemaps(
             if cache is not None:
                 _write_part(cache, {key: found for key, found in fresh.items() if found.lasting}, names)
 
-    missing = np.full(len(names), math.nan)
-    values = np.stack([known[key].values if known[key].values is not None else missing for key in keys])
+    values = np.stack([known[key].values for key in keys])
     reasons = [(row["clip_id"], known[key].reason) for row, key in zip(rows, keys, strict=True) if known[key].reason]
     table = pl.DataFrame({"clip_id": clips["clip_id"]}).hstack(pl.DataFrame(values, schema=list(names), orient="row"))
     return Egemaps(table, pl.DataFrame(reasons, schema={"clip_id": pl.String, "reason": pl.String}, orient="row"))
@@ -146,10 +151,10 @@ def _measure(load: Load, item: _Item) -> _Measured:
     try:
         wave = load(item[1])
     except AudioError as error:
-        return _Measured(None, str(error), lasting=False)
+        return _nothing(str(error), lasting=False)
     if len(wave) < SHORTEST_S * RATE_HZ:
-        return _Measured(
-            None, f"{len(wave) / RATE_HZ * 1000:.0f} ms is too short for openSMILE ({SHORTEST_S * 1000:.0f} ms)"
+        return _nothing(
+            f"{len(wave) / RATE_HZ * 1000:.0f} ms is too short for openSMILE ({SHORTEST_S * 1000:.0f} ms)", lasting=True
         )
     if not hasattr(_LOCAL, "smile"):
         _LOCAL.smile = _smile()
@@ -158,10 +163,10 @@ def _measure(load: Load, item: _Item) -> _Measured:
     try:
         values = np.asarray(_LOCAL.smile(safe, RATE_HZ), dtype=np.float64).reshape(-1)
     except Exception as error:  # noqa: BLE001 - whatever the engine raises, the other clips go on
-        return _Measured(None, f"openSMILE failed: {error}", lasting=False)
+        return _nothing(f"openSMILE failed: {error}", lasting=False)
     if not np.isfinite(values).all():
-        return _Measured(None, "openSMILE gave no value")
-    return _Measured(values, None)
+        return _nothing("openSMILE gave no value", lasting=True)
+    return _Measured(values)
 
 
 def _read_cache(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _Measured]]:
@@ -174,14 +179,13 @@ def _read_cache(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _Meas
             continue
         values = part.select(names).to_numpy()
         for key, reason, row in zip(part["key"], part["reason"], values, strict=True):
-            yield key, _Measured(None if reason else row, reason)
+            yield key, _Measured(row, reason)
 
 
 def _write_part(folder: Path, found: Mapping[str, _Measured], names: Sequence[str]) -> None:
     if not found:
         return
-    missing = np.full(len(names), math.nan)
-    values = np.stack([one.values if one.values is not None else missing for one in found.values()])
+    values = np.stack([one.values for one in found.values()])
     reasons = pl.Series("reason", [one.reason for one in found.values()], dtype=pl.String)
     part = pl.DataFrame({"key": list(found), "reason": reasons}).hstack(
         pl.DataFrame(values, schema=list(names), orient="row")
