@@ -300,7 +300,9 @@ def for_print(figure: Figure, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the specification of the static figure: all panels on one sheet, four or two to a row."""
     several = len(figure.panels) > 1
     size = {"width": 220 if figure.small else (320 if several else 640), "height": figure.height}
-    sized = [{**p.spec, **size, "title": p.title if several else figure.title} for p in figure.panels]
+    sized: list[dict[str, Any]] = [
+        {**p.spec, **size, "title": p.title if several else figure.title} for p in figure.panels
+    ]
     if not several:
         return {**sized[0], "config": dict(config)}
     # Only the top level of a specification may hold named data.

@@ -20,8 +20,9 @@ def probe_by_layer(results: Results, label: str) -> Figure | None:
     """Accuracy of a linear probe at each layer, dense and codes at the reference sparsity."""
     rows = results.of("probe_accuracy", target=label)
     at = results.reference_sparsity
-    rows = rows.filter((pl.col("representation") != "sae") | (pl.col("sparsity") == (at if at is not None else -1.0)))
-    pooled_first = _pooled_first(results, "probe_accuracy", target=label).filter(pl.col("sparsity") == at)
+    at_reference = pl.col("sparsity").eq_missing(pl.lit(at, dtype=pl.Float64))
+    rows = rows.filter((pl.col("representation") != "sae") | at_reference)
+    pooled_first = _pooled_first(results, "probe_accuracy", target=label).filter(at_reference)
     rows = charts.named(pl.concat([rows, pooled_first]), results.pooling)
     if rows.is_empty():
         return None

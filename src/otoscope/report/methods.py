@@ -36,8 +36,8 @@ def _prose(run: Run) -> list[str | None]:
         else None,
         f"Factors. {words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted "
         "on the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
-        f"entropy of the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also exceeds "
-        "the upper end of its null."
+        f"entropy of the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also "
+        "exceeds the upper end of its null."
         if results.factors
         else None,
         "Intervals are 95 % bootstrap intervals that resample whole groups (never single clips); with few groups they "

@@ -1,6 +1,7 @@
 """The report: one self-contained page, and its charts as SVG and PDF."""
 
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -52,12 +53,23 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
 
 
 def write_figure(folder: Path, figure: Figure) -> None:
-    """Write one figure as SVG and as PDF, on white."""
-    svg = vlc.vegalite_to_svg(charts.for_print(figure, PRINT_CONFIG))
+    """Write one figure as SVG and as PDF, on white.
+
+    The SVG has the same bytes each time; the PDF is the same drawing, but the converter lists its
+    objects in any order.
+    """
+    svg = _renumbered(vlc.vegalite_to_svg(charts.for_print(figure, PRINT_CONFIG)))
     with atomic(folder / f"{figure.name}.svg") as temporary:
         temporary.write_text(svg, encoding="utf-8")
     with atomic(folder / f"{figure.name}.pdf") as temporary:
         temporary.write_bytes(vlc.svg_to_pdf(svg))
+
+
+def _renumbered(svg: str) -> str:
+    """Number gradients and clips from 0 in each file: the converter counts on from one file to the next."""
+    ids = list(dict.fromkeys(re.findall(r'id="((?:gradient_|clip)\d+)"', svg)))
+    new = {old: f"{old.rstrip('0123456789')}{number}" for number, old in enumerate(ids)}
+    return re.sub(r'(id="|url\(#)((?:gradient_|clip)\d+)', lambda m: m[1] + new.get(m[2], m[2]), svg)
 
 
 def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:

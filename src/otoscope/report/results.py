@@ -33,7 +33,9 @@ class Results:
         if self.seed is not None:
             rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
         if self.latents is not None:
-            rows = rows.filter((pl.col("pooling") != self.pooling) | (pl.col("latents") == self.latents))
+            rows = rows.filter(
+                (pl.col("representation") != "sae") | self._other_pooling | (pl.col("latents") == self.latents)
+            )
         return rows.filter(pl.col("split") == "test")
 
     @cached_property
@@ -59,7 +61,7 @@ class Results:
     @cached_property
     def latents(self) -> int | None:
         """The dictionary width that the charts show; None where there is no dictionary."""
-        widths = self._of_dictionaries.filter(pl.col("pooling") == self.pooling)["latents"].drop_nulls()
+        widths = self._of_dictionaries.filter(~self._other_pooling)["latents"].drop_nulls()
         if widths.is_empty():
             return None
         counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
@@ -84,6 +86,10 @@ class Results:
     def other_poolings(self) -> list[str]:
         """The ways of pooling that the charts do not show as the main one."""
         return [p for p in self.poolings if p != self.pooling]
+
+    @property
+    def _other_pooling(self) -> pl.Expr:
+        return pl.col("pooling").is_in(self.other_poolings)
 
     @cached_property
     def layers(self) -> list[int]:
@@ -119,11 +125,11 @@ class Results:
         """Return the shown rows of a metric; codes only of the pooling that the charts show."""
         metrics = [metric] if isinstance(metric, str) else list(metric)
         rows = self.shown.filter(pl.col("metric").is_in(metrics))
-        rows = rows.filter((pl.col("representation") != "sae") | ~pl.col("pooling").is_in(self.other_poolings))
+        rows = rows.filter((pl.col("representation") != "sae") | ~self._other_pooling)
         if representation is not None:
             rows = rows.filter(pl.col("representation") == representation)
         for column, value in equal.items():
-            rows = rows.filter(pl.col(column) == value)
+            rows = rows.filter(pl.col(column).eq_missing(pl.lit(value)))
         return rows
 
     def one(self, metric: str, representation: str, **equal: Any) -> dict[str, Any] | None:

@@ -94,7 +94,16 @@ DARK_CONFIG = {
     **chart_config(ink="#e8e6e1", quiet="#a3a8b0", grid="#34373d", paper=None),
     "range": {"heatmap": list(HEAT_DARK)},
 }
-PRINT_CONFIG = {**LIGHT_CONFIG, "background": "#ffffff"}
+PRINT_FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
+"""Widths of text in the files are measured with a font of these metrics, so viewers should use one."""
+
+PRINT_CONFIG = {
+    **LIGHT_CONFIG,
+    "background": "#ffffff",
+    "padding": 12,
+    "font": PRINT_FONT,
+    "text": {**LIGHT_CONFIG["text"], "font": PRINT_FONT},
+}
 
 
 def page_themes(layers: Sequence[int]) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from PIL import Image
+
+from otoscope.explain import LatentChoice, Moment, Sound, read_moments, write_moments
+
+RATE_HZ = 8000
+
+
+def choice() -> LatentChoice:
+    return LatentChoice(
+        factor="F0",
+        score=0.9,
+        latent=12,
+        train_r=0.8,
+        test_r=0.7,
+        null_high=0.2,
+        test_clips=9,
+        test_groups=3,
+        firing=0.5,
+    )
+
+
+def moment(peak_s: float | None, seconds: float = 10.0) -> Moment:
+    start_s = np.arange(int(seconds * 10)) / 10 if peak_s is not None else np.zeros(0)
+    return Moment(
+        latent=12,
+        rank=0,
+        clip_id="a/b.wav",
+        group="a",
+        strength=2.0,
+        activation=np.exp(-((start_s + 0.05 - (peak_s or 0)) ** 2)),
+        start_s=start_s,
+        end_s=start_s + 0.1,
+        peak_s=peak_s,
+    )
+
+
+def ramp(_clip: str) -> Sound:
+    """Ten seconds in which each sample tells its own time."""
+    return Sound(np.linspace(0, 1, 10 * RATE_HZ, endpoint=False).astype(np.float32), RATE_HZ)
+
+
+def write(folder: Path, peak_s: float | None, **more: object) -> dict:
+    written = write_moments(folder, [(choice(), [moment(peak_s)])], sound_of=ramp, card={"layer": 3}, **more)  # type: ignore[arg-type]
+    return written.rows.row(0, named=True)
+
+
+@pytest.mark.parametrize(("peak_s", "from_s"), [(5.0, 3.0), (0.5, 0.0), (9.9, 6.0), (None, 3.0)])
+def test_a_long_clip_is_cut_around_its_peak(tmp_path: Path, peak_s: float | None, from_s: float) -> None:
+    row = write(tmp_path, peak_s, max_clip_s=4.0)
+    assert row["from_s"] == pytest.approx(from_s)
+    assert row["duration_s"] == pytest.approx(4.0)
+    wave, rate_hz = sf.read(tmp_path / row["audio"])
+    assert rate_hz == RATE_HZ
+    assert wave[0] == pytest.approx(from_s / 10, abs=1e-4)
+    if peak_s is not None:
+        peak = int(np.argmax(row["activation"]))
+        assert (row["start_s"][peak] + row["end_s"][peak]) / 2 == pytest.approx(peak_s - from_s, abs=0.06)
+
+
+def test_sound_is_lossless_at_16_bits(tmp_path: Path) -> None:
+    row = write(tmp_path, 1.0, max_clip_s=20.0)
+    wave, _ = sf.read(tmp_path / row["audio"], dtype="int16")
+    np.testing.assert_allclose(wave / 32768, ramp("").wave, atol=1 / 32768)
+
+
+def test_what_was_written_is_read_and_an_unfinished_folder_is_not(tmp_path: Path) -> None:
+    written = write_moments(
+        tmp_path,
+        [(choice(), [moment(1.0)])],
+        sound_of=ramp,
+        card={"layer": 3},
+        splits={"a/b.wav": "test"},
+        factor_values=lambda _factor, _clip: 440.0,
+    )
+    found = read_moments(tmp_path)
+    assert found is not None
+    assert found.rows.equals(written.rows)
+    assert found.card["layer"] == 3
+    assert found.rows.row(0, named=True)["split"] == "test"
+    assert found.rows.row(0, named=True)["factor_value"] == 440.0
+    with Image.open(io.BytesIO((tmp_path / found.rows["picture"][0]).read_bytes())) as picture:
+        assert picture.size[0] > 100
+    (tmp_path / "card.json").unlink()
+    assert read_moments(tmp_path) is None
+
+
+def test_the_same_moments_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name, 1.0)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
+    assert one == two
+
+
+def test_no_choice_gives_an_empty_table(tmp_path: Path) -> None:
+    assert write_moments(tmp_path, [], sound_of=ramp, card={}).rows.is_empty()

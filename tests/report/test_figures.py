@@ -1,0 +1,110 @@
+import xml.etree.ElementTree as ET
+
+import polars as pl
+import pytest
+
+from otoscope.evaluate.record import Record, to_table
+from otoscope.report import charts
+from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.theme import layer_colours
+from tests.report.conftest import Made
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_svg_figures_are_drawings_with_marks_in_them(made: Made) -> None:
+    files = sorted((made.page.parent / "figures").glob("*.svg"))
+    assert len(files) == 6
+    for file in files:
+        root = ET.fromstring(file.read_text(encoding="utf-8"))
+        assert root.tag == f"{SVG}svg"
+        marks = [e for e in root.iter(f"{SVG}path") if e.get("aria-roledescription")]
+        assert len(marks) > 10, file.name
+
+
+def test_pdf_figures_are_whole_pdf_files(made: Made) -> None:
+    files = sorted((made.page.parent / "figures").glob("*.pdf"))
+    assert len(files) == 6
+    for file in files:
+        data = file.read_bytes()
+        assert data.startswith(b"%PDF-")
+        assert data.rstrip().endswith(b"%%EOF")
+
+
+def _row(value: float, **more: object) -> Record:
+    return Record(metric="factor_r2", value=value, split="test", representation="dense", layer=0, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (_row(PREDICTED_R2), True),
+        (_row(PREDICTED_R2 - 1e-6), False),
+        (_row(0.5, null_high=0.6), False),
+        (_row(0.5, null_high=0.4), True),
+        (_row(float("nan")), False),
+        (_row(-3.0, null_high=-4.0), False),
+    ],
+)
+def test_a_factor_is_predicted_only_above_the_floor_and_its_null(record: Record, expected: bool) -> None:
+    assert to_table([record]).select(predicted()).item() is expected
+
+
+def _probe(layer: int, value: float, split: str, **more: object) -> Record:
+    return Record(
+        metric="probe_accuracy" if split == "test" else "probe_balanced_accuracy",
+        value=value,
+        split=split,
+        representation="dense",
+        layer=layer,
+        target="x",
+        **more,
+    )  # type: ignore[arg-type]
+
+
+def test_the_best_layer_is_chosen_on_validation_groups_where_they_were_scored() -> None:
+    test = [_probe(0, 0.9, "test"), _probe(1, 0.8, "test")]
+    valid = [_probe(0, 0.7, "valid"), _probe(1, 0.75, "valid")]
+    assert Results(to_table(test + valid)).best_layer.layer == 1
+    chosen = Results(to_table(test)).best_layer
+    assert chosen.layer == 0
+    assert "optimistic" in chosen.reason
+
+
+def test_charts_show_one_seed_one_width_and_one_protocol() -> None:
+    def codes(seed: int, latents: int, protocol: str = "default") -> Record:
+        return Record(
+            metric="explained_variance",
+            value=0.5,
+            split="test",
+            representation="sae",
+            layer=1,
+            seed=seed,
+            latents=latents,
+            sparsity=0.9,
+            protocol=protocol,
+        )
+
+    rows = [codes(1, 64), codes(0, 64), codes(1, 64), codes(0, 128), codes(0, 64, "other")]
+    shown = Results(to_table(rows)).of("explained_variance", "sae")
+    assert shown.select("seed", "latents", "protocol").rows() == [(0, 64, "default")]
+
+
+def test_layers_keep_their_colour_whichever_are_shown_and_never_share_one() -> None:
+    colours = layer_colours(range(25))
+    assert len({c.light for c in colours.values()}) == 25
+    assert len({c.dark for c in colours.values()}) == 25
+    assert layer_colours([3]).keys() == {3}
+
+
+def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
+    import altair as alt
+
+    for name, spec in made.reading.specs.items():
+        if name.endswith("-0"):
+            alt.LayerChart.from_dict({k: v for k, v in spec.items() if k != "datasets"})
+
+
+def test_a_legend_names_dense_before_the_codes() -> None:
+    rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
+    assert charts.series_names(rows) == ["dense", "SAE", "random"]
