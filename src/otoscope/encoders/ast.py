@@ -9,7 +9,7 @@ Layers are raw block outputs; transformers' last hidden state is `layernorm` of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -89,8 +89,8 @@ class ASTEncoder:
     layers: tuple[Layer, ...]
     grid: Grid
     runtime: Runtime
-    model: Any
-    extractor: Any
+    model: Any = field(repr=False)
+    extractor: Any = field(repr=False)
 
     @property
     def window_s(self) -> float | None:
@@ -145,7 +145,6 @@ def load_ast(source: Source, *, runtime: Runtime) -> ASTEncoder:
 
     config = ASTConfig.from_pretrained(source.folder)
     config.output_hidden_states = config.output_attentions = False
-    model = load_strictly(ASTModel, source.folder, config=config, attention="sdpa", may_bring=MAY_BRING)
     extractor = load_extractor(ASTFeatureExtractor, source.folder)
     for key in ("max_length", "num_mel_bins"):
         if getattr(extractor, key) != getattr(config, key):
@@ -153,6 +152,7 @@ def load_ast(source: Source, *, runtime: Runtime) -> ASTEncoder:
                 f"{source.name}: {key} is {getattr(extractor, key)} in the preprocessor and "
                 f"{getattr(config, key)} in the model; they must agree"
             )
+    model = load_strictly(ASTModel, source.folder, config=config, attention="sdpa", may_bring=MAY_BRING)
     patches = model.embeddings.patch_embeddings.projection
     grid = Grid(
         rate_hz=int(extractor.sampling_rate),

@@ -8,9 +8,11 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from otoscope.artifacts import digest
 from otoscope.errors import EncoderError, UnknownEncoder, WeightMismatch
@@ -125,8 +127,9 @@ def load_strictly(
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise WeightMismatch(f"the weights in {folder} cannot be read as {architecture.__name__}: {error}") from error
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightMismatch(f"the weights in {folder} cannot be read as {architecture.__name__}: {reason}") from error
     missing = sorted(k for k in report["missing_keys"] if not any(re.search(p, k) for p in may_lack))
     unexpected = sorted(k for k in report["unexpected_keys"] if not any(re.search(p, k) for p in may_bring))
     misshapen = sorted(f"{key} {tuple(got)} for {tuple(want)}" for key, got, want in report["mismatched_keys"])

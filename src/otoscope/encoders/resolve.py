@@ -51,12 +51,22 @@ def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
     return folder if (folder / "config.json").is_file() and weight_files(folder) else None
 
 
+def _hub_failures() -> tuple[type[BaseException], ...]:
+    """What an unreachable hub, an unknown or a malformed identifier raises.
+
+    The hub's errors derive from those of its HTTP client, which is another package from release to release.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (*HfHubHTTPError.__bases__, OSError, ValueError)
+
+
 def from_hub(model: str, *, revision: str | None = None) -> Path:
     """Fetch a model's configuration and weights (safetensors where there are any) and return the snapshot's folder."""
     from huggingface_hub import HfApi, snapshot_download
 
-    listed = HfApi().list_repo_files(model, revision=revision)
-    safe = any(name.endswith(".safetensors") for name in listed)
+    listed = HfApi().model_info(model, revision=revision, timeout=HUB_PATIENCE_S).siblings or []
+    safe = any(file.rfilename.endswith(".safetensors") for file in listed)
     weights = ["model*.safetensors*"] if safe else ["pytorch_model*.bin*"]
     return Path(
         snapshot_download(model, revision=revision, allow_patterns=[*HUB_FILES, *weights], etag_timeout=HUB_PATIENCE_S)
@@ -80,7 +90,7 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
     else:
         try:
             folder = from_hub(name, revision=revision)
-        except (OSError, ValueError) as error:  # httpx' and the hub's errors derive from these
+        except _hub_failures() as error:
             tried.append(f"the hub did not give it ({type(error).__name__})")
         else:
             return Source(name, folder, folder.name, "hub")

@@ -14,7 +14,7 @@ with an attention mask, which is exact.
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ TRAINING_ONLY = r"(^|\.)masked_spec_embed$"
 
 MAY_BRING = (
     TRAINING_ONLY,
-    r"^(quantizer|project_q|project_hid)\.",  # wav2vec 2.0's and UniSpeech-SAT's contrastive task
-    r"^(final_proj|label_embs_concat|label_embeddings_concat|speaker_proj)\b",  # HuBERT's and UniSpeech-SAT's targets
+    r"^(quantizer|project_q|project_hid|layer_norm_for_extract)\.",  # the contrastive task
+    r"^(final_proj|label_embs_concat|label_embeddings_concat|speaker_proj)\b",  # what HuBERT and UniSpeech-SAT predict
     r"^lm_head\.",  # CTC
     r"^(projector|classifier|tdnn|objective)\.|^layer_weights$",  # classification and x-vectors
     r"^feature_extractor\.(weight|bias)$",  # the x-vector head's own, not the convolutions
@@ -127,8 +127,8 @@ class Wav2Vec2Encoder:
     geometry: Geometry
     pads: bool
     runtime: Runtime
-    model: Any
-    extractor: Any
+    model: Any = field(repr=False)
+    extractor: Any = field(repr=False)
 
     @property
     def window_s(self) -> float | None:
@@ -225,14 +225,14 @@ def wav2vec2_layers(geometry: Geometry, *, rate_hz: int, width: int, blocks: int
     >>> layer.rate_hz, layer.offset_s, layer.receptive_field_s
     (50.0, 0.0125, 2.565)
     """
-    field, hop = geometry.field_samples, geometry.hop_samples
+    seen, hop = geometry.field_samples, geometry.hop_samples
     return tuple(
         Layer(
             index=i,
             width=width,
             rate_hz=rate_hz / hop,
-            receptive_field_s=(field + (geometry.positional_frames - 1) * hop) / rate_hz,
-            offset_s=field / 2 / rate_hz,
+            receptive_field_s=(seen + (geometry.positional_frames - 1) * hop) / rate_hz,
+            offset_s=seen / 2 / rate_hz,
             attends=i > 0,
         )
         for i in range(blocks + 1)

@@ -9,7 +9,7 @@ Layers are raw block outputs. transformers' last hidden state is `layer_norm` of
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -46,8 +46,8 @@ class WhisperEncoder:
     hop_samples: int
     context: Context
     runtime: Runtime
-    model: Any
-    extractor: Any
+    model: Any = field(repr=False)
+    extractor: Any = field(repr=False)
 
     def frames(self, samples: int) -> Frames:
         """Place the frames whose centre lies within the clip: `ceil(samples / hop)` of them, the first at 0 s."""
@@ -113,13 +113,13 @@ def load_whisper(source: Source, *, context: Context, runtime: Runtime) -> Whisp
     rate_hz, mel_hop = int(extractor.sampling_rate), int(extractor.hop_length)
     hop = mel_hop * model.conv1.stride[0] * model.conv2.stride[0]
     # a frame of conv2 sees 3 outputs of conv1, hence 5 moments, each a window of n_fft samples
-    field = int(extractor.n_fft) + 4 * mel_hop
+    seen = int(extractor.n_fft) + 4 * mel_hop
     layers = tuple(
         Layer(
             index=i,
             width=int(config.d_model),
             rate_hz=rate_hz / hop,
-            receptive_field_s=field / rate_hz,
+            receptive_field_s=seen / rate_hz,
             offset_s=0.0,
             attends=i > 0,
         )
