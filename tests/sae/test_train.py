@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,30 @@ def test_an_unfinished_run_has_no_result():
     next(train(run))
     with pytest.raises(TrainingError, match=r"only 1 of 32 steps are done"):
         finish(run)
+
+
+def falls(curve: list[float], tolerance: float = 0.0) -> bool:
+    """Say whether a curve against growing k falls anywhere."""
+    return any(later < before - tolerance for before, later in pairwise(curve))
+
+
+def test_on_frames_explained_variance_never_falls_as_k_grows():
+    rows, valid = planted(0, 1, 2), planted(3)
+    moments = measure(rows)
+    curve = [
+        fit(rows, valid, "default", latents=128, sparsity=sparsity, moments=moments).summary["valid_explained_variance"]
+        for sparsity in (0.99, 0.95, 0.90, 0.85, 0.80, 0.75)
+    ]
+    assert not falls(curve)
+    assert curve[-1] > curve[0] + 0.3
+
+
+def test_the_papers_own_curves_do_fall():
+    # test error of the published runs at 99, 95, 90, 85, 80, 75 % (read off the authors' figures, arXiv 2509.24793)
+    published = {
+        "WavLM layer 1": [2.52e-3, 1.22e-3, 1.00e-3, 8.4e-4, 1.97e-3, 2.3e-3],
+        "WavLM layer 12": [1.52e-3, 8.8e-4, 7.5e-4, 8.1e-4, 1.8e-3, 1.98e-3],
+        "MERT layer 4": [7.5e-3, 3.56e-3, 2.55e-3, 2.63e-3, 2.84e-3, 3.00e-3],
+    }
+    for errors in published.values():
+        assert falls([-error for error in errors])

@@ -4,9 +4,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otoscope.errors import ConfigError, DamagedArtifact, suggest
+from otoscope.sae.batch_topk import BatchTopK
+from otoscope.sae.gated import Gated
+from otoscope.sae.jumprelu import JumpReLU
+from otoscope.sae.relu import ReLU
 from otoscope.sae.sparsifiers import Sparsifier, TopK, check_k
 
-SPARSIFIERS: dict[str, Callable[..., Sparsifier]] = {"topk": TopK}
+SPARSIFIERS: dict[str, Callable[[int, int], Sparsifier]] = {
+    "topk": lambda k, _: TopK(k),
+    "batch_topk": lambda k, _: BatchTopK(k),
+    "relu": lambda k, _: ReLU(k),
+    "jumprelu": JumpReLU,
+    "gated": Gated,
+}
+"""Constructors of (k, latents). TopK holds every row to k; the others reach k active latents on average."""
 
 
 def build_sparsifier(kind: str, *, k: int | None, latents: int) -> Sparsifier:
@@ -18,7 +29,7 @@ def build_sparsifier(kind: str, *, k: int | None, latents: int) -> Sparsifier:
         raise ConfigError(f"no sparsifier {kind!r}; {suggest(kind, SPARSIFIERS)}")
     if k is None:
         raise ConfigError(f"the sparsifier {kind!r} needs k")
-    return SPARSIFIERS[kind](check_k(k, latents))
+    return SPARSIFIERS[kind](check_k(k, latents), latents)
 
 
 def sparsifier_from_card(card: Mapping[str, Any], *, latents: int) -> Sparsifier:

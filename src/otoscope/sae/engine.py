@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otoscope.errors import DamagedArtifact
-from otoscope.sae.losses import aux_k, forward, reconstruction
+from otoscope.sae.losses import aux_k, forward
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 
@@ -55,13 +55,13 @@ class TorchEngine:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        seen = forward(sae, inner)
-        loss = main = reconstruction(seen.rebuilt, inner)
+        seen = forward(sae, inner, prefixes=self.config.prefixes)
+        loss = seen.error if seen.penalty is None else seen.error + seen.penalty
         dead = self.silent_rows >= self.dead_window_rows
         aux = None
         if self.config.aux_coefficient and dead.any():
             aux = aux_k(sae, inner, seen.rebuilt, dead)
-            loss = main + self.config.aux_coefficient * aux
+            loss = loss + self.config.aux_coefficient * aux
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if sae.unit_norm:
@@ -73,7 +73,7 @@ class TorchEngine:
             renormalise(sae)
         self.silent_rows = torch.where(seen.fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
-            main.item(),
+            seen.error.item(),
             0.0 if aux is None else aux.item(),
             seen.fired.sum().item() / len(inner),
             dead.float().mean().item(),

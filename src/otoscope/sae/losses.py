@@ -1,5 +1,6 @@
 """What training minimises: terms on one forward pass in normalised units."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers import Chosen, TopK
+from otoscope.sae.sparsifiers import Chosen, Penalised, Seen, TopK
 
 GATHER = 8
 """With fewer than 1 in this many latents active, gathering atoms beats dense products.
@@ -18,19 +19,60 @@ k=20, 1.5 times at k=102 and level at k=307."""
 
 
 class Forward(NamedTuple):
-    """One batch seen by the model: normalised rows, what they became, and how often each latent fired."""
+    """One batch of normalised rows seen by the model.
+
+    `penalty` is what the sparsifier adds to the error; `fired` counts the rows in which each latent was active.
+    """
 
     rebuilt: Float[Tensor, "rows width"]
+    error: Float[Tensor, ""]
+    penalty: Float[Tensor, ""] | None
     fired: Int[Tensor, " latents"]
 
 
-def forward(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> Forward:
-    """Rebuild normalised rows, by whichever way is cheaper for the sparsifier's budget."""
+def forward(
+    sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, prefixes: Sequence[float] = (1.0,)
+) -> Forward:
+    """Rebuild normalised rows, by whichever way is cheaper for the sparsifier's budget.
+
+    With several `prefixes`, shares of the dictionary, the error is the mean over the errors of its
+    first latents alone (see `nested_error`).
+    """
     sparsifier = sae.sparsifier
-    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents:
+    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents and tuple(prefixes) == (1.0,):
         return gathered(sae, sparsifier, inner)
-    codes = sparsifier(sae.preactivate(inner))
-    return Forward(sae.rebuild(codes), (codes > 0).sum(dim=0))
+    pre = sae.preactivate(inner)
+    codes = sparsifier(pre)
+    rebuilt = sae.rebuild(codes)
+    error = reconstruction(rebuilt, inner)
+    if tuple(prefixes) != (1.0,):
+        error = nested_error(sae, codes, inner, prefixes)
+    penalty = None
+    if isinstance(sparsifier, Penalised):
+        penalty = sparsifier.penalty(Seen(inner, pre, codes, sae.decoder, sae.decoder_bias))
+    return Forward(rebuilt, error, penalty, (codes > 0).sum(dim=0))
+
+
+def nested_error(
+    sae: SparseAutoencoder,
+    codes: Float[Tensor, "rows latents"],
+    inner: Float[Tensor, "rows width"],
+    prefixes: Sequence[float],
+) -> Float[Tensor, ""]:
+    """Return the mean of the errors with which the first shares of the dictionary rebuild alone.
+
+    Matryoshka (Bussmann et al., arXiv 2503.17547): early latents must do without the later ones, so
+    general factors come first and are not split up. Each block of latents is decoded once.
+    """
+    rebuilt = inner.new_zeros(inner.shape) if sae.decoder_bias is None else sae.decoder_bias.expand_as(inner)
+    errors: list[Tensor] = []
+    start = 0
+    for share in prefixes:
+        stop = max(round(share * sae.latents), start + 1)
+        rebuilt = rebuilt + codes[:, start:stop] @ sae.decoder[start:stop]
+        errors.append(reconstruction(rebuilt, inner))
+        start = stop
+    return torch.stack(errors).mean()
 
 
 def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "rows width"]) -> Forward:
@@ -42,7 +84,7 @@ def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "row
         rebuilt = rebuilt + sae.decoder_bias
     with torch.no_grad():
         fired = torch.bincount(indices[values > 0], minlength=sae.latents)
-    return Forward(rebuilt, fired)
+    return Forward(rebuilt, reconstruction(rebuilt, inner), None, fired)
 
 
 class _EncodeChosen(torch.autograd.Function):

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.errors import ConfigError, TrainingError, suggest
 from otoscope.sae.model import Init
@@ -27,8 +28,13 @@ class TrainConfig(BaseModel):
     unit_norm: bool = True
     """Keep every atom at length 1; the gradient along it is projected out."""
 
+    prefixes: tuple[float, ...] = (1.0,)
+    """Shares of the dictionary that must each rebuild alone (Matryoshka), rising and ending in 1."""
+
     learning_rate: float | None = Field(default=None, gt=0)
-    """None: `2e-4 / sqrt(latents / 2**14)` (dictionary_learning and sparsify use it with Adam)."""
+    """None: `base_rate / sqrt(latents / 2**14)`, the rule of dictionary_learning and sparsify."""
+    base_rate: float = Field(default=1e-3, gt=0)
+    """Those trainers take 2e-4 for 100,000 steps and more; a few hundred steps want a multiple of it."""
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of the encoder weights a step, times the learning rate (AdamW)."""
@@ -37,14 +43,14 @@ class TrainConfig(BaseModel):
     decay: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps, the last ones, over which the learning rate falls linearly to 0."""
 
-    batch: int = Field(default=1024, ge=1)
+    batch: int = Field(default=512, ge=1)
     """Largest batch; few rows are shared out over at least `min_steps_per_epoch` equal batches."""
     min_steps_per_epoch: int = Field(default=1, ge=1)
     min_batch: int = Field(default=1, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """None: as many as come nearest to `target_rows`, between 1 and `max_epochs`."""
-    target_rows: int = Field(default=1_000_000, ge=1)
-    max_epochs: float = Field(default=50.0, gt=0)
+    target_rows: int = Field(default=250_000, ge=1)
+    max_epochs: float = Field(default=30.0, gt=0)
 
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
@@ -52,6 +58,13 @@ class TrainConfig(BaseModel):
     """A latent silent for so many rows is dead. None: an epoch, or a twentieth of the run where that is less."""
     validate_rows: int = Field(default=1_000_000, ge=1)
     """Validate after every epoch, and within an epoch after so many rows."""
+
+    @field_validator("prefixes")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or value[-1] != 1.0 or value[0] <= 0 or any(b <= a for a, b in pairwise(value)):
+            raise ValueError(f"prefixes must rise from above 0 to 1, got {value}")
+        return value
 
 
 MARIOTTE2025 = TrainConfig(
@@ -105,7 +118,7 @@ class Plan:
         return cls(
             order=order,
             steps=steps,
-            peak_rate=config.learning_rate or 2e-4 / math.sqrt(latents / 2**14),
+            peak_rate=config.learning_rate or config.base_rate / math.sqrt(latents / 2**14),
             warmup_steps=round(config.warmup * steps),
             decay_steps=round(config.decay * steps),
             dead_window_rows=config.dead_window_rows or max(min(height, round(epochs * height / 20)), order.batch),

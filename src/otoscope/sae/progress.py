@@ -55,7 +55,7 @@ def save_progress(folder: Path, run: Training) -> None:
     position = {
         "identity": identity(run),
         "step": run.step,
-        "best_mse": run.best_mse if run.best else None,
+        "best_rank": run.best_rank if run.best else None,
         "best_step": run.best_step,
         "history": run.history,
     }
@@ -82,7 +82,7 @@ def load_progress(folder: Path, run: Training) -> bool:
     load_strictly(run.sae, _group(tensors, "sae"), path)
     run.engine.restore(_group(tensors, "engine"))
     run.best = _group(tensors, "best")
-    run.best_mse = math.inf if position["best_mse"] is None else position["best_mse"]
+    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else (math.inf, math.inf)
     run.step, run.best_step, run.history = position["step"], position["best_step"], position["history"]
     return True
 

@@ -25,12 +25,45 @@ class Sparsifier(Protocol):
     A sparsifier with parameters or buffers is an `nn.Module` too; they then live in the checkpoint.
     """
 
+    @property
+    def k(self) -> int:
+        """Number of active latents a row: at most, or on average over rows."""
+        ...
+
     def __call__(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         """Return the codes of rows; every entry is at least 0."""
         ...
 
     def card(self) -> Card:
         """Return what `catalog.build_sparsifier` needs to make this sparsifier again."""
+        ...
+
+
+class Seen(NamedTuple):
+    """What a sparsifier may judge a batch by, in normalised units."""
+
+    inner: Float[Tensor, "rows width"]
+    pre: Float[Tensor, "rows latents"]
+    codes: Float[Tensor, "rows latents"]
+    decoder: Float[Tensor, "latents width"]
+    decoder_bias: Float[Tensor, " width"] | None
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A sparsifier that adds a term of its own to what training minimises."""
+
+    def penalty(self, seen: Seen) -> Float[Tensor, ""]:
+        """Return the term for one batch; called once a training step, after the codes were made."""
+        ...
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A sparsifier that sets itself up from the first batch, before the first step."""
+
+    def start(self, pre: Float[Tensor, "rows latents"]) -> None:
+        """Take in pre-activations of a dictionary that has learnt nothing yet."""
         ...
 
 

@@ -1,5 +1,6 @@
 """The one training loop: a generator of steps; callers log and save."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure, require_finite
 from otoscope.sae.presets import Plan, TrainConfig, find_preset
 from otoscope.sae.rows import Rows, chunks
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.sparsifiers import Starting, k_from_sparsity
+
+OVERSPEND = 1.05
+"""Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
 
 
 class Validation(NamedTuple):
@@ -53,7 +57,7 @@ class Training:
     engine: Engine
     seed: int
     step: int = 0
-    best_mse: float = float("inf")
+    best_rank: tuple[float, float] = (math.inf, math.inf)
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
@@ -105,15 +109,14 @@ def begin(
         seed=seed,
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
-    if config.init == "tied":
-        sae.fit_gain(sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))))
+    _start(sae, sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))), tied=config.init == "tied")
     engine = TorchEngine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, engine, seed)
 
 
 def train(run: Training) -> Iterator[Step]:
     """Take every step that is left, yielding a record after each; the run may be saved between any two."""
-    plan = run.plan
+    plan, k = run.plan, run.sae.sparsifier.k
     while run.step < plan.steps:
         indices = plan.order.indices(run.step)
         batch = torch.from_numpy(run.rows.take(indices))
@@ -126,8 +129,8 @@ def train(run: Training) -> Iterator[Step]:
         valid = validate(run.sae, run.valid_rows, run.moments) if plan.validates_after(run.step) else None
         if valid is not None:
             run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
-            if valid.mse < run.best_mse:
-                run.best_mse, run.best_step = valid.mse, run.step
+            if (rank := _rank(valid, k)) < run.best_rank:
+                run.best_rank, run.best_step = rank, run.step
                 run.best = {name: value.detach().clone() for name, value in run.sae.state_dict().items()}
         rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
         yield Step(run.step, plan.steps, epoch, rows_seen, learning_rate, losses, valid)
@@ -201,6 +204,21 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
         l0=active / rows.height,
         dead_fraction=1.0 - float(fired.float().mean()),
     )
+
+
+@torch.no_grad()
+def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, tied: bool) -> None:
+    if isinstance(sae.sparsifier, Starting):
+        sae.sparsifier.start(sae.preactivate(inner))
+    if tied:
+        sae.fit_gain(inner)
+    if isinstance(sae.sparsifier, Starting):
+        sae.sparsifier.start(sae.preactivate(inner))
+
+
+def _rank(valid: Validation, k: int) -> tuple[float, float]:
+    """Order states by how far they overspend the budget, then by error: a denser code rebuilds better for nothing."""
+    return max(valid.l0 / (OVERSPEND * k), 1.0), valid.mse
 
 
 def _prefixed(valid: Validation) -> dict[str, float]:

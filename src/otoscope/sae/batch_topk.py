@@ -1,0 +1,47 @@
+"""A budget for the batch in training, a threshold for every row afterwards."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from otoscope.sae.sparsifiers import Card
+
+MOMENTUM = 0.05
+"""Share of the newest batch in the running threshold."""
+
+
+class BatchTopK(nn.Module):
+    """Keep the `k * rows` largest pre-activations of a training batch (Bussmann et al. 2024, arXiv 2412.06410).
+
+    Rows with more to say get more latents. The smallest value that was kept, averaged over
+    training batches, becomes the threshold in eval mode: a row then means the same in any batch.
+    """
+
+    threshold: Float[Tensor, ""]
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.register_buffer("threshold", torch.tensor(-1.0))
+
+    def forward(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
+        """Return the codes; in training mode they depend on the whole batch."""
+        positive = pre.relu()
+        if not self.training:
+            return positive * (positive > self.threshold)
+        flat = positive.flatten()
+        values, indices = flat.topk(min(self.k * (flat.numel() // pre.shape[-1]), flat.numel()), sorted=False)
+        self._follow(values.detach())
+        return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
+
+    @torch.no_grad()
+    def _follow(self, kept: Float[Tensor, " kept"]) -> None:
+        smallest = kept.min()
+        if self.threshold < 0:
+            self.threshold.copy_(smallest)
+        else:
+            self.threshold.lerp_(smallest, MOMENTUM)
+
+    def card(self) -> Card:
+        """Return the kind and the budget."""
+        return {"kind": "batch_topk", "k": self.k}

@@ -1,0 +1,124 @@
+"""What sets each architecture apart; the laws that all share are in tests/laws."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from otoscope.sae.batch_topk import BatchTopK
+from otoscope.sae.gated import Gated
+from otoscope.sae.jumprelu import BANDWIDTH, JumpReLU
+from otoscope.sae.losses import forward
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.presets import TrainConfig
+from otoscope.sae.relu import ReLU
+from otoscope.sae.sparsifiers import Seen, TopK
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def seen(pre: Tensor, codes: Tensor) -> Seen:
+    return Seen(draw(len(pre), 4, seed=1), pre, codes, draw(pre.shape[1], 4, seed=2), draw(4, seed=3))
+
+
+def test_batch_topk_spends_the_budget_of_the_batch_where_it_is_needed():
+    pre = torch.tensor([[9.0, 8.0, 7.0], [1.0, 0.5, -1.0]])
+    assert BatchTopK(1).train()(pre).tolist() == [[9, 8, 0], [0, 0, 0]]
+
+
+def test_batch_topk_keeps_as_many_in_eval_mode_as_in_training():
+    sparsifier = BatchTopK(4).double().train()
+    for seed in range(200):
+        sparsifier(draw(64, 32, seed=seed))
+    sparsifier.eval()
+    active = (sparsifier(draw(2000, 32, seed=999)) > 0).sum(dim=1).double().mean()
+    # the least of 256 kept values lies a little below the level that lets 4 of 32 pass
+    assert active.item() == pytest.approx(4, rel=0.05)
+
+
+def test_jumprelu_starts_at_its_budget():
+    sparsifier, pre = JumpReLU(3, 32).double(), draw(500, 32)
+    sparsifier.start(pre)
+    assert (sparsifier(pre) > 0).sum(dim=1).double().mean().item() == pytest.approx(3, abs=0.1)
+
+
+def test_jumprelu_thresholds_feel_what_passes_near_them():
+    """The estimate is the derivative of the expectation when log(pre) is blurred over the window."""
+    sparsifier = JumpReLU(1, 1).double()
+    with torch.no_grad():
+        sparsifier.log_threshold.fill_(0.2)
+    pre = torch.linspace(-1.0, 1.0, 200_001, dtype=torch.float64).exp()[:, None]
+    sparsifier(pre).mean().backward()
+    found = sparsifier.log_threshold.grad
+    # log(pre) is uniform on [-1, 1], density 1/2: d/dt of the integral of exp(u) / 2 over u > t is -exp(t) / 2
+    assert found is not None
+    assert found.item() == pytest.approx(-0.5 * torch.tensor(0.2).exp().item(), rel=1e-3)
+    assert BANDWIDTH / 2 < 0.8
+
+
+def test_jumprelu_penalty_counts_and_pushes_thresholds_up():
+    sparsifier, pre = JumpReLU(3, 32).double(), draw(500, 32)
+    sparsifier.start(pre)
+    codes = sparsifier(pre)
+    penalty = sparsifier.penalty(seen(pre, codes))
+    count = (codes > 0).sum(dim=1).double().mean()
+    assert penalty.item() == pytest.approx((sparsifier.strength.weight * count).item(), rel=1e-6)
+    penalty.backward()
+    assert sparsifier.log_threshold.grad is not None
+    assert (sparsifier.log_threshold.grad < 0).all()
+
+
+def test_relu_penalty_by_hand():
+    sparsifier, pre = ReLU(3).double(), draw(50, 8)
+    batch = seen(pre, sparsifier(pre))
+    penalty = sparsifier.penalty(batch)
+    by_hand = sum(code * atom.norm() for row in batch.codes for code, atom in zip(row, batch.decoder, strict=True)) / 50
+    assert penalty.item() == pytest.approx(float(sparsifier.strength.weight * by_hand), rel=1e-9)
+
+
+@pytest.mark.parametrize(("active", "grows"), [(1, False), (6, True)])
+def test_a_penalty_is_steered_towards_the_budget(active: int, grows: bool):
+    sparsifier = ReLU(3).double()
+    before = sparsifier.strength.weight.item()
+    codes = torch.zeros(10, 8, dtype=torch.float64)
+    codes[:, :active] = 1.0
+    sparsifier.penalty(seen(codes, codes))
+    assert (sparsifier.strength.weight.item() > before) == grows
+
+
+def test_gated_opens_by_the_gate_and_measures_by_the_magnitude():
+    sparsifier = Gated(2, 3)
+    with torch.no_grad():
+        sparsifier.shift.copy_(torch.tensor([1.0, -5.0, 1.0]))
+        sparsifier.stretch.copy_(torch.tensor([2.0, 1.0, 1.0]).log())
+    assert sparsifier(torch.tensor([[3.0, 2.0, -0.5]])).tolist() == [[7.0, 0.0, 0.0]]
+
+
+def test_gated_penalty_leaves_the_decoder_alone_and_teaches_the_gate():
+    sparsifier, pre = Gated(2, 8).double(), draw(50, 8).requires_grad_()
+    batch = seen(pre, sparsifier(pre))
+    batch.decoder.requires_grad_()
+    sparsifier.penalty(batch).backward()
+    assert batch.decoder.grad is None
+    assert pre.grad is not None
+    assert ((pre.grad != 0) == (pre > 0)).all()
+
+
+def test_matryoshka_error_by_hand():
+    sae, x = SparseAutoencoder(6, 16, TopK(4)).double(), draw(30, 6)
+    with torch.no_grad():
+        assert sae.decoder_bias is not None
+        sae.decoder_bias.add_(0.1)
+        codes = sae.sparsifier(sae.preactivate(x))
+        errors = [((codes[:, :m] @ sae.decoder[:m] + 0.1 - x) ** 2).mean() for m in (2, 8, 16)]
+    found = forward(sae, x, prefixes=(0.125, 0.5, 1.0))
+    torch.testing.assert_close(found.error, torch.stack(errors).mean(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.rebuilt, sae(x).rebuilt, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prefixes", [(), (0.5,), (0.5, 0.25, 1.0), (0.0, 1.0)])
+def test_refuses_prefixes_that_do_not_rise_to_the_whole(prefixes: tuple[float, ...]):
+    with pytest.raises(ValidationError, match=r"prefixes must rise from above 0 to 1"):
+        TrainConfig(prefixes=prefixes)
