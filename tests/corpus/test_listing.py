@@ -33,6 +33,12 @@ def test_links_are_followed_but_never_round_in_a_ring(record, tmp_path):
     assert find_audio(root).paths == ["again/b.wav", "all/ann/a.wav", "linked.wav", "own/c.wav"]
 
 
+def test_a_folder_keeps_its_own_name_before_a_link_to_it(record, tmp_path):
+    record("zoe/z.wav")
+    (tmp_path / "alias").symlink_to(tmp_path / "zoe")
+    assert find_audio(tmp_path).paths == ["zoe/z.wav"]
+
+
 def test_a_name_that_is_no_text_is_set_aside(record, tmp_path):
     path = record("good.wav")
     try:

@@ -107,9 +107,11 @@ def test_valid_comes_out_of_the_given_train_groups():
     assert list(dealt.values()).count("train") == 11
 
 
-def test_clips_without_a_split_join_their_group():
-    clips = pl.DataFrame({"group": ["a", "a", "b", "c"], "split": ["test", None, "train", "valid"]})
-    assert assign_splits(clips, Splits())["split"].to_list() == ["test", "test", "train", "valid"]
+@given(names=NAMES, side=st.sampled_from(["train", "valid", "test"]))
+def test_clips_without_a_split_join_their_group(names, side):
+    known = clips_of(names[:1], given_splits={names[0]: side})
+    dealt = assign_splits(pl.concat([clips_of(names), known, clips_of(names)]), Splits())
+    assert set(dealt.filter(pl.col("group") == names[0])["split"]) == {side}
 
 
 @pytest.mark.parametrize(

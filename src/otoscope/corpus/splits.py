@@ -64,8 +64,9 @@ def deal(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
     train = rank((group for group, side in sides.items() if side == "train"), seed=splits.seed)
     stated = set(sides.values())
     if "test" not in stated:
-        # leave one free group for train, and one for valid unless valid is stated or can come out of train
-        keep = (not train) + ("valid" not in stated and len(train) < 2)
+        # leave a free group for train, and one for valid: it comes out of a given train only where none is free
+        from_train = len(free) == 1 and len(train) > 1
+        keep = (not train) + ("valid" not in stated and not from_train)
         test = _take(free, splits.test, of=len(given), keep=keep, split="test")
         sides |= dict.fromkeys(test, "test")
         free = free[len(test) :]

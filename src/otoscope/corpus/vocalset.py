@@ -96,7 +96,7 @@ def parse_name(relative_path: str) -> VocalSetName | None:
         return None
     context = _first(CONTEXT_WORDS.get(part) for part in [*reversed(folders), *words])
     ending = words[-1]
-    vowel = ending if ending in VOWELS and context != "excerpts" else None
+    vowel = ending if ending in VOWELS else None
     return VocalSetName(singer, singer.rstrip("0123456789"), technique, context, vowel, ending)
 
 
