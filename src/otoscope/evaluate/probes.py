@@ -83,7 +83,7 @@ def fit_probe(
     missing split, for features that do not vary, and for non-finite features.
     """
     settings = settings or ProbeSettings()
-    names = np.asarray([x or "" for x in labels], dtype=np.str_)
+    names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
     _check(features, names, groups, settings)
     has_label = names != ""
     parts = [np.flatnonzero(rows_of(split, name, len(names)) & has_label) for name in ("train", "valid", "test")]
@@ -246,7 +246,7 @@ def _number_classes(
     number = np.zeros(len(names), dtype=np.int64)
     number[used] = which
     if len(np.unique(number[parts[0]])) < 2:
-        only = names[parts[0][0]]
+        only = str(names[parts[0][0]])
         raise EvaluationError(f"all training rows have the one class {only!r}; a probe needs two or more")
     return tuple(str(c) for c in classes), number
 

@@ -1,0 +1,179 @@
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.logistic import fit_logistic, rotate
+from otoscope.evaluate.probes import ProbeSettings, _figures, fit_probe
+
+FEW = ProbeSettings(permutations=5, resamples=100)
+
+
+def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Four classes whose means differ, plus an offset a group; 12 groups of 20 rows."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(12), 20)
+    split = np.repeat(["train", "valid", "test"], [140, 40, 60])
+    labels = rng.integers(4, size=240)
+    features = rng.normal(size=(4, p))[labels] + rng.normal(size=(240, p)) + 0.5 * rng.normal(size=(12, p))[groups]
+    return features, np.array(["a", "b", "c", "d"])[labels], groups, split
+
+
+@pytest.mark.parametrize("p", [20, 400])
+def test_the_optimum_is_scikit_learns_on_either_side_of_the_rotation(p: int) -> None:
+    rng = np.random.default_rng(p)
+    x, y = rng.normal(size=(100, p)) * rng.gamma(2, size=p), rng.integers(3, size=100)
+    x[:, :3] += 2 * np.eye(3)[y]
+    penalty = 0.3
+    span = rotate(x, fitted=80)
+    found = fit_logistic(
+        span.rows[:80], y[None, :80], n_classes=3, penalties=np.array([penalty]), variance=span.variance, tolerance=1e-9
+    )[0]
+    reference = LogisticRegression(C=1 / (penalty * 80), tol=1e-12, max_iter=20_000).fit(x[:80], y[:80])
+
+    def objective(logits: np.ndarray, squares: float) -> float:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        doubt = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(80), y[:80]]
+        return float(doubt.mean() + penalty / 2 * squares)
+
+    ours = objective(span.rows[:80] @ found, float((found[:-1] ** 2).sum()))
+    theirs = objective(reference.decision_function(x[:80]), float((reference.coef_**2).sum()))
+    assert ours == pytest.approx(theirs, rel=1e-8)
+    # rows that were not fitted are seen through the same span; sums over classes are free without a penalty
+    logits, expected = span.rows[80:] @ found, reference.decision_function(x[80:])
+    centred = expected - expected.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), centred, atol=1e-4)
+
+
+def test_rotation_keeps_every_inner_product_with_the_fitted_rows() -> None:
+    rng = np.random.default_rng(0)
+    for p in (10, 200):
+        x = rng.normal(size=(50, p))
+        turned = rotate(x, fitted=40).rows[:, :-1]
+        np.testing.assert_allclose(turned @ turned[:40].T, x @ x[:40].T, atol=1e-8)
+
+
+def test_problems_solved_together_are_problems_solved_alone() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(60, 8)), rng.integers(3, size=(4, 60))
+    span = rotate(x, fitted=60)
+    penalties = np.array([1e-3, 1e-2, 0.1, 1.0])
+
+    def solve(which: slice) -> np.ndarray:
+        return fit_logistic(
+            span.rows, y[which], n_classes=3, penalties=penalties[which], variance=span.variance, tolerance=1e-10
+        )
+
+    alone = np.concatenate([solve(slice(i, i + 1)) for i in range(4)])
+    np.testing.assert_allclose(solve(slice(0, 4)), alone, atol=1e-6)
+
+
+def test_figures_are_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    # class 3 never occurs, class 4 is never predicted
+    truth, guess = rng.choice([0, 1, 2, 4], 50), rng.integers(4, size=50)
+    table = np.zeros((1, 6, 6))
+    np.add.at(table, (0, truth, guess), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [
+            accuracy_score(truth, guess),
+            balanced_accuracy_score(truth, guess),
+            f1_score(truth, guess, average="macro"),
+        ]
+    np.testing.assert_allclose(_figures(table)[0], expected)
+
+
+def test_classes_are_read_on_unseen_groups_and_permuted_labels_are_not() -> None:
+    features, labels, groups, split = told()
+    found = fit_probe(features, labels, groups=groups, split=split, settings=FEW)
+    for score in (found.accuracy, found.balanced_accuracy, found.macro_f1):
+        assert 0.8 < score.value <= 1
+        assert score.low <= score.value <= score.high
+        assert score.null_mean < 0.45
+        assert score.null_mean <= score.null_high < score.low
+    assert found.classes == ("a", "b", "c", "d")
+    assert found.confusion.sum() == found.n == 60
+    assert found.groups == 3
+    assert found.valid_accuracy > 0.8
+
+
+def test_noise_is_not_read() -> None:
+    _, labels, groups, split = told()
+    noise = np.random.default_rng(9).normal(size=(240, 500))
+    found = fit_probe(noise, labels, groups=groups, split=split, settings=FEW)
+    assert found.balanced_accuracy.value < 0.5
+
+
+def test_a_probe_is_repeatable_and_its_seed_only_moves_interval_and_null() -> None:
+    features, labels, groups, split = told()
+    one, same, other = (
+        fit_probe(features, labels, groups=groups, split=split, settings=FEW, seed=s) for s in (0, 0, 1)
+    )
+    assert one.accuracy == same.accuracy
+    assert one.accuracy.value == other.accuracy.value
+    assert one.accuracy != other.accuracy
+
+
+def test_a_class_that_only_the_test_groups_have_counts_as_wrong() -> None:
+    features, labels, groups, split = told()
+    strange = labels.astype(object)
+    strange[200:220] = "unheard"
+    found = fit_probe(features, strange, groups=groups, split=split, settings=FEW)
+    row = found.classes.index("unheard")
+    assert found.confusion[row].sum() == 20
+    assert found.confusion[row, row] == 0
+    assert found.confusion[:, row].sum() == 0
+    assert found.accuracy.value <= 40 / 60
+
+
+def test_a_class_that_training_or_test_groups_lack_is_no_crash() -> None:
+    features, labels, groups, split = told()
+    absent = labels.copy()
+    absent[(split == "train") & (labels == "a")] = "b"
+    found = fit_probe(features, absent, groups=groups, split=split, settings=FEW)
+    assert np.isfinite(found.accuracy.value)
+    gone = labels.copy()
+    gone[(split == "test") & (labels == "a")] = "b"
+    assert np.isfinite(fit_probe(features, gone, groups=groups, split=split, settings=FEW).balanced_accuracy.value)
+
+
+def test_rows_without_a_label_are_left_out() -> None:
+    features, labels, groups, split = told()
+    holes = labels.astype(object)
+    holes[::5] = None
+    kept = np.arange(240) % 5 != 0
+    found = fit_probe(features, holes, groups=groups, split=split, settings=FEW)
+    alone = fit_probe(features[kept], labels[kept], groups=groups[kept], split=split[kept], settings=FEW)
+    assert found.n == 48
+    assert found.accuracy == alone.accuracy
+
+
+def test_constant_features_and_separable_classes_are_no_trouble() -> None:
+    features, labels, groups, split = told()
+    easy = np.concatenate([features + 50 * (labels == "a")[:, None], np.ones((240, 5))], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit_probe(easy, labels == "a", groups=groups, split=split, settings=FEW)
+    assert found.accuracy.value == 1
+
+
+def test_bad_input_is_refused() -> None:
+    features, labels, groups, split = told()
+    with pytest.raises(EvaluationError, match="the one class 'a'"):
+        fit_probe(features, np.full(240, "a"), groups=groups, split=split)
+    with pytest.raises(EvaluationError, match="no row belongs to the split 'valid'"):
+        fit_probe(features, labels, groups=groups, split=np.where(split == "valid", "train", split))
+    with pytest.raises(EvaluationError, match="no row of the split 'test' has this label"):
+        fit_probe(features, np.where(split == "test", "", labels), groups=groups, split=split)
+    with pytest.raises(EvaluationError, match="no feature varies"):
+        fit_probe(np.ones((240, 3)), labels, groups=groups, split=split)
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        fit_probe(np.full((240, 3), np.nan), labels, groups=groups, split=split)
+    with pytest.raises(EvaluationError, match="above 0"):
+        fit_probe(features, labels, groups=groups, split=split, settings=ProbeSettings(penalties=(0.0,)))
+    with pytest.raises(EvaluationError, match="239 labels"):
+        fit_probe(features, labels[1:], groups=groups, split=split)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.reconstruction import ReconstructionMeter, measure_reconstruction
+
+RNG = np.random.default_rng(0)
+ROWS = (RNG.normal(size=(40, 6)) + 5).astype(np.float32)
+MEAN = ROWS[:20].mean(axis=0)
+CODES = np.maximum(RNG.normal(size=(40, 9)), 0).astype(np.float32)
+GROUPS = np.repeat(["a", "b", "c", "d"], 10)
+
+
+def test_a_perfect_reconstruction_explains_everything() -> None:
+    found = measure_reconstruction(ROWS, ROWS, CODES, GROUPS, mean_train=MEAN)
+    assert found.explained_variance == (1.0, 1.0, 1.0)
+    assert found.mse.value == 0
+    assert found.cosine.value == pytest.approx(1, abs=1e-12)
+    assert (found.rows, found.groups) == (40, 4)
+
+
+def test_the_training_mean_explains_nothing_and_a_worse_guess_less() -> None:
+    constant = np.broadcast_to(MEAN, ROWS.shape)
+    assert measure_reconstruction(ROWS, constant, CODES, GROUPS, mean_train=MEAN).explained_variance.value == 0
+    zeros = np.zeros_like(ROWS)
+    worse = measure_reconstruction(ROWS, zeros, CODES, GROUPS, mean_train=MEAN)
+    assert worse.explained_variance.value < -5
+    assert worse.cosine.value == 0
+
+
+def test_rows_off_centre_do_not_flatter_the_training_mean() -> None:
+    shifted = ROWS + 3
+    own_mean = np.broadcast_to(shifted.mean(axis=0), ROWS.shape)
+    spread = ((shifted - MEAN) ** 2).sum()
+    found = measure_reconstruction(shifted, own_mean, CODES, GROUPS, mean_train=MEAN)
+    assert found.explained_variance.value == pytest.approx(1 - ((shifted - own_mean) ** 2).sum() / spread, rel=1e-6)
+
+
+def test_firing_is_counted_by_hand() -> None:
+    codes = np.array([[1.0, 0, 2, 0], [1, 0, 0, 0], [3, 0, 0, 4]])
+    rows = np.ones((3, 2))
+    found = measure_reconstruction(rows, rows, codes, np.array([0, 0, 1]), mean_train=np.zeros(2))
+    assert found.l0.value == pytest.approx(5 / 3)
+    assert found.dead_fraction == 0.25
+    assert found.always_on_fraction == 0.25
+    np.testing.assert_allclose(found.firing_rate, [1, 0, 1 / 3, 1 / 3])
+
+
+def test_batches_in_any_order_give_what_one_batch_gives() -> None:
+    rebuilt = ROWS + 0.3 * RNG.normal(size=ROWS.shape).astype(np.float32)
+    whole = measure_reconstruction(ROWS, rebuilt, CODES, GROUPS, mean_train=MEAN)
+    meter = ReconstructionMeter(MEAN)
+    for part in (slice(25, 40), slice(0, 7), slice(7, 25)):
+        meter.update(ROWS[part], rebuilt[part], CODES[part], GROUPS[part])
+    streamed = meter.result()
+    for one, other in zip(whole, streamed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_rows_that_equal_the_training_mean_leave_explained_variance_undefined() -> None:
+    rows = np.broadcast_to(MEAN, (4, 6))
+    found = measure_reconstruction(rows, rows, CODES[:4], GROUPS[:4], mean_train=MEAN)
+    assert np.isnan(found.explained_variance.value)
+
+
+def test_bad_input_is_refused() -> None:
+    meter = ReconstructionMeter(MEAN)
+    with pytest.raises(EvaluationError, match="no rows were added"):
+        meter.result()
+    with pytest.raises(EvaluationError, match=r"reconstruction \(40, 5\)"):
+        meter.update(ROWS, ROWS[:, :5], CODES, GROUPS)
+    with pytest.raises(EvaluationError, match="40 rows but 39 codes"):
+        meter.update(ROWS, ROWS, CODES[1:], GROUPS)
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        meter.update(ROWS, np.full_like(ROWS, np.nan), CODES, GROUPS)
+    meter.update(ROWS, ROWS, CODES, GROUPS)
+    with pytest.raises(EvaluationError, match="codes of 8 latents after codes of 9"):
+        meter.update(ROWS, ROWS, CODES[:, 1:], GROUPS)

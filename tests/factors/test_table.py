@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.corpus.table import Corpus
+from otoscope.errors import ArtifactError, ConfigError, MissingExtra
+from otoscope.factors import table as table_module
+from otoscope.factors.egemaps import Egemaps
+from otoscope.factors.table import FactorTable, build_factors, find_factor
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    clips = pl.DataFrame(
+        {
+            "clip_id": ["x/a.wav", "x/b.wav#0.5-1", "y/a.wav"],
+            "path": ["x/a.wav", "x/b.wav", "y/a.wav"],
+            "start_s": [0.0, 0.5, 0.0],
+            "duration_s": [1.0, 0.5, 1.0],
+            "rate_hz": [16000] * 3,
+            "group": ["x", "x", "y"],
+            "split": ["train", "train", "test"],
+            "digest": ["1", "2", "3"],
+            "factor_f0_mean_hz": [100.0, None, 300.0],
+        }
+    )
+    return Corpus("toy", tmp_path, clips, pl.DataFrame(schema={"path": pl.String, "reason": pl.String}))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_truth_and_own_factors_stand_side_by_side(corpus: Corpus, tmp_path: Path) -> None:
+    own = write(
+        tmp_path / "own.csv", "path,valence,loud,note\ny/a.wav,3,true,hm\n./x\\b.wav,1.5,false,\nz.wav,9,true,\n"
+    )
+    found = build_factors(corpus, egemaps=False, table=own)
+    assert [tuple(card) for card in found.cards] == [
+        ("f0_mean_hz", "truth", "pitch"),
+        ("valence", "table", "other"),
+        ("loud", "table", "other"),
+    ]
+    values = found.values(["y/a.wav", "x/a.wav", "x/b.wav#0.5-1"])
+    np.testing.assert_array_equal(values, [[300, 3, 1], [100, np.nan, np.nan], [np.nan, 1.5, 0]])
+
+
+def test_parquet_joins_by_clip_id_and_drops_the_prefix(corpus: Corpus, tmp_path: Path) -> None:
+    pl.DataFrame({"clip_id": ["x/a.wav"], "factor_age": [7]}).write_parquet(tmp_path / "own.parquet")
+    found = build_factors(corpus, egemaps=False, truth=False, table=tmp_path / "own.parquet")
+    assert found.names == ["age"]
+    assert found.values(["x/a.wav"])[0, 0] == 7
+
+
+def test_saving_and_loading_gives_the_same_table(corpus: Corpus, tmp_path: Path) -> None:
+    found = build_factors(corpus, egemaps=False)
+    found.save(tmp_path / "factors.parquet")
+    again = FactorTable.load(tmp_path / "factors.parquet")
+    assert again.cards == found.cards
+    assert again.table.equals(found.table)
+    assert again.failed.equals(found.failed)
+    assert again.fingerprint == found.fingerprint
+
+
+def test_no_factors_at_all_is_an_empty_table(corpus: Corpus, tmp_path: Path) -> None:
+    found = build_factors(corpus, egemaps=False, truth=False)
+    assert found.values(["x/a.wav"]).shape == (1, 0)
+    found.save(tmp_path / "factors.parquet")
+    assert FactorTable.load(tmp_path / "factors.parquet").names == []
+
+
+def test_a_table_of_another_card_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    build_factors(corpus, egemaps=False).save(tmp_path / "factors.parquet")
+    pl.DataFrame({"clip_id": ["x/a.wav"], "other": [1.0]}).write_parquet(tmp_path / "factors.parquet")
+    with pytest.raises(ArtifactError, match="name different factors"):
+        FactorTable.load(tmp_path / "factors.parquet")
+
+
+def test_a_name_of_two_sources_is_refused(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write(tmp_path / "own.csv", "path,f0_mean_hz\nx/a.wav,1\n")
+    with pytest.raises(ConfigError, match="'f0_mean_hz' comes from truth and from table; rename"):
+        build_factors(corpus, egemaps=False, table=own)
+
+    def measured(clips: pl.DataFrame, *_: object, **__: object) -> Egemaps:
+        values = clips.select("clip_id", pl.lit(1.0).alias("loudness_sma3_amean"))
+        return Egemaps(values, pl.DataFrame(schema=table_module.FAILED))
+
+    monkeypatch.setattr(table_module, "measure_egemaps", measured)
+    clash = write(tmp_path / "clash.csv", "path,loudness_sma3_amean\nx/a.wav,1\n")
+    with pytest.raises(ConfigError, match="comes from table and from eGeMAPSv02"):
+        build_factors(corpus, table=clash)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,age\nx/a.wav,1\n", "no column to join by; name one clip_id or path. Its columns: file, age"),
+        (
+            "path,age\nq/1.wav,1\nq/2.wav,2\nq/3.wav,2\n",
+            "The table has 'q/1.wav' and 'q/2.wav'; the corpus has 'x/a.wav'",
+        ),
+        ("path,age\nx/a.wav,1\nx/a.wav,2\n", "several rows for 'x/a.wav'"),
+        ("path,note\nx/a.wav,hm\n", "no numeric column beside path"),
+        ("path,age\nx/a.wav,inf\n", "infinite values in age"),
+    ],
+)
+def test_a_table_that_does_not_fit_says_why(corpus: Corpus, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_factors(corpus, egemaps=False, table=write(tmp_path / "own.csv", text))
+
+
+def test_a_missing_or_broken_table_is_one_error(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        build_factors(corpus, egemaps=False, table=tmp_path / "absent.csv")
+    with pytest.raises(ConfigError, match="neither CSV nor Parquet"):
+        build_factors(corpus, egemaps=False, table=write(tmp_path / "own.parquet", "not parquet"))
+
+
+def test_unknown_clips_and_factors_are_named(corpus: Corpus) -> None:
+    found = build_factors(corpus, egemaps=False)
+    with pytest.raises(ConfigError, match=r"'nowhere\.wav' among them"):
+        found.values(["nowhere.wav"])
+    with pytest.raises(ConfigError, match="did you mean f0_mean_hz"):
+        find_factor(found, "f0_mean")
+
+
+def test_a_table_is_read_before_anything_is_measured(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> Egemaps:
+        raise MissingExtra("measured too early")
+
+    monkeypatch.setattr(table_module, "measure_egemaps", never)
+    with pytest.raises(ConfigError, match="does not exist"):
+        build_factors(corpus, table=tmp_path / "absent.csv")
