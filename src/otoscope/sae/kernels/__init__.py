@@ -2,5 +2,14 @@
 
 from otoscope.sae.kernels.lanes import has_bfloat_products, has_vectors
 from otoscope.sae.kernels.step import StepSettings, StepStats, TopKStep, Weights
+from otoscope.sae.kernels.team import available_threads
 
-__all__ = ["StepSettings", "StepStats", "TopKStep", "Weights", "has_bfloat_products", "has_vectors"]
+__all__ = [
+    "StepSettings",
+    "StepStats",
+    "TopKStep",
+    "Weights",
+    "available_threads",
+    "has_bfloat_products",
+    "has_vectors",
+]

@@ -2,9 +2,8 @@
 
 import numpy as np
 from numba import njit
-from numba.extending import overload
 
-from otoscope.sae.kernels.gather import Array, add_products, add_weighted, is_packed
+from otoscope.sae.kernels.gather import COMPILED, Array, add_products, add_weighted, by_table
 from otoscope.sae.kernels.product import multiply_rows
 from otoscope.sae.kernels.select import choose, keep_only, make_keys
 from otoscope.sae.kernels.tables import padded, padded_columns, write_row
@@ -16,28 +15,26 @@ SUM_BLOCK = 8
 """Rows whose residuals are summed by one thread, in order."""
 
 
+def _compute_products(
+    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
+) -> Array:
+    multiply_rows(out, inputs, first, count, filters)
+    return out
+
+
+def _find_products(
+    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
+) -> Array:
+    return products[first : first + count]
+
+
+@by_table(1, _compute_products, _find_products)
 def fill_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
     """Return the products of `count` rows with all filters: computed into `out`, or found in `products`."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(fill_products)
-def _fill_products(  # pyright: ignore[reportUnusedFunction]
-    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
-) -> object:
-    return _compute_products if is_packed(inputs) else _find_products
-
-
-def _compute_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
-    multiply_rows(out, inputs, first, count, filters)
-    return out
-
-
-def _find_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
-    return products[first : first + count]
-
-
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def normalise_rows(
     rows: Array,
     centre: Array,
@@ -60,7 +57,7 @@ def normalise_rows(
         write_row(inputs, row, line)
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def encode_rows(
     inputs: Array,
     filters: Array,
@@ -92,7 +89,7 @@ def encode_rows(
                 aux_active[first + i] = _take(block[i], keys, aux_index[first + i], aux_code[first + i], places)
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def _take(values: Array, keys: Array, index: Array, code: Array, places: Array) -> int:
     found = choose(values, keys, index.shape[0], places)
     for i in range(found):
@@ -101,7 +98,7 @@ def _take(values: Array, keys: Array, index: Array, code: Array, places: Array) 
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def count_latents(index: Array, active: Array, counts: Array, start: int, stop: int) -> None:
     """Count in how many of these rows each latent is active."""
     counts[:] = 0
@@ -110,7 +107,7 @@ def count_latents(index: Array, active: Array, counts: Array, start: int, stop: 
             counts[index[row, i]] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def decode_rows(
     index: Array, code: Array, active: Array, atoms: Array, residuals: Array, start: int, stop: int
 ) -> None:
@@ -120,7 +117,7 @@ def decode_rows(
         add_weighted(residuals, row * columns, atoms, index, code, row * k, active[row])
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def sum_columns(residuals: Array, sums: Array, start: int, stop: int) -> None:
     """Sum the residuals of every `SUM_BLOCK` rows, `start` being the first row of a block."""
     for first in range(start, stop, SUM_BLOCK):
@@ -131,7 +128,7 @@ def sum_columns(residuals: Array, sums: Array, start: int, stop: int) -> None:
                 total[i] += residuals[row, i]
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@njit(**COMPILED, fastmath={"reassoc", "contract"})
 def finish_rows(
     index: Array,
     active: Array,

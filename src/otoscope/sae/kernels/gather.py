@@ -1,16 +1,20 @@
 """Sums and inner products over listed rows of a table: packed words on the fast path, plain floats otherwise."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-from numba import njit, types
-from numba.extending import overload, register_jitable
+from numba import types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from otoscope.sae.kernels.lanes import LANES, address, inner_products, weighted_sum
 
 Array: TypeAlias = NDArray[Any]
 """Inside compiled code: an array of any shape and of the step's number type."""
+
+COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""How the kernels are compiled. Dividing by zero gives infinity: a check for it would keep loops from vectorising."""
 
 WIDE, FULL = 8, 24
 """Vectors of words a block. 8 leave every sum in registers (16 of 32); 24 hold a whole row of 768 columns, whose
@@ -20,21 +24,20 @@ _sum_wide, _sum_one = weighted_sum(WIDE), weighted_sum(1)
 _dots_full, _dots_wide, _dots_one = inner_products(FULL), inner_products(WIDE), inner_products(1)
 
 
-def is_packed(table: Any) -> bool:
-    """Say whether a numba array type is a packed table."""
-    return isinstance(table, types.Array) and table.dtype == types.uint32
+def by_table(position: int, packed: Callable[..., Any], plain: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Compile the decorated signature to `packed` where argument `position` is a packed table, else to `plain`."""
 
+    def pick(*kinds: Any) -> Callable[..., Any]:
+        table = kinds[position]
+        return packed if isinstance(table, types.Array) and table.dtype == types.uint32 else plain
 
-def add_weighted(out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int) -> None:
-    """Add `sum_i weight[start + i] * table[index[start + i]]` to `out[base : base + columns]`."""
-    raise NotImplementedError("compiled code only")
+    def decorate(signature: Callable[..., Any]) -> Any:
+        # numba wants the picker to have the signature of what it picks
+        pick.__signature__ = inspect.signature(packed)  # pyright: ignore[reportFunctionMemberAccess]
+        overload(signature)(pick)
+        return signature
 
-
-@overload(add_weighted)
-def _add_weighted(  # pyright: ignore[reportUnusedFunction]
-    out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int
-) -> Any:
-    return _add_weighted_packed if is_packed(table) else _add_weighted_plain
+    return decorate
 
 
 def _add_weighted_packed(
@@ -62,16 +65,10 @@ def _add_weighted_plain(
             flat[base + column] += scale[i] * table[which[i], column]
 
 
-def add_products(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
-    """Add `<rows[row], table[index[start + i]]>` to `out[start + i]` for each of `count`."""
+@by_table(2, _add_weighted_packed, _add_weighted_plain)
+def add_weighted(out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int) -> None:
+    """Add `sum_i weight[start + i] * table[index[start + i]]` to `out[base : base + columns]`."""
     raise NotImplementedError("compiled code only")
-
-
-@overload(add_products)
-def _add_products(  # pyright: ignore[reportUnusedFunction]
-    out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int
-) -> Any:
-    return _add_products_packed if is_packed(table) else _add_products_plain
 
 
 def _add_products_packed(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
@@ -94,3 +91,9 @@ def _add_products_plain(out: Array, start: int, rows: Array, row: int, table: Ar
     for i in range(start, start + count):
         for column in range(table.shape[1]):
             flat[i] += rows[row, column] * table[which[i], column]
+
+
+@by_table(4, _add_products_packed, _add_products_plain)
+def add_products(out: Array, start: int, rows: Array, row: int, table: Array, index: Array, count: int) -> None:
+    """Add `<rows[row], table[index[start + i]]>` to `out[start + i]` for each of `count`."""
+    raise NotImplementedError("compiled code only")

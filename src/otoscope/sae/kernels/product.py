@@ -2,7 +2,7 @@
 
 from numba import njit
 
-from otoscope.sae.kernels.gather import Array
+from otoscope.sae.kernels.gather import COMPILED, Array
 from otoscope.sae.kernels.lanes import LANES, address, product_tile
 
 TALL = 8
@@ -11,7 +11,7 @@ TALL = 8
 _tall, _single = product_tile(TALL), product_tile(1)
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def multiply_rows(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
     """Write the products of `count` packed rows with all filters to `out` `[count, padded latents]`.
 

@@ -8,13 +8,13 @@ only where more keys lie on the border than fit are the full values compared.
 import numpy as np
 from numba import njit
 
-from otoscope.sae.kernels.gather import Array
+from otoscope.sae.kernels.gather import COMPILED, Array
 from otoscope.sae.kernels.lanes import LANES, address, count_at_least, positions_at_least
 
 _ABOVE_ALL = 0x7FFF
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def make_keys(values: Array, bias: Array, single: Array, keys: Array) -> None:
     """Add the bias, rectify in place, and write the 16-bit keys: 0 for what is not above 0 (NaN included)."""
     count = bias.shape[0]
@@ -28,14 +28,14 @@ def make_keys(values: Array, bias: Array, single: Array, keys: Array) -> None:
         keys[j] = np.int16(bits[j] >> np.uint32(16))
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def keep_only(keys: Array, wanted: Array) -> None:
     """Take latents out of the choice: `wanted` `[latents]` is -1 for those that may be chosen, else 0."""
     for j in range(wanted.shape[0]):
         keys[j] &= wanted[j]
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def choose(values: Array, keys: Array, k: int, places: Array) -> int:
     """Write the ascending positions of the k largest values above 0 to `places`; return how many there are.
 
@@ -59,7 +59,7 @@ def choose(values: Array, keys: Array, k: int, places: Array) -> int:
     return _drop_smallest(values, keys, low, k, places, found)
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def _drop_smallest(values: Array, keys: Array, border: int, k: int, places: Array, found: int) -> int:
     """Thin out the places on the border, smallest values and highest positions first, until k are left."""
     on_border = np.empty(found, values.dtype)

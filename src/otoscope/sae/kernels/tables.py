@@ -1,12 +1,10 @@
 """How rows, atoms and filters lie in memory for the kernels: packed to bfloat16, or plain in the master type."""
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numba.extending import overload, register_jitable
+from numba.extending import register_jitable
 
-from otoscope.sae.kernels.gather import Array, is_packed
+from otoscope.sae.kernels.gather import COMPILED, Array, by_table
 from otoscope.sae.kernels.lanes import LANES
 
 GROUP = 2 * LANES
@@ -43,16 +41,6 @@ def _joined(low: int, high: int) -> int:
     return np.uint32(((_rounded(low) >> np.uint32(16)) & np.uint32(0xFFFF)) | (_rounded(high) & np.uint32(0xFFFF0000)))
 
 
-def write_row(table: Array, row: int, values: Array) -> None:
-    """Store `values` `[columns]`, padded to the table's columns, as row `row` of a table."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(write_row)
-def _write_row(table: Array, row: int, values: Array) -> Any:  # pyright: ignore[reportUnusedFunction]
-    return _write_packed if is_packed(table) else _write_plain
-
-
 def _write_packed(table: Array, row: int, values: Array) -> None:
     words = table.shape[1]
     line, low, high = table[row], values[:words].view(np.uint32), values[words:].view(np.uint32)
@@ -65,14 +53,10 @@ def _write_plain(table: Array, row: int, values: Array) -> None:
         table[row, i] = values[i]
 
 
-def write_filter(filters: Array, latent: int, values: Array) -> None:
-    """Store one latent's padded encoder row where the product finds it: word by word beside its 15 neighbours."""
+@by_table(0, _write_packed, _write_plain)
+def write_row(table: Array, row: int, values: Array) -> None:
+    """Store `values` `[columns]`, padded to the table's columns, as row `row` of a table."""
     raise NotImplementedError("compiled code only")
-
-
-@overload(write_filter)
-def _write_filter(filters: Array, latent: int, values: Array) -> Any:  # pyright: ignore[reportUnusedFunction]
-    return _filter_packed if is_packed(filters) else _filter_plain
 
 
 def _filter_packed(filters: Array, latent: int, values: Array) -> None:
@@ -87,7 +71,27 @@ def _filter_plain(filters: Array, latent: int, values: Array) -> None:
     """Do nothing: the plain product reads the encoder itself."""
 
 
-@njit(cache=True, nogil=True)
+@by_table(0, _filter_packed, _filter_plain)
+def write_filter(filters: Array, latent: int, values: Array) -> None:
+    """Store one latent's padded encoder row where the product finds it: word by word beside its 15 neighbours."""
+    raise NotImplementedError("compiled code only")
+
+
+def _two_a_word(table: Array) -> int:
+    return 2 * table.shape[1]
+
+
+def _one_each(table: Array) -> int:
+    return table.shape[1]
+
+
+@by_table(0, _two_a_word, _one_each)
+def padded_columns(table: Array) -> int:
+    """Return how many columns a table's rows stand for, padding included."""
+    raise NotImplementedError("compiled code only")
+
+
+@njit(**COMPILED)
 def write_weights(encoder: Array, decoder: Array, filters: Array, atoms: Array) -> None:
     """Refresh both tables from the master weights."""
     width, columns = encoder.shape[1], padded_columns(atoms)
@@ -97,21 +101,3 @@ def write_weights(encoder: Array, decoder: Array, filters: Array, atoms: Array) 
         write_filter(filters, latent, line)
         line[:width] = decoder[latent]
         write_row(atoms, latent, line)
-
-
-def padded_columns(table: Array) -> int:
-    """Return how many columns a table's rows stand for, padding included."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(padded_columns)
-def _padded_columns(table: Array) -> Any:  # pyright: ignore[reportUnusedFunction]
-    return _two_a_word if is_packed(table) else _one_each
-
-
-def _two_a_word(table: Array) -> int:
-    return 2 * table.shape[1]
-
-
-def _one_each(table: Array) -> int:
-    return table.shape[1]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from otoscope.errors import ConfigError
 
@@ -30,7 +31,7 @@ class Team:
 
     def run(self, job: Callable[[int, int, int], None], bounds: Sequence[int]) -> None:
         """Call `job(i, bounds[i], bounds[i + 1])` for every i at once; return when all are done."""
-        shares = [(i, *ends) for i, ends in enumerate(zip(bounds, bounds[1:], strict=False))]
+        shares = [(i, *ends) for i, ends in enumerate(pairwise(bounds))]
         waiting = [self._pool.submit(job, *share) for share in shares[:-1]] if self._pool else []
         for share in shares[len(waiting) :]:
             job(*share)

@@ -6,7 +6,7 @@ Each latent's rows are visited in ascending order, so sums do not depend on how 
 import numpy as np
 from numba import njit
 
-from otoscope.sae.kernels.gather import Array, add_weighted
+from otoscope.sae.kernels.gather import COMPILED, Array, add_weighted
 from otoscope.sae.kernels.tables import padded_columns, write_filter, write_row
 
 RATE, BETA1, REST1, BETA2, REST2, UNBIAS, EPSILON, DECAY = range(8)
@@ -14,7 +14,7 @@ RATE, BETA1, REST1, BETA2, REST2, UNBIAS, EPSILON, DECAY = range(8)
 betas and what they leave, one over the root of the second moment's correction, epsilon, `1 - rate * weight decay`."""
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def order_by_latent(
     index: Array,
     code: Array,
@@ -49,7 +49,7 @@ def order_by_latent(
             i += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def add_gradients(
     latent: int,
     offsets: Array,
@@ -70,7 +70,7 @@ def add_gradients(
     return total
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(**COMPILED, fastmath={"contract"})
 def adam(weight: Array, first: Array, second: Array, gradient: Array, numbers: Array, decay: float) -> None:
     """Take one Adam step in place on flat arrays (Kingma and Ba, arXiv 1412.6980; decay as in arXiv 1711.05101)."""
     rate, beta1, rest1, beta2 = numbers[RATE], numbers[BETA1], numbers[REST1], numbers[BETA2]
@@ -83,7 +83,7 @@ def adam(weight: Array, first: Array, second: Array, gradient: Array, numbers: A
         weight[i] = weight[i] * decay - rate * mean / (np.sqrt(square) * unbias + epsilon)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@njit(**COMPILED, fastmath={"reassoc", "contract"})
 def _dot(a: Array, b: Array) -> float:
     total = a.dtype.type(0)
     for i in range(a.shape[0]):
@@ -91,13 +91,13 @@ def _dot(a: Array, b: Array) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def _add_scaled(out: Array, other: Array, factor: float) -> None:
     for i in range(out.shape[0]):
         out[i] += factor * other[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(**COMPILED)
 def update_latents(
     encoder: Array,
     encoder_first: Array,

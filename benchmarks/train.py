@@ -1,0 +1,357 @@
+"""One training step of a TopK dictionary: otoscope beside other libraries, in one interleaved run.
+
+    python benchmarks/train.py            # builds .bench/train once, then measures; last line is JSON
+    python benchmarks/train.py --rounds 5 --cases k102 paper
+
+Contenders take turns on the same threads and batches; medians over rounds. Each step is the library's own:
+forward, loss with AuxK as it comes by default (no latent is dead yet), backward, gradient projection or
+clipping where it has them, optimiser, schedule, normalisation. `limit` is the encoder's dense product in
+the fastest precision of this machine plus one read and one write of the weights and both Adam moments
+at the bandwidth that a copy reaches here.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".bench" / "train"
+PINS = {"torch": "2.13.0", "dictionary-learning": "0.1.0", "eai-sparsify": "1.3.3", "sae-lens": "6.54.12"}
+SKIPPED_PINS = {"dictionary-learning"}
+"""Installed without what they ask for: an old nnsight, for reading language models, which no trainer uses."""
+
+
+class Case(NamedTuple):
+    name: str
+    width: int
+    latents: int
+    k: int
+    batch: int
+
+    @property
+    def label(self) -> str:
+        return f"width {self.width}, latents {self.latents}, k {self.k}, batch {self.batch}"
+
+
+CASES = [
+    Case("k102", 768, 2048, 102, 1024),
+    Case("k20", 768, 2048, 20, 1024),
+    Case("wide", 768, 6144, 50, 2048),
+    Case("k512", 768, 2048, 512, 1024),
+    Case("paper", 768, 2048, 102, 16),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES])
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        measure([c for c in CASES if c.name in options.cases], options.rounds, options.threads)
+        return
+    python = build_environment()
+    settings = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    command = [str(python), __file__, "--inside", *sys.argv[1:]]
+    sys.exit(subprocess.run(command, env={**os.environ, **settings, "PYTHONPATH": paths}, check=False).returncode)
+
+
+def build_environment() -> Path:
+    """Return the interpreter of an environment that holds the peers, making it first where needed."""
+    python, ready = CACHE / "bin" / "python", CACHE / ".ready"
+    stamp = json.dumps(PINS, sort_keys=True)
+    if ready.exists() and ready.read_text() == stamp:
+        return python
+    print(f"building {CACHE.relative_to(ROOT)} (once, minutes)", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
+    pins = CACHE / "pins.txt"
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
+    whole = [name for name in PINS if name not in SKIPPED_PINS]
+    subprocess.run([*install, *whole, "numba", "jaxtyping", "einops", "tqdm"], check=True)
+    subprocess.run([*install, "--no-deps", *SKIPPED_PINS], check=True)
+    ready.write_text(stamp)
+    return python
+
+
+@dataclass
+class Contender:
+    name: str
+    step: Callable[[Any], Any]
+    """Takes one batch, a float32 tensor [batch, width]."""
+    seconds: list[float]
+
+
+def measure(cases: list[Case], rounds: int, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    rows = []
+    for case in cases:
+        batches = make_batches(case)
+        contenders = [Contender(name, make(case, batches[0], threads), []) for name, make in MAKERS.items()]
+        limits = Limits(case, threads)
+        for contender in contenders:
+            for batch in batches[:3]:
+                contender.step(batch)
+        steps = max(1, 128 // case.batch)
+        for turn in range(rounds):
+            for contender in contenders:
+                time.sleep(0.02)  # idle OpenMP threads of the one before stop spinning
+                start = time.perf_counter()
+                for i in range(steps):
+                    contender.step(batches[(turn + i) % len(batches)])
+                contender.seconds.append((time.perf_counter() - start) / steps)
+            limits.measure()
+        rows.append(report(case, contenders, limits))
+    print(json.dumps({"bench": "train", "rows": rows}))
+
+
+def report(case: Case, contenders: list[Contender], limits: "Limits") -> dict[str, Any]:
+    speed = {c.name: case.batch / statistics.median(c.seconds) for c in contenders}
+    own = speed.pop("otoscope")
+    limit_s = limits.seconds()
+    fastest = max(speed, key=lambda name: speed[name])
+    print(f"\n{case.name}: {case.label}")
+    print(f"  {'otoscope':28s} {own:9.0f} rows/s  {1e3 * case.batch / own:8.2f} ms")
+    for name, value in sorted(speed.items(), key=lambda item: -item[1]):
+        print(f"  {name:28s} {value:9.0f} rows/s  {1e3 * case.batch / value:8.2f} ms  {own / value:5.1f} times slower")
+    print(f"  {'limit':28s} {case.batch / limit_s:9.0f} rows/s  {1e3 * limit_s:8.2f} ms  ({limits.describe()})")
+    return {
+        "case": case.label,
+        "rows_per_s": round(own, 1),
+        "ratio": round(own / speed[fastest], 2),
+        "fastest_peer": fastest,
+        "limit_share": round(limit_s * own / case.batch, 3),
+        "peers": {name: round(value, 1) for name, value in speed.items()},
+    }
+
+
+def make_batches(case: Case) -> list[Any]:
+    """Rows that a dictionary can explain: few of 1,024 hidden directions each, plus noise, off centre."""
+    import torch
+
+    directions = torch.randn(1024, case.width)
+    offset = torch.randn(case.width)
+    batches = []
+    for _ in range(8):
+        active = (torch.rand(case.batch, 1024) < 0.03) * torch.rand(case.batch, 1024)
+        batches.append((active @ directions + 0.3 * torch.randn(case.batch, case.width) + offset).contiguous())
+    return batches
+
+
+class Limits:
+    """What no step can do without: the encoder's product, and weights and moments through memory once each way."""
+
+    def __init__(self, case: Case, threads: int) -> None:
+        import numpy as np
+        import torch
+
+        from otoscope.sae.kernels.product import multiply_rows
+        from otoscope.sae.kernels.tables import padded, words_for
+        from otoscope.sae.kernels.team import Team
+
+        x, weights = torch.randn(case.batch, case.width), torch.randn(case.latents, case.width)
+        half_x, half_weights = x.bfloat16(), weights.bfloat16()
+        words = words_for(case.width)
+        packed = np.zeros((case.batch, words), np.uint32)
+        filters = np.zeros((padded(case.latents) // 16, words, 16), np.uint32)
+        block = min(64, max(8, case.batch // threads))
+        scratch = [np.zeros((block, padded(case.latents)), np.float32) for _ in range(threads)]
+        team, bounds = Team(threads), [case.batch * i // threads for i in range(threads + 1)]
+
+        def own(share: int, start: int, stop: int) -> None:
+            for row in range(start, stop, block):
+                multiply_rows(scratch[share], packed, row, min(block, stop - row), filters)
+
+        self.products: dict[str, Callable[[], Any]] = {
+            "torch float32": lambda: x @ weights.T,
+            "torch bfloat16": lambda: half_x @ half_weights.T,
+            "otoscope bfloat16": lambda: team.run(own, bounds),
+        }
+        self.times: dict[str, list[float]] = {name: [] for name in (*self.products, "copy")}
+        self.bytes = 2 * 3 * 2 * 4 * case.latents * case.width
+        self.source, self.target = torch.zeros(2**25), torch.zeros(2**25)
+        self.measure()
+        for values in self.times.values():
+            values.clear()
+
+    def measure(self) -> None:
+        for name, product in {**self.products, "copy": lambda: self.target.copy_(self.source)}.items():
+            time.sleep(0.01)
+            start = time.perf_counter()
+            product()
+            self.times[name].append(time.perf_counter() - start)
+
+    def fastest(self) -> tuple[str, float]:
+        medians = {name: statistics.median(self.times[name]) for name in self.products}
+        name = min(medians, key=lambda key: medians[key])
+        return name, medians[name]
+
+    def bandwidth(self) -> float:
+        return 2 * self.source.nbytes / statistics.median(self.times["copy"])
+
+    def seconds(self) -> float:
+        return self.fastest()[1] + self.bytes / self.bandwidth()
+
+    def describe(self) -> str:
+        name, seconds = self.fastest()
+        return f"product {1e3 * seconds:.2f} ms in {name}; memory {self.bandwidth() / 1e9:.1f} GB/s"
+
+
+def otoscope(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
+    import numpy as np
+    import torch
+
+    from otoscope.sae.kernels import StepSettings, TopKStep, Weights
+
+    atoms = torch.nn.functional.normalize(torch.randn(case.latents, case.width), dim=1).numpy()
+    weights = Weights(
+        encoder=atoms.copy(),
+        decoder=atoms,
+        encoder_bias=np.zeros(case.latents, np.float32),
+        decoder_bias=np.zeros(case.width, np.float32),
+    )
+    settings = StepSettings(k=case.k, aux_coefficient=1 / 32, aux_k=case.width // 2)
+    step = TopKStep(weights, settings, centre=batch.mean(dim=0).numpy(), scale=float(batch.std()), threads=threads)
+    silent = np.zeros(case.latents, np.int64)
+
+    def take(rows: Any) -> None:
+        stats = step(rows.numpy(), learning_rate=5e-4, dead=silent > 10_000_000)
+        silent[:] = np.where(stats.fired > 0, 0, silent + len(rows))
+
+    return take
+
+
+def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+    absent: Any = types.ModuleType("nnsight")
+    absent.LanguageModel = object  # imported for its activation buffer, which is not used here
+    sys.modules.setdefault("nnsight", absent)
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = TopKTrainer(
+        steps=100_000,
+        activation_dim=case.width,
+        dict_size=case.latents,
+        k=case.k,
+        layer=0,
+        lm_name="none",
+        device="cpu",
+        warmup_steps=1000,
+    )
+    count = iter(range(10**9))
+    return lambda rows: trainer.update(next(count), rows)
+
+
+def sparsify(optimiser: str) -> Callable[[Case, Any, int], Callable[[Any], Any]]:
+    """The body of `Trainer.fit` (loss "fvu", no AuxK by default), which itself runs only around a language model."""
+
+    def make(case: Case, batch: Any, _threads: int) -> Callable[[Any], Any]:
+        import torch
+        from schedulefree import ScheduleFreeWrapper
+        from sparsify import SparseCoder, SparseCoderConfig
+        from sparsify.sign_sgd import SignSGD
+        from transformers import get_linear_schedule_with_warmup
+
+        coder = SparseCoder(case.width, SparseCoderConfig(num_latents=case.latents, k=case.k))
+        coder.b_dec.data = batch.mean(dim=0)
+        size = (case.latents / 2**14) ** 0.5
+        if optimiser == "adam":
+            chosen: Any = torch.optim.Adam(coder.parameters(), lr=2e-4 / size)
+            schedule = get_linear_schedule_with_warmup(chosen, 1000, 100_000)
+        else:
+            chosen = ScheduleFreeWrapper(SignSGD([{"params": coder.parameters(), "lr": 5e-3 / size}]), momentum=0.95)
+            chosen.train()
+            schedule = None
+        silent, fired = torch.zeros(case.latents, dtype=torch.long), torch.zeros(case.latents, dtype=torch.bool)
+
+        def take(rows: Any) -> None:
+            coder.set_decoder_norm_to_unit_norm()
+            out = coder(rows)
+            fired[out.latent_indices.flatten()] = True
+            out.fvu.backward()
+            coder.remove_gradient_parallel_to_decoder_directions()
+            chosen.step()
+            chosen.zero_grad()
+            if schedule is not None:
+                schedule.step()
+            silent.add_(len(rows))
+            silent[fired] = 0
+            fired.zero_()
+
+        return take
+
+    return make
+
+
+def sae_lens(*, autocast: bool) -> Callable[[Case, Any, int], Callable[[Any], Any]]:
+    def make(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+        from sae_lens.config import SAETrainerConfig
+        from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+        from sae_lens.training.sae_trainer import SAETrainer
+
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=case.width, d_sae=case.latents, k=case.k))
+        config = SAETrainerConfig(
+            total_training_samples=100_000 * case.batch,
+            train_batch_size_samples=case.batch,
+            lr_end=3e-5,
+            autocast=autocast,
+        )
+        trainer = SAETrainer(config, sae, iter(()))
+
+        def take(rows: Any) -> None:
+            trainer.step(rows)
+            trainer.n_training_steps += 1
+
+        return take
+
+    return make
+
+
+def paper(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+    """The paper's loop (PyTorch): linear, ReLU, k largest, linear without bias, mean squared error, Adam at 1e-3."""
+    import torch
+    from torch import nn
+
+    encoder, decoder = nn.Linear(case.width, case.latents), nn.Linear(case.latents, case.width, bias=False)
+    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
+
+    def take(rows: Any) -> None:
+        codes = encoder(rows).relu()
+        values, places = codes.topk(case.k, dim=-1)
+        sparse = torch.zeros_like(codes).scatter(-1, places, values)
+        loss = nn.functional.mse_loss(decoder(sparse), rows)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        loss.item()
+
+    return take
+
+
+MAKERS: dict[str, Callable[[Case, Any, int], Callable[[Any], Any]]] = {
+    "otoscope": otoscope,
+    "paper's loop": paper,
+    "dictionary-learning": dictionary_learning,
+    "sparsify (Adam)": sparsify("adam"),
+    "sparsify (signum)": sparsify("signum"),
+    "sae-lens": sae_lens(autocast=False),
+    "sae-lens (autocast)": sae_lens(autocast=True),
+}
+
+
+if __name__ == "__main__":
+    main()
