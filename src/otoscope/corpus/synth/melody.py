@@ -42,7 +42,7 @@ def degrees(pattern: str, *, duration_s: float) -> tuple[int, ...]:
 
     Short clips turn round before the octave, so that no note is shorter than `SHORTEST_NOTE_S`.
 
-    >>> degrees("arpeggios", duration_s=1.0)
+    >>> degrees("arpeggios", duration_s=1.2)
     (0, 4, 7, 4, 0)
     """
     if pattern not in PATTERNS:
@@ -62,7 +62,7 @@ def sung(pattern: str, *, duration_s: float, rng: np.random.Generator) -> Melody
     semitones = gaussian_filter1d(semitones, rng.uniform(0.018, 0.03) * TICK_HZ, mode="nearest")
     semitones += wander(len(part), 1.5, rng) * 0.08
     # the first note is scooped from below
-    semitones -= rng.uniform(0.0, 1.2) * np.exp(-np.arange(len(part)) / (0.06 * TICK_HZ))
+    semitones -= rng.uniform(0.0, 0.5) * np.exp(-np.arange(len(part)) / (0.06 * TICK_HZ))
     level = 1.0 - 0.12 * np.exp(-age_s / 0.05) * (part > 0)
     level *= arch(len(part), attack_s=rng.uniform(0.04, 0.15), release_s=rng.uniform(0.06, 0.2))
     return Melody(semitones, level, np.ones(len(part), dtype=np.bool_), part, age_s)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
+from scipy.signal import lfilter
 
 from otoscope.corpus.synth import melody
 from otoscope.corpus.synth.controls import Controls, controls
@@ -27,6 +28,8 @@ SPEECH = "excerpts"
 PEAK = 0.9
 LOWEST_DB = -100.0
 OVERSAMPLED_HZ = 64_000
+BREATH_EDGE_HZ = 2_000.0
+"""Above this the breath noise falls by 6 dB per octave."""
 
 Track = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -65,7 +68,7 @@ def sing(
         raise ConfigError(f"no technique {technique!r}; {suggest(technique, TECHNIQUES)}")
     name = f"{who.name}/{technique}/{vowel}/{pattern}"
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    degree = who.skill * float(rng.uniform(0.4, 1.0))
+    degree = who.skill * float(rng.uniform(0.55, 1.0))
     voice = TECHNIQUES[technique](plain(who, rng), who, degree, rng)
     score = SPEECH if technique == "spoken" else pattern
     return perform(who, voice, vowel, score, duration_s=duration_s, rate_hz=rate_hz, rng=rng)
@@ -219,9 +222,11 @@ def breath(
     """Return the noise of the air, `aspiration_db` against the pulses, louder while the glottis is open."""
     samples = len(pulses)
     white = rng.standard_normal(samples)
+    pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
+    soft = np.asarray(lfilter([1.0 - pole], [1.0, -pole], white), dtype=np.float64)
     at = np.arange(samples) * (TICK_HZ / rate_hz)
     clock = np.arange(len(tracks.air))
-    air = white * np.interp(at, clock, tracks.air) * (0.4 + 0.6 * source.openness[::times][:samples])
+    air = soft * np.interp(at, clock, tracks.air) * (0.4 + 0.6 * source.openness[::times][:samples])
     tone = rms(pulses)
     air *= tone * 10.0 ** (voice.aspiration_db / 20.0) / max(rms(air), 1e-12)
     if not tracks.burst.any():

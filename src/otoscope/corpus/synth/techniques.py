@@ -21,17 +21,17 @@ def plain(who: Singer, rng: np.random.Generator) -> Voice:
     return Voice(
         tonic_hz=float(np.exp(rng.uniform(np.log(who.tonic_low_hz), np.log(who.tonic_high_hz)))),
         loudness_db=who.loudness_db + 3.0 * effort,
-        rd=float(np.clip(who.rd - 0.12 * effort + rng.normal(0.0, 0.08), 0.4, 2.4)),
+        rd=float(np.clip(who.rd - 0.12 * effort + rng.normal(0.0, 0.08), 0.75, 2.4)),
         tilt_db_per_octave=who.tilt_db_per_octave + 0.7 * effort + float(rng.normal(0.0, 0.3)),
         jitter=who.jitter * float(np.exp(rng.normal(0.0, 0.25))),
         shimmer_db=who.shimmer_db * float(np.exp(rng.normal(0.0, 0.25))),
-        aspiration_db=who.aspiration_db - 1.5 * effort + float(rng.normal(0.0, 2.5)),
+        aspiration_db=min(who.aspiration_db - 1.5 * effort + float(rng.exponential(5.0)), -8.0),
         vibrato_rate_hz=who.vibrato_rate_hz + float(rng.normal(0.0, 0.3)),
         vibrato_extent_semitones=who.wobble_semitones * float(np.exp(rng.normal(0.0, 0.4))),
         vibrato_onset_s=float(rng.uniform(0.1, 0.5)),
         ring_db=who.ring_db + float(rng.normal(0.0, 1.5)),
         instability_semitones=float(rng.uniform(0.03, 0.12)),
-        damping=float(np.exp(rng.normal(0.0, 0.12))),
+        damping=1.25 * float(np.exp(rng.normal(0.0, 0.12))),
     )
 
 
@@ -40,13 +40,13 @@ def belt(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) ->
     return replace(
         voice,
         tonic_hz=voice.tonic_hz * 2.0 ** (rng.uniform(0.0, 4.0) * degree / 12.0),
-        rd=max(voice.rd * (1.0 - 0.5 * degree), 0.4),
-        tilt_db_per_octave=voice.tilt_db_per_octave + 2.2 * degree,
+        rd=max(voice.rd * (1.0 - 0.35 * degree), 0.55),
+        tilt_db_per_octave=voice.tilt_db_per_octave + 1.5 * degree,
         aspiration_db=voice.aspiration_db - 6.0 * degree,
         loudness_db=voice.loudness_db + 6.0 * degree,
-        jaw=1.0 + 0.22 * degree,
+        jaw=1.0 + 0.14 * degree,
         vibrato_extent_semitones=voice.vibrato_extent_semitones + float(rng.uniform(0.0, 0.3)),
-        ring_db=voice.ring_db + 4.0 * degree,
+        ring_db=voice.ring_db + 2.0 * degree,
     )
 
 
@@ -54,9 +54,9 @@ def breathy(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator)
     """A lax glottis that never quite closes: strong first harmonic, weak upper ones, audible air."""
     return replace(
         voice,
-        rd=min(voice.rd + 1.3 * degree, 2.65),
+        rd=min(voice.rd + 1.1 * degree, 2.65),
         tilt_db_per_octave=voice.tilt_db_per_octave - 2.5 * degree,
-        aspiration_db=voice.aspiration_db + float(rng.uniform(14.0, 24.0)) * degree,
+        aspiration_db=min(voice.aspiration_db + 5.0 + 16.0 * degree, -7.0),
         loudness_db=voice.loudness_db - 5.0 * degree,
         damping=voice.damping * (1.0 + 0.5 * degree),
     )
@@ -71,7 +71,7 @@ def inhaled(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator)
         tilt_db_per_octave=voice.tilt_db_per_octave - 1.5 * degree,
         jitter=voice.jitter + 0.02 * degree,
         shimmer_db=voice.shimmer_db + 0.6 * degree,
-        aspiration_db=voice.aspiration_db + float(rng.uniform(20.0, 32.0)) * degree,
+        aspiration_db=min(voice.aspiration_db + 8.0 + 18.0 * degree, -5.0),
         loudness_db=voice.loudness_db - 6.0 * degree,
         subharmonics=float(rng.uniform(0.0, 0.35)) * degree,
         unsteady=float(rng.uniform(0.1, 0.35)) * degree,
@@ -122,7 +122,7 @@ def trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -
     return replace(
         voice,
         trill_rate_hz=float(rng.uniform(4.0, 7.0)),
-        trill_interval_semitones=float(rng.choice([1.0, 2.0])) * (0.6 + 0.4 * degree),
+        trill_interval_semitones=float(rng.choice([1.0, 2.0, 2.0])) * (0.7 + 0.3 * degree),
         vibrato_extent_semitones=0.0,
     )
 
@@ -150,7 +150,7 @@ def vocal_fry(voice: Voice, _who: Singer, degree: float, rng: np.random.Generato
         voice,
         tonic_hz=float(rng.uniform(32.0, 62.0)),
         rd=max(voice.rd * 0.8, 0.45),
-        jitter=voice.jitter + 0.05 + 0.12 * degree,
+        jitter=voice.jitter + 0.02 + 0.1 * degree,
         shimmer_db=voice.shimmer_db + 0.6 + 1.2 * degree,
         subharmonics=float(rng.uniform(0.0, 0.6)) * degree,
         open_share=float(rng.uniform(0.3, 0.45)),
