@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.engine import Losses, TorchEngine
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import ArrayRows
@@ -148,3 +149,16 @@ def test_the_papers_own_curves_do_fall():
     }
     for errors in published.values():
         assert falls([-error for error in errors])
+
+
+def test_another_engine_may_take_the_steps():
+    made: list[int] = []
+
+    class Counting(TorchEngine):
+        def step(self, inner: torch.Tensor, *, learning_rate: float) -> Losses:
+            made.append(len(inner))
+            return super().step(inner, learning_rate=learning_rate)
+
+    config = QUICK.model_copy(update={"epochs": 1.0})
+    fit(planted(0), planted(1), config, latents=96, k=6, engine=Counting)
+    assert made == [128, 128, 128, 16]

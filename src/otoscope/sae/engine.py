@@ -37,6 +37,14 @@ class Engine(Protocol):
         ...
 
 
+class EngineFactory(Protocol):
+    """Makes the engine of a run; raises `ConfigError` for a model or recipe that it cannot step."""
+
+    def __call__(self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int) -> Engine:
+        """Return an engine that updates `sae` in place."""
+        ...
+
+
 class TorchEngine:
     """The plain engine: autograd and fused Adam, any sparsifier."""
 

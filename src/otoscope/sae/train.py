@@ -12,7 +12,7 @@ from torch import Tensor
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.catalog import build_sparsifier
-from otoscope.sae.engine import Engine, Losses, TorchEngine
+from otoscope.sae.engine import Engine, EngineFactory, Losses, TorchEngine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure, require_finite
 from otoscope.sae.presets import Plan, TrainConfig, find_preset
@@ -81,6 +81,7 @@ def begin(
     sparsity: float | None = None,
     seed: int = 0,
     moments: Moments | None = None,
+    engine: EngineFactory = TorchEngine,
 ) -> Training:
     """Check everything and make a run at step 0.
 
@@ -110,8 +111,8 @@ def begin(
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
     _start(sae, sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))), tied=config.init == "tied")
-    engine = TorchEngine(sae, config, dead_window_rows=plan.dead_window_rows)
-    return Training(sae, rows, valid_rows, moments, config, plan, engine, seed)
+    stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
+    return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed)
 
 
 def train(run: Training) -> Iterator[Step]:
@@ -171,9 +172,12 @@ def fit(
     sparsity: float | None = None,
     seed: int = 0,
     moments: Moments | None = None,
+    engine: EngineFactory = TorchEngine,
 ) -> Trained:
     """Train one dictionary to its end and return its best state on the validation rows."""
-    run = begin(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments)
+    run = begin(
+        rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments, engine=engine
+    )
     for _ in train(run):
         pass
     return finish(run)
