@@ -33,28 +33,31 @@ class Section(BaseModel):
 class FactorSettings(Section):
     """Which factors are measured or known."""
 
-    egemaps: bool = Field(True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
-    truth: bool = Field(True, description="the factor_* columns of the corpus")
-    table: Path | None = Field(None, description="your own CSV or Parquet, joined by clip_id or path")
+    egemaps: bool = Field(default=True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
+    truth: bool = Field(default=True, description="the factor_* columns of the corpus")
+    table: Path | None = Field(default=None, description="your own CSV or Parquet, joined by clip_id or path")
 
 
 class ExtractSettings(Section):
     """What is recorded."""
 
-    layers: Literal["all"] | tuple[int, ...] = Field("all", description="0 is the input of the first block")
+    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="0 is the input of the first block")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    context: Literal["exact", "short"] = Field("exact", description="Whisper: 30 s as trained, or only the sound there is")
+    context: Literal["exact", "short"] = Field(
+        default="exact", description="Whisper: 30 s as trained, or only the sound there is"
+    )
 
 
 class TrainSettings(Section):
     """Which dictionaries are trained: layers x poolings x sparsities x seeds."""
 
-    preset: str = Field("default", description="a training recipe; `otoscope models` lists them")
+    preset: str = Field(default="default", description="a training recipe; `otoscope models` lists them")
     latents: Annotated[int, Field(ge=2)] = 2048
     sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
-    layers: Literal["all"] | tuple[int, ...] = Field("all", description="a part of the extracted layers")
+    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="a part of the extracted layers")
     poolings: tuple[Pooling, ...] = Field(
-        ("encode_then_pool",), description="frames encoded, codes pooled; or the paper's order, pooled rows encoded"
+        default=("encode_then_pool",),
+        description="frames encoded, codes pooled; or the paper's order, pooled rows encoded",
     )
     seeds: tuple[int, ...] = (0,)
 
@@ -76,18 +79,20 @@ class TrainSettings(Section):
 class EvaluateSettings(Section):
     """How the numbers are made."""
 
-    labels: tuple[str, ...] | None = Field(None, description="labels to probe; all of the corpus when left out")
-    permutations: Annotated[int, Field(ge=1)] = Field(10, description="refits on permuted labels, for the null")
-    resamples: Annotated[int, Field(ge=100)] = Field(1000, description="bootstrap draws of whole groups")
-    completeness_min_r2: Share = Field(0.05, description="held-out R2 below which a factor counts as not predicted")
+    labels: tuple[str, ...] | None = Field(default=None, description="labels to probe; all of the corpus when left out")
+    permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
+    resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="bootstrap draws of whole groups")
+    completeness_min_r2: Share = Field(
+        default=0.05, description="held-out R2 below which a factor counts as not predicted"
+    )
 
 
 class ReportSettings(Section):
     """What the page shows."""
 
     title: str | None = None
-    factors: Annotated[int, Field(ge=0, le=30)] = Field(8, description="factors in the gallery of latents")
-    clips: Annotated[int, Field(ge=1, le=8)] = Field(3, description="clips a latent in the gallery")
+    factors: Annotated[int, Field(ge=0, le=30)] = Field(default=8, description="factors in the gallery of latents")
+    clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips a latent in the gallery")
 
 
 class RunConfig(Section):
@@ -98,7 +103,7 @@ class RunConfig(Section):
     revision: str | None = None
     corpus: Any
     splits: Splits = Splits()
-    max_set_aside: Share = Field(0.2, description="share of unusable clips that stops the run")
+    max_set_aside: Share = Field(default=0.2, description="share of unusable clips that stops the run")
     factors: FactorSettings = FactorSettings()
     extract: ExtractSettings = ExtractSettings()
     train: TrainSettings = TrainSettings()
@@ -148,9 +153,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
     *parents, last = key.strip().split(".")
     for parent in parents:
-        raw = raw.setdefault(parent, {})
-        if not isinstance(raw, dict):
+        section: object = raw.setdefault(parent, {})
+        if not isinstance(section, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+        raw = section
     raw[last] = yaml.safe_load(text)
 
 
@@ -165,8 +171,11 @@ def _expand(value: Any) -> Any:
 
 
 def _variable(match: re.Match[str]) -> str:
-    name, default = match.group(1), match.group(2)
-    found = os.environ.get(name, default)
+    name: str = match.group(1)
+    default: str | None = match.group(2)
+    found = os.environ.get(name)
+    if found is None:
+        found = default
     if found is None:
         raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
     return found

@@ -88,5 +88,5 @@ class _Line:
     def text(self, note: str) -> str:
         rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
         left_s = max(self.total - self.done, 0.0) / rate if rate else float("inf")
-        said = f"  {self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}, {rate:,.1f} a second, {left_s:,.0f} s left"
-        return f"{said}  {note}".rstrip()
+        done = f"  {self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}"
+        return f"{done}, {rate:,.1f} a second, {left_s:,.0f} s left  {note}".rstrip()

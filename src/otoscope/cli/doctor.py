@@ -27,11 +27,12 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON line")]
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(
-        "doctor", help="What is installed, which models resolve, how fast this machine is.\n\nExample: `otoscope doctor`"
+        "doctor",
+        help="What is installed, which models resolve, how fast this machine is.\n\nExample: `otoscope doctor`",
     )(_doctor)
-    app.command(
-        "models", help="Known models, families, recipes and sparsifiers.\n\nExample: `otoscope models --json`"
-    )(_models)
+    app.command("models", help="Known models, families, recipes and sparsifiers.\n\nExample: `otoscope models --json`")(
+        _models
+    )
 
 
 def _doctor(as_json: Json = False) -> None:
@@ -47,7 +48,8 @@ def _doctor(as_json: Json = False) -> None:
     )
     console.print(
         f"speed     float32 products {machine['float32_gflops']:,.0f} GFLOP/s, "
-        f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, {machine['torch_threads']} threads, {machine['accelerator']}"
+        f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, "
+        f"{machine['torch_threads']} threads, {machine['accelerator']}"
     )
     console.print("packages  " + ", ".join(f"{name} {release}" for name, release in found["packages"].items()))
     for name, extra in found["extras"].items():
@@ -75,7 +77,9 @@ def examine() -> dict[str, Any]:
         if extra["release"] is None
     ]
     if _release("torchaudio") is not None:
-        problems.append("torchaudio is installed: beside a CPU build of torch it breaks transformers; pip uninstall torchaudio")
+        problems.append(
+            "torchaudio is installed: beside a CPU build of torch it breaks transformers; pip uninstall torchaudio"
+        )
     return {
         "machine": _machine(),
         "packages": {name: _release(name) for name in PACKAGES},

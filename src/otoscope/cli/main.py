@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("stopped; the same command goes on where this one was", code=130, debug=False)
     except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a user unasked
         said = f"{type(error).__name__}: {error}"
-        _fail(f"unexpected {said}\nThis is a defect in otoscope; run again with --debug and report it.", code=70, debug=debug)
+        _fail(
+            f"unexpected {said}\nThis is a defect in otoscope; run again with --debug and report it.",
+            code=70,
+            debug=debug,
+        )
 
 
 def _fail(text: str, *, code: int, debug: bool) -> None:

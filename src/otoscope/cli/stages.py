@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from otoscope.cli.bars import Bars
-from otoscope.cli.summary import print_summary
 
 Config = Annotated[Path, typer.Argument(help="the run's configuration, in YAML", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/NAME]", show_default=False)]
@@ -49,7 +48,7 @@ def _run(config: Config, out: Out = None, override: Set = None, strict: Strict =
     _go(config, out=out, overrides=override, until="report", strict=strict, as_json=as_json)
 
 
-def _stage_command(until: str):  # noqa: ANN202
+def _stage_command(until: str):
     def command(
         config: Config, out: Out = None, override: Set = None, strict: Strict = False, as_json: Json = False
     ) -> None:
@@ -58,10 +57,9 @@ def _stage_command(until: str):  # noqa: ANN202
     return command
 
 
-def _go(
-    path: Path, *, out: Path | None, overrides: list[str] | None, until: str, strict: bool, as_json: bool
-) -> None:
-    from otoscope.config import load_config  # here, so that --help does not wait for torch
+def _go(path: Path, *, out: Path | None, overrides: list[str] | None, until: str, strict: bool, as_json: bool) -> None:
+    from otoscope.cli.summary import print_summary  # here, so that --help does not wait for torch
+    from otoscope.config import load_config
     from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
 

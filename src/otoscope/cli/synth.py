@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "synth",
         help="Sing ten techniques into a folder, with a table of every clip's labels and true factors.\n\n"
-        "Example: `otoscope synth sung --singers 20 --takes 5`, then `corpus: {kind: manifest, table: sung/clips.parquet}`",
+        "Example: `otoscope synth sung --singers 20`, then `corpus: {kind: manifest, table: sung/clips.parquet}`",
     )(_synth)
 
 
@@ -53,4 +53,4 @@ def _synth(
     if as_json:
         print(json.dumps({"folder": str(folder), "clips": clips.height, "fingerprint": spec.fingerprint}))
     else:
-        print(f"{clips.height} clips in {folder}; labels and true factors in clips.parquet, f0 and loudness over time in truth.parquet")
+        print(f"{clips.height} clips in {folder}; labels, true factors: clips.parquet; f0, loudness: truth.parquet")

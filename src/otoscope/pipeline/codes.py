@@ -48,9 +48,7 @@ def encode_frames(
             waiting, first = [], position + 1
 
 
-def encode_rows(
-    sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]
-) -> Batch:
+def encode_rows(sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]) -> Batch:
     """Encode rows and rebuild them."""
     with torch.inference_mode():
         made = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))

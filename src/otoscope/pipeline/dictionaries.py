@@ -10,16 +10,17 @@ import numpy as np
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, read_json, write_json
-from otoscope.config import Pooling, RunConfig
+from otoscope.config import Pooling
 from otoscope.errors import ArtifactError
-from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
-from otoscope.sae.checkpoint import load_progress, save_progress, save_sae
+from otoscope.sae.checkpoint import save_sae
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import find_preset
+from otoscope.sae.progress import load_progress, save_progress
 from otoscope.sae.rows import ArrayRows, Rows
 from otoscope.sae.train import begin, finish, train
 
@@ -36,8 +37,9 @@ class Material:
     moments: Moments
 
 
-def train_all(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def train_all(run: Context) -> None:
     """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
+    config, folder, watch = run.config, run.folder, run.watch
     store = ActivationStore.open(folder.activations)
     grid = members(config, list(store.layers))
     split_of = dict(load_corpus(folder).clips.select("clip_id", "split").iter_rows())

@@ -90,4 +90,6 @@ class RunFolder:
             with lock.acquire(timeout=0):
                 yield
         except Timeout as error:
-            raise ArtifactError(f"another run is at work in {self.root}; wait for it or choose another --out") from error
+            raise ArtifactError(
+                f"another run is at work in {self.root}; wait for it or choose another --out"
+            ) from error

@@ -12,16 +12,17 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
 from otoscope.config import RunConfig
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.errors import ArtifactError, ConfigError
+from otoscope.errors import ArtifactError
 from otoscope.evaluate.reconstruction import ReconstructionMeter
 from otoscope.evaluate.record import Record, to_table
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.codes import ClipCodes, encode_frames, encode_rows, pool
+from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.watch import Watch, task
+from otoscope.pipeline.watch import task
 from otoscope.protocols import held_out
 from otoscope.protocols.held_out import Clips, Features, Settings
 from otoscope.sae.checkpoint import load_sae
@@ -40,8 +41,9 @@ class Part:
     make: Callable[[], list[Record]]
 
 
-def evaluate_all(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def evaluate_all(run: Context) -> None:
     """Judge every dense layer and every dictionary; write `parts/` and `results.parquet`."""
+    config, folder, watch = run.config, run.folder, run.watch
     store = ActivationStore.open(folder.activations)
     corpus = load_corpus(folder).keep(store.clip_ids)
     table = FactorTable.load(folder.factors)
@@ -94,12 +96,8 @@ def _is_task(corpus: Corpus, name: str) -> bool:
 
 
 def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
-    values = corpus.label(name)
-    if values.null_count():
-        raise ConfigError(
-            f"label {name!r} is unknown for {values.null_count()} clips; leave it out of evaluate.labels or fill it in"
-        )
-    return values.to_numpy()
+    """Return a label's class of each clip, empty where it is unknown."""
+    return corpus.label(name).fill_null("").to_numpy()
 
 
 def _dense_part(store: ActivationStore, layer: int, clips: Clips, settings: Settings, shared: str) -> Part:

@@ -14,10 +14,11 @@ from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
 from otoscope.pipeline import dictionaries, judging, showing, sound
+from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.watch import Silent, Watch
 
-Stage = Callable[[RunConfig, RunFolder, Watch, bool], None]
+Stage = Callable[[Context], None]
 
 STAGES: dict[str, Stage] = {
     "corpus": sound.corpus,
@@ -84,7 +85,7 @@ def run(
         _write_config(config, folder)
         for name, stage in STAGES.items():
             if name not in UNNEEDED.get(until, ()):
-                stage(config, folder, watch, strict)
+                stage(Context(config, folder, watch, strict))
             if name == until:
                 break
         summary = _summary(folder, time.monotonic() - start_s)

@@ -22,6 +22,7 @@ from otoscope.explain import (
 )
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.codes import encode_rows
+from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.judging import code_features, known_of
@@ -36,8 +37,9 @@ GALLERY_SPARSITY = 0.9
 """The gallery shows the dictionary nearest to this sparsity."""
 
 
-def explain(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def explain(run: Context) -> None:
     """Choose a latent for each of the best-predicted factors and write its strongest clips to `moments/`."""
+    config, folder, watch = run.config, run.folder, run.watch
     store = ActivationStore.open(folder.activations)
     results = read_table(folder.results)
     member = choose_member(results, members(config, store.layers))
@@ -73,8 +75,9 @@ def explain(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) ->
     run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, watch=watch)
 
 
-def report(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def report(run: Context) -> None:
     """Write the page and its figures; reads artifacts, computes nothing."""
+    folder, watch = run.folder, run.watch
     read = [folder.config, folder.corpus.with_suffix(".json"), folder.factors, folder.results]
     inputs = fingerprint([digest(path) for path in read], read_json(folder.moments / "card.json")["fingerprint"])
     run_stage(

@@ -1,5 +1,6 @@
 """Stages that touch sound: the corpus, its factors, and what the layers hold while it plays."""
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -8,14 +9,16 @@ from otoscope.activations.extract import extract as extract_activations
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_table
 from otoscope.config import RunConfig
+from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.listing import Listing
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.catalog import load_encoder
 from otoscope.factors.table import build_factors, factors_identity
+from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.watch import Watch, task
+from otoscope.pipeline.watch import task
 
 
 def load_corpus(folder: RunFolder) -> Corpus:
@@ -31,20 +34,20 @@ def set_aside(folder: RunFolder) -> pl.DataFrame:
     return pl.concat(found).unique(maintain_order=True)
 
 
-def corpus(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def corpus(run: Context) -> None:
     """List, decode once, split; write `corpus.parquet` and the table of clips set aside."""
+    config, folder, watch = run.config, run.folder, run.watch
     listing = config.corpus.listing(folder.sound)
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),
         config.max_set_aside,
-        strict,
+        run.strict,
         _state_of_files(listing),
     )
 
     def work() -> None:
-        files = listing.clips["path"].n_unique()
-        with task(watch, "checking clips", files, "files"):
+        with task(watch, "checking clips", listing.clips.height, "clips"):
             done = 0
 
             def on_progress(now: int, _total: int) -> None:
@@ -56,7 +59,7 @@ def corpus(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> 
                 config.corpus,
                 config.splits,
                 cache=folder.sound,
-                strict=strict,
+                strict=run.strict,
                 max_set_aside=config.max_set_aside,
                 on_progress=on_progress,
             )
@@ -68,12 +71,31 @@ def corpus(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> 
     sides = found.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
     shares = {split: f"{clips:,} clips of {groups} groups" for split, groups, clips in sides.iter_rows()}
     watch.say("  " + ", ".join(f"{split} {shares[split]}" for split in ("train", "valid", "test")))
+    for text in _warnings(found):
+        watch.say(f"  {text}")
     if not found.set_aside.is_empty():
         watch.say(f"  {found.set_aside.height} clips set aside; reasons in {outputs[-1]}")
 
 
-def factors(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def _warnings(found: Corpus) -> list[str]:
+    """Say what makes results on this corpus doubtful, though nothing stops the run."""
+    told: list[str] = []
+    thin = class_support(found.clips).filter(~pl.col("usable"))
+    for label, classes in (
+        thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
+    ):
+        some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        told.append(f"warning: {len(classes)} classes of {label} are not in both train and test: {some}")
+    leaks = shared_recordings(found.clips).filter("leaks")
+    if not leaks.is_empty():
+        first = ", ".join(leaks["clip_ids"][0].to_list()[:3])
+        told.append(f"warning: {leaks.height} recordings lie in more than one split under different groups: {first}")
+    return told
+
+
+def factors(run: Context) -> None:
     """Measure or collect the factors of every clip; write `factors.parquet`."""
+    config, folder, watch = run.config, run.folder, run.watch
     found = load_corpus(folder)
     settings = config.factors
     table_digest = digest(settings.table) if settings.table is not None and settings.table.is_file() else None
@@ -96,21 +118,22 @@ def factors(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) ->
     run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, watch=watch)
 
 
-def extract(config: RunConfig, folder: RunFolder, watch: Watch, strict: bool) -> None:
+def extract(run: Context) -> None:
     """Run the encoder over every clip once; write the activation store."""
+    config, folder, watch = run.config, run.folder, run.watch
     found = load_corpus(folder)
     manifest = folder.activations / "manifest.json"
     encoder = load_encoder(config.model, revision=config.revision, context=config.extract.context)
     layers = wanted_layers(config, [layer.index for layer in encoder.layers])
     inputs = fingerprint(
-        found.fingerprint, encoder.name, encoder.revision, config.extract.model_dump(mode="json"), layers, strict
+        found.fingerprint, encoder.name, encoder.revision, config.extract.model_dump(mode="json"), layers, run.strict
     )
 
     def work() -> None:
         sound_s = float(found.clips["duration_s"].sum())
         with task(watch, f"extracting {len(layers)} layers", found.clips.height, "clips"):
             for progress in extract_activations(
-                found, encoder, folder.activations, layers=layers, dtype=config.extract.dtype, strict=strict
+                found, encoder, folder.activations, layers=layers, dtype=config.extract.dtype, strict=run.strict
             ):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
         watch.say(f"  {sound_s:,.0f} s of sound, {ActivationStore.open(folder.activations).frames:,} frames a layer")
@@ -130,10 +153,8 @@ def _state_of_files(listing: Listing) -> str:
     return fingerprint(str(listing.root), listing.clips.columns, listing.clips.rows(), states)
 
 
-def _stat(path: Path):  # noqa: ANN202
+def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except OSError:
         return None
-
-

@@ -34,9 +34,7 @@ def run_stage(
     work()
     seconds = time.monotonic() - start_s
     made = {str(path.relative_to(folder.root)): digest(path) for path in outputs}
-    write_json(
-        folder.card(name), {"stage": name, "fingerprint": inputs, "outputs": made, "versions": environment()}
-    )
+    write_json(folder.card(name), {"stage": name, "fingerprint": inputs, "outputs": made, "versions": environment()})
     folder.log("finished", stage=name, seconds=round(seconds, 3))
     watch.say(f"{name}: {seconds:.1f} s")
     return True

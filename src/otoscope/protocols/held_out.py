@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from otoscope.evaluate.disentanglement import completeness, disentanglement
 from otoscope.evaluate.groups import Score
 from otoscope.evaluate.lasso import FactorFits, LassoSettings, fit_factors
-from otoscope.evaluate.probes import ProbeSettings, probe
+from otoscope.evaluate.probes import ProbeSettings, fit_probe
 from otoscope.evaluate.reconstruction import Reconstruction
 from otoscope.evaluate.record import Record
 
@@ -75,7 +75,7 @@ def _probed(
     settings: Settings,
     about: Record,
 ) -> Iterator[Record]:
-    found = probe(
+    found = fit_probe(
         features,
         values,
         groups=clips.groups,
@@ -116,7 +116,9 @@ def _factors(
         yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))
     average = disentanglement(importance, predicted=predicted).value
     test_groups = len(np.unique(clips.groups[clips.split == "test"]))
-    yield replace(about, metric="disentanglement", split="test", value=average, n=int(predicted.sum()), groups=test_groups)
+    yield replace(
+        about, metric="disentanglement", split="test", value=average, n=int(predicted.sum()), groups=test_groups
+    )
 
 
 def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " factors"]:

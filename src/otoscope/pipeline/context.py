@@ -1,0 +1,17 @@
+"""What every stage is given."""
+
+from dataclasses import dataclass
+
+from otoscope.config import RunConfig
+from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.watch import Watch
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run: what is asked, where it goes, who watches, and whether one bad clip stops it."""
+
+    config: RunConfig
+    folder: RunFolder
+    watch: Watch
+    strict: bool = False
