@@ -254,7 +254,7 @@ def test_leaving_in_the_middle_leaves_nothing_half_written(corpus, tmp_path):
 def test_two_writers_of_one_folder_are_kept_apart(corpus, tmp_path):
     with (
         sole_writer(tmp_path / "store"),
-        pytest.raises(ArtifactError, match="another process is writing .*store; wait for it"),
+        pytest.raises(ArtifactError, match=r"another process is writing .*store; wait for it"),
     ):
         steps(corpus, tmp_path / "store")
     steps(corpus, tmp_path / "store")

@@ -56,7 +56,7 @@ def test_the_index_is_in_the_order_of_the_rows(store: ActivationStore):
     assert index.sort("clip_id", "frame", maintain_order=True).equals(index)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(data=st.data())
 def test_rows_are_the_frames_of_the_clips_one_after_another(store: ActivationStore, data: st.DataObject):
     clip_ids = data.draw(st.lists(st.sampled_from(store.clip_ids), min_size=1, max_size=8))

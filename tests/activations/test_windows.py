@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_every_window_fits_the_encoder_starts_on_a_frame_and_holds_what_it_keeps
 def test_seams_lie_half_an_overlap_from_the_windows_edges(case):
     samples, window, hop, steps, overlap = case
     windows = cut(samples, window=window, hop=hop, steps=steps, overlap=overlap)
-    for before, after in zip(windows[:-1], windows[1:], strict=True):
+    for before, after in pairwise(windows):
         assert after.keep_from >= overlap // 2
         assert steps(before.stop - before.start) - before.keep_to >= overlap // 2
 

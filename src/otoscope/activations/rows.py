@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from otoscope.activations.tensorfile import Mapped, widened
+from otoscope.activations.gather import gather, scale
+from otoscope.activations.tensorfile import Mapped
 from otoscope.errors import ArtifactError
 
 
@@ -19,6 +21,7 @@ class StoredRows:
     """
 
     width: int
+    dtype: str
     clip_ids: list[str]
     shard: Int64[np.ndarray, " clips"]
     first: Int64[np.ndarray, " clips"]
@@ -48,13 +51,16 @@ class StoredRows:
         if indices.size and not (indices.min() >= 0 and indices.max() < self.height):
             raise ArtifactError(f"rows 0 to {self.height - 1} exist; asked for {indices.min()} to {indices.max()}")
         clip = self.clip_of(indices)
-        shard = self.shard[clip]
-        offset = indices - self.starts[clip] + self.first[clip]
-        order = np.lexsort((offset, shard))
-        ends = np.flatnonzero(np.diff(shard[order])) + 1
-        out = np.empty((indices.size, self.width), dtype=np.float32)
-        for part in np.split(order, ends):
-            if part.size:
-                values, dtype = self.tensor(int(shard[part[0]]))
-                out[part] = widened(values[offset[part]], dtype)
+        # one number a row that grows with its place on disk; a row's own shard is `key >> 40`
+        key = (self.shard[clip] << 40) + (indices - self.starts[clip] + self.first[clip])
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        shard, offset = key >> 40, key & ((1 << 40) - 1)
+        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(order)]
+        out = np.empty((len(order), self.width), dtype=np.float32)
+        for start, stop in pairwise(bounds):
+            if stop > start:
+                gather(self.tensor(int(shard[start])), offset[start:stop], order[start:stop], out)
+        if (factor := scale(self.dtype)) != 1.0:
+            out *= factor
         return out

@@ -175,6 +175,7 @@ class ActivationStore:
         )
         return StoredRows(
             width=width,
+            dtype=self.dtype,
             clip_ids=chosen["clip_id"].to_list(),
             shard=shard,
             first=first,

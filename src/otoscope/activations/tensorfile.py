@@ -143,4 +143,5 @@ def map_tensor(path: Path, name: str) -> Mapped:
         raise DamagedArtifact(f"{path} is cut short: {size} bytes for {shape} of {dtype}; extract again to restore it")
     if stop == start:
         return Mapped(np.empty(shape, dtype=kind), dtype)
-    return Mapped(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape), dtype)
+    # a plain array over the map: indexing the subclass costs more than the rows of a small batch
+    return Mapped(np.asarray(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)), dtype)

@@ -1,0 +1,142 @@
+import errno
+import os
+import resource
+import signal
+import stat
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.artifacts import (
+    atomic,
+    canonical_json,
+    digest,
+    environment,
+    fingerprint,
+    is_full,
+    read_json,
+    read_table,
+    read_tensors,
+    require_fingerprint,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
+
+TABLE = pl.DataFrame({"a": np.random.default_rng(0).random(20_000)})
+WRITERS = {
+    "json": lambda path: write_json(path, {"a": list(range(5000))}),
+    "table": lambda path: write_table(path, TABLE),
+    "tensors": lambda path: write_tensors(path, {"a": np.ones(20_000)}),
+}
+
+
+@pytest.fixture
+def little_room():
+    """Let no file of this process grow beyond 1000 bytes: the nearest to a full disk that needs no privileges."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+@pytest.mark.usefixtures("little_room")
+def test_no_room_is_one_error_and_leaves_the_old_file(tmp_path: Path, kind: str):
+    path = tmp_path / "artifact"
+    path.write_text("old")
+    with pytest.raises(StorageFull, match=r"no room left to write .*artifact; free some space and run again"):
+        WRITERS[kind](path)
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (pl.exceptions.ComputeError("underlying IO error: No space left on device (os error 28)"), True),
+        (pl.exceptions.ComputeError("wrong dtype"), False),
+    ],
+)
+def test_what_counts_as_full(error: Exception, full: bool):
+    assert is_full(error) is full
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(ArtifactError, match=r"a\.json cannot be written"):
+        write_json(tmp_path / "a.json", {})
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_error(tmp_path: Path):
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(ArtifactError, match=r"a\.json cannot be written"):
+        write_json(tmp_path / "folder" / "deeper" / "a.json", {})
+
+
+def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "artifact"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"artifact": "old"}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path):
+    for kind, write in WRITERS.items():
+        write(tmp_path / f"{kind}-1")
+        write(tmp_path / f"{kind}-2")
+        assert digest(tmp_path / f"{kind}-1") == digest(tmp_path / f"{kind}-2")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"é": [1, None, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, None, 0.1]}
+    write_table(tmp_path / "a.parquet", TABLE)
+    assert read_table(tmp_path / "a.parquet").equals(TABLE)
+    tensors = {"row": np.arange(6.0).reshape(2, 3).T, "scalar": np.float32(3.0)[()]}
+    write_tensors(tmp_path / "a.safetensors", {k: np.asarray(v) for k, v in tensors.items()})
+    for name, values in read_tensors(tmp_path / "a.safetensors").items():
+        np.testing.assert_array_equal(values, tensors[name])
+        assert values.shape == np.shape(tensors[name])
+
+
+@pytest.mark.parametrize("read", [read_json, read_table, read_tensors])
+def test_missing_and_malformed_files_are_named(tmp_path: Path, read):
+    with pytest.raises(IncompleteArtifact, match="gone is missing; run the stage that writes it"):
+        read(tmp_path / "gone")
+    (tmp_path / "bad").write_bytes(b"\xff\xfe not what it should be")
+    with pytest.raises(DamagedArtifact, match=r"bad is not .*; delete it and run the stage again"):
+        read(tmp_path / "bad")
+
+
+def test_fingerprints_know_content_not_spelling():
+    assert fingerprint({"a": 1, "b": (2.0,)}) == fingerprint({"b": [2.0], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+    assert canonical_json({"é": 1}) == '{"é":1}'
+
+
+def test_another_fingerprint_is_stale(tmp_path: Path):
+    require_fingerprint(tmp_path, "abc", "abc")
+    with pytest.raises(StaleArtifact, match=r"made from other inputs \(fingerprint abc, expected abd\)"):
+        require_fingerprint(tmp_path, "abc", "abd")
+
+
+def test_the_environment_names_what_is_installed():
+    assert environment()["numpy"] == np.__version__
