@@ -70,7 +70,7 @@ def test_fits_do_not_see_order_unit_or_dead_latents(seed: int) -> None:
     rng = np.random.default_rng(seed)
     order = rng.permutation(10)
     changed = np.concatenate([codes[:, order] * rng.uniform(0.01, 100, 10), np.zeros((108, 4))], axis=1)
-    few = LassoSettings(permutations=2, resamples=20, tolerance=1e-10)
+    few = LassoSettings(permutations=2, resamples=20, tolerance=1e-10, choice_tolerance=1e-10)
     one = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)
     other = fit_factors(changed, factors, groups=groups, split=split, settings=few, workers=1)
     for name in ("r2", "low", "high", "null_mean", "alpha"):

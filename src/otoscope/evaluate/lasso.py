@@ -33,7 +33,8 @@ class LassoSettings:
 
     `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
     `smallest_alpha` times that. After `patience` penalties in a row without a better R2 on the
-    validation groups, smaller ones are not tried.
+    validation groups, smaller ones are not tried. Penalties are compared at duality gaps of
+    `choice_tolerance` of the objective; what is reported is fitted to `tolerance`.
     """
 
     alphas: int = 20
@@ -43,6 +44,7 @@ class LassoSettings:
     resamples: int = RESAMPLES
     confidence: float = CONFIDENCE
     tolerance: float = TOLERANCE
+    choice_tolerance: float = 1e-4
 
 
 class FactorFits(NamedTuple):
@@ -230,7 +232,7 @@ class _Block:
                 self.valid_columns,
                 np.ascontiguousarray(valid_y[:, factor]),
                 settings.patience,
-                settings.tolerance,
+                settings.choice_tolerance,
             )
             alpha = float(alphas[index])
             again = np.ascontiguousarray(on_fitted[:, factor])
