@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     """Share of the steps, the last ones, over which the learning rate falls linearly to 0."""
 
     batch: int = Field(default=512, ge=1)
-    """Largest batch; few rows are shared out over at least `min_steps_per_epoch` equal batches."""
+    """Largest batch; few rows are shared out over at least `min_steps_per_epoch` batches of `min_batch` or more."""
     min_steps_per_epoch: int = Field(default=1, ge=1)
     min_batch: int = Field(default=1, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -139,7 +139,8 @@ class Plan:
 def batch_size(config: TrainConfig, height: int) -> int:
     """Return the batch for so many rows.
 
-    Few rows give at least `min_steps_per_epoch` batches, as long as each holds `min_batch` rows;
+    Few rows are shared out over `min_steps_per_epoch` batches, as long as each holds `min_batch` rows.
+
     >>> batch_size(TrainConfig(batch=1024, min_steps_per_epoch=8, min_batch=64), 700)
     88
     >>> batch_size(TrainConfig(batch=16), 970)
