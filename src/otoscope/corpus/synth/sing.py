@@ -26,6 +26,9 @@ SPEECH = "excerpts"
 """The context of spoken clips, as VocalSet calls it: they follow no notes."""
 
 PEAK = 0.9
+CONSONANT = 0.15
+"""Level of a voiceless consonant against the tone."""
+
 LOWEST_DB = -100.0
 OVERSAMPLED_HZ = 64_000
 BREATH_EDGE_HZ = 2_000.0
@@ -100,9 +103,10 @@ def perform(
     times = oversampling(rate_hz)
     source = vibrate(voice, tracks, rate_hz=float(times * rate_hz), rng=rng)
     pulses = decimate(source.pulses, voice, who, samples=samples, times=times, rate_hz=rate_hz)
-    noise = breath(voice, tracks, source, pulses, times=times, rate_hz=rate_hz, rng=rng)
-    tone, air = resonate(np.stack([pulses, noise]), centres_hz, widths_hz, rate_hz=float(rate_hz), tick_hz=TICK_HZ)
-    wave = master(tone + air, loudness_db=voice.loudness_db, rate_hz=rate_hz)
+    air, hiss = breath(tracks, source, samples=samples, times=times, rate_hz=rate_hz, rng=rng)
+    tone, air = resonate(np.stack([pulses, air]), centres_hz, widths_hz, rate_hz=float(rate_hz), tick_hz=TICK_HZ)
+    air *= rms(tone) * 10.0 ** (voice.aspiration_db / 20.0) / max(rms(air), 1e-12)
+    wave = master(tone + air + CONSONANT * rms(tone) * hiss, loudness_db=voice.loudness_db, rate_hz=rate_hz)
 
     frame_times_s = (np.arange(int(duration_s * FRAMES_HZ), dtype=np.float64) + 0.5) / FRAMES_HZ
     ticks = np.minimum((frame_times_s * TICK_HZ).astype(np.int64), len(tracks.f0_hz) - 1)
@@ -114,7 +118,6 @@ def perform(
         **voice_factors(voice),
         **{f"f{k + 1}_hz": float(mean) for k, mean in enumerate(centres_hz[ticks[voiced], :4].mean(axis=0))},
         "tract_length_cm": who.tract_length_cm,
-        "hnr_db": float(np.clip(10.0 * np.log10((tone @ tone + 1e-20) / (air @ air + 1e-20)), -60.0, 60.0)),
         "notes_per_s": float(score.part[-1] + 1) / duration_s,
         "loudness_db": level_db(wave),
     }
@@ -209,29 +212,25 @@ def smooth_length(least: int) -> int:
         length += 2
 
 
+class Breath(NamedTuple):
+    """Noise of the glottis, still to pass the tract, and of consonants, made at teeth and lips."""
+
+    air: Track
+    hiss: Track
+
+
 def breath(
-    voice: Voice,
-    tracks: Controls,
-    source: Source,
-    pulses: Track,
-    *,
-    times: int,
-    rate_hz: int,
-    rng: np.random.Generator,
-) -> Track:
-    """Return the noise of the air, `aspiration_db` against the pulses, louder while the glottis is open."""
-    samples = len(pulses)
+    tracks: Controls, source: Source, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
+) -> Breath:
+    """Return noise that follows the control tracks, that of the glottis louder while it is open; shape [samples]."""
     white = rng.standard_normal(samples)
     pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
     soft = np.asarray(lfilter([1.0 - pole], [1.0, -pole], white), dtype=np.float64)
     at = np.arange(samples) * (TICK_HZ / rate_hz)
     clock = np.arange(len(tracks.air))
     air = soft * np.interp(at, clock, tracks.air) * (0.4 + 0.6 * source.openness[::times][:samples])
-    tone = rms(pulses)
-    air *= tone * 10.0 ** (voice.aspiration_db / 20.0) / max(rms(air), 1e-12)
-    if not tracks.burst.any():
-        return air
-    return air + 0.12 * tone * white * np.interp(at, clock, tracks.burst)
+    hiss = white * np.interp(at, clock, tracks.burst) if tracks.burst.any() else np.zeros(samples)
+    return Breath(air, hiss)
 
 
 def master(wave: Track, *, loudness_db: float, rate_hz: int) -> Float32[np.ndarray, " samples"]:

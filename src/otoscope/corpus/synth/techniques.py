@@ -25,7 +25,7 @@ def plain(who: Singer, rng: np.random.Generator) -> Voice:
         tilt_db_per_octave=who.tilt_db_per_octave + 0.7 * effort + float(rng.normal(0.0, 0.3)),
         jitter=who.jitter * float(np.exp(rng.normal(0.0, 0.25))),
         shimmer_db=who.shimmer_db * float(np.exp(rng.normal(0.0, 0.25))),
-        aspiration_db=min(who.aspiration_db - 1.5 * effort + float(rng.exponential(5.0)), -8.0),
+        aspiration_db=min(who.aspiration_db - 1.5 * effort + float(rng.exponential(4.0)), -9.0),
         vibrato_rate_hz=who.vibrato_rate_hz + float(rng.normal(0.0, 0.3)),
         vibrato_extent_semitones=who.wobble_semitones * float(np.exp(rng.normal(0.0, 0.4))),
         vibrato_onset_s=float(rng.uniform(0.1, 0.5)),
@@ -41,22 +41,22 @@ def belt(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) ->
         voice,
         tonic_hz=voice.tonic_hz * 2.0 ** (rng.uniform(0.0, 4.0) * degree / 12.0),
         rd=max(voice.rd * (1.0 - 0.35 * degree), 0.55),
-        tilt_db_per_octave=voice.tilt_db_per_octave + 1.5 * degree,
-        aspiration_db=voice.aspiration_db - 6.0 * degree,
+        tilt_db_per_octave=voice.tilt_db_per_octave + 1.0 * degree,
+        aspiration_db=voice.aspiration_db - 8.0 * degree,
         loudness_db=voice.loudness_db + 6.0 * degree,
         jaw=1.0 + 0.14 * degree,
         vibrato_extent_semitones=voice.vibrato_extent_semitones + float(rng.uniform(0.0, 0.3)),
-        ring_db=voice.ring_db + 2.0 * degree,
+        ring_db=voice.ring_db + 1.0 * degree,
     )
 
 
-def breathy(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
+def breathy(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator) -> Voice:
     """A lax glottis that never quite closes: strong first harmonic, weak upper ones, audible air."""
     return replace(
         voice,
         rd=min(voice.rd + 1.1 * degree, 2.65),
         tilt_db_per_octave=voice.tilt_db_per_octave - 2.5 * degree,
-        aspiration_db=min(voice.aspiration_db + 5.0 + 16.0 * degree, -7.0),
+        aspiration_db=min(voice.aspiration_db + 5.0 + 14.0 * degree, -8.5),
         loudness_db=voice.loudness_db - 5.0 * degree,
         damping=voice.damping * (1.0 + 0.5 * degree),
     )

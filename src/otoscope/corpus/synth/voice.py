@@ -8,7 +8,7 @@ class Voice:
     """Settings of larynx and tract for one clip; a technique is a change of them.
 
     Rates are 0 where the motion is absent. `aspiration_db` is the level of the breath noise against the
-    pulses at the glottis. `pulse_*` is the opening and closing of a trillo, `lip_*` that of the lips;
+    tone, both as they leave the mouth. `pulse_*` is the opening and closing of a trillo, `lip_*` that of the lips;
     depths are shares of the amplitude, 0..1. `open_share` is the part of a period that a pulse takes,
     `melody_share` how much of the score's intervals is sung.
     `formant_shift` scales all formants, `jaw` F1 alone. `unsteady` is the share of time without voice.
