@@ -18,7 +18,9 @@ class RateColumn(ProgressColumn):
         """Draw the column."""
         unit = str(task.fields.get("unit", ""))
         total = f"/{task.total:,.0f}" if task.total else ""
-        rate = f"  {task.speed:,.1f} {unit}/s" if task.speed else ""
+        rate = ""
+        if task.speed:
+            rate = f"  {task.speed:,.1f} {unit}/s" if task.speed >= 1 else f"  {1 / task.speed:,.1f} s each"
         return Text(f"{task.completed:,.0f}{total} {unit}{rate}")
 
 
@@ -88,5 +90,6 @@ class _Line:
     def text(self, note: str) -> str:
         rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
         left_s = max(self.total - self.done, 0.0) / rate if rate else float("inf")
-        done = f"  {self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}"
-        return f"{done}, {rate:,.1f} a second, {left_s:,.0f} s left  {note}".rstrip()
+        pace = f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"
+        done = f"  {self.title}: {self.done:,.1f}".removesuffix(".0") + f" of {self.total:,.0f} {self.unit}"
+        return f"{done}, {pace}, {left_s:,.0f} s left  {note}".rstrip()

@@ -1,13 +1,17 @@
 """The `otoscope` command."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 import typer
 
-from otoscope.cli import doctor, stages, synth
-from otoscope.errors import OtoscopeError
+# before anything loads torch: threads that spin while they wait starve each other on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from otoscope.cli import doctor, stages, synth  # noqa: E402
+from otoscope.errors import OtoscopeError  # noqa: E402
 
 app = typer.Typer(
     name="otoscope",

@@ -1,6 +1,5 @@
 """The training stage: every dictionary of the grid, each continued where it was."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, read_json, write_json
 from otoscope.config import Pooling
-from otoscope.errors import ArtifactError
+from otoscope.errors import ArtifactError, DamagedArtifact, StaleArtifact
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
-from otoscope.sae.checkpoint import save_sae
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import find_preset
-from otoscope.sae.progress import load_progress, save_progress
+from otoscope.sae.progress import clear_progress, train_into
 from otoscope.sae.rows import ArrayRows, Rows
-from otoscope.sae.train import begin, finish, train
+from otoscope.sae.train import Step, Training, begin
 
 SAVE_EVERY_S = 60.0
 """A killed run loses at most this much training."""
@@ -91,7 +89,25 @@ def _material(store: ActivationStore, clips: dict[str, list[str]], *, layer: int
 
 
 def _train_one(folder: Path, member: Member, material: Material, card: dict[str, Any], watch: Watch) -> None:
-    run = begin(
+    shown = 0.0
+
+    def on_step(step: Step) -> None:
+        nonlocal shown
+        now = step.step / step.steps
+        watch.advance(now - shown, note=member.sae_id)
+        shown = now
+
+    run = _begin(member, material)
+    try:
+        train_into(folder, run, card, save_every_s=SAVE_EVERY_S, on_step=on_step)
+    except (StaleArtifact, DamagedArtifact):
+        # what an earlier run with other settings left half done is of no use to this one
+        clear_progress(folder)
+        train_into(folder, _begin(member, material), card, save_every_s=SAVE_EVERY_S, on_step=on_step)
+
+
+def _begin(member: Member, material: Material) -> Training:
+    return begin(
         material.rows,
         material.valid_rows,
         member.preset,
@@ -100,20 +116,6 @@ def _train_one(folder: Path, member: Member, material: Material, card: dict[str,
         seed=member.seed,
         moments=material.moments,
     )
-    load_progress(folder, run)
-    saved_s, shown = time.monotonic(), run.step / run.plan.steps
-    watch.advance(shown)
-    for step in train(run):
-        now = step.step / step.steps
-        explained = f"{run.history[-1]['valid_explained_variance']:.3f}" if run.history else "..."
-        watch.advance(now - shown, note=f"{member.sae_id}: explained variance {explained}")
-        shown = now
-        if time.monotonic() - saved_s > SAVE_EVERY_S and step.step < step.steps:
-            save_progress(folder, run)
-            saved_s = time.monotonic()
-    trained = finish(run)
-    save_sae(folder, trained.sae, {**card, "summary": trained.summary, "history": trained.history})
-    (folder / "progress.safetensors").unlink(missing_ok=True)
 
 
 def _card(member: Member, store: ActivationStore, inputs: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.catalog import build_sparsifier
-from otoscope.sae.engine import Engine, EngineFactory, Losses, TorchEngine
+from otoscope.sae.engine import Engine, EngineFactory, Losses
+from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure, require_finite
 from otoscope.sae.presets import Plan, TrainConfig, find_preset
@@ -81,7 +82,7 @@ def begin(
     sparsity: float | None = None,
     seed: int = 0,
     moments: Moments | None = None,
-    engine: EngineFactory = TorchEngine,
+    engine: EngineFactory = pick_engine,
 ) -> Training:
     """Check everything and make a run at step 0.
 
@@ -149,6 +150,7 @@ def finish(run: Training) -> Trained:
     summary: dict[str, Any] = {
         "steps": run.plan.steps,
         "best_step": run.best_step,
+        "engine": type(run.engine).__name__,
         "epochs": run.plan.steps / run.plan.order.steps_per_epoch,
         "batch": run.plan.order.batch,
         "train_rows": run.rows.height,
@@ -172,7 +174,7 @@ def fit(
     sparsity: float | None = None,
     seed: int = 0,
     moments: Moments | None = None,
-    engine: EngineFactory = TorchEngine,
+    engine: EngineFactory = pick_engine,
 ) -> Trained:
     """Train one dictionary to its end and return its best state on the validation rows."""
     run = begin(

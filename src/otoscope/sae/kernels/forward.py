@@ -15,16 +15,12 @@ SUM_BLOCK = 8
 """Rows whose residuals are summed by one thread, in order."""
 
 
-def _compute_products(
-    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
-) -> Array:
+def _compute_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
     multiply_rows(out, inputs, first, count, filters)
     return out
 
 
-def _find_products(
-    out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array
-) -> Array:
+def _find_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
     return products[first : first + count]
 
 

@@ -1,0 +1,92 @@
+"""The fast engine trains the same dictionary as the plain one, only sooner."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from otoscope.errors import ConfigError
+from otoscope.sae.engine import TorchEngine
+from otoscope.sae.fast import FastEngine, covers, pick_engine
+from otoscope.sae.kernels import has_bfloat_products
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.presets import TrainConfig
+from otoscope.sae.progress import load_progress, save_progress
+from otoscope.sae.rows import ArrayRows
+from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.train import Training, begin, finish, train, validate
+
+CONFIG = TrainConfig(batch=128, epochs=6)
+
+
+def superposed(rows: int, *, seed: int) -> ArrayRows:
+    """Rows that are sums of few of many directions, with noise."""
+    rng = np.random.default_rng(seed)
+    atoms = np.random.default_rng(99).standard_normal((96, 48)) / np.sqrt(48)
+    active = (rng.random((rows, 96)) < 0.06) * rng.exponential(1.0, (rows, 96))
+    return ArrayRows((active @ atoms + 0.05 * rng.standard_normal((rows, 48)) + 0.3).astype(np.float32))
+
+
+def started(engine: type[FastEngine] | type[TorchEngine], *, preset: TrainConfig = CONFIG, k: int = 8) -> Training:
+    rows, valid = superposed(1500, seed=0), superposed(400, seed=1)
+    return begin(rows, valid, preset, latents=160, k=k, engine=engine)
+
+
+def trained(run: Training) -> float:
+    for _ in train(run):
+        pass
+    return 1 - validate(finish(run).sae, run.valid_rows, run.moments).explained_variance
+
+
+@pytest.mark.parametrize("k", [4, 8, 40])
+def test_it_leaves_as_much_unexplained_as_the_plain_engine(k: int) -> None:
+    fast, plain = trained(started(FastEngine, k=k)), trained(started(TorchEngine, k=k))
+    assert fast == pytest.approx(plain, rel=0.01)
+
+
+def test_it_reports_what_the_plain_engine_reports() -> None:
+    seen = [
+        [step.losses for _, step in zip(range(5), train(started(e)), strict=False)] for e in (FastEngine, TorchEngine)
+    ]
+    for fast, plain in zip(*seen, strict=True):
+        assert fast == pytest.approx(plain, rel=0.02, abs=1e-3)
+
+
+def test_it_holds_the_paper_preset_too() -> None:
+    preset = TrainConfig(
+        centred=False, scaling="none", decoder_bias=False, init="linear", unit_norm=False,
+        learning_rate=1e-3, warmup=0.0, decay=0.0, batch=16, epochs=2, aux_coefficient=0.0,
+    )  # fmt: skip
+    fast, plain = trained(started(FastEngine, preset=preset)), trained(started(TorchEngine, preset=preset))
+    assert fast == pytest.approx(plain, rel=0.01)
+
+
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    whole = started(FastEngine)
+    trained(whole)
+    cut = started(FastEngine)
+    for step in train(cut):
+        if step.step == 17:
+            break
+    save_progress(tmp_path, cut)
+    resumed = started(FastEngine)
+    assert load_progress(tmp_path, resumed)
+    trained(resumed)
+    for name, value in whole.sae.state_dict().items():
+        assert torch.equal(value, resumed.sae.state_dict()[name]), name
+
+
+def test_what_the_kernels_do_not_cover_goes_to_the_plain_engine() -> None:
+    sae = SparseAutoencoder(8, 32, TopK(4), seed=0)
+    nested = TrainConfig(prefixes=(0.5, 1.0))
+    assert not covers(sae, nested)
+    assert isinstance(pick_engine(sae, nested, dead_window_rows=100), TorchEngine)
+    assert isinstance(pick_engine(sae.double(), TrainConfig(), dead_window_rows=100), TorchEngine)
+    with pytest.raises(ConfigError, match="use the plain engine"):
+        FastEngine(SparseAutoencoder(8, 32, TopK(4), seed=0), nested, dead_window_rows=100)
+
+
+def test_the_fast_engine_is_taken_where_the_processor_can() -> None:
+    picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
+    assert isinstance(picked, FastEngine) == has_bfloat_products()
