@@ -1,4 +1,8 @@
-"""A training step for TopK dictionaries on the CPU that touches only what is active."""
+"""A training step for TopK dictionaries on the CPU that touches only what is active.
+
+Compiled code is cached beside the sources. Numba looks only at the file that a cached function stands in:
+after editing `lanes`, `gather` or `tables`, delete this folder's `__pycache__`.
+"""
 
 from otoscope.sae.kernels.lanes import has_bfloat_products, has_vectors
 from otoscope.sae.kernels.step import StepSettings, StepStats, TopKStep, Weights

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from otoscope.sae.kernels.gather import COMPILED, Array, add_products, add_weighted, by_table
-from otoscope.sae.kernels.product import multiply_rows
+from otoscope.sae.kernels.gather import COMPILED, Array, add_products, add_weighted
+from otoscope.sae.kernels.product import multiply
 from otoscope.sae.kernels.select import choose, keep_only, make_keys
 from otoscope.sae.kernels.tables import padded, padded_columns, write_row
 
@@ -15,19 +15,8 @@ SUM_BLOCK = 8
 """Rows whose residuals are summed by one thread, in order."""
 
 
-def _compute_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
-    multiply_rows(out, inputs, first, count, filters)
-    return out
-
-
-def _find_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
-    return products[first : first + count]
-
-
-@by_table(1, _compute_products, _find_products)
-def fill_products(out: Array, inputs: Array, first: int, count: int, filters: Array, products: Array) -> Array:
-    """Return the products of `count` rows with all filters: computed into `out`, or found in `products`."""
-    raise NotImplementedError("compiled code only")
+RANGE = 512
+"""Latents whose atoms are visited by all rows before the next: 768 KiB (width 768) stay in the second cache."""
 
 
 @njit(**COMPILED)
@@ -57,7 +46,6 @@ def normalise_rows(
 def encode_rows(
     inputs: Array,
     filters: Array,
-    products: Array,
     bias: Array,
     index: Array,
     code: Array,
@@ -76,13 +64,13 @@ def encode_rows(
     places = np.empty(latents + 16, np.int32)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
-        block = fill_products(out, inputs, first, count, filters, products)
+        multiply(out, inputs, first, count, filters)
         for i in range(count):
-            make_keys(block[i], bias, single, keys)
-            active[first + i] = _take(block[i], keys, index[first + i], code[first + i], places)
+            make_keys(out[i], bias, single, keys)
+            active[first + i] = _take(out[i], keys, index[first + i], code[first + i], places)
             if aux_index.shape[1]:
                 keep_only(keys, wanted)
-                aux_active[first + i] = _take(block[i], keys, aux_index[first + i], aux_code[first + i], places)
+                aux_active[first + i] = _take(out[i], keys, aux_index[first + i], aux_code[first + i], places)
 
 
 @njit(**COMPILED)
@@ -104,13 +92,31 @@ def count_latents(index: Array, active: Array, counts: Array, start: int, stop: 
 
 
 @njit(**COMPILED)
+def find_ranges(index: Array, active: Array, latents: int, start: int, stop: int) -> Array:
+    """Return where in each row's ascending entries each range of latents begins, `[ranges + 1, rows]`."""
+    ranges = -(-latents // RANGE)
+    bounds = np.zeros((ranges + 1, stop - start), np.int32)
+    for row in range(start, stop):
+        line, place = index[row], 0
+        for part in range(1, ranges):
+            while place < active[row] and line[place] < part * RANGE:
+                place += 1
+            bounds[part, row - start] = place
+        bounds[ranges, row - start] = active[row]
+    return bounds
+
+
+@njit(**COMPILED)
 def decode_rows(
-    index: Array, code: Array, active: Array, atoms: Array, residuals: Array, start: int, stop: int
+    index: Array, code: Array, bounds: Array, atoms: Array, residuals: Array, start: int, stop: int
 ) -> None:
     """Add the active atoms of each row to its residual, which becomes `rebuilt - x'`."""
     k, columns = index.shape[1], residuals.shape[1]
-    for row in range(start, stop):
-        add_weighted(residuals, row * columns, atoms, index, code, row * k, active[row])
+    for part in range(bounds.shape[0] - 1):
+        for row in range(start, stop):
+            low, high = bounds[part, row - start], bounds[part + 1, row - start]
+            if low < high:
+                add_weighted(residuals, row * columns, atoms, index, code, row * k + low, high - low)
 
 
 @njit(**COMPILED)
@@ -125,19 +131,8 @@ def sum_columns(residuals: Array, sums: Array, start: int, stop: int) -> None:
 
 
 @njit(**COMPILED, fastmath={"reassoc", "contract"})
-def finish_rows(
-    index: Array,
-    active: Array,
-    atoms: Array,
-    residuals: Array,
-    table: Array,
-    slope: Array,
-    squares: Array,
-    start: int,
-    stop: int,
-) -> None:
-    """Sum each residual's squares, put it into its table, and write `<residual, atom>` for each active atom."""
-    k = index.shape[1]
+def finish_rows(residuals: Array, table: Array, squares: Array, start: int, stop: int) -> None:
+    """Sum each residual's squares and put it into its table."""
     for row in range(start, stop):
         line = residuals[row]
         total = residuals.dtype.type(0)
@@ -145,5 +140,40 @@ def finish_rows(
             total += line[i] * line[i]
         squares[row] = total
         write_row(table, row, line)
-        slope[row, : active[row]] = 0
-        add_products(slope, row * k, table, row, atoms, index, active[row])
+
+
+@njit(**COMPILED)
+def take_slopes(index: Array, bounds: Array, atoms: Array, table: Array, slope: Array, start: int, stop: int) -> None:
+    """Write `<residual, atom>` for every active entry."""
+    k = index.shape[1]
+    slope[start:stop] = 0
+    for part in range(bounds.shape[0] - 1):
+        for row in range(start, stop):
+            low, high = bounds[part, row - start], bounds[part + 1, row - start]
+            if low < high:
+                add_products(slope, row * k + low, table, row, atoms, index, high - low)
+
+
+@njit(**COMPILED)
+def rebuild_rows(
+    index: Array,
+    code: Array,
+    slope: Array,
+    active: Array,
+    counts: Array,
+    table: Array,
+    squares: Array,
+    atoms: Array,
+    residuals: Array,
+    sums: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Decode rows into their residuals, sum these where `sums` has room, and take the slope of every active code."""
+    bounds = find_ranges(index, active, atoms.shape[0], start, stop)
+    decode_rows(index, code, bounds, atoms, residuals, start, stop)
+    if sums.shape[0]:
+        sum_columns(residuals, sums, start, stop)
+    finish_rows(residuals, table, squares, start, stop)
+    take_slopes(index, bounds, atoms, table, slope, start, stop)
+    count_latents(index, active, counts, start, stop)

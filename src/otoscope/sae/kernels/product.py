@@ -2,7 +2,7 @@
 
 from numba import njit
 
-from otoscope.sae.kernels.gather import COMPILED, Array
+from otoscope.sae.kernels.gather import COMPILED, Array, by_table
 from otoscope.sae.kernels.lanes import LANES, address, product_tile
 
 TALL = 8
@@ -11,9 +11,8 @@ TALL = 8
 _tall, _single = product_tile(TALL), product_tile(1)
 
 
-@njit(**COMPILED)
-def multiply_rows(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
-    """Write the products of `count` packed rows with all filters to `out` `[count, padded latents]`.
+def _multiply_packed(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
+    """Multiply tile by tile.
 
     Groups of filters are the outer loop: 48 KiB of them (width 768) stay in the second cache while all rows pass.
     """
@@ -29,3 +28,24 @@ def multiply_rows(out: Array, rows: Array, first: int, count: int, filters: Arra
             target, source = address(out, row * stride + group * LANES), address(rows, (first + row) * words)
             _single(target, stride, source, words, weights, words)
             row += 1
+
+
+def _multiply_plain(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
+    for row in range(count):
+        for latent in range(filters.shape[0]):
+            total = out.dtype.type(0)
+            for i in range(filters.shape[1]):
+                total += rows[first + row, i] * filters[latent, i]
+            out[row, latent] = total
+
+
+@by_table(1, _multiply_packed, _multiply_plain)
+def multiply(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
+    """Write the products of `count` rows of a table with all filters to `out` `[count, padded latents]`."""
+    raise NotImplementedError("compiled code only")
+
+
+@njit(**COMPILED)
+def multiply_rows(out: Array, rows: Array, first: int, count: int, filters: Array) -> None:
+    """Do `multiply`, callable from outside compiled code."""
+    multiply(out, rows, first, count, filters)

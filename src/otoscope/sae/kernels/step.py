@@ -173,17 +173,14 @@ class TopKStep:
 
     def _forward(self, rows: Array, work: Workspace, wanted: Array, share: int, start: int, stop: int) -> None:
         """Choose and decode rows `start` to `stop`, and take the slope of every active code."""
-        weights, main, aux = self.weights, work.main, work.aux
+        main, aux = work.main, work.aux
         encoder_bias, decoder_bias = self._bias("encoder_bias"), self._bias("decoder_bias")
         forward.normalise_rows(
             rows, self.centre, self.inverse_scale, decoder_bias, work.inputs, work.residuals, start, stop
         )
-        if not self.packed:
-            np.matmul(work.inputs[start:stop], weights.encoder.T, out=work.products[start:stop])
         forward.encode_rows(
             work.inputs,
             self._filters,
-            work.products,
             encoder_bias,
             main.index,
             main.code,
@@ -196,21 +193,20 @@ class TopKStep:
             stop,
         )
         for entries in (main, aux) if aux.most else (main,):
-            forward.decode_rows(entries.index, entries.code, entries.active, self._atoms, work.residuals, start, stop)
-            if entries is main:
-                forward.sum_columns(work.residuals, work.sums, start, stop)
-            forward.finish_rows(
+            forward.rebuild_rows(
                 entries.index,
+                entries.code,
+                entries.slope,
                 entries.active,
+                entries.counts[share],
+                entries.table,
+                entries.squares,
                 self._atoms,
                 work.residuals,
-                entries.table,
-                entries.slope,
-                entries.squares,
+                work.sums if entries is main else work.sums[:0],
                 start,
                 stop,
             )
-            forward.count_latents(entries.index, entries.active, entries.counts[share], start, stop)
 
     def _update(
         self,

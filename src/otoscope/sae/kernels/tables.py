@@ -5,7 +5,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from otoscope.sae.kernels.gather import COMPILED, Array, by_table
-from otoscope.sae.kernels.lanes import LANES
+from otoscope.sae.kernels.lanes import LANES, address, pack_words, transpose_square
 
 GROUP = 2 * LANES
 """Latents are multiplied in groups of 32; a filter table is padded with zeros to whole groups."""
@@ -30,22 +30,9 @@ def padded(latents: int) -> int:
     return -(-latents // GROUP) * GROUP
 
 
-@njit(inline="always")
-def _rounded(bits: int) -> int:
-    """Add what rounds float32 bits to the nearest bfloat16, ties to even, once the low half is dropped."""
-    return bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-
-
-@njit(inline="always")
-def _joined(low: int, high: int) -> int:
-    return np.uint32(((_rounded(low) >> np.uint32(16)) & np.uint32(0xFFFF)) | (_rounded(high) & np.uint32(0xFFFF0000)))
-
-
 def _write_packed(table: Array, row: int, values: Array) -> None:
     words = table.shape[1]
-    line, low, high = table[row], values[:words].view(np.uint32), values[words:].view(np.uint32)
-    for i in range(words):
-        line[i] = _joined(low[i], high[i])
+    pack_words(address(table, row * words), address(values, 0), address(values, words), words // LANES)
 
 
 def _write_plain(table: Array, row: int, values: Array) -> None:
@@ -59,22 +46,26 @@ def write_row(table: Array, row: int, values: Array) -> None:
     raise NotImplementedError("compiled code only")
 
 
-def _filter_packed(filters: Array, latent: int, values: Array) -> None:
+def _group_packed(filters: Array, group: int, staged: Array) -> None:
     words = filters.shape[1]
-    low, high = values[:words].view(np.uint32), values[words:].view(np.uint32)
-    group, lane = latent // LANES, latent % LANES
-    for i in range(words):
-        filters[group, i, lane] = _joined(low[i], high[i])
+    for word in range(0, words, LANES):
+        transpose_square(address(filters, (group * words + word) * LANES), address(staged, word), words)
 
 
-def _filter_plain(filters: Array, latent: int, values: Array) -> None:
+def _group_plain(filters: Array, group: int, staged: Array) -> None:
     """Do nothing: the plain product reads the encoder itself."""
 
 
-@by_table(0, _filter_packed, _filter_plain)
-def write_filter(filters: Array, latent: int, values: Array) -> None:
-    """Store one latent's padded encoder row where the product finds it: word by word beside its 15 neighbours."""
+@by_table(0, _group_packed, _group_plain)
+def write_group(filters: Array, group: int, staged: Array) -> None:
+    """Store the encoder rows of 16 latents `[16, words]` where the product finds them: word by word side by side."""
     raise NotImplementedError("compiled code only")
+
+
+@register_jitable
+def staging(filters: Array) -> Array:
+    """Make room for the packed encoder rows of 16 latents."""
+    return np.zeros((LANES, filters.shape[1]), filters.dtype)
 
 
 def _two_a_word(table: Array) -> int:
@@ -96,8 +87,12 @@ def write_weights(encoder: Array, decoder: Array, filters: Array, atoms: Array) 
     """Refresh both tables from the master weights."""
     width, columns = encoder.shape[1], padded_columns(atoms)
     line = np.zeros(columns, encoder.dtype)
-    for latent in range(encoder.shape[0]):
-        line[:width] = encoder[latent]
-        write_filter(filters, latent, line)
+    latents, staged = encoder.shape[0], staging(filters)
+    for latent in range(latents):
         line[:width] = decoder[latent]
         write_row(atoms, latent, line)
+        line[:width] = encoder[latent]
+        write_row(staged, latent % LANES, line)
+        if latent % LANES == LANES - 1 or latent == latents - 1:
+            write_group(filters, latent // LANES, staged)
+            staged[:] = 0

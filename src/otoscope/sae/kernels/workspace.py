@@ -71,7 +71,6 @@ class Workspace:
 
     inputs: Array
     residuals: Array
-    products: Array
     sums: Array
     main: Entries
     aux: Entries
@@ -84,7 +83,6 @@ class Workspace:
         return Workspace(
             inputs=empty_table(rows, width, dtype, packed=packed),
             residuals=np.empty((rows, columns), dtype),
-            products=np.empty((0, 0) if packed else (rows, shape.latents), dtype),
             sums=np.zeros((-(-rows // SUM_BLOCK), columns), dtype),
             main=Entries.empty(shape, shape.k, dtype, packed=packed),
             aux=Entries.empty(shape, shape.aux_k, dtype, packed=packed),
