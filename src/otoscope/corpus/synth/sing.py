@@ -1,22 +1,21 @@
 """One clip of singing, with everything that is true of it."""
 
-import math
 import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import lfilter
 
 from otoscope.corpus.synth import melody
-from otoscope.corpus.synth.controls import Controls, controls
-from otoscope.corpus.synth.glottis import Source, glottal_source
+from otoscope.corpus.synth.controls import controls
+from otoscope.corpus.synth.excitation import breath, decimate, oversampling, vibrate
+from otoscope.corpus.synth.levels import frame_levels_db, level_db, master, rms
 from otoscope.corpus.synth.melody import TICK_HZ, Melody
 from otoscope.corpus.synth.singer import Singer
 from otoscope.corpus.synth.techniques import TECHNIQUES, plain
 from otoscope.corpus.synth.voice import Voice
-from otoscope.corpus.synth.vowels import VOWELS, bandwidths_hz, formants_hz, low_gain, resonate, tilt_gain
+from otoscope.corpus.synth.vowels import VOWELS, bandwidths_hz, formants_hz, resonate
 from otoscope.errors import ConfigError, suggest
 
 FRAMES_HZ = 100.0
@@ -25,14 +24,9 @@ FRAMES_HZ = 100.0
 SPEECH = "excerpts"
 """The context of spoken clips, as VocalSet calls it: they follow no notes."""
 
-PEAK = 0.9
 CONSONANT = 0.15
 """Level of a voiceless consonant against the tone."""
 
-LOWEST_DB = -100.0
-OVERSAMPLED_HZ = 64_000
-BREATH_EDGE_HZ = 2_000.0
-"""Above this the breath noise falls by 6 dB per octave."""
 
 Track = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -154,114 +148,6 @@ def tract(
     centres[:, 0] = np.maximum(centres[:, 0], 1.04 * f0_hz)
     centres[:, 1] = np.maximum(centres[:, 1], centres[:, 0] + 150.0)
     return centres
-
-
-def oversampling(rate_hz: int) -> int:
-    """Return how many times faster than `rate_hz` the pulses are drawn, so that their overtones do not fold."""
-    return max(math.ceil(OVERSAMPLED_HZ / rate_hz), 2)
-
-
-def vibrate(voice: Voice, tracks: Controls, *, rate_hz: float, rng: np.random.Generator) -> Source:
-    """Pulse the glottis; on the air that comes in, the pulse runs backwards."""
-    step = -1 if voice.ingressive else 1
-    source = glottal_source(
-        f0_hz=np.ascontiguousarray(np.where(tracks.gain > 0.0, tracks.f0_hz, 0.0)[::step]),
-        gain=np.ascontiguousarray(tracks.gain[::step]),
-        rd=np.ascontiguousarray(tracks.rd[::step]),
-        tick_hz=TICK_HZ,
-        rate_hz=rate_hz,
-        jitter=voice.jitter,
-        shimmer_db=voice.shimmer_db,
-        subharmonics=voice.subharmonics,
-        open_share=voice.open_share,
-        rng=rng,
-    )
-    return Source(source.pulses[::step], source.openness[::step], source.instants_s)
-
-
-def decimate(pulses: Track, voice: Voice, who: Singer, *, samples: int, times: int, rate_hz: int) -> Track:
-    """Give the pulses their slope and the singer's formant, and bring them to `rate_hz`; shape [samples].
-
-    All in one pass through the spectrum: the slope, a bell of `ring_db` near 3 kHz, a high-pass at 25 Hz, and
-    the cut above the new Nyquist frequency.
-    """
-    length = smooth_length(samples + rate_hz // 20)
-    spectrum = np.fft.rfft(pulses, n=length * times)[: length // 2 + 1]
-    freqs_hz = np.arange(length // 2 + 1, dtype=np.float64) * (rate_hz / length)
-    bell_hz = 2900.0 * math.sqrt(17.0 / who.tract_length_cm)
-    bell = voice.ring_db * np.exp(-0.5 * (np.log2(np.maximum(freqs_hz, 1.0) / bell_hz) / 0.22) ** 2)
-    gain = tilt_gain(freqs_hz, voice.tilt_db_per_octave) * 10.0 ** (bell / 20.0)
-    gain *= low_gain(freqs_hz, rate_hz / 2.0) * freqs_hz**2 / (freqs_hz**2 + 25.0**2)
-    return np.fft.irfft(spectrum * gain, n=length)[:samples] / times
-
-
-def smooth_length(least: int) -> int:
-    """Return the next even length without a prime factor above 5, for which the FFT is fast.
-
-    >>> smooth_length(32_800)
-    33750
-    """
-    length = least + least % 2
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
-
-
-class Breath(NamedTuple):
-    """Noise of the glottis, still to pass the tract, and of consonants, made at teeth and lips."""
-
-    air: Track
-    hiss: Track
-
-
-def breath(
-    tracks: Controls, source: Source, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
-) -> Breath:
-    """Return noise that follows the control tracks, that of the glottis louder while it is open; shape [samples]."""
-    white = rng.standard_normal(samples)
-    pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
-    soft = np.asarray(lfilter([1.0 - pole], [1.0, -pole], white), dtype=np.float64)
-    at = np.arange(samples) * (TICK_HZ / rate_hz)
-    clock = np.arange(len(tracks.air))
-    air = soft * np.interp(at, clock, tracks.air) * (0.4 + 0.6 * source.openness[::times][:samples])
-    hiss = white * np.interp(at, clock, tracks.burst) if tracks.burst.any() else np.zeros(samples)
-    return Breath(air, hiss)
-
-
-def master(wave: Track, *, loudness_db: float, rate_hz: int) -> Float32[np.ndarray, " samples"]:
-    """Bring a wave to its level in dB of full scale, or to a peak of 0.9, whichever is softer; fade its ends."""
-    edge = min(round(0.008 * rate_hz), len(wave) // 2)
-    fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
-    wave = wave - wave.mean()
-    wave[:edge] *= fade
-    wave[len(wave) - edge :] *= fade[::-1]
-    scale = 10.0 ** (loudness_db / 20.0) / max(rms(wave), 1e-12)
-    return (wave * min(scale, PEAK / max(float(np.abs(wave).max()), 1e-12))).astype(np.float32)
-
-
-def rms(wave: np.ndarray[Any, Any]) -> float:
-    """Return the root of the mean square."""
-    return math.sqrt(float(np.mean(np.square(wave, dtype=np.float64))))
-
-
-def level_db(wave: np.ndarray[Any, Any]) -> float:
-    """Return the level in dB of full scale, not below -100."""
-    return max(20.0 * math.log10(max(rms(wave), 1e-12)), LOWEST_DB)
-
-
-def frame_levels_db(wave: np.ndarray[Any, Any], times_s: Track, *, rate_hz: int) -> Track:
-    """Return the level of the 25 ms around each time, in dB of full scale, not below -100."""
-    energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
-    half = 0.0125
-    first = np.clip(np.round((times_s - half) * rate_hz), 0, len(wave)).astype(np.int64)
-    last = np.clip(np.round((times_s + half) * rate_hz), 0, len(wave)).astype(np.int64)
-    mean = (energy[last] - energy[first]) / np.maximum(last - first, 1)
-    return np.maximum(10.0 * np.log10(np.maximum(mean, 1e-12)), LOWEST_DB)
 
 
 def pitch_factors(f0_hz: Track) -> dict[str, float]:

@@ -25,7 +25,7 @@ def plain(who: Singer, rng: np.random.Generator) -> Voice:
         tilt_db_per_octave=who.tilt_db_per_octave + 0.7 * effort + float(rng.normal(0.0, 0.3)),
         jitter=who.jitter * float(np.exp(rng.normal(0.0, 0.25))),
         shimmer_db=who.shimmer_db * float(np.exp(rng.normal(0.0, 0.25))),
-        aspiration_db=min(who.aspiration_db - 1.5 * effort + float(rng.exponential(4.0)), -9.0),
+        aspiration_db=min(who.aspiration_db - 1.5 * effort + float(rng.exponential(5.0)), -9.0),
         vibrato_rate_hz=who.vibrato_rate_hz + float(rng.normal(0.0, 0.3)),
         vibrato_extent_semitones=who.wobble_semitones * float(np.exp(rng.normal(0.0, 0.4))),
         vibrato_onset_s=float(rng.uniform(0.1, 0.5)),
@@ -56,7 +56,7 @@ def breathy(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator
         voice,
         rd=min(voice.rd + 1.1 * degree, 2.65),
         tilt_db_per_octave=voice.tilt_db_per_octave - 2.5 * degree,
-        aspiration_db=min(voice.aspiration_db + 5.0 + 14.0 * degree, -8.5),
+        aspiration_db=min(voice.aspiration_db + 7.0 + 14.0 * degree, -8.0),
         loudness_db=voice.loudness_db - 5.0 * degree,
         damping=voice.damping * (1.0 + 0.5 * degree),
     )
