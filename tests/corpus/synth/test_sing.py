@@ -61,7 +61,7 @@ def test_the_sound_itself_swings_with_the_vibrato() -> None:
 
 
 def test_little_energy_lies_between_the_harmonics() -> None:
-    # aliases of the pulses lie there: -33 dB when they are drawn at the rate of the clip, -46 dB at twice, -60 at 4 times
+    # aliases lie there: -33 dB when the pulses are drawn at the rate of the clip, -46 dB at twice, -60 dB at 4 times
     sung = clip(replace(STEADY, tonic_hz=331.0, rd=0.6, instability_semitones=0.0), duration_s=2.0)
     frame = sung.wave[12_000:20_000] * np.blackman(8000)
     power = np.abs(np.fft.rfft(frame)) ** 2
