@@ -71,6 +71,30 @@ def test_the_best_layer_is_chosen_on_validation_groups_where_they_were_scored() 
     assert "optimistic" in chosen.reason
 
 
+def test_the_layer_of_the_codes_is_chosen_on_validation_groups_by_all_labels() -> None:
+    def codes(layer: int, target: str, value: float, split: str, sparsity: float = 0.9) -> Record:
+        return Record(
+            metric="probe_balanced_accuracy" if split == "valid" else "probe_accuracy",
+            value=value,
+            split=split,
+            representation="sae",
+            layer=layer,
+            target=target,
+            sparsity=sparsity,
+            latents=64,
+            pooling="encode_then_pool",
+        )
+
+    valid = [codes(1, "a", 0.9, "valid"), codes(2, "a", 0.8, "valid")]
+    valid += [codes(1, "b", 0.5, "valid"), codes(2, "b", 0.7, "valid"), codes(1, "a", 1.0, "valid", 0.75)]
+    test = [codes(layer, t, 0.9 - 0.1 * layer, "test") for layer in (1, 2) for t in "ab"]
+    chosen = Results(to_table(valid + test)).codes_layer
+    assert chosen.layer == 2
+    assert "validation groups" in chosen.reason
+    dense = _probe(5, 0.9, "test")
+    assert Results(to_table([dense, *test])).codes_layer.layer == 2
+
+
 def test_charts_show_one_seed_one_width_and_one_protocol() -> None:
     def codes(seed: int, latents: int, protocol: str = "default") -> Record:
         return Record(

@@ -12,8 +12,8 @@ from tests.report.conftest import Made, report
 from tests.report.made_run import SPARSITIES, make_run
 
 FIGURES = (
-    "probe-by-layer-technique",
-    "probe-against-sparsity-technique",
+    "probe-by-layer",
+    "probe-against-sparsity",
     "explained-variance",
     "factor-r2",
     "effective-latents",
@@ -129,7 +129,7 @@ def test_the_summary_says_the_numbers_of_the_results(made: Made) -> None:
     assert f"{100 * dense['low']:.1f} % to {100 * dense['high']:.1f} %" in said
     assert "null 10.0 %, up to 13.5 %; 480 clips of 6 groups" in said
     assert f"At 95 % sparsity (k=102) the codes of layer 3 reach {100 * codes['value']:.1f} %" in said
-    assert f"{100 * (dense['value'] - codes['value']):.1f} points less than the dense layer" in said
+    assert f"{100 * (dense['value'] - codes['value']):.1f} points less than that layer's dense activations" in said
     assert "on the validation groups" in said
 
 
@@ -271,3 +271,13 @@ def test_the_sparsities_stand_in_their_order(made: Made) -> None:
     spec = made.reading.specs["explained-variance-0"]
     (axis,) = {str(layer["encoding"]["x"]["scale"]["domain"]) for layer in spec["layer"]}
     assert axis == str([f"{100 * s:.4g}\u00a0%" for s in SPARSITIES])
+
+
+def test_labels_after_the_first_share_one_figure_at_the_codes_layer(tmp_path: Path) -> None:
+    page = report(tmp_path, labels=("digit", "speaker", "accent"), layers=(1, 2), sae_layers=(1, 2), sizes={})
+    shown = [t.attributes["data-chart"] or "" for t in page.reading.tags if "data-chart" in t.attributes]
+    assert [s for s in shown if "by-layer" in s] == [f"probe-by-layer-{i}" for i in range(3)]
+    assert [s for s in shown if "others" in s] == [f"probe-against-sparsity-others-{i}" for i in range(2)]
+    targets = page.reading.csv("probe-against-sparsity-others")["target"].unique().to_list()
+    assert sorted(targets) == ["accent", "speaker"]
+    assert "The speaker. Layer 2 reaches" in page.reading.section("summary")

@@ -171,7 +171,7 @@ def factor_panel(
         .sort("label")
     )
     order = ["dense", "", *short]  # an empty place sets the dense layer apart
-    x = alt.X("label:O").title("sparsity (%)").sort(order).scale(domain=order)
+    x = alt.X("label:O").title("sparsity (%)").sort(order).scale(domain=order).axis(ticks=False)
     domain = alt.Scale(type="log", domain=[1, top]) if logarithmic else alt.Scale(domain=[R2_FLOOR, top], clamp=True)
     axis = alt.Axis(values=_powers(top)) if logarithmic else alt.Axis(format=".1f")
     y = alt.Y("value:Q").title(y_title).scale(domain).axis(axis)
@@ -208,7 +208,7 @@ def category_map(cells: pl.DataFrame, *, categories: Sequence[str]) -> Chart:
     if cells["layer"].n_unique() > MAX_LABELLED_LAYERS:
         return tiles
     strong, weak = alt.value(HEAT_INK_STRONG.light), alt.value(HEAT_INK.light)
-    ink = alt.when("datum.share > 0.5").then(strong).otherwise(weak)
+    ink = alt.when("datum.share > 0.6").then(strong).otherwise(weak)
     return _layered(tiles, base.mark_text(fontSize=11).encode(text="text:N", color=ink))
 
 
@@ -217,14 +217,14 @@ def _layered(*layers: alt.Chart) -> alt.LayerChart:
 
 
 def _null_band(data: pl.DataFrame, place: str, x: alt.X, y_title: str) -> list[alt.Chart]:
-    """Draw the nulls of all representations at each place as one band: mean dashed, widest ends in grey."""
+    """Draw the nulls of all representations at each place as one band: from their mean to the highest end."""
     nulls = data.filter(pl.col("null_mean").is_not_null()).group_by(place, maintain_order=True)
-    joined = nulls.agg(pl.col("null_low").min(), pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
+    joined = nulls.agg(pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
     if joined.is_empty():
         return []
     base = alt.Chart(joined).encode(x=x)
-    low, mean = alt.Y("null_low:Q").title(y_title), alt.Y("null_mean:Q").title(y_title)
-    band = base.mark_area(opacity=0.22, color=NULL.light).encode(y=low, y2="null_high:Q")
+    mean = alt.Y("null_mean:Q").title(y_title)
+    band = base.mark_area(opacity=0.25, color=NULL.light).encode(y=mean, y2="null_high:Q")
     return [band, base.mark_line(strokeDash=[4, 3], strokeWidth=1.2, color=NULL.light).encode(y=mean)]
 
 
@@ -248,19 +248,13 @@ def _series_colour(rows: pl.DataFrame) -> alt.Color:
 
 
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep rows with a value, NaN as null, and add the labels and the lower end of the null band."""
+    """Keep rows with a value, NaN as null, and add the labels of the sparsities."""
     floats = pl.selectors.float()
     kept = rows.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
     labels = [words.sparsity(s) for s in kept["sparsity"]]
     columns = ["layer", "k", "target", "representation", "sparsity", "value", "low", "high", "null_mean", "null_high"]
     columns += ["n", "groups"] + (["series"] if "series" in rows.columns else [])
-    # The band is as deep below the mean as the null's upper end lies above it, and never below zero.
-    low = pl.max_horizontal(2 * pl.col("null_mean") - pl.col("null_high"), pl.lit(0.0))
-    return (
-        kept.select(columns)
-        .with_columns(floats.fill_nan(None), pl.Series("label", labels, dtype=pl.String()))
-        .with_columns(pl.when(pl.col("null_mean").is_not_null()).then(low).alias("null_low"))
-    )
+    return kept.select(columns).with_columns(floats.fill_nan(None), pl.Series("label", labels, dtype=pl.String()))
 
 
 def _sparsity_axis(sparsities: Sequence[float]) -> alt.X:

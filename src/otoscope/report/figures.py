@@ -1,7 +1,7 @@
 """The figures of a report: which rows go into which chart, and the words beside it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -16,61 +16,83 @@ POOLINGS = {
 }
 
 
-def probe_by_layer(results: Results, label: str) -> Figure | None:
-    """Accuracy of a linear probe at each layer, dense and codes at the reference sparsity."""
-    rows = results.of("probe_accuracy", target=label)
+def probe_by_layer(results: Results) -> Figure | None:
+    """Accuracy of a linear probe at each layer, dense and codes at the reference sparsity, a panel a label."""
     at = results.reference_sparsity
     at_reference = pl.col("sparsity").eq_missing(pl.lit(at, dtype=pl.Float64))
-    rows = rows.filter((pl.col("representation") != "sae") | at_reference)
-    pooled_first = _pooled_first(results, "probe_accuracy", target=label).filter(at_reference)
-    rows = charts.named(pl.concat([rows, pooled_first]), results.pooling)
+    rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
+    rows = charts.named(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
     if rows.is_empty():
         return None
     codes = f" Blue: the codes of the layer's dictionary at {words.sparsity(at)} sparsity." if at is not None else ""
+    labels = results.labels
     return Figure(
-        name=f"probe-by-layer-{_slug(label)}",
-        title=f"Which layers know the {label}",
+        name="probe-by-layer",
+        title=f"Which layers know the {words.listed(labels)}",
         caption=(
-            f"Accuracy of a linear probe for {label} on the clips of groups that no fit or choice has seen. "
-            f"Orange: the layer as it is.{codes} Upright lines: 95 % intervals over groups. "
-            "Grey: what the same probe reaches with permuted labels (mean and upper end); "
-            "a point inside the grey says nothing."
+            "Accuracy of a linear probe on the clips of groups that no fit or choice has seen. "
+            f"Orange: the layer as it is.{codes} Upright lines: 95{words.NBSP}% intervals over groups. "
+            "Grey: what the same probe reaches with permuted labels, from the mean to the upper end; "
+            "a point in the grey says nothing."
         ),
-        panels=[Panel(charts.by_layer(rows, y_title="accuracy on test groups"))],
-        table=_with_all_probe_metrics(results, label),
+        panels=[
+            Panel(charts.by_layer(rows.filter(pl.col("target") == label), y_title="accuracy on test groups"), label)
+            for label in labels
+        ],
+        table=_all_probe_metrics(results),
+        height=240 if len(labels) > 1 else 300,
         legend=charts.series_names(rows),
     )
 
 
-def probe_against_sparsity(results: Results, label: str) -> Figure | None:
-    """Accuracy of a probe on codes against sparsity, a panel a layer, the dense layer as a line across."""
-    coded = results.of("probe_accuracy", "sae", target=label)
-    if coded.is_empty():
-        return None
-    dense = results.of("probe_accuracy", "dense", target=label)
-    pooled_first = _pooled_first(results, "probe_accuracy", target=label)
-    rows = charts.named(pl.concat([dense, coded, pooled_first]), results.pooling)
-    layers = coded["layer"].unique().sort().to_list()
-    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if words.known(v))) / 20, 1.0)
-    panels = [
-        Panel(
-            charts.against_sparsity(
-                rows.filter(pl.col("layer") == layer), y_title="accuracy", sparsities=results.sparsities, top=top
-            ),
-            f"layer {layer}",
+def probe_against_sparsity(results: Results) -> list[Figure]:
+    """Accuracy of probes on codes against sparsity, the dense layer as a line across.
+
+    The first label has a panel a layer; a second figure has a panel for each other label, at the
+    layer that stands for all codes.
+    """
+    if results.of("probe_accuracy", "sae").is_empty():
+        return []
+    rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
+    rows = charts.named(rows.filter(pl.col("value").is_not_nan()), results.pooling)
+    first, *others = results.labels
+    caption = (
+        "Probe accuracy from the codes (blue) as fewer latents may fire; the orange line is the dense layer with its "
+        "interval. Where blue meets orange the codes lose nothing. Grey: permuted labels, from the mean to the upper "
+        "end."
+    )
+    of_first = rows.filter(pl.col("target") == first)
+    layers = of_first.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()
+    at_layer = {f"layer {layer}": of_first.filter(pl.col("layer") == layer) for layer in layers}
+    figures = [_against_sparsity(results, "probe-against-sparsity", first, caption, at_layer)]
+    if others:
+        layer = results.codes_layer.layer
+        of_layer = rows.filter(pl.col("layer") == layer)
+        per_label = {label: of_layer.filter(pl.col("target") == label) for label in others}
+        said = f"{caption} Layer {layer}."
+        figures.append(
+            _against_sparsity(results, "probe-against-sparsity-others", words.listed(others), said, per_label)
         )
-        for layer in layers
+    return figures
+
+
+def _against_sparsity(
+    results: Results, name: str, what: str, caption: str, panels: Mapping[str, pl.DataFrame]
+) -> Figure:
+    rows = pl.concat(list(panels.values()))
+    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if words.known(v))) / 20, 1.0)
+    sparsities = results.sparsities
+    drawn = [
+        Panel(charts.against_sparsity(part, y_title="accuracy", sparsities=sparsities, top=top), title)
+        for title, part in panels.items()
     ]
     return Figure(
-        name=f"probe-against-sparsity-{_slug(label)}",
-        title=f"What sparse codes keep of the {label}",
-        caption=(
-            f"Probe accuracy for {label} from the codes (blue) as fewer latents may fire; the orange line is the "
-            "dense layer with its interval. Where blue meets orange the codes lose nothing. Grey: permuted labels."
-        ),
-        panels=panels,
+        name=name,
+        title=f"What sparse codes keep of the {what}",
+        caption=caption,
+        panels=drawn,
         table=tables.result_rows(rows.drop("series")),
-        height=230 if len(panels) > 1 else 300,
+        height=230 if len(drawn) > 1 else 300,
         legend=charts.series_names(rows),
     )
 
@@ -150,7 +172,10 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
         height=190,
         small=True,
         legend=charts.series_names(rows),
-        notes=["Factors within a category depend on each other; count them as a few facts, not as many."],
+        notes=[
+            "Factors within a category depend on each other; count them as a few facts, not as many.",
+            "In the table “null” is the upper end of what permuted factors reach.",
+        ],
     )
 
 
@@ -164,11 +189,11 @@ def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
         target = wide.setdefault(row["target"], {"factor": row["target"], "category": run.category(row["target"])})
         target[place] = row["value"]
         if row["null_high"] is not None:
-            target[f"{place}, null upper end"] = row["null_high"]
+            target[f"{place} null"] = row["null_high"]
         target["rows"], target["groups"] = row["n"], row["groups"]
     schema: dict[str, pl.DataType] = {"factor": pl.String(), "category": pl.String()}
     for label in labels:
-        schema |= {label: pl.Float64(), f"{label}, null upper end": pl.Float64()}
+        schema |= {label: pl.Float64(), f"{label} null": pl.Float64()}
     table = pl.DataFrame(list(wide.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
     empty = [c for c in table.columns if table[c].dtype.is_float() and table[c].fill_nan(None).is_null().all()]
     return table.drop(empty)
@@ -194,7 +219,7 @@ def category_map(run: Run) -> Figure | None:
             "categories do not look better than small ones; a cell reads “predicted / all”."
         ),
         panels=[Panel(charts.category_map(c, categories=categories), titles[name]) for name, c in cells.items()],
-        table=table.select("representation", *(c for c in table.columns if c != "representation")),
+        table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),
         height=28 * max(len(categories), 2) + 20,
     )
 
@@ -215,8 +240,8 @@ def category_cells(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def factor_layer(results: Results) -> int | None:
-    """Return the layer whose factors are shown: the best one, or the nearest to it that has codes with factors."""
-    best = results.best_layer.layer
+    """Return the layer whose factors are shown: that of the codes, or the nearest to it that has factors."""
+    best = results.codes_layer.layer if results.sparsities else results.best_layer.layer
     having = results.of("factor_r2", "sae")["layer"].unique().sort().to_list()
     having = having or results.of("factor_r2")["layer"].unique().sort().to_list()
     return min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
@@ -225,10 +250,9 @@ def factor_layer(results: Results) -> int | None:
 def all_figures(run: Run) -> dict[str, list[Figure]]:
     """Return every figure that the run's results allow, by section."""
     results = run.results
-    labels = results.labels
     sections: dict[str, list[Figure | None]] = {
-        "layers": [probe_by_layer(results, label) for label in labels],
-        "sparsity": [probe_against_sparsity(results, label) for label in labels],
+        "layers": [probe_by_layer(results)],
+        "sparsity": [*probe_against_sparsity(results)],
         "reconstruction": [explained_variance(results)],
         "factors": [
             factors_against_sparsity(run, "factor_r2"),
@@ -239,15 +263,15 @@ def all_figures(run: Run) -> dict[str, list[Figure]]:
     return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
 
 
-def _with_all_probe_metrics(results: Results, label: str) -> pl.DataFrame:
+def _all_probe_metrics(results: Results) -> pl.DataFrame:
     metrics = ["probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"]
-    rows = results.shown.filter(pl.col("metric").is_in(metrics) & (pl.col("target") == label))
-    return tables.result_rows(rows.sort("metric", "layer", "representation", "sparsity", maintain_order=True))
+    rows = results.shown.filter(pl.col("metric").is_in(metrics))
+    return tables.result_rows(rows.sort("metric", "target", "layer", "representation", "sparsity", maintain_order=True))
 
 
-def _pooled_first(results: Results, metric: str, *, target: str) -> pl.DataFrame:
-    rows = results.shown.filter((pl.col("metric") == metric) & (pl.col("target") == target))
-    return rows.filter((pl.col("representation") == "sae") & pl.col("pooling").is_in(results.other_poolings))
+def _pooled_first(results: Results, metric: str) -> pl.DataFrame:
+    rows = results.shown.filter((pl.col("metric") == metric) & (pl.col("representation") == "sae"))
+    return rows.filter(results.in_other_pooling)
 
 
 def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
@@ -257,7 +281,3 @@ def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
     for factor in sorted(factors):
         members.setdefault(run.category(factor), []).append(factor)
     return {c: m for c, m in members.items() if m}
-
-
-def _slug(label: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "-" for c in label).strip("-").lower()[:40] or "label"

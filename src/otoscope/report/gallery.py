@@ -1,5 +1,6 @@
 """The gallery: what single latents sound and look like when they fire."""
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
 
+MAX_ALSO = 5
+"""Further factors of the same latent that are named; the rest is counted."""
 MAX_BYTES = 8_000_000
 """Sound and pictures that the gallery may hold, before base64; later clips are left out beyond it."""
 
@@ -70,10 +73,10 @@ def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget)
         f"{words.count(first['test_groups'], 'group')}",
         f"null |r| up to {words.decimal(first['null_high'], 2)}",
         f"train {words.decimal(first['train_r'], 2)}",
-        f"held-out R² of the factor from all codes {words.decimal(first['score'], 2)}",
+        f"R² of the factor from all codes on held-out groups {words.decimal(first['score'], 2)}",
         f"active in {words.percent(first['firing'], 0)} of clips",
     ]
-    also = f"Also the best single latent for {words.listed(first['also'])}." if first["also"] else None
+    also = _also(first["also"]) if first["also"] else None
     clips = [clip for row in rows if (clip := _clip(row, folder, budget))]
     return element(
         "article",
@@ -88,6 +91,12 @@ def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget)
         element("div", *clips, class_="clips"),
         class_="latent",
     )
+
+
+def _also(factors: list[str]) -> str:
+    named, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
+    more = [words.count(rest, "further factor")] if rest > 0 else []
+    return f"Also the best single latent for {words.listed([*named, *more])}."
 
 
 def _clip(row: dict[str, Any], folder: Path, budget: _Budget) -> Html | None:
@@ -112,7 +121,13 @@ def _caption(row: dict[str, Any]) -> list[Html]:
         parts.append(f"{row['factor']} = {_short(row['factor_value'])}")
     if row["from_s"] > 0:
         parts.append(f"cut from {row['from_s']:.2f} s on")
-    return [element("span", row["clip_id"], class_="id"), element("span", "; ".join(parts), class_="quiet")]
+    return [element("span", _breakable(row["clip_id"]), class_="id"), element("span", "; ".join(parts), class_="quiet")]
+
+
+def _breakable(name: str) -> Html:
+    """Let a long name break after its slashes and underscores first."""
+    pieces = re.findall(r"[^/_]*[/_]?", name)
+    return join(*(join(piece, element("wbr")) for piece in pieces if piece))
 
 
 def _picture(row: dict[str, Any], path: Path) -> Html:
@@ -124,7 +139,7 @@ def _picture(row: dict[str, Any], path: Path) -> Html:
     duration = row["duration_s"]
     return element(
         "div",
-        element("img", src=_data("image/png", path), alt=alt, width=480, height=160, loading="lazy"),
+        element("img", src=_data("image/png", path), alt=alt, width=480, height=160, decoding="async"),
         _curve(row),
         element("span", class_="playhead", aria_hidden="true"),
         element("span", f"{row['high_hz'] / 1000:.3g} kHz", class_="tick top", aria_hidden="true"),

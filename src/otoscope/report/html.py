@@ -2,7 +2,7 @@
 
 from html import escape
 
-VOID = frozenset({"br", "img", "input", "link", "meta", "hr"})
+VOID = frozenset({"br", "img", "input", "link", "meta", "hr", "wbr"})
 """Elements that have no end tag."""
 
 
@@ -38,11 +38,6 @@ def join(*children: str | None) -> Html:
     '1 &lt; 2, <b>yes</b>'
     """
     return Html("".join(c if isinstance(c, Html) else escape(c) for c in children if c is not None))
-
-
-def paragraphs(*sentences: str | None, class_: str | None = None) -> Html:
-    """Return each text as a paragraph of its own."""
-    return join(*(element("p", s, class_=class_) for s in sentences if s))
 
 
 def script_json(text: str) -> Html:

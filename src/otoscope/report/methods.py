@@ -8,13 +8,18 @@ import polars as pl
 from otoscope.report import tables, words
 from otoscope.report.figures import POOLINGS
 from otoscope.report.folder import Run
-from otoscope.report.html import Html, element, join, paragraphs
+from otoscope.report.html import Html, element, join
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
+
+MAX_SETTING = 80
+"""Characters beyond which a value of a card is no setting (histories of training, lists of hashes)."""
+SOURCES = {"truth": "the corpus's own ground truth"}
+"""Sources of factors in words; other sources stand as they are named."""
 
 
 def methods(run: Run) -> Html:
     """Return the methods: paragraphs, then every setting of the run and of the dictionaries."""
-    blocks = [paragraphs(*_prose(run))]
+    blocks = [element("p", element("b", topic), ". ", text) for topic, text in _prose(run).items() if text]
     if run.config:
         blocks.append(_folded("Every setting of the run", tables.settings(run.config, caption="Settings of the run")))
     if run.cards:
@@ -22,34 +27,42 @@ def methods(run: Run) -> Html:
     return join(*blocks)
 
 
-def _prose(run: Run) -> list[str | None]:
+def _prose(run: Run) -> dict[str, str | None]:
     results = run.results
-    return [
-        _sound(run),
-        f"Encoder. {run.encoder}, frozen and in evaluation mode, layers {words.listed(results.layers)}; layer 0 is the "
-        "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its valid "
-        "frames; padding is never counted.",
-        _codes(run),
-        "Probes. Multinomial logistic regression on standardised features, fitted on the training groups, its penalty "
-        "chosen on the validation groups, scored on the test groups. The null is the same probe on permuted labels."
+    return {
+        "Sound": _sound(run),
+        "Encoder": (
+            f"{run.encoder}, frozen and in evaluation mode, layers {words.listed(results.layers)}; layer 0 is the "
+            "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its "
+            "valid frames; padding is never counted."
+        ),
+        "Dictionaries": _codes(run),
+        "Probes": (
+            "Multinomial logistic regression on standardised features, fitted on the training groups, its penalty "
+            "chosen on the validation groups, scored on the test groups. The null is the same probe on permuted labels."
+        )
         if results.labels
         else None,
-        f"Factors. {words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted "
-        "on the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
-        f"entropy of the absolute weights. A factor counts as predicted from an R² of {PREDICTED_R2} on, if it also "
-        "exceeds the upper end of its null."
+        "Factors": (
+            f"{words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
+            "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
+            "entropy of the absolute weights. A factor counts as predicted from an R² of "
+            f"{PREDICTED_R2} on, if it also exceeds the upper end of its null."
+        )
         if results.factors
         else None,
-        "Intervals are 95 % bootstrap intervals that resample whole groups (never single clips); with few groups they "
-        "are wide, and with one group there is none. A dash stands where a number does not apply.",
-        _choices(run),
-    ]
+        "Intervals": (
+            f"95{words.NBSP}% bootstrap intervals that resample whole groups (never single clips); with few groups "
+            "they are wide, and with one group there is none. A dash stands where a number does not apply."
+        ),
+        "What is shown": _choices(run),
+    }
 
 
 def _sound(run: Run) -> str:
     name = run.corpus.get("name") or run.name
     if run.clips is None:
-        return f"Sound. {name}."
+        return f"{name}."
     clips = run.clips
     parts: list[str] = []
     for split in ("train", "valid", "test"):
@@ -59,7 +72,7 @@ def _sound(run: Run) -> str:
     hours = clips["duration_s"].sum() / 3600
     rates = sorted(clips["rate_hz"].unique().to_list())
     return (
-        f"Sound. {name}: {words.count(clips.height, 'clip')}, {hours:.2f} hours at {words.listed(rates)} Hz. "
+        f"{name}: {words.count(clips.height, 'clip')}, {hours:.2f} hours at {words.listed(rates)} Hz. "
         f"Groups are never shared between splits: {words.listed(parts)}."
     )
 
@@ -73,16 +86,25 @@ def _codes(run: Run) -> str | None:
     spelled = [f"{words.sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
     pooling = POOLINGS.get(results.pooling)
     return (
-        f"Dictionaries. Sparse autoencoders with {results.latents} latents at sparsities {words.listed(spelled)}"
+        f"Sparse autoencoders with {results.latents} latents at sparsities {words.listed(spelled)}"
         + (f"; {pooling}" if pooling else "")
-        + f". Seed {results.seed}."
+        + f". {_recipe(run)}Seed {results.seed}."
     )
+
+
+def _recipe(run: Run) -> str:
+    presets = dict.fromkeys(str(card["preset"]) for card in run.cards.values() if "preset" in card)
+    return f"Trained with the preset {words.listed(presets)} (all settings below). " if presets else ""
 
 
 def _choices(run: Run) -> str:
     results = run.results
-    said = [f"Where one layer stands for all it is layer {results.best_layer.layer}: {results.best_layer.reason}."]
+    said = [
+        f"Where one dense layer stands for all it is layer {results.best_layer.layer}: {results.best_layer.reason}."
+    ]
     if results.reference_sparsity is not None:
+        codes = results.codes_layer
+        said.append(f"Codes are shown of layer {codes.layer} where one layer must do: {codes.reason}.")
         said.append(
             f"Where one sparsity stands for all it is {words.sparsity(results.reference_sparsity)}, the nearest to "
             f"{words.sparsity(REFERENCE_SPARSITY)}."
@@ -99,17 +121,17 @@ def _choices(run: Run) -> str:
 def _sources(run: Run) -> str:
     listed = run.factors.get("factors", [])
     sources = dict.fromkeys(str(f.get("source") or "unknown") for f in listed if f["name"] in set(run.results.factors))
-    return f"from {words.listed(sources)}" if sources else "source not recorded"
+    return f"from {words.listed(SOURCES.get(s, s) for s in sources)}" if sources else "source not recorded"
 
 
 def _dictionaries(cards: Mapping[str, Mapping[str, Any]]) -> Html:
     """Return the cards' settings: what all dictionaries share once, what differs as a table."""
     flat = {name: tables.flattened(card) for name, card in cards.items()}
     keys = list(dict.fromkeys(k for card in flat.values() for k in card))
-    spelled = {k: {name: str(card.get(k, "–")) for name, card in flat.items()} for k in keys}
-    short = {k: v for k, v in spelled.items() if max(map(len, v.values())) <= 200}
+    spelled = {k: {name: tables.spelled(card.get(k)) for name, card in flat.items()} for k in keys}
+    short = {k: v for k, v in spelled.items() if max(map(len, v.values())) <= MAX_SETTING}
     same = {k: next(iter(v.values())) for k, v in short.items() if len(set(v.values())) == 1}
-    differing = {k: v for k, v in short.items() if k not in same}
+    differing = {k: v for k, v in short.items() if k not in same and v != {name: name for name in flat}}
     table = pl.DataFrame(
         {"dictionary": list(flat), **{k: [v[name] for name in flat] for k, v in differing.items()}},
         schema={"dictionary": pl.String(), **dict.fromkeys(differing, pl.String())},

@@ -13,6 +13,7 @@ function recoloured(spec) {
 
 async function draw(place) {
   const key = place.dataset.chart;
+  place.dataset.begun = "yes";
   drawn.get(key)?.finalize();
   const options = {
     config: dark.matches ? themes.dark : themes.light,
@@ -30,14 +31,21 @@ const watcher = new IntersectionObserver(
   (entries) => {
     for (const entry of entries.filter((e) => e.isIntersecting)) {
       watcher.unobserve(entry.target);
-      draw(entry.target);
+      if (!entry.target.dataset.begun) draw(entry.target);
     }
   },
   { rootMargin: "1200px" },
 );
 places.forEach((place) => watcher.observe(place));
-dark.addEventListener("change", () => places.filter((p) => p.dataset.drawn).forEach(draw));
-addEventListener("beforeprint", () => places.filter((p) => !p.dataset.drawn).forEach(draw));
+
+// The rest follows one by one while the page is at rest, so that a search, a print or a screenshot finds all.
+function drawNext() {
+  const next = places.find((place) => !place.dataset.begun);
+  if (next) draw(next).finally(() => setTimeout(drawNext, 30));
+}
+addEventListener("load", () => setTimeout(drawNext, 400));
+dark.addEventListener("change", () => places.filter((p) => p.dataset.begun).forEach(draw));
+addEventListener("beforeprint", () => places.filter((p) => !p.dataset.begun).forEach(draw));
 
 function followed(audio) {
   const picture = audio.parentElement.querySelector(".picture");

@@ -26,17 +26,19 @@ class Results:
     @cached_property
     def shown(self) -> pl.DataFrame:
         """Rows of the protocol, seed and dictionary width that the charts are drawn of, split "test"."""
-        rows = self.rows
-        if rows.is_empty():
-            return rows
-        rows = rows.filter(pl.col("protocol") == self.protocol)
+        return self.chosen.filter(pl.col("split") == "test")
+
+    @cached_property
+    def chosen(self) -> pl.DataFrame:
+        """The same of all splits: layers are chosen by what was reached on validation groups."""
+        rows = self.rows.filter(pl.col("protocol") == self.protocol)
         if self.seed is not None:
             rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
         if self.latents is not None:
             rows = rows.filter(
-                (pl.col("representation") != "sae") | self._other_pooling | (pl.col("latents") == self.latents)
+                (pl.col("representation") != "sae") | self.in_other_pooling | (pl.col("latents") == self.latents)
             )
-        return rows.filter(pl.col("split") == "test")
+        return rows
 
     @cached_property
     def protocols(self) -> list[str]:
@@ -61,7 +63,7 @@ class Results:
     @cached_property
     def latents(self) -> int | None:
         """The dictionary width that the charts show; None where there is no dictionary."""
-        widths = self._of_dictionaries.filter(~self._other_pooling)["latents"].drop_nulls()
+        widths = self._of_dictionaries.filter(~self.in_other_pooling)["latents"].drop_nulls()
         if widths.is_empty():
             return None
         counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
@@ -88,7 +90,8 @@ class Results:
         return [p for p in self.poolings if p != self.pooling]
 
     @property
-    def _other_pooling(self) -> pl.Expr:
+    def in_other_pooling(self) -> pl.Expr:
+        """Whether a row is of codes that were pooled in another way than the charts show."""
         return pl.col("pooling").is_in(self.other_poolings)
 
     @cached_property
@@ -118,14 +121,23 @@ class Results:
 
     @cached_property
     def best_layer(self) -> "BestLayer":
-        """The layer that stands for all where only one can be shown."""
-        return _choose_layer(self)
+        """The dense layer that stands for all where only one can be shown."""
+        return _choose_layer(self, self.labels[0] if self.labels else None)
+
+    def best_layer_for(self, label: str) -> "BestLayer":
+        """The dense layer that knows a label best."""
+        return _choose_layer(self, label)
+
+    @cached_property
+    def codes_layer(self) -> "BestLayer":
+        """The layer whose codes stand for all; the gallery's latents are chosen by the same rule."""
+        return _choose_codes_layer(self)
 
     def of(self, metric: str | Sequence[str], representation: str | None = None, **equal: Any) -> pl.DataFrame:
         """Return the shown rows of a metric; codes only of the pooling that the charts show."""
         metrics = [metric] if isinstance(metric, str) else list(metric)
         rows = self.shown.filter(pl.col("metric").is_in(metrics))
-        rows = rows.filter((pl.col("representation") != "sae") | ~self._other_pooling)
+        rows = rows.filter((pl.col("representation") != "sae") | ~self.in_other_pooling)
         if representation is not None:
             rows = rows.filter(pl.col("representation") == representation)
         for column, value in equal.items():
@@ -155,31 +167,41 @@ def predicted() -> pl.Expr:
     return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2) & above_null
 
 
-def _choose_layer(results: Results) -> BestLayer:
-    dense = results.rows.filter(
-        (pl.col("representation") == "dense") & (pl.col("protocol") == results.protocol) & pl.col("value").is_not_nan()
-    )
-    if results.labels:
-        probes = dense.filter((pl.col("metric") == "probe_accuracy") & (pl.col("target") == results.labels[0]))
-        balanced = dense.filter((pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid"))
-        if layer := _highest(balanced.filter(pl.col("target") == results.labels[0])):
-            return BestLayer(
-                layer[0], "it has the highest balanced accuracy of the dense probe on the validation groups"
-            )
-        if layer := _highest(probes.filter(pl.col("split") == "test")):
+def _choose_layer(results: Results, label: str | None) -> BestLayer:
+    dense = results.chosen.filter((pl.col("representation") == "dense") & pl.col("value").is_not_nan())
+    if label is not None:
+        probes = dense.filter(pl.col("target") == label)
+        held = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
+        if layer := _highest(probes.filter(held)):
+            reason = "it has the highest balanced accuracy of the dense probe on the validation groups"
+            return BestLayer(layer[0], reason)
+        if layer := _highest(probes.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))):
             return BestLayer(
                 layer[0],
                 "it has the highest accuracy of the dense probe on the test groups, so its own number is a maximum "
                 "over layers and a little optimistic",
             )
-    r2 = dense.filter((pl.col("metric") == "factor_r2") & (pl.col("split") == "test"))
-    median = r2.group_by("layer").agg(pl.col("value").median()).sort("layer")
-    if layer := _highest(median):
-        return BestLayer(layer[0], "the dense layer's median held-out R² over the factors is highest there")
-    rebuilt = results.of("explained_variance", "sae").group_by("layer").agg(pl.col("value").mean()).sort("layer")
+    for split, groups in (("valid", "validation groups"), ("test", "test groups")):
+        r2 = dense.filter((pl.col("metric") == "factor_r2") & (pl.col("split") == split))
+        if layer := _highest(r2.group_by("layer").agg(pl.col("value").median())):
+            return BestLayer(layer[0], f"the dense layer's median R² over the factors is highest there on the {groups}")
+    rebuilt = results.of("explained_variance", "sae").group_by("layer").agg(pl.col("value").mean())
     if layer := _highest(rebuilt):
         return BestLayer(layer[0], "the dictionaries explain most of its variance")
     return BestLayer(results.layers[0] if results.layers else None, "it is the first")
+
+
+def _choose_codes_layer(results: Results) -> BestLayer:
+    codes = results.chosen.filter((pl.col("representation") == "sae") & pl.col("value").is_not_nan())
+    codes = codes.filter(~results.in_other_pooling & (pl.col("sparsity") == pl.lit(results.reference_sparsity)))
+    for metric, what in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
+        held = codes.filter((pl.col("metric") == metric) & (pl.col("split") == "valid"))
+        if layer := _highest(held.group_by("layer").agg(pl.col("value").mean())):
+            return BestLayer(layer[0], f"its codes do best in the {what} on the validation groups")
+    best = results.best_layer.layer
+    having = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")["layer"].unique().to_list()
+    nearest = min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
+    return BestLayer(nearest, "it is the nearest to the best layer that has a dictionary")
 
 
 def _highest(rows: pl.DataFrame) -> list[int]:

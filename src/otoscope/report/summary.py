@@ -41,14 +41,16 @@ def summary(run: Run) -> Html:
 
 
 def probe_findings(results: Results, label: str) -> list[Finding]:
-    """Say what the dense layer knows of a label, and what the codes lose."""
+    """Say what the dense layers know of a label, and what the codes lose; briefly for all labels but the first."""
+    if label != results.labels[0]:
+        return _brief(results, label)
     best = results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     found: list[Finding] = []
     if dense:
         found.append(
             Finding(
-                f"What the layer knows of the {label}",
+                f"What the layers know of the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches "
                 f"{words.percent(dense['value'])} on unseen groups ({words.backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.reason}.",
@@ -60,19 +62,34 @@ def probe_findings(results: Results, label: str) -> list[Finding]:
     return found
 
 
+def _brief(results: Results, label: str) -> list[Finding]:
+    best = results.best_layer_for(label).layer
+    dense = results.one("probe_accuracy", "dense", target=label, layer=best)
+    said: list[str] = []
+    if dense:
+        said.append(f"Layer {best} reaches {words.percent(dense['value'])} ({words.backed(dense)}).")
+    if codes := _codes(results, label, results.reference_sparsity):
+        said.append(_loss_sentence(results, label, codes))
+    return [Finding(f"The {label}", " ".join(said))] if said else []
+
+
 def _loss(results: Results, label: str, at: float) -> str | None:
-    codes = _nearest_codes(results, label, at)
-    if codes is None:
-        return None
+    codes = _codes(results, label, at)
+    return _loss_sentence(results, label, codes) if codes else None
+
+
+def _loss_sentence(results: Results, label: str, codes: Row) -> str:
     dense = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     reached = f"{words.percent(codes['value'])} ({words.backed(codes)})"
-    start = f"At {words.sparsity(at)} sparsity (k={codes['k']}) the codes of layer {codes['layer']} reach {reached}"
+    where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
+    start = f"At {words.sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:
         return f"{start}."
     change = 100 * (codes["value"] - dense["value"])
     if abs(change) < 0.05:
-        return f"{start}, as much as the dense layer."
-    return f"{start}, {abs(change):.1f} points {'more' if change > 0 else 'less'} than the dense layer."
+        return f"{start}, as much as that layer's dense activations."
+    verb = "more" if change > 0 else "less"
+    return f"{start}, {abs(change):.1f} points {verb} than that layer's dense activations."
 
 
 def variance_findings(results: Results) -> list[Finding]:
@@ -172,15 +189,14 @@ def _headline(results: Results) -> list[float]:
     return found or ([results.reference_sparsity] if results.reference_sparsity is not None else [])
 
 
-def _nearest_codes(results: Results, label: str, at: float) -> Row | None:
-    rows = results.of("probe_accuracy", "sae", target=label, sparsity=at).filter(pl.col("value").is_not_nan())
-    return _nearest(rows, results)
+def _codes(results: Results, label: str, at: float | None) -> Row | None:
+    return _at_codes_layer(results.of("probe_accuracy", "sae", target=label, sparsity=at), results)
 
 
-def _nearest(rows: pl.DataFrame, results: Results) -> Row | None:
-    """Return the row of the layer nearest to the best one."""
-    best = results.best_layer.layer or 0
-    near = rows.sort((pl.col("layer") - best).abs(), "layer")
+def _at_codes_layer(rows: pl.DataFrame, results: Results) -> Row | None:
+    """Return the row of the codes' layer, or of the layer nearest to it."""
+    layer = results.codes_layer.layer or 0
+    near = rows.filter(pl.col("value").is_not_nan()).sort((pl.col("layer") - layer).abs(), "layer")
     return near.row(0, named=True) if near.height else None
 
 
@@ -191,16 +207,17 @@ def _probe_tiles(results: Results) -> list[Html]:
     dense = results.one("probe_accuracy", "dense", target=label, layer=results.best_layer.layer)
     tiles = [_tile(f"{label}, dense layer {dense['layer']}", words.percent(dense["value"]), dense)] if dense else []
     for at in _headline(results)[:1]:
-        if codes := _nearest_codes(results, label, at):
+        if codes := _codes(results, label, at):
             name = f"{label}, codes at {words.sparsity(at)}, layer {codes['layer']}"
-            tiles.append(_tile(name, words.percent(codes["value"]), codes))
+            same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
+            beside = f"dense layer {codes['layer']}: {words.percent(same['value'])}" if same else None
+            tiles.append(_tile(name, words.percent(codes["value"]), codes, beside=beside))
     return tiles
 
 
 def _variance_tile(results: Results) -> list[Html]:
     at = results.reference_sparsity
-    rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
-    near = _nearest(rows, results)
+    near = _at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
     if near is None:
         return []
     name = f"explained variance at {words.sparsity(at)}, layer {near['layer']}"
@@ -223,8 +240,8 @@ def _factor_tiles(results: Results) -> list[Html]:
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), null=beside)]
 
 
-def _tile(name: str, value: str, row: Row, *, null: str | None = None) -> Html:
-    lines: list[str] = []
+def _tile(name: str, value: str, row: Row, *, null: str | None = None, beside: str | None = None) -> Html:
+    lines = [beside] if beside else []
     if words.known(row["low"]) and words.known(row["high"]) and null is None:
         lines.append(f"interval {words.percent(row['low'])} to {words.percent(row['high'])}")
     if null is not None:

@@ -22,6 +22,8 @@ RESULT_COLUMNS = (
     *("target", "layer", "representation", "pooling", "sparsity", "latents", "k", "metric", "value"),
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
+LONG_TEXT = 11
+"""Characters from which on a column of texts gets room."""
 MAX_ROWS = 300
 """Rows a table shows at most; its download always holds all."""
 
@@ -51,27 +53,31 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: 
 
 def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Html:
     """Return a table that scrolls sideways by itself; numbers are right-aligned and hold their exact value."""
-    numeric = {c: rows.schema[c].is_numeric() for c in rows.columns}
+    classes = {c: _class(rows[c]) for c in rows.columns}
     titles = (TITLES.get(c, c.replace("_", " ")) for c in rows.columns)
-    head = join(
-        *(
-            element("th", t, scope="col", class_="number" if numeric[c] else None)
-            for c, t in zip(rows.columns, titles, strict=True)
-        )
+    head = join(*(element("th", t, scope="col", class_=classes[c]) for c, t in zip(rows.columns, titles, strict=True)))
+    body = join(
+        *(element("tr", *(_cell(row[c], c, digits, classes[c]) for c in rows.columns)) for row in rows.rows(named=True))
     )
-    body = join(*(element("tr", *(_cell(row[c], c, digits) for c in rows.columns)) for row in rows.rows(named=True)))
     inner = element("table", element("thead", element("tr", head)), element("tbody", body))
     return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def _cell(value: Any, column: str, digits: int) -> Html:
+def _class(column: pl.Series) -> str | None:
+    """Tell numbers, to be set right, and columns of long texts, to be kept from wrapping at every letter."""
+    if column.dtype.is_numeric():
+        return "number"
+    return "long" if max((len(str(v)) for v in column), default=0) > LONG_TEXT else None
+
+
+def _cell(value: Any, column: str, digits: int, class_: str | None) -> Html:
     if isinstance(value, float):
         text = words.sparsity(value) if column == "sparsity" else words.decimal(value, digits)
         inner = element("data", text, value=repr(value)) if words.known(value) else "–"
-        return element("td", inner, class_="number")
+        return element("td", inner, class_=class_)
     if isinstance(value, int) and not isinstance(value, bool):
-        return element("td", element("data", str(value), value=value), class_="number")
-    return element("td", "–" if value is None else str(value))
+        return element("td", element("data", str(value), value=value), class_=class_)
+    return element("td", "–" if value is None else str(value), class_=class_)
 
 
 def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -89,7 +95,7 @@ def _empty(column: pl.Series) -> bool:
 def settings(values: Mapping[str, Any], *, caption: str) -> Html:
     """Return a two-column table of settings, nested ones under dotted names."""
     rows = [
-        element("tr", element("th", key, scope="row"), element("td", _spelled(value)))
+        element("tr", element("th", key, scope="row"), element("td", spelled(value)))
         for key, value in flattened(values).items()
     ]
     inner = element("table", element("tbody", *rows), class_="settings")
@@ -111,9 +117,18 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """Return a setting as a reader writes it: yes and no, a dash for nothing, six digits of a number.
+
+    >>> spelled(True), spelled(None), spelled([1, 2]), spelled(0.005656854249)
+    ('yes', '–', '1, 2', '0.00565685')
+    """
     if value is None or value in ({}, []):
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(str(v) for v in value)
+        return ", ".join(spelled(v) for v in value)
     return str(value)

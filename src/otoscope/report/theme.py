@@ -18,7 +18,7 @@ class Colour:
 DENSE = Colour("#b8500f", "#f29a5c")
 SAE = Colour("#1c66a8", "#6fb4f0")
 SAE_POOLED = Colour("#6f4b99", "#c2a2ec")
-OTHER = Colour("#4f6f3a", "#a5cc8a")
+OTHER = Colour("#a8326b", "#f08ab8")
 NULL = Colour("#7c7c80", "#97979d")
 FACTOR = Colour("#b9c3cf", "#4a5766")
 
@@ -30,12 +30,12 @@ REPRESENTATIONS: dict[str, Colour] = {
 """Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
 
 LAYER_ANCHORS = (
-    Colour("#43207e", "#bda4f7"),
-    Colour("#2a6592", "#74b4ea"),
-    Colour("#1d8a72", "#63d8b0"),
-    Colour("#a97f00", "#f3d45f"),
+    Colour("#123c3a", "#3aa79c"),
+    Colour("#1f7a5c", "#63d39a"),
+    Colour("#5f9a1e", "#b4e05a"),
+    Colour("#b39b00", "#f7e07a"),
 )
-"""Four points that the layers' colours run through, from the first layer to the last."""
+"""Four points that the layers' colours run through, from the first to the last: apart from all representations."""
 
 
 def layer_colours(layers: Sequence[int]) -> dict[int, Colour]:
@@ -86,8 +86,8 @@ HEAT_INK = Colour("#23262c", "#e9e7e3")
 HEAT_INK_STRONG = Colour("#fdfdfd", "#11151a")
 """Text on the weak and on the strong half of the heat map, which runs light to dark or the other way."""
 
-HEAT_LIGHT = ("#f3f1ea", "#c9d9e6", "#86b0d2", "#3f80b8", "#154a80")
-HEAT_DARK = ("#23262b", "#24415c", "#2f6796", "#5598cf", "#a9d5f8")
+HEAT_LIGHT = ("#f2f0ea", "#d3d1cb", "#a19f9c", "#67676a", "#2d2f35")
+HEAT_DARK = ("#25282d", "#44474c", "#74767a", "#a9a9a8", "#e6e3dc")
 
 LIGHT_CONFIG = chart_config(ink="#22252a", quiet="#5c626b", grid="#e4e2dc", paper=None)
 DARK_CONFIG = {
