@@ -30,6 +30,10 @@ SKIPPED_PINS = {"dictionary-learning"}
 """Installed without what they ask for: an old nnsight, for reading language models, which no trainer uses."""
 
 
+STEPS = 3
+"""Steps a turn, one after the other as in training: each then finds in the caches what the one before left there."""
+
+
 class Case(NamedTuple):
     name: str
     width: int
@@ -53,7 +57,7 @@ CASES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES])
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -107,7 +111,7 @@ def measure(cases: list[Case], rounds: int, threads: int) -> None:
         for contender in contenders:
             for batch in batches[:3]:
                 contender.step(batch)
-        steps = max(1, 128 // case.batch)
+        steps = max(STEPS, 256 // case.batch)
         for turn in range(rounds):
             for contender in contenders:
                 time.sleep(0.02)  # idle OpenMP threads of the one before stop spinning

@@ -11,12 +11,21 @@ from otoscope.sae.kernels.tables import padded, padded_columns, write_row
 BLOCK = 64
 """Rows whose pre-activations are held at once: 512 KiB at 2,048 latents, so that they stay in the second cache."""
 
-SUM_BLOCK = 8
-"""Rows whose residuals are summed by one thread, in order."""
+
+def sum_block(rows: int) -> int:
+    """Return of how many rows one thread sums the residuals, in order: a matter of the batch, not of the threads.
+
+    >>> [sum_block(rows) for rows in (16, 1024)]
+    [8, 64]
+    """
+    return 64 if rows >= 512 else 8
 
 
 RANGE = 512
 """Latents whose atoms are visited by all rows before the next: 768 KiB (width 768) stay in the second cache."""
+
+VISIT = 32
+"""Entries of a row that a visit should find on average: each visit loads and stores the row's residual once."""
 
 
 @njit(**COMPILED)
@@ -94,12 +103,13 @@ def count_latents(index: Array, active: Array, counts: Array, start: int, stop: 
 @njit(**COMPILED)
 def find_ranges(index: Array, active: Array, latents: int, start: int, stop: int) -> Array:
     """Return where in each row's ascending entries each range of latents begins, `[ranges + 1, rows]`."""
-    ranges = -(-latents // RANGE)
+    size = max(RANGE, latents * VISIT // max(index.shape[1], 1))
+    ranges = -(-latents // size)
     bounds = np.zeros((ranges + 1, stop - start), np.int32)
     for row in range(start, stop):
         line, place = index[row], 0
         for part in range(1, ranges):
-            while place < active[row] and line[place] < part * RANGE:
+            while place < active[row] and line[place] < part * size:
                 place += 1
             bounds[part, row - start] = place
         bounds[ranges, row - start] = active[row]
@@ -120,12 +130,12 @@ def decode_rows(
 
 
 @njit(**COMPILED)
-def sum_columns(residuals: Array, sums: Array, start: int, stop: int) -> None:
-    """Sum the residuals of every `SUM_BLOCK` rows, `start` being the first row of a block."""
-    for first in range(start, stop, SUM_BLOCK):
-        total = sums[first // SUM_BLOCK]
+def sum_columns(residuals: Array, sums: Array, block: int, start: int, stop: int) -> None:
+    """Sum the residuals of every `block` rows, `start` being the first row of a block."""
+    for first in range(start, stop, block):
+        total = sums[first // block]
         total[:] = 0
-        for row in range(first, min(first + SUM_BLOCK, stop)):
+        for row in range(first, min(first + block, stop)):
             for i in range(total.shape[0]):
                 total[i] += residuals[row, i]
 
@@ -166,6 +176,7 @@ def rebuild_rows(
     atoms: Array,
     residuals: Array,
     sums: Array,
+    block: int,
     start: int,
     stop: int,
 ) -> None:
@@ -173,7 +184,7 @@ def rebuild_rows(
     bounds = find_ranges(index, active, atoms.shape[0], start, stop)
     decode_rows(index, code, bounds, atoms, residuals, start, stop)
     if sums.shape[0]:
-        sum_columns(residuals, sums, start, stop)
+        sum_columns(residuals, sums, block, start, stop)
     finish_rows(residuals, table, squares, start, stop)
     take_slopes(index, bounds, atoms, table, slope, start, stop)
     count_latents(index, active, counts, start, stop)

@@ -204,6 +204,7 @@ class TopKStep:
                 self._atoms,
                 work.residuals,
                 work.sums if entries is main else work.sums[:0],
+                forward.sum_block(len(rows)),
                 start,
                 stop,
             )
@@ -291,9 +292,9 @@ class TopKStep:
 
     def _row_bounds(self, rows: int) -> list[int]:
         """Share out rows in whole sum blocks, so that column sums do not depend on the number of threads."""
-        blocks = -(-rows // forward.SUM_BLOCK)
-        threads = self.team.threads
-        return [min(rows, blocks * i // threads * forward.SUM_BLOCK) for i in range(threads + 1)]
+        block, threads = forward.sum_block(rows), self.team.threads
+        blocks = -(-rows // block)
+        return [min(rows, blocks * i // threads * block) for i in range(threads + 1)]
 
     def _checked(self, rows: Array) -> Array:
         if rows.ndim != 2 or rows.shape[1] != self.width or not len(rows):

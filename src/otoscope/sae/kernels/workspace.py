@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.sae.kernels.forward import SUM_BLOCK
+from otoscope.sae.kernels.forward import sum_block
 from otoscope.sae.kernels.gather import Array
 from otoscope.sae.kernels.tables import words_for
 
@@ -83,7 +83,7 @@ class Workspace:
         return Workspace(
             inputs=empty_table(rows, width, dtype, packed=packed),
             residuals=np.empty((rows, columns), dtype),
-            sums=np.zeros((-(-rows // SUM_BLOCK), columns), dtype),
+            sums=np.zeros((-(-rows // sum_block(rows)), columns), dtype),
             main=Entries.empty(shape, shape.k, dtype, packed=packed),
             aux=Entries.empty(shape, shape.aux_k, dtype, packed=packed),
         )
