@@ -201,7 +201,7 @@ def category_map(cells: pl.DataFrame, *, categories: Sequence[str]) -> Chart:
     y = alt.Y("category:N").title(None).sort(list(categories)).axis(labelLimit=130)
     base = alt.Chart(cells).encode(x=x, y=y)
     legend = alt.Legend(format=PERCENT, orient="top", gradientLength=180, titleLimit=400)
-    colour = alt.Color("share:Q").title("share of the category's factors predicted").scale(domain=[0, 1]).legend(legend)
+    colour = alt.Color("share:Q").title("share of factors predicted").scale(domain=[0, 1]).legend(legend)
     tips: list[Any] = [alt.Tooltip("category:N"), alt.Tooltip("layer:O"), alt.Tooltip("text:N", title="predicted")]
     tips.append(alt.Tooltip("mean_r2:Q", format=".3f", title="mean held-out R²"))
     tiles = base.mark_rect(cornerRadius=2).encode(color=colour, tooltip=tips)
