@@ -32,13 +32,14 @@ class LassoSettings:
     """Grid, stopping rule and repetitions of `fit_factors`.
 
     `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
-    `smallest_alpha` times that. After `patience` penalties in a row without a better R2 on the
+    `smallest_alpha` times that; left out, it is 0.01 with fewer training rows than features and
+    0.001 otherwise, glmnet's rule at its coarser end: below it the fit only nears interpolation. After `patience` penalties in a row without a better R2 on the
     validation groups, smaller ones are not tried. Penalties are compared at duality gaps of
     `choice_tolerance` of the objective; what is reported is fitted to `tolerance`.
     """
 
     alphas: int = 20
-    smallest_alpha: float = 1e-3
+    smallest_alpha: float | None = None
     patience: int = 3
     permutations: int = 20
     resamples: int = RESAMPLES
@@ -220,7 +221,8 @@ class _Block:
         on_train = self.train.cross((y[:n_train] - mean) / scale)
         on_fitted = self.fitted.cross(_standardised(y))
         valid_y = (y[n_train:] - mean) / scale
-        fall = np.geomspace(1, settings.smallest_alpha, settings.alphas)
+        smallest = settings.smallest_alpha or (1e-2 if n_train < self.train.standard.shape[1] else 1e-3)
+        fall = np.geomspace(1, smallest, settings.alphas)
 
         def one(factor: int) -> tuple[float, float, Float[np.ndarray, " p"]]:
             target = np.ascontiguousarray(on_train[:, factor])
