@@ -116,12 +116,13 @@ class RunConfig(Section):
         return parse_corpus(value) if isinstance(value, dict) else value
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and validate a configuration; each override is `key.sub=VALUE` with VALUE in YAML.
 
     `${NAME}` and `${NAME:-default}` in strings are taken from the environment. Raises
     `ConfigError` that names the key, what it got and what is allowed.
     """
+    path = Path(path)
     try:
         raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

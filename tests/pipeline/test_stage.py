@@ -17,9 +17,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def run(folder: RunFolder, inputs: str, text: str = "made") -> bool:
     output = folder.root / "out.txt"
-    return run_stage(
-        folder, "s", inputs=inputs, outputs=[output], work=lambda: output.write_text(text), watch=Silent()
-    )
+    return run_stage(folder, "s", inputs=inputs, outputs=[output], work=lambda: output.write_text(text), watch=Silent())
 
 
 def test_work_is_done_once_for_the_same_inputs(folder: RunFolder) -> None:

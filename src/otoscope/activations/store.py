@@ -50,12 +50,13 @@ class ActivationStore:
     _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
 
     @classmethod
-    def open(cls, folder: Path, *, verify: bool = False) -> "ActivationStore":
+    def open(cls, folder: str | Path, *, verify: bool = False) -> "ActivationStore":
         """Open a store; with `verify`, check every file's SHA-256 first.
 
         Raises `IncompleteArtifact` when it was never finished and `DamagedArtifact` naming the file that is not
         as the manifest says.
         """
+        folder = Path(folder)
         if not locate(folder, MANIFEST).is_file():
             begun = "was begun but never finished" if locate(folder, CARD).is_file() else "holds no activations"
             raise IncompleteArtifact(f"{folder} {begun}; run the extraction (again), it goes on where it was")

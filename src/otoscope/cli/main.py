@@ -10,8 +10,8 @@ import typer
 # before anything loads torch: threads that spin while they wait starve each other on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from otoscope.cli import doctor, stages, synth  # noqa: E402
-from otoscope.errors import OtoscopeError  # noqa: E402
+from otoscope.cli import doctor, stages, synth
+from otoscope.errors import OtoscopeError
 
 app = typer.Typer(
     name="otoscope",

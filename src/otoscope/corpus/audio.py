@@ -115,6 +115,12 @@ def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float3
     return resample(sound.wave, from_hz=sound.rate_hz, to_hz=rate_hz)
 
 
+def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
+    """Decode a whole file, mono, at `rate_hz`; raises what `decode` raises."""
+    sound = decode(Path(path))
+    return resample(sound.wave, from_hz=sound.rate_hz, to_hz=rate_hz)
+
+
 def write_audio(path: Path, wave: Float32[np.ndarray, " samples"], rate_hz: int) -> None:
     """Write a mono WAV of 16-bit integers atomically, without dither: the same wave gives the same bytes.
 

@@ -33,9 +33,10 @@ class LassoSettings:
 
     `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
     `smallest_alpha` times that; left out, it is 0.01 with fewer training rows than features and
-    0.001 otherwise, glmnet's rule at its coarser end: below it the fit only nears interpolation. After `patience` penalties in a row without a better R2 on the
-    validation groups, smaller ones are not tried. Penalties are compared at duality gaps of
-    `choice_tolerance` of the objective; what is reported is fitted to `tolerance`.
+    0.001 otherwise (below 0.01 a fit with more features than rows only nears interpolation; glmnet
+    stops there too). After `patience` penalties in a row without a better R2 on the validation
+    groups, smaller ones are not tried. Penalties are compared at duality gaps of `choice_tolerance`
+    of the objective; what is reported is fitted to `tolerance`.
     """
 
     alphas: int = 20

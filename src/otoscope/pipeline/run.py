@@ -64,7 +64,7 @@ class RunSummary:
 
 def run(
     config: RunConfig,
-    folder: RunFolder | Path,
+    folder: RunFolder | Path | str,
     *,
     until: str = "report",
     strict: bool = False,
@@ -77,7 +77,7 @@ def run(
     """
     if until not in STAGES:
         raise ConfigError(f"no stage {until!r}; {suggest(until, STAGES)}")
-    folder = RunFolder(folder) if isinstance(folder, Path) else folder
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     watch = watch or Silent()
     start_s = time.monotonic()
     with folder.locked():

@@ -37,12 +37,13 @@ def save_sae(folder: Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> N
     write_json(folder / CARD, {**card, **added})
 
 
-def load_sae(folder: Path) -> Loaded:
+def load_sae(folder: str | Path) -> Loaded:
     """Read a model, in eval mode, and its card.
 
     Raises `IncompleteArtifact` when a file is missing, `DamagedArtifact` when weights and card do
     not belong together or a key is missing or unexpected, `StaleArtifact` for another format.
     """
+    folder = Path(folder)
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or not {"format", "model", "sha256"} <= card.keys():
         raise DamagedArtifact(f"{folder / CARD} is not the card of a dictionary; train it again")
