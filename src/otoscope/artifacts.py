@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -131,15 +132,13 @@ def read_table(path: Path) -> pl.DataFrame:
         ) from error
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically; arrays are made contiguous first."""
     with atomic(path) as temporary:
         save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, temporary, dict(metadata or {}))
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Read a safetensors file; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
     if not path.is_file():
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.activations.layout import index_path, locate, shard_card_path, tensor_path
@@ -194,7 +195,7 @@ def index_table(clips: Sequence[_Clip], shard: int) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0)
 
 

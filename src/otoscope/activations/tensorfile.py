@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.errors import DamagedArtifact
@@ -38,7 +39,7 @@ _HEADER_BYTES = 512
 _SPELLINGS = {precision.header: name for name, precision in PRECISIONS.items()}
 
 
-def rounded(values: Float[Tensor, "*axes"], dtype: str) -> np.ndarray[Any, Any]:
+def rounded(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
     """Round to the stored precision, nearest even; bfloat16 comes back as its bits in uint16.
 
     >>> import torch
@@ -49,7 +50,7 @@ def rounded(values: Float[Tensor, "*axes"], dtype: str) -> np.ndarray[Any, Any]:
     return (stored.view(torch.uint16) if dtype == "bfloat16" else stored).numpy()
 
 
-def widened(stored: np.ndarray[Any, Any], dtype: str) -> Float[np.ndarray, "*axes"]:
+def widened(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
     """Return stored values as float32, exactly; the inverse of `rounded` on what it returned.
 
     >>> widened(np.array([0x3F80], dtype=np.uint16), "bfloat16")
@@ -80,7 +81,7 @@ class RowFile:
         self._file.write(bytes(_HEADER_BYTES))
         return self
 
-    def append(self, rows: np.ndarray[Any, Any]) -> None:
+    def append(self, rows: NDArray[Any]) -> None:
         """Add rows already rounded to this file's precision."""
         if rows.shape[1:] != self.axes:
             raise ValueError(f"{self.name} takes rows of shape {self.axes}, got {rows.shape[1:]}")
@@ -117,7 +118,7 @@ class RowFile:
 class Mapped(NamedTuple):
     """A memory-mapped tensor `[rows, ...]` and the precision that its bits are in."""
 
-    values: np.ndarray[Any, Any]
+    values: NDArray[Any]
     dtype: str
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
@@ -115,7 +116,7 @@ class ASTEncoder:
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
 
-        def run(arrays: list[np.ndarray[Any, Any]]) -> Part:
+        def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_values
             values = features.to(self.runtime.device)
             states = capture(lambda: self.model(values), self.model.layers, set(layers))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Encoded(NamedTuple):
     tokens: Mapping[int, Float[Tensor, "clips tokens width"]]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A pretrained model, frozen and in eval mode.
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import Encoded
@@ -57,7 +57,7 @@ def encode_in_buckets(
     runtime: Runtime,
     bucket: Callable[[int], Hashable],
     frames: Callable[[int], int],
-    run: Callable[[list[np.ndarray[Any, Any]]], Part],
+    run: Callable[[list[NDArray[Any]]], Part],
 ) -> Encoded:
     """Run clips bucket by bucket and return them in their own order, padded with zeros to the longest.
 

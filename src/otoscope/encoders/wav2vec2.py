@@ -17,8 +17,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import (
@@ -150,7 +150,7 @@ class Wav2Vec2Encoder:
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
 
-        def run(arrays: list[np.ndarray[Any, Any]]) -> Part:
+        def run(arrays: list[NDArray[Any]]) -> Part:
             inputs = self.extractor(
                 arrays,
                 sampling_rate=self.rate_hz,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
@@ -58,7 +58,7 @@ class WhisperEncoder:
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
 
-        def run(arrays: list[np.ndarray[Any, Any]]) -> Part:
+        def run(arrays: list[NDArray[Any]]) -> Part:
             features = self._features(arrays)
             forward = self._short if self.context == "short" else self.model
             return Part(capture(lambda: forward(features), self.model.layers, set(layers)), {})
@@ -75,7 +75,7 @@ class WhisperEncoder:
     def _count(self, samples: int) -> int:
         return math.ceil(samples / self.hop_samples)
 
-    def _features(self, arrays: list[np.ndarray[Any, Any]]) -> Float[Tensor, "clips mels moments"]:
+    def _features(self, arrays: list[NDArray[Any]]) -> Float[Tensor, "clips mels moments"]:
         longest = max(array.shape[0] for array in arrays)
         length = self._count(longest) * self.hop_samples if self.context == "short" else None
         features = self.extractor(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
 
@@ -47,7 +48,7 @@ def number_groups(groups: Shaped[np.ndarray, " rows"]) -> tuple[Int[np.ndarray, 
     return codes.astype(np.int64), len(names)
 
 
-def group_sums(values: Float[np.ndarray, "rows ..."], groups: Shaped[np.ndarray, " rows"]) -> np.ndarray[Any, Any]:
+def group_sums(values: Float[np.ndarray, "rows ..."], groups: Shaped[np.ndarray, " rows"]) -> NDArray[Any]:
     """Return the sums of `values` over the rows of each group, `[groups, ...]`, in float64.
 
     Raises `EvaluationError` when `values` and `groups` differ in length.
@@ -68,12 +69,12 @@ def resample_counts(n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0)
 
 def bootstrap_sums(
     sums: Float[np.ndarray, "groups ..."],
-    statistic: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+    statistic: Callable[[NDArray[Any]], NDArray[Any]],
     *,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return value, low and high of a statistic that depends on the rows through sums only.
 
     `statistic` maps sums `[resamples, ...]` to `[resamples, ...]`; the value is the statistic of
@@ -140,7 +141,7 @@ def bootstrap_rows(
     return Interval(value, float(low), float(high))
 
 
-def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> np.ndarray[Any, Any]:
+def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> NDArray[Any]:
     """Return the two ends of the central `confidence` of the resamples, `[2, ...]`, NaN where all are NaN."""
     if not 0 < confidence < 1:
         raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
@@ -152,7 +153,7 @@ def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> n
     return ends.reshape(2, *drawn.shape[1:])
 
 
-def null_summary(null: Float[np.ndarray, "permutations ..."]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def null_summary(null: Float[np.ndarray, "permutations ..."]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return mean and 95 % point of a null distribution, NaN where nothing is defined.
 
     The 95 % point is the smallest permuted value that at least 95 % of them do not exceed: with

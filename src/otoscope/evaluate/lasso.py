@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate import descent
@@ -169,7 +170,7 @@ def _fit_block(
     errors = block.errors(y, y_test, fit.weights)
     sums = group_sums(errors, groups[test])
     r2, low, high = bootstrap_sums(sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
-    null: list[np.ndarray[Any, Any]] = []
+    null: list[NDArray[Any]] = []
     for order in _orders(len(fitted), settings.permutations, seed):
         permuted = block.fit(y[order], settings, pool)
         null.append(_r2(block.errors(y[order], y_test, permuted.weights).sum(axis=0)))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 MEMORY = 8
 HALVINGS = 30
@@ -139,15 +140,15 @@ def _descend(
 
 
 class _Pair(NamedTuple):
-    moved: np.ndarray[Any, Any]
-    bent: np.ndarray[Any, Any]
+    moved: NDArray[Any]
+    bent: NDArray[Any]
     curvature: Float[np.ndarray, " problems"]
 
 
-def _inverse_times(history: list[_Pair], slope: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _inverse_times(history: list[_Pair], slope: NDArray[Any]) -> NDArray[Any]:
     """Return the L-BFGS estimate of inverse Hessian times slope (the two-loop recursion)."""
     result = slope.copy()
-    shares: list[np.ndarray[Any, Any]] = []
+    shares: list[NDArray[Any]] = []
     for pair in reversed(history):
         share = _dot(pair.moved, result) / pair.curvature
         result -= share[:, None, None] * pair.bent
@@ -164,11 +165,11 @@ def _inverse_times(history: list[_Pair], slope: np.ndarray[Any, Any]) -> np.ndar
 
 def _step(
     batch: _Batch,
-    point: np.ndarray[Any, Any],
-    direction: np.ndarray[Any, Any],
+    point: NDArray[Any],
+    direction: NDArray[Any],
     loss: Float[np.ndarray, " problems"],
-    slope: np.ndarray[Any, Any],
-) -> tuple[np.ndarray[Any, Any], Float[np.ndarray, " problems"], np.ndarray[Any, Any]]:
+    slope: NDArray[Any],
+) -> tuple[NDArray[Any], Float[np.ndarray, " problems"], NDArray[Any]]:
     """Halve each problem's step until its loss falls enough; problems that cannot fall stay where they are."""
     fall = _dot(direction, slope)
     length = np.where(fall < 0, 1.0, 0.0)
@@ -189,9 +190,9 @@ def _one_hot(classes: Int[np.ndarray, "problems rows"], n_classes: int) -> Float
     return np.eye(n_classes)[classes.T]
 
 
-def _dot(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Float[np.ndarray, " problems"]:
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> Float[np.ndarray, " problems"]:
     return np.einsum("pqc,pqc->p", a, b)
 
 
-def _norm(a: np.ndarray[Any, Any]) -> Float[np.ndarray, " problems"]:
+def _norm(a: NDArray[Any]) -> Float[np.ndarray, " problems"]:
     return np.sqrt(_dot(a, a))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
@@ -227,7 +228,7 @@ def _figures(tables: Float[np.ndarray, "tables classes classes"]) -> Float[np.nd
     return np.stack([accuracy, recall, f1], axis=1)
 
 
-def _mean_where(part: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> Float[np.ndarray, " tables"]:
+def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:
     """Return the mean of part/whole over the classes where whole is not zero."""
     counts = whole > 0
     ratio = np.divide(part, whole, out=np.zeros_like(part), where=counts)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums
@@ -49,7 +50,7 @@ class ReconstructionMeter:
     def __init__(self, mean_train: Float[np.ndarray, " width"], *, always_on: float = 0.99) -> None:
         self._mean = np.asarray(mean_train, dtype=np.float64)
         self._always_on = always_on
-        self._sums: dict[str, np.ndarray[Any, Any]] = {}
+        self._sums: dict[str, NDArray[Any]] = {}
         self._firing: Int[np.ndarray, " latents"] | None = None
 
     def update(
@@ -107,10 +108,10 @@ class ReconstructionMeter:
 
     def _check(
         self,
-        rows: np.ndarray[Any, Any],
-        reconstructed: np.ndarray[Any, Any],
-        codes: np.ndarray[Any, Any],
-        groups: np.ndarray[Any, Any],
+        rows: NDArray[Any],
+        reconstructed: NDArray[Any],
+        codes: NDArray[Any],
+        groups: NDArray[Any],
     ) -> None:
         if rows.shape != reconstructed.shape or rows.shape[1:] != self._mean.shape:
             raise EvaluationError(

@@ -2,9 +2,10 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Draws bars, prints lines, or does nothing."""
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.artifacts import digest, environment, read_json, read_tensors, write_json, write_tensors
@@ -83,6 +83,6 @@ def load_strictly(sae: SparseAutoencoder, tensors: Mapping[str, Tensor], path: P
     sae.load_state_dict(dict(tensors))
 
 
-def to_array(value: Tensor) -> np.ndarray[Any, Any]:
+def to_array(value: Tensor) -> NDArray[Any]:
     """Return a tensor's values as an array."""
     return value.detach().cpu().numpy()

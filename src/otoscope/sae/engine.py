@@ -1,6 +1,6 @@
 """One optimisation step: gradients, constraints, Adam, and the count of dead latents."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ class Losses(NamedTuple):
     dead_fraction: float
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Takes steps on one model in place; everything it remembers between steps is in `state`."""
 
@@ -37,6 +38,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class EngineFactory(Protocol):
     """Makes the engine of a run; raises `ConfigError` for a model or recipe that it cannot step."""
 

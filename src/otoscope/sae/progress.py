@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
@@ -99,7 +100,7 @@ def identity(run: Training) -> str:
     return fingerprint(run.config.model_dump(), run.sae.settings(), run.seed, heights, moments)
 
 
-def _group(tensors: Mapping[str, np.ndarray[Any, Any]], group: str) -> dict[str, Tensor]:
+def _group(tensors: Mapping[str, NDArray[Any]], group: str) -> dict[str, Tensor]:
     prefix = f"{group}/"
     found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return {name: torch.from_numpy(value.copy()) for name, value in found.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
@@ -14,6 +14,7 @@ TABLED_ROWS = 1 << 21
 """Up to so many rows an epoch's order is worked out at once and kept (16 MB); the indices are the same either way."""
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Activations, a row each, of any number; read by index, so that they need not fit in memory."""
 

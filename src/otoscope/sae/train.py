@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.errors import ConfigError, TrainingError
@@ -231,7 +232,7 @@ def _prefixed(valid: Validation) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in valid._asdict().items()}
 
 
-def _diverged(run: Training, batch: Float[Tensor, "rows width"], indices: np.ndarray[Any, Any]) -> TrainingError:
+def _diverged(run: Training, batch: Float[Tensor, "rows width"], indices: NDArray[Any]) -> TrainingError:
     bad = ~torch.isfinite(batch).all(dim=1)
     if bad.any():
         row = int(indices[int(bad.int().argmax())])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from numpy.typing import NDArray
 
 PEAK = 0.9
 
@@ -24,17 +25,17 @@ def master(wave: Track, *, loudness_db: float, rate_hz: int) -> Float32[np.ndarr
     return (wave * min(scale, PEAK / max(float(np.abs(wave).max()), 1e-12))).astype(np.float32)
 
 
-def rms(wave: np.ndarray[Any, Any]) -> float:
+def rms(wave: NDArray[Any]) -> float:
     """Return the root of the mean square."""
     return math.sqrt(float(np.mean(np.square(wave, dtype=np.float64))))
 
 
-def level_db(wave: np.ndarray[Any, Any]) -> float:
+def level_db(wave: NDArray[Any]) -> float:
     """Return the level in dB of full scale, not below -100."""
     return max(20.0 * math.log10(max(rms(wave), 1e-12)), LOWEST_DB)
 
 
-def frame_levels_db(wave: np.ndarray[Any, Any], times_s: Track, *, rate_hz: int) -> Track:
+def frame_levels_db(wave: NDArray[Any], times_s: Track, *, rate_hz: int) -> Track:
     """Return the level of the 25 ms around each time, in dB of full scale, not below -100."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
     half = 0.0125
