@@ -15,7 +15,8 @@ from otoscope.sae.presets import TrainConfig
 from otoscope.sae.progress import load_progress, save_progress
 from otoscope.sae.rows import ArrayRows
 from otoscope.sae.sparsifiers import TopK
-from otoscope.sae.train import Training, begin, finish, train, validate
+from otoscope.sae.train import Training, begin, finish, train
+from otoscope.sae.validate import validate
 
 CONFIG = TrainConfig(batch=128, epochs=6)
 

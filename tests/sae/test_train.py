@@ -9,7 +9,8 @@ from otoscope.sae.engine import Losses, TorchEngine
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import ArrayRows
-from otoscope.sae.train import begin, finish, fit, train, validate
+from otoscope.sae.train import begin, finish, fit, train
+from otoscope.sae.validate import validate
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import ConfigError, TrainingError
@@ -16,22 +15,14 @@ from otoscope.sae.catalog import build_sparsifier
 from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.moments import Moments, measure, require_finite
+from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import Plan, TrainConfig, find_preset
-from otoscope.sae.rows import Rows, chunks
+from otoscope.sae.rows import Rows
 from otoscope.sae.sparsifiers import Starting, k_from_sparsity
+from otoscope.sae.validate import Validation, validate
 
 OVERSPEND = 1.05
 """Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
-
-
-class Validation(NamedTuple):
-    """The model on all validation rows, in the encoder's own units."""
-
-    mse: float
-    explained_variance: float
-    l0: float
-    dead_fraction: float
 
 
 class Step(NamedTuple):
@@ -44,6 +35,13 @@ class Step(NamedTuple):
     learning_rate: float
     losses: Losses
     valid: Validation | None
+
+
+class Batch(NamedTuple):
+    """The rows of one step, and which rows of all they are."""
+
+    indices: Int64[np.ndarray, " rows"]
+    rows: Float[np.ndarray, "rows width"]
 
 
 @dataclass
@@ -119,24 +117,33 @@ def begin(
 
 def train(run: Training) -> Iterator[Step]:
     """Take every step that is left, yielding a record after each; the run may be saved between any two."""
+    while run.step < run.plan.steps:
+        yield advance(run, next_batch(run))
+
+
+def next_batch(run: Training) -> Batch:
+    """Read the rows of the run's next step."""
+    indices = run.plan.order.indices(run.step)
+    return Batch(indices, run.rows.take(indices))
+
+
+def advance(run: Training, batch: Batch) -> Step:
+    """Take one step on the batch that is due, and validate where that is due."""
     plan, k = run.plan, run.sae.sparsifier.k
-    while run.step < plan.steps:
-        indices = plan.order.indices(run.step)
-        batch = torch.from_numpy(run.rows.take(indices))
-        learning_rate = plan.learning_rate(run.step)
-        losses = run.engine.step(run.sae.normalise(batch), learning_rate=learning_rate)
-        if not np.isfinite(losses.reconstruction):
-            raise _diverged(run, batch, indices)
-        run.step += 1
-        epoch = run.step / plan.order.steps_per_epoch
-        valid = validate(run.sae, run.valid_rows, run.moments) if plan.validates_after(run.step) else None
-        if valid is not None:
-            run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
-            if (rank := _rank(valid, k)) < run.best_rank:
-                run.best_rank, run.best_step = rank, run.step
-                run.best = {name: value.detach().clone() for name, value in run.sae.state_dict().items()}
-        rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
-        yield Step(run.step, plan.steps, epoch, rows_seen, learning_rate, losses, valid)
+    learning_rate = plan.learning_rate(run.step)
+    losses = run.engine.step(run.sae.normalise(torch.from_numpy(batch.rows)), learning_rate=learning_rate)
+    if not np.isfinite(losses.reconstruction):
+        raise _diverged(run, batch)
+    run.step += 1
+    epoch = run.step / plan.order.steps_per_epoch
+    valid = validate(run.sae, run.valid_rows, run.moments) if plan.validates_after(run.step) else None
+    if valid is not None:
+        run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
+        if (rank := _rank(valid, k)) < run.best_rank:
+            run.best_rank, run.best_step = rank, run.step
+            run.best = {name: value.detach().clone() for name, value in run.sae.state_dict().items()}
+    rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
+    return Step(run.step, plan.steps, epoch, rows_seen, learning_rate, losses, valid)
 
 
 def finish(run: Training) -> Trained:
@@ -187,33 +194,6 @@ def fit(
 
 
 @torch.no_grad()
-def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation:
-    """Score a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and companions."""
-    training = sae.training
-    sae.eval()
-    mean = torch.from_numpy(moments.mean)
-    residual = total = active = 0.0
-    fired = torch.zeros(sae.latents, dtype=torch.bool)
-    for start, chunk in chunks(rows, 1024):
-        require_finite(chunk, start, "validation")
-        batch = torch.from_numpy(chunk)
-        codes = sae.sparsifier(sae.preactivate(sae.normalise(batch)))
-        rebuilt = sae.rebuild(codes) * sae.scale + sae.centre
-        residual += float((batch - rebuilt).square().sum(dtype=torch.float64))
-        total += float((batch - mean).square().sum())
-        alive = codes > 0
-        active += float(alive.sum())
-        fired |= alive.any(dim=0)
-    sae.train(training)
-    return Validation(
-        mse=residual / (rows.height * rows.width),
-        explained_variance=1.0 - residual / total if total > 0 else float("nan"),
-        l0=active / rows.height,
-        dead_fraction=1.0 - float(fired.float().mean()),
-    )
-
-
-@torch.no_grad()
 def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, tied: bool) -> None:
     if isinstance(sae.sparsifier, Starting):
         sae.sparsifier.start(sae.preactivate(inner))
@@ -232,10 +212,10 @@ def _prefixed(valid: Validation) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in valid._asdict().items()}
 
 
-def _diverged(run: Training, batch: Float[Tensor, "rows width"], indices: NDArray[Any]) -> TrainingError:
-    bad = ~torch.isfinite(batch).all(dim=1)
+def _diverged(run: Training, batch: Batch) -> TrainingError:
+    bad = ~np.isfinite(batch.rows).all(axis=1)
     if bad.any():
-        row = int(indices[int(bad.int().argmax())])
+        row = int(batch.indices[int(bad.argmax())])
         return TrainingError(f"training row {row} holds NaN or Inf; set its clip aside and extract again")
     return TrainingError(
         f"the loss is not finite at step {run.step} with learning rate {run.plan.learning_rate(run.step):g}; lower it"
