@@ -29,7 +29,13 @@ lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-check: test lint docs ## everything that must hold before a change lands
+shapes: $(READY) ## the laws once more, every annotated shape and type checked at every call
+	OTOSCOPE_SHAPES=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) tests/laws
+
+bench-train: $(READY) ## a training step beside the peers' (builds their environment first)
+	$(BIN)/python benchmarks/train.py
+
+check: test lint shapes docs ## everything that must hold before a change lands
 
 docs: $(READY) ## build the documentation, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
@@ -37,4 +43,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove what was built, not what was measured
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test lint check docs clean
+.PHONY: help install demo test lint shapes bench-train check docs clean

@@ -5,11 +5,26 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("seeded")
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+
+def checked_modules() -> list[str]:
+    """Modules whose annotated shapes and types are checked at every call; compiled code cannot be wrapped."""
+    files = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    plain = [path for path in files if "numba" not in path.read_text(encoding="utf-8")]
+    return [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in plain]
+
+
+if os.environ.get("OTOSCOPE_SHAPES"):
+    # `make shapes`; not in every run, because it answers bad input before our own errors can
+    install_import_hook(checked_modules(), "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -40,7 +40,7 @@ def trained(run: Training) -> float:
     return 1 - validate(finish(run).sae, run.valid_rows, run.moments).explained_variance
 
 
-@pytest.mark.parametrize("k", [4, 8, 40])
+@pytest.mark.parametrize("k", [4, 8, 16])
 def test_it_leaves_as_much_unexplained_as_the_plain_engine(k: int) -> None:
     fast, plain = trained(started(FastEngine, k=k)), trained(started(TorchEngine, k=k))
     assert fast == pytest.approx(plain, rel=0.01)
