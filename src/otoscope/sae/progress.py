@@ -43,6 +43,11 @@ def train_into(
         if monotonic() - saved_at >= save_every_s:
             save_progress(folder, run)
             saved_at = monotonic()
+    return conclude(folder, run, card)
+
+
+def conclude(folder: Path, run: Training, card: Mapping[str, Any]) -> Trained:
+    """Save the dictionary of a run whose steps are done, and remove its progress."""
     trained = finish(run)
     save_sae(folder, trained.sae, {**card, "training": trained.summary, "history": trained.history})
     clear_progress(folder)

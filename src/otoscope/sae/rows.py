@@ -10,8 +10,11 @@ from jaxtyping import Float, Int64, UInt64
 
 from otoscope.errors import TrainingError
 
-TABLED_ROWS = 1 << 21
-"""Up to so many rows an epoch's order is worked out at once and kept (16 MB); the indices are the same either way."""
+TABLED_ROWS = 1 << 20
+"""Up to so many rows an epoch's order is worked out at once and kept (8 MB); the indices are the same either way."""
+
+TABLES = 8
+"""Orders kept: those of the seeds that are trained side by side."""
 
 
 @runtime_checkable
@@ -64,6 +67,16 @@ class ArrayRows:
         return np.ascontiguousarray(self.array[indices], dtype=np.float32)
 
 
+def held(rows: Rows, most_bytes: int) -> Rows:
+    """Return rows read into memory, where they take up no more than so many bytes there; else the rows themselves."""
+    if isinstance(rows, ArrayRows) or rows.height * rows.width * 4 > most_bytes:
+        return rows
+    array = np.empty((rows.height, rows.width), dtype=np.float32)
+    for start, chunk in chunks(rows):
+        array[start : start + len(chunk)] = chunk
+    return ArrayRows(array)
+
+
 def chunks(rows: Rows, size: int = 4096) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
     """Yield all rows in their stored order, each chunk with the index of its first row."""
     for start in range(0, rows.height, size):
@@ -96,7 +109,7 @@ class Order:
         return permute(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=TABLES)
 def _epoch(height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
     order = permute(np.arange(height, dtype=np.uint64), height=height, key=key)
     order.setflags(write=False)

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.catalog import build_sparsifier
+from otoscope.errors import TrainingError
+from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure
-from otoscope.sae.presets import Plan, TrainConfig, find_preset
+from otoscope.sae.presets import Plan, TrainConfig
 from otoscope.sae.rows import Rows
-from otoscope.sae.sparsifiers import Starting, k_from_sparsity
+from otoscope.sae.sparsifiers import Starting
 from otoscope.sae.validate import Validation, validate
 
 OVERSPEND = 1.05
@@ -88,17 +88,8 @@ def begin(
     Give k or sparsity. `moments` saves reading the training rows once more when many models are
     trained on them. Raises `ConfigError` for settings, `TrainingError` for rows.
     """
-    config = find_preset(preset) if isinstance(preset, str) else preset
-    if (k is None) == (sparsity is None):
-        raise ConfigError(f"give k or sparsity, and not both: got k={k}, sparsity={sparsity}")
-    budget = k_from_sparsity(latents, sparsity) if sparsity is not None else k
-    sparsifier = build_sparsifier(config.sparsifier, k=budget, latents=latents)
-    if valid_rows.height < 1:
-        raise TrainingError("no validation rows: the best model cannot be chosen; give the valid split a group")
-    if valid_rows.width != rows.width:
-        raise TrainingError(f"training rows are {rows.width} wide, validation rows {valid_rows.width}")
+    config, sparsifier, plan = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
     moments = moments or measure(rows)
-    plan = Plan.derive(config, height=rows.height, latents=latents, seed=seed)
     sae = SparseAutoencoder(
         rows.width,
         latents,

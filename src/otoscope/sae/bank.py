@@ -1,0 +1,150 @@
+"""Many dictionaries trained side by side on the same rows, each as if it were alone."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from time import monotonic
+
+from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact
+from otoscope.sae.draft import Draft, draft
+from otoscope.sae.engine import EngineFactory
+from otoscope.sae.fast import pick_engine
+from otoscope.sae.kernels import available_threads
+from otoscope.sae.memory import budget, member_bytes, require_fit, rows_bytes
+from otoscope.sae.moments import Moments, measure
+from otoscope.sae.progress import clear_progress, load_progress
+from otoscope.sae.rows import Rows, held
+from otoscope.sae.seat import SLICE_BYTES, Due, Member, MemberStep, Seat, named
+from otoscope.sae.train import Batch, Training, begin
+from otoscope.sae.workers import one_thread, workers
+
+HELD_SHARE = 0.25
+"""Rows that take up less than this share of the memory allowed are read once and kept."""
+
+
+class Bank:
+    """Trains dictionaries of any sparsities, widths, seeds and presets on the same rows.
+
+    Rows are measured once, and kept where they fit; members whose order of rows is the same (equal
+    seed and batch) share every batch. `workers` members step at a time, each on one thread of
+    PyTorch's. A member ends in the same bytes whatever its company and the number of workers: those
+    of a run by itself on one thread (`torch.set_num_threads(1)`).
+
+    As many members as fit in `memory_bytes` are trained at once, the others after them. Making a
+    bank raises `ConfigError` for settings and `TrainingError` for rows, or for a member that does
+    not fit by itself, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        valid_rows: Rows,
+        members: Sequence[Member],
+        *,
+        moments: Moments | None = None,
+        workers: int | None = None,
+        memory_bytes: int | None = None,
+        engine: EngineFactory | None = None,
+    ) -> None:
+        if len({member.name for member in members}) < len(members):
+            raise ConfigError(f"each member needs a name of its own, got {[member.name for member in members]}")
+        self.members, self.engine = list(members), engine
+        self.workers = workers or available_threads()
+        allowed = budget(memory_bytes)
+        self.drafts = {member.name: _draft(member, rows, valid_rows) for member in members}
+        kept = [part for part in (rows, valid_rows) if rows_bytes(part) <= HELD_SHARE * allowed]
+        self.members_bytes = allowed - sum(map(rows_bytes, kept)) - SLICE_BYTES
+        self.needs = {member.name: _need(member, self.drafts[member.name], rows.width) for member in members}
+        for member in members:
+            require_fit(
+                self.needs[member.name],
+                self.members_bytes,
+                fixed=SLICE_BYTES,
+                width=rows.width,
+                latents=member.latents,
+                name=member.name,
+            )
+        self.rows, self.valid_rows = (held(part, int(HELD_SHARE * allowed)) for part in (rows, valid_rows))
+        self.moments = moments or measure(self.rows)
+
+    def waves(self) -> list[list[Member]]:
+        """Return the members that are trained at once, wave after wave, equal orders of rows side by side."""
+        waves: list[list[Member]] = []
+        free = 0
+        for member in sorted(self.members, key=lambda m: (m.seed, self.drafts[m.name].plan.order.batch)):
+            need = self.needs[member.name]
+            if not waves or need > free:
+                waves.append([])
+                free = self.members_bytes
+            waves[-1].append(member)
+            free -= need
+        return waves
+
+    def train(self, *, save_every_s: float = 60.0, discard_stale: bool = False) -> Iterator[MemberStep]:
+        """Train every member to its end, yielding each step of each.
+
+        Members with a folder continue where a killed run left off, and save their progress about
+        every `save_every_s` seconds. Progress of other settings or rows, or a damaged file, raises
+        `StaleArtifact` or `DamagedArtifact`; with `discard_stale` it is deleted instead.
+        """
+        with one_thread(), workers(self.workers) as pool:
+            for wave in self.waves():
+                seats = list(pool.map(partial(self._seat, threads=self.threads(wave), discard=discard_stale), wave))
+                yield from self._walk(pool, seats, save_every_s)
+
+    def threads(self, wave: Sequence[Member]) -> int:
+        """Return how many threads each member's kernels may use."""
+        return max(1, self.workers // len(wave))
+
+    def _seat(self, member: Member, *, threads: int, discard: bool) -> Seat:
+        engine = self.engine or partial(pick_engine, threads=threads)
+
+        def fresh() -> Training:
+            return begin(
+                self.rows, self.valid_rows, member.preset,
+                latents=member.latents, k=member.k, seed=member.seed, moments=self.moments, engine=engine,
+            )  # fmt: skip
+
+        with named(member.name):
+            run = fresh()
+            if member.folder is not None:
+                try:
+                    load_progress(member.folder, run)
+                except (StaleArtifact, DamagedArtifact):
+                    if not discard:
+                        raise
+                    clear_progress(member.folder)
+                    run = fresh()
+            return Seat(member, run, monotonic())
+
+    def _walk(self, pool: ThreadPoolExecutor, seats: list[Seat], save_every_s: float) -> Iterator[MemberStep]:
+        """Take slices of all members in turn; the batches of the next one are read while this one is at work."""
+        reading = pool.submit(self._read, {due for seat in seats for due in seat.due()})
+        while seats:
+            batches = reading.result()
+            later = {due for seat in seats for due in seat.due(later=1)}
+            walks: dict[str, Future[list[MemberStep]]] = {}
+            # the longest first, so that no worker is left with a long one at the end
+            for seat in sorted(seats, key=lambda s: -s.run.sae.latents * s.run.sae.sparsifier.k):
+                walks[seat.member.name] = pool.submit(seat.walk, seat.due(), batches, save_every_s)
+            reading = pool.submit(self._read, later)
+            for seat in seats:
+                yield from walks[seat.member.name].result()
+            seats = [seat for seat in seats if seat.run.step < seat.run.plan.steps]
+
+    def _read(self, due: set[Due]) -> dict[Due, Batch]:
+        found: dict[Due, Batch] = {}
+        for order, step in sorted(due, key=lambda d: (d[0].seed, d[0].batch, d[1])):
+            indices = order.indices(step)
+            found[order, step] = Batch(indices, self.rows.take(indices))
+        return found
+
+
+def _draft(member: Member, rows: Rows, valid_rows: Rows) -> Draft:
+    with named(member.name):
+        return draft(rows, valid_rows, member.preset, latents=member.latents, k=member.k, seed=member.seed)
+
+
+def _need(member: Member, made: Draft, width: int) -> int:
+    # two slices of batches: an order of its own is the worst case
+    return member_bytes(width, member.latents, made.sparsifier, made.plan) + SLICE_BYTES

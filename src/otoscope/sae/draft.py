@@ -1,0 +1,40 @@
+"""What a run will be, worked out before anything is read or made: here all that cannot be trained is refused."""
+
+from typing import NamedTuple
+
+from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.catalog import build_sparsifier
+from otoscope.sae.presets import Plan, TrainConfig, find_preset
+from otoscope.sae.rows import Rows
+from otoscope.sae.sparsifiers import Sparsifier, k_from_sparsity
+
+
+class Draft(NamedTuple):
+    """A recipe, its sparsifier, and what both come to for the rows at hand."""
+
+    config: TrainConfig
+    sparsifier: Sparsifier
+    plan: Plan
+
+
+def draft(
+    rows: Rows,
+    valid_rows: Rows,
+    preset: TrainConfig | str,
+    *,
+    latents: int,
+    k: int | None = None,
+    sparsity: float | None = None,
+    seed: int = 0,
+) -> Draft:
+    """Return what would be trained; raise `ConfigError` for settings, `TrainingError` for rows."""
+    config = find_preset(preset) if isinstance(preset, str) else preset
+    if (k is None) == (sparsity is None):
+        raise ConfigError(f"give k or sparsity, and not both: got k={k}, sparsity={sparsity}")
+    budget = k_from_sparsity(latents, sparsity) if sparsity is not None else k
+    sparsifier = build_sparsifier(config.sparsifier, k=budget, latents=latents)
+    if valid_rows.height < 1:
+        raise TrainingError("no validation rows: the best model cannot be chosen; give the valid split a group")
+    if valid_rows.width != rows.width:
+        raise TrainingError(f"training rows are {rows.width} wide, validation rows {valid_rows.width}")
+    return Draft(config, sparsifier, Plan.derive(config, height=rows.height, latents=latents, seed=seed))

@@ -1,0 +1,66 @@
+"""What training will need of memory, said before it starts."""
+
+import psutil
+
+from otoscope.errors import TrainingError
+from otoscope.sae.presets import Plan
+from otoscope.sae.rows import Rows
+from otoscope.sae.sparsifiers import Sparsifier, TopK
+
+FREE_SHARE = 0.7
+"""Share of the free memory that a bank may take when no budget is given."""
+
+FLOAT = 4
+VALIDATED = 1024
+"""Rows that are validated together."""
+
+GIB = 1 << 30
+
+
+def budget(memory_bytes: int | None) -> int:
+    """Return the bytes that may be taken: those given, or `FREE_SHARE` of what is free now."""
+    return int(FREE_SHARE * psutil.virtual_memory().available) if memory_bytes is None else memory_bytes
+
+
+def rows_bytes(rows: Rows) -> int:
+    """Return what rows take up once they are in memory."""
+    return FLOAT * rows.height * rows.width
+
+
+def weights_bytes(width: int, latents: int) -> int:
+    """Return the size of one copy of encoder, decoder and biases in float32."""
+    return FLOAT * (2 * width * latents + width + latents)
+
+
+def member_bytes(width: int, latents: int, sparsifier: Sparsifier, plan: Plan) -> int:
+    """Return what one dictionary needs while it is trained, from above.
+
+    Weights, Adam's two moments, the best state, and gradients or packed tables (5 copies); the moments once more
+    while progress is saved (2); codes of a batch and of the rows validated together, with what makes them.
+    """
+    dense = 4 * VALIDATED * latents
+    entries = 6 * sparsifier.k if isinstance(sparsifier, TopK) else 6 * latents
+    return 7 * weights_bytes(width, latents) + FLOAT * (dense + plan.order.batch * (entries + 6 * width))
+
+
+def require_fit(needed: int, allowed: int, *, fixed: int, width: int, latents: int, name: str) -> None:
+    """Raise `TrainingError` with the number of latents that would fit, unless `needed` bytes are allowed.
+
+    `fixed` of the needed bytes do not grow with the latents.
+    """
+    if needed > allowed:
+        fitting = int(latents * max(allowed - fixed, 0) / (needed - fixed))
+        raise TrainingError(
+            f"{name}: {latents} latents of {width} dimensions need {in_gib(needed)} to train, {in_gib(allowed)} are "
+            f"free for it; {f'about {fitting} latents' if fitting else 'nothing'} would fit: take fewer latents or "
+            "another machine"
+        )
+
+
+def in_gib(number: int) -> str:
+    """Return bytes as a text.
+
+    >>> in_gib(3 << 29)
+    '1.50 GiB'
+    """
+    return f"{number / GIB:.2f} GiB"

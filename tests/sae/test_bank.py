@@ -1,0 +1,251 @@
+"""A bank changes when dictionaries are trained, never what they become."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact, TrainingError
+from otoscope.sae.bank import Bank
+from otoscope.sae.checkpoint import CARD, WEIGHTS
+from otoscope.sae.memory import member_bytes
+from otoscope.sae.moments import measure
+from otoscope.sae.presets import TrainConfig
+from otoscope.sae.progress import PROGRESS, save_progress, train_into
+from otoscope.sae.rows import ArrayRows
+from otoscope.sae.seat import Member, MemberStep
+from otoscope.sae.train import begin, train
+from otoscope.sae.workers import one_thread
+from tests.sae.planted import planted
+
+QUICK = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
+NESTED = QUICK.model_copy(update={"sparsifier": "batch_topk", "prefixes": (0.25, 1.0)})
+
+MEMBERS = [
+    Member(name="one", latents=96, k=5, preset=QUICK),
+    Member(name="more active", latents=96, k=30, preset=QUICK),
+    Member(name="wider", latents=160, k=5, preset=QUICK),
+    Member(name="other seed", latents=96, k=5, seed=1, preset=QUICK),
+    Member(name="other batch", latents=96, k=5, preset=QUICK.model_copy(update={"batch": 100})),
+    Member(name="nested", latents=96, k=5, preset=NESTED),
+    Member(name="gated", latents=96, k=5, preset=QUICK.model_copy(update={"sparsifier": "gated"})),
+]
+
+TRAIN, VALID = planted(0, 1), planted(2, frames=100)
+
+
+class Counted:
+    """Rows that count how often they are read."""
+
+    def __init__(self, rows: ArrayRows) -> None:
+        self.rows, self.height, self.width = rows, rows.height, rows.width
+        self.taken: list[int] = []
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        self.taken.append(len(indices))
+        return self.rows.take(indices)
+
+
+def kept_in(folder: Path, members: Iterable[Member] = MEMBERS) -> list[Member]:
+    return [replace(member, folder=folder / member.name, card={"seed": member.seed}) for member in members]
+
+
+def train_bank(bank: Bank) -> list[MemberStep]:
+    return list(bank.train())
+
+
+def alone(folder: Path, member: Member) -> None:
+    with one_thread():
+        run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k, seed=member.seed)
+        train_into(folder, run, {"seed": member.seed})
+
+
+def same_bytes(one: Path, two: Path) -> None:
+    for name in (WEIGHTS, CARD):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert not (two / PROGRESS).exists()
+
+
+@pytest.fixture(scope="module")
+def by_themselves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    for member in MEMBERS:
+        alone(folder / member.name, member)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_each_member_equals_the_one_trained_alone(by_themselves: Path, tmp_path: Path, workers: int):
+    train_bank(Bank(TRAIN, VALID, kept_in(tmp_path), workers=workers))
+    for member in MEMBERS:
+        same_bytes(by_themselves / member.name, tmp_path / member.name)
+
+
+def test_company_and_threads_change_nothing(by_themselves: Path, tmp_path: Path):
+    for member in kept_in(tmp_path, MEMBERS[1:2]):
+        bank = Bank(TRAIN, VALID, [member], workers=3)
+        assert bank.threads([member]) == 3
+        train_bank(bank)
+    same_bytes(by_themselves / "more active", tmp_path / "more active")
+
+
+def test_rows_too_many_for_memory_are_read_once_for_all_members(by_themselves: Path, tmp_path: Path):
+    rows = Counted(TRAIN)
+    members = kept_in(tmp_path, MEMBERS[:3])
+    bank = Bank(rows, VALID, members, workers=2, memory_bytes=2 << 30)
+    assert isinstance(bank.rows, ArrayRows)
+    assert sum(rows.taken) == TRAIN.height
+    rows.taken.clear()
+    bank.rows = rows
+    train_bank(bank)
+    starting = 3 * 64
+    assert sum(rows.taken) == 3 * TRAIN.height + starting
+    for member in MEMBERS[:3]:
+        same_bytes(by_themselves / member.name, tmp_path / member.name)
+
+
+class Killed(Exception):
+    """Stands for the signal."""
+
+
+def train_until(bank: Bank, kill_after: int) -> None:
+    for number, _ in enumerate(bank.train(save_every_s=0.0), start=1):
+        if number == kill_after:
+            raise Killed
+
+
+@pytest.mark.parametrize("kill_after", [1, 60, 200])
+def test_a_killed_bank_ends_in_the_same_bytes(
+    by_themselves: Path, tmp_path: Path, kill_after: int, monkeypatch: pytest.MonkeyPatch
+):
+    whole = 5 * 39 + 2 * 39
+    monkeypatch.setattr("otoscope.sae.seat.SLICE_STEPS", 7)
+    with pytest.raises(Killed, match=r"^$"):
+        train_until(Bank(TRAIN, VALID, kept_in(tmp_path), workers=2), kill_after)
+    left = train_bank(Bank(TRAIN, VALID, kept_in(tmp_path), workers=2))
+    assert len(left) < whole - kill_after // 2
+    for member in MEMBERS:
+        same_bytes(by_themselves / member.name, tmp_path / member.name)
+
+
+def test_yields_every_step_and_the_dictionary_with_the_last():
+    steps = train_bank(Bank(TRAIN, VALID, MEMBERS[:2], workers=2))
+    for member in MEMBERS[:2]:
+        own = [s for s in steps if s.name == member.name]
+        assert [s.step.step for s in own if s.step] == list(range(1, 40))
+        assert [s.trained is not None for s in own] == [False] * 38 + [True]
+    trained = steps[-1].trained
+    assert trained is not None
+    assert trained.summary["valid_l0"] <= 30
+
+
+def test_a_run_whose_steps_were_all_done_is_only_concluded(by_themselves: Path, tmp_path: Path):
+    (member,) = kept_in(tmp_path, MEMBERS[:1])
+    assert member.folder is not None
+    with one_thread():
+        run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
+        for _ in train(run):
+            pass
+        save_progress(member.folder, run)
+    (only,) = train_bank(Bank(TRAIN, VALID, [member]))
+    assert only.step is None
+    assert only.trained is not None
+    same_bytes(by_themselves / "one", member.folder)
+
+
+def test_progress_of_other_settings_is_refused_or_discarded(
+    by_themselves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (member,) = kept_in(tmp_path, MEMBERS[:1])
+    monkeypatch.setattr("otoscope.sae.seat.SLICE_STEPS", 7)
+    with pytest.raises(Killed, match=r"^$"):
+        train_until(Bank(TRAIN, VALID, [replace(member, seed=7)]), 10)
+    assert member.folder is not None
+    assert (member.folder / PROGRESS).exists()
+    with pytest.raises(StaleArtifact, match=r"^one: .* was made from other inputs"):
+        train_bank(Bank(TRAIN, VALID, [member]))
+    list(Bank(TRAIN, VALID, [member]).train(discard_stale=True))
+    same_bytes(by_themselves / "one", member.folder)
+
+
+def test_damaged_progress_is_named(tmp_path: Path):
+    (member,) = kept_in(tmp_path, MEMBERS[:1])
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / PROGRESS).write_bytes(b"half a file")
+    with pytest.raises(DamagedArtifact, match=r"^one: .*progress"):
+        train_bank(Bank(TRAIN, VALID, [member]))
+
+
+def test_little_memory_means_waves_and_the_same_bytes(by_themselves: Path, tmp_path: Path):
+    members = kept_in(tmp_path, MEMBERS[:4])
+    roomy = Bank(TRAIN, VALID, members, workers=2)
+    assert len(roomy.waves()) == 1
+    tight = Bank(TRAIN, VALID, members, workers=2, memory_bytes=max(roomy.needs.values()) * 2 + (20 << 20))
+    assert [len(wave) for wave in tight.waves()] == [2, 2]
+    assert sorted(m.name for wave in tight.waves() for m in wave) == sorted(m.name for m in members)
+    train_bank(tight)
+    for member in MEMBERS[:4]:
+        same_bytes(by_themselves / member.name, tmp_path / member.name)
+
+
+def test_says_what_would_fit():
+    huge = Member(name="huge", latents=1_000_000, k=20)
+    with pytest.raises(
+        TrainingError, match=r"^huge: 1000000 latents of 24 dimensions need .* GiB .* latents would fit"
+    ):
+        Bank(TRAIN, VALID, [MEMBERS[0], huge], memory_bytes=1 << 30)
+
+
+def test_what_is_said_to_fit_does_fit():
+    with pytest.raises(TrainingError, match=r"would fit") as said:
+        Bank(TRAIN, VALID, [Member(name="huge", latents=1_000_000, k=20)], memory_bytes=1 << 30)
+    latents = int(str(said.value).split("about ")[1].split()[0])
+    assert latents > 10_000
+    Bank(TRAIN, VALID, [Member(name="fits", latents=latents, k=20)], memory_bytes=1 << 30)
+
+
+@pytest.mark.parametrize("member", [MEMBERS[0], MEMBERS[6]], ids=["kernels", "plain"])
+def test_memory_is_estimated_from_above(member: Member):
+    bank = Bank(TRAIN, VALID, [member])
+    run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
+    run.engine.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
+    held = [*run.sae.state_dict().values(), *run.sae.state_dict().values(), *run.engine.state().values()]
+    kept = sum(value.numel() * value.element_size() for value in held)
+    estimate = member_bytes(24, member.latents, run.sae.sparsifier, run.plan)
+    assert kept < estimate < bank.needs[member.name]
+
+
+def test_moments_may_be_given():
+    rows = Counted(TRAIN)
+    bank = Bank(rows, VALID, MEMBERS[:1], moments=measure(TRAIN))
+    assert sum(rows.taken) == TRAIN.height
+    assert bank.moments.height == TRAIN.height
+
+
+def test_refuses_members_by_name_before_anything_is_read():
+    rows = Counted(TRAIN)
+    with pytest.raises(ConfigError, match=r"each member needs a name of its own, got \['one', 'one'\]"):
+        Bank(rows, VALID, [MEMBERS[0], MEMBERS[0]])
+    with pytest.raises(ConfigError, match=r"^greedy: k=97 exceeds latents=96"):
+        Bank(rows, VALID, [MEMBERS[0], Member(name="greedy", latents=96, k=97)])
+    with pytest.raises(ConfigError, match=r"^odd: no training preset 'defualt'"):
+        Bank(rows, VALID, [Member(name="odd", latents=96, k=9, preset="defualt")])
+    with pytest.raises(TrainingError, match=r"^one: no validation rows"):
+        Bank(rows, ArrayRows(np.zeros((0, 24), np.float32)), MEMBERS[:1])
+    assert not rows.taken
+
+
+def test_a_member_that_diverges_is_named():
+    wild = Member(name="wild", latents=96, k=5, preset=QUICK.model_copy(update={"learning_rate": 1e30}))
+    with pytest.raises(TrainingError, match=r"^wild: the loss is not finite"):
+        train_bank(Bank(TRAIN, VALID, [MEMBERS[0], wild], workers=2))
+
+
+def test_leaves_the_threads_of_pytorch_as_they_were():
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
