@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from otoscope.corpus.catalog import parse_corpus
+from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.presets import PRESETS
@@ -42,6 +43,12 @@ class ExtractSettings(Section):
     """What is recorded."""
 
     layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="0 is the input of the first block")
+
+    @field_validator("layers")
+    @classmethod
+    def _any(cls, value: object) -> object:
+        return _not_empty(value)
+
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     context: Literal["exact", "short"] = Field(
         default="exact", description="Whisper: 30 s as trained, or only the sound there is"
@@ -60,6 +67,11 @@ class TrainSettings(Section):
         description="frames encoded, codes pooled; or the paper's order, pooled rows encoded",
     )
     seeds: tuple[int, ...] = (0,)
+
+    @field_validator("layers")
+    @classmethod
+    def _any(cls, value: object) -> object:
+        return _not_empty(value)
 
     @field_validator("preset")
     @classmethod
@@ -113,7 +125,11 @@ class RunConfig(Section):
     @field_validator("corpus", mode="before")
     @classmethod
     def _corpus(cls, value: object) -> object:
-        return parse_corpus(value) if isinstance(value, dict) else value
+        if isinstance(value, CorpusSpec):
+            return value
+        if not isinstance(value, dict):
+            raise ConfigError(f"corpus: got {value!r}; give `kind: ...` and that kind's settings")
+        return parse_corpus(value)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -154,11 +170,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
     *parents, last = key.strip().split(".")
     for parent in parents:
-        section: object = raw.setdefault(parent, {})
+        section: object = raw.get(parent)
+        if section is None:  # absent, or a section's name with nothing under it
+            section = raw[parent] = {}
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
         raw = section
-    raw[last] = yaml.safe_load(text)
+    try:
+        raw[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
 
 
 def _expand(value: Any) -> Any:
@@ -200,6 +221,12 @@ def _explain(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
     return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _not_empty(layers: object) -> object:
+    if layers == ():
+        raise ValueError("give at least one layer, or all")
+    return layers
 
 
 def _keys_at(location: Iterable[object]) -> list[str]:

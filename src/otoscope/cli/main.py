@@ -4,6 +4,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -15,7 +17,8 @@ from otoscope.errors import OtoscopeError
 
 app = typer.Typer(
     name="otoscope",
-    help="Open pretrained audio models with sparse autoencoders: from a folder of sound to a report.",
+    help="Open pretrained audio models with sparse autoencoders: from a folder of sound to a report.\n\n"
+    "Example: `otoscope demo`, then `otoscope run my.yaml`. With `--debug` an error shows where it arose.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +28,20 @@ app = typer.Typer(
 stages.register(app)
 synth.register(app)
 doctor.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"otoscope {version('otoscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        app(given)
+        app(given, prog_name="otoscope")
     except OtoscopeError as error:
         _fail(f"error: {error}", code=1, debug=debug)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on where this one was", code=130, debug=False)
     except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a user unasked
-        said = f"{type(error).__name__}: {error}"
+        said = " ".join(f"{type(error).__name__}: {error}".split())
         _fail(
             f"unexpected {said}\nThis is a defect in otoscope; run again with --debug and report it.",
             code=70,

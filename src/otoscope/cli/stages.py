@@ -24,7 +24,7 @@ STAGE_HELP = {
     "extract": "Record what the layers hold.",
     "train": "Train the dictionaries.",
     "evaluate": "Make the results table.",
-    "report": "Write the page (the same as `run`).",
+    "report": "Write the page: the same as `run`.",
 }
 
 
@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
     )(_demo)
     app.command("run", help="From sound to a report, in one go.\n\nExample: `otoscope run examples/fsdd.yaml`")(_run)
     for name, text in STAGE_HELP.items():
-        example = f"Stages before it run first where they are not up to date.\n\nExample: `otoscope {name} my.yaml`"
-        app.command(name, help=f"{text} {example}")(_stage_command(name))
+        example = f"What it needs is brought up to date first.\n\nExample: `otoscope {name} my.yaml`"
+        app.command(name, help=f"{text}\n\n{example}")(_stage_command(name))
 
 
 def _demo(out: Out = None, override: Set = None, as_json: Json = False) -> None:

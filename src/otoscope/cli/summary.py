@@ -7,6 +7,7 @@ from rich.table import Table
 from otoscope.artifacts import read_table
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
+from otoscope.report.words import count
 
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
@@ -19,9 +20,8 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
                 console.print(table)
                 console.print()
     aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
-    console.print(
-        f"{summary.clips:,} clips{aside}; {summary.seconds:,.1f} s, at most {summary.peak_rss_mb:,.0f} MB of memory"
-    )
+    clips = count(summary.clips, "clip")
+    console.print(f"{clips}{aside}; {summary.seconds:,.1f} s, at most {summary.peak_rss_mb:,.0f} MB of memory")
     console.print(f"run      {folder.root}", soft_wrap=True)
     if summary.results is not None:
         console.print(f"results  {summary.results}", soft_wrap=True)
@@ -35,8 +35,10 @@ def _probes(results: pl.DataFrame) -> Table | None:
     ).sort("target", "layer")
     if found.is_empty():
         return None
-    groups = found["groups"].max()
-    table = Table(title=f"Linear probes on dense layers, {groups} unseen groups", box=None, title_justify="left")
+    groups = int(found["groups"].to_numpy().max())
+    table = Table(
+        title=f"Linear probes on dense layers, {count(groups, 'unseen group')}", box=None, title_justify="left"
+    )
     for name in ("label", "layer", "accuracy", "95 % interval", "permuted labels"):
         table.add_column(name, justify="right")
     for row in found.iter_rows(named=True):

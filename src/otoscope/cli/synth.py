@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from otoscope.cli.bars import Bars
-from otoscope.pipeline.watch import task
+from otoscope.pipeline.watch import counting
 
 Singers = Annotated[int, typer.Option("--singers", help="how many singers, women and men in turn")]
 Takes = Annotated[int, typer.Option("--takes", help="clips of each technique by each singer")]
@@ -41,14 +41,7 @@ def _synth(
 
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
     spec = validated(SynthCorpus, settings)
-    bars, done = Bars(), 0
-
-    def on_progress(now: int, _total: int) -> None:
-        nonlocal done
-        bars.advance(now - done)
-        done = now
-
-    with task(bars, "singing", len(spec.tasks()), "clips"):
+    with counting(Bars(), "singing", "clips") as on_progress:
         clips = sing_all(spec, folder, on_progress=on_progress)
     if as_json:
         print(json.dumps({"folder": str(folder), "clips": clips.height, "fingerprint": spec.fingerprint}))

@@ -7,8 +7,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from otoscope.corpus.inspect import Progress, inspect
-from otoscope.corpus.listing import CorpusSpec
+from otoscope.corpus.inspect import inspect
+from otoscope.corpus.listing import CorpusSpec, Progress
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import ConfigError, suggest

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from otoscope.corpus.listing import Listing, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
 from otoscope.errors import CorpusError
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -76,7 +76,7 @@ class FolderCorpus(BaseModel):
             return None
         return folders[0] if self.class_from == "top" else folders[-1]
 
-    def listing(self, cache: Path) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
         """List the audio files under `root`; files that `group_pattern` does not match are set aside."""
         found = find_audio(self.root)
         groups = {path: self.group_of(path) for path in found.paths}

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from otoscope.corpus.folder import UserPath
-from otoscope.corpus.listing import Listing, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY-SA 4.0"
@@ -28,7 +28,7 @@ class FsddCorpus(BaseModel):
     takes: int | None = Field(default=None, ge=1, description="keep only recordings with an index below this")
     speakers: tuple[str, ...] | None = Field(default=None, description="keep only these speakers")
 
-    def listing(self, cache: Path) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
         """List the recordings; files with another kind of name are set aside."""
         found = find_audio(self.root)
         matches = {path: NAME.search(path) for path in found.paths}

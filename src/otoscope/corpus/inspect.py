@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -12,11 +12,8 @@ import polars as pl
 
 from otoscope.artifacts import digest
 from otoscope.corpus.audio import decode
-from otoscope.corpus.listing import Listing
+from otoscope.corpus.listing import Listing, Progress
 from otoscope.errors import AudioError, CorpusError
-
-Progress = Callable[[int, int], None]
-"""Called as `on_progress(done, total)` in clips, always from the thread that called."""
 
 
 class Inspected(NamedTuple):

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,6 +10,9 @@ import polars as pl
 
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.errors import CorpusError
+
+Progress = Callable[[int, int], None]
+"""Called as `on_progress(done, total)` in clips, always from the thread that called."""
 
 LISTED: dict[str, pl.DataType] = {
     "path": pl.String(),
@@ -48,8 +51,8 @@ class CorpusSpec(Protocol):
         """Name of the loader in a configuration."""
         ...
 
-    def listing(self, cache: Path) -> Listing:
-        """List the clips; `cache` is a folder where a generated corpus may write its sound."""
+    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:
+        """List the clips; `cache` is a folder where a generated corpus may write its sound, told by `on_progress`."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.corpus.folder import UserPath
-from otoscope.corpus.listing import Listing, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY 4.0"
@@ -127,7 +127,7 @@ class VocalSetCorpus(BaseModel):
     def _known_vowels(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if names is None else _known(names, ENDINGS, "vowel")
 
-    def listing(self, cache: Path) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
         """List the recordings that the filters keep; paths that name no singer or technique are set aside."""
         root = next((self.root / tree for tree in TREES if (self.root / tree).is_dir()), self.root)
         found = find_audio(root)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import fingerprint, read_json, write_json
+from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import Pooling
 from otoscope.errors import ArtifactError, DamagedArtifact, StaleArtifact
 from otoscope.pipeline.context import Context
@@ -16,6 +16,8 @@ from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
+from otoscope.report.words import count
+from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import find_preset
 from otoscope.sae.progress import clear_progress, train_into
@@ -49,10 +51,12 @@ def train_all(run: Context) -> None:
         for member in grid
     }
     index = folder.saes / "index.json"
+    files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
 
     def work() -> None:
         missing = [member for member in grid if not is_whole(folder.saes / member.sae_id, inputs[member])]
-        with task(watch, f"training {len(missing)} dictionaries", len(missing), "dictionaries"):
+        title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
+        with task(watch, title, len(missing), "dictionaries"):
             for (layer, pooling), wanted in _by_material(missing):
                 material = _material(store, clips, layer=layer, pooling=pooling)
                 for member in wanted:
@@ -60,15 +64,18 @@ def train_all(run: Context) -> None:
                     _train_one(folder.saes / member.sae_id, member, material, card, watch)
         write_json(index, {"saes": [member.sae_id for member in grid]})
 
-    run_stage(folder, "train", inputs=fingerprint(list(inputs.values())), outputs=[index], work=work, watch=watch)
+    inputs_of_all = fingerprint(list(inputs.values()))
+    run_stage(folder, "train", inputs=inputs_of_all, outputs=[index, *files], work=work, watch=watch)
 
 
 def is_whole(folder: Path, inputs: str) -> bool:
-    """Whether a folder holds the dictionary that these inputs give."""
+    """Whether a folder holds the dictionary that these inputs give, with the weights of its card."""
     try:
-        return read_json(folder / "card.json").get("inputs") == inputs
+        card = read_json(folder / CARD)
     except ArtifactError:
         return False
+    weights = folder / WEIGHTS
+    return card.get("inputs") == inputs and weights.is_file() and digest(weights) == card.get("sha256")
 
 
 def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], list[Member]]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from otoscope.errors import ArtifactError
+from otoscope.artifacts import is_full
+from otoscope.errors import ArtifactError, StorageFull
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,31 @@ class RunFolder:
     def log(self, event: str, **facts: object) -> None:
         """Append one line to `log.jsonl`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        path = self.root / "log.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     @contextmanager
     def locked(self) -> Generator[None]:
         """Hold the folder; a second run in it is refused, and a killed one leaves no lock behind."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"cannot make the run folder {self.root}: {error.strerror}") from error
         lock = FileLock(self.root / ".lock")
         try:
-            with lock.acquire(timeout=0):
-                yield
+            self.root.mkdir(parents=True, exist_ok=True)
+            held = lock.acquire(timeout=0)
         except Timeout as error:
             raise ArtifactError(
                 f"another run is at work in {self.root}; wait for it or choose another --out"
             ) from error
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+        with held:
+            yield
+
+
+def _unwritable(path: Path, error: OSError) -> ArtifactError:
+    if is_full(error):
+        return StorageFull(f"no room left to write {path}; free some space and run again")
+    return ArtifactError(f"cannot write {path}: {error.strerror}; choose another --out")

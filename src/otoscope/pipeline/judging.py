@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Shaped
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
+from otoscope.artifacts import digest, fingerprint, read_json, read_table, write_json, write_table
 from otoscope.config import RunConfig
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import ArtifactError
@@ -20,11 +20,13 @@ from otoscope.pipeline.codes import ClipCodes, encode_frames, encode_rows, pool
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.labels import probed_labels
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import task
 from otoscope.protocols import held_out
 from otoscope.protocols.held_out import Clips, Features, Settings
+from otoscope.report.words import count
 from otoscope.sae.checkpoint import load_sae
 from otoscope.sae.model import SparseAutoencoder
 
@@ -61,10 +63,11 @@ def evaluate_all(run: Context) -> None:
 
     def work() -> None:
         missing = [part for part in parts if not _is_whole(folder.parts, part)]
-        with task(watch, f"evaluating {len(missing)} representations", len(missing), "representations"):
+        with task(watch, f"evaluating {count(len(missing), 'representation')}", len(missing), "representations"):
             for part in missing:
-                write_table(folder.parts / f"{part.name}.parquet", to_table(part.make()))
-                write_json(folder.parts / f"{part.name}.json", {"inputs": part.inputs})
+                table = folder.parts / f"{part.name}.parquet"
+                write_table(table, to_table(part.make()))
+                write_json(table.with_suffix(".json"), {"inputs": part.inputs, "sha256": digest(table)})
                 watch.advance(1, note=part.name)
         write_table(folder.results, pl.concat([read_table(folder.parts / f"{part.name}.parquet") for part in parts]))
 
@@ -75,24 +78,16 @@ def evaluate_all(run: Context) -> None:
 def known_of(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
     """Gather labels, groups, splits and factors of the clips, in their order.
 
-    Raises `ConfigError` when a label that the configuration names does not exist.
+    Raises what `probed_labels` raises.
     """
-    wanted = config.evaluate.labels
-    names = [name for name in corpus.labels if _is_task(corpus, name)] if wanted is None else list(wanted)
     factors = table.values(corpus.clips["clip_id"].to_list())
     return Clips(
         split=corpus.clips["split"].to_numpy(),
         groups=corpus.clips["group"].to_numpy(),
-        labels={name: _label(corpus, name) for name in names},
+        labels={name: _label(corpus, name) for name in probed_labels(corpus, config)},
         factors=factors,
         factor_names=tuple(table.names),
     )
-
-
-def _is_task(corpus: Corpus, name: str) -> bool:
-    """Whether a label can be probed across groups: at least two classes in train, and one of them in test."""
-    sides = {side: set(corpus.clips.filter(pl.col("split") == side)[f"label_{name}"].drop_nulls()) for side in SPLITS}
-    return len(sides["train"]) > 1 and bool(sides["train"] & sides["test"])
 
 
 def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
@@ -199,10 +194,10 @@ def _identity(clips: Clips) -> str:
 
 
 def _is_whole(folder: Path, part: Part) -> bool:
+    table = folder / f"{part.name}.parquet"
     try:
-        return (
-            read_json(folder / f"{part.name}.json").get("inputs") == part.inputs
-            and (folder / f"{part.name}.parquet").is_file()
-        )
+        card = read_json(table.with_suffix(".json"))
     except ArtifactError:
         return False
+    # a run that was killed between the two files leaves a table that its card does not describe
+    return card.get("inputs") == part.inputs and table.is_file() and digest(table) == card.get("sha256")

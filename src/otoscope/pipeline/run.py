@@ -16,6 +16,8 @@ from otoscope.errors import ConfigError, suggest
 from otoscope.pipeline import dictionaries, judging, showing, sound
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.grid import members
+from otoscope.pipeline.model import Model, wanted_layers
 from otoscope.pipeline.watch import Silent, Watch
 
 Stage = Callable[[Context], None]
@@ -29,12 +31,10 @@ STAGES: dict[str, Stage] = {
     "explain": showing.explain,
     "report": showing.report,
 }
-"""Every stage by name, in order; `extract` needs no factors and `until` leaves out what it does not need."""
+"""Every stage by name, in order."""
 
-UNNEEDED: dict[str, frozenset[str]] = {
-    "extract": frozenset({"factors"}),
-    "train": frozenset({"factors"}),
-}
+WITHOUT_FACTORS = ("extract", "train")
+"""Stages for which factors need not be measured; every other stage needs all before it."""
 
 
 @dataclass(frozen=True)
@@ -75,33 +75,45 @@ def run(
     Stages whose inputs did not change are skipped; a run that was killed goes on where it was and
     ends in the same bytes. `strict` stops at the first clip that cannot be used.
     """
-    if until not in STAGES:
-        raise ConfigError(f"no stage {until!r}; {suggest(until, STAGES)}")
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     watch = watch or Silent()
     start_s = time.monotonic()
+    stages = stages_until(until)
+    model = Model(config)
     with folder.locked():
         folder.log("run", until=until, name=config.name)
+        if "extract" in stages:
+            # what cannot work is told before minutes are spent on what comes first
+            members(config, wanted_layers(config, model.check()))
         _write_config(config, folder)
-        for name, stage in STAGES.items():
-            if name not in UNNEEDED.get(until, ()):
-                stage(Context(config, folder, watch, strict))
-            if name == until:
-                break
-        summary = _summary(folder, time.monotonic() - start_s)
+        for name in stages:
+            STAGES[name](Context(config, folder, watch, model, strict))
+        summary = _summary(folder, stages, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary
 
 
-def _summary(folder: RunFolder, seconds: float) -> RunSummary:
-    aside = sound.set_aside(folder)
+def stages_until(until: str) -> list[str]:
+    """Return the stages that bring `until` up to date, in order; raise `ConfigError` for an unknown one.
+
+    >>> stages_until("train")
+    ['corpus', 'extract', 'train']
+    """
+    if until not in STAGES:
+        raise ConfigError(f"no stage {until!r}; {suggest(until, STAGES)}")
+    names = list(STAGES)[: list(STAGES).index(until) + 1]
+    return [name for name in names if name != "factors" or until not in WITHOUT_FACTORS]
+
+
+def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary:
+    """Sum up what was brought up to date: a report that an earlier run left is not this run's."""
     return RunSummary(
         run=folder.root,
-        report=folder.report if folder.report.is_file() else None,
-        results=folder.results if folder.results.is_file() else None,
+        report=folder.report if "report" in stages else None,
+        results=folder.results if "evaluate" in stages else None,
         seconds=seconds,
         peak_rss_mb=_peak_rss_mb(),
-        set_aside=aside.height,
+        set_aside=sound.set_aside(folder, extracted="extract" in stages).height,
         clips=sound.load_corpus(folder).clips.height,
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint, read_json, read_table
+from otoscope.artifacts import digest, fingerprint, read_table
 from otoscope.config import RunConfig
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
@@ -30,7 +30,7 @@ from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
 from otoscope.report.page import write_report
-from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
 
 GALLERY_SPARSITY = 0.9
@@ -43,12 +43,19 @@ def explain(run: Context) -> None:
     store = ActivationStore.open(folder.activations)
     results = read_table(folder.results)
     member = choose_member(results, members(config, store.layers))
-    inputs = fingerprint(digest(folder.results), config.report.model_dump(mode="json"), member.sae_id)
+    shown = config.report.model_dump(mode="json", include={"factors", "clips"})
+    corpus = load_corpus(folder).keep(store.clip_ids)
+    inputs = fingerprint(
+        digest(folder.results),
+        digest(folder.factors),
+        corpus.fingerprint,
+        shown,
+        digest(folder.saes / member.sae_id / CARD),
+    )
     card = folder.moments / "card.json"
 
     def work() -> None:
         shutil.rmtree(folder.moments, ignore_errors=True)
-        corpus = load_corpus(folder).keep(store.clip_ids)
         sae = load_sae(folder.saes / member.sae_id).sae
         with task(watch, "finding moments", config.report.factors, "factors"):
             chosen = _choose(config, folder, store, corpus, sae, member, results, watch)
@@ -78,8 +85,19 @@ def explain(run: Context) -> None:
 def report(run: Context) -> None:
     """Write the page and its figures; reads artifacts, computes nothing."""
     folder, watch = run.folder, run.watch
-    read = [folder.config, folder.corpus.with_suffix(".json"), folder.factors, folder.results]
-    inputs = fingerprint([digest(path) for path in read], read_json(folder.moments / "card.json")["fingerprint"])
+    cards = sorted(folder.saes / name / CARD for name in read_table(folder.results)["sae_id"].unique() if name)
+    read = [
+        folder.config,
+        folder.corpus,
+        folder.corpus.with_suffix(".json"),
+        folder.corpus.with_name("set_aside.parquet"),
+        folder.factors.with_suffix(".json"),
+        folder.activations / "manifest.json",
+        folder.results,
+        folder.moments / "card.json",
+        *cards,
+    ]
+    inputs = fingerprint([digest(path) for path in read])
     run_stage(
         folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), watch=watch
     )

@@ -1,24 +1,28 @@
 """Stages that touch sound: the corpus, its factors, and what the layers hold while it plays."""
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import polars as pl
 
 from otoscope.activations.extract import extract as extract_activations
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint, read_table
-from otoscope.config import RunConfig
+from otoscope.artifacts import digest, fingerprint
 from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.listing import Listing
-from otoscope.corpus.table import Corpus
-from otoscope.encoders.catalog import load_encoder
+from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.factors.table import build_factors, factors_identity
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.labels import probed_labels, why_not
+from otoscope.pipeline.model import wanted_layers
 from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.watch import task
+from otoscope.pipeline.watch import counting, task
+from otoscope.report.words import count
 
 
 def load_corpus(folder: RunFolder) -> Corpus:
@@ -26,18 +30,22 @@ def load_corpus(folder: RunFolder) -> Corpus:
     return Corpus.load(folder.corpus)
 
 
-def set_aside(folder: RunFolder) -> pl.DataFrame:
-    """Return every clip that some stage set aside: `path, reason`."""
-    found = [load_corpus(folder).set_aside]
-    if (path := folder.activations / "set_aside.parquet").is_file():
-        found.append(read_table(path).select("path", "reason"))
-    return pl.concat(found).unique(maintain_order=True)
+def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
+    """Return the clips that listing, and where it was brought up to date extraction, set aside: `path, reason`."""
+    listed = load_corpus(folder).set_aside
+    if not extracted:
+        return listed
+    return pl.concat([listed, ActivationStore.open(folder.activations).set_aside.select("path", "reason")])
 
 
 def corpus(run: Context) -> None:
     """List, decode once, split; write `corpus.parquet` and the table of clips set aside."""
     config, folder, watch = run.config, run.folder, run.watch
-    listing = config.corpus.listing(folder.sound)
+    start_s = time.monotonic()
+    with counting(watch, "singing", "clips") as on_sung:
+        listing = config.corpus.listing(folder.sound, on_progress=on_sung)
+    if on_sung.done:
+        watch.say(f"  sang {count(on_sung.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),
@@ -47,14 +55,7 @@ def corpus(run: Context) -> None:
     )
 
     def work() -> None:
-        with task(watch, "checking clips", listing.clips.height, "clips"):
-            done = 0
-
-            def on_progress(now: int, _total: int) -> None:
-                nonlocal done
-                watch.advance(now - done)
-                done = now
-
+        with counting(watch, "checking clips", "clips") as on_progress:
             built = build_corpus(
                 config.corpus,
                 config.splits,
@@ -69,27 +70,34 @@ def corpus(run: Context) -> None:
     run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, watch=watch)
     found = load_corpus(folder)
     sides = found.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
-    shares = {split: f"{clips:,} clips of {groups} groups" for split, groups, clips in sides.iter_rows()}
-    watch.say("  " + ", ".join(f"{split} {shares[split]}" for split in ("train", "valid", "test")))
-    for text in _warnings(found):
+    shares = {
+        split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in sides.iter_rows()
+    }
+    watch.say("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
+    probed = probed_labels(found, config)
+    for text in _warnings(found, probed, all_wanted=config.evaluate.labels is None):
         watch.say(f"  {text}")
     if not found.set_aside.is_empty():
-        watch.say(f"  {found.set_aside.height} clips set aside; reasons in {outputs[-1]}")
+        watch.say(f"  {count(found.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
 
 
-def _warnings(found: Corpus) -> list[str]:
+def _warnings(found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str]:
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
-    told: list[str] = []
-    thin = class_support(found.clips).filter(~pl.col("usable"))
+    left_out = [name for name in found.labels if name not in probed] if all_wanted else []
+    told = [f"warning: {name} is not probed: {why_not(found, name)}" for name in left_out]
+    thin = class_support(found.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
     ):
         some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        told.append(f"warning: {len(classes)} classes of {label} are not in both train and test: {some}")
+        told.append(
+            f"warning: not in both train and test: {count(len(classes), 'class', 'classes')} of {label} ({some})"
+        )
     leaks = shared_recordings(found.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])
-        told.append(f"warning: {leaks.height} recordings lie in more than one split under different groups: {first}")
+        recordings = count(leaks.height, "recording")
+        told.append(f"warning: {recordings} in more than one split under different groups, such as {first}")
     return told
 
 
@@ -102,15 +110,14 @@ def factors(run: Context) -> None:
     inputs = fingerprint(found.fingerprint, settings.model_dump(mode="json"), table_digest, factors_identity())
 
     def work() -> None:
-        total = found.clips.height if settings.egemaps else 0
-        with task(watch, "measuring factors", total, "clips"):
+        with counting(watch, "measuring factors", "clips") as on_progress:
             table = build_factors(
                 found,
                 egemaps=settings.egemaps,
                 truth=settings.truth,
                 table=settings.table,
                 cache=folder.root / "cache" / "egemaps",
-                on_progress=lambda _done, _total: watch.advance(1),
+                on_progress=on_progress,
             )
         table.save(folder.factors)
 
@@ -123,27 +130,58 @@ def extract(run: Context) -> None:
     config, folder, watch = run.config, run.folder, run.watch
     found = load_corpus(folder)
     manifest = folder.activations / "manifest.json"
-    encoder = load_encoder(config.model, revision=config.revision, context=config.extract.context)
-    layers = wanted_layers(config, [layer.index for layer in encoder.layers])
+    encoder = run.model.take()
+    layers = wanted_layers(config, encoder)
     inputs = fingerprint(
         found.fingerprint, encoder.name, encoder.revision, config.extract.model_dump(mode="json"), layers, run.strict
     )
 
     def work() -> None:
-        sound_s = float(found.clips["duration_s"].sum())
-        with task(watch, f"extracting {len(layers)} layers", found.clips.height, "clips"):
+        try:
+            write_store()
+        except StaleArtifact as error:
+            told = str(error).removeprefix(f"{folder.activations} holds other activations: ")
+            watch.say(f"  what was extracted before is not what is asked for ({told.split(';')[0]}); it is replaced")
+            shutil.rmtree(folder.activations)
+            write_store()
+        store = ActivationStore.open(folder.activations)
+        watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+
+    def write_store() -> None:
+        with task(watch, f"extracting {count(len(layers), 'layer')}", found.clips.height, "clips"):
             for progress in extract_activations(
-                found, encoder, folder.activations, layers=layers, dtype=config.extract.dtype, strict=run.strict
+                found,
+                encoder,
+                folder.activations,
+                layers=layers,
+                dtype=config.extract.dtype,
+                strict=run.strict,
+                max_set_aside=config.max_set_aside,
             ):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
-        watch.say(f"  {sound_s:,.0f} s of sound, {ActivationStore.open(folder.activations).frames:,} frames a layer")
 
-    run_stage(folder, "extract", inputs=inputs, outputs=[manifest], work=work, watch=watch)
+    run_stage(
+        folder,
+        "extract",
+        inputs=inputs,
+        outputs=[manifest],
+        work=work,
+        watch=watch,
+        intact=lambda: _is_whole(folder.activations),
+    )
+    aside = ActivationStore.open(folder.activations).set_aside
+    if not aside.is_empty():
+        first = aside.row(0, named=True)
+        watch.say(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
 
 
-def wanted_layers(config: RunConfig, known: list[int]) -> list[int]:
-    """Return the layers to extract, in order."""
-    return known if config.extract.layers == "all" else sorted(set(config.extract.layers))
+def _is_whole(store: Path) -> bool:
+    """Whether every file of a store is there at its full size, so that a lost one is written again."""
+    try:
+        ActivationStore.open(store).check_sizes()
+    except ArtifactError:
+        return False
+    return True
 
 
 def _state_of_files(listing: Listing) -> str:

@@ -18,13 +18,15 @@ def run_stage(
     outputs: Sequence[Path],
     work: Callable[[], object],
     watch: Watch,
+    intact: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Do `work` unless the stage's card holds the fingerprint `inputs` and the digests of `outputs`.
 
+    `intact` says whether what is too large to be read each time is still there.
     Returns whether work was done. The card is written last, so a stage that was killed counts as
     not done; what it can reuse of its own unfinished work is its own affair.
     """
-    if is_current(folder, name, inputs=inputs, outputs=outputs):
+    if is_current(folder, name, inputs=inputs, outputs=outputs) and intact():
         folder.log("skipped", stage=name, fingerprint=inputs)
         watch.say(f"{name}: up to date")
         return False

@@ -50,3 +50,31 @@ def task(watch: Watch, title: str, total: float, unit: str) -> Generator[None]:
         yield
     finally:
         watch.finish()
+
+
+class Counted:
+    """An `on_progress(done, total)` whose first call starts the task: where nothing is due, nothing is shown."""
+
+    def __init__(self, watch: Watch, title: str, unit: str) -> None:
+        self._watch, self._title, self._unit = watch, title, unit
+        self.started = False
+        self.done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the task on to `done`."""
+        if not self.started:
+            self._watch.start(self._title, total, self._unit)
+            self.started = True
+        self._watch.advance(done - self.done)
+        self.done = done
+
+
+@contextmanager
+def counting(watch: Watch, title: str, unit: str) -> Generator[Counted]:
+    """Give the counter of a task, and finish the task whatever happens."""
+    counted = Counted(watch, title, unit)
+    try:
+        yield counted
+    finally:
+        if counted.started:
+            watch.finish()

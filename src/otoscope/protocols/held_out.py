@@ -4,6 +4,7 @@ Fitted on train groups, chosen on validation groups, reported on test groups; ev
 interval over groups and its null.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from jaxtyping import Float, Shaped
 from otoscope.evaluate.disentanglement import completeness, disentanglement
 from otoscope.evaluate.groups import Score
 from otoscope.evaluate.lasso import FactorFits, LassoSettings, fit_factors
+from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.probes import ProbeSettings, fit_probe
 from otoscope.evaluate.reconstruction import Reconstruction
 from otoscope.evaluate.record import Record
@@ -75,6 +77,10 @@ def _probed(
     settings: Settings,
     about: Record,
 ) -> Iterator[Record]:
+    shared = replace(about, target=label)
+    if not live_columns(features[clips.split == "train"]).any():
+        yield from _nothing_to_read(shared)
+        return
     found = fit_probe(
         features,
         values,
@@ -83,7 +89,7 @@ def _probed(
         settings=ProbeSettings(permutations=settings.permutations, resamples=settings.resamples),
         seed=settings.seed,
     )
-    shared = replace(about, target=label, n=found.n, groups=found.groups)
+    shared = replace(shared, n=found.n, groups=found.groups)
     for metric, score in (
         ("probe_accuracy", found.accuracy),
         ("probe_balanced_accuracy", found.balanced_accuracy),
@@ -92,6 +98,13 @@ def _probed(
         yield _scored(shared, metric, "test", score)
     chosen_by = found.valid_balanced_accuracy
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=0, groups=0)
+
+
+def _nothing_to_read(shared: Record) -> Iterator[Record]:
+    """Yield a probe's rows without a value, as for the codes of a dictionary that is dead: it was asked, and says nothing."""
+    for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
+        yield replace(shared, metric=metric, split="test", value=math.nan)
+    yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=math.nan)
 
 
 def _factors(

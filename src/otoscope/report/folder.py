@@ -67,18 +67,26 @@ def read_run(folder: Path) -> Run:
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
         )
+    judged = set(rows["sae_id"])  # dictionaries of earlier settings may lie beside those of the results
     return Run(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
         config=_yaml(folder / "config.yaml"),
         corpus=_json(folder / "corpus.json"),
         clips=_table(folder / "corpus.parquet"),
-        set_aside=_table(folder / "set_aside.parquet"),
+        set_aside=set_aside(folder),
         factors=_json(folder / "factors.json"),
-        cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json"))},
+        cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in judged},
         activations=_json(folder / "activations" / "manifest.json"),
         moments=read_moments(folder / "moments"),
     )
+
+
+def set_aside(folder: Path) -> pl.DataFrame | None:
+    """Return every clip that could not be used, `path, reason`: those without sound, then those too short to encode."""
+    listed, heard = _table(folder / "set_aside.parquet"), _table(folder / "activations" / "set_aside.parquet")
+    found = [table.select("path", "reason") for table in (listed, heard) if table is not None]
+    return pl.concat(found) if found else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import polars as pl
 
 from otoscope.artifacts import environment, read_json, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
-from otoscope.corpus.inspect import Progress
-from otoscope.corpus.listing import listed
+from otoscope.corpus.listing import Progress, listed
 from otoscope.corpus.synth.sing import sing
 from otoscope.corpus.synth.spec import SynthCorpus, Task
 

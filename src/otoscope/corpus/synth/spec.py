@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.artifacts import fingerprint
-from otoscope.corpus.inspect import Progress
-from otoscope.corpus.listing import Listing
+from otoscope.corpus.listing import Listing, Progress
 from otoscope.corpus.synth.melody import PATTERNS
 from otoscope.corpus.synth.sing import SPEECH
 from otoscope.corpus.synth.singer import Singer, choir

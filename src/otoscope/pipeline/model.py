@@ -1,0 +1,33 @@
+"""The encoder of a run: checked before any work, held until it has been used."""
+
+from otoscope.config import RunConfig
+from otoscope.encoders.base import Encoder, check_layers
+from otoscope.encoders.catalog import load_encoder
+
+
+class Model:
+    """Loads the configuration's encoder once, and lets go of it when it is taken."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._loaded: Encoder | None = None
+
+    def check(self) -> Encoder:
+        """Load the model; raise `EncoderError` when it cannot be used, `UnknownLayer` when it lacks a wanted layer."""
+        if self._loaded is None:
+            config = self._config
+            self._loaded = load_encoder(config.model, revision=config.revision, context=config.extract.context)
+            check_layers(wanted_layers(config, self._loaded), self._loaded.layers, self._loaded.name)
+        return self._loaded
+
+    def take(self) -> Encoder:
+        """Return the model and keep no hold of it: later stages need its memory."""
+        encoder = self.check()
+        self._loaded = None
+        return encoder
+
+
+def wanted_layers(config: RunConfig, encoder: Encoder) -> list[int]:
+    """Return the layers to extract, in order."""
+    wanted = config.extract.layers
+    return [layer.index for layer in encoder.layers] if wanted == "all" else sorted(set(wanted))
