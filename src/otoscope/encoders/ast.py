@@ -111,7 +111,7 @@ class ASTEncoder:
         low_hz, high_hz = np.tile(self.grid.band_edges_hz(), (moments, 1)).T
         return Frames(np.repeat(spans.start_s, bands), np.repeat(spans.end_s, bands), low_hz, high_hz)
 
-    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)

@@ -93,7 +93,7 @@ class Encoder(Protocol):
         """Place the valid frames of a clip of that many samples at `rate_hz`."""
         ...
 
-    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths through the model; padding never changes a valid frame."""
         ...
 
@@ -107,7 +107,7 @@ def check_layers(wanted: Sequence[int], layers: Sequence[Layer], name: str) -> N
 
 
 def check_waves(
-    waves: Sequence[Float[Tensor, " samples"]], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
+    waves: Sequence[Float[Tensor, " _samples"]], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
 ) -> None:
     """Raise `EncoderError` unless every wave is one channel of finite sound that one call can take."""
     if not waves:

@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 def encode_in_buckets(
-    waves: Sequence[Float[Tensor, " samples"]],
+    waves: Sequence[Float[Tensor, " _samples"]],
     layers: Sequence[int],
     *,
     runtime: Runtime,

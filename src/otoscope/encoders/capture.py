@@ -10,7 +10,9 @@ class _DeepEnough(Exception):
     """Every wanted layer has been read: leave the forward pass."""
 
 
-def capture(run: Callable[[], object], blocks: Sequence[nn.Module], wanted: Collection[int]) -> dict[int, Tensor]:
+def capture(
+    run: Callable[[], object], blocks: nn.ModuleList | Sequence[nn.Module], wanted: Collection[int]
+) -> dict[int, Tensor]:
     """Call `run` and return the wanted layers: 0 is the input of `blocks[0]`, i the raw output of `blocks[i - 1]`.
 
     The pass ends inside the deepest wanted block, so an early layer costs only what lies before it, and

@@ -145,7 +145,7 @@ class Wav2Vec2Encoder:
         layer = self.layers[0]
         return frame_spans(self.geometry.count(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
 
-    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)

@@ -53,7 +53,7 @@ class WhisperEncoder:
         """Place the frames whose centre lies within the clip: `ceil(samples / hop)` of them, the first at 0 s."""
         return frame_spans(self._count(samples), rate_hz=self.rate_hz / self.hop_samples, offset_s=0.0)
 
-    def encode(self, waves: Sequence[Float[Tensor, " samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
         check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)

@@ -236,7 +236,7 @@ def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " 
 
 
 def _number_classes(
-    names: Shaped[np.ndarray, " rows"], parts: Sequence[Int[np.ndarray, " part"]]
+    names: Shaped[np.ndarray, " rows"], parts: Sequence[Int[np.ndarray, " _part"]]
 ) -> tuple[tuple[str, ...], Int[np.ndarray, " rows"]]:
     """Return the classes of all rows used, and every row's class as their index (rows not used: 0)."""
     for part, split in zip(parts, ("train", "valid", "test"), strict=True):
