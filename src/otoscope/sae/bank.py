@@ -54,12 +54,12 @@ class Bank:
         self.drafts = {member.name: _draft(member, rows, valid_rows) for member in members}
         kept = [part for part in (rows, valid_rows) if rows_bytes(part) <= HELD_SHARE * allowed]
         self.members_bytes = allowed - sum(map(rows_bytes, kept)) - SLICE_BYTES
-        self.needs = {member.name: _need(member, self.drafts[member.name], rows.width) for member in members}
+        self.needs = {member.name: self._need(member, member.latents, rows.width) for member in members}
         for member in members:
             require_fit(
                 self.needs[member.name],
                 self.members_bytes,
-                fixed=SLICE_BYTES,
+                fixed=self._need(member, 0, rows.width),
                 width=rows.width,
                 latents=member.latents,
                 name=member.name,
@@ -95,6 +95,11 @@ class Bank:
     def threads(self, wave: Sequence[Member]) -> int:
         """Return how many threads each member's kernels may use."""
         return max(1, self.workers // len(wave))
+
+    def _need(self, member: Member, latents: int, width: int) -> int:
+        # two slices of batches: at worst no other member shares its order
+        made = self.drafts[member.name]
+        return member_bytes(width, latents, made.sparsifier, made.plan) + SLICE_BYTES
 
     def _seat(self, member: Member, *, threads: int, discard: bool) -> Seat:
         engine = self.engine or partial(pick_engine, threads=threads)
@@ -143,8 +148,3 @@ class Bank:
 def _draft(member: Member, rows: Rows, valid_rows: Rows) -> Draft:
     with named(member.name):
         return draft(rows, valid_rows, member.preset, latents=member.latents, k=member.k, seed=member.seed)
-
-
-def _need(member: Member, made: Draft, width: int) -> int:
-    # two slices of batches: an order of its own is the worst case
-    return member_bytes(width, member.latents, made.sparsifier, made.plan) + SLICE_BYTES

@@ -24,12 +24,13 @@ class Loaded(NamedTuple):
     card: dict[str, Any]
 
 
-def save_sae(folder: Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
+def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
     """Write a model and its card; the card comes last, so a folder with a card is whole.
 
     `card` holds what the caller knows (preset, seed, layer, encoder, fingerprints, summary); shape,
     sparsifier, format, versions and the weights' SHA-256 are added.
     """
+    folder = Path(folder)
     weights = folder / WEIGHTS
     (folder / CARD).unlink(missing_ok=True)
     write_tensors(weights, {name: to_array(value) for name, value in sae.state_dict().items()})
