@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 JOBS ?= 2
+# workers share the cores already: one thread each; and nothing may reach for a network
+QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +23,7 @@ demo: $(READY) ## sing a small corpus, open the starter model with SAEs, write t
 	$(BIN)/otoscope demo
 
 test: $(READY) ## the whole test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -30,7 +32,7 @@ lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/lint-imports
 
 shapes: $(READY) ## the laws once more, every annotated shape and type checked at every call
-	OTOSCOPE_SHAPES=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -k "not refused" tests/laws
+	OTOSCOPE_SHAPES=1 $(QUIET) $(BIN)/python -m pytest -n $(JOBS) -k "not refused" tests/laws
 
 bench-train: $(READY) ## a training step beside the peers' (builds their environment first)
 	$(BIN)/python benchmarks/train.py
