@@ -65,5 +65,8 @@ def test_two_runs_in_one_folder_are_refused(folder: RunFolder) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot write .*Not a directory; choose another --out"), RunFolder(tmp_path / "file" / "x").locked():
+    with (
+        pytest.raises(ArtifactError, match=r"cannot write .*Not a directory; choose another --out"),
+        RunFolder(tmp_path / "file" / "x").locked(),
+    ):
         pass

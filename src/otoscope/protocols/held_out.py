@@ -101,7 +101,7 @@ def _probed(
 
 
 def _nothing_to_read(shared: Record) -> Iterator[Record]:
-    """Yield a probe's rows without a value, as for the codes of a dictionary that is dead: it was asked, and says nothing."""
+    """Yield a probe's rows without a value, as for a dictionary that is dead: it was asked and says nothing."""
     for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
         yield replace(shared, metric=metric, split="test", value=math.nan)
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=math.nan)

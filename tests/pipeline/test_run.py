@@ -1,0 +1,243 @@
+"""A run from a configuration to a report, and what a second one does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.artifacts import digest, read_json
+from otoscope.config import RunConfig, load_config
+from otoscope.errors import ConfigError
+from otoscope.evaluate.record import METRICS, SCHEMA
+from otoscope.pipeline.run import STAGES, RunSummary, run, stages_until
+from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
+
+CLIPS = 5 * 3 * 2
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
+    return write_config(tmp_path_factory.mktemp("run") / "sung.yaml", tiny("wavlm"), SUNG)
+
+
+@pytest.fixture(scope="module")
+def summary(path: Path) -> RunSummary:
+    """A whole run, which tests may bring up to date again but never change for good."""
+    return run(load_config(path), path.parent / "out")
+
+
+def again(summary: RunSummary, path: Path, *overrides: str, until: str = "report") -> tuple[list[str], list[str]]:
+    run(load_config(path, overrides), summary.run, until=until)
+    return stages_of_last_run(summary.run)
+
+
+@pytest.fixture(scope="module")
+def results(summary: RunSummary) -> pl.DataFrame:
+    assert summary.results is not None
+    return pl.read_parquet(summary.results)
+
+
+def test_every_artifact_is_in_its_place(summary: RunSummary) -> None:
+    for name in (
+        "config.yaml",
+        "corpus.parquet",
+        "corpus.json",
+        "set_aside.parquet",
+        "factors.parquet",
+        "factors.json",
+        "activations/manifest.json",
+        "saes/index.json",
+        "results.parquet",
+        "moments/card.json",
+        "report/index.html",
+        "log.jsonl",
+    ):
+        assert (summary.run / name).is_file(), name
+    assert len(list(summary.run.glob("report/figures/*.svg"))) >= 5
+    wanted = [f"layer{layer:02d}-frames-default-m64-k{k}-seed0" for layer in (1, 3) for k in (16, 6)]
+    assert read_json(summary.run / "saes" / "index.json")["saes"] == wanted
+    assert sorted(path.name for path in summary.run.glob("saes/*/")) == sorted(wanted)
+    assert not list(summary.run.rglob("*.part"))
+    assert not list(summary.run.rglob("progress.safetensors"))
+
+
+def test_the_summary_says_what_was_made(summary: RunSummary) -> None:
+    assert (summary.clips, summary.set_aside) == (CLIPS, 0)
+    assert summary.report == summary.run / "report" / "index.html"
+    assert 0 < summary.seconds < 300
+    assert 100 < summary.peak_rss_mb < 4000
+
+
+def test_results_have_the_schema_and_every_metric(results: pl.DataFrame) -> None:
+    assert dict(results.schema) == SCHEMA
+    assert set(results["metric"]) == set(METRICS)
+    assert set(results["layer"]) == {0, 1, 2, 3}
+    assert set(results.filter(pl.col("representation") == "sae")["layer"]) == {1, 3}
+    assert results.select("layer", "representation", "sae_id", "metric", "target", "split").is_duplicated().sum() == 0
+
+
+def test_values_lie_where_they_can(results: pl.DataFrame) -> None:
+    known = results.filter(pl.col("value").is_not_nan())
+    shares = known.filter(pl.col("metric").str.starts_with("probe_") | pl.col("metric").str.ends_with("_fraction"))
+    assert shares["value"].is_between(0.0, 1.0).all()
+    assert known.filter(pl.col("unit") == "fraction")["value"].max() <= 1.0
+    assert known.filter(pl.col("metric") == "mse")["value"].min() >= 0.0
+    assert known.filter(pl.col("metric") == "cosine")["value"].is_between(-1.0, 1.0).all()
+    assert (known.filter(pl.col("metric") == "effective_latents")["value"] >= 1.0).all()
+    assert (known.filter(pl.col("metric") == "l0").select(pl.col("value") <= pl.col("k") + 1e-9)).to_series().all()
+
+
+def test_numbers_on_test_groups_carry_interval_null_and_counts(results: pl.DataFrame) -> None:
+    probes = results.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))
+    assert set(probes["target"]) == {"technique", "vowel", "context", "gender"}
+    assert (probes["groups"] == 2).all()
+    assert (probes["n"] == 2 * 3 * 2).all()
+    assert probes.select((pl.col("low") <= pl.col("value")) & (pl.col("value") <= pl.col("high"))).to_series().all()
+    assert probes["null_mean"].is_between(0.0, 1.0).all()
+    assert (probes["null_high"] >= probes["null_mean"]).all()
+
+
+def test_codes_of_all_poolings_are_told_apart_and_sparser_ones_fire_less(results: pl.DataFrame) -> None:
+    fired = results.filter((pl.col("metric") == "l0") & (pl.col("split") == "test")).sort("layer", "k")
+    assert fired["k"].to_list() == [6, 16, 6, 16]
+    values = fired["value"].to_numpy().reshape(2, 2)
+    assert (values[:, 0] < values[:, 1]).all()
+
+
+def test_a_second_run_does_nothing(summary: RunSummary, path: Path) -> None:
+    before = {p: digest(p) for p in (summary.run / "results.parquet", summary.run / "report" / "index.html")}
+    second = run(load_config(path), summary.run)
+    assert stages_of_last_run(summary.run) == ([], list(STAGES))
+    assert second.seconds < 0.5 * summary.seconds
+    assert {p: digest(p) for p in before} == before
+
+
+def test_another_title_rewrites_the_page_only(summary: RunSummary, path: Path) -> None:
+    done, _ = again(summary, path, "report.title=Another one")
+    assert done == ["report"]
+    assert summary.report is not None
+    assert "Another one" in summary.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("override", "redone"),
+    [
+        ("evaluate.labels=[technique]", ["evaluate"]),
+        ("train.latents=32", ["train", "evaluate"]),
+        ("train.seeds=[0, 1]", ["train", "evaluate"]),
+        ("extract.layers=[1, 3]", ["extract", "train", "evaluate"]),
+        ("splits.seed=1", ["corpus", "factors", "extract", "train", "evaluate"]),
+        ("max_set_aside=0.5", ["corpus"]),
+    ],
+)
+def test_a_changed_setting_reruns_what_depends_on_it(
+    summary: RunSummary, path: Path, override: str, redone: list[str]
+) -> None:
+    again(summary, path, until="evaluate")
+    whole = digest(summary.run / "results.parquet")
+    done, skipped = again(summary, path, override, until="evaluate")
+    assert done == redone
+    assert skipped == [name for name in stages_until("evaluate") if name not in redone]
+    again(summary, path, until="evaluate")
+    assert digest(summary.run / "results.parquet") == whole
+
+
+def test_dictionaries_that_stay_in_the_grid_are_not_trained_again(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="train")
+    made = {p: p.stat().st_mtime_ns for p in summary.run.glob("saes/*-m64-k16-seed0/sae.safetensors")}
+    again(summary, path, "train.sparsities=[0.75, 0.5]", until="train")
+    assert len(made) == 2
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+
+
+@pytest.mark.parametrize(
+    ("lost", "redone"),
+    [
+        ("saes/layer01-frames-default-m64-k6-seed0/sae.safetensors", ["train"]),
+        ("activations/layer_02/frames-00000.safetensors", ["extract"]),
+        ("factors.json", ["factors"]),
+        ("moments/card.json", ["explain"]),
+        ("stages/evaluate.json", ["evaluate"]),
+    ],
+)
+def test_a_lost_artifact_is_made_again_and_nothing_else(
+    summary: RunSummary, path: Path, lost: str, redone: list[str]
+) -> None:
+    again(summary, path)
+    results = digest(summary.run / "results.parquet")
+    (summary.run / lost).unlink()
+    done, _ = again(summary, path)
+    assert done == redone
+    assert digest(summary.run / "results.parquet") == results
+
+
+def test_damaged_weights_are_trained_again(summary: RunSummary, path: Path) -> None:
+    weights = summary.run / "saes/layer01-frames-default-m64-k6-seed0/sae.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] + b"\0" * 8)
+    again(summary, path, until="train")
+    assert weights.read_bytes() == whole
+
+
+def test_a_part_that_its_card_does_not_describe_is_made_again(summary: RunSummary, path: Path) -> None:
+    """Killed between a part's table and its card, and then asked for the older settings once more."""
+    again(summary, path, until="evaluate")
+    whole = digest(summary.run / "results.parquet")
+    part = summary.run / "parts" / "layer01-dense.parquet"
+    pl.read_parquet(part).with_columns(value=pl.lit(0.5)).write_parquet(part)
+    (summary.run / "results.parquet").unlink()
+    again(summary, path, until="evaluate")
+    assert digest(summary.run / "results.parquet") == whole
+
+
+def test_only_what_the_last_stage_needs_is_done(path: Path, tmp_path: Path) -> None:
+    for until in ("factors", "extract", "train"):
+        made = run(load_config(path), tmp_path / until, until=until)
+        done, _ = stages_of_last_run(tmp_path / until)
+        assert done == stages_until(until)
+        assert (made.report, made.results) == (None, None)
+    assert stages_until("train") == ["corpus", "extract", "train"]
+    assert stages_until("report") == list(STAGES)
+    with pytest.raises(ConfigError, match="no stage 'tran'; did you mean train"):
+        run(load_config(path), tmp_path / "x", until="tran")
+
+
+def test_an_older_report_is_not_called_this_runs(summary: RunSummary, path: Path) -> None:
+    made = run(load_config(path), summary.run, until="train")
+    assert (made.report, made.results) == (None, None)
+    assert (summary.run / "report" / "index.html").is_file()
+
+
+def test_the_page_names_the_dictionaries_of_its_results_only(summary: RunSummary, path: Path) -> None:
+    again(summary, path, "train.latents=16", "train.sparsities=[0.5]", until="train")
+    again(summary, path)
+    assert list(summary.run.glob("saes/*-m16-*"))
+    assert summary.report is not None
+    page = summary.report.read_text(encoding="utf-8")
+    assert "-m64-k6-" in page
+    assert "-m16-" not in page
+
+
+def test_the_order_of_clips_is_one_and_the_same(summary: RunSummary) -> None:
+    corpus = pl.read_parquet(summary.run / "corpus.parquet")["clip_id"].to_list()
+    factors = pl.read_parquet(summary.run / "factors.parquet")["clip_id"].to_list()
+    stored = pl.read_parquet(summary.run / "activations" / "clips.parquet")["clip_id"].to_list()
+    assert corpus == factors == stored
+    assert np.unique(corpus).size == CLIPS
+
+
+def test_two_runs_elsewhere_give_the_same_bytes(summary: RunSummary, path: Path, tmp_path: Path) -> None:
+    again(summary, path, until="evaluate")
+    run(load_config(path), tmp_path / "other", until="evaluate")
+    assert digest(tmp_path / "other" / "results.parquet") == digest(summary.run / "results.parquet")
+
+
+def test_a_configuration_made_in_python_runs_like_one_that_was_read(summary: RunSummary, path: Path) -> None:
+    again(summary, path)
+    config = RunConfig.model_validate(load_config(path).model_dump() | {"name": "sung"})
+    assert config == load_config(path)
+    assert replace(run(config, summary.run), seconds=0.0, peak_rss_mb=0.0) == replace(
+        summary, seconds=0.0, peak_rss_mb=0.0
+    )
