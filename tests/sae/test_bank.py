@@ -15,7 +15,7 @@ from otoscope.sae.memory import member_bytes
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.progress import PROGRESS, save_progress, train_into
-from otoscope.sae.rows import ArrayRows
+from otoscope.sae.rows import ArrayRows, Kept
 from otoscope.sae.seat import Member, MemberStep
 from otoscope.sae.train import begin, train
 from otoscope.sae.workers import one_thread
@@ -23,6 +23,9 @@ from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
 NESTED = QUICK.model_copy(update={"sparsifier": "batch_topk", "prefixes": (0.25, 1.0)})
+ARCHETYPAL = QUICK.model_copy(
+    update={"dictionary": "archetypal", "unit_norm": False, "init": "points", "archetypes": 50}
+)
 
 MEMBERS = [
     Member(name="one", latents=96, k=5, preset=QUICK),
@@ -32,6 +35,7 @@ MEMBERS = [
     Member(name="other batch", latents=96, k=5, preset=QUICK.model_copy(update={"batch": 100})),
     Member(name="nested", latents=96, k=5, preset=NESTED),
     Member(name="gated", latents=96, k=5, preset=QUICK.model_copy(update={"sparsifier": "gated"})),
+    Member(name="archetypal", latents=96, k=5, preset=ARCHETYPAL),
 ]
 
 TRAIN, VALID = planted(0, 1), planted(2, frames=100)
@@ -96,7 +100,7 @@ def test_rows_too_many_for_memory_are_read_once_for_all_members(by_themselves: P
     rows = Counted(TRAIN)
     members = kept_in(tmp_path, MEMBERS[:3])
     bank = Bank(rows, VALID, members, workers=2, memory_bytes=2 << 30)
-    assert isinstance(bank.rows, ArrayRows)
+    assert isinstance(bank.rows, Kept)
     assert sum(rows.taken) == TRAIN.height
     rows.taken.clear()
     bank.rows = rows
@@ -207,14 +211,14 @@ def test_what_is_said_to_fit_does_fit():
     Bank(TRAIN, VALID, [Member(name="fits", latents=latents, k=20)], memory_bytes=1 << 30)
 
 
-@pytest.mark.parametrize("member", [MEMBERS[0], MEMBERS[6]], ids=["kernels", "plain"])
+@pytest.mark.parametrize("member", [MEMBERS[0], *MEMBERS[6:]], ids=["kernels", "plain", "archetypal"])
 def test_memory_is_estimated_from_above(member: Member):
     bank = Bank(TRAIN, VALID, [member])
     run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
     run.engine.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
     held = [*run.sae.state_dict().values(), *run.sae.state_dict().values(), *run.engine.state().values()]
     kept = sum(value.numel() * value.element_size() for value in held)
-    estimate = member_bytes(24, member.latents, run.sae.sparsifier, run.plan)
+    estimate = member_bytes(24, member.latents, bank.drafts[member.name])
     assert kept < estimate < bank.needs[member.name]
 
 

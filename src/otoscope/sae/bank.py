@@ -15,7 +15,7 @@ from otoscope.sae.moments import Moments, measure
 from otoscope.sae.progress import clear_progress, load_progress
 from otoscope.sae.rows import Rows, held
 from otoscope.sae.seat import SLICE_BYTES, Due, Member, MemberStep, Seat, named
-from otoscope.sae.train import Batch, Training, begin
+from otoscope.sae.train import Batch, Training, begin, read_batch
 from otoscope.sae.workers import one_thread, workers
 
 HELD_SHARE = 0.25
@@ -99,7 +99,7 @@ class Bank:
     def _need(self, member: Member, latents: int, width: int) -> int:
         # two slices of batches: at worst no other member shares its order
         made = self.drafts[member.name]
-        return member_bytes(width, latents, made.sparsifier, made.plan) + SLICE_BYTES
+        return member_bytes(width, latents, made) + SLICE_BYTES
 
     def _seat(self, member: Member, *, threads: int, discard: bool) -> Seat:
         engine = self.engine or partial(pick_engine, threads=threads)
@@ -139,9 +139,8 @@ class Bank:
 
     def _read(self, due: set[Due]) -> dict[Due, Batch]:
         found: dict[Due, Batch] = {}
-        for order, step in sorted(due, key=lambda d: (d[0].seed, d[0].batch, d[1])):
-            indices = order.indices(step)
-            found[order, step] = Batch(indices, self.rows.take(indices))
+        for batch in sorted(due, key=lambda d: (d.order.seed, d.order.batch, d.step)):
+            found[batch] = read_batch(self.rows, batch.order, batch.step, paired=batch.paired)
         return found
 
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otoscope.errors import DamagedArtifact
-from otoscope.sae.losses import aux_k, forward
+from otoscope.sae.archetypal import Archetypes
+from otoscope.sae.losses import Contrast, aux_k, forward
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 
@@ -54,10 +55,16 @@ class TorchEngine:
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)
         self.named = {name: p for name, p in sae.named_parameters() if p.requires_grad}
-        decayed = [p for name, p in self.named.items() if name == "encoder"]
-        plain = [p for name, p in self.named.items() if name != "encoder"]
+        if sae.archetypes is not None:
+            del self.named["decoder"]  # it follows the archetypes
+        self.contrasted = Contrast(config.temporal, config.temporal_share) if config.temporal else None
+        special = {"encoder": (config.weight_decay, 1.0), "archetypes.logits": (0.0, config.mixing_rate)}
         self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": [p], "weight_decay": decay, "times": times}
+                for name, p in self.named.items()
+                for decay, times in [special.get(name, (0.0, 1.0))]
+            ],
             betas=(0.9, config.beta2),
             fused=True,
         )
@@ -65,20 +72,24 @@ class TorchEngine:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        seen = forward(sae, inner, prefixes=self.config.prefixes)
+        seen = forward(sae, inner, prefixes=self.config.prefixes, contrasted=self.contrasted)
         loss = seen.error if seen.penalty is None else seen.error + seen.penalty
         dead = self.silent_rows >= self.dead_window_rows
         aux = None
         if self.config.aux_coefficient and dead.any():
             aux = aux_k(sae, inner, seen.rebuilt, dead)
             loss = loss + self.config.aux_coefficient * aux
-        self.optimiser.zero_grad(set_to_none=True)
+        sae.zero_grad(set_to_none=True)
         loss.backward()
+        if sae.archetypes is not None:
+            pull(sae, sae.archetypes)
         if sae.unit_norm:
             project_gradient(sae)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["times"]
         self.optimiser.step()
+        if sae.archetypes is not None:
+            follow(sae, sae.archetypes)
         if sae.unit_norm:
             renormalise(sae)
         self.silent_rows = torch.where(seen.fired > 0, 0, self.silent_rows + len(inner))
@@ -106,6 +117,18 @@ class TorchEngine:
             prefix = f"{name}."
             moments = {key.removeprefix(prefix): v.clone() for key, v in state.items() if key.startswith(prefix)}
             self.optimiser.state[parameter] = moments
+
+
+def pull(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
+    """Hand the gradient of the atoms on to what makes them."""
+    torch.autograd.backward(archetypes.atoms(), sae.decoder.grad)
+
+
+@torch.no_grad()
+def follow(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
+    """Bound the relaxation, and make the atoms anew."""
+    archetypes.clip()
+    sae.decoder.copy_(archetypes.atoms())
 
 
 @torch.no_grad()

@@ -27,9 +27,10 @@ def pick_engine(
 
 
 def covers(sae: SparseAutoencoder, config: TrainConfig) -> bool:
-    """Whether the kernels do what a model and its recipe ask: plain TopK on the CPU, in float32, one prefix."""
+    """Whether the kernels do what a model and its recipe ask: plain TopK on the CPU, in float32, and no more."""
     on_cpu = sae.encoder.device.type == "cpu" and sae.encoder.dtype == torch.float32
-    return type(sae.sparsifier) is TopK and config.prefixes == (1.0,) and on_cpu
+    plain = config.prefixes == (1.0,) and not config.temporal and sae.archetypes is None
+    return type(sae.sparsifier) is TopK and plain and on_cpu
 
 
 class FastEngine:
@@ -40,7 +41,7 @@ class FastEngine:
     ) -> None:
         if not covers(sae, config):
             raise ConfigError(
-                f"the kernels train TopK without prefixes, in float32 on the CPU, not {sae.sparsifier!r}; "
+                f"the kernels train TopK and nothing beside it, in float32 on the CPU, not {sae.sparsifier!r} so; "
                 "use the plain engine"
             )
         self.dead_window_rows = dead_window_rows

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.sparsifiers import Chosen, Penalised, Seen, TopK
+from otoscope.sae.temporal import contrast
 
 GATHER = 8
 """With fewer than 1 in this many latents active, gathering atoms beats dense products.
@@ -21,7 +22,7 @@ k=20, 1.5 times at k=102 and level at k=307."""
 class Forward(NamedTuple):
     """One batch of normalised rows seen by the model.
 
-    `penalty` is what the sparsifier adds to the error; `fired` counts the rows in which each latent was active.
+    `penalty` is what is added to the error; `fired` counts the rows in which each latent was active.
     """
 
     rebuilt: Float[Tensor, "rows width"]
@@ -30,16 +31,28 @@ class Forward(NamedTuple):
     fired: Int[Tensor, " latents"]
 
 
+class Contrast(NamedTuple):
+    """How strongly the first share of latents is to be shared by neighbours in time."""
+
+    weight: float
+    share: float
+
+
 def forward(
-    sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, prefixes: Sequence[float] = (1.0,)
+    sae: SparseAutoencoder,
+    inner: Float[Tensor, "rows width"],
+    *,
+    prefixes: Sequence[float] = (1.0,),
+    contrasted: Contrast | None = None,
 ) -> Forward:
     """Rebuild normalised rows, by whichever way is cheaper for the sparsifier's budget.
 
     With several `prefixes`, shares of the dictionary, the error is the mean over the errors of its
-    first latents alone (see `nested_error`).
+    first latents alone (see `nested_error`). `contrasted` takes the second half of the rows for the
+    neighbours of the first (see `temporal.contrast`).
     """
-    sparsifier = sae.sparsifier
-    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents and tuple(prefixes) == (1.0,):
+    sparsifier, plain = sae.sparsifier, tuple(prefixes) == (1.0,) and contrasted is None
+    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents and plain:
         return gathered(sae, sparsifier, inner)
     pre = sae.preactivate(inner)
     codes = sparsifier(pre)
@@ -50,6 +63,10 @@ def forward(
     penalty = None
     if isinstance(sparsifier, Penalised):
         penalty = sparsifier.penalty(Seen(inner, pre, codes, sae.decoder, sae.decoder_bias))
+    if contrasted is not None:
+        first = codes[:, : max(round(contrasted.share * sae.latents), 1)]
+        apart = contrasted.weight * contrast(*first.chunk(2))
+        penalty = apart if penalty is None else penalty + apart
     return Forward(rebuilt, error, penalty, (codes > 0).sum(dim=0))
 
 

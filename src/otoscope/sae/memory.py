@@ -3,14 +3,15 @@
 import psutil
 
 from otoscope.errors import TrainingError
-from otoscope.sae.presets import Plan
+from otoscope.sae.draft import Draft
 from otoscope.sae.rows import Rows
-from otoscope.sae.sparsifiers import Sparsifier, TopK
+from otoscope.sae.sparsifiers import TopK
 
 FREE_SHARE = 0.7
 """Share of the free memory that a bank may take when no budget is given."""
 
 FLOAT = 4
+COPIES = 7
 VALIDATED = 1024
 """Rows that are validated together."""
 
@@ -32,15 +33,18 @@ def weights_bytes(width: int, latents: int) -> int:
     return FLOAT * (2 * width * latents + width + latents)
 
 
-def member_bytes(width: int, latents: int, sparsifier: Sparsifier, plan: Plan) -> int:
+def member_bytes(width: int, latents: int, made: Draft) -> int:
     """Return what one dictionary needs while it is trained, from above.
 
     Weights, Adam's two moments, the best state, and gradients or packed tables (5 copies); the moments once more
-    while progress is saved (2); codes of a batch and of the rows validated together, with what makes them.
+    while progress is saved (2); mixtures alike; codes of a batch and of the rows validated together, with what makes
+    them.
     """
     dense = 4 * VALIDATED * latents
-    entries = 6 * sparsifier.k if isinstance(sparsifier, TopK) else 6 * latents
-    return 7 * weights_bytes(width, latents) + FLOAT * (dense + plan.order.batch * (entries + 6 * width))
+    entries = 6 * made.sparsifier.k if isinstance(made.sparsifier, TopK) else 6 * latents
+    batch = made.plan.order.batch * (2 if made.config.temporal else 1)
+    mixtures = latents * (made.archetypes + width) if made.archetypes else 0
+    return COPIES * (weights_bytes(width, latents) + FLOAT * mixtures) + FLOAT * (dense + batch * (entries + 6 * width))
 
 
 def require_fit(needed: int, allowed: int, *, fixed: int, width: int, latents: int, name: str) -> None:

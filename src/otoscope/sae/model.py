@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.sparsifiers import Sparsifier
 
-Init: TypeAlias = Literal["tied", "linear"]
+Init: TypeAlias = Literal["tied", "linear", "points"]
+Dictionary: TypeAlias = Literal["free", "archetypal"]
 
 
 class Pass(NamedTuple):
@@ -31,7 +33,8 @@ class SparseAutoencoder(nn.Module):
     `centre` `[width]` and `scale` (`[]`, or `[width]` for one a dimension) are part of the
     checkpoint, so callers pass and receive the encoder's own units; codes carry the unit
     `unit = rms(scale)`, which makes `codes @ decoder` a displacement in those units when the scale
-    is one number. Rows may come as `[rows, width]` or with any leading axes.
+    is one number. Rows may come as `[rows, width]` or with any leading axes. With `archetypes`, the
+    decoder holds the atoms that these make (see `Archetypes`), and training moves them alone.
     """
 
     centre: Float[Tensor, " width"]
@@ -47,6 +50,7 @@ class SparseAutoencoder(nn.Module):
         decoder_bias: bool = True,
         unit_norm: bool = True,
         init: Init = "tied",
+        archetypes: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -56,12 +60,13 @@ class SparseAutoencoder(nn.Module):
         self.sparsifier = sparsifier
         generator = torch.Generator().manual_seed(seed)
         encoder, bias, decoder = _INITS[init](width, latents, generator)
-        if unit_norm and init != "tied":  # tied atoms are drawn at length 1
+        if unit_norm and init == "linear":  # tied atoms are drawn at length 1
             decoder = F.normalize(decoder, dim=1)
         self.encoder = nn.Parameter(encoder)
         self.decoder = nn.Parameter(decoder)
         self.encoder_bias = nn.Parameter(bias) if encoder_bias else None
         self.decoder_bias = nn.Parameter(torch.zeros(width)) if decoder_bias else None
+        self.archetypes = None if archetypes is None else Archetypes(archetypes, width, latents)
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
 
@@ -107,6 +112,12 @@ class SparseAutoencoder(nn.Module):
         if torch.isfinite(gain) and gain > 0:
             self.encoder.mul_(gain)
 
+    @torch.no_grad()
+    def start_at_points(self, archetypes: Archetypes) -> None:
+        """Make the dictionary anew from archetypes; the encoder looks along each atom."""
+        self.decoder.copy_(archetypes.atoms())
+        self.encoder.copy_(F.normalize(self.decoder, dim=1))
+
     def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
         """Return the codes of rows, in the encoder's own units."""
         flat = self.normalise(rows).reshape(-1, self.width)
@@ -130,6 +141,7 @@ class SparseAutoencoder(nn.Module):
             "decoder_bias": self.decoder_bias is not None,
             "unit_norm": self.unit_norm,
             "scale_per_dimension": self.scale.ndim == 1,
+            "archetypes": None if self.archetypes is None else len(self.archetypes.points),
             "sparsifier": self.sparsifier.card(),
         }
 
@@ -151,4 +163,4 @@ def _linear(width: int, latents: int, generator: torch.Generator) -> tuple[Tenso
     return encoder, bias, uniform(latents, width, inputs=latents)
 
 
-_INITS = {"tied": _tied, "linear": _linear}
+_INITS = {"tied": _tied, "linear": _linear, "points": _tied}

@@ -9,9 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otoscope.errors import TrainingError
+from otoscope.sae.capabilities import describe
 from otoscope.sae.rows import Rows, chunks
 
 Scaling: TypeAlias = Literal["none", "rows", "dimensions"]
+
+OUTLIER_SHARE = 0.5
+"""A single dimension with more of the variance than this is an outlier: latents spend themselves on it and die."""
 
 CONSTANT = 1e-6
 """A dimension that varies by less than this share of the root mean square spread counts as constant."""
@@ -40,6 +44,18 @@ class Moments:
         """Share of all variance that the most varying dimension carries (outlier dimensions kill latents)."""
         return float(self.variance.max() / self.variance.sum())
 
+    def warnings(self, kind: Scaling) -> list[str]:
+        """Return what a reader of the results should know about these rows, under the scaling they will have."""
+        found: list[str] = []
+        if self.largest_share > OUTLIER_SHARE and kind != "dimensions":
+            found.append(
+                f"dimension {int(self.variance.argmax())} carries {100 * self.largest_share:.0f} % of the variance: "
+                'latents that serve it leave the others unexplained; train with scaling: "dimensions"'
+            )
+        if self.constant:
+            found.append(f"{self.constant} of {len(self.mean)} dimensions do not vary; they are centred and no more")
+        return found
+
     def scaling(self, kind: Scaling, *, centred: bool) -> tuple[Tensor, Tensor]:
         """Return centre `[width]` and scale (`[]`, or `[width]` for "dimensions") for the model.
 
@@ -61,7 +77,7 @@ def measure(rows: Rows, *, name: str = "training") -> Moments:
         raise TrainingError(f"{rows.height} {name} row(s): a dictionary needs at least 2, better thousands")
     count, mean, squares = 0, np.zeros(rows.width), np.zeros(rows.width)
     for start, chunk in chunks(rows):
-        require_finite(chunk, start, name)
+        require_finite(rows, chunk, start, name)
         values = chunk.astype(np.float64)
         size, chunk_mean = len(values), values.mean(axis=0)
         # pooled update (Chan, Golub and LeVeque 1979): sums of raw squares lose small spreads beside large means
@@ -74,11 +90,11 @@ def measure(rows: Rows, *, name: str = "training") -> Moments:
     return Moments(count, mean, squares / count)
 
 
-def require_finite(chunk: Float[np.ndarray, "rows width"], start: int, name: str) -> None:
-    """Raise `TrainingError` naming the first row that holds NaN or Inf."""
+def require_finite(rows: Rows, chunk: Float[np.ndarray, "rows width"], start: int, name: str) -> None:
+    """Raise `TrainingError` naming the first row, and its clip where that is known, that holds NaN or Inf."""
     bad = ~np.isfinite(chunk).all(axis=1)
     if bad.any():
         raise TrainingError(
-            f"{name} row {start + int(bad.argmax())} holds NaN or Inf ({int(bad.sum())} such row(s) among the rows "
-            f"from {start} to {start + len(chunk) - 1}); set its clip aside and extract again"
+            f"{describe(rows, start + int(bad.argmax()), name=name)} holds NaN or Inf ({int(bad.sum())} such row(s) "
+            f"among the rows from {start} to {start + len(chunk) - 1}); set its clip aside and extract again"
         )

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.errors import ConfigError, TrainingError, suggest
-from otoscope.sae.model import Init
+from otoscope.sae.model import Dictionary, Init
 from otoscope.sae.moments import Scaling
 from otoscope.sae.rows import Order
 
@@ -27,6 +27,20 @@ class TrainConfig(BaseModel):
     init: Init = "tied"
     unit_norm: bool = True
     """Keep every atom at length 1; the gradient along it is projected out."""
+
+    dictionary: Dictionary = "free"
+    """"archetypal": atoms are mixtures of points of the data, but for a bounded step (arXiv 2502.12892)."""
+    archetypes: int = Field(default=512, ge=2)
+    """Points to mix, at most: k-means centroids of the training rows."""
+    relaxation: float = Field(default=0.1, ge=0)
+    """Longest step away from the mixture, over the root mean square length of the points."""
+    mixing_rate: float = Field(default=20.0, gt=0)
+    """Learning rate of the logits of mixtures, over that of the weights."""
+
+    temporal: float = Field(default=0.0, ge=0)
+    """Weight of the contrast between neighbouring frames (see `temporal.contrast`); 0: none."""
+    temporal_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of the dictionary, its first latents, that neighbours are to have in common."""
 
     prefixes: tuple[float, ...] = (1.0,)
     """Shares of the dictionary that must each rebuild alone (Matryoshka), rising and ending in 1."""

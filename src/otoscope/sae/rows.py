@@ -1,6 +1,6 @@
 """Where training rows come from, and the order in which they are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
@@ -40,17 +40,22 @@ class Rows(Protocol):
 class ArrayRows:
     """Rows of an array in memory, or of a memory map; any leading axes count as rows.
 
+    `labels` says what each row is (its clip, say); messages about a row then name it.
+
     >>> ArrayRows(np.eye(3, dtype=np.float32)).take(np.array([2, 0]))
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
 
     array: Float[np.ndarray, "*rows width"]
+    labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim < 2 or self.array.shape[-1] < 1:
             raise TrainingError(f"rows must be an array [rows, width], got shape {list(self.array.shape)}")
         object.__setattr__(self, "array", self.array.reshape(-1, self.array.shape[-1]))
+        if self.labels is not None and len(self.labels) != self.height:
+            raise TrainingError(f"{len(self.labels)} labels for {self.height} rows; give one for each")
 
     @property
     def height(self) -> int:
@@ -66,15 +71,41 @@ class ArrayRows:
         """Return these rows as float32, in the order asked for."""
         return np.ascontiguousarray(self.array[indices], dtype=np.float32)
 
+    def describe(self, index: int) -> str:
+        """Return a row's label; empty where it has none."""
+        return "" if self.labels is None else self.labels[index]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows that were read from their source into memory."""
+
+    source: Rows
+    array: Float[np.ndarray, "rows width"]
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.array.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        return self.array.shape[1]
+
+    def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Return these rows, in the order asked for."""
+        return self.array[indices]
+
 
 def held(rows: Rows, most_bytes: int) -> Rows:
     """Return rows read into memory, where they take up no more than so many bytes there; else the rows themselves."""
-    if isinstance(rows, ArrayRows) or rows.height * rows.width * 4 > most_bytes:
+    if isinstance(rows, ArrayRows | Kept) or rows.height * rows.width * 4 > most_bytes:
         return rows
     array = np.empty((rows.height, rows.width), dtype=np.float32)
     for start, chunk in chunks(rows):
         array[start : start + len(chunk)] = chunk
-    return ArrayRows(array)
+    return Kept(rows, array)
 
 
 def chunks(rows: Rows, size: int = 4096) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:

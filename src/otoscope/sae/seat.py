@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from otoscope.errors import OtoscopeError
 from otoscope.sae.presets import TrainConfig
@@ -18,8 +18,13 @@ SLICE_BYTES = 16 << 20
 
 SLICE_STEPS = 64
 
-Due: TypeAlias = tuple[Order, int]
-"""A batch: of which order, at which step."""
+
+class Due(NamedTuple):
+    """A batch that will be wanted: of which order, at which step, with or without neighbours."""
+
+    order: Order
+    step: int
+    paired: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,8 @@ class Seat:
         """Return the batches of the next slice, or of one `later`."""
         order, size = self.run.plan.order, slice_steps(self.run)
         start = self.run.step + later * size
-        return [(order, step) for step in range(start, min(start + size, self.run.plan.steps))]
+        paired = bool(self.run.config.temporal)
+        return [Due(order, step, paired) for step in range(start, min(start + size, self.run.plan.steps))]
 
     def walk(self, due: Sequence[Due], batches: Mapping[Due, Batch], save_every_s: float) -> list[MemberStep]:
         """Take the steps of a slice; then save progress, or the dictionary if all steps are done."""

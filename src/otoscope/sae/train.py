@@ -11,13 +11,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
+from otoscope.sae.archetypal import Archetypes, centroids, sample_size
+from otoscope.sae.capabilities import describe, pairs
 from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import Plan, TrainConfig
-from otoscope.sae.rows import Rows
+from otoscope.sae.rows import Order, Rows
 from otoscope.sae.sparsifiers import Starting
 from otoscope.sae.validate import Validation, validate
 
@@ -88,7 +90,8 @@ def begin(
     Give k or sparsity. `moments` saves reading the training rows once more when many models are
     trained on them. Raises `ConfigError` for settings, `TrainingError` for rows.
     """
-    config, sparsifier, plan = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
+    made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
+    config, sparsifier, plan = made
     moments = moments or measure(rows)
     sae = SparseAutoencoder(
         rows.width,
@@ -98,10 +101,13 @@ def begin(
         decoder_bias=config.decoder_bias,
         unit_norm=config.unit_norm,
         init=config.init,
+        archetypes=made.archetypes,
         seed=seed,
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
-    _start(sae, sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))), tied=config.init == "tied")
+    if sae.archetypes is not None:
+        _start_archetypes(sae, sae.archetypes, rows, plan.order, bound=config.relaxation)
+    _start(sae, sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))), fitted=config.init != "linear")
     stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed)
 
@@ -114,8 +120,15 @@ def train(run: Training) -> Iterator[Step]:
 
 def next_batch(run: Training) -> Batch:
     """Read the rows of the run's next step."""
-    indices = run.plan.order.indices(run.step)
-    return Batch(indices, run.rows.take(indices))
+    return read_batch(run.rows, run.plan.order, run.step, paired=bool(run.config.temporal))
+
+
+def read_batch(rows: Rows, order: Order, step: int, *, paired: bool) -> Batch:
+    """Read the rows of a step; `paired`: with the neighbour of each behind them."""
+    indices = order.indices(step)
+    if paired:
+        indices = pairs(rows, indices)
+    return Batch(indices, rows.take(indices))
 
 
 def advance(run: Training, batch: Batch) -> Step:
@@ -156,6 +169,7 @@ def finish(run: Training) -> Trained:
         "valid_rows": run.valid_rows.height,
         "constant_dimensions": run.moments.constant,
         "largest_variance_share": run.moments.largest_share,
+        "warnings": run.moments.warnings(run.config.scaling),
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
@@ -184,11 +198,22 @@ def fit(
     return finish(run)
 
 
+def _start_archetypes(
+    sae: SparseAutoencoder, archetypes: Archetypes, rows: Rows, order: Order, *, bound: float
+) -> None:
+    number = len(archetypes.points)
+    sample = Order(rows.height, sample_size(number, rows.height), order.seed).indices(0)
+    inner = sae.normalise(torch.from_numpy(rows.take(sample)))
+    archetypes.bound = bound
+    archetypes.start(centroids(inner, number, seed=order.seed), seed=order.seed)
+    sae.start_at_points(archetypes)
+
+
 @torch.no_grad()
-def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, tied: bool) -> None:
+def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, fitted: bool) -> None:
     if isinstance(sae.sparsifier, Starting):
         sae.sparsifier.start(sae.preactivate(inner))
-    if tied:
+    if fitted:
         sae.fit_gain(inner)
     if isinstance(sae.sparsifier, Starting):
         sae.sparsifier.start(sae.preactivate(inner))
@@ -207,7 +232,8 @@ def _diverged(run: Training, batch: Batch) -> TrainingError:
     bad = ~np.isfinite(batch.rows).all(axis=1)
     if bad.any():
         row = int(batch.indices[int(bad.argmax())])
-        return TrainingError(f"training row {row} holds NaN or Inf; set its clip aside and extract again")
+        row_name = describe(run.rows, row, name="training")
+        return TrainingError(f"{row_name} holds NaN or Inf; set its clip aside and extract again")
     return TrainingError(
         f"the loss is not finite at step {run.step} with learning rate {run.plan.learning_rate(run.step):g}; lower it"
     )

@@ -27,7 +27,7 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
     residual = total = active = 0.0
     fired = torch.zeros(sae.latents, dtype=torch.bool)
     for start, chunk in chunks(rows, 1024):
-        require_finite(chunk, start, "validation")
+        require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk)
         codes = sae.sparsifier(sae.preactivate(sae.normalise(batch)))
         rebuilt = sae.rebuild(codes) * sae.scale + sae.centre
