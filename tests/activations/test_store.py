@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from safetensors import safe_open
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, UnknownLayer
+from otoscope.sae.capabilities import Described, Neighbouring
+from otoscope.sae.rows import Order
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
 from tests.activations.toy import Toy, write_corpus
 
@@ -74,6 +77,40 @@ def test_rows_beyond_the_last_are_refused(store: ActivationStore):
     for index in (-1, rows.height):
         with pytest.raises(ArtifactError, match=f"rows 0 to {rows.height - 1} exist; asked for {index}"):
             rows.take(np.array([index]))
+
+
+def test_a_neighbour_lies_beside_a_row_in_its_own_clip(store: ActivationStore):
+    rows = store.rows(2)
+    every = np.arange(rows.height)
+    beside = rows.neighbour(every)
+    known = beside >= 0
+    assert (rows.frames[rows.clip_of(every[~known])] == 1).all()
+    assert (np.abs(beside - every)[known] == 1).all()
+    np.testing.assert_array_equal(rows.clip_of(beside[known]), rows.clip_of(every[known]))
+    followed = np.append(rows.clip_of(every)[1:] == rows.clip_of(every)[:-1], False)
+    np.testing.assert_array_equal(beside[followed], every[followed] + 1)
+
+
+def test_a_clip_of_one_frame_has_no_neighbours(store: ActivationStore):
+    single = replace(store.rows(2), frames=np.ones(len(store.clip_ids), dtype=np.int64))
+    assert (single.neighbour(np.arange(single.height)) == -1).all()
+
+
+def test_a_row_knows_its_clip_frame_and_layer(store: ActivationStore):
+    rows = store.rows(2)
+    start = int(rows.starts[1])
+    assert rows.describe(start - 1) == f'frame {start - 1} of clip "{rows.clip_ids[0]}" at layer 2'
+    assert rows.describe(start + 3) == f'frame 3 of clip "{rows.clip_ids[1]}" at layer 2'
+
+
+def test_training_takes_stored_rows_for_neighbours_in_time(store: ActivationStore):
+    """A batch is drawn from all clips: hardly a row lies beside another in time."""
+    rows = store.rows(2)
+    assert isinstance(rows, Neighbouring)
+    assert isinstance(rows, Described)
+    batches = [Order(rows.height, 64, seed=0).indices(step) for step in range(rows.height // 64)]
+    close = np.mean([np.mean(np.abs(np.diff(batch)) == 1) for batch in batches])
+    assert close < 5 * 2 / rows.height + 0.02
 
 
 def test_pooled_follows_the_order_asked_for(store: ActivationStore):

@@ -27,6 +27,7 @@ class StoredRows:
     first: Int64[np.ndarray, " clips"]
     frames: Int64[np.ndarray, " clips"]
     tensor: Callable[[int], Mapped]
+    layer: int
 
     @cached_property
     def starts(self) -> Int64[np.ndarray, " clips_and_end"]:
@@ -41,6 +42,17 @@ class StoredRows:
     def clip_of(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the position in `clip_ids` of the clip that each row belongs to."""
         return np.searchsorted(self.starts, indices, side="right") - 1
+
+    def neighbour(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Return the row that follows each in its clip, the one before it for the last; -1 for a clip of one frame."""
+        clip = self.clip_of(indices)
+        last = indices + 1 == self.starts[clip + 1]
+        return np.where(self.frames[clip] == 1, -1, np.where(last, indices - 1, indices + 1))
+
+    def describe(self, index: int) -> str:
+        """Say which frame of which clip and layer a row is."""
+        clip = int(self.clip_of(np.array([index]))[0])
+        return f'frame {index - self.starts[clip]} of clip "{self.clip_ids[clip]}" at layer {self.layer}'
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
         """Return these rows as float32, in the order asked for; raise `ArtifactError` beyond the last row.

@@ -189,6 +189,7 @@ class ActivationStore:
             first=first,
             frames=frames,
             tensor=lambda shard: self._tensor(layer, "frames", shard),
+            layer=layer,
         )
 
     @cached_property
