@@ -1,0 +1,67 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from otoscope.errors import MissingExtra
+from otoscope.sae import logs
+from otoscope.sae.logs import NoLog, TensorBoardLog, open_log, scalars
+from otoscope.sae.presets import TrainConfig
+from otoscope.sae.train import Step, begin, train
+from tests.sae.planted import planted
+
+CONFIG = TrainConfig(batch=100, epochs=3)
+
+installed = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra `log` is absent")
+
+
+def steps() -> list[Step]:
+    return list(train(begin(planted(0), planted(1), CONFIG, latents=32, k=3)))
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+@installed
+def test_what_is_written_can_be_read_back(tmp_path: Path):
+    log, made = open_log(tmp_path), steps()
+    for step in made:
+        log("one", step)
+    log.close()
+    found = curves(tmp_path / "one")
+    validated = [step for step in made if step.valid]
+    assert len(validated) == 3
+    for step in validated:
+        for key, value in scalars(step).items():
+            assert dict(found[key])[step.step] == pytest.approx(value, rel=1e-6)
+    assert [step for step, _ in found["valid/mse"]] == [4, 8, 12]
+
+
+@installed
+def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path):
+    made = steps()
+    killed = TensorBoardLog(tmp_path)
+    for step in made[:9]:
+        killed("one", step)
+    killed.close()
+    resumed = TensorBoardLog(tmp_path)
+    for step in made[5:]:
+        resumed("one", step)
+    resumed.close()
+    assert [step for step, _ in curves(tmp_path / "one")["valid/mse"]] == [4, 8, 12]
+
+
+def test_without_tensorboard_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logs, "find_spec", lambda _: None)
+    log = open_log(tmp_path)
+    assert isinstance(log, NoLog)
+    log("one", steps()[-1])
+    log.close()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(MissingExtra, match=r"pip install 'otoscope\[log\]'"):
+        TensorBoardLog(tmp_path)
