@@ -44,30 +44,28 @@ def _doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     machine = found["machine"]
     console.print(
         f"machine   {machine['processor']}, {count(machine['cores'], 'core')}, {machine['memory_gib']:.0f} GiB, "
-        f"{machine['disk_free_gib']:.0f} GiB free here, Python {machine['python']}",
-        soft_wrap=True,
+        f"{machine['disk_free_gib']:.0f} GiB free here, Python {machine['python']}"
     )
     console.print(
         f"speed     float32 products {machine['float32_gflops']:,.0f} GFLOP/s, "
         f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, "
-        f"{count(machine['torch_threads'], 'thread')}, {machine['accelerator']}",
-        soft_wrap=True,
+        f"{count(machine['torch_threads'], 'thread')}, {machine['accelerator']}"
     )
     packages = ", ".join(f"{name} {release or 'missing'}" for name, release in found["packages"].items())
-    console.print(f"packages  {packages}", soft_wrap=True)
+    console.print(f"packages  {packages}")
     for name, extra in found["extras"].items():
         state = extra["release"] or f'missing: pip install "otoscope[{extra["extra"]}]"'
-        console.print(f"extra     {name}: {state} ({extra['for']})", soft_wrap=True)
+        console.print(f"extra     {name}: {state} ({extra['for']})")
     here = [f"{name} ({where})" for name, where in found["models"].items() if where not in (None, "hub")]
-    console.print(f"models    {', '.join(here) or 'none here'}", soft_wrap=True)
+    console.print(f"models    {', '.join(here) or 'none here'}")
     absent = len(found["models"]) - len(here)
-    console.print(f"          {absent} more are fetched from the hub when asked for: `otoscope models`", soft_wrap=True)
+    console.print(f"          {absent} more are fetched from the hub when asked for: `otoscope models`")
     for problem in found["problems"]:
-        console.print(f"problem   {problem}", soft_wrap=True)
+        console.print(f"problem   {problem}")
     console.print(
         "ready     try `otoscope demo`" if not found["problems"] else "          mend the problems above first"
     )
@@ -155,7 +153,7 @@ def _models(as_json: Json = False) -> None:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*("hub" if value is None else str(value) for value in row.values()))
-    console = Console(highlight=False, soft_wrap=True, width=TABLE_WIDTH)
+    console = Console(highlight=False, markup=False, soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
     console.print(f"\nAny checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
     console.print(f"Training recipes: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")

