@@ -1,7 +1,7 @@
 """The training stage: every dictionary of the grid, each continued where it was."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +10,25 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import Pooling
-from otoscope.errors import ArtifactError, DamagedArtifact, StaleArtifact
+from otoscope.errors import ArtifactError
 from otoscope.pipeline.context import Context
+from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
 from otoscope.report.words import count
+from otoscope.sae.bank import Bank
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.moments import Moments, measure
+from otoscope.sae.logs import Log, open_log
 from otoscope.sae.presets import find_preset
-from otoscope.sae.progress import clear_progress, train_into
 from otoscope.sae.rows import ArrayRows, Rows
-from otoscope.sae.train import Step, Training, begin
+from otoscope.sae.seat import Member as BankMember
 
 SAVE_EVERY_S = 60.0
 """A killed run loses at most this much training."""
 
-
-@dataclass(frozen=True)
-class Material:
-    """What the dictionaries of one layer and pooling are trained on."""
-
-    rows: Rows
-    valid_rows: Rows
-    moments: Moments
+CURVES = "tensorboard"
 
 
 def train_all(run: Context) -> None:
@@ -56,12 +50,13 @@ def train_all(run: Context) -> None:
     def work() -> None:
         missing = [member for member in grid if not is_whole(folder.saes / member.sae_id, inputs[member])]
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
-        with task(watch, title, len(missing), "dictionaries"):
+        with task(watch, title, len(missing), "dictionaries"), closing(open_log(folder.root / CURVES)) as log:
             for (layer, pooling), wanted in _by_material(missing):
-                material = _material(store, clips, layer=layer, pooling=pooling)
-                for member in wanted:
-                    card = _card(member, store, inputs[member])
-                    _train_one(folder.saes / member.sae_id, member, material, card, watch)
+                cards = {member: _card(member, store, inputs[member]) for member in wanted}
+                bank = _bank(store, clips, cards, folder, layer=layer, pooling=pooling)
+                for warning in bank.warnings():
+                    watch.say(f"layer {layer}, {pooling}: {warning}")
+                _train(bank, watch, log)
         write_json(index, {"saes": [member.sae_id for member in grid]})
 
     inputs_of_all = fingerprint(list(inputs.values()))
@@ -85,44 +80,45 @@ def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], l
     return list(grouped.items())
 
 
-def _material(store: ActivationStore, clips: dict[str, list[str]], *, layer: int, pooling: Pooling) -> Material:
+def _bank(
+    store: ActivationStore,
+    clips: dict[str, list[str]],
+    cards: dict[Member, dict[str, Any]],
+    folder: RunFolder,
+    *,
+    layer: int,
+    pooling: Pooling,
+) -> Bank:
     def rows_of(side: str) -> Rows:
         if pooling == "encode_then_pool":
             return store.rows(layer, clips[side])
-        return ArrayRows(np.ascontiguousarray(store.pooled(layer, clips[side])))
+        labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips[side]]
+        return ArrayRows(np.ascontiguousarray(store.pooled(layer, clips[side])), labels)
 
-    rows = rows_of("train")
-    return Material(rows, rows_of("valid"), measure(rows))
-
-
-def _train_one(folder: Path, member: Member, material: Material, card: dict[str, Any], watch: Watch) -> None:
-    shown = 0.0
-
-    def on_step(step: Step) -> None:
-        nonlocal shown
-        now = step.step / step.steps
-        watch.advance(now - shown, note=member.sae_id)
-        shown = now
-
-    run = _begin(member, material)
-    try:
-        train_into(folder, run, card, save_every_s=SAVE_EVERY_S, on_step=on_step)
-    except (StaleArtifact, DamagedArtifact):
-        # what an earlier run with other settings left half done is of no use to this one
-        clear_progress(folder)
-        train_into(folder, _begin(member, material), card, save_every_s=SAVE_EVERY_S, on_step=on_step)
+    seats = [
+        BankMember(
+            name=member.sae_id,
+            latents=member.latents,
+            k=member.k,
+            seed=member.seed,
+            preset=member.preset,
+            folder=folder.saes / member.sae_id,
+            card=card,
+        )
+        for member, card in cards.items()
+    ]
+    return Bank(rows_of("train"), rows_of("valid"), seats)
 
 
-def _begin(member: Member, material: Material) -> Training:
-    return begin(
-        material.rows,
-        material.valid_rows,
-        member.preset,
-        latents=member.latents,
-        k=member.k,
-        seed=member.seed,
-        moments=material.moments,
-    )
+def _train(bank: Bank, watch: Watch, log: Log) -> None:
+    shown = dict.fromkeys((member.name for member in bank.members), 0.0)
+    # what an earlier run with other settings left half done is of no use to this one
+    for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):
+        now = 1.0 if step is None or trained is not None else step.step / step.steps
+        watch.advance(now - shown[name], note=name)
+        shown[name] = now
+        if step is not None:
+            log(name, step)
 
 
 def _card(member: Member, store: ActivationStore, inputs: str) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class Bank:
         self.rows, self.valid_rows = (held(part, int(HELD_SHARE * allowed)) for part in (rows, valid_rows))
         self.moments = moments or measure(self.rows)
 
+    def warnings(self) -> list[str]:
+        """Return what a reader of the results should know about the rows, each line once."""
+        made = self.drafts.values()
+        return list(dict.fromkeys(line for one in made for line in self.moments.warnings(one.config.scaling)))
+
     def waves(self) -> list[list[Member]]:
         """Return the members that are trained at once, wave after wave, equal orders of rows side by side."""
         waves: list[list[Member]] = []
