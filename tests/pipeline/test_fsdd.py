@@ -1,0 +1,71 @@
+"""A cut of real speech: three takes of ten digits by six speakers, heard by the starter model."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.config import load_config
+from otoscope.corpus.table import Corpus
+from otoscope.pipeline.run import run
+from tests.pipeline.small import write_config
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("opensmile")
+    root = tmp_path_factory.mktemp("fsdd")
+    config = write_config(
+        root / "digits.yaml",
+        "starter",
+        {"kind": "fsdd", "root": str(shared / "data" / "fsdd"), "takes": 3},
+        factors={"egemaps": True},
+        extract={"layers": [3, 4], "context": "short"},
+        train={"latents": 128, "layers": [4]},
+        evaluate={"permutations": 5, "resamples": 200},
+    )
+    run(load_config(config), root / "out", until="evaluate")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "results.parquet").filter(pl.col("split") == "test")
+
+
+def test_the_cut_is_whole_and_split_by_speaker(folder: Path) -> None:
+    corpus = Corpus.load(folder / "corpus.parquet")
+    assert corpus.clips.height == 6 * 10 * 3
+    assert corpus.set_aside.is_empty()
+    assert dict(corpus.clips.group_by("split").agg(pl.col("group").n_unique()).iter_rows()) == {
+        "train": 3,
+        "valid": 1,
+        "test": 2,
+    }
+
+
+def test_digits_of_unseen_speakers_are_read_well_above_the_null(results: pl.DataFrame) -> None:
+    """Measured: 93 and 95 % in the layers, 98 % in the codes; permuted labels give 5 to 8 %."""
+    probes = results.filter(pl.col("metric") == "probe_accuracy")
+    assert probes.height == 4
+    assert (probes["n"] == 60).all()
+    assert (probes["value"] > 0.8).all()
+    assert (probes["null_high"] < 0.3).all()
+    assert (probes["low"] > probes["null_high"]).all()
+
+
+def test_factors_of_real_speech_are_measured_and_some_are_predicted(folder: Path, results: pl.DataFrame) -> None:
+    table = pl.read_parquet(folder / "factors.parquet")
+    assert table.shape == (180, 89)
+    assert table.drop("clip_id").select(pl.all().is_finite().mean()).mean_horizontal().item() > 0.99
+    r2 = results.filter((pl.col("metric") == "factor_r2") & (pl.col("representation") == "dense"))
+    predicted = r2.filter((pl.col("value") > 0.3) & (pl.col("low") > pl.col("null_high")))
+    assert predicted.height >= 5
+
+
+def test_codes_explain_more_the_less_sparse_they_are(results: pl.DataFrame) -> None:
+    variance = results.filter(pl.col("metric") == "explained_variance").sort("k")
+    assert variance["k"].to_list() == [12, 32]
+    assert 0.4 < variance["value"][0] < variance["value"][1] < 1.0
