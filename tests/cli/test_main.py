@@ -1,5 +1,6 @@
 """The commands themselves: help, exit codes, what they print, and the way in from a shell."""
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 
 from otoscope.cli.bars import Bars
 from otoscope.cli.main import app
@@ -192,6 +194,22 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
     assert shown.out == ""
     assert re.search(r"training 2 dictionaries: 0\.5 of 2 dictionaries, .* s left  layer01", shown.err)
     assert shown.err.endswith("train: 1.0 s\n")
+
+
+def test_a_bar_stays_one_line_in_a_narrow_terminal() -> None:
+    bars = Bars()
+    bars.console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    bars.start("evaluating 12 representations", 12, "representations")
+    for _ in range(4):
+        bars.advance(1, note="layer01-frames-default-m2048-k102-seed0")
+        time.sleep(0.15)
+    bars.finish()
+    assert isinstance(bars.console.file, io.StringIO)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", bars.console.file.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", drawn) if line.strip()]
+    assert len(lines) >= 2
+    assert all(line.startswith("evaluating 12") and len(line) <= 80 for line in lines)
+    assert "4/12" in lines[-1]
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 LINE_EVERY_S = 15.0
@@ -21,7 +22,7 @@ class RateColumn(ProgressColumn):
         rate = ""
         if task.speed:
             rate = f"  {task.speed:,.1f} {unit}/s" if task.speed >= 1 else f"  {1 / task.speed:,.1f} s each"
-        return Text(f"{task.completed:,.0f}{total} {unit}{rate}")
+        return Text(f"{task.completed:,.0f}{total}{rate}")
 
 
 class Bars:
@@ -39,11 +40,11 @@ class Bars:
         if not self.console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("{task.description:<30}"),
-            BarColumn(bar_width=None),
-            RateColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description:<28}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            RateColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self.console,
             transient=True,
             expand=True,
