@@ -51,9 +51,9 @@ def forward(
     first latents alone (see `nested_error`). `contrasted` takes the second half of the rows for the
     neighbours of the first (see `temporal.contrast`).
     """
-    sparsifier, plain = sae.sparsifier, tuple(prefixes) == (1.0,) and contrasted is None
-    if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents and plain:
-        return gathered(sae, sparsifier, inner)
+    sparsifier, few = sae.sparsifier, gathers(sae)
+    if few is not None and tuple(prefixes) == (1.0,) and contrasted is None:
+        return gathered(sae, few, inner)
     pre = sae.preactivate(inner)
     codes = sparsifier(pre)
     rebuilt = sae.rebuild(codes)
@@ -90,6 +90,13 @@ def nested_error(
         errors.append(reconstruction(rebuilt, inner))
         start = stop
     return torch.stack(errors).mean()
+
+
+def gathers(sae: SparseAutoencoder) -> TopK | None:
+    """Return the sparsifier where gathering the few atoms of each row is cheaper than a dense product."""
+    sparsifier = sae.sparsifier
+    few = isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents
+    return sparsifier if few else None
 
 
 def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "rows width"]) -> Forward:

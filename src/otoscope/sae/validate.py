@@ -3,7 +3,10 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from otoscope.sae.losses import gathered, gathers
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, require_finite
 from otoscope.sae.rows import Rows, chunks
@@ -18,28 +21,40 @@ class Validation(NamedTuple):
     dead_fraction: float
 
 
+class _Rebuilt(NamedTuple):
+    rows: Float[Tensor, "rows width"]
+    fired: Int[Tensor, " latents"]
+
+
 @torch.no_grad()
 def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation:
     """Score a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and companions."""
     training = sae.training
     sae.eval()
     mean = torch.from_numpy(moments.mean)
-    residual = total = active = 0.0
-    fired = torch.zeros(sae.latents, dtype=torch.bool)
+    residual = total = 0.0
+    fired = torch.zeros(sae.latents, dtype=torch.int64)
     for start, chunk in chunks(rows, 1024):
         require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk)
-        codes = sae.sparsifier(sae.preactivate(sae.normalise(batch)))
-        rebuilt = sae.rebuild(codes) * sae.scale + sae.centre
+        seen = _rebuild(sae, sae.normalise(batch))
+        rebuilt = seen.rows * sae.scale + sae.centre
         residual += float((batch - rebuilt).square().sum(dtype=torch.float64))
         total += float((batch - mean).square().sum())
-        alive = codes > 0
-        active += float(alive.sum())
-        fired |= alive.any(dim=0)
+        fired += seen.fired
     sae.train(training)
     return Validation(
         mse=residual / (rows.height * rows.width),
         explained_variance=1.0 - residual / total if total > 0 else float("nan"),
-        l0=active / rows.height,
-        dead_fraction=1.0 - float(fired.float().mean()),
+        l0=float(fired.sum()) / rows.height,
+        dead_fraction=1.0 - float((fired > 0).float().mean()),
     )
+
+
+def _rebuild(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> _Rebuilt:
+    sparsifier = gathers(sae)
+    if sparsifier is not None:
+        seen = gathered(sae, sparsifier, inner)
+        return _Rebuilt(seen.rebuilt, seen.fired)
+    codes = sae.sparsifier(sae.preactivate(inner))
+    return _Rebuilt(sae.rebuild(codes), (codes > 0).sum(dim=0))
