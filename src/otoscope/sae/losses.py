@@ -95,8 +95,7 @@ def nested_error(
 def gathers(sae: SparseAutoencoder) -> TopK | None:
     """Return the sparsifier where gathering the few atoms of each row is cheaper than a dense product."""
     sparsifier = sae.sparsifier
-    few = isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents
-    return sparsifier if few else None
+    return sparsifier if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents else None
 
 
 def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "rows width"]) -> Forward:
