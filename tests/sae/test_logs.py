@@ -1,11 +1,14 @@
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from otoscope.errors import MissingExtra
 from otoscope.sae import logs
-from otoscope.sae.logs import NoLog, TensorBoardLog, open_log, scalars
+from otoscope.sae.logs import TensorBoardLog, WandbLog, open_log, scalars
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.train import Step, begin, train
 from tests.sae.planted import planted
@@ -33,7 +36,7 @@ def test_what_is_written_can_be_read_back(tmp_path: Path):
     for step in made:
         log("one", step)
     log.close()
-    found = curves(tmp_path / "one")
+    found = curves(tmp_path / "tensorboard" / "one")
     validated = [step for step in made if step.valid]
     assert len(validated) == 3
     for step in validated:
@@ -56,12 +59,48 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path):
     assert [step for step, _ in curves(tmp_path / "one")["valid/mse"]] == [4, 8, 12]
 
 
-def test_without_tensorboard_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_nothing_is_installed_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logs, "find_spec", lambda _: None)
     log = open_log(tmp_path)
-    assert isinstance(log, NoLog)
+    assert log.logs == ()
     log("one", steps()[-1])
     log.close()
     assert not list(tmp_path.iterdir())
     with pytest.raises(MissingExtra, match=r"pip install 'otoscope\[log\]'"):
         TensorBoardLog(tmp_path)
+    with pytest.raises(MissingExtra, match=r"pip install wandb"):
+        WandbLog(tmp_path)
+
+
+class FakeRun:
+    """What `wandb.init` gives, as far as it is used."""
+
+    def __init__(self, **settings: object) -> None:
+        self.settings, self.logged, self.finished = settings, dict[int, dict[str, float]](), False
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self.logged[step] = values
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_weights_and_biases_gets_the_same_numbers_and_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runs: list[FakeRun] = []
+    fake = ModuleType("wandb")
+    fake.__dict__["init"] = lambda **settings: runs.append(FakeRun(**settings)) or runs[-1]
+    fake.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    log, made = WandbLog(tmp_path), steps()
+    for step in made[:-1]:
+        log("one", step)
+        log("two", step)
+    assert [run.settings["name"] for run in runs] == ["one", "two"]
+    assert runs[0].settings["id"] != runs[1].settings["id"]
+    assert runs[0].settings["mode"] == "offline"
+    assert runs[0].logged == {step.step: scalars(step) for step in made[:-1] if step.valid}
+    log("one", made[-1])
+    assert [run.finished for run in runs] == [True, False]
+    log.close()
+    assert runs[1].finished

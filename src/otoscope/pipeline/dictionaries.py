@@ -28,8 +28,6 @@ from otoscope.sae.seat import Member as BankMember
 SAVE_EVERY_S = 60.0
 """A killed run loses at most this much training."""
 
-CURVES = "tensorboard"
-
 
 def train_all(run: Context) -> None:
     """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
@@ -50,7 +48,7 @@ def train_all(run: Context) -> None:
     def work() -> None:
         missing = [member for member in grid if not is_whole(folder.saes / member.sae_id, inputs[member])]
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
-        with task(watch, title, len(missing), "dictionaries"), closing(open_log(folder.root / CURVES)) as log:
+        with task(watch, title, len(missing), "dictionaries"), closing(open_log(folder.root)) as log:
             for (layer, pooling), wanted in _by_material(missing):
                 cards = {member: _card(member, store, inputs[member]) for member in wanted}
                 bank = _bank(store, clips, cards, folder, layer=layer, pooling=pooling)

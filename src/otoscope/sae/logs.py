@@ -1,9 +1,12 @@
-"""Curves of a training, for whoever wants to watch them: TensorBoard where it is installed."""
+"""Curves of a training, for whoever wants to watch them: TensorBoard and Weights & Biases where they are installed."""
 
+import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from otoscope.artifacts import fingerprint
 from otoscope.errors import MissingExtra
 from otoscope.sae.train import Step
 
@@ -20,14 +23,21 @@ class Log(Protocol):
         ...
 
 
-class NoLog:
-    """Keeps nothing."""
+class Logs:
+    """Several logs, or none, as one."""
+
+    def __init__(self, *logs: Log) -> None:
+        self.logs = logs
 
     def __call__(self, name: str, step: Step) -> None:
-        """Forget the step."""
+        """Hand the step to each."""
+        for log in self.logs:
+            log(name, step)
 
     def close(self) -> None:
-        """Do nothing."""
+        """Close each."""
+        for log in self.logs:
+            log.close()
 
 
 class TensorBoardLog:
@@ -63,9 +73,49 @@ class TensorBoardLog:
         self._writers.clear()
 
 
-def open_log(folder: Path) -> Log:
-    """Return a log in `folder` where TensorBoard is installed, else one that keeps nothing."""
-    return NoLog() if find_spec("tensorboard") is None else TensorBoardLog(folder)
+class WandbLog:
+    """Writes the numbers of every validated step, one Weights & Biases run a dictionary.
+
+    Nothing leaves the machine unless `WANDB_MODE=online` says so; `wandb sync` sends it later.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if find_spec("wandb") is None:
+            raise MissingExtra("curves in Weights & Biases need: pip install wandb")
+        self.folder = folder
+        self._runs: dict[str, Any] = {}
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Write a validated step; others pass by."""
+        if step.valid is None:
+            return
+        if name not in self._runs:
+            wandb = import_module("wandb")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._runs[name] = wandb.init(
+                project="otoscope",
+                name=name,
+                id=fingerprint(str(self.folder.resolve()), name),
+                dir=str(self.folder),
+                mode=os.environ.get("WANDB_MODE", "offline"),
+                resume="allow",
+                reinit="create_new",
+            )
+        self._runs[name].log(scalars(step), step=step.step)
+        if step.step == step.steps:
+            self._runs.pop(name).finish()
+
+    def close(self) -> None:
+        """End the runs that are still open."""
+        for run in self._runs.values():
+            run.finish()
+        self._runs.clear()
+
+
+def open_log(folder: Path) -> Logs:
+    """Return a log in `folder` to whatever is installed: to both, one or nothing."""
+    known = {"tensorboard": TensorBoardLog, "wandb": WandbLog}
+    return Logs(*(make(folder / name) for name, make in known.items() if find_spec(name) is not None))
 
 
 def scalars(step: Step) -> dict[str, float]:

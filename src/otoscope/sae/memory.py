@@ -6,14 +6,13 @@ from otoscope.errors import TrainingError
 from otoscope.sae.draft import Draft
 from otoscope.sae.rows import Rows
 from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.validate import AT_ONCE
 
 FREE_SHARE = 0.7
 """Share of the free memory that a bank may take when no budget is given."""
 
 FLOAT = 4
 COPIES = 7
-VALIDATED = 1024
-"""Rows that are validated together."""
 
 GIB = 1 << 30
 
@@ -40,7 +39,7 @@ def member_bytes(width: int, latents: int, made: Draft) -> int:
     while progress is saved (2); mixtures alike; codes of a batch and of the rows validated together, with what makes
     them.
     """
-    dense = 4 * VALIDATED * latents
+    dense = 4 * AT_ONCE * latents
     entries = 6 * made.sparsifier.k if isinstance(made.sparsifier, TopK) else 6 * latents
     batch = made.plan.order.batch * (2 if made.config.temporal else 1)
     mixtures = latents * (made.archetypes + width) if made.archetypes else 0

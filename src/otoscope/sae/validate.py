@@ -11,6 +11,9 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, require_finite
 from otoscope.sae.rows import Rows, chunks
 
+AT_ONCE = 1024
+"""Rows that are validated together."""
+
 
 class Validation(NamedTuple):
     """The model on all validation rows, in the encoder's own units."""
@@ -34,7 +37,7 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
     mean = torch.from_numpy(moments.mean)
     residual = total = 0.0
     fired = torch.zeros(sae.latents, dtype=torch.int64)
-    for start, chunk in chunks(rows, 1024):
+    for start, chunk in chunks(rows, AT_ONCE):
         require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk)
         seen = _rebuild(sae, sae.normalise(batch))
