@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -164,23 +163,6 @@ def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) 
     assert Path(told["results"]).is_file()
     assert told["set_aside"] == 0
     assert [line for line in done.stderr.splitlines() if "arning" in line] == []
-
-
-def test_a_run_stopped_by_the_user_says_so(tmp_path: Path, tiny: Tiny) -> None:
-    corpus = {"kind": "synth", "singers": 40, "takes": 20, "duration_s": 5.0}
-    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), corpus)
-    command = [sys.executable, "-m", "otoscope", "corpus", str(config), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
-    ) as run:
-        deadline_s = time.monotonic() + 120
-        while not any(tmp_path.glob("out/sound/**/*.wav")) and time.monotonic() < deadline_s and run.poll() is None:
-            time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        _, told = run.communicate(timeout=60)
-    assert run.returncode == 130, told
-    assert "Traceback" not in told
-    assert told.splitlines()[-1] == "stopped; the same command goes on where this one was"
 
 
 def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,18 @@ def fill_the_disk(config: Path, folder: Path, *, room: int) -> dict[str, Any]:
     return {"code": code, "told": told.read_text(), "left": left, "then": end_of(child(evaluate(config, out)))}
 
 
+def stop(config: Path, folder: Path) -> dict[str, Any]:
+    """Press Ctrl-C while a corpus that would take minutes is sung."""
+    out, told = folder / "stopped", folder / "stopped.txt"
+    longer = [part for key in ("singers=60", "takes=40", "duration_s=5.0") for part in ("--set", f"corpus.{key}")]
+    pid = child(lambda: main(["corpus", str(config), "--out", str(out), *longer]), told=told)
+    deadline_s = time.monotonic() + 120
+    while not (any(out.glob("sound/**/*.wav")) or has_ended(pid)) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGINT)
+    return {"code": end_of(pid), "told": told.read_text()}
+
+
 def all_of_it(config: Path, folder: Path) -> dict[str, Any]:
     load_encoder(load_config(config).model)  # what it imports is then there in every child
     start_s = time.monotonic()
@@ -127,7 +139,8 @@ def all_of_it(config: Path, folder: Path) -> dict[str, Any]:
     return {
         "unbroken": {"code": code},
         **{stage: kill_in_the_middle(stage, config, folder) for stage in MIDDLES},
-        "random": kill_at_random(config, folder, whole_s=whole_s, kills=3),
+        "random": kill_at_random(config, folder, whole_s=whole_s, kills=2),
+        "stopped": stop(config, folder),
         "full": fill_the_disk(config, folder, room=30_000),
     }
 
