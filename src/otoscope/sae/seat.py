@@ -16,7 +16,7 @@ from otoscope.sae.train import Batch, Step, Trained, Training, advance, finish
 SLICE_BYTES = 16 << 20
 """Batches of one order that are read together, ahead of the steps that use them."""
 
-SLICE_STEPS = 64
+SLICE_STEPS = 16
 
 
 class Due(NamedTuple):
