@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from scipy.signal import windows
 
 from otoscope.errors import EvaluationError
 
@@ -50,7 +49,8 @@ def spectrogram(
     hop = max(round(hop_s * rate_hz), 1)
     padded = np.pad(wave.astype(np.float64), (length // 2, length // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
-    level = np.abs(np.fft.rfft(frames * windows.hann(length, sym=False), axis=1)).T
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    level = np.abs(np.fft.rfft(frames * hann, axis=1)).T
     top_hz = min(high_hz or rate_hz / 2, rate_hz / 2)
     bands = int(np.floor(top_hz * length / rate_hz + 1e-9)) + 1
     kept = level[:bands]
