@@ -1,16 +1,20 @@
 """The evaluation stage: one part a representation, joined into `results.parquet`."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
+from threadpoolctl import threadpool_limits
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, read_table, write_json, write_table
-from otoscope.config import RunConfig
+from otoscope.config import Pooling, RunConfig
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import ArtifactError
 from otoscope.evaluate.reconstruction import ReconstructionMeter
@@ -29,6 +33,9 @@ from otoscope.protocols.held_out import Clips, Features, Settings
 from otoscope.report.words import count
 from otoscope.sae.checkpoint import load_sae
 from otoscope.sae.model import SparseAutoencoder
+
+MOST_AT_ONCE = 4
+"""Representations judged at once; each may take half a gigabyte."""
 
 FORMAT = 1
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
@@ -56,23 +63,49 @@ def evaluate_all(run: Context) -> None:
         completeness_min_r2=config.evaluate.completeness_min_r2,
     )
     shared = fingerprint(FORMAT, store.fingerprint, _identity(clips), config.evaluate.model_dump(mode="json"))
+
+    @cache
+    def mean_of(layer: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
+        return train_mean(store, layer, pooling, clips)
+
+    grid = members(config, store.layers)
     parts = [
         *(_dense_part(store, layer, clips, settings, shared) for layer in store.layers),
-        *(_sae_part(store, folder, member, clips, settings, shared) for member in members(config, store.layers)),
+        *(_sae_part(store, folder, member, clips, settings, shared, mean_of) for member in grid),
     ]
 
     def work() -> None:
         missing = [part for part in parts if not _is_whole(folder.parts, part)]
         with task(watch, f"evaluating {count(len(missing), 'representation')}", len(missing), "representations"):
-            for part in missing:
+            for part, made in zip(missing, _made(missing), strict=True):
                 table = folder.parts / f"{part.name}.parquet"
-                write_table(table, to_table(part.make()))
+                write_table(table, made)
                 write_json(table.with_suffix(".json"), {"inputs": part.inputs, "sha256": digest(table)})
                 watch.advance(1, note=part.name)
         write_table(folder.results, pl.concat([read_table(folder.parts / f"{part.name}.parquet") for part in parts]))
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
     run_stage(folder, "evaluate", inputs=inputs, outputs=[folder.results], work=work, watch=watch)
+
+
+def _made(parts: Sequence[Part]) -> Iterator[pl.DataFrame]:
+    """Make parts side by side, in order, each with one thread for linear algebra.
+
+    A part is many small problems: threads inside a product would only wait for each other, and one
+    thread gives the same bytes on any number of cores.
+    """
+    workers = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(_table_of, part) for part in parts]
+        try:
+            for future in waiting:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _table_of(part: Part) -> pl.DataFrame:
+    return to_table(part.make())
 
 
 def known_of(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
@@ -105,13 +138,19 @@ def _dense_part(store: ActivationStore, layer: int, clips: Clips, settings: Sett
 
 
 def _sae_part(
-    store: ActivationStore, folder: RunFolder, member: Member, clips: Clips, settings: Settings, shared: str
+    store: ActivationStore,
+    folder: RunFolder,
+    member: Member,
+    clips: Clips,
+    settings: Settings,
+    shared: str,
+    mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
 ) -> Part:
     home = folder.saes / member.sae_id
 
     def make() -> list[Record]:
         sae = load_sae(home).sae
-        meters = _meters(store, member, clips)
+        meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
         features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
         about = Record(
             metric="l0",
@@ -161,17 +200,16 @@ def code_features(
     return Features(codes.mean if member.pooling == "pool_then_encode" else codes.joined(), codes.mean)
 
 
-def _meters(store: ActivationStore, member: Member, clips: Clips) -> dict[str, ReconstructionMeter]:
+def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:
+    """Return the mean of the training rows: what explained variance is measured against."""
     train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
-    if member.pooling == "pool_then_encode":
-        mean = store.pooled(member.layer, train).mean(axis=0, dtype=np.float64)
-    else:
-        total, frames = np.zeros(store.width(member.layer)), 0
-        for _, rows in store.iter_clips(member.layer, train):
-            total += rows.sum(axis=0, dtype=np.float64)
-            frames += len(rows)
-        mean = total / frames
-    return {split: ReconstructionMeter(mean) for split in SPLITS}
+    if pooling == "pool_then_encode":
+        return store.pooled(layer, train).mean(axis=0, dtype=np.float64)
+    total, frames = np.zeros(store.width(layer)), 0
+    for _, rows in store.iter_clips(layer, train):
+        total += rows.sum(axis=0, dtype=np.float64)
+        frames += len(rows)
+    return total / frames
 
 
 def _about(store: ActivationStore, layer: int, *, representation: str, pooling: str) -> Record:
