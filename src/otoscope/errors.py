@@ -98,6 +98,6 @@ def suggest(name: object, known: Iterable[object]) -> str:
     'did you mean wavlm? Known: ast, wavlm'
     """
     names = sorted(str(k) for k in known)
-    near = get_close_matches(str(name), names, n=1)
+    near = [found for found in get_close_matches(str(name), names, n=1) if found != str(name)]
     listed = f"Known: {', '.join(names) or 'none'}"
     return f"did you mean {near[0]}? {listed}" if near else listed

@@ -132,3 +132,12 @@ def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
 def test_a_legend_names_dense_before_the_codes() -> None:
     rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
     assert charts.series_names(rows) == ["dense", "SAE", "random"]
+
+
+def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:
+    test = [_probe(layer, 0.5, "test") for layer in range(4)]
+    chosen = Results(
+        to_table(test + [_probe(layer, value, "valid") for layer, value in enumerate((1.0, 0.9, 1.0, 1.0))])
+    )
+    assert chosen.best_layer.layer == 2
+    assert chosen.best_layer.reason.startswith("layers 0, 2, 3 tie")

@@ -8,6 +8,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+EARLIEST = 0.02
+"""Share of a task that must be done before its end is guessed at."""
+
 LINE_EVERY_S = 15.0
 """Where no terminal redraws a bar, a line this often says how far a long task is."""
 
@@ -89,6 +92,8 @@ class _Line:
         return True
 
     def text(self, note: str) -> str:
+        if self.done < EARLIEST * self.total:
+            return f"  {self.title}: begun  {note}".rstrip()
         rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
         left_s = max(self.total - self.done, 0.0) / rate if rate else float("inf")
         pace = f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"

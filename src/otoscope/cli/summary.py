@@ -26,7 +26,7 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     if summary.results is not None:
         console.print(f"results  {summary.results}", soft_wrap=True)
     if summary.report is not None:
-        console.print(f"report   {summary.report}", soft_wrap=True)
+        console.print(f"report   {summary.report}  (open it in a browser)", soft_wrap=True)
 
 
 def _probes(results: pl.DataFrame) -> Table | None:
@@ -51,7 +51,10 @@ def _sparsities(results: pl.DataFrame) -> Table | None:
     codes = results.filter(pl.col("representation") == "sae")
     probes = codes.filter(pl.col("metric") == "probe_accuracy")
     by_valid = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
-    chosen = codes.filter(by_valid).sort("value", descending=True)
+    chosen = codes.filter(by_valid)
+    if not chosen.is_empty():
+        # the first label, as in the report
+        chosen = chosen.filter(pl.col("target") == chosen["target"][0]).sort("value", descending=True)
     if chosen.is_empty():
         return None
     best = chosen.row(0, named=True)

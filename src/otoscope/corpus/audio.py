@@ -116,8 +116,11 @@ def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float3
 
 
 def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
-    """Decode a whole file, mono, at `rate_hz`; raises what `decode` raises."""
-    sound = decode(Path(path))
+    """Decode a whole file, mono, at `rate_hz`; raises what `decode` raises, with the file's name."""
+    try:
+        sound = decode(Path(path))
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
     return resample(sound.wave, from_hz=sound.rate_hz, to_hz=rate_hz)
 
 

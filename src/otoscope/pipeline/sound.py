@@ -85,6 +85,11 @@ def _warnings(found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
     left_out = [name for name in found.labels if name not in probed] if all_wanted else []
     told = [f"warning: {name} is not probed: {why_not(found, name)}" for name in left_out]
+    if found.clips["group"].n_unique() == found.clips.height:
+        told.append(
+            "warning: every clip is a group of its own, so one speaker or singer may lie on both sides of the split; "
+            "say who is who with group_pattern or group_from (folder) or a group column (manifest)"
+        )
     thin = class_support(found.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from otoscope.evaluate.disentanglement import completeness, disentanglement
 from otoscope.evaluate.groups import Score
@@ -97,7 +97,14 @@ def _probed(
     ):
         yield _scored(shared, metric, "test", score)
     chosen_by = found.valid_balanced_accuracy
-    yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=0, groups=0)
+    n, groups = _counted(clips, "valid", values != "")
+    yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=n, groups=groups)
+
+
+def _counted(clips: Clips, split: str, known: Bool[np.ndarray, " clips"]) -> tuple[int, int]:
+    """Count the clips of a split whose value is known, and their groups."""
+    chosen = (clips.split == split) & known
+    return int(chosen.sum()), len(np.unique(clips.groups[chosen]))
 
 
 def _nothing_to_read(shared: Record) -> Iterator[Record]:
@@ -124,7 +131,8 @@ def _factors(
     for j, name in enumerate(clips.factor_names):
         shared = replace(about, target=name, n=int(fits.n[j]), groups=int(fits.groups[j]))
         yield _scored(shared, "factor_r2", "test", fits.score(j))
-        yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=0, groups=0)
+        n, groups = _counted(clips, "valid", ~np.isnan(clips.factors[:, j]))
+        yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))
     average = disentanglement(importance, predicted=predicted).value

@@ -172,9 +172,14 @@ def _choose_layer(results: Results, label: str | None) -> BestLayer:
     if label is not None:
         probes = dense.filter(pl.col("target") == label)
         held = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
-        if layer := _highest(probes.filter(held)):
-            reason = "it has the highest balanced accuracy of the dense probe on the validation groups"
-            return BestLayer(layer[0], reason)
+        reason = "the highest balanced accuracy of the dense probe on the validation groups"
+        scored = probes.filter(held)
+        alike = scored.filter(pl.col("value") == pl.col("value").max())["layer"].unique().sort().to_list()
+        if len(alike) == 1:
+            return BestLayer(alike[0], f"it has {reason}")
+        if alike:
+            tied = ", ".join(map(str, alike))
+            return BestLayer(alike[len(alike) // 2], f"layers {tied} tie for {reason}, and it lies in their middle")
         if layer := _highest(probes.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))):
             return BestLayer(
                 layer[0],

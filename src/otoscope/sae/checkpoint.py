@@ -39,7 +39,7 @@ def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]
 
 
 def load_sae(folder: str | Path) -> Loaded:
-    """Read a model, in eval mode, and its card.
+    """Read a model, frozen and in eval mode, and its card.
 
     Raises `IncompleteArtifact` when a file is missing, `DamagedArtifact` when weights and card do
     not belong together or a key is missing or unexpected, `StaleArtifact` for another format.
@@ -55,7 +55,7 @@ def load_sae(folder: str | Path) -> Loaded:
         raise DamagedArtifact(f"{folder / WEIGHTS} is not the file that its card was written for; train it again")
     sae = empty_sae(card["model"], folder)
     load_strictly(sae, {name: torch.from_numpy(value) for name, value in tensors.items()}, folder / WEIGHTS)
-    return Loaded(sae.eval(), card)
+    return Loaded(sae.eval().requires_grad_(False), card)
 
 
 def empty_sae(settings: Mapping[str, Any], folder: Path) -> SparseAutoencoder:
