@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -152,15 +152,8 @@ def _sae_part(
         sae = load_sae(home).sae
         meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
         features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
-        about = Record(
-            metric="l0",
-            value=0.0,
-            split="test",
-            protocol=held_out.NAME,
-            encoder=store.card["encoder"]["name"],
-            layer=member.layer,
-            representation="sae",
-            pooling=member.pooling,
+        about = replace(
+            _about(store, member.layer, representation="sae", pooling=member.pooling),
             sae_id=member.sae_id,
             latents=member.latents,
             k=member.k,

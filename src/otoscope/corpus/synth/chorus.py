@@ -11,7 +11,7 @@ import polars as pl
 from otoscope.artifacts import environment, read_json, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.listing import Progress, listed
-from otoscope.corpus.synth.sing import sing
+from otoscope.corpus.synth.sing import Performance, sing
 from otoscope.corpus.synth.spec import SynthCorpus, Task
 
 CARD, CLIPS, TRUTH = "synth.json", "clips.parquet", "truth.parquet"
@@ -67,8 +67,9 @@ def _sing_in_threads(
     return sung
 
 
-def _sing_one(task: Task, spec: SynthCorpus, root: Path) -> _Sung:
-    clip = sing(
+def sing_task(task: Task, spec: SynthCorpus) -> Performance:
+    """Sing one clip of a corpus."""
+    return sing(
         task.who,
         task.technique,
         task.vowel,
@@ -77,6 +78,10 @@ def _sing_one(task: Task, spec: SynthCorpus, root: Path) -> _Sung:
         rate_hz=spec.rate_hz,
         seed=task.seed,
     )
+
+
+def _sing_one(task: Task, spec: SynthCorpus, root: Path) -> _Sung:
+    clip = sing_task(task, spec)
     path = root / task.path
     if not path.is_file():
         write_audio(path, clip.wave, clip.rate_hz)

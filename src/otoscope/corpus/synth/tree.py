@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from otoscope.corpus.audio import write_audio
-from otoscope.corpus.synth.sing import sing
+from otoscope.corpus.synth.chorus import sing_task
 from otoscope.corpus.synth.spec import SynthCorpus
 from otoscope.corpus.vocalset import TEST_SINGERS
 
@@ -31,15 +31,7 @@ def write_vocalset_tree(
             relative = relative.with_name(misspelt(relative.name))
         side = ("test" if task.who.name in TEST_SINGERS else "train") if layout == "train_test" else ""
         path = folder / "FULL" / side / relative
-        clip = sing(
-            task.who,
-            task.technique,
-            task.vowel,
-            task.pattern,
-            duration_s=spec.duration_s,
-            rate_hz=spec.rate_hz,
-            seed=task.seed,
-        )
+        clip = sing_task(task, spec)
         write_audio(path, clip.wave, clip.rate_hz)
         written.append(path)
     return sorted(written)
