@@ -28,7 +28,7 @@ test: $(READY) ## the whole test suite, offline
 lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 shapes: $(READY) ## the laws once more, every annotated shape and type checked at every call
