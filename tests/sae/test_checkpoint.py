@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_every_kind_of_model_comes_back(tmp_path: Path):
     save_sae(tmp_path, sae, {})
     loaded, card = load_sae(tmp_path)
     assert loaded.settings() == sae.settings()
-    assert card["versions"]["torch"] == torch.__version__
+    assert card["versions"]["torch"] == version("torch")
     assert not loaded.training
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded(x).rebuilt, sae(x).rebuilt)
