@@ -20,7 +20,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="otoscope",
     help="Open pretrained audio models with sparse autoencoders: from a folder of sound to a report.\n\n"
-    "Example: `otoscope demo`, then `otoscope run my.yaml`. With `--debug` an error shows where it arose.",
+    "Example: `otoscope demo`, then `otoscope run my.yaml`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,6 +43,8 @@ def _options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    # taken out of the command line by `main`, wherever it stands; declared for the help alone
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose; with any command.")] = False,  # noqa: ARG001
 ) -> None: ...
 
 

@@ -24,6 +24,7 @@ STAGE_HELP = {
     "extract": "Record what the layers hold.",
     "train": "Train the dictionaries.",
     "evaluate": "Make the results table.",
+    "explain": "Find the moments in which the chosen latents fire.",
     "report": "Write the page: the same as `run`.",
 }
 
