@@ -48,6 +48,12 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "completeness": ("fraction", True),
     "effective_latents": ("dimensions", False),
     "disentanglement": ("fraction", True),
+    "factor_r2_in_sample": ("fraction", True),
+    "top_r2_in_sample": ("fraction", True),
+    "top_completeness": ("fraction", True),
+    "category_count": ("factors", None),
+    "factor_entropy": ("bits", None),
+    "completeness_against_entropy": ("correlation", None),
 }
 """Fixed metric identifiers, each with its unit and whether higher is better (None: neither)."""
 

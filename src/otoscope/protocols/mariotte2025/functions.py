@@ -1,8 +1,4 @@
-"""What the study's own code computes, defects and all (Mariotte et al., arXiv 2509.24793).
-
-Kept to reproduce published numbers; ask new questions with `otoscope.evaluate` instead. Where the
-two differ, the docstring says how.
-"""
+"""The four functions of the study's own code, defects and all (Mariotte et al., arXiv 2509.24793)."""
 
 from typing import NamedTuple
 

@@ -1,0 +1,139 @@
+"""The study's figures on factors: R2 and completeness of each, means over the ten best, counts by category."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.lasso import lasso_weights
+from otoscope.evaluate.moments import live_columns
+from otoscope.factors.categories import CATEGORIES, category
+from otoscope.protocols.mariotte2025.functions import completeness, disentanglement
+from otoscope.protocols.mariotte2025.switches import Settings
+
+TOP = 10
+ENTROPY_BINS = 10
+DEGENERATE_BITS = 0.3
+
+
+class FactorScores(NamedTuple):
+    """What the study says of factors for one representation."""
+
+    r2: Float[np.ndarray, " factors"]
+    completeness: Float[np.ndarray, " factors"]
+    disentanglement: float
+
+
+class Top(NamedTuple):
+    """Mean and standard deviation over the factors that rank highest, and which they are."""
+
+    mean: float
+    deviation: float
+    members: Int[np.ndarray, " top"]
+
+
+def score_factors(
+    features: Float[np.ndarray, "rows p"],
+    factors: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    settings: Settings,
+    *,
+    width: int,
+) -> FactorScores:
+    """Regress every factor on all rows at one penalty, and score it as the switches say; rows must be complete."""
+    if len(features) < 2:
+        raise EvaluationError(f"{len(features)} row(s): factors need at least 2 test clips without a gap")
+    weights, r2 = lasso_weights(features, factors, alpha=settings.alpha)
+    if settings.lasso_r2 == "unseen_singers":
+        r2 = _unseen_r2(features, factors, groups, settings.alpha)
+    importance = np.abs(weights)
+    average = disentanglement(importance).average
+    if settings.disentanglement_average == "sum":
+        average *= len(importance)
+    return FactorScores(r2, _completeness(features, importance, settings, width), average)
+
+
+def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"]:
+    """Return the entropy of each factor's histogram of ten equal bins, as the study draws it.
+
+    >>> entropy_bits(np.arange(10.0)[:, None]).round(3).tolist()
+    [3.322]
+    """
+    found = np.empty(factors.shape[1])
+    for j, column in enumerate(factors.T):
+        share = np.histogram(column, bins=ENTROPY_BINS)[0] / len(column)
+        share = share[share > 0]
+        found[j] = abs(float((share * np.log2(share)).sum()))
+    return found
+
+
+def kept(factors: Float[np.ndarray, "rows factors"], settings: Settings) -> Bool[np.ndarray, " factors"]:
+    """Say which factors take part: all, or those that are not all but constant."""
+    if settings.degenerate_factors == "keep":
+        return np.ones(factors.shape[1], dtype=bool)
+    return entropy_bits(factors) >= DEGENERATE_BITS
+
+
+def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: Settings) -> Top:
+    """Average over the ten factors that rank highest `by` something (or all), NaN left out."""
+    order = np.flip(np.argsort(np.where(np.isnan(by), -np.inf, by), kind="stable"))
+    members = order[~np.isnan(by[order])]
+    members = members if settings.factors_averaged == "all" else members[:TOP]
+    chosen = values[members]
+    chosen = chosen[~np.isnan(chosen)]
+    if not len(chosen):
+        return Top(float("nan"), float("nan"), members)
+    return Top(float(chosen.mean()), float(chosen.std()), members)
+
+
+def count_categories(names: Sequence[str], settings: Settings) -> dict[str, int]:
+    """Count factors by category, in the order of reports.
+
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Settings())["pitch"]
+    1
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Settings(categories="egemaps"))["voice quality"]
+    1
+    """
+    found = Counter(_substring(name) if settings.categories == "substring" else category(name) for name in names)
+    return {name: found[name] for name in CATEGORIES if name != "other" or found[name]}
+
+
+def _substring(factor: str) -> str:
+    """Sort as the study's code does: harmonic differences hold "F0", the rate of loudness peaks "loudness"."""
+    if factor.startswith("logRelF0"):
+        return "pitch"
+    return "loudness" if factor.startswith("loudness") else category(factor)
+
+
+def _completeness(
+    features: Float[np.ndarray, "rows p"], importance: Float[np.ndarray, "p factors"], settings: Settings, width: int
+) -> Float[np.ndarray, " factors"]:
+    found = completeness(importance)
+    others = {"all": len(importance), "live": int(live_columns(features).sum()), "width": width}
+    # 1 - H / log(p) with another p: only the normaliser changes
+    found = 1 - (1 - found) * np.log(len(importance)) / np.log(max(others[settings.completeness_normaliser], 2))
+    if settings.completeness_of_unpredicted == "nan":
+        found = np.where(importance.any(axis=0), found, np.nan)
+    return found
+
+
+def _unseen_r2(
+    features: Float[np.ndarray, "rows p"],
+    factors: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    alpha: float,
+) -> Float[np.ndarray, " factors"]:
+    """Fit on all singers but one and predict that one, in turn; errors against the mean of the fitted rows."""
+    error, spread = np.zeros(factors.shape[1]), np.zeros(factors.shape[1])
+    for singer in np.unique(groups):
+        out = groups == singer
+        x, y = features[~out].astype(np.float64), factors[~out]
+        weights, _ = lasso_weights(x, y, alpha=alpha)
+        scale, y_scale = (np.where(s > 0, s, 1) for s in (x.std(axis=0), y.std(axis=0)))
+        away = (factors[out] - y.mean(axis=0)) / y_scale
+        error += ((away - (features[out] - x.mean(axis=0)) / scale @ weights) ** 2).sum(axis=0)
+        spread += (away**2).sum(axis=0)
+    return 1 - np.divide(error, spread, out=np.full(len(error), np.nan), where=spread > 0)
