@@ -44,7 +44,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     # taken out of the command line by `main`, wherever it stands; declared for the help alone
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose; with any command.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose; with any command.")] = False,
 ) -> None: ...
 
 
