@@ -8,6 +8,7 @@ from pathlib import Path
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.batches import Runtime
 from otoscope.encoders.checkpoint import read_config
+from otoscope.encoders.fresh import with_fresh_weights
 from otoscope.encoders.resolve import Place, Source, place_of, resolve
 from otoscope.encoders.whisper import Context, load_whisper
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
@@ -93,6 +94,8 @@ def load_encoder(
     threads: int | None = None,
     device: str = "cpu",
     together: bool | None = None,
+    untrained: bool = False,
+    seed: int = 0,
 ) -> Encoder:
     """Load a pretrained model as an `Encoder`: strictly, frozen, in eval mode and float32, without remote code.
 
@@ -101,6 +104,7 @@ def load_encoder(
     `threads` sets PyTorch's CPU threads for the time of each pass: the same number gives the same bytes.
     `together` lets clips share a pass where padding cannot disturb them; by default they do on an accelerator,
     and on a CPU each has its own, so that a clip's bytes do not depend on its neighbours.
+    `untrained` gives the same architecture with fresh weights drawn by `seed` (see `with_fresh_weights`).
 
     Raises `UnknownEncoder` (nothing of that name, or a family without an adapter), `WeightMismatch` (missing
     or unexpected keys), `EncoderError` (a configuration that the adapter does not cover), `MissingExtra`.
@@ -114,7 +118,8 @@ def load_encoder(
             f"{source.name} is of family {family!r}, which has no adapter; {suggest(family, FAMILIES)}"
         )
     together = device != "cpu" if together is None else together
-    return FAMILIES[family](source, context, Runtime(device=device, threads=threads, together=together))
+    encoder = FAMILIES[family](source, context, Runtime(device=device, threads=threads, together=together))
+    return with_fresh_weights(encoder, seed=seed) if untrained else encoder
 
 
 def resolves(model: str | Path) -> Place | None:

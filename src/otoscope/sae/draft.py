@@ -59,6 +59,8 @@ def refuse_pairs(config: TrainConfig, rows: Rows, *, latents: int) -> None:
         'set init="points"': archetypal and config.init != "points",
         'init="points" and dictionary="free": only archetypal atoms are made of points; '
         'set dictionary="archetypal", or init="tied"': config.init == "points" and not archetypal,
+        'dictionary="archetypal" and frozen_decoder=True: archetypal atoms exist only as they are trained; '
+        "set frozen_decoder=False": archetypal and config.frozen_decoder,
         f"prefixes={config.prefixes} and latents={latents}: two prefixes come to the same number of latents; "
         "take fewer prefixes or more latents": len(set(blocks)) < len(blocks),
         f"temporal={config.temporal:g} and rows without neighbours in time (pooled clips have none): train on frames, "

@@ -57,6 +57,9 @@ class TorchEngine:
         self.named = {name: p for name, p in sae.named_parameters() if p.requires_grad}
         if sae.archetypes is not None:
             del self.named["decoder"]  # it follows the archetypes
+        if config.frozen_decoder:
+            sae.decoder.requires_grad_(False)
+            del self.named["decoder"]
         self.contrasted = Contrast(config.temporal, config.temporal_share) if config.temporal else None
         special = {"encoder": (config.weight_decay, 1.0), "archetypes.logits": (0.0, config.mixing_rate)}
         self.optimiser = torch.optim.AdamW(
@@ -90,7 +93,7 @@ class TorchEngine:
         self.optimiser.step()
         if sae.archetypes is not None:
             follow(sae, sae.archetypes)
-        if sae.unit_norm:
+        if sae.unit_norm and not self.config.frozen_decoder:
             renormalise(sae)
         self.silent_rows = torch.where(seen.fired > 0, 0, self.silent_rows + len(inner))
         return Losses(

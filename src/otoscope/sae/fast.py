@@ -29,7 +29,7 @@ def pick_engine(
 def covers(sae: SparseAutoencoder, config: TrainConfig) -> bool:
     """Whether the kernels do what a model and its recipe ask: plain TopK on the CPU, in float32, and no more."""
     on_cpu = sae.encoder.device.type == "cpu" and sae.encoder.dtype == torch.float32
-    plain = config.prefixes == (1.0,) and not config.temporal and sae.archetypes is None
+    plain = config.prefixes == (1.0,) and not (config.temporal or config.frozen_decoder) and sae.archetypes is None
     return type(sae.sparsifier) is TopK and plain and on_cpu
 
 

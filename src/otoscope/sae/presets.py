@@ -42,6 +42,9 @@ class TrainConfig(BaseModel):
     temporal_share: float = Field(default=0.2, gt=0, le=1)
     """Share of the dictionary, its first latents, that neighbours are to have in common."""
 
+    frozen_decoder: bool = False
+    """Leave the atoms as they were drawn and train the encoder alone: a baseline (arXiv 2602.14111)."""
+
     prefixes: tuple[float, ...] = (1.0,)
     """Shares of the dictionary that must each rebuild alone (Matryoshka), rising and ending in 1."""
 
@@ -99,7 +102,14 @@ chosen by the loss on the whole validation set, not on its last batch."""
 
 DEFAULT = TrainConfig(min_steps_per_epoch=8, min_batch=64)
 
-PRESETS: dict[str, TrainConfig] = {"default": DEFAULT, "mariotte2025": MARIOTTE2025}
+FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True})
+"""The default recipe on random atoms that stay as they are: what an encoder alone can make of them."""
+
+PRESETS: dict[str, TrainConfig] = {
+    "default": DEFAULT,
+    "mariotte2025": MARIOTTE2025,
+    "frozen_decoder": FROZEN_DECODER,
+}
 
 
 def find_preset(name: str) -> TrainConfig:

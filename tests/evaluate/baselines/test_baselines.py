@@ -1,0 +1,91 @@
+"""Laws of every baseline, and what each is known to do."""
+
+import numpy as np
+import pytest
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.baselines import FITTED, OF_CODES, find_fitted
+
+
+def rows(n: int = 400, width: int = 10, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.laplace(size=(n, width)) @ rng.standard_normal((width, width)) + 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", sorted(FITTED))
+def test_a_code_is_finite_repeatable_and_row_by_row(name: str):
+    train, new = rows(), rows(64, seed=1)
+    encode, again = (FITTED[name](train, latents=24, k=3, seed=5) for _ in range(2))
+    codes = encode(new)
+    assert codes.shape[0] == 64
+    assert codes.shape[1] <= 24
+    assert codes.dtype == np.float32
+    assert np.isfinite(codes).all()
+    np.testing.assert_array_equal(codes, again(new))
+    np.testing.assert_allclose(encode(new[:7]), codes[:7], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(FITTED))
+def test_rows_that_cannot_be_fitted_are_refused(name: str):
+    with pytest.raises(EvaluationError, match="at least 2 rows"):
+        FITTED[name](rows(1), latents=4, k=1, seed=0)
+    broken = rows()
+    broken[3, 2] = np.nan
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        FITTED[name](broken, latents=4, k=1, seed=0)
+
+
+def test_principal_components_are_uncorrelated_and_fall_in_variance():
+    train = rows()
+    codes = FITTED["pca"](train, latents=100, k=1, seed=0)(train).astype(np.float64)
+    covariance = np.cov(codes.T, bias=True)
+    variances = np.diag(covariance)
+    assert (np.diff(variances) < 0).all()
+    np.testing.assert_allclose(covariance - np.diag(variances), 0, atol=1e-3 * variances[0])
+    np.testing.assert_allclose(variances.sum(), train.astype(np.float64).var(axis=0).sum(), rtol=1e-4)
+
+
+def test_independent_components_find_mixed_sources():
+    rng = np.random.default_rng(0)
+    sources = rng.laplace(size=(4000, 4))
+    mixed = (sources @ rng.standard_normal((4, 4))).astype(np.float32)
+    codes = FITTED["ica"](mixed, latents=4, k=1, seed=0)(mixed)
+    match = np.abs(np.corrcoef(codes.T, sources.T)[:4, 4:])
+    assert (match.max(axis=0) > 0.98).all()
+
+
+def test_parts_are_not_negative():
+    assert (FITTED["nmf"](rows(), latents=6, k=1, seed=0)(rows(50, seed=2)) >= 0).all()
+
+
+def test_a_cluster_a_row():
+    rng = np.random.default_rng(0)
+    centres = 20 * np.eye(4, 10)
+    member = rng.integers(4, size=500)
+    train = (centres[member] + rng.standard_normal((500, 10))).astype(np.float32)
+    codes = FITTED["kmeans"](train, latents=16, k=3, seed=0)(train)
+    assert (codes.sum(axis=1) == 1).all()
+    owner = codes.argmax(axis=1)
+    assert all(len(set(member[owner == cluster])) == 1 for cluster in set(owner))
+
+
+def test_random_directions_keep_k_of_each_row():
+    codes = FITTED["random_topk"](rows(), latents=24, k=3, seed=0)(rows(50, seed=1))
+    assert ((codes != 0).sum(axis=1) <= 3).all()
+    assert (codes >= 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(OF_CODES))
+def test_codes_that_know_nothing_keep_each_latents_values(name: str):
+    rng = np.random.default_rng(0)
+    codes = rng.random((80, 12)) * (rng.random((80, 12)) < 0.3)
+    made = OF_CODES[name](codes, seed=1)
+    np.testing.assert_array_equal(np.sort(made, axis=0), np.sort(codes, axis=0))
+    assert (made != codes).any()
+    kept = np.sort((made != 0).sum(axis=1))
+    np.testing.assert_array_equal(kept, np.sort((codes != 0).sum(axis=1)))
+
+
+def test_an_unknown_baseline_gets_a_suggestion():
+    with pytest.raises(EvaluationError, match="no baseline 'pcaa'; did you mean pca"):
+        find_fitted("pcaa")
