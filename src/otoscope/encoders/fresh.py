@@ -1,6 +1,6 @@
 """The same architecture before it learned anything: what its structure alone hears."""
 
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
     `EncoderError` for an encoder that is not one of ours.
     """
     held: Any = encoder
-    if not is_dataclass(held) or not hasattr(held, "model"):
+    if not hasattr(held, "model"):
         raise EncoderError(f"{encoder.name} does not say what its model is, so it cannot be drawn anew")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -26,4 +26,4 @@ def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
     device = next(held.model.parameters()).device
     model = fresh.to(dtype=torch.float32, device=device).eval().requires_grad_(False)
     name, revision = f"{held.name} (untrained)", f"untrained-{seed}-{held.revision}"
-    return replace(held, model=model, name=name, revision=revision)  # pyright: ignore[reportUnknownVariableType]
+    return replace(held, model=model, name=name, revision=revision)

@@ -1,5 +1,7 @@
 """Clusters: each row becomes its nearest centroid, the sparsest code there is."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from sklearn.cluster import MiniBatchKMeans
@@ -16,7 +18,9 @@ def fit_kmeans(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int
     del k
     check_rows(rows)
     number = max(min(latents, len(rows) // 2), 1)
-    model = MiniBatchKMeans(number, init="random", n_init=1, batch_size=2048, max_iter=20, random_state=seed)
+    # scikit-learn declares the types of these settings wrongly
+    settings: dict[str, Any] = {"n_init": 1, "batch_size": 2048, "max_iter": 20, "random_state": seed}
+    model = MiniBatchKMeans(number, init="random", **settings)
     model.fit(rows.astype(np.float32, copy=False))
 
     def encode(new: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, "rows latents"]:

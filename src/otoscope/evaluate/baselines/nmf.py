@@ -1,5 +1,7 @@
 """Non-negative parts: rows, shifted to be non-negative, as sums of non-negative atoms."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from sklearn.decomposition import NMF
@@ -22,7 +24,9 @@ def fit_nmf(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, s
     check_rows(rows)
     least = rows.min(axis=0)
     number = min(latents, rows.shape[1], len(rows), MOST_COMPONENTS)
-    model = NMF(number, init="nndsvda", solver="mu", max_iter=ITERATIONS, tol=0, random_state=seed)
+    # scikit-learn declares the type of the number wrongly
+    size: dict[str, Any] = {"n_components": number}
+    model = NMF(**size, init="nndsvda", solver="mu", max_iter=ITERATIONS, tol=0, random_state=seed)
     model.fit(_shifted(rows, least))
 
     def encode(new: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, "rows latents"]:
