@@ -1,0 +1,154 @@
+"""How well a label is told from its 1, 2, 4, ... 64 best latents, on groups never fitted.
+
+k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, a logistic
+regression reads the first k of them (`otoscope.evaluate.probes`: penalty chosen on validation rows,
+fitted on both, reported on test rows). Two questions: which class (one set of latents for all
+classes), and, for several labels at once, is this label there (a set of latents each).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, null_summary
+from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.probes import PENALTIES, Probe, ProbeSettings, fit_probe
+from otoscope.evaluate.sparse_regression import SIZES, check_sizes
+from otoscope.evaluate.splits import rows_of
+
+
+@dataclass(frozen=True)
+class SparseProbeSettings:
+    """Points of the curve, grid of penalties and repetitions.
+
+    The null repeats ranking and fits on labels permuted among the training and validation rows.
+    """
+
+    sizes: Sequence[int] = SIZES
+    penalties: Sequence[float] = PENALTIES
+    permutations: int = 5
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+    tolerance: float = 1e-3
+
+
+class LabelCurve(NamedTuple):
+    """Balanced accuracy on test rows by number of latents, and the latents in order of rank."""
+
+    sizes: tuple[int, ...]
+    scores: tuple[Score, ...]
+    chosen: Int[np.ndarray, " most"]
+    n: int
+    groups: int
+
+
+def sparse_probe(
+    features: Float[np.ndarray, "rows p"],
+    labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: SparseProbeSettings | None = None,
+    seed: int = 0,
+) -> LabelCurve:
+    """Return the curve of balanced accuracy over the number of latents for one label.
+
+    Latents are ranked by the F ratio of the analysis of variance between the classes of the training
+    rows (for two classes: the squared mean difference over the variance within them). A size above
+    the number of live latents uses all of them. Arguments and errors as of `probes.fit_probe`.
+    """
+    settings = settings or SparseProbeSettings()
+    check_sizes(settings.sizes)
+    names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
+    if not len(features) == len(names) == len(groups):
+        raise EvaluationError(
+            f"{len(features)} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
+        )
+    train = rows_of(split, "train", len(names)) & (names != "")
+    fitted = np.flatnonzero((train | (np.asarray(split) == "valid")) & (names != ""))
+    rng = np.random.default_rng(seed)
+    rounds = [names]
+    for _ in range(settings.permutations):
+        shuffled = names.copy()
+        shuffled[fitted] = names[rng.permutation(fitted)]
+        rounds.append(shuffled)
+    rankings = [rank_by_f(features[train], told[train])[: settings.sizes[-1]] for told in rounds]
+    if not len(rankings[0]):
+        raise EvaluationError("no feature varies over the training rows; there is nothing to choose from")
+
+    def curve(told: Shaped[np.ndarray, " rows"], ranking: Int[np.ndarray, " most"], resamples: int) -> list[Probe]:
+        one = ProbeSettings(settings.penalties, 0, resamples, settings.confidence, settings.tolerance)
+        kept = [features[:, ranking[:size]] for size in settings.sizes]
+        return [fit_probe(x, told, groups=groups, split=split, settings=one, seed=seed) for x in kept]
+
+    real = curve(rounds[0], rankings[0], settings.resamples)
+    null = [[p.balanced_accuracy.value for p in curve(*each, 1)] for each in zip(rounds[1:], rankings[1:], strict=True)]
+    mean, high = null_summary(np.asarray(null).reshape(-1, len(settings.sizes)))
+    scores = [
+        probe.balanced_accuracy._replace(null_mean=float(m), null_high=float(h))
+        for probe, m, h in zip(real, mean, high, strict=True)
+    ]
+    return LabelCurve(tuple(settings.sizes), tuple(scores), rankings[0], real[0].n, real[0].groups)
+
+
+def sparse_detection(
+    features: Float[np.ndarray, "rows p"],
+    present: Float[np.ndarray, "rows labels"],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: SparseProbeSettings | None = None,
+    seed: int = 0,
+) -> list[LabelCurve | None]:
+    """Return one curve a label for clips that carry several labels at once.
+
+    Args:
+        features: any representation, one row a clip.
+        present: 1 where a clip has a label, 0 where not, NaN where nobody knows.
+        groups: what must not be shared between splits (singer, speaker).
+        split: train, valid or test for each row.
+        settings: sizes, penalties and repetitions.
+        seed: of the bootstrap and the permutations.
+
+    Each label is a question of its own, answered from latents of its own; chance is 0.5. None for a
+    label that all or no training rows have, or that some split does not know. Raises
+    `EvaluationError` for values other than 0, 1 and NaN.
+    """
+    settings = settings or SparseProbeSettings()
+    if present.ndim != 2 or not np.isin(present[~np.isnan(present)], (0, 1)).all():
+        raise EvaluationError("`present` must be [rows, labels] and hold 0, 1 or NaN only")
+    train = rows_of(split, "train", len(present))
+    curves: list[LabelCurve | None] = []
+    for column in present.T:
+        answers = np.where(np.isnan(column), "", np.where(column == 1, "yes", "no"))
+        asked = len(set(answers[train]) - {""}) == 2
+        known = all((answers[np.asarray(split) == name] != "").any() for name in ("valid", "test"))
+        if asked and known:
+            curves.append(sparse_probe(features, answers, groups=groups, split=split, settings=settings, seed=seed))
+        else:
+            curves.append(None)
+    return curves
+
+
+def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
+    """Return the columns that vary, from the largest F ratio between classes to the smallest.
+
+    F is the variance between class means over the variance within classes. Columns that tell all
+    classes apart without any spread come first.
+    """
+    live = live_columns(rows)
+    x = rows[:, live].astype(np.float64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    between = np.zeros(x.shape[1])
+    for name in np.unique(names):
+        members = x[names == name]
+        between += len(members) * members.mean(axis=0) ** 2
+    within = len(x) - between
+    # with unit variance F grows with the share between classes, and rounding cannot turn it over
+    ratio = np.where(within > 1e-12 * len(x), between / np.maximum(within, 1e-12 * len(x)), math.inf)
+    return np.flatnonzero(live)[np.argsort(-ratio, kind="stable")]

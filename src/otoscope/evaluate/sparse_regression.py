@@ -1,0 +1,207 @@
+"""How well a factor is predicted from its 1, 2, 4, ... 64 best latents, on groups never fitted.
+
+The plain test of "fewer dimensions encode the same" (Gurnee et al., arXiv:2305.01610, carried from
+classes to factors): it needs no entropy and no normaliser, and dense units, principal components
+and codes take part on equal terms. Latents are chosen on training rows, the ridge penalty on
+validation rows, weights fitted on both, R2 reported on test rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.missing import patterns
+from otoscope.evaluate.moments import live_columns, moments_of
+from otoscope.evaluate.pursuit import pursue
+from otoscope.evaluate.splits import rows_of
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""How many latents take part in each point of a curve."""
+
+
+@dataclass(frozen=True)
+class SparseSettings:
+    """Points of the curve, grid of ridge penalties (times the number of rows) and repetitions.
+
+    The null repeats choice and fits on targets permuted among the training and validation rows.
+    """
+
+    sizes: Sequence[int] = SIZES
+    penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0)
+    permutations: int = 5
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+
+
+class FactorCurves(NamedTuple):
+    """Held-out R2 by number of latents; NaN for a factor that could not be fitted.
+
+    `chosen` lists the latents in the order taken (-1 where fewer live ones exist or the factor was not
+    fitted), `n` and `groups` count the test rows and groups that have the factor.
+    """
+
+    sizes: tuple[int, ...]
+    r2: Float[np.ndarray, "factors sizes"]
+    low: Float[np.ndarray, "factors sizes"]
+    high: Float[np.ndarray, "factors sizes"]
+    null_mean: Float[np.ndarray, "factors sizes"]
+    null_high: Float[np.ndarray, "factors sizes"]
+    chosen: Int[np.ndarray, "factors most"]
+    n: Int[np.ndarray, " factors"]
+    groups: Int[np.ndarray, " factors"]
+
+
+def sparse_regression(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: SparseSettings | None = None,
+    seed: int = 0,
+) -> FactorCurves:
+    """Return each factor's curve of held-out R2 over the number of latents.
+
+    Args:
+        features: any representation, one row a clip.
+        targets: factors, best made robust first; NaN where a clip has none.
+        groups: what must not be shared between splits (singer, speaker).
+        split: train, valid or test for each row.
+        settings: sizes, penalties and repetitions.
+        seed: of the bootstrap and the permutations.
+
+    Latents are taken by orthogonal matching pursuit on the standardised training rows. A size above
+    the number of live latents uses all of them. R2 is relative to the mean of the fitted rows and may
+    be negative. Memory is about 8 p^2 bytes. Raises `EvaluationError` for non-finite features, a
+    missing split, sizes that are not increasing, or no feature that varies.
+    """
+    settings = settings or SparseSettings()
+    _check(features, targets, groups, settings)
+    parts = {name: rows_of(split, name, len(features)) for name in ("train", "valid", "test")}
+    sizes, n_factors = tuple(settings.sizes), targets.shape[1]
+    curves = [np.full((n_factors, len(sizes)), math.nan) for _ in range(5)]
+    chosen = np.full((n_factors, sizes[-1]), -1)
+    n, n_groups = np.zeros(n_factors, dtype=np.int64), np.zeros(n_factors, dtype=np.int64)
+    for members, present in patterns(~np.isnan(targets)):
+        here = {name: rows & present for name, rows in parts.items()}
+        varies = live_columns(targets[here["train"]][:, members]) if here["train"].any() else np.zeros(len(members))
+        fitted = members[np.asarray(varies, dtype=bool)]
+        if not len(fitted) or not all(rows.any() for rows in here.values()):
+            continue
+        trials = _try(features, targets[:, fitted], here, settings, seed)
+        chosen[fitted, : trials.chosen.shape[1]] = trials.chosen
+        sums = group_sums(trials.squares, groups[here["test"]])
+        found = bootstrap_sums(sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
+        for curve, values in zip(curves, (*found, *null_summary(trials.null)), strict=True):
+            curve[fitted] = values
+        n[fitted], n_groups[fitted] = here["test"].sum(), len(sums)
+    return FactorCurves(sizes, *curves, chosen=chosen, n=n, groups=n_groups)
+
+
+class _Trials(NamedTuple):
+    """Latents taken; squared error and deviation of every test row; R2 of the permuted targets."""
+
+    chosen: Int[np.ndarray, "factors most"]
+    squares: Float[np.ndarray, "test factors sizes 2"]
+    null: Float[np.ndarray, "permutations factors sizes"]
+
+
+def _try(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    parts: dict[str, Bool[np.ndarray, " rows"]],
+    settings: SparseSettings,
+    seed: int,
+) -> _Trials:
+    """Fit the targets and their permutations as one batch."""
+    train, valid, test = (np.flatnonzero(parts[name]) for name in ("train", "valid", "test"))
+    live = np.flatnonzero(live_columns(features[train]))
+    if not len(live):
+        raise EvaluationError("no feature varies over the training rows; there is nothing to choose from")
+    fitted = np.concatenate([train, valid])
+    rng = np.random.default_rng(seed)
+    orders = [fitted, *(rng.permutation(fitted) for _ in range(settings.permutations))]
+    known = np.concatenate([targets[order] for order in orders], axis=1).astype(np.float64)
+    truth = np.tile(targets[test].astype(np.float64), (1, len(orders)))
+
+    moments = moments_of(features[train][:, live])
+    x_fitted, x_test = moments.apply(features[fitted][:, live]), moments.apply(features[test][:, live])
+    n_train, most = len(train), min(settings.sizes[-1], len(live))
+    centred = known[:n_train] - known[:n_train].mean(axis=0)
+    taken = pursue(moments.gram, moments.cross(centred / np.maximum(centred.std(axis=0), 1e-300)), size=most)
+
+    squares = np.empty((len(test), known.shape[1], len(settings.sizes), 2))
+    for j, columns in enumerate(taken):
+        guesses = _guess(x_fitted[:, columns], known[:, j], x_test[:, columns], n_train, settings)
+        squares[:, j, :, 0] = (truth[:, j, None] - guesses) ** 2
+        squares[:, j, :, 1] = ((truth[:, j] - known[:, j].mean()) ** 2)[:, None]
+    n_targets = targets.shape[1]
+    null = _r2(squares[:, n_targets:].sum(axis=0)).reshape(settings.permutations, n_targets, len(settings.sizes))
+    return _Trials(live[taken[:n_targets]], squares[:, :n_targets], null)
+
+
+def _guess(
+    fitted: Float[np.ndarray, "fitted most"],
+    known: Float[np.ndarray, " fitted"],
+    others: Float[np.ndarray, "test most"],
+    n_train: int,
+    settings: SparseSettings,
+) -> Float[np.ndarray, "test sizes"]:
+    """Return predictions from the first 1, 2, 4, ... columns, each with its own penalty."""
+    guesses = np.empty((len(others), len(settings.sizes)))
+    for i, size in enumerate(min(size, fitted.shape[1]) for size in settings.sizes):
+        trained = _ridge(fitted[:n_train, :size], known[:n_train], settings.penalties)
+        errors = ((known[n_train:, None] - fitted[n_train:, :size] @ trained.weights - trained.offsets) ** 2).sum(
+            axis=0
+        )
+        best = settings.penalties[int(errors.argmin())]
+        final = _ridge(fitted[:, :size], known, [best])
+        guesses[:, i] = (others[:, :size] @ final.weights + final.offsets)[:, 0]
+    return guesses
+
+
+class _Ridge(NamedTuple):
+    weights: Float[np.ndarray, "size penalties"]
+    offsets: Float[np.ndarray, " penalties"]
+
+
+def _ridge(x: Float[np.ndarray, "rows size"], y: Float[np.ndarray, " rows"], penalties: Sequence[float]) -> _Ridge:
+    mean, centre = x.mean(axis=0), y.mean()
+    spread = x - mean
+    variance, axes = np.linalg.eigh(spread.T @ spread / len(x))
+    turned = axes.T @ (spread.T @ (y - centre) / len(x))
+    weights = axes @ (turned[:, None] / (np.maximum(variance, 0)[:, None] + np.asarray(penalties)))
+    return _Ridge(weights, centre - mean @ weights)
+
+
+def _r2(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+    defined = sums[..., 1] > 0
+    return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
+
+
+def _check(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    settings: SparseSettings,
+) -> None:
+    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
+        raise EvaluationError(
+            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
+        )
+    if not np.isfinite(features).all():
+        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+    check_sizes(settings.sizes)
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raise `EvaluationError` unless sizes start at 1 or more and increase."""
+    if not sizes or sizes[0] < 1 or any(b <= a for a, b in pairwise(sizes)):
+        raise EvaluationError(f"sizes must increase from 1 or more, got {tuple(sizes)}; {SIZES} is usual")
