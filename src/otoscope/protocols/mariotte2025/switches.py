@@ -33,7 +33,8 @@ class Switches(BaseModel):
         default="mixed", description="layers 7, 9 and 10 of MERT are probed on 16 kHz sound played as 24 kHz, or not"
     )
     factor_audio: Literal["whole", "crop"] = Field(
-        default="whole", description="factors are regressed on codes of whole files, or of the 5 s that dictionaries saw"
+        default="whole",
+        description="factors are regressed on codes of whole files, or of the 5 s that dictionaries saw",
     )
     checkpoint: Literal["last_batch", "all"] = Field(
         default="last_batch", description="the best dictionary by the last validation batch, or by all of them"

@@ -1,0 +1,93 @@
+"""Which files the study hears, on which side, and which seconds of each."""
+
+import math
+import re
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from otoscope.corpus.catalog import build_corpus
+from otoscope.corpus.inspect import clip_name
+from otoscope.corpus.listing import Progress
+from otoscope.corpus.splits import Splits, rank
+from otoscope.corpus.table import Corpus
+from otoscope.corpus.vocalset import ENDINGS, VocalSetCorpus
+from otoscope.errors import SplitError
+from otoscope.protocols.mariotte2025.hearing import CROP_S
+from otoscope.protocols.mariotte2025.switches import Settings
+
+Take = Literal["train", "valid", "test", "whole"]
+
+VALID_SHARE = 0.2
+LABEL = "technique"
+
+
+def read_vocalset(root: Path, settings: Settings, *, cache: Path, on_progress: Progress | None = None) -> Corpus:
+    """Return VocalSet as the study filters it: ten techniques, and names that end in a vowel, c, f or spoken.
+
+    Test are the five published singers. Raises what `build_corpus` raises.
+    """
+    spec = VocalSetCorpus(root=root, vowels=ENDINGS)
+    corpus = build_corpus(spec, Splits(), cache=cache, on_progress=on_progress)
+    named = pl.col("path").map_elements(_says_vibrado, return_dtype=pl.Boolean)
+    if settings.vibrado == "drop":
+        corpus = replace(corpus, clips=corpus.clips.filter(~named))
+    # the study's validation files come out of the training singers, so singers are on two sides here: train and test
+    sides = pl.when(pl.col("split") == "test").then(pl.lit("test")).otherwise(pl.lit("train"))
+    return replace(corpus, clips=corpus.clips.with_columns(sides.alias("split")))
+
+
+def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
+    """Return the side of each file by its path: a fifth of the training files, or singers, validates.
+
+    Files are ranked by a hash of seed and name: the authors shuffle a list whose order is the file system's, so
+    their very split cannot be had.
+    """
+    by = "path" if settings.valid_split == "files" else "group"
+    train = corpus.clips.filter(pl.col("split") == "train")
+    ranked = rank(train[by].unique().to_list(), seed=settings.seed)
+    held = set(ranked[: max(1, round(VALID_SHARE * len(ranked)))])
+    found: dict[str, Take] = {
+        path: "valid" if key in held else "train" for path, key in train.select("path", by).rows()
+    }
+    if set(found.values()) != {"train", "valid"}:
+        raise SplitError(
+            f"{train.height} training file(s) of {len(ranked)} {by}(s) cannot be shared out between train and valid; add recordings"
+        )
+    return found | dict.fromkeys(corpus.clips.filter(pl.col("split") == "test")["path"], "test")
+
+
+def takes(corpus: Corpus, settings: Settings) -> pl.DataFrame:
+    """Return what is heard of each file: `take, crop, path` and the columns of `Corpus.clips`.
+
+    Training files in `crops` random crops of 5 s, validation and test files in their first 5 s, test files
+    whole as well. A file of 5 s or less has one crop, which stands for all.
+    """
+    side = sides(corpus, settings)
+    rows: list[dict[str, object]] = []
+    for clip in corpus.clips.iter_rows(named=True):
+        take = side[clip["path"]]
+        for crop, start_s in enumerate(_starts(clip["path"], clip["duration_s"], take, settings)):
+            length_s = min(CROP_S, clip["duration_s"] - start_s)
+            cut = {"start_s": start_s, "duration_s": length_s, "clip_id": clip_name(clip["path"], start_s, length_s)}
+            rows.append({**clip, **cut, "take": take, "crop": crop})
+        if take == "test":
+            rows.append({**clip, "take": "whole", "crop": 0})
+    return pl.DataFrame(rows, schema={**corpus.clips.schema, "take": pl.String(), "crop": pl.Int64()})
+
+
+def _says_vibrado(path: str) -> bool:
+    return re.search("vibrado", path, re.IGNORECASE) is not None
+
+
+def _starts(path: str, duration_s: float, take: Take, settings: Settings) -> list[float]:
+    spare_s = duration_s - CROP_S
+    if take != "train" or spare_s <= 0:
+        return [0.0]
+    draw = np.random.default_rng([settings.seed, zlib.crc32(path.encode())])
+    # milliseconds, so that names of crops are short; equal ones would be one clip
+    return sorted({math.floor(1000 * start) / 1000 for start in draw.uniform(0, spare_s, settings.crops)})

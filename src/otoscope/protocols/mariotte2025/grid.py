@@ -1,0 +1,101 @@
+"""The study's models, layers and dictionaries, and where each checkpoint lies."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from otoscope.encoders.checkpoint import weight_files
+from otoscope.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the four models: what stands for it here, and which layers stand for its published pair."""
+
+    name: str
+    checkpoint: str
+    published: tuple[int, int]
+    layers: tuple[int, ...]
+    with_last: bool
+    """How the authors chose the pair: the best layer and the last (speech models), or the two best."""
+
+    def chosen(self, accuracy: Mapping[int, float]) -> tuple[int, ...]:
+        """Choose the pair anew from the probes' accuracy by layer, in the order of depth; ties go to the earlier."""
+        ranked = sorted(accuracy, key=lambda layer: (-accuracy[layer], layer))
+        if self.with_last:
+            last = max(accuracy)
+            ranked = [next((layer for layer in ranked if layer != last), last), last]
+        return tuple(sorted(set(ranked[:2])))
+
+
+MODELS = {
+    name: Model(name, checkpoint, layers, layers, with_last)
+    for name, checkpoint, layers, with_last in (
+        ("AST", "MIT/ast-finetuned-audioset-10-10-0.4593", (6, 12), False),
+        ("WavLM", "microsoft/wavlm-base-plus", (1, 12), True),
+        ("HuBERT", "facebook/hubert-base-ls960", (3, 12), True),
+        ("MERT", "m-a-p/MERT-v1-95M", (4, 7), False),
+    )
+}
+"""The study's models, in its order, with the layers that it opened."""
+
+MISRATED_LAYERS = (7, 9, 10)
+"""Layers of MERT whose probes the authors ran on sound of another rate (PAPER 1.3, 13)."""
+
+PAIR = 2
+
+
+def choose_models(
+    *, folder: Path | None = None, overrides: Iterable[str] = (), only: Sequence[str] = ()
+) -> list[Model]:
+    """Return the models to open.
+
+    `folder` holds checkpoints under their hub names, with or without the owner, or under the study's names;
+    `overrides` are `NAME=CHECKPOINT` or `NAME=CHECKPOINT@LAYER,LAYER`, where the two layers stand for the
+    published ones; `only` names those to run. Raises `ConfigError` for a name that is not the study's.
+
+    >>> [m.layers for m in choose_models(overrides=["HuBERT=starter@1,4"], only=["HuBERT"])]
+    [(1, 4)]
+    """
+    found = dict(MODELS)
+    if folder is not None:
+        found = {name: _local(model, folder, bool(only) and name not in only) for name, model in found.items()}
+    for text in overrides:
+        name, sign, rest = text.partition("=")
+        if not sign or not rest:
+            raise ConfigError(f"--model wants NAME=CHECKPOINT or NAME=CHECKPOINT@LAYER,LAYER; got {text!r}")
+        model = found[_known(name)]
+        checkpoint, _, layers = rest.rpartition("@") if "@" in rest else (rest, "", "")
+        found[model.name] = replace(
+            model, checkpoint=checkpoint, layers=_layers(text, layers) if layers else model.layers
+        )
+    wanted = [_known(name) for name in only] or list(found)
+    return [model for name, model in found.items() if name in wanted]
+
+
+def _known(name: str) -> str:
+    match = {known.lower(): known for known in MODELS}.get(name.strip().lower())
+    if match is None:
+        raise ConfigError(f"the study has no model {name!r}; {suggest(name, MODELS)}")
+    return match
+
+
+def _layers(text: str, layers: str) -> tuple[int, ...]:
+    try:
+        pair = tuple(int(layer) for layer in layers.split(","))
+    except ValueError:
+        pair = ()
+    if len(set(pair)) != PAIR or min(pair) < 0:
+        raise ConfigError(f"{text!r} must name two layers in place of the study's, such as @3,12; got {layers!r}")
+    return pair
+
+
+def _local(model: Model, folder: Path, may_lack: bool) -> Model:
+    names = (model.checkpoint, model.checkpoint.rpartition("/")[2], model.name, model.name.lower())
+    for name in names:
+        here = folder / name
+        if (here / "config.json").is_file() and weight_files(here):
+            return replace(model, checkpoint=str(here))
+    if may_lack:
+        return model
+    raise ConfigError(f"{folder} holds no checkpoint of {model.name}; looked for {', '.join(names)}")

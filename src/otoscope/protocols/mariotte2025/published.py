@@ -1,0 +1,141 @@
+"""The study's own figures, each with its standard error, and our figures set beside them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import polars as pl
+
+from otoscope.protocols.mariotte2025.grid import Model
+
+SOURCE = "Mariotte et al., arXiv 2509.24793: printed by, or read off the figures of, the authors' notebooks"
+
+TEST_CLIPS = 400
+TOP_FACTORS = 10
+SPARSITIES = 6
+
+READING = {"probe_accuracy": 0.005, "top_r2_in_sample": 0.002, "top_completeness": 0.003, "category_count": 0.05}
+"""Error of reading a figure, in the metric's unit; of `mse` it is 2 % of the value."""
+
+MSE_READING = 0.02
+COMPLETENESS_DEVIATION = 0.10
+"""Middle of the deviations over the ten factors that the figures show (0.03 to 0.17)."""
+
+STANDARD_ERRORS = {
+    "probe_accuracy": "binomial over the 400 test clips, sqrt(p (1 - p) / 400); a value read off a figure adds 0.5 points",
+    "mse": "only the error of reading the figure, 2 %: how it varies between clips or seeds was not published",
+    "top_r2_in_sample": (
+        "large-sample error of one R2 on 400 clips, 2 sqrt(R2) (1 - R2) / sqrt(400), not divided by the ten "
+        "factors, which are near duplicates; reading adds 0.002"
+    ),
+    "top_completeness": (
+        "deviation over the ten factors (0.03 to 0.17 in the figures, 0.10 taken) over sqrt(10); reading adds 0.003"
+    ),
+    "category_count": (
+        "of a mean of six counts of n in ten, as if the six were one: sqrt(10 p (1 - p)) with p = n / 10; reading adds "
+        "0.05"
+    ),
+}
+"""How the standard error of each published figure is made; errors add in squares."""
+
+KEYS = ["metric", "model", "layer", "representation", "sparsity", "target"]
+
+ONE_CELL = "HuBERT", 3, 0.75
+"""Two runs carry this label in the study; which is which is not known (PAPER 1.3, 12)."""
+
+
+def published() -> pl.DataFrame:
+    """Return the study's figures: the keys, `value`, `how` it was read, and its `standard_error`."""
+    text = (files("otoscope.protocols.mariotte2025") / "published.csv").read_bytes()
+    table = pl.read_csv(text, comment_prefix="#", schema_overrides={"sparsity": pl.Float64, "layer": pl.Int64})
+    table = table.with_columns(pl.col("target").fill_null(""))
+    errors = [standard_error(*row) for row in table.select("metric", "value", "how").iter_rows()]
+    return table.with_columns(pl.Series("standard_error", errors))
+
+
+def standard_error(metric: str, value: float, how: str) -> float:
+    """Return the standard error of one published figure; `STANDARD_ERRORS` says how it is made.
+
+    >>> round(standard_error("probe_accuracy", 0.75, "printed"), 4)
+    0.0217
+    """
+    sampling = {
+        "probe_accuracy": lambda p: math.sqrt(p * (1 - p) / TEST_CLIPS),
+        "mse": lambda _: 0.0,
+        "top_r2_in_sample": lambda r2: 2 * math.sqrt(max(r2, 0)) * (1 - r2) / math.sqrt(TEST_CLIPS),
+        "top_completeness": lambda _: COMPLETENESS_DEVIATION / math.sqrt(TOP_FACTORS),
+        "category_count": lambda n: math.sqrt(n * (1 - n / TOP_FACTORS)),
+    }[metric](value)
+    reading = MSE_READING * value if metric == "mse" else READING[metric]
+    return math.hypot(sampling, reading if how == "figure" else 0.0)
+
+
+def compare(results: Mapping[str, pl.DataFrame], models: Sequence[Model]) -> pl.DataFrame:
+    """Set our figures beside the published ones, every published one in its row.
+
+    `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published, standard_error, how`, `layer_here` (the layer
+    that stands for the published one), `here`, `difference`, and `in_errors`, the difference in standard
+    errors. What was not run is null.
+    """
+    ours = pl.concat([*(_of_model(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
+    theirs = published().rename({"value": "published"})
+    rows = theirs.join(ours, on=KEYS, how="left", nulls_equal=True, maintain_order="left")
+    difference = pl.col("here") - pl.col("published")
+    return rows.with_columns(
+        difference.alias("difference"), (difference / pl.col("standard_error")).alias("in_errors")
+    ).select(*KEYS, "published", "standard_error", "how", "layer_here", "here", "difference", "in_errors")
+
+
+_SCHEMA = {
+    "metric": pl.String(),
+    "model": pl.String(),
+    "layer": pl.Int64(),
+    "representation": pl.String(),
+    "sparsity": pl.Float64(),
+    "target": pl.String(),
+    "layer_here": pl.Int64(),
+    "here": pl.Float64(),
+}
+
+
+def _of_model(results: pl.DataFrame, model: Model) -> pl.DataFrame:
+    """Return one model's figures under the published keys."""
+    mine = results.filter(pl.col("split") == "test").rename({"layer": "layer_here", "value": "here"})
+    mine = mine.with_columns(pl.lit(model.name).alias("model"))
+    # the pair stands for the published pair in order of depth; every other layer's probe for the layer of its number
+    pair = pl.DataFrame({"layer_here": sorted(model.layers), "layer": sorted(model.published)})
+    opened = mine.join(pair, on="layer_here").select(list(_SCHEMA))
+    layer_probes = (pl.col("metric") == "probe_accuracy") & (pl.col("representation") == "dense")
+    same = mine.with_columns(pl.col("layer_here").alias("layer")).select(list(_SCHEMA))
+    if model.layers != model.published:
+        same = same.filter(~pl.col("layer").is_in(model.published))
+        opened = pl.concat([opened, same.filter(layer_probes)])
+    else:
+        opened = pl.concat([opened.filter(~layer_probes), same.filter(layer_probes)])
+    counts = pl.col("metric") == "category_count"
+    averaged = (
+        opened.filter(counts & (pl.col("representation") == "sae"))
+        .group_by("metric", "model", "layer", "representation", "target", "layer_here", maintain_order=True)
+        .agg(pl.col("here").mean())
+        .with_columns(pl.lit(None, dtype=pl.Float64).alias("sparsity"))
+        .select(list(_SCHEMA))
+    )
+    return _two_of_one_label(pl.concat([opened.filter(~counts), averaged]))
+
+
+def _two_of_one_label(rows: pl.DataFrame) -> pl.DataFrame:
+    """Name the two runs of the cell that the study labels alike by their order."""
+    model, layer, sparsity = ONE_CELL
+    here = (
+        (pl.col("metric") == "probe_accuracy")
+        & (pl.col("model") == model)
+        & (pl.col("layer") == layer)
+        & (pl.col("sparsity") == sparsity)
+    ).fill_null(False)
+    twice = rows.filter(here).sort("here", descending=True)
+    if twice.height != len(TWO):
+        return rows
+    return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", TWO))])
+
+
+TWO = ["technique (higher of two)", "technique (lower of two)"]
