@@ -76,6 +76,8 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "layer_lead": ("layers", None),
     "sparsity_limit": ("fraction", True),
     "sparsity_knee": ("fraction", True),
+    "task_balanced_accuracy": ("fraction", True),
+    "task_r2": ("fraction", True),
 }
 """Fixed metric identifiers, each with its unit and whether higher is better (None: neither)."""
 
