@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -75,47 +76,63 @@ def _renumbered(svg: str) -> str:
 def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:
     """Return the page as text; `linked` says whether the figures' files lie beside it."""
     specs: dict[str, Any] = {}
-    blocks = [_section("summary", "What was found", summary.summary(run))]
+    blocks = [("summary", section("summary", "What was found", summary.summary(run)))]
     for name, (title, empty) in SECTIONS.items():
-        shown = [_figure(f, specs, linked) for f in sections[name]]
-        blocks.append(_section(name, title, join(*shown) if shown else element("p", empty)))
+        shown = [drawn(f, specs, linked=linked) for f in sections[name]]
+        blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
     blocks += [
-        _section("gallery", "Gallery of latents", gallery.gallery(run)),
-        _section("methods", "Methods", methods.methods(run)),
-        _section("set-aside", "Clips set aside", methods.set_aside(run)),
-        _section("provenance", "Where this comes from", join(methods.provenance(run), _all_rows(run))),
+        ("gallery", section("gallery", "Gallery of latents", gallery.gallery(run))),
+        ("methods", section("methods", "Methods", methods.methods(run))),
+        ("set-aside", section("set-aside", "Clips set aside", methods.set_aside(run))),
+        (
+            "provenance",
+            section("provenance", "Where this comes from", join(methods.provenance(run), _all_rows(run))),
+        ),
     ]
-    names = ("summary", *SECTIONS, "gallery", "methods", "set-aside", "provenance")
-    links = (element("li", element("a", n.capitalize().replace("-", " "), href=f"#{n}")) for n in names)
+    return assemble(title=run.title, subtitle=_subtitle(run), blocks=blocks, specs=specs, layers=run.results.layers)
+
+
+def assemble(
+    *,
+    title: str,
+    subtitle: str,
+    blocks: Sequence[tuple[str, Html]],
+    specs: Mapping[str, Any] | None = None,
+    layers: Sequence[int] = (),
+) -> str:
+    """Return a page of named sections; `specs` are the charts that they hold, `layers` those that have colours."""
+    links = (element("li", element("a", n.capitalize().replace("-", " "), href=f"#{n}")) for n, _ in blocks)
     return Template(_resource("page.html")).substitute(
-        title=join(run.title),
-        subtitle=join(_subtitle(run)),
+        title=join(title),
+        subtitle=join(subtitle),
         contents=join(*links),
         style=_resource("style.css"),
-        body=join(*blocks),
-        specs=script_json(json.dumps(specs, ensure_ascii=False, allow_nan=False)),
-        themes=script_json(json.dumps(page_themes(run.results.layers))),
-        bundle=_bundle(),
+        body=join(*(block for _, block in blocks)),
+        specs=script_json(json.dumps(specs or {}, ensure_ascii=False, allow_nan=False)),
+        themes=script_json(json.dumps(page_themes(layers))),
+        bundle=_bundle() if specs else "",
         script=_resource("page.js"),
     )
 
 
-def _section(name: str, title: str, *content: Html) -> Html:
+def section(name: str, title: str, *content: Html) -> Html:
+    """Return one section with its heading."""
     return element(
         "section", element("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title"
     )
 
 
-def _figure(figure: Figure, specs: dict[str, Any], linked: bool) -> Html:
+def drawn(figure: Figure, specs: dict[str, Any], *, linked: bool) -> Html:
+    """Return a figure, and add its charts to `specs`; `linked` says whether its files lie beside the page."""
     several = len(figure.panels) > 1
-    drawn: list[Html] = []
+    panels: list[Html] = []
     for number, panel in enumerate(figure.panels):
         key = f"{figure.name}-{number}"
         specs[key] = charts.for_page(panel, figure.height)
         name = f"{figure.title}: {panel.title}" if panel.title else figure.title
         chart = element("div", id=f"chart-{key}", class_="chart", data_chart=key, style=f"min-height:{figure.height}px")
         heading = element("h4", panel.title) if several else None
-        drawn.append(element("div", heading, chart, class_="panel", role="group", aria_label=name))
+        panels.append(element("div", heading, chart, class_="panel", role="group", aria_label=name))
     files_of = [
         join(element("a", kind.upper(), href=f"figures/{figure.name}.{kind}"), " ") for kind in ("svg", "pdf") if linked
     ]
@@ -126,7 +143,7 @@ def _figure(figure: Figure, specs: dict[str, Any], linked: bool) -> Html:
         element("h3", figure.title),
         element("figcaption", figure.caption, class_="caption"),
         _legend(figure),
-        element("div", *drawn, class_=layout),
+        element("div", *panels, class_=layout),
         *(element("p", note, class_="quiet") for note in figure.notes),
         tables.folded(f"Table: {figure.title}", figure.table, figure.name),
         links,
