@@ -1,0 +1,221 @@
+"""Factors that a few odd clips cannot rule: what the strict protocol regresses on.
+
+Learned on training rows, applied to all. (1) openSMILE writes -201 dB where a level difference has
+no voiced frame: missing. (2) Columns that do not vary, and ratios to a mean near zero, are dropped:
+one clip in a thousand would hold most of their variance. (3) Near duplicates are grouped and one
+stands for each group. (4) Values become normal scores of their rank (van der Waerden).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.moments import live_columns
+
+NO_LEVEL_DB = -200.0
+LEVEL_DIFFERENCE = re.compile(r"(F[123]amplitudeLogRelF0|logRelF0-H1-(H2|A3))_sma3nz_amean")
+RATIO = re.compile(r".*_stddevNorm")
+DEVIATIONS = 10.0
+TAIL = 0.005
+DUPLICATE = 0.95
+
+
+@dataclass(frozen=True)
+class RobustFactors:
+    """What was learned on training rows.
+
+    `names` are the factors kept, in the order given; `dropped` says why a factor was not; `stands_for`
+    lists the near duplicates that each kept factor represents, itself first; `effective_rank` is that
+    of the kept factors; `knots` hold each kept factor's distinct training values and their scores.
+    """
+
+    names: tuple[str, ...]
+    given: tuple[str, ...]
+    dropped: dict[str, str]
+    stands_for: dict[str, tuple[str, ...]]
+    effective_rank: float
+    knots: tuple[tuple[Float[np.ndarray, " values"], Float[np.ndarray, " values"]], ...]
+
+    def apply(self, values: Float[np.ndarray, "rows given"]) -> Float[np.ndarray, "rows kept"]:
+        """Return the kept factors of any rows as normal scores, NaN where a clip has none.
+
+        Between two training values the score is interpolated, beyond them it stays at the last one.
+        Raises `EvaluationError` unless `values` has a column for every factor given when learning.
+        """
+        if values.ndim != 2 or values.shape[1] != len(self.given):
+            raise EvaluationError(f"expected {len(self.given)} factors a row, got shape {values.shape}")
+        known = without_sentinels(values, self.given)
+        scores = np.full((len(values), len(self.names)), math.nan)
+        for j, (name, (at, score)) in enumerate(zip(self.names, self.knots, strict=True)):
+            column = known[:, self.given.index(name)]
+            present = ~np.isnan(column)
+            scores[present, j] = np.interp(column[present], at, score)
+        return scores
+
+
+def make_robust(
+    values: Float[np.ndarray, "rows factors"],
+    names: Sequence[str],
+    *,
+    train: Bool[np.ndarray, " rows"],
+    duplicate: float = DUPLICATE,
+    fewest: int = 10,
+) -> RobustFactors:
+    """Learn which factors to keep, and their scores, from training rows.
+
+    Dropped: factors with fewer than `fewest` training values or no variation, and those named
+    `*_stddevNorm` (deviation over mean) with more than 0.5 % of the training values beyond 10 robust
+    deviations (1.4826 times the median absolute deviation) from the median, the mark of a mean that
+    crosses zero. Grouped: factors whose absolute Spearman correlation exceeds `duplicate`, all pairs
+    of a group (complete linkage); the one that correlates best with the others stands for them.
+
+    Args:
+        values: one column a factor, NaN where a clip has none.
+        names: of the columns; the rules for openSMILE go by them.
+        train: rows to learn from.
+        duplicate: absolute rank correlation above which two factors count as one; 1 or more keeps all.
+        fewest: training values a factor needs.
+
+    Raises `EvaluationError` for infinite values, for arrays that disagree, and when nothing is left.
+    """
+    _check(values, names, train)
+    known = without_sentinels(values[train], names)
+    dropped: dict[str, str] = {}
+    for j, name in enumerate(names):
+        if reason := _reason_to_drop(known[:, j], name, fewest):
+            dropped[name] = reason
+    left = [j for j, name in enumerate(names) if name not in dropped]
+    if not left:
+        raise EvaluationError(f"none of the {len(names)} factors can be used; the first: {next(iter(dropped.items()))}")
+    ranked = normal_scores(known[:, left])
+    members = _group(np.abs(_correlation(ranked)), duplicate)
+    kept = sorted(left[group[0]] for group in members)
+    stands_for = {names[left[group[0]]]: tuple(names[left[k]] for k in group) for group in members}
+    chosen = known[:, kept]
+    return RobustFactors(
+        names=tuple(names[j] for j in kept),
+        given=tuple(names),
+        dropped=dropped,
+        stands_for={names[j]: stands_for[names[j]] for j in kept},
+        effective_rank=effective_rank(normal_scores(chosen)),
+        knots=tuple(_knots(column) for column in chosen.T),
+    )
+
+
+def without_sentinels(
+    values: Float[np.ndarray, "rows factors"], names: Sequence[str]
+) -> Float[np.ndarray, "rows factors"]:
+    """Return the values with NaN for openSMILE's level differences of clips without voice.
+
+    It writes -201 dB for a frame without voice. A mean at or below -200 dB rests on such frames
+    alone or nearly so; the deviation that goes with it means nothing either.
+    """
+    found = values.astype(np.float64)
+    for j, name in enumerate(names):
+        if LEVEL_DIFFERENCE.fullmatch(name):
+            silent = values[:, j] <= NO_LEVEL_DB
+            pair = name.replace("_amean", "_stddevNorm")
+            found[silent, j] = math.nan
+            if pair in names:
+                found[silent, list(names).index(pair)] = math.nan
+    return found
+
+
+def normal_scores(values: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "rows factors"]:
+    """Return the normal quantile of each value's rank / (n + 1) in its column, ties at their mean rank.
+
+    >>> normal_scores(np.array([[10.0], [1000.0], [np.nan], [11.0]])).T.round(2)
+    array([[-0.67,  0.67,   nan,  0.  ]])
+    """
+    ranks = rankdata(values, axis=0, nan_policy="omit")
+    return ndtri(ranks / ((~np.isnan(values)).sum(axis=0) + 1))
+
+
+def effective_rank(values: Float[np.ndarray, "rows columns"]) -> float:
+    """Return exp of the entropy of the correlation matrix's eigenvalues scaled to sum 1 (Roy and Vetterli, 2007).
+
+    Missing values count as the column's mean. Columns that do not vary are left out; NaN without any.
+
+    >>> round(effective_rank(np.array([[1.0, 2, 0], [0, 0, 1], [1, 2, 1], [0, 0, 0]])), 3)
+    1.89
+    """
+    centred = values - np.nanmean(values, axis=0)
+    known = np.nan_to_num(centred)
+    known = known[:, live_columns(known)]
+    if not known.shape[1]:
+        return math.nan
+    standard = known / known.std(axis=0)
+    share = np.maximum(np.linalg.eigvalsh(standard.T @ standard), 0)
+    share = share[share > 0] / share.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _reason_to_drop(column: Float[np.ndarray, " rows"], name: str, fewest: int) -> str:
+    known = column[~np.isnan(column)]
+    if len(known) < fewest:
+        return f"{len(known)} training values, fewer than {fewest}"
+    if not live_columns(known[:, None])[0]:
+        return "does not vary over the training rows"
+    if RATIO.fullmatch(name):
+        away = np.abs(known - np.median(known))
+        # where more than half of the clips share one value the median deviation is 0 and tells nothing
+        scale = 1.4826 * np.median(away) or away.mean()
+        share = float((away > DEVIATIONS * scale).mean())
+        if share > TAIL:
+            return f"ratio to a mean near zero: {share:.1%} of the values beyond {DEVIATIONS:g} robust deviations"
+    return ""
+
+
+def _correlation(scores: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "factors factors"]:
+    """Return correlations, each over the rows that both columns have."""
+    here = ~np.isnan(scores)
+    if here.all():
+        return np.atleast_2d(np.corrcoef(scores, rowvar=False))
+    n_factors = scores.shape[1]
+    found = np.eye(n_factors)
+    for i in range(n_factors):
+        for j in range(i):
+            both = here[:, i] & here[:, j]
+            pair = scores[both][:, [i, j]]
+            varies = len(pair) > 2 and bool(live_columns(pair).all())
+            found[i, j] = found[j, i] = np.corrcoef(pair, rowvar=False)[0, 1] if varies else 0.0
+    return found
+
+
+def _group(alike: Float[np.ndarray, "factors factors"], duplicate: float) -> list[list[int]]:
+    """Return groups of factors that are all alike, the most typical of each first, the others in order."""
+    n_factors = len(alike)
+    if n_factors < 2 or duplicate >= 1:
+        return [[j] for j in range(n_factors)]
+    upper = np.triu_indices(n_factors, 1)
+    which = fcluster(linkage(1 - np.minimum(alike[upper], 1), "complete"), 1 - duplicate, "distance")
+    groups: list[list[int]] = []
+    for number in np.unique(which):
+        members = np.flatnonzero(which == number)
+        typical = members[alike[np.ix_(members, members)].sum(axis=0).argmax()]
+        groups.append([int(typical), *(int(j) for j in members if j != typical)])
+    return groups
+
+
+def _knots(column: Float[np.ndarray, " rows"]) -> tuple[Float[np.ndarray, " values"], Float[np.ndarray, " values"]]:
+    known = column[~np.isnan(column)]
+    at, first = np.unique(known, return_index=True)
+    place: Int[np.ndarray, " values"] = first
+    return at, normal_scores(known[:, None])[place, 0]
+
+
+def _check(values: Float[np.ndarray, "rows factors"], names: Sequence[str], train: Bool[np.ndarray, " rows"]) -> None:
+    if values.ndim != 2 or values.shape[1] != len(names) or len(set(names)) < len(names):
+        raise EvaluationError(f"values {values.shape} need one name a column, none twice; got {len(names)} names")
+    if train.shape != (len(values),) or train.dtype != np.bool_ or not train.any():
+        raise EvaluationError(f"`train` must hold one boolean a row ({len(values)}), at least one True")
+    if np.isinf(values).any():
+        raise EvaluationError("factors hold infinity; mark such values as missing (NaN)")
