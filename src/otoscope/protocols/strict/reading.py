@@ -1,0 +1,53 @@
+"""How well each factor is read from a representation, on groups that nothing was fitted on or chosen by."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otoscope.evaluate.lasso import LassoSettings, fit_factors
+from otoscope.protocols.strict.factors import Asked
+from otoscope.protocols.strict.settings import StrictSettings
+
+
+class Reading(NamedTuple):
+    """Per factor: held-out R2, its interval over groups, its null, and the regression's weights.
+
+    `held_r2` is R2 on fitted groups that were left out while the penalty was chosen; `weights` are in
+    standard deviations of factor over unit; `live` units vary; `n` and `groups` count test rows and groups.
+    """
+
+    r2: Float[np.ndarray, " factors"]
+    low: Float[np.ndarray, " factors"]
+    high: Float[np.ndarray, " factors"]
+    null_mean: Float[np.ndarray, " factors"]
+    null_high: Float[np.ndarray, " factors"]
+    held_r2: Float[np.ndarray, " factors"]
+    weights: Float[np.ndarray, "p factors"]
+    live: Bool[np.ndarray, " p"]
+    n: Int[np.ndarray, " factors"]
+    groups: Int[np.ndarray, " factors"]
+
+
+def read_factors(
+    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int
+) -> Reading:
+    """Fit every factor from a representation by a LASSO whose penalty is chosen on groups left out."""
+    fits = fit_factors(
+        units,
+        asked.values,
+        groups=asked.groups,
+        split=asked.split,
+        settings=LassoSettings(permutations=settings.permutations, resamples=resamples),
+        workers=1,
+    )
+    return Reading(
+        fits.r2, fits.low, fits.high, fits.null_mean, fits.null_high, fits.valid_r2,
+        fits.weights, fits.live, fits.n, fits.groups,
+    )  # fmt: skip
+
+
+def well_read(reading: Reading, min_r2: float) -> Bool[np.ndarray, " factors"]:
+    """Say which factors are predicted well: held-out R2 above a threshold and above its null's 95 % point."""
+    above = np.isnan(reading.null_high) | (reading.r2 > reading.null_high)
+    return (reading.r2 >= min_r2) & above
