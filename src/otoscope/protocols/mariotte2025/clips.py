@@ -52,11 +52,12 @@ def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
     ranked = rank(train[by].unique().to_list(), seed=settings.seed)
     held = set(ranked[: max(1, round(VALID_SHARE * len(ranked)))])
     found: dict[str, Take] = {
-        path: "valid" if key in held else "train" for path, key in train.select("path", by).rows()
+        path: "valid" if key in held else "train" for path, key in zip(train["path"], train[by], strict=True)
     }
     if set(found.values()) != {"train", "valid"}:
         raise SplitError(
-            f"{train.height} training file(s) of {len(ranked)} {by}(s) cannot be shared out between train and valid; add recordings"
+            f"{train.height} training files of {len(ranked)} {by}s cannot be shared out between train and valid; "
+            "add recordings of training singers"
         )
     return found | dict.fromkeys(corpus.clips.filter(pl.col("split") == "test")["path"], "test")
 

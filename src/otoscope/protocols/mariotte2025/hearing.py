@@ -119,7 +119,7 @@ def heard(
         inner = replace(inner, grid=grid)
     return Heard(
         inner,
-        pad_s=CROP_S if crop and counted else 0.0,
+        pad_s=min(CROP_S, inner.window_s or CROP_S) if crop and counted else 0.0,
         rate_hz=rate_hz or inner.rate_hz,
         noisy=noisy and switches.encoder_mode == "train",
     )

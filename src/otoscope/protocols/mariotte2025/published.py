@@ -22,7 +22,7 @@ COMPLETENESS_DEVIATION = 0.10
 """Middle of the deviations over the ten factors that the figures show (0.03 to 0.17)."""
 
 STANDARD_ERRORS = {
-    "probe_accuracy": "binomial over the 400 test clips, sqrt(p (1 - p) / 400); a value read off a figure adds 0.5 points",
+    "probe_accuracy": "binomial over the 400 test clips, sqrt(p (1 - p) / 400); reading a figure adds 0.5 points",
     "mse": "only the error of reading the figure, 2 %: how it varies between clips or seeds was not published",
     "top_r2_in_sample": (
         "large-sample error of one R2 on 400 clips, 2 sqrt(R2) (1 - R2) / sqrt(400), not divided by the ten "
@@ -73,9 +73,9 @@ def standard_error(metric: str, value: float, how: str) -> float:
 def compare(results: Mapping[str, pl.DataFrame], models: Sequence[Model]) -> pl.DataFrame:
     """Set our figures beside the published ones, every published one in its row.
 
-    `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published, standard_error, how`, `layer_here` (the layer
-    that stands for the published one), `here`, `difference`, and `in_errors`, the difference in standard
-    errors. What was not run is null.
+    `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published,
+    standard_error, how`, `layer_here` (the layer that stands for the published one), `here`, `difference`, and
+    `in_errors`, the difference in standard errors. What was not run is null.
     """
     ours = pl.concat([*(_of_model(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
     theirs = published().rename({"value": "published"})

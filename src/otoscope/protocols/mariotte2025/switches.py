@@ -1,9 +1,13 @@
 """What the authors' defects did, a switch each: the first choice is theirs, the others put it right."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from otoscope.corpus.catalog import validated
+from otoscope.errors import ConfigError, suggest
 from otoscope.protocols.mariotte2025.functions import ALPHA
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
@@ -108,3 +112,21 @@ def choices(switch: str) -> tuple[str, ...]:
     """Return what a switch may be, the authors' choice first."""
     annotation: Any = Switches.model_fields[switch].annotation
     return tuple(annotation.__args__)
+
+
+def parse_settings(overrides: Sequence[str] = ()) -> Settings:
+    """Return settings from `NAME=VALUE` texts; raise `ConfigError` naming what is unknown or not allowed.
+
+    >>> parse_settings(["vibrado=fix", "crops=2"]).corrected
+    {'vibrado': 'fix'}
+    """
+    given: dict[str, object] = {}
+    for text in overrides:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set wants NAME=VALUE, got {text!r}; {suggest(name, Settings.model_fields)}")
+        try:
+            given[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+    return validated(Settings, given, section="mariotte2025")
