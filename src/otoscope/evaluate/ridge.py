@@ -1,0 +1,210 @@
+"""What a linear map reads of continuous targets, all of them at once, on groups it never saw.
+
+Per target: minimise mean squared error + penalty * p |w|^2 with p the number of features that vary
+(as `probes` does), the penalty chosen by R2 on validation rows, fitted again on training and
+validation rows, R2 on test rows. In the principal coordinates of the rows every penalty and every
+target costs one product, so permuted targets are nearly free.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, null_summary
+from otoscope.evaluate.logistic import rotate
+from otoscope.evaluate.missing import patterns
+from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.splits import rows_of
+
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class RidgeSettings:
+    """Grid (relative to the number of features that vary) and repetitions of `fit_ridge`."""
+
+    penalties: Sequence[float] = PENALTIES
+    permutations: int = 20
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+
+
+class RidgeFits(NamedTuple):
+    """What `fit_ridge` found; NaN for a factor that could not be fitted.
+
+    `squares` holds each test group's squared error and squared deviation from the fitted mean (0 for
+    a group without the factor), in the order of `group_names`: R2 is 1 - errors / deviations, summed
+    over any choice of groups. `guesses` are predictions for all rows.
+    """
+
+    r2: Float[np.ndarray, " factors"]
+    low: Float[np.ndarray, " factors"]
+    high: Float[np.ndarray, " factors"]
+    null_mean: Float[np.ndarray, " factors"]
+    null_high: Float[np.ndarray, " factors"]
+    valid_r2: Float[np.ndarray, " factors"]
+    penalty: Float[np.ndarray, " factors"]
+    squares: Float[np.ndarray, "groups factors 2"]
+    group_names: tuple[str, ...]
+    guesses: Float[np.ndarray, "rows factors"]
+
+
+def fit_ridge(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: RidgeSettings | None = None,
+    seed: int = 0,
+) -> RidgeFits:
+    """Return held-out R2 of a tuned linear map for every target, with interval and null.
+
+    Args:
+        features: any representation, one row a clip.
+        targets: factors; NaN where a clip has none.
+        groups: what must not be shared between splits (singer, speaker).
+        split: train, valid or test for each row.
+        settings: grid and repetitions.
+        seed: of the bootstrap and the permutations.
+
+    R2 is relative to the mean of the fitted rows. The null refits targets permuted among the
+    training and validation rows, choice of penalty included. Raises `EvaluationError` for non-finite
+    features, a missing split, or no feature that varies.
+    """
+    settings = settings or RidgeSettings()
+    _check(features, targets, groups, settings)
+    parts = {name: rows_of(split, name, len(features)) for name in ("train", "valid", "test")}
+    live = live_columns(features[parts["train"]])
+    if not live.any():
+        raise EvaluationError("no feature varies over the training rows; a linear map has nothing to read")
+    names = np.unique(np.asarray(groups)[parts["test"]])
+    n_factors = targets.shape[1]
+    five = [np.full(n_factors, math.nan) for _ in range(5)]
+    valid_r2, penalty = np.full(n_factors, math.nan), np.full(n_factors, math.nan)
+    squares, guesses = np.zeros((len(names), n_factors, 2)), np.full(targets.shape, math.nan)
+    for members, present in patterns(~np.isnan(targets)):
+        here = {name: np.flatnonzero(rows & present) for name, rows in parts.items()}
+        fitted = members[_can_be_fitted(targets[:, members], here)]
+        if not len(fitted):
+            continue
+        found = _fit(features[:, live], targets[:, fitted], here, settings, seed)
+        test = here["test"]
+        _sum_by_group(squares, fitted, np.searchsorted(names, np.asarray(groups)[test]), found.squares)
+        own = squares[np.unique(np.searchsorted(names, np.asarray(groups)[test]))][:, fitted]
+        shown = bootstrap_sums(own, r2_of, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
+        for curve, values in zip(five, (*shown, *null_summary(found.null)), strict=True):
+            curve[fitted] = values
+        valid_r2[fitted], penalty[fitted] = found.valid_r2, found.penalty
+        guesses[:, fitted] = found.guesses
+    r2, low, high, null_mean, null_high = five
+    return RidgeFits(
+        r2, low, high, null_mean, null_high, valid_r2, penalty, squares, tuple(str(name) for name in names), guesses
+    )
+
+
+def r2_of(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+    """Return 1 - first / second of sums of squared errors and deviations; NaN where nothing deviates."""
+    defined = sums[..., 1] > 0
+    return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
+
+
+class _Found(NamedTuple):
+    squares: Float[np.ndarray, "test factors 2"]
+    null: Float[np.ndarray, "permutations factors"]
+    valid_r2: Float[np.ndarray, " factors"]
+    penalty: Float[np.ndarray, " factors"]
+    guesses: Float[np.ndarray, "rows factors"]
+
+
+def _fit(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    here: dict[str, Int[np.ndarray, " _part"]],
+    settings: RidgeSettings,
+    seed: int,
+) -> _Found:
+    train, valid, test = (here[name] for name in ("train", "valid", "test"))
+    fitted = np.concatenate([train, valid])
+    rng = np.random.default_rng(seed)
+    orders = [fitted, *(rng.permutation(fitted) for _ in range(settings.permutations))]
+    known = np.concatenate([targets[order] for order in orders], axis=1).astype(np.float64)
+    n_train, n_factors = len(train), targets.shape[1]
+    penalties = np.asarray(settings.penalties, dtype=np.float64) * features.shape[1]
+
+    mean, scale = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
+    standard = (features - mean) / scale
+    tried = _Turned.build(standard[fitted], n_train)
+    products, centre = tried.products(known[:n_train]), known[:n_train].mean(axis=0)
+    trial = np.stack([tried.rows[n_train:] @ (products / (tried.variance + p)[:, None]) for p in penalties]) + centre
+    errors, away = ((known[n_train:] - trial) ** 2).sum(axis=1), ((known[n_train:] - centre) ** 2).sum(axis=0)
+    penalty = penalties[errors.argmin(axis=0)]
+    valid_r2 = r2_of(np.stack([errors.min(axis=0), away], axis=-1))[:n_factors]
+
+    order = np.concatenate([fitted, np.setdiff1d(np.arange(len(features)), fitted)])
+    final = _Turned.build(standard[order], len(fitted))
+    weights = final.products(known) / (final.variance[:, None] + penalty)
+    guesses = np.empty(targets.shape)
+    guesses[order] = final.rows @ weights[:, :n_factors] + known[:, :n_factors].mean(axis=0)
+    in_test = np.argsort(order)[test]
+    truth, centre = np.tile(targets[test].astype(np.float64), (1, len(orders))), known.mean(axis=0)
+    wrong = truth - (final.rows[in_test] @ weights + centre)
+    squares = np.stack([wrong**2, (truth - centre) ** 2], axis=-1)
+    null = r2_of(squares[:, n_factors:].sum(axis=0)).reshape(settings.permutations, n_factors)
+    return _Found(squares[:, :n_factors], null, valid_r2, penalty[:n_factors] / features.shape[1], guesses)
+
+
+class _Turned(NamedTuple):
+    """Rows in the principal coordinates of the first `fitted` ones, centred on them."""
+
+    rows: Float[np.ndarray, "rows rank"]
+    variance: Float[np.ndarray, " rank"]
+    fitted: int
+
+    @classmethod
+    def build(cls, rows: Float[np.ndarray, "rows p"], fitted: int) -> "_Turned":
+        span = rotate(rows - rows[:fitted].mean(axis=0), fitted=fitted)
+        return cls(span.rows[:, :-1], span.variance, fitted)
+
+    def products(self, targets: Float[np.ndarray, "fitted targets"]) -> Float[np.ndarray, "rank targets"]:
+        return self.rows[: self.fitted].T @ (targets - targets.mean(axis=0)) / self.fitted
+
+
+def _can_be_fitted(
+    targets: Float[np.ndarray, "rows factors"], here: dict[str, Int[np.ndarray, " _part"]]
+) -> Bool[np.ndarray, " factors"]:
+    if not all(len(rows) for rows in here.values()):
+        return np.zeros(targets.shape[1], dtype=bool)
+    return live_columns(targets[here["train"]])
+
+
+def _sum_by_group(
+    squares: Float[np.ndarray, "groups factors 2"],
+    members: Int[np.ndarray, " members"],
+    numbers: Int[np.ndarray, " test"],
+    found: Float[np.ndarray, "test members 2"],
+) -> None:
+    whole = np.zeros((len(squares), len(members), 2))
+    np.add.at(whole, numbers, found)
+    squares[:, members] = whole
+
+
+def _check(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    settings: RidgeSettings,
+) -> None:
+    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
+        raise EvaluationError(
+            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
+        )
+    if not np.isfinite(features).all():
+        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+    if not settings.penalties or min(settings.penalties) <= 0:
+        raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")
