@@ -1,0 +1,215 @@
+"""What comes back when a dictionary is trained again from another seed.
+
+Dictionaries are compared by their atoms, latents by what they do on the same rows. The best of many
+candidates is never near 0, so each number stands beside the same one for random dictionaries of that
+size, or for codes whose rows were shuffled.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.optimize import linear_sum_assignment
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.groups import null_summary
+from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.nulls import permute_rows, random_dictionary
+
+CORRELATION = 0.7
+SHARE = 0.8
+
+
+class Similarity(NamedTuple):
+    """A likeness of two dictionaries and its null: mean and 95 % point."""
+
+    value: float
+    null_mean: float
+    null_high: float
+
+
+class Matching(NamedTuple):
+    """The partner of each latent of the first code in the second (-1: none) and their correlation (NaN: dead)."""
+
+    partner: Int[np.ndarray, " latents"]
+    correlation: Float[np.ndarray, " latents"]
+
+
+class Reappearing(NamedTuple):
+    """Which latents of the reference seed come back.
+
+    `share` is in how many of the other seeds each latent has a partner of the asked correlation (NaN:
+    dead), `stable` whether that reaches the asked share, `value` the stable share of live latents, and
+    the null what shuffled rows give.
+    """
+
+    value: float
+    null_mean: float
+    null_high: float
+    stable: Bool[np.ndarray, " latents"]
+    share: Float[np.ndarray, " latents"]
+    correlation: Float[np.ndarray, " latents"]
+    matches: tuple[Matching, ...]
+
+
+def mean_max_cosine(one: Float[np.ndarray, "latents width"], other: Float[np.ndarray, "others width"]) -> float:
+    """Return the mean over the atoms of both dictionaries of the largest cosine with an atom of the other.
+
+    The mean of the two directions of MMCS (Sharkey et al., 2022), so that the order of the two does
+    not matter. Atoms of length 0 are left out; NaN where a dictionary has no other.
+
+    >>> mean_max_cosine(np.eye(3), np.eye(3)[[2, 0, 1]] * 5)
+    1.0
+    """
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise EvaluationError(f"dictionaries must be [latents, width] of one width, got {one.shape} and {other.shape}")
+    first, second = _unit(one), _unit(other)
+    if not len(first) or not len(second):
+        return math.nan
+    cosine = first @ second.T
+    return float((cosine.max(axis=1).mean() + cosine.max(axis=0).mean()) / 2)
+
+
+def compare_dictionaries(
+    one: Float[np.ndarray, "latents width"],
+    other: Float[np.ndarray, "others width"],
+    *,
+    repeats: int = 5,
+    seed: int = 0,
+) -> Similarity:
+    """Return the mean max cosine of two dictionaries beside that of pairs of random ones of the same sizes.
+
+    Random atoms are even on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for
+    widths that differ.
+    """
+    value = mean_max_cosine(one, other)
+    draws = [
+        mean_max_cosine(
+            random_dictionary(len(one), one.shape[1], seed=seed + 2 * i),
+            random_dictionary(len(other), one.shape[1], seed=seed + 2 * i + 1),
+        )
+        for i in range(repeats)
+    ]
+    mean, high = null_summary(np.asarray(draws))
+    return Similarity(value, float(mean), float(high))
+
+
+def match_latents(one: Float[np.ndarray, "rows latents"], other: Float[np.ndarray, "rows others"]) -> Matching:
+    """Pair the latents of two codes of the same rows, one to one, so that the summed correlation is largest.
+
+    The assignment is exact (scipy's `linear_sum_assignment`; PW-MCC of Song et al., arXiv:2505.20254,
+    with Pearson correlations of activations). Latents that do not vary take no part: their partner is
+    -1 and their correlation NaN. A live latent left over when the other code has fewer has
+    correlation 0. Raises `EvaluationError` for codes of different rows.
+    """
+    if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or not len(one):
+        raise EvaluationError(f"codes must be [rows, latents] of the same rows, got {one.shape} and {other.shape}")
+    live, live_other = live_columns(one), live_columns(other)
+    partner, correlation = np.full(one.shape[1], -1), np.full(one.shape[1], math.nan)
+    correlation[live] = 0.0
+    if live.any() and live_other.any():
+        alike = _standard(one[:, live]).T @ _standard(other[:, live_other]) / len(one)
+        mine, theirs = linear_sum_assignment(alike, maximize=True)
+        rows = np.flatnonzero(live)[mine]
+        partner[rows] = np.flatnonzero(live_other)[theirs]
+        correlation[rows] = np.clip(alike[mine, theirs], -1, 1)
+    return Matching(partner, correlation)
+
+
+def compare_codes(
+    one: Float[np.ndarray, "rows latents"],
+    other: Float[np.ndarray, "rows others"],
+    *,
+    groups: Shaped[np.ndarray, " rows"] | None = None,
+    repeats: int = 2,
+    seed: int = 0,
+) -> Similarity:
+    """Return the mean correlation of matched latents beside that with the second code's rows shuffled.
+
+    With `groups`, rows are shuffled within groups: the null then keeps what both know of the group.
+    """
+    value = _mean(match_latents(one, other).correlation)
+    draws = [
+        _mean(match_latents(one, permute_rows(other, seed=seed + i, groups=groups)).correlation) for i in range(repeats)
+    ]
+    mean, high = null_summary(np.asarray(draws))
+    return Similarity(value, float(mean), float(high))
+
+
+def matched_latents(
+    codes_by_seed: Sequence[Float[np.ndarray, "rows _latents"]],
+    *,
+    correlation: float = CORRELATION,
+    share: float = SHARE,
+    reference: int = 0,
+    repeats: int = 1,
+    seed: int = 0,
+) -> Reappearing:
+    """Say which latents of one seed reappear in the others.
+
+    A latent reappears in a seed where its partner (`match_latents`) has at least that correlation; it
+    is stable when it does so in at least `share` of the other seeds. Claims about single latents are
+    to be made of stable ones only.
+
+    Args:
+        codes_by_seed: codes of the same rows, one array a seed, at least two.
+        correlation: what a partner must reach.
+        share: of the other seeds, 0 to 1.
+        reference: the seed whose latents are asked about.
+        repeats: shufflings of the other seeds' rows for the null.
+        seed: of the shufflings.
+    """
+    if len(codes_by_seed) < 2 or not 0 <= reference < len(codes_by_seed):
+        raise EvaluationError(f"give codes of two seeds or more and one of them as reference; got {len(codes_by_seed)}")
+    if not 0 < share <= 1 or not -1 <= correlation <= 1:
+        raise EvaluationError(f"share must lie in 0..1 and correlation in -1..1, got {share} and {correlation}")
+    mine = codes_by_seed[reference]
+    others = [codes for i, codes in enumerate(codes_by_seed) if i != reference]
+    matches = tuple(match_latents(mine, other) for other in others)
+    found = np.stack([match.correlation for match in matches])
+    draws = []
+    for i in range(repeats):
+        shuffled = [permute_rows(other, seed=seed + i * len(others) + j) for j, other in enumerate(others)]
+        null = np.stack([match_latents(mine, other).correlation for other in shuffled])
+        draws.append(_stable_share(_reached(null, correlation), share))
+    mean, high = null_summary(np.asarray(draws))
+    reached = _reached(found, correlation)
+    return Reappearing(
+        value=_stable_share(reached, share),
+        null_mean=float(mean),
+        null_high=float(high),
+        stable=np.nan_to_num(reached) >= share - 1e-12,
+        share=reached,
+        correlation=found.mean(axis=0),
+        matches=matches,
+    )
+
+
+def _reached(found: Float[np.ndarray, "others latents"], correlation: float) -> Float[np.ndarray, " latents"]:
+    """Return the share of other seeds that reach the correlation; NaN for dead latents."""
+    return np.where(np.isnan(found[0]), math.nan, (found >= correlation).mean(axis=0))
+
+
+def _stable_share(reached: Float[np.ndarray, " latents"], share: float) -> float:
+    live = ~np.isnan(reached)
+    return float((reached[live] >= share - 1e-12).mean()) if live.any() else math.nan
+
+
+def _mean(values: Float[np.ndarray, " n"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _unit(atoms: Float[np.ndarray, "latents width"]) -> Float[np.ndarray, "kept width"]:
+    wide = atoms.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    kept = length[:, 0] > 0
+    return wide[kept] / length[kept]
+
+
+def _standard(codes: Float[np.ndarray, "rows latents"]) -> Float[np.ndarray, "rows latents"]:
+    wide = codes.astype(np.float64)
+    centred = wide - wide.mean(axis=0)
+    return centred / centred.std(axis=0)
