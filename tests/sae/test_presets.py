@@ -6,7 +6,7 @@ from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, Plan, TrainConf
 
 
 def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:
-    return Plan.derive(config, height=height, latents=latents, seed=0)
+    return Plan.derive(config, height=height, latents=latents, k=20, seed=0)
 
 
 def test_the_papers_recipe():
@@ -18,8 +18,8 @@ def test_the_papers_recipe():
 
 
 def test_learning_rate_follows_the_width_of_the_dictionary():
-    assert plan(DEFAULT, 10_000, latents=2**14).peak_rate == pytest.approx(1e-3)
-    assert plan(DEFAULT, 10_000, latents=2048).peak_rate == pytest.approx(2.828e-3, rel=1e-3)
+    assert plan(DEFAULT, 10_000, latents=2**14).peak_rate == pytest.approx(2e-3)
+    assert plan(DEFAULT, 10_000, latents=2048).peak_rate == pytest.approx(5.657e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("height", [2, 700, 20_000, 3_000_000])

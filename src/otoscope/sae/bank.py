@@ -140,7 +140,7 @@ class Bank:
             reading = pool.submit(self._read, later)
             for seat in seats:
                 yield from walks[seat.member.name].result()
-            seats = [seat for seat in seats if seat.run.step < seat.run.plan.steps]
+            seats = [seat for seat in seats if not seat.run.done]
 
     def _read(self, due: set[Due]) -> dict[Due, Batch]:
         found: dict[Due, Batch] = {}

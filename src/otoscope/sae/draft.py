@@ -45,7 +45,9 @@ def draft(
     if valid_rows.width != rows.width:
         raise TrainingError(f"training rows are {rows.width} wide, validation rows {valid_rows.width}")
     refuse_pairs(config, rows, latents=latents)
-    return Draft(config, sparsifier, Plan.derive(config, height=rows.height, latents=latents, seed=seed))
+    return Draft(
+        config, sparsifier, Plan.derive(config, height=rows.height, latents=latents, k=sparsifier.k, seed=seed)
+    )
 
 
 def refuse_pairs(config: TrainConfig, rows: Rows, *, latents: int) -> None:

@@ -12,7 +12,7 @@ from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.sparsifiers import Sparsifier
 
-Init: TypeAlias = Literal["tied", "linear", "points"]
+Init: TypeAlias = Literal["tied", "linear", "points", "principal"]
 Dictionary: TypeAlias = Literal["free", "archetypal"]
 
 
@@ -118,6 +118,18 @@ class SparseAutoencoder(nn.Module):
         self.decoder.copy_(archetypes.atoms())
         self.encoder.copy_(F.normalize(self.decoder, dim=1))
 
+    @torch.no_grad()
+    def start_at_axes(self, axes: Float[Tensor, "axes width"], *, gain: float) -> None:
+        """Make orthonormal axes, both ways, the first atoms and their own encoder; `gain` times the others' is theirs.
+
+        With `gain` 0, TopK then keeps of any row its k largest coordinates in these axes (all of them
+        where there are as many as dimensions): no k coordinates of the same axes come closer, PCA's first k included.
+        """
+        both = torch.stack([axes, -axes], dim=1).flatten(0, 1)[: self.latents - self.latents % 2]
+        self.decoder[: len(both)].copy_(both)
+        self.encoder.copy_(F.normalize(self.decoder, dim=1))
+        self.encoder[len(both) :] *= gain
+
     def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
         """Return the codes of rows, in the encoder's own units."""
         flat = self.normalise(rows).reshape(-1, self.width)
@@ -163,4 +175,4 @@ def _linear(width: int, latents: int, generator: torch.Generator) -> tuple[Tenso
     return encoder, bias, uniform(latents, width, inputs=latents)
 
 
-_INITS = {"tied": _tied, "linear": _linear, "points": _tied}
+_INITS = {"tied": _tied, "linear": _linear, "points": _tied, "principal": _tied}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.errors import ConfigError, TrainingError, suggest
 from otoscope.sae.model import Dictionary, Init
-from otoscope.sae.moments import Scaling
+from otoscope.sae.moments import Wanted
 from otoscope.sae.rows import Order
 
 
@@ -20,11 +20,16 @@ class TrainConfig(BaseModel):
     sparsifier: str = "topk"
     centred: bool = True
     """Subtract the mean of the training rows."""
-    scaling: Scaling = "rows"
-    """Divide by the root mean square deviation of all entries ("rows"), of each dimension, or not at all."""
+    scaling: Wanted = "rows"
+    """Divide by the root mean square deviation of all entries ("rows"), of each dimension, or not at all.
+
+    "auto": by dimension where a single one carries more than `moments.OUTLIER_SHARE` of the variance, else "rows"."""
     encoder_bias: bool = True
     decoder_bias: bool = True
     init: Init = "tied"
+    """"tied": random atoms, and the encoder alike; "principal": the rows' principal axes, both ways, come first."""
+    rest_gain: float = Field(default=0.05, gt=0)
+    """How strongly, with `init="principal"`, the encoder of each further latent starts: it wins a place by learning."""
     unit_norm: bool = True
     """Keep every atom at length 1; the gradient along it is projected out."""
 
@@ -68,11 +73,15 @@ class TrainConfig(BaseModel):
     """None: as many as come nearest to `target_rows`, between 1 and `max_epochs`."""
     target_rows: int = Field(default=250_000, ge=1)
     max_epochs: float = Field(default=30.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    """Stop once so many validations in a row brought nothing better; None: never."""
 
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
     dead_window_rows: int | None = Field(default=None, ge=1)
     """A latent silent for so many rows is dead. None: an epoch, or a twentieth of the run where that is less."""
+    dead_window_firings: float | None = Field(default=None, gt=0)
+    """A latent silent for the rows in which an average one fires so often is dead, or sooner by the rule above."""
     validate_rows: int = Field(default=1_000_000, ge=1)
     """Validate after every epoch, and within an epoch after so many rows."""
 
@@ -100,9 +109,24 @@ MARIOTTE2025 = TrainConfig(
 """The recipe of arXiv 2509.24793 as its code runs it (PAPER section 1.1), with one deviation: the best checkpoint is
 chosen by the loss on the whole validation set, not on its last batch."""
 
-DEFAULT = TrainConfig(min_steps_per_epoch=8, min_batch=64)
+DEFAULT = TrainConfig(
+    scaling="auto",
+    init="principal",
+    base_rate=2e-3,
+    weight_decay=0.5,
+    min_steps_per_epoch=8,
+    min_batch=64,
+    patience=5,
+    dead_window_firings=10.0,
+)
+"""Begin at PCA, stay there unless unseen groups are better served elsewhere.
 
-FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True})
+The principal axes of the rows, both ways, are already a dictionary that rebuilds any row at least as well as PCA with k
+components. Training goes on from there and the state that serves the validation groups best is kept, the first one
+included: with few rows a latent, where learning means memorising, that is soon the end; with many it is the beginning.
+"""
+
+FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})
 """The default recipe on random atoms that stay as they are: what an encoder alone can make of them."""
 
 PRESETS: dict[str, TrainConfig] = {
@@ -132,7 +156,7 @@ class Plan:
     validate_steps: int
 
     @classmethod
-    def derive(cls, config: TrainConfig, *, height: int, latents: int, seed: int) -> "Plan":
+    def derive(cls, config: TrainConfig, *, height: int, latents: int, k: int, seed: int) -> "Plan":
         """Work out a run over `height` rows."""
         if height < 2:
             raise TrainingError(f"{height} training row(s): a dictionary needs at least 2, better thousands")
@@ -145,7 +169,7 @@ class Plan:
             peak_rate=config.learning_rate or config.base_rate / math.sqrt(latents / 2**14),
             warmup_steps=round(config.warmup * steps),
             decay_steps=round(config.decay * steps),
-            dead_window_rows=config.dead_window_rows or max(min(height, round(epochs * height / 20)), order.batch),
+            dead_window_rows=dead_window(config, round(epochs * height), order, share=k / latents),
             validate_steps=min(order.steps_per_epoch, max(config.validate_rows // order.batch, 1)),
         )
 
@@ -158,6 +182,19 @@ class Plan:
     def validates_after(self, step: int) -> bool:
         """Say whether validation follows once `step` steps are done: after every epoch, and after the last."""
         return step % self.validate_steps == 0 or step % self.order.steps_per_epoch == 0 or step == self.steps
+
+
+def dead_window(config: TrainConfig, rows: int, order: Order, *, share: float) -> int:
+    """Return how many rows a latent may be silent before it is dead, in a run over `rows` rows.
+
+    `share` of the latents are active in a row.
+    """
+    if config.dead_window_rows:
+        return config.dead_window_rows
+    window = min(order.height, round(rows / 20))
+    if config.dead_window_firings:
+        window = min(window, round(config.dead_window_firings / share))
+    return max(window, order.batch)
 
 
 def batch_size(config: TrainConfig, height: int) -> int:

@@ -70,8 +70,8 @@ class Seat:
         """Take the steps of a slice; then save progress, or the dictionary if all steps are done."""
         member, run = self.member, self.run
         with named(member.name):
-            steps = [MemberStep(member.name, advance(run, batches[batch]), None) for batch in due]
-            if run.step == run.plan.steps:
+            steps = [MemberStep(member.name, advance(run, batches[batch]), None) for batch in due if not run.done]
+            if run.done:
                 trained = finish(run) if member.folder is None else conclude(member.folder, run, member.card)
                 last = steps.pop().step if steps else None
                 return [*steps, MemberStep(member.name, last, trained)]

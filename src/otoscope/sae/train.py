@@ -28,7 +28,10 @@ OVERSPEND = 1.05
 
 
 class Step(NamedTuple):
-    """One step done: what it saw before updating, and validation where one was due."""
+    """One step done: what it saw before updating, and validation where one was due.
+
+    `steps` is how many are planned, or the number of this one where it was the last.
+    """
 
     step: int
     steps: int
@@ -63,6 +66,13 @@ class Training:
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken, or validation has brought nothing better for too long."""
+        patience = self.config.patience
+        late = self.history[-patience:] if patience else []
+        return self.step >= self.plan.steps or (len(late) == patience and late[0]["step"] > self.best_step)
 
 
 class Trained(NamedTuple):
@@ -107,14 +117,23 @@ def begin(
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
     if sae.archetypes is not None:
         _start_archetypes(sae, sae.archetypes, rows, plan.order, bound=config.relaxation)
-    _start(sae, sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0)))), fitted=config.init != "linear")
+    first = sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0))))
+    best: dict[str, Tensor] = {}
+    best_rank = (math.inf, math.inf)
+    if config.init == "principal":
+        axes = moments.axes(config.scaling, centred=config.centred)
+        sae.start_at_axes(axes, gain=0.0)
+        _start(sae, first, fitted=False)
+        best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
+        sae.start_at_axes(axes, gain=config.rest_gain)
+    _start(sae, first, fitted=config.init in ("tied", "points"))
     stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
-    return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed)
+    return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed, best_rank=best_rank, best=best)
 
 
 def train(run: Training) -> Iterator[Step]:
     """Take every step that is left, yielding a record after each; the run may be saved between any two."""
-    while run.step < run.plan.steps:
+    while not run.done:
         yield advance(run, next_batch(run))
 
 
@@ -145,14 +164,14 @@ def advance(run: Training, batch: Batch) -> Step:
         run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
         if (rank := _rank(valid, k)) < run.best_rank:
             run.best_rank, run.best_step = rank, run.step
-            run.best = {name: value.detach().clone() for name, value in run.sae.state_dict().items()}
+            run.best = _state(run.sae)
     rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
-    return Step(run.step, plan.steps, epoch, rows_seen, learning_rate, losses, valid)
+    return Step(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
 
 
 def finish(run: Training) -> Trained:
     """Return the best model of a run whose steps are done."""
-    if run.step < run.plan.steps:
+    if not run.done:
         raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train` to its end")
     if not run.best:
         raise TrainingError("no validation gave a finite error; lower the learning rate")
@@ -160,15 +179,17 @@ def finish(run: Training) -> Trained:
     run.sae.eval()
     valid = validate(run.sae, run.valid_rows, run.moments)
     summary: dict[str, Any] = {
-        "steps": run.plan.steps,
+        "steps": run.step,
+        "planned_steps": run.plan.steps,
         "best_step": run.best_step,
         "engine": type(run.engine).__name__,
-        "epochs": run.plan.steps / run.plan.order.steps_per_epoch,
+        "epochs": run.step / run.plan.order.steps_per_epoch,
         "batch": run.plan.order.batch,
         "train_rows": run.rows.height,
         "valid_rows": run.valid_rows.height,
         "constant_dimensions": run.moments.constant,
         "largest_variance_share": run.moments.largest_share,
+        "scaling": run.moments.settle(run.config.scaling),
         "warnings": run.moments.warnings(run.config.scaling),
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
@@ -221,7 +242,11 @@ def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, fitted
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
     """Order states by how far they overspend the budget, then by error: a denser code rebuilds better for nothing."""
-    return max(valid.l0 / (OVERSPEND * k), 1.0), valid.mse
+    return max(valid.l0 / (OVERSPEND * k), 1.0), valid.inner_mse
+
+
+def _state(sae: SparseAutoencoder) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in sae.state_dict().items()}
 
 
 def _prefixed(valid: Validation) -> dict[str, float]:

@@ -16,10 +16,16 @@ AT_ONCE = 1024
 
 
 class Validation(NamedTuple):
-    """The model on all validation rows, in the encoder's own units."""
+    """The model on all validation rows: errors in the encoder's own units but for two.
+
+    `inner_mse` is in the units that training sees; `standardised_explained_variance` counts every dimension
+    that varies alike, however large it is.
+    """
 
     mse: float
+    inner_mse: float
     explained_variance: float
+    standardised_explained_variance: float
     l0: float
     dead_fraction: float
 
@@ -35,23 +41,32 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
     training = sae.training
     sae.eval()
     mean = torch.from_numpy(moments.mean)
-    residual = total = 0.0
+    residual, total = torch.zeros(sae.width, dtype=torch.float64), torch.zeros(sae.width, dtype=torch.float64)
     fired = torch.zeros(sae.latents, dtype=torch.int64)
     for start, chunk in chunks(rows, AT_ONCE):
         require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk)
         seen = _rebuild(sae, sae.normalise(batch))
         rebuilt = seen.rows * sae.scale + sae.centre
-        residual += float((batch - rebuilt).square().sum(dtype=torch.float64))
-        total += float((batch - mean).square().sum())
+        residual += (batch - rebuilt).square().sum(dim=0, dtype=torch.float64)
+        total += (batch - mean).square().sum(dim=0)
         fired += seen.fired
     sae.train(training)
+    entries = rows.height * rows.width
+    varying = torch.from_numpy(moments.varying)
+    own = torch.from_numpy(moments.variance)[varying]
     return Validation(
-        mse=residual / (rows.height * rows.width),
-        explained_variance=1.0 - residual / total if total > 0 else float("nan"),
+        mse=residual.sum().item() / entries,
+        inner_mse=(residual / sae.scale.double().square()).sum().item() / entries,
+        explained_variance=_explained(residual, total),
+        standardised_explained_variance=_explained(residual[varying] / own, total[varying] / own),
         l0=float(fired.sum()) / rows.height,
         dead_fraction=1.0 - float((fired > 0).float().mean()),
     )
+
+
+def _explained(residual: Float[Tensor, " width"], total: Float[Tensor, " width"]) -> float:
+    return 1.0 - (residual.sum() / total.sum()).item() if total.any() else float("nan")
 
 
 def _rebuild(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> _Rebuilt:
