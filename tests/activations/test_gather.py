@@ -2,19 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.activations.gather import gather, scale
-from otoscope.activations.tensorfile import PRECISIONS, Mapped, rounded, widened
+from otoscope.activations.gather import find, gather
+from otoscope.activations.tensorfile import PRECISIONS, rounded, widened
 
 
 @pytest.mark.parametrize("dtype", sorted(PRECISIONS))
 @pytest.mark.parametrize("rows", [0, 1, 4, 7])
 def test_rows_land_where_they_should_exactly(dtype: str, rows: int):
     stored = rounded(torch.randn(20, 5, generator=torch.Generator().manual_seed(1)), dtype)
-    rng = np.random.default_rng(rows)
-    offset, place = rng.integers(0, 20, rows), rng.permutation(rows)
+    offset = np.random.default_rng(rows).integers(0, 20, rows)
     out = np.full((rows, 5), np.nan, dtype=np.float32)
-    gather(Mapped(stored, dtype), offset, place, out)
-    np.testing.assert_array_equal((out * scale(dtype))[place], widened(stored, dtype)[offset])
+    gather(stored.ctypes.data + offset * stored.strides[0], dtype, out)
+    np.testing.assert_array_equal(out, widened(stored, dtype)[offset])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -22,8 +21,14 @@ def test_every_finite_number_of_sixteen_bits_is_widened_exactly(dtype: str):
     bits = np.arange(2**16, dtype=np.uint16)
     stored = bits.view(np.float16) if dtype == "float16" else bits
     stored = stored[np.isfinite(widened(stored, dtype))][:, None]
-    every = np.arange(len(stored))
     out = np.empty((len(stored), 1), dtype=np.float32)
-    gather(Mapped(stored, dtype), every, every, out)
-    out *= scale(dtype)
+    gather(stored.ctypes.data + np.arange(len(stored)) * stored.strides[0], dtype, out)
     np.testing.assert_array_equal(out.view(np.uint32), widened(stored, dtype).view(np.uint32))
+
+
+def test_a_row_is_found_in_its_clip_and_a_clip_that_is_not_mapped_is_named():
+    starts, bases = np.array([0, 3, 3, 10]), np.array([1000, 2000, 5000])
+    addresses = np.empty(4, dtype=np.int64)
+    assert find(np.array([0, 2, 3, 9]), starts, bases, 8, addresses) == -1
+    assert addresses.tolist() == [1000, 1016, 5000, 5048]
+    assert find(np.array([2, 3]), starts, np.array([1000, 2000, 0]), 8, addresses) == 2

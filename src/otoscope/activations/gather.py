@@ -1,73 +1,129 @@
-"""The inner loop of reading: rows of a mapped tensor, straight to their places, widened on the way."""
+"""The inner loop of reading: rows wherever they are mapped, straight to their places, widened on the way.
 
-from typing import Any, NamedTuple
+Rows lie far apart, so what reading costs is waiting for memory. Each row's address is worked out first, and while one
+row is copied the lines of a later one are already asked for.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
-from otoscope.activations.tensorfile import Mapped
+AHEAD = 2
+"""Rows asked for before their turn."""
+
+LINE = 64
+"""Bytes of a cache line."""
+
+NARROWED = np.float32(2.0**-112)
+"""Exponent and mantissa of a float16, moved to where a float32 has them, are the value times this; subnormals too."""
 
 
-class _Widening(NamedTuple):
-    """How the bits of a stored number become a float32: two masked parts, each moved to the left."""
-
-    bits: type[np.generic]
-    magnitude: np.uint32
-    by: np.uint32
-    sign: np.uint32
-    sign_by: np.uint32
+def _compiled(generator: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Make a function of one number that compiles to the code that `generator` gives."""
+    return intrinsic(generator)
 
 
-_WIDENINGS = {
-    "float32": _Widening(np.uint32, np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(0), np.uint32(0)),
-    # the upper half of the float32 of the same value
-    "bfloat16": _Widening(np.uint16, np.uint32(0xFFFF), np.uint32(16), np.uint32(0), np.uint32(0)),
-    # exponent and mantissa where float32 has them: the value times 2 ** -112, subnormals too
-    "float16": _Widening(np.uint16, np.uint32(0x7FFF), np.uint32(13), np.uint32(0x8000), np.uint32(16)),
-}
+@_compiled
+def _pointer(_typing: Any, address: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@_compiled
+def _fetch_line(_typing: Any, address: Any) -> Any:
+    """Ask for a cache line; an address that is not mapped is ignored by the processor."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [builder.inttoptr(arguments[0], byte), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
+@_compiled
+def _as_float(_typing: Any, _bits: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
 
 
 @njit(cache=True, nogil=True)
-def _widen(bits: Any, magnitude: Any, by: Any, sign: Any, sign_by: Any) -> Any:
-    return ((np.uint32(bits) & magnitude) << by) | ((np.uint32(bits) & sign) << sign_by)
+def _fetch(addresses: Any, i: Any, row_bytes: Any) -> None:
+    if i < addresses.shape[0]:
+        for byte in range(0, row_bytes, LINE):
+            _fetch_line(addresses[i] + byte)
 
 
 @njit(cache=True, nogil=True)
-def _gather(source: Any, offset: Any, place: Any, out: Any, magnitude: Any, by: Any, sign: Any, sign_by: Any) -> None:
-    # four rows at a time: rows lie far apart, and the waits for their memory overlap
-    fours = offset.shape[0] // 4 * 4
-    for i in range(0, fours, 4):
-        row_0, row_1, row_2, row_3 = offset[i], offset[i + 1], offset[i + 2], offset[i + 3]
-        at_0, at_1, at_2, at_3 = place[i], place[i + 1], place[i + 2], place[i + 3]
-        for j in range(source.shape[1]):
-            out[at_0, j] = _widen(source[row_0, j], magnitude, by, sign, sign_by)
-            out[at_1, j] = _widen(source[row_1, j], magnitude, by, sign, sign_by)
-            out[at_2, j] = _widen(source[row_2, j], magnitude, by, sign, sign_by)
-            out[at_3, j] = _widen(source[row_3, j], magnitude, by, sign, sign_by)
-    for i in range(fours, offset.shape[0]):
-        for j in range(source.shape[1]):
-            out[place[i], j] = _widen(source[offset[i], j], magnitude, by, sign, sign_by)
+def _gather_float32(addresses: Any, out: Any) -> None:
+    for i in range(addresses.shape[0]):
+        _fetch(addresses, i + AHEAD, 4 * out.shape[1])
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.float32), out[i]
+        for j in range(out.shape[1]):
+            place[j] = row[j]
 
 
-def gather(
-    mapped: Mapped,
-    offset: Int64[np.ndarray, " rows"],
-    place: Int64[np.ndarray, " rows"],
-    out: Float32[np.ndarray, "places width"],
-) -> None:
-    """Write row `offset[i]` of a mapped tensor to row `place[i]` of `out`, in units of `scale(dtype)`.
+@njit(cache=True, nogil=True)
+def _gather_float16(addresses: Any, out: Any) -> None:
+    for i in range(addresses.shape[0]):
+        _fetch(addresses, i + AHEAD, 2 * out.shape[1])
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
+        for j in range(out.shape[1]):
+            bits = np.uint32(row[j])
+            magnitude = (bits & np.uint32(0x7FFF)) << np.uint32(13)
+            sign = (bits & np.uint32(0x8000)) << np.uint32(16)
+            place[j] = _as_float(magnitude | sign) / NARROWED
 
-    Offsets must lie within the tensor and values must be finite, as a store's are: nothing is checked here.
+
+@njit(cache=True, nogil=True)
+def _gather_bfloat16(addresses: Any, out: Any) -> None:
+    # a bfloat16 is the upper half of the float32 of the same value
+    for i in range(addresses.shape[0]):
+        _fetch(addresses, i + AHEAD, 2 * out.shape[1])
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
+        for j in range(out.shape[1]):
+            place[j] = _as_float(np.uint32(row[j]) << np.uint32(16))
+
+
+_GATHER = {"float32": _gather_float32, "float16": _gather_float16, "bfloat16": _gather_bfloat16}
+
+
+def gather(addresses: Int64[np.ndarray, " rows"], dtype: str, out: Float32[np.ndarray, "rows width"]) -> None:
+    """Copy the stored row at `addresses[i]` to row i of `out`, exactly.
+
+    Addresses must be those of rows of `width` finite numbers of that precision: nothing is checked here.
     """
-    widening = _WIDENINGS[mapped.dtype]
-    _gather(mapped.values.view(widening.bits), offset, place, out.view(np.uint32), *widening[1:])
+    _GATHER[dtype](addresses, out)
 
 
-def scale(dtype: str) -> np.float32:
-    """Return what gathered rows have to be multiplied by: a power of two, so that nothing is rounded.
+@njit(cache=True, nogil=True)
+def find(indices: Any, starts: Any, bases: Any, row_bytes: Any, addresses: Any) -> Any:
+    """Work out where rows lie in memory; return the first clip of them that is not mapped yet, or -1.
 
-    >>> scale("float32")
-    np.float32(1.0)
+    Clip c holds the rows `starts[c]` to `starts[c + 1]`; its first row lies at `bases[c]`, 0 where it is not mapped.
     """
-    return np.float32(2.0**112 if dtype == "float16" else 1.0)
+    for i in range(indices.shape[0]):
+        low, high = 0, starts.shape[0] - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if starts[middle] <= indices[i]:
+                low = middle
+            else:
+                high = middle
+        if bases[low] == 0:
+            return low
+        addresses[i] = bases[low] + (indices[i] - starts[low]) * row_bytes
+    return -1

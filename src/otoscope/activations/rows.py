@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from otoscope.activations.gather import gather, scale
-from otoscope.activations.tensorfile import Mapped
-from otoscope.errors import ArtifactError
+from otoscope.activations.gather import find, gather
+from otoscope.activations.tensorfile import PRECISIONS, Mapped
+from otoscope.errors import ArtifactError, DamagedArtifact
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,24 +54,30 @@ class StoredRows:
         return f'frame {index - self.starts[clip]} of clip "{self.clip_ids[clip]}" at layer {self.layer}'
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """Return these rows as float32, in the order asked for; raise `ArtifactError` beyond the last row.
-
-        Rows are gathered in the order in which they lie on disk, and put in place as they come.
-        """
-        indices = np.asarray(indices, dtype=np.int64)
+        """Return these rows as float32, in the order asked for; raise `ArtifactError` beyond the last row."""
+        indices = np.ascontiguousarray(indices, dtype=np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.height):
             raise ArtifactError(f"rows 0 to {self.height - 1} exist; asked for {indices.min()} to {indices.max()}")
-        clip = self.clip_of(indices)
-        # one number a row that grows with its place on disk; a row's own shard is `key >> 40`
-        key = (self.shard[clip] << 40) + (indices - self.starts[clip] + self.first[clip])
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        shard, offset = key >> 40, key & ((1 << 40) - 1)
-        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(order)]
-        out = np.empty((len(order), self.width), dtype=np.float32)
-        for start, stop in pairwise(bounds):
-            if stop > start:
-                gather(self.tensor(int(shard[start])), offset[start:stop], order[start:stop], out)
-        if (factor := scale(self.dtype)) != 1.0:
-            out *= factor
+        addresses = np.empty(len(indices), dtype=np.int64)
+        row_bytes = self.width * np.dtype(PRECISIONS[self.dtype].mapped).itemsize
+        while (clip := int(find(indices, self.starts, self._bases, row_bytes, addresses))) >= 0:
+            self._map(int(self.shard[clip]))
+        out = np.empty((len(indices), self.width), dtype=np.float32)
+        gather(addresses, self.dtype, out)
         return out
+
+    @cached_property
+    def _bases(self) -> Int64[np.ndarray, " clips"]:
+        """Where each clip's first row lies in memory; 0 until its shard is mapped."""
+        return np.zeros(len(self.shard), dtype=np.int64)
+
+    def _map(self, shard: int) -> None:
+        values, dtype = self.tensor(shard)
+        clips = np.flatnonzero(self.shard == shard)
+        ends = self.first[clips] + self.frames[clips]
+        if values.shape[1:] != (self.width,) or dtype != self.dtype or ends.max() > len(values):
+            raise DamagedArtifact(
+                f"shard {shard} of layer {self.layer} holds {list(values.shape)} of {dtype}, not the "
+                f"{ends.max()} rows or more of {self.width} in {self.dtype} that the clips need; extract again"
+            )
+        self._bases[clips] = values.ctypes.data + self.first[clips] * values.strides[0]
