@@ -139,8 +139,8 @@ def test_wavlm_is_loaded_with_its_gated_position_bias(tiny):
     encoder = load_encoder(tiny("wavlm"))
     assert type(encoder.model).__name__ == "WavLMModel"
     names = dict(encoder.model.named_parameters())
-    assert "encoder.layers.0.attention.rel_attn_embed.weight" in names
-    assert all(f"encoder.layers.{i}.attention.gru_rel_pos_linear.weight" in names for i in range(BLOCKS))
+    assert "encoder.layers.0.attention.plain.rel_attn_embed.weight" in names
+    assert all(f"encoder.layers.{i}.attention.plain.gru_rel_pos_linear.weight" in names for i in range(BLOCKS))
     (wave,) = noise(9000)
     before = encoder.encode([wave], ALL)
     names["encoder.layers.0.attention.rel_attn_embed.weight"].add_(1.0 * torch.arange(320)[:, None].remainder(7))

@@ -21,6 +21,7 @@ from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_w
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
 
@@ -92,6 +93,11 @@ class ASTEncoder:
     runtime: Runtime
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
+
+    @property
+    def precision(self) -> Precision:
+        """How exactly it computes."""
+        return self.runtime.precision
 
     @property
     def window_s(self) -> float | None:
@@ -181,6 +187,6 @@ def load_ast(source: Source, *, runtime: Runtime) -> ASTEncoder:
         layers=layers,
         grid=grid,
         runtime=runtime,
-        model=model.to(runtime.device),
+        model=runtime.ready(model),
         extractor=extractor,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import Encoded
+from otoscope.encoders.precision import Precision, prepare
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,22 @@ class Runtime:
 
     `threads` is the number of CPU threads (None leaves PyTorch's setting). `together` lets clips that cannot
     disturb each other share a pass: faster on an accelerator, and equal to 1e-5. Without it every clip has a
-    pass of its own, and its activations are the same bytes whatever it is encoded with.
+    pass of its own, and its activations are the same bytes whatever it is encoded with. `precision` says whether
+    products may be rounded (see `encoders.precision`).
     """
 
     device: str = "cpu"
     threads: int | None = None
     together: bool = False
+    precision: Precision = "exact"
+
+    def ready(self, model: Any) -> Any:
+        """Put a loaded model where it is to run, in the precision asked for."""
+        return prepare(model, precision=self.precision, device=self.device)
 
     @contextmanager
     def exact(self) -> Generator[None]:
-        """Run in inference mode and full float32, with deterministic convolutions and the asked number of threads."""
+        """Run in inference mode, float32 unrounded, convolutions deterministic, with the asked number of threads."""
         before = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)

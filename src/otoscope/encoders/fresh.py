@@ -23,7 +23,6 @@ def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh: Any = type(held.model)(held.model.config)
-    device = next(held.model.parameters()).device
-    model = fresh.to(dtype=torch.float32, device=device).eval().requires_grad_(False)
+    model = held.runtime.ready(fresh.to(dtype=torch.float32).eval())
     name, revision = f"{held.name} (untrained)", f"untrained-{seed}-{held.revision}"
     return replace(held, model=model, name=name, revision=revision)

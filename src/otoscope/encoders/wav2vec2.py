@@ -34,6 +34,7 @@ from otoscope.encoders.base import (
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
 
@@ -131,6 +132,11 @@ class Wav2Vec2Encoder:
     extractor: Any = field(repr=False)
 
     @property
+    def precision(self) -> Precision:
+        """How exactly it computes."""
+        return self.runtime.precision
+
+    @property
     def window_s(self) -> float | None:
         """No bound: positions are relative."""
         return None
@@ -194,7 +200,7 @@ def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any 
         attention=architecture.attention,
         may_lack=(TRAINING_ONLY,),
         may_bring=MAY_BRING,
-    ).to(runtime.device)
+    )
     extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder)
     geometry = geometry_of(config)
     rate_hz = int(extractor.sampling_rate)
@@ -209,7 +215,7 @@ def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any 
         and config.feat_extract_norm == "layer"
         and not getattr(config, "conv_pos_batch_norm", False),
         runtime=runtime,
-        model=model,
+        model=runtime.ready(model),
         extractor=extractor,
     )
 

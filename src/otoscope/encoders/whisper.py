@@ -20,6 +20,7 @@ from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_w
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 
 Context = Literal["exact", "short"]
@@ -48,6 +49,11 @@ class WhisperEncoder:
     runtime: Runtime
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
+
+    @property
+    def precision(self) -> Precision:
+        """How exactly it computes."""
+        return self.runtime.precision
 
     def frames(self, samples: int) -> Frames:
         """Place the frames whose centre lies within the clip: `ceil(samples / hop)` of them, the first at 0 s."""
@@ -107,7 +113,7 @@ def load_whisper(source: Source, *, context: Context, runtime: Runtime) -> Whisp
         attention="sdpa",
         may_bring=MAY_BRING,
         rename={r"^(model\.)?encoder\.": ""},
-    ).to(runtime.device)
+    )
     extractor = load_extractor(WhisperFeatureExtractor, source.folder)
 
     rate_hz, mel_hop = int(extractor.sampling_rate), int(extractor.hop_length)
@@ -135,6 +141,6 @@ def load_whisper(source: Source, *, context: Context, runtime: Runtime) -> Whisp
         hop_samples=hop,
         context=context,
         runtime=runtime,
-        model=model,
+        model=runtime.ready(model),
         extractor=extractor,
     )
