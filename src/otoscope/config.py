@@ -50,8 +50,17 @@ class ExtractSettings(Section):
         return _not_empty(value)
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Literal["exact", "fast"] = Field(
+        default="exact", description="float32 as transformers computes it, or products in bfloat16"
+    )
     context: Literal["exact", "short"] = Field(
         default="exact", description="Whisper: 30 s as trained, or only the sound there is"
+    )
+    window_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=30.0, description="longer clips are encoded in windows of this length, or of what the model takes"
+    )
+    overlap_s: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="sound that neighbouring windows share; each frame is kept from the nearer one"
     )
 
 
