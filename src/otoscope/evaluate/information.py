@@ -59,7 +59,7 @@ def measure_information(
     factor's entropy, `adjusted` is (I - E) / (H - E). It is set to 0 where I * d / E, which follows
     the chi-square law with d = (bins - 1)(bins' - 1) degrees when nothing is told (Wilks; scaled to
     the exact mean), lies under its 1 - `level` / (live latents * factors) point: codes that know nothing
-    get information anywhere with probability `level`, so that their metrics are NaN and not noise.
+    get information anywhere with probability `level` at most, so that their metrics are NaN and not noise.
 
     Args:
         codes: one row a clip; any sign, any unit.
@@ -67,7 +67,7 @@ def measure_information(
         classes: factors whose values are class numbers, each value a bin.
         bins: most bins of a column.
         smallest: fewest rows in a bin.
-        level: chance that codes which know nothing get any information at all (Bonferroni).
+        level: largest chance that codes which know nothing get any information at all (Bonferroni).
 
     The rows count as independent here; where they come in groups the null of permuted codes decides.
     Raises `EvaluationError` for codes that are not finite or arrays that disagree in length.

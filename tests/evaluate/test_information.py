@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.bins import bin_classes, bin_columns, bin_factors
+from otoscope.evaluate.information import measure_information
+
+
+def test_zeros_of_a_sparse_code_are_one_bin_and_the_rest_is_cut_evenly() -> None:
+    column = np.concatenate([np.zeros(60), np.arange(1, 91)])[:, None]
+    sizes = np.bincount(bin_columns(column, bins=10)[:, 0])
+    np.testing.assert_array_equal(sizes, [60, *[10] * 9])
+
+
+def test_a_latent_that_hardly_fires_gets_few_bins() -> None:
+    column = np.concatenate([np.zeros(90), np.arange(1, 11)])[:, None]
+    np.testing.assert_array_equal(np.bincount(bin_columns(column)[:, 0]), [90, 5, 5])
+    column[93:] = 0
+    np.testing.assert_array_equal(np.bincount(bin_columns(column)[:, 0]), [97, 3])
+
+
+def test_a_value_that_many_rows_share_is_a_bin_wherever_it_lies() -> None:
+    column = np.concatenate([np.linspace(-1, 0.4, 40), np.full(40, 0.5), np.linspace(0.6, 1, 20)])[:, None]
+    bins = bin_columns(column, bins=5, smallest=1)[:, 0]
+    assert set(bins[40:80]) == {0}
+    assert 0 not in set(bins[:40]) | set(bins[80:])
+
+
+def test_ties_stay_together_and_missing_values_have_no_bin() -> None:
+    column = np.array([1.0, 1, 2, 2, 3, 3, np.nan])[:, None]
+    bins = bin_columns(column, bins=4, smallest=1)[:, 0]
+    assert bins[6] == -1
+    for i in (0, 2, 4):
+        assert bins[i] == bins[i + 1]
+    assert set(bin_columns(np.full((9, 1), 4.0))[:, 0]) == {0}
+    np.testing.assert_array_equal(bin_columns(np.full((3, 1), np.nan))[:, 0], [-1] * 3)
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(1e-3, 1e3), st.integers(2, 12))
+def test_bins_do_not_see_a_rescaling(seed: int, scale: float, bins: int) -> None:
+    rng = np.random.default_rng(seed)
+    column = np.maximum(rng.normal(size=(80, 2)), rng.choice([-9, 0, 0.5]))
+    found = bin_columns(column, bins=bins)
+    np.testing.assert_array_equal(found, bin_columns(scale * column, bins=bins))
+    for values, where in zip(column.T, found.T, strict=True):
+        assert where.max() < bins
+        assert set(where) == set(range(where.max() + 1))
+        rest = np.argsort(values)[where[np.argsort(values)] > 0]
+        assert (np.diff(where[rest]) >= 0).all()
+
+
+def test_classes_are_numbered_one_bin_each() -> None:
+    values = np.stack([np.arange(40.0) % 13, np.arange(40.0)], axis=1)
+    bins = bin_factors(values, classes=np.array([True, False]))
+    np.testing.assert_array_equal(bins[:, 0], bin_classes(values[:, :1])[:, 0])
+    assert bins[:, 0].max() == 12
+    assert bins[:, 1].max() < 10
+
+
+def test_information_and_its_expectation_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.stack([np.maximum(rng.normal(size=300) - t, 0) for t in (-9, 0, 1, 2)], axis=1)
+    factors = codes[:, :3] + rng.normal(size=(300, 3))
+    factors[::7, 1] = np.nan
+    found = measure_information(codes, factors)
+    a, b = bin_columns(codes), bin_columns(factors)
+    for i in range(4):
+        for j in range(3):
+            known = b[:, j] >= 0
+            one, other = a[known, i], b[known, j]
+            assert found.nats[i, j] == pytest.approx(mutual_info_score(one, other), abs=1e-12)
+            expected = expected_mutual_information(contingency_matrix(one, other), int(known.sum()))
+            assert found.expected[i, j] == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_allclose(found.entropy, [mutual_info_score(x[x >= 0], x[x >= 0]) for x in b.T])
+
+
+def test_the_expectation_is_the_mean_over_shuffled_rows() -> None:
+    rng = np.random.default_rng(1)
+    code, factor = np.maximum(rng.normal(size=(120, 1)), 0), rng.normal(size=(120, 1))
+    shuffled = [measure_information(code[rng.permutation(120)], factor).nats[0, 0] for _ in range(400)]
+    expected = measure_information(code, factor).expected[0, 0]
+    assert np.mean(shuffled) == pytest.approx(expected, abs=4 * np.std(shuffled) / 20)
+
+
+def test_a_copy_tells_all_and_noise_nothing() -> None:
+    rng = np.random.default_rng(2)
+    factors = rng.normal(size=(500, 3))
+    found = measure_information(np.concatenate([np.exp(factors), rng.normal(size=(500, 40))], axis=1), factors)
+    np.testing.assert_allclose(found.adjusted[:3], np.eye(3), atol=1e-12)
+    assert not found.adjusted[3:].any()
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31 - 1))
+def test_codes_that_know_nothing_get_no_information_except_by_the_stated_chance(seed: int) -> None:
+    # 25 x 240 pairs at a family-wise level of 0.001 each: one false find has a chance of 2.5 %
+    rng = np.random.default_rng(seed)
+    codes = np.maximum(rng.normal(size=(200, 40)) - rng.uniform(0, 2, 40), 0)
+    assert not measure_information(codes, rng.normal(size=(200, 6)), level=0.001).adjusted.any()
+
+
+def test_false_finds_come_no_oftener_than_stated() -> None:
+    rng = np.random.default_rng(3)
+    finds = 0
+    for _ in range(200):
+        codes = np.maximum(rng.normal(size=(150, 10)) - rng.uniform(-1, 1, 10), 0)
+        finds += measure_information(codes, rng.normal(size=(150, 2)), level=0.2).adjusted.any()
+    # the stated chance is 20 %; the law is an approximation that errs on the safe side
+    assert 1 <= finds <= 40
+
+
+def test_constant_and_missing_factors_are_nan() -> None:
+    codes = np.random.default_rng(0).normal(size=(50, 2))
+    factors = np.stack([np.full(50, 3.0), np.full(50, np.nan), codes[:, 0]], axis=1)
+    found = measure_information(codes, factors)
+    np.testing.assert_array_equal(np.isnan(found.adjusted).all(axis=0), [True, True, False])
+    assert found.adjusted[0, 2] == 1
+
+
+def test_bad_input_is_refused() -> None:
+    codes = np.zeros((4, 2))
+    with pytest.raises(EvaluationError, match="of equal rows"):
+        measure_information(codes, np.zeros((3, 1)))
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        measure_information(np.full((4, 2), np.nan), codes)
+    with pytest.raises(EvaluationError, match="level must lie"):
+        measure_information(codes, codes, level=0)
+    with pytest.raises(EvaluationError, match="bins must be 2 or more"):
+        bin_columns(codes, bins=1)
+    with pytest.raises(EvaluationError, match="hold infinity"):
+        bin_columns(np.full((2, 1), np.inf))
+    with pytest.raises(EvaluationError, match="one boolean a factor"):
+        bin_factors(codes, classes=np.array([True]))
+    with pytest.raises(EvaluationError, match="one boolean a factor"):
+        measure_information(codes, codes).only(np.array([True]))
