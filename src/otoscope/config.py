@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,12 +13,15 @@ from otoscope.corpus.catalog import parse_corpus
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError, suggest
+from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.sae.presets import PRESETS
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 """The six sparsities of the study (arXiv 2509.24793)."""
 
 Pooling = Literal["encode_then_pool", "pool_then_encode"]
+Value = TypeVar("Value")
+ProtocolName = Literal["held_out", "strict"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 PATH_KEYS = {"corpus": ("root", "table"), "factors": ("table",)}
@@ -92,20 +95,27 @@ class TrainSettings(Section):
     @field_validator("sparsities", "seeds", "poolings")
     @classmethod
     def _some(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("give at least one value, each once")
-        return value
+        return _each_once(value)
 
 
 class EvaluateSettings(Section):
     """How the numbers are made."""
 
+    protocols: tuple[ProtocolName, ...] = Field(
+        default=("held_out",), description="held_out: every representation by itself; strict: beside its nulls"
+    )
     labels: tuple[str, ...] | None = Field(default=None, description="labels to probe; all of the corpus when left out")
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
     resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="bootstrap draws of whole groups")
     completeness_min_r2: Share = Field(
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )
+    strict: StrictSettings = Field(default=StrictSettings(), description="settings of the protocol strict")
+
+    @field_validator("protocols")
+    @classmethod
+    def _some(cls, value: tuple[ProtocolName, ...]) -> tuple[ProtocolName, ...]:
+        return _each_once(value)
 
 
 class ReportSettings(Section):
@@ -230,6 +240,12 @@ def _explain(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
     return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("give at least one value, each once")
+    return values
 
 
 def _not_empty(layers: object) -> object:

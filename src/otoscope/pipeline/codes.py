@@ -9,6 +9,10 @@ import torch
 from jaxtyping import Float, Int
 
 from otoscope.activations.store import ActivationStore
+from otoscope.config import Pooling
+from otoscope.evaluate.reconstruction import ReconstructionMeter
+from otoscope.pipeline.grid import Member
+from otoscope.protocols.held_out import Clips, Features
 from otoscope.sae.model import SparseAutoencoder
 
 FRAMES_AT_ONCE = 8192
@@ -66,3 +70,40 @@ def pool(batch: Batch) -> ClipCodes:
         np.stack([codes.max(axis=0) for codes in clips]),
         np.stack([(codes > 0).mean(axis=0, dtype=np.float32) for codes in clips]),
     )
+
+
+def code_features(
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    member: Member,
+    clip_ids: Sequence[str],
+    *,
+    meters: dict[str, ReconstructionMeter] | None = None,
+    clips: Clips | None = None,
+) -> Features:
+    """Return the codes of clips, and measure reconstruction on the way where meters are given."""
+    if member.pooling == "pool_then_encode":
+        batches = [encode_rows(sae, store.pooled(member.layer, clip_ids), np.arange(len(clip_ids)))]
+    else:
+        batches = encode_frames(store, sae, member.layer, clip_ids)
+    pooled: list[ClipCodes] = []
+    for batch in batches:
+        pooled.append(pool(batch))
+        for split, meter in (meters or {}).items():
+            if clips is not None and (chosen := clips.split[batch.clip] == split).any():
+                groups = clips.groups[batch.clip[chosen]]
+                meter.update(batch.rows[chosen], batch.rebuilt[chosen], batch.codes[chosen], groups)
+    codes = ClipCodes(*(np.concatenate(parts) for parts in zip(*pooled, strict=True)))
+    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.joined(), codes.mean)
+
+
+def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:
+    """Return the mean of the training rows: what explained variance is measured against."""
+    train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
+    if pooling == "pool_then_encode":
+        return store.pooled(layer, train).mean(axis=0, dtype=np.float64)
+    total, frames = np.zeros(store.width(layer)), 0
+    for _, rows in store.iter_clips(layer, train):
+        total += rows.sum(axis=0, dtype=np.float64)
+        frames += len(rows)
+    return total / frames

@@ -31,34 +31,50 @@ SAVE_EVERY_S = 60.0
 
 def train_all(run: Context) -> None:
     """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
-    config, folder, watch = run.config, run.folder, run.watch
-    store = ActivationStore.open(folder.activations)
-    grid = members(config, list(store.layers))
-    split_of = dict(load_corpus(folder).clips.select("clip_id", "split").iter_rows())
-    clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
-    inputs = {
-        member: fingerprint(
-            store.fingerprint, clips, member.sae_id, member.sparsity, find_preset(member.preset).model_dump(mode="json")
-        )
-        for member in grid
-    }
+    folder, store = run.folder, ActivationStore.open(run.folder.activations)
+    grid = members(run.config, list(store.layers))
+    made = Training(run, store, grid)
     index = folder.saes / "index.json"
     files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
 
     def work() -> None:
-        missing = [member for member in grid if not is_whole(folder.saes / member.sae_id, inputs[member])]
-        title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
-        with task(watch, title, len(missing), "dictionaries"), closing(open_log(folder.root)) as log:
-            for (layer, pooling), wanted in _by_material(missing):
-                cards = {member: _card(member, store, inputs[member]) for member in wanted}
-                bank = _bank(store, clips, cards, folder, layer=layer, pooling=pooling)
-                for warning in bank.warnings():
-                    watch.say(f"layer {layer}, {pooling}: {warning}")
-                _train(bank, watch, log)
+        made.bring()
         write_json(index, {"saes": [member.sae_id for member in grid]})
 
-    inputs_of_all = fingerprint(list(inputs.values()))
-    run_stage(folder, "train", inputs=inputs_of_all, outputs=[index, *files], work=work, watch=watch)
+    run_stage(folder, "train", inputs=made.identity, outputs=[index, *files], work=work, watch=run.watch)
+
+
+class Training:
+    """Dictionaries of one store: which are wanted, what each rests on, and the training of those that are missing."""
+
+    def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[Member]) -> None:
+        self.folder, self.watch, self.store = run.folder, run.watch, store
+        split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
+        self.clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
+        self.inputs = {member: self._inputs(member) for member in wanted}
+
+    @property
+    def identity(self) -> str:
+        """What all of them rest on."""
+        return fingerprint(list(self.inputs.values()))
+
+    def bring(self) -> None:
+        """Train those that are not there yet, each continued where it was."""
+        missing = [m for m, inputs in self.inputs.items() if not is_whole(self.folder.saes / m.sae_id, inputs)]
+        if not missing:
+            return
+        title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
+        with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
+            for (layer, pooling), wanted in _by_material(missing):
+                cards = {member: _card(member, self.store, self.inputs[member]) for member in wanted}
+                bank = _bank(self.store, self.clips, cards, self.folder, layer=layer, pooling=pooling)
+                for warning in bank.warnings():
+                    self.watch.say(f"layer {layer}, {pooling}: {warning}")
+                _train(bank, self.watch, log)
+
+    def _inputs(self, member: Member) -> str:
+        recipe = find_preset(member.preset).model_dump(mode="json")
+        return fingerprint(self.store.fingerprint, self.clips, member.sae_id, member.sparsity, recipe)
 
 
 def is_whole(folder: Path, inputs: str) -> bool:

@@ -18,6 +18,8 @@ class Member:
     latents: int
     sparsity: float
     seed: int
+    untrained: bool = False
+    """Whether it is a dictionary of the encoder with fresh weights."""
 
     @property
     def k(self) -> int:
@@ -28,7 +30,8 @@ class Member:
     def sae_id(self) -> str:
         """Name of the dictionary, and of its folder."""
         order = {"encode_then_pool": "frames", "pool_then_encode": "pooled"}[self.pooling]
-        return f"layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
+        of = "untrained-" if self.untrained else ""
+        return f"{of}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
 
 
 def members(config: RunConfig, extracted: list[int]) -> list[Member]:

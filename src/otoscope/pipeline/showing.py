@@ -21,11 +21,11 @@ from otoscope.explain import (
     write_moments,
 )
 from otoscope.factors.table import FactorTable
-from otoscope.pipeline.codes import encode_rows
+from otoscope.pipeline.codes import code_features, encode_rows
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
-from otoscope.pipeline.judging import code_features, known_of
+from otoscope.pipeline.material import known_of
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
