@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.record import Record
-from otoscope.evaluate.robust import RobustFactors, make_robust
+from otoscope.evaluate.robust import RobustFactors, effective_rank, make_robust, normal_scores
 from otoscope.protocols.held_out import Clips
 
 PITCHES = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")
@@ -68,8 +68,6 @@ def counted(asked: Asked, about: Record) -> Iterator[Record]:
     """Yield the effective rank of the factors as given and as asked: on how many facts the numbers rest."""
     if asked.robust is None:
         return
-    from otoscope.evaluate.robust import effective_rank, normal_scores
-
     train = asked.split == "train"
     groups = len(np.unique(asked.groups[train]))
     given = effective_rank(normal_scores(asked.clips.factors[train]))

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 
+from otoscope.evaluate.dci import explicitness
 from otoscope.evaluate.information import Information, measure_information
 from otoscope.evaluate.sap import predictability_gap
 from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.reading import Reading, read_factors
 from otoscope.protocols.strict.settings import StrictSettings
+
+PLAIN = ("gaps", "explicitness", "curve", "curve_null")
 
 
 class Measured(NamedTuple):
@@ -25,6 +28,7 @@ class Measured(NamedTuple):
     reading: Reading
     information: Information
     gaps: Float[np.ndarray, " factors"]
+    explicitness: Float[np.ndarray, " factors"]
     curve: Float[np.ndarray, "factors sizes"]
     curve_null: Float[np.ndarray, "factors sizes"]
 
@@ -32,7 +36,7 @@ class Measured(NamedTuple):
         """Return all of it as arrays by name, to be kept."""
         kept = {f"reading.{name}": np.asarray(value) for name, value in self.reading._asdict().items()}
         kept |= {f"information.{name}": _small(value) for name, value in self.information._asdict().items()}
-        return kept | {"gaps": self.gaps, "curve": self.curve, "curve_null": self.curve_null}
+        return kept | {name: getattr(self, name) for name in PLAIN}
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Measured":
@@ -41,13 +45,11 @@ class Measured(NamedTuple):
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
-        rest = {name: arrays[name] for name in ("gaps", "curve", "curve_null")}
+        rest = {name: arrays[name] for name in PLAIN}
         return cls(Reading(**part("reading.")), Information(**part("information.")), **rest)
 
 
-def measure(
-    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int
-) -> Measured:
+def measure(units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int) -> Measured:
     """Measure a representation of clips against every factor asked."""
     split, groups = asked.split, asked.groups
     few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
@@ -56,6 +58,7 @@ def measure(
         reading=read_factors(units, asked, settings, resamples=resamples),
         information=measure_information(units, asked.values),
         gaps=predictability_gap(units, asked.values, split=split).factors,
+        explicitness=explicitness(units, asked.values, groups=groups, split=split).factors,
         curve=curves.r2,
         curve_null=curves.null_high,
     )

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
+from otoscope.evaluate.group_ridge import fit_group_ridge, group_folds
 from otoscope.evaluate.groups import bootstrap_sums, group_sums, null_summary
 from otoscope.evaluate.record import Record
-from otoscope.evaluate.group_ridge import fit_group_ridge, group_folds
 
 Kind = Literal["single", "several", "continuous"]
 

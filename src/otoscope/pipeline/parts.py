@@ -1,0 +1,106 @@
+"""Results by part: each made once, kept with what it rests on, and taken up again after a kill."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from otoscope.artifacts import digest, read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from otoscope.errors import ArtifactError
+from otoscope.evaluate.record import Record, to_table
+from otoscope.pipeline.watch import Watch, task
+
+MOST_AT_ONCE = 4
+"""Parts made at once; each may take half a gigabyte."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Made(NamedTuple):
+    """What a part came to: records, and arrays that later parts read."""
+
+    records: Sequence[Record]
+    arrays: Mapping[str, NDArray[Any]] = {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of one representation: what they rest on, and how they are made."""
+
+    name: str
+    inputs: str
+    make: Callable[[], Made] = field(compare=False)
+
+
+def bring(folder: Path, parts: Sequence[Part], watch: Watch, *, title: str, unit: str) -> None:
+    """Make the parts that are missing or rest on something else, several at once; write each as it is done."""
+    missing = [part for part in parts if not is_whole(folder, part)]
+    if not missing:
+        return
+    with task(watch, title, len(missing), unit):
+        for part, made in zip(missing, _made(missing), strict=True):
+            _write(folder, part, made)
+            watch.advance(1, note=part.name.rsplit("/", 1)[-1])
+
+
+def rows_of(folder: Path, parts: Sequence[Part]) -> pl.DataFrame:
+    """Return the records of parts, one after the other."""
+    return pl.concat([read_table(_table(folder, part)) for part in parts])
+
+
+def arrays_of(folder: Path, part: Part) -> Arrays:
+    """Return the arrays that a part kept."""
+    return read_tensors(_table(folder, part).with_suffix(".safetensors"))
+
+
+def is_whole(folder: Path, part: Part) -> bool:
+    """Whether a part's files are there, as its card says, and rest on what is asked."""
+    table = _table(folder, part)
+    try:
+        card = read_json(table.with_suffix(".json"))
+    except ArtifactError:
+        return False
+    # a run that was killed between two files leaves some that their card does not describe
+    if card.get("inputs") != part.inputs or not table.is_file() or digest(table) != card.get("sha256"):
+        return False
+    arrays, kept = table.with_suffix(".safetensors"), card.get("arrays")
+    return kept is None or (arrays.is_file() and digest(arrays) == kept)
+
+
+def _made(parts: Sequence[Part]) -> Iterator[Made]:
+    """Make parts side by side, in order, each with one thread for linear algebra.
+
+    A part is many small problems: threads inside a product would only wait for each other, and one
+    thread gives the same bytes on any number of cores.
+    """
+    workers = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(part.make) for part in parts]
+        try:
+            while waiting:
+                yield waiting.pop(0).result()  # let go of each, so that its arrays do not pile up
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write(folder: Path, part: Part, made: Made) -> None:
+    table = _table(folder, part)
+    card: dict[str, str] = {"inputs": part.inputs}
+    table.with_suffix(".json").unlink(missing_ok=True)
+    write_table(table, to_table(made.records))
+    card["sha256"] = digest(table)
+    if made.arrays:
+        arrays = table.with_suffix(".safetensors")
+        write_tensors(arrays, made.arrays)
+        card["arrays"] = digest(arrays)
+    write_json(table.with_suffix(".json"), card)
+
+
+def _table(folder: Path, part: Part) -> Path:
+    return folder / f"{part.name}.parquet"

@@ -1,0 +1,154 @@
+"""The order of the protocol: read every layer, choose, train what is compared, measure it, compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from otoscope.artifacts import fingerprint, read_json
+from otoscope.errors import ArtifactError, ConfigError
+from otoscope.pipeline.context import Context
+from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.judged import Judged
+from otoscope.pipeline.material import Material
+from otoscope.pipeline.parts import Part, arrays_of, bring, rows_of
+from otoscope.pipeline.strict import extra
+from otoscope.pipeline.strict.comparison import compare
+from otoscope.pipeline.strict.frame import FORMAT, Frame
+from otoscope.pipeline.strict.plan import say_plan
+from otoscope.pipeline.strict.representations import (
+    baseline_part,
+    codes_part,
+    dense_part,
+    logmel_part,
+    untrained_part,
+)
+from otoscope.protocols.strict.choose import Held, best_layer, sparsest_good
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.presets import find_preset
+
+OWN = ("untrained", "untrained_sae", "frozen_decoder", "logmel")
+"""Baselines that are not in the catalogue of `evaluate.baselines`: they take sound, an encoder or training."""
+
+
+def judge(run: Context, material: Material) -> Judged:
+    """Say what the protocol rests on; its parts are known only as layer and sparsity are chosen."""
+    course = Course(Frame(run, material))
+    return Judged(course.identity, course.make, lambda: rows_of(run.folder.parts, course.parts))
+
+
+@dataclass
+class Course:
+    """One way through the protocol; `parts` grows as it goes on."""
+
+    frame: Frame
+    parts: list[Part] = field(default_factory=list[Part])
+
+    @property
+    def identity(self) -> str:
+        """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
+        frame, config = self.frame, self.frame.run.config
+        settings = frame.settings
+        recipes = {config.train.preset, "frozen_decoder", *settings.limit_presets}
+        return fingerprint(
+            FORMAT,
+            frame.shared,
+            settings.model_dump(mode="json"),
+            [_sha(frame, member) for member in members(config, frame.material.store.layers)],
+            {name: find_preset(name).model_dump(mode="json") for name in sorted(recipes)},
+            [config.model, config.revision, config.extract.context, config.train.model_dump(mode="json")],
+        )
+
+    def make(self) -> None:
+        """Bring every part up to date."""
+        self.parts.clear()
+        frame = self.frame
+        say_plan(frame)
+        dense = {layer: dense_part(frame, layer) for layer in frame.material.store.layers}
+        self._bring(list(dense.values()), "reading layers")
+        layer = self._layer(dense)
+        grid = [m for m in self._grid() if m.layer == layer]
+        by_sparsity = {member.sparsity: codes_part(frame, member) for member in grid}
+        self._bring(list(by_sparsity.values()), "reading codes")
+        sparsity = self._sparsity(by_sparsity)
+        chosen = next(member for member in grid if member.sparsity == sparsity)
+        seeds = extra.further_seeds(chosen, frame.run.config.train.seeds, frame.settings.seeds)
+        limits = extra.limit_members(frame, chosen)
+        frozen = replace(chosen, preset="frozen_decoder")
+        trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in frame.settings.baselines else [])]
+        extra.train(frame, frame.material.store, list(dict.fromkeys(trained)))
+        of_seeds = [codes_part(frame, member) for member in seeds]
+        of_limits = [codes_part(frame, member) for member in limits]
+        baselines = self._baselines(chosen, frozen)
+        self._bring([*of_seeds, *baselines.values(), *of_limits], "measuring representations")
+        comparison = compare(frame, dense, layer, seeds, of_seeds, baselines, dict(zip(limits, of_limits, strict=True)))
+        self._bring(comparison, "comparing")
+
+    def _bring(self, parts: Sequence[Part], title: str) -> None:
+        """Make parts, each once: the codes of a limit may be the codes of the grid."""
+        known = {part.name for part in self.parts}
+        fresh = list({part.name: part for part in parts if part.name not in known}.values())
+        folder = self.frame.run.folder.parts
+        bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit="representations")
+        self.parts += fresh
+
+    def _grid(self) -> list[Member]:
+        config = self.frame.run.config
+        seed, pooling = config.train.seeds[0], self.frame.pooling
+        grid = members(config, self.frame.material.store.layers)
+        return [member for member in grid if member.seed == seed and member.pooling == pooling]
+
+    def _layer(self, dense: dict[int, Part]) -> int:
+        """Return the layer asked for, or the one that its dense activations make the best."""
+        wanted, trained = self.frame.settings.layer, sorted({member.layer for member in self._grid()})
+        if wanted != "chosen":
+            if wanted not in trained:
+                raise ConfigError(f"evaluate.strict.layer: {wanted} has no dictionary; train.layers gives {trained}")
+            return wanted
+        layer = best_layer({layer: self._held(dense[layer]) for layer in trained})
+        self.frame.run.watch.say(f"  layer {layer} reads most on groups left out; it is compared in full")
+        return layer
+
+    def _sparsity(self, found: dict[float, Part]) -> float:
+        wanted = self.frame.settings.sparsity
+        if wanted != "chosen":
+            near = min(found, key=lambda sparsity: abs(sparsity - wanted))
+            if abs(near - wanted) > 1e-9:
+                raise ConfigError(
+                    f"evaluate.strict.sparsity: {wanted} is not trained; train.sparsities gives {sorted(found)}"
+                )
+            return near
+        robust = self.frame.asked.robust
+        held = {sparsity: self._held(part) for sparsity, part in found.items()}
+        chosen = sparsest_good(held, independent=robust.effective_rank if robust else 1.0)
+        self.frame.run.watch.say(f"  {chosen:.1%} is the highest sparsity that loses nothing on groups left out")
+        return chosen
+
+    def _held(self, part: Part) -> Held:
+        arrays = arrays_of(self.frame.run.folder.parts, part)
+        return Held(arrays.get("reading.held_r2", np.zeros(0)), arrays["tasks"])
+
+    def _baselines(self, chosen: Member, frozen: Member) -> dict[str, Part]:
+        frame = self.frame
+        wanted = frame.settings.baselines
+        parts = {name: baseline_part(frame, name, chosen) for name in wanted if name not in OWN}
+        if "frozen_decoder" in wanted:
+            parts["frozen_decoder"] = codes_part(frame, frozen, representation="frozen_decoder")
+        if "logmel" in wanted:
+            parts["logmel"] = logmel_part(frame, chosen.layer)
+        if {"untrained", "untrained_sae"} & set(wanted):
+            store = extra.untrained_store(frame, chosen.layer)
+            if "untrained" in wanted:
+                parts["untrained"] = untrained_part(frame, chosen.layer, store)
+            if "untrained_sae" in wanted:
+                member = replace(chosen, untrained=True)
+                extra.train(frame, store, [member])
+                parts["untrained_sae"] = codes_part(frame, member, representation="untrained_sae", store=store)
+        return {name: parts[name] for name in wanted}
+
+
+def _sha(frame: Frame, member: Member) -> str:
+    try:
+        return str(read_json(frame.run.folder.saes / member.sae_id / CARD)["sha256"])
+    except ArtifactError as error:
+        raise ArtifactError(f"{member.sae_id} is not trained; run `otoscope train` first") from error

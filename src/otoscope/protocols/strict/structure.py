@@ -1,0 +1,136 @@
+"""How compact and how separate a representation is, over factors that dense activations and codes both predict.
+
+The same factors for every representation: a measure over factors that only one side predicts, or
+that nothing predicts, compares different questions (PAPER: completeness of an unpredicted factor is
+1). Every mean over factors has an interval by leaving one factor out at a time, widened because
+factors depend on each other, and beside it what the same codes give when they are dealt out to the
+wrong clips.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otoscope.evaluate.dci import relative_size
+from otoscope.evaluate.disentanglement import completeness, disentanglement
+from otoscope.evaluate.groups import Interval
+from otoscope.evaluate.infomec import infomec
+from otoscope.evaluate.mig import information_gap, mean_of_known
+from otoscope.evaluate.modularity import modularity
+from otoscope.evaluate.record import Record
+from otoscope.protocols.strict.measure import Measured
+from otoscope.protocols.strict.reading import well_read
+
+ALL = ""
+"""The target of a record that is about all common factors together."""
+
+Mask = Bool[np.ndarray, " factors"]
+
+
+class Common(NamedTuple):
+    """The factors that every representation is judged on, and how many independent ones they amount to."""
+
+    mask: Mask
+    names: tuple[str, ...]
+    effective_rank: float
+
+
+def common_factors(dense: Measured, codes: list[Measured], *, min_r2: float) -> Mask:
+    """Return the factors that dense activations and the codes of every seed predict well."""
+    read = [well_read(found.reading, min_r2) for found in (dense, *codes)]
+    return np.all(read, axis=0)
+
+
+def structure(measured: Measured, common: Common, about: Record, *, null: Measured | None = None) -> Iterator[Record]:
+    """Yield completeness and effective dimensions of each common factor, and every measure over all of them."""
+    reading = measured.reading
+    groups = int(reading.groups.max(initial=0))
+    spread = completeness(np.abs(reading.weights).astype(np.float64), live=reading.live, predicted=common.mask)
+    for j in np.flatnonzero(common.mask):
+        shared = replace(about, target=common.names[j], n=int(reading.n[j]), groups=int(reading.groups[j]))
+        yield replace(shared, metric="completeness", value=float(spread.completeness[j]))
+        yield replace(shared, metric="effective_latents", value=float(spread.effective_latents[j]))
+    n_common = int(common.mask.sum())
+    for metric, of in MEASURES.items():
+        value, low, high = jackknife(lambda mask, of=of: of(measured, mask), common)
+        found = replace(about, metric=metric, target=ALL, value=value, low=low, high=high, n=n_common, groups=groups)
+        if null is not None:
+            floor = jackknife(lambda mask, of=of: of(null, mask), common)
+            found = replace(found, null_mean=floor.value, null_high=floor.high)
+        yield found
+
+
+def jackknife(statistic: Callable[[Mask], float], common: Common) -> Interval:
+    """Return a statistic of the common factors with an interval from leaving out each in turn.
+
+    With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of
+    squared deviations of t_j from their mean (Efron and Stein, Ann. Stat. 9, 1981), times J over the
+    factors' effective rank; the interval is 1.96 standard errors either side.
+    """
+    value = statistic(common.mask)
+    members = np.flatnonzero(common.mask)
+    if len(members) < 3 or math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    without = np.asarray([statistic(_without(common.mask, j)) for j in members])
+    known = without[~np.isnan(without)]
+    if len(known) < 3:
+        return Interval(value, math.nan, math.nan)
+    widened = max(len(members) / common.effective_rank, 1.0) if common.effective_rank > 0 else 1.0
+    variance = (len(known) - 1) / len(known) * ((known - known.mean()) ** 2).sum() * widened
+    error = 1.96 * math.sqrt(float(variance))
+    return Interval(value, value - error, value + error)
+
+
+def mean_curve(values: Float[np.ndarray, "factors sizes"], common: Common) -> list[Interval]:
+    """Return the mean over the common factors at each size, worse than nothing counting as nothing."""
+    read = np.nan_to_num(np.maximum(values, 0))
+    return [jackknife(lambda mask, i=i: mean_of_known(read[mask, i]), common) for i in range(values.shape[1])]
+
+
+def _without(mask: Mask, j: np.intp) -> Mask:
+    fewer = mask.copy()
+    fewer[j] = False
+    return fewer
+
+
+def _importance(measured: Measured) -> Float[np.ndarray, "p factors"]:
+    return np.abs(measured.reading.weights).astype(np.float64)
+
+
+def _completeness(measured: Measured, mask: Mask) -> float:
+    found = completeness(_importance(measured), live=measured.reading.live, predicted=mask)
+    return mean_of_known(found.completeness)
+
+
+def _effective_latents(measured: Measured, mask: Mask) -> float:
+    """Return the geometric mean of the effective number of dimensions."""
+    found = completeness(_importance(measured), live=measured.reading.live, predicted=mask)
+    return float(np.exp(mean_of_known(np.log(found.effective_latents))))
+
+
+def _explicitness(measured: Measured, mask: Mask) -> float:
+    return mean_of_known(measured.explicitness[mask])
+
+
+def _relative_size(measured: Measured, mask: Mask) -> float:
+    return relative_size(int(mask.sum()), measured.reading.live)
+
+
+MEASURES: Mapping[str, Callable[[Measured, Mask], float]] = {
+    "completeness": _completeness,
+    "effective_latents": _effective_latents,
+    "disentanglement": lambda m, mask: disentanglement(_importance(m), predicted=mask).value,
+    "explicitness": _explicitness,
+    "relative_size": _relative_size,
+    "mig": lambda m, mask: information_gap(m.information, predicted=mask).value,
+    "sap": lambda m, mask: mean_of_known(m.gaps[mask]),
+    "modularity": lambda m, mask: modularity(m.information, predicted=mask).value,
+    "infom": lambda m, mask: infomec(m.information, predicted=mask).modularity,
+    "infoc": lambda m, mask: infomec(m.information, predicted=mask).compactness,
+    "infoe": lambda m, mask: mean_of_known(np.maximum(m.reading.r2[mask], 0)),
+}
+"""Every measure over the common factors, by the name of its metric."""
