@@ -12,6 +12,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.reproduce_model import ModelRun, results_of
+from otoscope.pipeline.reproduce_room import require_room
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Silent, Watch, counting
 from otoscope.protocols.mariotte2025 import NAME
@@ -66,9 +67,8 @@ def reproduce(
         corpus = _corpus(folder, data, settings, watch)
         table = _factors(folder, corpus, watch)
         runs = [ModelRun(model, folder, corpus, table, settings, device, watch) for model in models]
-        for run in runs:
-            # what cannot work is told before hours are spent on what comes first
-            run.check()
+        # what cannot work is told before hours are spent on what comes first
+        require_room(root, sum(run.check() for run in runs))
         opened = [run.finish() for run in runs]
         return _compared(folder, opened, settings, watch)
 

@@ -19,19 +19,20 @@ from otoscope.activations.plan import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_table, write_table
 from otoscope.corpus.table import COLUMNS, Corpus
-from otoscope.encoders.base import Encoder, check_layers
-from otoscope.errors import ConfigError, StaleArtifact
+from otoscope.encoders.base import Encoder
+from otoscope.errors import StaleArtifact, UnknownLayer
 from otoscope.evaluate.record import Record, to_table
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.codes import encode_rows
 from otoscope.pipeline.dictionaries import SAVE_EVERY_S, is_whole
 from otoscope.pipeline.folder import RunFolder
+from otoscope.pipeline.reproduce_room import grid_bytes, store_bytes
 from otoscope.pipeline.reproduce_views import Reader
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.clips import LABEL, takes
-from otoscope.protocols.mariotte2025.grid import MISRATED_LAYERS, Model
+from otoscope.protocols.mariotte2025.grid import MISRATED_LAYERS, PAIR, Model
 from otoscope.protocols.mariotte2025.hearing import heard, load_model
 from otoscope.protocols.mariotte2025.judge import Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.protocols.mariotte2025.switches import Settings
@@ -114,17 +115,20 @@ class ModelRun:
         """Load the checkpoint as the switches say."""
         return load_model(self.model.checkpoint, self.settings, device=self.device)
 
-    def check(self) -> None:
-        """Raise what makes this model impossible: no checkpoint, no such layer, no latent left."""
+    def check(self) -> float:
+        """Return the bytes that this model will take; raise what makes it impossible (no checkpoint, no such layer)."""
         for sparsity in self.settings.sparsities:
             k_from_sparsity(self.settings.latents, sparsity)
         encoder = self.load()
-        if self.settings.layers == "published":
-            hint = f"name a pair with --model {self.model.name}=CHECKPOINT@LAYER,LAYER, or --set layers=test"
-            known = [layer.index for layer in encoder.layers]
-            if missing := sorted(set(self.model.layers) - set(known)):
-                raise ConfigError(f"{encoder.name} has layers {known[0]} to {known[-1]}, not {missing}; {hint}")
-        check_layers([0], encoder.layers, encoder.name)
+        known = [layer.index for layer in encoder.layers]
+        missing = sorted(set(self.model.layers) - set(known))
+        if self.settings.layers == "published" and missing:
+            raise UnknownLayer(
+                f"{encoder.name} has layers {known[0]} to {known[-1]}, not {missing}; name a pair with "
+                f"--model {self.model.name}=CHECKPOINT@LAYER,LAYER, or --set layers=test"
+            )
+        width, clips = encoder.layers[-1].width, self.takes["clip_id"].n_unique()
+        return store_bytes(clips, len(known), width) + grid_bytes(self.settings, width, PAIR)
 
     def finish(self) -> Model:
         """Bring every stage up to date; return the model with the layers that were opened."""
@@ -244,7 +248,7 @@ class ModelRun:
         """Return the study's recipe for stored crops: as many steps, a validation after each pass over the files."""
         files = len(reader.known.train_labels[LABEL])
         epochs = self.settings.sae_epochs / reader.crops
-        return TrainConfig(**{**MARIOTTE2025.model_dump(), "epochs": epochs, "validate_rows": files})
+        return MARIOTTE2025.model_copy(update={"epochs": epochs, "validate_rows": files})
 
     def _bank(
         self,

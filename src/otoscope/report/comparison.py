@@ -35,22 +35,20 @@ class Matrix(NamedTuple):
 
 def matrix(comparison: pl.DataFrame, metric: str) -> list[Matrix]:
     """Return a quantity's tables; a cell holds ours, the published number, and the difference with its error."""
-    rows = comparison.filter(pl.col("metric") == metric)
-    title = TITLES[metric]
-    if metric == "category_count":
-        return [Matrix(title, _table(rows, ["model", "layer"], "target", metric))]
+    rows, title = comparison.filter(pl.col("metric") == metric), TITLES[metric]
     if metric != "probe_accuracy":
-        return [Matrix(title, _table(rows, ["model", "layer"], "sparsity", metric))]
+        across = "target" if metric == "category_count" else "sparsity"
+        return [Matrix(title, _opened(rows, across))]
     layers = rows.filter(pl.col("representation") == "dense")
-    pairs = rows.filter(pl.col("representation") == "sae").select("model", "layer").unique()
-    cells = pl.concat([layers.join(pairs, on=["model", "layer"]), rows.filter(pl.col("representation") == "sae")])
-    order = {name: place for place, name in enumerate(rows["model"].unique(maintain_order=True))}
-    cells = cells.sort(
-        pl.col("model").replace_strict(order), "layer", "sparsity", nulls_last=False, maintain_order=True
-    )
+    codes = rows.filter(pl.col("representation") == "sae")
+    opened = codes.select("model", "layer").unique(maintain_order=True)
+    # a layer's own probe stands before those of its dictionaries
+    together = [
+        pl.concat([one.join(pair, on=["model", "layer"]) for one in (layers, codes)]) for pair in opened.iter_slices(1)
+    ]
     return [
-        Matrix(f"{title}, every layer", _table(layers, ["model"], "layer", metric)),
-        Matrix(f"{title}, dictionaries", _table(cells, ["model", "layer"], "sparsity", metric)),
+        Matrix(f"{title}, every layer", _every_layer(layers)),
+        Matrix(f"{title}, layer and dictionaries", _opened(pl.concat(together), "sparsity")),
     ]
 
 
@@ -68,27 +66,31 @@ def cell(row: dict[str, Any]) -> str:
     return f"{shown(row['here'])}\n{shown(row['published'])}\n{difference}"
 
 
-def _table(rows: pl.DataFrame, by: list[str], across: str, metric: str) -> pl.DataFrame:
-    """Set cells out: one row for each value of `by`, one column for each of `across`."""
-    names = [_column(value, across) for value in rows[across].unique(maintain_order=True)]
-    found: dict[str, dict[str, str]] = {}
+def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
+    """Set probes out by layer and model."""
+    found: dict[int, dict[str, str]] = {}
     for row in rows.iter_rows(named=True):
-        place = _place(row, by)
-        key = _column(row[across], across)
-        cells = found.setdefault(place, dict.fromkeys(names, ""))
-        # two runs of one label stand one under the other
-        cells[key] = f"{cells[key]}\n{cell(row)}" if cells[key] else cell(row)
-    del metric
-    first = " and ".join(by) if by != ["model", "layer"] else "layer of"
-    return pl.DataFrame([{first: place, **cells} for place, cells in found.items()])
+        found.setdefault(row["layer"], {})[row["model"]] = cell(row)
+    models = rows["model"].unique(maintain_order=True).to_list()
+    return pl.DataFrame(
+        [{"layer": str(layer), **{m: cells.get(m, "") for m in models}} for layer, cells in sorted(found.items())]
+    )
 
 
-def _place(row: dict[str, Any], by: list[str]) -> str:
-    if by == ["model"]:
-        return row["model"]
-    other = row["layer_here"]
-    instead = f"\n(here {other})" if other is not None and other != row["layer"] else ""
-    return f"{row['model']} {row['layer']}{instead}"
+def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
+    """Set cells out: a row an opened layer, a column a sparsity or a category."""
+    names = [_column(value, across) for value in rows[across].unique(maintain_order=True)]
+    table: list[dict[str, str]] = []
+    for (model, layer), part in rows.group_by("model", "layer", maintain_order=True):
+        here = next((found for found in part["layer_here"] if found is not None and found != layer), None)
+        cells = {"layer of": f"{model} {layer}" + (f"\n(here {here})" if here is not None else "")}
+        cells |= dict.fromkeys(names, "")
+        for row in part.iter_rows(named=True):
+            key = _column(row[across], across)
+            # two runs of one label stand one under the other
+            cells[key] = f"{cells[key]}\n{cell(row)}" if cells[key] else cell(row)
+        table.append(cells)
+    return pl.DataFrame(table)
 
 
 def _column(value: Any, across: str) -> str:
@@ -115,12 +117,12 @@ def write_comparison(folder: Path) -> Path:
 def _blocks(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[tuple[str, Html]]:
     yield "summary", section("summary", "What was run", *_summary(comparison, card))
     for metric, title in TITLES.items():
-        shown = [element("h3", m.title) if len(matrix(comparison, metric)) > 1 else None for m in ()]
+        shown: list[Html] = []
         for made in matrix(comparison, metric):
             shown += [element("h3", made.title), _drawn(made)]
         error = element("p", "Standard error of the published number: ", STANDARD_ERRORS[metric], ".", class_="quiet")
         short = metric.replace("_", "-")
-        yield short, section(short, title, error, *(one for one in shown if one is not None))
+        yield short, section(short, title, error, *shown)
     yield "switches", section("switches", "Switches", _switches(card["settings"]))
     yield (
         "numbers",

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import soundfile
 
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.inspect import clip_name
 from otoscope.corpus.listing import Progress
-from otoscope.corpus.splits import Splits, rank
+from otoscope.corpus.splits import Splits, assign_splits, rank
 from otoscope.corpus.table import Corpus
 from otoscope.corpus.vocalset import ENDINGS, VocalSetCorpus
 from otoscope.errors import SplitError
@@ -26,13 +27,26 @@ VALID_SHARE = 0.2
 LABEL = "technique"
 
 
+def glance(root: Path, settings: Settings) -> Corpus:
+    """Return what `read_vocalset` would, by names and headers alone: nothing is decoded, digests are empty."""
+    listing = VocalSetCorpus(root=root, vowels=ENDINGS).listing(root)
+    seconds, rates = zip(*(_header(listing.root / path) for path in listing.clips["path"]), strict=True)
+    known = {"duration_s": pl.Series(seconds, dtype=pl.Float64), "rate_hz": pl.Series(rates, dtype=pl.Int64)}
+    clips = listing.clips.with_columns(**known, clip_id=pl.col("path"), digest=pl.lit(""), start_s=pl.lit(0.0))
+    clips = assign_splits(clips.filter(pl.col("rate_hz") > 0), Splits())
+    return _filtered(Corpus(listing.name, listing.root, clips, listing.set_aside), settings)
+
+
 def read_vocalset(root: Path, settings: Settings, *, cache: Path, on_progress: Progress | None = None) -> Corpus:
     """Return VocalSet as the study filters it: ten techniques, and names that end in a vowel, c, f or spoken.
 
     Test are the five published singers. Raises what `build_corpus` raises.
     """
     spec = VocalSetCorpus(root=root, vowels=ENDINGS)
-    corpus = build_corpus(spec, Splits(), cache=cache, on_progress=on_progress)
+    return _filtered(build_corpus(spec, Splits(), cache=cache, on_progress=on_progress), settings)
+
+
+def _filtered(corpus: Corpus, settings: Settings) -> Corpus:
     named = pl.col("path").map_elements(_says_vibrado, return_dtype=pl.Boolean)
     if settings.vibrado == "drop":
         corpus = replace(corpus, clips=corpus.clips.filter(~named))
@@ -59,11 +73,12 @@ def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
             f"{train.height} training files of {len(ranked)} {by}s cannot be shared out between train and valid; "
             "add recordings of training singers"
         )
-    return found | dict.fromkeys(corpus.clips.filter(pl.col("split") == "test")["path"], "test")
+    found.update((path, "test") for path in corpus.clips.filter(pl.col("split") == "test")["path"])
+    return found
 
 
 def takes(corpus: Corpus, settings: Settings) -> pl.DataFrame:
-    """Return what is heard of each file: `take, crop, path` and the columns of `Corpus.clips`.
+    """Return what is heard of each file: the columns of `Corpus.clips`, and `take, crop, file_s`.
 
     Training files in `crops` random crops of 5 s, validation and test files in their first 5 s, test files
     whole as well. A file of 5 s or less has one crop, which stands for all.
@@ -75,10 +90,21 @@ def takes(corpus: Corpus, settings: Settings) -> pl.DataFrame:
         for crop, start_s in enumerate(_starts(clip["path"], clip["duration_s"], take, settings)):
             length_s = min(CROP_S, clip["duration_s"] - start_s)
             cut = {"start_s": start_s, "duration_s": length_s, "clip_id": clip_name(clip["path"], start_s, length_s)}
-            rows.append({**clip, **cut, "take": take, "crop": crop})
+            rows.append({**clip, **cut, "take": take, "crop": crop, "file_s": clip["duration_s"]})
         if take == "test":
-            rows.append({**clip, "take": "whole", "crop": 0})
-    return pl.DataFrame(rows, schema={**corpus.clips.schema, "take": pl.String(), "crop": pl.Int64()})
+            rows.append({**clip, "take": "whole", "crop": 0, "file_s": clip["duration_s"]})
+    return pl.DataFrame(
+        rows, schema={**corpus.clips.schema, "take": pl.String(), "crop": pl.Int64(), "file_s": pl.Float64()}
+    )
+
+
+def _header(path: Path) -> tuple[float, int]:
+    """Return length and rate as the header has them, zeros where there is none to read."""
+    try:
+        found = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError):
+        return 0.0, 0
+    return found.duration, found.samplerate
 
 
 def _says_vibrado(path: str) -> bool:

@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ class Heard:
         """The model's name."""
         return self.inner.name
 
-    @cached_property
+    @property
     def revision(self) -> str:
         """The model's revision, and how it is made to hear."""
         heard = [f"padded to {self.pad_s:g} s"] if self.pad_s else []

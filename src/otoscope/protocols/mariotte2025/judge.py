@@ -124,8 +124,9 @@ def complete(
     factors: Float[np.ndarray, "rows factors"],
 ) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " factors"]]:
     """Return the factors that have any value, and the rows that have all of these."""
-    columns = ~np.isnan(factors).all(axis=0)
-    return ~np.isnan(factors[:, columns]).any(axis=1), columns
+    missing = np.isnan(factors)
+    columns = np.logical_not(missing.all(axis=0))
+    return np.logical_not(missing[:, columns].any(axis=1)), columns
 
 
 def _averaged(metric: str, found: Top, about: Record) -> Iterator[Record]:

@@ -59,13 +59,17 @@ def standard_error(metric: str, value: float, how: str) -> float:
     >>> round(standard_error("probe_accuracy", 0.75, "printed"), 4)
     0.0217
     """
-    sampling = {
-        "probe_accuracy": lambda p: math.sqrt(p * (1 - p) / TEST_CLIPS),
-        "mse": lambda _: 0.0,
-        "top_r2_in_sample": lambda r2: 2 * math.sqrt(max(r2, 0)) * (1 - r2) / math.sqrt(TEST_CLIPS),
-        "top_completeness": lambda _: COMPLETENESS_DEVIATION / math.sqrt(TOP_FACTORS),
-        "category_count": lambda n: math.sqrt(n * (1 - n / TOP_FACTORS)),
-    }[metric](value)
+    match metric:
+        case "probe_accuracy":
+            sampling = math.sqrt(value * (1 - value) / TEST_CLIPS)
+        case "top_r2_in_sample":
+            sampling = 2 * math.sqrt(max(value, 0)) * (1 - value) / math.sqrt(TEST_CLIPS)
+        case "top_completeness":
+            sampling = COMPLETENESS_DEVIATION / math.sqrt(TOP_FACTORS)
+        case "category_count":
+            sampling = math.sqrt(value * (1 - value / TOP_FACTORS))
+        case _:
+            sampling = 0.0
     reading = MSE_READING * value if metric == "mse" else READING[metric]
     return math.hypot(sampling, reading if how == "figure" else 0.0)
 
@@ -133,9 +137,10 @@ def _two_of_one_label(rows: pl.DataFrame) -> pl.DataFrame:
         & (pl.col("sparsity") == sparsity)
     ).fill_null(False)
     twice = rows.filter(here).sort("here", descending=True)
-    if twice.height != len(TWO):
-        return rows
-    return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", TWO))])
+    if twice.height == 1:
+        # the slip put right: one run stands beside both
+        twice = pl.concat([twice, twice])
+    return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", TWO[: twice.height]))])
 
 
 TWO = ["technique (higher of two)", "technique (lower of two)"]
