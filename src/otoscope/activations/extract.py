@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from otoscope.activations.ahead import ahead
 from otoscope.activations.commit import begin, finish, sole_writer
 from otoscope.activations.layout import MANIFEST, identity, locate, shard_card_path
+from otoscope.activations.memory import kept
 from otoscope.activations.pieces import Cutter, encode_pieces
 from otoscope.activations.plan import Batch, Clip, Sharding, batches, in_order, shards
 from otoscope.activations.progress import Progress, Tally
@@ -87,7 +88,8 @@ def extract(
         yield tally.progress(shard=0, clips_new=tally.clips)
         if missing or not locate(folder, MANIFEST).is_file():
             locate(folder, MANIFEST).unlink(missing_ok=True)
-            yield from run.write([batch for shard in missing for batch in run.batches(shard, plan[shard])], tally)
+            with kept():
+                yield from run.write([batch for shard in missing for batch in run.batches(shard, plan[shard])], tally)
             finish(folder, card, (read_json(locate(folder, shard_card_path(shard))) for shard in range(len(plan))))
 
 

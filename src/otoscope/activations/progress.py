@@ -41,6 +41,19 @@ class Progress(NamedTuple):
         """Seconds of sound a second in this run."""
         return (self.sound_s - self.skipped_s) / self.elapsed_s if self.elapsed_s else 0.0
 
+    @property
+    def utilisation(self) -> float:
+        """Share of this run's time in which the encoder worked."""
+        return self.encode_s / self.elapsed_s if self.elapsed_s else 0.0
+
+    def spent(self) -> str:
+        """Say in a line where the time of this run went."""
+        waited, wrote = (part_s / self.elapsed_s if self.elapsed_s else 0.0 for part_s in (self.wait_s, self.write_s))
+        return (
+            f"{self.times_real_time:.1f} times real time; the encoder worked {self.utilisation:.0%} of the time, "
+            f"waited for sound {waited:.0%}, wrote {wrote:.0%}"
+        )
+
 
 Part = Literal["encode", "wait", "write"]
 Item = TypeVar("Item")

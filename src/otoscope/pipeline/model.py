@@ -16,7 +16,10 @@ class Model:
         """Load the model; raise `EncoderError` when it cannot be used, `UnknownLayer` when it lacks a wanted layer."""
         if self._loaded is None:
             config = self._config
-            self._loaded = load_encoder(config.model, revision=config.revision, context=config.extract.context)
+            settings = config.extract
+            self._loaded = load_encoder(
+                config.model, revision=config.revision, context=settings.context, precision=settings.precision
+            )
             check_layers(wanted_layers(config, self._loaded), self._loaded.layers, self._loaded.name)
         return self._loaded
 

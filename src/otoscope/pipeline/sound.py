@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from otoscope.activations.extract import extract as extract_activations
+from otoscope.activations.plan import Sharding
+from otoscope.activations.progress import Progress
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.corpus.audit import class_support, shared_recordings
@@ -151,6 +153,14 @@ def extract(run: Context) -> None:
             write_store()
         store = ActivationStore.open(folder.activations)
         watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        if ended and ended[-1].clips > ended[-1].skipped_clips:
+            done = ended[-1]
+            folder.log(
+                "extracted", times_real_time=round(done.times_real_time, 2), utilisation=round(done.utilisation, 3)
+            )
+            watch.say(f"  {done.spent()}")
+
+    ended: list[Progress] = []
 
     def write_store() -> None:
         with task(watch, f"extracting {count(len(layers), 'layer')}", found.clips.height, "clips"):
@@ -160,10 +170,12 @@ def extract(run: Context) -> None:
                 folder.activations,
                 layers=layers,
                 dtype=config.extract.dtype,
+                sharding=Sharding(window_s=config.extract.window_s, overlap_s=config.extract.overlap_s),
                 strict=run.strict,
                 max_set_aside=config.max_set_aside,
             ):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
+                ended[:] = [progress]
 
     run_stage(
         folder,
