@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums, resample_counts
 
 # what is summed over the rows of a group, in this order
 ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
@@ -98,6 +98,12 @@ class ReconstructionMeter:
             rows=rows,
             groups=len(sums),
         )
+
+    def draws(self, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, " resamples"]:
+        """Return explained variance under the bootstrap of `result`: the same draws of groups for the same seed."""
+        sums = np.stack([self._sums[name] for name in sorted(self._sums)])
+        counts = resample_counts(len(sums), resamples=resamples, seed=seed)
+        return self._figures(counts @ sums)[:, 0]
 
     def _figures(self, sums: Float[np.ndarray, "resamples 5"]) -> Float[np.ndarray, "resamples 4"]:
         spread, n = sums[:, SPREAD], sums[:, ROWS]

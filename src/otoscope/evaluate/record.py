@@ -78,6 +78,7 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "sparsity_knee": ("fraction", True),
     "task_balanced_accuracy": ("fraction", True),
     "task_r2": ("fraction", True),
+    "mean_factor_r2": ("fraction", True),
 }
 """Fixed metric identifiers, each with its unit and whether higher is better (None: neither)."""
 
