@@ -1,83 +1,152 @@
-"""What only shows once all representations are measured: structure, curves, seeds, layers, limits."""
+"""What only shows once all representations are measured: structure, seeds, layers, limits."""
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from otoscope.artifacts import fingerprint
+from otoscope.evaluate.groups import resample_counts
 from otoscope.evaluate.record import Record
+from otoscope.evaluate.ridge import r2_of
 from otoscope.evaluate.robust import effective_rank
+from otoscope.pipeline.codes import code_features
 from otoscope.pipeline.grid import Member
-from otoscope.pipeline.parts import Made, Part, arrays_of
+from otoscope.pipeline.parts import Arrays, Made, Part, arrays_of
 from otoscope.pipeline.strict.frame import Frame, dictionary_columns
 from otoscope.protocols import strict
+from otoscope.protocols.strict.curves import factor_curve
 from otoscope.protocols.strict.factors import counted
+from otoscope.protocols.strict.layers import layers_of
+from otoscope.protocols.strict.limits import Level, limits_of
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.names import CODES, DENSE
-from otoscope.protocols.strict.reading import well_read
-from otoscope.protocols.strict.structure import Common, common_factors, mean_curve, structure
+from otoscope.protocols.strict.reading import predicted_share
+from otoscope.protocols.strict.seeds import repeated
+from otoscope.protocols.strict.structure import Common, common_factors, mean_r2, structure
+from otoscope.protocols.strict.tasks import score_of
+from otoscope.sae.checkpoint import load_sae
+
+SEEDS = f"{strict.NAME}/seeds"
+"""The part that holds, for each latent, in how many other seeds it was found."""
 
 
-def compare(
-    frame: Frame,
-    dense: dict[int, Part],
-    layer: int,
-    seeds: list[Member],
-    of_seeds: list[Part],
-    baselines: dict[str, Part],
-    limits: dict[Member, Part],
-) -> list[Part]:
-    """Return the parts that put representations side by side."""
-    if not frame.asked.names:
-        return []
-    rests_on = [part.inputs for part in (dense[layer], *of_seeds, *baselines.values())]
+@dataclass(frozen=True)
+class Comparison:
+    """Parts that were measured, by what they are of."""
 
-    def sides() -> Made:
-        folder = frame.run.folder.parts
-        main = Measured.of(arrays_of(folder, dense[layer]))
-        codes = [Measured.of(arrays_of(folder, part)) for part in of_seeds]
-        others = {name: Measured.of(arrays_of(folder, part)) for name, part in baselines.items()}
-        common = _common(frame, main, codes)
-        null = others.get("permuted")
-        records = list(counted(frame.asked, frame.about(DENSE, layer)))
-        for found, about in (
-            (main, frame.about(DENSE, layer)),
-            *(
-                (m, replace(frame.about(CODES, layer), **dictionary_columns(s)))
-                for m, s in zip(codes, seeds, strict=True)
-            ),
-            *((others[name], replace(frame.about(name, layer), pooling=frame.pooling)) for name in others),
-        ):
-            records += structure(found, common, about, null=null if about.representation == CODES else None)
-            records += _shares(found, frame, about)
-            records += _curves(found, common, frame, about)
+    frame: Frame
+    layer: int
+    dense: Mapping[int, Part]
+    seeds: Mapping[Member, Part]
+    baselines: Mapping[str, Part]
+    limits: Mapping[Member, Part]
+
+    def parts(self) -> list[Part]:
+        """Return the parts that put the others side by side."""
+        found = [self._part(SEEDS, list(self.seeds.values()), self._repeated)]
+        if self.frame.asked.names:
+            beside = [self.dense[self.layer], *self.seeds.values(), *self.baselines.values()]
+            found.append(self._part(f"{strict.NAME}/structure", beside, self._structure))
+            found.append(self._part(f"{strict.NAME}/layers", list(self.dense.values()), self._layers))
+        if self.limits:
+            beside = [self.dense[self.layer], *self.seeds.values(), *self.limits.values()]
+            found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
+        return found
+
+    def _part(self, name: str, beside: list[Part], make: Callable[[], Made]) -> Part:
+        inputs = [part.inputs for part in beside]
+        return Part(name, fingerprint(self.frame.shared, self.frame.settings.min_r2, self.layer, inputs), make)
+
+    def _kept(self, part: Part) -> Arrays:
+        return arrays_of(self.frame.run.folder.parts, part)
+
+    @cached_property
+    def _common(self) -> Common:
+        """The factors that dense activations and every seed's codes predict."""
+        frame, asked = self.frame, self.frame.asked
+        if not asked.names:
+            return Common(np.zeros(0, dtype=bool), (), 0.0)
+        codes = [Measured.of(self._kept(part)) for part in self.seeds.values()]
+        dense = Measured.of(self._kept(self.dense[self.layer]))
+        mask = common_factors(dense, codes, min_r2=frame.settings.min_r2)
+        rank = effective_rank(asked.values[asked.split == "train"][:, mask]) if mask.any() else 0.0
+        return Common(mask, asked.names, rank)
+
+    def _about(self, member: Member) -> Record:
+        return replace(self.frame.about(CODES, member.layer), **dictionary_columns(member))
+
+    def _structure(self) -> Made:
+        frame, common = self.frame, self._common
+        null = Measured.of(self._kept(self.baselines["permuted"])) if "permuted" in self.baselines else None
+        records = list(counted(frame.asked, frame.about(DENSE, self.layer)))
+        for part, about in self._sides():
+            found = Measured.of(self._kept(part))
+            floor = null if about.representation == CODES else None
+            records += structure(found, common, about, null=floor)
+            records += predicted_share(found.reading, frame.settings.min_r2, about)
+            records += mean_r2(found, common, about, null=null, resamples=frame.resamples)
+            records += factor_curve(found, common, frame.settings, about)
         return Made(records, {"common": common.mask})
 
-    inputs = fingerprint(frame.shared, rests_on, frame.settings.min_r2)
-    return [Part(f"{strict.NAME}/structure", inputs, sides)]
+    def _sides(self) -> Iterator[tuple[Part, Record]]:
+        yield self.dense[self.layer], self.frame.about(DENSE, self.layer)
+        for member, part in self.seeds.items():
+            yield part, self._about(member)
+        for name, part in self.baselines.items():
+            yield part, self.frame.about(name, self.layer, pooling=self.frame.pooling)
 
+    def _repeated(self) -> Made:
+        frame, members = self.frame, list(self.seeds)
+        store = frame.material.store
+        saes = [load_sae(frame.run.folder.saes / member.sae_id).sae for member in members]
+        codes = [
+            code_features(store, sae, member, store.clip_ids).units for sae, member in zip(saes, members, strict=True)
+        ]
+        atoms = [sae.decoder.detach().numpy() for sae in saes]
+        found = repeated(atoms, codes, groups=frame.material.clips.groups, about=self._about(members[0]))
+        return Made(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
 
-def _common(frame: Frame, dense: Measured, codes: list[Measured]) -> Common:
-    mask = common_factors(dense, codes, min_r2=frame.settings.min_r2)
-    train = frame.asked.split == "train"
-    rank = effective_rank(frame.asked.values[train][:, mask]) if mask.any() else 0.0
-    return Common(mask, frame.asked.names, rank)
+    def _layers(self) -> Made:
+        found = {layer: Measured.of(self._kept(part)) for layer, part in self.dense.items()}
+        frame = self.frame
+        about = frame.about(DENSE, self.layer)
+        return Made(list(layers_of(found, frame.asked, about, resamples=frame.resamples)))
 
+    def _limits(self) -> Made:
+        records: list[Record] = []
+        for preset in dict.fromkeys(member.preset for member in self.limits):
+            found = {member: part for member, part in self.limits.items() if member.preset == preset}
+            by_quantity: dict[str, dict[float, Level]] = {}
+            for member, part in found.items():
+                kept = self._kept(part)
+                for quantity, level in self._levels(kept).items():
+                    by_quantity.setdefault(quantity, {})[member.sparsity] = level
+                if self.frame.asked.names and member not in self.seeds:
+                    measured = Measured.of(kept)
+                    records += mean_r2(
+                        measured, self._common, self._about(member), null=None, resamples=self.frame.resamples
+                    )
+            first = next(iter(found))
+            about = replace(self._about(first), k=None, sparsity=float("nan"), sae_id="")
+            for quantity, levels in by_quantity.items():
+                records += limits_of(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
+        return Made(records)
 
-def _shares(found: Measured, frame: Frame, about: Record) -> list[Record]:
-    """Say what share of all factors asked is predicted well."""
-    read = well_read(found.reading, frame.settings.min_r2)
-    by_null = well_read(found.reading._replace(r2=found.reading.null_high), frame.settings.min_r2)
-    groups = int(found.reading.groups.max(initial=0))
-    whole = replace(about, metric="predicted_share", n=len(read), groups=groups)
-    return [replace(whole, value=float(read.mean()), null_mean=float(by_null.mean()))]
-
-
-def _curves(found: Measured, common: Common, frame: Frame, about: Record) -> list[Record]:
-    real, null = mean_curve(found.curve, common), mean_curve(found.curve_null, common)
-    groups = int(found.reading.groups.max(initial=0))
-    return [
-        replace(
-            about, metric="sparse_r2", k=size, value=point.value, low=point.low, high=point.high,
-            null_mean=floor.value, n=int(common.mask.sum()), groups=groups,
-        )
-        for size, point, floor in zip(frame.settings.sizes, real, null, strict=True)
-    ]  # fmt: skip
+    def _levels(self, kept: Arrays) -> dict[str, Level]:
+        """Return what one dictionary reaches: rebuilt variance, mean R2 of the common factors, the first task."""
+        found = {"explained variance": Level(float(kept["rebuilt.value"][0]), kept["rebuilt.draws"])}
+        resamples = self.frame.resamples
+        if self.frame.asked.names and self._common.mask.any():
+            squares = kept["squares"][:, self._common.mask]
+            value = np.maximum(r2_of(squares.sum(axis=0)), 0).mean()
+            counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
+            drawn = np.maximum(np.nan_to_num(r2_of(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
+            found["factors"] = Level(float(value), drawn)
+        if self.frame.tasks:
+            kind, sums = self.frame.tasks[0].kind, kept["task.0"]
+            counts = resample_counts(len(sums), resamples=resamples, seed=0).astype(np.float64)
+            drawn = score_of(kind, np.tensordot(counts, sums, axes=1))
+            found["task"] = Level(float(score_of(kind, sums.sum(axis=0)[None])[0]), drawn)
+        return found

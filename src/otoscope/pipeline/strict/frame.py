@@ -1,11 +1,12 @@
 """What every part of the protocol is given, and the names of its parts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
@@ -16,8 +17,10 @@ from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part
 from otoscope.pipeline.strict.units import Units
 from otoscope.protocols import strict
+from otoscope.protocols.strict.curves import label_curves
 from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
 from otoscope.protocols.strict.measure import measure
+from otoscope.protocols.strict.reading import factor_records
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.protocols.strict.tasks import Repetitions, Task, ask, tasks_of
 
@@ -26,6 +29,14 @@ FORMAT = 1
 
 NOT_MEASURED = {"layer", "sparsity", "seeds", "baselines", "min_r2", "limit_sparsities", "limit_presets"}
 """Settings that change which representations are measured, or what is made of it, but not a measurement."""
+
+
+class Brought(NamedTuple):
+    """A representation with records and arrays that came up as it was made."""
+
+    units: Units
+    records: list[Record]
+    arrays: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -78,46 +89,33 @@ class Frame:
         name: str,
         about: Record,
         identity: object,
-        units: Callable[[], Units | tuple[Units, list[Record]]],
+        units: Callable[[], Units | Brought],
     ) -> Part:
         """Return the part that measures one representation; `units` may bring records of its own."""
 
         def make() -> Made:
             made = units()
-            matrix, records = made if isinstance(made, tuple) else (made, [])
-            return self._measured(matrix, about, records)
+            brought = made if isinstance(made, Brought) else Brought(made, [], {})
+            return self._measured(brought, about)
 
         return Part(f"{strict.NAME}/{name}", fingerprint(self.shared, identity), make)
 
-    def _measured(self, units: Units, about: Record, records: list[Record]) -> Made:
+    def _measured(self, brought: Brought, about: Record) -> Made:
         settings, asked = self.settings, self.asked
         repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
-        for task in self.tasks:
-            records += ask(task, units, split=asked.split, groups=asked.groups, repeat=repeat, about=about)
-        if not asked.names:
-            return Made(records, {"tasks": _held_tasks(records)})
-        found = measure(units, asked, settings, resamples=self.resamples)
-        reading = found.reading
-        fitted = asked.split != "test"
-        for j, name in enumerate(asked.names):
-            shared = replace(about, metric="factor_r2", target=name)
-            records.append(
-                replace(
-                    shared,
-                    value=float(reading.r2[j]),
-                    low=float(reading.low[j]),
-                    high=float(reading.high[j]),
-                    null_mean=float(reading.null_mean[j]),
-                    null_high=float(reading.null_high[j]),
-                    n=int(reading.n[j]),
-                    groups=int(reading.groups[j]),
-                )
-            )
-            known = fitted & ~np.isnan(asked.values[:, j])
-            n_groups = len(np.unique(asked.groups[known]))
-            held = float(reading.held_r2[j])
-            records.append(replace(shared, split="valid", value=held, n=int(known.sum()), groups=n_groups))
-        return Made(records, {**found.arrays(), "tasks": _held_tasks(records)})
+        units, records, arrays = brought.units, list(brought.records), dict(brought.arrays)
+        held: list[float] = []
+        for number, task in enumerate(self.tasks):
+            answer = ask(task, units, split=asked.split, groups=asked.groups, repeat=repeat, about=about)
+            records += answer.records
+            arrays[f"task.{number}"] = answer.sums
+            held.append(answer.records[-1].value)
+        records += label_curves(units, asked, settings, about, resamples=self.resamples)
+        if asked.names:
+            found = measure(units, asked, settings, resamples=self.resamples)
+            records += factor_records(found.reading, asked, about)
+            arrays |= found.arrays()
+        return Made(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
 
 
 def dictionary_columns(member: Member) -> dict[str, Any]:
@@ -130,8 +128,3 @@ def dictionary_columns(member: Member) -> dict[str, Any]:
         "seed": member.seed,
         "pooling": member.pooling,
     }
-
-
-def _held_tasks(records: list[Record]) -> np.ndarray:
-    scores = [r.value for r in records if r.split == "valid" and r.metric.startswith("task_")]
-    return np.asarray(scores, dtype=np.float64)

@@ -13,7 +13,7 @@ from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Part, arrays_of, bring, rows_of
 from otoscope.pipeline.strict import extra
-from otoscope.pipeline.strict.comparison import compare
+from otoscope.pipeline.strict.comparison import Comparison
 from otoscope.pipeline.strict.frame import FORMAT, Frame
 from otoscope.pipeline.strict.plan import say_plan
 from otoscope.pipeline.strict.representations import (
@@ -77,19 +77,19 @@ class Course:
         frozen = replace(chosen, preset="frozen_decoder")
         trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in frame.settings.baselines else [])]
         extra.train(frame, frame.material.store, list(dict.fromkeys(trained)))
-        of_seeds = [codes_part(frame, member) for member in seeds]
-        of_limits = [codes_part(frame, member) for member in limits]
+        of_seeds = {member: codes_part(frame, member) for member in seeds}
+        of_limits = {member: codes_part(frame, member) for member in limits}
         baselines = self._baselines(chosen, frozen)
-        self._bring([*of_seeds, *baselines.values(), *of_limits], "measuring representations")
-        comparison = compare(frame, dense, layer, seeds, of_seeds, baselines, dict(zip(limits, of_limits, strict=True)))
-        self._bring(comparison, "comparing")
+        self._bring([*of_seeds.values(), *baselines.values(), *of_limits.values()], "measuring representations")
+        comparison = Comparison(frame, layer, dense, of_seeds, baselines, of_limits)
+        self._bring(comparison.parts(), "comparing", unit="comparisons")
 
-    def _bring(self, parts: Sequence[Part], title: str) -> None:
+    def _bring(self, parts: Sequence[Part], title: str, unit: str = "representations") -> None:
         """Make parts, each once: the codes of a limit may be the codes of the grid."""
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
-        bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit="representations")
+        bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit=unit)
         self.parts += fresh
 
     def _grid(self) -> list[Member]:

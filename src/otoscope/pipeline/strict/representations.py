@@ -15,7 +15,7 @@ from otoscope.factors.logmel import logmel_table
 from otoscope.pipeline.codes import code_features, train_mean
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Part
-from otoscope.pipeline.strict.frame import Frame, dictionary_columns
+from otoscope.pipeline.strict.frame import Brought, Frame, dictionary_columns
 from otoscope.pipeline.strict.units import FITTED_ROWS, Units, fitted_units, made_of_codes
 from otoscope.protocols import held_out
 from otoscope.protocols.strict.names import CODES, DENSE
@@ -36,14 +36,17 @@ def codes_part(
     home = frame.run.folder.saes / member.sae_id
     about = replace(frame.about(representation, member.layer), **dictionary_columns(member))
 
-    def units() -> tuple[Units, list[Record]]:
+    def units() -> Brought:
         clips, records = frame.material.clips, list[Record]()
         mean = train_mean(store, member.layer, member.pooling, clips)
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
         made = code_features(store, load_sae(home).sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
             records += held_out.rebuilt(meters[split].result(resamples=frame.resamples), split, about)
-        return made.units, records
+        test = meters["test"]
+        value = np.asarray([test.result(resamples=frame.resamples).explained_variance.value])
+        arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=frame.resamples)}
+        return Brought(made.units, records, arrays)
 
     return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units)
 

@@ -1,11 +1,14 @@
 """How well each factor is read from a representation, on groups that nothing was fitted on or chosen by."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otoscope.evaluate.lasso import LassoSettings, fit_factors
+from otoscope.evaluate.record import Record
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.settings import StrictSettings
 
@@ -51,3 +54,47 @@ def well_read(reading: Reading, min_r2: float) -> Bool[np.ndarray, " factors"]:
     """Say which factors are predicted well: held-out R2 above a threshold and above its null's 95 % point."""
     above = np.isnan(reading.null_high) | (reading.r2 > reading.null_high)
     return (reading.r2 >= min_r2) & above
+
+
+def factor_records(reading: Reading, asked: Asked, about: Record) -> Iterator[Record]:
+    """Yield each factor's R2 on test groups, with interval and null, and on fitted groups that were left out."""
+    fitted = asked.split != "test"
+    for j, name in enumerate(asked.names):
+        shared = replace(about, metric="factor_r2", target=name)
+        yield replace(
+            shared,
+            value=float(reading.r2[j]),
+            low=float(reading.low[j]),
+            high=float(reading.high[j]),
+            null_mean=float(reading.null_mean[j]),
+            null_high=float(reading.null_high[j]),
+            n=int(reading.n[j]),
+            groups=int(reading.groups[j]),
+        )
+        known = fitted & ~np.isnan(asked.values[:, j])
+        n_groups = len(np.unique(asked.groups[known]))
+        yield replace(shared, split="valid", value=float(reading.held_r2[j]), n=int(known.sum()), groups=n_groups)
+
+
+def predicted_share(reading: Reading, min_r2: float, about: Record) -> Iterator[Record]:
+    """Yield the share of all factors asked that is predicted well.
+
+    The interval counts factors by the ends of their own intervals, the null those whose permuted
+    targets are predicted as well as that.
+    """
+    n_groups = int(reading.groups.max(initial=0))
+
+    def share(r2: Float[np.ndarray, " factors"]) -> float:
+        return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2).mean())
+
+    yield replace(
+        about,
+        metric="predicted_share",
+        value=share(reading.r2),
+        low=share(reading.low) if n_groups > 1 else float("nan"),
+        high=share(reading.high) if n_groups > 1 else float("nan"),
+        null_mean=float((reading.null_mean >= min_r2).mean()),
+        null_high=float((reading.null_high >= min_r2).mean()),
+        n=len(reading.r2),
+        groups=n_groups,
+    )

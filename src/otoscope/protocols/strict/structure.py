@@ -10,18 +10,20 @@ wrong clips.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 
 from otoscope.evaluate.dci import relative_size
 from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.groups import Interval
+from otoscope.evaluate.groups import Interval, bootstrap_sums
 from otoscope.evaluate.infomec import infomec
 from otoscope.evaluate.mig import information_gap, mean_of_known
 from otoscope.evaluate.modularity import modularity
 from otoscope.evaluate.record import Record
+from otoscope.evaluate.ridge import r2_of
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.reading import well_read
 
@@ -83,6 +85,36 @@ def jackknife(statistic: Callable[[Mask], float], common: Common) -> Interval:
     variance = (len(known) - 1) / len(known) * ((known - known.mean()) ** 2).sum() * widened
     error = 1.96 * math.sqrt(float(variance))
     return Interval(value, value - error, value + error)
+
+
+def mean_r2(
+    measured: Measured, common: Common, about: Record, *, null: Measured | None, resamples: int
+) -> Iterator[Record]:
+    """Yield the mean R2 of the common factors from a linear map, each at least 0, with its interval over groups."""
+    if not common.mask.any():
+        return
+    value, low, high = _mean_r2(measured, common.mask, resamples)
+    floor = _mean_r2(null, common.mask, resamples) if null is not None else (math.nan, math.nan, math.nan)
+    yield replace(
+        about,
+        metric="mean_factor_r2",
+        value=value,
+        low=low,
+        high=high,
+        null_mean=floor[0],
+        null_high=floor[2],
+        n=int(common.mask.sum()),
+        groups=len(measured.squares),
+    )
+
+
+def _mean_r2(measured: Measured, mask: Mask, resamples: int) -> tuple[float, float, float]:
+    def mean(sums: NDArray[Any]) -> NDArray[Any]:
+        return np.maximum(np.nan_to_num(r2_of(sums)), 0).mean(axis=-1)
+
+    found = bootstrap_sums(measured.squares[:, mask], mean, resamples=resamples)
+    value, low, high = (float(x) for x in found)
+    return value, low, high
 
 
 def mean_curve(values: Float[np.ndarray, "factors sizes"], common: Common) -> list[Interval]:

@@ -8,7 +8,7 @@ for all others when their group is left out; the largest such output names the o
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +41,13 @@ class Task:
     outputs: Float[np.ndarray, "clips outputs"]
     known: Bool[np.ndarray, " clips"]
     classes: tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """The records of one task, and by test group the sums that its score is made of."""
+
+    records: list[Record]
+    sums: Float[np.ndarray, "groups outputs figures"]
 
 
 class Repetitions(NamedTuple):
@@ -113,8 +120,8 @@ def ask(
     groups: Shaped[np.ndarray, " clips"],
     repeat: Repetitions,
     about: Record,
-) -> Iterator[Record]:
-    """Yield the task's score on test groups with interval and null, and on the groups left out of the fits."""
+) -> Answer:
+    """Return the task's score on test groups with interval and null, and on the groups left out of the fits."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     rng = np.random.default_rng(repeat.seed)
     orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(repeat.permutations))]
@@ -128,11 +135,11 @@ def ask(
     truth = task.outputs[test]
     told = [_sums(task.kind, found.held[i], found.others[i], wanted[order], truth) for i, order in enumerate(orders)]
     sums = group_sums(told[0], groups[test])
-    value, low, high = bootstrap_sums(sums, lambda s: _score(task.kind, s), resamples=repeat.resamples)
-    null = np.asarray([_score(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
+    value, low, high = bootstrap_sums(sums, lambda s: score_of(task.kind, s), resamples=repeat.resamples)
+    null = np.asarray([score_of(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
     null_mean, null_high = null_summary(null)
     shared = replace(about, metric=METRIC_OF[task.kind], target=task.name)
-    yield replace(
+    on_test = replace(
         shared,
         split="test",
         value=float(value),
@@ -145,8 +152,8 @@ def ask(
     )
     held = _sums(task.kind, found.held[0], found.held[0], wanted, wanted).sum(axis=0)
     of_groups = len(np.unique(groups[fitted]))
-    score = float(_score(task.kind, held[None])[0])
-    yield replace(shared, split="valid", value=score, n=len(fitted), groups=of_groups)
+    score = float(score_of(task.kind, held[None])[0])
+    return Answer([on_test, replace(shared, split="valid", value=score, n=len(fitted), groups=of_groups)], sums)
 
 
 def _sums(
@@ -167,7 +174,7 @@ def _sums(
     return np.stack([says * truth, truth, ~says * (1 - truth), 1 - truth], axis=-1)
 
 
-def _score(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
+def score_of(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
     """Return R2, mean recall over classes, or balanced accuracy averaged over labels."""
     if kind == "continuous":
         error, spread = sums[:, 0, 0], sums[:, 0, 1]

@@ -1,0 +1,65 @@
+"""In which layers each category of factors can be read, and the study's claim about their order."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from otoscope.evaluate.emergence import compare_order, emergence
+from otoscope.evaluate.record import Record
+from otoscope.protocols.strict.factors import Asked
+from otoscope.protocols.strict.measure import Measured
+
+CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
+"""Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
+
+
+def layers_of(found: Mapping[int, Measured], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
+    """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
+
+    R2 is that of a ridge regression, at least 0, averaged over the category's factors, so that a large
+    category does not look better; intervals draw groups and factors. The null is the mean of what
+    permuted factors reach at most.
+    """
+    layers = sorted(found)
+    squares = np.stack([found[layer].squares for layer in layers])
+    groups = squares.shape[1]
+    scored = emergence(squares, asked.categories, layers=layers, resamples=resamples)
+    for category in scored:
+        members = np.asarray([kind == category.category for kind in asked.categories])
+        shared = replace(about, target=category.category, n=category.factors, groups=groups)
+        for i, layer in enumerate(layers):
+            floor = found[layer].reading.null_high[members]
+            yield replace(
+                shared,
+                metric="category_r2",
+                layer=layer,
+                value=float(category.r2[i]),
+                low=float(category.low[i]),
+                high=float(category.high[i]),
+                null_mean=_mean_of_known(np.maximum(found[layer].reading.null_mean[members], 0)),
+                null_high=_mean_of_known(np.maximum(floor, 0)),
+            )
+        for metric in ("earliest", "centre"):
+            at = getattr(category, metric)
+            yield replace(shared, metric=f"{metric}_layer", value=at.value, low=at.low, high=at.high)
+    for first, then in CLAIMS:
+        if len(layers) > 1 and {first, then} <= set(asked.categories):
+            lead = compare_order(squares, asked.categories, first=first, then=then, layers=layers, resamples=resamples)
+            yield replace(
+                about,
+                metric="layer_lead",
+                target=f"{first} before {then}",
+                value=lead.value,
+                low=lead.low,
+                high=lead.high,
+                null_mean=lead.null_mean,
+                null_high=lead.null_high,
+                n=sum(kind in (first, then) for kind in asked.categories),
+                groups=groups,
+            )
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,94 @@
+"""What comes back when a dictionary is trained again: atoms, latents, and which latents in how many seeds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from otoscope.evaluate.nulls import permute_rows
+from otoscope.evaluate.record import Record
+from otoscope.evaluate.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
+
+PAIRS = 10
+"""Pairs of seeds that are compared at most."""
+
+
+class Repeated(NamedTuple):
+    """The records, and for each latent of the first seed in how many of the other seeds it was found."""
+
+    records: list[Record]
+    found_in: Float[np.ndarray, " latents"]
+    others: int
+
+
+def repeated(
+    dictionaries: Sequence[Float[np.ndarray, "latents width"]],
+    codes: Sequence[Float[np.ndarray, "clips latents"]],
+    *,
+    groups: Shaped[np.ndarray, " clips"],
+    about: Record,
+) -> Repeated:
+    """Compare dictionaries of several seeds by atoms, and the first one's latents with all others' by what they do.
+
+    The ends of an interval are the lowest and the highest pair of seeds; the null of atoms is two
+    random dictionaries of that size, that of latents the other seed's codes dealt out to other clips.
+    """
+    n_groups = len(np.unique(groups))
+    about = replace(about, split="all", n=len(codes), groups=n_groups)
+    if len(codes) < 2:
+        return Repeated([], np.full(codes[0].shape[1], np.nan), 0)
+    found = matched_latents(codes)
+    records = [
+        _atoms(dictionaries, about),
+        _latents(codes, found, about),
+        replace(
+            about,
+            metric="reappearing_share",
+            value=found.value,
+            null_mean=found.null_mean,
+            null_high=found.null_high,
+        ),
+    ]
+    others = len(codes) - 1
+    return Repeated(records, np.round(found.share * others), others)
+
+
+def _atoms(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Record) -> Record:
+    pairs = list(combinations(range(len(dictionaries)), 2))[:PAIRS]
+    first, *rest = (
+        compare_dictionaries(dictionaries[a], dictionaries[b], repeats=3 if number == 0 else 0)
+        for number, (a, b) in enumerate(pairs)
+    )
+    values = [first.value, *(one.value for one in rest)]
+    return replace(
+        about,
+        metric="mean_max_cosine",
+        value=float(np.mean(values)),
+        low=float(np.min(values)),
+        high=float(np.max(values)),
+        null_mean=first.null_mean,
+        null_high=first.null_high,
+    )
+
+
+def _latents(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappearing, about: Record) -> Record:
+    values = [float(np.nanmean(match.correlation)) for match in found.matches]
+    shuffled = match_latents(codes[0], permute_rows(codes[1], seed=0)).correlation
+    floor = float(np.nanmean(shuffled))
+    return replace(
+        about,
+        metric="matched_correlation",
+        value=float(np.mean(values)),
+        low=float(np.min(values)),
+        high=float(np.max(values)),
+        null_mean=floor,
+        null_high=float(np.nanquantile(shuffled, 0.95)),
+    )
+
+
+def gallery_names(found_in: Float[np.ndarray, " latents"], others: int, *, share: float) -> Iterator[int]:
+    """Yield the latents that reappear in at least a share of the other seeds: those that may be named."""
+    yield from (int(latent) for latent in np.flatnonzero(np.nan_to_num(found_in) >= share * others - 1e-9))
