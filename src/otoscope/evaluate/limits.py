@@ -114,10 +114,8 @@ def _left_by_bends(
 ) -> Float[np.ndarray, "draws bends"]:
     """Return the sum of squares that the best two lines with each bend leave of each draw."""
     centred = seen - seen.mean(axis=1, keepdims=True)
-    left = np.empty((len(seen), len(bends)))
-    for i, at in enumerate(bends):
-        basis = np.linalg.qr(_design(places, at))[0]
-        left[:, i] = ((centred - centred @ basis @ basis.T) ** 2).sum(axis=1)
+    bases = np.linalg.qr(np.stack([_design(places, float(at)) for at in bends]))[0]
+    left = np.stack([((centred - centred @ basis @ basis.T) ** 2).sum(axis=1) for basis in bases], axis=1)
     # rounding must not choose between bends that fit perfectly
     return np.where(left < 1e-24 * np.maximum((centred**2).sum(axis=1, keepdims=True), 1e-300), 0, left)
 

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_selection import f_classif
+
+from otoscope.errors import EvaluationError
+from otoscope.evaluate.sparse_probing import SparseProbeSettings, rank_by_f, sparse_detection, sparse_probe
+
+GROUPS = np.repeat(np.arange(15), 20)
+SPLIT = np.repeat(["train", "valid", "test"], [180, 40, 80])
+BRIEF = SparseProbeSettings(sizes=(1, 2, 4), permutations=2, resamples=50, penalties=(1e-3, 1e-1))
+
+
+def told(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the first four latents fires for one of four classes; the rest is noise."""
+    rng = np.random.default_rng(seed)
+    number = rng.integers(4, size=300)
+    codes = np.maximum(rng.normal(size=(300, 20)) - 1, 0)
+    codes[:, :4] = np.eye(4)[number] * rng.uniform(1, 2, (300, 4))
+    return codes, np.array(["a", "b", "c", "d"])[number]
+
+
+def test_the_ranking_is_that_of_the_analysis_of_variance() -> None:
+    codes, labels = told()
+    codes = codes + 0.3 * np.random.default_rng(0).normal(size=codes.shape)
+    np.testing.assert_array_equal(rank_by_f(codes, labels), np.argsort(-f_classif(codes, labels)[0]))
+
+
+def test_each_latent_adds_a_class() -> None:
+    codes, labels = told()
+    found = sparse_probe(codes, labels, groups=GROUPS, split=SPLIT, settings=BRIEF)
+    assert set(found.chosen) == {0, 1, 2, 3}
+    values = [score.value for score in found.scores]
+    # one detector tells its class from the rest, two tell two, and three are enough for four
+    np.testing.assert_allclose(values, [0.5, 0.75, 1], atol=0.02)
+    assert all(score.null_high < 0.4 for score in found.scores)
+    assert (found.n, found.groups) == (80, 4)
+
+
+def test_several_labels_at_once_each_have_latents_of_their_own() -> None:
+    codes, labels = told()
+    present = (labels[:, None] == np.array(["a", "b", "c", "d"])) * 1.0
+    present = np.concatenate([present, (present[:, :1] + present[:, 1:2]), np.ones((300, 1))], axis=1)
+    present[::11, 1] = np.nan
+    present[SPLIT == "test", 2] = np.nan
+    curves = sparse_detection(codes, present, groups=GROUPS, split=SPLIT, settings=BRIEF)
+    assert [curve is None for curve in curves] == [False, False, True, False, False, True]
+    for label in (0, 1, 3):
+        curve = curves[label]
+        assert curve is not None
+        assert curve.chosen[0] == label
+        assert curve.scores[0].value > 0.98
+    both = curves[4]
+    assert both is not None
+    assert both.scores[0].value < 0.85
+    assert both.scores[2].value > 0.98
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 2**31 - 1))
+def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
+    codes, labels = told(seed)
+    codes += 0.2 * np.random.default_rng(seed).normal(size=codes.shape)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(20)
+    changed = np.concatenate([codes[:, order] * rng.uniform(0.01, 100, 20), np.ones((300, 3))], axis=1)
+    one, other = (sparse_probe(x, labels, groups=GROUPS, split=SPLIT, settings=BRIEF) for x in (codes, changed))
+    np.testing.assert_array_equal(order[other.chosen], one.chosen)
+    np.testing.assert_allclose([s.value for s in other.scores], [s.value for s in one.scores], atol=0.03)
+
+
+def test_bad_input_is_refused() -> None:
+    codes, labels = told()
+    with pytest.raises(EvaluationError, match="nothing to choose from"):
+        sparse_probe(np.ones((300, 2)), labels, groups=GROUPS, split=SPLIT)
+    with pytest.raises(EvaluationError, match="disagree"):
+        sparse_probe(codes, labels[:4], groups=GROUPS, split=SPLIT)
+    with pytest.raises(EvaluationError, match="hold 0, 1 or NaN"):
+        sparse_detection(codes, np.full((300, 1), 0.5), groups=GROUPS, split=SPLIT)
+    with pytest.raises(EvaluationError, match="must increase"):
+        sparse_probe(codes, labels, groups=GROUPS, split=SPLIT, settings=SparseProbeSettings(sizes=()))
