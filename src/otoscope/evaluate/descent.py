@@ -1,35 +1,152 @@
-"""Coordinate descent for the LASSO on a Gram matrix that many targets share.
+"""LASSO on a Gram matrix that many targets share: coordinate descent finds the features, Newton solves for them.
 
 Minimises 1/(2n) |y - Xw|^2 + alpha |w|_1 (scikit-learn's objective) from G = X'X/n, c = X'y/n and
 y'y/n alone, so that X is read once for any number of targets and penalties (covariance updates;
-Friedman, Hastie and Tibshirani, J. Stat. Softw. 33(1), 2010). Each penalty starts from the
-solution of the one before and looks only at the coordinates that the sequential strong rule keeps
-(Tibshirani et al., J. R. Stat. Soc. B 74, 2012); the optimality conditions of all others are
-checked before a solution counts. A solution is accepted when its duality gap is below `tolerance`
-times its objective.
+Friedman, Hastie and Tibshirani, J. Stat. Softw. 33(1), 2010). Each penalty starts from the solution
+of the one before, moved along the path: with signs s on the features that carry weight, the path is
+linear in alpha with slope -G^-1 s (Efron et al., Annals of Statistics 32(2), 2004). Then sweeps of
+coordinate descent, which let features in and out, alternate with Newton steps on the features that
+carry weight, which would take coordinate descent thousands of sweeps near interpolation; a Newton
+step is walked only as far as the objective falls, and a weight that reaches zero on the way stays
+there. Every move lowers the objective. A solution counts once its duality gap, over all features,
+is below `tolerance` times its objective; that bounds how far the objective is from the least.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-SWEEPS = 20_000
-"""Most passes over the kept coordinates for one penalty."""
+from otoscope.evaluate.blas import ROUTINES, solve
+from otoscope.evaluate.support import Support, begin, carries, empty_support, update
+
+ROUNDS = 1_000
+"""Most Newton steps for one penalty; the returned gap tells when they were not enough."""
+SWEEPS = 2
+"""Sweeps of coordinate descent before each Newton step: fewer let in too much, more take longer than the step."""
+
+
+class Path(NamedTuple):
+    """Solutions for falling penalties, and the duality gap of each as a share of its objective."""
+
+    weights: Float[np.ndarray, "alphas p"]
+    gaps: Float[np.ndarray, " alphas"]
+
+
+class State(NamedTuple):
+    """Where a path stands; `slope` is c - Gw."""
+
+    weights: Float[np.ndarray, " p"]
+    slope: Float[np.ndarray, " p"]
+    support: Support
+
+
+def path(
+    gram: Float[np.ndarray, "p p"],
+    target: Float[np.ndarray, " p"],
+    target_square: float,
+    alphas: Float[np.ndarray, " alphas"],
+    tolerance: float,
+    *,
+    start: Float[np.ndarray, " p"] | None = None,
+    rank: int | None = None,
+) -> Path:
+    """Return the solutions for falling penalties.
+
+    Args:
+        gram: X'X/n, row-major float64.
+        target: X'y/n.
+        target_square: y'y/n.
+        alphas: penalties, largest first.
+        tolerance: largest duality gap as a share of the objective.
+        start: weights to begin from; zeros if absent.
+        rank: at most so many features are solved for at once (rows less one); any number if absent.
+    """
+    weights = np.zeros(len(target)) if start is None else start.astype(np.float64)
+    most = len(target) if rank is None else min(rank, len(target))
+    found, gaps = _path(ROUTINES, gram, target, target_square, alphas, tolerance, weights, max(most, 1))
+    return Path(found, gaps)
+
+
+@numba.njit(cache=True, nogil=True)
+def _path(
+    routines: Int[np.ndarray, " routines"],
+    gram: Float[np.ndarray, "p p"],
+    target: Float[np.ndarray, " p"],
+    target_square: float,
+    alphas: Float[np.ndarray, " alphas"],
+    tolerance: float,
+    weights: Float[np.ndarray, " p"],
+    most: int,
+) -> tuple[Float[np.ndarray, "alphas p"], Float[np.ndarray, " alphas"]]:
+    state = State(weights, target.copy(), empty_support(most))
+    _subtract_rows(gram, np.flatnonzero(weights), weights[weights != 0.0], state.slope)
+    found, gaps = np.empty((len(alphas), len(target))), np.empty(len(alphas))
+    for a in range(len(alphas)):
+        if a > 0:
+            _follow(routines, gram, alphas[a - 1] - alphas[a], state)
+        gaps[a] = _solve_at(routines, gram, target, target_square, alphas[a], tolerance, state)
+        found[a] = weights
+    return found, gaps
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], fall: float, state: State) -> None:
+    """Move along the path as the penalty falls; a weight that would cross zero stops there."""
+    weights, support = state.weights, state.support
+    if not carries(weights, support):
+        return
+    chosen = support.order[: support.size[0]]
+    step = np.sign(weights[chosen])
+    solve(routines, support.factor, len(chosen), step)
+    for i in range(len(chosen)):
+        old = weights[chosen[i]]
+        new = old + fall * step[i]
+        weights[chosen[i]] = new if new * old > 0.0 else 0.0
+        step[i] = weights[chosen[i]] - old
+    _subtract_rows(gram, chosen, step, state.slope)
+
+
+@numba.njit(cache=True, nogil=True)
+def _solve_at(
+    routines: Int[np.ndarray, " routines"],
+    gram: Float[np.ndarray, "p p"],
+    target: Float[np.ndarray, " p"],
+    target_square: float,
+    alpha: float,
+    tolerance: float,
+    state: State,
+) -> float:
+    """Solve for one penalty from weights near the solution, in place; return the relative duality gap."""
+    weights, slope, support = state.weights, state.slope, state.support
+    gap = _relative_gap(weights, target, slope, target_square, alpha)
+    for turn in range(ROUNDS):
+        if gap <= tolerance:
+            break
+        for _ in range(SWEEPS):
+            _sweep(gram, weights, slope, alpha)
+        gap = _relative_gap(weights, target, slope, target_square, alpha)
+        if gap <= tolerance:
+            break
+        if turn == 0:
+            begin(routines, gram, weights, support)
+        else:
+            update(routines, gram, weights, support)
+        if support.size[0] > 0:
+            _newton(routines, gram, alpha, state)
+            gap = _relative_gap(weights, target, slope, target_square, alpha)
+    return gap
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _sweep(
-    gram: Float[np.ndarray, "kept kept"],
-    weights: Float[np.ndarray, " kept"],
-    slope: Float[np.ndarray, " kept"],
-    alpha: float,
-    only_active: bool,
-) -> float:
-    """One pass; `slope` is c - Gw and is kept up to date. Returns the largest fall of the objective."""
-    largest = 0.0
+    gram: Float[np.ndarray, "p p"], weights: Float[np.ndarray, " p"], slope: Float[np.ndarray, " p"], alpha: float
+) -> None:
+    """Minimise over one feature after the other; `slope` is kept up to date."""
     for j in range(len(weights)):
         old = weights[j]
-        if only_active and old == 0.0:
+        if old == 0.0 and abs(slope[j]) <= alpha:
             continue
         curvature = gram[j, j]
         z = slope[j] + curvature * old
@@ -45,18 +162,78 @@ def _sweep(
             row = gram[j]
             for i in range(len(weights)):
                 slope[i] -= step * row[i]
-            largest = max(largest, curvature * step * step)
-    return largest
 
 
 @numba.njit(cache=True, nogil=True)
-def _gap_and_objective(
-    weights: Float[np.ndarray, " kept"],
-    target: Float[np.ndarray, " kept"],
-    slope: Float[np.ndarray, " kept"],
+def _newton(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], alpha: float, state: State) -> None:
+    """Step towards the minimum on the features of the factor with their signs kept, as far as the objective falls.
+
+    The walk bends where a weight reaches zero: it goes on without that feature. Between bends the
+    objective is a parabola, so its minimum along the whole walk is found exactly.
+    """
+    weights, slope, support = state.weights, state.slope, state.support
+    chosen = support.order[: support.size[0]]
+    signs = np.sign(weights[chosen])
+    step = slope[chosen] - alpha * signs
+    solve(routines, support.factor, len(chosen), step)
+    curve = np.zeros(len(slope))
+    _subtract_rows(gram, chosen, -step, curve)
+    ends = np.full(len(chosen), np.inf)
+    for i in range(len(chosen)):
+        if (weights[chosen[i]] + step[i]) * weights[chosen[i]] <= 0.0:
+            ends[i] = -weights[chosen[i]] / step[i]
+    bends = np.argsort(ends)
+    here = 0.0
+    for b in range(len(chosen) + 1):
+        descent, bow = 0.0, 0.0
+        for i in range(len(chosen)):
+            descent += step[i] * (slope[chosen[i]] - alpha * signs[i])
+            bow += step[i] * curve[chosen[i]]
+        if descent <= 0.0 or bow <= 0.0:
+            return
+        end = min(ends[bends[b]], 1.0) if b < len(chosen) else 1.0
+        least = here + descent / bow
+        length = min(least, end) - here
+        for i in range(len(chosen)):
+            weights[chosen[i]] += length * step[i]
+        for i in range(len(slope)):
+            slope[i] -= length * curve[i]
+        here += length
+        if least <= end or end == 1.0:
+            return
+        leaving = bends[b]
+        gone, pace = weights[chosen[leaving]], step[leaving]
+        weights[chosen[leaving]], step[leaving] = 0.0, 0.0
+        row = gram[chosen[leaving]]
+        for i in range(len(slope)):
+            slope[i] += gone * row[i]
+            curve[i] -= pace * row[i]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _subtract_rows(
+    gram: Float[np.ndarray, "p p"],
+    chosen: Int[np.ndarray, " chosen"],
+    steps: Float[np.ndarray, " chosen"],
+    slope: Float[np.ndarray, " p"],
+) -> None:
+    """Subtract from the slope what weights that grew by `steps` explain."""
+    for a in range(len(chosen)):
+        step = steps[a]
+        if step != 0.0:
+            row = gram[chosen[a]]
+            for i in range(len(slope)):
+                slope[i] -= step * row[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _relative_gap(
+    weights: Float[np.ndarray, " p"],
+    target: Float[np.ndarray, " p"],
+    slope: Float[np.ndarray, " p"],
     target_square: float,
     alpha: float,
-) -> tuple[float, float]:
+) -> float:
     fitted = 0.0
     norm = 0.0
     steepest = 0.0
@@ -71,160 +248,4 @@ def _gap_and_objective(
     # the residual, shrunk until it is feasible for the dual problem
     scale = 1.0 if steepest <= alpha else alpha / steepest
     dual = scale * residual_dot_target - 0.5 * scale * scale * residual_square
-    return objective - dual, objective
-
-
-@numba.njit(cache=True, nogil=True)
-def _solve_kept(
-    gram: Float[np.ndarray, "kept kept"],
-    target: Float[np.ndarray, " kept"],
-    target_square: float,
-    alpha: float,
-    weights: Float[np.ndarray, " kept"],
-    slope: Float[np.ndarray, " kept"],
-    tolerance: float,
-) -> int:
-    """Solve on the kept coordinates, in place; return the passes used."""
-    passes = 0
-    small = tolerance * target_square
-    while passes < SWEEPS:
-        _sweep(gram, weights, slope, alpha, False)
-        passes += 1
-        gap, objective = _gap_and_objective(weights, target, slope, target_square, alpha)
-        if gap <= tolerance * objective:
-            break
-        for _ in range(10):
-            passes += 1
-            if _sweep(gram, weights, slope, alpha, True) < 0.01 * small * small:
-                break
-    return passes
-
-
-@numba.njit(cache=True, nogil=True)
-def descend(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
-    target_square: float,
-    alpha: float,
-    previous_alpha: float,
-    weights: Float[np.ndarray, " p"],
-    slope: Float[np.ndarray, " p"],
-    tolerance: float,
-) -> int:
-    """Solve for one penalty from the solution of `previous_alpha`, in place; return the passes used.
-
-    `weights` and `slope` = c - Gw must belong together on entry and do so on return.
-    """
-    p = len(weights)
-    keep = np.empty(p, dtype=np.bool_)
-    for j in range(p):
-        keep[j] = weights[j] != 0.0 or abs(slope[j]) >= 2.0 * alpha - previous_alpha
-    passes = 0
-    while True:
-        kept = np.flatnonzero(keep)
-        block = np.empty((len(kept), len(kept)))
-        for a in range(len(kept)):
-            row = gram[kept[a]]
-            for b in range(len(kept)):
-                block[a, b] = row[kept[b]]
-        part, part_slope = weights[kept], slope[kept]
-        passes += _solve_kept(block, target[kept], target_square, alpha, part, part_slope, tolerance)
-        _refresh(gram, target, kept, part, weights, slope)
-        violated = 0
-        for j in range(p):
-            if not keep[j] and abs(slope[j]) > alpha:
-                keep[j] = True
-                violated += 1
-        if violated == 0 or passes >= SWEEPS:
-            return passes
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _refresh(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
-    kept: Int[np.ndarray, " kept"],
-    part: Float[np.ndarray, " kept"],
-    weights: Float[np.ndarray, " p"],
-    slope: Float[np.ndarray, " p"],
-) -> None:
-    slope[:] = target
-    for a in range(len(kept)):
-        weights[kept[a]] = part[a]
-        if part[a] != 0.0:
-            row = gram[kept[a]]
-            step = part[a]
-            for i in range(len(slope)):
-                slope[i] -= step * row[i]
-
-
-@numba.njit(cache=True, nogil=True)
-def path(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
-    target_square: float,
-    alphas: Float[np.ndarray, " alphas"],
-    tolerance: float,
-) -> Float[np.ndarray, "alphas p"]:
-    """Return the solutions for falling penalties."""
-    weights = np.zeros(len(target))
-    slope = target.copy()
-    found = np.empty((len(alphas), len(target)))
-    previous = np.abs(slope).max() if len(slope) else 0.0
-    for a in range(len(alphas)):
-        descend(gram, target, target_square, alphas[a], max(previous, alphas[a]), weights, slope, tolerance)
-        found[a] = weights
-        previous = alphas[a]
-    return found
-
-
-@numba.njit(cache=True, nogil=True)
-def choose(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
-    alphas: Float[np.ndarray, " alphas"],
-    valid_columns: Float[np.ndarray, "p valid"],
-    valid_target: Float[np.ndarray, " valid"],
-    patience: int,
-    tolerance: float,
-) -> tuple[int, float, Float[np.ndarray, " p"]]:
-    """Return index, validation R2 and weights of the penalty that predicts the validation rows best.
-
-    Targets are standardised on the rows of `gram` (so y'y/n is 1 and their mean, the guess that R2
-    is relative to, is 0). Stops early when `patience` penalties in a row bring no better R2.
-    """
-    weights = np.zeros(len(target))
-    slope = target.copy()
-    best, best_score, best_weights = 0, -np.inf, weights.copy()
-    spread = (valid_target * valid_target).sum()
-    previous = alphas[0]
-    for a in range(len(alphas)):
-        descend(gram, target, 1.0, alphas[a], previous, weights, slope, tolerance)
-        previous = alphas[a]
-        error = valid_target.copy()
-        for j in range(len(weights)):
-            if weights[j] != 0.0:
-                error -= weights[j] * valid_columns[j]
-        score = 1.0 - (error * error).sum() / spread
-        if score > best_score:
-            best, best_score, best_weights = a, score, weights.copy()
-        elif a - best >= patience:
-            break
-    return best, best_score, best_weights
-
-
-@numba.njit(cache=True, nogil=True)
-def resume(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
-    alpha: float,
-    start: Float[np.ndarray, " p"],
-    tolerance: float,
-) -> Float[np.ndarray, " p"]:
-    """Return the solution for one penalty and a standardised target, begun from weights close to it."""
-    weights = start.copy()
-    slope = np.empty(len(weights))
-    support = np.flatnonzero(weights)
-    _refresh(gram, target, support, weights[support], weights, slope)
-    descend(gram, target, 1.0, alpha, alpha, weights, slope, tolerance)
-    return weights
+    return (objective - dual) / objective if objective > 0.0 else 0.0

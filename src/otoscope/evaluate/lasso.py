@@ -2,9 +2,11 @@
 
 Per factor: minimise 1/(2n) |y - Xw|^2 + alpha |w|_1 on the training rows for falling alpha, choose
 alpha by R2 on the validation groups, fit again on training and validation rows together at that
-alpha, and report R2 on the test groups, relative to the mean of the rows that were fitted. X and y
-are standardised on the fitted rows each time. The null repeats all of it, choice of alpha
-included, on targets whose rows were permuted among the fitted rows.
+alpha, and report R2 on the test groups, relative to the mean of the rows that were fitted. With
+`folds`, training and validation groups together are shared out into folds, and alpha is chosen by
+R2 over all folds, each predicted from the others. X and y are standardised on the fitted rows each
+time. The null repeats all of it, choice of alpha included, on targets whose rows were permuted
+among the fitted rows.
 """
 
 import math
@@ -12,17 +14,21 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate import descent
+from otoscope.evaluate.folds import group_folds
+from otoscope.evaluate.gramian import Gramian
 from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
-from otoscope.evaluate.moments import Moments, live_columns, moments_of
+from otoscope.evaluate.moments import live_columns, moments_of
+from otoscope.evaluate.nulls import permuted_order
 from otoscope.evaluate.splits import rows_of
+from otoscope.evaluate.tuning import Fold, Grid, fold_of, tune
 
 TOLERANCE = 1e-6
 """Largest duality gap of a solution, as a share of its objective."""
@@ -35,19 +41,28 @@ class LassoSettings:
     `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
     `smallest_alpha` times that; left out, it is 0.01 with fewer training rows than features and
     0.001 otherwise (below 0.01 a fit with more features than rows only nears interpolation; glmnet
-    stops there too). After `patience` penalties in a row without a better R2 on the validation
-    groups, smaller ones are not tried. Penalties are compared at duality gaps of `choice_tolerance`
-    of the objective; what is reported is fitted to `tolerance`.
+    stops there too). After `patience` penalties in a row without a better R2, smaller ones are not
+    tried; None tries them all. `folds` of 0 chooses on the validation groups, 2 or more on so many
+    folds of the training and validation groups together. Penalties are compared at duality gaps of
+    `choice_tolerance` of the objective; what is reported is fitted to `tolerance`. The null permutes
+    rows freely, or `within_groups` so that it keeps what the codes know of the group.
     """
 
     alphas: int = 20
     smallest_alpha: float | None = None
-    patience: int = 3
+    patience: int | None = 3
+    folds: int = 0
     permutations: int = 20
+    within_groups: bool = False
     resamples: int = RESAMPLES
     confidence: float = CONFIDENCE
     tolerance: float = TOLERANCE
-    choice_tolerance: float = 1e-4
+    choice_tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        """Raise `EvaluationError` for a number of folds that chooses nothing."""
+        if self.folds < 0 or self.folds == 1:
+            raise EvaluationError(f"folds={self.folds}; give 0 to choose on the validation groups, or 2 and more")
 
 
 class FactorFits(NamedTuple):
@@ -55,7 +70,9 @@ class FactorFits(NamedTuple):
 
     `weights` are those of the last fit, in standard deviations of factor over feature, 0 for
     features that are constant on the training rows (`live` is False there). `n` and `groups` count
-    the test rows and groups that have the factor.
+    the test rows and groups that have the factor. `valid_r2` is the R2 that chose the penalty, on
+    validation groups or over folds. `gap` is the largest duality gap, as a share of the objective, of
+    all problems solved for the factor and its null: no objective is further than this from the least.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -69,6 +86,7 @@ class FactorFits(NamedTuple):
     live: Bool[np.ndarray, " p"]
     n: Int[np.ndarray, " factors"]
     groups: Int[np.ndarray, " factors"]
+    gap: Float[np.ndarray, " factors"]
 
     def score(self, factor: int) -> Score:
         """Return one factor's R2 with its interval and null."""
@@ -98,19 +116,23 @@ def fit_factors(
         workers: threads over factors; the result does not depend on it. All cores if absent.
 
     A factor scores NaN when it is constant on the training rows or has no row in some split.
-    Memory is about 16 p^2 + 24 rows p bytes. Raises `EvaluationError` for non-finite features, a
-    missing split, or arrays of different length.
+    Memory is about 8 p^2 bytes for each fold (one without folds) and 16 p^2 besides. Raises
+    `EvaluationError` for non-finite features, a missing split, arrays of different length, or folds
+    over a single group.
     """
     settings = settings or LassoSettings()
     _check(features, targets, groups)
     parts = {name: rows_of(split, name, len(features)) for name in ("train", "valid", "test")}
     found = _nothing(features.shape[1], targets.shape[1])
-    found.live[:] = live_columns(features[parts["train"]])
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    found.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
+    if not found.live.any():
+        return found
+    threads = workers or len(os.sched_getaffinity(0))
+    # one thread inside a product: the work is already shared out, and sums then have one order
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        asked = _Question(features[:, found.live], targets, groups, parts, settings, seed)
         for members, present in _patterns(targets):
-            present_parts = {name: rows & present for name, rows in parts.items()}
-            if all(rows.any() for rows in present_parts.values()):
-                _fit_block(found, features, targets, members, groups, present_parts, settings, seed, pool)
+            _fit_pattern(found, asked, members, present, pool)
     return found
 
 
@@ -135,126 +157,105 @@ def lasso_weights(
     weights = np.zeros((features.shape[1], targets.shape[1]))
     r2 = np.full(targets.shape[1], math.nan)
     standard = _standardised(targets[:, varies])
-    correlation = moments.cross(standard)
+    correlation = np.ascontiguousarray(moments.cross(standard).T)
     for column, factor in enumerate(np.flatnonzero(varies)):
-        largest = float(np.abs(correlation[:, column]).max(initial=0))
+        largest = float(np.abs(correlation[column]).max(initial=0))
         steps = np.geomspace(largest, alpha, 8) if largest > alpha > 0 else np.array([alpha])
-        found = descent.path(moments.gram, np.ascontiguousarray(correlation[:, column]), 1.0, steps, tolerance)[-1]
+        path = descent.path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
+        found = path.weights[-1]
         weights[live, factor] = found
         r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ found) ** 2)
     return weights, r2
 
 
-def _fit_block(
+class _Question:
+    """All rows, those that are fitted in one order, and their Gram matrix, shared by factors of every pattern."""
+
+    def __init__(
+        self,
+        features: Float[np.ndarray, "rows live"],
+        targets: Float[np.ndarray, "rows factors"],
+        groups: Shaped[np.ndarray, " rows"],
+        parts: dict[str, Bool[np.ndarray, " rows"]],
+        settings: LassoSettings,
+        seed: int,
+    ) -> None:
+        self.features, self.targets, self.groups = features, targets, groups
+        self.settings, self.seed = settings, seed
+        self.fitted = np.concatenate([np.flatnonzero(parts["train"]), np.flatnonzero(parts["valid"])])
+        self.train: Bool[np.ndarray, " fitted"] = np.arange(len(self.fitted)) < parts["train"].sum()
+        self.test = parts["test"]
+        self.gramian = Gramian(features[self.fitted])
+
+    def folds(self, present: Bool[np.ndarray, " fitted"]) -> list[Fold]:
+        """Return the folds to choose on, of the rows that are present; none where one side would be empty."""
+        if not self.settings.folds:
+            sides = [(self.train & present, ~self.train & present)]
+        else:
+            number = np.full(len(present), -1)
+            number[present] = group_folds(self.groups[self.fitted[present]], self.settings.folds)
+            sides = [(present & (number != fold), number == fold) for fold in range(number.max() + 1)]
+        return [fold_of(self.gramian, fitted=fitted, scored=scored) for fitted, scored in sides]
+
+    def enough(self, present: Bool[np.ndarray, " rows"]) -> bool:
+        """Say whether the rows that are present can be fitted, chosen on and tested on."""
+        fitted = present[self.fitted]
+        if not (present & self.test).any() or not fitted[self.train].any() or not fitted[~self.train].any():
+            return False
+        return not self.settings.folds or len(np.unique(self.groups[self.fitted[fitted]])) > 1
+
+    def grid(self, n_fitted: int) -> Grid:
+        """Return the penalties, as shares of the largest."""
+        settings = self.settings
+        smallest = settings.smallest_alpha or (1e-2 if n_fitted < self.features.shape[1] else 1e-3)
+        fall = np.geomspace(1, smallest, settings.alphas)
+        return Grid(fall, settings.patience, settings.choice_tolerance, settings.tolerance)
+
+
+def _fit_pattern(
     found: FactorFits,
-    features: Float[np.ndarray, "rows p"],
-    targets: Float[np.ndarray, "rows factors"],
+    asked: _Question,
     members: Int[np.ndarray, " members"],
-    groups: Shaped[np.ndarray, " rows"],
-    parts: dict[str, Bool[np.ndarray, " rows"]],
-    settings: LassoSettings,
-    seed: int,
+    present: Bool[np.ndarray, " rows"],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Fit the factors that are present on the same rows; write into `found`."""
-    train, valid, test = (np.flatnonzero(parts[name]) for name in ("train", "valid", "test"))
-    live = live_columns(features[train])
-    members = members[live_columns(targets[np.ix_(train, members)])]
-    if not live.any() or not len(members):
+    """Fit the factors that are present on the same rows, with their permutations; write into `found`."""
+    settings, fitted = asked.settings, present[asked.fitted]
+    if not asked.enough(present):
         return
-    block = _Block.build(features[:, live], train=train, valid=valid, test=test)
-    fitted = np.concatenate([train, valid])
-    y, y_test = targets[np.ix_(fitted, members)], targets[np.ix_(test, members)]
+    decisive = fitted if settings.folds else fitted & asked.train
+    members = members[live_columns(asked.targets[np.ix_(asked.fitted[decisive], members)])]
+    if not len(members):
+        return
+    inside = asked.fitted[fitted]
+    y, test = asked.targets[np.ix_(inside, members)], np.flatnonzero(asked.test & present)
+    orders = [np.arange(len(y)), *_orders(asked.groups[inside], settings, asked.seed)]
+    targets = np.zeros((len(fitted), len(orders) * len(members)))
+    targets[fitted] = np.concatenate([y[order] for order in orders], axis=1)
+    folds, whole = asked.folds(fitted), asked.gramian.moments(fitted)
+    tuned = tune(asked.gramian, whole, folds, targets, asked.grid(int(folds[0].fitted.inside.sum())), pool)
 
-    fit = block.fit(y, settings, pool)
-    errors = block.errors(y, y_test, fit.weights)
-    sums = group_sums(errors, groups[test])
-    r2, low, high = bootstrap_sums(sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
-    null: list[NDArray[Any]] = []
-    for order in _orders(len(fitted), settings.permutations, seed):
-        permuted = block.fit(y[order], settings, pool)
-        null.append(_r2(block.errors(y[order], y_test, permuted.weights).sum(axis=0)))
-    null_mean, null_high = null_summary(np.asarray(null).reshape(len(null), len(members)))
-
-    for field, value in zip(found, (r2, low, high, null_mean, null_high, fit.alpha, fit.valid_r2), strict=False):
+    rows = (asked.gramian.apply(asked.features[test]) - whole.mean) / whole.scale
+    y_test = (asked.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
+    predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
+    sums = group_sums(_errors(predicted[:, 0], y_test), asked.groups[test])
+    r2, low, high = bootstrap_sums(
+        sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
+    )
+    null = _r2(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
+    alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
+    for field, value in zip(found, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
         field[members] = value
-    found.weights[np.ix_(np.flatnonzero(live), members)] = fit.weights
-    found.n[members] = len(test)
-    found.groups[members] = len(sums)
+    found.weights[np.ix_(np.flatnonzero(found.live), members)] = tuned.weights[: len(members)].T
+    found.n[members], found.groups[members], found.gap[members] = len(test), len(sums), gap.max(axis=0)
 
 
-class _Fit(NamedTuple):
-    alpha: Float[np.ndarray, " factors"]
-    valid_r2: Float[np.ndarray, " factors"]
-    weights: Float[np.ndarray, "p factors"]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Moments of the features, shared by all factors and permutations."""
-
-    train: Moments
-    fitted: Moments
-    valid_columns: Float[np.ndarray, "p valid"]
-    test_rows: Float[np.ndarray, "test p"]
-
-    @classmethod
-    def build(
-        cls,
-        features: Float[np.ndarray, "rows p"],
-        *,
-        train: Int[np.ndarray, " train"],
-        valid: Int[np.ndarray, " valid"],
-        test: Int[np.ndarray, " test"],
-    ) -> "_Block":
-        on_train = moments_of(features[train])
-        on_fitted = moments_of(features[np.concatenate([train, valid])])
-        return cls(
-            train=on_train,
-            fitted=on_fitted,
-            valid_columns=np.ascontiguousarray(on_train.apply(features[valid]).T),
-            test_rows=on_fitted.apply(features[test]),
-        )
-
-    def fit(self, y: Float[np.ndarray, "fitted factors"], settings: LassoSettings, pool: ThreadPoolExecutor) -> _Fit:
-        """Choose the penalty on the validation rows (the last ones of `y`), then fit on all of `y`."""
-        n_train = len(self.train.standard)
-        mean, scale = y[:n_train].mean(axis=0), _scale(y[:n_train])
-        on_train = self.train.cross((y[:n_train] - mean) / scale)
-        on_fitted = self.fitted.cross(_standardised(y))
-        valid_y = (y[n_train:] - mean) / scale
-        smallest = settings.smallest_alpha or (1e-2 if n_train < self.train.standard.shape[1] else 1e-3)
-        fall = np.geomspace(1, smallest, settings.alphas)
-
-        def one(factor: int) -> tuple[float, float, Float[np.ndarray, " p"]]:
-            target = np.ascontiguousarray(on_train[:, factor])
-            alphas = np.abs(target).max() * fall
-            index, score, weights = descent.choose(
-                self.train.gram,
-                target,
-                alphas,
-                self.valid_columns,
-                np.ascontiguousarray(valid_y[:, factor]),
-                settings.patience,
-                settings.choice_tolerance,
-            )
-            alpha = float(alphas[index])
-            again = np.ascontiguousarray(on_fitted[:, factor])
-            return alpha, score, descent.resume(self.fitted.gram, again, alpha, weights, settings.tolerance)
-
-        fits = list(pool.map(one, range(y.shape[1])))
-        alpha, score, weights = zip(*fits, strict=True)
-        return _Fit(np.asarray(alpha), np.asarray(score), np.stack(weights, axis=1))
-
-    def errors(
-        self,
-        y: Float[np.ndarray, "fitted factors"],
-        y_test: Float[np.ndarray, "test factors"],
-        weights: Float[np.ndarray, "p factors"],
-    ) -> Float[np.ndarray, "test factors 2"]:
-        """Return squared error and squared distance from the fitted mean, per test row and factor."""
-        standard = (y_test - y.mean(axis=0)) / _scale(y)
-        return np.stack([(standard - self.test_rows @ weights) ** 2, standard**2], axis=-1)
+def _errors(
+    predicted: Float[np.ndarray, "*test factors"], y: Float[np.ndarray, "*test factors"]
+) -> Float[np.ndarray, "*test factors 2"]:
+    """Return squared error and squared distance from the fitted mean."""
+    error = (y - predicted) ** 2
+    return np.stack([error, np.broadcast_to(y**2, error.shape)], axis=-1)
 
 
 def _r2(sums: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "..."]:
@@ -271,10 +272,15 @@ def _standardised(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "ro
     return (y - y.mean(axis=0)) / _scale(y)
 
 
-def _orders(n_rows: int, permutations: int, seed: int) -> Iterator[Int[np.ndarray, " rows"]]:
+def _orders(
+    groups: Shaped[np.ndarray, " rows"], settings: LassoSettings, seed: int
+) -> Iterator[Int[np.ndarray, " rows"]]:
     rng = np.random.default_rng(seed)
-    for _ in range(permutations):
-        yield rng.permutation(n_rows)
+    for _ in range(settings.permutations):
+        if settings.within_groups:
+            yield permuted_order(len(groups), seed=int(rng.integers(2**31)), groups=groups)
+        else:
+            yield rng.permutation(len(groups))
 
 
 def _patterns(
@@ -294,6 +300,7 @@ def _nothing(p: int, factors: int) -> FactorFits:
         live=np.zeros(p, dtype=bool),
         n=np.zeros(factors, dtype=np.int64),
         groups=np.zeros(factors, dtype=np.int64),
+        gap=np.full(factors, math.nan),
     )
 
 

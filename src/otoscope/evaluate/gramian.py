@@ -1,0 +1,115 @@
+"""Gram matrices of many sets of rows from one: the sum over all rows, less the rows that a set leaves out.
+
+Rows are standardised once by all rows. A set S of n rows with mean m and deviation s (in those
+units) has the Gram matrix
+
+    (sum over all rows of x x'  -  sum over rows not in S of x x'  -  n m m') / (n s s')
+
+so that five folds cost two Gram matrices, not five, and a set that lacks a few rows almost nothing.
+A feature that hardly varies within S would be left with rounding: its row is computed from S itself.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otoscope.evaluate.moments import live_columns
+
+CANCELLED = 1e-6
+"""Variance within a set, as a share of that over all rows, below which a feature's products are summed afresh."""
+SPARSE = 0.05
+"""Share of values other than zero up to which products are summed over those values alone (measured)."""
+
+
+class Moments(NamedTuple):
+    """A set of rows: which, their mean and deviation, and X'X/n of them standardised by these.
+
+    Mean and deviation are in units of the rows that `Gramian` holds. Features that do not vary in the
+    set have deviation 1 and a row of zeros.
+    """
+
+    inside: Bool[np.ndarray, " rows"]
+    mean: Float[np.ndarray, " p"]
+    scale: Float[np.ndarray, " p"]
+    gram: Float[np.ndarray, "p p"]
+
+
+class Gramian:
+    """Standardised rows, their Gram matrix, and that of any subset of them."""
+
+    def __init__(self, features: Float[np.ndarray, "rows p"]) -> None:
+        """Standardise rows in float64; every column must vary."""
+        wide = features.astype(np.float64)
+        mean, scale = wide.mean(axis=0), wide.std(axis=0)
+        self.mean: Float[np.ndarray, " p"] = mean
+        self.scale: Float[np.ndarray, " p"] = scale
+        self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
+        self.total: Float[np.ndarray, "p p"] = _squares(self.rows, wide, mean, scale)
+
+    def apply(self, features: Float[np.ndarray, "others p"]) -> Float[np.ndarray, "others p"]:
+        """Return other rows in the units of these."""
+        return (features - self.mean) / self.scale
+
+    def moments(self, inside: Bool[np.ndarray, " rows"]) -> Moments:
+        """Return the moments of the rows that are `inside`; at least one must be."""
+        n = int(inside.sum())
+        chosen = self.rows[inside]
+        if 2 * n > len(inside):
+            gram = self.total.copy() if n == len(inside) else self.total - _product(self.rows[~inside])
+        else:
+            gram = _product(chosen)
+        mean = chosen.mean(axis=0)
+        gram /= n
+        gram -= np.outer(mean, mean)
+        live = live_columns(chosen)
+        weak = np.flatnonzero(live & (gram.diagonal() < CANCELLED))
+        if len(weak):
+            afresh = (chosen - mean).T @ (chosen[:, weak] - mean[weak]) / n
+            gram[:, weak] = afresh
+            gram[weak] = afresh.T
+        scale = np.sqrt(np.where(live, gram.diagonal(), 1))
+        gram /= scale
+        gram /= scale[:, None]
+        gram[~live] = 0
+        gram[:, ~live] = 0
+        return Moments(inside, mean, scale, gram)
+
+    def cross(self, moments: Moments, targets: Float[np.ndarray, "inside targets"]) -> Float[np.ndarray, "targets p"]:
+        """Return X'Y/n, transposed, for centred targets on the rows of a set."""
+        dead = ~moments.gram.diagonal().astype(bool)
+        crossed = targets.T @ self.rows[moments.inside] / (len(targets) * moments.scale)
+        crossed[:, dead] = 0
+        return crossed
+
+
+def _squares(
+    rows: Float[np.ndarray, "rows p"],
+    wide: Float[np.ndarray, "rows p"],
+    mean: Float[np.ndarray, " p"],
+    scale: Float[np.ndarray, " p"],
+) -> Float[np.ndarray, "p p"]:
+    """Return the sum of products of the standardised rows; where few values are not zero, from those alone."""
+    # a mean far above the deviation would drown the products that are wanted
+    if np.count_nonzero(wide) > SPARSE * wide.size or (np.abs(mean) > 100 * scale).any():
+        return _product(rows)
+    shift = mean / scale
+    gram = _sparse_product(wide / scale)
+    gram -= len(rows) * np.outer(shift, shift)
+    return gram
+
+
+def _product(rows: Float[np.ndarray, "rows p"]) -> Float[np.ndarray, "p p"]:
+    return rows.T @ rows
+
+
+@numba.njit(cache=True, nogil=True)
+def _sparse_product(rows: Float[np.ndarray, "rows p"]) -> Float[np.ndarray, "p p"]:
+    gram = np.zeros((rows.shape[1], rows.shape[1]))
+    for row in rows:
+        on = np.flatnonzero(row)
+        for i in on:
+            for j in on:
+                gram[i, j] += row[i] * row[j]
+    return gram
