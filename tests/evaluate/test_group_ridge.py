@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge as Plain
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.group_ridge import fit_group_ridge, group_folds
+from otoscope.evaluate.group_ridge import fit_group_ridge
 
 
 def made(n: int = 60, p: int = 12, seed: int = 0):
@@ -37,17 +37,7 @@ def test_each_problem_gets_the_penalty_that_serves_it():
     assert found.penalty[0] < found.penalty[1]
 
 
-def test_folds_never_split_a_group():
-    groups = np.array(["a"] * 5 + ["b"] * 3 + ["c"] * 3 + ["d"])
-    folds = group_folds(groups, 3)
-    assert sorted(set(folds)) == [0, 1, 2]
-    assert all(len(set(folds[groups == g])) == 1 for g in "abcd")
-    assert len(set(group_folds(groups, 99))) == 4
-
-
 def test_bad_input_is_refused():
     fitted, others, targets, folds = made()
     with pytest.raises(EvaluationError, match="no feature varies"):
         fit_group_ridge(np.ones_like(fitted), others, targets[None], folds=folds)
-    with pytest.raises(EvaluationError, match="one group only"):
-        group_folds(np.array(["a", "a"]), 3)

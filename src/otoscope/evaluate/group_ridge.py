@@ -9,10 +9,9 @@ eigendecomposition serves every fold, penalty and permutation.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import number_groups
 from otoscope.evaluate.moments import live_columns
 
 PENALTIES = tuple(float(10.0**power) for power in range(-3, 5))
@@ -32,24 +31,6 @@ class GroupRidge(NamedTuple):
     held: Float[np.ndarray, "problems fitted outputs"]
     others: Float[np.ndarray, "problems others outputs"]
     penalty: Float[np.ndarray, " problems"]
-
-
-def group_folds(groups: Shaped[np.ndarray, " rows"], folds: int) -> Int[np.ndarray, " rows"]:
-    """Deal groups out to at most `folds` folds of about equal rows, largest group first; return each row's fold.
-
-    >>> group_folds(np.array(["a", "a", "b", "c"]), 2)
-    array([0, 0, 1, 1])
-    """
-    number, n_groups = number_groups(groups)
-    if n_groups < 2:
-        raise EvaluationError("one group only: a penalty chosen by groups needs two or more to fit on")
-    sizes = np.bincount(number, minlength=n_groups)
-    filled = np.zeros(min(folds, n_groups), dtype=np.int64)
-    home = np.zeros(n_groups, dtype=np.int64)
-    for group in np.argsort(-sizes, kind="stable"):
-        home[group] = filled.argmin()
-        filled[home[group]] += sizes[group]
-    return home[number]
 
 
 def fit_group_ridge(

@@ -138,7 +138,9 @@ def _fit(
     penalties = np.asarray(settings.penalties, dtype=np.float64) * features.shape[1]
 
     mean, scale = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
-    standard = (features - mean) / scale
+    # what varies over all training rows may not over those that have these factors
+    varies = live_columns(features[train])
+    standard = np.where(varies, features - mean, 0.0) / np.where(varies, scale, 1.0)
     tried = _Turned.build(standard[fitted], n_train)
     products, centre = tried.products(known[:n_train]), known[:n_train].mean(axis=0)
     trial = np.stack([tried.rows[n_train:] @ (products / (tried.variance + p)[:, None]) for p in penalties]) + centre

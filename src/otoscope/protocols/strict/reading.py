@@ -41,7 +41,7 @@ def read_factors(
         asked.values,
         groups=asked.groups,
         split=asked.split,
-        settings=LassoSettings(permutations=settings.permutations, resamples=resamples),
+        settings=LassoSettings(folds=settings.folds, permutations=settings.permutations, resamples=resamples),
         workers=1,
     )
     return Reading(

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from otoscope.evaluate.group_ridge import fit_group_ridge, group_folds
+from otoscope.evaluate.folds import group_folds
+from otoscope.evaluate.group_ridge import fit_group_ridge
 from otoscope.evaluate.groups import bootstrap_sums, group_sums, null_summary
 from otoscope.evaluate.record import Record
 
