@@ -1,0 +1,90 @@
+"""What openSMILE measures of a sung clip leads to the conclusions that its true factors lead to."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.corpus.synth import SynthCorpus
+from otoscope.corpus.synth.chorus import sing_task
+from otoscope.evaluate.information import measure_information
+from otoscope.evaluate.mig import information_gap
+from otoscope.evaluate.robust import make_robust
+from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
+
+PAIRS = {
+    "f0_mean_hz": "F0semitoneFrom27.5Hz_sma3nz_amean",
+    "loudness_db": "equivalentSoundLevel_dBp",
+    "f2_hz": "F2frequency_sma3nz_amean",
+}
+"""True factors and the openSMILE functionals that measure the same."""
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True and measured factors, a column a pair, and the singer of each clip."""
+    pytest.importorskip("opensmile")
+    from otoscope.factors.egemaps import measure_egemaps
+
+    spec = SynthCorpus(singers=8, takes=5, duration_s=0.6, techniques=("straight", "vibrato", "belt"))
+    tasks = spec.tasks()
+    sung = {task.path: sing_task(task, spec) for task in tasks}
+    clips = pl.DataFrame(
+        {
+            "clip_id": list(sung),
+            "path": list(sung),
+            "start_s": 0.0,
+            "duration_s": spec.duration_s,
+            "digest": list(sung),
+        }
+    )
+    measured = measure_egemaps(clips, Path(), load=lambda row: sung[str(row["path"])].wave)
+    assert not len(measured.failed)
+    true = np.array([[clip.factors[name] for name in PAIRS] for clip in sung.values()])
+    found = measured.table.select(PAIRS.values()).to_numpy()
+    return true, found, np.array([task.who.name for task in tasks])
+
+
+@pytest.fixture(scope="module")
+def codes(both: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Six latents a true factor, each tuned to a part of its range, and twelve that know nothing."""
+    true, _, _ = both
+    rng = np.random.default_rng(0)
+    place = make_robust(true, list(PAIRS), train=np.ones(len(true), dtype=bool), duplicate=1.0).apply(true)
+    tuned = 1 - np.abs(place[:, :, None] + 0.1 * rng.normal(size=(*place.shape, 1)) - np.linspace(-1.5, 1.5, 6))
+    noise = rng.normal(size=(len(true), 12)) - 0.7
+    return np.maximum(np.concatenate([tuned.reshape(len(true), -1), noise], axis=1), 0)
+
+
+def test_both_name_latents_of_the_same_factor(
+    both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
+) -> None:
+    true, found, _ = both
+    known, measured = measure_information(codes, true), measure_information(codes, found)
+    for j, name in enumerate(PAIRS):
+        assert information_gap(known).best[j] // 6 == j, name
+        assert information_gap(measured).best[j] // 6 == j, name
+    # and of pitch they say the same about each of its six
+    np.testing.assert_allclose(measured.adjusted[:6, 0], known.adjusted[:6, 0], atol=0.2)
+    assert not measured.adjusted[18:].any()
+
+
+def test_both_say_how_many_latents_pitch_takes(
+    both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
+) -> None:
+    true, found, singers = both
+    sides = dict(zip(sorted(set(singers)), ["train"] * 4 + ["valid"] + ["test"] * 3, strict=True))
+    split = np.array([sides[name] for name in singers])
+    curves = []
+    for factors in (true, found):
+        robust = make_robust(factors, list(PAIRS), train=split == "train", duplicate=1.0).apply(factors)
+        brief = SparseSettings(sizes=(1, 2, 4, 8), permutations=5, resamples=50)
+        curves.append(sparse_regression(codes, robust, groups=singers, split=split, settings=brief))
+    known, measured = curves
+    pitch = 0
+    np.testing.assert_allclose(measured.r2[pitch], known.r2[pitch], atol=0.15)
+    assert (measured.r2[pitch, 2:] > measured.null_high[pitch, 2:]).all()
+    shared = set(measured.chosen[pitch, :2]) & set(known.chosen[pitch, :2])
+    assert len(shared) == 2
+    assert all(latent < 6 for latent in shared)
