@@ -23,6 +23,7 @@ Pooling = Literal["encode_then_pool", "pool_then_encode"]
 Value = TypeVar("Value")
 ProtocolName = Literal["held_out", "strict"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Latents = Annotated[int, Field(ge=2)]
 
 PATH_KEYS = {"corpus": ("root", "table"), "factors": ("table",)}
 """Settings that hold a path; relative ones are read from the folder of the configuration file."""
@@ -68,10 +69,12 @@ class ExtractSettings(Section):
 
 
 class TrainSettings(Section):
-    """Which dictionaries are trained: layers x poolings x sparsities x seeds."""
+    """Which dictionaries are trained: layers x poolings x presets x latents x sparsities x seeds."""
 
-    preset: str = Field(default="default", description="a training recipe; `otoscope models` lists them")
-    latents: Annotated[int, Field(ge=2)] = 2048
+    preset: str | tuple[str, ...] = Field(
+        default="default", description="a training recipe or several; `otoscope models` lists them"
+    )
+    latents: Latents | tuple[Latents, ...] = Field(default=2048, description="size of the dictionary, or several")
     sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
     layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="a part of the extracted layers")
     poolings: tuple[Pooling, ...] = Field(
@@ -87,10 +90,27 @@ class TrainSettings(Section):
 
     @field_validator("preset")
     @classmethod
-    def _known_preset(cls, value: str) -> str:
-        if value not in PRESETS:
-            raise ConfigError(f"train.preset: no preset {value!r}; {suggest(value, PRESETS)}")
+    def _known_presets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in _each_once(_several(value)):
+            if name not in PRESETS:
+                raise ConfigError(f"train.preset: no preset {name!r}; {suggest(name, PRESETS)}")
         return value
+
+    @field_validator("latents")
+    @classmethod
+    def _some_latents(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        _each_once(_several(value))
+        return value
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """The training recipes, one or several."""
+        return _several(self.preset)
+
+    @property
+    def dictionaries(self) -> tuple[int, ...]:
+        """The sizes of dictionaries, one or several."""
+        return _several(self.latents)
 
     @field_validator("sparsities", "seeds", "poolings")
     @classmethod
@@ -240,6 +260,10 @@ def _explain(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
     return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _several(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:

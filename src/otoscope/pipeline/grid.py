@@ -45,6 +45,8 @@ def members(config: RunConfig, extracted: list[int]) -> list[Member]:
     if missing := sorted(set(layers) - set(extracted)):
         raise UnknownLayer(f"train.layers: {missing} are not extracted; extract.layers gives {extracted}")
     return [
-        Member(layer, pooling, settings.preset, settings.latents, sparsity, seed)
-        for layer, pooling, sparsity, seed in product(layers, settings.poolings, settings.sparsities, settings.seeds)
+        Member(layer, pooling, preset, latents, sparsity, seed)
+        for layer, pooling, preset, latents, sparsity, seed in product(
+            layers, settings.poolings, settings.presets, settings.dictionaries, settings.sparsities, settings.seeds
+        )
     ]

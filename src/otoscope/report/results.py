@@ -12,12 +12,19 @@ REFERENCE_SPARSITY = 0.9
 PREDICTED_R2 = 0.1
 """A factor counts as predicted from this held-out R² on, if it also lies above its null."""
 
+RECIPE = r"^layer\d+-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$"
+"""Where the name of a dictionary holds that of its training recipe."""
+
+
+def _recipe() -> pl.Expr:
+    return pl.when(pl.col("representation") == "sae").then(pl.col("sae_id").str.extract(RECIPE))
+
 
 @dataclass(frozen=True)
 class Results:
     """All rows of `results.parquet`, and the views of it that the page shows.
 
-    Charts show one protocol, one seed and one number of latents: the first of each (the lowest
+    Charts show one protocol, one recipe, one seed and one number of latents: the first of each (the lowest
     seed, the most frequent number of latents); the tables' full download holds every row.
     """
 
@@ -32,6 +39,8 @@ class Results:
     def chosen(self) -> pl.DataFrame:
         """The same of all splits: layers are chosen by what was reached on validation groups."""
         rows = self.rows.filter(pl.col("protocol") == self.protocol)
+        if self.recipe is not None:
+            rows = rows.filter(_recipe().is_null() | (_recipe() == self.recipe))
         if self.seed is not None:
             rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
         if self.latents is not None:
@@ -49,6 +58,12 @@ class Results:
     def protocol(self) -> str:
         """The protocol that the charts show."""
         return self.protocols[0] if self.protocols else ""
+
+    @cached_property
+    def recipe(self) -> str | None:
+        """The training recipe that the charts show; None where dictionaries are not named by theirs."""
+        named = self._of_dictionaries.select(_recipe()).to_series().drop_nulls()
+        return None if named.is_empty() else str(named[0])
 
     @cached_property
     def seeds(self) -> list[int]:

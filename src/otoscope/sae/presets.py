@@ -73,8 +73,8 @@ class TrainConfig(BaseModel):
     """None: as many as come nearest to `target_rows`, between 1 and `max_epochs`."""
     target_rows: int = Field(default=250_000, ge=1)
     max_epochs: float = Field(default=30.0, gt=0)
-    patience: int | None = Field(default=None, ge=1)
-    """Stop once so many validations in a row brought nothing better; None: never."""
+    patience: float | None = Field(default=None, gt=0, le=1)
+    """Stop once so large a share of the steps brought nothing better on the validation rows; None: never."""
 
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
@@ -113,11 +113,11 @@ DEFAULT = TrainConfig(
     scaling="auto",
     init="principal",
     base_rate=2e-3,
-    weight_decay=0.5,
     min_steps_per_epoch=8,
     min_batch=64,
-    patience=5,
-    dead_window_firings=10.0,
+    patience=1 / 3,
+    aux_coefficient=1 / 8,
+    dead_window_firings=20.0,
 )
 """Begin at PCA, stay there unless unseen groups are better served elsewhere.
 

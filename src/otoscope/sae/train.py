@@ -70,9 +70,9 @@ class Training:
     @property
     def done(self) -> bool:
         """Whether all steps are taken, or validation has brought nothing better for too long."""
-        patience = self.config.patience
-        late = self.history[-patience:] if patience else []
-        return self.step >= self.plan.steps or (len(late) == patience and late[0]["step"] > self.best_step)
+        patience, steps = self.config.patience, self.plan.steps
+        waited = self.step - self.best_step if self.plan.validates_after(self.step) else 0
+        return self.step >= steps or (patience is not None and waited >= patience * steps)
 
 
 class Trained(NamedTuple):

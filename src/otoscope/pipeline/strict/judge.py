@@ -49,7 +49,7 @@ class Course:
         """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
         frame, config = self.frame, self.frame.run.config
         settings = frame.settings
-        recipes = {config.train.preset, "frozen_decoder", *settings.limit_presets}
+        recipes = {*config.train.presets, "frozen_decoder", *settings.limit_presets}
         return fingerprint(
             FORMAT,
             frame.shared,
@@ -94,9 +94,10 @@ class Course:
 
     def _grid(self) -> list[Member]:
         config = self.frame.run.config
-        seed, pooling = config.train.seeds[0], self.frame.pooling
+        train = config.train
+        first = self.frame.pooling, train.presets[0], train.dictionaries[0], train.seeds[0]
         grid = members(config, self.frame.material.store.layers)
-        return [member for member in grid if member.seed == seed and member.pooling == pooling]
+        return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 
     def _layer(self, dense: dict[int, Part]) -> int:
         """Return the layer asked for, or the one that its dense activations make the best."""
