@@ -6,10 +6,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
 
-LARGE = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
+ALL = {MMAP_THRESHOLD: 1 << 30, TRIM_THRESHOLD: 2**31 - 1}
+"""Bytes: nothing below the first is mapped by itself, and what is free stays up to the second."""
+
+LARGE = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 """Where glibc's own adjustment ends in a process that frees large blocks."""
 
 
@@ -24,14 +27,17 @@ def kept() -> Generator[None]:
     if libc is None:
         yield
         return
-    libc.mallopt(MMAP_MAX, 0)
-    libc.mallopt(TRIM_THRESHOLD, -1)
+    _set(libc, ALL)
     try:
         yield
     finally:
-        for parameter, value in LARGE.items():
-            libc.mallopt(parameter, value)
+        _set(libc, LARGE)
         libc.malloc_trim(0)
+
+
+def _set(libc: Any, parameters: dict[int, int]) -> None:
+    for parameter, value in parameters.items():
+        libc.mallopt(parameter, value)
 
 
 def _glibc() -> Any:
