@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from otoscope.corpus.splits import Splits as Splits
     from otoscope.corpus.table import Corpus as Corpus
     from otoscope.encoders.catalog import load_encoder as load_encoder
+    from otoscope.encoders.own import own_encoder as own_encoder
+    from otoscope.encoders.points import capture as capture
     from otoscope.errors import OtoscopeError as OtoscopeError
     from otoscope.pipeline.run import run as run
     from otoscope.sae.checkpoint import load_sae as load_sae
@@ -37,12 +39,14 @@ _HOMES = {
     "Splits": "corpus.splits",
     "TopK": "sae.sparsifiers",
     "build_corpus": "corpus.catalog",
+    "capture": "encoders.points",
     "extract": "activations.extract",
     "fit": "sae.train",
     "load_audio": "corpus.audio",
     "load_config": "config",
     "load_encoder": "encoders.catalog",
     "load_sae": "sae.checkpoint",
+    "own_encoder": "encoders.own",
     "parse_corpus": "corpus.catalog",
     "run": "pipeline.run",
     "save_sae": "sae.checkpoint",
