@@ -57,20 +57,26 @@ def choose_models(
     >>> [m.layers for m in choose_models(overrides=["HuBERT=starter@1,4"], only=["HuBERT"])]
     [(1, 4)]
     """
+    wanted = [_known(name) for name in only] or list(MODELS)
     found = dict(MODELS)
-    if folder is not None:
-        found = {name: _local(model, folder, bool(only) and name not in only) for name, model in found.items()}
-    for text in overrides:
-        name, sign, rest = text.partition("=")
-        if not sign or not rest:
-            raise ConfigError(f"--model wants NAME=CHECKPOINT or NAME=CHECKPOINT@LAYER,LAYER; got {text!r}")
-        model = found[_known(name)]
-        checkpoint, _, layers = rest.rpartition("@") if "@" in rest else (rest, "", "")
-        found[model.name] = replace(
-            model, checkpoint=checkpoint, layers=_layers(text, layers) if layers else model.layers
-        )
-    wanted = [_known(name) for name in only] or list(found)
+    given = dict(_override(text) for text in overrides)
+    for name in wanted:
+        if name in given:
+            found[name] = given[name]
+        elif folder is not None:
+            found[name] = _local(found[name], folder)
     return [model for name, model in found.items() if name in wanted]
+
+
+def _override(text: str) -> tuple[str, Model]:
+    name, sign, rest = text.partition("=")
+    if not sign or not rest:
+        raise ConfigError(f"--model wants NAME=CHECKPOINT or NAME=CHECKPOINT@LAYER,LAYER; got {text!r}")
+    model = MODELS[_known(name)]
+    checkpoint, at, layers = rest.rpartition("@")
+    if not at:
+        return model.name, replace(model, checkpoint=rest)
+    return model.name, replace(model, checkpoint=checkpoint, layers=_layers(text, layers))
 
 
 def _known(name: str) -> str:
@@ -90,12 +96,10 @@ def _layers(text: str, layers: str) -> tuple[int, ...]:
     return pair
 
 
-def _local(model: Model, folder: Path, may_lack: bool) -> Model:
+def _local(model: Model, folder: Path) -> Model:
     names = (model.checkpoint, model.checkpoint.rpartition("/")[2], model.name, model.name.lower())
     for name in names:
         here = folder / name
         if (here / "config.json").is_file() and weight_files(here):
             return replace(model, checkpoint=str(here))
-    if may_lack:
-        return model
     raise ConfigError(f"{folder} holds no checkpoint of {model.name}; looked for {', '.join(names)}")

@@ -125,8 +125,11 @@ def parse_settings(overrides: Sequence[str] = ()) -> Settings:
         name, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(f"--set wants NAME=VALUE, got {text!r}; {suggest(name, Settings.model_fields)}")
+        if (name := name.strip()) in Switches.model_fields:
+            given[name] = value.strip()  # a word, never a number
+            continue
         try:
-            given[name.strip()] = yaml.safe_load(value)
+            given[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
     return validated(Settings, given, section="mariotte2025")

@@ -1,0 +1,3 @@
+from tests.encoders.conftest import tiny
+
+__all__ = ["tiny"]

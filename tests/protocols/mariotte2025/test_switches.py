@@ -1,0 +1,55 @@
+"""Switches: the authors' choice first, every one told of, and a wrong one refused in the user's words."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from otoscope.errors import ConfigError
+from otoscope.protocols.mariotte2025.switches import Settings, Switches, choices, parse_settings, theirs
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "reproduce-the-paper.md"
+
+
+@pytest.mark.parametrize("switch", Switches.model_fields)
+def test_the_first_choice_is_the_authors_and_every_choice_is_accepted(switch: str) -> None:
+    assert choices(switch)[0] == theirs()[switch]
+    assert len(choices(switch)) > 1
+    for value in choices(switch):
+        changed = parse_settings([f"{switch}={value}"])
+        assert getattr(changed, switch) == value
+        assert changed.corrected == ({} if value == choices(switch)[0] else {switch: value})
+
+
+@pytest.mark.parametrize("switch", Switches.model_fields)
+def test_the_docs_tell_of_every_switch_and_choice(switch: str) -> None:
+    row = next((line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{switch}")), "")
+    assert row, f"{DOCS.name} has no row for {switch}"
+    assert [c for c in choices(switch) if f"`{c}`" not in row] == []
+
+
+def test_effort_is_set_in_the_same_way() -> None:
+    found = parse_settings(["sparsities=[0.75, 0.9]", "crops=100", "seed=7"])
+    assert (found.sparsities, found.crops, found.seed) == ((0.75, 0.9), 100, 7)
+    assert found.corrected == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("vibrado=keep", "mariotte2025.vibrado: Input should be 'drop' or 'fix'; got 'keep'"),
+        ("vibrato=fix", "did you mean vibrado"),
+        ("vibrado", "--set wants NAME=VALUE, got 'vibrado'"),
+        ("crops=0", "mariotte2025.crops: Input should be greater than or equal to 1; got 0"),
+        ("sparsities=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        parse_settings([text])
+
+
+def test_settings_are_the_studys_when_nothing_is_set() -> None:
+    settings = Settings()
+    assert (settings.latents, settings.sae_epochs, settings.probe_epochs, settings.alpha) == (2048, 100, 120, 0.1)
+    assert settings.sparsities == (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
