@@ -23,8 +23,8 @@ def test_large_blocks_are_mapped_once_inside_and_again_outside():
         torch.ones(16_000_000)
         inside = faults_of_four_large_tensors()
     outside = faults_of_four_large_tensors()
-    assert inside < pages / 10
-    assert outside > 10 * max(inside, 1)
+    assert outside >= 4 * pages * 0.9
+    assert inside < outside / 2
 
 
 def test_what_is_raised_inside_comes_out():

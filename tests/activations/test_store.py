@@ -164,7 +164,7 @@ def test_a_folder_without_a_manifest_is_no_store(copy: Path, tmp_path: Path):
 
 def test_a_manifest_of_another_format_is_refused(copy: Path):
     (copy / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(DamagedArtifact, match=r"manifest\.json is no manifest of format 1"):
+    with pytest.raises(DamagedArtifact, match=r"manifest\.json is no manifest of format 2"):
         ActivationStore.open(copy)
 
 

@@ -1,104 +1,112 @@
-"""Beginning a store, and declaring it whole."""
+"""Declaring a store whole: the tables of its clips, and last of all its manifest."""
 
-import fcntl
-import os
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
 
-from otoscope.activations.layout import CARD, CLIPS, MANIFEST, SET_ASIDE, differences, locate, shard_card_path
-from otoscope.activations.shards import describe
-from otoscope.artifacts import is_full, read_json, write_json, write_table
-from otoscope.errors import ArtifactError, CorpusError, StaleArtifact, StorageFull
+from otoscope.activations.home import Home, read_card, write_card
+from otoscope.activations.layout import CARD, CLIPS, MANIFEST, SET_ASIDE, shard_card_path, table_path
+from otoscope.artifacts import write_table
+from otoscope.errors import ArtifactError, CorpusError, StaleArtifact
 
-LOCK = ".lock"
+CLIP_TYPES: dict[str, Any] = {
+    "clip_id": pl.String,
+    "path": pl.String,
+    "shard": pl.Int32,
+    "pooled_offset": pl.Int64,
+    "first_offset": pl.Int64,
+    "frames": pl.Int64,
+    "sound_s": pl.Float64,
+}
+ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "reason": pl.String}
 
 
-@contextmanager
-def sole_writer(folder: Path) -> Generator[None]:
-    """Hold the store's lock; the system gives it back when the process ends, however it ends.
-
-    Raises `ArtifactError` when another process writes into the same folder.
-    """
+def is_current(home: Home, fingerprint: str) -> bool:
+    """Whether the manifest that lies there is that of this store."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        if is_full(error):
-            raise StorageFull(f"no room left to begin {folder}; free some space and run again") from error
-        raise ArtifactError(f"{folder} cannot be written ({error.strerror})") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ArtifactError(f"another process is writing {folder}; wait for it or choose another folder") from error
-    finally:
-        os.close(handle)
+        return read_card(home, MANIFEST)["fingerprint"] == fingerprint
+    except (ArtifactError, KeyError, TypeError):
+        return False
 
 
-def begin(folder: Path, card: dict[str, Any]) -> None:
-    """Write the store's card, or refuse a folder that holds another store; clear what a killed run left half-written.
+def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> None:
+    """Write the tables of clips and, last of all, the manifest that makes the store complete.
 
-    Raises `StaleArtifact` with what differs.
+    `shards` are the cards of all shards by number; of their clips those count whose key is the one in `keys`. What an
+    earlier manifest names stays until this one lies beside it: whoever reads meanwhile reads the store as it was.
+    Raises `StaleArtifact` when another writer has begun another store here.
     """
-    path = locate(folder, CARD)
-    if path.is_file():
-        found = read_json(path)
-        if found != card:
-            raise StaleArtifact(
-                f"{folder} holds other activations: {'; '.join(differences(found, card))}; "
-                "delete the folder or choose another"
-            )
-    else:
-        write_json(path, card)
-    for leftover in folder.rglob(".*.part"):
-        leftover.unlink(missing_ok=True)
-
-
-def finish(folder: Path, card: dict[str, Any], shards: Iterable[dict[str, Any]]) -> None:
-    """Write the tables of clips and, last of all, the manifest that makes the store complete."""
-    shards = list(shards)
-    clips = [(clip[0], clip[1], shard["shard"], place, *clip[2:]) for shard in shards for place, clip in _places(shard)]
-    if not clips:
-        reason = next((clip[2] for shard in shards for clip in shard["set_aside"]), "none was given")
+    clips, aside = _clips(keys, shards), _aside(keys, shards)
+    if clips.is_empty():
+        reason = aside["reason"][0] if aside.height else "none was given"
         raise CorpusError(f"no clip could be used; the first one: {reason}")
-    types = {
-        "clip_id": pl.String,
-        "path": pl.String,
-        "shard": pl.Int32,
-        "pooled_offset": pl.Int64,
-        "first_offset": pl.Int64,
-        "frames": pl.Int64,
-        "sound_s": pl.Float64,
-    }
-    write_table(locate(folder, CLIPS), pl.DataFrame(clips, schema=types, orient="row"))
-    aside = [tuple(clip) for shard in shards for clip in shard["set_aside"]]
-    columns = {"clip_id": pl.String, "path": pl.String, "reason": pl.String}
-    write_table(locate(folder, SET_ASIDE), pl.DataFrame(aside, schema=columns, orient="row"))
+    if read_card(home, CARD) != card:
+        raise StaleArtifact(f"another run has begun another store in {home.place}; give each a place of its own")
+    generation, before = _generation(home, card["fingerprint"])
+    tables = {CLIPS: clips, SET_ASIDE: aside}
+    for name, table in tables.items():
+        with home.publish(table_path(name, generation)) as temporary:
+            write_table(temporary, table)
+    listed = dict(clips.group_by("shard").len().iter_rows())
     manifest = {
         "complete": True,
         **card,
-        "clips": len(clips),
-        "rows": sum(shard["frames"] for shard in shards),
-        "sound_s": sum(clip[-1] for clip in clips),
-        "set_aside": len(aside),
+        "generation": generation,
+        "clips": clips.height,
+        "rows": int(clips["frames"].sum()),
+        "sound_s": float(clips["sound_s"].sum()),
+        "set_aside": aside.height,
+        "tables": {name: _described(home, table_path(name, generation)) for name in tables},
         "shards": [
             {
-                "shard": shard["shard"],
+                "shard": number,
                 "clips": len(shard["clips"]),
+                "listed": listed.get(number, 0),
                 "rows": shard["frames"],
-                "card": describe(locate(folder, shard_card_path(shard["shard"]))),
+                "segments": shard["segments"],
+                "card": home.describe(shard_card_path(number)),
                 "files": shard["files"],
             }
-            for shard in shards
+            for number, shard in sorted(shards.items())
         ],
-        "tables": {name: describe(locate(folder, name)) for name in (CLIPS, SET_ASIDE)},
     }
-    write_json(locate(folder, MANIFEST), manifest)
+    write_card(home, MANIFEST, manifest)
+    for stale in before - {table_path(name, generation) for name in tables}:
+        home.remove(stale)
 
 
-def _places(shard: dict[str, Any]) -> Iterable[tuple[int, list[Any]]]:
-    return enumerate(shard["clips"])
+def _described(home: Home, relative: str) -> dict[str, Any]:
+    return {"file": relative, **home.describe(relative)}
+
+
+def _generation(home: Home, fingerprint: str) -> tuple[int, set[str]]:
+    """Return the number of this list of clips, and the tables of the manifest that lies there."""
+    try:
+        manifest = read_card(home, MANIFEST)
+        files = {str(table["file"]) for table in manifest["tables"].values()}
+        return int(manifest["generation"]) + (manifest["fingerprint"] != fingerprint), files
+    except (ArtifactError, KeyError, TypeError, AttributeError):
+        return 0, set()
+
+
+def _clips(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
+    rows = [(clip[0], clip[1], number, place, *clip[2:5]) for number, place, clip in _counted(keys, shards, "clips")]
+    return pl.DataFrame(rows, schema=CLIP_TYPES, orient="row").sort("clip_id")
+
+
+def _aside(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
+    rows = [tuple(clip[:3]) for _, _, clip in _counted(keys, shards, "set_aside")]
+    return pl.DataFrame(rows, schema=ASIDE_TYPES, orient="row").sort("clip_id")
+
+
+def _counted(
+    keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]], kind: str
+) -> Iterator[tuple[int, int, list[Any]]]:
+    """Yield the clips that count, each once, with their shard and place in it."""
+    seen: set[str] = set()
+    for number, shard in sorted(shards.items()):
+        for place, clip in enumerate(shard[kind]):
+            if keys.get(clip[0]) == clip[-1] and clip[0] not in seen:
+                seen.add(clip[0])
+                yield number, place, clip

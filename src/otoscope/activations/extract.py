@@ -11,15 +11,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from otoscope.activations.ahead import ahead
-from otoscope.activations.commit import begin, finish, sole_writer
-from otoscope.activations.layout import MANIFEST, identity, locate, shard_card_path
+from otoscope.activations.commit import finish, is_current
+from otoscope.activations.home import Home, home_of, read_card
+from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
 from otoscope.activations.memory import kept
 from otoscope.activations.pieces import Cutter, encode_pieces
-from otoscope.activations.plan import Batch, Clip, Sharding, batches, in_order, shards
+from otoscope.activations.plan import Batch, Clip, Sharding, batches
 from otoscope.activations.progress import Progress, Tally
-from otoscope.activations.shards import ShardWriter, whole_shard
+from otoscope.activations.segments import Segments
+from otoscope.activations.settle import Settled, begin, duration_of, missing_shards, settle
+from otoscope.activations.shards import ShardWriter
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.artifacts import read_json
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
@@ -37,12 +39,13 @@ class Decoded(NamedTuple):
 def extract(
     corpus: Corpus,
     encoder: Encoder,
-    folder: Path,
+    folder: Path | str,
     *,
     layers: Sequence[int],
     dtype: str = "float32",
     pooled: bool = True,
     frames: bool = True,
+    segments: Segments | None = None,
     batch_s: float = 30.0,
     sharding: Sharding | None = None,
     strict: bool = False,
@@ -54,15 +57,19 @@ def extract(
 
     Run it again after a kill: whole shards are kept (their sizes are checked, with `verify` their checksums too) and
     the rest is written with the same bytes as in one go. A clip that cannot be used is set aside with the reason.
+    Run it with a larger corpus, or another: the clips that are stored stay, only the others are encoded, and until
+    they are the store is read as it was.
 
     Args:
         corpus: the clips.
         encoder: the model.
-        folder: where the store goes; it may hold the same store, begun.
+        folder: where the store goes, a folder or an address that fsspec knows (`s3://bucket/name`); it may hold the
+            same store, begun or of another corpus.
         layers: which layers to keep.
         dtype: float32, float16 or bfloat16.
         pooled: keep the mean over each clip's valid frames.
         frames: keep every valid frame.
+        segments: keep the mean over each segment's frames.
         batch_s: padded seconds of sound that go through the encoder at once; memory grows with it.
         sharding: how large shards may grow and how long clips are cut.
         strict: raise at the first unusable clip.
@@ -76,21 +83,36 @@ def extract(
         CorpusError: too many clips are unusable, or with `strict` the first one is.
     """
     sharding = sharding or Sharding()
-    card = identity(
-        corpus, encoder, layers=layers, dtype=dtype, pooled=pooled, frames=frames, batch_s=batch_s, sharding=sharding
+    card = recipe(
+        encoder,
+        layers=layers,
+        dtype=dtype,
+        pooled=pooled,
+        frames=frames,
+        segments=segments,
+        batch_s=batch_s,
+        sharding=sharding,
     )
-    run = _Run(corpus, Cutter(encoder, sharding.window_s, sharding.overlap_s), folder, card, strict, threads)
-    plan = shards(in_order(corpus.clips), sharding, bytes_per_s=_bytes_per_s(card))
-    with sole_writer(folder):
-        begin(folder, card)
-        tally = Tally(corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(plan), max_set_aside)
-        missing = _skip_whole(folder, card["fingerprint"], plan, tally, verify=verify)
+    home = home_of(folder)
+    with home.sole_writer():
+        settled = settle(home, corpus, card, sharding, segments=segments, bytes_per_s=_bytes_per_s(card), verify=verify)
+        begin(home, settled)
+        cutter = Cutter(encoder, sharding.window_s, sharding.overlap_s)
+        run = _Run(corpus, cutter, home, settled, segments, strict, threads)
+        total_s = float(corpus.clips["duration_s"].sum())
+        tally = Tally(corpus.clips.height, total_s, len(settled.kept) + len(settled.plan), max_set_aside)
+        whole, missing = missing_shards(home, settled, verify=verify)
+        _skip(tally, corpus, settled, whole, missing)
         yield tally.progress(shard=0, clips_new=tally.clips)
-        if missing or not locate(folder, MANIFEST).is_file():
-            locate(folder, MANIFEST).unlink(missing_ok=True)
+        current = is_current(home, settled.card["fingerprint"])
+        if missing and current:
+            home.remove(MANIFEST)
+        if missing or not current:
+            batches = [batch for shard in missing for batch in run.batches(shard, settled.plan[shard])]
             with kept():
-                yield from run.write([batch for shard in missing for batch in run.batches(shard, plan[shard])], tally)
-            finish(folder, card, (read_json(locate(folder, shard_card_path(shard))) for shard in range(len(plan))))
+                yield from run.write(batches, tally)
+            written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
+            finish(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
 
 
 def _bytes_per_s(card: dict[str, Any]) -> float:
@@ -99,26 +121,32 @@ def _bytes_per_s(card: dict[str, Any]) -> float:
     return sum(layer["width"] * layer["rate_hz"] * size for layer in card["layers"]) if card["frames"] else 0.0
 
 
-def _skip_whole(folder: Path, store: str, plan: Sequence[Sequence[Clip]], tally: Tally, *, verify: bool) -> list[int]:
-    """Count the shards that are there and whole; return the others."""
-    missing: list[int] = []
-    for shard, clips in enumerate(plan):
-        found = whole_shard(folder, shard, store=store, verify=verify)
-        if found is None:
-            missing.append(shard)
-        else:
-            tally.skip(len(clips), sum(clip.duration_s for clip in clips), len(found["set_aside"]))
-    return missing
+def _skip(
+    tally: Tally, corpus: Corpus, settled: Settled, whole: dict[int, dict[str, Any]], missing: Sequence[int]
+) -> None:
+    """Count the clips that are stored already."""
+    to_do = [clip for shard in missing for clip in settled.plan[shard]]
+    aside = sum(
+        settled.keys.get(clip[0]) == clip[-1]
+        for card in (*settled.kept.values(), *whole.values())
+        for clip in card["set_aside"]
+    )
+    tally.skip(corpus.clips.height - len(to_do), tally.sound_total_s - duration_of(to_do), aside)
 
 
 @dataclass(frozen=True)
 class _Run:
     corpus: Corpus
     cutter: Cutter
-    folder: Path
-    card: dict[str, Any]
+    home: Home
+    settled: Settled
+    segments: Segments | None
     strict: bool
     threads: int
+
+    @property
+    def card(self) -> dict[str, Any]:
+        return self.settled.card
 
     def batches(self, shard: int, clips: Sequence[Clip]) -> list[Batch]:
         return batches(
@@ -152,13 +180,12 @@ class _Run:
 
     def writer(self, shard: int) -> ShardWriter:
         return ShardWriter(
-            self.folder,
+            self.home,
             shard,
-            widths={layer["index"]: layer["width"] for layer in self.card["layers"]},
-            dtype=self.card["dtype"],
-            pooled=self.card["pooled"],
-            frames=self.card["frames"],
-            store=self.card["fingerprint"],
+            recipe=self.card,
+            key=self.settled.key_of(shard),
+            clip_keys=self.settled.keys,
+            segments=self.segments,
         )
 
     def decode(self, batch: Batch) -> list[Decoded]:
@@ -198,7 +225,7 @@ class _Run:
             if clip.clip_id in aside:
                 continue
             with tally.timed("write"):
-                if reason := writer.add(piece):
+                if reason := writer.add(clip.clip_id, piece):
                     set_aside(clip, reason)
                 elif piece.last:
                     writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)

@@ -1,28 +1,27 @@
-"""Names of the files of a store, and the identity that all of them share."""
+"""Names of the files of a store, and the recipe that all of them share."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from otoscope.activations.plan import Sharding
+from otoscope.activations.segments import Segments
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.artifacts import environment, fingerprint
-from otoscope.corpus.table import Corpus
+from otoscope.artifacts import environment
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.errors import ConfigError, suggest
 
-FORMAT = 1
+FORMAT = 2
 CARD = "card.json"
 MANIFEST = "manifest.json"
-CLIPS = "clips.parquet"
-SET_ASIDE = "set_aside.parquet"
+CLIPS = "clips"
+SET_ASIDE = "set_aside"
 UNRELATED = frozenset({"scikit-learn"})
 """Packages that `environment` names and that no activation passes through."""
 
 
 def tensor_path(layer: int, kind: str, shard: int) -> str:
-    """Return where a shard of one layer lies; `kind` is frames, pooled or tokens.
+    """Return where a shard of one layer lies; `kind` is frames, pooled, segments or tokens.
 
     >>> tensor_path(3, "frames", 0)
     'layer_03/frames-00000.safetensors'
@@ -35,25 +34,38 @@ def index_path(shard: int) -> str:
     return f"index/{shard:05d}.parquet"
 
 
+def segments_path(shard: int) -> str:
+    """Return where the segment rows of a shard lie."""
+    return f"segments/{shard:05d}.parquet"
+
+
 def shard_card_path(shard: int) -> str:
     """Return where the card of a shard lies."""
     return f"shards/{shard:05d}.json"
 
 
-def identity(
-    corpus: Corpus,
+def table_path(table: str, generation: int) -> str:
+    """Return where a table of the whole store lies: a new file whenever clips come or go.
+
+    >>> table_path("clips", 0), table_path("clips", 2)
+    ('clips.parquet', 'clips-2.parquet')
+    """
+    return f"{table}-{generation}.parquet" if generation else f"{table}.parquet"
+
+
+def recipe(
     encoder: Encoder,
     *,
     layers: Sequence[int],
     dtype: str = "float32",
     pooled: bool = True,
     frames: bool = True,
+    segments: Segments | None = None,
     batch_s: float = 30.0,
     sharding: Sharding | None = None,
 ) -> dict[str, Any]:
-    """Return everything that a store's bytes are a function of, as plain JSON; its `fingerprint` is among it.
+    """Return all that a clip's activations are a function of beside its sound, as plain JSON.
 
-    Of the corpus only the sound counts: new labels or splits leave the activations as they are.
     Raises `UnknownLayer` for a layer that the encoder lacks, `ConfigError` for settings that make no store.
     """
     if not layers:
@@ -61,30 +73,34 @@ def identity(
     check_layers(layers, encoder.layers, encoder.name)
     if dtype not in PRECISIONS:
         raise ConfigError(f"activations cannot be stored as {dtype!r}; {suggest(dtype, PRECISIONS)}")
-    if not (pooled or frames):
-        raise ConfigError("a store holds pooled clips, frames or both; both were switched off")
+    if not (pooled or frames or segments):
+        raise ConfigError("a store holds pooled clips, frames or segments; all were switched off")
     if batch_s <= 0:
         raise ConfigError(f"batch_s is {batch_s}; it must be above 0")
     wanted = set(layers)
-    sound = corpus.clips.select("clip_id", "start_s", "duration_s", "digest").sort("clip_id")
-    card: dict[str, Any] = {
+    return {
         "format": FORMAT,
-        "corpus": {"name": corpus.name, "clips": sound.height, "sound": fingerprint(sound.rows())},
         "encoder": {
             "name": encoder.name,
             "revision": encoder.revision,
             "context": getattr(encoder, "context", None),
+            **_unless_exact(encoder),
             "rate_hz": encoder.rate_hz,
         },
         "layers": [asdict(layer) for layer in encoder.layers if layer.index in wanted],
         "dtype": dtype,
         "pooled": pooled,
         "frames": frames,
+        "segments": None if segments is None else segments.card(),
         "batch_s": batch_s,
         "sharding": asdict(sharding or Sharding()),
         "versions": {name: release for name, release in environment().items() if name not in UNRELATED},
     }
-    return {"fingerprint": fingerprint(card), **card}
+
+
+def _unless_exact(encoder: Encoder) -> dict[str, str]:
+    precision = getattr(encoder, "precision", "exact")
+    return {} if precision == "exact" else {"precision": precision}
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
@@ -96,7 +112,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     phrases: list[str] = []
     for key in sorted(found.keys() | wanted.keys()):
         old, new = found.get(key), wanted.get(key)
-        if old == new or (not prefix and key == "fingerprint"):
+        if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             phrases += differences(old, new, f"{prefix}{key}.")
@@ -112,8 +128,3 @@ def _layer_difference(old: list[Any], new: list[Any]) -> list[str]:
     if indices[0] != indices[1]:
         return [f"layers are {indices[0]}, asked for {indices[1]}"]
     return ["the layers' geometry is another"]
-
-
-def locate(folder: Path, relative: str) -> Path:
-    """Return a file of the store from the name that its cards give it."""
-    return folder / relative

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -13,20 +12,24 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.layout import index_path, locate, shard_card_path, tensor_path
+from otoscope.activations.home import Home, check_size, read_card, write_card
+from otoscope.activations.layout import index_path, segments_path, shard_card_path, tensor_path
 from otoscope.activations.pieces import Piece
+from otoscope.activations.pooling import SegmentPool
+from otoscope.activations.segments import Segments
 from otoscope.activations.tensorfile import RowFile, rounded
-from otoscope.artifacts import atomic, digest, read_json, write_json, write_table
+from otoscope.artifacts import write_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, DamagedArtifact
 
 
 class Unusable(NamedTuple):
-    """A clip that is set aside, and why."""
+    """A clip that is set aside, and why; `key` identifies its sound."""
 
     clip_id: str
     path: str
     reason: str
+    key: str
 
 
 class _Clip(NamedTuple):
@@ -53,17 +56,27 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: Path, shard: int, *, widths: Mapping[int, int], dtype: str, pooled: bool, frames: bool, store: str
+        self,
+        home: Home,
+        shard: int,
+        *,
+        recipe: Mapping[str, Any],
+        key: str,
+        clip_keys: Mapping[str, str],
+        segments: Segments | None = None,
     ) -> None:
-        self._folder = folder
+        self._home = home
         self._shard = shard
-        self._widths = widths
-        self._dtype = dtype
-        self._keeps_pooled = pooled
-        self._keeps_frames = frames
-        self._store = store
+        self._widths: dict[int, int] = {layer["index"]: layer["width"] for layer in recipe["layers"]}
+        self._dtype: str = recipe["dtype"]
+        self._keeps_pooled: bool = recipe["pooled"]
+        self._keeps_frames: bool = recipe["frames"]
+        self._identity = {"shard": shard, "recipe": recipe["recipe"], "key": key}
+        self._clip_keys = clip_keys
+        self._segments = None if segments is None else SegmentPool(segments)
         self._stack = ExitStack()
         self._files: dict[int, RowFile] = {}
+        self._segment_files: dict[int, RowFile] = {}
         self._written: list[str] = []
         self._clips: list[_Clip] = []
         self._aside: list[Unusable] = []
@@ -72,16 +85,21 @@ class ShardWriter:
         self._clear()
 
     def __enter__(self) -> "ShardWriter":
-        locate(self._folder, shard_card_path(self._shard)).unlink(missing_ok=True)
-        if self._keeps_frames:
-            for layer, width in self._widths.items():
+        self._home.remove(shard_card_path(self._shard))
+        for layer, width in self._widths.items():
+            if self._keeps_frames:
                 self._files[layer] = self._open(tensor_path(layer, "frames", self._shard), "frames", (width,))
+            if self._segments is not None:
+                name = tensor_path(layer, "segments", self._shard)
+                self._segment_files[layer] = self._open(name, "segments", (width,))
         return self
 
-    def add(self, piece: Piece) -> str | None:
+    def add(self, clip_id: str, piece: Piece) -> str | None:
         """Append a piece to the clip under way; return why the clip cannot be stored, if it cannot."""
         if reason := self._reason_against(piece):
             return reason
+        if self._segments is not None:
+            self._append_segments(self._segments.add(clip_id, piece.frames, piece.layers))
         count = len(piece.frames.end_s)
         for layer, states in piece.layers.items():
             if self._keeps_frames:
@@ -94,6 +112,8 @@ class ShardWriter:
 
     def finish_clip(self, clip_id: str, path: str, *, sound_s: float) -> None:
         """Close the clip under way: its pooled row is the mean over all its frames."""
+        if self._segments is not None:
+            self._append_segments(self._segments.finish(clip_id, sound_s=sound_s))
         count = sum(len(times.end_s) for times in self._times)
         pooled = {layer: (total / count).float() for layer, total in self._sums.items()}
         tokens = {layer: (total / count).float() for layer, total in self._token_sums.items()}
@@ -105,17 +125,23 @@ class ShardWriter:
         """Drop the clip under way, or one that never got that far, and note why."""
         for file in self._files.values():
             file.rewind(self._rows)
+        if self._segments is not None:
+            rows = self._segments.drop()
+            for file in self._segment_files.values():
+                file.rewind(rows)
         self._clear()
-        self._aside.append(Unusable(clip_id, path, reason))
+        self._aside.append(Unusable(clip_id, path, reason, self._clip_keys[clip_id]))
 
     def commit(self) -> None:
         """Write what belongs beside the frames, give every file its name, and the card at the end."""
         with self._stack:
             self._clips.sort(key=lambda clip: clip.clip_id)
             if self._keeps_frames:
-                self._write_index()
+                self._write_table(index_path(self._shard), index_table(self._clips, self._shard))
             if self._keeps_pooled:
                 self._write_whole("pooled", [clip.pooled for clip in self._clips])
+            if self._segments is not None:
+                self._write_table(segments_path(self._shard), self._segments.table(self._shard))
             if any(clip.tokens for clip in self._clips):
                 self._write_whole("tokens", [clip.tokens for clip in self._clips])
         self._write_card()
@@ -135,7 +161,7 @@ class ShardWriter:
         self._token_sums: dict[int, Any] = {}
 
     def _open(self, relative: str, name: str, axes: tuple[int, ...]) -> RowFile:
-        temporary = self._stack.enter_context(atomic(locate(self._folder, relative)))
+        temporary = self._stack.enter_context(self._home.publish(relative))
         self._written.append(relative)
         return self._stack.enter_context(RowFile(temporary, name=name, axes=axes, dtype=self._dtype))
 
@@ -154,23 +180,28 @@ class ShardWriter:
             for clip in clips:
                 file.append(rounded(clip[layer][None], self._dtype))
 
-    def _write_index(self) -> None:
-        relative = index_path(self._shard)
-        write_table(locate(self._folder, relative), index_table(self._clips, self._shard))
+    def _append_segments(self, rows: Mapping[int, Float[Tensor, "segments width"]]) -> None:
+        for layer, values in rows.items():
+            self._segment_files[layer].append(rounded(values, self._dtype))
+
+    def _write_table(self, relative: str, table: pl.DataFrame) -> None:
+        with self._home.publish(relative) as temporary:
+            write_table(temporary, table)
         self._written.append(relative)
 
     def _write_card(self) -> None:
-        files = {name: describe(locate(self._folder, name)) for name in sorted(self._written)}
-        clips = [[c.clip_id, c.path, c.first_offset, c.frames, c.sound_s] for c in self._clips]
+        clips = [
+            [c.clip_id, c.path, c.first_offset, c.frames, c.sound_s, self._clip_keys[c.clip_id]] for c in self._clips
+        ]
         card = {
-            "shard": self._shard,
-            "store": self._store,
+            **self._identity,
             "frames": self._rows,
+            "segments": 0 if self._segments is None else self._segments.rows,
             "clips": clips,
             "set_aside": sorted(self._aside),
-            "files": files,
+            "files": {name: self._home.describe(name) for name in sorted(self._written)},
         }
-        write_json(locate(self._folder, shard_card_path(self._shard)), card)
+        write_card(self._home, shard_card_path(self._shard), card)
 
 
 def index_table(clips: Sequence[_Clip], shard: int) -> pl.DataFrame:
@@ -199,35 +230,23 @@ def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Return a file's size and checksum, as cards hold them."""
-    return {"bytes": path.stat().st_size, "sha256": digest(path)}
-
-
-def whole_shard(folder: Path, shard: int, *, store: str, verify: bool) -> dict[str, Any] | None:
-    """Return the card of a finished shard of this store, or None when it has to be written (again)."""
-    path = locate(folder, shard_card_path(shard))
-    if not path.is_file():
-        return None
+def whole_shard(home: Home, shard: int, *, recipe: str, key: str | None, verify: bool) -> dict[str, Any] | None:
+    """Return the card of a finished shard of this recipe and key, or None when it has to be written (again)."""
     try:
-        card = read_json(path)
-        if card["store"] != store:
+        card = read_card(home, shard_card_path(shard))
+        if card["recipe"] != recipe or (key is not None and card["key"] != key):
             return None
-        check_files(folder, card["files"], verify=verify)
+        check_files(home, card["files"], verify=verify)
     except (ArtifactError, KeyError, TypeError):
         return None
     return card
 
 
-def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
+def check_files(home: Home, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
     """Raise `DamagedArtifact` naming the first file whose size, or with `verify` whose SHA-256, is not the card's."""
     for name, expected in files.items():
-        path = locate(folder, name)
-        if not path.is_file():
-            raise DamagedArtifact(f"{path} is missing; extract again to restore it")
-        if (size := path.stat().st_size) != expected["bytes"]:
+        check_size(f"{home.place}/{name}", home.size(name), expected)
+        if verify and home.describe(name)["sha256"] != expected["sha256"]:
             raise DamagedArtifact(
-                f"{path} has {size} bytes, its card says {expected['bytes']}; extract again to restore it"
+                f"{home.place}/{name} is damaged: its SHA-256 is not its card's; extract again to restore it"
             )
-        if verify and digest(path) != expected["sha256"]:
-            raise DamagedArtifact(f"{path} is damaged: its SHA-256 is not its card's; extract again to restore it")

@@ -1,6 +1,6 @@
 """Reading a store: pooled clips, frames of a clip, and rows for training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -11,23 +11,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from otoscope.activations.layout import (
-    CARD,
-    CLIPS,
-    FORMAT,
-    MANIFEST,
-    SET_ASIDE,
-    index_path,
-    locate,
-    shard_card_path,
-    tensor_path,
-)
+from otoscope.activations.home import Home, home_of
+from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path, shard_card_path, tensor_path
+from otoscope.activations.manifest import read_manifest
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.shards import check_files
 from otoscope.activations.tensorfile import Mapped, map_tensor, widened
-from otoscope.artifacts import read_json, read_table
+from otoscope.artifacts import read_table
 from otoscope.encoders.base import Frames
-from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, UnknownLayer
+from otoscope.errors import ArtifactError, DamagedArtifact, UnknownLayer
 
 
 class ClipFrames(NamedTuple):
@@ -39,49 +31,57 @@ class ClipFrames(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ActivationStore:
-    """A whole store on disk; tensors are mapped into memory shard by shard, when they are first asked for.
+    """A whole store; tensors are mapped into memory shard by shard, when they are first asked for.
 
-    `clips` is the table of clips in the order of `clip_id`, which is the order of every result.
+    `clips` is the table of clips in the order of `clip_id`, which is the order of every result; `set_aside` lists what
+    could not be used: `clip_id, path, reason`.
     """
 
-    folder: Path
+    home: Home
     card: dict[str, Any]
     clips: pl.DataFrame
+    set_aside: pl.DataFrame
     _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> "ActivationStore":
-        """Open a store; with `verify`, check every file's SHA-256 first.
+        """Open a store in a folder or at an address; with `verify`, check every file's SHA-256 first.
 
         Raises `IncompleteArtifact` when it was never finished and `DamagedArtifact` naming the file that is not
         as the manifest says.
         """
-        folder = Path(folder)
-        if not locate(folder, MANIFEST).is_file():
-            begun = "was begun but never finished" if locate(folder, CARD).is_file() else "holds no activations"
-            raise IncompleteArtifact(f"{folder} {begun}; run the extraction (again), it goes on where it was")
-        card = read_json(locate(folder, MANIFEST))
-        if not isinstance(card, dict) or card.get("format") != FORMAT or "shards" not in card:
-            raise DamagedArtifact(f"{folder / MANIFEST} is no manifest of format {FORMAT}; extract again")
-        check_files(folder, card["tables"], verify=verify)
-        store = cls(folder, card, read_table(locate(folder, CLIPS)))
+        home = home_of(folder)
+        card = read_manifest(home)
+        tables = {table["file"]: table for table in card["tables"].values()}
+        check_files(home, tables, verify=verify)
+        paths = {name: home.fetch(table["file"], table) for name, table in card["tables"].items()}
+        store = cls(home, card, read_table(paths[CLIPS]), read_table(paths[SET_ASIDE]))
         if verify:
             store.verify()
         return store
 
+    @property
+    def folder(self) -> str:
+        """Where the store lies."""
+        return self.home.place
+
     def verify(self) -> None:
         """Recompute every checksum; raise `DamagedArtifact` naming the first file that is not as it was written."""
-        self._check(verify=True)
+        check_files(self.home, self.files, verify=True)
 
     def check_sizes(self) -> None:
         """Look at every file's size, reading none; raise `DamagedArtifact` naming the first that is gone or cut."""
-        self._check(verify=False)
+        check_files(self.home, self.files, verify=False)
 
-    def _check(self, *, verify: bool) -> None:
-        check_files(self.folder, self.card["tables"], verify=verify)
-        for shard in self.card["shards"]:
-            check_files(self.folder, {shard_card_path(shard["shard"]): shard["card"]}, verify=verify)
-            check_files(self.folder, shard["files"], verify=verify)
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Every file of the store but its manifest and card, with its size and checksum."""
+        tables = {table["file"]: table for table in self.card["tables"].values()}
+        return tables | {
+            name: described
+            for shard in self.card["shards"]
+            for name, described in ({shard_card_path(shard["shard"]): shard["card"]} | shard["files"]).items()
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -113,25 +113,58 @@ class ActivationStore:
         """Whether pooled clips are stored, beside or without frames."""
         return self.card["pooled"]
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether segments are stored."""
+        return self.card["segments"] is not None
+
     @cached_property
     def clip_ids(self) -> list[str]:
         """Names of the usable clips, sorted: the order of `pooled` and `rows`."""
         return self.clips["clip_id"].to_list()
 
-    @cached_property
-    def set_aside(self) -> pl.DataFrame:
-        """Clips that could not be used: `clip_id, path, reason`."""
-        return read_table(locate(self.folder, SET_ASIDE))
-
     @property
     def index(self) -> pl.DataFrame:
         """A row a frame in the order of `rows`: `clip_id, frame, start_s, end_s, [low_hz, high_hz,] shard, offset`."""
-        return self.scan_index().collect()
+        return self.scan_index().sort("clip_id", "frame", maintain_order=True).collect()
 
     def scan_index(self) -> pl.LazyFrame:
-        """Return the index without reading it, for stores whose index is large."""
+        """Return the index without reading it, shard after shard, for stores whose index is large."""
         self._require_frames()
-        return pl.concat([pl.scan_parquet(locate(self.folder, index_path(i))) for i in range(len(self.card["shards"]))])
+        return self._scan(index_path)
+
+    @cached_property
+    def segments(self) -> pl.DataFrame:
+        """A row a segment: `clip_id, segment, start_s, end_s, frames, shard, offset`, sorted by clip and segment.
+
+        `segment` counts the windows or the table's rows of a clip; one in which no frame's centre lies has no row.
+        """
+        if not self.has_segments:
+            raise ArtifactError(f"{self.folder} holds no segments; extract with segment_s or a table of segments")
+        return self._scan(segments_path).sort("clip_id", "segment").collect()
+
+    def pooled_segments(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "segments width"]:
+        """Return the mean over each segment's frames, as float32, in the order of `segments`; of some clips only.
+
+        With `clip_ids` the rows are those of `segments` that belong to these clips, still in its order.
+        """
+        chosen = self.segments
+        if clip_ids is not None:
+            self._positions(clip_ids)
+            chosen = chosen.filter(pl.col("clip_id").is_in(list(clip_ids)))
+        return self._gather(layer, "segments", chosen["shard"], chosen["offset"])
+
+    def _scan(self, path_of: Callable[[int], str]) -> pl.LazyFrame:
+        """Scan a table of every shard, without the rows of clips that are stored but no longer listed."""
+        return pl.concat([self._scan_shard(path_of, shard) for shard in self.card["shards"] if shard["listed"]])
+
+    def _scan_shard(self, path_of: Callable[[int], str], shard: dict[str, Any]) -> pl.LazyFrame:
+        relative = path_of(shard["shard"])
+        rows = pl.scan_parquet(self.home.fetch(relative, shard["files"][relative]))
+        if shard["listed"] == shard["clips"]:
+            return rows
+        listed = self.clips.filter(pl.col("shard") == shard["shard"])["clip_id"]
+        return rows.filter(pl.col("clip_id").is_in(listed.to_list()))
 
     def width(self, layer: int) -> int:
         """Return the width of a layer."""
@@ -144,13 +177,16 @@ class ActivationStore:
         """Return the mean over each clip's valid frames, as float32, in the order of `clip_ids`."""
         if not self.has_pooled:
             raise ArtifactError(f"{self.folder} holds frames only; extract with pooled=True")
-        return self._gather_clips(layer, "pooled", clip_ids)
+        chosen = self._chosen(clip_ids)
+        return self._gather(layer, "pooled", chosen["shard"], chosen["pooled_offset"])
 
     def tokens(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "clips tokens width"]:
         """Return what stands for whole clips (AST's CLS and distillation tokens); averaged where a clip was cut."""
-        if not locate(self.folder, tensor_path(layer, "tokens", 0)).is_file():
+        self.width(layer)
+        if not any(tensor_path(layer, "tokens", shard["shard"]) in shard["files"] for shard in self.card["shards"]):
             raise ArtifactError(f"{self.card['encoder']['name']} has no tokens that stand for a whole clip")
-        return self._gather_clips(layer, "tokens", clip_ids)
+        chosen = self._chosen(clip_ids)
+        return self._gather(layer, "tokens", chosen["shard"], chosen["pooled_offset"])
 
     def frames_of(self, layer: int, clip_id: str) -> Float[np.ndarray, "frames width"]:
         """Return the valid frames of a clip, as float32."""
@@ -163,8 +199,8 @@ class ActivationStore:
     def times_of(self, clip_id: str) -> Frames:
         """Return where each frame of a clip lies, in seconds from the clip's start (and hertz where they are kept)."""
         self._require_frames()
-        shard = self.clips["shard"][self._positions([clip_id])[0]]
-        found = pl.scan_parquet(locate(self.folder, index_path(shard))).filter(pl.col("clip_id") == clip_id).collect()
+        shard = self._shards[self.clips["shard"][self._positions([clip_id])[0]]]
+        found = self._scan_shard(index_path, shard).filter(pl.col("clip_id") == clip_id).collect()
         low_hz, high_hz = (found[c].to_numpy() if c in found.columns else None for c in ("low_hz", "high_hz"))
         return Frames(found["start_s"].to_numpy(), found["end_s"].to_numpy(), low_hz, high_hz)
 
@@ -177,7 +213,7 @@ class ActivationStore:
         """Return the frames of some clips as rows to gather from; nothing is read yet."""
         self._require_frames()
         width = self.width(layer)
-        chosen = self.clips if clip_ids is None else self.clips[self._positions(clip_ids)]
+        chosen = self._chosen(clip_ids)
         shard, first, frames = (
             chosen[column].cast(pl.Int64).to_numpy() for column in ("shard", "first_offset", "frames")
         )
@@ -191,6 +227,10 @@ class ActivationStore:
             tensor=lambda shard: self._tensor(layer, "frames", shard),
             layer=layer,
         )
+
+    @cached_property
+    def _shards(self) -> dict[int, dict[str, Any]]:
+        return {shard["shard"]: shard for shard in self.card["shards"]}
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -213,26 +253,28 @@ class ActivationStore:
         if not self.has_frames:
             raise ArtifactError(f"{self.folder} holds pooled clips only; extract with frames=True")
 
-    def _gather_clips(self, layer: int, kind: str, clip_ids: Sequence[str] | None) -> Float[np.ndarray, "clips *axes"]:
+    def _chosen(self, clip_ids: Sequence[str] | None) -> pl.DataFrame:
+        return self.clips if clip_ids is None else self.clips[self._positions(clip_ids)]
+
+    def _gather(self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series) -> Float[np.ndarray, "rows *axes"]:
+        """Return rows of small tensors, shard by shard."""
         self.width(layer)
-        if clip_ids is None:
-            shards = self.clips["shard"].unique().sort().to_list()
-            return np.concatenate([widened(*self._tensor(layer, kind, shard)) for shard in shards])
-        chosen = self.clips[self._positions(clip_ids)]
-        found = [
-            widened(values[offset : offset + 1], dtype)
-            for shard, offset in chosen.select("shard", "pooled_offset").iter_rows()
-            for values, dtype in [self._tensor(layer, kind, shard)]
-        ]
-        return np.concatenate(found) if found else np.empty((0, self.width(layer)), dtype=np.float32)
+        shard, offset = shards.to_numpy(), offsets.to_numpy()
+        out: np.ndarray | None = None
+        for number in np.unique(shard).tolist():
+            values, dtype = self._tensor(layer, kind, number)
+            here = np.flatnonzero(shard == number)
+            rows = widened(values[offset[here]], dtype)
+            out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
+            out[here] = rows
+        return np.empty((0, self.width(layer)), dtype=np.float32) if out is None else out
 
     def _tensor(self, layer: int, kind: str, shard: int) -> Mapped:
         relative = tensor_path(layer, kind, shard)
         if relative not in self._maps:
             self.width(layer)
-            described = self.card["shards"][shard]["files"].get(relative)
+            described = self._shards[shard]["files"].get(relative)
             if described is None:
-                raise DamagedArtifact(f"{self.folder / MANIFEST} does not list {relative}; extract again")
-            check_files(self.folder, {relative: described}, verify=False)
-            self._maps[relative] = map_tensor(locate(self.folder, relative), kind)
+                raise DamagedArtifact(f"the manifest of {self.folder} does not list {relative}; extract again")
+            self._maps[relative] = map_tensor(self.home.fetch(relative, described), kind)
         return self._maps[relative]

@@ -1,0 +1,159 @@
+"""What is stored already, and which shards are to be written: settled before any work, and the same after a kill."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from otoscope.activations.home import Home, read_card, write_card
+from otoscope.activations.layout import CARD, MANIFEST, differences
+from otoscope.activations.plan import Clip, Sharding, in_order, shards
+from otoscope.activations.segments import Segments
+from otoscope.activations.shards import whole_shard
+from otoscope.artifacts import fingerprint
+from otoscope.corpus.table import Corpus
+from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The store as it will be.
+
+    `card` is its identity; `keys` says what each clip's activations are a function of beside the recipe; `kept` holds
+    the cards of shards that an earlier corpus left; `plan` the clips of each shard of this one, by number.
+    """
+
+    card: dict[str, Any]
+    keys: Mapping[str, str]
+    kept: Mapping[int, dict[str, Any]]
+    plan: Mapping[int, tuple[Clip, ...]]
+
+    def key_of(self, shard: int) -> str:
+        """Identify a planned shard: the same key, the same bytes."""
+        clips = [(clip.clip_id, self.keys[clip.clip_id]) for clip in self.plan[shard]]
+        return fingerprint(self.card["recipe"], shard, clips)
+
+
+def settle(
+    home: Home,
+    corpus: Corpus,
+    recipe: Mapping[str, Any],
+    sharding: Sharding,
+    *,
+    segments: Segments | None,
+    bytes_per_s: float,
+    verify: bool,
+) -> Settled:
+    """Compare a corpus and a recipe with what lies at a home; nothing is written.
+
+    Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them. Raises
+    `StaleArtifact` with what differs when the home holds activations of another recipe.
+    """
+    clips = in_order(corpus.clips)
+    keys = clip_keys(corpus, segments)
+    wanted = {
+        "name": corpus.name,
+        "clips": len(clips),
+        "sound": fingerprint([(c.clip_id, keys[c.clip_id]) for c in clips]),
+    }
+    found = _found(home, recipe)
+    begun = found is not None and found["corpus"] == wanted
+    kept = _kept(home, found, begun=begun, verify=verify)
+    if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
+        first = int(found["first"])
+    else:
+        first = 1 + max((number for number in _numbers(home)), default=-1) if found is not None and kept else 0
+    there = {
+        clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
+    }
+    missing = shards([clip for clip in clips if clip.clip_id not in there], sharding, bytes_per_s=bytes_per_s)
+    card = {
+        **recipe,
+        "recipe": fingerprint(recipe),
+        "corpus": wanted,
+        "kept": [[n, card["key"]] for n, card in kept.items()],
+        "first": first,
+    }
+    card = {"fingerprint": fingerprint(card), **card}
+    return Settled(card, keys, kept, dict(enumerate(missing, start=first)))
+
+
+def begin(home: Home, settled: Settled) -> None:
+    """Write the store's card, and clear what a killed run left half-written."""
+    try:
+        found = read_card(home, CARD)
+    except IncompleteArtifact:
+        found = None
+    if found != settled.card:
+        write_card(home, CARD, settled.card)
+    for name in home.names():
+        if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
+            home.remove(name)
+
+
+def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
+    """Identify each clip's sound, and its segments where a table gives them. Labels and splits do not count."""
+    rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s").iter_rows()
+    if segments is not None:
+        segments.check(set(corpus.clips["clip_id"]))
+        return {clip_id: fingerprint(sound, segments.key(clip_id)) for clip_id, *sound in rows}
+    return {clip_id: fingerprint(sound) for clip_id, *sound in rows}
+
+
+def stored_keys(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the key of each clip of a shard, usable or set aside."""
+    return {clip[0]: clip[-1] for clip in (*card["clips"], *card["set_aside"])}
+
+
+def _found(home: Home, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the card that lies there; refuse one of another recipe."""
+    try:
+        found = read_card(home, CARD)
+    except IncompleteArtifact:
+        return None
+    if not isinstance(found, dict) or {key: found.get(key) for key in recipe} != dict(recipe):
+        before = {key: value for key, value in found.items() if key in recipe} if isinstance(found, dict) else {}
+        raise StaleArtifact(
+            f"{home.place} holds other activations: {'; '.join(differences(before, dict(recipe)))}; "
+            "delete the folder or choose another"
+        )
+    return found
+
+
+def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: bool) -> dict[int, dict[str, Any]]:
+    """Return the whole shards that an earlier corpus left.
+
+    Once this corpus was begun only those count that its card names: what a killed run has finished since is planned.
+    """
+    if found is None:
+        return {}
+    listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(_numbers(home))
+    cards = {
+        number: whole_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
+        for number, key in sorted(listed.items())
+    }
+    return {number: card for number, card in cards.items() if card is not None}
+
+
+def _numbers(home: Home) -> list[int]:
+    """Return the numbers of all shards that lie there or are in use, whole or not."""
+    names = [PurePosixPath(name) for name in home.names()]
+    found = {int(path.stem) for path in names if path.parent.name == "shards" and path.stem.isdigit()}
+    with suppress(ArtifactError, KeyError, TypeError):
+        found |= {shard["shard"] for shard in read_card(home, MANIFEST)["shards"]}
+    return sorted(found)
+
+
+def missing_shards(home: Home, settled: Settled, *, verify: bool) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """Return the cards of the planned shards that are there and whole, and the numbers of the others."""
+    found = {
+        number: whole_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
+        for number in settled.plan
+    }
+    return {n: card for n, card in found.items() if card is not None}, [n for n, card in found.items() if card is None]
+
+
+def duration_of(clips: Sequence[Clip]) -> float:
+    """Return the seconds of sound of clips, as the corpus gives them."""
+    return sum(clip.duration_s for clip in clips)
