@@ -38,7 +38,9 @@ def bin_columns(
     if np.isinf(values).any():
         raise EvaluationError("values to bin hold infinity; drop such rows or mark them as missing (NaN)")
     columns = np.ascontiguousarray(values.T, dtype=np.float64)
-    return _bin(columns, bins, smallest).T
+    # missing values sort last
+    order = np.argsort(columns, axis=1, kind="stable")
+    return _bin(np.take_along_axis(columns, order, axis=1), order, bins, smallest).T
 
 
 def bin_classes(values: Float[np.ndarray, "rows columns"]) -> Int[np.ndarray, "rows columns"]:
@@ -71,15 +73,18 @@ def bin_factors(
 
 
 @numba.njit(cache=True)
-def _bin(columns: Float[np.ndarray, "columns rows"], bins: int, smallest: int) -> Int[np.ndarray, "columns rows"]:
+def _bin(
+    columns: Float[np.ndarray, "columns rows"], orders: Int[np.ndarray, "columns rows"], bins: int, smallest: int
+) -> Int[np.ndarray, "columns rows"]:
+    """Return the bins, in the original order of the rows, of columns that are sorted already."""
     found = np.full(columns.shape, -1, dtype=np.int64)
     for column in range(len(columns)):
-        known = np.flatnonzero(~np.isnan(columns[column]))
-        n = len(known)
+        n = 0
+        while n < columns.shape[1] and columns[column, n] == columns[column, n]:
+            n += 1
         if n == 0:
             continue
-        order = known[np.argsort(columns[column][known], kind="mergesort")]
-        ordered = columns[column][order]
+        ordered, order = columns[column, :n], orders[column]
         begin, end = _longest_run(ordered)
         own = (end - begin) * bins >= n
         rest = n - (end - begin) if own else n
@@ -92,15 +97,17 @@ def _bin(columns: Float[np.ndarray, "columns rows"], bins: int, smallest: int) -
             while j < n and ordered[j] == ordered[i]:
                 j += 1
             if own and i == begin:
-                found[column, order[i:j]] = 0
+                where = 0
             else:
                 # the mean rank of ties, from 0 to 1, decides; bins that no value falls into are skipped
-                where = int((before + (j - i) / 2) / rest * most)
-                if where != last_bin:
-                    last_bin = where
+                place = int((before + (j - i) / 2) / rest * most)
+                if place != last_bin:
+                    last_bin = place
                     last_number += 1
-                found[column, order[i:j]] = last_number
+                where = last_number
                 before += j - i
+            for k in range(i, j):
+                found[column, order[k]] = where
             i = j
     return found
 

@@ -34,6 +34,8 @@ def predictability_gap(
         if (present & fitted).sum() > 1 and (present & judged).any():
             scores[:, members] = _line_r2(codes, factors[:, members], present & fitted, present & judged)
     if predicted is not None:
+        if predicted.shape != (factors.shape[1],) or predicted.dtype != np.bool_:
+            raise EvaluationError(f"`predicted` must hold one boolean a factor ({factors.shape[1]})")
         scores[:, ~predicted] = math.nan
     return gap_of(scores)
 
