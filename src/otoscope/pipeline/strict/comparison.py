@@ -14,7 +14,7 @@ from otoscope.evaluate.robust import effective_rank
 from otoscope.pipeline.codes import code_features
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Arrays, Made, Part, arrays_of
-from otoscope.pipeline.strict.frame import Frame, dictionary_columns
+from otoscope.pipeline.strict.frame import Frame, dictionary_columns, linear_of
 from otoscope.protocols import strict
 from otoscope.protocols.strict.curves import factor_curve
 from otoscope.protocols.strict.factors import counted
@@ -38,7 +38,8 @@ class Comparison:
 
     frame: Frame
     layer: int
-    dense: Mapping[int, Part]
+    layers: Mapping[int, Part]
+    main: Part
     seeds: Mapping[Member, Part]
     baselines: Mapping[str, Part]
     limits: Mapping[Member, Part]
@@ -47,11 +48,11 @@ class Comparison:
         """Return the parts that put the others side by side."""
         found = [self._part(SEEDS, list(self.seeds.values()), self._repeated)]
         if self.frame.asked.names:
-            beside = [self.dense[self.layer], *self.seeds.values(), *self.baselines.values()]
+            beside = [self.main, *self.seeds.values(), *self.baselines.values()]
             found.append(self._part(f"{strict.NAME}/structure", beside, self._structure))
-            found.append(self._part(f"{strict.NAME}/layers", list(self.dense.values()), self._layers))
+            found.append(self._part(f"{strict.NAME}/layers", list(self.layers.values()), self._layers))
         if self.limits:
-            beside = [self.dense[self.layer], *self.seeds.values(), *self.limits.values()]
+            beside = [self.main, *self.seeds.values(), *self.limits.values()]
             found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
         return found
 
@@ -69,7 +70,7 @@ class Comparison:
         if not asked.names:
             return Common(np.zeros(0, dtype=bool), (), 0.0)
         codes = [Measured.of(self._kept(part)) for part in self.seeds.values()]
-        dense = Measured.of(self._kept(self.dense[self.layer]))
+        dense = Measured.of(self._kept(self.main))
         mask = common_factors(dense, codes, min_r2=frame.settings.min_r2)
         rank = effective_rank(asked.values[asked.split == "train"][:, mask]) if mask.any() else 0.0
         return Common(mask, asked.names, rank)
@@ -82,16 +83,17 @@ class Comparison:
         null = Measured.of(self._kept(self.baselines["permuted"])) if "permuted" in self.baselines else None
         records = list(counted(frame.asked, frame.about(DENSE, self.layer)))
         for part, about in self._sides():
-            found = Measured.of(self._kept(part))
+            kept = self._kept(part)
+            found = Measured.of(kept)
             floor = null if about.representation == CODES else None
             records += structure(found, common, about, null=floor)
             records += predicted_share(found.reading, frame.settings.min_r2, about)
-            records += mean_r2(found, common, about, null=null, resamples=frame.resamples)
+            records += mean_r2(linear_of(kept), common, about, resamples=frame.resamples)
             records += factor_curve(found, common, frame.settings, about)
         return Made(records, {"common": common.mask})
 
     def _sides(self) -> Iterator[tuple[Part, Record]]:
-        yield self.dense[self.layer], self.frame.about(DENSE, self.layer)
+        yield self.main, self.frame.about(DENSE, self.layer)
         for member, part in self.seeds.items():
             yield part, self._about(member)
         for name, part in self.baselines.items():
@@ -109,7 +111,7 @@ class Comparison:
         return Made(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
 
     def _layers(self) -> Made:
-        found = {layer: Measured.of(self._kept(part)) for layer, part in self.dense.items()}
+        found = {layer: linear_of(self._kept(part)) for layer, part in self.layers.items()}
         frame = self.frame
         about = frame.about(DENSE, self.layer)
         return Made(list(layers_of(found, frame.asked, about, resamples=frame.resamples)))
@@ -124,9 +126,8 @@ class Comparison:
                 for quantity, level in self._levels(kept).items():
                     by_quantity.setdefault(quantity, {})[member.sparsity] = level
                 if self.frame.asked.names and member not in self.seeds:
-                    measured = Measured.of(kept)
                     records += mean_r2(
-                        measured, self._common, self._about(member), null=None, resamples=self.frame.resamples
+                        linear_of(kept), self._common, self._about(member), resamples=self.frame.resamples
                     )
             first = next(iter(found))
             about = replace(self._about(first), k=None, sparsity=float("nan"), sae_id="")
@@ -139,7 +140,7 @@ class Comparison:
         found = {"explained variance": Level(float(kept["rebuilt.value"][0]), kept["rebuilt.draws"])}
         resamples = self.frame.resamples
         if self.frame.asked.names and self._common.mask.any():
-            squares = kept["squares"][:, self._common.mask]
+            squares = kept["linear.squares"][:, self._common.mask]
             value = np.maximum(r2_of(squares.sum(axis=0)), 0).mean()
             counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
             drawn = np.maximum(np.nan_to_num(r2_of(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)

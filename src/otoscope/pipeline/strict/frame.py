@@ -1,6 +1,6 @@
 """What every part of the protocol is given, and the names of its parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from otoscope.pipeline.strict.units import Units
 from otoscope.protocols import strict
 from otoscope.protocols.strict.curves import label_curves
 from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
+from otoscope.protocols.strict.linear import Linear, read_linearly
 from otoscope.protocols.strict.measure import measure
 from otoscope.protocols.strict.reading import factor_records
 from otoscope.protocols.strict.settings import StrictSettings
@@ -90,17 +91,23 @@ class Frame:
         about: Record,
         identity: object,
         units: Callable[[], Units | Brought],
+        *,
+        full: bool,
     ) -> Part:
-        """Return the part that measures one representation; `units` may bring records of its own."""
+        """Return the part that reads one representation, in `full` or only linearly.
+
+        `units` may bring records and arrays of its own.
+        """
 
         def make() -> Made:
             made = units()
             brought = made if isinstance(made, Brought) else Brought(made, [], {})
-            return self._measured(brought, about)
+            return self._measured(brought, about, full=full)
 
-        return Part(f"{strict.NAME}/{name}", fingerprint(self.shared, identity), make)
+        depth = "full" if full else "linear"
+        return Part(f"{strict.NAME}/{depth}/{name}", fingerprint(self.shared, depth, identity), make)
 
-    def _measured(self, brought: Brought, about: Record) -> Made:
+    def _measured(self, brought: Brought, about: Record, *, full: bool) -> Made:
         settings, asked = self.settings, self.asked
         repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
         units, records, arrays = brought.units, list(brought.records), dict(brought.arrays)
@@ -110,8 +117,12 @@ class Frame:
             records += answer.records
             arrays[f"task.{number}"] = answer.sums
             held.append(answer.records[-1].value)
-        records += label_curves(units, asked, settings, about, resamples=self.resamples)
         if asked.names:
+            linear = read_linearly(units, asked, folds=settings.folds, permutations=settings.permutations)
+            arrays |= {f"linear.{name}": value for name, value in linear._asdict().items()}
+        if full:
+            records += label_curves(units, asked, settings, about, resamples=self.resamples)
+        if full and asked.names:
             found = measure(units, asked, settings, resamples=self.resamples)
             records += factor_records(found.reading, asked, about)
             arrays |= found.arrays()
@@ -128,3 +139,8 @@ def dictionary_columns(member: Member) -> dict[str, Any]:
         "seed": member.seed,
         "pooling": member.pooling,
     }
+
+
+def linear_of(arrays: Mapping[str, NDArray[Any]]) -> Linear:
+    """Return the linear reading that a part kept."""
+    return Linear(**{name: arrays[f"linear.{name}"] for name in Linear._fields})

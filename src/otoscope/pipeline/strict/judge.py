@@ -1,6 +1,6 @@
 """The order of the protocol: read every layer, choose, train what is compared, measure it, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -64,12 +64,12 @@ class Course:
         self.parts.clear()
         frame = self.frame
         say_plan(frame)
-        dense = {layer: dense_part(frame, layer) for layer in frame.material.store.layers}
-        self._bring(list(dense.values()), "reading layers")
-        layer = self._layer(dense)
+        layers = {layer: dense_part(frame, layer, full=False) for layer in frame.material.store.layers}
+        self._bring(layers.values(), "reading layers")
+        layer = self._layer(layers)
         grid = [m for m in self._grid() if m.layer == layer]
-        by_sparsity = {member.sparsity: codes_part(frame, member) for member in grid}
-        self._bring(list(by_sparsity.values()), "reading codes")
+        by_sparsity = {member.sparsity: codes_part(frame, member, full=False) for member in grid}
+        self._bring(by_sparsity.values(), "reading codes")
         sparsity = self._sparsity(by_sparsity)
         chosen = next(member for member in grid if member.sparsity == sparsity)
         seeds = extra.further_seeds(chosen, frame.run.config.train.seeds, frame.settings.seeds)
@@ -77,20 +77,27 @@ class Course:
         frozen = replace(chosen, preset="frozen_decoder")
         trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in frame.settings.baselines else [])]
         extra.train(frame, frame.material.store, list(dict.fromkeys(trained)))
-        of_seeds = {member: codes_part(frame, member) for member in seeds}
-        of_limits = {member: codes_part(frame, member) for member in limits}
+        of_limits = {member: codes_part(frame, member, full=False) for member in limits}
+        self._bring(of_limits.values(), "looking for limits")
+        main = dense_part(frame, layer, full=True)
+        of_seeds = {member: codes_part(frame, member, full=True) for member in seeds}
         baselines = self._baselines(chosen, frozen)
-        self._bring([*of_seeds.values(), *baselines.values(), *of_limits.values()], "measuring representations")
-        comparison = Comparison(frame, layer, dense, of_seeds, baselines, of_limits)
-        self._bring(comparison.parts(), "comparing", unit="comparisons")
+        self._bring([main, *of_seeds.values(), *baselines.values()], "comparing in full")
+        self._drop({layers[layer].name, *(codes_part(frame, member, full=False).name for member in seeds)})
+        comparison = Comparison(frame, layer, layers, main, of_seeds, baselines, of_limits)
+        self._bring(comparison.parts(), "summing up", unit="comparisons")
 
-    def _bring(self, parts: Sequence[Part], title: str, unit: str = "representations") -> None:
+    def _bring(self, parts: Iterable[Part], title: str, unit: str = "representations") -> None:
         """Make parts, each once: the codes of a limit may be the codes of the grid."""
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
         bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit=unit)
         self.parts += fresh
+
+    def _drop(self, names: set[str]) -> None:
+        """Leave out of the results the first reading of what has been read in full since."""
+        self.parts[:] = [part for part in self.parts if part.name not in names]
 
     def _grid(self) -> list[Member]:
         config = self.frame.run.config
@@ -127,14 +134,14 @@ class Course:
 
     def _held(self, part: Part) -> Held:
         arrays = arrays_of(self.frame.run.folder.parts, part)
-        return Held(arrays.get("reading.held_r2", np.zeros(0)), arrays["tasks"])
+        return Held(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
 
     def _baselines(self, chosen: Member, frozen: Member) -> dict[str, Part]:
         frame = self.frame
         wanted = frame.settings.baselines
         parts = {name: baseline_part(frame, name, chosen) for name in wanted if name not in OWN}
         if "frozen_decoder" in wanted:
-            parts["frozen_decoder"] = codes_part(frame, frozen, representation="frozen_decoder")
+            parts["frozen_decoder"] = codes_part(frame, frozen, full=True, representation="frozen_decoder")
         if "logmel" in wanted:
             parts["logmel"] = logmel_part(frame, chosen.layer)
         if {"untrained", "untrained_sae"} & set(wanted):
@@ -144,7 +151,9 @@ class Course:
             if "untrained_sae" in wanted:
                 member = replace(chosen, untrained=True)
                 extra.train(frame, store, [member])
-                parts["untrained_sae"] = codes_part(frame, member, representation="untrained_sae", store=store)
+                parts["untrained_sae"] = codes_part(
+                    frame, member, full=True, representation="untrained_sae", store=store
+                )
         return {name: parts[name] for name in wanted}
 
 

@@ -9,8 +9,8 @@ def say_plan(frame: Frame) -> None:
     settings, config, asked = frame.settings, frame.run.config, frame.asked
     layers, sparsities = len(frame.material.store.layers), len(config.train.sparsities)
     limits = len(settings.limit_presets) * len(settings.limit_sparsities)
-    representations = layers + sparsities + settings.seeds - 1 + limits + len(settings.baselines)
-    fits = representations * len(asked.names) * (1 + settings.permutations)
+    light, full = layers + sparsities + limits, 1 + settings.seeds + len(settings.baselines)
+    fits = full * len(asked.names) * (1 + settings.permutations)
     dropped = len(asked.clips.factor_names) - len(asked.names)
     say = frame.run.watch.say
     say(
@@ -18,7 +18,7 @@ def say_plan(frame: Frame) -> None:
         f"{count(len(frame.tasks), 'task')}: {', '.join(task.name for task in frame.tasks) or 'none'}"
     )
     say(
-        f"  strict: at most {representations} representations ({layers} layers, {sparsities} sparsities, "
-        f"{settings.seeds} seeds, {limits} for the limit, {len(settings.baselines)} to beat), {fits:,} regressions "
-        f"over {count(frame.material.corpus.clips.height, 'clip')}"
+        f"  strict: at most {light} representations read linearly ({layers} layers, {sparsities} sparsities, {limits} "
+        f"for the limit), then {full} in full (dense, {settings.seeds} seeds, {len(settings.baselines)} to beat): "
+        f"{fits:,} tuned regressions over {count(frame.material.corpus.clips.height, 'clip')}"
     )

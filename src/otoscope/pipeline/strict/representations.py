@@ -22,14 +22,21 @@ from otoscope.protocols.strict.names import CODES, DENSE
 from otoscope.sae.checkpoint import CARD, load_sae
 
 
-def dense_part(frame: Frame, layer: int) -> Part:
+def dense_part(frame: Frame, layer: int, *, full: bool) -> Part:
     """A layer as it is."""
     store = frame.material.store
-    return frame.part(f"layer{layer:02d}-dense", frame.about(DENSE, layer), DENSE, lambda: store.pooled(layer))
+    return frame.part(
+        f"layer{layer:02d}-dense", frame.about(DENSE, layer), DENSE, lambda: store.pooled(layer), full=full
+    )
 
 
 def codes_part(
-    frame: Frame, member: Member, *, representation: str = CODES, store: ActivationStore | None = None
+    frame: Frame,
+    member: Member,
+    *,
+    full: bool,
+    representation: str = CODES,
+    store: ActivationStore | None = None,
 ) -> Part:
     """The codes of a dictionary, and what they rebuild."""
     store = store or frame.material.store
@@ -48,7 +55,7 @@ def codes_part(
         arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=frame.resamples)}
         return Brought(made.units, records, arrays)
 
-    return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units)
+    return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units, full=full)
 
 
 def baseline_part(frame: Frame, name: str, member: Member) -> Part:
@@ -67,14 +74,14 @@ def baseline_part(frame: Frame, name: str, member: Member) -> Part:
     }
     rests_on = read_json(home / CARD)["sha256"] if name in OF_CODES else [FITTED_ROWS, member.sae_id]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
-    return frame.part(part, about, [name, rests_on], makers[name])
+    return frame.part(part, about, [name, rests_on], makers[name], full=True)
 
 
 def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> Part:
     """The same layer of an encoder that learned nothing."""
     name = "untrained"
     return frame.part(
-        f"layer{layer:02d}-{name}", frame.about(name, layer), store.fingerprint, lambda: store.pooled(layer)
+        f"layer{layer:02d}-{name}", frame.about(name, layer), store.fingerprint, lambda: store.pooled(layer), full=True
     )
 
 
@@ -85,4 +92,4 @@ def logmel_part(frame: Frame, layer: int) -> Part:
     def units() -> Units:
         return np.asarray(logmel_table(corpus), dtype=np.float32)
 
-    return frame.part("logmel", frame.about("logmel", layer), ["logmel", layer], units)
+    return frame.part("logmel", frame.about("logmel", layer), ["logmel", layer], units, full=True)

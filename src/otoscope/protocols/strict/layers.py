@@ -8,13 +8,13 @@ import numpy as np
 from otoscope.evaluate.emergence import compare_order, emergence
 from otoscope.evaluate.record import Record
 from otoscope.protocols.strict.factors import Asked
-from otoscope.protocols.strict.measure import Measured
+from otoscope.protocols.strict.linear import Linear
 
 CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
 
 
-def layers_of(found: Mapping[int, Measured], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
+def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
     """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
 
     R2 is that of a ridge regression, at least 0, averaged over the category's factors, so that a large
@@ -29,7 +29,6 @@ def layers_of(found: Mapping[int, Measured], asked: Asked, about: Record, *, res
         members = np.asarray([kind == category.category for kind in asked.categories])
         shared = replace(about, target=category.category, n=category.factors, groups=groups)
         for i, layer in enumerate(layers):
-            floor = found[layer].reading.null_high[members]
             yield replace(
                 shared,
                 metric="category_r2",
@@ -37,8 +36,8 @@ def layers_of(found: Mapping[int, Measured], asked: Asked, about: Record, *, res
                 value=float(category.r2[i]),
                 low=float(category.low[i]),
                 high=float(category.high[i]),
-                null_mean=_mean_of_known(np.maximum(found[layer].reading.null_mean[members], 0)),
-                null_high=_mean_of_known(np.maximum(floor, 0)),
+                null_mean=_mean_of_known(np.maximum(found[layer].null_mean[members], 0)),
+                null_high=_mean_of_known(np.maximum(found[layer].null_high[members], 0)),
             )
         for metric in ("earliest", "centre"):
             at = getattr(category, metric)

@@ -19,14 +19,11 @@ from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.reading import Reading, read_factors
 from otoscope.protocols.strict.settings import StrictSettings
 
-PLAIN = ("gaps", "explicitness", "curve", "curve_null", "squares")
+PLAIN = ("gaps", "explicitness", "curve", "curve_null")
 
 
 class Measured(NamedTuple):
-    """One representation: what regressions, single latents and few latents say of every factor.
-
-    `squares` holds squared error and deviation of a ridge regression by test group.
-    """
+    """One representation: what regressions, single latents and few latents say of every factor."""
 
     reading: Reading
     information: Information
@@ -34,7 +31,6 @@ class Measured(NamedTuple):
     explicitness: Float[np.ndarray, " factors"]
     curve: Float[np.ndarray, "factors sizes"]
     curve_null: Float[np.ndarray, "factors sizes"]
-    squares: Float[np.ndarray, "groups factors 2"]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all of it as arrays by name, to be kept."""
@@ -58,15 +54,13 @@ def measure(units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictS
     split, groups = asked.split, asked.groups
     few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
     curves = sparse_regression(units, asked.values, groups=groups, split=split, settings=few)
-    explicit = explicitness(units, asked.values, groups=groups, split=split)
     return Measured(
         reading=read_factors(units, asked, settings, resamples=resamples),
         information=measure_information(units, asked.values),
         gaps=predictability_gap(units, asked.values, split=split).factors,
-        explicitness=explicit.factors,
+        explicitness=explicitness(units, asked.values, groups=groups, split=split).factors,
         curve=curves.r2,
         curve_null=curves.null_high,
-        squares=explicit.linear.squares,
     )
 
 

@@ -24,6 +24,7 @@ from otoscope.evaluate.mig import information_gap, mean_of_known
 from otoscope.evaluate.modularity import modularity
 from otoscope.evaluate.record import Record
 from otoscope.evaluate.ridge import r2_of
+from otoscope.protocols.strict.linear import Linear
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.reading import well_read
 
@@ -87,32 +88,29 @@ def jackknife(statistic: Callable[[Mask], float], common: Common) -> Interval:
     return Interval(value, value - error, value + error)
 
 
-def mean_r2(
-    measured: Measured, common: Common, about: Record, *, null: Measured | None, resamples: int
-) -> Iterator[Record]:
+def mean_r2(linear: Linear, common: Common, about: Record, *, resamples: int) -> Iterator[Record]:
     """Yield the mean R2 of the common factors from a linear map, each at least 0, with its interval over groups."""
     if not common.mask.any():
         return
-    value, low, high = _mean_r2(measured, common.mask, resamples)
-    floor = _mean_r2(null, common.mask, resamples) if null is not None else (math.nan, math.nan, math.nan)
+    value, low, high = _mean_r2(linear.squares[:, common.mask], resamples)
     yield replace(
         about,
         metric="mean_factor_r2",
         value=value,
         low=low,
         high=high,
-        null_mean=floor[0],
-        null_high=floor[2],
+        null_mean=mean_of_known(np.maximum(linear.null_mean[common.mask], 0)),
+        null_high=mean_of_known(np.maximum(linear.null_high[common.mask], 0)),
         n=int(common.mask.sum()),
-        groups=len(measured.squares),
+        groups=len(linear.squares),
     )
 
 
-def _mean_r2(measured: Measured, mask: Mask, resamples: int) -> tuple[float, float, float]:
+def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
     def mean(sums: NDArray[Any]) -> NDArray[Any]:
         return np.maximum(np.nan_to_num(r2_of(sums)), 0).mean(axis=-1)
 
-    found = bootstrap_sums(measured.squares[:, mask], mean, resamples=resamples)
+    found = bootstrap_sums(squares, mean, resamples=resamples)
     value, low, high = (float(x) for x in found)
     return value, low, high
 

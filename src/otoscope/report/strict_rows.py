@@ -1,0 +1,136 @@
+"""Which rows of a results table the strict protocol's part of the page is about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from otoscope.protocols.strict import NAME
+from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+
+WORDS: dict[str, str] = {
+    DENSE: "dense layer",
+    CODES: "SAE codes",
+    "pca": "principal components",
+    "ica": "independent components",
+    "nmf": "non-negative parts",
+    "kmeans": "k-means",
+    "random_topk": "random directions",
+    "frozen_decoder": "SAE, random atoms",
+    "untrained": "untrained encoder",
+    "untrained_sae": "SAE of untrained encoder",
+    "logmel": "log-mel statistics",
+    "random_codes": "random codes",
+    "permuted": "codes of other clips",
+}
+"""Representations as the page names them, in the order in which it shows them."""
+
+SPREAD = "mean over seeds"
+
+
+@dataclass(frozen=True)
+class StrictRows:
+    """The rows of the protocol, and what was compared."""
+
+    rows: pl.DataFrame
+
+    @property
+    def present(self) -> bool:
+        """Whether the protocol was asked for."""
+        return not self.rows.is_empty()
+
+    @cached_property
+    def main(self) -> dict[str, Any] | None:
+        """The row that says which dictionary is compared: that of the first seed."""
+        found = self.rows.filter((pl.col("metric") == "reappearing_share") & (pl.col("representation") == CODES))
+        if found.is_empty():
+            found = self.rows.filter((pl.col("representation") == CODES) & (pl.col("metric") == "explained_variance"))
+        return found.row(0, named=True) if found.height else None
+
+    @property
+    def layer(self) -> int:
+        """The layer compared."""
+        return int(self.main["layer"]) if self.main else 0
+
+    @cached_property
+    def seeds(self) -> list[str]:
+        """The dictionaries trained alike but for their seed, the first one first."""
+        main = self.main
+        if main is None:
+            return []
+        same = [pl.col(name).eq_missing(pl.lit(main[name])) for name in ("layer", "pooling", "latents")]
+        near = (pl.col("sparsity") - main["sparsity"]).abs() < 1e-9
+        stem = main["sae_id"].rsplit("-seed", 1)[0]
+        rows = self.rows.filter((pl.col("representation") == CODES) & near & pl.all_horizontal(same))
+        names = rows.sort("seed")["sae_id"].unique(maintain_order=True).to_list()
+        alike = [name for name in names if name.rsplit("-seed", 1)[0] == stem]
+        return sorted(alike, key=lambda name: name != main["sae_id"])
+
+    def beside(self, metric: str, target: str = "", *, split: str = "test", k: int | None = None) -> pl.DataFrame:
+        """Return one row a representation (for codes one a seed), in the order of `WORDS`, with `series` its name."""
+        rows = self.rows.filter(
+            (pl.col("metric") == metric) & (pl.col("target") == target) & (pl.col("split") == split)
+        )
+        if k is not None:
+            rows = rows.filter(pl.col("k") == k)
+        compared = (pl.col("representation") != CODES) | pl.col("sae_id").is_in(self.seeds)
+        rows = rows.filter(compared & (pl.col("layer") == self.layer))
+        order = {name: place for place, name in enumerate(WORDS)}
+        place = pl.col("representation").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+        series = pl.col("representation").replace_strict(WORDS, default=pl.col("representation"))
+        return rows.with_columns(series.alias("series"), place.alias("place")).sort(
+            "place", "seed", maintain_order=True
+        )
+
+    def one(self, metric: str, representation: str, target: str = "") -> dict[str, Any] | None:
+        """Return the row of a representation (of the first seed), or None."""
+        rows = self.beside(metric, target).filter(pl.col("representation") == representation)
+        if representation == CODES and self.seeds:
+            rows = rows.filter(pl.col("sae_id") == self.seeds[0])
+        return rows.row(0, named=True) if rows.height else None
+
+    def over_seeds(self, metric: str, target: str = "") -> list[float]:
+        """Return what the codes of every seed reach."""
+        rows = self.beside(metric, target).filter((pl.col("representation") == CODES) & pl.col("value").is_not_nan())
+        return rows["value"].to_list()
+
+    def best_other(self, metric: str, target: str = "", *, lowest: bool = False) -> dict[str, Any] | None:
+        """Return the best row that is neither dense, nor codes, nor made to know nothing."""
+        left_out = [DENSE, CODES, *KNOWS_NOTHING]
+        rows = self.beside(metric, target).filter(
+            ~pl.col("representation").is_in(left_out) & pl.col("value").is_not_nan()
+        )
+        return rows.sort("value", descending=not lowest).row(0, named=True) if rows.height else None
+
+    @cached_property
+    def tasks(self) -> list[tuple[str, str]]:
+        """Metric and target of every task, those that name one label first, then several, then values."""
+        found = self.rows.filter(pl.col("metric").is_in(["task_balanced_accuracy", "task_r2"]))
+        pairs = found.select("metric", "target").unique(maintain_order=True).rows()
+        return sorted(pairs, key=lambda pair: (pair[0] == "task_r2", " + " in pair[1]))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels that were read from few dimensions."""
+        return self.targets("sparse_probe_balanced_accuracy")
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of dimensions of the curves."""
+        return self.rows.filter(pl.col("metric").str.starts_with("sparse_"))["k"].drop_nulls().unique().sort().to_list()
+
+    def targets(self, metric: str) -> list[str]:
+        """Return the targets of a metric, in the order of the table."""
+        return self.rows.filter(pl.col("metric") == metric)["target"].unique(maintain_order=True).to_list()
+
+    def of(self, metrics: str | Sequence[str]) -> pl.DataFrame:
+        """Return the rows of some metrics on test groups."""
+        wanted = [metrics] if isinstance(metrics, str) else list(metrics)
+        return self.rows.filter(pl.col("metric").is_in(wanted) & (pl.col("split") == "test"))
+
+
+def strict_rows(rows: pl.DataFrame) -> StrictRows:
+    """Return the strict protocol's view of a results table."""
+    return StrictRows(rows.filter(pl.col("protocol") == NAME))
