@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otoscope.corpus.catalog import parse_corpus
 from otoscope.corpus.listing import CorpusSpec
@@ -25,7 +25,7 @@ ProtocolName = Literal["held_out", "strict"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Latents = Annotated[int, Field(ge=2)]
 
-PATH_KEYS = {"corpus": ("root", "table"), "factors": ("table",)}
+PATH_KEYS = {"corpus": ("root", "table"), "extract": ("segments",), "factors": ("table",)}
 """Settings that hold a path; relative ones are read from the folder of the configuration file."""
 
 
@@ -66,6 +66,22 @@ class ExtractSettings(Section):
     overlap_s: Annotated[float, Field(ge=0.0)] = Field(
         default=0.0, description="sound that neighbouring windows share; each frame is kept from the nearer one"
     )
+    frames: bool = Field(default=True, description="keep every frame, beside the mean over each clip")
+    segment_s: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="keep the mean over every window of this length, too"
+    )
+    segments: Path | None = Field(
+        default=None, description="or over the segments of a table: CSV or Parquet with clip_id, start_s, end_s"
+    )
+    store: str | None = Field(
+        default=None, description="where activations are kept, such as s3://bucket/name; the run folder when left out"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_segments(self) -> "ExtractSettings":
+        if self.segment_s is not None and self.segments is not None:
+            raise ValueError("give segment_s or segments, not both")
+        return self
 
 
 class TrainSettings(Section):
@@ -160,6 +176,12 @@ class RunConfig(Section):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _frames_to_train_on(self) -> "RunConfig":
+        if not self.extract.frames and "encode_then_pool" in self.train.poolings:
+            raise ValueError("train.poolings: encode_then_pool needs frames; set pool_then_encode, or extract.frames")
+        return self
 
     @field_validator("corpus", mode="before")
     @classmethod

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from otoscope.artifacts import atomic, digest, is_full, write_json
+from otoscope.artifacts import atomic, digest, is_full, read_json, write_json
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, MissingExtra, StorageFull
 
 LOCK = ".lock"
+ELSEWHERE = "elsewhere.json"
 CACHE = "OTOSCOPE_STORE_CACHE"
 """Names the folder that fetched shards are kept in; by default one beneath the user's cache."""
 
@@ -72,13 +73,24 @@ class Home(Protocol):
 
 def home_of(place: "str | Path | Home") -> Home:
     """Return the home of a store from its folder or its address (`s3://bucket/name`, `memory://name`, ...)."""
-    if isinstance(place, Path):
-        return Folder(place)
-    if not isinstance(place, str):
+    if not isinstance(place, str | Path):
         return place
-    if "://" not in place:
-        return Folder(Path(place))
-    return Folder(Path(place.removeprefix("file://"))) if place.startswith("file://") else Remote.at(place)
+    if isinstance(place, str) and "://" in place and not place.startswith("file://"):
+        return Remote.at(place)
+    folder = Path(str(place).removeprefix("file://"))
+    other = elsewhere(folder)
+    return Folder(folder) if other is None else home_of(other)
+
+
+def elsewhere(folder: Path) -> str | None:
+    """Return the place that a folder points to in a store's stead."""
+    path = folder / ELSEWHERE
+    return str(read_json(path)["place"]) if path.is_file() else None
+
+
+def point_elsewhere(folder: Path, place: str) -> None:
+    """Let a folder point to a store at another place."""
+    write_json(folder / ELSEWHERE, {"place": place})
 
 
 def read_card(home: Home, relative: str) -> Any:

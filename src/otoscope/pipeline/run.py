@@ -13,7 +13,7 @@ import yaml
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
-from otoscope.pipeline import dictionaries, judging, showing, sound
+from otoscope.pipeline import dictionaries, extraction, judging, showing, sound
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import members
@@ -25,7 +25,7 @@ Stage = Callable[[Context], None]
 STAGES: dict[str, Stage] = {
     "corpus": sound.corpus,
     "factors": sound.factors,
-    "extract": sound.extract,
+    "extract": extraction.extract,
     "train": dictionaries.train_all,
     "evaluate": judging.evaluate_all,
     "explain": showing.explain,

@@ -1,29 +1,23 @@
-"""Stages that touch sound: the corpus, its factors, and what the layers hold while it plays."""
+"""Stages that touch sound: the corpus and its factors."""
 
 import os
-import shutil
 import time
 from pathlib import Path
 
 import polars as pl
 
-from otoscope.activations.extract import extract as extract_activations
-from otoscope.activations.plan import Sharding
-from otoscope.activations.progress import Progress
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.listing import Listing
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.factors.table import build_factors, factors_identity
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.labels import probed_labels, why_not
-from otoscope.pipeline.model import wanted_layers
 from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.watch import counting, task
+from otoscope.pipeline.watch import counting
 from otoscope.report.words import count
 
 
@@ -130,75 +124,6 @@ def factors(run: Context) -> None:
 
     outputs = [folder.factors, folder.factors.with_suffix(".json")]
     run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, watch=watch)
-
-
-def extract(run: Context) -> None:
-    """Run the encoder over every clip once; write the activation store."""
-    config, folder, watch = run.config, run.folder, run.watch
-    found = load_corpus(folder)
-    manifest = folder.activations / "manifest.json"
-    encoder = run.model.take()
-    layers = wanted_layers(config, encoder)
-    inputs = fingerprint(
-        found.fingerprint, encoder.name, encoder.revision, config.extract.model_dump(mode="json"), layers, run.strict
-    )
-
-    def work() -> None:
-        try:
-            write_store()
-        except StaleArtifact as error:
-            told = str(error).removeprefix(f"{folder.activations} holds other activations: ")
-            watch.say(f"  what was extracted before is not what is asked for ({told.split(';')[0]}); it is replaced")
-            shutil.rmtree(folder.activations)
-            write_store()
-        store = ActivationStore.open(folder.activations)
-        watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
-        if ended and ended[-1].clips > ended[-1].skipped_clips:
-            done = ended[-1]
-            folder.log(
-                "extracted", times_real_time=round(done.times_real_time, 2), utilisation=round(done.utilisation, 3)
-            )
-            watch.say(f"  {done.spent()}")
-
-    ended: list[Progress] = []
-
-    def write_store() -> None:
-        with task(watch, f"extracting {count(len(layers), 'layer')}", found.clips.height, "clips"):
-            for progress in extract_activations(
-                found,
-                encoder,
-                folder.activations,
-                layers=layers,
-                dtype=config.extract.dtype,
-                sharding=Sharding(window_s=config.extract.window_s, overlap_s=config.extract.overlap_s),
-                strict=run.strict,
-                max_set_aside=config.max_set_aside,
-            ):
-                watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
-                ended[:] = [progress]
-
-    run_stage(
-        folder,
-        "extract",
-        inputs=inputs,
-        outputs=[manifest],
-        work=work,
-        watch=watch,
-        intact=lambda: _is_whole(folder.activations),
-    )
-    aside = ActivationStore.open(folder.activations).set_aside
-    if not aside.is_empty():
-        first = aside.row(0, named=True)
-        watch.say(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
-
-
-def _is_whole(store: Path) -> bool:
-    """Whether every file of a store is there at its full size, so that a lost one is written again."""
-    try:
-        ActivationStore.open(store).check_sizes()
-    except ArtifactError:
-        return False
-    return True
 
 
 def _state_of_files(listing: Listing) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
 from otoscope.evaluate.record import SCHEMA
@@ -84,7 +85,8 @@ def read_run(folder: Path) -> Run:
 
 def set_aside(folder: Path) -> pl.DataFrame | None:
     """Return every clip that could not be used, `path, reason`: those without sound, then those too short to encode."""
-    listed, heard = _table(folder / "set_aside.parquet"), _table(folder / "activations" / "set_aside.parquet")
+    listed, stored = _table(folder / "set_aside.parquet"), folder / "activations"
+    heard = ActivationStore.open(stored).set_aside if (stored / "manifest.json").is_file() else None
     found = [table.select("path", "reason") for table in (listed, heard) if table is not None]
     return pl.concat(found) if found else None
 
