@@ -114,6 +114,30 @@ def test_charts_show_one_seed_one_width_and_one_protocol() -> None:
     assert shown.select("seed", "latents", "protocol").rows() == [(0, 64, "default")]
 
 
+def test_charts_show_the_first_recipe_of_several() -> None:
+    def codes(preset: str, order: str = "frames") -> Record:
+        return Record(
+            metric="explained_variance",
+            value=0.5,
+            split="test",
+            representation="sae",
+            sae_id=f"layer01-{order}-{preset}-m64-k6-seed0",
+            layer=1,
+            seed=0,
+            latents=64,
+        )
+
+    dense = Record(metric="explained_variance", value=0.5, split="test", representation="dense", layer=1)
+    results = Results(to_table([dense, codes("my-own"), codes("default"), codes("my-own", "pooled")]))
+    assert results.recipe == "my-own"
+    assert results.of("explained_variance")["sae_id"].to_list() == [
+        "",
+        "layer01-frames-my-own-m64-k6-seed0",
+        "layer01-pooled-my-own-m64-k6-seed0",
+    ]
+    assert Results(to_table([dense])).recipe is None
+
+
 def test_layers_keep_their_colour_whichever_are_shown_and_never_share_one() -> None:
     colours = layer_colours(range(25))
     assert len({c.light for c in colours.values()}) == 25

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from otoscope.errors import TrainingError
-from otoscope.sae.moments import measure
+from otoscope.sae.moments import Scaling, Wanted, measure
 from otoscope.sae.rows import ArrayRows
 
 
@@ -73,3 +73,37 @@ def test_refuses_too_few_rows(height: int):
 def test_refuses_rows_that_never_vary():
     with pytest.raises(TrainingError, match=r"all 9 training rows are equal"):
         measure(ArrayRows(np.ones((9, 3), dtype=np.float32)))
+
+
+def test_dimensions_covary_as_numpy_says(monkeypatch: pytest.MonkeyPatch):
+    x = (rows() @ np.random.default_rng(1).normal(size=(4, 4)) + [0, 5, -2, 100]).astype(np.float32)
+    np.testing.assert_allclose(measure(ArrayRows(x)).covariance, np.cov(x.T, bias=True), rtol=1e-6, atol=1e-9)
+    monkeypatch.setattr("otoscope.sae.moments.COVARIED_ROWS", 3000)
+    np.testing.assert_allclose(measure(ArrayRows(x)).covariance, np.cov(x[::4].T, bias=True), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("wanted", ["rows", "dimensions", "none"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_axes_are_those_of_the_rows_as_the_model_sees_them(wanted: Wanted, centred: bool):
+    x = (rows() * [1, 5, 0.1, 3] @ np.random.default_rng(1).normal(size=(4, 4)) + [0, 5, -2, 9]).astype(np.float32)
+    moments = measure(ArrayRows(x))
+    centre, scale = moments.scaling(wanted, centred=centred)
+    inner = ((torch.from_numpy(x) - centre) / scale).numpy()
+    axes = moments.axes(wanted, centred=centred).numpy()
+    np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-6)
+    expected = np.linalg.svd(inner, full_matrices=False)[2]
+    np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("factor", "settled"), [(1, "rows"), (100, "dimensions")])
+def test_an_outlier_dimension_decides_the_scaling(factor: float, settled: Scaling):
+    x = rows()
+    x[:, 1] *= factor
+    moments = measure(ArrayRows(x))
+    assert moments.settle("auto") == settled
+    assert torch.equal(moments.scaling("auto", centred=True)[1], moments.scaling(settled, centred=True)[1])
+    told = moments.warnings("auto")
+    assert (
+        told == ["dimension 1 carries 100 % of the variance: each dimension is divided by its own spread"][: len(told)]
+    )
+    assert len(told) == (settled == "dimensions")

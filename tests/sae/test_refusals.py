@@ -7,7 +7,7 @@ import torch
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.bank import Bank
 from otoscope.sae.moments import measure
-from otoscope.sae.presets import TrainConfig
+from otoscope.sae.presets import DEFAULT, TrainConfig
 from otoscope.sae.rows import ArrayRows, held
 from otoscope.sae.seat import Member
 from otoscope.sae.train import fit
@@ -87,6 +87,31 @@ def test_an_outlier_dimension_is_told_and_handled():
     assert hurt_error - error > 2 / 3 * (hurt_error - plain_error)  # a code of the six goes to the outlier itself
     assert hurt_dead > 0.3
     assert dead <= plain_dead + 0.02
+
+
+def test_the_default_scales_an_outlier_dimension_by_itself():
+    """Every dimension counts alike then: nothing dies that lived without the outlier, and the others stay explained."""
+    train, valid = planted(0, 1, 2), planted(3)
+    config = DEFAULT.model_copy(update={"epochs": 15.0, "init": "tied", "patience": None})
+    summaries = {
+        scaling: fit(
+            with_outlier(train, 0),
+            with_outlier(valid, 1),
+            config.model_copy(update={"scaling": scaling}),
+            latents=96,
+            k=6,
+        ).summary
+        for scaling in ("auto", "rows")
+    }
+    plain = fit(train, valid, config, latents=96, k=6).summary
+    assert (summaries["auto"]["scaling"], plain["scaling"]) == ("dimensions", "rows")
+    assert summaries["rows"]["valid_dead_fraction"] > summaries["auto"]["valid_dead_fraction"] + 0.1
+    assert summaries["auto"]["valid_dead_fraction"] <= plain["valid_dead_fraction"] + 0.02
+    # in the encoder's own units the outlier is nearly all there is; with every dimension alike it is one of 25
+    standardised = {name: found["valid_standardised_explained_variance"] for name, found in summaries.items()}
+    assert standardised["auto"] > standardised["rows"] + 0.2
+    assert summaries["rows"]["valid_explained_variance"] > 0.9
+    assert plain["valid_standardised_explained_variance"] > 0.3
 
 
 def test_constant_dimensions_are_told():

@@ -94,6 +94,13 @@ def _codes(run: Run) -> str | None:
 
 def _recipe(run: Run) -> str:
     presets = dict.fromkeys(str(card["preset"]) for card in run.cards.values() if "preset" in card)
+    if (shown := run.results.recipe) is not None:
+        presets = {shown: None, **presets}
+    if len(presets) > 1:
+        first, *others = presets
+        return (
+            f"Trained with the preset {first} (all settings below); the full tables also hold {words.listed(others)}. "
+        )
     return f"Trained with the preset {words.listed(presets)} (all settings below). " if presets else ""
 
 
