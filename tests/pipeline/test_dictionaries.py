@@ -87,3 +87,16 @@ def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: 
     run(load_config(folder / "config.yaml"), folder, until="train", watch=watch)
     (line,) = [line for line in watch.lines if "variance" in line]
     assert line.startswith("layer 1, pool_then_encode: dimension 3 carries 100 % of the variance")
+
+
+def test_two_recipes_and_two_sizes_are_trained_judged_and_shown(tmp_path: Path, tiny: Tiny) -> None:
+    write_voices(tmp_path / "voices")
+    train = {"preset": ["mariotte2025", "default"], "latents": [32, 64], "sparsities": [0.9], "layers": [1]}
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, train=train)
+    run(load_config(config), tmp_path / "out", watch=Lines())
+    names = {f"layer01-frames-{p}-m{m}-k{m // 10}-seed0" for p in ("mariotte2025", "default") for m in (32, 64)}
+    assert {path.parent.name for path in tmp_path.glob("out/saes/*/card.json")} == names
+    rows = pl.read_parquet(tmp_path / "out" / "results.parquet").filter(pl.col("representation") == "sae")
+    assert set(rows["sae_id"].unique()) == names
+    page = (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Trained with the preset mariotte2025 (all settings below); the full tables also hold default." in page
