@@ -26,6 +26,7 @@ CONVOLUTIONS = {
 }
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 QUANTISER = {"num_codevectors_per_group": 4, "codevector_dim": 8, "proj_codevector_dim": 8}
+SQUEEZED = {"conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2], "squeeze_factor": 2}
 MERT_FLAGS = {"feature_extractor_cqt": False, "deepnorm": False, "attention_relax": -1.0, "feat_proj_layer_norm": True}
 
 
@@ -69,6 +70,12 @@ def _mert(folder: Path, seed: int) -> None:
     edit_weights(folder, old_weight_norm_names)
 
 
+def _wav2vec2_bert(folder: Path, seed: int) -> None:
+    config = transformers.Wav2Vec2BertConfig(**SHAPE, feature_projection_input_dim=40, conv_depthwise_kernel_size=7)
+    extractor = partial(transformers.SeamlessM4TFeatureExtractor, num_mel_bins=20, feature_size=20)
+    _write(transformers.Wav2Vec2BertModel(config), extractor, folder, seed)
+
+
 def _whisper(folder: Path, seed: int) -> None:
     config = transformers.WhisperConfig(
         d_model=WIDTH,
@@ -108,6 +115,9 @@ TINY: dict[str, Callable[[Path, int], None]] = {
     ),
     "unispeech-sat": _wav2vec2("UniSpeechSat", QUANTISER, do_normalize=True),
     "unispeech-sat-large": _wav2vec2("UniSpeechSat", {**QUANTISER, **LARGE}, do_normalize=True),
+    "sew": _wav2vec2("SEW", SQUEEZED, do_normalize=True),
+    "sew-d": _wav2vec2("SEWD", {**SQUEEZED, "max_relative_positions": 16}, do_normalize=True),
+    "wav2vec2-bert": _wav2vec2_bert,
     "mert": _mert,
     "whisper": _whisper,
     "ast": _ast,

@@ -54,10 +54,14 @@ def half_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "clips frames heads size"], None]:
     """Serve transformers' attention interface with `attend`."""
     del module, dropout, kwargs
+    if position_bias is not None:
+        hidden = None if attention_mask is None else ~attention_mask
+        attention_mask = position_bias if hidden is None else position_bias.masked_fill(hidden, -torch.inf)
     scale = float(query.shape[-1] ** -0.5) if scaling is None else scaling
     out = attend(query, key, value, bias=attention_mask, scaling=scale)
     return out.transpose(1, 2).contiguous().to(query.dtype), None

@@ -28,6 +28,13 @@ def _wav2vec2(family: str, source: Source, context: Context, runtime: Runtime) -
     return load_wav2vec2(source, runtime=runtime, family=family)
 
 
+def _wav2vec2_bert(source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.wav2vec2_bert import load_wav2vec2_bert
+
+    del context
+    return load_wav2vec2_bert(source, runtime=runtime)
+
+
 def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
     from otoscope.encoders.mert import load_mert
 
@@ -49,6 +56,9 @@ FAMILIES: dict[str, Constructor] = {
     "wavlm": partial(_wav2vec2, "wavlm"),
     "data2vec-audio": partial(_wav2vec2, "data2vec-audio"),
     "unispeech-sat": partial(_wav2vec2, "unispeech-sat"),
+    "sew": partial(_wav2vec2, "sew"),
+    "sew-d": partial(_wav2vec2, "sew-d"),
+    "wav2vec2-bert": _wav2vec2_bert,
     "mert_model": _mert,
     "whisper": _whisper,
     "audio-spectrogram-transformer": _ast,
@@ -81,6 +91,9 @@ MODELS: dict[str, KnownModel] = {
     "microsoft/wavlm-large": KnownModel("wavlm", 16000, 24, 1024),
     "facebook/data2vec-audio-base": KnownModel("data2vec-audio", 16000, 12, 768),
     "microsoft/unispeech-sat-base-plus": KnownModel("unispeech-sat", 16000, 12, 768),
+    "facebook/w2v-bert-2.0": KnownModel("wav2vec2-bert", 16000, 24, 1024),
+    "asapp/sew-tiny-100k": KnownModel("sew", 16000, 12, 512, 25.0),
+    "asapp/sew-d-tiny-100k": KnownModel("sew-d", 16000, 12, 384, 25.0),
     "m-a-p/MERT-v1-95M": KnownModel("mert_model", 24000, 12, 768, 75.0),
     "MIT/ast-finetuned-audioset-10-10-0.4593": KnownModel("audio-spectrogram-transformer", 16000, 12, 768, 10.0),
 }

@@ -60,12 +60,8 @@ class HalfConv1d(nn.Module):
 
     def __init__(self, plain: nn.Conv1d) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation, self.groups = (
-            plain.stride,
-            plain.padding,
-            plain.dilation,
-            plain.groups,
-        )
+        self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
+        self.dilation, self.groups = plain.dilation, plain.groups
         self.out: torch.dtype | None = None
         self.register_buffer("weight", plain.weight.detach().to(HALF), persistent=False)
         self.register_buffer("bias", None if plain.bias is None else plain.bias.detach().to(HALF), persistent=False)
@@ -80,7 +76,7 @@ class HalfConv1d(nn.Module):
 
 
 class HalfGroupedConv1d(nn.Module):
-    """A grouped convolution of stride 1 as one product a group: half of what oneDNN needs for a positional one.
+    """A grouped convolution of stride 1 as one product a group: two thirds of what oneDNN takes for a positional one.
 
     The windows of a group, `[frames, taps * channels]`, are views of one padded copy of its rows `[frames, channels]`.
     What comes out has the precision of what went in.

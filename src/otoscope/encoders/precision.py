@@ -61,7 +61,8 @@ def _replace(module: nn.Module, other: Callable[[nn.Module], nn.Module | None]) 
 
 def _chain(model: nn.Module) -> None:
     """Let the convolutions in front of the blocks hand bfloat16 to each other, and float32 to what follows them."""
-    stack = [child for name, child in model.named_modules() if isinstance(child, HalfConv1d) and ".layers." not in name]
+    convs = {name: child for name, child in model.named_modules() if isinstance(child, HalfConv1d)}
+    stack = [conv for name, conv in convs.items() if name.startswith(("feature_extractor.", "conv1", "conv2"))]
     for conv in stack:
         conv.out = HALF
     for conv in stack[-1:]:

@@ -1,10 +1,11 @@
-"""The wav2vec 2.0 family: wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech-SAT, and MERT-v1 as HuBERT.
+"""The wav2vec 2.0 family: wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech-SAT, SEW, and MERT-v1 as HuBERT.
 
 Strided convolutions turn samples into frames, a positional convolution lets each frame see its neighbours, then
 blocks attend over the whole clip. Layer 0 is the first block's input, behind the positional convolution (and, in
 post-norm models, its layer norm): transformers' `hidden_states[0]`. Layer i is the raw output of block i; pre-norm
 models ("stable layer norm", the large ones) put a final norm behind the last block, which transformers applies to
-`last_hidden_state` and otoscope leaves off.
+`last_hidden_state` and otoscope leaves off. SEW (arXiv:2109.06870) averages every two frames before its blocks; what
+it spreads back over all frames behind the last block is left off too.
 
 Padding: "group" feature extractors normalise over all moments of a clip, data2vec's stacked positional convolutions
 and a batch-normalised one carry padding into the sound, and WavLM's biased attention takes no boolean mask. All of
@@ -67,6 +68,7 @@ class Architecture:
     model: str
     attention: str = "sdpa"
     masks_exactly: bool = True
+    blocks: str = "encoder.layers"
 
 
 ARCHITECTURES = {
@@ -75,6 +77,10 @@ ARCHITECTURES = {
     "wavlm": Architecture("WavLMConfig", "WavLMModel", attention="eager", masks_exactly=False),
     "data2vec-audio": Architecture("Data2VecAudioConfig", "Data2VecAudioModel", masks_exactly=False),
     "unispeech-sat": Architecture("UniSpeechSatConfig", "UniSpeechSatModel"),
+    "sew": Architecture("SEWConfig", "SEWModel", masks_exactly=False),
+    "sew-d": Architecture(
+        "SEWDConfig", "SEWDModel", attention="eager", masks_exactly=False, blocks="encoder.encoder.layer"
+    ),
 }
 
 
@@ -110,11 +116,21 @@ def geometry_of(config: Any) -> Geometry:
     128
     >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)).positional_frames
     91
+    >>> sew = {"conv_kernel": (10, 3), "conv_stride": (5, 2), "squeeze_factor": 2}
+    >>> geometry_of(SimpleNamespace(**sew, num_conv_pos_embeddings=31))
+    Geometry(kernels=(10, 3, 2), strides=(5, 2, 2), positional_frames=16)
     """
     kernel = getattr(config, "conv_pos_kernel_size", None)
     # data2vec stacks `num_conv_pos_embeddings` convolutions where the others have one of that many taps
     positional = config.num_conv_pos_embeddings * (kernel - 1) + 1 if kernel else config.num_conv_pos_embeddings
-    return Geometry(tuple(config.conv_kernel), tuple(config.conv_stride), int(positional))
+    kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+    if (squeeze := getattr(config, "squeeze_factor", 1)) > 1:
+        kernels, strides, positional = (
+            (*kernels, squeeze),
+            (*strides, squeeze),
+            math.ceil((positional - 1) / squeeze) + 1,
+        )
+    return Geometry(kernels, strides, int(positional))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +144,7 @@ class Wav2Vec2Encoder:
     geometry: Geometry
     pads: bool
     runtime: Runtime
+    blocks: str
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
 
@@ -169,7 +186,10 @@ class Wav2Vec2Encoder:
             # an all-true mask would take another kernel than the same clip alone
             mask = None if bool(mask.all()) else mask
             return Part(
-                capture(lambda: self.model(values, attention_mask=mask), self.model.encoder.layers, set(layers)), {}
+                capture(
+                    lambda: self.model(values, attention_mask=mask), self.model.get_submodule(self.blocks), set(layers)
+                ),
+                {},
             )
 
         return encode_in_buckets(
@@ -204,7 +224,9 @@ def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any 
     extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder)
     geometry = geometry_of(config)
     rate_hz = int(extractor.sampling_rate)
-    layers = wav2vec2_layers(geometry, rate_hz=rate_hz, width=int(config.hidden_size), blocks=len(model.encoder.layers))
+    layers = wav2vec2_layers(
+        geometry, rate_hz=rate_hz, width=int(config.hidden_size), blocks=int(config.num_hidden_layers)
+    )
     return Wav2Vec2Encoder(
         name=source.name,
         revision=source.revision,
@@ -215,6 +237,7 @@ def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any 
         and config.feat_extract_norm == "layer"
         and not getattr(config, "conv_pos_batch_norm", False),
         runtime=runtime,
+        blocks=architecture.blocks,
         model=runtime.ready(model),
         extractor=extractor,
     )
