@@ -13,6 +13,7 @@ from otoscope.corpus.catalog import parse_corpus
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError, suggest
+from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.sae.presets import PRESETS
 
@@ -21,7 +22,7 @@ PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 
 Pooling = Literal["encode_then_pool", "pool_then_encode"]
 Value = TypeVar("Value")
-ProtocolName = Literal["held_out", "strict"]
+ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Latents = Annotated[int, Field(ge=2)]
 
@@ -138,7 +139,9 @@ class EvaluateSettings(Section):
     """How the numbers are made."""
 
     protocols: tuple[ProtocolName, ...] = Field(
-        default=("held_out",), description="held_out: every representation by itself; strict: beside its nulls"
+        default=("held_out",),
+        description="held_out: every representation by itself; strict: beside its nulls; mariotte2025: as the study "
+        "did, on dictionaries of pooled clips",
     )
     labels: tuple[str, ...] | None = Field(default=None, description="labels to probe; all of the corpus when left out")
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
@@ -147,6 +150,9 @@ class EvaluateSettings(Section):
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )
     strict: StrictSettings = Field(default=StrictSettings(), description="settings of the protocol strict")
+    mariotte2025: JudgeSettings = Field(
+        default=JudgeSettings(), description="settings of the protocol mariotte2025: what its authors' defects decide"
+    )
 
     @field_validator("protocols")
     @classmethod
@@ -181,6 +187,10 @@ class RunConfig(Section):
     def _frames_to_train_on(self) -> "RunConfig":
         if not self.extract.frames and "encode_then_pool" in self.train.poolings:
             raise ValueError("train.poolings: encode_then_pool needs frames; set pool_then_encode, or extract.frames")
+        if "mariotte2025" in self.evaluate.protocols and "pool_then_encode" not in self.train.poolings:
+            raise ValueError(
+                "evaluate.protocols: mariotte2025 judges pooled clips; add pool_then_encode to train.poolings"
+            )
         return self
 
     @field_validator("corpus", mode="before")

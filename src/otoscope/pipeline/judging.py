@@ -5,7 +5,7 @@ from collections.abc import Callable
 import polars as pl
 
 from otoscope.artifacts import fingerprint, write_table
-from otoscope.pipeline import judging_held_out
+from otoscope.pipeline import judging_held_out, judging_mariotte2025
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material, gather
@@ -14,6 +14,7 @@ from otoscope.pipeline.strict import judge as judge_strictly
 
 PROTOCOLS: dict[str, Callable[[Context, Material], Judged]] = {
     "held_out": judging_held_out.judge,
+    "mariotte2025": judging_mariotte2025.judge,
     "strict": judge_strictly,
 }
 """What answers each name in `evaluate.protocols`; a new protocol is a function here and a name in the configuration."""

@@ -12,7 +12,7 @@ from otoscope.evaluate.lasso import lasso_weights
 from otoscope.evaluate.moments import live_columns
 from otoscope.factors.categories import CATEGORIES, category
 from otoscope.protocols.mariotte2025.functions import completeness, disentanglement
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.protocols.mariotte2025.switches import JudgeSettings
 
 TOP = 10
 ENTROPY_BINS = 10
@@ -39,7 +39,7 @@ def score_factors(
     features: Float[np.ndarray, "rows p"],
     factors: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
-    settings: Settings,
+    settings: JudgeSettings,
     *,
     width: int,
 ) -> FactorScores:
@@ -70,14 +70,14 @@ def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray
     return found
 
 
-def kept(factors: Float[np.ndarray, "rows factors"], settings: Settings) -> Bool[np.ndarray, " factors"]:
+def kept(factors: Float[np.ndarray, "rows factors"], settings: JudgeSettings) -> Bool[np.ndarray, " factors"]:
     """Say which factors take part: all, or those that are not all but constant."""
     if settings.degenerate_factors == "keep":
         return np.ones(factors.shape[1], dtype=bool)
     return entropy_bits(factors) >= DEGENERATE_BITS
 
 
-def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: Settings) -> Top:
+def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: JudgeSettings) -> Top:
     """Average over the ten factors that rank highest `by` something (or all), NaN left out."""
     order = np.flip(np.argsort(np.where(np.isnan(by), -np.inf, by), kind="stable"))
     members = order[~np.isnan(by[order])]
@@ -89,12 +89,12 @@ def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factor
     return Top(float(chosen.mean()), float(chosen.std()), members)
 
 
-def count_categories(names: Sequence[str], settings: Settings) -> dict[str, int]:
+def count_categories(names: Sequence[str], settings: JudgeSettings) -> dict[str, int]:
     """Count factors by category, in the order of reports.
 
-    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Settings())["pitch"]
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], JudgeSettings())["pitch"]
     1
-    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Settings(categories="egemaps"))["voice quality"]
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], JudgeSettings(categories="egemaps"))["voice quality"]
     1
     """
     found = Counter(_substring(name) if settings.categories == "substring" else category(name) for name in names)
@@ -109,7 +109,10 @@ def _substring(factor: str) -> str:
 
 
 def _completeness(
-    features: Float[np.ndarray, "rows p"], importance: Float[np.ndarray, "p factors"], settings: Settings, width: int
+    features: Float[np.ndarray, "rows p"],
+    importance: Float[np.ndarray, "p factors"],
+    settings: JudgeSettings,
+    width: int,
 ) -> Float[np.ndarray, " factors"]:
     found = completeness(importance)
     others = {"all": len(importance), "live": int(live_columns(features).sum()), "width": width}

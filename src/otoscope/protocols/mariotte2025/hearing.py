@@ -14,11 +14,10 @@ from torch.nn import functional
 
 from otoscope.encoders.ast import ASTEncoder, Grid
 from otoscope.encoders.base import Encoded, Encoder, Frames, Layer
-from otoscope.encoders.batches import Runtime
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.checkpoint import load_extractor, load_strictly, read_config
+from otoscope.encoders.checkpoint import load_strictly, read_config
 from otoscope.encoders.resolve import resolve
-from otoscope.encoders.wav2vec2 import MAY_BRING, TRAINING_ONLY, Wav2Vec2Encoder, geometry_of, wav2vec2_layers
+from otoscope.encoders.wav2vec2 import MAY_BRING, TRAINING_ONLY, Wav2Vec2Encoder
 from otoscope.protocols.mariotte2025.switches import Switches
 
 CROP_S = 5.0
@@ -126,13 +125,16 @@ def heard(
 
 def load_model(checkpoint: str, switches: Switches, *, device: str = "cpu") -> Encoder:
     """Load a checkpoint: in its own architecture, but WavLM in wav2vec 2.0's as the authors did, unless switched."""
+    encoder = load_encoder(checkpoint, device=device)
     source = resolve(checkpoint)
-    if switches.wavlm == "wavlm" or read_config(source.folder)["model_type"] != "wavlm":
-        return load_encoder(checkpoint, device=device)
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+    if switches.wavlm == "wavlm" or not isinstance(encoder, Wav2Vec2Encoder):
+        return encoder
+    settings = read_config(source.folder)
+    if settings["model_type"] != "wavlm":
+        return encoder
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    settings = {k: v for k, v in read_config(source.folder).items() if k not in ("model_type", "architectures")}
-    config = Wav2Vec2Config.from_dict(settings)
+    config = Wav2Vec2Config.from_dict({k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
     config.output_hidden_states = config.output_attentions = False
     model = load_strictly(
         Wav2Vec2Model,
@@ -142,19 +144,7 @@ def load_model(checkpoint: str, switches: Switches, *, device: str = "cpu") -> E
         may_lack=(TRAINING_ONLY,),
         may_bring=(*MAY_BRING, *WAVLM_ONLY),
     )
-    extractor = load_extractor(Wav2Vec2FeatureExtractor, source.folder)
-    geometry, rate_hz = geometry_of(config), int(extractor.sampling_rate)
-    return Wav2Vec2Encoder(
-        name=source.name,
-        revision=source.revision,
-        rate_hz=rate_hz,
-        layers=wav2vec2_layers(geometry, rate_hz=rate_hz, width=config.hidden_size, blocks=config.num_hidden_layers),
-        geometry=geometry,
-        pads=False,
-        runtime=Runtime(device=device, together=device != "cpu"),
-        model=model.to(device),
-        extractor=extractor,
-    )
+    return replace(encoder, model=encoder.runtime.ready(model))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from otoscope.protocols.mariotte2025.factors import (
     top,
 )
 from otoscope.protocols.mariotte2025.probe import fit_probe
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.protocols.mariotte2025.switches import JudgeSettings
 
 
 class Views(NamedTuple):
@@ -42,7 +42,7 @@ class Known:
     factor_names: tuple[str, ...]
 
 
-def judge_probes(views: Views, known: Known, settings: Settings, about: Record) -> Iterator[Record]:
+def judge_probes(views: Views, known: Known, settings: JudgeSettings, about: Record) -> Iterator[Record]:
     """Yield the accuracy of the study's probe for every label, on test and (the best epoch's) on validation clips."""
     for label, train in known.train_labels.items():
         valid, test = known.valid_labels[label], known.test_labels[label]
@@ -68,7 +68,7 @@ def judge_probes(views: Views, known: Known, settings: Settings, about: Record) 
 
 
 def judge_factors(
-    views: Views, known: Known, settings: Settings, about: Record, *, width: int, dense: bool
+    views: Views, known: Known, settings: JudgeSettings, about: Record, *, width: int, dense: bool
 ) -> Iterator[Record]:
     """Yield R2 and completeness of every factor, the means over the ten best, category counts and entropies.
 

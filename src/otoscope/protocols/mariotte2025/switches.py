@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.corpus.catalog import validated
 from otoscope.errors import ConfigError, suggest
@@ -13,10 +13,45 @@ from otoscope.protocols.mariotte2025.functions import ALPHA
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 
 
-class Switches(BaseModel):
-    """Every deviation that a defect forced on the authors; the defaults are what their code does."""
+class MetricSwitches(BaseModel):
+    """Deviations in how a representation is judged; the defaults are what the authors' code does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lasso_r2: Literal["in_sample", "unseen_singers"] = Field(
+        default="in_sample", description="R2 on the clips that were fitted, or on each test singer with it left out"
+    )
+    completeness_of_unpredicted: Literal["1", "nan"] = Field(
+        default="1", description="completeness of a factor that no dimension predicts: perfect, or undefined"
+    )
+    completeness_normaliser: Literal["all", "live", "width"] = Field(
+        default="all",
+        description="entropy over the log of all dimensions, of those that vary, or of the encoder's width for both",
+    )
+    reference_ranking: Literal["r2", "completeness"] = Field(
+        default="r2", description="the dense layer's ten factors for completeness: ranked by R2, or as the codes' are"
+    )
+    degenerate_factors: Literal["keep", "drop"] = Field(
+        default="keep", description="factors whose 10-bin entropy is below 0.3 bit stay in, or leave"
+    )
+    factors_averaged: Literal["10", "all"] = Field(
+        default="10", description="means over the ten best factors of each representation, or over all"
+    )
+    categories: Literal["substring", "egemaps"] = Field(
+        default="substring", description='"F0" and "loudness" in a name decide, or what the functional measures'
+    )
+    disentanglement_average: Literal["mean", "sum"] = Field(
+        default="mean", description="divided once more by the number of dimensions, or not"
+    )
+
+    @field_validator("completeness_of_unpredicted", "factors_averaged", mode="before")
+    @classmethod
+    def _spelled(cls, value: object) -> object:
+        return str(value)  # YAML reads 1 and 10 as numbers
+
+
+class Switches(MetricSwitches):
+    """Every deviation that a defect forced on the authors, those in what is heard and trained too."""
 
     vibrado: Literal["drop", "fix"] = Field(
         default="drop", description='files named "vibrado" vanish from the corpus, or count as vibrato'
@@ -51,37 +86,18 @@ class Switches(BaseModel):
         default="mislabelled",
         description="the 99 % dictionary of HuBERT's first layer is probed at k of 75 % and labelled so, or at its own",
     )
-    lasso_r2: Literal["in_sample", "unseen_singers"] = Field(
-        default="in_sample", description="R2 on the clips that were fitted, or on each test singer with it left out"
-    )
-    completeness_of_unpredicted: Literal["1", "nan"] = Field(
-        default="1", description="completeness of a factor that no dimension predicts: perfect, or undefined"
-    )
-    completeness_normaliser: Literal["all", "live", "width"] = Field(
-        default="all",
-        description="entropy over the log of all dimensions, of those that vary, or of the encoder's width for both",
-    )
-    reference_ranking: Literal["r2", "completeness"] = Field(
-        default="r2", description="the dense layer's ten factors for completeness: ranked by R2, or as the codes' are"
-    )
-    degenerate_factors: Literal["keep", "drop"] = Field(
-        default="keep", description="factors whose 10-bin entropy is below 0.3 bit stay in, or leave"
-    )
-    factors_averaged: Literal["10", "all"] = Field(
-        default="10", description="means over the ten best factors of each representation, or over all"
-    )
-    categories: Literal["substring", "egemaps"] = Field(
-        default="substring", description='"F0" and "loudness" in a name decide, or what the functional measures'
-    )
-    disentanglement_average: Literal["mean", "sum"] = Field(
-        default="mean", description="divided once more by the number of dimensions, or not"
-    )
 
 
-class Effort(BaseModel):
-    """How much is computed; smaller values make a trial, not a reproduction."""
+class JudgeSettings(MetricSwitches):
+    """How one representation is judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    probe_epochs: int = Field(default=120, ge=1, description="times that a probe sees each training file")
+    alpha: float = Field(default=ALPHA, gt=0, description="LASSO penalty, never tuned")
+    seed: int = Field(default=42, ge=0, description="of the split, the crops, the dictionaries and the probes")
+
+
+class Settings(Switches, JudgeSettings):
+    """Switches and effort, as `--set NAME=VALUE` gives them; less effort makes a trial, not a reproduction."""
 
     latents: int = Field(default=2048, ge=2, description="atoms of a dictionary")
     sparsities: tuple[float, ...] = Field(default=PAPER_SPARSITIES, min_length=1, description="one dictionary each")
@@ -89,13 +105,6 @@ class Effort(BaseModel):
         default=8, ge=1, description="random 5 s crops of a training file that are encoded; the authors cut 100"
     )
     sae_epochs: int = Field(default=100, ge=1, description="times that a dictionary sees each training file")
-    probe_epochs: int = Field(default=120, ge=1, description="times that a probe sees each training file")
-    alpha: float = Field(default=ALPHA, gt=0, description="LASSO penalty, never tuned")
-    seed: int = Field(default=42, ge=0, description="of the split, the crops, the dictionaries and the probes")
-
-
-class Settings(Switches, Effort):
-    """Switches and effort, as `--set NAME=VALUE` gives them."""
 
     @property
     def corrected(self) -> dict[str, str]:
@@ -125,11 +134,8 @@ def parse_settings(overrides: Sequence[str] = ()) -> Settings:
         name, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(f"--set wants NAME=VALUE, got {text!r}; {suggest(name, Settings.model_fields)}")
-        if (name := name.strip()) in Switches.model_fields:
-            given[name] = value.strip()  # a word, never a number
-            continue
         try:
-            given[name] = yaml.safe_load(value)
+            given[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
     return validated(Settings, given, section="mariotte2025")
