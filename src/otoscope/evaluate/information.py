@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import chdtrc, gammaln
+from scipy.special import chdtrc, gammaincc, gammaln
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.bins import BINS, SMALLEST, bin_columns, bin_factors
@@ -56,10 +56,12 @@ def measure_information(
     """Return the mutual information of every latent with every factor.
 
     With I the mutual information of the bins, E its mean over all orders of the rows and H the
-    factor's entropy, `adjusted` is (I - E) / (H - E). It is set to 0 where I * d / E, which follows
-    the chi-square law with d = (bins - 1)(bins' - 1) degrees when nothing is told (Wilks; scaled to
-    the exact mean), lies under its 1 - `level` / (live latents * factors) point: codes that know nothing
-    get information anywhere with probability `level` at most, so that their metrics are NaN and not noise.
+    factor's entropy, `adjusted` is (I - E) / (H - E). It is set to 0 where either of two tests at level
+    `level` / (live latents * factors) lets chance explain it, so that codes that know nothing get NaN
+    and not noise from every metric. One compares I with the chi-square law of its degrees of freedom
+    scaled to the mean E (Wilks); it is too easy on latents that fire on few rows. The other compares
+    Pearson's chi-square with the gamma law of its exact mean and variance over all orders of the rows
+    (Dawson, Biometrika 41, 1954); it is too easy where many bins are small. Passing both is hard enough.
 
     Args:
         codes: one row a clip; any sign, any unit.
@@ -76,20 +78,17 @@ def measure_information(
     code_bins = bin_columns(codes, bins=bins, smallest=smallest)
     factor_bins = bin_factors(factors, classes=classes, bins=bins, smallest=smallest)
     shape = (codes.shape[1], factors.shape[1])
-    nats, expected, degrees = (np.zeros(shape) for _ in range(3))
+    nats, expected, surprise = np.zeros(shape), np.zeros(shape), np.ones(shape)
     entropy = np.full(factors.shape[1], math.nan)
     for members, present in patterns(factor_bins >= 0):
-        if present.sum() > 1:
+        if present.sum() > 3:
             found = _tell(code_bins[present], factor_bins[present][:, members])
-            nats[:, members], expected[:, members], degrees[:, members], entropy[members] = found
+            nats[:, members], expected[:, members], surprise[:, members], entropy[members] = found
     live = code_bins.max(axis=0, initial=0) > 0
     entropy[~(entropy > 0)] = math.nan
-    surprise = chdtrc(
-        np.maximum(degrees, 1), np.divide(nats * degrees, expected, out=np.zeros(shape), where=expected > 0)
-    )
     room = entropy - expected
     adjusted = np.divide(nats - expected, room, out=np.zeros(shape), where=room > 1e-9)
-    told = (surprise <= level / max(int(live.sum()) * int((entropy > 0).sum()), 1)) & live[:, None] & (degrees > 0)
+    told = (surprise <= level / max(int(live.sum()) * int((entropy > 0).sum()), 1)) & live[:, None]
     adjusted = np.where(told, np.clip(adjusted, 0, 1), 0.0)
     adjusted[:, np.isnan(entropy)] = math.nan
     return Information(adjusted, nats, expected, entropy, live)
@@ -98,23 +97,64 @@ def measure_information(
 class _Told(NamedTuple):
     nats: Float[np.ndarray, "latents factors"]
     expected: Float[np.ndarray, "latents factors"]
-    degrees: Float[np.ndarray, "latents factors"]
+    surprise: Float[np.ndarray, "latents factors"]
     entropy: Float[np.ndarray, " factors"]
 
 
 def _tell(code_bins: Int[np.ndarray, "rows latents"], factor_bins: Int[np.ndarray, "rows factors"]) -> _Told:
-    """Return mutual information, its mean over orders, degrees of freedom and entropy; nothing is missing here."""
+    """Return mutual information, its mean over orders, how rare it is among them, and entropy; nothing is missing."""
     n = len(code_bins)
     code_sizes, factor_sizes = _sizes(code_bins), _sizes(factor_bins)
     counts = np.arange(n + 1, dtype=np.float64)
     n_log_n = counts * np.log(np.maximum(counts, 1))
-    joint = _sum_over_cells(
+    logs, squares = _sum_over_cells(
         np.ascontiguousarray(code_bins.T), np.ascontiguousarray(factor_bins), code_sizes, factor_sizes, n_log_n
     )
     of_codes, of_factors = n_log_n[code_sizes].sum(axis=1), n_log_n[factor_sizes].sum(axis=1)
-    nats = math.log(n) + (joint - of_codes[:, None] - of_factors) / n
-    degrees = np.outer((code_sizes > 0).sum(axis=1) - 1.0, (factor_sizes > 0).sum(axis=1) - 1.0)
-    return _Told(np.maximum(nats, 0), _expected(code_sizes, factor_sizes, n), degrees, math.log(n) - of_factors / n)
+    nats = math.log(n) + (logs - of_codes[:, None] - of_factors) / n
+    nats, expected = np.maximum(nats, 0), _expected(code_sizes, factor_sizes, n)
+    margins = _Margin.of(code_sizes, n), _Margin.of(factor_sizes, n)
+    surprise = np.maximum(_surprise_of_nats(nats, expected, *margins), _surprise(n * (squares - 1), *margins, n))
+    return _Told(nats, expected, surprise, math.log(n) - of_factors / n)
+
+
+class _Margin(NamedTuple):
+    """What the moments of chi-square need of one side's bins (Dawson's v and w), and how many there are."""
+
+    bins: Float[np.ndarray, " columns"]
+    even: Float[np.ndarray, " columns"]
+    uneven: Float[np.ndarray, " columns"]
+
+    @classmethod
+    def of(cls, sizes: Int[np.ndarray, "columns bins"], n: int) -> "_Margin":
+        bins = (sizes > 0).sum(axis=1).astype(np.float64)
+        inverse = np.divide(float(n), sizes, out=np.zeros(sizes.shape), where=sizes > 0).sum(axis=1)
+        return cls(bins, (bins - 1) * (n - bins) / (n - 1), (inverse - bins**2) / (n - 2))
+
+
+def _surprise_of_nats(
+    nats: Float[np.ndarray, "latents factors"],
+    expected: Float[np.ndarray, "latents factors"],
+    codes: _Margin,
+    factors: _Margin,
+) -> Float[np.ndarray, "latents factors"]:
+    """Return the share of orders that tell as much, by the chi-square law scaled to the exact mean."""
+    degrees = np.outer(codes.bins - 1, factors.bins - 1)
+    defined = (degrees > 0) & (expected > 0)
+    scaled = np.divide(nats * degrees, expected, out=np.zeros(nats.shape), where=defined)
+    return np.where(defined, chdtrc(np.maximum(degrees, 1), scaled), 1.0)
+
+
+def _surprise(
+    chi_square: Float[np.ndarray, "latents factors"], codes: _Margin, factors: _Margin, n: int
+) -> Float[np.ndarray, "latents factors"]:
+    """Return the share of orders of the rows whose chi-square is as large, by a gamma law of the same two moments."""
+    mean = np.outer(codes.bins - 1, factors.bins - 1) * n / (n - 1)
+    variance = 2 * n / (n - 3) * np.outer(codes.even - codes.uneven, factors.even - factors.uneven)
+    variance += n**2 / (n - 1) * np.outer(codes.uneven, factors.uneven)
+    defined = (mean > 0) & (variance > 1e-12)
+    mean, variance = np.where(defined, mean, 1.0), np.where(defined, variance, 1.0)
+    return np.where(defined, gammaincc(mean**2 / variance, np.maximum(chi_square, 0) * mean / variance), 1.0)
 
 
 def _sizes(bins: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "columns bins"]:
@@ -172,15 +212,16 @@ def _sum_over_cells(
     code_sizes: Int[np.ndarray, "latents a"],
     factor_sizes: Int[np.ndarray, "factors b"],
     n_log_n: Float[np.ndarray, " counts"],
-) -> Float[np.ndarray, "latents factors"]:
-    """Return the sum of c log c over the cells of every table of latent by factor.
+) -> tuple[Float[np.ndarray, "latents factors"], Float[np.ndarray, "latents factors"]]:
+    """Return the sums of c log c and of c^2 / ab over the cells of every table of latent by factor.
 
     Only rows outside bin 0 are counted (for a sparse code those on which the latent fires); the
     cells of bin 0 are what the factor's bins have left.
     """
     n_latents, n_rows = code_bins.shape
     n_factors = factor_bins.shape[1]
-    total = np.zeros((n_latents, n_factors))
+    logs, squares = np.zeros((n_latents, n_factors)), np.zeros((n_latents, n_factors))
+    inverse = 1.0 / np.maximum(factor_sizes, 1)
     cells = np.zeros((code_sizes.shape[1], n_factors, factor_sizes.shape[1]), dtype=np.int64)
     for latent in range(n_latents):
         cells[:] = 0
@@ -195,8 +236,10 @@ def _sum_over_cells(
             if code_sizes[latent, where] > 0:
                 for factor in range(n_factors):
                     for b in range(factor_sizes.shape[1]):
-                        total[latent, factor] += n_log_n[cells[where, factor, b]]
-    return total
+                        count = cells[where, factor, b]
+                        logs[latent, factor] += n_log_n[count]
+                        squares[latent, factor] += count * count * inverse[factor, b] / code_sizes[latent, where]
+    return logs, squares
 
 
 def _check(codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"], level: float) -> None:
