@@ -8,7 +8,8 @@ from sklearn.metrics.cluster import contingency_matrix, expected_mutual_informat
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.bins import bin_classes, bin_columns, bin_factors
-from otoscope.evaluate.information import _Margin, _surprise, measure_information
+from otoscope.evaluate.chance import Margin, rarity_of_chi_square
+from otoscope.evaluate.information import measure_information
 
 
 def test_zeros_of_a_sparse_code_are_one_bin_and_the_rest_is_cut_evenly() -> None:
@@ -131,10 +132,10 @@ def test_the_moments_of_chi_square_are_those_of_shuffled_rows() -> None:
     sizes_a, sizes_b = np.array([[180, 12, 8]]), np.array([[70, 70, 60]])
     a, b = (np.repeat(np.arange(3), sizes[0]) for sizes in (sizes_a, sizes_b))
     found = [chi2_contingency(np.histogram2d(a, rng.permutation(b), 3)[0]).statistic for _ in range(3000)]
-    one, other = _Margin.of(sizes_a, 200), _Margin.of(sizes_b, 200)
+    one, other = Margin.of(sizes_a, 200), Margin.of(sizes_b, 200)
     for share in (0.5, 0.1, 0.02):
         at = np.quantile(found, 1 - share)
-        assert _surprise(np.array([[at]]), one, other, 200)[0, 0] == pytest.approx(share, rel=0.35)
+        assert rarity_of_chi_square(np.array([[at]]), one, other, 200)[0, 0] == pytest.approx(share, rel=0.35)
 
 
 def test_constant_and_missing_factors_are_nan() -> None:
