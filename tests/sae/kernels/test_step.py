@@ -113,7 +113,7 @@ def test_rounded_products_give_nearly_the_same_gradients(batch, width, latents, 
     assert (a.fired == b.fired).all()
     for name in ("encoder", "decoder", "encoder_bias", "decoder_bias"):
         one, other = (step.state()[f"{name}.exp_avg"] for step in (exact, quick))
-        assert np.linalg.norm(one - other) <= 0.004 * np.linalg.norm(one) + 1e-8
+        assert np.linalg.norm(one - other) <= 0.006 * np.linalg.norm(one) + 1e-8
 
 
 def test_after_the_same_steps_as_much_is_explained_as_in_float32():

@@ -1,7 +1,7 @@
 """A training step for TopK dictionaries on the CPU that touches only what is active.
 
 Compiled code is cached beside the sources. Numba looks only at the file that a cached function stands in:
-after editing `lanes`, `gather` or `tables`, delete this folder's `__pycache__`.
+after editing anything that another file here imports, delete this folder's `__pycache__`.
 """
 
 from otoscope.sae.kernels.lanes import has_bfloat_products, has_vectors

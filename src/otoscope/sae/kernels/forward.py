@@ -48,7 +48,7 @@ def normalise_rows(
             residuals[row, i] = bias[i] - value
         for i in range(width, residuals.shape[1]):
             residuals[row, i] = 0
-        write_row(inputs, row, line)
+        write_row(inputs, row, line, 0)
 
 
 @njit(**COMPILED)
@@ -149,7 +149,7 @@ def finish_rows(residuals: Array, table: Array, squares: Array, start: int, stop
         for i in range(line.shape[0]):
             total += line[i] * line[i]
         squares[row] = total
-        write_row(table, row, line)
+        write_row(table, row, residuals, row * residuals.shape[1])
 
 
 @njit(**COMPILED)

@@ -8,7 +8,8 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from otoscope.sae.kernels.lanes import LANES, address, inner_products, weighted_sum
+from otoscope.sae.kernels.lanes import LANES, address
+from otoscope.sae.kernels.sums import inner_products, rounded_sum, weighted_sum
 
 Array: TypeAlias = NDArray[Any]
 """Inside compiled code: an array of any shape and of the step's number type."""
@@ -21,6 +22,7 @@ WIDE, FULL = 8, 24
 inner products then need one horizontal sum."""
 
 _sum_wide, _sum_one = weighted_sum(WIDE), weighted_sum(1)
+_rounded_wide, _rounded_one = rounded_sum(WIDE), rounded_sum(1)
 _dots_full, _dots_wide, _dots_one = inner_products(FULL), inner_products(WIDE), inner_products(1)
 
 
@@ -68,6 +70,70 @@ def _add_weighted_plain(
 @by_table(2, _add_weighted_packed, _add_weighted_plain)
 def add_weighted(out: Array, base: int, table: Array, index: Array, weight: Array, start: int, count: int) -> None:
     """Add `sum_i weight[start + i] * table[index[start + i]]` to `out[base : base + columns]`."""
+    raise NotImplementedError("compiled code only")
+
+
+def _add_listed_packed(
+    out: Array,
+    base: int,
+    stride: int,
+    table: Array,
+    index: Array,
+    weight: Array,
+    offsets: Array,
+    first: int,
+    last: int,
+) -> None:
+    words, column = table.shape[1], 0
+    while column < words:
+        wide = column + WIDE * LANES <= words
+        for i in range(first, last):
+            start, count = offsets[i], offsets[i + 1] - offsets[i]
+            if count == 0:
+                continue
+            place = base + (i - first) * stride + column
+            low, high, source = address(out, place), address(out, place + words), address(table, column)
+            if wide:
+                _rounded_wide(low, high, source, words, address(index, start), address(weight, start), count)
+            else:
+                _rounded_one(low, high, source, words, address(index, start), address(weight, start), count)
+        column += WIDE * LANES if wide else LANES
+
+
+def _add_listed_plain(
+    out: Array,
+    base: int,
+    stride: int,
+    table: Array,
+    index: Array,
+    weight: Array,
+    offsets: Array,
+    first: int,
+    last: int,
+) -> None:
+    flat = out.ravel()
+    for i in range(first, last):
+        for n in range(offsets[i], offsets[i + 1]):
+            for column in range(table.shape[1]):
+                flat[base + (i - first) * stride + column] += weight[n] * table[index[n], column]
+
+
+@by_table(3, _add_listed_packed, _add_listed_plain)
+def add_listed(
+    out: Array,
+    base: int,
+    stride: int,
+    table: Array,
+    index: Array,
+    weight: Array,
+    offsets: Array,
+    first: int,
+    last: int,
+) -> None:
+    """For each list i from `first` to `last`, `offsets[i]` to `offsets[i + 1]`, add its weighted rows to one of `out`.
+
+    That begins at `base + (i - first) * stride`. One block of columns after the other, for all lists.
+    """
     raise NotImplementedError("compiled code only")
 
 

@@ -3,7 +3,8 @@
 from numba import njit
 
 from otoscope.sae.kernels.gather import COMPILED, Array, by_table
-from otoscope.sae.kernels.lanes import LANES, address, product_tile
+from otoscope.sae.kernels.lanes import LANES, address
+from otoscope.sae.kernels.tiles import product_tile
 
 TALL = 8
 """Rows a tile: 8 rows by 32 latents keep 16 sums in registers, and each load of filters serves 8 rows."""

@@ -9,7 +9,8 @@ import numpy as np
 from numba import njit
 
 from otoscope.sae.kernels.gather import COMPILED, Array
-from otoscope.sae.kernels.lanes import LANES, address, count_at_least, positions_at_least
+from otoscope.sae.kernels.keys import count_at_least, positions_at_least
+from otoscope.sae.kernels.lanes import LANES, address
 
 _ABOVE_ALL = 0x7FFF
 

@@ -267,8 +267,8 @@ class TopKStep:
     def _update_bias(self, name: str, gradient: Array, numbers: Array) -> None:
         bias = self.weights.named().get(name)
         if bias is not None:
-            one = self.dtype.type(1)
-            update.adam(bias, self.first[name], self.second[name], gradient, numbers, one)
+            nothing, one = self.dtype.type(0), self.dtype.type(1)
+            update.adam(bias, self.first[name], self.second[name], gradient, nothing, numbers, one)
 
     def _bias(self, name: str) -> Array:
         bias = self.weights.named().get(name)

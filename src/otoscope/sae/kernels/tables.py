@@ -5,7 +5,8 @@ from numba import njit
 from numba.extending import register_jitable
 
 from otoscope.sae.kernels.gather import COMPILED, Array, by_table
-from otoscope.sae.kernels.lanes import LANES, address, pack_words, transpose_square
+from otoscope.sae.kernels.lanes import LANES, address
+from otoscope.sae.kernels.packing import pack_words, transpose_square
 
 GROUP = 2 * LANES
 """Latents are multiplied in groups of 32; a filter table is padded with zeros to whole groups."""
@@ -30,19 +31,20 @@ def padded(latents: int) -> int:
     return -(-latents // GROUP) * GROUP
 
 
-def _write_packed(table: Array, row: int, values: Array) -> None:
+def _write_packed(table: Array, row: int, values: Array, start: int) -> None:
     words = table.shape[1]
-    pack_words(address(table, row * words), address(values, 0), address(values, words), words // LANES)
+    pack_words(address(table, row * words), address(values, start), address(values, start + words), words // LANES)
 
 
-def _write_plain(table: Array, row: int, values: Array) -> None:
+def _write_plain(table: Array, row: int, values: Array, start: int) -> None:
+    flat = values.ravel()
     for i in range(table.shape[1]):
-        table[row, i] = values[i]
+        table[row, i] = flat[start + i]
 
 
 @by_table(0, _write_packed, _write_plain)
-def write_row(table: Array, row: int, values: Array) -> None:
-    """Store `values` `[columns]`, padded to the table's columns, as row `row` of a table."""
+def write_row(table: Array, row: int, values: Array, start: int) -> None:
+    """Store as row `row` of a table as many values, counted over all axes from `start`, as it has columns."""
     raise NotImplementedError("compiled code only")
 
 
@@ -82,17 +84,26 @@ def padded_columns(table: Array) -> int:
     raise NotImplementedError("compiled code only")
 
 
+@register_jitable
+def write_weights_row(table: Array, row: int, weights: Array, latent: int, line: Array) -> None:
+    """Store one latent's weights as row `row` of a table; `line` `[columns]`, zero past the width, pads them."""
+    width = weights.shape[1]
+    if width == line.shape[0]:
+        write_row(table, row, weights, latent * width)
+    else:
+        for i in range(width):
+            line[i] = weights[latent, i]
+        write_row(table, row, line, 0)
+
+
 @njit(**COMPILED)
 def write_weights(encoder: Array, decoder: Array, filters: Array, atoms: Array) -> None:
     """Refresh both tables from the master weights."""
-    width, columns = encoder.shape[1], padded_columns(atoms)
-    line = np.zeros(columns, encoder.dtype)
+    line = np.zeros(padded_columns(atoms), encoder.dtype)
     latents, staged = encoder.shape[0], staging(filters)
     for latent in range(latents):
-        line[:width] = decoder[latent]
-        write_row(atoms, latent, line)
-        line[:width] = encoder[latent]
-        write_row(staged, latent % LANES, line)
+        write_weights_row(atoms, latent, decoder, latent, line)
+        write_weights_row(staged, latent % LANES, encoder, latent, line)
         if latent % LANES == LANES - 1 or latent == latents - 1:
             write_group(filters, latent // LANES, staged)
             staged[:] = 0
