@@ -1,8 +1,10 @@
 """Work done ahead in threads, in order, within a bound."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import repeat
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -42,3 +44,24 @@ def ahead(
             yield first, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_ahead(blocks: Iterator[Result], *, count: int = 2) -> Generator[Result]:
+    """Yield what an iterator gives while a thread asks it for the next, `count` at most.
+
+    >>> list(read_ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    asking = ahead(repeat(None), lambda _: next(blocks, _END), weigh=lambda _: 1.0, bound=float(count), threads=1)
+    with closing(asking):
+        for _, block in asking:
+            if isinstance(block, _End):
+                return
+            yield block
+
+
+class _End:
+    pass
+
+
+_END = _End()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from otoscope.activations.ahead import ahead
+from otoscope.activations.ahead import ahead, read_ahead
 from otoscope.activations.commit import finish, is_current
 from otoscope.activations.home import Home, home_of, read_card
 from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
@@ -23,16 +23,20 @@ from otoscope.activations.settle import Settled, begin, duration_of, missing_sha
 from otoscope.activations.shards import ShardWriter
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.corpus.audio import load_clip
+from otoscope.corpus.stream import StreamedClip
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import AudioError
+
+STREAMED_S = 60.0
+"""A clip longer than this, and than a window, is decoded while it is encoded: it is never whole in memory."""
 
 
 class Decoded(NamedTuple):
     """One clip's sound at the encoder's rate, or the reason why there is none to encode."""
 
     clip: Clip
-    wave: Float32[np.ndarray, " samples"]
+    wave: Float32[np.ndarray, " samples"] | StreamedClip
     reason: str | None
 
 
@@ -196,7 +200,10 @@ class _Run:
         encoder = self.cutter.encoder
         try:
             row = self.corpus.clips.row(clip.row, named=True)
-            wave = load_clip(self.corpus.root, row, rate_hz=encoder.rate_hz)
+            if clip.duration_s > max(STREAMED_S, self.cutter.window / encoder.rate_hz):
+                wave = StreamedClip(self.corpus.root, row, rate_hz=encoder.rate_hz, through=read_ahead)
+            else:
+                wave = load_clip(self.corpus.root, row, rate_hz=encoder.rate_hz)
         except AudioError as error:
             return Decoded(clip, np.empty(0, dtype=np.float32), str(error).removeprefix(f"{clip.path}: "))
         if len(wave) < encoder.min_samples:
@@ -220,13 +227,21 @@ class _Run:
         usable = [decoded for decoded in batch if decoded.reason is None]
         waves = [decoded.wave for decoded in usable]
         layers = [layer["index"] for layer in self.card["layers"]]
-        for piece in tally.through(encode_pieces(self.cutter, waves, layers, batch_s=self.card["batch_s"]), "encode"):
-            clip, wave, _ = usable[piece.clip]
-            if clip.clip_id in aside:
-                continue
-            with tally.timed("write"):
-                if reason := writer.add(clip.clip_id, piece):
-                    set_aside(clip, reason)
-                elif piece.last:
-                    writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)
+        try:
+            for piece in tally.through(
+                encode_pieces(self.cutter, waves, layers, batch_s=self.card["batch_s"]), "encode"
+            ):
+                clip, wave, _ = usable[piece.clip]
+                if clip.clip_id in aside:
+                    continue
+                with tally.timed("write"):
+                    if reason := writer.add(clip.clip_id, piece):
+                        set_aside(clip, reason)
+                    elif piece.last:
+                        writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)
+        except AudioError as error:
+            # a long clip, alone in its batch, of which a part that was decoded on the way is no sound
+            if aside or not (len(waves) == 1 and isinstance(waves[0], StreamedClip)):
+                raise
+            set_aside(usable[0].clip, str(error).removeprefix(f"{usable[0].clip.path}: "))
         return list(aside.values())

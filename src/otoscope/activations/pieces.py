@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from otoscope.activations.windows import Window, cut, grid, hop_samples, place
+from otoscope.corpus.stream import StreamedClip
 from otoscope.encoders.base import Encoded, Encoder, Frames
 from otoscope.errors import EncoderError
 
@@ -60,7 +61,11 @@ class Cutter:
 
 
 def encode_pieces(
-    cutter: Cutter, waves: Sequence[Float32[np.ndarray, " samples"]], layers: Sequence[int], *, batch_s: float
+    cutter: Cutter,
+    waves: Sequence[Float32[np.ndarray, " samples"] | StreamedClip],
+    layers: Sequence[int],
+    *,
+    batch_s: float,
 ) -> Iterator[Piece]:
     """Encode clips of at least `min_samples`, in order, as many windows a call as fit into `batch_s` padded seconds."""
     encoder = cutter.encoder

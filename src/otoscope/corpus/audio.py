@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,23 +71,63 @@ def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None)
     NaN or infinity, is silent (`SILENCE_DBFS`) or shorter than `SHORTEST_S`, or when the segment
     reaches beyond its end.
     """
-    _check_file(path)
+    check_file(path)
+    with opened(path) as file:
+        rate_hz = file.samplerate
+        first, wanted = file_span(file, start_s, duration_s)
+        begin_at(file, first)
+        channels = _read(file, wanted)
+        if cut := was_cut(file, first=first, wanted=wanted, found=len(channels)):
+            raise AudioError(cut)
+    wave = mono(channels)
+    peaks = Peaks()
+    peaks.add(wave, channels)
+    peaks.check(rate_hz)
+    return Sound(wave, rate_hz)
+
+
+class _Straight(soundfile.SoundFile):
+    """A sound file that is read from one place on; soundfile seeks after every block otherwise.
+
+    After a seek an MP3 decoder lacks the bits that frames before it lent to the next ones, and its samples are wrong.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Generator[soundfile.SoundFile]:
+    """Open a sound file; what libsndfile has against it becomes an `AudioError`."""
     try:
-        with soundfile.SoundFile(path) as file:
-            rate_hz, promised, form = file.samplerate, file.frames, file.format
-            if promised > UNSTATED:
-                raise AudioError("states no length (a stream); write it again with an encoder that does")
-            first, wanted = _segment(start_s, duration_s, frames=promised, rate_hz=rate_hz)
-            file.seek(first)
-            channels = _read(file, wanted)
+        with _Straight(path) as file:
+            yield file
     # soundfile answers a headerless .raw file with TypeError
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
-    if len(channels) + MPEG_SLACK * (form == "MP3") < wanted:
-        raise AudioError(f"truncated: the header promises {promised} samples, {first + len(channels)} can be decoded")
-    wave = _mono(channels)
-    _check_sound(wave, channels, rate_hz)
-    return Sound(wave, rate_hz)
+
+
+def file_span(file: soundfile.SoundFile, start_s: float, duration_s: float | None) -> tuple[int, int]:
+    """Return the first sample and the number of samples of a segment; raise `AudioError` where it does not lie within.
+
+    A file that does not state its length is refused.
+    """
+    if file.frames > UNSTATED:
+        raise AudioError("states no length (a stream); write it again with an encoder that does")
+    return _segment(start_s, duration_s, frames=file.frames, rate_hz=file.samplerate)
+
+
+def begin_at(file: soundfile.SoundFile, sample: int) -> None:
+    """Move to a sample, and not at all where reading begins there anyway."""
+    if sample:
+        file.seek(sample)
+
+
+def was_cut(file: soundfile.SoundFile, *, first: int, wanted: int, found: int) -> str:
+    """Say that fewer samples were found than wanted, beyond what an MP3's estimate allows; else nothing."""
+    if found + MPEG_SLACK * (file.format == "MP3") >= wanted:
+        return ""
+    return f"truncated: the header promises {file.frames} samples, {first + found} can be decoded"
 
 
 def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " resampled"]:
@@ -143,7 +184,8 @@ def write_audio(path: Path, wave: Float32[np.ndarray, " samples"], rate_hz: int)
         temporary.write_bytes(buffer.getvalue())
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `AudioError` when a file is not there, cannot be read, is empty, or shorter than its header promises."""
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -186,29 +228,52 @@ def _read(file: soundfile.SoundFile, wanted: int) -> Float32[np.ndarray, "sample
     return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), dtype=np.float32)
 
 
-def _mono(channels: Float32[np.ndarray, "samples channels"]) -> Float32[np.ndarray, " samples"]:
+def mono(channels: Float32[np.ndarray, "samples channels"]) -> Float32[np.ndarray, " samples"]:
+    """Return the mean of the channels."""
     if channels.shape[1] == 1:
         return channels[:, 0]
     return channels.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
-def _check_sound(
-    wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"], rate_hz: int
-) -> None:
-    if len(wave) < SHORTEST_S * rate_hz:
-        raise AudioError(
-            f"too short: {len(wave)} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are needed"
-        )
-    bad = int(np.count_nonzero(~np.isfinite(wave)))
-    if bad:
-        raise AudioError(f"holds NaN or infinity in {bad} of {len(wave)} samples")
-    if _peak_dbfs(wave) < SILENCE_DBFS:
-        loudest = max(_peak_dbfs(channel) for channel in channels.T)
-        cause = "its channels cancel in the mono mean" if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
-        raise AudioError(f"silent: the peak is {_peak_dbfs(wave):.1f} dBFS ({cause})")
+class Peaks:
+    """What is asked of a clip's sound as a whole, gathered block by block: its length, its loudest sample, bad samples.
+
+    A peak is taken around the mean: a constant offset is no sound.
+    """
+
+    def __init__(self) -> None:
+        self._samples, self._bad = 0, 0
+        self._low = self._high = self._sum = np.zeros(0)
+
+    def add(self, wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"]) -> None:
+        """Take a block: its mono mean, and the channels that it is the mean of."""
+        if not len(wave):
+            return
+        signals = (wave, *channels.T)
+        low, high = (np.array([extreme(x) for x in signals], dtype=np.float64) for extreme in (np.min, np.max))
+        total = np.array([x.sum(dtype=np.float64) for x in signals])
+        self._bad += int(np.count_nonzero(~np.isfinite(wave)))
+        if self._samples:
+            low, high, total = np.minimum(low, self._low), np.maximum(high, self._high), total + self._sum
+        self._low, self._high, self._sum = low, high, total
+        self._samples += len(wave)
+
+    def check(self, rate_hz: int) -> None:
+        """Raise `AudioError` when the clip is too short, holds NaN or infinity, or is silent."""
+        if self._samples < SHORTEST_S * rate_hz:
+            raise AudioError(
+                f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are needed"
+            )
+        if self._bad:
+            raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")
+        mean = self._sum / self._samples
+        peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
+        if peaks[0] < SILENCE_DBFS:
+            loudest = max(peaks[1:])
+            cancel = "its channels cancel in the mono mean"
+            cause = cancel if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
+            raise AudioError(f"silent: the peak is {peaks[0]:.1f} dBFS ({cause})")
 
 
-def _peak_dbfs(wave: Float32[np.ndarray, " samples"]) -> float:
-    """Return the peak around the mean in decibels of full scale: a constant offset is no sound."""
-    peak = float(np.max(np.abs(wave - wave.mean(dtype=np.float64))))
+def _dbfs(peak: float) -> float:
     return 20.0 * math.log10(peak) if peak > 0.0 else -math.inf

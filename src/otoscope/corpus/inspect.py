@@ -11,8 +11,8 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import digest
-from otoscope.corpus.audio import decode
 from otoscope.corpus.listing import Listing, Progress
+from otoscope.corpus.stream import measure
 from otoscope.errors import AudioError, CorpusError
 
 
@@ -121,12 +121,12 @@ def _inspect_file(root: Path, clips: Sequence[_Clip]) -> list[_Fact]:
 
 def _inspect_clip(path: Path, clip: _Clip, sha256: str) -> _Fact:
     try:
-        sound = decode(path, start_s=clip.start_s, duration_s=clip.duration_s)
+        found = measure(path, start_s=clip.start_s, duration_s=clip.duration_s)
     except AudioError as error:
         return _Fact(clip_name(*clip), 0.0, 0, sha256, str(error))
-    duration_s = len(sound.wave) / sound.rate_hz
+    duration_s = found.samples / found.rate_hz
     clip_id = clip_name(*clip, end_s=clip.start_s + duration_s)
-    return _Fact(clip_id, duration_s, sound.rate_hz, sha256, None)
+    return _Fact(clip_id, duration_s, found.rate_hz, sha256, None)
 
 
 def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:
