@@ -19,12 +19,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otoscope.evaluate.blas import ROUTINES, solve
-from otoscope.evaluate.support import Support, begin, carries, empty_support, update
+from otoscope.evaluate.support import NONE, Support, carries, empty_support, update
 
 ROUNDS = 1_000
 """Most Newton steps for one penalty; the returned gap tells when they were not enough."""
 SWEEPS = 2
 """Sweeps of coordinate descent before each Newton step: fewer let in too much, more take longer than the step."""
+ROUNDING = 1e-13
+"""How far a slope must exceed the penalty to let a feature in: a copy of a feature with weight sits at the penalty."""
 
 
 class Path(NamedTuple):
@@ -130,13 +132,45 @@ def _solve_at(
         if gap <= tolerance:
             break
         if turn == 0:
-            begin(routines, gram, weights, support)
-        else:
-            update(routines, gram, weights, support)
+            support.size[0] = 0
+        determined = update(routines, gram, weights, support)
+        while determined != NONE:
+            _shed(routines, gram, determined, state)
+            determined = update(routines, gram, weights, support)
         if support.size[0] > 0:
             _newton(routines, gram, alpha, state)
             gap = _relative_gap(weights, target, slope, target_square, alpha)
     return gap
+
+
+@numba.njit(cache=True, nogil=True)
+def _shed(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], feature: int, state: State) -> None:
+    """Trade the weight of a feature against those that determine it, which changes no prediction, until one is free.
+
+    The sum of absolute weights is linear on the way and does not rise.
+    """
+    weights, support = state.weights, state.support
+    chosen = np.append(support.order[: support.size[0]], feature)
+    trade = gram[feature][chosen]
+    solve(routines, support.factor, support.size[0], trade)
+    trade[-1] = -1.0
+    if weights[feature] < 0.0:
+        trade *= -1.0
+    # rounding must not turn the walk away from the end that is sure to come: the feature's own zero
+    if (trade * np.sign(weights[chosen])).sum() > ROUNDING:
+        trade *= -1.0
+    first, length = len(chosen) - 1, np.inf
+    for i in range(len(chosen)):
+        if weights[chosen[i]] * trade[i] < 0.0 and -weights[chosen[i]] / trade[i] < length:
+            first, length = i, -weights[chosen[i]] / trade[i]
+    if length == np.inf:
+        trade[:], length = 0.0, 0.0
+    trade *= length
+    trade[first] = -weights[chosen[first]]
+    for i in range(len(chosen)):
+        weights[chosen[i]] += trade[i]
+    weights[chosen[first]] = 0.0
+    _subtract_rows(gram, chosen, trade, state.slope)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -146,7 +180,7 @@ def _sweep(
     """Minimise over one feature after the other; `slope` is kept up to date."""
     for j in range(len(weights)):
         old = weights[j]
-        if old == 0.0 and abs(slope[j]) <= alpha:
+        if old == 0.0 and abs(slope[j]) <= alpha + ROUNDING:
             continue
         curvature = gram[j, j]
         z = slope[j] + curvature * old

@@ -19,6 +19,8 @@ from otoscope.evaluate.moments import live_columns
 
 CANCELLED = 1e-6
 """Variance within a set, as a share of that over all rows, below which a feature's products are summed afresh."""
+COPY = 1 - 1e-12
+"""Correlation, of either sign, above which a feature is a copy of one before it."""
 SPARSE = 0.05
 """Share of values other than zero up to which products are summed over those values alone (measured)."""
 
@@ -27,7 +29,8 @@ class Moments(NamedTuple):
     """A set of rows: which, their mean and deviation, and X'X/n of them standardised by these.
 
     Mean and deviation are in units of the rows that `Gramian` holds. Features that do not vary in the
-    set have deviation 1 and a row of zeros.
+    set, or that copy an earlier one on it (latents that fire on one row, the same one), have a row of
+    zeros: no weight falls to them, and no prediction is lost.
     """
 
     inside: Bool[np.ndarray, " rows"]
@@ -72,15 +75,16 @@ class Gramian:
         scale = np.sqrt(np.where(live, gram.diagonal(), 1))
         gram /= scale
         gram /= scale[:, None]
-        gram[~live] = 0
-        gram[:, ~live] = 0
+        silent = ~live | np.triu(np.abs(gram) > COPY, 1).any(axis=0)
+        gram[silent] = 0
+        gram[:, silent] = 0
         return Moments(inside, mean, scale, gram)
 
     def cross(self, moments: Moments, targets: Float[np.ndarray, "inside targets"]) -> Float[np.ndarray, "targets p"]:
         """Return X'Y/n, transposed, for centred targets on the rows of a set."""
-        dead = ~moments.gram.diagonal().astype(bool)
+        silent = moments.gram.diagonal() == 0
         crossed = targets.T @ self.rows[moments.inside] / (len(targets) * moments.scale)
-        crossed[:, dead] = 0
+        crossed[:, silent] = 0
         return crossed
 
 

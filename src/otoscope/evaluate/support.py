@@ -3,6 +3,8 @@
 The factor G[order, order] = L L' stays valid up to the first feature that leaves. What follows is
 factored again: rows that stay are moved up, new ones are appended, and only the block of the
 features behind that place is decomposed. Features likely to leave should therefore stand last.
+Sparse codes hold many features that others determine (latents that fire on the same single row):
+the factor ends before the first such feature and names it.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,9 @@ from jaxtyping import Float, Int
 from otoscope.evaluate.blas import cholesky, solve_rows, subtract_squares
 
 DEPENDENT = 1e-10
-"""A feature of which less than this share of variance is new beside those before it is left out of the factor."""
+"""Share of a feature's variance that must be new beside the features before it."""
+NONE = -1
+"""No feature."""
 
 
 class Support(NamedTuple):
@@ -32,29 +36,23 @@ def empty_support(most: int) -> Support:
 
 
 @numba.njit(cache=True, nogil=True)
-def begin(
-    routines: Int[np.ndarray, " routines"],
-    gram: Float[np.ndarray, "p p"],
-    weights: Float[np.ndarray, " p"],
-    support: Support,
-) -> None:
-    """Factor the features that carry weight, the heaviest first: small weights are the next to vanish."""
-    chosen = np.flatnonzero(weights)
-    sizes = np.argsort(-np.abs(weights[chosen]), kind="mergesort")
-    stop = min(len(chosen), len(support.order))
-    for i in range(stop):
-        support.order[i] = chosen[sizes[i]]
-    _factor_tail(routines, gram, support, 0, stop)
-
-
-@numba.njit(cache=True, nogil=True)
 def update(
     routines: Int[np.ndarray, " routines"],
     gram: Float[np.ndarray, "p p"],
     weights: Float[np.ndarray, " p"],
     support: Support,
-) -> None:
-    """Bring the factor to the features that carry weight now."""
+) -> int:
+    """Bring the factor to the features that carry weight now.
+
+    An empty factor begins with the heaviest features: small weights are the next to vanish. Returns
+    a feature that those before it determine, at which the factor ends, or NONE.
+    """
+    if support.size[0] == 0:
+        chosen = np.flatnonzero(weights)
+        heaviest = chosen[np.argsort(-np.abs(weights[chosen]), kind="mergesort")]
+        stop = min(len(chosen), len(support.order))
+        support.order[:stop] = heaviest[:stop]
+        return _factor_tail(routines, gram, support, 0, stop)
     factor, order, size = support.factor, support.order, support.size[0]
     inside = np.zeros(len(weights), dtype=np.bool_)
     solid = 0
@@ -76,7 +74,7 @@ def update(
             stop += 1
     if stop > stayed and solid > 0:
         _append(routines, gram, support, solid, stayed, stop)
-    _factor_tail(routines, gram, support, solid, stop)
+    return _factor_tail(routines, gram, support, solid, stop)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -100,35 +98,26 @@ def _append(
 @numba.njit(cache=True, nogil=True)
 def _factor_tail(
     routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], support: Support, solid: int, stop: int
-) -> None:
-    """Decompose what stands behind the first `solid` features, leaving out what depends on those before it."""
+) -> int:
+    """Decompose what stands behind the first `solid` features."""
     factor, order = support.factor, support.order
-    while stop > solid:
-        for i in range(solid, stop):
-            row = gram[order[i]]
-            for k in range(solid, i + 1):
-                factor[i, k] = row[order[k]]
-        if solid > 0:
-            subtract_squares(routines, factor, solid, stop)
-        bad = solid + cholesky(routines, factor, solid, stop - solid) - 1
-        if bad < solid:
-            bad = _dependent(gram, support, solid, stop)
-            if bad < 0:
-                break
-        for i in range(bad, stop - 1):
-            order[i] = order[i + 1]
-            factor[i, :solid] = factor[i + 1, :solid]
-        stop -= 1
     support.size[0] = stop
-
-
-@numba.njit(cache=True, nogil=True)
-def _dependent(gram: Float[np.ndarray, "p p"], support: Support, solid: int, stop: int) -> int:
+    if stop == solid:
+        return NONE
     for i in range(solid, stop):
-        pivot = support.factor[i, i]
-        if pivot * pivot < DEPENDENT * gram[support.order[i], support.order[i]]:
-            return i
-    return -1
+        row = gram[order[i]]
+        for k in range(solid, i + 1):
+            factor[i, k] = row[order[k]]
+    if solid > 0:
+        subtract_squares(routines, factor, solid, stop)
+    failed = cholesky(routines, factor, solid, stop - solid)
+    whole = stop if failed == 0 else solid + failed - 1
+    for i in range(solid, whole):
+        if factor[i, i] ** 2 < DEPENDENT * gram[order[i], order[i]]:
+            whole = i
+            break
+    support.size[0] = whole
+    return order[whole] if whole < stop else NONE
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,0 +1,333 @@
+"""Tuned, held-out LASSO regressions of one representation: otoscope beside a loop over scikit-learn's `LassoCV`.
+
+    python benchmarks/eval.py                              # every case; the last line is JSON
+    python benchmarks/eval.py --cases k20 dense --run runs/fsdd
+    python benchmarks/eval.py --permutations 2             # less of the null, on both sides
+
+Per representation 1,600 rows in 20 groups, 88 factors, 5 folds of whole groups, 20 penalties from the
+smallest that leaves no weight to 1 % of it (0.1 % with fewer features than rows), and the same again
+for 20 permutations of the rows: 1,848 targets. otoscope (`fit_factors`, every penalty of every fold,
+standardised by the fold, bootstrap and null included) is run whole. The loop is run on a few factors
+and a few permuted ones, between parts of otoscope's run, and scaled to all of them; permuted factors
+take longer and are counted apart. It gets the same rows, folds, penalties and cores (`n_jobs=2`) and the
+fastest of a dense matrix, a sparse matrix and a given Gram matrix, at its default `tol` and at the one
+that guarantees an objective within 1e-6 of the least, as ours is. `ratio` is at the latter.
+
+`objective_gap` is the larger of two figures: the largest duality gap, over its objective, of all
+problems that otoscope solved (no objective is further from the least than that), and how far its
+objective lies above scikit-learn's on the same problems, measured on one fold of the loop's factors.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROWS, GROUPS, FACTORS, FOLDS, ALPHAS = 1600, 20, 88, 5, 20
+TEST_GROUPS = 5
+WIDTH, LATENTS = 768, 2048
+PARTS = 4
+"""Parts of otoscope's run, with the loop's turns between them."""
+
+
+class Data(NamedTuple):
+    name: str
+    features: Any
+    factors: Any
+    groups: Any
+    split: Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--run", type=Path, help="also measure on a dictionary of this run folder")
+    parser.add_argument("--permutations", type=int, default=20)
+    parser.add_argument("--factors", type=int, default=FACTORS, help="only the first so many, on both sides")
+    parser.add_argument("--sample", type=int, default=2, help="factors, and permuted factors, that the loop fits")
+    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", module="sklearn")
+    makers: list[Callable[[], Data]] = [CASES[name] for name in options.cases]
+    if options.run:
+        makers.append(lambda: from_run(options.run))
+    warm_up()
+    rows = [measure(make(), options) for make in makers]
+    print(json.dumps({"bench": "eval", "rows": rows}))
+
+
+def measure(data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    from otoscope.evaluate.lasso import LassoSettings, fit_factors
+
+    factors = data.factors[:, : options.factors]
+    n = factors.shape[1]
+    loop = Loop(data, factors, options)
+    seconds, gaps = 0.0, []
+    settings = LassoSettings(folds=FOLDS, alphas=ALPHAS, patience=None, permutations=options.permutations)
+
+    def fit(chosen: Any, **other: Any) -> tuple[float, Any]:
+        start = time.perf_counter()
+        found = fit_factors(
+            data.features,
+            chosen,
+            groups=data.groups,
+            split=data.split,
+            settings=LassoSettings(**{**settings.__dict__, **other}),
+            workers=options.threads,
+        )
+        return time.perf_counter() - start, found
+
+    for part in range(PARTS):
+        loop.turn(part)
+        took, found = fit(factors[:, part * n // PARTS : (part + 1) * n // PARTS])
+        seconds += took
+        gaps.append(np.nanmax(found.gap))
+    stopping_s, _ = fit(factors, patience=3)
+    above = loop.compare()
+    exact_s, default_s = loop.seconds(exact=True), loop.seconds(exact=False)
+    print(f"\n{data.name}: {loop.live} live features, {ROWS} rows, {n} factors, {options.permutations} permutations")
+    print(f"  {'otoscope, every penalty':44s} {seconds:9.1f} s")
+    print(f"  {'otoscope, stopping after 3 without gain':44s} {stopping_s:9.1f} s")
+    scaled = f"scaled from {loop.counted()}, {loop.kind}"
+    print(f"  {f'LassoCV, tol {loop.tolerance:.0e}':44s} {exact_s:9.0f} s  {exact_s / seconds:6.1f} times  ({scaled})")
+    print(f"  {'LassoCV, tol 1e-04 (default)':44s} {default_s:9.0f} s  {default_s / seconds:6.1f} times")
+    print(f"  largest duality gap {max(gaps):.1e}; objective above scikit-learn's by {above:+.1e} at most", flush=True)
+    return {
+        "case": data.name,
+        "ratio": round(exact_s / seconds, 1),
+        "ratio_default_tol": round(default_s / seconds, 1),
+        "ratio_stopping": round(exact_s / stopping_s, 1),
+        "objective_gap": float(f"{max(*gaps, above):.2e}"),
+        "seconds": round(seconds, 1),
+        "lasso_cv_seconds": round(exact_s),
+        "lasso_cv_default_tol_seconds": round(default_s),
+        "lasso_cv_input": loop.kind,
+        "permutations": options.permutations,
+        "factors": n,
+        "factors_timed": options.sample,
+    }
+
+
+class Loop:
+    """The plain loop: one `LassoCV` a factor and permutation, timed on some of them."""
+
+    def __init__(self, data: Data, factors: Any, options: argparse.Namespace) -> None:
+        from sklearn.model_selection import GroupKFold
+
+        from otoscope.evaluate.folds import group_folds
+        from otoscope.evaluate.moments import live_columns
+
+        fitted = data.split != "test"
+        features = data.features[fitted].astype(np.float64)
+        features = features[:, live_columns(features)]
+        self.live = features.shape[1]
+        self.options, self.n = options, factors.shape[1]
+        self.x = np.asfortranarray((features - features.mean(axis=0)) / features.std(axis=0))
+        self.sparse_x = features / features.std(axis=0)
+        self.y = (factors[fitted] - factors[fitted].mean(axis=0)) / factors[fitted].std(axis=0)
+        folds = group_folds(data.groups[fitted], FOLDS)
+        self.folds = [(np.flatnonzero(folds != f), np.flatnonzero(folds == f)) for f in range(FOLDS)]
+        sizes = sorted(len(test) for _, test in GroupKFold(FOLDS).split(self.x, groups=data.groups[fitted]))
+        assert sizes == sorted(len(test) for _, test in self.folds)
+        rng = np.random.default_rng(1)
+        spread = np.linspace(0, self.n - 1, options.sample).round().astype(int)
+        self.plain = [self.y[:, j] for j in spread]
+        self.permuted = [rng.permutation(self.y[:, j]) for j in spread]
+        self.times: dict[tuple[bool, bool], list[float]] = {(p, e): [] for p in (False, True) for e in (False, True)}
+        self.kind, self.tolerance = self._fastest(), self._guarantee()
+        pairs = zip(self.plain, self.permuted, strict=True)
+        self.waiting = [(y, permuted) for pair in pairs for permuted, y in enumerate(pair)]
+
+    def alphas(self, y: Any) -> Any:
+        smallest = 1e-2 if len(self.folds[0][0]) < self.live else 1e-3
+        return np.abs(self.x.T @ y).max() / len(y) * np.geomspace(1, smallest, ALPHAS)
+
+    def turn(self, part: int) -> None:
+        """Time this part's share of the factors, at both tolerances."""
+        for y, permuted in self.waiting[part::PARTS]:
+            for exact in (False, True):
+                took = self._fit(y, self.kind, self.tolerance if exact else 1e-4)
+                self.times[bool(permuted), exact].append(took)
+
+    def seconds(self, *, exact: bool) -> float:
+        plain, permuted = (statistics.mean(self.times[p, exact]) for p in (False, True))
+        return self.n * (plain + self.options.permutations * permuted)
+
+    def counted(self) -> str:
+        return f"{len(self.plain)} factors and {len(self.permuted)} permuted"
+
+    def compare(self) -> float:
+        """Return how far our objective lies above scikit-learn's, at most, on the first fold of every factor timed."""
+        from sklearn.linear_model import lasso_path
+
+        from otoscope.evaluate import descent
+
+        train = self.folds[0][0]
+        x = self.x[train]
+        live = np.ptp(x, axis=0) > 0
+        x = np.asfortranarray((x[:, live] - x[:, live].mean(axis=0)) / x[:, live].std(axis=0))
+        gram, worst = x.T @ x / len(x), -np.inf
+        for whole in (*self.plain[:1], *self.permuted[:1]):
+            y = (whole[train] - whole[train].mean()) / whole[train].std()
+            alphas = self.alphas(whole)
+            ours = descent.path(gram, x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights.T
+            _, theirs, _ = lasso_path(x, y, alphas=alphas, tol=self.tolerance, max_iter=10**6)
+            worst = max(worst, float((objective(x, y, ours, alphas) / objective(x, y, theirs, alphas) - 1).max()))
+        return worst
+
+    def _fastest(self) -> str:
+        """Return the form of the input with which one factor and one permuted factor take least time together."""
+        kinds = ["dense", "gram"] if np.count_nonzero(self.sparse_x) > 0.5 * self.sparse_x.size else list(INPUTS)
+        times = {kind: self._fit(self.permuted[0], kind, 1e-4) for kind in kinds}
+        return min(times, key=lambda kind: times[kind])
+
+    def _guarantee(self) -> float:
+        """Return the `tol` at which scikit-learn's own stopping rule (gap < tol y'y) means 1e-6 of the objective."""
+        from otoscope.evaluate import descent
+
+        gram = self.x.T @ self.x / len(self.x)
+        least = 1.0
+        for y in (self.plain[0], self.permuted[0]):
+            alphas = self.alphas(y)
+            found = descent.path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
+            least = min(least, float(objective(self.x, y, found, alphas[-1:])[0]))
+        return 2 * least * 1e-6 / 2
+
+    def _fit(self, y: Any, kind: str, tolerance: float) -> float:
+        from scipy.sparse import csc_matrix
+        from sklearn.linear_model import LassoCV
+
+        x = csc_matrix(self.sparse_x) if kind == "sparse" else self.x
+        model = LassoCV(
+            alphas=self.alphas(y),
+            cv=self.folds,
+            n_jobs=self.options.threads,
+            tol=tolerance,
+            max_iter=10**6,
+            precompute=True if kind == "gram" else "auto",
+        )
+        start = time.perf_counter()
+        model.fit(x, y)
+        return time.perf_counter() - start
+
+
+INPUTS = ("dense", "sparse", "gram")
+
+
+def objective(x: Any, y: Any, weights: Any, alphas: Any) -> Any:
+    errors = y[:, None] - x @ weights
+    return 0.5 * (errors**2).mean(axis=0) + alphas * np.abs(weights).sum(axis=0)
+
+
+def warm_up() -> None:
+    """Compile before anything is timed."""
+    from otoscope.evaluate.lasso import LassoSettings, fit_factors
+
+    rng = np.random.default_rng(0)
+    fit_factors(
+        np.maximum(rng.standard_normal((60, 80)) - 1, 0),
+        rng.standard_normal((60, 2)),
+        groups=np.repeat(np.arange(6), 10),
+        split=np.repeat(["train", "valid", "test"], 20),
+        settings=LassoSettings(folds=2, permutations=1),
+    )
+
+
+def sung(height: int, seed: int) -> tuple[Any, Any]:
+    """Rows that share structure, and what made them: causes of very different frequency, singers with habits."""
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((600, WIDTH)) / np.sqrt(WIDTH)
+    often = np.geomspace(0.3, 0.005, 600)
+    rng = np.random.default_rng(seed)
+    singer = np.repeat(np.arange(-(-height // 80)), 80)[:height]
+    habit = rng.gamma(2, 0.5, (singer.max() + 1, 600))
+    causes = (rng.random((height, 600)) < often * habit[singer]) * rng.gamma(4, 0.25, (height, 600))
+    voice = 0.3 * rng.standard_normal((singer.max() + 1, WIDTH)) / np.sqrt(WIDTH)
+    rows = causes @ directions + voice[singer] + 0.3 * rng.standard_normal((height, WIDTH)) / np.sqrt(WIDTH)
+    return rows.astype(np.float32), causes
+
+
+def described(causes: Any) -> Any:
+    """Return factors that rest on 2 to 20 causes each, under noise that leaves 5 % to 90 % of them."""
+    rng = np.random.default_rng(2)
+    factors = np.empty((len(causes), FACTORS))
+    for j in range(FACTORS):
+        chosen = rng.choice(200, size=int(rng.integers(2, 21)), replace=False)
+        signal = causes[:, chosen] @ rng.standard_normal(len(chosen))
+        share = rng.uniform(0.05, 0.9)
+        factors[:, j] = signal / signal.std() + np.sqrt(1 / share - 1) * rng.standard_normal(len(causes))
+    return factors
+
+
+def synthetic(k: int | None) -> Data:
+    height = ROWS // GROUPS * (GROUPS + TEST_GROUPS)
+    rows, causes = sung(height, seed=1)
+    groups = np.repeat(np.arange(GROUPS + TEST_GROUPS), ROWS // GROUPS)
+    split = np.where(groups < GROUPS - 4, "train", np.where(groups < GROUPS, "valid", "test"))
+    name = f"dense layer, width {WIDTH}" if k is None else f"codes, {LATENTS} latents, k {k}"
+    features = rows if k is None else encoded(rows, k)
+    return Data(name, features, described(causes), groups, split)
+
+
+def encoded(rows: Any, k: int) -> Any:
+    """Return the codes of rows from a TopK dictionary that was trained on other rows like them."""
+    import torch
+
+    from otoscope.sae.presets import TrainConfig
+    from otoscope.sae.rows import ArrayRows
+    from otoscope.sae.train import fit
+
+    seen, valid = sung(12_000, seed=3)[0], sung(2_000, seed=4)[0]
+    config = TrainConfig(batch=512, epochs=5, learning_rate=2e-3)
+    sae = fit(ArrayRows(seen), ArrayRows(valid), config, latents=LATENTS, k=k).sae
+    with torch.inference_mode():
+        return sae.encode(torch.from_numpy(rows)).numpy()
+
+
+def from_run(folder: Path) -> Data:
+    """Take the pooled dictionary with the median k of the middle layer; speaker and digit stand in for 20 groups."""
+    from otoscope.activations.store import ActivationStore
+    from otoscope.artifacts import read_table
+    from otoscope.factors.table import FactorTable
+    from otoscope.sae.checkpoint import load_sae
+
+    store = ActivationStore.open(folder / "activations")
+    layer = store.layers[len(store.layers) // 2]
+    homes = sorted((folder / "saes").glob(f"layer{layer:02d}-pooled-*"), key=lambda home: len(home.name))
+    sae = load_sae(next(home for home in homes if "-k102-" in home.name)).sae
+    clips = read_table(folder / "corpus.parquet").filter(
+        read_table(folder / "corpus.parquet")["clip_id"].is_in(store.clip_ids)
+    )
+    order = np.random.default_rng(0).permutation(len(store.clip_ids))[: ROWS + ROWS // 4]
+    ids = [store.clip_ids[i] for i in order]
+    where = dict(zip(clips["clip_id"].to_list(), clips["group"].to_list(), strict=True))
+    from otoscope.pipeline.codes import encode_rows
+
+    codes = encode_rows(sae, store.pooled(layer, ids), np.arange(len(ids))).codes
+    factors = FactorTable.load(folder / "factors.parquet").values(ids)
+    groups = np.array([where[name] for name in ids])
+    # few recordings have twenty speakers: blocks of rows stand in for groups, which changes no cost
+    blocks = np.arange(len(ids)) // (ROWS // GROUPS)
+    split = np.where(blocks < GROUPS - 4, "train", np.where(blocks < GROUPS, "valid", "test"))
+    kept = factors[split != "test"].std(axis=0) > 0
+    name = f"{folder.name}, layer {layer}, codes, {codes.shape[1]} latents, k 102 ({len(set(groups))} speakers)"
+    return Data(name, codes, factors[:, kept], blocks, split)
+
+
+CASES: dict[str, Callable[[], Data]] = {
+    "k20": lambda: synthetic(20),
+    "k102": lambda: synthetic(102),
+    "k512": lambda: synthetic(512),
+    "dense": lambda: synthetic(None),
+}
+
+
+if __name__ == "__main__":
+    main()
