@@ -9,6 +9,7 @@ from otoscope.report import charts, tables, words
 from otoscope.report.charts import Figure, Panel
 from otoscope.report.folder import Run
 from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.strict import strict_figures
 
 POOLINGS = {
     "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
@@ -259,6 +260,7 @@ def all_figures(run: Run) -> dict[str, list[Figure]]:
             factors_against_sparsity(run, "effective_latents"),
         ],
         "categories": [category_map(run)],
+        "strict": [*strict_figures(run)],
     }
     return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
 

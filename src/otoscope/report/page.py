@@ -17,6 +17,7 @@ from otoscope.report.charts import Figure
 from otoscope.report.figures import all_figures
 from otoscope.report.folder import Run, read_run
 from otoscope.report.html import Html, element, join, script_json
+from otoscope.report.strict_words import strict_findings
 from otoscope.report.theme import OTHER, PRINT_CONFIG, REPRESENTATIONS, page_themes
 
 MAX_ALL_ROWS = 20_000
@@ -80,6 +81,9 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
     for name, (title, empty) in SECTIONS.items():
         shown = [drawn(f, specs, linked=linked) for f in sections[name]]
         blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
+    if said := strict_findings(run):
+        shown = [drawn(f, specs, linked=linked) for f in sections["strict"]]
+        blocks.append(("strict", section("strict", "Asked strictly", said, *shown)))
     blocks += [
         ("gallery", section("gallery", "Gallery of latents", gallery.gallery(run))),
         ("methods", section("methods", "Methods", methods.methods(run))),

@@ -21,11 +21,19 @@ SAE_POOLED = Colour("#6f4b99", "#c2a2ec")
 OTHER = Colour("#a8326b", "#f08ab8")
 NULL = Colour("#7c7c80", "#97979d")
 FACTOR = Colour("#b9c3cf", "#4a5766")
+UNTRAINED = Colour("#8a6d1f", "#d9bd6a")
 
 REPRESENTATIONS: dict[str, Colour] = {
     "dense": DENSE,
     "SAE": SAE,
     "SAE, pooled first": SAE_POOLED,
+    "dense layer": DENSE,
+    "SAE codes": SAE,
+    "SAE, the study's recipe": SAE_POOLED,
+    "principal components": SAE_POOLED,
+    "random directions": OTHER,
+    "untrained encoder": UNTRAINED,
+    "codes of other clips": NULL,
 }
 """Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
 

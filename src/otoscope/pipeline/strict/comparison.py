@@ -1,5 +1,6 @@
 """What only shows once all representations are measured: structure, seeds, layers, limits."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.names import CODES, DENSE
 from otoscope.protocols.strict.reading import predicted_share
 from otoscope.protocols.strict.seeds import repeated
-from otoscope.protocols.strict.structure import Common, common_factors, mean_r2, structure
+from otoscope.protocols.strict.structure import COMMON, Common, common_factors, mean_r2, structure
 from otoscope.protocols.strict.tasks import score_of
 from otoscope.sae.checkpoint import load_sae
 
@@ -87,7 +88,8 @@ class Comparison:
             found = Measured.of(kept)
             floor = null if about.representation == CODES else None
             records += structure(found, common, about, null=floor)
-            records += predicted_share(found.reading, frame.settings.min_r2, about)
+            for among, target in ((np.ones_like(common.mask), ""), (common.mask, COMMON)):
+                records += predicted_share(found.reading, frame.settings.min_r2, about, among=among, target=target)
             records += mean_r2(linear_of(kept), common, about, resamples=frame.resamples)
             records += factor_curve(found, common, frame.settings, about)
         return Made(records, {"common": common.mask})
@@ -130,7 +132,8 @@ class Comparison:
                         linear_of(kept), self._common, self._about(member), resamples=self.frame.resamples
                     )
             first = next(iter(found))
-            about = replace(self._about(first), k=None, sparsity=float("nan"), sae_id="")
+            groups = len(np.unique(self.frame.asked.groups[self.frame.asked.split == "test"]))
+            about = replace(self._about(first), k=None, sparsity=math.nan, sae_id="", n=len(found), groups=groups)
             for quantity, levels in by_quantity.items():
                 records += limits_of(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
         return Made(records)

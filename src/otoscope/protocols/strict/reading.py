@@ -76,25 +76,30 @@ def factor_records(reading: Reading, asked: Asked, about: Record) -> Iterator[Re
         yield replace(shared, split="valid", value=float(reading.held_r2[j]), n=int(known.sum()), groups=n_groups)
 
 
-def predicted_share(reading: Reading, min_r2: float, about: Record) -> Iterator[Record]:
-    """Yield the share of all factors asked that is predicted well.
+def predicted_share(
+    reading: Reading, min_r2: float, about: Record, *, among: Bool[np.ndarray, " factors"], target: str = ""
+) -> Iterator[Record]:
+    """Yield the share of some factors that is predicted well.
 
     The interval counts factors by the ends of their own intervals, the null those whose permuted
     targets are predicted as well as that.
     """
+    if not among.any():
+        return
     n_groups = int(reading.groups.max(initial=0))
 
     def share(r2: Float[np.ndarray, " factors"]) -> float:
-        return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2).mean())
+        return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2)[among].mean())
 
     yield replace(
         about,
         metric="predicted_share",
+        target=target,
         value=share(reading.r2),
         low=share(reading.low) if n_groups > 1 else float("nan"),
         high=share(reading.high) if n_groups > 1 else float("nan"),
-        null_mean=float((reading.null_mean >= min_r2).mean()),
-        null_high=float((reading.null_high >= min_r2).mean()),
-        n=len(reading.r2),
+        null_mean=float((reading.null_mean[among] >= min_r2).mean()),
+        null_high=float((reading.null_high[among] >= min_r2).mean()),
+        n=int(among.sum()),
         groups=n_groups,
     )

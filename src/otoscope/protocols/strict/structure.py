@@ -31,6 +31,12 @@ from otoscope.protocols.strict.reading import well_read
 ALL = ""
 """The target of a record that is about all common factors together."""
 
+COMMON = "common"
+"""The target of a share of the common factors."""
+
+NO_NULL = {"relative_size"}
+"""Measures that depend on the size of a code alone."""
+
 Mask = Bool[np.ndarray, " factors"]
 
 
@@ -61,7 +67,7 @@ def structure(measured: Measured, common: Common, about: Record, *, null: Measur
     for metric, of in MEASURES.items():
         value, low, high = jackknife(lambda mask, of=of: of(measured, mask), common)
         found = replace(about, metric=metric, target=ALL, value=value, low=low, high=high, n=n_common, groups=groups)
-        if null is not None:
+        if null is not None and metric not in NO_NULL:
             floor = jackknife(lambda mask, of=of: of(null, mask), common)
             found = replace(found, null_mean=floor.value, null_high=floor.high)
         yield found

@@ -1,0 +1,221 @@
+"""The strict protocol's part of the page: sentences first, then a figure for each question."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
+from otoscope.report import strict_charts, tables, words
+from otoscope.report.charts import Figure, Panel
+from otoscope.report.folder import Run
+from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
+
+Row = Mapping[str, Any]
+
+MEASURES: dict[str, tuple[str, bool, bool]] = {
+    "effective_latents": ("effective dimensions (log)", False, True),
+    "completeness": ("completeness", True, False),
+    "disentanglement": ("disentanglement", True, False),
+    "explicitness": ("explicitness", True, False),
+}
+"""Measures that are drawn: title, whether a fraction, whether on a logarithmic axis; the table holds all."""
+
+OTHERS = ("relative_size", "mig", "sap", "modularity", "infom", "infoc", "infoe")
+
+IN_CURVES = (DENSE, CODES, "pca", "random_topk", "untrained", "permuted")
+"""Representations of which curves are drawn; the table holds all."""
+
+FEW = 0.5
+"""A representation that predicts fewer of the common factors than this share has no structure to speak of."""
+
+
+def strict_figures(run: Run) -> list[Figure]:
+    """Return the figures of the protocol, none where it was not asked for."""
+    rows = strict_rows(run.results.rows)
+    if not rows.present:
+        return []
+    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), _limits(rows, run)]
+    return [figure for figure in found if figure is not None]
+
+
+def _read(rows: StrictRows) -> Figure | None:
+    panels: list[Panel] = []
+    used: list[pl.DataFrame] = []
+    for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
+        part = rows.beside(metric, target)
+        if part.is_empty():
+            continue
+        title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
+        name = target or "all factors that dense and codes both predict"
+        panels.append(Panel(strict_charts.beside(part, x_title=title), name))
+        used.append(part)
+    if not panels:
+        return None
+    return Figure(
+        name="strict-read",
+        title="What can be read, and from what else",
+        caption=(
+            "Each question is answered by the same ridge regression from every representation, its penalty chosen by "
+            "leaving whole groups out, and scored on groups that nothing has seen. Orange: the layer as it is. Blue: "
+            "the codes, small rings being further seeds. Magenta: what a dictionary must beat. Grey: codes that know "
+            f"nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the dictionary needs blue to lie to "
+            "the right of magenta, not only of grey."
+        ),
+        panels=panels,
+        table=_table(pl.concat(used)),
+        height=270,
+    )
+
+
+def _structure(rows: StrictRows) -> Figure | None:
+    telling = _telling(rows)
+    panels: list[Panel] = []
+    for metric, (title, fraction, logarithmic) in MEASURES.items():
+        part = rows.beside(metric).filter(pl.col("representation").is_in(telling))
+        if part["value"].is_not_nan().any():
+            chart = strict_charts.beside(part, x_title=title, fraction=fraction, logarithmic=logarithmic)
+            panels.append(Panel(chart, title.removesuffix(" (log)")))
+    if not panels:
+        return None
+    everything = pl.concat([rows.beside(metric) for metric in (*MEASURES, *OTHERS)])
+    left_out = [WORDS.get(name, name) for name in _measured(rows) if name not in telling]
+    notes = ["Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions."]
+    if left_out:
+        notes.append(
+            f"Not drawn, because they predict fewer than half of these factors: {words.listed(left_out)}. What nothing "
+            "predicts may look perfectly compact; the table holds their numbers."
+        )
+    return Figure(
+        name="strict-structure",
+        title="How compact and how separate, over the same factors",
+        caption=(
+            "Only factors that the dense layer and the codes of every seed predict well enter, the same for all. "
+            "Effective dimensions: how many units share a factor (fewer is more compact). Completeness: the same on a "
+            "scale from 0 to 1 that depends on the size of the code. Disentanglement: whether a unit serves one factor "
+            "only. Explicitness: whether a straight line reads all that can be read. Lines: intervals from leaving "
+            "one factor out at a time, widened because factors depend on each other."
+        ),
+        panels=panels,
+        table=_table(everything),
+        height=250,
+        notes=notes,
+    )
+
+
+def _few(rows: StrictRows) -> Figure | None:
+    questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in rows.labels[:3])]
+    panels: list[Panel] = []
+    used: list[pl.DataFrame] = []
+    for metric, target in questions:
+        part = rows.beside(metric, target)
+        shown = part.filter(pl.col("representation").is_in(IN_CURVES))
+        if not shown["value"].is_not_nan().any():
+            continue
+        title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
+        name = "factors (mean R²)" if metric == "sparse_r2" else target
+        panels.append(Panel(strict_charts.by_size(shown, y_title=title, sizes=rows.sizes), name))
+        used.append(part)
+    if not panels:
+        return None
+    listed = pl.concat(used)
+    return Figure(
+        name="strict-few",
+        title="What a few dimensions tell",
+        caption=(
+            "The plain test of “fewer dimensions encode the same”: the 1, 2, 4, ... dimensions that serve a question "
+            "best are chosen on training groups, a regression reads only them, and test groups are scored. If single "
+            "latents stand for something, the blue curve starts higher than the others on the left."
+        ),
+        panels=panels,
+        table=_table(listed),
+        height=240,
+        legend=[WORDS[name] for name in IN_CURVES if name in set(listed["representation"])],
+    )
+
+
+def _layers(rows: StrictRows) -> Figure | None:
+    found = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
+    if found["layer"].n_unique() < 2:
+        return None
+    known = [v for v in [*found["high"], *found["value"]] if words.known(v)]
+    top = min(max(known, default=1.0), 1.0)
+    panels = [
+        Panel(
+            strict_charts.by_layer(found.filter(pl.col("target") == category), y_title="mean R²", top=top),
+            f"{category} ({found.filter(pl.col('target') == category)['n'][0]})",
+        )
+        for category in rows.targets("category_r2")
+    ]
+    said = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
+    return Figure(
+        name="strict-layers",
+        title="Which kinds of factors appear in which layer",
+        caption=(
+            "Mean R² of each category's factors from the dense layers, on test groups, each factor counting alike; in "
+            "brackets how many factors. Band: interval over groups and factors; dashed: the upper end of the null. The "
+            "table holds the centre of each curve and the tests of order."
+        ),
+        panels=panels,
+        table=_table(pl.concat([found.drop("series"), said])),
+        height=170,
+        small=True,
+    )
+
+
+def _limits(rows: StrictRows, run: Run) -> Figure | None:
+    presets = {name: str(card.get("preset", "")) for name, card in run.cards.items()}
+    at = rows.of("sparsity_limit")
+    recipes = list(dict.fromkeys(target.split(": ")[0] for target in at["target"]))
+    if not recipes:
+        return None
+    names = {recipe: "SAE, the study's recipe" if recipe == "mariotte2025" else "SAE codes" for recipe in recipes}
+    codes = rows.rows.filter((pl.col("representation") == CODES) & (pl.col("split") == "test"))
+    codes = codes.with_columns(pl.Series("recipe", [presets.get(i, "") for i in codes["sae_id"]], dtype=pl.String()))
+    first = codes["seed"].min()
+    codes = codes.filter(pl.col("recipe").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
+    codes = codes.with_columns(pl.col("recipe").replace_strict(names, default="").alias("series"))
+    sparsities = codes["sparsity"].drop_nans().unique().sort().to_list()
+    questions = [("explained_variance", "", "explained variance"), ("mean_factor_r2", "", "mean R² of factors")]
+    questions += [(m, t, f"{t}, {'R²' if m == 'task_r2' else 'balanced accuracy'}") for m, t in rows.tasks[:1]]
+    panels: list[Panel] = []
+    used: list[pl.DataFrame] = []
+    for metric, target, title in questions:
+        part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
+        if part["value"].is_not_nan().any():
+            panels.append(Panel(strict_charts.by_sparsity(part, y_title=title, sparsities=sparsities), title))
+            used.append(part.drop("recipe", "series"))
+    if not panels:
+        return None
+    return Figure(
+        name="strict-limits",
+        title="Where sparsity breaks what is kept",
+        caption=(
+            "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
+            "apart on test groups, for the study's recipe (mean activations, pooled first) and this run's. The table "
+            "ends with the sparsest level that loses less than the margin fixed beforehand."
+        ),
+        panels=panels,
+        table=_table(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
+        height=230,
+        legend=[names[recipe] for recipe in recipes],
+    )
+
+
+def _measured(rows: StrictRows) -> list[str]:
+    return rows.beside("effective_latents")["representation"].unique(maintain_order=True).to_list()
+
+
+def _telling(rows: StrictRows) -> list[str]:
+    """Return the representations that predict at least half of the common factors."""
+    shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= FEW)
+    return shares["representation"].unique(maintain_order=True).to_list()
+
+
+def _table(rows: pl.DataFrame) -> pl.DataFrame:
+    return tables.result_rows(rows.drop([c for c in ("series", "place") if c in rows.columns]))
+
+
+def compared(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each representation's name on the page and what it is."""
+    return [(WORDS[name], REPRESENTATIONS[name]) for name in WORDS if name in names]
