@@ -41,6 +41,9 @@ bench-train: $(READY) ## a training step beside the peers' (builds their environ
 bench-eval: $(READY) ## tuned held-out regressions beside a loop over scikit-learn's LassoCV
 	$(BIN)/python benchmarks/eval.py
 
+bench-quality: $(READY) ## what dictionaries keep of unseen groups, beside PCA, the study's recipe and a peer
+	$(QUIET) $(BIN)/python benchmarks/quality.py
+
 check: test lint shapes docs ## everything that must hold before a change lands
 
 docs: $(READY) ## build the documentation, warnings are errors
