@@ -1,0 +1,192 @@
+"""The page "the claim, examined": three claims, three sources of numbers, and a verdict that the code writes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import atomic, read_table
+from otoscope.protocols.mariotte2025 import NAME as COMPAT
+from otoscope.protocols.strict import NAME as STRICT
+from otoscope.report import words
+from otoscope.report.charts import Figure
+from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
+from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
+from otoscope.report.claims_verdicts import Verdict, points, shown, verdicts
+from otoscope.report.html import Html, element
+from otoscope.report.page import assemble, drawn, section, write_figure
+
+PAGE = "claims.html"
+
+
+class Claim(NamedTuple):
+    """One claim of the study: its short name, and the claim itself."""
+
+    name: str
+    title: str
+    claim: str
+
+
+CLAIMS = (
+    Claim(
+        "task",
+        "Codes keep the task",
+        "Sparse codes keep what the layer knows about the singing technique, even at 95 % sparsity.",
+    ),
+    Claim(
+        "dimensions",
+        "Attributes take fewer dimensions",
+        "A vocal attribute is told by fewer dimensions of the codes than of the layer (higher completeness).",
+    ),
+    Claim(
+        "layers",
+        "Pitch early, formants late",
+        "Pitch is found in early layers, formants and phoneme-like factors in late ones.",
+    ),
+)
+"""What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
+
+
+class Examined(NamedTuple):
+    """The claims' numbers by source, and what held-out groups say of each."""
+
+    sources: Mapping[str, Claims]
+    verdicts: tuple[Verdict, Verdict, Verdict]
+
+
+def is_asked(results: pl.DataFrame) -> bool:
+    """Whether a results table holds anything about the claims."""
+    return bool({COMPAT, STRICT} & set(results["protocol"]))
+
+
+def examine(results: pl.DataFrame) -> Examined:
+    """Gather the numbers of all three sources and judge; reads a results table alone."""
+    strict = strict_claims(results)
+    found = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
+    return Examined(found, verdicts(strict))
+
+
+def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
+    """Write `report/claims.html` from `results.parquet`, and its charts beside it; None where nothing was asked."""
+    results = read_table(folder / "results.parquet")
+    if not is_asked(results):
+        return None
+    page = folder / "report" / PAGE
+    found = examine(results)
+    charts = _figures(found)
+    if figures:
+        for figure in charts:
+            if figure is not None:
+                write_figure(page.parent / "figures", figure)
+    encoders = words.listed(dict.fromkeys(name for name in results["encoder"] if name))
+    text = render(found, charts, subtitle=f"Three claims of arXiv 2509.24793, asked of {encoders}", linked=figures)
+    with atomic(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return page
+
+
+def render(
+    found: Examined, charts: tuple[Figure | None, Figure | None, Figure | None], *, subtitle: str, linked: bool = True
+) -> str:
+    """Return the page as text."""
+    specs: dict[str, Any] = {}
+    blocks = [("summary", section("summary", "Verdicts", summary(found)))]
+    told = (_of_task, _of_dimensions, _of_layers)
+    for claim, verdict, figure, tell in zip(CLAIMS, found.verdicts, charts, told, strict=True):
+        rows = [
+            element("tr", element("th", source, scope="row"), element("td", text))
+            for source, text in tell(found.sources)
+        ]
+        body = [
+            element("p", element("strong", "Claim. "), claim.claim),
+            element("table", element("tbody", *rows), class_="settings"),
+            _verdict(verdict),
+        ]
+        if figure is not None:
+            body.append(drawn(figure, specs, linked=linked))
+        blocks.append((claim.name, section(claim.name, claim.title, *body)))
+    return assemble(title="The claim, examined", subtitle=subtitle, blocks=blocks, specs=specs)
+
+
+def summary(found: Examined) -> Html:
+    """Return the three verdicts as a list, for this page and for the report."""
+    items = [
+        element("li", element("strong", f"{claim.title}: {verdict.outcome}. "), verdict.sentence)
+        for claim, verdict in zip(CLAIMS, found.verdicts, strict=True)
+    ]
+    return element("ul", *items)
+
+
+def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:
+    return kept_figure(found.sources), compact_figure(found.sources), order_figure(found.sources)
+
+
+def _verdict(verdict: Verdict) -> Html:
+    return element("p", element("strong", f"Verdict: {verdict.outcome}. "), verdict.sentence, class_="verdict")
+
+
+def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
+    for source, claims in sources.items():
+        found = claims.kept
+        if found is None:
+            yield source, "–"
+            continue
+        over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        null = found.high.null_high
+        beside = f", null up to {words.percent(null)}" if words.known(null) else ""
+        yield (
+            source,
+            f"{over}at {words.sparsity(found.sparsity)} codes {shown(found.high)}{beside}; "
+            f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
+        )
+
+
+def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
+    for source, claims in sources.items():
+        found = claims.compact
+        if found is None:
+            yield source, "–"
+            continue
+        over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        sides = found.completeness
+        text = f"{over}completeness of codes {_decimal(sides.codes)}, of the layer {_decimal(sides.dense)}"
+        if found.dimensions is not None:
+            dense, codes = found.dimensions.dense, found.dimensions.codes
+            text += (
+                f"; effective dimensions {words.decimal(codes.value, 1)} and {words.decimal(dense.value, 1)}, "
+                f"on the same {words.count(found.factors, 'factor')}"
+            )
+        if found.few is not None:
+            null = found.few.codes.null_high
+            beside = f" (null up to {words.decimal(null)})" if words.known(null) else ""
+            codes, dense = _decimal(found.few.codes), _decimal(found.few.dense)
+            text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
+        yield source, text
+
+
+def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
+    for source, claims in sources.items():
+        found = claims.order
+        if found is None:
+            yield source, "–"
+        elif found.leads:
+            leads = (
+                f"{name}: {words.decimal(lead.value, 2)} layers "
+                f"({words.decimal(lead.low, 2)} to {words.decimal(lead.high, 2)}), "
+                f"null up to {words.decimal(lead.null_high, 2)}"
+                for name, lead in found.leads.items()
+            )
+            yield source, "; ".join(leads)
+        else:
+            counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
+            yield source, f"of the ten best factors, first → last opened layer: {', '.join(counts)}"
+
+
+def _count(counts: Mapping[str, float], name: str) -> str:
+    return words.decimal(counts.get(name), 1)
+
+
+def _decimal(number: Any) -> str:
+    interval = f" ({words.decimal(number.low)} to {words.decimal(number.high)})" if number.bounded else ""
+    return f"{words.decimal(number.value)}{interval}"

@@ -1,0 +1,214 @@
+"""One chart for each claim: the published number, the study's way, and held-out groups side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from otoscope.report.charts import PERCENT, Figure, Panel
+from otoscope.report.claims_numbers import EARLY_LATE, Claims, Kept, Number
+from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
+
+SOURCES: tuple[str, ...] = ("published", "the study's way, here", "held-out groups, here")
+"""Where a number comes from, in the order of the charts."""
+
+COLOURS: dict[str, str] = dict(zip(SOURCES, (NULL.light, SAE_POOLED.light, SAE.light), strict=True))
+CATEGORY_COLOURS: dict[str, str] = dict(zip(EARLY_LATE, (DENSE.light, SAE.light, OTHER.light), strict=True))
+
+
+def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Draw what codes lose against their layer, by sparsity."""
+    rows: list[dict[str, Any]] = []
+    for source, claims in sources.items():
+        if (found := claims.kept) is not None:
+            rows += [_loss(source, found, sparsity, number) for sparsity, number in found.codes.items()]
+    if not rows:
+        return None
+    data = pl.DataFrame(rows).sort("source", "sparsity")
+    x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0)
+    y = alt.Y("difference:Q").title("codes less dense").axis(format="+.0%")
+    colour = _by_source(data)
+    shift = alt.XOffset("source:N").sort(list(SOURCES))
+    base = alt.Chart(data).encode(x=x, color=colour, xOffset=shift)
+    tips = [
+        alt.Tooltip("source:N"),
+        alt.Tooltip("sparsity:Q", format=".4~%"),
+        alt.Tooltip("difference:Q", format="+.3f"),
+        alt.Tooltip("codes:Q", format=".3f"),
+        alt.Tooltip("dense:Q", format=".3f"),
+    ]
+    layers: list[alt.Chart] = [_rule(0.0, "difference:Q")]
+    if data["low"].is_not_null().any():
+        layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q").title(""), y2="high:Q"))
+    layers.append(base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tips))
+    return Figure(
+        name="claim-1",
+        title="What codes keep of the task",
+        caption=(
+            "Accuracy read from codes less that read from their layer, by sparsity: 0 means that nothing is lost. "
+            "Published and in the study's way: mean over the layers that were opened, plain accuracy. Held-out groups: "
+            "balanced accuracy of one layer, with the 95 % interval of the codes."
+        ),
+        panels=[Panel(alt.LayerChart(layer=layers))],
+        table=data,
+    )
+
+
+def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Draw completeness of layers and codes, and beside it what held-out groups say of dimensions."""
+    rows: list[dict[str, Any]] = []
+    for source, claims in sources.items():
+        if (found := claims.compact) is not None:
+            rows += _pair(source, "completeness", found.completeness.dense, found.completeness.codes)
+    held = next((claims.compact for claims in reversed(list(sources.values())) if claims.compact is not None), None)
+    more: list[dict[str, Any]] = []
+    if held is not None and held.dimensions is not None:
+        more += _pair(SOURCES[-1], "effective dimensions", held.dimensions.dense, held.dimensions.codes)
+    few: list[dict[str, Any]] = []
+    if held is not None and held.few is not None:
+        few += _pair(SOURCES[-1], f"R² from {held.few_k} dimensions", held.few.dense, held.few.codes)
+    if not rows:
+        return None
+    panels = [Panel(_sides(pl.DataFrame(rows, schema=_PAIR), "completeness"), "Completeness")]
+    if more:
+        panels.append(Panel(_sides(pl.DataFrame(more, schema=_PAIR), "dimensions"), "Effective dimensions a factor"))
+    if few:
+        panels.append(Panel(_sides(pl.DataFrame(few, schema=_PAIR), "R²"), few[0]["quantity"]))
+    return Figure(
+        name="claim-2",
+        title="How many dimensions a factor takes",
+        caption=(
+            "Completeness is 1 when one dimension tells a factor. The published comparison ranks codes by completeness "
+            "and the layer by R², divides by the log of different sizes, and gives 1 to what nothing predicts; on "
+            "held-out groups both sides are judged on the same factors, each with its interval."
+        ),
+        panels=panels,
+        table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),
+        height=210,
+        legend=("dense", "SAE"),
+    )
+
+
+def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Draw where categories are read: by layer on held-out groups, and counts of the study's first and last layer."""
+    panels: list[Panel] = []
+    tables: list[pl.DataFrame] = []
+    strict = next((c.order for c in reversed(list(sources.values())) if c.order and c.order.by_layer is not None), None)
+    if strict is not None and strict.by_layer is not None and strict.by_layer["layer"].n_unique() > 1:
+        panels.append(Panel(_by_layer(strict.by_layer), "Held-out groups: mean R² by layer"))
+    counts: list[dict[str, Any]] = []
+    for source, claims in sources.items():
+        if claims.order is not None:
+            for end, values in (("first", claims.order.early), ("last", claims.order.late)):
+                counts += [{"source": source, "layer": end, "category": c, "count": v} for c, v in values.items()]
+    if counts:
+        data = pl.DataFrame(counts)
+        tables.append(data)
+        for source in dict.fromkeys(data["source"]):
+            shown = data.filter(pl.col("source") == source)
+            panels.append(Panel(_counts(shown), f"{source[:1].upper()}{source[1:]}: factors among the ten best"))
+    if not panels:
+        return None
+    return Figure(
+        name="claim-3",
+        title="Where pitch, formants and MFCC are read",
+        caption=(
+            "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
+            "a large category is counted more often. On held-out groups each category's mean R² is drawn by layer, with "
+            "its interval."
+        ),
+        panels=panels,
+        table=tables[0] if tables else pl.DataFrame(),
+        height=230,
+    )
+
+
+_PAIR = {
+    "source": pl.String(),
+    "quantity": pl.String(),
+    "series": pl.String(),
+    "value": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+}
+
+
+def _pair(source: str, quantity: str, dense: Number, codes: Number) -> list[dict[str, Any]]:
+    return [
+        {"source": source, "quantity": quantity, "series": name, "value": n.value, "low": _known(n.low)}
+        | {"high": _known(n.high)}
+        for name, n in (("dense", dense), ("SAE", codes))
+    ]
+
+
+def _loss(source: str, found: Kept, sparsity: float, number: Number) -> dict[str, Any]:
+    shift = found.dense.value
+    return {
+        "source": source,
+        "sparsity": sparsity,
+        "difference": number.value - shift,
+        "low": _known(number.low - shift),
+        "high": _known(number.high - shift),
+        "codes": number.value,
+        "dense": shift,
+    }
+
+
+def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
+    y = alt.Y("source:N").title(None).sort(list(SOURCES)).axis(labelLimit=170, grid=False)
+    shift = alt.YOffset("series:N").sort(["dense", "SAE"])
+    colour = alt.Color("series:N").scale(domain=["dense", "SAE"], range=[DENSE.light, SAE.light]).legend(None)
+    x = alt.X("value:Q").title(title).scale(alt.Scale(zero=False)).axis(grid=True, tickCount=5)
+    base = alt.Chart(data).encode(y=y, yOffset=shift, color=colour)
+    tips = ["source:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
+    layers: list[alt.Chart] = []
+    if data["low"].is_not_null().any():
+        layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("low:Q").title(title), x2="high:Q"))
+    layers.append(base.mark_point(filled=True, size=75, opacity=1).encode(x=x, tooltip=tips))
+    return alt.LayerChart(layer=layers)
+
+
+def _by_layer(rows: pl.DataFrame) -> alt.LayerChart:
+    data = rows.select("layer", "target", "value", "low", "high").fill_nan(None).sort("target", "layer")
+    layers_ = data["layer"].unique().sort().to_list()
+    x = alt.X("layer:Q").title("layer").axis(values=layers_, format="d", grid=False)
+    y = alt.Y("value:Q").title("mean R²").axis(format=PERCENT)
+    base = alt.Chart(data).encode(x=x, color=_by_category())
+    layers: list[alt.Chart] = []
+    if data["low"].is_not_null().any():
+        layers.append(base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q").title("mean R²"), y2="high:Q"))
+    layers.append(base.mark_line(strokeWidth=2).encode(y=y))
+    tips = ["layer:Q", "target:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
+    layers.append(base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tips))
+    return alt.LayerChart(layer=layers)
+
+
+def _counts(data: pl.DataFrame) -> alt.LayerChart:
+    data = data.rename({"category": "target"})
+    x = alt.X("layer:N").title("opened layer").sort(["first", "last"]).axis(labelAngle=0).scale(padding=0.4)
+    y = alt.Y("count:Q").title("of ten factors").scale(alt.Scale(domainMin=0))
+    base = alt.Chart(data).encode(x=x, y=y, color=_by_category())
+    tips = ["target:N", "layer:N", alt.Tooltip("count:Q", format=".1f")]
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(tooltip=tips)
+    return alt.LayerChart(layer=[base.mark_line(strokeWidth=2), points])
+
+
+def _by_category() -> alt.Color:
+    scale = alt.Scale(domain=list(CATEGORY_COLOURS), range=list(CATEGORY_COLOURS.values()))
+    return alt.Color("target:N").title(None).scale(scale)
+
+
+def _by_source(data: pl.DataFrame) -> alt.Color:
+    present: Sequence[str] = [s for s in SOURCES if s in set(data["source"])]
+    scale = alt.Scale(domain=list(present), range=[COLOURS[s] for s in present])
+    return alt.Color("source:N").title(None).scale(scale)
+
+
+def _rule(at: float, field: str) -> alt.Chart:
+    return alt.Chart(pl.DataFrame({"difference": [at]})).mark_rule(color=NULL.light, strokeDash=[4, 3]).encode(y=field)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
