@@ -1,0 +1,405 @@
+"""Extraction beside the plain way, clip by clip in one interleaved run.
+
+The plain way is the study's (arXiv 2509.24793): transformers, float32, a batch of one, all hidden states, the whole
+depth, whichever layers are wanted. otoscope goes all the way from the recordings to a store on disk. Each contender
+runs in a process of its own, so that its peak memory is its own; rounds alternate between them.
+
+The limit is what the model multiplies and adds for the wanted layers, at the speed of this machine's fastest large
+product in the precision used. Then the study end to end: its authors encode the recordings anew in every epoch.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".bench" / "extract"
+RATE_HZ = 16000
+CLIP_S = 5.0
+"""The study's crop."""
+
+SPARSITIES, EPOCHS, STUDY_CLIPS, STUDY_BATCH, LATENTS = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99), 100, 64, 16, 2048
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    kind: str
+    early: int
+
+
+MODELS = [
+    Model("starter", "", 1),
+    Model("hubert-base", "Hubert", 3),
+    Model("wavlm-base", "WavLM", 3),
+    Model("ast-base", "AST", 3),
+]
+"""The starter model has its real weights; the others are of base size with random ones, which cost the same."""
+
+CASES = ("all layers, pooled", "one early layer", "all layers, frames")
+PRECISIONS = ("exact", "fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [model.name for model in MODELS]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--study", choices=[*names, "none"], default="starter", help="encoder of the study end to end")
+    options = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS=str(options.threads), HF_HUB_OFFLINE="1")
+    sound = CACHE / "sound"
+    write_sound(sound, max(options.clips, STUDY_CLIPS))
+    rows: list[dict[str, Any]] = []
+    for model in (m for m in MODELS if m.name in options.models):
+        rows += compare(model, sound, options)
+    if options.study != "none":
+        rows.append(study(next(m for m in MODELS if m.name == options.study), sound, options))
+    print(json.dumps({"bench": "extract", "rows": rows}))
+
+
+def write_sound(folder: Path, clips: int) -> None:
+    """Write clips of five seconds: a buzz whose pitch and loudness wander, in noise."""
+    import numpy as np
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip in range(clips):
+        path = folder / f"clip{clip:03d}.wav"
+        if path.exists():
+            continue
+        draw = np.random.default_rng(clip)
+        time_s = np.arange(round(CLIP_S * RATE_HZ)) / RATE_HZ
+        pitch_hz = 110.0 * 2 ** (draw.uniform(0, 2) + 0.3 * np.sin(2 * np.pi * draw.uniform(0.2, 6.0) * time_s))
+        phase = 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ
+        wave = sum(np.sin(h * phase) / h for h in range(1, 9)) + 0.05 * draw.standard_normal(len(time_s))
+        soundfile.write(path, (0.1 * wave).astype(np.float32), RATE_HZ, subtype="PCM_16")
+
+
+def first_of(sound: Path, clips: int) -> Path:
+    """Return a folder of the first clips alone."""
+    few = sound.with_name(f"sound-{clips}")
+    few.mkdir(exist_ok=True)
+    for path in sorted(sound.glob("*.wav"))[:clips]:
+        if not (few / path.name).exists():
+            (few / path.name).hardlink_to(path)
+    return few
+
+
+def folder_of(model: Model) -> Path:
+    """Return the model's folder, written on first use."""
+    if not model.kind:
+        from otoscope.encoders.starter import starter
+
+        return starter()
+    import torch
+    import transformers
+
+    folder = CACHE / "models" / model.name
+    if not (folder / "preprocessor_config.json").exists():
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{model.kind}Config")()
+        getattr(transformers, f"{model.kind}Model")(config).save_pretrained(folder)
+        extractor = "ASTFeatureExtractor" if model.kind == "AST" else "Wav2Vec2FeatureExtractor"
+        getattr(transformers, extractor)().save_pretrained(folder)
+    return folder
+
+
+# -- contenders: each in a process of its own ------------------------------------------------------------------------
+
+
+def plain_way(model: Model, sound: Path, clips: int, threads: int) -> Callable[[str], None]:
+    """Read, prepare, run the whole model on one clip at a time, keep all hidden states."""
+    import soundfile
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    folder = folder_of(model)
+    encoder, extractor = plain_model(folder, transformers), transformers.AutoFeatureExtractor.from_pretrained(folder)
+
+    def run(case: str) -> None:
+        kept: list[Any] = []
+        for path in sorted(sound.glob("*.wav"))[:clips]:
+            wave, rate_hz = soundfile.read(path, dtype="float32")
+            inputs = extractor(wave, sampling_rate=rate_hz, return_tensors="pt")
+            with torch.no_grad():
+                states = encoder(next(iter(inputs.values())), output_hidden_states=True).hidden_states
+            stacked = torch.stack(states)
+            kept.append(stacked if case == "all layers, frames" else stacked.mean(2))
+
+    return run
+
+
+def plain_model(folder: Path, transformers: Any, **settings: Any) -> Any:
+    whole = transformers.AutoModel.from_pretrained(folder, dtype="float32", **settings).eval()
+    return whole.get_encoder() if hasattr(whole, "decoder") else whole
+
+
+def otoscopes(precision: str) -> Callable[[Model, Path, int, int], Callable[[str], None]]:
+    """From the same recordings to a store on disk."""
+
+    def make(model: Model, sound: Path, clips: int, threads: int) -> Callable[[str], None]:
+        import torch
+
+        from otoscope import Splits, build_corpus, extract, load_encoder, parse_corpus
+
+        torch.set_num_threads(threads)
+        listing = parse_corpus({"kind": "folder", "root": str(first_of(sound, clips))})
+        corpus = build_corpus(listing, Splits(), cache=CACHE)
+        settings: Any = {"precision": precision}
+        encoder = load_encoder(folder_of(model), threads=threads, **settings)
+        every = [layer.index for layer in encoder.layers]
+        store = CACHE / f"store-{os.getpid()}"
+
+        def run(case: str) -> None:
+            shutil.rmtree(store, ignore_errors=True)
+            early = case == "one early layer"
+            for _ in extract(
+                corpus,
+                encoder,
+                store,
+                layers=[model.early] if early else every,
+                frames=case == "all layers, frames",
+            ):
+                pass
+            shutil.rmtree(store)
+
+        return run
+
+    return make
+
+
+MAKERS = {"plain": plain_way, "exact": otoscopes("exact"), "fast": otoscopes("fast")}
+
+
+def work(name: str, model: Model, sound: Path, clips: int, threads: int, pipe: Connection) -> None:
+    """Run what the parent asks for; answer with seconds and with the peak memory of that run in MB."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    run = MAKERS[name](model, sound, clips, threads)
+    pipe.send("ready")
+    while (case := pipe.recv()) is not None:
+        Path("/proc/self/clear_refs").write_text("5")
+        start = time.perf_counter()
+        run(case)
+        seconds = time.perf_counter() - start
+        status = Path("/proc/self/status").read_text()
+        pipe.send((seconds, int(status.split("VmHWM:")[1].split()[0]) / 1024))
+
+
+class Contender:
+    """A process that runs one contender's cases when asked."""
+
+    def __init__(self, name: str, model: Model, sound: Path, options: argparse.Namespace) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=work, args=(name, model, sound, options.clips, options.threads, theirs))
+        self.process.start()
+        theirs.close()
+        self.pipe.recv()
+
+    def measure(self, case: str) -> tuple[float, float]:
+        self.pipe.send(case)
+        return self.pipe.recv()
+
+    def end(self) -> None:
+        self.pipe.send(None)
+        self.process.join()
+
+
+def compare(model: Model, sound: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    contenders = {name: Contender(name, model, sound, options) for name in MAKERS}
+    measured: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    peaks: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for turn in range(options.rounds + 1):
+        for case in CASES:
+            for name, contender in contenders.items():
+                result = contender.measure(case)
+                if turn:  # the first round warms up
+                    measured.setdefault((name, case), []).append(result)
+        for precision in PRECISIONS:
+            peaks[precision].append(peak(precision, options.threads))
+    for contender in contenders.values():
+        contender.end()
+    needed = multiplications(model)
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        for precision in PRECISIONS:
+            limit_s = options.clips * needed[case == "one early layer"] / max(peaks[precision])
+            rows.append(row(model, case, precision, measured, limit_s, options.clips))
+    return rows
+
+
+def row(
+    model: Model,
+    case: str,
+    precision: str,
+    measured: dict[tuple[str, str], list[tuple[float, float]]],
+    limit_s: float,
+    clips: int,
+) -> dict[str, Any]:
+    plain, own = measured["plain", case], measured[precision, case]
+    plain_s, own_s = (statistics.median(seconds for seconds, _ in values) for values in (plain, own))
+    found = {
+        "case": f"{model.name}: {case}",
+        "precision": precision,
+        "ratio": round(plain_s / own_s, 2),
+        "times_real_time": round(clips * CLIP_S / own_s, 1),
+        "limit_share": round(limit_s / own_s, 3),
+        "peak_rss_mb": round(max(mb for _, mb in own)),
+        "plain_times_real_time": round(clips * CLIP_S / plain_s, 1),
+        "limit_ratio": round(plain_s / limit_s, 2),
+        "plain_peak_rss_mb": round(max(mb for _, mb in plain)),
+    }
+    print(json.dumps(found), file=sys.stderr)
+    return found
+
+
+def peak(precision: str, threads: int) -> float:
+    """Return the multiply-adds a second of the best of ten large products, in the layout that is fastest here."""
+    import torch
+
+    from otoscope.encoders.half import half_product
+
+    torch.set_num_threads(threads)
+    rows, weight = torch.randn(1536, 768), torch.randn(3072, 768)
+    if precision == "fast":
+        rows, product = rows.bfloat16(), half_product(weight, None)
+    else:
+        packed: Any = torch.ops.mkldnn
+        blocks = packed._reorder_linear_weight(weight, 1536)
+        product = lambda given: packed._linear_pointwise(given, blocks, None, "none", [], "")  # noqa: E731
+    seconds: list[float] = []
+    with torch.inference_mode():
+        for _ in range(12):
+            start = time.perf_counter()
+            product(rows)
+            seconds.append(time.perf_counter() - start)
+    return 1536 * 3072 * 768 / min(seconds)
+
+
+def multiplications(model: Model) -> dict[bool, float]:
+    """Count the multiply-adds of a clip, for the whole depth and for the early layer, on the plain model."""
+    import torch
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from otoscope.encoders.capture import capture
+
+    folder = folder_of(model)
+    encoder = plain_model(folder, transformers, attn_implementation="eager")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    wave = torch.zeros(round(CLIP_S * RATE_HZ)).numpy()
+    values = next(iter(extractor(wave, sampling_rate=RATE_HZ, return_tensors="pt").values()))
+    blocks = encoder.encoder.layers if hasattr(encoder, "encoder") else encoder.layers
+    found: dict[bool, float] = {}
+    for early in (False, True):
+        deepest = model.early if early else len(blocks)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            capture(lambda: encoder(values), blocks, {deepest})
+        found[early] = counter.get_total_flops() / 2
+    return found
+
+
+# -- the study end to end --------------------------------------------------------------------------------------------
+
+
+def study(model: Model, sound: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Six sparsities on two layers, 100 epochs, 64 clips: two epochs of the authors' way, scaled, and ours."""
+    early, late = model.early, model.early + 1
+    epoch_s = authors_epoch_s(model, sound, (early, late), options.threads)
+    theirs_s = epoch_s * EPOCHS * len(SPARSITIES)
+    start = time.perf_counter()
+    own_study(model, sound, (early, late))
+    ours_s = time.perf_counter() - start
+    row = {
+        "case": f"{model.name}: the study, extract and train",
+        "precision": "fast",
+        "ratio": round(theirs_s / ours_s, 1),
+        "authors_s": round(theirs_s),
+        "authors_epoch_s": round(epoch_s, 2),
+        "scaled_from_epochs": 2,
+        "otoscope_s": round(ours_s, 1),
+    }
+    print(json.dumps(row), file=sys.stderr)
+    return row
+
+
+def authors_epoch_s(model: Model, sound: Path, layers: tuple[int, int], threads: int) -> float:
+    """Time two epochs of one sparsity: encode each batch of 16 at full depth, pool, one Adam step of both SAEs."""
+    import soundfile
+    import torch
+    import transformers
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    folder = folder_of(model)
+    encoder, extractor = plain_model(folder, transformers), transformers.AutoFeatureExtractor.from_pretrained(folder)
+    width, k = encoder.config.hidden_size, int((1 - SPARSITIES[0]) * LATENTS)
+    saes = nn.ModuleList(
+        nn.ModuleList([nn.Linear(width, LATENTS), nn.Linear(LATENTS, width, bias=False)]) for _ in layers
+    )
+    optimiser = torch.optim.Adam(saes.parameters(), lr=1e-3)
+    paths = sorted(sound.glob("*.wav"))[:STUDY_CLIPS]
+    start = time.perf_counter()
+    for _ in range(2):
+        for first in range(0, len(paths), STUDY_BATCH):
+            waves = [soundfile.read(path, dtype="float32")[0] for path in paths[first : first + STUDY_BATCH]]
+            inputs = extractor(waves, sampling_rate=RATE_HZ, return_tensors="pt")
+            with torch.no_grad():
+                states = encoder(next(iter(inputs.values())), output_hidden_states=True).hidden_states
+            loss = torch.zeros(())
+            for layer, sae in zip(layers, saes, strict=True):
+                rows = states[layer].mean(1)
+                up, down = list(sae.children())
+                codes = up(rows).relu()
+                values, places = codes.topk(k, dim=-1)
+                sparse = torch.zeros_like(codes).scatter(-1, places, values)
+                loss = loss + nn.functional.mse_loss(down(sparse), rows)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return (time.perf_counter() - start) / 2
+
+
+def own_study(model: Model, sound: Path, layers: tuple[int, int]) -> None:
+    """Do the same with `otoscope train`, which extracts first: the same recipe, each dictionary on its own."""
+    from otoscope.config import parse_config
+    from otoscope.pipeline.folder import RunFolder
+    from otoscope.pipeline.run import run
+
+    config = parse_config(
+        {
+            "name": "study",
+            "model": str(folder_of(model)),
+            "corpus": {"kind": "folder", "root": str(first_of(sound, STUDY_CLIPS))},
+            "extract": {"layers": list(layers), "precision": "fast"},
+            "train": {
+                "preset": "mariotte2025",
+                "latents": LATENTS,
+                "sparsities": list(SPARSITIES),
+                "poolings": ["pool_then_encode"],
+            },
+        }
+    )
+    home = CACHE / "study"
+    shutil.rmtree(home, ignore_errors=True)
+    run(config, RunFolder(home), until="train")
+
+
+if __name__ == "__main__":
+    main()
