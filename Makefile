@@ -38,6 +38,9 @@ shapes: $(READY) ## the laws once more, every annotated shape and type checked a
 bench-train: $(READY) ## a training step beside the peers' (builds their environment first)
 	$(BIN)/python benchmarks/train.py
 
+bench-extract: $(READY) ## extraction beside the plain way, and the whole study beside its authors'
+	$(BIN)/python benchmarks/extract.py
+
 bench-eval: $(READY) ## tuned held-out regressions beside a loop over scikit-learn's LassoCV
 	$(BIN)/python benchmarks/eval.py
 
@@ -52,4 +55,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove what was built, not what was measured
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test lint shapes bench-train bench-eval check docs clean
+.PHONY: help install demo test lint shapes bench-train bench-extract bench-eval check docs clean
