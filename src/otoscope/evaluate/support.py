@@ -31,7 +31,7 @@ class Support(NamedTuple):
 
 @numba.njit(cache=True, nogil=True)
 def empty_support(most: int) -> Support:
-    """Return room for `most` features, none in it."""
+    """Return room for `most` features, none in it; more than `most` must determine each other."""
     return Support(np.empty((most, most)), np.zeros(most, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
@@ -45,14 +45,16 @@ def update(
     """Bring the factor to the features that carry weight now.
 
     An empty factor begins with the heaviest features: small weights are the next to vanish. Returns
-    a feature that those before it determine, at which the factor ends, or NONE.
+    a feature that those before it determine, at which the factor ends, or one for which there is no
+    room, or NONE.
     """
     if support.size[0] == 0:
         chosen = np.flatnonzero(weights)
         heaviest = chosen[np.argsort(-np.abs(weights[chosen]), kind="mergesort")]
         stop = min(len(chosen), len(support.order))
         support.order[:stop] = heaviest[:stop]
-        return _factor_tail(routines, gram, support, 0, stop)
+        determined = _factor_tail(routines, gram, support, 0, stop)
+        return heaviest[stop] if determined == NONE and stop < len(heaviest) else determined
     factor, order, size = support.factor, support.order, support.size[0]
     inside = np.zeros(len(weights), dtype=np.bool_)
     solid = 0
@@ -67,14 +69,18 @@ def update(
             order[stop] = order[i]
             inside[order[i]] = True
             stop += 1
-    stayed = stop
+    stayed, beyond = stop, NONE
     for j in range(len(weights)):
-        if weights[j] != 0.0 and not inside[j] and stop < len(order):
+        if weights[j] != 0.0 and not inside[j]:
+            if stop == len(order):
+                beyond = j
+                break
             order[stop] = j
             stop += 1
     if stop > stayed and solid > 0:
         _append(routines, gram, support, solid, stayed, stop)
-    return _factor_tail(routines, gram, support, solid, stop)
+    determined = _factor_tail(routines, gram, support, solid, stop)
+    return beyond if determined == NONE else determined
 
 
 @numba.njit(cache=True, nogil=True)
