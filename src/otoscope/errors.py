@@ -15,6 +15,7 @@ OtoscopeError
 │   ├── StaleArtifact      made from other inputs than those at hand
 │   ├── IncompleteArtifact begun but never finished
 │   └── StorageFull        no room left on the device
+├── EngineError            workers that did not give back what they were asked for
 ├── TrainingError          rows or settings that no dictionary can be trained on
 └── EvaluationError        arrays that a metric is not defined for
 """
@@ -81,6 +82,10 @@ class IncompleteArtifact(ArtifactError):
 
 class StorageFull(ArtifactError):
     """No room is left on the device that was to hold the artifact."""
+
+
+class EngineError(OtoscopeError):
+    """Workers on other processes or machines did not give back what they were asked for."""
 
 
 class TrainingError(OtoscopeError):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import otoscope.activations.extract as extraction
+import otoscope.activations.writing as extraction
 from otoscope.activations.plan import Sharding
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import AudioError

@@ -1,43 +1,26 @@
 """Run an encoder over a corpus, once, and leave a store."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
-from otoscope.activations.ahead import ahead, read_ahead
 from otoscope.activations.commit import finish, is_current
-from otoscope.activations.home import Home, home_of, read_card
+from otoscope.activations.handing import write_shards
+from otoscope.activations.home import home_of, read_card
 from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
-from otoscope.activations.memory import kept
-from otoscope.activations.pieces import Cutter, encode_pieces
-from otoscope.activations.plan import Batch, Clip, Sharding, batches
+from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress, Tally
 from otoscope.activations.segments import Segments
 from otoscope.activations.settle import Settled, begin, duration_of, missing_shards, settle
-from otoscope.activations.shards import ShardWriter
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.corpus.audio import load_clip
-from otoscope.corpus.stream import StreamedClip
+from otoscope.activations.writing import Writing
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
-from otoscope.errors import AudioError
-
-STREAMED_S = 60.0
-"""A clip longer than this, and than a window, is decoded while it is encoded: it is never whole in memory."""
-
-
-class Decoded(NamedTuple):
-    """One clip's sound at the encoder's rate, or the reason why there is none to encode."""
-
-    clip: Clip
-    wave: Float32[np.ndarray, " samples"] | StreamedClip
-    reason: str | None
+from otoscope.engines.base import Engine
+from otoscope.engines.local import Local
 
 
 def extract(
@@ -56,6 +39,8 @@ def extract(
     verify: bool = False,
     threads: int = 2,
     max_set_aside: float = 0.2,
+    engine: Engine | None = None,
+    load: Callable[[], Encoder] | None = None,
 ) -> Iterator[Progress]:
     """Write the store of a corpus, a shard at a time, and yield after every batch.
 
@@ -80,11 +65,14 @@ def extract(
         verify: check the SHA-256 of shards that are already there.
         threads: threads that decode and resample ahead of the encoder.
         max_set_aside: share of the clips that may be unusable before the run stops.
+        engine: who encodes; this process when left out. Workers write their own shards, this process the manifest.
+        load: how a worker loads the model; when left out it is sent the encoder itself.
 
     Raises:
         StaleArtifact: the folder holds a store of something else; the message says what differs.
         StorageFull: no room is left; what is whole stays, and the same call goes on later.
         CorpusError: too many clips are unusable, or with `strict` the first one is.
+        EngineError: workers died again and again, and no clip was found that they die of.
     """
     sharding = sharding or Sharding()
     card = recipe(
@@ -101,8 +89,16 @@ def extract(
     with home.sole_writer():
         settled = settle(home, corpus, card, sharding, segments=segments, bytes_per_s=_bytes_per_s(card), verify=verify)
         begin(home, settled)
-        cutter = Cutter(encoder, sharding.window_s, sharding.overlap_s)
-        run = _Run(corpus, cutter, home, settled, segments, strict, threads)
+        about = Writing(
+            root=corpus.root,
+            clips=corpus.clips.select("path", "start_s", "duration_s"),
+            load=Given(encoder) if load is None else load,
+            home=home,
+            recipe=settled.card,
+            segments=segments,
+            strict=strict,
+            threads=threads,
+        )
         total_s = float(corpus.clips["duration_s"].sum())
         tally = Tally(corpus.clips.height, total_s, len(settled.kept) + len(settled.plan), max_set_aside)
         whole, missing = missing_shards(home, settled, verify=verify)
@@ -112,11 +108,20 @@ def extract(
         if missing and current:
             home.remove(MANIFEST)
         if missing or not current:
-            batches = [batch for shard in missing for batch in run.batches(shard, settled.plan[shard])]
-            with kept():
-                yield from run.write(batches, tally)
+            yield from write_shards(engine or Local(), about, settled, missing, tally)
             written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
             finish(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that is there already."""
+
+    encoder: Encoder
+
+    def __call__(self) -> Encoder:
+        """Return it."""
+        return self.encoder
 
 
 def _bytes_per_s(card: dict[str, Any]) -> float:
@@ -136,112 +141,3 @@ def _skip(
         for clip in card["set_aside"]
     )
     tally.skip(corpus.clips.height - len(to_do), tally.sound_total_s - duration_of(to_do), aside)
-
-
-@dataclass(frozen=True)
-class _Run:
-    corpus: Corpus
-    cutter: Cutter
-    home: Home
-    settled: Settled
-    segments: Segments | None
-    strict: bool
-    threads: int
-
-    @property
-    def card(self) -> dict[str, Any]:
-        return self.settled.card
-
-    def batches(self, shard: int, clips: Sequence[Clip]) -> list[Batch]:
-        return batches(
-            shard,
-            clips,
-            batch_s=self.card["batch_s"],
-            window_s=self.cutter.window / self.cutter.encoder.rate_hz,
-            padded_s=self.cutter.padded_s,
-        )
-
-    def write(self, todo: Sequence[Batch], tally: Tally) -> Generator[Progress]:
-        """Write shards from their batches while the next batches are decoded."""
-        decoding = ahead(
-            todo,
-            self.decode,
-            weigh=lambda batch: batch.sound_s,
-            bound=4.0 * self.card["batch_s"],
-            threads=self.threads,
-        )
-        with closing(decoding):
-            for shard, parts in groupby(tally.through(decoding, "wait"), key=lambda part: part[0].shard):
-                with self.writer(shard) as writer:
-                    for batch, decoded in parts:
-                        aside = self.store(writer, decoded, tally)
-                        tally.add(len(batch.clips), batch.sound_s, len(aside))
-                        if aside:
-                            tally.check(aside[-1])
-                        yield tally.progress(shard=shard, clips_new=len(batch.clips))
-                    with tally.timed("write"):
-                        writer.commit()
-
-    def writer(self, shard: int) -> ShardWriter:
-        return ShardWriter(
-            self.home,
-            shard,
-            recipe=self.card,
-            key=self.settled.key_of(shard),
-            clip_keys=self.settled.keys,
-            segments=self.segments,
-        )
-
-    def decode(self, batch: Batch) -> list[Decoded]:
-        """Decode the clips of a batch; a clip that gives no usable sound leaves the reason in its place."""
-        return [self.decode_clip(clip) for clip in batch.clips]
-
-    def decode_clip(self, clip: Clip) -> Decoded:
-        encoder = self.cutter.encoder
-        try:
-            row = self.corpus.clips.row(clip.row, named=True)
-            if clip.duration_s > max(STREAMED_S, self.cutter.window / encoder.rate_hz):
-                wave = StreamedClip(self.corpus.root, row, rate_hz=encoder.rate_hz, through=read_ahead)
-            else:
-                wave = load_clip(self.corpus.root, row, rate_hz=encoder.rate_hz)
-        except AudioError as error:
-            return Decoded(clip, np.empty(0, dtype=np.float32), str(error).removeprefix(f"{clip.path}: "))
-        if len(wave) < encoder.min_samples:
-            shortest = f"{encoder.name} needs {encoder.min_samples} for a frame"
-            return Decoded(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
-        return Decoded(clip, wave, None)
-
-    def store(self, writer: ShardWriter, batch: Sequence[Decoded], tally: Tally) -> list[str]:
-        """Encode and store a batch; return why clips of it were set aside."""
-        aside: dict[str, str] = {}
-
-        def set_aside(clip: Clip, reason: str) -> None:
-            aside[clip.clip_id] = f"{clip.path}: {reason}"
-            if self.strict:
-                raise AudioError(aside[clip.clip_id])
-            writer.set_aside(clip.clip_id, clip.path, reason)
-
-        for decoded in batch:
-            if decoded.reason is not None:
-                set_aside(decoded.clip, decoded.reason)
-        usable = [decoded for decoded in batch if decoded.reason is None]
-        waves = [decoded.wave for decoded in usable]
-        layers = [layer["index"] for layer in self.card["layers"]]
-        try:
-            for piece in tally.through(
-                encode_pieces(self.cutter, waves, layers, batch_s=self.card["batch_s"]), "encode"
-            ):
-                clip, wave, _ = usable[piece.clip]
-                if clip.clip_id in aside:
-                    continue
-                with tally.timed("write"):
-                    if reason := writer.add(clip.clip_id, piece):
-                        set_aside(clip, reason)
-                    elif piece.last:
-                        writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)
-        except AudioError as error:
-            # a long clip, alone in its batch, of which a part that was decoded on the way is no sound
-            if aside or not (len(waves) == 1 and isinstance(waves[0], StreamedClip)):
-                raise
-            set_aside(usable[0].clip, str(error).removeprefix(f"{usable[0].clip.path}: "))
-        return list(aside.values())

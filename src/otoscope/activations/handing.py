@@ -1,0 +1,120 @@
+"""Handing shards to workers, and taking them back from workers that died.
+
+A worker that dies takes nothing with it but its shard, which another one writes again from the start. When a second
+worker dies on the same shard, every clip of the shard is encoded alone and to no end: the one that its worker does not
+survive, and another does not either, is set aside by name.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+
+from otoscope.activations.plan import Clip
+from otoscope.activations.progress import Progress, Tally
+from otoscope.activations.settle import Settled
+from otoscope.activations.writing import Probing, ShardTask, Step, Writing
+from otoscope.engines.base import TRIES, Done, Engine, Heard, Lost
+from otoscope.errors import AudioError, EngineError
+
+SUSPECT = 2
+"""Workers that may die on a shard before its clips are tried one by one, and on a clip alone before it is set aside."""
+
+
+def write_shards(
+    engine: Engine, about: Writing, settled: Settled, missing: Sequence[int], tally: Tally
+) -> Generator[Progress]:
+    """Have shards written; yield after every batch that is heard of.
+
+    Raises `EngineError` when workers die on a shard again and again and on none of its clips.
+    """
+    deaths: Counter[int] = Counter()
+    doomed: dict[str, str] = {}
+    left = list(missing)
+    while left:
+        tasks = [_task(settled, shard, doomed) for shard in left]
+        groups = [tasks] if engine.joins else [[task] for task in tasks]
+        lost: list[int] = []
+        steps: dict[int, list[Step]] = {}
+        for event in engine.run(about, groups):
+            if isinstance(event, Heard):
+                steps.setdefault(event.task, []).append(event.said)
+                yield _count(tally, event.said)
+            elif isinstance(event, Done):
+                steps.pop(event.task, None)
+            else:
+                yield from _take_back(tally, steps.pop(event.task, []))
+                shards = [task.shard for task in groups[event.task]]
+                lost += shards
+                deaths.update(shards)
+                _give_up(deaths, shards, event)
+        for shard in lost:
+            if deaths[shard] == SUSPECT:
+                doomed |= _guilty(engine, about, settled.plan[shard])
+        left = lost
+
+
+def _task(settled: Settled, shard: int, doomed: dict[str, str]) -> ShardTask:
+    clips = settled.plan[shard]
+    ids = [clip.clip_id for clip in clips]
+    return ShardTask(
+        shard,
+        settled.key_of(shard),
+        clips,
+        {clip_id: settled.keys[clip_id] for clip_id in ids},
+        {clip_id: doomed[clip_id] for clip_id in ids if clip_id in doomed},
+    )
+
+
+def _count(tally: Tally, step: Step) -> Progress:
+    tally.spent_s["encode"] += step.encode_s
+    tally.spent_s["wait"] += step.wait_s
+    tally.spent_s["write"] += step.write_s
+    tally.add(step.clips, step.sound_s, len(step.set_aside))
+    if step.set_aside:
+        tally.check(step.set_aside[-1])
+    return tally.progress(shard=step.shard, clips_new=step.clips)
+
+
+def _take_back(tally: Tally, steps: Sequence[Step]) -> Iterator[Progress]:
+    """Count no longer what a lost shard held: all of it is done again."""
+    for step in steps:
+        tally.add(-step.clips, -step.sound_s, -len(step.set_aside))
+        yield tally.progress(shard=step.shard, clips_new=-step.clips)
+
+
+def _give_up(deaths: Counter[int], shards: Sequence[int], event: Lost) -> None:
+    worst = max(shards, key=lambda shard: deaths[shard])
+    if deaths[worst] >= SUSPECT + TRIES:
+        raise EngineError(
+            f"{deaths[worst]} workers died on shard {worst}, and on none of its clips alone ({event.reason}); "
+            "give workers more memory, or write smaller shards"
+        )
+
+
+def _guilty(engine: Engine, about: Writing, clips: Sequence[Clip]) -> dict[str, str]:
+    """Return the clips that workers die of, with the reason that is kept; with `strict`, raise `AudioError`."""
+    suspects = list(clips)
+    for _ in range(SUSPECT):
+        suspects = [suspects[event.task] for event in engine.run(_Silent(about), suspects) if isinstance(event, Lost)]
+    reason = f"its worker died {2 * SUSPECT} times, {SUSPECT} of them while it was encoded alone"
+    if suspects and about.strict:
+        raise AudioError(f"{suspects[0].path}: {reason}")
+    return {clip.clip_id: reason for clip in suspects}
+
+
+class _Silent:
+    """A probing worker as engines take it: it says nothing."""
+
+    def __init__(self, about: Writing) -> None:
+        self._probing = Probing(about)
+
+    def __call__(self) -> "_Probe":
+        return _Probe(self._probing)
+
+
+class _Probe:
+    def __init__(self, probing: Probing) -> None:
+        self._probe = probing()
+
+    def __call__(self, clip: Clip) -> Iterator[None]:
+        self._probe(clip)
+        yield None

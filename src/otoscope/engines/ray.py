@@ -1,0 +1,146 @@
+"""Work done by actors on the machines of a Ray cluster.
+
+Each actor is one process that starts once (it loads the model, say) and then does one task at a time. The cluster says
+how many there can be: one a GPU where it has GPUs, else one a processor. Actors and nodes may die at any moment: the
+task is then lost, the others go on, and what the dead left half done is for whoever asked to judge. No decision rests
+on a clock: a task is lost when Ray says that its process or its node is gone.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from otoscope.engines.base import Done, Heard, Lost, Said, Task
+from otoscope.errors import EngineError, MissingExtra
+
+try:
+    ray: Any = import_module("ray")
+except ImportError as error:
+    raise MissingExtra("the engine ray needs Ray; pip install otoscope[ray]") from error
+
+RayError, RayTaskError = ray.exceptions.RayError, ray.exceptions.RayTaskError
+
+POLL_S = 2.0
+"""How often the cluster is asked for room, where nothing is heard meanwhile."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Workers on a Ray cluster: the one at `address` (`HOST:PORT` of its head), else that of RAY_ADDRESS, else here.
+
+    The process that runs the stage must be on a machine of the cluster. `workers` bounds the number of actors.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1.0
+
+    @property
+    def joins(self) -> bool:
+        """Tasks are handed out one by one."""
+        return False
+
+    def run(
+        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task]
+    ) -> Generator[Heard[Said] | Done | Lost]:
+        """Hand out tasks in order, to as many actors as the cluster has room for."""
+        self._connect()
+        pool = _Pool(ray.put(start), self._options(), list(enumerate(tasks)))
+        try:
+            while pool.busy or pool.waiting:
+                pool.fill(self._room())
+                yield from pool.hear()
+        finally:
+            pool.end()
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        # workers of a laptop's own cluster need no accelerator variables changed behind their back
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        given = {} if self.address is None else {"address": self.address}
+        try:
+            ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = self.address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise EngineError(f"no Ray cluster at {where} ({' '.join(str(error).split())[:200]})") from error
+
+    def _options(self) -> dict[str, Any]:
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        return {"num_cpus": self.cpus, "num_gpus": 1 if gpus else 0, "max_restarts": 0, "max_task_retries": 0}
+
+    def _room(self) -> int:
+        """Return how many actors the machines that are alive can hold."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(int(has.get("GPU", 0.0)) for has in alive)
+        room = gpus or sum(math.floor(has.get("CPU", 0.0) / self.cpus) for has in alive)
+        return room if self.workers is None else min(room, self.workers)
+
+
+class _Worker:
+    """The process behind an actor."""
+
+    def __init__(self, start: Callable[[], Callable[[Any], Iterator[Any]]]) -> None:
+        self._work = start()
+
+    def do(self, task: Any) -> Iterator[Any]:
+        yield from self._work(task)
+
+
+@dataclass
+class _Pool:
+    """Actors, the tasks that they are at, and the tasks that wait."""
+
+    start: Any
+    options: dict[str, Any]
+    waiting: list[tuple[int, Any]]
+    free: list[Any] = field(default_factory=list[Any])
+    busy: dict[Any, tuple[int, Any]] = field(default_factory=dict[Any, tuple[int, Any]])
+    """By what is heard from it: the task's place and its actor."""
+
+    def fill(self, room: int) -> None:
+        """Give each waiting task an actor while there is room."""
+        while self.waiting and (self.free or len(self.busy) < max(room, 1)):
+            if not self.free:
+                self.free.append(ray.remote(_Worker).options(**self.options).remote(self.start))
+            actor = self.free.pop()
+            place, task = self.waiting.pop(0)
+            heard = actor.do.options(num_returns="streaming").remote(task)
+            self.busy[heard] = (place, actor)
+
+    def hear(self) -> Iterator[Heard[Any] | Done | Lost]:
+        """Wait for news of any task, and tell all that there is."""
+        ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=POLL_S, fetch_local=False)
+        for heard in ready:
+            place, actor = self.busy[heard]
+            try:
+                said = ray.get(next(heard))
+            except StopIteration:
+                del self.busy[heard]
+                self.free.append(actor)
+                yield Done(place)
+            except RayTaskError as error:
+                if isinstance(error.cause, Exception):
+                    raise error.cause from error
+                raise EngineError(f"a task failed on its worker: {' '.join(str(error).split())[-300:]}") from error
+            except RayError as error:
+                del self.busy[heard]
+                _kill(actor)
+                yield Lost(place, " ".join(str(error).split())[:200])
+            else:
+                yield Heard(place, said)
+
+    def end(self) -> None:
+        """End every actor."""
+        for actor in [*self.free, *(actor for _, actor in self.busy.values())]:
+            _kill(actor)
+
+
+def _kill(actor: Any) -> None:
+    with suppress(RayError, ValueError):
+        ray.kill(actor, no_restart=True)
