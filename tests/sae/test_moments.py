@@ -89,7 +89,7 @@ def test_axes_are_those_of_the_rows_as_the_model_sees_them(wanted: Wanted, centr
     moments = measure(ArrayRows(x))
     centre, scale = moments.scaling(wanted, centred=centred)
     inner = ((torch.from_numpy(x) - centre) / scale).numpy()
-    axes = moments.axes(wanted, centred=centred).numpy()
+    axes = moments.axes(wanted, centred=centred).directions.numpy()
     np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-6)
     expected = np.linalg.svd(inner, full_matrices=False)[2]
     np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, atol=1e-4)

@@ -8,11 +8,11 @@ import torch
 
 from otoscope.errors import TrainingError
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.moments import measure
+from otoscope.sae.moments import Axes, measure
 from otoscope.sae.presets import DEFAULT, TrainConfig
 from otoscope.sae.rows import ArrayRows
 from otoscope.sae.sparsifiers import TopK
-from otoscope.sae.train import begin, finish, fit, train
+from otoscope.sae.train import AXES_SHARE, begin, finish, fit, train
 from tests.sae.planted import planted
 
 WIDTH = 24
@@ -45,7 +45,7 @@ def started(k: int, latents: int = 96) -> SparseAutoencoder:
 def test_it_starts_no_worse_than_pca_on_any_row(k: int, latents: int):
     sae = started(k, latents)
     away = UNSEEN.array - TRAIN.array.mean(axis=0)
-    axes = measure(TRAIN).axes("rows", centred=True).numpy()[:k]
+    axes = measure(TRAIN).axes("rows", centred=True).directions[:k].numpy()
     by_row = ((away - away @ axes.T @ axes) ** 2).sum(axis=1)
     found = ((UNSEEN.array - sae(torch.from_numpy(UNSEEN.array)).rebuilt.detach().numpy()) ** 2).sum(axis=1)
     assert (found <= by_row * (1 + 1e-4) + 1e-5).all()
@@ -60,7 +60,7 @@ def test_as_many_active_latents_as_dimensions_rebuild_any_row():
 
 def test_a_dictionary_too_small_for_all_axes_takes_the_largest():
     sae = started(4, latents=13)
-    axes = measure(TRAIN).axes("rows", centred=True)
+    axes = measure(TRAIN).axes("rows", centred=True).directions
     assert torch.equal(sae.decoder[:12], torch.stack([axes[:6], -axes[:6]], dim=1).flatten(0, 1))
     assert not sae.encoder[12].any()
     assert error(sae, UNSEEN) <= pca_error(UNSEEN.array, 4) + 1e-5
@@ -105,10 +105,22 @@ def test_stops_when_nothing_better_comes():
 
 
 def test_further_latents_start_quiet_but_not_mute():
+    axes = measure(TRAIN).axes("rows", centred=True)
+    number = axes.holding(AXES_SHARE)
+    assert 6 < number < WIDTH
     run = begin(TRAIN, VALID, QUICK, latents=96, k=6)
     lengths = torch.linalg.vector_norm(run.sae.encoder.detach(), dim=1)
-    torch.testing.assert_close(lengths[: 2 * WIDTH], torch.ones(2 * WIDTH))
-    torch.testing.assert_close(lengths[2 * WIDTH :], torch.full((48,), QUICK.rest_gain))
+    torch.testing.assert_close(lengths[: 2 * number], torch.ones(2 * number))
+    torch.testing.assert_close(lengths[2 * number :], torch.full((96 - 2 * number,), QUICK.rest_gain))
+    # what starts quiet lies anywhere, not along the axes left out
+    along = (run.sae.decoder.detach()[2 * number :] @ axes.directions[number:].T).abs()
+    assert along.max() < 0.95
+    assert begin(TRAIN, VALID, QUICK, latents=96, k=WIDTH).sae.encoder.norm(dim=1)[2 * WIDTH - 1] > 0.99
+
+
+def test_axes_hold_the_share_of_the_variance_asked_for():
+    axes = Axes(torch.eye(4), torch.tensor([5.0, 3.0, 2.0, -1e-9]))
+    assert [axes.holding(share) for share in (0.1, 0.5, 0.51, 0.8, 0.81, 1.0)] == [1, 1, 2, 2, 3, 3]
     sae = SparseAutoencoder(3, 7, TopK(2), init="principal")
     sae.start_at_axes(torch.eye(3), gain=0.5)
     assert torch.equal(sae.decoder[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))

@@ -1,7 +1,7 @@
 """What must be known of the training rows before the first step: mean, spread, and that all are finite."""
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ CONSTANT = 1e-6
 """A dimension that varies by less than this share of the root mean square spread counts as constant."""
 
 
+class Axes(NamedTuple):
+    """Principal axes, an orthonormal row each, and the variance along each, largest first."""
+
+    directions: Float[Tensor, "axes width"]
+    variances: Float[Tensor, " axes"]
+
+    def holding(self, share: float) -> int:
+        """Return how many axes hold so large a share of the variance."""
+        held = self.variances.clamp_min(0).cumsum(0)
+        return int((held < share * held[-1]).sum()) + 1
+
+
 @dataclass(frozen=True)
 class Moments:
     """Mean and variance of each dimension over all training rows, and how dimensions covary, in float64."""
@@ -34,7 +46,7 @@ class Moments:
     mean: Float[np.ndarray, " width"]
     variance: Float[np.ndarray, " width"]
     covariance: Float[np.ndarray, "width width"]
-    _axes: dict[tuple[Scaling, bool], Tensor] = field(default_factory=dict[tuple[Scaling, bool], Tensor], repr=False)
+    _axes: dict[tuple[Scaling, bool], Axes] = field(default_factory=dict[tuple[Scaling, bool], Axes], repr=False)
 
     @property
     def spread(self) -> float:
@@ -94,8 +106,8 @@ class Moments:
             scale = np.asarray(common if kind == "rows" else 1.0)
         return torch.from_numpy(centre).float(), torch.from_numpy(scale).float()
 
-    def axes(self, wanted: Wanted, *, centred: bool) -> Float[Tensor, "width width"]:
-        """Return the principal axes of the rows as the model will see them, an orthonormal row each, largest first."""
+    def axes(self, wanted: Wanted, *, centred: bool) -> Axes:
+        """Return the principal axes of the rows as the model will see them."""
         key = self.settle(wanted), centred
         if key not in self._axes:
             centre, scale = (part.double() for part in self.scaling(wanted, centred=centred))
@@ -104,7 +116,8 @@ class Moments:
                 scale.expand(len(away)), scale.expand(len(away))
             )
             with one_thread():  # the bytes of a decomposition depend on the number of threads
-                self._axes[key] = torch.linalg.eigh(inner).eigenvectors.flip(1).T.float().contiguous()
+                found = torch.linalg.eigh(inner)
+            self._axes[key] = Axes(found.eigenvectors.flip(1).T.float().contiguous(), found.eigenvalues.flip(0))
         return self._axes[key]
 
 

@@ -26,6 +26,9 @@ from otoscope.sae.validate import Validation, validate
 OVERSPEND = 1.05
 """Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
 
+AXES_SHARE = 0.99
+"""Training with `init="principal"` starts from the axes that hold this share of the variance, k at least."""
+
 
 class Step(NamedTuple):
     """One step done: what it saw before updating, and validation where one was due.
@@ -121,11 +124,17 @@ def begin(
     best: dict[str, Tensor] = {}
     best_rank = (math.inf, math.inf)
     if config.init == "principal":
-        axes = moments.axes(config.scaling, centred=config.centred)
-        sae.start_at_axes(axes, gain=0.0)
+        axes, atoms, k = (
+            moments.axes(config.scaling, centred=config.centred),
+            sae.decoder.detach().clone(),
+            sparsifier.k,
+        )
+        sae.start_at_axes(axes.directions, gain=0.0)
         _start(sae, first, fitted=False)
-        best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
-        sae.start_at_axes(axes, gain=config.rest_gain)
+        best_rank, best = _rank(validate(sae, valid_rows, moments), k), _state(sae)
+        # an axis with next to no variance would never fire and never learn: a random atom takes its place
+        sae.decoder.data.copy_(atoms)
+        sae.start_at_axes(axes.directions[: max(axes.holding(AXES_SHARE), k)], gain=config.rest_gain)
     _start(sae, first, fitted=config.init in ("tied", "points"))
     stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed, best_rank=best_rank, best=best)
