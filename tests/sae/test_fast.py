@@ -9,7 +9,7 @@ import torch
 from otoscope.errors import ConfigError
 from otoscope.sae.engine import TorchEngine
 from otoscope.sae.fast import FastEngine, covers, pick_engine
-from otoscope.sae.kernels import has_bfloat_products
+from otoscope.sae.kernels import has_bfloat_products, lanes
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.progress import load_progress, save_progress
@@ -94,3 +94,19 @@ def test_what_the_kernels_do_not_cover_goes_to_the_plain_engine() -> None:
 def test_the_fast_engine_is_taken_where_the_processor_can() -> None:
     picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
     assert isinstance(picked, FastEngine) == has_bfloat_products()
+
+
+@pytest.mark.parametrize("features", [{}, {"avx512f": True, "avx512bw": True, "avx512vl": True}, None])
+def test_other_processors_train_by_the_plain_engine(
+    features: dict[str, bool] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known() -> dict[str, bool]:
+        if features is None:
+            raise RuntimeError("LLVM does not know this processor")
+        return features
+
+    monkeypatch.setattr(lanes.binding, "get_host_cpu_features", known)
+    picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
+    assert isinstance(picked, TorchEngine)
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    assert picked.step(rows, learning_rate=1e-3).l0 <= 4

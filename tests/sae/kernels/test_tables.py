@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import njit
 
-from otoscope.sae.kernels.gather import add_products, add_weighted
+from otoscope.sae.kernels.gather import add_listed, add_products, add_weighted
 from otoscope.sae.kernels.product import multiply_rows
 from otoscope.sae.kernels.tables import padded, words_for, write_weights
 
@@ -15,6 +15,11 @@ WIDTHS = [1, 31, 33, 48, 256, 288, 768, 800]
 @njit
 def weighted(out, base, table, index, weight, start, count):
     add_weighted(out, base, table, index, weight, start, count)
+
+
+@njit
+def listed(out, base, stride, table, index, weight, offsets, first, last):
+    add_listed(out, base, stride, table, index, weight, offsets, first, last)
 
 
 @njit
@@ -68,6 +73,24 @@ def test_a_weighted_sum_takes_the_listed_rows(width, count, rng):
     want = 1 + weight[listed].astype(np.float64) @ rounded(rows)[index[listed]].astype(np.float64)
     np.testing.assert_allclose(out[1, :width], want, rtol=1e-5, atol=1e-5)
     assert (out[[0, 2]] == 1).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_lists_of_any_length_sum_their_rows_by_rounded_weights(width, rng):
+    rows = rng.standard_normal((40, width), np.float32)
+    table = packed(rows)[0]
+    counts = [0, 1, 2, 5, 0, 8]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    index = rng.integers(0, 40, offsets[-1]).astype(np.int32)
+    weight = rng.standard_normal(offsets[-1], np.float32)
+    columns = 2 * table.shape[1]
+    out = np.ones((5, 2, columns), np.float32)
+    listed(out, columns, 2 * columns, table, index, weight, offsets, 1, 6)
+    scale, values = rounded(weight).astype(np.float64), rounded(rows)[index].astype(np.float64)
+    for i in range(5):
+        mine = slice(offsets[i + 1], offsets[i + 2])
+        np.testing.assert_allclose(out[i, 1, :width], 1 + scale[mine] @ values[mine], rtol=1e-5, atol=1e-5)
+    assert (out[:, 0] == 1).all()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -5,7 +5,8 @@ after editing anything that another file here imports, delete this folder's `__p
 """
 
 from otoscope.sae.kernels.lanes import has_bfloat_products, has_vectors
-from otoscope.sae.kernels.step import StepSettings, StepStats, TopKStep, Weights
+from otoscope.sae.kernels.settings import StepSettings, Weights
+from otoscope.sae.kernels.step import StepStats, TopKStep
 from otoscope.sae.kernels.team import available_threads
 
 __all__ = [

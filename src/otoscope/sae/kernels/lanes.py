@@ -56,7 +56,10 @@ def has_bfloat_products() -> bool:
 
 
 def _features() -> dict[str, bool]:
-    return dict(binding.get_host_cpu_features())
+    try:
+        return dict(binding.get_host_cpu_features())
+    except RuntimeError:  # what LLVM raises on a processor that it does not know
+        return {}
 
 
 def at(builder: Builder, pointer: Value, offset: Value | int) -> Value:

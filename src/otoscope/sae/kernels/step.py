@@ -1,19 +1,17 @@
 """One optimisation step of a TopK dictionary, on plain arrays that are updated in place."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
-from otoscope.errors import ConfigError, DamagedArtifact, TrainingError
-from otoscope.sae.kernels import forward, tables, update
+from otoscope.errors import DamagedArtifact, TrainingError
+from otoscope.sae.kernels import descend, forward, order, tables, update
 from otoscope.sae.kernels.lanes import LANES
+from otoscope.sae.kernels.settings import Array, StepSettings, Weights, check_fit
 from otoscope.sae.kernels.team import Team, available_threads
 from otoscope.sae.kernels.workspace import Shape, Workspace, empty_table
 
-Array: TypeAlias = NDArray[Any]
 Products: TypeAlias = Literal["bfloat16", "exact"]
 
 LATENT_COST = 20
@@ -27,38 +25,6 @@ class StepStats(NamedTuple):
     aux: float
     l0: float
     fired: Int[np.ndarray, " latents"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSettings:
-    """What stays the same from step to step; AuxK is off while its coefficient is 0."""
-
-    k: int
-    unit_norm: bool = True
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    encoder_decay: float = 0.0
-    aux_coefficient: float = 0.0
-    aux_k: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Master weights, C-contiguous, all float32 or all float64; a bias that is None stays zero.
-
-    Row i of encoder and decoder belongs to latent i. The arrays may share memory with tensors.
-    """
-
-    encoder: Float[np.ndarray, "latents width"]
-    decoder: Float[np.ndarray, "latents width"]
-    encoder_bias: Float[np.ndarray, " latents"] | None = None
-    decoder_bias: Float[np.ndarray, " width"] | None = None
-
-    def named(self) -> dict[str, Array]:
-        """Return the arrays that are trained, by name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
 
 
 class TopKStep:
@@ -96,7 +62,7 @@ class TopKStep:
         self.latents, self.width = weights.encoder.shape
         self.dtype = weights.encoder.dtype
         self.packed = products == "bfloat16"
-        _check(weights, settings, packed=self.packed)
+        check_fit(weights, settings, packed=self.packed)
         self.team = Team(threads or available_threads())
         self.centre = np.zeros(self.width, self.dtype) if centre is None else centre.astype(self.dtype)
         self.inverse_scale = (1.0 / np.broadcast_to(np.asarray(scale), (self.width,))).astype(self.dtype)
@@ -224,7 +190,7 @@ class TopKStep:
         main, aux, weights = work.main, work.aux, self.weights
         ordered = [(main, offsets, slopes[0])] + ([(aux, aux_offsets, slopes[1])] if len(aux_offsets) else [])
         for entries, ends, slope in ordered:
-            update.order_by_latent(
+            order.order_by_latent(
                 entries.index,
                 entries.code,
                 entries.slope,
@@ -268,7 +234,7 @@ class TopKStep:
         bias = self.weights.named().get(name)
         if bias is not None:
             nothing, one = self.dtype.type(0), self.dtype.type(1)
-            update.adam(bias, self.first[name], self.second[name], gradient, nothing, numbers, one)
+            descend.adam(bias, self.first[name], self.second[name], gradient, nothing, numbers, one)
 
     def _bias(self, name: str) -> Array:
         bias = self.weights.named().get(name)
@@ -308,24 +274,3 @@ def _balanced(offsets: Array, threads: int) -> list[int]:
     cuts = np.searchsorted(cost, cost[-1] * np.arange(1, threads) / threads)
     latents = len(offsets) - 1
     return [0, *(min(latents, int(cut) // LANES * LANES) for cut in cuts), latents]
-
-
-def _check(weights: Weights, settings: StepSettings, *, packed: bool) -> None:
-    latents, width = weights.encoder.shape
-    shapes = {
-        "encoder": (latents, width),
-        "decoder": (latents, width),
-        "encoder_bias": (latents,),
-        "decoder_bias": (width,),
-    }
-    for name, array in weights.named().items():
-        if array.shape != shapes[name] or array.dtype != weights.encoder.dtype or not array.flags.c_contiguous:
-            raise ConfigError(
-                f"{name} must be contiguous, {weights.encoder.dtype}, of shape {list(shapes[name])}; "
-                f"got {array.dtype} of shape {list(array.shape)}"
-            )
-    if weights.encoder.dtype not in ((np.float32,) if packed else (np.float32, np.float64)):
-        allowed = "float32" if packed else "float32 or float64"
-        raise ConfigError(f"weights must be {allowed}, got {weights.encoder.dtype}")
-    if not 1 <= settings.k <= latents:
-        raise ConfigError(f"k must lie between 1 and latents={latents}, got {settings.k}")
