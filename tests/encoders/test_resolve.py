@@ -103,6 +103,7 @@ def test_the_wheel_stands_in_for_a_hub_that_cannot_be_reached(caches, monkeypatc
     monkeypatch.setattr(module, "starter", lambda: tiny("whisper"))
     found = resolve(STARTER_ID)
     assert (found.place, found.folder) == ("wheel", tiny("whisper"))
+    assert found.name == resolve("starter").name == resolve(found.name).name == "openai/whisper-tiny.en (starter wheel)"
     with pytest.raises(UnknownEncoder, match=r"the hub did not give it \(ConnectError\)"):
         resolve("openai/whisper-tiny")
 

