@@ -14,8 +14,8 @@ from otoscope.report.charts import Figure
 from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
 from otoscope.report.claims_verdicts import Verdict, points, shown, verdicts
-from otoscope.report.html import Html, element
-from otoscope.report.page import assemble, drawn, section, write_figure
+from otoscope.report.html import Html, element, join
+from otoscope.report.layout import assemble, drawn, section, write_figure
 
 PAGE = "claims.html"
 
@@ -116,6 +116,15 @@ def summary(found: Examined) -> Html:
         for claim, verdict in zip(CLAIMS, found.verdicts, strict=True)
     ]
     return element("ul", *items)
+
+
+def told(results: pl.DataFrame) -> Html:
+    """Return the verdicts for the run's report, and where the numbers behind them are."""
+    link = element("a", "the claim, examined", href=PAGE)
+    return join(
+        summary(examine(results)),
+        element("p", "Published numbers, the study's way and held-out groups side by side: ", link, "."),
+    )
 
 
 def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:

@@ -116,8 +116,8 @@ def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
         title="Where pitch, formants and MFCC are read",
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
-            "a large category is counted more often. On held-out groups each category's mean R² is drawn by layer, with "
-            "its interval."
+            "a large category is counted more often. On held-out groups each category's mean R² is drawn by layer, "
+            "with its interval."
         ),
         panels=panels,
         table=tables[0] if tables else pl.DataFrame(),

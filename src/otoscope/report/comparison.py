@@ -10,8 +10,9 @@ from otoscope.artifacts import atomic, read_json, read_table
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
 from otoscope.protocols.mariotte2025.switches import Settings, choices, theirs
 from otoscope.report import tables, words
+from otoscope.report.claims import PAGE
 from otoscope.report.html import Html, element, join
-from otoscope.report.page import assemble, section
+from otoscope.report.layout import assemble, section
 
 TITLES = {
     "probe_accuracy": "Probe accuracy, %",
@@ -118,8 +119,9 @@ def _blocks(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[tuple[st
     yield "summary", section("summary", "What was run", *_summary(comparison, card))
     for metric, title in TITLES.items():
         shown: list[Html] = []
-        for made in matrix(comparison, metric):
-            shown += [element("h3", made.title), _drawn(made)]
+        made = matrix(comparison, metric)
+        for one in made:
+            shown += [element("h3", one.title), _drawn(one)] if len(made) > 1 else [_drawn(one)]
         error = element("p", "Standard error of the published number: ", STANDARD_ERRORS[metric], ".", class_="quiet")
         short = metric.replace("_", "-")
         yield short, section(short, title, error, *shown)
@@ -140,6 +142,8 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
         "Each cell shows this run, the published number, and the difference with the published number's standard "
         "error. Published numbers: ",
         card["source"],
+        ". What held-out groups say of the study's claims: ",
+        element("a", "the claim, examined", href=PAGE),
         ".",
     )
     stand_ins = [
@@ -159,7 +163,7 @@ def _drawn(made: Matrix) -> Html:
         cells = [element("td", *_lines(text), class_="number") for text in others]
         body.append(element("tr", element("th", *_lines(first), scope="row"), *cells))
     inner = element("table", element("thead", element("tr", *head)), element("tbody", *body))
-    return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=made.title)
+    return element("div", inner, class_="scroll whole", tabindex=0, role="region", aria_label=made.title)
 
 
 def _lines(text: str) -> list[str]:
