@@ -20,7 +20,8 @@ class LatentChoice:
     `train_r` is Pearson's correlation over the clips that chose the latent, `test_r` the same over
     clips of other groups. `null_high` is the 95th percentile of |test_r| when the whole choice is
     made for the factor's values in random order. `also` names lower-ranked factors with the same
-    best latent.
+    best latent. `seeds_found` counts the dictionaries of other seeds, `seeds_asked` of them, in which
+    the latent was found again; None where nobody looked.
     """
 
     factor: str
@@ -33,6 +34,8 @@ class LatentChoice:
     test_groups: int
     firing: float
     also: tuple[str, ...] = ()
+    seeds_found: int | None = None
+    seeds_asked: int | None = None
 
 
 class TimedCodes(NamedTuple):
@@ -75,17 +78,20 @@ def choose_latents(
     min_score: float = 0.1,
     permutations: int = 200,
     seed: int = 0,
+    allowed: Bool[np.ndarray, " latents"] | None = None,
 ) -> list[LatentChoice]:
     """Choose for the best-predicted factors the latent with the largest |Pearson correlation|.
 
     `scores` rank the factors (held-out R² of the codes); those under `min_score` or NaN are left
-    out. The latent is chosen on `train_mask` (train and validation groups) and its correlation is
-    reported on `test_mask`. A latent is listed once: later factors with the same latent go to its
+    out, as are latents that are not `allowed`. The latent is chosen on `train_mask` (train and
+    validation groups) and its correlation is reported on `test_mask`. A latent is listed once: later factors with the same latent go to its
     `also`. Returns at most `top` choices, best factor first. Raises `EvaluationError` when shapes
     disagree or the masks overlap.
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
     chosen: dict[int, LatentChoice] = {}
+    if allowed is not None:
+        codes = np.where(allowed, codes, 0)
     order = sorted(range(len(names)), key=lambda i: (-scores[i] if np.isfinite(scores[i]) else np.inf, names[i]))
     for index in order:
         if not scores[index] >= min_score:

@@ -28,7 +28,9 @@ from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.material import known_of
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
+from otoscope.pipeline.strict.reappearing import Reappearing, reappearing
 from otoscope.pipeline.watch import Watch, task
+from otoscope.protocols import strict
 from otoscope.report.page import write_report
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
@@ -42,7 +44,8 @@ def explain(run: Context) -> None:
     config, folder, watch = run.config, run.folder, run.watch
     store = ActivationStore.open(folder.activations)
     results = read_table(folder.results)
-    member = choose_member(results, members(config, store.layers))
+    compared = reappearing(folder, results)
+    member = choose_member(results, members(config, store.layers), compared)
     shown = config.report.model_dump(mode="json", include={"factors", "clips"})
     corpus = load_corpus(folder).keep(store.clip_ids)
     inputs = fingerprint(
@@ -58,7 +61,7 @@ def explain(run: Context) -> None:
         shutil.rmtree(folder.moments, ignore_errors=True)
         sae = load_sae(folder.saes / member.sae_id).sae
         with task(watch, "finding moments", config.report.factors, "factors"):
-            chosen = _choose(config, folder, store, corpus, sae, member, results, watch)
+            chosen = _choose(config, folder, store, corpus, sae, member, results, compared, watch)
         table = FactorTable.load(folder.factors)
         column = {name: position for position, name in enumerate(table.names)}
         rate_hz = int(store.card["encoder"]["rate_hz"])
@@ -103,12 +106,16 @@ def report(run: Context) -> None:
     )
 
 
-def choose_member(results: pl.DataFrame, grid: list[Member]) -> Member:
+def choose_member(results: pl.DataFrame, grid: list[Member], compared: Reappearing | None = None) -> Member:
     """Choose the dictionary that the gallery shows, by validation groups.
 
+    Where the strict protocol compared one in full, it is that one: of its latents it is known which
+    come back from other seeds.
     Frame-level ones come first (they know when they fire), then the sparsity nearest to 90 %, then
     the best probe on validation groups, or without labels the best mean R2 of the factors there.
     """
+    if compared is not None and (same := [member for member in grid if member.sae_id == compared.sae_id]):
+        return same[0]
     scored = results.filter((pl.col("split") == "valid") & (pl.col("representation") == "sae"))
     probes = scored.filter(pl.col("metric") == "probe_balanced_accuracy")
     used = probes if not probes.is_empty() else scored.filter(pl.col("metric") == "factor_r2")
@@ -134,6 +141,7 @@ def _choose(
     sae: SparseAutoencoder,
     member: Member,
     results: pl.DataFrame,
+    compared: Reappearing | None,
     watch: Watch,
 ) -> list[tuple[LatentChoice, list[Moment]]]:
     clips = known_of(corpus, FactorTable.load(folder.factors), config)
@@ -143,6 +151,8 @@ def _choose(
     r2 = results.filter(
         (pl.col("sae_id") == member.sae_id) & (pl.col("metric") == "factor_r2") & (pl.col("split") == "valid")
     )
+    if compared is not None:
+        r2 = r2.filter(pl.col("protocol") == strict.NAME)
     score = dict(r2.select("target", "value").iter_rows())
     groups = clips.groups.tolist()
     chosen = choose_latents(
@@ -154,6 +164,7 @@ def _choose(
         test_mask=clips.split == "test",
         groups=groups,
         top=config.report.factors,
+        allowed=None if compared is None else compared.allowed,
     )
     found: list[tuple[LatentChoice, list[Moment]]] = []
     for choice in chosen:
@@ -165,7 +176,7 @@ def _choose(
             codes_of=_codes_over_time(store, sae, member),
             top=config.report.clips,
         )
-        found.append((choice, moments))
+        found.append((choice if compared is None else compared.told(choice), moments))
         watch.advance(1, note=choice.factor)
     return found
 

@@ -76,6 +76,8 @@ def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget)
         f"R² of the factor from all codes on held-out groups {words.decimal(first['score'], 2)}",
         f"active in {words.percent(first['firing'], 0)} of clips",
     ]
+    if first.get("seeds_asked"):
+        facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     also = _also(first["also"]) if first["also"] else None
     clips = [clip for row in rows if (clip := _clip(row, folder, budget))]
     return element(

@@ -19,6 +19,7 @@ RECIPE = r"^layer\d+-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$"
 def _recipe() -> pl.Expr:
     return pl.when(pl.col("representation") == "sae").then(pl.col("sae_id").str.extract(RECIPE))
 
+
 SHOWN = ("dense", "sae")
 """Representations that the ordinary charts are about; the strict protocol's part of the page shows the others."""
 

@@ -7,11 +7,14 @@ import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
 from otoscope.report import words
+from otoscope.report.charts import R2_FLOOR
 from otoscope.report.strict_rows import WORDS
 from otoscope.report.theme import DENSE as DENSE_COLOUR
 from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE
 
 PERCENT = ".0%"
+LOWEST = -0.5
+"""Explained variance below this is drawn here: the reconstruction is worse than no reconstruction."""
 
 Chart = alt.LayerChart
 
@@ -28,7 +31,9 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
         range=[DENSE_COLOUR.light, SAE.light, OTHER.light, NULL.light],
     )
     colour = alt.Color("kind:N").scale(colours).legend(None)
-    scale = alt.Scale(type="log") if logarithmic else alt.Scale(zero=False)
+    scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False)
+    if (first["metric"] == "task_r2").any():
+        scale = alt.Scale(domain=[R2_FLOOR, 1], clamp=True)
     axis = alt.Axis(format=PERCENT if fraction else "~g", grid=True, tickCount=5)
     x = alt.X("value:Q").title(x_title).scale(scale).axis(axis)
     y = alt.Y("series:N").title(None).sort(order).axis(labelLimit=170, grid=False)
@@ -97,7 +102,10 @@ def by_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float]
     colour = colour.scale(domain=names, range=[REPRESENTATIONS[name].light for name in names])
     order = [words.sparsity(s) for s in sparsities]
     x = alt.X("label:O").title("sparsity").sort(order).scale(domain=order).axis(labelAngle=0)
-    y = alt.Y("value:Q").title(y_title).axis(format=PERCENT).scale(alt.Scale(zero=False))
+    floor = data["value"].min()
+    low_enough = isinstance(floor, float) and floor < LOWEST
+    scale = alt.Scale(domain=[LOWEST, 1], clamp=True) if low_enough else alt.Scale(zero=False)
+    y = alt.Y("value:Q").title(y_title).axis(format=PERCENT).scale(scale)
     tips = [alt.Tooltip("series:N", title="recipe"), alt.Tooltip("label:N", title="sparsity"), alt.Tooltip("k:Q")]
     tips += [alt.Tooltip(c, format=".4f", title=t) for c, t in _ENDS]
     base = alt.Chart(data).encode(x=x, color=colour)
@@ -118,7 +126,7 @@ _ENDS = (
     ("null_high:Q", "null, upper end"),
 )
 
-_COLUMNS = ("representation", "series", "layer", "k", "sparsity", "seed", "target")
+_COLUMNS = ("metric", "representation", "series", "layer", "k", "sparsity", "seed", "target")
 _NUMBERS = ("value", "low", "high", "null_mean", "null_high", "n", "groups")
 
 

@@ -170,7 +170,7 @@ def _seeds(rows: StrictRows) -> list[Finding]:
             f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); matched "
             f"latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
             f"{words.decimal(latents['null_mean'], 2)}). {words.percent(share['value'])} of the latents that fire "
-            f"reappear in four of five other seeds (shuffled {words.percent(share['null_mean'])}); the gallery names "
+            f"reappear in at least 80 % of the other seeds (shuffled {words.percent(share['null_mean'])}); the gallery names "
             "only such latents.",
         )
     ]

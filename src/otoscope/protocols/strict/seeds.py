@@ -1,6 +1,6 @@
 """What comes back when a dictionary is trained again: atoms, latents, and which latents in how many seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -87,8 +87,3 @@ def _latents(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappea
         null_mean=floor,
         null_high=float(np.nanquantile(shuffled, 0.95)),
     )
-
-
-def gallery_names(found_in: Float[np.ndarray, " latents"], others: int, *, share: float) -> Iterator[int]:
-    """Yield the latents that reappear in at least a share of the other seeds: those that may be named."""
-    yield from (int(latent) for latent in np.flatnonzero(np.nan_to_num(found_in) >= share * others - 1e-9))

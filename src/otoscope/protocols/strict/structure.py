@@ -65,12 +65,22 @@ def structure(measured: Measured, common: Common, about: Record, *, null: Measur
         yield replace(shared, metric="effective_latents", value=float(spread.effective_latents[j]))
     n_common = int(common.mask.sum())
     for metric, of in MEASURES.items():
-        value, low, high = jackknife(lambda mask, of=of: of(measured, mask), common)
+        value, low, high = _interval(metric, lambda mask, of=of: of(measured, mask), common)
         found = replace(about, metric=metric, target=ALL, value=value, low=low, high=high, n=n_common, groups=groups)
         if null is not None and metric not in NO_NULL:
-            floor = jackknife(lambda mask, of=of: of(null, mask), common)
+            floor = _interval(metric, lambda mask, of=of: of(null, mask), common)
             found = replace(found, null_mean=floor.value, null_high=floor.high)
         yield found
+
+
+def _interval(metric: str, statistic: Callable[[Mask], float], common: Common) -> Interval:
+    """Return a measure with its interval: on the scale of its logarithm for dimensions, else within its bounds."""
+    if metric == "effective_latents":
+        found = jackknife(lambda mask: math.log(statistic(mask)), common)
+        return Interval(*(math.exp(end) for end in found))
+    least = -1.0 if metric == "explicitness" else 0.0
+    value, low, high = jackknife(statistic, common)
+    return Interval(value, max(low, least) if low == low else low, min(high, 1.0) if high == high else high)
 
 
 def jackknife(statistic: Callable[[Mask], float], common: Common) -> Interval:
