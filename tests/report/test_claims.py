@@ -1,0 +1,244 @@
+"""The claim, examined: numbers gathered from a table alone, and every verdict that they can come to."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otoscope.artifacts import write_table
+from otoscope.evaluate.record import Record, to_table
+from otoscope.report.claims import PAGE, examine, write_claims
+from otoscope.report.claims_numbers import (
+    Claims,
+    Compact,
+    Kept,
+    Number,
+    Order,
+    Sides,
+    compat_claims,
+    published_claims,
+    strict_claims,
+)
+from otoscope.report.claims_verdicts import compact, kept, ordered
+
+
+def row(metric: str, value: float, representation: str, **more: Any) -> Record:
+    backed = {"split": "test", "layer": 1, "encoder": "ear", "protocol": "mariotte2025"}
+    return Record(**{**backed, "metric": metric, "value": value, "representation": representation, **more})
+
+
+def strictly(metric: str, value: float, representation: str, **more: Any) -> Record:
+    return row(metric, value, representation, protocol="strict", **more)
+
+
+def small_study() -> list[Record]:
+    """Two opened layers in the study's way, at two sparsities."""
+    records: list[Record] = []
+    for layer, dense in ((1, 0.8), (3, 0.6)):
+        at = {"layer": layer}
+        records += [row("probe_accuracy", dense, "dense", target="technique", **at)]
+        records += [row("top_completeness", 0.5 + layer / 100, "dense", **at)]
+        for sparsity, loss in ((0.75, 0.0), (0.95, 0.1)):
+            codes = {"sparsity": sparsity, "sae_id": f"l{layer}-k{int(100 * sparsity)}-seed0", "seed": 0, **at}
+            records += [row("probe_accuracy", dense - loss, "sae", target="technique", **codes)]
+            records += [row("top_completeness", 0.7, "sae", **codes)]
+            records += [row("category_count", 4.0 - layer, "sae", target="pitch", **codes)]
+            records += [row("category_count", 1.0 * layer, "sae", target="formants", **codes)]
+    # a layer that was probed and not opened counts for nothing
+    records.append(row("probe_accuracy", 0.1, "dense", target="technique", layer=2))
+    return records
+
+
+def strict_study() -> list[Record]:
+    """One compared layer, three sparsities, two seeds."""
+    records = [strictly("task_balanced_accuracy", 0.8, "dense", target="technique", low=0.7, high=0.9, null_high=0.2)]
+    for seed in (0, 1):
+        for sparsity in (0.75, 0.95, 0.99):
+            codes = {"sparsity": sparsity, "seed": seed, "sae_id": f"layer01-k{int(100 * sparsity)}-seed{seed}"}
+            value = 0.79 - seed / 10
+            records.append(
+                strictly("task_balanced_accuracy", value, "sae", target="technique", low=0.7, high=0.85, **codes)
+            )
+        codes = {"seed": seed, "sae_id": f"layer01-k95-seed{seed}", "sparsity": 0.95}
+        records.append(strictly("completeness", 0.6, "sae", n=12, **codes))
+        records.append(strictly("effective_latents", 5.0 + seed, "sae", low=4.0, high=6.0, n=12, **codes))
+        records.append(strictly("sparse_r2", 0.5, "sae", low=0.4, high=0.6, null_high=0.1, **{**codes, "k": 4}))
+    records += [
+        strictly("completeness", 0.4, "dense", n=12),
+        strictly("effective_latents", 20.0, "dense", low=15.0, high=25.0, n=12),
+        strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, k=4),
+        strictly("sparse_r2", 0.9, "dense", k=64),
+        strictly("layer_lead", 1.2, "dense", target="pitch before formants", low=0.4, high=2.0, null_high=0.3),
+    ]
+    records += [
+        strictly("category_r2", 0.5 - layer / 10, "dense", target=name, layer=layer, low=0.1, high=0.6)
+        for layer in (1, 2, 3)
+        for name in ("pitch", "formants")
+    ]
+    return records
+
+
+def test_the_published_numbers_are_means_over_the_eight_opened_layers() -> None:
+    found = published_claims()
+    assert found.kept is not None
+    assert found.kept.cells == 8
+    assert found.kept.dense.value == pytest.approx((81.8 + 82 + 72.5 + 55 + 73 + 59.8 + 72.5 + 76.2) / 800)
+    at_95 = (80 + 82.25 + 72.25 + 53.75 + 69.75 + 56.25 + 69.75 + 68.5) / 800
+    assert found.kept.codes[0.95].value == pytest.approx(at_95)
+    assert found.compact is not None
+    assert found.compact.completeness.codes.value == pytest.approx(0.6935)
+    assert found.order is not None
+    assert found.order.early["pitch"] == pytest.approx((4.8 + 3.7 + 3.7 + 3.5) / 4)
+    assert found.order.late["formants"] == pytest.approx((2.0 + 2.7 + 0.7 + 3.0) / 4)
+
+
+def test_numbers_in_the_studys_way_are_means_over_opened_layers() -> None:
+    found = compat_claims(to_table(small_study()))
+    assert found.kept is not None
+    assert (found.kept.dense.value, found.kept.cells) == (pytest.approx(0.7), 2)
+    assert found.kept.losses == pytest.approx({0.75: 0.0, 0.95: -0.1})
+    assert found.kept.sparsity == 0.95
+    assert found.compact is not None
+    assert found.compact.completeness.dense.value == pytest.approx(0.52)
+    assert found.order is not None
+    assert (found.order.early["pitch"], found.order.late["pitch"]) == (3.0, 1.0)
+
+
+def test_strict_numbers_are_of_one_dictionary_a_sparsity_and_of_the_first_seed() -> None:
+    found = strict_claims(to_table(strict_study()))
+    assert found.kept is not None
+    assert {s: n.value for s, n in found.kept.codes.items()} == {0.75: 0.79, 0.95: 0.79, 0.99: 0.79}
+    assert found.compact is not None
+    assert found.compact.dimensions is not None
+    assert found.compact.dimensions.codes.value == 5.0
+    assert (found.compact.few_k, found.compact.factors) == (4, 12)
+    assert found.order is not None
+    assert found.order.leads["pitch before formants"].null_high == 0.3
+
+
+@pytest.mark.parametrize("records", [[], small_study()[:1], strict_study()[:1]])
+def test_a_table_that_lacks_numbers_gives_none(records: list[Record]) -> None:
+    table = to_table(records)
+    assert compat_claims(table) == strict_claims(table) == Claims(None, None, None)
+
+
+def task(codes: Number, dense: Number) -> Kept:
+    return Kept(dense, {0.95: codes}, "technique")
+
+
+@pytest.mark.parametrize(
+    ("codes", "dense", "outcome"),
+    [
+        (Number(0.79, 0.7, 0.88, 0.2), Number(0.8, 0.7, 0.9), "holds"),
+        (Number(0.85, 0.8, 0.9, 0.2), Number(0.8, 0.7, 0.9), "holds"),
+        (Number(0.7, 0.6, 0.85, 0.2), Number(0.8, 0.7, 0.9), "undecided"),
+        (Number(0.7), Number(0.8), "undecided"),
+        (Number(0.5, 0.45, 0.55, 0.2), Number(0.8, 0.75, 0.85), "does not hold"),
+        # no better than chance is no knowledge, whatever the layer has
+        (Number(0.19, 0.1, 0.3, 0.2), Number(0.2, 0.1, 0.3), "does not hold"),
+    ],
+)
+def test_verdicts_on_the_task(codes: Number, dense: Number, outcome: str) -> None:
+    found = kept(task(codes, dense))
+    assert found.outcome == outcome
+    assert "At 95" in found.sentence
+
+
+def test_the_limit_is_told_where_it_is_known() -> None:
+    limited = Kept(Number(0.8), {0.9: Number(0.8)}, "technique", limit=Number(0.95, 0.9, 0.99))
+    assert "up to 95\xa0% (90\xa0% to 99\xa0%)" in kept(limited).sentence
+    assert "densest" not in kept(task(Number(0.8), Number(0.8))).sentence
+
+
+def sides(codes: Number, dense: Number, few: tuple[Number, Number] | None = None, factors: int = 9) -> Compact:
+    of = Sides(Number(0.5), Number(0.6))
+    return Compact(of, dimensions=Sides(dense, codes), few=None if few is None else Sides(*few), factors=factors)
+
+
+NARROW, WIDE = Number(5.0, 4.0, 6.0), Number(20.0, 15.0, 25.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (sides(NARROW, WIDE), "holds"),
+        (sides(WIDE, NARROW), "does not hold"),
+        (sides(Number(5.0, 4.0, 16.0), WIDE), "undecided"),
+        (sides(Number(5.0), Number(20.0)), "undecided"),
+        (sides(NARROW, WIDE, factors=0), "undecided"),
+        # few dimensions (of the layer, of codes) must tell as much
+        (sides(NARROW, WIDE, (Number(0.3, 0.2, 0.4), Number(0.5, 0.45, 0.6))), "holds"),
+        (sides(NARROW, WIDE, (Number(0.5, 0.4, 0.6), Number(0.45, 0.3, 0.55))), "undecided"),
+        (sides(NARROW, WIDE, (Number(0.5, 0.45, 0.6), Number(0.3, 0.2, 0.4))), "does not hold"),
+    ],
+)
+def test_verdicts_on_dimensions(found: Compact, outcome: str) -> None:
+    assert compact(found).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("leads", "outcome"),
+    [
+        ([Number(1.2, 0.4, 2.0, 0.3)], "holds"),
+        ([Number(1.2, 0.4, 2.0, 0.3), Number(0.9, 0.1, 2.0, 0.3)], "holds"),
+        ([Number(1.2, 0.4, 2.0, 0.3), Number(0.2, -0.1, 2.0, 0.3)], "undecided"),
+        # above 0, but permuted layers lead as far
+        ([Number(1.2, 0.4, 2.0, 1.5)], "undecided"),
+        ([Number(1.2, 0.4, 2.0, 0.3), Number(-1.0, -2.0, -0.1, 0.3)], "does not hold"),
+        ([Number(-0.1, -1.0, 1.0, 0.3)], "does not hold"),
+    ],
+)
+def test_verdicts_on_the_order(leads: list[Number], outcome: str) -> None:
+    names = ("pitch before formants", "pitch before mfcc")
+    found = ordered(Order(leads=dict(zip(names, leads, strict=False))))
+    assert found.outcome == outcome
+    assert found.sentence.startswith("Pitch lies")
+
+
+def test_without_held_out_groups_nothing_is_decided() -> None:
+    found = examine(to_table(small_study()))
+    assert [v.outcome for v in found.verdicts] == ["not asked"] * 3
+    assert all("add strict to evaluate.protocols" in v.sentence for v in found.verdicts)
+
+
+def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> None:
+    write_table(tmp_path / "results.parquet", to_table([*small_study(), *strict_study()]))
+    page = write_claims(tmp_path)
+    assert page == tmp_path / "report" / PAGE
+    text = page.read_text(encoding="utf-8")
+    for wanted in (
+        "Codes keep the task: holds",
+        "Attributes take fewer dimensions: holds",
+        "Pitch early, formants late: holds",
+        "even at 95 % sparsity",
+        "mean over 8 layers: at 95\xa0% codes 69.1\xa0%",
+        "mean over 2 layers: at 95\xa0% codes 60.0\xa0%",
+        "on the same 12 factors",
+        "pitch before formants: 1.20 layers",
+    ):
+        assert wanted in text, wanted
+    for number in (1, 2, 3):
+        assert f'data-chart="claim-{number}-0"' in text
+        assert (tmp_path / "report" / "figures" / f"claim-{number}.svg").is_file()
+
+
+def test_the_same_table_gives_the_same_page(tmp_path: Path) -> None:
+    write_table(tmp_path / "results.parquet", to_table([*small_study(), *strict_study()]))
+    first = (write_claims(tmp_path, figures=False) or tmp_path).read_bytes()
+    assert (write_claims(tmp_path, figures=False) or tmp_path).read_bytes() == first
+
+
+def test_a_run_that_does_not_ask_has_no_page(tmp_path: Path) -> None:
+    other = to_table([row("probe_accuracy", 0.5, "dense", protocol="held_out")])
+    write_table(tmp_path / "results.parquet", other)
+    assert write_claims(tmp_path) is None
+    assert not (tmp_path / "report").exists()
+
+
+def test_what_is_undefined_is_left_out_and_never_drawn(tmp_path: Path) -> None:
+    records = [*small_study(), row("top_completeness", math.nan, "sae", sparsity=0.95, layer=1)]
+    write_table(tmp_path / "results.parquet", to_table(records))
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    assert "NaN" not in page.read_text(encoding="utf-8").split('id="specs">')[1].split("</script>")[0]
