@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="for the architectures, on pooled clips")
     parser.add_argument("--frame-seeds", type=int, default=2, help="for the architectures, on frames")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument(
+        "--sparsest", action="store_true", help="leave out the sparsities below 99 %%, and the architectures"
+    )
     parser.add_argument("--only", nargs="+", help="methods, by name")
     options = parser.parse_args()
     site = next(build_environment().parent.parent.glob("lib/python*/site-packages"))
@@ -143,6 +146,8 @@ def cases(corpus: "Material", options: argparse.Namespace) -> list[Case]:
         Case(corpus.name, layer, kind, method, SPARSEST, 1)
         for kind, layer, method in product(("pooled", "frames"), layers, BEATEN)
     ]
+    if options.sparsest:
+        return [case for case in found if not options.only or case.method in options.only]
     found += [
         Case(corpus.name, layer, "pooled", method, sparsity, 1)
         for layer, sparsity, method in product(layers, SPARSITIES[:-1], ("default", "PCA", "study"))
