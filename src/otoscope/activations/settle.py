@@ -59,11 +59,15 @@ def settle(
     }
     found = _found(home, recipe)
     begun = found is not None and found["corpus"] == wanted
-    kept = _kept(home, found, begun=begun, verify=verify)
+    kept = {
+        number: card
+        for number, card in _kept(home, found, begun=begun, verify=verify).items()
+        if any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
+    }
     if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
         first = int(found["first"])
     else:
-        first = 1 + max((number for number in _numbers(home)), default=-1) if found is not None and kept else 0
+        first = 1 + max(_numbers(home), default=-1) if kept else _first_free(home)
     there = {
         clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
     }
@@ -134,6 +138,11 @@ def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: b
         for number, key in sorted(listed.items())
     }
     return {number: card for number, card in cards.items() if card is not None}
+
+
+def _first_free(home: Home) -> int:
+    """Return the first number of a store without any shard to keep; what an older manifest names must stay readable."""
+    return 1 + max(_numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
 
 
 def _numbers(home: Home) -> list[int]:

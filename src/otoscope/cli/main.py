@@ -12,7 +12,7 @@ import typer
 # before anything loads torch: threads that spin while they wait starve each other on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from otoscope.cli import doctor, reproduce, stages, synth
+from otoscope.cli import doctor, reproduce, stages, store, synth
 from otoscope.errors import OtoscopeError
 
 INTERRUPTED = 130
@@ -31,6 +31,7 @@ stages.register(app)
 synth.register(app)
 reproduce.register(app)
 doctor.register(app)
+store.register(app)
 
 
 def _print_version(asked: bool) -> None:

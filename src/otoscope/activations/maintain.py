@@ -1,0 +1,198 @@
+"""Looking after stores: what one holds, whether it is whole, what can go, and several made into one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from otoscope.activations.commit import finish
+from otoscope.activations.home import ELSEWHERE, Home, check_size, home_of, read_card, write_card
+from otoscope.activations.layout import (
+    CARD,
+    FORMAT,
+    MANIFEST,
+    differences,
+    index_path,
+    segments_path,
+    shard_card_path,
+)
+from otoscope.activations.manifest import read_manifest
+from otoscope.activations.settle import stored_keys
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import fingerprint, read_table, write_table
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
+
+
+class Cleared(NamedTuple):
+    """Files that no manifest needs, and the bytes that they took; `waiting` says why some were left."""
+
+    files: list[str]
+    bytes: int
+    waiting: str
+
+
+def info(place: str | Path) -> dict[str, Any]:
+    """Sum up a store: what it was made of, what it holds, and the bytes of each kind of file."""
+    store = ActivationStore.open(place)
+    card = store.card
+    sizes: dict[str, int] = {}
+    for name, described in store.files.items():
+        kind = PurePosixPath(name).name.split("-")[0] if name.startswith("layer_") else "tables"
+        sizes[kind] = sizes.get(kind, 0) + int(described["bytes"])
+    return {
+        "place": store.folder,
+        "fingerprint": store.fingerprint,
+        "encoder": card["encoder"],
+        "layers": {str(layer["index"]): layer["width"] for layer in card["layers"]},
+        "dtype": store.dtype,
+        "clips": card["clips"],
+        "set_aside": card["set_aside"],
+        "hours": round(card["sound_s"] / 3600, 4),
+        "frames": store.frames if store.has_frames else 0,
+        "segments": sum(shard["segments"] for shard in card["shards"]),
+        "shards": len(card["shards"]),
+        "bytes": sizes,
+        "bytes_total": sum(sizes.values()),
+        "clips_dropped": sum(shard["clips"] - shard["listed"] for shard in card["shards"]),
+    }
+
+
+def verify(place: str | Path) -> list[str]:
+    """Recompute every checksum; return what is wrong with each file that is not as it was written."""
+    home = home_of(place)
+    wrong: list[str] = []
+    for name, described in ActivationStore.open(place).files.items():
+        try:
+            check_size(f"{home.place}/{name}", home.size(name), described)
+            if home.describe(name)["sha256"] != described["sha256"]:
+                raise DamagedArtifact(f"{home.place}/{name} is damaged: its SHA-256 is not its card's")
+        except DamagedArtifact as error:
+            wrong.append(str(error).removesuffix("; extract again to restore it"))
+    return wrong
+
+
+def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
+    """Remove what the manifest does not need: leftovers of killed runs, shards whose clips are all gone, old tables.
+
+    Shards of an extraction that was begun and never finished stay: the next run goes on with them.
+    """
+    home = home_of(place)
+    with home.sole_writer():
+        manifest = read_manifest(home)
+        needed = _needed(home, manifest)
+        begun = manifest["format"] == FORMAT and read_card(home, CARD)["fingerprint"] != manifest["fingerprint"]
+        spare = [name for name in home.names() if name not in needed and not (begun and _is_shard(name))]
+        sizes = {name: home.size(name) or 0 for name in spare}
+        if not dry_run:
+            for name in spare:
+                home.remove(name)
+        waiting = "an extraction was begun and not finished; run it again, then collect" if begun else ""
+        return Cleared(spare, sum(sizes.values()), waiting)
+
+
+def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
+    """Copy the clips of several stores of one recipe into a new one.
+
+    A clip that several hold is taken from the first. Raises `StaleArtifact` when the recipes differ, `ArtifactError`
+    when one name stands for different sound or when the new place is taken.
+    """
+    target = home_of(into)
+    if target.size(CARD) is not None:
+        raise ArtifactError(f"{target.place} holds activations already; merge into a new place")
+    sources = [_source(home_of(place)) for place in places]
+    first = sources[0]
+    for other in sources[1:]:
+        if other.card["recipe"] != first.card["recipe"]:
+            told = "; ".join(differences(_recipe(first.card), _recipe(other.card)))
+            raise StaleArtifact(f"{other.home.place} cannot be merged with {first.home.place}: {told}")
+    keys: dict[str, str] = {}
+    for source in sources:
+        for clip_id, key in source.keys.items():
+            if keys.setdefault(clip_id, key) != key:
+                raise ArtifactError(f"{clip_id!r} is other sound in {source.home.place} than in a store before it")
+    with target.sole_writer():
+        begun = {**_recipe(first.card), "recipe": first.card["recipe"], "corpus": _joined(sources, keys)}
+        written: dict[int, dict[str, Any]] = {}
+        for source in sources:
+            for shard in source.card["shards"]:
+                if shard["listed"]:
+                    written[len(written)] = _copy(source.home, shard, target, len(written))
+        kept = [[number, shard["key"]] for number, shard in written.items()]
+        card = {**begun, "kept": kept, "first": len(written)}
+        card = {"fingerprint": fingerprint(card), **card}
+        write_card(target, CARD, card)
+        finish(target, card, keys, written)
+    return ActivationStore.open(into)
+
+
+class _Source(NamedTuple):
+    """A store to be merged: `keys` names the clips that count in it, with their sound."""
+
+    home: Home
+    card: dict[str, Any]
+    keys: Mapping[str, str]
+
+
+def _source(home: Home) -> _Source:
+    card = read_manifest(home)
+    if card["format"] != FORMAT or read_card(home, MANIFEST)["format"] != FORMAT:
+        raise ArtifactError(f"{home.place} is of an earlier format; extract once more with this release, then merge")
+    store = ActivationStore.open(home.place)
+    listed = {(clip_id, shard) for clip_id, shard in store.clips.select("clip_id", "shard").iter_rows()}
+    aside = set(store.set_aside["clip_id"])
+    keys: dict[str, str] = {}
+    for shard in card["shards"]:
+        number = shard["shard"]
+        for clip_id, key in stored_keys(read_card(home, shard_card_path(number))).items():
+            if (clip_id, number) in listed or clip_id in aside:
+                keys.setdefault(clip_id, key)
+    return _Source(home, card, keys)
+
+
+def _recipe(card: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("format", "encoder", "layers", "dtype", "pooled", "frames", "segments", "batch_s", "sharding", "versions")
+    return {name: card[name] for name in names}
+
+
+def _joined(sources: Sequence[_Source], keys: Mapping[str, str]) -> dict[str, Any]:
+    names = list(dict.fromkeys(str(source.card["corpus"]["name"]) for source in sources))
+    return {"name": "+".join(names), "clips": len(keys), "sound": fingerprint(sorted(keys.items()))}
+
+
+def _copy(source: Home, shard: Mapping[str, Any], target: Home, number: int) -> dict[str, Any]:
+    """Copy a shard under another number: tensors as they are, tables with the new number in them."""
+    old = int(shard["shard"])
+    card = read_card(source, shard_card_path(old))
+    files: dict[str, Any] = {}
+    for name, described in card["files"].items():
+        path = source.fetch(name, described)
+        renamed = _renumbered(name, old, number)
+        with target.publish(renamed) as temporary:
+            if name in (index_path(old), segments_path(old)):
+                write_table(temporary, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
+            else:
+                temporary.write_bytes(path.read_bytes())
+        files[renamed] = target.describe(renamed)
+    card = {**card, "shard": number, "files": files}
+    write_card(target, shard_card_path(number), card)
+    return card
+
+
+def _renumbered(name: str, old: int, new: int) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.replace(f"{old:05d}", f"{new:05d}")))
+
+
+def _needed(home: Home, manifest: Mapping[str, Any]) -> set[str]:
+    tables = {table["file"] for table in manifest["tables"].values()}
+    needed = {CARD, MANIFEST, ELSEWHERE, *tables}
+    if home.size(CARD) is None:
+        raise IncompleteArtifact(f"{home.place} has a manifest but no card; extract again")
+    for shard in manifest["shards"]:
+        needed |= {shard_card_path(shard["shard"]), *shard["files"]}
+    return needed
+
+
+def _is_shard(name: str) -> bool:
+    return PurePosixPath(name).parent.name in ("shards", "index", "segments") or name.startswith("layer_")

@@ -1,0 +1,152 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.activations.maintain import collect, info, merge, verify
+from otoscope.activations.segments import Segments
+from otoscope.activations.store import ActivationStore
+from otoscope.cli.main import main
+from otoscope.corpus.audio import write_audio
+from otoscope.errors import ArtifactError, StaleArtifact
+from tests.activations.test_append import Counting, add
+from tests.activations.test_extract import LENGTHS_S, steps, store_of
+from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "sound", LENGTHS_S)
+    return tmp_path / "sound"
+
+
+def test_info_counts_what_is_there(sound: Path, tmp_path: Path):
+    store = store_of(corpus_of(sound), tmp_path / "store", dtype="float16", segments=Segments(every_s=0.5))
+    found = info(tmp_path / "store")
+    assert found["bytes_total"] == sum(len(data) for data in contents(tmp_path / "store").values()) - sum(
+        (tmp_path / "store" / name).stat().st_size for name in ("manifest.json", "card.json")
+    )
+    assert (found["clips"], found["frames"], found["segments"]) == (6, store.frames, store.segments.height)
+    assert found["layers"] == {"0": 6, "2": 6}
+    assert found["hours"] == pytest.approx(sum(LENGTHS_S) / 3600, abs=1e-4)
+
+
+def test_verify_names_every_file_that_is_damaged(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "store")
+    assert verify(tmp_path / "store") == []
+    flipped, cut, gone = (tmp_path / "store" / f"layer_0{i}/{name}" for i, name in enumerate_files())
+    data = bytearray(flipped.read_bytes())
+    data[-1] ^= 1
+    flipped.write_bytes(data)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    gone.unlink()
+    wrong = verify(tmp_path / "store")
+    assert len(wrong) == 3
+    for path, words in ((flipped, "its SHA-256"), (cut, "bytes, its card says"), (gone, "is missing")):
+        assert any(str(path) in line and words in line for line in wrong)
+
+
+def enumerate_files() -> list[tuple[int, str]]:
+    return [
+        (0, "frames-00000.safetensors"),
+        (2, "pooled-00000.safetensors"),
+        (0, "frames-00001.safetensors"),
+    ]
+
+
+def test_gc_removes_what_no_manifest_needs_and_nothing_else(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "store")
+    for name in ("clip004.wav", "clip005.wav"):  # all of shard 1
+        (sound / name).unlink()
+    store = store_of(add(sound, ["zzz"]), tmp_path / "store")
+    leftover = tmp_path / "store" / "layer_00" / ".frames-00009.safetensors.ab12.part"
+    leftover.write_bytes(b"x" * 10)
+    before = contents(tmp_path / "store")
+    planned = collect(tmp_path / "store", dry_run=True)
+    assert contents(tmp_path / "store") == before
+    cleared = collect(tmp_path / "store")
+    assert cleared == planned
+    assert {"layer_00/frames-00001.safetensors", "shards/00001.json", "index/00001.parquet"} < set(cleared.files)
+    assert cleared.bytes == sum(len(before[name]) for name in cleared.files)
+    again = ActivationStore.open(tmp_path / "store", verify=True)
+    np.testing.assert_array_equal(again.pooled(2), store.pooled(2))
+    encoder = Counting()
+    assert store_of(corpus_of(sound), tmp_path / "store", encoder).fingerprint == store.fingerprint
+    assert encoder.given == []
+
+
+def test_gc_leaves_what_a_killed_extraction_goes_on_with(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "store")
+    corpus = add(sound, [f"new{i}" for i in range(9)])
+    with pytest.raises(KeyboardInterrupt):
+        steps(corpus, tmp_path / "store", Counting(last=6))
+    begun = set(contents(tmp_path / "store"))
+    cleared = collect(tmp_path / "store")
+    assert cleared.waiting.startswith("an extraction was begun and not finished")
+    assert begun - set(contents(tmp_path / "store")) == set(cleared.files) == set()
+
+
+def test_merged_stores_hold_the_clips_of_all(sound: Path, tmp_path: Path):
+    write_corpus(tmp_path / "more", [0.3, 0.9])
+    for path in list((tmp_path / "more").iterdir()):
+        path.rename(path.with_name(f"more_{path.name}"))
+    (tmp_path / "more" / "clip000.wav").write_bytes((sound / "clip000.wav").read_bytes())
+    options = {"segments": Segments(every_s=0.5)}
+    one = store_of(corpus_of(sound), tmp_path / "one", **options)
+    two = store_of(corpus_of(tmp_path / "more"), tmp_path / "two", **options)
+    both = merge(tmp_path / "both", [tmp_path / "one", tmp_path / "two"])
+    assert both.clip_ids == sorted({*one.clip_ids, *two.clip_ids})
+    both.verify()
+    for store in (two, one):
+        for clip_id in store.clip_ids if store is one else store.clip_ids[1:]:
+            np.testing.assert_array_equal(both.frames_of(2, clip_id), store.frames_of(2, clip_id))
+            assert both.times_of(clip_id).end_s.tolist() == store.times_of(clip_id).end_s.tolist()
+    assert both.index.height == both.frames
+    rows = two.segments.filter(clip_id="more_clip001.wav").height
+    assert len(both.pooled_segments(0, ["more_clip001.wav"])) == rows
+
+
+def test_a_merged_store_goes_on_growing(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "one")
+    merge(tmp_path / "both", [tmp_path / "one"])
+    encoder = Counting()
+    store = store_of(add(sound, ["zzz"]), tmp_path / "both", encoder)
+    assert len(encoder.given) == 1
+    assert len(store.clip_ids) == len(LENGTHS_S) + 1
+
+
+def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "one")
+    steps(corpus_of(sound), tmp_path / "half", dtype="float16")
+    with pytest.raises(StaleArtifact, match=r"half cannot be merged with .*one: dtype is float32, asked for float16"):
+        merge(tmp_path / "both", [tmp_path / "one", tmp_path / "half"])
+    with pytest.raises(ArtifactError, match="one holds activations already"):
+        merge(tmp_path / "one", [tmp_path / "half"])
+    write_audio(sound / "clip000.wav", noise(50, 0.5), RATE_HZ)
+    steps(corpus_of(sound), tmp_path / "other")
+    with pytest.raises(ArtifactError, match=r"'clip000.wav' is other sound in .*other than in a store before it"):
+        merge(tmp_path / "both", [tmp_path / "one", tmp_path / "other"])
+    assert not (tmp_path / "both" / "manifest.json").exists()
+
+
+def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    store = tmp_path / "run" / "activations"
+    steps(corpus_of(sound), store, Toy())
+    for command in (["info"], ["verify"], ["gc", "--dry-run"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["store", command[0], str(tmp_path / "run"), *command[1:], "--json"])
+        assert ended.value.code == 0
+        assert isinstance(json.loads(capsys.readouterr().out), dict)
+    with pytest.raises(SystemExit):
+        main(["store", "info", str(store)])
+    assert "6 clips, 0.00 h of sound, 0 set aside" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["store", "merge", str(tmp_path / "both"), str(store)])
+    assert "6 clips of 1 stores" in capsys.readouterr().out
+    pl.read_parquet(store / "clips.parquet").write_parquet(store / "clips.parquet")  # other bytes, same table
+    with pytest.raises(SystemExit) as ended:
+        main(["store", "verify", str(tmp_path / "run")])
+    assert ended.value.code == 1
+    assert "clips.parquet" in capsys.readouterr().err
