@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,47 +21,12 @@ from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate import descent
-from otoscope.evaluate.folds import group_folds
-from otoscope.evaluate.gramian import Gramian
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.groups import Score, bootstrap_sums, group_sums, null_summary
 from otoscope.evaluate.moments import live_columns, moments_of
 from otoscope.evaluate.nulls import permuted_order
+from otoscope.evaluate.question import TOLERANCE, LassoSettings, Question
 from otoscope.evaluate.splits import rows_of
-from otoscope.evaluate.tuning import Fold, Grid, fold_of, tune
-
-TOLERANCE = 1e-6
-"""Largest duality gap of a solution, as a share of its objective."""
-
-
-@dataclass(frozen=True)
-class LassoSettings:
-    """Grid, stopping rule and repetitions of `fit_factors`.
-
-    `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
-    `smallest_alpha` times that; left out, it is 0.01 with fewer training rows than features and
-    0.001 otherwise (below 0.01 a fit with more features than rows only nears interpolation; glmnet
-    stops there too). After `patience` penalties in a row without a better R2, smaller ones are not
-    tried; None tries them all. `folds` of 0 chooses on the validation groups, 2 or more on so many
-    folds of the training and validation groups together. Penalties are compared at duality gaps of
-    `choice_tolerance` of the objective; what is reported is fitted to `tolerance`. The null permutes
-    rows freely, or `within_groups` so that it keeps what the codes know of the group.
-    """
-
-    alphas: int = 20
-    smallest_alpha: float | None = None
-    patience: int | None = 3
-    folds: int = 0
-    permutations: int = 20
-    within_groups: bool = False
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
-    tolerance: float = TOLERANCE
-    choice_tolerance: float = TOLERANCE
-
-    def __post_init__(self) -> None:
-        """Raise `EvaluationError` for a number of folds that chooses nothing."""
-        if self.folds < 0 or self.folds == 1:
-            raise EvaluationError(f"folds={self.folds}; give 0 to choose on the validation groups, or 2 and more")
+from otoscope.evaluate.tuning import tune
 
 
 class FactorFits(NamedTuple):
@@ -130,7 +94,7 @@ def fit_factors(
     threads = workers or len(os.sched_getaffinity(0))
     # one thread inside a product: the work is already shared out, and sums then have one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        asked = _Question(features[:, found.live], targets, groups, parts, settings, seed)
+        asked = Question(features[:, found.live], targets, groups, parts, settings, seed)
         for members, present in _patterns(targets):
             _fit_pattern(found, asked, members, present, pool)
     return found
@@ -168,53 +132,9 @@ def lasso_weights(
     return weights, r2
 
 
-class _Question:
-    """All rows, those that are fitted in one order, and their Gram matrix, shared by factors of every pattern."""
-
-    def __init__(
-        self,
-        features: Float[np.ndarray, "rows live"],
-        targets: Float[np.ndarray, "rows factors"],
-        groups: Shaped[np.ndarray, " rows"],
-        parts: dict[str, Bool[np.ndarray, " rows"]],
-        settings: LassoSettings,
-        seed: int,
-    ) -> None:
-        self.features, self.targets, self.groups = features, targets, groups
-        self.settings, self.seed = settings, seed
-        self.fitted = np.concatenate([np.flatnonzero(parts["train"]), np.flatnonzero(parts["valid"])])
-        self.train: Bool[np.ndarray, " fitted"] = np.arange(len(self.fitted)) < parts["train"].sum()
-        self.test = parts["test"]
-        self.gramian = Gramian(features[self.fitted])
-
-    def folds(self, present: Bool[np.ndarray, " fitted"]) -> list[Fold]:
-        """Return the folds to choose on, of the rows that are present; none where one side would be empty."""
-        if not self.settings.folds:
-            sides = [(self.train & present, ~self.train & present)]
-        else:
-            number = np.full(len(present), -1)
-            number[present] = group_folds(self.groups[self.fitted[present]], self.settings.folds)
-            sides = [(present & (number != fold), number == fold) for fold in range(number.max() + 1)]
-        return [fold_of(self.gramian, fitted=fitted, scored=scored) for fitted, scored in sides]
-
-    def enough(self, present: Bool[np.ndarray, " rows"]) -> bool:
-        """Say whether the rows that are present can be fitted, chosen on and tested on."""
-        fitted = present[self.fitted]
-        if not (present & self.test).any() or not fitted[self.train].any() or not fitted[~self.train].any():
-            return False
-        return not self.settings.folds or len(np.unique(self.groups[self.fitted[fitted]])) > 1
-
-    def grid(self, n_fitted: int) -> Grid:
-        """Return the penalties, as shares of the largest."""
-        settings = self.settings
-        smallest = settings.smallest_alpha or (1e-2 if n_fitted < self.features.shape[1] else 1e-3)
-        fall = np.geomspace(1, smallest, settings.alphas)
-        return Grid(fall, settings.patience, settings.choice_tolerance, settings.tolerance)
-
-
 def _fit_pattern(
     found: FactorFits,
-    asked: _Question,
+    asked: Question,
     members: Int[np.ndarray, " members"],
     present: Bool[np.ndarray, " rows"],
     pool: ThreadPoolExecutor,
