@@ -76,6 +76,13 @@ def _wav2vec2_bert(folder: Path, seed: int) -> None:
     _write(transformers.Wav2Vec2BertModel(config), extractor, folder, seed)
 
 
+def _encodec(folder: Path, seed: int) -> None:
+    config = transformers.EncodecConfig(
+        num_filters=1, compress=1, hidden_size=WIDTH, codebook_size=32, codebook_dim=WIDTH, target_bandwidths=[1.5]
+    )
+    _write(transformers.EncodecModel(config), transformers.EncodecFeatureExtractor, folder, seed)
+
+
 def _whisper(folder: Path, seed: int) -> None:
     config = transformers.WhisperConfig(
         d_model=WIDTH,
@@ -118,6 +125,7 @@ TINY: dict[str, Callable[[Path, int], None]] = {
     "sew": _wav2vec2("SEW", SQUEEZED, do_normalize=True),
     "sew-d": _wav2vec2("SEWD", {**SQUEEZED, "max_relative_positions": 16}, do_normalize=True),
     "wav2vec2-bert": _wav2vec2_bert,
+    "encodec": _encodec,
     "mert": _mert,
     "whisper": _whisper,
     "ast": _ast,

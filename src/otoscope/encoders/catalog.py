@@ -35,6 +35,13 @@ def _wav2vec2_bert(source: Source, context: Context, runtime: Runtime) -> Encode
     return load_wav2vec2_bert(source, runtime=runtime)
 
 
+def _encodec(source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.encodec import load_encodec
+
+    del context
+    return load_encodec(source, runtime=runtime)
+
+
 def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
     from otoscope.encoders.mert import load_mert
 
@@ -59,6 +66,7 @@ FAMILIES: dict[str, Constructor] = {
     "sew": partial(_wav2vec2, "sew"),
     "sew-d": partial(_wav2vec2, "sew-d"),
     "wav2vec2-bert": _wav2vec2_bert,
+    "encodec": _encodec,
     "mert_model": _mert,
     "whisper": _whisper,
     "audio-spectrogram-transformer": _ast,
@@ -94,6 +102,7 @@ MODELS: dict[str, KnownModel] = {
     "facebook/w2v-bert-2.0": KnownModel("wav2vec2-bert", 16000, 24, 1024),
     "asapp/sew-tiny-100k": KnownModel("sew", 16000, 12, 512, 25.0),
     "asapp/sew-d-tiny-100k": KnownModel("sew-d", 16000, 12, 384, 25.0),
+    "facebook/encodec_24khz": KnownModel("encodec", 24000, 3, 512, 75.0),
     "m-a-p/MERT-v1-95M": KnownModel("mert_model", 24000, 12, 768, 75.0),
     "MIT/ast-finetuned-audioset-10-10-0.4593": KnownModel("audio-spectrogram-transformer", 16000, 12, 768, 10.0),
 }
