@@ -84,9 +84,9 @@ def choose_latents(
 
     `scores` rank the factors (held-out R² of the codes); those under `min_score` or NaN are left
     out, as are latents that are not `allowed`. The latent is chosen on `train_mask` (train and
-    validation groups) and its correlation is reported on `test_mask`. A latent is listed once: later factors with the same latent go to its
-    `also`. Returns at most `top` choices, best factor first. Raises `EvaluationError` when shapes
-    disagree or the masks overlap.
+    validation groups) and its correlation is reported on `test_mask`. A latent is listed once:
+    later factors with the same latent go to its `also`. Returns at most `top` choices, best factor
+    first. Raises `EvaluationError` when shapes disagree or the masks overlap.
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
     chosen: dict[int, LatentChoice] = {}

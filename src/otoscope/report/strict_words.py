@@ -26,7 +26,7 @@ def strict_findings(run: Run) -> Html | None:
         *_predicted(rows),
         *_compact(rows),
         *_few(rows),
-        *_seeds(rows),
+        *_seeds(rows, run),
         *_layers(rows),
         *_limits(rows),
     ]
@@ -155,7 +155,7 @@ def _few(rows: StrictRows) -> list[Finding]:
     return [Finding("A few dimensions", f"Mean R² of the common factors from the best {'; from '.join(said)}.")]
 
 
-def _seeds(rows: StrictRows) -> list[Finding]:
+def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
     found = {
         metric: rows.rows.filter(pl.col("metric") == metric).rows(named=True)
         for metric in ("mean_max_cosine", "matched_correlation", "reappearing_share")
@@ -163,6 +163,12 @@ def _seeds(rows: StrictRows) -> list[Finding]:
     if not all(found.values()):
         return []
     atoms, latents, share = (found[metric][0] for metric in found)
+    recipe = run.cards.get(str(share["sae_id"]), {}).get("recipe") or {}
+    start = (
+        " Every seed starts at the principal axes of the same rows, so part of this likeness is the start."
+        if recipe.get("init") == "principal"
+        else ""
+    )
     return [
         Finding(
             "What comes back",
@@ -170,8 +176,8 @@ def _seeds(rows: StrictRows) -> list[Finding]:
             f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); matched "
             f"latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
             f"{words.decimal(latents['null_mean'], 2)}). {words.percent(share['value'])} of the latents that fire "
-            f"reappear in at least 80 % of the other seeds (shuffled {words.percent(share['null_mean'])}); the gallery names "
-            "only such latents.",
+            f"reappear in at least 80{words.NBSP}% of the other seeds (shuffled "
+            f"{words.percent(share['null_mean'])}); the gallery names only such latents.{start}",
         )
     ]
 

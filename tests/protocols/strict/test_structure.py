@@ -1,0 +1,129 @@
+"""Structure over common factors: oracle codes at the top, a rotation low, the same factors for all."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from otoscope.evaluate.record import Record
+from otoscope.protocols.held_out import Clips
+from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
+from otoscope.protocols.strict.linear import read_linearly
+from otoscope.protocols.strict.measure import Measured, measure
+from otoscope.protocols.strict.reading import predicted_share, well_read
+from otoscope.protocols.strict.settings import StrictSettings
+from otoscope.protocols.strict.structure import Common, common_factors, jackknife, mean_r2, structure
+
+ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=1)
+SETTINGS = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
+
+
+def world(n_factors: int = 6, seed: int = 0) -> tuple[Asked, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat([f"g{i:02d}" for i in range(15)], 12)
+    split = np.repeat(["train", "valid", "test"], [96, 36, 48])
+    factors = rng.standard_normal((180, n_factors))
+    names = tuple(f"f{j}" for j in range(n_factors))
+    clips = Clips(split, groups, {}, factors, names)
+    return ask_of(clips, dict.fromkeys(names, "pitch"), near_duplicates=0.9), factors
+
+
+def measured(asked: Asked, units: np.ndarray) -> Measured:
+    return measure(units.astype(np.float32), asked, SETTINGS, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Measured]:
+    asked, factors = world()
+    rotation = np.linalg.qr(np.random.default_rng(5).standard_normal((6, 6)))[0]
+    return {
+        "oracle": measured(asked, factors),
+        "rotated": measured(asked, factors @ rotation),
+        "permuted": measured(asked, np.random.default_rng(7).permutation(factors)),
+    }
+
+
+def over_all(found: Measured, common: Common, null: Measured | None = None) -> dict[str, Record]:
+    return {r.metric: r for r in structure(found, common, ABOUT, null=null) if r.target == ""}
+
+
+def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[str, Measured]):
+    asked, _ = world()
+    mask = common_factors(known["oracle"], [known["rotated"]], min_r2=0.1)
+    assert mask.all()
+    common = Common(mask, asked.names, 6.0)
+    oracle, rotated = over_all(known["oracle"], common), over_all(known["rotated"], common)
+    assert oracle["effective_latents"].value == pytest.approx(1.0, abs=0.2)
+    assert rotated["effective_latents"].value > 2
+    for metric in ("completeness", "disentanglement", "mig", "sap", "modularity"):
+        assert oracle[metric].value > 0.8, metric
+        # modularity sees the strongest ties of a latent only, and few rows show no others
+        assert oracle[metric].value > rotated[metric].value + (0 if metric == "modularity" else 0.2), metric
+    for record in (*oracle.values(), *rotated.values()):
+        assert np.isnan(record.low) or record.low <= record.value <= record.high
+
+
+def test_permuted_codes_predict_nothing_and_stand_beside_as_the_null(known: dict[str, Measured]):
+    asked, _ = world()
+    assert not well_read(known["permuted"].reading, 0.1).any()
+    common = Common(np.ones(6, dtype=bool), asked.names, 6.0)
+    beside = over_all(known["oracle"], common, known["permuted"])
+    assert beside["sap"].null_mean < 0.3 or np.isnan(beside["sap"].null_mean)
+    assert np.isnan(beside["relative_size"].null_mean)
+    (share,) = predicted_share(known["permuted"].reading, 0.1, ABOUT, among=common.mask)
+    assert share.value == 0
+
+
+def test_factors_that_one_side_cannot_predict_are_left_out(known: dict[str, Measured]):
+    asked, factors = world()
+    blind = factors.copy()
+    blind[:, 2] = np.random.default_rng(3).standard_normal(len(blind))
+    mask = common_factors(known["oracle"], [known["rotated"], measured(asked, blind)], min_r2=0.1)
+    assert mask.tolist() == [True, True, False, True, True, True]
+    records = list(structure(known["oracle"], Common(mask, asked.names, 5.0), ABOUT))
+    assert "f2" not in {record.target for record in records}
+    assert {record.n for record in records if record.target == "" and record.metric == "mig"} == {5}
+
+
+def test_what_is_kept_comes_back_whole(known: dict[str, Measured]):
+    again = Measured.of(known["oracle"].arrays())
+    common = Common(np.ones(6, dtype=bool), tuple("abcdef"), 6.0)
+    for metric, record in over_all(again, common).items():
+        expected = over_all(known["oracle"], common)[metric].value
+        assert record.value == pytest.approx(expected, rel=1e-5), metric
+
+
+def test_leaving_one_out_knows_the_error_of_a_mean():
+    values = np.random.default_rng(0).standard_normal(50)
+    common = Common(np.ones(50, dtype=bool), tuple(map(str, range(50))), 50.0)
+    found = jackknife(lambda mask: float(values[mask].mean()), common)
+    error = 1.96 * values.std(ddof=1) / np.sqrt(50)
+    assert found.high - found.value == pytest.approx(error, rel=1e-6)
+    halved = jackknife(lambda mask: float(values[mask].mean()), common._replace(effective_rank=25.0))
+    assert halved.high - halved.value == pytest.approx(error * np.sqrt(2), rel=1e-6)
+
+
+def test_a_linear_map_reads_what_is_linear_with_missing_values():
+    asked, factors = world()
+    values = asked.values.copy()
+    values[::7, 1] = np.nan
+    part = dataclasses.replace(asked, values=values)
+    linear = read_linearly(factors, part, folds=3, permutations=3)
+    (record,) = mean_r2(linear, Common(np.ones(6, dtype=bool), asked.names, 6.0), ABOUT, resamples=100)
+    assert record.value > 0.9
+    assert record.null_mean < 0.1
+    assert (linear.held_r2 > 0.9).all()
+    assert linear.squares.shape == (4, 6, 2)
+
+
+def test_the_continuous_task_asks_for_a_pitch():
+    asked, _ = world()
+    assert continuous_target(asked, None) == "f0"
+    assert continuous_target(asked, "f3") == "f3"
+
+
+def test_a_corpus_without_usable_factors_asks_for_none():
+    asked, _ = world()
+    bare = dataclasses.replace(asked.clips, factors=np.ones((180, 1)), factor_names=("still",))
+    assert ask_of(bare, {}, near_duplicates=0.9).names == ()
+    assert continuous_target(ask_of(bare, {}, near_duplicates=0.9), None) is None
