@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from otoscope.artifacts import atomic, digest, is_full, read_json, write_json
-from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, MissingExtra, StorageFull
+from otoscope.errors import (
+    ArtifactError,
+    ConfigError,
+    DamagedArtifact,
+    IncompleteArtifact,
+    MissingExtra,
+    OtoscopeError,
+    StorageFull,
+)
 
 LOCK = ".lock"
 ELSEWHERE = "elsewhere.json"
@@ -304,9 +312,9 @@ def _told(address: str) -> Generator[None]:
     """Turn what a file system says into one line that names the address."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, OtoscopeError):
         raise
-    except OSError as error:
+    except Exception as error:  # every file system brings errors of its own
         kind = StorageFull if is_full(error) else ArtifactError
         raise kind(f"{address} cannot be reached or written: {' '.join(str(error).split())}") from error
 
