@@ -1,0 +1,101 @@
+"""What the page says of the strict protocol follows from the rows, whichever way they point."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from otoscope.evaluate.record import Record, to_table
+from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.report.strict_charts import beside, by_size
+from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
+from otoscope.report.strict_words import _against, _compact, _layers, _limits, _tasks
+
+SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
+SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}
+
+
+def row(metric: str, representation: str, value: float, **more: Any) -> Record:
+    return replace(SHARED, metric=metric, representation=representation, value=value, **more)
+
+
+def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
+    return row(metric, CODES, value, sae_id=f"layer03-frames-default-m64-k6-seed{seed}", seed=seed, **{**SAE, **more})
+
+
+def rows_of(*records: Record) -> StrictRows:
+    return strict_rows(to_table([codes("reappearing_share", 0.4, split="all"), *records]))
+
+
+def test_every_representation_has_a_name_and_an_explanation():
+    assert set(WORDS) == set(REPRESENTATIONS) == {DENSE, CODES, *BASELINES}
+
+
+def test_other_protocols_are_not_looked_at():
+    assert not strict_rows(to_table([replace(SHARED, protocol="held_out")])).present
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "said"),
+    [(0.9, 0.85, "beyond both intervals"), (0.75, 0.6, "lead, within the intervals"), (0.5, 0.4, "do not beat it")],
+)
+def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low: float, said: str):
+    rows = rows_of(
+        row("task_balanced_accuracy", DENSE, 0.8, target="digit", low=0.7, high=0.9),
+        codes("task_balanced_accuracy", value, target="digit", low=low, high=0.95),
+        codes("task_balanced_accuracy", value - 0.1, target="digit", seed=1),
+        row("task_balanced_accuracy", "logmel", 0.7, target="digit", low=0.6, high=0.8),
+        row("task_balanced_accuracy", "permuted", 0.99, target="digit"),
+    )
+    (finding,) = _tasks(rows)
+    assert "log-mel statistics" in finding.text
+    assert said in finding.text
+    assert "over 2 seeds" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(1.0, 3.0, "more compact"), (6.0, 9.0, "less compact"), (2.0, 7.0, "not decided")]
+)
+def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float, said: str):
+    rows = rows_of(
+        row("effective_latents", DENSE, 5.0),
+        codes("effective_latents", (low + high) / 2, low=low, high=high),
+    )
+    (finding,) = _compact(rows)
+    assert said in finding.text
+
+
+def test_order_of_layers_and_limits_are_spelled_out():
+    rows = rows_of(
+        row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3),
+        row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99),
+    )
+    (order,), (limit,) = _layers(rows), _limits(rows)
+    assert "0.50 layers after that of formants" in order.text
+    assert "beyond the interval" in order.text
+    assert "factors 95" in limit.text
+
+
+def test_lower_is_better_where_it_is():
+    better, worse = {"value": 2.0, "low": 1.0, "high": 3.0}, {"value": 4.0, "low": 3.5, "high": 5.0}
+    assert "do not beat" not in _against(better, worse, higher=False)
+
+
+def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():
+    rows = rows_of(
+        row("mig", "logmel", 0.1), row("mig", DENSE, 0.2), codes("mig", 0.4, seed=1), codes("mig", 0.3, seed=0)
+    )
+    found = rows.beside("mig")
+    assert found["series"].to_list() == ["dense layer", "SAE codes", "SAE codes", "log-mel statistics"]
+    assert found["value"].to_list() == [0.2, 0.3, 0.4, 0.1]
+    assert rows.over_seeds("mig") == [0.3, 0.4]
+
+
+def test_charts_draw_each_representation_once():
+    rows = rows_of(row("mig", DENSE, 0.2, low=0.1, high=0.3), codes("mig", 0.3), codes("mig", 0.4, seed=1))
+    spec = beside(rows.beside("mig"), x_title="MIG").to_dict(validate=False)
+    assert any(len(rows) == 2 for rows in spec["datasets"].values())
+    few = rows_of(*(row("sparse_r2", DENSE, 0.1 * k, k=k) for k in (1, 2, 4)))
+    drawn = by_size(few.beside("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)
+    assert few.sizes == [1, 2, 4]
+    assert drawn["layer"]
