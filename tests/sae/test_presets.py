@@ -48,6 +48,14 @@ def test_few_rows_still_make_several_steps_an_epoch():
     assert plan(DEFAULT, 700).order.steps_per_epoch >= 8
 
 
+def test_only_few_rows_a_latent_end_training_early():
+    assert plan(DEFAULT, 700).patience_steps == 80
+    assert plan(DEFAULT, 2047).patience_steps is not None
+    assert plan(DEFAULT, 2048).patience_steps is None
+    assert plan(DEFAULT.model_copy(update={"patient_from": None}), 20_000).patience_steps is not None
+    assert plan(MARIOTTE2025, 700).patience_steps is None
+
+
 def test_unknown_preset_gets_a_suggestion():
     with pytest.raises(ConfigError, match=r"no training preset 'mariotte'; did you mean mariotte2025\?"):
         find_preset("mariotte")

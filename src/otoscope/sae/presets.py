@@ -75,6 +75,8 @@ class TrainConfig(BaseModel):
     max_epochs: float = Field(default=30.0, gt=0)
     patience: float | None = Field(default=None, gt=0, le=1)
     """Stop once so large a share of the steps brought nothing better on the validation rows; None: never."""
+    patient_from: float | None = Field(default=None, gt=0)
+    """Rows a latent from which training never stops early; None: it always may."""
 
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
@@ -116,6 +118,7 @@ DEFAULT = TrainConfig(
     min_steps_per_epoch=8,
     min_batch=64,
     patience=1 / 3,
+    patient_from=1.0,
     aux_coefficient=1 / 8,
     dead_window_firings=20.0,
 )
@@ -123,7 +126,8 @@ DEFAULT = TrainConfig(
 
 The principal axes of the rows, both ways, are already a dictionary that rebuilds any row at least as well as PCA with k
 components. Training goes on from there and the state that serves the validation groups best is kept, the first one
-included: with few rows a latent, where learning means memorising, that is soon the end; with many it is the beginning.
+included. With fewer rows than latents, where one atom a row is a legal optimum and learning means memorising, training
+stops once a third of the steps brought nothing better; with more it takes its way to the end.
 """
 
 FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})
@@ -154,6 +158,7 @@ class Plan:
     decay_steps: int
     dead_window_rows: int
     validate_steps: int
+    patience_steps: int | None
 
     @classmethod
     def derive(cls, config: TrainConfig, *, height: int, latents: int, k: int, seed: int) -> "Plan":
@@ -163,6 +168,7 @@ class Plan:
         order = Order(height, batch_size(config, height), seed)
         epochs = config.epochs or min(max(config.target_rows / height, 1.0), config.max_epochs)
         steps = max(round(epochs * order.steps_per_epoch), 1)
+        patient = config.patient_from is not None and height >= config.patient_from * latents
         return cls(
             order=order,
             steps=steps,
@@ -171,6 +177,7 @@ class Plan:
             decay_steps=round(config.decay * steps),
             dead_window_rows=dead_window(config, round(epochs * height), order, share=k / latents),
             validate_steps=min(order.steps_per_epoch, max(config.validate_rows // order.batch, 1)),
+            patience_steps=None if config.patience is None or patient else math.ceil(config.patience * steps),
         )
 
     def learning_rate(self, step: int) -> float:

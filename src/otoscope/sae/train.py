@@ -73,9 +73,9 @@ class Training:
     @property
     def done(self) -> bool:
         """Whether all steps are taken, or validation has brought nothing better for too long."""
-        patience, steps = self.config.patience, self.plan.steps
-        waited = self.step - self.best_step if self.plan.validates_after(self.step) else 0
-        return self.step >= steps or (patience is not None and waited >= patience * steps)
+        plan = self.plan
+        waited = self.step - self.best_step if plan.validates_after(self.step) else 0
+        return self.step >= plan.steps or (plan.patience_steps is not None and waited >= plan.patience_steps)
 
 
 class Trained(NamedTuple):
