@@ -7,6 +7,7 @@ from rich.table import Table
 from otoscope.artifacts import read_table
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
+from otoscope.report.strict_rows import WORDS, strict_rows
 from otoscope.report.words import count
 
 
@@ -15,7 +16,7 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     console = Console(highlight=False)
     if summary.results is not None:
         results = read_table(summary.results)
-        for table in (_probes(results), _sparsities(results)):
+        for table in (_probes(results), _sparsities(results), _strict(results)):
             if table is not None:
                 console.print(table)
                 console.print()
@@ -79,3 +80,22 @@ def _sparsities(results: pl.DataFrame) -> Table | None:
 def _cells(row: dict[str, float]) -> tuple[str, str, str]:
     interval = "" if row["low"] != row["low"] else f"{row['low']:.1%} to {row['high']:.1%}"
     return f"{row['value']:.1%}", interval, f"{row['null_mean']:.1%}"
+
+
+def _strict(results: pl.DataFrame) -> Table | None:
+    """What the strict protocol read: from the layer, from its codes, and from the best of what these must beat."""
+    rows = strict_rows(results)
+    if not rows.present:
+        return None
+    table = Table(title=f"Asked strictly, layer {rows.layer}", box=None, title_justify="left")
+    for name in ("question", "dense layer", "SAE codes", "best of the others", "which", "permuted targets"):
+        table.add_column(name, justify="right")
+    for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
+        dense, codes = rows.one(metric, "dense", target), rows.one(metric, "sae", target)
+        other = rows.best_other(metric, target)
+        if dense is None or codes is None or other is None:
+            continue
+        shown = [f"{row['value']:.3f}" for row in (dense, codes, other)]
+        null = f"{codes['null_mean']:.3f}"
+        table.add_row(target or "common factors", *shown, WORDS[other["representation"]], null)
+    return table if table.row_count else None

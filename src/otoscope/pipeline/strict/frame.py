@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
+from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.record import Record
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member
@@ -110,7 +111,7 @@ class Frame:
     def _measured(self, brought: Brought, about: Record, *, full: bool) -> Made:
         settings, asked = self.settings, self.asked
         repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
-        units, records, arrays = brought.units, list(brought.records), dict(brought.arrays)
+        units, records, arrays = readable(brought.units, asked), list(brought.records), dict(brought.arrays)
         held: list[float] = []
         for number, task in enumerate(self.tasks):
             answer = ask(task, units, split=asked.split, groups=asked.groups, repeat=repeat, about=about)
@@ -127,6 +128,17 @@ class Frame:
             records += factor_records(found.reading, asked, about)
             arrays |= found.arrays()
         return Made(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
+
+
+def readable(units: Units, asked: Asked) -> Units:
+    """Return a representation, with a column of noise where none of its own varies over the training clips.
+
+    A dictionary may be dead; what is then read is what chance reads, and not an error.
+    """
+    if live_columns(units[asked.split == "train"]).any():
+        return units
+    noise = np.random.default_rng(0).standard_normal((len(units), 1)).astype(np.float32)
+    return np.concatenate([units, noise], axis=1)
 
 
 def dictionary_columns(member: Member) -> dict[str, Any]:

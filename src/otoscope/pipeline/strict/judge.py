@@ -63,6 +63,11 @@ class Course:
         """Bring every part up to date."""
         self.parts.clear()
         frame = self.frame
+        if not frame.asked.names and not frame.tasks:
+            raise ConfigError(
+                "evaluate.protocols: strict has nothing to ask: the corpus has neither labels that can be probed nor "
+                "factors; add label_* or factor_* columns, or measure eGeMAPS (factors.egemaps)"
+            )
         say_plan(frame)
         layers = {layer: dense_part(frame, layer, full=False) for layer in frame.material.store.layers}
         self._bring(layers.values(), "reading layers")
@@ -92,7 +97,8 @@ class Course:
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
-        bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit=unit)
+        run = self.frame.run
+        bring(folder, fresh, run.watch, title=f"strict: {title}", unit=unit, engine=run.engine)
         self.parts += fresh
 
     def _drop(self, names: set[str]) -> None:
