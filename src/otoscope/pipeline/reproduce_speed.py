@@ -31,6 +31,7 @@ from otoscope.sae.workers import one_thread
 
 TRAINING_ROWS, TEST_ROWS, FEW_FACTORS, WIDTH = 256, 400, 2, 768
 LONG_S = 10.0
+SINGERS = range(20)
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def lasso_s(width: int, alpha: float) -> float:
 
 def strict_reading_s(width: int, rows: int) -> float:
     """Time a tuned, held-out regression and a k-sparse curve of one factor, once: nulls repeat it."""
+    rows = max(rows, 3 * len(SINGERS))
     features, factors = _codes(width, rows)
-    singer = np.arange(rows) % 20
+    singer = np.arange(rows) % len(SINGERS)
     split, groups = np.where(singer < 12, "train", np.where(singer < 15, "valid", "test")), singer.astype(str)
     common: dict[str, Any] = {"groups": groups, "split": split}
     few, curve = LassoSettings(permutations=1, resamples=10), SparseSettings(permutations=1, resamples=1)

@@ -125,12 +125,12 @@ def heard(
 
 def load_model(checkpoint: str, switches: Switches, *, device: str = "cpu") -> Encoder:
     """Load a checkpoint: in its own architecture, but WavLM in wav2vec 2.0's as the authors did, unless switched."""
-    encoder = load_encoder(checkpoint, device=device)
     source = resolve(checkpoint)
-    if switches.wavlm == "wavlm" or not isinstance(encoder, Wav2Vec2Encoder):
-        return encoder
     settings = read_config(source.folder)
-    if settings["model_type"] != "wavlm":
+    # Whisper is none of the study's models: in the place of one it hears the sound that it is given, not 30 s
+    context = "short" if settings["model_type"] == "whisper" else "exact"
+    encoder = load_encoder(checkpoint, context=context, device=device)
+    if switches.wavlm == "wavlm" or settings["model_type"] != "wavlm" or not isinstance(encoder, Wav2Vec2Encoder):
         return encoder
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 

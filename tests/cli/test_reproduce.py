@@ -1,0 +1,79 @@
+"""`otoscope reproduce` as a user calls it."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.synth.tree import write_vocalset_tree
+from tests.cli.calling import call, fails
+from tests.pipeline.reproducing import SMALL
+from tests.pipeline.small import Tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vocalset")
+    write_vocalset_tree(folder, SynthCorpus(singers=6, takes=1, duration_s=0.5, techniques=("straight", "breathy")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(data: Path, tiny: Tiny) -> list[str]:
+    settings = [argument for setting in SMALL for argument in ("--set", setting)]
+    model = f"HuBERT={tiny('hubert')}@1,3"
+    return ["reproduce", "mariotte2025", "--data", str(data), "--model", model, "--only", "hubert", *settings]
+
+
+def test_every_published_number_is_printed_beside_ours(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path
+) -> None:
+    done = call(capsys, *arguments, "--output", tmp_path / "run")
+    assert done.code == 0, done.err
+    for wanted in ("Probe accuracy", "Reconstruction error", "completeness", "Categories", "standard error of the"):
+        assert wanted in done.out
+    assert "of 316 published numbers have one of ours beside them" in " ".join(done.out.split())
+    assert "82.0" in done.out, "numbers of models that did not run stand there too"
+    again = call(capsys, *arguments, "--output", tmp_path / "run", "--json")
+    told = json.loads(again.out)
+    table = pl.read_csv(told["comparison"])
+    assert (told["published"], told["compared"]) == (316, table["here"].is_not_null().sum())
+    assert Path(told["page"]).is_file()
+    assert (Path(told["run"]) / "report" / "claims.html").is_file()
+
+
+def test_a_plan_starts_nothing(capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path) -> None:
+    done = call(capsys, *arguments, "--output", tmp_path / "run", "--plan")
+    assert done.code == 0, done.err
+    for wanted in ("HuBERT: encode", "train dictionaries", "regressions", "in all"):
+        assert wanted in done.out
+    assert not (tmp_path / "run").exists()
+    told = json.loads(call(capsys, *arguments, "--output", tmp_path / "run", "--plan", "--json").out)
+    assert told["seconds"] == pytest.approx(sum(step["seconds"] for step in told["steps"]))
+    assert told["strict_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--set", "vibrado=keep"], "mariotte2025.vibrado: Input should be 'drop' or 'fix'"),
+        (["--only", "Whisper"], "the study has no model 'Whisper'; Known: AST, HuBERT, MERT, WavLM"),
+        (["--models", "nowhere", "--only", "AST"], "nowhere holds no checkpoint of AST"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, more: list[str], told: str
+) -> None:
+    command = ["reproduce", "mariotte2025", "--data", data, "--output", tmp_path / "run"]
+    assert told in fails(capsys, *command, *more)
+
+
+def test_another_study_and_an_empty_folder_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no study 'mariotte'; did you mean mariotte2025?" in fails(
+        capsys, "reproduce", "mariotte", "--data", tmp_path
+    )
+    (tmp_path / "empty").mkdir()
+    command = ["reproduce", "mariotte2025", "--data", tmp_path / "empty", "--output", tmp_path / "run"]
+    assert "no audio under" in fails(capsys, *command)
