@@ -27,8 +27,6 @@ WORDS: dict[str, str] = {
 }
 """Representations as the page names them, in the order in which it shows them."""
 
-SPREAD = "mean over seeds"
-
 
 @dataclass(frozen=True)
 class StrictRows:
@@ -43,11 +41,13 @@ class StrictRows:
 
     @cached_property
     def main(self) -> dict[str, Any] | None:
-        """The row that says which dictionary is compared: that of the first seed."""
-        found = self.rows.filter((pl.col("metric") == "reappearing_share") & (pl.col("representation") == CODES))
-        if found.is_empty():
-            found = self.rows.filter((pl.col("representation") == CODES) & (pl.col("metric") == "explained_variance"))
-        return found.row(0, named=True) if found.height else None
+        """A row of the dictionary compared, that of the first seed: only it has structure, seeds or codes at all."""
+        codes = self.rows.filter(pl.col("representation") == CODES)
+        for metric in ("reappearing_share", "mig", "explained_variance"):
+            found = codes.filter(pl.col("metric") == metric).sort("seed", maintain_order=True)
+            if found.height:
+                return found.row(0, named=True)
+        return None
 
     @property
     def layer(self) -> int:

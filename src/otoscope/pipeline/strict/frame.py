@@ -29,7 +29,10 @@ from otoscope.protocols.strict.tasks import Repetitions, Task, ask, tasks_of
 FORMAT = 1
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
-NOT_MEASURED = {"layer", "sparsity", "seeds", "baselines", "min_r2", "limit_sparsities", "limit_presets"}
+NOT_MEASURED = {
+    *("layer", "sparsity", "seeds", "baselines", "min_r2"),
+    *("limit_sparsities", "limit_presets", "untrained_context"),
+}
 """Settings that change which representations are measured, or what is made of it, but not a measurement."""
 
 
