@@ -42,9 +42,13 @@ def strict_figures(run: Run) -> list[Figure]:
 def _read(rows: StrictRows) -> Figure | None:
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
+    drawn = _one_of_each(rows.tasks)
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         part = rows.beside(metric, target)
         if part.is_empty():
+            continue
+        if metric.startswith("task_") and (metric, target) not in drawn:
+            used.append(part)
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
         name = target or "all factors that dense and codes both predict"
@@ -62,6 +66,9 @@ def _read(rows: StrictRows) -> Figure | None:
             f"nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the dictionary needs blue to lie to "
             "the right of magenta, not only of grey."
         ),
+        notes=[f"The table also holds {words.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
+        if len(rows.tasks) > len(drawn)
+        else [],
         panels=panels,
         table=_table(pl.concat(used)),
         height=270,
@@ -176,14 +183,17 @@ def _limits(rows: StrictRows, run: Run) -> Figure | None:
     codes = codes.filter(pl.col("recipe").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
     codes = codes.with_columns(pl.col("recipe").replace_strict(names, default="").alias("series"))
     sparsities = codes["sparsity"].drop_nans().unique().sort().to_list()
-    questions = [("explained_variance", "", "explained variance"), ("mean_factor_r2", "", "mean R² of factors")]
-    questions += [(m, t, f"{t}, {'R²' if m == 'task_r2' else 'balanced accuracy'}") for m, t in rows.tasks[:1]]
+    questions = [
+        ("explained_variance", "", "explained variance", "share"),
+        ("mean_factor_r2", "", "factors", "mean R²"),
+    ]
+    questions += [(m, t, t, "R²" if m == "task_r2" else "balanced accuracy") for m, t in rows.tasks[:1]]
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
-    for metric, target, title in questions:
+    for metric, target, title, y_title in questions:
         part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
         if part["value"].is_not_nan().any():
-            panels.append(Panel(strict_charts.by_sparsity(part, y_title=title, sparsities=sparsities), title))
+            panels.append(Panel(strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities), title))
             used.append(part.drop("recipe", "series"))
     if not panels:
         return None
@@ -200,6 +210,14 @@ def _limits(rows: StrictRows, run: Run) -> Figure | None:
         height=230,
         legend=[names[recipe] for recipe in recipes],
     )
+
+
+def _one_of_each(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first task that names one label, the first that names several, the first that says a value."""
+    kinds: dict[tuple[str, bool], tuple[str, str]] = {}
+    for metric, target in tasks:
+        kinds.setdefault((metric, " + " in target), (metric, target))
+    return list(kinds.values())
 
 
 def _measured(rows: StrictRows) -> list[str]:
