@@ -60,6 +60,10 @@ class ActivationStore:
             store.verify()
         return store
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be opened again in another process; what is mapped stays behind."""
+        return ActivationStore.open, (self.folder,)
+
     @property
     def folder(self) -> str:
         """Where the store lies."""

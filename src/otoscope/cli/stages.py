@@ -14,6 +14,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="override one setting, e.g. train.latents=1024", show_default=False)
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first clip that cannot be used")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="who does the work: local, ray, or ray://HOST:PORT of a cluster's head")
+]
 Json = Annotated[bool, typer.Option("--json", help="end with one JSON line on standard output")]
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -42,32 +45,54 @@ def register(app: typer.Typer) -> None:
 
 
 def _demo(out: Out = None, override: Set = None, as_json: Json = False) -> None:
-    _go(DEMO, out=out, overrides=override, until="report", strict=False, as_json=as_json)
+    _go(DEMO, out=out, overrides=override, until="report", strict=False, engine="local", as_json=as_json)
 
 
-def _run(config: Config, out: Out = None, override: Set = None, strict: Strict = False, as_json: Json = False) -> None:
-    _go(config, out=out, overrides=override, until="report", strict=strict, as_json=as_json)
+def _run(
+    config: Config,
+    out: Out = None,
+    override: Set = None,
+    strict: Strict = False,
+    engine: Engine = "local",
+    as_json: Json = False,
+) -> None:
+    _go(config, out=out, overrides=override, until="report", strict=strict, engine=engine, as_json=as_json)
 
 
 def _stage_command(until: str):
     def command(
-        config: Config, out: Out = None, override: Set = None, strict: Strict = False, as_json: Json = False
+        config: Config,
+        out: Out = None,
+        override: Set = None,
+        strict: Strict = False,
+        engine: Engine = "local",
+        as_json: Json = False,
     ) -> None:
-        _go(config, out=out, overrides=override, until=until, strict=strict, as_json=as_json)
+        _go(config, out=out, overrides=override, until=until, strict=strict, engine=engine, as_json=as_json)
 
     return command
 
 
-def _go(path: Path, *, out: Path | None, overrides: list[str] | None, until: str, strict: bool, as_json: bool) -> None:
+def _go(
+    path: Path,
+    *,
+    out: Path | None,
+    overrides: list[str] | None,
+    until: str,
+    strict: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
     from otoscope.cli.summary import print_summary  # here, so that --help does not wait for torch
     from otoscope.config import load_config
+    from otoscope.engines.catalog import find_engine
     from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
 
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
     bars = Bars()
-    summary = run(config, folder, until=until, strict=strict, watch=bars)
+    summary = run(config, folder, until=until, strict=strict, watch=bars, engine=find_engine(engine))
     if as_json:
         print(json.dumps(summary.as_json()))
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import Pooling
+from otoscope.engines.base import results
 from otoscope.errors import ArtifactError
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
@@ -48,7 +50,7 @@ class Training:
     """Dictionaries of one store: which are wanted, what each rests on, and the training of those that are missing."""
 
     def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[Member]) -> None:
-        self.folder, self.watch, self.store = run.folder, run.watch, store
+        self.run, self.folder, self.watch, self.store = run, run.folder, run.watch, store
         split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
         self.clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
         self.inputs = {member: self._inputs(member) for member in wanted}
@@ -63,6 +65,9 @@ class Training:
         missing = [m for m, inputs in self.inputs.items() if not is_whole(self.folder.saes / m.sae_id, inputs)]
         if not missing:
             return
+        if not self.run.engine.joins:
+            self._hand_out(missing)
+            return
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
             for (layer, pooling), wanted in _by_material(missing):
@@ -72,9 +77,28 @@ class Training:
                     self.watch.say(f"layer {layer}, {pooling}: {warning}")
                 _train(bank, self.watch, log)
 
+    def _hand_out(self, missing: Sequence[Member]) -> None:
+        """Have a bank trained for each layer and order of pooling, each on a machine of its own."""
+        banks = [wanted for _, wanted in _by_material(missing)]
+        with task(self.watch, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
+            for place, _ in results(self.run.engine, partial(_Trainer, self.run), banks):
+                self.watch.advance(1, note=banks[place][0].sae_id)
+
     def _inputs(self, member: Member) -> str:
         recipe = find_preset(member.preset).model_dump(mode="json")
         return fingerprint(self.store.fingerprint, self.clips, member.sae_id, member.sparsity, recipe)
+
+
+class _Trainer:
+    """Trains banks of dictionaries of a run."""
+
+    def __init__(self, run: Context) -> None:
+        self._run = run
+        self._store = ActivationStore.open(run.folder.activations)
+
+    def __call__(self, wanted: Sequence[Member]) -> int:
+        Training(self._run, self._store, wanted).bring()
+        return len(wanted)
 
 
 def is_whole(folder: Path, inputs: str) -> bool:

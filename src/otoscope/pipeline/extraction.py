@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from otoscope.activations.extract import extract as extract_activations
@@ -11,12 +12,12 @@ from otoscope.activations.progress import Progress
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
-from otoscope.config import ExtractSettings
+from otoscope.config import ExtractSettings, RunConfig
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.pipeline.context import Context
-from otoscope.pipeline.model import wanted_layers
+from otoscope.pipeline.model import Model, wanted_layers
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import task
@@ -127,9 +128,16 @@ class _Writing:
                 sharding=Sharding(window_s=settings.window_s, overlap_s=settings.overlap_s),
                 strict=self._run.strict,
                 max_set_aside=config.max_set_aside,
+                engine=self._run.engine,
+                load=None if self._run.engine.joins else partial(_load, config),
             ):
                 watch.advance(last.clips_new, note=f"{last.times_real_time:.1f} x real time")
         return last
+
+
+def _load(config: RunConfig) -> Encoder:
+    """Load the model of a run in another process."""
+    return Model(config).take()
 
 
 def _segments(settings: ExtractSettings) -> Segments | None:

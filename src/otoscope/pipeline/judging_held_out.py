@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +36,7 @@ def judge(run: Context, material: Material) -> Judged:
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
     settings, shared = Settings(**asked), fingerprint(FORMAT, material.identity, asked)
 
-    @cache
-    def mean_of(layer: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
-        return train_mean(material.store, layer, pooling, material.clips)
-
+    mean_of = _Means(material)
     layers = material.store.layers
     parts = [
         *(_dense_part(material, layer, settings, shared) for layer in layers),
@@ -49,10 +45,23 @@ def judge(run: Context, material: Material) -> Judged:
 
     def make() -> None:
         title = f"evaluating {count(len(parts), 'representation')}"
-        bring(folder.parts, parts, watch, title=title, unit="representations")
+        bring(folder.parts, parts, watch, title=title, unit="representations", engine=run.engine)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
     return Judged(inputs, make, lambda: rows_of(folder.parts, parts))
+
+
+class _Means:
+    """The mean of the training rows of each layer, worked out once in each process."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._known: dict[tuple[int, Pooling], Float[np.ndarray, " width"]] = {}
+
+    def __call__(self, layer: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
+        if (layer, pooling) not in self._known:
+            self._known[layer, pooling] = train_mean(self._material.store, layer, pooling, self._material.clips)
+        return self._known[layer, pooling]
 
 
 def _dense_part(material: Material, layer: int, settings: Settings, shared: str) -> Part:

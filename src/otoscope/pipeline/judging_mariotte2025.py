@@ -42,7 +42,7 @@ def judge(run: Context, material: Material) -> Judged:
 
     def make() -> None:
         title = f"{mariotte2025.NAME}: judging {count(len(parts), 'representation')}"
-        bring(folder.parts, parts, run.watch, title=title, unit="representations")
+        bring(folder.parts, parts, run.watch, title=title, unit="representations", engine=run.engine)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
     return Judged(inputs, make, lambda: rows_of(folder.parts, parts))

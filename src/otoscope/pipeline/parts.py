@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from otoscope.artifacts import digest, read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from otoscope.engines.base import Engine, results
 from otoscope.errors import ArtifactError
 from otoscope.evaluate.record import Record, to_table
 from otoscope.pipeline.watch import Watch, task
@@ -38,13 +39,16 @@ class Part:
     make: Callable[[], Made] = field(compare=False)
 
 
-def bring(folder: Path, parts: Sequence[Part], watch: Watch, *, title: str, unit: str) -> None:
+def bring(
+    folder: Path, parts: Sequence[Part], watch: Watch, *, title: str, unit: str, engine: Engine | None = None
+) -> None:
     """Make the parts that are missing or rest on something else, several at once; write each as it is done."""
     missing = [part for part in parts if not is_whole(folder, part)]
     if not missing:
         return
     with task(watch, title, len(missing), unit):
-        for part, made in zip(missing, _made(missing), strict=True):
+        for place, made in _made(missing) if engine is None or engine.joins else results(engine, _Maker, missing):
+            part = missing[place]
             _write(folder, part, made)
             watch.advance(1, note=part.name.rsplit("/", 1)[-1])
 
@@ -73,8 +77,8 @@ def is_whole(folder: Path, part: Part) -> bool:
     return kept is None or (arrays.is_file() and digest(arrays) == kept)
 
 
-def _made(parts: Sequence[Part]) -> Iterator[Made]:
-    """Make parts side by side, in order, each with one thread for linear algebra.
+def _made(parts: Sequence[Part]) -> Iterator[tuple[int, Made]]:
+    """Make parts side by side in threads, in order, each with one thread for linear algebra.
 
     A part is many small problems: threads inside a product would only wait for each other, and one
     thread gives the same bytes on any number of cores.
@@ -83,10 +87,18 @@ def _made(parts: Sequence[Part]) -> Iterator[Made]:
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         waiting = [pool.submit(part.make) for part in parts]
         try:
-            while waiting:
-                yield waiting.pop(0).result()  # let go of each, so that its arrays do not pile up
+            for place in range(len(parts)):
+                yield place, waiting.pop(0).result()  # let go of each, so that its arrays do not pile up
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class _Maker:
+    """Makes parts on another machine."""
+
+    def __call__(self, part: Part) -> Made:
+        with threadpool_limits(1, user_api="blas"):
+            return part.make()
 
 
 def _write(folder: Path, part: Part, made: Made) -> None:

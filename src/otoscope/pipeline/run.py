@@ -12,6 +12,8 @@ import yaml
 
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
+from otoscope.engines.base import Engine
+from otoscope.engines.local import Local
 from otoscope.errors import ConfigError, suggest
 from otoscope.pipeline import dictionaries, extraction, judging, showing, sound
 from otoscope.pipeline.context import Context
@@ -69,11 +71,13 @@ def run(
     until: str = "report",
     strict: bool = False,
     watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> RunSummary:
     """Bring a run folder up to date with a configuration, up to and including one stage.
 
     Stages whose inputs did not change are skipped; a run that was killed goes on where it was and
-    ends in the same bytes. `strict` stops at the first clip that cannot be used.
+    ends in the same bytes. `strict` stops at the first clip that cannot be used. `engine` does the work of the stages
+    `factors`, `extract`, `train` and `evaluate`; this process does it when left out.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     watch = watch or Silent()
@@ -87,7 +91,7 @@ def run(
             members(config, wanted_layers(config, model.check()))
         _write_config(config, folder)
         for name in stages:
-            STAGES[name](Context(config, folder, watch, model, strict))
+            STAGES[name](Context(config, folder, watch, model, strict, engine or Local()))
         summary = _summary(folder, stages, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary

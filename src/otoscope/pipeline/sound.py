@@ -12,6 +12,7 @@ from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.listing import Listing
 from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.factors.handing import measure_ahead
 from otoscope.factors.table import build_factors, factors_identity
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
@@ -111,13 +112,16 @@ def factors(run: Context) -> None:
     inputs = fingerprint(found.fingerprint, settings.model_dump(mode="json"), table_digest, factors_identity())
 
     def work() -> None:
+        cache = folder.root / "cache" / "egemaps"
         with counting(watch, "measuring factors", "clips") as on_progress:
+            if settings.egemaps and not run.engine.joins:
+                measure_ahead(found.clips, found.root, cache=cache, engine=run.engine, on_progress=on_progress)
             table = build_factors(
                 found,
                 egemaps=settings.egemaps,
                 truth=settings.truth,
                 table=settings.table,
-                cache=folder.root / "cache" / "egemaps",
+                cache=cache,
                 on_progress=on_progress,
             )
         table.save(folder.factors)

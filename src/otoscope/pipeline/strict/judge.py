@@ -97,7 +97,8 @@ class Course:
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
-        bring(folder, fresh, self.frame.run.watch, title=f"strict: {title}", unit=unit)
+        run = self.frame.run
+        bring(folder, fresh, run.watch, title=f"strict: {title}", unit=unit, engine=run.engine)
         self.parts += fresh
 
     def _drop(self, names: set[str]) -> None:
