@@ -83,6 +83,25 @@ def _encodec(folder: Path, seed: int) -> None:
     _write(transformers.EncodecModel(config), transformers.EncodecFeatureExtractor, folder, seed)
 
 
+def _clap(folder: Path, seed: int) -> None:
+    audio = {
+        "spec_size": 64,
+        "num_mel_bins": 16,
+        "patch_embeds_hidden_size": WIDTH // 2,
+        "depths": [1, BLOCKS],
+        "num_attention_heads": [2, 2],
+        "window_size": 4,
+        "hidden_size": WIDTH,
+        "projection_dim": 8,
+    }
+    text = {**SHAPE, "vocab_size": 30, "projection_dim": 8, "max_position_embeddings": 16}
+    config = transformers.ClapConfig(audio_config=audio, text_config=text, projection_dim=8)
+    extractor = partial(
+        transformers.ClapFeatureExtractor, feature_size=16, max_length_s=1, truncation="rand_trunc", hop_length=480
+    )
+    _write(transformers.ClapModel(config), extractor, folder, seed)
+
+
 def _whisper(folder: Path, seed: int) -> None:
     config = transformers.WhisperConfig(
         d_model=WIDTH,
@@ -126,6 +145,7 @@ TINY: dict[str, Callable[[Path, int], None]] = {
     "sew-d": _wav2vec2("SEWD", {**SQUEEZED, "max_relative_positions": 16}, do_normalize=True),
     "wav2vec2-bert": _wav2vec2_bert,
     "encodec": _encodec,
+    "clap": _clap,
     "mert": _mert,
     "whisper": _whisper,
     "ast": _ast,

@@ -42,6 +42,14 @@ def _encodec(source: Source, context: Context, runtime: Runtime) -> Encoder:
     return load_encodec(source, runtime=runtime)
 
 
+def _clap(source: Source, context: Context, runtime: Runtime) -> Encoder:
+    from otoscope.encoders.clap import load_clap
+
+    if context != "exact":
+        raise EncoderError(f"{source.name} has no short context: CLAP is trained on its whole window; use 'exact'")
+    return load_clap(source, runtime=runtime)
+
+
 def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
     from otoscope.encoders.mert import load_mert
 
@@ -67,6 +75,7 @@ FAMILIES: dict[str, Constructor] = {
     "sew-d": partial(_wav2vec2, "sew-d"),
     "wav2vec2-bert": _wav2vec2_bert,
     "encodec": _encodec,
+    "clap": _clap,
     "mert_model": _mert,
     "whisper": _whisper,
     "audio-spectrogram-transformer": _ast,
@@ -103,6 +112,7 @@ MODELS: dict[str, KnownModel] = {
     "asapp/sew-tiny-100k": KnownModel("sew", 16000, 12, 512, 25.0),
     "asapp/sew-d-tiny-100k": KnownModel("sew-d", 16000, 12, 384, 25.0),
     "facebook/encodec_24khz": KnownModel("encodec", 24000, 3, 512, 75.0),
+    "laion/clap-htsat-unfused": KnownModel("clap", 48000, 2, 768, 3.2),
     "m-a-p/MERT-v1-95M": KnownModel("mert_model", 24000, 12, 768, 75.0),
     "MIT/ast-finetuned-audioset-10-10-0.4593": KnownModel("audio-spectrogram-transformer", 16000, 12, 768, 10.0),
 }
