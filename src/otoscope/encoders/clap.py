@@ -143,7 +143,7 @@ def load_clap(source: Source, *, runtime: Runtime) -> ClapEncoder:
     """Load the audio tower of a CLAP folder; raise `EncoderError` for one that fuses several views of a long clip."""
     from transformers import ClapAudioModel, ClapConfig, ClapFeatureExtractor
 
-    config = ClapConfig.from_pretrained(source.folder).audio_config
+    config: Any = ClapConfig.from_pretrained(source.folder).audio_config
     config.output_hidden_states = config.output_attentions = False
     extractor = load_extractor(ClapFeatureExtractor, source.folder)
     if config.enable_fusion or extractor.truncation == "fusion":
