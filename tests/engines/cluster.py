@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,33 @@ class Deadly(Toy):
         if any(float(wave[0]) > DEADLY for wave in waves):
             os._exit(139)
         return super().encode(waves, layers)
+
+
+@dataclass(frozen=True)
+class Meeting(Toy):
+    """A toy whose processes wait for each other at their first batch, and for a sign at their second.
+
+    However slowly one of two workers starts, both are in the middle of a shard when the sign is given.
+    """
+
+    meeting: str = ""
+    calls: list[int] = field(default_factory=list)
+
+    def encode(self, waves: Sequence[torch.Tensor], layers: Sequence[int]) -> Encoded:
+        self.calls.append(len(waves))
+        (Path(self.meeting) / f"{os.getpid()}.here").touch()
+        wait_for(lambda: len(list(Path(self.meeting).glob("*.here"))) >= 2)
+        if len(self.calls) > 1:
+            wait_for((Path(self.meeting) / "sign").exists)
+        return super().encode(waves, layers)
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 400
+    while not there():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("nobody came")
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -70,15 +97,17 @@ def run(root: Path, folder: Path, engine: Any, encoder: Toy, **options: Any) -> 
 
 def lose_a_node(root: Path, folder: Path, engine: Any, cluster: Any, node: Any) -> dict[str, Any]:
     """Kill one of two nodes once both have told of a batch; the run must end by itself with the local bytes."""
+    meeting = folder / "meeting"
+    meeting.mkdir()
     heard: set[int] = set()
-    killed = False
     last = None
-    for last in run(root, folder / "two", engine, Toy(delay_s=0.1)):
-        if last.clips > last.skipped_clips:
+    for last in run(root, folder / "two", engine, Meeting(meeting=str(meeting))):
+        if last.clips_new:
             heard.add(last.shard)
-        if len(heard) >= 2 and not killed:
+        if len(heard) >= 2 and not (meeting / "sign").exists():
             cluster.remove_node(node, allow_graceful=False)
-            killed = True
+            (meeting / "sign").touch()
+    killed = (meeting / "sign").exists()
     for _ in run(root, folder / "one", Local(), Toy()):
         pass
     assert last is not None
