@@ -11,10 +11,12 @@ from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
 from otoscope.report.comparison import TITLES, matrix
 from otoscope.report.words import count
 
+TABLE_WIDTH = 124
+
 
 def print_comparison(made: Reproduced) -> None:
     """Print a table for each quantity: ours, the published number, and the difference with its standard error."""
-    console = Console(highlight=False)
+    console = _console()
     for metric in TITLES:
         for table in matrix(made.comparison, metric):
             console.print(_drawn(table.title, table.rows))
@@ -28,6 +30,11 @@ def print_comparison(made: Reproduced) -> None:
     console.print(f"run      {made.folder}", soft_wrap=True)
     console.print(f"numbers  {made.folder / 'comparison.csv'}", soft_wrap=True)
     console.print(f"page     {made.page}  (open it in a browser)", soft_wrap=True)
+
+
+def _console() -> Console:
+    """Return a console wide enough for whole numbers: none is cut, however narrow the terminal."""
+    return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
 
 
 def _drawn(title: str, rows: pl.DataFrame) -> Table:
@@ -47,7 +54,7 @@ def _drawn(title: str, rows: pl.DataFrame) -> Table:
 
 def print_plan(found: Estimate) -> None:
     """Print what a reproduction takes, step by step, and the strict form beside it."""
-    console = Console(highlight=False)
+    console = _console()
     table = Table(title="Estimate for this machine", title_justify="left", box=None, pad_edge=False)
     for name in ("step", "as the authors did", "time", "disk", "strict, every null", "time", "disk"):
         table.add_column(
