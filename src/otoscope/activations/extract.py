@@ -14,7 +14,7 @@ from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
 from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress, Tally
 from otoscope.activations.segments import Segments
-from otoscope.activations.settle import Settled, begin, duration_of, missing_shards, settle
+from otoscope.activations.settle import Settled, begin, clear, duration_of, missing_shards, settle
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.activations.writing import Writing
 from otoscope.corpus.table import Corpus
@@ -108,7 +108,10 @@ def extract(
         if missing and current:
             home.remove(MANIFEST)
         if missing or not current:
-            yield from write_shards(engine or Local(), about, settled, missing, tally)
+            engine = engine or Local()
+            yield from write_shards(engine, about, settled, missing, tally)
+            if not engine.joins:
+                clear(home)  # what workers that died left
             written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
             finish(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
 

@@ -91,6 +91,11 @@ def begin(home: Home, settled: Settled) -> None:
         found = None
     if found != settled.card:
         write_card(home, CARD, settled.card)
+    clear(home)
+
+
+def clear(home: Home) -> None:
+    """Remove what writers that were killed left half-written."""
     for name in home.names():
         if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
             home.remove(name)
