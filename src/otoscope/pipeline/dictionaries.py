@@ -81,7 +81,7 @@ class Training:
         """Have a bank trained for each layer and order of pooling, each on a machine of its own."""
         banks = [wanted for _, wanted in _by_material(missing)]
         with task(self.watch, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
-            for place, _ in results(self.run.engine, partial(_Trainer, self.run), banks):
+            for place, _ in results(self.run.engine, partial(_Trainer, self.run, self.store), banks):
                 self.watch.advance(1, note=banks[place][0].sae_id)
 
     def _inputs(self, member: Member) -> str:
@@ -92,9 +92,8 @@ class Training:
 class _Trainer:
     """Trains banks of dictionaries of a run."""
 
-    def __init__(self, run: Context) -> None:
-        self._run = run
-        self._store = ActivationStore.open(run.folder.activations)
+    def __init__(self, run: Context, store: ActivationStore) -> None:
+        self._run, self._store = run, store
 
     def __call__(self, wanted: Sequence[Member]) -> int:
         Training(self._run, self._store, wanted).bring()
