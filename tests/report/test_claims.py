@@ -1,6 +1,7 @@
 """The claim, examined: numbers gathered from a table alone, and every verdict that they can come to."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def test_verdicts_on_the_order(leads: list[Number], outcome: str) -> None:
 def test_without_held_out_groups_nothing_is_decided() -> None:
     found = examine(to_table(small_study()))
     assert [v.outcome for v in found.verdicts] == ["not asked"] * 3
-    assert all("add strict to evaluate.protocols" in v.sentence for v in found.verdicts)
+    assert all("evaluate.protocols: [mariotte2025, strict]" in v.sentence for v in found.verdicts)
 
 
 def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> None:
@@ -236,8 +237,18 @@ def test_a_run_that_does_not_ask_has_no_page(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_what_is_undefined_is_left_out_and_never_drawn(tmp_path: Path) -> None:
-    records = [*small_study(), row("top_completeness", math.nan, "sae", sparsity=0.95, layer=1)]
+def without_common_factors() -> list[Record]:
+    """A strict study none of whose factors both sides predict."""
+    undefined = {"completeness", "effective_latents", "sparse_r2"}
+    return [
+        replace(r, value=math.nan, low=math.nan, high=math.nan, n=0) if r.metric in undefined else r
+        for r in strict_study()
+    ]
+
+
+@pytest.mark.parametrize("strict", [[], without_common_factors()], ids=["compat alone", "no common factor"])
+def test_what_is_undefined_is_left_out_and_never_drawn(tmp_path: Path, strict: list[Record]) -> None:
+    records = [*small_study(), row("top_completeness", math.nan, "sae", sparsity=0.95, layer=1), *strict]
     write_table(tmp_path / "results.parquet", to_table(records))
     page = write_claims(tmp_path, figures=False)
     assert page is not None

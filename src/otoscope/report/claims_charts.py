@@ -140,6 +140,7 @@ def _pair(source: str, quantity: str, dense: Number, codes: Number) -> list[dict
         {"source": source, "quantity": quantity, "series": name, "value": n.value, "low": _known(n.low)}
         | {"high": _known(n.high)}
         for name, n in (("dense", dense), ("SAE", codes))
+        if math.isfinite(n.value)  # without a common factor there is nothing to draw
     ]
 
 

@@ -23,8 +23,8 @@ class Verdict:
 
 NOT_ASKED = Verdict(
     "not asked",
-    "Held-out groups were not asked: add strict to evaluate.protocols and run again. Numbers made in the study's way "
-    "cannot decide, for the reasons that its switches list.",
+    "Held-out groups were not asked: `otoscope run` does with evaluate.protocols: [mariotte2025, strict]. Numbers made "
+    "in the study's way cannot decide, for the reasons that its switches list.",
 )
 
 
