@@ -1,4 +1,4 @@
-"""Choosing on groups left out: the best layer, and the highest sparsity that costs nothing."""
+"""Choosing on groups left out: the best layer, and the highest sparsity within one error of the best."""
 
 import numpy as np
 

@@ -135,7 +135,9 @@ class Course:
         robust = self.frame.asked.robust
         held = {sparsity: self._held(part) for sparsity, part in found.items()}
         chosen = sparsest_good(held, independent=robust.effective_rank if robust else 1.0)
-        self.frame.run.watch.say(f"  {chosen:.1%} is the highest sparsity that loses nothing on groups left out")
+        self.frame.run.watch.say(
+            f"  {chosen:.1%} is the highest sparsity within one standard error of the best, on groups left out"
+        )
         return chosen
 
     def _held(self, part: Part) -> Held:

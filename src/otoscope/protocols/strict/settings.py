@@ -19,7 +19,7 @@ class StrictSettings(BaseModel):
         default="chosen", description="the layer compared in full; chosen: by dense activations, on groups left out"
     )
     sparsity: Literal["chosen"] | Sparsity = Field(
-        default="chosen", description="the sparsity compared in full; chosen: the sparsest that loses nothing"
+        default="chosen", description="the sparsity compared in full; chosen: within one error of the best"
     )
     seeds: Annotated[int, Field(ge=1)] = Field(default=5, description="dictionaries trained alike but for the seed")
     baselines: tuple[str, ...] = Field(default=tuple(BASELINES), description="what stands beside dense and codes")
