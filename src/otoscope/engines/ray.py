@@ -63,11 +63,11 @@ class RayEngine:
             return
         # workers of a laptop's own cluster need no accelerator variables changed behind their back
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        given = {} if self.address is None else {"address": self.address}
+        # by itself Ray would join any cluster that happens to run on this machine
+        where = self.address or os.environ.get("RAY_ADDRESS") or "local"
         try:
-            ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            where = self.address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise EngineError(f"no Ray cluster at {where} ({' '.join(str(error).split())[:200]})") from error
 
     def _options(self) -> dict[str, Any]:
