@@ -157,6 +157,9 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found is None:
             yield source, "–"
             continue
+        if found.dimensions is not None and not found.factors:
+            yield source, "no factor that the layer and its codes both predict"
+            continue
         over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
         sides = found.completeness
         text = f"{over}completeness of codes {_decimal(sides.codes)}, of the layer {_decimal(sides.dense)}"

@@ -98,19 +98,18 @@ def apart(lower: Number, higher: Number) -> bool:
 def ordered(found: Order | None) -> Verdict:
     """Judge claim 3: is pitch read in earlier layers than formants and MFCC?
 
-    It holds when every lead's interval lies above 0 and its value above the null's upper end; it fails when no lead
-    is above 0, or one lies below 0 with its whole interval.
+    It holds when every lead's interval lies above 0 and its value above the null's upper end; it fails when one lies
+    below 0 with its whole interval.
     """
     if found is None or not found.leads:
         return NOT_ASKED
     told = "; ".join(_lead(name, lead) for name, lead in found.leads.items())
     told = told[:1].upper() + told[1:]
     sure = [lead.low > 0 and not lead.value <= lead.null_high for lead in found.leads.values()]
-    against = [lead.high < 0 or lead.value <= 0 for lead in found.leads.values()]
     if all(sure):
         return Verdict("holds", f"{told}: each more than its null, and no interval reaches 0.")
-    if all(against) or any(lead.high < 0 for lead in found.leads.values()):
-        return Verdict("does not hold", f"{told}: pitch does not lead.")
+    if any(lead.high < 0 for lead in found.leads.values()):
+        return Verdict("does not hold", f"{told}: pitch comes later, and the interval does not reach 0.")
     return Verdict("undecided", f"{told}: an interval reaches 0, or the null as far.")
 
 
@@ -145,6 +144,7 @@ def _limit(limit: Number | None) -> str:
 
 def _lead(name: str, lead: Number) -> str:
     first, _, then = name.partition(" before ")
-    interval = f" ({words.decimal(lead.low, 2)} to {words.decimal(lead.high, 2)})" if lead.bounded else ""
+    interval = f" (lead {words.decimal(lead.low, 2)} to {words.decimal(lead.high, 2)})" if lead.bounded else ""
+    way = "behind" if lead.value < 0 else "before"
     null = f", null up to {words.decimal(lead.null_high, 2)}" if math.isfinite(lead.null_high) else ""
-    return f"{first} lies {words.decimal(lead.value, 2)} layers before {then}{interval}{null}"
+    return f"{first} lies {words.decimal(abs(lead.value), 2)} layers {way} {then}{interval}{null}"
