@@ -16,8 +16,6 @@ from otoscope.pipeline.run import run
 from tests.encoders.tiny import write_tiny_checkpoint
 from tests.pipeline.small import FOLDER, write_config, write_voices
 
-PROTOCOLS = {"evaluate": {"protocols": ["held_out", "strict"], "strict": {"seeds": 2, "limit_sparsities": []}}}
-
 
 def files(folder: Path, pattern: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob(pattern)) if path.is_file()}

@@ -1,0 +1,107 @@
+"""Where a run's activations go, and what becomes of those that were there."""
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from otoscope.activations import extract as extracting
+from otoscope.activations import home as homes
+from otoscope.activations.store import ActivationStore
+from otoscope.config import RunConfig, load_config
+from otoscope.errors import ConfigError
+from otoscope.pipeline.run import run
+from otoscope.report.folder import set_aside
+from tests.pipeline.small import FOLDER, RATE_HZ, Tiny, tone, write_audio, write_config, write_voices
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: Tiny) -> Path:
+    write_voices(tmp_path / "voices", takes=1)
+    return write_config(tmp_path / "my.yaml", tiny("hubert"), FOLDER)
+
+
+def extracted(config: Path, out: Path, *overrides: str) -> ActivationStore:
+    run(settings(config, *overrides), out, until="extract")
+    return ActivationStore.open(out / "activations", verify=True)
+
+
+def settings(config: Path, *overrides: str) -> RunConfig:
+    return load_config(config, overrides)
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
+    before = extracted(config, tmp_path / "run")
+    write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
+    after = extracted(config, tmp_path / "run")
+    assert set(after.clip_ids) - set(before.clip_ids) == {"low/fay_0.wav"}
+    assert [shard["clips"] for shard in after.card["shards"]] == [10, 1]
+
+
+def test_a_store_of_other_settings_is_kept_until_the_new_one_is_whole(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = extracted(config, tmp_path / "run")
+    pooled = before.pooled(3)
+    with monkeypatch.context() as patched:
+        patched.setattr(extracting, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            extracted(config, tmp_path / "run", "extract.dtype=float16")
+    kept = ActivationStore.open(tmp_path / "run" / "activations", verify=True)
+    assert kept.fingerprint == before.fingerprint
+    after = extracted(config, tmp_path / "run", "extract.dtype=float16")
+    assert after.dtype == "float16"
+    np.testing.assert_allclose(after.pooled(3), pooled, atol=2e-3)
+    assert not list((tmp_path / "run").glob("activations.*"))
+
+
+def test_a_run_that_was_killed_between_the_two_renames_goes_on(config: Path, tmp_path: Path):
+    store = extracted(config, tmp_path / "run").fingerprint
+    folder = tmp_path / "run" / "activations"
+    folder.rename(folder.with_name("activations.new"))
+    extracted(config, tmp_path / "other", "extract.dtype=float16")
+    (tmp_path / "other" / "activations").rename(folder.with_name("activations.old"))
+    assert extracted(config, tmp_path / "run").fingerprint == store
+    assert not list((tmp_path / "run").glob("activations.*"))
+
+
+def test_segments_and_no_frames(config: Path, tmp_path: Path):
+    store = extracted(
+        config, tmp_path / "run", "extract.frames=false", "extract.segment_s=0.1", "train.poolings=[pool_then_encode]"
+    )
+    assert not store.has_frames
+    assert store.segments["segment"].max() == 3
+    assert len(store.pooled_segments(1)) == store.segments.height
+    with pytest.raises(ConfigError, match="encode_then_pool needs frames"):
+        settings(config, "extract.frames=false")
+    with pytest.raises(ConfigError, match="give segment_s or segments, not both"):
+        settings(config, "extract.segment_s=1.0", "extract.segments=x.csv")
+
+
+def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_path: Path):
+    (tmp_path / "parts.csv").write_text("clip_id,start_s,end_s\nlow/ann_0.wav,0.1,0.3\n")
+    store = extracted(config, tmp_path / "run", "extract.segments=parts.csv")
+    assert store.segments["clip_id"].to_list() == ["low/ann_0.wav"]
+    (tmp_path / "parts.csv").write_text("clip_id,start_s,end_s\nlow/bob_0.wav,0.1,0.3\n")
+    assert extracted(config, tmp_path / "run", "extract.segments=parts.csv").segments["clip_id"].to_list() == [
+        "low/bob_0.wav"
+    ]
+
+
+def test_a_whole_run_over_activations_elsewhere(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(homes.CACHE, str(tmp_path / "cache"))
+    place = f"memory://{uuid4().hex}"
+    run(settings(config, f"extract.store={place}"), tmp_path / "there")
+    run(settings(config), tmp_path / "here")
+    assert not list((tmp_path / "there" / "activations").glob("layer_*"))
+    for name in ("results.parquet", "factors.parquet"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert set_aside(tmp_path / "there") is not None
+    # and back again
+    assert extracted(config, tmp_path / "there").folder == str(tmp_path / "there" / "activations")
