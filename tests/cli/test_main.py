@@ -27,7 +27,7 @@ COMMANDS = sorted(str(command.name) for command in app.registered_commands)
 
 
 def test_every_command_is_there() -> None:
-    assert set(COMMANDS) == {"demo", "run", "synth", "doctor", "models"} | set(STAGES)
+    assert set(COMMANDS) == {"demo", "run", "reproduce", "synth", "doctor", "models"} | set(STAGES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
