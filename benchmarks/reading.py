@@ -2,10 +2,12 @@
 
     python benchmarks/reading.py          # last line is JSON
 
-Contenders take turns in one process and thread. `copy` copies every shard's tensor, mapped, in order, into memory that
-is already there; `read` lets the system copy the files into that memory. `take` gathers every row once, in an order
-shuffled over all shards, in batches of float32 as training does. All are counted in stored bytes a second: a float16
-row leaves `take` at twice its size.
+Contenders take turns every few batches; ratios are medians over turns, so that what else the machine does falls on all
+alike. `read` lets the system copy as many bytes of a file, in order, into memory that is already there; `copy` copies
+them there from a memory map. `shuffled` is `StoredRows.shuffled`: runs of 16 rows from everywhere, shuffled as they are
+read. `take` gathers rows shuffled one by one over all shards, in batches of float32 as training does, on
+the threads that PyTorch would use. All are counted in stored bytes a second: a float16 row leaves `take` at twice its
+size.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from otoscope.activations.tensorfile import PRECISIONS, Mapped, RowFile, map_ten
 from otoscope.sae.rows import Order
 
 SHARDS = 4
+TURN = 8
+"""Batches a turn."""
 
 
 def main() -> None:
@@ -33,21 +38,26 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=200, help="stored megabytes a case")
     parser.add_argument("--batch", type=int, default=1024)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     found = [
         measure(dtype, width, mb=options.mb, rounds=options.rounds, batch=options.batch)
         for dtype in ("float32", "float16")
         for width in (384, 768, 1024)
     ]
-    print("| precision | width | read, GB/s | copy, GB/s | take, GB/s | take / read | take / copy |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| precision | width | read, GB/s | copy, GB/s "
+        "| shuffled / read | shuffled / copy | take / read | take / copy |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for row in found:
-        speeds = " | ".join(f"{row[name]:.1f}" for name in ("read", "copy", "take"))
-        print(f"| {row['dtype']} | {row['width']} | {speeds} | {row['to_read']:.2f} | {row['to_copy']:.2f} |")
+        ratios = [row[f"{own}_to_{other}"] for own in ("shuffled", "take") for other in ("read", "copy")]
+        told = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"| {row['dtype']} | {row['width']} | {row['read']:.1f} | {row['copy']:.1f} | {told} |")
     print(json.dumps({"bench": "reading", "rows": found}))
 
 
-def measure(dtype: str, width: int, *, mb: int, rounds: int, batch: int) -> dict[str, Any]:
+def measure(  # noqa: C901  contenders are short and share what they read
+    dtype: str, width: int, *, mb: int, rounds: int, batch: int
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="otoscope-reading-") as name:
         folder = Path(name)
         files = [folder / f"{shard}.safetensors" for shard in range(SHARDS)]
@@ -57,40 +67,47 @@ def measure(dtype: str, width: int, *, mb: int, rounds: int, batch: int) -> dict
         maps = [map_tensor(path, "frames") for path in files]
         rows = stored(maps, width, dtype)
         memory = np.ones_like(maps[0].values)
-        orders = iter(range(10**6))
+        spent: dict[str, list[float]] = {"read": [], "copy": [], "take": [], "shuffled": []}
+        rows.take(np.arange(rows.height))  # every page is mapped
+        with ExitStack() as stack:
+            opened = [stack.enter_context(path.open("rb", buffering=0)) for path in files]
+            for turn in range(rounds):
+                stream = rows.shuffled(batch, seed=turn, held=TURN * batch)
+                order = Order(rows.height, batch, seed=turn)
+                for step in range(0, order.steps_per_epoch - TURN, TURN):
+                    shard, row = step // TURN % SHARDS, step * batch // SHARDS % (height - TURN * batch)
+                    file, some = opened[shard], memory[: TURN * batch]
+                    stored_at = file.seek(0, 2) - memory.nbytes + row * memory.strides[0]
+                    batches = [order.indices(step + i) for i in range(TURN)]
 
-        def read() -> None:
-            for path in files:
-                with path.open("rb", buffering=0) as file:
-                    file.seek(-memory.nbytes, 2)
-                    file.readinto(memory.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+                    def read(file: Any = file, at: int = stored_at, some: Any = some) -> None:
+                        file.seek(at)
+                        file.readinto(some.reshape(-1).view(np.uint8))
 
-        def copy() -> None:
-            for mapped in maps:
-                np.copyto(memory, mapped.values)
+                    def copy(shard: int = shard, row: int = row, some: Any = some) -> None:
+                        np.copyto(some, maps[shard].values[row : row + len(some)])
 
-        def take() -> None:
-            order = Order(rows.height, batch, seed=next(orders))
-            order.indices(0)  # the epoch's table is made once an epoch, beside the reading
-            start_s = time.perf_counter()
-            for step in range(order.steps_per_epoch):
-                rows.take(order.indices(step))
-            spent["take"].append(time.perf_counter() - start_s)
+                    def take(batches: Any = batches) -> None:
+                        for indices in batches:
+                            rows.take(indices)
 
-        spent: dict[str, list[float]] = {"read": [], "copy": [], "take": []}
-        take()
-        spent["take"].clear()
-        for _ in range(rounds):
-            spent["read"].append(timed(read))
-            spent["copy"].append(timed(copy))
-            take()
-        stored_gb = SHARDS * memory.nbytes / 1e9
-        speed = {name: round(stored_gb / statistics.median(times), 2) for name, times in spent.items()}
-        ratios = {
-            f"to_{other}": round(statistics.median(o / t for o, t in zip(spent[other], spent["take"], strict=True)), 2)
-            for other in ("read", "copy")
-        }
-        return {"dtype": dtype, "width": width, "batch": batch, **speed, **ratios}
+                    def shuffle(stream: Any = stream) -> None:
+                        for _ in range(TURN):
+                            next(stream)
+
+                    for kind, work in (("shuffled", shuffle), ("read", read), ("copy", copy), ("take", take)):
+                        spent[kind].append(timed(work))
+        return summed(dtype, width, batch, TURN * batch * memory.strides[0] / 1e9, spent)
+
+
+def summed(dtype: str, width: int, batch: int, turn_gb: float, spent: dict[str, list[float]]) -> dict[str, Any]:
+    speed = {name: round(turn_gb / statistics.median(times), 2) for name, times in spent.items()}
+    ratios = {
+        f"{own}_to_{other}": round(statistics.median(np.array(spent[other]) / np.array(spent[own])), 2)
+        for own in ("shuffled", "take")
+        for other in ("read", "copy")
+    }
+    return {"dtype": dtype, "width": width, "batch": batch, **speed, **ratios}
 
 
 def write(path: Path, height: int, width: int, dtype: str, *, seed: int) -> None:

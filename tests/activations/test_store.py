@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from otoscope.activations.store import ActivationStore
-from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, UnknownLayer
+from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, UnknownLayer
 from otoscope.sae.capabilities import Described, Neighbouring
 from otoscope.sae.rows import Order
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
@@ -77,6 +77,30 @@ def test_rows_beyond_the_last_are_refused(store: ActivationStore):
     for index in (-1, rows.height):
         with pytest.raises(ArtifactError, match=f"rows 0 to {rows.height - 1} exist; asked for {index}"):
             rows.take(np.array([index]))
+
+
+@pytest.mark.parametrize(("batch", "block", "held"), [(8, 4, 16), (16, 1, 64), (32, 16, 8192)])
+def test_a_shuffled_epoch_holds_every_row_once_and_follows_its_seed(store: ActivationStore, batch, block, held):
+    rows = store.rows(2)
+
+    def epoch(seed: int, epoch: int) -> np.ndarray:
+        batches = [part.copy() for part in rows.shuffled(batch, seed=seed, epoch=epoch, block=block, held=held)]
+        assert max(len(part) for part in batches) == batch
+        return np.concatenate(batches)
+
+    stored = rows.take(np.arange(rows.height))
+    first = epoch(0, 0)
+    np.testing.assert_array_equal(np.sort(first, axis=0), np.sort(stored, axis=0))
+    assert len({row.tobytes() for row in first}) == len({row.tobytes() for row in stored})
+    np.testing.assert_array_equal(first, epoch(0, 0))
+    assert not np.array_equal(first, epoch(1, 0))
+    assert not np.array_equal(first, epoch(0, 1))
+    assert not np.array_equal(first, stored)
+
+
+def test_a_buffer_that_batches_do_not_fill_is_refused(store: ActivationStore):
+    with pytest.raises(ConfigError, match=r"held \(100\) must be a multiple of the batch \(64\) and of the block"):
+        next(store.rows(0).shuffled(64, seed=0, held=100))
 
 
 def test_a_neighbour_lies_beside_a_row_in_its_own_clip(store: ActivationStore):

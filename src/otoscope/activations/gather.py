@@ -4,7 +4,11 @@ Rows lie far apart, so what reading costs is waiting for memory. Each row's addr
 row is copied the lines of a later one are already asked for.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,8 +25,11 @@ AHEAD = 2
 LINE = 64
 """Bytes of a cache line."""
 
-NARROWED = np.float32(2.0**-112)
-"""Exponent and mantissa of a float16, moved to where a float32 has them, are the value times this; subnormals too."""
+WORTH_SHARING = 1 << 20
+"""Bytes of a batch from which on the copying outweighs handing it to other threads."""
+
+WIDENED = np.float32(2.0**112)
+"""What a float16's exponent and mantissa, moved to where a float32 has them, are too small by; subnormals too."""
 
 
 def _compiled(generator: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -68,32 +75,32 @@ def _fetch(addresses: Any, i: Any, row_bytes: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gather_float32(addresses: Any, out: Any) -> None:
+def _gather_float32(addresses: Any, places: Any, out: Any) -> None:
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 4 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.float32), out[i]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.float32), out[places[i]]
         for j in range(out.shape[1]):
             place[j] = row[j]
 
 
 @njit(cache=True, nogil=True)
-def _gather_float16(addresses: Any, out: Any) -> None:
+def _gather_float16(addresses: Any, places: Any, out: Any) -> None:
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 2 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[places[i]]
         for j in range(out.shape[1]):
             bits = np.uint32(row[j])
             magnitude = (bits & np.uint32(0x7FFF)) << np.uint32(13)
             sign = (bits & np.uint32(0x8000)) << np.uint32(16)
-            place[j] = _as_float(magnitude | sign) / NARROWED
+            place[j] = _as_float(magnitude | sign) * WIDENED
 
 
 @njit(cache=True, nogil=True)
-def _gather_bfloat16(addresses: Any, out: Any) -> None:
+def _gather_bfloat16(addresses: Any, places: Any, out: Any) -> None:
     # a bfloat16 is the upper half of the float32 of the same value
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 2 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[places[i]]
         for j in range(out.shape[1]):
             place[j] = _as_float(np.uint32(row[j]) << np.uint32(16))
 
@@ -101,12 +108,34 @@ def _gather_bfloat16(addresses: Any, out: Any) -> None:
 _GATHER = {"float32": _gather_float32, "float16": _gather_float16, "bfloat16": _gather_bfloat16}
 
 
-def gather(addresses: Int64[np.ndarray, " rows"], dtype: str, out: Float32[np.ndarray, "rows width"]) -> None:
-    """Copy the stored row at `addresses[i]` to row i of `out`, exactly.
+def gather(
+    addresses: Int64[np.ndarray, " rows"],
+    places: Int64[np.ndarray, " rows"],
+    dtype: str,
+    out: Float32[np.ndarray, "places width"],
+    *,
+    threads: int = 1,
+) -> None:
+    """Copy the stored row at `addresses[i]` to row `places[i]` of `out`, exactly; many rows on several threads.
 
-    Addresses must be those of rows of `width` finite numbers of that precision: nothing is checked here.
+    Addresses must be those of rows of `width` finite numbers of that precision, and no place be named twice: nothing
+    is checked here.
     """
-    _GATHER[dtype](addresses, out)
+    copy = _GATHER[dtype]
+    if threads < 2 or len(addresses) * out.strides[0] < WORTH_SHARING:
+        copy(addresses, places, out)
+        return
+    edges = np.linspace(0, len(addresses), threads + 1).astype(int)
+    parts = [(addresses[start:stop], places[start:stop], out) for start, stop in pairwise(edges)]
+    waiting = [_pool(os.getpid(), threads - 1).submit(copy, *part) for part in parts[1:]]
+    copy(*parts[0])
+    for future in waiting:
+        future.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001  a forked process needs threads of its own
+    return ThreadPoolExecutor(threads, thread_name_prefix="otoscope-gather")
 
 
 @njit(cache=True, nogil=True)
