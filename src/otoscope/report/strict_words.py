@@ -79,7 +79,9 @@ def _tasks(rows: StrictRows) -> list[Finding]:
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
             f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes{spread}."
         )
-        if other := rows.best_other(metric, target):
+        if all(_at_null(row) for row in (dense, codes)):
+            said += " Neither exceeds what permuted targets reach: it cannot be read."
+        elif other := rows.best_other(metric, target):
             name = WORDS[other["representation"]]
             said += f" The best of what they must beat, {name}, reaches {shown(other['value'])}."
             said += f" {_against(codes, other, higher=True)}"
@@ -129,7 +131,17 @@ def _compact(rows: StrictRows) -> list[Finding]:
     if told:
         said += f" Without learned atoms or a trained encoder: {words.listed(told)}."
     said += f" {_verdict_compact(dense, codes)}"
+    r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
+    if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
+        mean = [words.decimal(row["value"], 2) for row in r2 if row is not None]
+        said += f" They also predict less (mean R² {mean[0]} against {mean[1]})."
+    if any(row is not None and words.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
+        said += " What was not learned is as compact, so compactness alone does not show that anything was learned."
     return [Finding("Compactness", said)]
+
+
+def _at_null(row: Row) -> bool:
+    return words.known(row["null_high"]) and row["value"] <= row["null_high"]
 
 
 def _verdict_compact(dense: Row, codes: Row) -> str:
@@ -198,7 +210,7 @@ def _layers(rows: StrictRows) -> list[Finding]:
     if not said:
         return []
     text = "; ".join(said)
-    return [Finding("Pitch early, formants and phonemes late?", f"{text[0].upper()}{text[1:]}.")]
+    return [Finding("Pitch early, formants and phonemes late", f"{text[0].upper()}{text[1:]}.")]
 
 
 def _limits(rows: StrictRows) -> list[Finding]:
