@@ -122,13 +122,13 @@ def _solve_at(
 ) -> float:
     """Solve for one penalty from weights near the solution, in place; return the relative duality gap."""
     weights, slope, support = state.weights, state.slope, state.support
-    gap = _relative_gap(weights, target, slope, target_square, alpha)
+    gap = relative_gap(weights, target, slope, target_square, alpha)
     for turn in range(ROUNDS):
         if gap <= tolerance:
             break
         for _ in range(SWEEPS):
             _sweep(gram, weights, slope, alpha)
-        gap = _relative_gap(weights, target, slope, target_square, alpha)
+        gap = relative_gap(weights, target, slope, target_square, alpha)
         if gap <= tolerance:
             break
         if turn == 0:
@@ -139,7 +139,7 @@ def _solve_at(
             determined = update(routines, gram, weights, support)
         if support.size[0] > 0:
             _newton(routines, gram, alpha, state)
-            gap = _relative_gap(weights, target, slope, target_square, alpha)
+            gap = relative_gap(weights, target, slope, target_square, alpha)
     return gap
 
 
@@ -261,13 +261,14 @@ def _subtract_rows(
 
 
 @numba.njit(cache=True, nogil=True)
-def _relative_gap(
+def relative_gap(
     weights: Float[np.ndarray, " p"],
     target: Float[np.ndarray, " p"],
     slope: Float[np.ndarray, " p"],
     target_square: float,
     alpha: float,
 ) -> float:
+    """Return the duality gap as a share of the objective; `slope` is c - Gw."""
     fitted = 0.0
     norm = 0.0
     steepest = 0.0

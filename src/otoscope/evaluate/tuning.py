@@ -1,22 +1,22 @@
 """A LASSO with its penalty chosen on other groups, for many targets over the same rows of features.
 
-The Gram matrices are computed once and shared by all targets. Per target and fold the whole path of
-penalties is fitted on the rows outside the fold, standardised by these rows alone, and scored on
-the fold; the penalty with the best R2 over all folds together is then fitted to all rows.
+The Gram matrices are computed once and shared by all targets, which go down the penalties together:
+at each they are fitted on the rows outside every fold, standardised by these rows alone, and scored
+on the fold; the penalty with the best R2 over all folds together is then fitted to all rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otoscope.evaluate import descent
 from otoscope.evaluate.gramian import Gramian, Moments
+from otoscope.evaluate.lockstep import Lockstep, Point, Trail, Wanted
 
-CHUNK = 4
-"""Penalties fitted between two looks at whether smaller ones still promise anything."""
+TOGETHER = 96
+"""Targets solved together: enough for products of matrices, few enough to stay near the processor."""
 
 
 class Grid(NamedTuple):
@@ -56,6 +56,18 @@ class _Side(NamedTuple):
     scored: Float[np.ndarray, "targets scored"]
     variance: Float[np.ndarray, " targets"]
 
+    def only(self, members: slice) -> "_Side":
+        """Return some of the targets."""
+        return _Side(*(field[members] for field in self))
+
+
+class _Asked(NamedTuple):
+    """A fold, what solves on it, and some targets as it sees them."""
+
+    fold: Fold
+    solver: Lockstep
+    side: _Side
+
 
 def fold_of(rows: Gramian, *, fitted: Bool[np.ndarray, " rows"], scored: Bool[np.ndarray, " rows"]) -> Fold:
     """Return a fold; both sides need a row."""
@@ -80,69 +92,54 @@ def tune(
     on_whole = _side(rows, whole, whole.inside, targets)
     sides = [_side(rows, fold.fitted, fold.scored, targets) for fold in folds]
     first = on_whole if len(folds) > 1 else sides[0]
-    largest = np.abs(first.cross).max(axis=1, initial=0)
+    alphas = np.abs(first.cross).max(axis=1, initial=0)[:, None] * grid.fall
+    count = targets.shape[1]
+    solvers = [Lockstep(fold.fitted.gram, rank=_rank(fold.fitted), targets=count) for fold in folds]
+    last = Lockstep(whole.gram, rank=_rank(whole), targets=count)
 
-    def one(target: int) -> tuple[float, float, Float[np.ndarray, " p"], float]:
-        alphas = largest[target] * grid.fall
-        scores, start, worst = _choose(folds, sides, target, alphas, grid)
-        chosen = int(np.argmax(scores))
-        last = descent.path(
-            whole.gram,
-            on_whole.cross[target],
-            on_whole.square[target],
-            alphas[chosen : chosen + 1],
-            grid.tolerance,
-            start=start[chosen],
-            rank=_rank(whole),
-        )
-        return alphas[chosen], scores[chosen], last.weights[-1], max(worst, float(last.gaps.max()))
+    def some(members: slice) -> Tuned:
+        asked = [
+            _Asked(fold, solver, side.only(members)) for fold, solver, side in zip(folds, solvers, sides, strict=True)
+        ]
+        return _tune(asked, last, on_whole.only(members), alphas[members], grid)
 
-    alpha, score, weights, gap = zip(*pool.map(one, range(targets.shape[1])), strict=True)
-    return Tuned(np.asarray(alpha), np.asarray(score), np.stack(weights), np.asarray(gap))
+    parts = list(pool.map(some, [slice(begin, begin + TOGETHER) for begin in range(0, count, TOGETHER)]))
+    return Tuned(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def _choose(
-    folds: Sequence[Fold],
-    sides: Sequence[_Side],
-    target: int,
-    alphas: Float[np.ndarray, " alphas"],
+def _tune(
+    asked: Sequence[_Asked],
+    last: Lockstep,
+    on_whole: _Side,
+    alphas: Float[np.ndarray, "targets alphas"],
     grid: Grid,
-) -> tuple[list[float], Float[np.ndarray, "alphas p"], float]:
-    """Return R2 for each penalty that was tried, the first fold's weights at these, and the largest gap."""
-    spread = sum(side.variance[target] * (side.scored[target] ** 2).sum() for side in sides)
-    scores: list[float] = []
-    first: list[Float[np.ndarray, "alphas p"]] = []
-    starts: list[Float[np.ndarray, " p"] | None] = [None] * len(folds)
-    worst = 0.0
-    for part in _chunks(alphas, grid.patience):
-        errors = np.zeros(len(part))
-        for number, (fold, side) in enumerate(zip(folds, sides, strict=True)):
-            found = descent.path(
-                fold.fitted.gram,
-                side.cross[target],
-                side.square[target],
-                part,
-                grid.choice_tolerance,
-                start=starts[number],
-                rank=_rank(fold.fitted),
-            )
-            starts[number] = found.weights[-1]
-            worst = max(worst, float(found.gaps.max()))
-            missed = side.scored[target] - found.weights @ fold.scored_rows.T
-            errors += side.variance[target] * (missed**2).sum(axis=1)
-            if number == 0:
-                first.append(found.weights)
-        for error in errors:
-            scores.append(float(1 - error / spread) if spread > 0 else -np.inf)
-            if grid.patience and len(scores) - 1 - int(np.argmax(scores)) >= grid.patience:
-                return scores, np.concatenate(first), worst
-    return scores, np.concatenate(first), worst
-
-
-def _chunks(alphas: Float[np.ndarray, " alphas"], patience: int | None) -> Iterator[Float[np.ndarray, " part"]]:
-    size = CHUNK if patience else len(alphas)
-    for first in range(0, len(alphas), size):
-        yield alphas[first : first + size]
+) -> Tuned:
+    """Choose a penalty for each of some targets, then fit it to all rows."""
+    count = len(alphas)
+    spread = sum((side.variance * (side.scored**2).sum(axis=1) for _, _, side in asked), np.zeros(count))
+    scores = np.full(alphas.shape, -np.inf)
+    weights, rungs, worst = np.zeros_like(on_whole.cross), np.zeros(count, dtype=np.int64), np.zeros(count)
+    trails = [Trail(solver, side.cross, side.square, grid.choice_tolerance) for _, solver, side in asked]
+    going = np.arange(count)
+    for step in range(alphas.shape[1]):
+        errors = np.zeros(len(going))
+        for (fold, _, side), trail in zip(asked, trails, strict=True):
+            worst[going] = np.maximum(worst[going], trail.follow(going, alphas[:, step]))
+            missed = side.scored[going] - trail.weights[going] @ fold.scored_rows.T
+            errors += side.variance[going] * (missed**2).sum(axis=1)
+        seen, varies = scores[going].max(axis=1), spread[going] > 0
+        scores[going, step] = np.where(varies, 1 - errors / np.where(varies, spread[going], 1), -np.inf)
+        better = going[scores[going, step] > seen]
+        weights[better], rungs[better] = trails[0].weights[better], trails[0].rungs[better]
+        if grid.patience:
+            going = going[step - scores[going].argmax(axis=1) < grid.patience]
+        if not len(going):
+            break
+    chosen = scores.argmax(axis=1)
+    alpha = alphas[np.arange(count), chosen]
+    start = Point(weights, last.slopes(on_whole.cross, weights))
+    found, gaps = last.solve(Wanted(on_whole.cross, on_whole.square, alpha), start, rungs, grid.tolerance)
+    return Tuned(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
 
 
 def _rank(moments: Moments) -> int:
