@@ -13,7 +13,6 @@ from jaxtyping import Float32
 
 from otoscope.activations.ahead import ahead, read_ahead
 from otoscope.activations.home import Home
-from otoscope.activations.memory import kept
 from otoscope.activations.pieces import Cutter, Piece, encode_pieces
 from otoscope.activations.plan import Batch, Clip, batches
 from otoscope.activations.progress import Tally
@@ -97,7 +96,7 @@ class ShardWork:
             bound=4.0 * batch_s,
             threads=self.about.threads,
         )
-        with kept(), closing(decoding):
+        with closing(decoding):
             for shard, parts in groupby(tally.through(decoding, "wait"), key=lambda part: part[0].shard):
                 with self._writer(of_shard[shard]) as writer:
                     for batch, decoded in parts:
