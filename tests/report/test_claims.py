@@ -178,6 +178,18 @@ def test_verdicts_on_dimensions(found: Compact, outcome: str) -> None:
     assert compact(found).outcome == outcome
 
 
+def test_compactness_without_learning_shows_nothing_learned() -> None:
+    for value, said in (
+        (5.5, "does not show that anything was learned"),
+        (9.0, "more than of codes that were learned"),
+    ):
+        beside = replace(sides(NARROW, WIDE), unlearned={"codes of an untrained encoder": Number(value)})
+        assert compact(beside).outcome == "holds"
+        assert f"{value} dimensions of codes of an untrained encoder" in compact(beside).sentence
+        assert said in compact(beside).sentence
+    assert "learned" not in compact(sides(NARROW, WIDE)).sentence
+
+
 @pytest.mark.parametrize(
     ("leads", "outcome"),
     [

@@ -72,9 +72,19 @@ class Sides:
     codes: Number
 
 
+UNLEARNED = {
+    "frozen_decoder": "codes over frozen random atoms",
+    "untrained_sae": "codes of an untrained encoder",
+}
+"""What is sparse as well, and learned less or nothing."""
+
+
 @dataclass(frozen=True)
 class Compact:
-    """Claim 2: completeness; on held-out groups also what a factor takes, and what `few_k` dimensions tell."""
+    """Claim 2: completeness; on held-out groups also what a factor takes, and what `few_k` dimensions tell.
+
+    `unlearned` holds the dimensions that a factor takes of what learned nothing, by its words.
+    """
 
     completeness: Sides
     cells: int = 1
@@ -82,6 +92,7 @@ class Compact:
     few: Sides | None = None
     few_k: int = FEW
     factors: int = 0
+    unlearned: Mapping[str, Number] = field(default_factory=dict[str, Number])
 
 
 @dataclass(frozen=True)
@@ -215,7 +226,13 @@ def _compact_strictly(rows: pl.DataFrame) -> Compact | None:
     curve = rows.filter(pl.col("metric") == "sparse_r2")
     few_k = min(curve["k"].drop_nulls(), key=lambda k: (abs(k - FEW), k), default=FEW)
     few = _sides(curve.filter(pl.col("k") == few_k))
-    return Compact(completeness, dimensions=dimensions, few=few, few_k=few_k, factors=completeness.codes.n)
+    taken = rows.filter((pl.col("metric") == "effective_latents") & (pl.col("target") == ""))
+    unlearned = {
+        UNLEARNED[row["representation"]]: number_of(row)
+        for row in taken.filter(pl.col("value").is_not_nan()).sort("seed", maintain_order=True).rows(named=True)
+        if row["representation"] in UNLEARNED
+    }
+    return Compact(completeness, 1, dimensions, few, few_k, completeness.codes.n, unlearned)
 
 
 def _sides(rows: pl.DataFrame) -> Sides | None:

@@ -64,6 +64,7 @@ def compact(found: Compact | None) -> Verdict:
 
     It holds when codes take fewer effective dimensions and a few of them tell as much as few of the layer's, to 2
     points; it fails when codes take more, or few of them tell less. Either way the intervals must lie apart.
+    Where sparse codes that learned nothing take as few, the sentence says that it shows nothing learned.
     """
     if found is None or found.dimensions is None:
         return NOT_ASKED
@@ -86,8 +87,21 @@ def compact(found: Compact | None) -> Verdict:
     if more:
         return Verdict("does not hold", f"{told}: codes need more, and the intervals lie apart.")
     if fewer:
-        return Verdict("holds", f"{told}: codes need fewer, and the intervals lie apart.")
+        return Verdict("holds", f"{told}: codes need fewer, and the intervals lie apart.{_unlearned(found)}")
     return Verdict("undecided", f"{told}: the intervals do not lie apart in favour of the codes.")
+
+
+def _unlearned(found: Compact) -> str:
+    """Say what sparse codes that learned nothing take, and what follows when it is as little."""
+    if found.dimensions is None or not found.unlearned:
+        return ""
+    each = [f"{words.decimal(number.value, 1)} dimensions of {name}" for name, number in found.unlearned.items()]
+    said = f" A factor takes {words.listed(each)}"
+    codes = found.dimensions.codes
+    most = codes.high if codes.bounded else codes.value
+    if any(number.value <= most for number in found.unlearned.values()):
+        return f"{said}: being sparse is enough for that, so it does not show that anything was learned."
+    return f"{said}: more than of codes that were learned."
 
 
 def apart(lower: Number, higher: Number) -> bool:
