@@ -11,7 +11,7 @@ slopes are known in double precision; at the anchor they vanish, so the solution
 every `TURNS` turns the point becomes the anchor and its duality gap, in double precision over all
 features, says whether it counts. rho comes from a ladder: slopes and weights should settle equally fast,
 and what they changed by between the last two penalties tells (the idea of spectral steps; Xu, Figueiredo
-and Goldstein, AISTATS 2017). Who has not settled after `ROUNDS` anchors is solved by `descent` from there.
+and Goldstein, AISTATS 2017). Who does not settle within `ROUNDS` anchors is solved by `descent` from there.
 """
 
 import threading
@@ -25,11 +25,13 @@ from otoscope.evaluate import descent
 
 TURNS = 10
 """Turns between two anchors."""
-ROUNDS = 12
+ROUNDS = 20
 """Most anchors for one penalty."""
-RUNG = 2.0
+PATIENCE = 5
+"""Anchors after which a target is given up whose gap, falling as it did, would still be too large after `ROUNDS`."""
+RUNG = 2.5
 """Ratio of neighbouring weights on the ladder."""
-TOP, BOTTOM = 1, -12
+TOP, BOTTOM = 1, -9
 """Ends of the ladder: rho is `RUNG` to that power."""
 SHARE, POWER = 0.5, 0.9
 """rho is `SHARE` times (change of slopes over change of weights along the path) to this power (measured)."""
@@ -83,7 +85,8 @@ class Lockstep:
         many = np.count_nonzero(weights, axis=1) >= FEW * weights.shape[1]
         waiting = np.flatnonzero((gaps > tolerance) & many) if self.worthwhile else np.zeros(0, dtype=np.int64)
         duals = np.clip(slopes, -wanted.alpha[:, None], wanted.alpha[:, None])
-        for _ in range(ROUNDS):
+        past = gaps.copy()
+        for turn in range(1, ROUNDS + 1):
             if not len(waiting):
                 break
             for rung in np.unique(rungs[waiting]):
@@ -96,6 +99,10 @@ class Lockstep:
                 weights[waiting], wanted.cross[waiting], slopes[waiting], wanted.square[waiting], wanted.alpha[waiting]
             )
             waiting = waiting[gaps[waiting] > tolerance]
+            if turn % PATIENCE == 0:
+                reached = gaps[waiting] * (gaps[waiting] / past[waiting]) ** (ROUNDS / PATIENCE - turn / PATIENCE)
+                past[waiting] = gaps[waiting]
+                waiting = waiting[reached <= tolerance]
         for target in np.flatnonzero(gaps > tolerance):
             found = descent.path(
                 self.gram,

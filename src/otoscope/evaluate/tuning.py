@@ -7,6 +7,7 @@ on the fold; the penalty with the best R2 over all folds together is then fitted
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from otoscope.evaluate.gramian import Gramian, Moments
 from otoscope.evaluate.lockstep import Lockstep, Point, Trail, Wanted
 
 TOGETHER = 96
-"""Targets solved together: enough for products of matrices, few enough to stay near the processor."""
+"""Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
 
 
 class Grid(NamedTuple):
@@ -103,7 +104,9 @@ def tune(
         ]
         return _tune(asked, last, on_whole.only(members), alphas[members], grid)
 
-    parts = list(pool.map(some, [slice(begin, begin + TOGETHER) for begin in range(0, count, TOGETHER)]))
+    pieces = -(-count // TOGETHER)
+    ends = np.arange(pieces + 1) * count // pieces
+    parts = list(pool.map(some, [slice(begin, end) for begin, end in pairwise(ends)]))
     return Tuned(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
