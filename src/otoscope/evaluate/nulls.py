@@ -28,6 +28,27 @@ def permuted_order(
     return order
 
 
+def permuted_targets(
+    targets: Shaped[np.ndarray, " rows"] | Shaped[np.ndarray, "rows outputs"],
+    groups: Shaped[np.ndarray, " rows"],
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " rows"]:
+    """Return the row whose target each row gets: any other's, or of one whole group where groups have one target each.
+
+    A target that never varies within a group (a singer's gender) has as many independent values as
+    there are groups; dealt out row by row it would make a null that anything beats.
+
+    >>> permuted_targets(np.array(["f", "f", "m"]), np.array([0, 0, 1]), np.random.default_rng(2)).tolist()
+    [2, 2, 0]
+    """
+    numbers, n_groups = number_groups(groups)
+    first = np.full(n_groups, len(numbers))
+    np.minimum.at(first, numbers, np.arange(len(numbers)))
+    if 1 < n_groups < len(numbers) and np.array_equal(targets[first[numbers]], targets):
+        return first[rng.permutation(n_groups)[numbers]]
+    return rng.permutation(len(numbers))
+
+
 def permute_rows(
     codes: Float[np.ndarray, "rows latents"], *, seed: int, groups: Shaped[np.ndarray, " rows"] | None = None
 ) -> Float[np.ndarray, "rows latents"]:

@@ -5,7 +5,7 @@ cross-entropy + penalty * p/2 |W|^2 with p the number of features that vary: rel
 that one grid serves a layer of 384 and a code of 6,144. The penalty is chosen by balanced accuracy
 on the validation groups (ties: lower cross-entropy), the map is fitted again on training and
 validation rows together at that penalty, and scored on the test groups. The null fits at the same
-penalty to labels permuted among the fitted rows.
+penalty to labels permuted among the fitted rows, or among groups where each group has one label.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from otoscope.errors import EvaluationError
 from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
 from otoscope.evaluate.logistic import fit_logistic, rotate
 from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.nulls import permuted_targets
 from otoscope.evaluate.splits import rows_of
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -95,7 +96,11 @@ def fit_probe(
 
     chosen, (valid_accuracy, valid_balanced), start = _choose(data, known, n_train, len(classes), settings)
     rng = np.random.default_rng(seed)
-    orders = [np.arange(n_fitted), *(rng.permutation(n_fitted) for _ in range(settings.permutations))]
+    known_groups = np.asarray(groups)[np.concatenate(parts[:2])]
+    orders = [
+        np.arange(n_fitted),
+        *(permuted_targets(known, known_groups, rng) for _ in range(settings.permutations)),
+    ]
     begun = [start, *(np.zeros_like(start) for _ in range(settings.permutations))]
     logits = _fit_and_apply(
         data.rows[:n_fitted],

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.group_ridge import fit_group_ridge
 from otoscope.evaluate.groups import bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.nulls import permuted_targets
 from otoscope.evaluate.record import Record
 
 Kind = Literal["single", "several", "continuous"]
@@ -125,8 +126,11 @@ def ask(
     """Return the task's score on test groups with interval and null, and on the groups left out of the fits."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     rng = np.random.default_rng(repeat.seed)
-    orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(repeat.permutations))]
     wanted = task.outputs[fitted]
+    orders = [
+        np.arange(len(fitted)),
+        *(permuted_targets(wanted, groups[fitted], rng) for _ in range(repeat.permutations)),
+    ]
     found = fit_group_ridge(
         features[fitted],
         features[test],
