@@ -55,6 +55,20 @@ def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None
         load_config(written(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("evaluate: {protocols: [mariotte2025]}\n", r"mine.yaml: evaluate.protocols: mariotte2025 judges pooled"),
+        ("extract: {frames: false}\n", r"mine.yaml: train.poolings: encode_then_pool needs frames"),
+        ("extract: {segment_s: 1.0, segments: a.csv}\n", r"mine.yaml: extract: give segment_s or segments"),
+    ],
+)
+def test_settings_that_clash_are_told_without_the_whole_configuration(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(written(tmp_path, MINIMAL + text))
+    assert "{" not in str(caught.value) and "SynthSpec" not in str(caught.value)
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_config(tmp_path / "none.yaml")

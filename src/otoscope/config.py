@@ -291,6 +291,9 @@ def _explain(error: Any, raw: Mapping[str, Any]) -> str:
         return f"unknown key {place!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
+        told = error["msg"].removeprefix("Value error, ")
+        return f"{place}: {told}" if place else told
     return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
 
 
