@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import TrainingError
-from otoscope.sae.rows import ArrayRows, Order, chunks, permute
+from otoscope.sae.rows import ArrayRows, Order, as_rows, chunks, permute
 
 
 @settings(deadline=None)
@@ -75,3 +76,32 @@ def test_chunks_tile_the_rows_in_order():
 def test_refuses_what_is_no_table_of_rows(shape: tuple[int, ...]):
     with pytest.raises(TrainingError, match=r"rows must be an array \[rows, width\]"):
         ArrayRows(np.zeros(shape, dtype=np.float32))
+
+
+class ReadOnly(np.ndarray):
+    """An array whose every part is read only, as those of other libraries may be."""
+
+    def __getitem__(self, key):  # pyright: ignore
+        found = np.array(self.view(np.ndarray)[key])
+        found.setflags(write=False)
+        return found
+
+
+def test_what_is_taken_may_be_written_to():
+    rows = ArrayRows(np.ones((4, 3), dtype=np.float32).view(ReadOnly))
+    assert rows.take(np.array([1, 2])).flags.writeable
+
+
+def test_arrays_and_tensors_are_rows_as_they_are():
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    indices = np.array([5, 0])
+    met = ArrayRows(values).take(indices)
+    for found in (values, torch.from_numpy(values), torch.from_numpy(values).bfloat16().requires_grad_()):
+        assert np.array_equal(as_rows(found).take(indices), met)
+    rows = ArrayRows(values)
+    assert as_rows(rows) is rows
+
+
+def test_refuses_what_holds_no_rows():
+    with pytest.raises(TrainingError, match=r"rows are a list; give an array or a tensor \[rows, width\]"):
+        as_rows([[1.0, 2.0]])

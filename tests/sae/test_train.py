@@ -80,6 +80,13 @@ def test_moments_may_be_given():
     assert torch.equal(one.sae.decoder, two.sae.decoder)
 
 
+def test_plain_arrays_are_rows():
+    rows = np.random.default_rng(0).normal(size=(96, 8)).astype(np.float32)
+    wrapped = fit(ArrayRows(rows[:64]), ArrayRows(rows[64:]), latents=16, k=2)
+    plain = fit(rows[:64], torch.from_numpy(rows[64:]), latents=16, k=2)
+    assert torch.equal(plain.sae.decoder, wrapped.sae.decoder)
+
+
 def with_nan(rows: ArrayRows, row: int) -> ArrayRows:
     array = rows.array.copy()
     array[row, 3] = np.nan

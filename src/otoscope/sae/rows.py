@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
+from torch import Tensor
 
 from otoscope.errors import TrainingError
 
@@ -69,11 +70,15 @@ class ArrayRows:
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
         """Return these rows as float32, in the order asked for."""
-        return np.ascontiguousarray(self.array[indices], dtype=np.float32)
+        return np.require(self.array[indices], np.float32, ["C", "W"])  # torch warns of what it may not write to
 
     def describe(self, index: int) -> str:
         """Return a row's label; empty where it has none."""
         return "" if self.labels is None else self.labels[index]
+
+
+RowsLike: TypeAlias = Rows | Float[np.ndarray, "*rows width"] | Float[Tensor, "*rows width"]
+"""Rows, or an array or tensor that holds them."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,21 @@ class Kept:
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
         """Return these rows, in the order asked for."""
         return self.array[indices]
+
+
+def as_rows(given: object) -> Rows:
+    """Return rows as they are, an array or a tensor as `ArrayRows`; raise `TrainingError` for anything else.
+
+    >>> as_rows(np.ones((4, 3))).height
+    4
+    """
+    if isinstance(given, Rows):
+        return given
+    if isinstance(given, Tensor):
+        return ArrayRows(given.detach().float().cpu().numpy())
+    if isinstance(given, np.ndarray):
+        return ArrayRows(given)
+    raise TrainingError(f"rows are a {type(given).__name__}; give an array or a tensor [rows, width], or `ArrayRows`")
 
 
 def held(rows: Rows, most_bytes: int) -> Rows:

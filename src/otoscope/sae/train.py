@@ -19,7 +19,7 @@ from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import Plan, TrainConfig
-from otoscope.sae.rows import Order, Rows
+from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
 from otoscope.sae.sparsifiers import Starting
 from otoscope.sae.validate import Validation, validate
 
@@ -87,8 +87,8 @@ class Trained(NamedTuple):
 
 
 def begin(
-    rows: Rows,
-    valid_rows: Rows,
+    rows: RowsLike,
+    valid_rows: RowsLike,
     preset: TrainConfig | str = "default",
     *,
     latents: int,
@@ -103,6 +103,7 @@ def begin(
     Give k or sparsity. `moments` saves reading the training rows once more when many models are
     trained on them. Raises `ConfigError` for settings, `TrainingError` for rows.
     """
+    rows, valid_rows = as_rows(rows), as_rows(valid_rows)
     made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
     config, sparsifier, plan = made
     moments = moments or measure(rows)
@@ -208,8 +209,8 @@ def finish(run: Training) -> Trained:
 
 
 def fit(
-    rows: Rows,
-    valid_rows: Rows,
+    rows: RowsLike,
+    valid_rows: RowsLike,
     preset: TrainConfig | str = "default",
     *,
     latents: int,
@@ -219,7 +220,10 @@ def fit(
     moments: Moments | None = None,
     engine: EngineFactory = pick_engine,
 ) -> Trained:
-    """Train one dictionary to its end and return its best state on the validation rows."""
+    """Train one dictionary to its end and return its best state on the validation rows.
+
+    Rows are arrays or tensors `[rows, width]`, or `Rows` that need not fit in memory.
+    """
     run = begin(
         rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments, engine=engine
     )
