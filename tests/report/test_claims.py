@@ -14,7 +14,6 @@ from otoscope.report.claims_numbers import (
     Claims,
     Compact,
     Kept,
-    Number,
     Order,
     Sides,
     compat_claims,
@@ -22,6 +21,14 @@ from otoscope.report.claims_numbers import (
     strict_claims,
 )
 from otoscope.report.claims_verdicts import compact, kept, ordered
+from otoscope.report.intervals import Number
+
+
+def number(
+    value: float, low: float = math.nan, high: float = math.nan, null_high: float = math.nan, *, groups: int = 5
+) -> Number:
+    """Return a number that rests on enough groups."""
+    return Number(value, low, high, null_high, groups=groups)
 
 
 def row(metric: str, value: float, representation: str, **more: Any) -> Record:
@@ -30,7 +37,7 @@ def row(metric: str, value: float, representation: str, **more: Any) -> Record:
 
 
 def strictly(metric: str, value: float, representation: str, **more: Any) -> Record:
-    return row(metric, value, representation, protocol="strict", **more)
+    return row(metric, value, representation, **{"protocol": "strict", "groups": 5, **more})
 
 
 def small_study() -> list[Record]:
@@ -53,13 +60,23 @@ def small_study() -> list[Record]:
 
 def strict_study() -> list[Record]:
     """One compared layer, three sparsities, two seeds."""
-    records = [strictly("task_balanced_accuracy", 0.8, "dense", target="technique", low=0.7, high=0.9, null_high=0.2)]
+    records = [
+        strictly("task_balanced_accuracy", 0.8, "dense", target="technique", low=0.795, high=0.805, null_high=0.2)
+    ]
     for seed in (0, 1):
         for sparsity in (0.75, 0.95, 0.99):
             codes = {"sparsity": sparsity, "seed": seed, "sae_id": f"layer01-k{int(100 * sparsity)}-seed{seed}"}
             value = 0.79 - seed / 10
             records.append(
-                strictly("task_balanced_accuracy", value, "sae", target="technique", low=0.7, high=0.85, **codes)
+                strictly(
+                    "task_balanced_accuracy",
+                    value,
+                    "sae",
+                    target="technique",
+                    low=value - 0.005,
+                    high=value + 0.005,
+                    **codes,
+                )
             )
         codes = {"seed": seed, "sae_id": f"layer01-k95-seed{seed}", "sparsity": 0.95}
         records.append(strictly("completeness", 0.6, "sae", n=12, **codes))
@@ -129,35 +146,77 @@ def task(codes: Number, dense: Number) -> Kept:
 
 
 @pytest.mark.parametrize(
-    ("codes", "dense", "outcome"),
+    ("codes", "dense", "outcome", "said"),
     [
-        (Number(0.79, 0.7, 0.88, 0.2), Number(0.8, 0.7, 0.9), "holds"),
-        (Number(0.85, 0.8, 0.9, 0.2), Number(0.8, 0.7, 0.9), "holds"),
-        (Number(0.7, 0.6, 0.85, 0.2), Number(0.8, 0.7, 0.9), "undecided"),
-        (Number(0.7), Number(0.8), "undecided"),
-        (Number(0.5, 0.45, 0.55, 0.2), Number(0.8, 0.75, 0.85), "does not hold"),
+        # the whole interval of the difference lies above -2 points, then above 0
+        (number(0.80, 0.79, 0.81, 0.2), number(0.8, 0.79, 0.81), "holds", "excludes a loss of 2 points"),
+        (number(0.81, 0.80, 0.82, 0.2), number(0.8, 0.79, 0.81), "holds", "a gain in this sample, and the interval"),
+        (number(0.85, 0.84, 0.86, 0.2), number(0.8, 0.79, 0.81), "holds", "a gain, and the whole interval"),
+        # a good point estimate alone decides nothing
+        (number(0.79, 0.7, 0.88, 0.2), number(0.8, 0.7, 0.9), "undecided", "within the 2 points fixed as no loss, but"),
+        (number(0.85, 0.75, 0.95, 0.2), number(0.8, 0.7, 0.9), "undecided", "a gain in this sample, but"),
+        (number(0.7, 0.6, 0.85, 0.2), number(0.8, 0.7, 0.9), "undecided", "but the interval allows for less"),
+        (number(0.8), number(0.8), "undecided", "without an interval"),
+        (number(0.8, 0.8, 0.8, 0.2, groups=2), number(0.8, 0.8, 0.8), "undecided", "2 groups are too few"),
+        (number(0.5, 0.5, 0.5, 0.2, groups=1), number(0.8, 0.8, 0.8), "undecided", "1 group is too few"),
+        (number(0.5, 0.45, 0.55, 0.2), number(0.8, 0.75, 0.85), "does not hold", "over the whole interval"),
         # no better than chance is no knowledge, whatever the layer has
-        (Number(0.19, 0.1, 0.3, 0.2), Number(0.2, 0.1, 0.3), "does not hold"),
+        (number(0.19, 0.1, 0.3, 0.2), number(0.2, 0.1, 0.3), "does not hold", "permuted targets"),
     ],
 )
-def test_verdicts_on_the_task(codes: Number, dense: Number, outcome: str) -> None:
+def test_verdicts_on_the_task(codes: Number, dense: Number, outcome: str, said: str) -> None:
     found = kept(task(codes, dense))
     assert found.outcome == outcome
     assert "At 95" in found.sentence
+    assert said in found.sentence
+
+
+def test_every_other_target_that_loses_and_the_best_baseline_are_named() -> None:
+    codes: dict[str, Any] = {"sparsity": 0.95, "seed": 0, "sae_id": "layer01-k95-seed0"}
+    accuracy = "task_balanced_accuracy"
+    records = [
+        *strict_study(),
+        strictly(accuracy, 0.9, "dense", target="vowel", low=0.89, high=0.91, null_high=0.3),
+        strictly(accuracy, 0.8, "sae", target="vowel", low=0.79, high=0.81, **codes),
+        strictly(accuracy, 0.9, "dense", target="gender", null_high=0.6),
+        strictly(accuracy, 0.89, "sae", target="gender", **codes),
+        strictly("task_r2", 0.5, "dense", target="f0", null_high=0.1),
+        strictly("task_r2", 0.4, "sae", target="f0", **codes),
+        # what the layer does not tell better than its null cannot be lost
+        strictly(accuracy, 0.3, "dense", target="take", null_high=0.35),
+        strictly(accuracy, 0.1, "sae", target="take", **codes),
+        strictly(accuracy, 0.85, "pca", target="technique", low=0.84, high=0.86, sparsity=0.99),
+        strictly(accuracy, 0.7, "logmel", target="technique", low=0.6, high=0.8),
+        strictly(accuracy, 0.99, "permuted", target="technique"),
+    ]
+    said = kept(strict_claims(to_table(records)).kept).sentence
+    assert "Of 3 other targets the same codes lose more than 2 points on 2: " in said
+    assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in said
+    assert "gender" not in said
+    assert (
+        "principal components (beside codes at 99\xa0%), 85.0\xa0% (84.0\xa0% to 86.0\xa0%); the intervals lie" in said
+    )
+    alone = kept(strict_claims(to_table(strict_study())).kept).sentence
+    assert "More than the codes" not in alone
+    assert "other target" not in alone
+    kept_all = [r for r in records if r.target not in ("vowel", "f0")]
+    assert "Of 1 other target the same codes lose more than 2 points on none" in (
+        kept(strict_claims(to_table(kept_all)).kept).sentence
+    )
 
 
 def test_the_limit_is_told_where_it_is_known() -> None:
-    limited = Kept(Number(0.8), {0.9: Number(0.8)}, "technique", limit=Number(0.95, 0.9, 0.99))
+    limited = Kept(number(0.8), {0.9: number(0.8)}, "technique", limit=number(0.95, 0.9, 0.99))
     assert "up to 95\xa0% (90\xa0% to 99\xa0%)" in kept(limited).sentence
-    assert "densest" not in kept(task(Number(0.8), Number(0.8))).sentence
+    assert "densest" not in kept(task(number(0.8), number(0.8))).sentence
 
 
 def sides(codes: Number, dense: Number, few: tuple[Number, Number] | None = None, factors: int = 9) -> Compact:
-    of = Sides(Number(0.5), Number(0.6))
+    of = Sides(number(0.5), number(0.6))
     return Compact(of, dimensions=Sides(dense, codes), few=None if few is None else Sides(*few), factors=factors)
 
 
-NARROW, WIDE = Number(5.0, 4.0, 6.0), Number(20.0, 15.0, 25.0)
+NARROW, WIDE = number(5.0, 4.0, 6.0), number(20.0, 15.0, 25.0)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +224,13 @@ NARROW, WIDE = Number(5.0, 4.0, 6.0), Number(20.0, 15.0, 25.0)
     [
         (sides(NARROW, WIDE), "holds"),
         (sides(WIDE, NARROW), "does not hold"),
-        (sides(Number(5.0, 4.0, 16.0), WIDE), "undecided"),
-        (sides(Number(5.0), Number(20.0)), "undecided"),
+        (sides(number(5.0, 4.0, 16.0), WIDE), "undecided"),
+        (sides(number(5.0), number(20.0)), "undecided"),
         (sides(NARROW, WIDE, factors=0), "undecided"),
         # few dimensions (of the layer, of codes) must tell as much
-        (sides(NARROW, WIDE, (Number(0.3, 0.2, 0.4), Number(0.5, 0.45, 0.6))), "holds"),
-        (sides(NARROW, WIDE, (Number(0.5, 0.4, 0.6), Number(0.45, 0.3, 0.55))), "undecided"),
-        (sides(NARROW, WIDE, (Number(0.5, 0.45, 0.6), Number(0.3, 0.2, 0.4))), "does not hold"),
+        (sides(NARROW, WIDE, (number(0.3, 0.2, 0.4), number(0.5, 0.45, 0.6))), "holds"),
+        (sides(NARROW, WIDE, (number(0.5, 0.4, 0.6), number(0.45, 0.3, 0.55))), "undecided"),
+        (sides(NARROW, WIDE, (number(0.5, 0.45, 0.6), number(0.3, 0.2, 0.4))), "does not hold"),
     ],
 )
 def test_verdicts_on_dimensions(found: Compact, outcome: str) -> None:
@@ -183,7 +242,7 @@ def test_compactness_without_learning_shows_nothing_learned() -> None:
         (5.5, "does not show that anything was learned"),
         (9.0, "more than of codes that were learned"),
     ):
-        beside = replace(sides(NARROW, WIDE), unlearned={"codes of an untrained encoder": Number(value)})
+        beside = replace(sides(NARROW, WIDE), unlearned={"codes of an untrained encoder": number(value)})
         assert compact(beside).outcome == "holds"
         assert f"{value} dimensions of codes of an untrained encoder" in compact(beside).sentence
         assert said in compact(beside).sentence
@@ -193,13 +252,13 @@ def test_compactness_without_learning_shows_nothing_learned() -> None:
 @pytest.mark.parametrize(
     ("leads", "outcome"),
     [
-        ([Number(1.2, 0.4, 2.0, 0.3)], "holds"),
-        ([Number(1.2, 0.4, 2.0, 0.3), Number(0.9, 0.1, 2.0, 0.3)], "holds"),
-        ([Number(1.2, 0.4, 2.0, 0.3), Number(0.2, -0.1, 2.0, 0.3)], "undecided"),
+        ([number(1.2, 0.4, 2.0, 0.3)], "holds"),
+        ([number(1.2, 0.4, 2.0, 0.3), number(0.9, 0.1, 2.0, 0.3)], "holds"),
+        ([number(1.2, 0.4, 2.0, 0.3), number(0.2, -0.1, 2.0, 0.3)], "undecided"),
         # above 0, but permuted layers lead as far
-        ([Number(1.2, 0.4, 2.0, 1.5)], "undecided"),
-        ([Number(1.2, 0.4, 2.0, 0.3), Number(-1.0, -2.0, -0.1, 0.3)], "does not hold"),
-        ([Number(-0.1, -1.0, 1.0, 0.3)], "undecided"),
+        ([number(1.2, 0.4, 2.0, 1.5)], "undecided"),
+        ([number(1.2, 0.4, 2.0, 0.3), number(-1.0, -2.0, -0.1, 0.3)], "does not hold"),
+        ([number(-0.1, -1.0, 1.0, 0.3)], "undecided"),
     ],
 )
 def test_verdicts_on_the_order(leads: list[Number], outcome: str) -> None:
@@ -207,6 +266,13 @@ def test_verdicts_on_the_order(leads: list[Number], outcome: str) -> None:
     found = ordered(Order(leads=dict(zip(names, leads, strict=False))))
     assert found.outcome == outcome
     assert found.sentence.startswith("Pitch lies")
+
+
+def test_two_groups_decide_none_of_the_claims() -> None:
+    few = [replace(r, groups=2) for r in strict_study()]
+    found = examine(to_table(few))
+    assert [v.outcome for v in found.verdicts] == ["undecided"] * 3
+    assert all("2 groups are too few" in v.sentence for v in found.verdicts)
 
 
 def test_without_held_out_groups_nothing_is_decided() -> None:

@@ -54,11 +54,18 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(1.0, 3.0, "more compact"), (6.0, 9.0, "less compact"), (2.0, 7.0, "not decided")]
+    ("low", "high", "said"),
+    [
+        (1.0, 3.0, "more compact"),
+        (6.5, 9.0, "less compact"),
+        (2.0, 7.0, "not decided"),
+        # beyond the layer's value, but not beyond its interval
+        (2.0, 4.5, "not decided"),
+    ],
 )
 def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float, said: str):
     rows = rows_of(
-        row("effective_latents", DENSE, 5.0),
+        row("effective_latents", DENSE, 5.0, low=4.0, high=6.0),
         codes("effective_latents", (low + high) / 2, low=low, high=high),
     )
     (finding,) = _compact(rows)

@@ -8,7 +8,8 @@ import altair as alt
 import polars as pl
 
 from otoscope.report.charts import PERCENT, Figure, Panel
-from otoscope.report.claims_numbers import EARLY_LATE, Claims, Kept, Number
+from otoscope.report.claims_numbers import EARLY_LATE, Claims, Kept
+from otoscope.report.intervals import Number, difference
 from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
 SOURCES: tuple[str, ...] = ("published", "the study's way, here", "held-out groups, here")
@@ -49,7 +50,8 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Accuracy read from codes less that read from their layer, by sparsity: 0 means that nothing is lost. "
             "Published and in the study's way: mean over the layers that were opened, plain accuracy. Held-out groups: "
-            "balanced accuracy of one layer, with the 95 % interval of the codes."
+            "balanced accuracy of one layer, with the interval of the difference (the root of squares of the 95 % "
+            "intervals of codes and layer), by which the verdict decides."
         ),
         panels=[Panel(alt.LayerChart(layer=layers))],
         table=data,
@@ -145,15 +147,15 @@ def _pair(source: str, quantity: str, dense: Number, codes: Number) -> list[dict
 
 
 def _loss(source: str, found: Kept, sparsity: float, number: Number) -> dict[str, Any]:
-    shift = found.dense.value
+    change = difference(number, found.dense)
     return {
         "source": source,
         "sparsity": sparsity,
-        "difference": number.value - shift,
-        "low": _known(number.low - shift),
-        "high": _known(number.high - shift),
+        "difference": change.value,
+        "low": _known(change.low),
+        "high": _known(change.high),
         "codes": number.value,
-        "dense": shift,
+        "dense": found.dense.value,
     }
 
 

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.mariotte2025.published import published
 from otoscope.protocols.strict import NAME as STRICT
+from otoscope.report.claims_beside import Beside, beside_codes
+from otoscope.report.intervals import Number, number_of
 
 HIGH_SPARSITY = 0.95
 """The sparsity at which the study's text reads its figures; the nearest that was trained stands for it."""
@@ -22,31 +23,18 @@ EARLY_LATE = ("pitch", "formants", "mfcc")
 
 
 @dataclass(frozen=True)
-class Number:
-    """A number with its interval and the upper end of its null, NaN where there is none."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    null_high: float = math.nan
-    n: int = 0
-    groups: int = 0
-
-    @property
-    def bounded(self) -> bool:
-        """Whether it has an interval."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-
-@dataclass(frozen=True)
 class Kept:
-    """Claim 1: what a probe reads from a layer and from codes, by sparsity; `cells` says over how many layers."""
+    """Claim 1: what a probe reads from a layer and from codes, by sparsity; `cells` says over how many layers.
+
+    `beside` holds what else decides whether a task is kept: other targets, and what codes must beat.
+    """
 
     dense: Number
     codes: Mapping[float, Number]
     target: str
     cells: int = 1
     limit: Number | None = None
+    beside: Beside | None = None
 
     @property
     def sparsity(self) -> float:
@@ -205,7 +193,9 @@ def _kept_strictly(rows: pl.DataFrame) -> Kept | None:
     # the run's own recipe, told last, stands before the study's
     limit = number_of(limits.row(-1, named=True)) if limits.height else None
     found = {float(row["sparsity"]): number_of(row) for row in codes.iter_rows(named=True)}
-    return Kept(number_of(dense.row(0, named=True)), found, target, limit=limit)
+    kept = Kept(number_of(dense.row(0, named=True)), found, target, limit=limit)
+    shown = codes.filter(pl.col("sparsity") == kept.sparsity).row(0, named=True)
+    return replace(kept, beside=beside_codes(tasks, shown))
 
 
 def _one_of_each(codes: pl.DataFrame) -> pl.DataFrame:
@@ -252,14 +242,6 @@ def _order_strictly(rows: pl.DataFrame) -> Order | None:
         return None
     curves = rows.filter((pl.col("metric") == "category_r2") & pl.col("target").is_in(EARLY_LATE))
     return Order(leads={row["target"]: number_of(row) for row in leads.iter_rows(named=True)}, by_layer=curves)
-
-
-def number_of(row: Mapping[str, Any]) -> Number:
-    """Return a row's value with what backs it."""
-    known = {
-        name: math.nan if row[name] is None else float(row[name]) for name in ("value", "low", "high", "null_high")
-    }
-    return Number(**known, n=row["n"] or 0, groups=row["groups"] or 0)
 
 
 def _mean(rows: pl.DataFrame) -> float:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from otoscope.report import words
-from otoscope.report.claims_numbers import Claims, Compact, Kept, Number, Order
+from otoscope.report.claims_beside import MARGIN, Beside
+from otoscope.report.claims_numbers import Claims, Compact, Kept, Order
+from otoscope.report.intervals import MIN_GROUPS, Number, apart, difference
 
 Outcome = Literal["holds", "does not hold", "undecided", "not asked"]
-
-MARGIN = 0.02
-"""Loss that still counts as none, as in the strict protocol's limits."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +35,80 @@ def verdicts(strict: Claims) -> tuple[Verdict, Verdict, Verdict]:
 def kept(found: Kept | None) -> Verdict:
     """Judge claim 1: do codes of high sparsity keep what the layer tells of the task?
 
-    It holds when codes lose at most 2 points and beat their null; it fails when more than 2 points are lost at the
-    upper end of the difference's interval too, or when codes do not beat their null. The two intervals are put
-    together as if they were independent, which is wider than the truth: both are of the same groups.
+    With d the codes' value less the layer's, and its interval (`intervals.difference`: the root of squares of both):
+
+    - holds: the interval's lower end lies above -2 points, so that a loss of 2 points is excluded, and codes beat
+      their null;
+    - does not hold: its upper end lies below -2 points, or codes do not beat their null;
+    - undecided: anything else, and whatever would rest on an interval where there is none or on fewer than 3 groups.
+
+    The sentence also names every other target of which the same codes lose more than 2 points, and the best of what
+    codes must beat where it beats them; these inform and do not change the outcome.
     """
     if found is None:
         return NOT_ASKED
-    dense, codes, sparsity = found.dense, found.high, words.sparsity(found.sparsity)
+    codes, change = found.high, difference(found.high, found.dense)
     told = (
-        f"At {sparsity} the codes reach {shown(codes)} on {found.target}, the layer {words.percent(dense.value)}: "
-        f"{points(codes.value - dense.value)}"
+        f"At {words.sparsity(found.sparsity)} the codes reach {shown(codes)} on {found.target}, the layer "
+        f"{shown(found.dense)}: {points(change.value)}"
     )
-    limit = _limit(found.limit)
+    if change.bounded:
+        told += f" (difference {signed(change.low)} to {signed(change.high)} points)"
+    outcome, why = _kept(codes, change)
+    return Verdict(outcome, f"{told}{why}.{_limit(found.limit)}{_beside(found.beside)}")
+
+
+def _kept(codes: Number, change: Number) -> tuple[Outcome, str]:
     if math.isfinite(codes.null_high) and codes.value <= codes.null_high:
-        null = words.percent(codes.null_high)
-        return Verdict("does not hold", f"{told}, and no more than permuted targets give (up to {null}).{limit}")
-    most = codes.value - dense.value + math.hypot(codes.high - codes.value, dense.value - dense.low)
-    if codes.bounded and dense.bounded and most < -MARGIN:
-        return Verdict("does not hold", f"{told}, more than the interval allows for.{limit}")
-    if codes.value >= dense.value - MARGIN:
-        return Verdict("holds", f"{told}, no more than the 2 points fixed as no loss.{limit}")
-    return Verdict("undecided", f"{told}, but the interval allows for no loss as well.{limit}")
+        return "does not hold", f", and no more than permuted targets give (up to {words.percent(codes.null_high)})"
+    if not change.bounded:
+        return "undecided", ", without an interval"
+    if change.groups < MIN_GROUPS:
+        return "undecided", f", but {_too_few(change.groups)}"
+    if change.high < -MARGIN:
+        return "does not hold", ", a loss of more than 2 points over the whole interval"
+    if change.low > 0:
+        return "holds", ", a gain, and the whole interval lies above 0"
+    if change.low > -MARGIN:
+        way = "a gain in this sample, and" if change.value > 0 else "and"
+        return "holds", f", {way} the interval excludes a loss of 2 points"
+    if change.value >= -MARGIN:
+        way = "a gain in this sample" if change.value > 0 else "within the 2 points fixed as no loss"
+        return "undecided", f", {way}, but the interval does not exclude a loss of 2 points"
+    return "undecided", ", more than the 2 points fixed as no loss, but the interval allows for less"
+
+
+def _too_few(groups: int) -> str:
+    return f"{words.count(groups, 'group is', 'groups are')} too few to decide (at least {MIN_GROUPS})"
+
+
+def _beside(found: Beside | None) -> str:
+    if found is None:
+        return ""
+    said = ""
+    if (better := found.better) is not None:
+        at = f" (beside codes at {words.sparsity(better.sparsity)})" if words.known(better.sparsity) else ""
+        how = "the intervals lie apart" if better.clear else "the intervals overlap"
+        said += f" More than the codes tell: {better.name}{at}, {shown(better.number)}; {how}."
+    if found.lost:
+        each = [f"{name} {points(change.value)}{_ends(change)}" for name, change in found.lost.items()]
+        of = words.count(found.asked, "other target")
+        said += f" Of {of} the same codes lose more than 2 points on {len(each)}: {'; '.join(each)}."
+    elif found.asked:
+        said += f" Of {words.count(found.asked, 'other target')} the same codes lose more than 2 points on none."
+    return said
+
+
+def _ends(change: Number) -> str:
+    return f" ({signed(change.low)} to {signed(change.high)})" if change.bounded else ""
 
 
 def compact(found: Compact | None) -> Verdict:
     """Judge claim 2: does a factor take fewer dimensions of the codes than of the layer, on the same factors?
 
     It holds when codes take fewer effective dimensions and a few of them tell as much as few of the layer's, to 2
-    points; it fails when codes take more, or few of them tell less. Either way the intervals must lie apart.
+    points; it fails when codes take more, or few of them tell less. Either way the intervals must lie apart
+    and rest on at least 3 groups.
     Where sparse codes that learned nothing take as few, the sentence says that it shows nothing learned.
     """
     if found is None or found.dimensions is None:
@@ -84,6 +129,8 @@ def compact(found: Compact | None) -> Verdict:
         )
         fewer = fewer and few.codes.value >= few.dense.value - MARGIN
         more = more or apart(few.codes, few.dense)
+    if (more or fewer) and (groups := min(dense.groups, codes.groups)) < MIN_GROUPS:
+        return Verdict("undecided", f"{told}: {_too_few(groups)}.")
     if more:
         return Verdict("does not hold", f"{told}: codes need more, and the intervals lie apart.")
     if fewer:
@@ -104,21 +151,18 @@ def _unlearned(found: Compact) -> str:
     return f"{said}: more than of codes that were learned."
 
 
-def apart(lower: Number, higher: Number) -> bool:
-    """Whether two intervals lie apart, the first below the second."""
-    return lower.bounded and higher.bounded and lower.high < higher.low
-
-
 def ordered(found: Order | None) -> Verdict:
     """Judge claim 3: is pitch read in earlier layers than formants and MFCC?
 
     It holds when every lead's interval lies above 0 and its value above the null's upper end; it fails when one lies
-    below 0 with its whole interval.
+    below 0 with its whole interval. Fewer than 3 groups decide nothing.
     """
     if found is None or not found.leads:
         return NOT_ASKED
     told = "; ".join(_lead(name, lead) for name, lead in found.leads.items())
     told = told[:1].upper() + told[1:]
+    if (groups := min(lead.groups for lead in found.leads.values())) < MIN_GROUPS:
+        return Verdict("undecided", f"{told}: {_too_few(groups)}.")
     sure = [lead.low > 0 and not lead.value <= lead.null_high for lead in found.leads.values()]
     if all(sure):
         return Verdict("holds", f"{told}: each more than its null, and no interval reaches 0.")
@@ -147,6 +191,16 @@ def points(difference: float) -> str:
     """
     way = "less" if difference < 0 else "more"
     return f"{words.decimal(100 * abs(difference), 1)} points {way}"
+
+
+def signed(difference: float) -> str:
+    """Return a difference of two fractions as points with their sign.
+
+    >>> signed(-0.0349), signed(0.01)
+    ('−3.5', '+1.0')
+    """
+    text = words.decimal(100 * difference, 1)
+    return text if text.startswith("−") else f"+{text}"
 
 
 def _limit(limit: Number | None) -> str:

@@ -9,6 +9,7 @@ from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
+from otoscope.report.intervals import apart, number_of
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
 from otoscope.report.summary import Finding
 
@@ -145,11 +146,12 @@ def _at_null(row: Row) -> bool:
 
 
 def _verdict_compact(dense: Row, codes: Row) -> str:
-    if words.known(codes["high"]) and codes["high"] < dense["value"]:
-        return "The codes are more compact than the layer, beyond the interval."
-    if words.known(codes["low"]) and codes["low"] > dense["value"]:
-        return "The codes are less compact than the layer, beyond the interval."
-    return "The difference to the layer lies within the interval: it is not decided."
+    layer, found = number_of(dense), number_of(codes)
+    if apart(found, layer):
+        return "The codes are more compact than the layer: the intervals lie apart."
+    if apart(layer, found):
+        return "The codes are less compact than the layer: the intervals lie apart."
+    return "The intervals of the codes and of the layer do not lie apart: it is not decided."
 
 
 def _few(rows: StrictRows) -> list[Finding]:
@@ -242,5 +244,6 @@ def _against(codes: Row, other: Row, *, higher: bool) -> str:
     ahead = codes["value"] > other["value"] if higher else codes["value"] < other["value"]
     if not ahead:
         return "The codes do not beat it."
-    clear = words.known(codes["low"]) and words.known(other["high"]) and codes["low"] > other["high"]
+    lower, upper = (other, codes) if higher else (codes, other)
+    clear = apart(number_of(lower), number_of(upper))
     return "The codes beat it beyond both intervals." if clear else "The codes lead, within the intervals."
