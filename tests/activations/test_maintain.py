@@ -10,7 +10,7 @@ from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.main import main
 from otoscope.corpus.audio import write_audio
-from otoscope.errors import ArtifactError, StaleArtifact
+from otoscope.errors import ArtifactError, DamagedArtifact, StaleArtifact
 from tests.activations.test_append import Counting, add
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
 from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
@@ -131,6 +131,85 @@ def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
     assert not (tmp_path / "both" / "manifest.json").exists()
 
 
+def flip(path: Path, at: int = -4) -> None:
+    """Damage four bytes of a file; its size stays."""
+    data = bytearray(path.read_bytes())
+    for i in range(at, at + 4):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["layer_02/frames-00001.safetensors", "index/00000.parquet", "shards/00000.json", "clips.parquet"],
+)
+def test_damage_that_keeps_the_size_is_marked_and_then_mended(sound: Path, tmp_path: Path, name: str):
+    store, first = tmp_path / "store", Counting()
+    steps(corpus_of(sound), store, first)
+    before = contents(store)
+    flip(store / name)
+    assert len(verify(store)) == 1
+    collect(store)
+    encoder = Counting()
+    steps(corpus_of(sound), store, encoder)
+    assert len(encoder.given) < len(first.given), "only the clips of the damaged shard are encoded"
+    assert contents(store) == before
+    assert verify(store) == []
+
+
+def test_a_kept_shard_that_was_marked_is_made_anew(sound: Path, tmp_path: Path):
+    steps(corpus_of(sound), tmp_path / "store")
+    before = store_of(add(sound, ["zzz"]), tmp_path / "store")
+    frames = before.frames_of(0, "clip000.wav").copy()
+    flip(tmp_path / "store" / "layer_00" / "frames-00000.safetensors")
+    verify(tmp_path / "store")
+    store = store_of(corpus_of(sound), tmp_path / "store")
+    assert verify(tmp_path / "store") == []
+    assert store.clip_ids == before.clip_ids
+    np.testing.assert_allclose(store.frames_of(0, "clip000.wav"), frames, atol=2e-6)
+
+
+def test_mending_that_was_killed_goes_on(sound: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    steps(corpus_of(sound), store)
+    before = contents(store)
+    for shard in (0, 1):
+        flip(store / "layer_00" / f"frames-{shard:05d}.safetensors")
+    assert len(verify(store)) == 2
+    with pytest.raises(KeyboardInterrupt):
+        steps(corpus_of(sound), store, Counting(last=4))
+    steps(corpus_of(sound), store)
+    assert contents(store) == before
+
+
+def test_a_mark_goes_when_the_store_is_whole_again(sound: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    steps(corpus_of(sound), store)
+    before = contents(store)
+    path = store / "layer_00" / "frames-00000.safetensors"
+    flip(path)
+    verify(store)
+    assert set(contents(store)) - set(before) == {"damaged.json"}
+    flip(path)  # as it was, from a copy say
+    assert verify(store) == []
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["layer_02/frames-00001.safetensors", "index/00000.parquet", "shards/00000.json", "clips.parquet"]
+)
+def test_damage_is_never_merged(sound: Path, tmp_path: Path, name: str):
+    steps(corpus_of(sound), tmp_path / "one")
+    flip(tmp_path / "one" / name)
+    with pytest.raises(DamagedArtifact, match=rf"one/{name} is damaged: .*otoscope store verify"):
+        merge(tmp_path / "both", [tmp_path / "one"])
+    assert not (tmp_path / "both" / "manifest.json").exists()
+    verify(tmp_path / "one")
+    steps(corpus_of(sound), tmp_path / "one")
+    assert merge(tmp_path / "both", [tmp_path / "one"]).clip_ids == [f"clip{i:03d}.wav" for i in range(6)]
+    assert verify(tmp_path / "both") == []
+
+
 def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     store = tmp_path / "run" / "activations"
     steps(corpus_of(sound), store, Toy())
@@ -149,4 +228,6 @@ def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit) as ended:
         main(["store", "verify", str(tmp_path / "run")])
     assert ended.value.code == 1
-    assert "clips.parquet" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "clips.parquet" in told
+    assert "marked; the next `otoscope extract`" in told

@@ -9,12 +9,22 @@ import pytest
 
 from otoscope.activations import extract as extracting
 from otoscope.activations import home as homes
+from otoscope.activations.maintain import verify
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.pipeline.run import run
 from otoscope.report.folder import set_aside
-from tests.pipeline.small import FOLDER, RATE_HZ, Tiny, tone, write_audio, write_config, write_voices
+from tests.pipeline.small import (
+    FOLDER,
+    RATE_HZ,
+    Tiny,
+    stages_of_last_run,
+    tone,
+    write_audio,
+    write_config,
+    write_voices,
+)
 
 
 @pytest.fixture
@@ -69,6 +79,18 @@ def test_a_run_that_was_killed_between_the_two_renames_goes_on(config: Path, tmp
     (tmp_path / "other" / "activations").rename(folder.with_name("activations.old"))
     assert extracted(config, tmp_path / "run").fingerprint == store
     assert not list((tmp_path / "run").glob("activations.*"))
+
+
+def test_damage_that_a_verification_found_is_mended(config: Path, tmp_path: Path):
+    extracted(config, tmp_path / "run")
+    path = next((tmp_path / "run" / "activations" / "layer_03").glob("frames-*"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(byte ^ 0xFF for byte in whole[-4:]))
+    assert len(verify(tmp_path / "run" / "activations")) == 1
+    extracted(config, tmp_path / "run")
+    assert path.read_bytes() == whole
+    run(settings(config), tmp_path / "run", until="extract")
+    assert "extract" in stages_of_last_run(tmp_path / "run")[1]
 
 
 def test_segments_and_no_frames(config: Path, tmp_path: Path):

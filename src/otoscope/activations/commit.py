@@ -7,6 +7,7 @@ import polars as pl
 
 from otoscope.activations.home import Home, read_card, write_card
 from otoscope.activations.layout import CARD, CLIPS, MANIFEST, SET_ASIDE, shard_card_path, table_path
+from otoscope.activations.shards import check_files
 from otoscope.artifacts import write_table
 from otoscope.errors import ArtifactError, CorpusError, StaleArtifact
 
@@ -28,6 +29,16 @@ def is_current(home: Home, fingerprint: str) -> bool:
         return read_card(home, MANIFEST)["fingerprint"] == fingerprint
     except (ArtifactError, KeyError, TypeError):
         return False
+
+
+def has_tables(home: Home) -> bool:
+    """Whether the tables that the manifest names are there at their full size."""
+    try:
+        tables = read_card(home, MANIFEST)["tables"].values()
+        check_files(home, {table["file"]: table for table in tables}, verify=False)
+    except (ArtifactError, KeyError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from otoscope.activations.commit import finish, is_current
+from otoscope.activations.commit import finish, has_tables, is_current
+from otoscope.activations.damage import forget, is_marked, spoiled_shards
 from otoscope.activations.handing import write_shards
 from otoscope.activations.home import home_of, read_card
 from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
@@ -47,7 +48,7 @@ def extract(
     Run it again after a kill: whole shards are kept (their sizes are checked, with `verify` their checksums too) and
     the rest is written with the same bytes as in one go. A clip that cannot be used is set aside with the reason.
     Run it with a larger corpus, or another: the clips that are stored stay, only the others are encoded, and until
-    they are the store is read as it was.
+    they are the store is read as it was. What `otoscope.activations.maintain.verify` found damaged is written anew.
 
     Args:
         corpus: the clips.
@@ -87,7 +88,17 @@ def extract(
     )
     home = home_of(folder)
     with home.sole_writer():
-        settled = settle(home, corpus, card, sharding, segments=segments, bytes_per_s=_bytes_per_s(card), verify=verify)
+        damaged, spoiled = is_marked(home), spoiled_shards(home)
+        settled = settle(
+            home,
+            corpus,
+            card,
+            sharding,
+            segments=segments,
+            bytes_per_s=_bytes_per_s(card),
+            verify=verify,
+            spoiled=spoiled,
+        )
         begin(home, settled)
         about = Writing(
             root=corpus.root,
@@ -101,19 +112,20 @@ def extract(
         )
         total_s = float(corpus.clips["duration_s"].sum())
         tally = Tally(corpus.clips.height, total_s, len(settled.kept) + len(settled.plan), max_set_aside)
-        whole, missing = missing_shards(home, settled, verify=verify)
+        whole, missing = missing_shards(home, settled, verify=verify, spoiled=spoiled)
         _skip(tally, corpus, settled, whole, missing)
         yield tally.progress(shard=0, clips_new=tally.clips)
         current = is_current(home, settled.card["fingerprint"])
         if missing and current:
             home.remove(MANIFEST)
-        if missing or not current:
+        if missing or not current or damaged or not has_tables(home):
             engine = engine or Local()
             yield from write_shards(engine, about, settled, missing, tally)
             if not engine.joins:
                 clear(home)  # what workers that died left
             written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
             finish(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
+            forget(home)
 
 
 @dataclass(frozen=True)

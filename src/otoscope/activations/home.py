@@ -232,7 +232,10 @@ class Remote:
         with atomic(kept) as temporary, _told(address):
             self.files.get_file(self._at(relative), str(temporary))
             if digest(temporary) != described["sha256"]:
-                raise DamagedArtifact(f"{address} is damaged: its SHA-256 is not its card's; extract again")
+                raise DamagedArtifact(
+                    f"{address} is damaged: its SHA-256 is not its card's; `otoscope store verify {self.place}` marks "
+                    "what is damaged, then the next extraction writes it anew"
+                )
         return kept
 
     def read(self, relative: str) -> bytes:

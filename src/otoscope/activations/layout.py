@@ -14,6 +14,8 @@ from otoscope.errors import ConfigError, suggest
 FORMAT = 2
 CARD = "card.json"
 MANIFEST = "manifest.json"
+DAMAGED = "damaged.json"
+"""Lists the files that a verification found damaged, until an extraction has written them anew."""
 CLIPS = "clips"
 SET_ASIDE = "set_aside"
 UNRELATED = frozenset({"scikit-learn"})

@@ -1,15 +1,19 @@
 """Looking after stores: what one holds, whether it is whole, what can go, and several made into one."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from otoscope.activations.commit import finish
+from otoscope.activations.damage import forget, is_marked, mark
 from otoscope.activations.home import ELSEWHERE, Home, check_size, home_of, read_card, write_card
 from otoscope.activations.layout import (
     CARD,
+    DAMAGED,
     FORMAT,
     MANIFEST,
     differences,
@@ -17,8 +21,9 @@ from otoscope.activations.layout import (
     segments_path,
     shard_card_path,
 )
-from otoscope.activations.manifest import read_manifest
+from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.settle import stored_keys
+from otoscope.activations.shards import check_files
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
@@ -59,17 +64,32 @@ def info(place: str | Path) -> dict[str, Any]:
 
 
 def verify(place: str | Path) -> list[str]:
-    """Recompute every checksum; return what is wrong with each file that is not as it was written."""
+    """Recompute every checksum; return what is wrong with each file that is not as it was written.
+
+    Damage is marked in the store (where it can be written), so that the next extraction writes those shards anew.
+    """
     home = home_of(place)
     wrong: list[str] = []
-    for name, described in ActivationStore.open(place).files.items():
+    damaged: dict[str, Any] = {}
+    for name, described in files_of(read_manifest(home)).items():
         try:
             check_size(f"{home.place}/{name}", home.size(name), described)
             if home.describe(name)["sha256"] != described["sha256"]:
                 raise DamagedArtifact(f"{home.place}/{name} is damaged: its SHA-256 is not its card's")
         except DamagedArtifact as error:
             wrong.append(str(error).removesuffix("; extract again to restore it"))
+            damaged[name] = described
+    with suppress(ArtifactError, OSError):  # a store that one may only read can still be verified
+        if damaged:
+            mark(home, damaged)
+        elif is_marked(home):
+            forget(home)
     return wrong
+
+
+def is_known_damaged(place: str | Path) -> bool:
+    """Whether a verification marked the store as damaged and no extraction has mended it since."""
+    return is_marked(home_of(place))
 
 
 def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
@@ -94,8 +114,9 @@ def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
 def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
     """Copy the clips of several stores of one recipe into a new one.
 
-    A clip that several hold is taken from the first. Raises `StaleArtifact` when the recipes differ, `ArtifactError`
-    when one name stands for different sound or when the new place is taken.
+    A clip that several hold is taken from the first. What is copied is checked against its checksum. Raises
+    `DamagedArtifact` naming the file of a source that is not as it was written, `StaleArtifact` when the recipes
+    differ, `ArtifactError` when one name stands for different sound or when the new place is taken.
     """
     target = home_of(into)
     if target.size(CARD) is not None:
@@ -138,6 +159,8 @@ def _source(home: Home) -> _Source:
     card = read_manifest(home)
     if card["format"] != FORMAT or read_card(home, MANIFEST)["format"] != FORMAT:
         raise ArtifactError(f"{home.place} is of an earlier format; extract once more with this release, then merge")
+    cards = {shard_card_path(shard["shard"]): shard["card"] for shard in card["shards"]}
+    check_files(home, {table["file"]: table for table in card["tables"].values()} | cards, verify=True)
     store = ActivationStore.open(home.place)
     listed = {(clip_id, shard) for clip_id, shard in store.clips.select("clip_id", "shard").iter_rows()}
     aside = set(store.set_aside["clip_id"])
@@ -167,12 +190,18 @@ def _copy(source: Home, shard: Mapping[str, Any], target: Home, number: int) -> 
     files: dict[str, Any] = {}
     for name, described in card["files"].items():
         path = source.fetch(name, described)
+        data = path.read_bytes()
+        if sha256(data).hexdigest() != described["sha256"]:
+            raise DamagedArtifact(
+                f"{source.place}/{name} is damaged: its SHA-256 is not its card's, so nothing was merged; "
+                f"`otoscope store verify {source.place}` marks it, extract that store again, then merge"
+            )
         renamed = _renumbered(name, old, number)
         with target.publish(renamed) as temporary:
             if name in (index_path(old), segments_path(old)):
                 write_table(temporary, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
             else:
-                temporary.write_bytes(path.read_bytes())
+                temporary.write_bytes(data)
         files[renamed] = target.describe(renamed)
     card = {**card, "shard": number, "files": files}
     write_card(target, shard_card_path(number), card)
@@ -186,7 +215,7 @@ def _renumbered(name: str, old: int, new: int) -> str:
 
 def _needed(home: Home, manifest: Mapping[str, Any]) -> set[str]:
     tables = {table["file"] for table in manifest["tables"].values()}
-    needed = {CARD, MANIFEST, ELSEWHERE, *tables}
+    needed = {CARD, DAMAGED, MANIFEST, ELSEWHERE, *tables}
     if home.size(CARD) is None:
         raise IncompleteArtifact(f"{home.place} has a manifest but no card; extract again")
     for shard in manifest["shards"]:

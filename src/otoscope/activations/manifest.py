@@ -1,9 +1,10 @@
 """The manifest of a whole store, and stores that an earlier release wrote."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from otoscope.activations.home import Home, read_card
-from otoscope.activations.layout import CARD, CLIPS, FORMAT, MANIFEST, SET_ASIDE, table_path
+from otoscope.activations.layout import CARD, CLIPS, FORMAT, MANIFEST, SET_ASIDE, shard_card_path, table_path
 from otoscope.errors import DamagedArtifact, IncompleteArtifact
 
 
@@ -19,6 +20,16 @@ def read_manifest(home: Home) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") not in (1, FORMAT) or "shards" not in card:
         raise DamagedArtifact(f"{home.place}/{MANIFEST} is no manifest of format {FORMAT}; extract again")
     return card if card["format"] == FORMAT else _of_format_2(card)
+
+
+def files_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return every file that a manifest names, but for the store's own card, with its size and checksum."""
+    tables = {table["file"]: table for table in manifest["tables"].values()}
+    return tables | {
+        name: described
+        for shard in manifest["shards"]
+        for name, described in ({shard_card_path(shard["shard"]): shard["card"]} | shard["files"]).items()
+    }
 
 
 def _of_format_2(card: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is stored already, and which shards are to be written: settled before any work, and the same after a kill."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -44,10 +44,12 @@ def settle(
     segments: Segments | None,
     bytes_per_s: float,
     verify: bool,
+    spoiled: Collection[int] = (),
 ) -> Settled:
     """Compare a corpus and a recipe with what lies at a home; nothing is written.
 
-    Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them. Raises
+    Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them; those of
+    `spoiled` shards are not. Raises
     `StaleArtifact` with what differs when the home holds activations of another recipe.
     """
     clips = in_order(corpus.clips)
@@ -62,7 +64,7 @@ def settle(
     kept = {
         number: card
         for number, card in _kept(home, found, begun=begun, verify=verify).items()
-        if any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
+        if number not in spoiled and any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
     }
     if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
         first = int(found["first"])
@@ -159,10 +161,14 @@ def _numbers(home: Home) -> list[int]:
     return sorted(found)
 
 
-def missing_shards(home: Home, settled: Settled, *, verify: bool) -> tuple[dict[int, dict[str, Any]], list[int]]:
+def missing_shards(
+    home: Home, settled: Settled, *, verify: bool, spoiled: Collection[int] = ()
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
     """Return the cards of the planned shards that are there and whole, and the numbers of the others."""
     found = {
-        number: whole_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
+        number: None
+        if number in spoiled
+        else whole_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
         for number in settled.plan
     }
     return {n: card for n, card in found.items() if card is not None}, [n for n, card in found.items() if card is None]

@@ -248,5 +248,6 @@ def check_files(home: Home, files: Mapping[str, Mapping[str, Any]], *, verify: b
         check_size(f"{home.place}/{name}", home.size(name), expected)
         if verify and home.describe(name)["sha256"] != expected["sha256"]:
             raise DamagedArtifact(
-                f"{home.place}/{name} is damaged: its SHA-256 is not its card's; extract again to restore it"
+                f"{home.place}/{name} is damaged: its SHA-256 is not its card's; `otoscope store verify {home.place}` "
+                "marks what is damaged, then the next extraction writes it anew"
             )

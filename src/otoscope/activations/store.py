@@ -12,8 +12,8 @@ import polars as pl
 from jaxtyping import Float
 
 from otoscope.activations.home import Home, home_of
-from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path, shard_card_path, tensor_path
-from otoscope.activations.manifest import read_manifest
+from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path, tensor_path
+from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.shards import check_files
 from otoscope.activations.tensorfile import Mapped, map_tensor, widened
@@ -80,12 +80,7 @@ class ActivationStore:
     @property
     def files(self) -> dict[str, dict[str, Any]]:
         """Every file of the store but its manifest and card, with its size and checksum."""
-        tables = {table["file"]: table for table in self.card["tables"].values()}
-        return tables | {
-            name: described
-            for shard in self.card["shards"]
-            for name, described in ({shard_card_path(shard["shard"]): shard["card"]} | shard["files"]).items()
-        }
+        return files_of(self.card)
 
     @property
     def fingerprint(self) -> str:

@@ -61,7 +61,7 @@ def _info(place: Place, as_json: Json = False) -> None:
 
 
 def _verify(place: Place, as_json: Json = False) -> None:
-    from otoscope.activations.maintain import verify
+    from otoscope.activations.maintain import is_known_damaged, verify
 
     where = _store_of(place)
     wrong = verify(where)
@@ -69,7 +69,12 @@ def _verify(place: Place, as_json: Json = False) -> None:
         print(json.dumps({"place": str(where), "whole": not wrong, "wrong": wrong}))
     if wrong:
         some = "\n".join(wrong[:SHOWN]) + (f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
-        raise DamagedArtifact(f"{some}\nextract again: only the shards concerned are written anew")
+        remedy = (
+            "marked; the next `otoscope extract` (or `run`) writes the shards concerned anew"
+            if is_known_damaged(where)
+            else "the store cannot be written, so the damage is not marked; verify again from where it can"
+        )
+        raise DamagedArtifact(f"{some}\n{remedy}")
     if not as_json:
         print(f"{where}: every file is as it was written")
 

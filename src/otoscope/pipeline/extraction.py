@@ -7,6 +7,7 @@ from pathlib import Path
 
 from otoscope.activations.extract import extract as extract_activations
 from otoscope.activations.home import elsewhere, home_of, point_elsewhere
+from otoscope.activations.maintain import is_known_damaged
 from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress
 from otoscope.activations.segments import Segments
@@ -159,8 +160,10 @@ def _end_swap(folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file of a store is there at its full size, so that a lost one is written again."""
+    """Whether every file is there at its full size and none is known to be damaged, so that others are mended."""
     try:
+        if is_known_damaged(folder):
+            return False
         ActivationStore.open(folder).check_sizes()
     except ArtifactError:
         return False
