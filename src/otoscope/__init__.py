@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from otoscope.sae.checkpoint import load_sae as load_sae
     from otoscope.sae.checkpoint import save_sae as save_sae
     from otoscope.sae.model import SparseAutoencoder as SparseAutoencoder
+    from otoscope.sae.presets import TrainConfig as TrainConfig
+    from otoscope.sae.presets import recipe as recipe
     from otoscope.sae.rows import ArrayRows as ArrayRows
     from otoscope.sae.sparsifiers import TopK as TopK
     from otoscope.sae.train import fit as fit
@@ -38,6 +40,7 @@ _HOMES = {
     "SparseAutoencoder": "sae.model",
     "Splits": "corpus.splits",
     "TopK": "sae.sparsifiers",
+    "TrainConfig": "sae.presets",
     "build_corpus": "corpus.catalog",
     "capture": "encoders.points",
     "extract": "activations.extract",
@@ -48,6 +51,7 @@ _HOMES = {
     "load_sae": "sae.checkpoint",
     "own_encoder": "encoders.own",
     "parse_corpus": "corpus.catalog",
+    "recipe": "sae.presets",
     "run": "pipeline.run",
     "save_sae": "sae.checkpoint",
 }

@@ -1,8 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, Plan, TrainConfig, find_preset
+from otoscope.sae.batch_topk import BatchTopK
+from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, Plan, TrainConfig, find_preset, recipe
 
 
 def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:
@@ -71,3 +76,32 @@ def test_refuses_unknown_keys_and_values_out_of_range(wrong: dict[str, object]):
 def test_refuses_a_single_row():
     with pytest.raises(TrainingError, match=r"1 training row"):
         plan(DEFAULT, 1)
+
+
+def test_a_recipe_of_ones_own_is_a_preset_but_for_what_is_said():
+    mine = recipe("default", sparsifier="batch_topk", prefixes=(0.5, 1.0))
+    assert mine == DEFAULT.model_copy(update={"sparsifier": "batch_topk", "prefixes": (0.5, 1.0)})
+    assert recipe("mariotte2025") == MARIOTTE2025
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sparsifer": "topk"}, r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
+        ({"prefixes": (0.5,)}, r"recipe: prefixes: got \(0.5,\); prefixes must rise from above 0 to 1"),
+        ({"base_rate": -1.0}, r"recipe: base_rate: got -1.0; .* greater than 0"),
+    ],
+)
+def test_a_recipe_of_ones_own_is_checked(changes: dict[str, Any], told: str):
+    with pytest.raises(ConfigError, match=told):
+        recipe("default", **changes)
+
+
+def test_the_how_tos_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "choose-a-recipe.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    loaded = load_sae(tmp_path / "my-sae")
+    assert isinstance(loaded.sae.sparsifier, BatchTopK)
+    names["otoscope"].fit(names["train"], names["valid"], names["agreeing"], latents=64, k=4)

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from otoscope.errors import ConfigError, TrainingError, suggest
 from otoscope.sae.model import Dictionary, Init
@@ -145,6 +146,25 @@ def find_preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise ConfigError(f"no training preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def recipe(name: str = "default", **changes: Any) -> TrainConfig:
+    """Return a preset with some of its settings changed; raise `ConfigError` for unknown ones or values out of range.
+
+    >>> recipe("default", sparsifier="batch_topk").sparsifier
+    'batch_topk'
+    """
+    settings = find_preset(name).model_dump()
+    for key in changes:
+        if key not in settings:
+            raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, settings)}")
+    try:
+        return TrainConfig.model_validate({**settings, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        told = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"recipe: {place}: got {first['input']!r}; {told}") from error
 
 
 @dataclass(frozen=True)
