@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from otoscope.activations.layout import differences
 from otoscope.activations.maintain import collect, info, merge, verify
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
@@ -120,7 +121,9 @@ def test_a_merged_store_goes_on_growing(sound: Path, tmp_path: Path):
 def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "one")
     steps(corpus_of(sound), tmp_path / "half", dtype="float16")
-    with pytest.raises(StaleArtifact, match=r"half cannot be merged with .*one: dtype is float32, asked for float16"):
+    with pytest.raises(
+        StaleArtifact, match=r"half cannot be merged with .*one: dtype is float32 in .*one, float16 in .*half"
+    ):
         merge(tmp_path / "both", [tmp_path / "one", tmp_path / "half"])
     with pytest.raises(ArtifactError, match="one holds activations already"):
         merge(tmp_path / "one", [tmp_path / "half"])
@@ -129,6 +132,28 @@ def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
     with pytest.raises(ArtifactError, match=r"'clip000.wav' is other sound in .*other than in a store before it"):
         merge(tmp_path / "both", [tmp_path / "one", tmp_path / "other"])
     assert not (tmp_path / "both" / "manifest.json").exists()
+
+
+def test_a_clip_that_left_is_not_counted_and_cannot_go_alone(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    steps(corpus_of(sound), tmp_path / "store", segments=Segments(every_s=0.5))
+    before = info(tmp_path / "store")
+    (sound / "clip002.wav").unlink()
+    store = store_of(corpus_of(sound), tmp_path / "store", segments=Segments(every_s=0.5))
+    after = info(tmp_path / "store")
+    assert (after["frames"], after["segments"]) == (store.frames, store.segments.height)
+    assert after["segments"] < before["segments"]
+    assert collect(tmp_path / "store").sharing == 1
+    for command, words in (("info", "1 clip is stored and no longer listed"), ("gc", "1 clip no longer listed cannot")):
+        with pytest.raises(SystemExit):
+            main(["store", command, str(tmp_path / "store")])
+        assert words in capsys.readouterr().out
+
+
+def test_precisions_that_differ_are_named_with_their_stores():
+    told = differences({"encoder": {"precision": "fast"}}, {"encoder": {}}, stores=("a", "b"))
+    assert told == ["encoder.precision is fast in a, exact in b"]
 
 
 def flip(path: Path, at: int = -4) -> None:
@@ -223,7 +248,7 @@ def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pyt
     assert "6 clips, 0.00 h of sound, 0 set aside" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["store", "merge", str(tmp_path / "both"), str(store)])
-    assert "6 clips of 1 stores" in capsys.readouterr().out
+    assert "6 clips of 1 store\n" in capsys.readouterr().out
     pl.read_parquet(store / "clips.parquet").write_parquet(store / "clips.parquet")  # other bytes, same table
     with pytest.raises(SystemExit) as ended:
         main(["store", "verify", str(tmp_path / "run")])

@@ -18,6 +18,8 @@ DAMAGED = "damaged.json"
 """Lists the files that a verification found damaged, until an extraction has written them anew."""
 CLIPS = "clips"
 SET_ASIDE = "set_aside"
+UNSAID = {"precision": "exact"}
+"""What a setting is where a recipe leaves it out."""
 UNRELATED = frozenset({"scikit-learn"})
 """Packages that `environment` names and that no activation passes through."""
 
@@ -105,28 +107,36 @@ def _unless_exact(encoder: Encoder) -> dict[str, str]:
     return {} if precision == "exact" else {"precision": precision}
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
-    """Say where two identities differ, one phrase a setting.
+def differences(
+    found: dict[str, Any], wanted: dict[str, Any], prefix: str = "", *, stores: tuple[str, str] | None = None
+) -> list[str]:
+    """Say where two identities differ, one phrase a setting; of two `stores`, name both.
 
     >>> differences({"dtype": "float16", "encoder": {"name": "a"}}, {"dtype": "float32", "encoder": {"name": "b"}})
     ['dtype is float16, asked for float32', 'encoder.name is a, asked for b']
+    >>> differences({"dtype": "float16"}, {"dtype": "float32"}, stores=("runs/a", "runs/b"))
+    ['dtype is float16 in runs/a, float32 in runs/b']
     """
     phrases: list[str] = []
     for key in sorted(found.keys() | wanted.keys()):
-        old, new = found.get(key), wanted.get(key)
+        old, new = (given.get(key, UNSAID.get(key)) for given in (found, wanted))
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            phrases += differences(old, new, f"{prefix}{key}.")
+            phrases += differences(old, new, f"{prefix}{key}.", stores=stores)
         elif key == "layers" and isinstance(old, list) and isinstance(new, list):
-            phrases += _layer_difference(old, new)
+            phrases += _layer_difference(old, new, stores)
         else:
-            phrases.append(f"{prefix}{key} is {old}, asked for {new}")
+            phrases.append(f"{prefix}{key} is {_beside(old, new, stores)}")
     return phrases
 
 
-def _layer_difference(old: list[Any], new: list[Any]) -> list[str]:
+def _beside(old: object, new: object, stores: tuple[str, str] | None) -> str:
+    return f"{old}, asked for {new}" if stores is None else f"{old} in {stores[0]}, {new} in {stores[1]}"
+
+
+def _layer_difference(old: list[Any], new: list[Any], stores: tuple[str, str] | None) -> list[str]:
     indices = [layer["index"] for layer in old], [layer["index"] for layer in new]
     if indices[0] != indices[1]:
-        return [f"layers are {indices[0]}, asked for {indices[1]}"]
+        return [f"layers are {_beside(*indices, stores)}"]
     return ["the layers' geometry is another"]

@@ -30,11 +30,15 @@ from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, 
 
 
 class Cleared(NamedTuple):
-    """Files that no manifest needs, and the bytes that they took; `waiting` says why some were left."""
+    """Files that no manifest needs, and the bytes that they took; `waiting` says why some were left.
+
+    `sharing` counts the clips that are listed no more and stay, because listed ones lie in the same shards.
+    """
 
     files: list[str]
     bytes: int
     waiting: str
+    sharing: int
 
 
 def info(place: str | Path) -> dict[str, Any]:
@@ -55,12 +59,20 @@ def info(place: str | Path) -> dict[str, Any]:
         "set_aside": card["set_aside"],
         "hours": round(card["sound_s"] / 3600, 4),
         "frames": store.frames if store.has_frames else 0,
-        "segments": sum(shard["segments"] for shard in card["shards"]),
+        "segments": _segments_listed(store),
         "shards": len(card["shards"]),
         "bytes": sizes,
         "bytes_total": sum(sizes.values()),
         "clips_dropped": sum(shard["clips"] - shard["listed"] for shard in card["shards"]),
     }
+
+
+def _segments_listed(store: ActivationStore) -> int:
+    """Count the segments of the clips that are listed; tables are read only where a shard holds others beside them."""
+    shards = store.card["shards"]
+    if all(shard["listed"] == shard["clips"] for shard in shards):
+        return sum(shard["segments"] for shard in shards)
+    return store.segments.height if store.has_segments else 0
 
 
 def verify(place: str | Path) -> list[str]:
@@ -108,7 +120,8 @@ def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
             for name in spare:
                 home.remove(name)
         waiting = "an extraction was begun and not finished; run it again, then collect" if begun else ""
-        return Cleared(spare, sum(sizes.values()), waiting)
+        sharing = sum(shard["clips"] - shard["listed"] for shard in manifest["shards"] if shard["listed"])
+        return Cleared(spare, sum(sizes.values()), waiting, sharing)
 
 
 def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
@@ -125,8 +138,9 @@ def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
     first = sources[0]
     for other in sources[1:]:
         if other.card["recipe"] != first.card["recipe"]:
-            told = "; ".join(differences(_recipe(first.card), _recipe(other.card)))
-            raise StaleArtifact(f"{other.home.place} cannot be merged with {first.home.place}: {told}")
+            stores = (first.home.place, other.home.place)
+            told = "; ".join(differences(_recipe(first.card), _recipe(other.card), stores=stores))
+            raise StaleArtifact(f"{stores[1]} cannot be merged with {stores[0]}: {told}")
     keys: dict[str, str] = {}
     for source in sources:
         for clip_id, key in source.keys.items():

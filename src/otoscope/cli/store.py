@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from otoscope.errors import DamagedArtifact
+from otoscope.report.words import count
 
 Place = Annotated[
     str, typer.Argument(help="a store, or a run folder: a path or an address (s3://...)", show_default=False)
@@ -57,7 +58,9 @@ def _info(place: Place, as_json: Json = False) -> None:
     sizes = ", ".join(f"{kind} {_size(size)}" for kind, size in sorted(found["bytes"].items()))
     print(f"{_size(found['bytes_total'])}: {sizes}")
     if found["clips_dropped"]:
-        print(f"{found['clips_dropped']:,} clips are stored and no longer listed: they left the corpus or changed")
+        dropped = found["clips_dropped"]
+        stored, left = ("clip is", "it") if dropped == 1 else ("clips are", "they")
+        print(f"{dropped:,} {stored} stored and no longer listed: {left} left the corpus or changed")
 
 
 def _verify(place: Place, as_json: Json = False) -> None:
@@ -90,7 +93,7 @@ def _merge(
     if as_json:
         print(json.dumps({"place": store.folder, "clips": len(store.clip_ids), "fingerprint": store.fingerprint}))
     else:
-        print(f"{store.folder}: {len(store.clip_ids):,} clips of {len(places)} stores")
+        print(f"{store.folder}: {len(store.clip_ids):,} clips of {count(len(places), 'store')}")
 
 
 def _gc(place: Place, dry_run: DryRun = False, as_json: Json = False) -> None:
@@ -98,11 +101,19 @@ def _gc(place: Place, dry_run: DryRun = False, as_json: Json = False) -> None:
 
     cleared = collect(_store_of(place), dry_run=dry_run)
     if as_json:
-        told: dict[str, Any] = {"files": len(cleared.files), "bytes": cleared.bytes, "waiting": cleared.waiting}
+        told: dict[str, Any] = {
+            "files": len(cleared.files),
+            "bytes": cleared.bytes,
+            "waiting": cleared.waiting,
+            "sharing": cleared.sharing,
+        }
         print(json.dumps({**told, "removed": not dry_run}))
         return
     verb = "would go" if dry_run else "removed"
-    print(f"{len(cleared.files):,} files, {_size(cleared.bytes)} {verb}")
+    print(f"{count(len(cleared.files), 'file')}, {_size(cleared.bytes)} {verb}")
+    if cleared.sharing:
+        what = count(cleared.sharing, "clip")
+        print(f"{what} no longer listed cannot go alone: listed clips lie in the same shards")
     if cleared.waiting:
         print(f"more may wait: {cleared.waiting}")
 
