@@ -302,6 +302,43 @@ def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> No
         assert (tmp_path / "report" / "figures" / f"claim-{number}.svg").is_file()
 
 
+def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
+    seen = {"n": 60, "groups": 5}
+    strict = [replace(r, **seen) if r.metric.startswith("task_") else r for r in strict_study()]
+    main = strictly(
+        "reappearing_share", 0.5, "sae", seed=0, sae_id="layer01-k95-seed0", sparsity=0.95, latents=64, k=3, split="all"
+    )
+    write_table(tmp_path / "results.parquet", to_table([*strict, main]))
+    (tmp_path / "corpus.json").write_text('{"name": "synth", "clips": 200}', encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("evaluate: {resamples: 1000, strict: {permutations: 7}}", encoding="utf-8")
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    asked, verdicts = text.index("What was asked of what</h2>"), text.index("Verdicts</h2>")
+    assert asked < verdicts
+    for wanted in (
+        "synth; 200 clips",
+        "60 clips of 5 independent groups",
+        "layer 1, its codes with 64 latents at 95\xa0% sparsity (k=3)",
+        "2 seeds of the dictionaries (0 and 1)",
+        "nulls of 7 refits on permuted targets",
+        "intervals of 1000 resamples of whole groups",
+        "not asked: add <code>mariotte2025</code> to <code>evaluate.protocols</code>",
+    ):
+        assert wanted in text, wanted
+
+
+def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
+    write_table(tmp_path / "results.parquet", to_table(small_study()))
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "<code>otoscope run CONFIG.yaml</code>" in text
+    assert "not asked: add <code>strict</code> to <code>evaluate.protocols</code>" in text
+    assert "none: nothing was asked of held-out groups" in text
+    assert "`" not in text.split("<main")[1].split("<script")[0]
+
+
 def test_the_same_table_gives_the_same_page(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([*small_study(), *strict_study()]))
     first = (write_claims(tmp_path, figures=False) or tmp_path).read_bytes()

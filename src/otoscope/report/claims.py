@@ -13,8 +13,9 @@ from otoscope.report import words
 from otoscope.report.charts import Figure
 from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
+from otoscope.report.claims_setting import setting
 from otoscope.report.claims_verdicts import Verdict, points, shown, verdicts
-from otoscope.report.html import Html, element, join
+from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
 
 PAGE = "claims.html"
@@ -80,22 +81,35 @@ def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = words.listed(dict.fromkeys(name for name in results["encoder"] if name))
-    text = render(found, charts, subtitle=f"Three claims of arXiv 2509.24793, asked of {encoders}", linked=figures)
+    text = render(
+        found,
+        charts,
+        subtitle=f"Three claims of arXiv 2509.24793, asked of {encoders}",
+        beside=setting(folder),
+        linked=figures,
+    )
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 
 
 def render(
-    found: Examined, charts: tuple[Figure | None, Figure | None, Figure | None], *, subtitle: str, linked: bool = True
+    found: Examined,
+    charts: tuple[Figure | None, Figure | None, Figure | None],
+    *,
+    subtitle: str,
+    beside: Html | None = None,
+    linked: bool = True,
 ) -> str:
-    """Return the page as text."""
+    """Return the page as text; `beside` says above the verdicts what they rest on."""
     specs: dict[str, Any] = {}
     blocks = [("summary", section("summary", "Verdicts", summary(found)))]
+    if beside is not None:
+        blocks.insert(0, ("setting", section("setting", "What was asked of what", beside)))
     told = (_of_task, _of_dimensions, _of_layers)
     for claim, verdict, figure, tell in zip(CLAIMS, found.verdicts, charts, told, strict=True):
         rows = [
-            element("tr", element("th", source, scope="row"), element("td", text))
+            element("tr", element("th", source, scope="row"), element("td", with_code(text)))
             for source, text in tell(found.sources)
         ]
         body = [
@@ -112,7 +126,7 @@ def render(
 def summary(found: Examined) -> Html:
     """Return the three verdicts as a list, for this page and for the report."""
     items = [
-        element("li", element("strong", f"{claim.title}: {verdict.outcome}. "), verdict.sentence)
+        element("li", element("strong", f"{claim.title}: {verdict.outcome}. "), with_code(verdict.sentence))
         for claim, verdict in zip(CLAIMS, found.verdicts, strict=True)
     ]
     return element("ul", *items)
@@ -132,14 +146,16 @@ def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | No
 
 
 def _verdict(verdict: Verdict) -> Html:
-    return element("p", element("strong", f"Verdict: {verdict.outcome}. "), verdict.sentence, class_="verdict")
+    return element(
+        "p", element("strong", f"Verdict: {verdict.outcome}. "), with_code(verdict.sentence), class_="verdict"
+    )
 
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
         found = claims.kept
         if found is None:
-            yield source, "–"
+            yield source, _absent(source, claims)
             continue
         over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
         null = found.high.null_high
@@ -155,7 +171,7 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
         found = claims.compact
         if found is None:
-            yield source, "–"
+            yield source, _absent(source, claims)
             continue
         if found.dimensions is not None and not found.factors:
             yield source, "no factor that the layer and its codes both predict"
@@ -181,7 +197,7 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
         found = claims.order
         if found is None:
-            yield source, "–"
+            yield source, _absent(source, claims)
         elif found.leads:
             leads = (
                 f"{name}: {words.decimal(lead.value, 2)} layers "
@@ -193,6 +209,16 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         else:
             counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
             yield source, f"of the ten best factors, first → last opened layer: {', '.join(counts)}"
+
+
+def _absent(source: str, claims: Claims) -> str:
+    """Say why a source has no number for a claim."""
+    name = {SOURCES[1]: COMPAT, SOURCES[2]: STRICT}.get(source)
+    if name is None:
+        return "not published"
+    if claims == Claims(None, None, None):
+        return f"not asked: add `{name}` to `evaluate.protocols`"
+    return "asked, but not measured in this run: its layers, labels or factors do not suffice"
 
 
 def _count(counts: Mapping[str, float], name: str) -> str:

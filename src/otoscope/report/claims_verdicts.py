@@ -22,8 +22,10 @@ class Verdict:
 
 NOT_ASKED = Verdict(
     "not asked",
-    "Held-out groups were not asked: `otoscope run` does with evaluate.protocols: [mariotte2025, strict]. Numbers made "
-    "in the study's way cannot decide, for the reasons that its switches list.",
+    "No number of held-out groups decides this. To ask, write a configuration with this sound under `corpus`, this "
+    "model under `model`, at least two `extract.layers`, and `evaluate.protocols: [mariotte2025, strict]`, and run "
+    "`otoscope run CONFIG.yaml`; `otoscope reproduce` alone never asks. Numbers made in the study's way cannot decide, "
+    "for the reasons that its switches list.",
 )
 
 

@@ -67,7 +67,7 @@ def _introduction(card: dict[str, Any]) -> Html:
 
 def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget) -> Html:
     first = rows[0]
-    direction = "fires when it is high" if first["train_r"] >= 0 else "fires when it is low"
+    direction = _direction(first["train_r"], first["test_r"], first["null_high"])
     facts = [
         f"test correlation {words.decimal(first['test_r'], 2)} on {words.count(first['test_clips'], 'clip')} of "
         f"{words.count(first['test_groups'], 'group')}",
@@ -88,11 +88,23 @@ def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget)
             " ",
             element("span", f"latent {first['latent']}, {run.category(first['factor'])}", class_="quiet"),
         ),
-        element("p", f"{direction[0].upper()}{direction[1:]}: {'; '.join(facts)}.", class_="quiet"),
+        element("p", f"{direction}: {'; '.join(facts)}.", class_="quiet"),
         element("p", also, class_="quiet") if also else None,
         element("div", *clips, class_="clips"),
         class_="latent",
     )
+
+
+def _direction(train_r: float, test_r: float, null_high: float) -> str:
+    """Say when a latent fires, or that test clips do not show it.
+
+    The size of the test correlation must exceed its null and its sign must be that of the training clips.
+    """
+    if not words.known(test_r) or (words.known(null_high) and abs(test_r) <= null_high):
+        return "Not beyond chance on test clips"
+    if (test_r >= 0) != (train_r >= 0):
+        return "Turned round on test clips"
+    return "Fires when it is high" if train_r >= 0 else "Fires when it is low"
 
 
 def _also(factors: list[str]) -> str:

@@ -1,5 +1,6 @@
 """HTML by small calls: text is escaped unless it is already `Html`."""
 
+import re
 from html import escape
 
 VOID = frozenset({"br", "img", "input", "link", "meta", "hr", "wbr"})
@@ -38,6 +39,16 @@ def join(*children: str | None) -> Html:
     '1 &lt; 2, <b>yes</b>'
     """
     return Html("".join(c if isinstance(c, Html) else escape(c) for c in children if c is not None))
+
+
+def with_code(text: str) -> Html:
+    """Return text in which what stands between backticks is code; a lone backtick stays as it is.
+
+    >>> with_code("a < b: run `otoscope run`")
+    'a &lt; b: run <code>otoscope run</code>'
+    """
+    pieces = re.split(r"`([^`]+)`", text)
+    return join(*(element("code", piece) if place % 2 else piece for place, piece in enumerate(pieces)))
 
 
 def script_json(text: str) -> Html:
