@@ -10,6 +10,9 @@ from otoscope.pipeline.run import RunSummary
 from otoscope.report.strict_rows import WORDS, strict_rows
 from otoscope.report.words import count
 
+RECIPE = r"-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$"
+"""Where a dictionary's name says its recipe."""
+
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     """Print what a run came to and where its artifacts are."""
@@ -68,12 +71,16 @@ def _sparsities(results: pl.DataFrame) -> Table | None:
         box=None,
         title_justify="left",
     )
-    for name in ("sparsity", "k", "accuracy", "95 % interval", "permuted labels", "explained variance"):
+    accuracy = accuracy.with_columns(pl.col("sae_id").str.extract(RECIPE).alias("recipe"))
+    # a grid of one recipe and one size needs no column to say so
+    told = [name for name in ("recipe", "latents") if accuracy[name].n_unique() > 1]
+    for name in (*told, "sparsity", "k", "accuracy", "95 % interval", "permuted labels", "explained variance"):
         table.add_column(name, justify="right")
-    for row in accuracy.sort("sparsity").iter_rows(named=True):
+    for row in accuracy.sort("recipe", "latents", "sparsity").iter_rows(named=True):
         share = explained.get(row["sae_id"])
         shown = "" if share is None else f"{share:.3f}"
-        table.add_row(f"{row['sparsity']:.0%}", str(row["k"]), *_cells(row), shown)
+        which = (str(row[name]) for name in told)
+        table.add_row(*which, f"{row['sparsity']:.0%}", str(row["k"]), *_cells(row), shown)
     return table
 
 

@@ -1,0 +1,61 @@
+"""The table of dictionaries at the end of a run."""
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from otoscope.cli.summary import _sparsities  # pyright: ignore[reportPrivateUsage]
+from otoscope.evaluate.record import SCHEMA
+from otoscope.pipeline.grid import Member
+
+
+def results(grid: list[Member]) -> pl.DataFrame:
+    rows: list[dict[str, object]] = []
+    for number, member in enumerate(grid):
+        common: dict[str, object] = {
+            "representation": "sae", "sae_id": member.sae_id, "layer": member.layer, "pooling": member.pooling,
+            "latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed,
+            "target": "singer", "low": 0.1, "high": 0.9, "null_mean": 0.2,
+        }  # fmt: skip
+        value = 0.5 + number / 100
+        rows += [
+            {**common, "metric": "probe_accuracy", "split": "test", "value": value},
+            {**common, "metric": "probe_balanced_accuracy", "split": "valid", "value": value},
+        ]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def shown(grid: list[Member]) -> list[list[str]]:
+    """Return the table's lines in words, its head first."""
+    table = _sparsities(results(grid))
+    assert table is not None
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.split() for line in capture.get().splitlines()[1:]]
+
+
+def member(preset: str, latents: int, sparsity: float = 0.9) -> Member:
+    return Member(3, "encode_then_pool", preset, latents, sparsity, 0)
+
+
+def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
+    grid = [member(preset, latents) for preset in ("frozen_decoder", "default") for latents in (128, 64)]
+    head, *lines = shown(grid)
+    assert head[:3] == ["recipe", "latents", "sparsity"]
+    assert [line[:2] for line in lines] == [
+        ["default", "64"], ["default", "128"], ["frozen_decoder", "64"], ["frozen_decoder", "128"]
+    ]  # fmt: skip
+    assert [line[4] for line in lines] == ["53.0%", "52.0%", "51.0%", "50.0%"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "first"),
+    [
+        ([member("default", 64), member("default", 64, 0.95)], "sparsity"),
+        ([member("default", 64), member("default", 128)], "latents"),
+        ([member("default", 64), member("mariotte2025", 64)], "recipe"),
+    ],
+)
+def test_what_all_have_in_common_has_no_column(grid: list[Member], first: str):
+    assert shown(grid)[0][0] == first
