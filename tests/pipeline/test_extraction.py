@@ -1,5 +1,6 @@
 """Where a run's activations go, and what becomes of those that were there."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.pipeline.run import run
+from otoscope.pipeline.watch import Silent
 from otoscope.report.folder import set_aside
 from tests.pipeline.small import (
     FOLDER,
@@ -52,6 +54,25 @@ def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
     after = extracted(config, tmp_path / "run")
     assert set(after.clip_ids) - set(before.clip_ids) == {"low/fay_0.wav"}
     assert [shard["clips"] for shard in after.card["shards"]] == [10, 1]
+
+
+@dataclass
+class Heard(Silent):
+    """A watch that keeps what is said."""
+
+    lines: list[str] = field(default_factory=list[str])
+
+    def say(self, text: str) -> None:
+        self.lines.append(text.strip())
+
+
+def test_the_summary_tells_kept_clips_from_new_ones(config: Path, tmp_path: Path):
+    first, second = Heard(), Heard()
+    run(settings(config), tmp_path / "run", until="extract", watch=first)
+    write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
+    run(settings(config), tmp_path / "run", until="extract", watch=second)
+    assert not any("kept" in line for line in first.lines)
+    assert "10 clips kept, 1 new (0.4 s)" in second.lines
 
 
 def test_a_store_of_other_settings_is_kept_until_the_new_one_is_whole(

@@ -50,6 +50,11 @@ def extract(run: Context) -> None:
         last = writing.write_elsewhere(settings.store) if settings.store else writing.write_here(folder.activations)
         store = ActivationStore.open(folder.activations)
         watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        if last is not None and last.skipped_clips:
+            new = last.clips - last.skipped_clips
+            watch.say(
+                f"  {count(last.skipped_clips, 'clip')} kept, {new:,} new ({last.sound_s - last.skipped_s:,.1f} s)"
+            )
         if last is not None and last.clips > last.skipped_clips:
             folder.log(
                 "extracted", times_real_time=round(last.times_real_time, 2), utilisation=round(last.utilisation, 3)
