@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from otoscope.errors import DamagedArtifact
-from otoscope.report.words import count
 
 Place = Annotated[
     str, typer.Argument(help="a store, or a run folder: a path or an address (s3://...)", show_default=False)
@@ -88,6 +87,7 @@ def _merge(
     as_json: Json = False,
 ) -> None:
     from otoscope.activations.maintain import merge
+    from otoscope.report.words import count
 
     store = merge(into, [_store_of(place) for place in places])
     if as_json:
@@ -98,6 +98,7 @@ def _merge(
 
 def _gc(place: Place, dry_run: DryRun = False, as_json: Json = False) -> None:
     from otoscope.activations.maintain import collect
+    from otoscope.report.words import count
 
     cleared = collect(_store_of(place), dry_run=dry_run)
     if as_json:
