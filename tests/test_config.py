@@ -42,6 +42,7 @@ def test_it_survives_its_own_json(tmp_path: Path) -> None:
         ("corpus: {kind: synth}\ntrain: {sparsities: []}\n", "at least one value"),
         ("corpus: {kind: synth}\ntrain: {seeds: [1, 1]}\n", "each once"),
         ("corpus: {kind: synth}\nextract: {dtype: float8}\n", "extract.dtype: got 'float8'"),
+        ("corpus: {kind: synth}\nevaluate: {protocols: [stricct]}\n", r"got 'stricct'; did you mean strict\?"),
         ("name: a/b\ncorpus: {kind: synth}\n", "name: got 'a/b'"),
         ("model: x\n", "'corpus' is missing"),
         ("- a\n- b\n", "must hold `key: value` lines, got list"),
@@ -91,6 +92,29 @@ def test_overrides_reach_any_depth_and_are_validated(tmp_path: Path) -> None:
         load_config(path, ["train.latents"])
     with pytest.raises(ConfigError, match="'name' is not a section"):
         load_config(path, ["name=x", "name.sub=1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["train.seeds=[1]", "train.latents=1"], r"^--set train.latents=1: train.latents"),
+        (["train.latent=3"], r"^--set train.latent=3: unknown key 'train.latent'; did you mean latents\?"),
+        (["train.preset=defualt"], r"^--set train.preset=defualt: train.preset: no preset 'defualt'"),
+        (["train.latent=3", "evaluate.permutations=0"], r"^--set train.latent=3 --set evaluate.permutations=0: "),
+        (["train.latents"], r"^--set wants key\.sub=VALUE"),
+    ],
+)
+def test_what_an_override_spoils_is_not_blamed_on_the_file(tmp_path: Path, overrides: list[str], told: str) -> None:
+    path = written(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(path, overrides)
+    assert str(path) not in str(caught.value)
+
+
+def test_a_file_that_is_wrong_by_itself_is_blamed(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL + "trian: {}\n")
+    with pytest.raises(ConfigError, match=rf"^{path}: unknown key 'trian'"):
+        load_config(path, ["train.latents=64"])
 
 
 def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

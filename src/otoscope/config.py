@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -220,11 +221,39 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(raw).__name__}")
+    try:
+        return _parse(raw, path, overrides)
+    except ConfigError as error:
+        if not (blamed := _to_blame(raw, path, overrides)):
+            raise
+        message = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(message if message.startswith("--set") else f"{blamed}: {message}") from error
+
+
+def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
+    raw = deepcopy(raw)
     for override in overrides:
         _apply(raw, override)
     expanded = _expand({"name": path.stem, **raw})
     _anchor(expanded, path.resolve().parent)
     return parse_config(expanded, where=str(path))
+
+
+def _to_blame(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
+    """Return the overrides that spoil a file, as they were given: those it is valid without, or all; or nothing."""
+    if not overrides or not _is_valid(raw, path, ()):
+        return ""
+    others = [(*overrides[:at], *overrides[at + 1 :]) for at in range(len(overrides))]
+    alone = [override for override, rest in zip(overrides, others, strict=True) if _is_valid(raw, path, rest)]
+    return " ".join(f"--set {override}" for override in alone or overrides)
+
+
+def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool:
+    try:
+        _parse(raw, path, overrides)
+    except ConfigError:
+        return False
+    return True
 
 
 def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
@@ -291,6 +320,9 @@ def _explain(error: Any, raw: Mapping[str, Any]) -> str:
         return f"unknown key {place!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{place!r} is missing" + ("" if raw else " (the file is empty)")
+    known: list[str] = re.findall(r"'([^']*)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
+    if len(known) > 1:  # one word alone is mostly what may stand in a number's place
+        return f"{place}: got {error['input']!r}; {suggest(error['input'], known)}"
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
         told = error["msg"].removeprefix("Value error, ")
         return f"{place}: {told}" if place else told
