@@ -10,6 +10,7 @@ import pytest
 from otoscope.artifacts import write_table
 from otoscope.evaluate.record import Record, to_table
 from otoscope.report.claims import PAGE, examine, write_claims
+from otoscope.report.claims_charts import SOURCES, kept_figure
 from otoscope.report.claims_numbers import (
     Claims,
     Compact,
@@ -266,6 +267,14 @@ def test_verdicts_on_the_order(leads: list[Number], outcome: str) -> None:
     found = ordered(Order(leads=dict(zip(names, leads, strict=False))))
     assert found.outcome == outcome
     assert found.sentence.startswith("Pitch lies")
+
+
+def test_the_chart_draws_the_interval_by_which_the_verdict_decides() -> None:
+    found = task(number(0.7, 0.67, 0.74), number(0.8, 0.76, 0.83))
+    figure = kept_figure({SOURCES[-1]: Claims(found, None, None)})
+    assert figure is not None
+    low, high = figure.table.select("low", "high").row(0)
+    assert (low, high) == (pytest.approx(-0.1 - math.hypot(0.03, 0.03)), pytest.approx(-0.1 + math.hypot(0.04, 0.04)))
 
 
 def test_two_groups_decide_none_of_the_claims() -> None:

@@ -114,6 +114,32 @@ def test_charts_show_one_seed_one_width_and_one_protocol() -> None:
     assert shown.select("seed", "latents", "protocol").rows() == [(0, 64, "default")]
 
 
+@pytest.mark.parametrize(
+    ("pooled_widths", "shown", "left"),
+    [
+        # one width for both ways of pooling, where both have it
+        ((64, 128, 128), 64, [("encode_then_pool", 128, "own"), ("pool_then_encode", 128, "own")]),
+        # else the width that the other way has most rows of
+        ((256, 128, 128), 128, [("encode_then_pool", 128, "own"), ("pool_then_encode", 256, "own")]),
+    ],
+)
+def test_one_width_is_shown_of_each_pooling_and_the_others_are_named(
+    pooled_widths: tuple[int, ...], shown: int, left: list[tuple[str, int, str]]
+) -> None:
+    def codes(latents: int, layer: int, pooling: str) -> Record:
+        order = "frames" if pooling == "encode_then_pool" else "pooled"
+        name = f"layer{layer:02d}-{order}-own-m{latents}-k6-seed0"
+        of = {"layer": layer, "pooling": pooling, "latents": latents, "seed": 0, "sae_id": name, "target": "digit"}
+        return Record(metric="probe_accuracy", value=0.5, split="test", representation="sae", **of)
+
+    rows = [codes(m, layer, "encode_then_pool") for layer, m in enumerate((64, 64, 128))]
+    rows += [codes(m, layer, "pool_then_encode") for layer, m in enumerate(pooled_widths)]
+    results = Results(to_table(rows))
+    assert results.shown.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
+    assert results.shown.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
+    assert results.not_shown == left
+
+
 def test_charts_show_the_first_recipe_of_several() -> None:
     def codes(preset: str, order: str = "frames") -> Record:
         return Record(

@@ -7,6 +7,7 @@ import pytest
 
 from otoscope.evaluate.record import Record, to_table
 from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.report.strict import _of_recipes
 from otoscope.report.strict_charts import beside, by_size
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
 from otoscope.report.strict_words import _against, _compact, _layers, _limits, _tasks
@@ -106,3 +107,12 @@ def test_charts_draw_each_representation_once():
     drawn = by_size(few.beside("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)
     assert few.sizes == [1, 2, 4]
     assert drawn["layer"]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "study", "own"),
+    [(["mariotte2025", "default"], True, True), (["default"], False, True), (["mariotte2025"], True, False)],
+)
+def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
+    said = _of_recipes(recipes)
+    assert ("the study's recipe" in said, "this run's" in said) == (study, own)

@@ -122,6 +122,9 @@ def _choices(run: Run) -> str:
         )
     if len(results.seeds) > 1:
         said.append(f"Charts show seed {results.seed}; the results also hold seeds {words.listed(results.seeds[1:])}.")
+    if left := results.not_shown:
+        each = [f"{n} latents ({', '.join(filter(None, (recipe, pooling)))})" for pooling, n, recipe in left]
+        said.append(f"Dictionaries that the results hold and no chart of this protocol shows: {words.listed(each)}.")
     return " ".join(said)
 
 

@@ -48,9 +48,9 @@ class Results:
         if self.seed is not None:
             rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
         if self.latents is not None:
-            rows = rows.filter(
-                (pl.col("representation") != "sae") | self.in_other_pooling | (pl.col("latents") == self.latents)
-            )
+            main = ~self.in_other_pooling & (pl.col("latents") == self.latents)
+            others = ((pl.col("pooling") == p) & (pl.col("latents") == self._width_in(p)) for p in self.other_poolings)
+            rows = rows.filter(pl.any_horizontal(pl.col("representation") != "sae", main, *others))
         return rows
 
     @cached_property
@@ -87,6 +87,27 @@ class Results:
             return None
         counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
         return int(counted["latents"][0])
+
+    def _width_in(self, pooling: str) -> int | None:
+        """The width shown of codes pooled in another way: the charts' own where it was trained, else the most rows'."""
+        of_recipe = (_recipe() == self.recipe).fill_null(True) if self.recipe is not None else pl.lit(True)
+        widths = self._of_dictionaries.filter((pl.col("pooling") == pooling) & of_recipe)["latents"].drop_nulls()
+        if self.latents in widths or widths.is_empty():
+            return self.latents
+        counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
+        return int(counted["latents"][0])
+
+    @property
+    def not_shown(self) -> list[tuple[str, int, str]]:
+        """Pooling, latents and recipe (empty where unnamed) of the dictionaries that the results hold beside."""
+        named = [pl.col("pooling"), pl.col("latents"), _recipe().fill_null("").alias("recipe")]
+        known = pl.col("latents").is_not_null() & (pl.col("pooling") != "")
+        held, shown = (
+            rows.filter(known & (pl.col("representation") == "sae")).select(named).unique()
+            for rows in (self._of_dictionaries, self.chosen)
+        )
+        left = held.join(shown, on=held.columns, how="anti").sort(held.columns)
+        return [(str(p), int(latents), str(recipe)) for p, latents, recipe in left.iter_rows()]
 
     @property
     def _of_dictionaries(self) -> pl.DataFrame:

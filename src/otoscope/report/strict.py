@@ -202,14 +202,20 @@ def _limits(rows: StrictRows, run: Run) -> Figure | None:
         title="Where sparsity breaks what is kept",
         caption=(
             "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
-            "apart on test groups, for the study's recipe (mean activations, pooled first) and this run's. The table "
-            "ends with the sparsest level that loses less than the margin fixed beforehand."
+            f"apart on test groups, for {_of_recipes(recipes)}. The table ends with the sparsest level that loses less "
+            "than the margin fixed beforehand."
         ),
         panels=panels,
         table=_table(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
         height=230,
         legend=[names[recipe] for recipe in recipes],
     )
+
+
+def _of_recipes(recipes: Sequence[str]) -> str:
+    study = ["the study's recipe (mariotte2025: mean activations, pooled first)"] if "mariotte2025" in recipes else []
+    own = [f"this run's ({recipe})" for recipe in recipes if recipe != "mariotte2025"]
+    return words.listed([*study, *own])
 
 
 def _one_of_each(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
