@@ -178,3 +178,15 @@ def test_a_server_that_is_not_there_is_one_clear_error(monkeypatch: pytest.Monke
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(ArtifactError, match=r"s3://bucket/store/manifest\.json cannot be reached"):
         ActivationStore.open("s3://bucket/store")
+
+
+def test_damage_is_marked_and_mended_there_too(sound: Path, place: str):
+    steps(corpus_of(sound), place)
+    before = objects(place)
+    name = "layer_00/frames-00000.safetensors"
+    with home_of(place).publish(name) as temporary:
+        temporary.write_bytes(before[name][:-4] + bytes(byte ^ 0xFF for byte in before[name][-4:]))
+    assert len(verify(place)) == 1
+    steps(corpus_of(sound), place)
+    assert objects(place) == before
+    assert verify(place) == []
