@@ -124,6 +124,7 @@ def test_more_clips_too_short_for_the_model_than_allowed_stop_the_run(
         (["model=./nowhere"], "nowhere"),
         (["extract.layers=[1, 9]"], "has no layer 9; it has layers 0 to 3"),
         (["train.layers=[7]"], "train.layers: [7] are not extracted"),
+        (["evaluate.protocols=[strict]", "evaluate.strict.layer=7"], "evaluate.strict.layer: 7 has no dictionary"),
         (["train.layers=[]"], "train.layers: got []; give at least one layer"),
         (["train.latens=3"], "unknown key 'train.latens'; did you mean latents?"),
         (["trian.latents=3"], "unknown key 'trian'; did you mean train?"),

@@ -74,6 +74,8 @@ def test_another_study_and_an_empty_folder_are_refused(capsys: pytest.CaptureFix
     assert "no study 'mariotte'; did you mean mariotte2025?" in fails(
         capsys, "reproduce", "mariotte", "--data", tmp_path
     )
+    absent = tmp_path / "nowhere"
+    assert f"--data: {absent} does not exist" in fails(capsys, "reproduce", "mariotte2025", "--data", absent)
     (tmp_path / "empty").mkdir()
     command = ["reproduce", "mariotte2025", "--data", tmp_path / "empty", "--output", tmp_path / "run"]
     assert "no audio under" in fails(capsys, *command)

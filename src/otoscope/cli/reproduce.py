@@ -64,6 +64,9 @@ def _reproduce(
 
     if study not in STUDIES:
         raise ConfigError(f"no study {study!r}; {suggest(study, STUDIES)}")
+    if not data.is_dir():
+        state = "is a file, not a folder" if data.is_file() else "does not exist"
+        raise ConfigError(f"--data: {data} {state}; give VocalSet's folder, unpacked")
     chosen = parse_settings(settings or ())
     wanted = choose_models(folder=models, overrides=override or (), only=only or ())
     common: dict[str, Any] = {"models": wanted, "settings": chosen, "device": device}

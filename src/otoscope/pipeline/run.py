@@ -88,7 +88,9 @@ def run(
         folder.log("run", until=until, name=config.name)
         if "extract" in stages:
             # what cannot work is told before minutes are spent on what comes first
-            members(config, wanted_layers(config, model.check()))
+            grid = members(config, wanted_layers(config, model.check()))
+            if "evaluate" in stages:
+                _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
         for name in stages:
             STAGES[name](Context(config, folder, watch, model, strict, engine or Local()))
@@ -107,6 +109,12 @@ def stages_until(until: str) -> list[str]:
         raise ConfigError(f"no stage {until!r}; {suggest(until, STAGES)}")
     names = list(STAGES)[: list(STAGES).index(until) + 1]
     return [name for name in names if name != "factors" or until not in WITHOUT_FACTORS]
+
+
+def _check_strict(config: RunConfig, trained: set[int]) -> None:
+    wanted = config.evaluate.strict.layer
+    if "strict" in config.evaluate.protocols and wanted != "chosen" and wanted not in trained:
+        raise ConfigError(f"evaluate.strict.layer: {wanted} has no dictionary; train.layers gives {sorted(trained)}")
 
 
 def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary:
