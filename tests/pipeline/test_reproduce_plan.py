@@ -11,6 +11,7 @@ from otoscope.pipeline import reproduce_plan, reproduce_room
 from otoscope.pipeline.reproduce_plan import estimate, sizes_of
 from otoscope.pipeline.reproduce_room import dictionary_bytes, grid_bytes, require_room, store_bytes
 from otoscope.pipeline.reproduce_speed import Forward
+from otoscope.pipeline.watch import Silent
 from otoscope.protocols.mariotte2025.clips import takes
 from otoscope.protocols.mariotte2025.grid import choose_models
 from otoscope.protocols.mariotte2025.switches import Settings
@@ -104,3 +105,14 @@ def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
         require_room(tmp_path, 6000.0, 0.0)
     require_room(tmp_path / "not" / "there", 1000.0)
     assert reproduce_room.free(tmp_path / "not" / "there") > 0
+
+
+@pytest.mark.usefixtures("known_rates")
+def test_it_says_which_architecture_is_being_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    watch = Silent()
+    monkeypatch.setattr(watch, "say", said.append)
+    models = choose_models(folder=None, overrides=(), only=("AST", "HuBERT"))
+    estimate(tmp_path, tmp_path, models=models, settings=Settings(), watch=watch)
+    assert said[0] == "measuring 2 architectures on this machine: a few minutes"
+    assert [line.split(":")[0].strip() for line in said[1:3]] == [model.name for model in models]

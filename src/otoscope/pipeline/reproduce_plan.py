@@ -18,6 +18,7 @@ from otoscope.protocols.mariotte2025.grid import MISRATED_LAYERS, PAIR, Model
 from otoscope.protocols.mariotte2025.hearing import CROP_S
 from otoscope.protocols.mariotte2025.switches import Settings
 from otoscope.protocols.strict.settings import StrictSettings
+from otoscope.report.words import count
 from otoscope.sae.presets import MARIOTTE2025
 
 CHECKPOINT_BYTES = 380e6
@@ -91,15 +92,18 @@ def estimate(
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> Estimate:
-    """Measure rates on this machine for some seconds each, and multiply them out; writes nothing."""
+    """Measure rates on this machine, a few minutes in all, and multiply them out; writes nothing."""
     watch = watch or Silent()
     corpus = glance(data, settings)
     sizes = sizes_of(takes(corpus, settings))
+    watch.say(f"measuring {count(len(models), 'architecture')} on this machine: a few minutes")
     with task(watch, "measuring speed", len(models) + 1, "parts"):
         forwards: dict[str, Forward] = {}
         for model in models:
+            watch.say(f"  {model.name}: forward passes")
             forwards[model.name] = speed.forward(model, settings, device)
             watch.advance(1, note=model.name)
+        watch.say("  decoding, factors, training steps, probes and regressions")
         paths = [corpus.root / path for path in corpus.clips["path"].head(4)]
         costs = tuple(_costs(models, settings, forwards, sizes, paths))
         watch.advance(1)
