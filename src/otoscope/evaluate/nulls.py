@@ -38,7 +38,7 @@ def permuted_targets(
     A target that never varies within a group (a singer's gender) has as many independent values as
     there are groups; dealt out row by row it would make a null that anything beats.
 
-    >>> permuted_targets(np.array(["f", "f", "m"]), np.array([0, 0, 1]), np.random.default_rng(2)).tolist()
+    >>> permuted_targets(np.array(["f", "f", "m"]), np.array([0, 0, 1]), np.random.default_rng(3)).tolist()
     [2, 2, 0]
     """
     numbers, n_groups = number_groups(groups)
