@@ -18,10 +18,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.patches import band_edges_hz, place_patches
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
@@ -68,12 +69,16 @@ class Fold:
 
     def band_edges_hz(self) -> Float[np.ndarray, "bands 2"]:
         """Return the lowest and highest frequency under each band: the feet of its outer mel triangles."""
-        from transformers.audio_utils import hertz_to_mel, mel_to_hertz
-
-        low, high = (float(hertz_to_mel(hz, mel_scale="slaney")) for hz in (self.lowest_hz, self.highest_hz))
-        feet = np.asarray(mel_to_hertz(np.linspace(low, high, self.mels + 2), mel_scale="slaney"))
-        first = np.arange(self.bands) * (self.mels // self.bands)
-        return np.stack([feet[first], feet[first + self.mels // self.bands + 1]], axis=1)
+        each = self.mels // self.bands
+        return band_edges_hz(
+            mels=self.mels,
+            lowest_hz=self.lowest_hz,
+            highest_hz=self.highest_hz,
+            scale="slaney",
+            bands=self.bands,
+            stride=each,
+            covered=each,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +111,7 @@ class ClapEncoder:
 
     def frames(self, samples: int) -> Frames:
         """Place a clip's valid patches in time and frequency: moment by moment, low to high."""
-        layer, bands = self.layers[0], self.fold.bands
-        moments = self.fold.moments_of(samples)
-        spans = frame_spans(moments, rate_hz=layer.rate_hz, offset_s=layer.offset_s)
-        low_hz, high_hz = np.tile(self.fold.band_edges_hz(), (moments, 1)).T
-        return Frames(np.repeat(spans.start_s, bands), np.repeat(spans.end_s, bands), low_hz, high_hz)
+        return place_patches(self.layers[0], self.fold.band_edges_hz(), self.fold.moments_of(samples))
 
     def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
