@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError, suggest
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, resample_counts
-from otoscope.evaluate.ridge import r2_of
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_of, resample_counts
 
 REACHED = 0.9
 

@@ -91,6 +91,12 @@ def bootstrap_sums(
     return value, low, high
 
 
+def r2_of(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+    """Return 1 - first / second of sums of squared errors and deviations; NaN where nothing deviates."""
+    defined = sums[..., 1] > 0
+    return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
+
+
 def bootstrap_mean(
     scores: Float[np.ndarray, " rows"],
     groups: Shaped[np.ndarray, " rows"],

@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate import descent
-from otoscope.evaluate.groups import Score, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.groups import Score, bootstrap_sums, group_sums, null_summary, r2_of
+from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns, moments_of
 from otoscope.evaluate.nulls import permuted_order
 from otoscope.evaluate.question import TOLERANCE, LassoSettings, Question
@@ -96,7 +97,7 @@ def fit_factors(
     # one thread inside a product: the work is already shared out, and sums then have one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         asked = Question(features[:, found.live], targets, groups, parts, settings, seed)
-        for members, present in _patterns(targets):
+        for members, present in patterns(~np.isnan(targets)):
             _fit_pattern(found, asked, members, present, pool)
     return found
 
@@ -161,9 +162,9 @@ def _fit_pattern(
     predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
     sums = group_sums(_errors(predicted[:, 0], y_test), asked.groups[test])
     r2, low, high = bootstrap_sums(
-        sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
+        sums, r2_of, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
     )
-    null = _r2(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
+    null = r2_of(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
     alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
     for field, value in zip(found, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
         field[members] = value
@@ -177,11 +178,6 @@ def _errors(
     """Return squared error and squared distance from the fitted mean."""
     error = (y - predicted) ** 2
     return np.stack([error, np.broadcast_to(y**2, error.shape)], axis=-1)
-
-
-def _r2(sums: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "..."]:
-    error, spread = sums[..., 0], sums[..., 1]
-    return 1 - np.divide(error, spread, out=np.full(error.shape, math.nan), where=spread > 0)
 
 
 def _scale(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"]:
@@ -202,16 +198,6 @@ def _orders(
             yield permuted_order(len(groups), seed=int(rng.integers(2**31)), groups=groups)
         else:
             yield rng.permutation(len(groups))
-
-
-def _patterns(
-    targets: Float[np.ndarray, "rows factors"],
-) -> Iterator[tuple[Int[np.ndarray, " members"], Bool[np.ndarray, " rows"]]]:
-    """Yield the factors that are present on the same rows, together with those rows."""
-    present = ~np.isnan(targets)
-    patterns, which = np.unique(present.T, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        yield np.flatnonzero(which == number), pattern
 
 
 def _nothing(p: int, factors: int) -> FactorFits:

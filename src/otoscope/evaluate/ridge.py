@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, null_summary
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, null_summary, r2_of
 from otoscope.evaluate.logistic import rotate
 from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.splits import rows_of
+from otoscope.evaluate.splits import check_rows, rows_of
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -106,12 +106,6 @@ def fit_ridge(
     return RidgeFits(
         r2, low, high, null_mean, null_high, valid_r2, penalty, squares, tuple(str(name) for name in names), guesses
     )
-
-
-def r2_of(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
-    """Return 1 - first / second of sums of squared errors and deviations; NaN where nothing deviates."""
-    defined = sums[..., 1] > 0
-    return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
 
 
 class _Found(NamedTuple):
@@ -202,11 +196,6 @@ def _check(
     groups: Shaped[np.ndarray, " rows"],
     settings: RidgeSettings,
 ) -> None:
-    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
-        raise EvaluationError(
-            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
-        )
-    if not np.isfinite(features).all():
-        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+    check_rows(features, targets, groups)
     if not settings.penalties or min(settings.penalties) <= 0:
         raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, group_sums, null_summary, r2_of
 from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns, moments_of
 from otoscope.evaluate.pursuit import pursue
-from otoscope.evaluate.splits import rows_of
+from otoscope.evaluate.splits import check_rows, rows_of
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """How many latents take part in each point of a curve."""
@@ -98,7 +98,7 @@ def sparse_regression(
         trials = _try(features, targets[:, fitted], here, settings, seed)
         chosen[fitted, : trials.chosen.shape[1]] = trials.chosen
         sums = group_sums(trials.squares, groups[here["test"]])
-        found = bootstrap_sums(sums, _r2, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
+        found = bootstrap_sums(sums, r2_of, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
         for curve, values in zip(curves, (*found, *null_summary(trials.null)), strict=True):
             curve[fitted] = values
         n[fitted], n_groups[fitted] = here["test"].sum(), len(sums)
@@ -143,7 +143,7 @@ def _try(
         squares[:, j, :, 0] = (truth[:, j, None] - guesses) ** 2
         squares[:, j, :, 1] = ((truth[:, j] - known[:, j].mean()) ** 2)[:, None]
     n_targets = targets.shape[1]
-    null = _r2(squares[:, n_targets:].sum(axis=0)).reshape(settings.permutations, n_targets, len(settings.sizes))
+    null = r2_of(squares[:, n_targets:].sum(axis=0)).reshape(settings.permutations, n_targets, len(settings.sizes))
     return _Trials(live[taken[:n_targets]], squares[:, :n_targets], null)
 
 
@@ -181,23 +181,13 @@ def _ridge(x: Float[np.ndarray, "rows size"], y: Float[np.ndarray, " rows"], pen
     return _Ridge(weights, centre - mean @ weights)
 
 
-def _r2(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
-    defined = sums[..., 1] > 0
-    return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
-
-
 def _check(
     features: Float[np.ndarray, "rows p"],
     targets: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
     settings: SparseSettings,
 ) -> None:
-    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
-        raise EvaluationError(
-            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
-        )
-    if not np.isfinite(features).all():
-        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+    check_rows(features, targets, groups)
     check_sizes(settings.sizes)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from otoscope.config import Pooling, RunConfig
 from otoscope.errors import UnknownLayer
@@ -32,6 +33,17 @@ class Member:
         order = {"encode_then_pool": "frames", "pool_then_encode": "pooled"}[self.pooling]
         of = "untrained-" if self.untrained else ""
         return f"{of}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a record that say which dictionary it is of."""
+        return {
+            "sae_id": self.sae_id,
+            "latents": self.latents,
+            "k": self.k,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "pooling": self.pooling,
+        }
 
 
 def members(config: RunConfig, extracted: list[int]) -> list[Member]:

@@ -14,7 +14,6 @@ from otoscope.pipeline.codes import encode_rows
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.judged import Judged
-from otoscope.pipeline.judging_held_out import described
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part, bring, rows_of
 from otoscope.protocols import mariotte2025
@@ -90,7 +89,7 @@ def _sae_part(
         rows = material.store.pooled(member.layer)
         batch = encode_rows(load_sae(home).sae, rows, np.arange(len(rows)))
         about = material.about(member.layer, protocol=mariotte2025.NAME, representation="sae", pooling=member.pooling)
-        about = replace(about, **described(member))
+        about = replace(about, **member.columns())
         test, train = (material.clips.split == name for name in ("test", "train"))
         mean = rows[train].mean(axis=0, dtype=np.float64)
         made = list(judge_reconstruction(rows[test], batch.rebuilt[test], batch.codes[test], mean, about))

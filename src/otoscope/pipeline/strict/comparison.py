@@ -8,14 +8,13 @@ from functools import cached_property
 import numpy as np
 
 from otoscope.artifacts import fingerprint
-from otoscope.evaluate.groups import resample_counts
+from otoscope.evaluate.groups import r2_of, resample_counts
 from otoscope.evaluate.record import Record
-from otoscope.evaluate.ridge import r2_of
 from otoscope.evaluate.robust import effective_rank
 from otoscope.pipeline.codes import code_features
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Arrays, Made, Part, arrays_of
-from otoscope.pipeline.strict.frame import Frame, dictionary_columns, linear_of
+from otoscope.pipeline.strict.frame import Frame, linear_of
 from otoscope.protocols import strict
 from otoscope.protocols.strict.curves import factor_curve
 from otoscope.protocols.strict.factors import counted
@@ -77,7 +76,7 @@ class Comparison:
         return Common(mask, asked.names, rank)
 
     def _about(self, member: Member) -> Record:
-        return replace(self.frame.about(CODES, member.layer), **dictionary_columns(member))
+        return replace(self.frame.about(CODES, member.layer), **member.columns())
 
     def _structure(self) -> Made:
         frame, common = self.frame, self._common

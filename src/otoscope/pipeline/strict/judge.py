@@ -114,11 +114,10 @@ class Course:
 
     def _layer(self, dense: dict[int, Part]) -> int:
         """Return the layer asked for, or the one that its dense activations make the best."""
-        wanted, trained = self.frame.settings.layer, sorted({member.layer for member in self._grid()})
-        if wanted != "chosen":
-            if wanted not in trained:
-                raise ConfigError(f"evaluate.strict.layer: {wanted} has no dictionary; train.layers gives {trained}")
+        wanted = self.frame.settings.layer
+        if wanted != "chosen":  # that it has a dictionary was checked when the run began
             return wanted
+        trained = sorted({member.layer for member in self._grid()})
         layer = best_layer({layer: self._held(dense[layer]) for layer in trained})
         self.frame.run.watch.say(f"  layer {layer} reads most on groups left out; it is compared in full")
         return layer

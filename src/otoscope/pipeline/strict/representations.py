@@ -15,7 +15,7 @@ from otoscope.factors.logmel import logmel_table
 from otoscope.pipeline.codes import code_features, train_mean
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Part
-from otoscope.pipeline.strict.frame import Brought, Frame, dictionary_columns
+from otoscope.pipeline.strict.frame import Brought, Frame
 from otoscope.pipeline.strict.units import FITTED_ROWS, Units, fitted_units, made_of_codes
 from otoscope.protocols import held_out
 from otoscope.protocols.strict.names import CODES, DENSE
@@ -41,7 +41,7 @@ def codes_part(
     """The codes of a dictionary, and what they rebuild."""
     store = store or frame.material.store
     home = frame.run.folder.saes / member.sae_id
-    about = replace(frame.about(representation, member.layer), **dictionary_columns(member))
+    about = replace(frame.about(representation, member.layer), **member.columns())
 
     def units() -> Brought:
         clips, records = frame.material.clips, list[Record]()

@@ -12,9 +12,8 @@ from jaxtyping import Float
 
 from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.group_ridge import fit_group_ridge
-from otoscope.evaluate.groups import group_sums, null_summary, number_groups
+from otoscope.evaluate.groups import group_sums, null_summary, number_groups, r2_of
 from otoscope.evaluate.missing import patterns
-from otoscope.evaluate.ridge import r2_of
 from otoscope.protocols.strict.factors import Asked
 
 

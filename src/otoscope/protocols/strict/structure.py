@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from otoscope.evaluate.dci import relative_size
 from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.groups import Interval, bootstrap_sums
+from otoscope.evaluate.groups import Interval, bootstrap_sums, r2_of
 from otoscope.evaluate.infomec import infomec
 from otoscope.evaluate.mig import information_gap, mean_of_known
 from otoscope.evaluate.modularity import modularity
 from otoscope.evaluate.record import Record
-from otoscope.evaluate.ridge import r2_of
 from otoscope.protocols.strict.linear import Linear
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.reading import well_read
