@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +23,7 @@ from otoscope.protocols.held_out import Features, Settings
 from otoscope.report.words import count
 from otoscope.sae.checkpoint import load_sae
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
@@ -91,21 +90,10 @@ def _sae_part(
         shared_by_all = material.about(
             member.layer, protocol=held_out.NAME, representation="sae", pooling=member.pooling
         )
-        about = replace(shared_by_all, **described(member))
+        about = replace(shared_by_all, **member.columns())
         records: list[Record] = []
         for split, meter in meters.items():
             records += held_out.rebuilt(meter.result(resamples=settings.resamples), split, about)
         return Made([*records, *held_out.judge(features, clips, settings, about)])
 
     return Part(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)
-
-
-def described(member: Member) -> dict[str, Any]:
-    """Return the columns of a record that say which dictionary it is of."""
-    return {
-        "sae_id": member.sae_id,
-        "latents": member.latents,
-        "k": member.k,
-        "sparsity": member.sparsity,
-        "seed": member.seed,
-    }

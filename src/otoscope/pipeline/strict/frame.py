@@ -13,7 +13,6 @@ from otoscope.config import Pooling
 from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.record import Record
 from otoscope.pipeline.context import Context
-from otoscope.pipeline.grid import Member
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part
 from otoscope.pipeline.strict.units import Units
@@ -26,7 +25,7 @@ from otoscope.protocols.strict.reading import factor_records
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.protocols.strict.tasks import Repetitions, Task, ask, tasks_of
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 NOT_MEASURED = {
@@ -142,18 +141,6 @@ def readable(units: Units, asked: Asked) -> Units:
         return units
     noise = np.random.default_rng(0).standard_normal((len(units), 1)).astype(np.float32)
     return np.concatenate([units, noise], axis=1)
-
-
-def dictionary_columns(member: Member) -> dict[str, Any]:
-    """Return the columns of a record that say which dictionary it is of."""
-    return {
-        "sae_id": member.sae_id,
-        "latents": member.latents,
-        "k": member.k,
-        "sparsity": member.sparsity,
-        "seed": member.seed,
-        "pooling": member.pooling,
-    }
 
 
 def linear_of(arrays: Mapping[str, NDArray[Any]]) -> Linear:
