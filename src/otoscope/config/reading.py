@@ -1,0 +1,128 @@
+"""Configurations read from YAML, with settings overridden and variables taken from the environment."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from otoscope.config.run import RunConfig
+from otoscope.config.telling import explain
+from otoscope.errors import ConfigError
+
+PATH_KEYS = {"corpus": ("root", "table"), "extract": ("segments",), "factors": ("table",)}
+"""Settings that hold a path; relative ones are read from the folder of the configuration file."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration; each override is `key.sub=VALUE` with VALUE in YAML.
+
+    `${NAME}` and `${NAME:-default}` in strings are taken from the environment. Raises
+    `ConfigError` that names the key, what it got and what is allowed.
+    """
+    path = Path(path)
+    try:
+        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, got {type(raw).__name__}")
+    try:
+        return _parse(raw, path, overrides)
+    except ConfigError as error:
+        if not (blamed := _to_blame(raw, path, overrides)):
+            raise
+        message = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(message if message.startswith("--set") else f"{blamed}: {message}") from error
+
+
+def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
+    raw = deepcopy(raw)
+    for override in overrides:
+        _apply(raw, override)
+    expanded = _expand({"name": path.stem, **raw})
+    _anchor(expanded, path.resolve().parent)
+    return parse_config(expanded, where=str(path))
+
+
+def _to_blame(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
+    """Return the overrides that spoil a file, as they were given: those it is valid without, or all; or nothing."""
+    if not overrides or not _is_valid(raw, path, ()):
+        return ""
+    others = [(*overrides[:at], *overrides[at + 1 :]) for at in range(len(overrides))]
+    alone = [override for override, rest in zip(overrides, others, strict=True) if _is_valid(raw, path, rest)]
+    return " ".join(f"--set {override}" for override in alone or overrides)
+
+
+def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool:
+    try:
+        _parse(raw, path, overrides)
+    except ConfigError:
+        return False
+    return True
+
+
+def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
+    """Validate a configuration that is already a mapping."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(explain(e, raw) for e in error.errors()[:3])) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        section: object = raw.get(parent)
+        if section is None:  # absent, or a section's name with nothing under it
+            section = raw[parent] = {}
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+        raw = section
+    try:
+        raw[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v) for v in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name: str = match.group(1)
+    default: str | None = match.group(2)
+    found = os.environ.get(name)
+    if found is None:
+        found = default
+    if found is None:
+        raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
+    return found
+
+
+def _anchor(raw: dict[str, Any], folder: Path) -> None:
+    for section, keys in PATH_KEYS.items():
+        block = raw.get(section)
+        for key in keys:
+            if isinstance(block, dict) and isinstance(block.get(key), str):
+                block[key] = str(folder / Path(block[key]).expanduser())
+    model = raw.get("model")
+    if isinstance(model, str) and model.startswith((".", "~")):
+        raw["model"] = str(folder / Path(model).expanduser())

@@ -1,0 +1,134 @@
+"""The whole run as one validated model."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from otoscope.config.base import Section, Share, each_once, not_empty
+from otoscope.config.train import TrainSettings
+from otoscope.corpus.catalog import parse_corpus
+from otoscope.corpus.listing import CorpusSpec
+from otoscope.corpus.splits import Splits
+from otoscope.errors import ConfigError
+from otoscope.protocols.mariotte2025.switches import JudgeSettings
+from otoscope.protocols.strict.settings import StrictSettings
+
+ProtocolName = Literal["held_out", "mariotte2025", "strict"]
+
+
+class FactorSettings(Section):
+    """Which factors are measured or known."""
+
+    egemaps: bool = Field(default=True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
+    truth: bool = Field(default=True, description="the factor_* columns of the corpus")
+    table: Path | None = Field(default=None, description="your own CSV or Parquet, joined by clip_id or path")
+
+
+class ExtractSettings(Section):
+    """What is recorded."""
+
+    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="0 is the input of the first block")
+
+    @field_validator("layers")
+    @classmethod
+    def _any(cls, value: object) -> object:
+        return not_empty(value)
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Literal["exact", "fast"] = Field(
+        default="exact", description="float32 as transformers computes it, or products in bfloat16"
+    )
+    context: Literal["exact", "short"] = Field(
+        default="exact", description="Whisper: 30 s as trained, or only the sound there is"
+    )
+    window_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=30.0, description="longer clips are encoded in windows of this length, or of what the model takes"
+    )
+    overlap_s: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="sound that neighbouring windows share; each frame is kept from the nearer one"
+    )
+    frames: bool = Field(default=True, description="keep every frame, beside the mean over each clip")
+    segment_s: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="keep the mean over every window of this length, too"
+    )
+    segments: Path | None = Field(
+        default=None, description="or over the segments of a table: CSV or Parquet with clip_id, start_s, end_s"
+    )
+    store: str | None = Field(
+        default=None, description="where activations are kept, such as s3://bucket/name; the run folder when left out"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_segments(self) -> "ExtractSettings":
+        if self.segment_s is not None and self.segments is not None:
+            raise ValueError("give segment_s or segments, not both")
+        return self
+
+
+class EvaluateSettings(Section):
+    """How the numbers are made."""
+
+    protocols: tuple[ProtocolName, ...] = Field(
+        default=("held_out",),
+        description="held_out: every representation by itself; strict: beside its nulls; mariotte2025: as the study "
+        "did, on dictionaries of pooled clips",
+    )
+    labels: tuple[str, ...] | None = Field(default=None, description="labels to probe; all of the corpus when left out")
+    permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
+    resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="bootstrap draws of whole groups")
+    completeness_min_r2: Share = Field(
+        default=0.05, description="held-out R2 below which a factor counts as not predicted"
+    )
+    strict: StrictSettings = Field(default=StrictSettings(), description="settings of the protocol strict")
+    mariotte2025: JudgeSettings = Field(
+        default=JudgeSettings(), description="settings of the protocol mariotte2025: what its authors' defects decide"
+    )
+
+    @field_validator("protocols")
+    @classmethod
+    def _some(cls, value: tuple[ProtocolName, ...]) -> tuple[ProtocolName, ...]:
+        return each_once(value)
+
+
+class ReportSettings(Section):
+    """What the page shows."""
+
+    title: str | None = None
+    factors: Annotated[int, Field(ge=0, le=30)] = Field(default=8, description="factors in the gallery of latents")
+    clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips a latent in the gallery")
+
+
+class RunConfig(Section):
+    """A run from sound to report."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    model: str = "openai/whisper-tiny.en"
+    revision: str | None = None
+    corpus: Any
+    splits: Splits = Splits()
+    max_set_aside: Share = Field(default=0.2, description="share of unusable clips that stops the run")
+    factors: FactorSettings = FactorSettings()
+    extract: ExtractSettings = ExtractSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _frames_to_train_on(self) -> "RunConfig":
+        if not self.extract.frames and "encode_then_pool" in self.train.poolings:
+            raise ValueError("train.poolings: encode_then_pool needs frames; set pool_then_encode, or extract.frames")
+        if "mariotte2025" in self.evaluate.protocols and "pool_then_encode" not in self.train.poolings:
+            raise ValueError(
+                "evaluate.protocols: mariotte2025 judges pooled clips; add pool_then_encode to train.poolings"
+            )
+        return self
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def _corpus(cls, value: object) -> object:
+        if isinstance(value, CorpusSpec):
+            return value
+        if not isinstance(value, dict):
+            raise ConfigError(f"corpus: got {value!r}; give `kind: ...` and that kind's settings")
+        return parse_corpus(value)
