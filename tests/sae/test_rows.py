@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import TrainingError
-from otoscope.sae.rows import ArrayRows, Order, as_rows, chunks, permute
+from otoscope.sae.rows import MIXED, RUN, TABLED_ROWS, ArrayRows, Order, as_rows, chunks, mix, permute
 
 
 @settings(deadline=None)
@@ -51,11 +51,32 @@ def test_a_billion_rows_need_no_table():
     assert len(np.unique(met)) == len(met)
 
 
-def test_the_order_does_not_depend_on_being_kept(monkeypatch: pytest.MonkeyPatch):
-    order = Order(1000, 64, seed=5)
-    kept = [order.indices(step) for step in range(40)]
-    monkeypatch.setattr("otoscope.sae.rows.TABLED_ROWS", 0)
-    assert all(np.array_equal(order.indices(step), kept[step]) for step in range(40))
+@settings(deadline=None)
+@given(st.integers(1, 700), st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
+def test_rows_in_runs_are_met_once_and_share_their_runs(height: int, run: int, runs: int, epoch: int):
+    mixed = run * runs
+    met = mix(np.arange(height, dtype=np.uint64), height=height, key=(1, epoch), run=run, mixed=mixed)
+    assert np.array_equal(np.sort(met), np.arange(height))
+    whole = height // run * run
+    drawn = [set((met[i : min(i + mixed, whole)] // run).tolist()) for i in range(0, whole, mixed)]
+    assert sum(len(some) for some in drawn) == whole // run
+
+
+def test_one_position_goes_where_it_goes_among_all():
+    places = np.arange(1000, dtype=np.uint64)
+    met = mix(places, height=1000, key=(0, 0), run=4, mixed=64)
+    assert [
+        int(mix(places[i : i + 1], height=1000, key=(0, 0), run=4, mixed=64)[0]) for i in range(1000)
+    ] == met.tolist()
+
+
+def test_many_rows_are_drawn_in_runs_that_hardly_meet_in_a_batch():
+    order = Order(TABLED_ROWS + 5, 4096, seed=0)
+    # half a row of a run lies in a batch on average: (1 - exp(-1/2)) / (1/2) = 79 % as many runs as rows, by Poisson
+    assert len(np.unique(order.indices(3) // RUN)) == pytest.approx(0.79 * 4096, rel=0.03)
+    together = np.concatenate([order.indices(step) for step in range(MIXED // 4096)])
+    assert len(np.unique(together // RUN)) == MIXED // RUN
+    assert not np.array_equal(order.indices(0), order.indices(order.steps_per_epoch))
 
 
 def test_array_rows_take_any_leading_axes_and_any_float():

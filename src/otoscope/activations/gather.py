@@ -1,14 +1,10 @@
-"""The inner loop of reading: rows wherever they are mapped, straight to their places, widened on the way.
+"""The inner loop of reading: rows wherever they are mapped, straight into a batch, widened on the way.
 
 Rows lie far apart, so what reading costs is waiting for memory. Each row's address is worked out first, and while one
 row is copied the lines of a later one are already asked for.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,14 +15,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-AHEAD = 2
-"""Rows asked for before their turn."""
+AHEAD = 6
+"""Rows asked for before their turn: the shortest rows gain from so many, and none loses by it."""
 
 LINE = 64
 """Bytes of a cache line."""
-
-WORTH_SHARING = 1 << 20
-"""Bytes of a batch from which on the copying outweighs handing it to other threads."""
 
 WIDENED = np.float32(2.0**112)
 """What a float16's exponent and mantissa, moved to where a float32 has them, are too small by; subnormals too."""
@@ -75,19 +68,19 @@ def _fetch(addresses: Any, i: Any, row_bytes: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gather_float32(addresses: Any, places: Any, out: Any) -> None:
+def _gather_float32(addresses: Any, out: Any) -> None:
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 4 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.float32), out[places[i]]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.float32), out[i]
         for j in range(out.shape[1]):
             place[j] = row[j]
 
 
 @njit(cache=True, nogil=True)
-def _gather_float16(addresses: Any, places: Any, out: Any) -> None:
+def _gather_float16(addresses: Any, out: Any) -> None:
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 2 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[places[i]]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
         for j in range(out.shape[1]):
             bits = np.uint32(row[j])
             magnitude = (bits & np.uint32(0x7FFF)) << np.uint32(13)
@@ -96,11 +89,11 @@ def _gather_float16(addresses: Any, places: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gather_bfloat16(addresses: Any, places: Any, out: Any) -> None:
+def _gather_bfloat16(addresses: Any, out: Any) -> None:
     # a bfloat16 is the upper half of the float32 of the same value
     for i in range(addresses.shape[0]):
         _fetch(addresses, i + AHEAD, 2 * out.shape[1])
-        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[places[i]]
+        row, place = carray(_pointer(addresses[i]), (out.shape[1],), np.uint16), out[i]
         for j in range(out.shape[1]):
             place[j] = _as_float(np.uint32(row[j]) << np.uint32(16))
 
@@ -110,48 +103,36 @@ _GATHER = {"float32": _gather_float32, "float16": _gather_float16, "bfloat16": _
 
 def gather(
     addresses: Int64[np.ndarray, " rows"],
-    places: Int64[np.ndarray, " rows"],
     dtype: str,
-    out: Float32[np.ndarray, "places width"],
-    *,
-    threads: int = 1,
+    out: Float32[np.ndarray, "rows width"],
 ) -> None:
-    """Copy the stored row at `addresses[i]` to row `places[i]` of `out`, exactly; many rows on several threads.
+    """Copy the stored row at `addresses[i]` to `out[i]`, exactly, on one thread.
 
-    Addresses must be those of rows of `width` finite numbers of that precision, and no place be named twice: nothing
-    is checked here.
+    A second thread brought nothing on a machine with others on it: a batch is gathered in less than a millisecond, of
+    which waking a thread and waiting for it took too much. Addresses must be those of rows of `width` finite numbers of
+    that precision: nothing is checked here.
     """
-    copy = _GATHER[dtype]
-    if threads < 2 or len(addresses) * out.strides[0] < WORTH_SHARING:
-        copy(addresses, places, out)
-        return
-    edges = np.linspace(0, len(addresses), threads + 1).astype(int)
-    parts = [(addresses[start:stop], places[start:stop], out) for start, stop in pairwise(edges)]
-    waiting = [_pool(os.getpid(), threads - 1).submit(copy, *part) for part in parts[1:]]
-    copy(*parts[0])
-    for future in waiting:
-        future.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001  a forked process needs threads of its own
-    return ThreadPoolExecutor(threads, thread_name_prefix="otoscope-gather")
+    _GATHER[dtype](addresses, out)
 
 
 @njit(cache=True, nogil=True)
-def find(indices: Any, starts: Any, bases: Any, row_bytes: Any, addresses: Any) -> Any:
+def find(indices: Any, starts: Any, guide: Any, stride: Any, bases: Any, row_bytes: Any, addresses: Any) -> Any:
     """Work out where rows lie in memory; return the first clip of them that is not mapped yet, or -1.
 
     Clip c holds the rows `starts[c]` to `starts[c + 1]`; its first row lies at `bases[c]`, 0 where it is not mapped.
+    Row i lies in the clips `guide[i // stride]` to `guide[i // stride + 1]`.
     """
+    low = 0
     for i in range(indices.shape[0]):
-        low, high = 0, starts.shape[0] - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            if starts[middle] <= indices[i]:
-                low = middle
-            else:
-                high = middle
+        if not starts[low] <= indices[i] < starts[low + 1]:
+            near = indices[i] // stride
+            low, high = guide[near], guide[near + 1] + 1
+            while high - low > 1:
+                middle = (low + high) // 2
+                if starts[middle] <= indices[i]:
+                    low = middle
+                else:
+                    high = middle
         if bases[low] == 0:
             return low
         addresses[i] = bases[low] + (indices[i] - starts[low]) * row_bytes

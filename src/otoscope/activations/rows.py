@@ -3,17 +3,22 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 
 from otoscope.activations.gather import find, gather
+from otoscope.activations.lending import Lending
 from otoscope.activations.tensorfile import PRECISIONS, Mapped
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact
 
-MOST_THREADS = 4
-"""Threads that copy rows; more only wait for the same memory."""
+
+class Guide(NamedTuple):
+    """The clip of every `stride`-th row."""
+
+    clip: Int64[np.ndarray, " marks"]
+    stride: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,45 +67,53 @@ class StoredRows:
         indices = np.ascontiguousarray(indices, dtype=np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.height):
             raise ArtifactError(f"rows 0 to {self.height - 1} exist; asked for {indices.min()} to {indices.max()}")
-        out = np.empty((len(indices), self.width), dtype=np.float32)
-        self._copy(indices, np.arange(len(indices)), out)
-        return out
+        return self._gathered(self._addresses(indices))
 
     def shuffled(
         self, batch: int, *, seed: int, epoch: int = 0, block: int = 16, held: int = 8192
     ) -> Iterator[Float[np.ndarray, "rows width"]]:
         """Yield every row once as float32, in batches, in an order that the seed and the epoch settle.
 
-        Runs of `block` stored rows are drawn from all over the store; `held` rows of them are read in the order in
-        which they lie and shuffled on the way. Memory is then read much as a copy reads it, and a batch holds
-        `batch * block / held` rows of a run on average. `take` in the order of `otoscope.sae.rows.Order` keeps no
-        neighbours together, and waits for memory at every row. The last batches may be smaller.
-        Raises `ConfigError` unless `held` is a multiple of `batch` and of `block`.
+        Runs of `block` stored rows are drawn from all over the store, and `held` rows of them are shuffled among
+        each other: the next batches come from few pages of memory, and a batch holds `batch * block / held` rows of a
+        run on average. `take` in the order of `otoscope.sae.rows.Order` keeps no neighbours together, and waits for
+        memory longer. The last batches may be smaller. A batch may be kept; the memory of one that is not held on to
+        is used for the next. Raises `ConfigError` unless `held` is a multiple of `batch` and of `block`.
         """
         if min(batch, block) < 1 or held % batch or held % block:
             raise ConfigError(f"held ({held}) must be a multiple of the batch ({batch}) and of the block ({block})")
         rng = np.random.default_rng((seed, epoch))
         blocks = rng.permutation(-(-self.height // block))
         for start in range(0, len(blocks), held // block):
-            runs = np.sort(blocks[start : start + held // block])
+            runs = blocks[start : start + held // block]
             indices = (runs[:, None] * block + np.arange(block)).reshape(-1)
-            indices = indices[indices < self.height]
-            out = np.empty((len(indices), self.width), dtype=np.float32)
-            self._copy(indices, rng.permutation(len(indices)), out)
-            for first in range(0, len(out), batch):
-                yield out[first : first + batch]
+            addresses = rng.permutation(self._addresses(indices[indices < self.height]))
+            for first in range(0, len(addresses), batch):
+                yield self._gathered(addresses[first : first + batch])
 
-    def _copy(
-        self,
-        indices: Int64[np.ndarray, " rows"],
-        places: Int64[np.ndarray, " rows"],
-        out: Float[np.ndarray, "rows width"],
-    ) -> None:
+    def _addresses(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         addresses = np.empty(len(indices), dtype=np.int64)
         row_bytes = self.width * np.dtype(PRECISIONS[self.dtype].mapped).itemsize
-        while (clip := int(find(indices, self.starts, self._bases, row_bytes, addresses))) >= 0:
+        guide, stride = self._guide
+        while (clip := int(find(indices, self.starts, guide, stride, self._bases, row_bytes, addresses))) >= 0:
             self._map(int(self.shard[clip]))
-        gather(addresses, places, self.dtype, out, threads=min(torch.get_num_threads(), MOST_THREADS))
+        return addresses
+
+    def _gathered(self, addresses: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        out = self._memory.lend(len(addresses), self.width)
+        gather(addresses, self.dtype, out)
+        return out
+
+    @cached_property
+    def _guide(self) -> Guide:
+        """Spare `find` most of its search: about two entries a clip."""
+        stride = max(1, self.height // max(1, 2 * len(self.frames)))
+        marks = np.minimum(np.arange(0, self.height + 2 * stride, stride), max(0, self.height - 1))
+        return Guide(self.clip_of(marks), stride)
+
+    @cached_property
+    def _memory(self) -> Lending:
+        return Lending()
 
     @cached_property
     def _bases(self) -> Int64[np.ndarray, " clips"]:

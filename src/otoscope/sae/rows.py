@@ -12,7 +12,13 @@ from torch import Tensor
 from otoscope.errors import TrainingError
 
 TABLED_ROWS = 1 << 20
-"""Up to so many rows an epoch's order is worked out at once and kept (8 MB); the indices are the same either way."""
+"""Up to so many rows an epoch's order is worked out at once and kept (8 MB)."""
+
+RUN = 16
+"""Rows beyond so many are drawn in runs of stored neighbours, so that a batch of them does not touch a page a row."""
+
+MIXED = 1 << 17
+"""Rows of such runs that are shuffled among each other: of 4,096 rows in a batch, half a row of each run on average."""
 
 TABLES = 8
 """Orders kept: those of the seeds that are trained side by side."""
@@ -139,7 +145,8 @@ class Order:
     """A seeded shuffle of all rows for every epoch, read by position and stored nowhere.
 
     Batch `step` of the run is a pure function of (seed, step): a resumed run needs no more than
-    the number of steps done. The last batch of an epoch holds what is left over.
+    the number of steps done. The last batch of an epoch holds what is left over. More than `TABLED_ROWS` rows, which
+    may lie on a disk, are drawn in runs (see `mix`).
     """
 
     height: int
@@ -157,7 +164,7 @@ class Order:
         start, stop = place * self.batch, min((place + 1) * self.batch, self.height)
         if self.height <= TABLED_ROWS:
             return _epoch(self.height, (self.seed, epoch))[start:stop]
-        return permute(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
+        return mix(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
 
 
 @lru_cache(maxsize=TABLES)
@@ -167,7 +174,32 @@ def _epoch(height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
     return order
 
 
-def permute(positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
+def mix(
+    positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, int], run: int = RUN, mixed: int = MIXED
+) -> Int64[np.ndarray, " rows"]:
+    """Send positions in [0, height) through a seeded bijection that draws runs of neighbours and shuffles some at once.
+
+    `mixed` positions in a row, a multiple of `run`, share runs of `run` rows from everywhere and no others do; the rows
+    that make no whole run come last.
+
+    >>> mix(np.arange(10, dtype=np.uint64), height=10, key=(0, 0), run=2, mixed=4).tolist()
+    [4, 9, 5, 8, 3, 7, 6, 2, 1, 0]
+    """
+    whole = height // run * run
+    out = positions.astype(np.int64)  # what makes no whole run stays where it is
+    group = out // mixed
+    for number in range(int(group.min()), int(group.max()) + 1):
+        first = number * mixed
+        size = min(mixed, whole - first)
+        here = (group == number) & (positions < whole)
+        if here.any():
+            inside = permute(positions[here] - np.uint64(first), height=size, key=(*key, 1 + number))
+            runs = permute(((first + inside) // run).astype(np.uint64), height=whole // run, key=key)
+            out[here] = runs * run + inside % run
+    return out
+
+
+def permute(positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, ...]) -> Int64[np.ndarray, " rows"]:
     """Send positions in [0, height) through a seeded bijection of [0, height).
 
     A Feistel network of eight rounds permutes the next power of four; positions that land at or
