@@ -7,6 +7,7 @@ import yaml
 
 from otoscope.config import PAPER_SPARSITIES, RunConfig, load_config, parse_config
 from otoscope.errors import ConfigError
+from otoscope.sae.presets import recipe
 
 MINIMAL = "corpus:\n  kind: synth\n"
 
@@ -26,7 +27,8 @@ def test_a_minimal_configuration_is_the_study_with_the_starter_model(tmp_path: P
 
 
 def test_it_survives_its_own_json(tmp_path: Path) -> None:
-    config = load_config(written(tmp_path, MINIMAL))
+    text = f"{MINIMAL}train: {{recipes: {{mine: {{prefixes: [0.5, 1]}}}}, preset: [default, mine]}}\n"
+    config = load_config(written(tmp_path, text))
     assert parse_config(config.model_dump(mode="json")) == config
 
 
@@ -57,6 +59,60 @@ def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ("recipes: {mine: {sparsifer: relu}}", r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
+        ("recipes: {mine: {name: relu}}", r"no setting 'name' of a recipe; Known: archetypes"),
+        ("recipes: {mine: {sparsifier: rleu}}", r"no sparsifier 'rleu'; did you mean relu\?"),
+        ("recipes: {mine: {epochs: -1}}", r"mine.yaml: train.recipes.mine: epochs: got -1; .* greater than 0"),
+        ("recipes: {mine: {based_on: defualt}}", r"train.recipes.mine: .*'defualt'; did you mean default\?"),
+        ("recipes: {mine: {prefixes: [0.5]}}", r"train.recipes.mine: prefixes: .* rise from above 0 to 1"),
+        ("recipes: {default: {epochs: 1}}", r"train.recipes: 'default' is built in; give your own another name"),
+        ("recipes: {a/b: {epochs: 1}}", r"train.recipes: got the name 'a/b'; take lower case"),
+        ("recipes: {Mine: {epochs: 1}}", r"train.recipes: got the name 'Mine'; take lower case"),
+        ("recipes: {1: {epochs: 1}}", r"train.recipes: got the name 1; take lower case"),
+        ("recipes: {mine: relu}", r"train.recipes.mine: got 'relu'; give `based_on: ...`"),
+        ("recipes: [mine]", r"train.recipes: got \['mine'\]; give `NAME: "),
+        ("{recipes: {mine: {}}, preset: mien}", r"train.preset: no preset 'mien'; did you mean mine\?"),
+        ("{recipes: {mine: {dictionary: archetypal}}, preset: mine}", r"recipes.mine: dictionary.*set unit_norm=False"),
+        (
+            "{recipes: {mine: {temporal: 0.1}}, preset: mine, poolings: [pool_then_encode]}",
+            r"recipes.mine: temporal=0.1 and rows without neighbours",
+        ),
+        (
+            "{recipes: {mine: {prefixes: [0.001, 0.002, 1]}}, latents: 128, preset: [default, mine]}",
+            r"recipes.mine: prefixes=.* and latents=128: two prefixes",
+        ),
+        ("{latents: 64, sparsities: [0.99]}", r"train.sparsities: 0.99: k must be at least 1, got 0 of 64 latents"),
+    ],
+)
+def test_recipes_that_cannot_be_are_told_before_any_work(tmp_path: Path, train: str, told: str) -> None:
+    train = train if train.startswith("{") else f"{{{train}}}"
+    with pytest.raises(ConfigError, match=told):
+        load_config(written(tmp_path, f"{MINIMAL}train: {train}\n"))
+
+
+def test_a_recipe_of_ones_own_is_a_built_in_one_with_some_settings_changed(tmp_path: Path) -> None:
+    text = f"{MINIMAL}train: {{recipes: {{mine: {{epochs: 5}}, other: {{based_on: mariotte2025, batch: 8}}}}}}\n"
+    train = load_config(written(tmp_path, text), ["train.recipes.mine.sparsifier=relu"]).train
+    assert train.presets == ("default",)
+    assert train.recipe("mine") == recipe("default", epochs=5, sparsifier="relu")
+    assert train.recipe("other") == recipe("mariotte2025", batch=8)
+    assert train.recipe("default") == recipe("default")
+
+
+def test_a_recipe_that_fits_the_grid_only_in_part_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Frames come first: a temporal recipe may look for the limit, though it cannot train pooled clips."""
+    both = "recipes: {slow: {temporal: 0.1}}, poolings: [encode_then_pool, pool_then_encode]"
+    strict = "evaluate: {strict: {limit_presets: [mariotte2025, slow]}}"
+    assert load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict}\n")).train.recipe("slow").temporal
+    with pytest.raises(ConfigError, match="recipes.slow: temporal=0.1"):
+        load_config(written(tmp_path, f"{MINIMAL}train: {{{both}, preset: slow}}\n{strict}\n"))
+    with pytest.raises(ConfigError, match=r"limit_presets: no preset 'slwo'; did you mean slow\?"):
+        load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict.replace('slow', 'slwo')}\n"))
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("evaluate: {protocols: [mariotte2025]}\n", r"mine.yaml: evaluate.protocols: mariotte2025 judges pooled"),
@@ -84,8 +140,8 @@ def test_a_binary_file_is_told(tmp_path: Path) -> None:
 
 def test_overrides_reach_any_depth_and_are_validated(tmp_path: Path) -> None:
     path = written(tmp_path, MINIMAL)
-    config = load_config(path, ["train.latents=64", "extract.layers=[1, 2]", "name=other"])
-    assert (config.train.latents, config.extract.layers, config.name) == (64, (1, 2), "other")
+    config = load_config(path, ["train.latents=128", "extract.layers=[1, 2]", "name=other"])
+    assert (config.train.latents, config.extract.layers, config.name) == (128, (1, 2), "other")
     with pytest.raises(ConfigError, match="did you mean latents"):
         load_config(path, ["train.latent=64"])
     with pytest.raises(ConfigError, match=r"key\.sub=VALUE"):
@@ -114,7 +170,7 @@ def test_what_an_override_spoils_is_not_blamed_on_the_file(tmp_path: Path, overr
 def test_a_file_that_is_wrong_by_itself_is_blamed(tmp_path: Path) -> None:
     path = written(tmp_path, MINIMAL + "trian: {}\n")
     with pytest.raises(ConfigError, match=rf"^{path}: unknown key 'trian'"):
-        load_config(path, ["train.latents=64"])
+        load_config(path, ["train.latents=128"])
 
 
 def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

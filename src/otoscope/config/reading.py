@@ -74,6 +74,8 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
     """Validate a configuration that is already a mapping."""
     try:
         return RunConfig.model_validate(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(explain(e, raw) for e in error.errors()[:3])) from error
 

@@ -124,6 +124,12 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _recipes_of_limits(self) -> "RunConfig":
+        for name in self.evaluate.strict.limit_presets:
+            self.train.require(name, key="evaluate.strict.limit_presets", poolings=self.train.poolings[:1])
+        return self
+
     @field_validator("corpus", mode="before")
     @classmethod
     def _corpus(cls, value: object) -> object:

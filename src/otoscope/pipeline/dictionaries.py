@@ -1,6 +1,6 @@
 """The training stage: every dictionary of the grid, each continued where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from otoscope.config import Pooling
 from otoscope.engines.base import results
 from otoscope.errors import ArtifactError
 from otoscope.pipeline.context import Context
-from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
@@ -23,7 +22,7 @@ from otoscope.report.words import count
 from otoscope.sae.bank import Bank
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.logs import Log, open_log
-from otoscope.sae.presets import find_preset
+from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import ArrayRows, Rows
 from otoscope.sae.seat import Member as BankMember
 
@@ -71,8 +70,8 @@ class Training:
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
             for (layer, pooling), wanted in _by_material(missing):
-                cards = {member: _card(member, self.store, self.inputs[member]) for member in wanted}
-                bank = _bank(self.store, self.clips, cards, self.folder, layer=layer, pooling=pooling)
+                cards = {member: self._card(member) for member in wanted}
+                bank = self._bank(cards, layer=layer, pooling=pooling)
                 for warning in bank.warnings():
                     self.watch.say(f"layer {layer}, {pooling}: {warning}")
                 _train(bank, self.watch, log)
@@ -85,8 +84,49 @@ class Training:
                 self.watch.advance(1, note=banks[place][0].sae_id)
 
     def _inputs(self, member: Member) -> str:
-        recipe = find_preset(member.preset).model_dump(mode="json")
+        recipe = self._recipe(member).model_dump(mode="json")
         return fingerprint(self.store.fingerprint, self.clips, member.sae_id, member.sparsity, recipe)
+
+    def _recipe(self, member: Member) -> TrainConfig:
+        return self.run.config.train.recipe(member.preset)
+
+    def _card(self, member: Member) -> dict[str, Any]:
+        return {
+            "sae_id": member.sae_id,
+            "encoder": self.store.card["encoder"],
+            "layer": member.layer,
+            "pooling": member.pooling,
+            "preset": member.preset,
+            "recipe": self._recipe(member).model_dump(mode="json"),
+            "latents": member.latents,
+            "k": member.k,
+            "sparsity": member.sparsity,
+            "seed": member.seed,
+            "inputs": self.inputs[member],
+            "activations": self.store.fingerprint,
+        }
+
+    def _bank(self, cards: Mapping[Member, dict[str, Any]], *, layer: int, pooling: Pooling) -> Bank:
+        def rows_of(side: str) -> Rows:
+            clips = self.clips[side]
+            if pooling == "encode_then_pool":
+                return self.store.rows(layer, clips)
+            labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips]
+            return ArrayRows(np.ascontiguousarray(self.store.pooled(layer, clips)), labels)
+
+        seats = [
+            BankMember(
+                name=member.sae_id,
+                latents=member.latents,
+                k=member.k,
+                seed=member.seed,
+                preset=self._recipe(member),
+                folder=self.folder.saes / member.sae_id,
+                card=card,
+            )
+            for member, card in cards.items()
+        ]
+        return Bank(rows_of("train"), rows_of("valid"), seats)
 
 
 class _Trainer:
@@ -117,36 +157,6 @@ def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], l
     return list(grouped.items())
 
 
-def _bank(
-    store: ActivationStore,
-    clips: dict[str, list[str]],
-    cards: dict[Member, dict[str, Any]],
-    folder: RunFolder,
-    *,
-    layer: int,
-    pooling: Pooling,
-) -> Bank:
-    def rows_of(side: str) -> Rows:
-        if pooling == "encode_then_pool":
-            return store.rows(layer, clips[side])
-        labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips[side]]
-        return ArrayRows(np.ascontiguousarray(store.pooled(layer, clips[side])), labels)
-
-    seats = [
-        BankMember(
-            name=member.sae_id,
-            latents=member.latents,
-            k=member.k,
-            seed=member.seed,
-            preset=member.preset,
-            folder=folder.saes / member.sae_id,
-            card=card,
-        )
-        for member, card in cards.items()
-    ]
-    return Bank(rows_of("train"), rows_of("valid"), seats)
-
-
 def _train(bank: Bank, watch: Watch, log: Log) -> None:
     shown = dict.fromkeys((member.name for member in bank.members), 0.0)
     # what an earlier run with other settings left half done is of no use to this one
@@ -156,20 +166,3 @@ def _train(bank: Bank, watch: Watch, log: Log) -> None:
         shown[name] = now
         if step is not None:
             log(name, step)
-
-
-def _card(member: Member, store: ActivationStore, inputs: str) -> dict[str, Any]:
-    return {
-        "sae_id": member.sae_id,
-        "encoder": store.card["encoder"],
-        "layer": member.layer,
-        "pooling": member.pooling,
-        "preset": member.preset,
-        "recipe": find_preset(member.preset).model_dump(mode="json"),
-        "latents": member.latents,
-        "k": member.k,
-        "sparsity": member.sparsity,
-        "seed": member.seed,
-        "inputs": inputs,
-        "activations": store.fingerprint,
-    }

@@ -1,12 +1,11 @@
 """What can be said of a recipe before there are rows: whether its settings exist, and whether they go together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.catalog import build_sparsifier
 from otoscope.sae.presets import TrainConfig, recipe
-from otoscope.sae.sparsifiers import k_from_sparsity
 
 BASE = "based_on"
 """The key of a described recipe that names the catalogued one; every other key is a field of `TrainConfig`."""
@@ -28,19 +27,6 @@ def described_recipe(given: Mapping[str, Any]) -> TrainConfig:
     made = recipe(base, **changes)
     build_sparsifier(made.sparsifier, k=1, latents=2)
     return made
-
-
-def check_recipe(
-    config: TrainConfig, *, latents: Sequence[int], sparsities: Sequence[float], neighbours: bool = True
-) -> None:
-    """Raise `ConfigError` when a recipe cannot train every dictionary of these sizes.
-
-    `neighbours` says whether all rows follow each other in time, as frames do.
-    """
-    for size in latents:
-        refuse_pairs(config, latents=size, neighbours=neighbours)
-        for sparsity in sparsities:
-            build_sparsifier(config.sparsifier, k=k_from_sparsity(size, sparsity), latents=size)
 
 
 def refuse_pairs(config: TrainConfig, *, latents: int, neighbours: bool) -> None:

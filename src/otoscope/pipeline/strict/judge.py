@@ -25,7 +25,6 @@ from otoscope.pipeline.strict.representations import (
 )
 from otoscope.protocols.strict.choose import Held, best_layer, sparsest_good
 from otoscope.sae.checkpoint import CARD
-from otoscope.sae.presets import find_preset
 
 OWN = ("untrained", "untrained_sae", "frozen_decoder", "logmel")
 """Baselines that are not in the catalogue of `evaluate.baselines`: they take sound, an encoder or training."""
@@ -50,13 +49,14 @@ class Course:
         frame, config = self.frame, self.frame.run.config
         settings = frame.settings
         recipes = {*config.train.presets, "frozen_decoder", *settings.limit_presets}
+        trained = config.train.model_dump(mode="json", exclude={"recipes"})  # those that are used stand by themselves
         return fingerprint(
             FORMAT,
             frame.shared,
             settings.model_dump(mode="json"),
             [_sha(frame, member) for member in members(config, frame.material.store.layers)],
-            {name: find_preset(name).model_dump(mode="json") for name in sorted(recipes)},
-            [config.model, config.revision, config.extract.context, config.train.model_dump(mode="json")],
+            {name: config.train.recipe(name).model_dump(mode="json") for name in sorted(recipes)},
+            [config.model, config.revision, config.extract.context, trained],
         )
 
     def make(self) -> None:
