@@ -4,9 +4,9 @@
 
 Contenders take turns every few batches; ratios are medians over turns, so that what else the machine does falls on all
 alike. `read` lets the system copy as many bytes of a file, in order, into memory that is already there; `copy` copies
-them there from a memory map. `shuffled` is `StoredRows.shuffled`: runs of 16 rows from everywhere, shuffled as they are
-read. `take` gathers rows shuffled one by one over all shards, in batches of float32 as training does, on
-the threads that PyTorch would use. All are counted in stored bytes a second: a float16 row leaves `take` at twice its
+them there from a memory map. `shuffled` is `StoredRows.shuffled`: runs of 16 rows from everywhere, shuffled among
+each other. `take` gathers rows shuffled one by one over all shards, in batches of float32 as training does. All use
+one thread, and are counted in stored bytes a second: a float16 row leaves `take` at twice its
 size.
 """
 
@@ -38,12 +38,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mb", type=int, default=200, help="stored megabytes a case")
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a machine that others use, with --threads 1"
-    )
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a machine that others use")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     clock = CLOCKS[options.clock]
     found = [
         measure(dtype, width, mb=options.mb, rounds=options.rounds, batch=options.batch, clock=clock)

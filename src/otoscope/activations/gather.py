@@ -21,6 +21,9 @@ AHEAD = 6
 LINE = 64
 """Bytes of a cache line."""
 
+SECOND_CACHE = 2
+"""How near to the processor LLVM is told to bring a line; into the first cache took a third longer on Zen 4."""
+
 WIDENED = np.float32(2.0**112)
 """What a float16's exponent and mantissa, moved to where a float32 has them, are too small by; subnormals too."""
 
@@ -46,7 +49,8 @@ def _fetch_line(_typing: Any, address: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(fetch, [builder.inttoptr(arguments[0], byte), number(0), number(3), number(1)])
+        read, data = number(0), number(1)
+        builder.call(fetch, [builder.inttoptr(arguments[0], byte), read, number(SECOND_CACHE), data])
         return context.get_dummy_value()
 
     return types.void(address), generate
