@@ -122,8 +122,8 @@ class SparseAutoencoder(nn.Module):
     def start_at_axes(self, axes: Float[Tensor, "axes width"], *, gain: float) -> None:
         """Make orthonormal axes, both ways, the first atoms and their own encoder; `gain` times the others' is theirs.
 
-        With `gain` 0, TopK then keeps of any row its k largest coordinates in these axes (all of them
-        where there are as many as dimensions): no k coordinates of the same axes come closer, PCA's first k included.
+        TopK keeps of any row its k largest coordinates in these axes, as long as the others are quiet: no k
+        coordinates of the same axes come closer, PCA's first k included.
         """
         both = torch.stack([axes, -axes], dim=1).flatten(0, 1)[: self.latents - self.latents % 2]
         self.decoder[: len(both)].copy_(both)

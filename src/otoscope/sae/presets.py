@@ -29,6 +29,11 @@ class TrainConfig(BaseModel):
     decoder_bias: bool = True
     init: Init = "tied"
     """"tied": random atoms, and the encoder alike; "principal": the rows' principal axes, both ways, come first."""
+    axes_share: float = Field(default=0.8, gt=0, le=1)
+    """With `init="principal"`: the axes that hold this share of the variance are atoms, the others' place is learned.
+
+    Smaller axes carry what is small in every row: they rebuild well, tell a probe little and leave less to learn with
+    (docs/benchmarks.md)."""
     rest_gain: float = Field(default=0.05, gt=0)
     """How strongly, with `init="principal"`, the encoder of each further latent starts: it wins a place by learning."""
     unit_norm: bool = True
@@ -121,14 +126,14 @@ DEFAULT = TrainConfig(
     patience=1 / 3,
     patient_from=1.0,
     aux_coefficient=1 / 8,
-    dead_window_firings=20.0,
+    dead_window_firings=50.0,
 )
-"""Begin at PCA, stay there unless unseen groups are better served elsewhere.
+"""Begin at the axes that most of the variance lies along, learn the rest, keep what serves unseen groups best.
 
-The principal axes of the rows, both ways, are already a dictionary that rebuilds any row at least as well as PCA with k
-components. Training goes on from there and the state that serves the validation groups best is kept, the first one
-included. With fewer rows than latents, where one atom a row is a legal optimum and learning means memorising, training
-stops once a third of the steps brought nothing better; with more it takes its way to the end.
+The leading principal axes of the rows, both ways, are the first atoms; all others begin at random, too quiet to be
+chosen until they learn. The state that serves the validation groups best is kept. With fewer rows than latents, where
+one atom a row is a legal optimum and learning on means memorising, training stops once a third of the steps brought
+nothing better; with more it takes its way to the end.
 """
 
 FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})

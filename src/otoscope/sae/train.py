@@ -26,8 +26,8 @@ from otoscope.sae.validate import Validation, validate
 OVERSPEND = 1.05
 """Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
 
-AXES_SHARE = 0.99
-"""Training with `init="principal"` starts from the axes that hold this share of the variance, k at least."""
+UNSEEN = math.inf, math.inf
+"""The rank of no state at all."""
 
 
 class Step(NamedTuple):
@@ -65,7 +65,7 @@ class Training:
     engine: Engine
     seed: int
     step: int = 0
-    best_rank: tuple[float, float] = (math.inf, math.inf)
+    best_rank: tuple[float, float] = UNSEEN
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
@@ -122,21 +122,13 @@ def begin(
     if sae.archetypes is not None:
         _start_archetypes(sae, sae.archetypes, rows, plan.order, bound=config.relaxation)
     first = sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0))))
-    best: dict[str, Tensor] = {}
-    best_rank = (math.inf, math.inf)
     if config.init == "principal":
-        axes, atoms, k = (
-            moments.axes(config.scaling, centred=config.centred),
-            sae.decoder.detach().clone(),
-            sparsifier.k,
-        )
-        sae.start_at_axes(axes.directions, gain=0.0)
-        _start(sae, first, fitted=False)
-        best_rank, best = _rank(validate(sae, valid_rows, moments), k), _state(sae)
-        # an axis with next to no variance would never fire and never learn: a random atom takes its place
-        sae.decoder.data.copy_(atoms)
-        sae.start_at_axes(axes.directions[: max(axes.holding(AXES_SHARE), k)], gain=config.rest_gain)
+        axes = moments.axes(config.scaling, centred=config.centred)
+        sae.start_at_axes(axes.directions[: axes.holding(config.axes_share)], gain=config.rest_gain)
     _start(sae, first, fitted=config.init in ("tied", "points"))
+    best_rank, best = UNSEEN, dict[str, Tensor]()
+    if config.init == "principal":  # from very few rows nothing may be learned that serves unseen groups better
+        best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
     stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed, best_rank=best_rank, best=best)
 
