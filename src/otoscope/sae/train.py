@@ -11,7 +11,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
-from otoscope.sae.archetypal import Archetypes, centroids, sample_size
 from otoscope.sae.capabilities import describe, pairs
 from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
@@ -20,7 +19,7 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import Plan, TrainConfig
 from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
-from otoscope.sae.sparsifiers import Starting
+from otoscope.sae.start import start
 from otoscope.sae.validate import Validation, validate
 
 OVERSPEND = 1.05
@@ -119,13 +118,7 @@ def begin(
         seed=seed,
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
-    if sae.archetypes is not None:
-        _start_archetypes(sae, sae.archetypes, rows, plan.order, bound=config.relaxation)
-    first = sae.normalise(torch.from_numpy(rows.take(plan.order.indices(0))))
-    if config.init == "principal":
-        axes = moments.axes(config.scaling, centred=config.centred)
-        sae.start_at_axes(axes.directions[: axes.holding(config.axes_share)], gain=config.rest_gain)
-    _start(sae, first, fitted=config.init in ("tied", "points"))
+    start(sae, config, rows, plan.order, moments)
     best_rank, best = UNSEEN, dict[str, Tensor]()
     if config.init == "principal":  # from very few rows nothing may be learned that serves unseen groups better
         best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
@@ -222,27 +215,6 @@ def fit(
     for _ in train(run):
         pass
     return finish(run)
-
-
-def _start_archetypes(
-    sae: SparseAutoencoder, archetypes: Archetypes, rows: Rows, order: Order, *, bound: float
-) -> None:
-    number = len(archetypes.points)
-    sample = Order(rows.height, sample_size(number, rows.height), order.seed).indices(0)
-    inner = sae.normalise(torch.from_numpy(rows.take(sample)))
-    archetypes.bound = bound
-    archetypes.start(centroids(inner, number, seed=order.seed), seed=order.seed)
-    sae.start_at_points(archetypes)
-
-
-@torch.no_grad()
-def _start(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"], *, fitted: bool) -> None:
-    if isinstance(sae.sparsifier, Starting):
-        sae.sparsifier.start(sae.preactivate(inner))
-    if fitted:
-        sae.fit_gain(inner)
-    if isinstance(sae.sparsifier, Starting):
-        sae.sparsifier.start(sae.preactivate(inner))
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
