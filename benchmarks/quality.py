@@ -5,8 +5,8 @@
 
 Every dictionary is trained on the rows of the training groups, its best state chosen on the validation groups,
 and scored on the test groups: fraction of variance unexplained (FVU, against the mean of the training rows),
-active latents a row, dead latents, balanced accuracy of a probe on its 8 best latents, and how far dictionaries of
-other seeds have the same atoms. Rows that were measured before are read back (`--fresh` measures anew).
+active latents a row, latents that no test row (or no training row) makes fire, balanced accuracy of a probe on its
+8 best latents, and how far dictionaries of other seeds have the same atoms. Rows that were measured before are read back (`--fresh` measures anew).
 """
 
 import argparse
@@ -187,7 +187,7 @@ def score(corpus: "Material", case: Case, recipe: TrainConfig) -> dict[str, Any]
     began = time.perf_counter()
     fitted = [make(case.method)(data, recipe, k, seed) for seed in range(case.seeds)]
     seconds = (time.perf_counter() - began) / case.seeds
-    found = [on_test(one, data) for one in fitted]
+    found = [on_test(one, data) | {"dead_in_training": dead(one, array(data["train"]))} for one in fitted]
     pairs = [mean_max_cosine(one.atoms, two.atoms) for one, two in combinations(fitted, 2)]
     probes = [corpus.probe(one, case.layer, case.rows, data) for one in fitted[:1]]
     return {
@@ -216,6 +216,17 @@ def on_test(fitted: Fitted, data: dict[str, Rows]) -> dict[str, float]:
             active += (seen.codes != 0).sum().item()
             fired |= (seen.codes != 0).any(dim=0)
     return {"fvu": residual / total, "l0": active / data["test"].height, "dead": 1.0 - fired.float().mean().item()}
+
+
+@torch.no_grad()
+def dead(fitted: Fitted, rows: np.ndarray) -> float:
+    """Return the share of latents that are active in no row."""
+    fired = torch.zeros(len(fitted.atoms), dtype=torch.bool)
+    for some in torch.from_numpy(rows).split(AT_ONCE):
+        codes = fitted.see(some).codes
+        if codes is not None:
+            fired |= (codes != 0).any(dim=0)
+    return 1.0 - fired.float().mean().item()
 
 
 def recipe_of(method: str) -> TrainConfig:
@@ -385,7 +396,8 @@ def _codes(fitted: Fitted, rows: torch.Tensor) -> np.ndarray:
 def line(row: dict[str, Any]) -> str:
     stability = "     " if row["stability"] is None else f"{row['stability']:.3f}"
     return (
-        f"{row['case']:62s} FVU {row['fvu']:.4f}  L0 {row['l0']:6.1f}  dead {row['dead']:.3f}  "
+        f"{row['case']:62s} FVU {row['fvu']:.4f}  L0 {row['l0']:6.1f}  dead {row['dead']:.3f} "
+        f"(in training {row.get('dead_in_training', float('nan')):.3f})  "
         f"stability {stability}  {PROBED}-sparse {row[f'probe_{PROBED}']:.3f}  {row['seconds']:6.1f} s"
     )
 
