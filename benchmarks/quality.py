@@ -6,7 +6,8 @@
 Every dictionary is trained on the rows of the training groups, its best state chosen on the validation groups,
 and scored on the test groups: fraction of variance unexplained (FVU, against the mean of the training rows),
 active latents a row, latents that no test row (or no training row) makes fire, balanced accuracy of a probe on its
-8 best latents, and how far dictionaries of other seeds have the same atoms. Rows that were measured before are read back (`--fresh` measures anew).
+8 best latents, and how far dictionaries of other seeds have the same atoms.
+Rows that were measured before are read back (`--fresh` measures anew).
 """
 
 import argparse
