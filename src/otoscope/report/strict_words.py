@@ -179,7 +179,7 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
     atoms, latents, share = (found[metric][0] for metric in found)
     recipe = run.cards.get(str(share["sae_id"]), {}).get("recipe") or {}
     start = (
-        " Every seed starts at the principal axes of the same rows, so part of this likeness is the start."
+        " Every seed starts with the leading principal axes of the same rows, so part of this likeness is the start."
         if recipe.get("init") == "principal"
         else ""
     )
