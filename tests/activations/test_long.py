@@ -11,6 +11,7 @@ from otoscope.corpus.audio import write_audio
 from otoscope.errors import AudioError
 from tests.activations.test_extract import steps, store_of
 from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+from tests.encoders.sounds import assert_near
 
 
 @pytest.mark.parametrize("overlap_s", [0.0, 0.25])
@@ -32,7 +33,7 @@ def test_a_resampled_stream_is_stored_within_the_tolerance_of_the_whole(
     whole = store_of(corpus, tmp_path / "whole")
     monkeypatch.setattr(extraction, "STREAMED_S", 1.0)
     streamed = store_of(corpus, tmp_path / "streamed")
-    np.testing.assert_allclose(streamed.frames_of(2, "a.wav"), whole.frames_of(2, "a.wav"), atol=1e-5)
+    assert_near(streamed.frames_of(2, "a.wav"), whole.frames_of(2, "a.wav"))
 
 
 def test_a_long_clip_that_turns_out_to_be_no_sound_is_set_aside_with_all_that_was_stored_of_it(

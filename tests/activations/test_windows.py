@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -101,8 +102,25 @@ def test_an_overlap_as_long_as_the_window_is_refused():
         cut(100, window=10, hop=2, steps=lambda n: n // 2, overlap=5)
 
 
-def test_frames_between_samples_cannot_be_windowed():
-    with pytest.raises(EncoderError, match=r"frames lie 160\.50\d samples apart"):
-        hop_samples(frame_spans(3, rate_hz=8000 / 160.5, offset_s=0.0), 8000)
+@given(st.floats(20.0, 400.0), st.integers(2, 40), st.integers(1, 100_000), st.integers(0, 3))
+def test_frames_between_samples_tile_the_clip_within_half_a_sample_of_their_place(hop, per_window, samples, overlap):
+    window = round(hop * per_window)
+
+    def steps(given_samples: int) -> int:
+        return min(per_window, max(0, math.ceil(given_samples / hop - 0.5)))
+
+    windows = cut(samples, window=window, hop=hop, steps=steps, overlap=min(overlap, per_window - 1))
+    kept = [step for w in windows for step in range(w.first_step + w.keep_from, w.first_step + w.keep_to)]
+    assert kept == list(range(len(kept)))
+    assert len(kept) == pytest.approx(samples / hop, abs=1.01)
+    for w in windows:
+        assert abs(w.start - w.first_step * hop) <= 0.5
+        assert w.stop - w.start <= window
+    assert samples - windows[-1].stop < hop
+
+
+def test_a_hop_is_whole_where_only_the_rounding_of_times_says_otherwise():
+    assert hop_samples(frame_spans(3, rate_hz=8000 / 160.001, offset_s=0.0), 8000) == 160
+    assert hop_samples(frame_spans(1001, rate_hz=8000 / 160.5, offset_s=0.1), 8000) == pytest.approx(160.5, abs=1e-9)
     with pytest.raises(EncoderError, match="at least two time steps"):
         hop_samples(frame_spans(1, rate_hz=50.0, offset_s=0.0), 8000)

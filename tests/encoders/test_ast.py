@@ -10,7 +10,7 @@ import transformers
 from otoscope.encoders.ast import Grid
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import EncoderError
-from tests.encoders.sounds import moved, noise
+from tests.encoders.sounds import assert_near, moved, noise
 from tests.encoders.tiny import BLOCKS, edit_config, scrambled, write_tiny_checkpoint
 
 ALL = tuple(range(BLOCKS + 1))
@@ -30,13 +30,13 @@ def test_patches_and_tokens_equal_transformers_hidden_states(tiny, attention):
     assert moments == 7  # centres at 1400 + 1600 t samples
     for layer in ALL:
         state = theirs.hidden_states[layer]
-        torch.testing.assert_close(ours.tokens[layer], state[:, :2], rtol=0, atol=1e-5)
+        assert_near(ours.tokens[layer], state[:, :2])
         patches = state[:, 2:].reshape(1, BANDS, MOMENTS, -1)
         for moment in range(moments):
             mine = ours.layers[layer][0, moment * BANDS : (moment + 1) * BANDS]
-            torch.testing.assert_close(mine, patches[0, :, moment], rtol=0, atol=1e-5)
+            assert_near(mine, patches[0, :, moment])
     normed = model.layernorm(ours.tokens[BLOCKS])
-    torch.testing.assert_close(normed, theirs.last_hidden_state[:, :2], rtol=0, atol=1e-5)
+    assert_near(normed, theirs.last_hidden_state[:, :2])
 
 
 def test_a_click_moves_the_patches_over_it_in_every_band(tiny):

@@ -7,7 +7,7 @@ import transformers
 
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import EncoderError
-from tests.encoders.sounds import noise
+from tests.encoders.sounds import assert_near, noise
 from tests.encoders.tiny import edit_preprocessor, write_tiny_checkpoint
 
 
@@ -25,9 +25,7 @@ def test_patches_equal_transformers_grid_unfolded_by_hand(tiny):
         for row in range(8):
             for column in range(8):
                 moment, band = row // 2 * 8 + column, row % 2
-                torch.testing.assert_close(
-                    ours.layers[layer][0, moment * 2 + band], grid[0, :, row, column], rtol=0, atol=1e-5
-                )
+                assert_near(ours.layers[layer][0, moment * 2 + band], grid[0, :, row, column])
 
 
 @pytest.mark.parametrize("at_s", [0.2, 0.55, 0.9])

@@ -15,7 +15,7 @@ from otoscope.encoders import starter as module
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.starter import STARTER_ID, cache_folder, starter, starter_folder, wheel_files
 from otoscope.errors import EncoderError, MissingExtra
-from tests.encoders.sounds import noise
+from tests.encoders.sounds import assert_near, noise
 
 needs_wheel = pytest.mark.skipif(wheel_files() is None, reason="the starter wheel is not installed")
 
@@ -79,9 +79,9 @@ def test_encoding_by_identifier_equals_plain_transformers(converted, monkeypatch
         theirs = model.encoder(features, output_hidden_states=True)
     assert ours.mask.sum() == 25
     for layer in range(4):
-        torch.testing.assert_close(ours.layers[layer], theirs.hidden_states[layer][:, :25], rtol=1e-5, atol=1e-5)
+        assert_near(ours.layers[layer], theirs.hidden_states[layer][:, :25])
     normed = model.encoder.layer_norm(ours.layers[4])
-    torch.testing.assert_close(normed, theirs.last_hidden_state[:, :25], rtol=1e-5, atol=2e-5)
+    assert_near(normed, theirs.last_hidden_state[:, :25])
 
 
 @needs_wheel

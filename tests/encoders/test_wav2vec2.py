@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import EncoderError, WeightMismatch
-from tests.encoders.sounds import moved, noise
+from tests.encoders.sounds import assert_near, moved, noise
 from tests.encoders.tiny import (
     BLOCKS,
     CONVOLUTIONS,
@@ -55,7 +55,7 @@ def test_layers_equal_transformers_hidden_states(tiny, family):
     _, theirs = plain(family, tiny(family), wave)
     assert len(theirs.hidden_states) == len(ALL)
     for layer in ALL:
-        torch.testing.assert_close(ours.layers[layer], theirs.hidden_states[layer], rtol=0, atol=1e-5)
+        assert_near(ours.layers[layer], theirs.hidden_states[layer])
 
 
 @pytest.mark.parametrize("family", LARGE)
@@ -63,7 +63,7 @@ def test_the_final_norm_of_pre_norm_models_is_left_off(tiny, family):
     (wave,) = noise(9000)
     ours = load_encoder(tiny(family)).encode([wave], [BLOCKS]).layers[BLOCKS]
     model, theirs = plain(family, tiny(family), wave)
-    torch.testing.assert_close(model.encoder.layer_norm(ours), theirs.last_hidden_state, rtol=0, atol=1e-5)
+    assert_near(model.encoder.layer_norm(ours), theirs.last_hidden_state)
     assert (ours - theirs.last_hidden_state).abs().max() > 0.01
 
 
@@ -71,7 +71,7 @@ def test_the_final_norm_of_pre_norm_models_is_left_off(tiny, family):
 def test_both_attentions_of_transformers_agree(tiny, family):
     (wave,) = noise(9000)
     (_, eager), (_, sdpa) = (plain(family, tiny(family), wave, attention=kind) for kind in ("eager", "sdpa"))
-    torch.testing.assert_close(sdpa.last_hidden_state, eager.last_hidden_state, rtol=0, atol=1e-5)
+    assert_near(sdpa.last_hidden_state, eager.last_hidden_state)
 
 
 @pytest.mark.parametrize("family", CLASSES)
@@ -88,9 +88,7 @@ def test_padding_with_a_mask_is_exact(tiny, family):
     for clip, wave in enumerate(waves):
         alone = encoder.encode([wave], ALL)
         for layer in ALL:
-            torch.testing.assert_close(
-                shared.layers[layer][clip][shared.mask[clip]], alone.layers[layer][0], rtol=0, atol=1e-5
-            )
+            assert_near(shared.layers[layer][clip][shared.mask[clip]], alone.layers[layer][0])
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "unispeech-sat", "wavlm"])
@@ -179,7 +177,7 @@ def test_heads_and_training_parts_are_left_out(tmp_path, tiny, head):
     values = encoder.extractor(wave.numpy(), sampling_rate=16000, return_tensors="pt").input_values
     with torch.no_grad():
         theirs = getattr(model, model.base_model_prefix)(values).last_hidden_state
-    torch.testing.assert_close(encoder.encode([wave], [BLOCKS]).layers[BLOCKS], theirs, rtol=0, atol=1e-5)
+    assert_near(encoder.encode([wave], [BLOCKS]).layers[BLOCKS], theirs)
 
 
 def test_old_and_new_names_of_the_weight_norm_give_the_same_model(tmp_path, tiny):

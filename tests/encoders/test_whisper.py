@@ -6,7 +6,7 @@ import transformers
 
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import ConfigError, WeightMismatch
-from tests.encoders.sounds import moved, noise
+from tests.encoders.sounds import assert_near, moved, noise
 from tests.encoders.tiny import BLOCKS, edit_weights, scrambled, write_tiny_checkpoint
 
 ALL = tuple(range(BLOCKS + 1))
@@ -28,9 +28,9 @@ def test_layers_equal_transformers_hidden_states(tiny, attention):
     frames = ours.mask.shape[1]
     assert frames == 63  # 20,000 samples / 320, the last one begun
     for layer in range(BLOCKS):  # transformers' last entry has the final norm on it
-        torch.testing.assert_close(ours.layers[layer], theirs.hidden_states[layer][:, :frames], rtol=0, atol=1e-5)
+        assert_near(ours.layers[layer], theirs.hidden_states[layer][:, :frames])
     normed = model.layer_norm(ours.layers[BLOCKS])
-    torch.testing.assert_close(normed, theirs.last_hidden_state[:, :frames], rtol=0, atol=1e-5)
+    assert_near(normed, theirs.last_hidden_state[:, :frames])
 
 
 def test_a_click_moves_the_frames_that_the_geometry_says(tiny):
@@ -49,7 +49,7 @@ def test_short_context_on_a_full_window_is_exact(tiny):
     waves = noise(48000)
     exact, short = (load_encoder(tiny("whisper"), context=kind).encode(waves, ALL) for kind in ("exact", "short"))
     for layer in ALL:
-        torch.testing.assert_close(short.layers[layer], exact.layers[layer], rtol=0, atol=1e-5)
+        assert_near(short.layers[layer], exact.layers[layer])
 
 
 def test_short_context_differs_once_attention_has_seen_the_silence(tiny):
@@ -57,7 +57,7 @@ def test_short_context_differs_once_attention_has_seen_the_silence(tiny):
     exact, short = (load_encoder(tiny("whisper"), context=kind).encode(waves, ALL) for kind in ("exact", "short"))
     assert torch.equal(exact.mask, short.mask)
     # the front end alone sees silence behind the clip either way: only the last frame looks over the edge
-    torch.testing.assert_close(short.layers[0][:, :-1], exact.layers[0][:, :-1], rtol=0, atol=1e-5)
+    assert_near(short.layers[0][:, :-1], exact.layers[0][:, :-1])
     assert (short.layers[BLOCKS] - exact.layers[BLOCKS]).abs().max() > 1e-3
 
 
@@ -68,7 +68,7 @@ def test_short_clips_share_a_pass_only_with_as_many_frames(tiny):
         for together in (False, True)
     )
     for layer in ALL:
-        torch.testing.assert_close(shared.layers[layer], apart.layers[layer], rtol=0, atol=1e-5)
+        assert_near(shared.layers[layer], apart.layers[layer])
 
 
 def test_an_unknown_context_is_refused(tiny):

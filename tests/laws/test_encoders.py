@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.catalog import FAMILIES, MODELS, load_encoder
 from otoscope.errors import EncoderError, UnknownLayer
-from tests.encoders.sounds import noise
+from tests.encoders.sounds import assert_near, noise
 from tests.encoders.tiny import BLOCKS, TINY, WIDTH, write_tiny_checkpoint
 
 LENGTHS = (16000, 12345, 2801, 16000, 13000)
@@ -91,13 +91,13 @@ def test_sharing_a_pass_changes_no_valid_frame(load, family):
     shared = load(family, together=True).encode(waves, ALL)
     assert torch.equal(apart.mask, shared.mask)
     for layer in ALL:
-        torch.testing.assert_close(shared.layers[layer], apart.layers[layer], rtol=0, atol=1e-5)
+        assert_near(shared.layers[layer], apart.layers[layer])
 
 
 def test_the_order_of_clips_is_kept(load, family):
     encoder, waves = load(family, together=True), noise(*LENGTHS)
     forth, back = encoder.encode(waves, [1]), encoder.encode(waves[::-1], [1])
-    torch.testing.assert_close(forth.layers[1], back.layers[1].flip(0), rtol=0, atol=1e-5)
+    assert_near(forth.layers[1], back.layers[1].flip(0))
 
 
 def test_stopping_early_gives_the_same_layers(load, family):

@@ -1,12 +1,13 @@
 """Cutting a long clip into windows, and knowing which frames of each to keep.
 
 An encoder that hears at most `window` samples at once (or that would need too much memory for more) gets a long clip
-in pieces. Each piece starts at a multiple of the hop, so its frames fall exactly where the whole clip's frames would.
-Where two pieces overlap, the seam runs through the middle of the overlap: every frame is kept once, from the window
-in which it lies further from an edge. The last window is moved back until it is full, so no frame is encoded from a
-scrap of sound.
+in pieces. Each piece starts at a multiple of the hop, so its frames fall where the whole clip's frames would: exactly,
+or within half a sample where the hop is no whole number of samples (CLAP stretches its spectrogram). Where two pieces
+overlap, the seam runs through the middle of the overlap: every frame is kept once, from the window in which it lies
+further from an edge. The last window is moved back until it is full, so no frame is encoded from a scrap of sound.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from jaxtyping import Bool, Float, Int
 
 from otoscope.encoders.base import Frames
 from otoscope.errors import ConfigError, EncoderError
+
+ROUNDING = 0.02
+"""Samples that a hop may be off a whole number by the rounding of times alone."""
 
 
 class Window(NamedTuple):
@@ -30,7 +34,7 @@ class Window(NamedTuple):
     keep_to: int
 
 
-def cut(samples: int, *, window: int, hop: int, steps: Callable[[int], int], overlap: int = 0) -> list[Window]:
+def cut(samples: int, *, window: int, hop: float, steps: Callable[[int], int], overlap: int = 0) -> list[Window]:
     """Cut a clip so that the kept steps of its windows tile the clip's own, none twice and none missing.
 
     Args:
@@ -49,18 +53,19 @@ def cut(samples: int, *, window: int, hop: int, steps: Callable[[int], int], ove
     if not 0 <= overlap < full:
         raise ConfigError(f"windows of {full} time steps cannot overlap by {overlap}; allowed: 0 to {full - 1}")
     firsts = _first_steps(samples, window=window, hop=hop, stride=full - overlap)
-    ends = [first + steps(min(window, samples - first * hop)) for first in firsts]
+    starts = [round(first * hop) for first in firsts]
+    ends = [first + steps(min(window, samples - start)) for first, start in zip(firsts, starts, strict=True)]
     if len(ends) > 1 and ends[-1] <= ends[-2]:
         firsts, ends = firsts[:-1], ends[:-1]
     seams = [0, *((first + end) // 2 for first, end in zip(firsts[1:], ends[:-1], strict=True)), ends[-1]]
     return [
-        Window(first * hop, min(first * hop + window, samples), first, seams[i] - first, seams[i + 1] - first)
+        Window(starts[i], min(starts[i] + window, samples), first, seams[i] - first, seams[i + 1] - first)
         for i, first in enumerate(firsts)
     ]
 
 
-def _first_steps(samples: int, *, window: int, hop: int, stride: int) -> list[int]:
-    last = -(-(samples - window) // hop)
+def _first_steps(samples: int, *, window: int, hop: float, stride: int) -> list[int]:
+    last = math.ceil((samples - window) / hop)
     return [*range(0, last, stride), last]
 
 
@@ -80,15 +85,18 @@ def grid(frames: Frames) -> Grid:
     return Grid(step, len(ends))
 
 
-def hop_samples(frames: Frames, rate_hz: int) -> int:
-    """Return the samples between two time steps, which must be a whole number for windows to line up."""
-    ends = np.unique(np.round(frames.end_s, 6))
-    if len(ends) < 2:
+def hop_samples(frames: Frames, rate_hz: int) -> float:
+    """Return the samples between two time steps: a whole number, but for encoders that stretch time.
+
+    >>> from otoscope.encoders.base import frame_spans
+    >>> hop_samples(frame_spans(3, rate_hz=50.0, offset_s=0.0), 16000)
+    320
+    """
+    located = grid(frames)
+    if located.steps < 2:
         raise EncoderError("a window must hold at least two time steps; allow a longer one")
-    hop = float(ends[-1] - ends[0]) / (len(ends) - 1) * rate_hz
-    if abs(hop - round(hop)) > 0.02:
-        raise EncoderError(f"frames lie {hop:.3f} samples apart: windows cannot start on a frame; use shorter clips")
-    return round(hop)
+    hop = float(np.max(frames.end_s) - np.min(frames.end_s)) / (located.steps - 1) * rate_hz
+    return round(hop) if abs(hop - round(hop)) < ROUNDING else hop
 
 
 class Placed(NamedTuple):
