@@ -13,8 +13,7 @@ def results(grid: list[Member]) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for number, member in enumerate(grid):
         common: dict[str, object] = {
-            "representation": "sae", "sae_id": member.sae_id, "layer": member.layer, "pooling": member.pooling,
-            "latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed,
+            **member.columns(), "representation": "sae", "layer": member.layer,
             "target": "singer", "low": 0.1, "high": 0.9, "null_mean": 0.2,
         }  # fmt: skip
         value = 0.5 + number / 100

@@ -24,9 +24,9 @@ STRICT = {
     "folds": 2,
     "sizes": [1, 2],
     "limit_sparsities": [0.75, 0.9],
-    "limit_presets": ["default"],
+    "limit_presets": ["default", "short"],
 }
-TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2]}
+TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "recipes": {"short": {"epochs": 2}}}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,25 @@ def test_every_score_has_groups_and_an_ordered_interval(rows: pl.DataFrame):
 def test_nothing_is_measured_twice(rows: pl.DataFrame):
     key = ["layer", "representation", "sae_id", "pooling", "k", "seed", "metric", "target", "split"]
     assert rows.height == rows.select(key).unique().height
+
+
+def test_the_limit_is_looked_for_in_a_recipe_of_the_configuration(rows: pl.DataFrame, whole: Path):
+    limits = rows.filter(pl.col("metric") == "sparsity_limit")
+    assert set(limits["preset"]) == {target.split(": ")[0] for target in limits["target"]} == {"default", "short"}
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
+    assert "SAE, short" in page
+    assert "SAE, default" in page
+
+
+def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
+    """Margins over the codes are of no dictionary; limits are of a recipe, of several sparsities."""
+    of_one = rows.filter(pl.col("sae_id") != "").select("representation", "preset")
+    assert set(of_one.iter_rows()) == {
+        *(("sae", preset) for preset in ("default", "short")),
+        ("frozen_decoder", "frozen_decoder"),
+        ("untrained_sae", "default"),
+    }
+    assert rows.filter((pl.col("sae_id") == "") & (pl.col("representation") != "sae"))["preset"].is_null().all()
 
 
 def test_the_gallery_says_in_how_many_seeds_a_latent_came_back(whole: Path):

@@ -130,7 +130,7 @@ def test_one_width_is_shown_of_each_pooling_and_the_others_are_named(
         order = "frames" if pooling == "encode_then_pool" else "pooled"
         name = f"layer{layer:02d}-{order}-own-m{latents}-k6-seed0"
         of = {"layer": layer, "pooling": pooling, "latents": latents, "seed": 0, "sae_id": name, "target": "digit"}
-        return Record(metric="probe_accuracy", value=0.5, split="test", representation="sae", **of)
+        return Record(metric="probe_accuracy", value=0.5, split="test", representation="sae", preset="own", **of)
 
     rows = [codes(m, layer, "encode_then_pool") for layer, m in enumerate((64, 64, 128))]
     rows += [codes(m, layer, "pool_then_encode") for layer, m in enumerate(pooled_widths)]
@@ -148,6 +148,7 @@ def test_charts_show_the_first_recipe_of_several() -> None:
             split="test",
             representation="sae",
             sae_id=f"layer01-{order}-{preset}-m64-k6-seed0",
+            preset=preset,
             layer=1,
             seed=0,
             latents=64,

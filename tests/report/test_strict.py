@@ -7,6 +7,7 @@ import pytest
 
 from otoscope.evaluate.record import Record, to_table
 from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.report.strict import _limits as _sparsities
 from otoscope.report.strict import _of_recipes
 from otoscope.report.strict_charts import beside, by_size
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
@@ -21,7 +22,8 @@ def row(metric: str, representation: str, value: float, **more: Any) -> Record:
 
 
 def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
-    return row(metric, CODES, value, sae_id=f"layer03-frames-default-m64-k6-seed{seed}", seed=seed, **{**SAE, **more})
+    named = {**SAE, "sae_id": f"layer03-frames-default-m64-k6-seed{seed}"}
+    return row(metric, CODES, value, seed=seed, **{**named, **more})
 
 
 def rows_of(*records: Record) -> StrictRows:
@@ -30,6 +32,28 @@ def rows_of(*records: Record) -> StrictRows:
 
 def test_every_representation_has_a_name_and_an_explanation():
     assert set(WORDS) == set(REPRESENTATIONS) == {DENSE, CODES, *BASELINES}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "legend"),
+    [
+        (["mariotte2025", "default"], ["SAE, the study's recipe", "SAE codes"]),
+        (["mariotte2025", "default", "mine"], ["SAE, the study's recipe", "SAE, default", "SAE, mine"]),
+    ],
+)
+def test_recipes_whose_limit_is_looked_for_are_told_apart(recipes: list[str], legend: list[str]):
+    records: list[Record] = []
+    for place, preset in enumerate(recipes):
+        of = {"sae_id": f"layer03-frames-{preset}-m64-k6-seed0", "preset": preset}
+        records += [codes("explained_variance", 0.9 - place / 10, **of), codes("mig", 0.1, **of)]
+        records += [replace(codes("sparsity_limit", 0.9), sae_id="", preset=preset, target=f"{preset}: task")]
+    figure = _sparsities(rows_of(*records))
+    assert figure is not None
+    assert list(figure.legend) == legend
+    colour = figure.panels[0].spec["layer"][0]["encoding"]["color"]["scale"]
+    assert colour["domain"] == legend
+    assert len(set(colour["range"])) == len(legend)
+    assert set(figure.table["preset"]) == set(recipes)
 
 
 def test_other_protocols_are_not_looked_at():

@@ -10,9 +10,6 @@ from otoscope.pipeline.run import RunSummary
 from otoscope.report.strict_rows import WORDS, strict_rows
 from otoscope.report.words import count
 
-RECIPE = r"-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$"
-"""Where a dictionary's name says its recipe."""
-
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     """Print what a run came to and where its artifacts are."""
@@ -71,7 +68,7 @@ def _sparsities(results: pl.DataFrame) -> Table | None:
         box=None,
         title_justify="left",
     )
-    accuracy = accuracy.with_columns(pl.col("sae_id").str.extract(RECIPE).alias("recipe"))
+    accuracy = accuracy.rename({"preset": "recipe"})
     # a grid of one recipe and one size needs no column to say so
     told = [name for name in ("recipe", "latents") if accuracy[name].n_unique() > 1]
     for name in (*told, "sparsity", "k", "accuracy", "95 % interval", "permuted labels", "explained variance"):

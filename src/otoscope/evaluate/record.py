@@ -15,6 +15,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "layer": pl.Int64(),
     "representation": pl.String(),
     "sae_id": pl.String(),
+    "preset": pl.String(),
     "pooling": pl.String(),
     "latents": pl.Int64(),
     "k": pl.Int64(),
@@ -96,6 +97,8 @@ class Record:
     protocol: str = "default"
     encoder: str = ""
     sae_id: str = ""
+    preset: str | None = None
+    """The recipe of the dictionary."""
     pooling: str = ""
     latents: int | None = None
     k: int | None = None
@@ -121,3 +124,12 @@ class Record:
 def to_table(records: Iterable[Record]) -> pl.DataFrame:
     """Return records as one table with the columns of `SCHEMA`, in the order given."""
     return pl.DataFrame([record.row() for record in records], schema=SCHEMA)
+
+
+def completed(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table of records with the column `preset`, which older tables hold inside `sae_id` only."""
+    if "preset" in table.columns or "sae_id" not in table.columns:
+        return table
+    named = pl.col("sae_id").str.extract(r"^(?:untrained-)?layer\d+-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$")
+    wider = table.with_columns(named.alias("preset"))
+    return wider.select([name for name in SCHEMA if name in wider.columns])

@@ -38,6 +38,7 @@ class Member:
         """Return the columns of a record that say which dictionary it is of."""
         return {
             "sae_id": self.sae_id,
+            "preset": self.preset,
             "latents": self.latents,
             "k": self.k,
             "sparsity": self.sparsity,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import polars as pl
 
 from otoscope.artifacts import fingerprint, write_table
+from otoscope.evaluate.record import SCHEMA
 from otoscope.pipeline import judging_held_out, judging_mariotte2025
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.judged import Judged
@@ -30,5 +31,5 @@ def evaluate_all(run: Context) -> None:
             promised.make()
         write_table(folder.results, pl.concat([promised.rows() for promised in judged.values()]))
 
-    inputs = fingerprint([(name, promised.inputs) for name, promised in judged.items()])
+    inputs = fingerprint(list(SCHEMA), [(name, promised.inputs) for name, promised in judged.items()])
     run_stage(folder, "evaluate", inputs=inputs, outputs=[folder.results], work=work, watch=run.watch)

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from otoscope.artifacts import digest, read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from otoscope.engines.base import Engine, results
 from otoscope.errors import ArtifactError
-from otoscope.evaluate.record import Record, to_table
+from otoscope.evaluate.record import Record, completed, to_table
 from otoscope.pipeline.watch import Watch, task
 
 MOST_AT_ONCE = 4
@@ -55,7 +55,7 @@ def bring(
 
 def rows_of(folder: Path, parts: Sequence[Part]) -> pl.DataFrame:
     """Return the records of parts, one after the other."""
-    return pl.concat([read_table(_table(folder, part)) for part in parts])
+    return pl.concat([completed(read_table(_table(folder, part))) for part in parts])
 
 
 def arrays_of(folder: Path, part: Part) -> Arrays:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.artifacts import atomic, read_table
+from otoscope.evaluate.record import completed
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report import words
@@ -70,7 +71,7 @@ def examine(results: pl.DataFrame) -> Examined:
 
 def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
     """Write `report/claims.html` from `results.parquet`, and its charts beside it; None where nothing was asked."""
-    results = read_table(folder / "results.parquet")
+    results = completed(read_table(folder / "results.parquet"))
     if not is_asked(results):
         return None
     page = folder / "report" / PAGE

@@ -190,8 +190,8 @@ def _kept_strictly(rows: pl.DataFrame) -> Kept | None:
     if dense.is_empty():
         return None
     limits = rows.filter((pl.col("metric") == "sparsity_limit") & pl.col("target").str.ends_with(": task"))
-    # the run's own recipe, told last, stands before the study's
-    limit = number_of(limits.row(-1, named=True)) if limits.height else None
+    own = limits.filter(pl.col("target") == f"{codes['preset'][0]}: task")
+    limit = next((number_of(row) for row in (own if own.height else limits.tail(1)).iter_rows(named=True)), None)
     found = {float(row["sparsity"]): number_of(row) for row in codes.iter_rows(named=True)}
     kept = Kept(number_of(dense.row(0, named=True)), found, target, limit=limit)
     shown = codes.filter(pl.col("sparsity") == kept.sparsity).row(0, named=True)

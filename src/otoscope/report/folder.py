@@ -10,7 +10,7 @@ import yaml
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
-from otoscope.evaluate.record import SCHEMA
+from otoscope.evaluate.record import SCHEMA, completed
 from otoscope.explain import Moments, read_moments
 from otoscope.report.results import Results
 
@@ -63,7 +63,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
-    rows = read_table(folder / "results.parquet")
+    rows = completed(read_table(folder / "results.parquet"))
     if missing := SCHEMA.keys() - set(rows.columns):
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"

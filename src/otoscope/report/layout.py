@@ -15,7 +15,7 @@ from otoscope.artifacts import atomic
 from otoscope.report import charts, tables
 from otoscope.report.charts import Figure
 from otoscope.report.html import Html, element, join, script_json
-from otoscope.report.theme import OTHER, PRINT_CONFIG, REPRESENTATIONS, page_themes
+from otoscope.report.theme import PRINT_CONFIG, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
 """What the bundled script must offer to the page's own."""
@@ -105,10 +105,9 @@ def _legend(figure: Figure) -> Html | None:
     """Explain the colours of the representations once for all panels."""
     if not figure.legend:
         return None
-    shown = (REPRESENTATIONS.get(n, OTHER) for n in figure.legend)
     keys = (
         element("li", element("span", class_="key", style=f"--light:{c.light};--dark:{c.dark}"), " ", n)
-        for n, c in zip(figure.legend, shown, strict=True)
+        for n, c in series_colours(figure.legend).items()
     )
     return element("ul", *keys, class_="legend", aria_label="Colours")
 

@@ -12,14 +12,6 @@ REFERENCE_SPARSITY = 0.9
 PREDICTED_R2 = 0.1
 """A factor counts as predicted from this held-out R² on, if it also lies above its null."""
 
-RECIPE = r"^layer\d+-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$"
-"""Where the name of a dictionary holds that of its training recipe."""
-
-
-def _recipe() -> pl.Expr:
-    return pl.when(pl.col("representation") == "sae").then(pl.col("sae_id").str.extract(RECIPE))
-
-
 SHOWN = ("dense", "sae")
 """Representations that the ordinary charts are about; the strict protocol's part of the page shows the others."""
 
@@ -44,7 +36,7 @@ class Results:
         """The same of all splits: layers are chosen by what was reached on validation groups."""
         rows = self.rows.filter(pl.col("protocol") == self.protocol)
         if self.recipe is not None:
-            rows = rows.filter(_recipe().is_null() | (_recipe() == self.recipe))
+            rows = rows.filter(pl.col("preset").is_null() | (pl.col("preset") == self.recipe))
         if self.seed is not None:
             rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
         if self.latents is not None:
@@ -66,7 +58,7 @@ class Results:
     @cached_property
     def recipe(self) -> str | None:
         """The training recipe that the charts show; None where dictionaries are not named by theirs."""
-        named = self._of_dictionaries.select(_recipe()).to_series().drop_nulls()
+        named = self._of_dictionaries["preset"].drop_nulls()
         return None if named.is_empty() else str(named[0])
 
     @cached_property
@@ -90,7 +82,7 @@ class Results:
 
     def _width_in(self, pooling: str) -> int | None:
         """The width shown of codes pooled in another way: the charts' own where it was trained, else the most rows'."""
-        of_recipe = (_recipe() == self.recipe).fill_null(True) if self.recipe is not None else pl.lit(True)
+        of_recipe = (pl.col("preset") == self.recipe).fill_null(True) if self.recipe is not None else pl.lit(True)
         widths = self._of_dictionaries.filter((pl.col("pooling") == pooling) & of_recipe)["latents"].drop_nulls()
         if self.latents in widths or widths.is_empty():
             return self.latents
@@ -100,7 +92,7 @@ class Results:
     @property
     def not_shown(self) -> list[tuple[str, int, str]]:
         """Pooling, latents and recipe (empty where unnamed) of the dictionaries that the results hold beside."""
-        named = [pl.col("pooling"), pl.col("latents"), _recipe().fill_null("").alias("recipe")]
+        named = [pl.col("pooling"), pl.col("latents"), pl.col("preset").fill_null("")]
         known = pl.col("latents").is_not_null() & (pl.col("pooling") != "")
         held, shown = (
             rows.filter(known & (pl.col("representation") == "sae")).select(named).unique()

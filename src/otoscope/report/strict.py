@@ -35,7 +35,7 @@ def strict_figures(run: Run) -> list[Figure]:
     rows = strict_rows(run.results.rows)
     if not rows.present:
         return []
-    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), _limits(rows, run)]
+    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), _limits(rows)]
     return [figure for figure in found if figure is not None]
 
 
@@ -170,18 +170,16 @@ def _layers(rows: StrictRows) -> Figure | None:
     )
 
 
-def _limits(rows: StrictRows, run: Run) -> Figure | None:
-    presets = {name: str(card.get("preset", "")) for name, card in run.cards.items()}
+def _limits(rows: StrictRows) -> Figure | None:
     at = rows.of("sparsity_limit")
     recipes = list(dict.fromkeys(target.split(": ")[0] for target in at["target"]))
     if not recipes:
         return None
-    names = {recipe: "SAE, the study's recipe" if recipe == "mariotte2025" else "SAE codes" for recipe in recipes}
+    names = _named(recipes)
     codes = rows.rows.filter((pl.col("representation") == CODES) & (pl.col("split") == "test"))
-    codes = codes.with_columns(pl.Series("recipe", [presets.get(i, "") for i in codes["sae_id"]], dtype=pl.String()))
     first = codes["seed"].min()
-    codes = codes.filter(pl.col("recipe").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
-    codes = codes.with_columns(pl.col("recipe").replace_strict(names, default="").alias("series"))
+    codes = codes.filter(pl.col("preset").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
+    codes = codes.with_columns(pl.col("preset").replace_strict(names, default="").alias("series"))
     sparsities = codes["sparsity"].drop_nans().unique().sort().to_list()
     questions = [
         ("explained_variance", "", "explained variance", "share"),
@@ -193,8 +191,9 @@ def _limits(rows: StrictRows, run: Run) -> Figure | None:
     for metric, target, title, y_title in questions:
         part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
         if part["value"].is_not_nan().any():
-            panels.append(Panel(strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities), title))
-            used.append(part.drop("recipe", "series"))
+            drawn = strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities, names=list(names.values()))
+            panels.append(Panel(drawn, title))
+            used.append(part.drop("series"))
     if not panels:
         return None
     return Figure(
@@ -208,8 +207,15 @@ def _limits(rows: StrictRows, run: Run) -> Figure | None:
         panels=panels,
         table=_table(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
         height=230,
-        legend=[names[recipe] for recipe in recipes],
+        legend=list(names.values()),
     )
+
+
+def _named(recipes: Sequence[str]) -> dict[str, str]:
+    """Return what the legend calls each recipe: by its name where more than one of them is not the study's."""
+    own = [recipe for recipe in recipes if recipe != "mariotte2025"]
+    called = {own[0]: "SAE codes"} if len(own) == 1 else {recipe: f"SAE, {recipe}" for recipe in own}
+    return {recipe: called.get(recipe, "SAE, the study's recipe") for recipe in recipes}
 
 
 def _of_recipes(recipes: Sequence[str]) -> str:

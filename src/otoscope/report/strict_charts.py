@@ -10,7 +10,7 @@ from otoscope.report import words
 from otoscope.report.charts import R2_FLOOR
 from otoscope.report.strict_rows import WORDS
 from otoscope.report.theme import DENSE as DENSE_COLOUR
-from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE
+from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE, series_colours
 
 PERCENT = ".0%"
 LOWEST = -0.5
@@ -94,12 +94,12 @@ def by_layer(rows: pl.DataFrame, *, y_title: str, top: float) -> Chart:
     return alt.LayerChart(layer=layers)
 
 
-def by_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float]) -> Chart:
-    """Draw a value against sparsity up to where hardly a latent is left, a line a recipe."""
+def by_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], names: Sequence[str]) -> Chart:
+    """Draw a value against sparsity up to where hardly a latent is left, a line a recipe; `names` are all of them."""
     data = _plain(rows).with_columns(pl.Series("label", [words.sparsity(s) for s in _plain(rows)["sparsity"]]))
-    names = [name for name in REPRESENTATIONS if name in set(data["series"])]
+    colours = series_colours(names)
     colour = alt.Color("series:N").title(None)
-    colour = colour.scale(domain=names, range=[REPRESENTATIONS[name].light for name in names])
+    colour = colour.scale(domain=list(colours), range=[found.light for found in colours.values()])
     order = [words.sparsity(s) for s in sparsities]
     x = alt.X("label:O").title("sparsity").sort(order).scale(domain=order).axis(labelAngle=0)
     floor = data["value"].min()

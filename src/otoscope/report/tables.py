@@ -16,10 +16,11 @@ TITLES: dict[str, str] = {
     "null_mean": "null, mean",
     "null_high": "null, upper end",
     "sae_id": "dictionary",
+    "preset": "recipe",
     "n": "rows",
 }
 RESULT_COLUMNS = (
-    *("target", "layer", "representation", "pooling", "sparsity", "latents", "k", "metric", "value"),
+    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "metric", "value"),
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
 LONG_TEXT = 11
@@ -81,8 +82,10 @@ def _cell(value: Any, column: str, digits: int, class_: str | None) -> Html:
 
 
 def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep the columns that a reader needs; leave out those that are empty throughout."""
+    """Keep the columns that a reader needs; leave out empty ones, and the recipe where there is only one."""
     kept = [c for c in RESULT_COLUMNS if not _empty(rows[c])]
+    if rows["preset"].drop_nulls().n_unique() < 2:
+        kept = [c for c in kept if c != "preset"]
     return rows.select(kept)
 
 

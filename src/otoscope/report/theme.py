@@ -37,6 +37,17 @@ REPRESENTATIONS: dict[str, Colour] = {
 }
 """Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
 
+FURTHER = (SAE, OTHER, UNTRAINED)
+"""Colours of what has none of its own, in the order of the legend: recipes that a configuration names."""
+
+
+def series_colours(names: Sequence[str]) -> dict[str, Colour]:
+    """Give each name of a legend its colour: its own, or the next of `FURTHER`."""
+    others = [name for name in names if name not in REPRESENTATIONS]
+    given = {name: FURTHER[place % len(FURTHER)] for place, name in enumerate(others)}
+    return {name: REPRESENTATIONS.get(name) or given[name] for name in names}
+
+
 LAYER_ANCHORS = (
     Colour("#123c3a", "#3aa79c"),
     Colour("#1f7a5c", "#63d39a"),
