@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from otoscope.activations.extract import extract
-from otoscope.activations.home import Folder
+from otoscope.activations.folder import Folder
 from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress
 from otoscope.activations.store import ActivationStore

@@ -9,9 +9,9 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from otoscope.activations import home as homes
-from otoscope.activations.home import Remote, home_of, point_elsewhere
+from otoscope.activations.home import home_of, point_elsewhere
 from otoscope.activations.maintain import collect, merge, verify
+from otoscope.activations.remote import CACHE, Remote
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
@@ -22,7 +22,7 @@ from tests.activations.toy import contents, corpus_of, write_corpus
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(homes.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otoscope.activations.home import Folder
+from otoscope.activations.folder import Folder
 from otoscope.activations.plan import Clip
 from otoscope.activations.settle import settle
 from otoscope.activations.store import ActivationStore

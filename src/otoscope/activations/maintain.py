@@ -10,7 +10,8 @@ import polars as pl
 
 from otoscope.activations.commit import finish
 from otoscope.activations.damage import forget, is_marked, mark
-from otoscope.activations.home import ELSEWHERE, Home, check_size, home_of, read_card, write_card
+from otoscope.activations.described import check_size
+from otoscope.activations.home import ELSEWHERE, Home, home_of, read_card, write_card
 from otoscope.activations.layout import (
     CARD,
     DAMAGED,

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.home import Home, check_size, read_card, write_card
+from otoscope.activations.described import check_size
+from otoscope.activations.home import Home, read_card, write_card
 from otoscope.activations.layout import index_path, segments_path, shard_card_path, tensor_path
 from otoscope.activations.pieces import Piece
 from otoscope.activations.pooling import SegmentPool

@@ -21,7 +21,7 @@ from otoscope.errors import EngineError, MissingExtra
 try:
     ray: Any = import_module("ray")
 except ImportError as error:
-    raise MissingExtra("the engine ray needs Ray; pip install otoscope[ray]") from error
+    raise MissingExtra('the engine ray needs Ray; pip install "otoscope[ray]"') from error
 
 RayError, RayTaskError = ray.exceptions.RayError, ray.exceptions.RayTaskError
 

@@ -1,0 +1,160 @@
+"""Stores at addresses that fsspec reaches: uploaded file by file, fetched once into a cache by content."""
+
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from otoscope.activations.described import Described, check_size
+from otoscope.artifacts import atomic, digest, is_full
+from otoscope.errors import (
+    ArtifactError,
+    ConfigError,
+    DamagedArtifact,
+    IncompleteArtifact,
+    MissingExtra,
+    OtoscopeError,
+    StorageFull,
+)
+
+CACHE = "OTOSCOPE_STORE_CACHE"
+"""Names the folder that fetched shards are kept in; by default one beneath the user's cache."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A place that fsspec reaches. `made` remembers what this process uploaded, so that it need not be read back."""
+
+    place: str
+    files: Any
+    root: str
+    made: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]], repr=False)
+
+    @classmethod
+    def at(cls, place: str) -> "Remote":
+        """Connect to a place; credentials and endpoints come from the environment, as fsspec and s3fs document."""
+        try:
+            from fsspec.core import url_to_fs  # here: local stores need none of it
+        except ImportError as error:
+            raise MissingExtra(f'{place} needs fsspec; pip install "otoscope[s3]"') from error
+        try:
+            files, root = url_to_fs(place.rstrip("/"))
+        except ImportError as error:
+            raise MissingExtra(
+                f'{place} needs a package of its own ({error}); for S3: pip install "otoscope[s3]"'
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"{place} is no address that fsspec knows ({error})") from error
+        return cls(place.rstrip("/"), files, root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Connect anew in another process."""
+        return Remote.at, (self.place,)
+
+    def fetch(self, relative: str, described: Described) -> Path:
+        """Download a file, once for its checksum."""
+        address = f"{self.place}/{relative}"
+        kept = _cache() / "sha256" / str(described["sha256"])
+        if kept.is_file() and kept.stat().st_size == described["bytes"]:
+            return kept
+        check_size(address, self.size(relative), described)
+        with atomic(kept) as temporary, _told(address):
+            self.files.get_file(self._at(relative), str(temporary))
+            if digest(temporary) != described["sha256"]:
+                raise DamagedArtifact(
+                    f"{address} is damaged: its SHA-256 is not its card's; `otoscope store verify {self.place}` marks "
+                    "what is damaged, then the next extraction writes it anew"
+                )
+        return kept
+
+    def read(self, relative: str) -> bytes:
+        """Download a file."""
+        with _told(f"{self.place}/{relative}"):
+            try:
+                return bytes(self.files.cat_file(self._at(relative)))
+            except FileNotFoundError as error:
+                raise IncompleteArtifact(f"{self.place}/{relative} is missing; extract again to restore it") from error
+
+    def size(self, relative: str) -> int | None:
+        """Ask for a file's size."""
+        with _told(f"{self.place}/{relative}"):
+            try:
+                self.files.invalidate_cache()
+                return int(self.files.info(self._at(relative))["size"])
+            except FileNotFoundError:
+                return None
+
+    @contextmanager
+    def publish(self, relative: str) -> Generator[Path]:
+        """Write locally, then upload."""
+        scratch = _cache() / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            temporary = Path(folder) / Path(relative).name
+            try:
+                yield temporary
+            except OSError as error:
+                if is_full(error):
+                    raise StorageFull(f"no room left in {scratch}; free some space and run again") from error
+                raise
+            self.made[relative] = {"bytes": temporary.stat().st_size, "sha256": digest(temporary)}
+            with _told(f"{self.place}/{relative}"):
+                self.files.makedirs(self._at(relative).rpartition("/")[0], exist_ok=True)
+                self.files.put_file(str(temporary), self._at(relative))
+
+    def describe(self, relative: str) -> dict[str, Any]:
+        """Return what was uploaded; read it back where another process did."""
+        if relative in self.made:
+            return self.made[relative]
+        with _told(f"{self.place}/{relative}"), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "file"
+            self.files.get_file(self._at(relative), str(path))
+            return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+    def remove(self, relative: str) -> None:
+        """Remove a file."""
+        self.made.pop(relative, None)
+        with _told(f"{self.place}/{relative}"), suppress(FileNotFoundError):
+            self.files.rm_file(self._at(relative))
+
+    def names(self) -> list[str]:
+        """List everything beneath the address."""
+        with _told(self.place):
+            self.files.invalidate_cache()
+            try:
+                found = [str(path) for path in self.files.find(self.root)]
+            except FileNotFoundError:
+                return []
+        return sorted(path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/") for path in found)
+
+    @contextmanager
+    def sole_writer(self) -> Generator[None]:
+        """Keep nobody out: no lock outlives its holder without trusting clocks.
+
+        Writers of one store write the same bytes, and `finish` takes no shard that is not its own.
+        """
+        yield
+
+    def _at(self, relative: str) -> str:
+        return f"{self.root}/{relative}"
+
+
+@contextmanager
+def _told(address: str) -> Generator[None]:
+    """Turn what a file system says into one line that names the address."""
+    try:
+        yield
+    except (FileNotFoundError, OtoscopeError):
+        raise
+    except Exception as error:  # every file system brings errors of its own
+        kind = StorageFull if is_full(error) else ArtifactError
+        raise kind(f"{address} cannot be reached or written: {' '.join(str(error).split())}") from error
+
+
+def _cache() -> Path:
+    given = os.environ.get(CACHE)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else base / "otoscope" / "stores"
