@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from otoscope.evaluate.record import Record, to_table
-from otoscope.report import charts
+from otoscope.report import chart_parts
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.theme import layer_colours
 from tests.report.conftest import Made
@@ -182,7 +182,7 @@ def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
 
 def test_a_legend_names_dense_before_the_codes() -> None:
     rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
-    assert charts.series_names(rows) == ["dense", "SAE", "random"]
+    assert chart_parts.series_names(rows) == ["dense", "SAE", "random"]
 
 
 def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:

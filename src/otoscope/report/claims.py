@@ -11,13 +11,13 @@ from otoscope.evaluate.record import completed
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report import words
-from otoscope.report.charts import Figure
 from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
 from otoscope.report.claims_setting import setting
 from otoscope.report.claims_verdicts import Verdict, points, shown, verdicts
 from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.panels import Figure
 
 PAGE = "claims.html"
 

@@ -12,9 +12,9 @@ from typing import Any
 import vl_convert as vlc
 
 from otoscope.artifacts import atomic
-from otoscope.report import charts, tables
-from otoscope.report.charts import Figure
+from otoscope.report import tables
 from otoscope.report.html import Html, element, join, script_json
+from otoscope.report.panels import Figure, for_page, for_print
 from otoscope.report.theme import PRINT_CONFIG, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
@@ -27,7 +27,7 @@ def write_figure(folder: Path, figure: Figure) -> None:
     The SVG has the same bytes each time; the PDF is the same drawing, but the converter lists its
     objects in any order.
     """
-    svg = _renumbered(vlc.vegalite_to_svg(charts.for_print(figure, PRINT_CONFIG)))
+    svg = _renumbered(vlc.vegalite_to_svg(for_print(figure, PRINT_CONFIG)))
     with atomic(folder / f"{figure.name}.svg") as temporary:
         temporary.write_text(svg, encoding="utf-8")
     with atomic(folder / f"{figure.name}.pdf") as temporary:
@@ -77,7 +77,7 @@ def drawn(figure: Figure, specs: dict[str, Any], *, linked: bool) -> Html:
     panels: list[Html] = []
     for number, panel in enumerate(figure.panels):
         key = f"{figure.name}-{number}"
-        specs[key] = charts.for_page(panel, figure.height)
+        specs[key] = for_page(panel, figure.height)
         name = f"{figure.title}: {panel.title}" if panel.title else figure.title
         chart = element("div", id=f"chart-{key}", class_="chart", data_chart=key, style=f"min-height:{figure.height}px")
         heading = element("h4", panel.title) if several else None

@@ -5,11 +5,11 @@ from typing import Any
 
 from otoscope.artifacts import atomic
 from otoscope.report import claims, gallery, methods, summary, tables, words
-from otoscope.report.charts import Figure
 from otoscope.report.figures import all_figures
 from otoscope.report.folder import Run, read_run
 from otoscope.report.html import Html, element, join
 from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.panels import Figure
 from otoscope.report.strict_words import strict_findings
 
 MAX_ALL_ROWS = 20_000

@@ -7,8 +7,8 @@ import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import strict_charts, tables, words
-from otoscope.report.charts import Figure, Panel
 from otoscope.report.folder import Run
+from otoscope.report.panels import Figure, Panel
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
 
 Row = Mapping[str, Any]

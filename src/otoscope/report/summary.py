@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.report import words
-from otoscope.report.figures import factor_layer
+from otoscope.report.factor_figures import factor_layer
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
 from otoscope.report.results import PREDICTED_R2, Results, predicted

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 FONT = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -42,10 +43,10 @@ FURTHER = (SAE, OTHER, UNTRAINED)
 
 
 def series_colours(names: Sequence[str]) -> dict[str, Colour]:
-    """Give each name of a legend its colour: its own, or the next of `FURTHER`."""
-    others = [name for name in names if name not in REPRESENTATIONS]
-    given = {name: FURTHER[place % len(FURTHER)] for place, name in enumerate(others)}
-    return {name: REPRESENTATIONS.get(name) or given[name] for name in names}
+    """Give each name of a legend its colour: its own, or the next of `FURTHER` that no other name has."""
+    own = {name: REPRESENTATIONS[name] for name in names if name in REPRESENTATIONS}
+    free = cycle([colour for colour in FURTHER if colour not in own.values()] or [OTHER])
+    return {name: own[name] if name in own else next(free) for name in names}
 
 
 LAYER_ANCHORS = (

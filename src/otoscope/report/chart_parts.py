@@ -1,0 +1,100 @@
+"""What several charts are made of: rows to draw, axes, colours, tooltips, intervals and nulls."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from otoscope.report import words
+from otoscope.report.theme import NULL, REPRESENTATIONS, series_colours
+
+PERCENT = ".0%"
+R2_FLOOR = -0.2
+"""Held-out R² has no lower bound; charts clip it here and say so."""
+
+
+def named(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
+    """Add `series`, the representation as the legend names it."""
+    pooled_first = (pl.col("pooling") == "pool_then_encode") & (main_pooling != "pool_then_encode")
+    series = (
+        pl.when(pl.col("representation") == "dense")
+        .then(pl.lit("dense"))
+        .when((pl.col("representation") == "sae") & pooled_first)
+        .then(pl.lit("SAE, pooled first"))
+        .when(pl.col("representation") == "sae")
+        .then(pl.lit("SAE"))
+        .otherwise(pl.col("representation"))
+    )
+    return rows.with_columns(series.alias("series"))
+
+
+def null_band(data: pl.DataFrame, place: str, x: alt.X, y_title: str) -> list[alt.Chart]:
+    """Draw the nulls of all representations at each place as one band: from their mean to the highest end."""
+    nulls = data.filter(pl.col("null_mean").is_not_null()).group_by(place, maintain_order=True)
+    joined = nulls.agg(pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
+    if joined.is_empty():
+        return []
+    base = alt.Chart(joined).encode(x=x)
+    mean = alt.Y("null_mean:Q").title(y_title)
+    band = base.mark_area(opacity=0.25, color=NULL.light).encode(y=mean, y2="null_high:Q")
+    return [band, base.mark_line(strokeDash=[4, 3], strokeWidth=1.2, color=NULL.light).encode(y=mean)]
+
+
+def intervals(data: pl.DataFrame, base: alt.Chart, y_title: str, colour: alt.Color) -> list[alt.Chart]:
+    """Draw an upright line from the lower to the upper end of each interval, where there are any."""
+    if not data["low"].is_not_null().any():
+        return []
+    whisker = base.mark_rule(strokeWidth=2, opacity=0.6)
+    return [whisker.encode(y=alt.Y("low:Q").title(y_title), y2="high:Q", color=colour)]
+
+
+def series_names(rows: pl.DataFrame) -> list[str]:
+    """Return the names that a legend must explain, in the order of `REPRESENTATIONS`."""
+    found = rows["series"].unique().to_list()
+    return [n for n in REPRESENTATIONS if n in found] + sorted(n for n in found if n not in REPRESENTATIONS)
+
+
+def series_colour(rows: pl.DataFrame) -> alt.Color:
+    """Colour each series as the legend does."""
+    colours = series_colours(series_names(rows))
+    return (
+        alt.Color("series:N")
+        .title(None)
+        .scale(domain=list(colours), range=[colour.light for colour in colours.values()])
+    )
+
+
+def plain_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep rows with a value, NaN as null, and add the labels of the sparsities."""
+    floats = pl.selectors.float()
+    kept = rows.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
+    labels = [words.sparsity(s) for s in kept["sparsity"]]
+    columns = ["layer", "k", "target", "representation", "sparsity", "value", "low", "high", "null_mean", "null_high"]
+    columns += ["n", "groups"] + (["series"] if "series" in rows.columns else [])
+    return kept.select(columns).with_columns(floats.fill_nan(None), pl.Series("label", labels, dtype=pl.String()))
+
+
+def sparsity_axis(sparsities: Sequence[float]) -> alt.X:
+    """Return the horizontal axis of charts over all sparsities of a page."""
+    order = [words.sparsity(s) for s in sparsities]
+    return alt.X("label:O").title("sparsity (share of latents held at zero)").sort(order).scale(domain=order)
+
+
+def tooltip(*first: str) -> list[alt.Tooltip]:
+    """Tell some columns, then the value, its interval, its null and what is behind it."""
+    titles = {"label:N": "sparsity", "series:N": "representation"}
+    return [
+        *(alt.Tooltip(f, title=titles[f]) if f in titles else alt.Tooltip(f) for f in first),
+        alt.Tooltip("value:Q", format=".4f"),
+        alt.Tooltip("low:Q", format=".4f", title="interval from"),
+        alt.Tooltip("high:Q", format=".4f", title="interval to"),
+        alt.Tooltip("null_mean:Q", format=".4f", title="null"),
+        alt.Tooltip("null_high:Q", format=".4f", title="null, upper end"),
+        alt.Tooltip("n:Q", title="rows"),
+        alt.Tooltip("groups:Q"),
+    ]
+
+
+def layered(*layers: alt.Chart) -> alt.LayerChart:
+    """Lay charts over each other, the first at the bottom."""
+    return alt.LayerChart(layer=list(layers))
