@@ -1,7 +1,8 @@
-"""What latents respond to: the moments at which they fire."""
+"""What latents respond to: the factor that one follows, and the moments at which it fires."""
 
+from otoscope.explain.choice import LatentChoice, choose_latents
 from otoscope.explain.gallery import Moments, Sound, read_moments, write_moments
-from otoscope.explain.moments import LatentChoice, Moment, TimedCodes, choose_latents, strongest_moments
+from otoscope.explain.moments import Moment, TimedCodes, strongest_moments
 
 __all__ = [
     "LatentChoice",
