@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from otoscope.errors import EvaluationError
+from otoscope.evaluate.confusion import shares_right
 from otoscope.evaluate.logistic import fit_logistic, rotate
-from otoscope.evaluate.probes import ProbeSettings, _figures, fit_probe
+from otoscope.evaluate.probes import ProbeSettings, fit_probe
 
 FEW = ProbeSettings(permutations=5, resamples=100)
 
@@ -84,7 +85,7 @@ def test_figures_are_scikit_learns() -> None:
             balanced_accuracy_score(truth, guess),
             f1_score(truth, guess, average="macro"),
         ]
-    np.testing.assert_allclose(_figures(table)[0], expected)
+    np.testing.assert_allclose(shares_right(table)[0], expected)
 
 
 def test_classes_are_read_on_unseen_groups_and_permuted_labels_are_not() -> None:

@@ -10,14 +10,14 @@ penalty to labels permuted among the fitted rows, or among groups where each gro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary
+from otoscope.evaluate.confusion import confusions, shares_right
+from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, null_summary
 from otoscope.evaluate.logistic import fit_logistic, rotate
 from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.nulls import permuted_targets
@@ -114,11 +114,11 @@ def fit_probe(
     )
     truth = number[parts[2]]
     predicted = logits.argmax(axis=2)
-    tables = np.stack([_confusions(truth, guess, groups[parts[2]], len(classes)) for guess in predicted])
+    tables = np.stack([confusions(truth, guess, groups[parts[2]], len(classes)) for guess in predicted])
     value, low, high = bootstrap_sums(
-        tables[0], _figures, resamples=settings.resamples, confidence=settings.confidence, seed=seed
+        tables[0], shares_right, resamples=settings.resamples, confidence=settings.confidence, seed=seed
     )
-    null_mean, null_high = null_summary(_figures(tables[1:].sum(axis=1)))
+    null_mean, null_high = null_summary(shares_right(tables[1:].sum(axis=1)))
     scores = [Score(*(float(x) for x in row)) for row in zip(value, low, high, null_mean, null_high, strict=True)]
     return Probe(
         *scores,
@@ -173,8 +173,8 @@ def _choose(
     logits = np.full((len(penalties), len(known) - n_train, n_classes), -np.inf)
     logits[:, :, present] = data.rows[n_train : len(known)] @ weights
     truth = known[n_train:]
-    table = np.stack([_confusions(truth, g, np.zeros(len(truth)), n_classes)[0] for g in logits.argmax(axis=2)])
-    figures = _figures(table)
+    table = np.stack([confusions(truth, g, np.zeros(len(truth)), n_classes)[0] for g in logits.argmax(axis=2)])
+    figures = shares_right(table)
     balanced = figures[:, 1]
     shifted = logits - logits.max(axis=2, keepdims=True)
     log_share = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
@@ -212,32 +212,6 @@ def _fit_and_apply(
     logits = np.full((len(classes), len(others), n_classes), -np.inf)
     logits[:, :, present] = others @ weights
     return logits
-
-
-def _confusions(
-    truth: Int[np.ndarray, " rows"], guess: Int[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], n: int
-) -> Float[np.ndarray, "groups classes classes"]:
-    """Return one table of counts a group, true class by predicted class."""
-    cells = np.zeros((len(truth), n * n))
-    cells[np.arange(len(truth)), truth * n + guess] = 1
-    return group_sums(cells, groups).reshape(-1, n, n)
-
-
-def _figures(tables: Float[np.ndarray, "tables classes classes"]) -> Float[np.ndarray, "tables 3"]:
-    """Return accuracy, balanced accuracy and macro-F1 of confusion tables."""
-    hits = np.einsum("tcc->tc", tables)
-    support, claimed = tables.sum(axis=2), tables.sum(axis=1)
-    accuracy = hits.sum(axis=1) / support.sum(axis=1)
-    recall = _mean_where(hits, support)
-    f1 = _mean_where(2 * hits, support + claimed)
-    return np.stack([accuracy, recall, f1], axis=1)
-
-
-def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:
-    """Return the mean of part/whole over the classes where whole is not zero."""
-    counts = whole > 0
-    ratio = np.divide(part, whole, out=np.zeros_like(part), where=counts)
-    return ratio.sum(axis=1) / counts.sum(axis=1)
 
 
 def _number_classes(
