@@ -9,6 +9,7 @@ import polars as pl
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
+from otoscope.evaluate.record import completed
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.reproduce_model import ModelRun, results_of
@@ -111,7 +112,7 @@ def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch:
     card = folder.root / "reproduction.json"
 
     def work() -> None:
-        by_model = {name: read_table(path) for name, path in paths.items()}
+        by_model = {name: completed(read_table(path)) for name, path in paths.items()}
         rows = compare(by_model, models)
         write_table(folder.results, pl.concat(by_model.values()))
         write_table(table, rows)

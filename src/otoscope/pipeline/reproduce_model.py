@@ -21,7 +21,7 @@ from otoscope.artifacts import digest, fingerprint, read_table, write_table
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import StaleArtifact, UnknownLayer
-from otoscope.evaluate.record import Record, to_table
+from otoscope.evaluate.record import Record, completed, to_table
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.codes import encode_rows
 from otoscope.pipeline.dictionaries import SAVE_EVERY_S, is_whole
@@ -303,7 +303,7 @@ class ModelRun:
         def work() -> None:
             jobs = [partial(self._judge_dense, reader, layer) for layer in opened.layers]
             jobs += [partial(self._judge_codes, reader, d, first=d.layer == opened.layers[0]) for d in grid]
-            made = [read_table(probes)]
+            made = [completed(read_table(probes))]
             with task(self.watch, f"{self.model.name}: judging", len(jobs), "representations"):
                 for table in side_by_side(jobs):
                     made.append(table)
@@ -323,6 +323,7 @@ class ModelRun:
         about = replace(
             self._about(d.layer, "sae"),
             sae_id=d.sae_id,
+            preset=NAME,
             latents=self.settings.latents,
             k=d.k,
             sparsity=d.sparsity,
