@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from otoscope.activations.folder import Folder
-from otoscope.activations.plan import Clip
+from otoscope.activations.plan import Clip, Sharding
 from otoscope.activations.settle import settle
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.writing import ShardTask, Writing
@@ -75,16 +75,21 @@ class Dying:
 
     joins = False
 
-    def __init__(self, clip_id: str = "", deaths: int = 10**6, shard: int = -1) -> None:
-        self.clip_id, self.deaths, self.shard = clip_id, deaths, shard
+    def __init__(self, clip_id: str = "", deaths: int = 10**6, shard: int = -1, *, hung: bool = False) -> None:
+        self.clip_id, self.deaths, self.shard, self.hung = clip_id, deaths, shard, hung
         self.probed: list[str] = []
 
-    def run(self, start: Any, tasks: Any) -> Any:
+    def run(self, start: Any, tasks: Any, *, speaks: bool) -> Any:
+        assert speaks
         yield from Local().run(start, [])
         for place, task in enumerate(tasks):
             if self._dies(task):
                 self.deaths -= 1
-                yield Heard(place, next(iter(start()(task)))) if not isinstance(task, Clip) else Lost(place, "gone")
+                yield (
+                    Heard(place, next(iter(start()(task))))
+                    if not isinstance(task, Clip)
+                    else Lost(place, "gone", self.hung)
+                )
                 if not isinstance(task, Clip):
                     yield Lost(place, "the process was killed")
                 continue
@@ -123,6 +128,20 @@ def test_a_clip_that_kills_every_worker_is_set_aside_and_no_other(sound: Path, t
         steps(corpus_of(sound), tmp_path / "strict", engine=Dying("clip002.wav"), strict=True)
 
 
+def test_a_clip_that_hangs_every_worker_is_set_aside_as_such(sound: Path, tmp_path: Path):
+    store = store_of(corpus_of(sound), tmp_path / "store", engine=Dying("clip002.wav", hung=True))
+    assert store.set_aside.rows() == [
+        ("clip002.wav", "clip002.wav", "its worker hung 4 times, 2 of them while it was encoded alone")
+    ]
+
+
+def test_every_window_of_a_long_clip_is_heard_of(tmp_path: Path):
+    corpus = write_corpus(tmp_path / "sound", [5.0])
+    heard = steps(corpus, tmp_path / "store", sharding=Sharding(window_s=0.5))
+    assert len(heard) > 5.0 / 0.5
+    assert [progress.clips_new for progress in heard] == [*[0] * (len(heard) - 1), 1]
+
+
 def test_workers_that_die_of_no_clip_in_particular_end_the_run_with_a_reason(sound: Path, tmp_path: Path):
     with pytest.raises(EngineError, match=r"6 workers died on shard 1, and on none of its clips alone \(the process"):
         steps(corpus_of(sound), tmp_path / "store", engine=Dying(shard=1))
@@ -136,8 +155,9 @@ def test_a_worker_on_another_machine_is_sent_what_it_needs(sound: Path, tmp_path
     class Sent:
         joins = False
 
-        def run(self, start: Any, tasks: Any) -> Any:
-            yield from Local().run(pickle.loads(pickle.dumps(start)), pickle.loads(pickle.dumps(list(tasks))))
+        def run(self, start: Any, tasks: Any, **options: Any) -> Any:
+            sent = pickle.loads(pickle.dumps((start, list(tasks))))
+            yield from Local().run(*sent, **options)
 
     steps(corpus_of(sound), tmp_path / "here")
     steps(corpus_of(sound), tmp_path / "there", engine=Sent())

@@ -146,6 +146,24 @@ def fails() -> Callable[[int], int]:
     return fail
 
 
+def sleeps() -> Callable[[int], Iterator[int]]:
+    """A worker that speaks and then hangs at one number."""
+
+    def sleep(n: int) -> Iterator[int]:
+        yield n
+        if n == 1:
+            time.sleep(10_000)
+
+    return sleep
+
+
+def hang(address: str) -> list[list[Any]]:
+    from otoscope.engines.ray import RayEngine
+
+    engine = RayEngine(address, silence_s=5.0)
+    return sorted([type(e).__name__, *vars(e).values()] for e in engine.run(sleeps, [0, 1, 2], speaks=True))
+
+
 def told_by(work: Callable[[], object]) -> str:
     try:
         work()
@@ -178,6 +196,7 @@ def break_it(folder: Path) -> dict[str, Any]:
         tasks = list(range(7))
         timed("squares", lambda: sorted(results(engine, partial(squares, 3, folder / "sign"), tasks)))
         timed("fails", lambda: told_by(lambda: list(results(engine, fails, [1]))))
+        timed("hangs", lambda: hang(cluster.address))
         timed("deadly", lambda: meet_a_deadly_clip(folder / "bad", folder, engine))
         timed("lost", lambda: lose_a_node(folder / "sound", folder, engine, cluster, nodes[1]))
         timed("dies", lambda: told_by(lambda: list(results(engine, always_dies, [1], tries=1))))

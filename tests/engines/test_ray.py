@@ -24,6 +24,13 @@ def test_a_cluster_of_two_nodes_outlives_dead_workers_a_dead_node_and_a_deadly_c
     assert told["squares"] == [[i, i * i] for i in range(7)]
     assert told["fails"] == "ValueError: a worker's own error"
     assert told["dies"].startswith("EngineError: the workers of one task died 1 times (")
+    # a worker that has been silent for too long is ended, and the others go on
+    assert told["hangs"] == [
+        ["Done", 0],
+        ["Done", 2],
+        *(["Heard", n, n] for n in range(3)),
+        ["Lost", 1, "nothing was heard of it for 5 s", True],
+    ]
     # the store is that of one process, byte for byte, and nothing lies beside it
     assert told["lost"] == {"killed": True, "differ": [], "clips": 36, "of": 36}
     reason = "its worker died 4 times, 2 of them while it was encoded alone"

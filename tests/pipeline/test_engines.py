@@ -38,6 +38,11 @@ def test_engines_are_found_by_name():
 def test_a_cluster_that_is_not_there_is_one_clear_error():
     ray = pytest.importorskip("otoscope.engines.ray", reason="Ray is not installed (extra `ray`)")
     assert find_engine("ray://host:6379") == ray.RayEngine("host:6379")
+    assert find_engine("ray?silence_s=60") == ray.RayEngine(silence_s=60.0)
+    with pytest.raises(ConfigError, match="'silence=1' is no setting; allowed: silence_s=SECONDS"):
+        find_engine("ray://host:6379?silence=1")
+    with pytest.raises(ConfigError, match=r"silence_s is 0.0; it must be above 0"):
+        find_engine("ray?silence_s=0")
 
 
 def test_an_unknown_engine_is_told_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Handing shards to workers, and taking them back from workers that died.
+"""Handing shards to workers, and taking them back from workers that died or hung.
 
 A worker that dies takes nothing with it but its shard, which another one writes again from the start. When a second
 worker dies on the same shard, every clip of the shard is encoded alone and to no end: the one that its worker does not
@@ -34,7 +34,7 @@ def write_shards(
         groups = [tasks] if engine.joins else [[task] for task in tasks]
         lost: list[int] = []
         steps: dict[int, list[Step]] = {}
-        for event in engine.run(about, groups):
+        for event in engine.run(about, groups, speaks=True):
             if isinstance(event, Heard):
                 steps.setdefault(event.task, []).append(event.said)
                 yield _count(tally, event.said)
@@ -92,29 +92,15 @@ def _give_up(deaths: Counter[int], shards: Sequence[int], event: Lost) -> None:
 
 def _guilty(engine: Engine, about: Writing, clips: Sequence[Clip]) -> dict[str, str]:
     """Return the clips that workers die of, with the reason that is kept; with `strict`, raise `AudioError`."""
-    suspects = list(clips)
+    suspects = [(clip, "") for clip in clips]
     for _ in range(SUSPECT):
-        suspects = [suspects[event.task] for event in engine.run(_Silent(about), suspects) if isinstance(event, Lost)]
-    reason = f"its worker died {2 * SUSPECT} times, {SUSPECT} of them while it was encoded alone"
+        tried = engine.run(Probing(about), [clip for clip, _ in suspects], speaks=True)
+        suspects = [(suspects[e.task][0], "hung" if e.hung else "died") for e in tried if isinstance(e, Lost)]
+    reasons = {
+        clip.clip_id: f"its worker {what} {2 * SUSPECT} times, {SUSPECT} of them while it was encoded alone"
+        for clip, what in suspects
+    }
     if suspects and about.strict:
-        raise AudioError(f"{suspects[0].path}: {reason}")
-    return {clip.clip_id: reason for clip in suspects}
-
-
-class _Silent:
-    """A probing worker as engines take it: it says nothing."""
-
-    def __init__(self, about: Writing) -> None:
-        self._probing = Probing(about)
-
-    def __call__(self) -> "_Probe":
-        return _Probe(self._probing)
-
-
-class _Probe:
-    def __init__(self, probing: Probing) -> None:
-        self._probe = probing()
-
-    def __call__(self, clip: Clip) -> Iterator[None]:
-        self._probe(clip)
-        yield None
+        clip = suspects[0][0]
+        raise AudioError(f"{clip.path}: {reasons[clip.clip_id]}")
+    return reasons

@@ -1,6 +1,6 @@
 """Shards from their clips: what a worker does, in this process or on another machine."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -46,7 +46,10 @@ class ShardTask(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A batch that is done with: what it held, why clips were set aside, and where the time since the last one went."""
+    """A batch that is done with: what it held, why clips were set aside, and where the time since the last step went.
+
+    On the way through a clip of many windows, each but the last is a step that is done with nothing yet.
+    """
 
     shard: int
     clips: int
@@ -84,7 +87,7 @@ class ShardWork:
     cutter: Cutter
 
     def __call__(self, tasks: Sequence[ShardTask]) -> Iterator[Step]:
-        """Write shards, in order, while the next batches are decoded; yield after every batch."""
+        """Write shards, in order, while the next batches are decoded; yield after every batch and every window."""
         batch_s = self.about.recipe["batch_s"]
         of_shard = {task.shard: task for task in tasks}
         doomed = {clip_id: reason for task in tasks for clip_id, reason in task.doomed.items()}
@@ -100,8 +103,8 @@ class ShardWork:
             for shard, parts in groupby(tally.through(decoding, "wait"), key=lambda part: part[0].shard):
                 with self._writer(of_shard[shard]) as writer:
                     for batch, decoded in parts:
-                        aside = self._store(writer, decoded, tally)
-                        yield _step(batch, aside, tally)
+                        aside = yield from self._store(writer, shard, decoded, tally)
+                        yield _step(batch.shard, len(batch.clips), batch.sound_s, aside, tally)
                     with tally.timed("write"):
                         writer.commit()
 
@@ -143,7 +146,9 @@ class ShardWork:
             return Decoded(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
         return Decoded(clip, wave, None)
 
-    def _store(self, writer: ShardWriter, batch: Sequence[Decoded], tally: Tally) -> tuple[str, ...]:
+    def _store(
+        self, writer: ShardWriter, shard: int, batch: Sequence[Decoded], tally: Tally
+    ) -> Generator[Step, None, tuple[str, ...]]:
         """Encode and store a batch; return why clips of it were set aside."""
         aside: dict[str, str] = {}
 
@@ -157,20 +162,28 @@ class ShardWork:
                 set_aside(clip, reason)
         try:
             for piece in tally.through(self._pieces(usable), "encode"):
-                clip, wave, _ = usable[piece.clip]
-                if clip.clip_id in aside:
-                    continue
-                with tally.timed("write"):
-                    if reason := writer.add(clip.clip_id, piece):
-                        set_aside(clip, reason)
-                    elif piece.last:
-                        writer.finish_clip(clip.clip_id, clip.path, sound_s=len(wave) / self.cutter.encoder.rate_hz)
+                decoded = usable[piece.clip]
+                if decoded.clip.clip_id not in aside:
+                    with tally.timed("write"):
+                        if reason := self._keep(writer, decoded, piece):
+                            set_aside(decoded.clip, reason)
+                if not piece.last:
+                    yield _step(shard, 0, 0.0, (), tally)
         except AudioError as error:
             # a long clip, alone in its batch, of which a part that was decoded on the way is no sound
             if aside or not _is_streamed(usable):
                 raise
             set_aside(usable[0].clip, str(error).removeprefix(f"{usable[0].clip.path}: "))
         return tuple(aside.values())
+
+    def _keep(self, writer: ShardWriter, decoded: Decoded, piece: Piece) -> str | None:
+        """Store a piece; return why its clip cannot be stored, if it cannot."""
+        if reason := writer.add(decoded.clip.clip_id, piece):
+            return reason
+        if piece.last:
+            sound_s = len(decoded.wave) / self.cutter.encoder.rate_hz
+            writer.finish_clip(decoded.clip.clip_id, decoded.clip.path, sound_s=sound_s)
+        return None
 
     def _refuse(self, writer: ShardWriter, clip: Clip, reason: str) -> None:
         if self.about.strict:
@@ -186,27 +199,30 @@ def _is_streamed(usable: Sequence[Decoded]) -> bool:
     return len(usable) == 1 and isinstance(usable[0].wave, StreamedClip)
 
 
-def _step(batch: Batch, aside: tuple[str, ...], tally: Tally) -> Step:
+def _step(shard: int, clips: int, sound_s: float, aside: tuple[str, ...], tally: Tally) -> Step:
     spent = dict(tally.spent_s)
     tally.spent_s.update({"encode": 0.0, "wait": 0.0, "write": 0.0})
-    return Step(batch.shard, len(batch.clips), batch.sound_s, aside, spent["encode"], spent["wait"], spent["write"])
+    return Step(shard, clips, sound_s, aside, spent["encode"], spent["wait"], spent["write"])
 
 
 @dataclass(frozen=True)
 class Probing:
-    """A worker that decodes and encodes clips one at a time and keeps nothing: it lives, or the clip is at fault."""
+    """A worker that decodes and encodes clips one at a time and keeps nothing: it lives, or the clip is at fault.
+
+    It yields after every window, to say that it lives.
+    """
 
     about: Writing
 
-    def __call__(self) -> Callable[[Clip], None]:
+    def __call__(self) -> Callable[[Clip], Iterator[None]]:
         """Begin a worker."""
         work = self.about()
         layers = [layer["index"] for layer in self.about.recipe["layers"]]
 
-        def probe(clip: Clip) -> None:
+        def probe(clip: Clip) -> Iterator[None]:
             decoded = work.decode(clip, {})
             if decoded.reason is None:
                 for _ in encode_pieces(work.cutter, [decoded.wave], layers, batch_s=self.about.recipe["batch_s"]):
-                    pass
+                    yield None
 
         return probe

@@ -31,10 +31,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker of a task died; what it did is not known, and nothing of it counts."""
+    """The worker of a task died, or hung and was ended; what it did is not known, and nothing of it counts."""
 
     task: int
     reason: str
+    hung: bool = False
 
 
 class Engine(Protocol):
@@ -46,12 +47,13 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task]
+        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task], *, speaks: bool = False
     ) -> Generator[Heard[Said] | Done | Lost]:
         """Let every worker `start` once and then do tasks; yield what is heard, and how each task ended.
 
         A lost task is not tried again: whoever asked decides. An exception of a task is raised here. Other processes
-        are sent `start` and the tasks, so both must be picklable.
+        are sent `start` and the tasks, so both must be picklable. Tasks that speak say something every few minutes at
+        the latest: of such an engine may tell that a worker hangs.
         """
         ...
 

@@ -16,7 +16,11 @@ class Local:
         return True
 
     def run(
-        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task]
+        self,
+        start: Callable[[], Callable[[Task], Iterator[Said]]],
+        tasks: Sequence[Task],
+        *,
+        speaks: bool = False,  # noqa: ARG002  nobody is left to listen to a process that hangs
     ) -> Generator[Heard[Said] | Done | Lost]:
         """Do the tasks one after the other; nothing is ever lost, because all would be."""
         work = start()

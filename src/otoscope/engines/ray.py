@@ -2,13 +2,16 @@
 
 Each actor is one process that starts once (it loads the model, say) and then does one task at a time. The cluster says
 how many there can be: one a GPU where it has GPUs, else one a processor. Actors and nodes may die at any moment: the
-task is then lost, the others go on, and what the dead left half done is for whoever asked to judge. No decision rests
-on a clock: a task is lost when Ray says that its process or its node is gone.
+task is then lost, the others go on, and what the dead left half done is for whoever asked to judge.
+
+A task is lost when Ray says that its process or its node is gone, and when it ought to speak and has been silent for
+`silence_s` by this process's own clock: its worker hangs and is ended. What machines take the time to be never counts.
 """
 
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from otoscope.engines.base import Done, Heard, Lost, Said, Task
-from otoscope.errors import EngineError, MissingExtra
+from otoscope.errors import ConfigError, EngineError, MissingExtra
 
 try:
     ray: Any = import_module("ray")
@@ -28,17 +31,26 @@ RayError, RayTaskError = ray.exceptions.RayError, ray.exceptions.RayTaskError
 POLL_S = 2.0
 """How often the cluster is asked for room, where nothing is heard meanwhile."""
 
+SILENCE_S = 1800.0
+"""A worker hangs that has said nothing for so long: sixty times what a batch of thirty seconds takes in real time."""
+
 
 @dataclass(frozen=True)
 class RayEngine:
     """Workers on a Ray cluster: the one at `address` (`HOST:PORT` of its head), else that of RAY_ADDRESS, else here.
 
-    The process that runs the stage must be on a machine of the cluster. `workers` bounds the number of actors.
+    The process that runs the stage must be on a machine of the cluster. `workers` bounds the number of actors;
+    `silence_s` is how long a task that speaks may be silent once its worker has loaded the model.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus: float = 1.0
+    silence_s: float = SILENCE_S
+
+    def __post_init__(self) -> None:
+        if not self.silence_s > 0:
+            raise ConfigError(f"silence_s is {self.silence_s}; it must be above 0")
 
     @property
     def joins(self) -> bool:
@@ -46,15 +58,18 @@ class RayEngine:
         return False
 
     def run(
-        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task]
+        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task], *, speaks: bool = False
     ) -> Generator[Heard[Said] | Done | Lost]:
         """Hand out tasks in order, to as many actors as the cluster has room for."""
         self._connect()
-        pool = _Pool(ray.put(start), self._options(), list(enumerate(tasks)))
+        pool = _Pool(
+            ray.put(start), self._options(), list(enumerate(tasks)), silence_s=self.silence_s if speaks else math.inf
+        )
         try:
             while pool.busy or pool.waiting:
                 pool.fill(self._room())
                 yield from pool.hear()
+                yield from pool.give_up()
         finally:
             pool.end()
 
@@ -89,7 +104,21 @@ class _Worker:
         self._work = start()
 
     def do(self, task: Any) -> Iterator[Any]:
+        yield _BEGUN
         yield from self._work(task)
+
+
+_BEGUN = "begun"
+"""What a worker says first of a task: it has loaded its model, and was not waiting for a machine any more."""
+
+
+@dataclass
+class _Given:
+    """A task that an actor is at; `heard_s` is when it spoke last, None before it began."""
+
+    place: int
+    actor: Any
+    heard_s: float | None = None
 
 
 @dataclass
@@ -99,9 +128,10 @@ class _Pool:
     start: Any
     options: dict[str, Any]
     waiting: list[tuple[int, Any]]
+    silence_s: float
     free: list[Any] = field(default_factory=list[Any])
-    busy: dict[Any, tuple[int, Any]] = field(default_factory=dict[Any, tuple[int, Any]])
-    """By what is heard from it: the task's place and its actor."""
+    busy: dict[Any, _Given] = field(default_factory=dict[Any, _Given])
+    """By what is heard from it."""
 
     def fill(self, room: int) -> None:
         """Give each waiting task an actor while there is room."""
@@ -111,33 +141,47 @@ class _Pool:
             actor = self.free.pop()
             place, task = self.waiting.pop(0)
             heard = actor.do.options(num_returns="streaming").remote(task)
-            self.busy[heard] = (place, actor)
+            self.busy[heard] = _Given(place, actor)
 
     def hear(self) -> Iterator[Heard[Any] | Done | Lost]:
         """Wait for news of any task, and tell all that there is."""
         ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=POLL_S, fetch_local=False)
         for heard in ready:
-            place, actor = self.busy[heard]
+            given = self.busy[heard]
             try:
                 said = ray.get(next(heard))
             except StopIteration:
                 del self.busy[heard]
-                self.free.append(actor)
-                yield Done(place)
+                self.free.append(given.actor)
+                yield Done(given.place)
             except RayTaskError as error:
                 if isinstance(error.cause, Exception):
                     raise error.cause from error
                 raise EngineError(f"a task failed on its worker: {' '.join(str(error).split())[-300:]}") from error
             except RayError as error:
                 del self.busy[heard]
-                _kill(actor)
-                yield Lost(place, " ".join(str(error).split())[:200])
+                _kill(given.actor)
+                yield Lost(given.place, " ".join(str(error).split())[:200])
             else:
-                yield Heard(place, said)
+                begins, given.heard_s = given.heard_s is None, time.monotonic()
+                if not begins:
+                    yield Heard(given.place, said)
+
+    def give_up(self) -> Iterator[Lost]:
+        """End the actors that have been silent for too long, where nothing that they said waits to be heard."""
+        now_s = time.monotonic()
+        for heard, given in list(self.busy.items()):
+            if given.heard_s is None or now_s - given.heard_s <= self.silence_s:
+                continue
+            if ray.wait([heard], timeout=0, fetch_local=False)[0]:
+                continue
+            del self.busy[heard]
+            _kill(given.actor)
+            yield Lost(given.place, f"nothing was heard of it for {self.silence_s:g} s", hung=True)
 
     def end(self) -> None:
         """End every actor."""
-        for actor in [*self.free, *(actor for _, actor in self.busy.values())]:
+        for actor in [*self.free, *(given.actor for given in self.busy.values())]:
             _kill(actor)
 
 
