@@ -69,7 +69,7 @@ def settle(
     if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
         first = int(found["first"])
     else:
-        first = 1 + max(_numbers(home), default=-1) if kept else _first_free(home)
+        first = 1 + max(numbers(home), default=-1) if kept else _first_free(home)
     there = {
         clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
     }
@@ -139,7 +139,7 @@ def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: b
     """
     if found is None:
         return {}
-    listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(_numbers(home))
+    listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(numbers(home))
     cards = {
         number: whole_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
         for number, key in sorted(listed.items())
@@ -149,10 +149,10 @@ def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: b
 
 def _first_free(home: Home) -> int:
     """Return the first number of a store without any shard to keep; what an older manifest names must stay readable."""
-    return 1 + max(_numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
+    return 1 + max(numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
 
 
-def _numbers(home: Home) -> list[int]:
+def numbers(home: Home) -> list[int]:
     """Return the numbers of all shards that lie there or are in use, whole or not."""
     names = [PurePosixPath(name) for name in home.names()]
     found = {int(path.stem) for path in names if path.parent.name == "shards" and path.stem.isdigit()}

@@ -13,6 +13,9 @@ Place = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="end with one JSON line on standard output")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")]
+Compact = Annotated[
+    bool, typer.Option("--compact", help="first copy what is listed out of shards of which most is not")
+]
 
 SHOWN = 5
 """Files named before the rest is only counted."""
@@ -37,6 +40,7 @@ def register(app: typer.Typer) -> None:
     store.command(
         "gc",
         help="Remove what no manifest needs: leftovers of killed runs, shards and tables of clips that left.\n\n"
+        "With --compact what is listed also moves out of shards of which most is not.\n\n"
         "Example: `otoscope store gc runs/demo --dry-run`",
     )(_gc)
     app.add_typer(store, name="store")
@@ -96,10 +100,13 @@ def _merge(
         print(f"{store.folder}: {len(store.clip_ids):,} clips of {count(len(places), 'store')}")
 
 
-def _gc(place: Place, dry_run: DryRun = False, as_json: Json = False) -> None:
+def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json: Json = False) -> None:
+    from otoscope.activations.compact import Compacted
+    from otoscope.activations.compact import compact as compacted
     from otoscope.activations.maintain import collect
     from otoscope.report.words import count
 
+    moved = compacted(_store_of(place), dry_run=dry_run) if compact else Compacted([], 0)
     cleared = collect(_store_of(place), dry_run=dry_run)
     if as_json:
         told: dict[str, Any] = {
@@ -107,9 +114,13 @@ def _gc(place: Place, dry_run: DryRun = False, as_json: Json = False) -> None:
             "bytes": cleared.bytes,
             "waiting": cleared.waiting,
             "sharing": cleared.sharing,
+            "compacted": moved.shards,
         }
         print(json.dumps({**told, "removed": not dry_run}))
         return
+    if moved.shards:
+        would = "would be written anew" if dry_run else "written anew"
+        print(f"{count(len(moved.shards), 'shard')} {would} without {count(moved.clips, 'clip')} no longer listed")
     verb = "would go" if dry_run else "removed"
     print(f"{count(len(cleared.files), 'file')}, {_size(cleared.bytes)} {verb}")
     if cleared.sharing:
