@@ -25,7 +25,7 @@ def walk(x: np.ndarray, y: np.ndarray, tolerance: float) -> tuple[np.ndarray, np
     cross = y.T @ x / len(y)
     alphas = np.abs(cross).max(axis=1) * FALL[:, None]
     solver = Lockstep(x.T @ x / len(y), rank=len(y) - 1, targets=y.shape[1])
-    trail = Trail(solver, cross, np.ones(y.shape[1]), tolerance)
+    trail = Trail(solver, cross, np.ones(y.shape[1]), y.T / np.sqrt(len(y)), tolerance)
     steps = [(trail.follow(np.arange(y.shape[1]), alpha), trail.weights.copy()) for alpha in alphas]
     gaps, weights = zip(*steps, strict=True)
     return alphas, np.stack(weights), np.stack(gaps)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float
 
+from otoscope.evaluate.columns import Columns, columns_of
 from otoscope.evaluate.moments import live_columns
 
 CANCELLED = 1e-6
@@ -23,6 +24,10 @@ COPY = 1 - 1e-12
 """Correlation, of either sign, above which a feature is a copy of one before it."""
 SPARSE = 0.05
 """Share of values other than zero up to which products are summed over those values alone (measured)."""
+SWEPT = 0.3
+"""Share of values other than zero up to which rows are also kept as sparse columns (measured)."""
+ROUNDING = 1e-12
+"""A value so small beside its column's deviation was zero before the column was centred."""
 
 
 class Moments(NamedTuple):
@@ -49,7 +54,11 @@ class Gramian:
         self.mean: Float[np.ndarray, " p"] = mean
         self.scale: Float[np.ndarray, " p"] = scale
         self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
-        self.total: Float[np.ndarray, "p p"] = _squares(self.rows, wide, mean, scale)
+        # a mean far above the deviation would drown the products that are wanted
+        self.share = np.count_nonzero(wide) / wide.size if (np.abs(mean) <= 100 * scale).all() else 1.0
+        self.total: Float[np.ndarray, "p p"] = (
+            _squares(wide / scale, mean / scale) if self.share <= SPARSE else _product(self.rows)
+        )
 
     def apply(self, features: Float[np.ndarray, "others p"]) -> Float[np.ndarray, "others p"]:
         """Return other rows in the units of these."""
@@ -80,6 +89,17 @@ class Gramian:
         gram[:, silent] = 0
         return Moments(inside, mean, scale, gram)
 
+    def columns(self, moments: Moments) -> Columns | None:
+        """Return the rows of a set as sparse columns, or nothing where they are not sparse."""
+        if self.share > SWEPT:
+            return None
+        shift = self.mean / self.scale
+        uncentred = self.rows[moments.inside] + shift
+        # what was zero comes back as rounding
+        uncentred[np.abs(uncentred) < ROUNDING * (1 + np.abs(shift))] = 0
+        silent = moments.gram.diagonal() == 0
+        return columns_of(uncentred / moments.scale, (moments.mean + shift) / moments.scale, silent)
+
     def cross(self, moments: Moments, targets: Float[np.ndarray, "inside targets"]) -> Float[np.ndarray, "targets p"]:
         """Return X'Y/n, transposed, for centred targets on the rows of a set."""
         silent = moments.gram.diagonal() == 0
@@ -88,19 +108,10 @@ class Gramian:
         return crossed
 
 
-def _squares(
-    rows: Float[np.ndarray, "rows p"],
-    wide: Float[np.ndarray, "rows p"],
-    mean: Float[np.ndarray, " p"],
-    scale: Float[np.ndarray, " p"],
-) -> Float[np.ndarray, "p p"]:
-    """Return the sum of products of the standardised rows; where few values are not zero, from those alone."""
-    # a mean far above the deviation would drown the products that are wanted
-    if np.count_nonzero(wide) > SPARSE * wide.size or (np.abs(mean) > 100 * scale).any():
-        return _product(rows)
-    shift = mean / scale
-    gram = _sparse_product(wide / scale)
-    gram -= len(rows) * np.outer(shift, shift)
+def _squares(scaled: Float[np.ndarray, "rows p"], shift: Float[np.ndarray, " p"]) -> Float[np.ndarray, "p p"]:
+    """Return the sum of products of the standardised rows from the few values that are not zero before centring."""
+    gram = _sparse_product(scaled)
+    gram -= len(scaled) * np.outer(shift, shift)
     return gram
 
 

@@ -1,5 +1,7 @@
 """LASSO for many targets at once, where a factorisation for each would be what takes time.
 
+On sparse rows `sweeps` goes first, as long as it is quick. What it leaves, and dense rows, go on here.
+
 Alternating directions (Boyd et al., Foundations and Trends in Machine Learning 3(1), 2011, 6.4): with
 weights z, slopes y within the penalty and a weight rho on their agreement,
 
@@ -19,9 +21,11 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from otoscope.evaluate import descent
+from otoscope.evaluate.columns import Columns
+from otoscope.evaluate.sweeps import Problems, sweep_together
 
 TURNS = 10
 """Turns between two anchors."""
@@ -53,20 +57,31 @@ class Point(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The problems: X'y/n, y'y/n and the penalty of each target."""
+    """The problems: X'y/n, y'y/n and the penalty of each target; for sparse rows also y, over the root of n."""
 
     cross: Float[np.ndarray, "targets p"]
     square: Float[np.ndarray, " targets"]
     alpha: Float[np.ndarray, " targets"]
+    values: Float[np.ndarray, "targets rows"]
+
+
+class Pace(NamedTuple):
+    """What the path so far tells of each target: its place on the ladder, and whether sweeps took too long."""
+
+    rungs: Int[np.ndarray, " targets"]
+    slow: Bool[np.ndarray, " targets"]
 
 
 class Lockstep:
     """Solves for targets that share a Gram matrix; keeps the inverses that were needed."""
 
-    def __init__(self, gram: Float[np.ndarray, "p p"], *, rank: int, targets: int) -> None:
-        """Take X'X/n, the rank it can have, and how many targets will be asked for in all."""
+    def __init__(
+        self, gram: Float[np.ndarray, "p p"], *, rank: int, targets: int, columns: Columns | None = None
+    ) -> None:
+        """Take X'X/n, the rank it can have, how many targets will be asked for in all, and sparse rows, if they are."""
         self.gram, self.rank = gram, rank
         self.worthwhile = targets >= FEWEST and len(gram) <= WIDEST
+        self.columns = columns if targets >= FEWEST else None
         self._inverses: dict[int, Float32[np.ndarray, "p p"]] = {}
         self._lock = threading.Lock()
 
@@ -77,11 +92,12 @@ class Lockstep:
         return cross - weights @ self.gram
 
     def solve(
-        self, wanted: Wanted, start: Point, rungs: Int[np.ndarray, " targets"], tolerance: float
+        self, wanted: Wanted, start: Point, pace: Pace, tolerance: float
     ) -> tuple[Point, Float[np.ndarray, " targets"]]:
-        """Return solutions near `start` and their relative duality gaps."""
+        """Return solutions near `start` and their relative duality gaps; note in `pace` who is slow."""
         weights, slopes = start.weights.copy(), start.slopes.copy()
         gaps = _gaps(weights, wanted.cross, slopes, wanted.square, wanted.alpha)
+        self._sweep(wanted, Point(weights, slopes), gaps, pace, tolerance)
         many = np.count_nonzero(weights, axis=1) >= FEW * weights.shape[1]
         waiting = np.flatnonzero((gaps > tolerance) & many) if self.worthwhile else np.zeros(0, dtype=np.int64)
         duals = np.clip(slopes, -wanted.alpha[:, None], wanted.alpha[:, None])
@@ -89,8 +105,8 @@ class Lockstep:
         for turn in range(1, ROUNDS + 1):
             if not len(waiting):
                 break
-            for rung in np.unique(rungs[waiting]):
-                members = waiting[rungs[waiting] == rung]
+            for rung in np.unique(pace.rungs[waiting]):
+                members = waiting[pace.rungs[waiting] == rung]
                 moved = Point(weights[members], duals[members])
                 self._turn(int(rung), moved, weights[members], slopes[members], wanted.alpha[members])
                 weights[members], duals[members] = moved
@@ -116,6 +132,26 @@ class Lockstep:
             weights[target], gaps[target] = found.weights[0], found.gaps[0]
             slopes[target] = self.slopes(wanted.cross[target : target + 1], weights[target : target + 1])[0]
         return Point(weights, slopes), gaps
+
+    def _sweep(
+        self, wanted: Wanted, moved: Point, gaps: Float[np.ndarray, " targets"], pace: Pace, tolerance: float
+    ) -> None:
+        """Bring who is not slow to its solution, or nearer, by sweeps over sparse rows, in place."""
+        waiting = np.flatnonzero((gaps > tolerance) & ~pace.slow)
+        if self.columns is None or not len(waiting):
+            return
+        problems = Problems(
+            np.ascontiguousarray(wanted.values[waiting].T),
+            np.ascontiguousarray(wanted.cross[waiting].T),
+            wanted.square[waiting],
+            wanted.alpha[waiting],
+        )
+        found, gaps[waiting] = sweep_together(
+            self.columns, problems, np.ascontiguousarray(moved.weights[waiting].T), tolerance
+        )
+        moved.weights[waiting] = found.T
+        moved.slopes[waiting] = self.slopes(wanted.cross[waiting], moved.weights[waiting])
+        pace.slow[waiting] = gaps[waiting] > tolerance
 
     def _turn(
         self,
@@ -149,12 +185,14 @@ class Trail:
         solver: Lockstep,
         cross: Float[np.ndarray, "targets p"],
         square: Float[np.ndarray, " targets"],
+        values: Float[np.ndarray, "targets rows"],
         tolerance: float,
     ) -> None:
         """Begin without weights."""
-        self.solver, self.cross, self.square, self.tolerance = solver, cross, square, tolerance
+        self.solver, self.tolerance = solver, tolerance
+        self.cross, self.square, self.values = cross, square, values
         self.weights, self.slopes = np.zeros_like(cross), cross.copy()
-        self.rungs = np.zeros(len(cross), dtype=np.int64)
+        self.pace = Pace(np.zeros(len(cross), dtype=np.int64), np.zeros(len(cross), dtype=bool))
         self._before, self._alphas = Point(self.weights.copy(), cross.copy()), list[Float[np.ndarray, " targets"]]()
 
     def follow(
@@ -170,12 +208,14 @@ class Trail:
             ahead = here.weights + fall[:, None] * (here.weights - before.weights)
             ahead[ahead * here.weights <= 0] = 0
             start = Point(ahead, self.solver.slopes(cross, ahead))
-            self.rungs[members] = rungs_of(here, before)
+            self.pace.rungs[members] = rungs_of(here, before)
         self._alphas.append(alphas)
         self._before.weights[members], self._before.slopes[members] = here
-        wanted = Wanted(cross, self.square[members], alpha)
-        found, gaps = self.solver.solve(wanted, start, self.rungs[members], self.tolerance)
+        wanted = Wanted(cross, self.square[members], alpha, self.values[members])
+        pace = Pace(*(field[members] for field in self.pace))
+        found, gaps = self.solver.solve(wanted, start, pace, self.tolerance)
         self.weights[members], self.slopes[members] = found
+        self.pace.slow[members] = pace.slow
         return gaps
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.evaluate.gramian import Gramian, Moments
-from otoscope.evaluate.lockstep import Lockstep, Point, Trail, Wanted
+from otoscope.evaluate.lockstep import Lockstep, Pace, Point, Trail, Wanted
 
 TOGETHER = 96
 """Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
@@ -50,8 +50,9 @@ class Fold(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """Targets as one fold sees them, one a row."""
+    """Targets as one fold sees them, one a row; `values` are those of the fitted rows, over the root of n."""
 
+    values: Float[np.ndarray, "targets fitted"]
     cross: Float[np.ndarray, "targets p"]
     square: Float[np.ndarray, " targets"]
     scored: Float[np.ndarray, "targets scored"]
@@ -95,8 +96,8 @@ def tune(
     first = on_whole if len(folds) > 1 else sides[0]
     alphas = np.abs(first.cross).max(axis=1, initial=0)[:, None] * grid.fall
     count = targets.shape[1]
-    solvers = [Lockstep(fold.fitted.gram, rank=_rank(fold.fitted), targets=count) for fold in folds]
-    last = Lockstep(whole.gram, rank=_rank(whole), targets=count)
+    solvers = [_solver(rows, fold.fitted, count) for fold in folds]
+    last = _solver(rows, whole, count)
 
     def some(members: slice) -> Tuned:
         asked = [
@@ -122,7 +123,7 @@ def _tune(
     spread = sum((side.variance * (side.scored**2).sum(axis=1) for _, _, side in asked), np.zeros(count))
     scores = np.full(alphas.shape, -np.inf)
     weights, rungs, worst = np.zeros_like(on_whole.cross), np.zeros(count, dtype=np.int64), np.zeros(count)
-    trails = [Trail(solver, side.cross, side.square, grid.choice_tolerance) for _, solver, side in asked]
+    trails = [Trail(solver, side.cross, side.square, side.values, grid.choice_tolerance) for _, solver, side in asked]
     going = np.arange(count)
     for step in range(alphas.shape[1]):
         errors = np.zeros(len(going))
@@ -133,7 +134,7 @@ def _tune(
         seen, varies = scores[going].max(axis=1), spread[going] > 0
         scores[going, step] = np.where(varies, 1 - errors / np.where(varies, spread[going], 1), -np.inf)
         better = going[scores[going, step] > seen]
-        weights[better], rungs[better] = trails[0].weights[better], trails[0].rungs[better]
+        weights[better], rungs[better] = trails[0].weights[better], trails[0].pace.rungs[better]
         if grid.patience:
             going = going[step - scores[going].argmax(axis=1) < grid.patience]
         if not len(going):
@@ -141,8 +142,13 @@ def _tune(
     chosen = scores.argmax(axis=1)
     alpha = alphas[np.arange(count), chosen]
     start = Point(weights, last.slopes(on_whole.cross, weights))
-    found, gaps = last.solve(Wanted(on_whole.cross, on_whole.square, alpha), start, rungs, grid.tolerance)
+    wanted = Wanted(on_whole.cross, on_whole.square, alpha, on_whole.values)
+    found, gaps = last.solve(wanted, start, Pace(rungs, np.zeros(count, dtype=bool)), grid.tolerance)
     return Tuned(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
+
+
+def _solver(rows: Gramian, fitted: Moments, count: int) -> Lockstep:
+    return Lockstep(fitted.gram, rank=_rank(fitted), targets=count, columns=rows.columns(fitted))
 
 
 def _rank(moments: Moments) -> int:
@@ -158,6 +164,7 @@ def _side(
     scale = np.where(scale > 0, scale, 1)
     standard = (inside - mean) / scale
     return _Side(
+        values=np.ascontiguousarray(standard.T) / np.sqrt(len(standard)),
         cross=rows.cross(fitted, standard),
         square=(standard**2).mean(axis=0),
         scored=np.ascontiguousarray(((targets[scored] - mean) / scale).T),

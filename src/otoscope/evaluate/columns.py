@@ -1,0 +1,103 @@
+"""Standardised sparse rows, column by column, without the zeros that centring would fill.
+
+A standardised column is x = s - m with s = 0 where the code is, so that with R = y - S W for the
+residual of targets, and b = W'm beside it,
+
+    y - X W = R + b,    X'(y - X W)/n = S'R/n + m b,    |y - X W|^2/n = |R|^2/n - b^2
+
+because centred columns and centred targets sum to zero. Values and residuals are held divided by the
+root of n. Targets stand side by side in memory, so that one pass over the values serves them all.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+class Columns(NamedTuple):
+    """Values of s other than zero, the row of each, where each column starts, and its mean.
+
+    A column that no weight may fall to has mean 0 and no values.
+    """
+
+    values: Float[np.ndarray, " values"]
+    rows: Int[np.ndarray, " values"]
+    starts: Int[np.ndarray, " ends"]
+    mean: Float[np.ndarray, " p"]
+
+
+class Residual(NamedTuple):
+    """R and b, a column (an entry) a target."""
+
+    rest: Float[np.ndarray, "rows targets"]
+    shift: Float[np.ndarray, " targets"]
+
+
+def columns_of(
+    scaled: Float[np.ndarray, "rows p"], mean: Float[np.ndarray, " p"], silent: Bool[np.ndarray, " p"]
+) -> Columns:
+    """Return the columns of rows that are divided by their deviation but not centred; `mean` is theirs."""
+    across = scaled.T * ~silent[:, None]
+    places = np.nonzero(across)
+    starts = np.searchsorted(places[0], np.arange(len(mean) + 1))
+    return Columns(across[places] / np.sqrt(len(scaled)), places[1], starts, np.where(silent, 0, mean))
+
+
+def residual_of(
+    columns: Columns, targets: Float[np.ndarray, "rows targets"], weights: Float[np.ndarray, "p targets"]
+) -> Residual:
+    """Return what weights leave of centred targets, which are divided by the root of n."""
+    found = Residual(targets.copy(), weights.T @ columns.mean)
+    _subtract(columns, weights, found.rest)
+    return found
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _subtract(
+    columns: Columns, weights: Float[np.ndarray, "p targets"], rest: Float[np.ndarray, "rows targets"]
+) -> None:
+    values, rows, starts = columns.values, columns.rows, columns.starts
+    for j in range(len(weights)):
+        take(values, rows, starts[j], starts[j + 1], weights[j], rest)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def add_product(
+    values: Float[np.ndarray, " values"],
+    rows: Int[np.ndarray, " values"],
+    first: int,
+    stop: int,
+    rest: Float[np.ndarray, "rows targets"],
+    sums: Float[np.ndarray, " targets"],
+) -> None:
+    """Add the products of one column with the residuals to `sums`; four values at a time save memory traffic."""
+    k = first
+    while k + 4 <= stop:
+        a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+        ra, rb, rc, rd = rest[rows[k]], rest[rows[k + 1]], rest[rows[k + 2]], rest[rows[k + 3]]
+        for t in range(len(sums)):
+            sums[t] += (a * ra[t] + b * rb[t]) + (c * rc[t] + d * rd[t])
+        k += 4
+    while k < stop:
+        a, ra = values[k], rest[rows[k]]
+        for t in range(len(sums)):
+            sums[t] += a * ra[t]
+        k += 1
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def take(
+    values: Float[np.ndarray, " values"],
+    rows: Int[np.ndarray, " values"],
+    first: int,
+    stop: int,
+    steps: Float[np.ndarray, " targets"],
+    rest: Float[np.ndarray, "rows targets"],
+) -> None:
+    """Subtract one column times the steps of its weight from the residuals."""
+    for k in range(first, stop):
+        value, row = values[k], rest[rows[k]]
+        for t in range(len(steps)):
+            row[t] -= value * steps[t]

@@ -1,0 +1,223 @@
+"""LASSO on sparse rows for many targets at once: coordinate descent, all targets side by side.
+
+A sweep minimises over one feature after the other (Friedman, Hastie and Tibshirani, J. Stat. Softw.
+33(1), 2010) and reads each value of the rows twice, however many targets there are. Every `MEMORY`
+sweeps the weights are mixed so that the changes of the last sweeps would cancel best (Anderson
+acceleration of coordinate descent; Bertrand and Massias, AISTATS 2021), and a target keeps the
+mixture if its objective is lower. A target leaves when its duality gap over all features is small
+enough, or when its gap falls too slowly to get there.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otoscope.evaluate.columns import Columns, Residual, add_product, residual_of, take
+
+MEMORY = 5
+"""Sweeps from which a mixture is made."""
+LOOK = 10
+"""Sweeps between two looks at the gaps; a multiple of `MEMORY`."""
+READ = 64_000_000
+"""Most values read for a target: about what a factorisation of its support takes (measured)."""
+RIDGE = 1e-12
+"""Added to the products of changes, whose traces are 1."""
+QUARTERS = 4
+"""How often the pace of a target is judged."""
+
+
+class Problems(NamedTuple):
+    """Centred targets over the root of n, X'y/n and y'y/n of each, and its penalty; a column (an entry) a target."""
+
+    targets: Float[np.ndarray, "rows targets"]
+    cross: Float[np.ndarray, "p targets"]
+    square: Float[np.ndarray, " targets"]
+    alpha: Float[np.ndarray, " targets"]
+
+    def only(self, kept: Bool[np.ndarray, " targets"]) -> "Problems":
+        """Return some of the problems."""
+        return Problems(*(np.ascontiguousarray(field[..., kept]) for field in self))
+
+
+def sweep_together(
+    columns: Columns, problems: Problems, start: Float[np.ndarray, "p targets"], tolerance: float
+) -> tuple[Float[np.ndarray, "p targets"], Float[np.ndarray, " targets"]]:
+    """Return weights and their relative duality gaps; gaps above `tolerance` where sweeps would take too long."""
+    found, gaps = start.copy(), np.full(start.shape[1], np.inf)
+    going, weights, past = np.arange(len(gaps)), start.copy(), np.full(len(gaps), np.nan)
+    residual = residual_of(columns, problems.targets, weights)
+    looks = max(READ // max(len(columns.values), 1) // LOOK // QUARTERS, 1) * QUARTERS
+    for look in range(1, looks + 1):
+        for _ in range(LOOK // MEMORY):
+            weights, residual = _round(columns, problems, weights, residual)
+        now = np.empty(len(going))
+        _gaps(columns, problems, weights, residual, now)
+        done = (now <= tolerance) | (look == looks)
+        if look * QUARTERS % looks == 0:
+            quarter = look * QUARTERS // looks
+            with np.errstate(invalid="ignore"):
+                reached = now * (now / past) ** (QUARTERS - quarter)
+            done |= reached > tolerance
+            past = now
+        if done.any():
+            found[:, going[done]], gaps[going[done]] = weights[:, done], now[done]
+            kept = ~done
+            going, past, problems = going[kept], past[kept], problems.only(kept)
+            weights = np.ascontiguousarray(weights[:, kept])
+            residual = Residual(np.ascontiguousarray(residual.rest[:, kept]), residual.shift[kept])
+        if not len(going):
+            break
+    return found, gaps
+
+
+def _round(
+    columns: Columns, problems: Problems, weights: Float[np.ndarray, "p targets"], residual: Residual
+) -> tuple[Float[np.ndarray, "p targets"], Residual]:
+    """Sweep `MEMORY` times, then mix; weights and residual given are spent."""
+    history = np.empty((MEMORY + 1, *weights.shape))
+    history[0] = weights
+    for turn in range(MEMORY):
+        sweep(columns, residual.rest, residual.shift, weights, problems.alpha)
+        history[turn + 1] = weights
+    mixed = np.empty_like(weights)
+    _mix(history, _shares(history), mixed)
+    there = residual_of(columns, problems.targets, mixed)
+    better = _objectives(there, mixed, problems.alpha) < _objectives(residual, weights, problems.alpha)
+    if better.all():
+        return mixed, there
+    _choose(better, mixed, weights)
+    _choose(better, there.rest, residual.rest)
+    return weights, Residual(residual.rest, np.where(better, there.shift, residual.shift))
+
+
+def _shares(history: Float[np.ndarray, "states p targets"]) -> Float[np.ndarray, "targets changes"]:
+    """Return shares that sum to 1 and make the shares of the changes cancel best."""
+    products = np.zeros((history.shape[2], MEMORY, MEMORY))
+    _products(history, products)
+    whole = np.trace(products, axis1=1, axis2=2)
+    products /= np.where(whole > 0, whole, 1)[:, None, None]
+    products += RIDGE * np.eye(MEMORY)
+    shares = np.linalg.solve(products, np.ones((len(whole), MEMORY, 1)))[:, :, 0]
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def _objectives(
+    residual: Residual, weights: Float[np.ndarray, "p targets"], alpha: Float[np.ndarray, " targets"]
+) -> Float[np.ndarray, " targets"]:
+    square = np.einsum("rt,rt->t", residual.rest, residual.rest) - residual.shift**2
+    return 0.5 * square + alpha * np.abs(weights).sum(axis=0)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def sweep(
+    columns: Columns,
+    rest: Float[np.ndarray, "rows targets"],
+    shift: Float[np.ndarray, " targets"],
+    weights: Float[np.ndarray, "p targets"],
+    alpha: Float[np.ndarray, " targets"],
+) -> None:
+    """Minimise over one feature after the other, in place."""
+    values, rows, starts, mean = columns.values, columns.rows, columns.starts, columns.mean
+    steps = np.empty(len(alpha))
+    for j in range(len(mean)):
+        first, stop, weight = starts[j], starts[j + 1], weights[j]
+        if first == stop:
+            continue
+        for t in range(len(alpha)):
+            steps[t] = mean[j] * shift[t] + weight[t]
+        add_product(values, rows, first, stop, rest, steps)
+        moved = 0.0
+        for t in range(len(alpha)):
+            new = max(steps[t] - alpha[t], 0.0) + min(steps[t] + alpha[t], 0.0)
+            steps[t] = new - weight[t]
+            weight[t] = new
+            moved += abs(steps[t])
+        if moved > 0.0:
+            for t in range(len(alpha)):
+                shift[t] += mean[j] * steps[t]
+            take(values, rows, first, stop, steps, rest)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _gaps(
+    columns: Columns,
+    problems: Problems,
+    weights: Float[np.ndarray, "p targets"],
+    residual: Residual,
+    gaps: Float[np.ndarray, " targets"],
+) -> None:
+    """Write the duality gap of each target as a share of its objective."""
+    values, rows, starts, mean = columns.values, columns.rows, columns.starts, columns.mean
+    rest, shift, alpha = residual.rest, residual.shift, problems.alpha
+    count = len(alpha)
+    slope, steepest, norm, explained, square = np.zeros((5, count))
+    for i in range(len(rest)):
+        row = rest[i]
+        for t in range(count):
+            square[t] += row[t] * row[t]
+    for j in range(len(mean)):
+        weight, cross = weights[j], problems.cross[j]
+        for t in range(count):
+            slope[t] = mean[j] * shift[t]
+        add_product(values, rows, starts[j], starts[j + 1], rest, slope)
+        for t in range(count):
+            steepest[t] = max(steepest[t], abs(slope[t]))
+            norm[t] += abs(weight[t])
+            explained[t] += weight[t] * cross[t]
+    for t in range(count):
+        left = max(square[t] - shift[t] ** 2, 0.0)
+        objective = 0.5 * left + alpha[t] * norm[t]
+        # the residual, shrunk until it is feasible for the dual problem
+        scale = 1.0 if steepest[t] <= alpha[t] else alpha[t] / steepest[t]
+        dual = scale * (problems.square[t] - explained[t]) - 0.5 * scale * scale * left
+        gaps[t] = (objective - dual) / objective if objective > 0.0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _products(history: Float[np.ndarray, "states p targets"], products: Float[np.ndarray, "targets a b"]) -> None:
+    changes, p, count = history.shape[0] - 1, history.shape[1], history.shape[2]
+    sums, steps = np.zeros((changes, changes, count)), np.empty((changes, count))
+    for j in range(p):
+        for a in range(changes):
+            step, before, after = steps[a], history[a, j], history[a + 1, j]
+            for t in range(count):
+                step[t] = after[t] - before[t]
+        for a in range(changes):
+            for b in range(a + 1):
+                left, right, total = steps[a], steps[b], sums[a, b]
+                for t in range(count):
+                    total[t] += left[t] * right[t]
+    for a in range(changes):
+        for b in range(a + 1):
+            for t in range(count):
+                products[t, a, b] = sums[a, b, t]
+                products[t, b, a] = sums[a, b, t]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _mix(
+    history: Float[np.ndarray, "states p targets"],
+    shares: Float[np.ndarray, "targets changes"],
+    mixed: Float[np.ndarray, "p targets"],
+) -> None:
+    across = np.ascontiguousarray(shares.T)
+    for j in range(history.shape[1]):
+        mixture = mixed[j]
+        mixture[:] = 0.0
+        for a in range(len(across)):
+            share, after = across[a], history[a + 1, j]
+            for t in range(len(mixture)):
+                mixture[t] += share[t] * after[t]
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(
+    better: Bool[np.ndarray, " targets"], new: Float[np.ndarray, "any targets"], kept: Float[np.ndarray, "any targets"]
+) -> None:
+    """Overwrite the targets that do better."""
+    for j in range(len(kept)):
+        for t in range(len(better)):
+            if better[t]:
+                kept[j, t] = new[j, t]
