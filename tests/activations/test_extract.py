@@ -232,6 +232,8 @@ def test_a_flipped_bit_is_found_and_mended_when_checksums_are_asked_for(corpus, 
     assert steps(corpus, tmp_path / "store")[0].skipped_clips == 6
     assert steps(corpus, tmp_path / "store", verify=True)[0].skipped_clips == 2
     assert contents(tmp_path / "store") == before
+    mended = ActivationStore.open(tmp_path / "store")
+    assert mended.as_read(2) != mended.as_read(0) == mended.fingerprint
 
 
 def test_leaving_in_the_middle_leaves_nothing_half_written(corpus, tmp_path):

@@ -207,6 +207,56 @@ def test_mending_that_was_killed_goes_on(sound: Path, tmp_path: Path):
     assert contents(store) == before
 
 
+def test_what_was_read_before_mending_is_told_from_what_is_read_after(sound: Path, tmp_path: Path):
+    """By layer, however the bytes became whole again, and each time anew; damage alone changes nothing."""
+    store = tmp_path / "store"
+    first = store_of(corpus_of(sound), store)
+    path = store / "layer_02" / "frames-00000.safetensors"
+    seen = {first.fingerprint}
+    for restore in (lambda: steps(corpus_of(sound), store), lambda: flip(path)) * 2:
+        flip(path)
+        verify(store)
+        assert ActivationStore.open(store).as_read(2) in seen
+        restore()
+        assert verify(store) == []
+        now = ActivationStore.open(store)
+        assert now.as_read(2) not in seen
+        assert now.as_read() == now.as_read(2)
+        assert now.as_read(0) == now.fingerprint == first.fingerprint
+        seen.add(now.as_read(2))
+
+
+def test_damage_of_what_all_layers_share_concerns_them_all(sound: Path, tmp_path: Path):
+    before = store_of(corpus_of(sound), tmp_path / "store")
+    flip(tmp_path / "store" / "index" / "00000.parquet")
+    verify(tmp_path / "store")
+    after = store_of(corpus_of(sound), tmp_path / "store")
+    assert all(after.as_read(layer) != before.as_read(layer) for layer in before.layers)
+
+
+def test_one_file_restored_while_another_breaks_is_counted(sound: Path, tmp_path: Path):
+    before = store_of(corpus_of(sound), tmp_path / "store")
+    first, second = (tmp_path / "store" / f"layer_{layer:02d}" / "frames-00000.safetensors" for layer in (0, 2))
+    flip(first)
+    verify(tmp_path / "store")
+    flip(first)
+    flip(second)
+    verify(tmp_path / "store")
+    now = ActivationStore.open(tmp_path / "store")
+    assert now.as_read(0) != before.as_read(0)
+    assert now.as_read(2) == before.as_read(2)
+
+
+def test_the_count_of_mending_is_not_collected(sound: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    steps(corpus_of(sound), store)
+    flip(store / "layer_02" / "frames-00000.safetensors")
+    verify(store)
+    after = store_of(corpus_of(sound), store)
+    collect(store)
+    assert ActivationStore.open(store).as_read() == after.as_read() != after.fingerprint
+
+
 def test_a_mark_goes_when_the_store_is_whole_again(sound: Path, tmp_path: Path):
     store = tmp_path / "store"
     steps(corpus_of(sound), store)

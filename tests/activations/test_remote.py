@@ -9,7 +9,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from otoscope.activations.home import home_of, point_elsewhere
+from otoscope.activations.home import home_of, point_elsewhere, read_card
+from otoscope.activations.layout import MENDED
 from otoscope.activations.maintain import collect, merge, verify
 from otoscope.activations.remote import CACHE, Remote
 from otoscope.activations.segments import Segments
@@ -66,8 +67,9 @@ def sound(tmp_path: Path) -> Path:
 
 
 def objects(place: str) -> dict[str, bytes]:
+    """Return every object of a store but its count of what was mended."""
     home = home_of(place)
-    return {name: home.read(name) for name in home.names()}
+    return {name: home.read(name) for name in home.names() if name != MENDED}
 
 
 def test_the_bytes_are_those_of_a_folder(sound: Path, tmp_path: Path, place: str):
@@ -189,4 +191,5 @@ def test_damage_is_marked_and_mended_there_too(sound: Path, place: str):
     assert len(verify(place)) == 1
     steps(corpus_of(sound), place)
     assert objects(place) == before
+    assert read_card(home_of(place), MENDED) == {name: 1}
     assert verify(place) == []

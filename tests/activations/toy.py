@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from otoscope.activations.layout import MENDED
 from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
 from otoscope.errors import OtoscopeError
 
@@ -142,11 +143,11 @@ def corpus_of(root: Path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a store but its lock, by relative name."""
+    """Return every file of a store but its lock and its count of what was mended, by relative name."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", MENDED)
     }
 
 

@@ -1,26 +1,44 @@
 """What a verification found damaged, kept in the store until an extraction has written it anew.
 
 Hashing a large store at every run would cost more than most runs, so extraction looks at sizes only. The mark carries
-what a verification learnt from the bytes over to the next extraction.
+what a verification learnt from the bytes over to the next extraction. Once the bytes are whole again the mark becomes a
+count, so that what was computed from the damaged ones is told from what is computed now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
+from otoscope.activations.described import check_size
 from otoscope.activations.home import Home, read_card, write_card
-from otoscope.activations.layout import DAMAGED
-from otoscope.errors import ArtifactError
+from otoscope.activations.layout import DAMAGED, MENDED
+from otoscope.activations.manifest import files_of, read_manifest
+from otoscope.errors import ArtifactError, DamagedArtifact
 
 
-def mark(home: Home, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Leave word of damaged files, each with the size and checksum that it should have."""
-    write_card(home, DAMAGED, {name: {key: files[name][key] for key in ("bytes", "sha256")} for name in files})
+def look(home: Home) -> list[str]:
+    """Recompute every checksum, mark what is damaged (where the store can be written), and say what is wrong."""
+    wrong: list[str] = []
+    damaged: dict[str, Any] = {}
+    for name, described in files_of(read_manifest(home)).items():
+        try:
+            check_size(f"{home.place}/{name}", home.size(name), described)
+            if home.describe(name)["sha256"] != described["sha256"]:
+                raise DamagedArtifact(f"{home.place}/{name} is damaged: its SHA-256 is not its card's")
+        except DamagedArtifact as error:
+            wrong.append(str(error).removesuffix("; extract again to restore it"))
+            damaged[name] = described
+    with suppress(ArtifactError, OSError):  # a store that one may only read can still be verified
+        _mark(home, damaged)
+    return wrong
 
 
 def forget(home: Home) -> None:
-    """Take the mark away."""
-    home.remove(DAMAGED)
+    """Take the mark away: what it names is whole again."""
+    if is_marked(home):
+        _count(home, read_card(home, DAMAGED))
+        home.remove(DAMAGED)
 
 
 def is_marked(home: Home) -> bool:
@@ -37,6 +55,29 @@ def spoiled_shards(home: Home) -> set[int]:
         for name, described in read_card(home, DAMAGED).items()
         if "/" in name and not _is_as(home, name, described)
     }
+
+
+def mended(home: Home) -> dict[str, int]:
+    """Return how often each file was found damaged and has been whole again since."""
+    return read_card(home, MENDED) if home.size(MENDED) is not None else {}
+
+
+def _mark(home: Home, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Leave word of damaged files, each with the size and checksum that it should have; none: the mark goes."""
+    if not files:
+        forget(home)
+        return
+    if is_marked(home):
+        _count(home, read_card(home, DAMAGED).keys() - files.keys())
+    write_card(home, DAMAGED, {name: {key: files[name][key] for key in ("bytes", "sha256")} for name in files})
+
+
+def _count(home: Home, names: Iterable[str]) -> None:
+    """Count once more files that are whole again; before the mark goes, so that a kill counts twice and never not."""
+    counts = mended(home)
+    again = {name: counts.get(name, 0) + 1 for name in names}
+    if again:
+        write_card(home, MENDED, counts | again)
 
 
 def _is_as(home: Home, name: str, described: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Run an encoder over a corpus, once, and leave a store."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otoscope.activations.commit import finish, has_tables, is_current
-from otoscope.activations.damage import forget, is_marked, spoiled_shards
+from otoscope.activations.damage import forget, is_marked, look, spoiled_shards
 from otoscope.activations.handing import write_shards
 from otoscope.activations.home import home_of, read_card
 from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
@@ -22,6 +23,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.engines.base import Engine
 from otoscope.engines.local import Local
+from otoscope.errors import ArtifactError
 
 
 def extract(
@@ -88,6 +90,9 @@ def extract(
     )
     home = home_of(folder)
     with home.sole_writer():
+        if verify and home.size(MANIFEST) is not None:
+            with suppress(ArtifactError):  # of a store that cannot be read as a whole every shard is looked at below
+                look(home)
         damaged, spoiled = is_marked(home), spoiled_shards(home)
         settled = settle(
             home,

@@ -16,6 +16,8 @@ CARD = "card.json"
 MANIFEST = "manifest.json"
 DAMAGED = "damaged.json"
 """Lists the files that a verification found damaged, until an extraction has written them anew."""
+MENDED = "mended.json"
+"""Counts how often each file was found damaged and has been whole again since."""
 CLIPS = "clips"
 SET_ASIDE = "set_aside"
 UNSAID = {"precision": "exact"}

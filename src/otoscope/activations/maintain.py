@@ -1,7 +1,6 @@
 """Looking after stores: what one holds, whether it is whole, what can go, and several made into one."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -9,20 +8,20 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.activations.commit import finish
-from otoscope.activations.damage import forget, is_marked, mark
-from otoscope.activations.described import check_size
+from otoscope.activations.damage import is_marked, look
 from otoscope.activations.home import ELSEWHERE, Home, home_of, read_card, write_card
 from otoscope.activations.layout import (
     CARD,
     DAMAGED,
     FORMAT,
     MANIFEST,
+    MENDED,
     differences,
     index_path,
     segments_path,
     shard_card_path,
 )
-from otoscope.activations.manifest import files_of, read_manifest
+from otoscope.activations.manifest import read_manifest
 from otoscope.activations.settle import stored_keys
 from otoscope.activations.shards import check_files
 from otoscope.activations.store import ActivationStore
@@ -81,23 +80,7 @@ def verify(place: str | Path) -> list[str]:
 
     Damage is marked in the store (where it can be written), so that the next extraction writes those shards anew.
     """
-    home = home_of(place)
-    wrong: list[str] = []
-    damaged: dict[str, Any] = {}
-    for name, described in files_of(read_manifest(home)).items():
-        try:
-            check_size(f"{home.place}/{name}", home.size(name), described)
-            if home.describe(name)["sha256"] != described["sha256"]:
-                raise DamagedArtifact(f"{home.place}/{name} is damaged: its SHA-256 is not its card's")
-        except DamagedArtifact as error:
-            wrong.append(str(error).removesuffix("; extract again to restore it"))
-            damaged[name] = described
-    with suppress(ArtifactError, OSError):  # a store that one may only read can still be verified
-        if damaged:
-            mark(home, damaged)
-        elif is_marked(home):
-            forget(home)
-    return wrong
+    return look(home_of(place))
 
 
 def is_known_damaged(place: str | Path) -> bool:
@@ -230,7 +213,7 @@ def _renumbered(name: str, old: int, new: int) -> str:
 
 def _needed(home: Home, manifest: Mapping[str, Any]) -> set[str]:
     tables = {table["file"] for table in manifest["tables"].values()}
-    needed = {CARD, DAMAGED, MANIFEST, ELSEWHERE, *tables}
+    needed = {CARD, DAMAGED, MANIFEST, MENDED, ELSEWHERE, *tables}
     if home.size(CARD) is None:
         raise IncompleteArtifact(f"{home.place} has a manifest but no card; extract again")
     for shard in manifest["shards"]:

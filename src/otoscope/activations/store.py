@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from otoscope.activations.damage import mended
 from otoscope.activations.home import Home, home_of
 from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path, tensor_path
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.shards import check_files
 from otoscope.activations.tensorfile import Mapped, map_tensor, widened
-from otoscope.artifacts import read_table
+from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, DamagedArtifact, UnknownLayer
 
@@ -41,6 +42,7 @@ class ActivationStore:
     card: dict[str, Any]
     clips: pl.DataFrame
     set_aside: pl.DataFrame
+    _mended: dict[str, int] = field(default_factory=dict[str, int], repr=False)
     _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
 
     @classmethod
@@ -55,7 +57,7 @@ class ActivationStore:
         tables = {table["file"]: table for table in card["tables"].values()}
         check_files(home, tables, verify=verify)
         paths = {name: home.fetch(table["file"], table) for name, table in card["tables"].items()}
-        store = cls(home, card, read_table(paths[CLIPS]), read_table(paths[SET_ASIDE]))
+        store = cls(home, card, read_table(paths[CLIPS]), read_table(paths[SET_ASIDE]), mended(home))
         if verify:
             store.verify()
         return store
@@ -86,6 +88,16 @@ class ActivationStore:
     def fingerprint(self) -> str:
         """Identity of all that the store is a function of."""
         return self.card["fingerprint"]
+
+    def as_read(self, layer: int | None = None) -> str:
+        """Identity of what readers of one layer, or of all, are given.
+
+        It is `fingerprint` until a file that a verification found damaged is whole again: what was computed from the
+        damaged bytes is stale, though the store is a function of the same things as before.
+        """
+        other = () if layer is None else tuple(f"layer_{n:02d}/" for n in self.layers if n != layer)
+        again = {name: times for name, times in self._mended.items() if not name.startswith(other)}
+        return fingerprint(self.fingerprint, again) if again else self.fingerprint
 
     @property
     def layers(self) -> list[int]:

@@ -85,7 +85,7 @@ class Training:
 
     def _inputs(self, member: Member) -> str:
         recipe = self._recipe(member).model_dump(mode="json")
-        return fingerprint(self.store.fingerprint, self.clips, member.sae_id, member.sparsity, recipe)
+        return fingerprint(self.store.as_read(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
 
     def _recipe(self, member: Member) -> TrainConfig:
         return self.run.config.train.recipe(member.preset)

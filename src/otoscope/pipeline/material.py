@@ -29,7 +29,7 @@ class Material:
     @property
     def identity(self) -> str:
         """What every number rests on: activations, splits, labels and factors."""
-        return fingerprint(self.store.fingerprint, identity_of(self.clips))
+        return fingerprint(self.store.as_read(), identity_of(self.clips))
 
     def about(self, layer: int, *, protocol: str, representation: str, pooling: str) -> Record:
         """Return what all records of one representation share."""

@@ -38,7 +38,7 @@ class Reader:
     @cached_property
     def identity(self) -> str:
         """All that views and labels are a function of."""
-        stores = {name: store.fingerprint for name, store in self.stores.items()}
+        stores = {name: store.as_read() for name, store in self.stores.items()}
         labels = {
             name: rows.select("path", "clip_id", f"label_{LABEL}", "group").rows() for name, rows in self._by.items()
         }

@@ -53,6 +53,7 @@ def explain(run: Context) -> None:
         digest(folder.factors),
         corpus.fingerprint,
         shown,
+        store.as_read(member.layer),
         digest(folder.saes / member.sae_id / CARD),
     )
     card = folder.moments / "card.json"

@@ -80,8 +80,9 @@ def baseline_part(frame: Frame, name: str, member: Member) -> Part:
 def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> Part:
     """The same layer of an encoder that learned nothing."""
     name = "untrained"
+    identity = store.as_read(layer)
     return frame.part(
-        f"layer{layer:02d}-{name}", frame.about(name, layer), store.fingerprint, lambda: store.pooled(layer), full=True
+        f"layer{layer:02d}-{name}", frame.about(name, layer), identity, lambda: store.pooled(layer), full=True
     )
 
 
