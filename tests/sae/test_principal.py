@@ -102,11 +102,12 @@ def test_stops_when_nothing_better_comes():
     assert steps[-1].valid is not None
 
 
-def test_further_latents_start_quiet_but_not_mute():
+@pytest.mark.parametrize("k", [6, 40])
+def test_further_latents_start_quiet_but_not_mute(k: int):
     axes = measure(TRAIN).axes("rows", centred=True)
-    number = axes.holding(QUICK.axes_share)
+    number = max(axes.holding(QUICK.axes_share), k // 2)
     assert 1 < number < WIDTH
-    run = begin(TRAIN, VALID, QUICK, latents=96, k=6)
+    run = begin(TRAIN, VALID, QUICK, latents=96, k=k)
     lengths = torch.linalg.vector_norm(run.sae.encoder.detach(), dim=1)
     torch.testing.assert_close(lengths[: 2 * number], torch.ones(2 * number))
     torch.testing.assert_close(lengths[2 * number :], torch.full((96 - 2 * number,), QUICK.rest_gain))

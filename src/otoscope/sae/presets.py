@@ -30,11 +30,11 @@ class TrainConfig(BaseModel):
     init: Init = "tied"
     """"tied": random atoms, and the encoder alike; "principal": the rows' principal axes, both ways, come first."""
     axes_share: float = Field(default=0.8, gt=0, le=1)
-    """With `init="principal"`: the axes that hold this share of the variance are atoms, the others' place is learned.
+    """With `init="principal"`: the axes that hold this share of the variance, k/2 at least, are atoms; others learn.
 
     Smaller axes carry what is small in every row: they rebuild well, tell a probe little and leave less to learn with
     (docs/benchmarks.md)."""
-    rest_gain: float = Field(default=0.05, gt=0)
+    rest_gain: float = Field(default=0.15, gt=0)
     """How strongly, with `init="principal"`, the encoder of each further latent starts: it wins a place by learning."""
     unit_norm: bool = True
     """Keep every atom at length 1; the gradient along it is projected out."""

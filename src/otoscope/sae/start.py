@@ -19,7 +19,9 @@ def start(sae: SparseAutoencoder, config: TrainConfig, rows: Rows, order: Order,
         _mix_points(sae, sae.archetypes, rows, order, bound=config.relaxation)
     if config.init == "principal":
         axes = moments.axes(config.scaling, centred=config.centred)
-        sae.start_at_axes(axes.directions[: axes.holding(config.axes_share)], gain=config.rest_gain)
+        # half of a generous budget for axes as well: from few rows nothing else is learned that generalises as far
+        number = max(axes.holding(config.axes_share), sae.sparsifier.k // 2)
+        sae.start_at_axes(axes.directions[:number], gain=config.rest_gain)
     _start_sparsifier(sae, first)
     if config.init in ("tied", "points"):
         sae.fit_gain(first)
