@@ -153,7 +153,7 @@ def find_preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
-def recipe(name: str = "default", **changes: Any) -> TrainConfig:
+def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
     """Return a preset with some of its settings changed; raise `ConfigError` for unknown ones or values out of range.
 
     >>> recipe("default", sparsifier="batch_topk").sparsifier
