@@ -8,6 +8,7 @@ import pytest
 
 from otoscope.corpus.synth.spec import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
+from otoscope.protocols.mariotte2025.published import published
 from tests.cli.calling import call, fails
 from tests.pipeline.reproducing import SMALL
 from tests.pipeline.small import Tiny
@@ -27,20 +28,27 @@ def arguments(data: Path, tiny: Tiny) -> list[str]:
     return ["reproduce", "mariotte2025", "--data", str(data), "--model", model, "--only", "hubert", *settings]
 
 
-def test_every_published_number_is_printed_beside_ours(
+def test_every_published_number_of_the_model_is_printed_beside_ours(
     capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path
 ) -> None:
     done = call(capsys, *arguments, "--output", tmp_path / "run")
     assert done.code == 0, done.err
     for wanted in ("Probe accuracy", "Reconstruction error", "completeness", "Categories", "standard error of the"):
         assert wanted in done.out
-    assert "of 316 published numbers have one of ours beside them" in " ".join(done.out.split())
-    assert "82.0" in done.out, "numbers of models that did not run stand there too"
+    said = " ".join(done.out.split())
+    asked = published().filter(pl.col("model") == "HuBERT").height
+    assert f"of {asked} published numbers have one of ours beside them" in said
+    assert f"Not asked for here: AST, WavLM and MERT ({316 - asked} published numbers)." in said
+    assert said.count("MERT") == 1, "models that were not asked for have no rows"
     again = call(capsys, *arguments, "--output", tmp_path / "run", "--json")
     told = json.loads(again.out)
     table = pl.read_csv(told["comparison"])
-    assert (told["published"], told["compared"]) == (316, table["here"].is_not_null().sum())
-    assert Path(told["page"]).is_file()
+    assert (told["published"], told["compared"]) == (asked, table["here"].is_not_null().sum())
+    page = Path(told["page"]).read_text(encoding="utf-8")
+    assert "Not asked for here: AST, WavLM and MERT" in page
+    assert "HuBERT 3" in page
+    assert "MERT 4" not in page
+    assert "AST 6" not in page
     assert (Path(told["run"]) / "report" / "claims.html").is_file()
 
 

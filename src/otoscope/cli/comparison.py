@@ -8,7 +8,7 @@ from rich.table import Table
 from otoscope.pipeline.reproduce import Reproduced
 from otoscope.pipeline.reproduce_plan import Estimate
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
-from otoscope.report.comparison import TITLES, matrix
+from otoscope.report.comparison import TITLES, left_out, matrix
 from otoscope.report.words import count
 
 TABLE_WIDTH = 124
@@ -27,6 +27,8 @@ def print_comparison(made: Reproduced) -> None:
         f"{compared.height} of {count(made.comparison.height, 'published number')} have one of ours beside them; "
         f"{near} lie within 2 standard errors"
     )
+    if others := left_out(made.comparison):
+        console.print(others)
     console.print(f"run      {made.folder}", soft_wrap=True)
     console.print(f"numbers  {made.folder / 'comparison.csv'}", soft_wrap=True)
     console.print(f"page     {made.page}  (open it in a browser)", soft_wrap=True)

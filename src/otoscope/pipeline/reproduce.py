@@ -25,6 +25,9 @@ from otoscope.report.claims import write_claims
 from otoscope.report.comparison import write_comparison
 from otoscope.report.words import count
 
+FORMAT = 2
+"""Raised when the same results would give another comparison."""
+
 
 @dataclass(frozen=True)
 class Reproduced:
@@ -107,7 +110,8 @@ def _factors(folder: RunFolder, corpus: Corpus, watch: Watch) -> FactorTable:
 
 def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: Watch) -> Reproduced:
     paths = {model.name: results_of(folder, model.name) for model in models}
-    inputs = fingerprint([(m.name, m.layers, digest(paths[m.name])) for m in models], settings.model_dump(mode="json"))
+    held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
+    inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))
     table, csv, page = folder.root / "comparison.parquet", folder.root / "comparison.csv", folder.report
     card = folder.root / "reproduction.json"
 

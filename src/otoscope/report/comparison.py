@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.artifacts import atomic, read_json, read_table
-from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
+from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
 from otoscope.protocols.mariotte2025.switches import Settings, choices, theirs
 from otoscope.report import tables, words
 from otoscope.report.claims import PAGE
@@ -100,6 +100,14 @@ def _column(value: Any, across: str) -> str:
     return str(value)
 
 
+def left_out(comparison: pl.DataFrame) -> str:
+    """Return the sentence about models that were not asked for; empty where all were."""
+    models, numbers = not_asked(comparison)
+    if not models:
+        return ""
+    return f"Not asked for here: {words.listed(models)} ({words.count(numbers, 'published number')})."
+
+
 def write_comparison(folder: Path) -> Path:
     """Write `report/index.html` of a reproduction from its comparison and card; computes nothing."""
     comparison, card = read_table(folder / "comparison.parquet"), read_json(folder / "reproduction.json")
@@ -154,6 +162,8 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
     ]
     rest = [f"{name}: {model['checkpoint']}" for name, model in card["models"].items()]
     yield element("ul", *(element("li", text) for text in (stand_ins or rest)))
+    if others := left_out(comparison):
+        yield element("p", others)
 
 
 def _drawn(made: Matrix) -> Html:

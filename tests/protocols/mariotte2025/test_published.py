@@ -14,6 +14,7 @@ from otoscope.protocols.mariotte2025.published import (
     KEYS,
     STANDARD_ERRORS,
     compare,
+    not_asked,
     published,
     standard_error,
 )
@@ -122,7 +123,7 @@ def cell(table: pl.DataFrame, **keys: object) -> dict[str, object]:
 
 def test_ours_stand_beside_theirs_in_every_row() -> None:
     table = compare({"AST": rows("AST", {6: 0.8, 0: 0.5}, codes={(6, 0.9): 0.7})}, [MODELS["AST"]])
-    assert table.height == published().height
+    assert table.height == published().filter(pl.col("model") == "AST").height
     probe = cell(table, metric="probe_accuracy", model="AST", layer=6, representation="dense")
     assert probe["here"] == 0.8
     assert probe["difference"] == pytest.approx(0.8 - 0.818)
@@ -130,6 +131,16 @@ def test_ours_stand_beside_theirs_in_every_row() -> None:
     assert cell(table, metric="probe_accuracy", model="AST", layer=0)["here"] == 0.5
     assert cell(table, metric="probe_accuracy", model="AST", layer=6, sparsity=0.9)["here"] == 0.7
     assert table.filter(pl.col("here").is_not_null()).height == 3
+
+
+def test_models_that_were_not_asked_for_have_no_rows_and_are_named() -> None:
+    table = compare({"AST": rows("AST", {6: 0.8})}, [MODELS["AST"]])
+    assert set(table["model"]) == {"AST"}
+    others, numbers = not_asked(table)
+    assert sorted(others) == ["HuBERT", "MERT", "WavLM"]
+    assert numbers + table.height == published().height
+    everything = compare({name: rows(name, {}) for name in MODELS}, list(MODELS.values()))
+    assert (everything.height, not_asked(everything)) == (published().height, ([], 0))
 
 
 def test_a_stand_ins_layers_take_the_places_of_the_published_pair() -> None:

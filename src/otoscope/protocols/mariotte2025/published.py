@@ -75,19 +75,25 @@ def standard_error(metric: str, value: float, how: str) -> float:
 
 
 def compare(results: Mapping[str, pl.DataFrame], models: Sequence[Model]) -> pl.DataFrame:
-    """Set our figures beside the published ones, every published one in its row.
+    """Set our figures beside the published ones of the same models, every published one in its row.
 
     `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published,
     standard_error, how`, `layer_here` (the layer that stands for the published one), `here`, `difference`, and
-    `in_errors`, the difference in standard errors. What was not run is null.
+    `in_errors`, the difference in standard errors. What these models did not run is null; other models have no rows.
     """
     ours = pl.concat([*(_of_model(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
-    theirs = published().rename({"value": "published"})
+    theirs = published().filter(pl.col("model").is_in([model.name for model in models])).rename({"value": "published"})
     rows = theirs.join(ours, on=KEYS, how="left", nulls_equal=True, maintain_order="left")
     difference = pl.col("here") - pl.col("published")
     return rows.with_columns(
         difference.alias("difference"), (difference / pl.col("standard_error")).alias("in_errors")
     ).select(*KEYS, "published", "standard_error", "how", "layer_here", "here", "difference", "in_errors")
+
+
+def not_asked(comparison: pl.DataFrame) -> tuple[list[str], int]:
+    """Return the study's models that a comparison leaves out, and how many published numbers they have."""
+    left = published().filter(~pl.col("model").is_in(comparison["model"].unique().to_list()))
+    return left["model"].unique(maintain_order=True).to_list(), left.height
 
 
 _SCHEMA = {
