@@ -104,6 +104,8 @@ def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: En
     placed = place(frames, window, rate_hz=encoder.rate_hz)
     kept = valid.clone()
     kept[valid] = torch.from_numpy(placed.keep).to(valid.device)
-    states: dict[int, Any] = {layer: state[row, kept].float() for layer, state in encoded.layers.items()}
+    count = int(kept.sum())
+    chosen = slice(count) if bool(kept[:count].all()) else kept  # a slice copies nothing
+    states: dict[int, Any] = {layer: state[row, chosen].float() for layer, state in encoded.layers.items()}
     tokens: dict[int, Any] = {layer: token[row].float() for layer, token in encoded.tokens.items()}
     return Piece(clip, placed.frames, states, tokens, last)

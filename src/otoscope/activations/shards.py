@@ -97,7 +97,8 @@ class ShardWriter:
 
     def add(self, clip_id: str, piece: Piece) -> str | None:
         """Append a piece to the clip under way; return why the clip cannot be stored, if it cannot."""
-        if reason := self._reason_against(piece):
+        totals = {layer: states.double().sum(0) for layer, states in piece.layers.items()}
+        if reason := self._reason_against(piece, totals):
             return reason
         if self._segments is not None:
             self._append_segments(self._segments.add(clip_id, piece.frames, piece.layers))
@@ -105,7 +106,7 @@ class ShardWriter:
         for layer, states in piece.layers.items():
             if self._keeps_frames:
                 self._files[layer].append(rounded(states, self._dtype))
-            self._sums[layer] = self._sums.get(layer, 0.0) + states.double().sum(0)
+            self._sums[layer] = self._sums.get(layer, 0.0) + totals[layer]
         for layer, tokens in piece.tokens.items():
             self._token_sums[layer] = self._token_sums.get(layer, 0.0) + tokens.double() * count
         self._times.append(piece.frames)
@@ -166,10 +167,12 @@ class ShardWriter:
         self._written.append(relative)
         return self._stack.enter_context(RowFile(temporary, name=name, axes=axes, dtype=self._dtype))
 
-    def _reason_against(self, piece: Piece) -> str | None:
-        for layer, states in [*piece.layers.items(), *piece.tokens.items()]:
-            if not torch.isfinite(states).all():
+    def _reason_against(self, piece: Piece, totals: Mapping[int, Float[Tensor, " width"]]) -> str | None:
+        # a sum in double of finite float32 is finite, of others never; to look at each cost more than all else here
+        for layer, values in [*totals.items(), *piece.tokens.items()]:
+            if not torch.isfinite(values).all():
                 return f"the encoder gave NaN or infinity in layer {layer}"
+        for layer, states in [*piece.layers.items(), *piece.tokens.items()]:
             if self._dtype == "float16" and states.numel() and float(states.abs().max()) > 65504.0:
                 return f"layer {layer} exceeds what float16 can hold (65504); store as bfloat16 or float32"
         return None
