@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from otoscope.activations import extract as extracting
-from otoscope.activations import home as homes
 from otoscope.activations.maintain import verify
+from otoscope.activations.remote import CACHE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
@@ -138,7 +138,7 @@ def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_pat
 
 
 def test_a_whole_run_over_activations_elsewhere(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(homes.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     place = f"memory://{uuid4().hex}"
     run(settings(config, f"extract.store={place}"), tmp_path / "there")
     run(settings(config), tmp_path / "here")
