@@ -48,7 +48,7 @@ def test_it_survives_its_own_json(tmp_path: Path) -> None:
         ("name: a/b\ncorpus: {kind: synth}\n", "name: got 'a/b'"),
         ("model: x\n", "'corpus' is missing"),
         ("- a\n- b\n", "must hold `key: value` lines, got list"),
-        ("", "must hold `key: value` lines, got NoneType"),
+        ("", "must hold `key: value` lines, got nothing"),
         ("a: [\n", "not valid YAML"),
         ("corpus: {kind: fsdd, root: '${NO_SUCH_VARIABLE}'}\n", "NO_SUCH_VARIABLE, which is not set"),
     ],
@@ -129,6 +129,11 @@ def test_settings_that_clash_are_told_without_the_whole_configuration(tmp_path: 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder; give the run's configuration, a YAML file"):
+        load_config(tmp_path)
 
 
 def test_a_binary_file_is_told(tmp_path: Path) -> None:

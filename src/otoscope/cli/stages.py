@@ -10,6 +10,7 @@ from otoscope.cli.bars import Bars
 
 Config = Annotated[Path, typer.Argument(help="the run's configuration, in YAML", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/NAME]", show_default=False)]
+DemoOut = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/demo]", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="override one setting, e.g. train.latents=1024", show_default=False)
 ]
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
         app.command(name, help=f"{text}\n\n{example}")(_stage_command(name))
 
 
-def _demo(out: Out = None, override: Set = None, as_json: Json = False) -> None:
+def _demo(out: DemoOut = None, override: Set = None, as_json: Json = False) -> None:
     _go(DEMO, out=out, overrides=override, until="report", strict=False, engine="local", as_json=as_json)
 
 

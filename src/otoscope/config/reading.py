@@ -25,6 +25,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     `ConfigError` that names the key, what it got and what is allowed.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the run's configuration, a YAML file")
     try:
         raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -34,7 +36,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines, got {type(raw).__name__}")
+        got = "nothing" if raw is None else type(raw).__name__
+        raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
     try:
         return _parse(raw, path, overrides)
     except ConfigError as error:
