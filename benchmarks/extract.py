@@ -290,7 +290,10 @@ def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
     else:
         packed: Any = torch.ops.mkldnn
         blocks = packed._reorder_linear_weight(weight, 1536)
-        product = lambda given: packed._linear_pointwise(given, blocks, None, "none", [], "")  # noqa: E731
+
+        def product(given: torch.Tensor) -> torch.Tensor:
+            return packed._linear_pointwise(given, blocks, None, "none", [], "")
+
     seconds: list[float] = []
     with torch.inference_mode():
         for _ in range(12):
