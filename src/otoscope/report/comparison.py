@@ -80,7 +80,8 @@ def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
     """Set cells out: a row an opened layer, a column a sparsity or a category."""
-    names = [_column(value, across) for value in rows[across].unique(maintain_order=True)]
+    values = rows[across].unique(maintain_order=True)
+    names = [_column(value, across) for value in (values.sort() if across == "sparsity" else values)]
     table: list[dict[str, str]] = []
     for (model, layer), part in rows.group_by("model", "layer", maintain_order=True):
         here = next((found for found in part["layer_here"] if found is not None and found != layer), None)
