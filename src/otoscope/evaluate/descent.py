@@ -161,6 +161,15 @@ def relative_gap(
         norm += abs(weights[j])
         steepest = max(steepest, abs(slope[j]))
     residual_square = max(target_square - fitted, 0.0)
+    return gap_share(residual_square, residual_dot_target, norm, steepest, alpha)
+
+
+@numba.njit(cache=True, nogil=True)
+def gap_share(residual_square: float, residual_dot_target: float, norm: float, steepest: float, alpha: float) -> float:
+    """Return the duality gap as a share of the objective, from sums over all features.
+
+    `norm` is that of the weights, `steepest` the largest absolute slope.
+    """
     objective = 0.5 * residual_square + alpha * norm
     # the residual, shrunk until it is feasible for the dual problem
     scale = 1.0 if steepest <= alpha else alpha / steepest

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.evaluate.columns import Columns, Residual, add_product, residual_of, take
+from otoscope.evaluate.descent import gap_share
 
 MEMORY = 5
 """Sweeps from which a mixture is made."""
@@ -168,11 +169,7 @@ def _gaps(
             explained[t] += weight[t] * cross[t]
     for t in range(count):
         left = max(square[t] - shift[t] ** 2, 0.0)
-        objective = 0.5 * left + alpha[t] * norm[t]
-        # the residual, shrunk until it is feasible for the dual problem
-        scale = 1.0 if steepest[t] <= alpha[t] else alpha[t] / steepest[t]
-        dual = scale * (problems.square[t] - explained[t]) - 0.5 * scale * scale * left
-        gaps[t] = (objective - dual) / objective if objective > 0.0 else 0.0
+        gaps[t] = gap_share(left, problems.square[t] - explained[t], norm[t], steepest[t], alpha[t])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
