@@ -81,7 +81,7 @@ class Lockstep:
         """Take X'X/n, the rank it can have, how many targets will be asked for in all, and sparse rows, if they are."""
         self.gram, self.rank = gram, rank
         self.worthwhile = targets >= FEWEST and len(gram) <= WIDEST
-        self.columns = columns if targets >= FEWEST else None
+        self.columns = columns
         self._inverses: dict[int, Float32[np.ndarray, "p p"]] = {}
         self._lock = threading.Lock()
 

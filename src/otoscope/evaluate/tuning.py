@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.evaluate.gramian import Gramian, Moments
-from otoscope.evaluate.lockstep import Lockstep, Pace, Point, Trail, Wanted
+from otoscope.evaluate.lockstep import FEWEST, Lockstep, Pace, Point, Trail, Wanted
 
 TOGETHER = 96
 """Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
@@ -148,7 +148,8 @@ def _tune(
 
 
 def _solver(rows: Gramian, fitted: Moments, count: int) -> Lockstep:
-    return Lockstep(fitted.gram, rank=_rank(fitted), targets=count, columns=rows.columns(fitted))
+    columns = rows.columns(fitted) if count >= FEWEST else None
+    return Lockstep(fitted.gram, rank=_rank(fitted), targets=count, columns=columns)
 
 
 def _rank(moments: Moments) -> int:
