@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -16,7 +15,7 @@ from torch import Tensor
 from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.checkpoint import load_strictly, save_sae, to_array
-from otoscope.sae.train import Step, Trained, Training, finish, train
+from otoscope.sae.train import UNSEEN, Step, Trained, Training, finish, train
 
 PROGRESS = "progress.safetensors"
 
@@ -88,7 +87,7 @@ def load_progress(folder: Path, run: Training) -> bool:
     load_strictly(run.sae, _group(tensors, "sae"), path)
     run.engine.restore(_group(tensors, "engine"))
     run.best = _group(tensors, "best")
-    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else (math.inf, math.inf)
+    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else UNSEEN
     run.step, run.best_step, run.history = position["step"], position["best_step"], position["history"]
     return True
 
