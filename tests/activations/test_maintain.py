@@ -306,3 +306,24 @@ def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pyt
     told = capsys.readouterr().err
     assert "clips.parquet" in told
     assert "marked; the next `otoscope extract`" in told
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "gc", "gc --compact"])
+def test_where_no_store_lies_is_told_and_nothing_is_left_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    told = {
+        "none": "does not exist; give the folder of a run or of a store",
+        "file": "is a file; give the folder of a run or of a store",
+        "empty": "holds no activations",
+    }
+    for name, words in told.items():
+        verb, *options = command.split()
+        with pytest.raises(SystemExit) as ended:
+            main(["store", verb, str(tmp_path / name), *options])
+        assert ended.value.code == 1
+        assert f"{tmp_path / name} {words}" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "empty").iterdir())

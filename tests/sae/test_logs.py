@@ -66,7 +66,7 @@ def test_where_nothing_is_installed_nothing_is_kept(tmp_path: Path, monkeypatch:
     log("one", steps()[-1])
     log.close()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(MissingExtra, match=r"pip install 'otoscope\[log\]'"):
+    with pytest.raises(MissingExtra, match=r'pip install "otoscope\[log\]"'):
         TensorBoardLog(tmp_path)
     with pytest.raises(MissingExtra, match=r"pip install wandb"):
         WandbLog(tmp_path)

@@ -46,6 +46,7 @@ def compact(place: str | Path, *, dry_run: bool = False) -> Compacted:
     `ArtifactError` for a store that is damaged, of an earlier format, or in the middle of an extraction.
     """
     home = home_of(place)
+    read_manifest(home)  # where there is no store, no lock is left either
     with home.sole_writer():
         manifest = read_manifest(home)
         _require_settled(home, manifest)

@@ -94,6 +94,7 @@ def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
     Shards of an extraction that was begun and never finished stay: the next run goes on with them.
     """
     home = home_of(place)
+    read_manifest(home)  # where there is no store, no lock is left either
     with home.sole_writer():
         manifest = read_manifest(home)
         needed = _needed(home, manifest)

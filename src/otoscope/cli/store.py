@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otoscope.errors import DamagedArtifact
+from otoscope.errors import ArtifactError, DamagedArtifact
 
 Place = Annotated[
     str, typer.Argument(help="a store, or a run folder: a path or an address (s3://...)", show_default=False)
@@ -134,8 +134,12 @@ def _store_of(place: str) -> str | Path:
     """Return the store in a run folder, or the place itself."""
     if "://" in place:
         return place
-    inside = Path(place) / "activations"
-    return inside if inside.is_dir() else Path(place)
+    folder = Path(place)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ArtifactError(f"{folder} {what}; give the folder of a run or of a store, or an address (s3://...)")
+    inside = folder / "activations"
+    return inside if inside.is_dir() else folder
 
 
 def _size(size: float) -> str:

@@ -34,7 +34,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_problem(error)}") from error
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else type(raw).__name__
         raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
@@ -99,6 +99,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raw[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without the name that the reader has for a string."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}"
+    return " ".join(str(error).split())
 
 
 def _expand(value: Any) -> Any:

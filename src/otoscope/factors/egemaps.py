@@ -137,7 +137,7 @@ def _smile() -> Any:
         import opensmile
     except ImportError as error:
         raise MissingExtra(
-            "eGeMAPS factors need openSMILE; run `pip install 'otoscope[factors]'` or set `factors.egemaps: false`"
+            'eGeMAPS factors need openSMILE; pip install "otoscope[factors]", or set factors.egemaps to false'
         ) from error
     return opensmile.Smile(
         feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals

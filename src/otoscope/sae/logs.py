@@ -49,7 +49,7 @@ class TensorBoardLog:
 
     def __init__(self, folder: Path) -> None:
         if find_spec("tensorboard") is None:
-            raise MissingExtra("curves need TensorBoard: pip install 'otoscope[log]'")
+            raise MissingExtra('curves need TensorBoard; pip install "otoscope[log]"')
         self.folder = folder
         self._writers: dict[str, Any] = {}
 
@@ -81,7 +81,7 @@ class WandbLog:
 
     def __init__(self, folder: Path) -> None:
         if find_spec("wandb") is None:
-            raise MissingExtra("curves in Weights & Biases need: pip install wandb")
+            raise MissingExtra("curves in Weights & Biases need wandb; pip install wandb")
         self.folder = folder
         self._runs: dict[str, Any] = {}
 
