@@ -12,7 +12,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.evaluate.record import completed
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.pipeline.folder import RunFolder
-from otoscope.pipeline.reproduce_model import ModelRun, results_of
+from otoscope.pipeline.reproduce_model import ModelRun, folder_of
 from otoscope.pipeline.reproduce_room import require_room
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Silent, Watch, counting
@@ -71,7 +71,7 @@ def reproduce(
         folder.log("reproduce", models=[model.name for model in models], corrected=settings.corrected)
         corpus = _corpus(folder, data, settings, watch)
         table = _factors(folder, corpus, watch)
-        runs = [ModelRun(model, folder, corpus, table, settings, device, watch) for model in models]
+        runs = [ModelRun(model, root, corpus, table, settings, device, watch) for model in models]
         # what cannot work is told before hours are spent on what comes first
         require_room(root, sum(run.check() for run in runs))
         opened = [run.finish() for run in runs]
@@ -109,7 +109,7 @@ def _factors(folder: RunFolder, corpus: Corpus, watch: Watch) -> FactorTable:
 
 
 def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: Watch) -> Reproduced:
-    paths = {model.name: results_of(folder, model.name) for model in models}
+    paths = {model.name: folder_of(folder.root, model.name).results for model in models}
     held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
     inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))
     table, csv, page = folder.root / "comparison.parquet", folder.root / "comparison.csv", folder.report

@@ -28,7 +28,7 @@ class Reader:
         self._by = {
             name: rows.sort("path", "crop") for (name,), rows in takes.partition_by("take", as_dict=True).items()
         }
-        self._factors = factors
+        self.factors = factors
 
     @property
     def layers(self) -> list[int]:
@@ -54,8 +54,8 @@ class Reader:
             test_labels={LABEL: self._labels(whole)},
             test_groups=whole["group"].to_numpy(),
             whole_groups=whole["group"].to_numpy(),
-            factors=self._factors.values(whole["path"].to_list()),
-            factor_names=tuple(self._factors.names),
+            factors=self.factors.values(whole["path"].to_list()),
+            factor_names=tuple(self.factors.names),
         )
 
     def views(self, layer: int) -> Views:
