@@ -32,7 +32,7 @@ def arguments(data: Path, tiny: Tiny) -> list[str]:
 def test_every_published_number_of_the_model_is_printed_beside_ours(
     capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path
 ) -> None:
-    done = call(capsys, *arguments, "--output", tmp_path / "run")
+    done = call(capsys, *arguments, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     for wanted in ("Probe accuracy", "Reconstruction error", "completeness", "Categories", "standard error of the"):
         assert wanted in done.out
@@ -41,7 +41,7 @@ def test_every_published_number_of_the_model_is_printed_beside_ours(
     assert f"of {asked} published numbers have one of ours beside them" in said
     assert f"Not asked for here: AST, WavLM and MERT ({316 - asked} published numbers)." in said
     assert said.count("MERT") == 1, "models that were not asked for have no rows"
-    again = call(capsys, *arguments, "--output", tmp_path / "run", "--json")
+    again = call(capsys, *arguments, "--output", tmp_path / "run", "--json")  # its former name
     told = json.loads(again.out)
     table = pl.read_csv(told["comparison"])
     assert (told["published"], told["compared"]) == (asked, table["here"].is_not_null().sum())
@@ -56,12 +56,12 @@ def test_every_published_number_of_the_model_is_printed_beside_ours(
 
 
 def test_a_plan_starts_nothing(capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path) -> None:
-    done = call(capsys, *arguments, "--output", tmp_path / "run", "--plan")
+    done = call(capsys, *arguments, "--out", tmp_path / "run", "--plan")
     assert done.code == 0, done.err
     for wanted in ("HuBERT: encode", "train dictionaries", "regressions", "in all"):
         assert wanted in done.out
     assert not (tmp_path / "run").exists()
-    told = json.loads(call(capsys, *arguments, "--output", tmp_path / "run", "--plan", "--json").out)
+    told = json.loads(call(capsys, *arguments, "--out", tmp_path / "run", "--plan", "--json").out)
     assert told["seconds"] == pytest.approx(sum(step["seconds"] for step in told["steps"]))
     assert told["strict_seconds"] > 0
 
@@ -77,7 +77,7 @@ def test_a_plan_starts_nothing(capsys: pytest.CaptureFixture[str], arguments: li
 def test_what_cannot_be_meant_is_told(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, more: list[str], told: str
 ) -> None:
-    command = ["reproduce", "mariotte2025", "--data", data, "--output", tmp_path / "run"]
+    command = ["reproduce", "mariotte2025", "--data", data, "--out", tmp_path / "run"]
     assert told in fails(capsys, *command, *more)
 
 
@@ -88,5 +88,25 @@ def test_another_study_and_an_empty_folder_are_refused(capsys: pytest.CaptureFix
     absent = tmp_path / "nowhere"
     assert f"--data: {absent} does not exist" in fails(capsys, "reproduce", "mariotte2025", "--data", absent)
     (tmp_path / "empty").mkdir()
-    command = ["reproduce", "mariotte2025", "--data", tmp_path / "empty", "--output", tmp_path / "run"]
+    command = ["reproduce", "mariotte2025", "--data", tmp_path / "empty", "--out", tmp_path / "run"]
     assert "no audio under" in fails(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--only", "Whisper"], "the study has no model 'Whisper'; Known: AST, HuBERT, MERT, WavLM"),
+        (["--set", "vibrado=keep"], "mariotte2025.vibrado: Input should be 'drop' or 'fix'"),
+        (["--model", "HuBERT=starter@3"], "'HuBERT=starter@3' must name two layers in place of the study's"),
+    ],
+)
+def test_a_wrong_word_is_told_before_the_recordings_are_looked_at(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: list[str], told: str
+) -> None:
+    assert told in fails(capsys, "reproduce", "mariotte2025", "--data", tmp_path / "nowhere", *more)
+
+
+def test_the_old_name_of_the_folder_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = call(capsys, "reproduce", "--help").out
+    assert "--out " in shown
+    assert "--output" not in shown

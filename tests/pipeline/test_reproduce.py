@@ -162,6 +162,6 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(
     data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reproduce_room, "free", lambda _: 1000.0)
-    with pytest.raises(StorageFull, match=r"needs about 0\.0 GB, 0\.0 GB are free; choose another --output"):
+    with pytest.raises(StorageFull, match=r"needs about 0\.0 GB, 0\.0 GB are free; choose another --out"):
         one_model(data, tiny("hubert"), tmp_path)
     assert not (tmp_path / "models").exists()

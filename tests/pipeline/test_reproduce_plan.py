@@ -88,7 +88,7 @@ def test_a_plan_for_a_disk_that_is_too_small_is_refused(tmp_path: Path, monkeypa
     models = choose_models(only=["HuBERT"])
     estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
     monkeypatch.setattr(reproduce_plan, "free", lambda _: 0.1 * GB)
-    with pytest.raises(StorageFull, match=r"needs about \d\.\d GB, 0\.1 GB are free; choose another --output"):
+    with pytest.raises(StorageFull, match=r"needs about \d\.\d GB, 0\.1 GB are free; choose another --out"):
         estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
 
 

@@ -26,7 +26,8 @@ Override = Annotated[
 Only = Annotated[
     list[str] | None, typer.Option("--only", help="run this model alone (AST, WavLM, HuBERT, MERT)", show_default=False)
 ]
-Output = Annotated[Path, typer.Option("--output", help="folder of the reproduction")]
+Out = Annotated[Path, typer.Option("--out", help="folder of the reproduction")]
+OldOut = Annotated[Path | None, typer.Option("--output", hidden=True, help="the former name of --out")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="a switch or an effort, e.g. vibrado=fix or crops=100", show_default=False),
@@ -50,7 +51,8 @@ def _reproduce(
     models: Models = None,
     override: Override = None,
     only: Only = None,
-    output: Output = Path("runs/mariotte2025"),
+    out: Out = Path("runs/mariotte2025"),
+    old_out: OldOut = None,
     settings: Set = None,
     device: Device = "cpu",
     plan: Plan = False,
@@ -64,23 +66,24 @@ def _reproduce(
 
     if study not in STUDIES:
         raise ConfigError(f"no study {study!r}; {suggest(study, STUDIES)}")
+    chosen = parse_settings(settings or ())
+    wanted = choose_models(folder=models, overrides=override or (), only=only or ())
     if not data.is_dir():
         state = "is a file, not a folder" if data.is_file() else "does not exist"
         raise ConfigError(f"--data: {data} {state}; give VocalSet's folder, unpacked")
-    chosen = parse_settings(settings or ())
-    wanted = choose_models(folder=models, overrides=override or (), only=only or ())
+    folder = old_out or out
     common: dict[str, Any] = {"models": wanted, "settings": chosen, "device": device}
     if plan:
         from otoscope.pipeline.reproduce_plan import estimate
 
-        found = estimate(data, output, watch=Bars(), **common)
+        found = estimate(data, folder, watch=Bars(), **common)
         if as_json:
             print(json.dumps(found.as_json()))
         else:
             print_plan(found)
         found.require_room()
         return
-    made = reproduce(data, output, watch=Bars(), **common)
+    made = reproduce(data, folder, watch=Bars(), **common)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

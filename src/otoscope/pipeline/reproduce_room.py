@@ -38,7 +38,7 @@ def require_room(folder: Path, wanted: float, free_bytes: float | None = None) -
     if missing > free_bytes:
         raise StorageFull(
             f"{folder} needs about {missing / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB are free; "
-            "choose another --output, or free some space"
+            "choose another --out, or free some space"
         )
 
 
