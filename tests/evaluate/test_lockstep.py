@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.evaluate import descent, lockstep
+from otoscope.evaluate import alternating, descent, lockstep
 from otoscope.evaluate.lasso import LassoSettings, fit_factors
 from otoscope.evaluate.lockstep import FEWEST, Lockstep, Trail
 from tests.evaluate.test_descent import codes, objectives
@@ -57,7 +57,7 @@ def test_the_turns_alone_solve_most_problems_and_descent_the_rest(monkeypatch: p
     many = np.count_nonzero(weights, axis=2) > 30
     assert many.sum() > 100
     assert sum(size > 30 for size in left) < 0.2 * many.sum()
-    monkeypatch.setattr(lockstep, "ROUNDS", 1)
+    monkeypatch.setattr(alternating, "ROUNDS", 1)
     _, _, gaps = walk(x, y, 1e-6)
     assert gaps.max() <= 1e-6
 

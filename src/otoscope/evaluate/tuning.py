@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.evaluate.gramian import Gramian, Moments
-from otoscope.evaluate.lockstep import FEWEST, Lockstep, Pace, Point, Trail, Wanted
+from otoscope.evaluate.lockstep import FEWEST, Lockstep, Pace, Trail
+from otoscope.evaluate.standing import Point, Wanted
 
 TOGETHER = 96
 """Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
