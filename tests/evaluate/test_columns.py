@@ -30,6 +30,17 @@ def test_columns_of_a_subset_have_its_gram_matrix(left_out: int) -> None:
     assert len(columns.values) == np.count_nonzero(rows[inside][:, ~silent])
 
 
+def test_values_that_are_tiny_beside_their_column_stay() -> None:
+    rows = rows_with(0.1)
+    rows[:2] = 1 + np.arange(60).reshape(2, 30) % 7
+    rows[2:30, 0] = 1e-14 * rows[:, 0].max()
+    held = Gramian(rows)
+    columns = held.columns(held.moments(np.ones(200, dtype=bool)))
+    assert columns is not None
+    assert columns.starts[1] - columns.starts[0] == np.count_nonzero(rows[:, 0])
+    assert len(columns.values) == np.count_nonzero(rows)
+
+
 def test_what_weights_leave_is_what_dense_arithmetic_leaves() -> None:
     rng = np.random.default_rng(4)
     scaled = rng.gamma(2, size=(50, 8)) * (rng.random((50, 8)) < 0.2)

@@ -26,8 +26,6 @@ SPARSE = 0.05
 """Share of values other than zero up to which products are summed over those values alone (measured)."""
 SWEPT = 0.3
 """Share of values other than zero up to which rows are also kept as sparse columns (measured)."""
-ROUNDING = 1e-12
-"""A value so small beside its column's deviation was zero before the column was centred."""
 
 
 class Moments(NamedTuple):
@@ -56,6 +54,7 @@ class Gramian:
         self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
         # a mean far above the deviation would drown the products that are wanted
         self.share = np.count_nonzero(wide) / wide.size if (np.abs(mean) <= 100 * scale).all() else 1.0
+        self._zero = wide == 0 if self.share <= SWEPT else None
         self.total: Float[np.ndarray, "p p"] = (
             _squares(wide / scale, mean / scale) if self.share <= SPARSE else _product(self.rows)
         )
@@ -91,12 +90,11 @@ class Gramian:
 
     def columns(self, moments: Moments) -> Columns | None:
         """Return the rows of a set as sparse columns, or nothing where they are not sparse."""
-        if self.share > SWEPT:
+        if self._zero is None:
             return None
         shift = self.mean / self.scale
         uncentred = self.rows[moments.inside] + shift
-        # what was zero comes back as rounding
-        uncentred[np.abs(uncentred) < ROUNDING * (1 + np.abs(shift))] = 0
+        uncentred[self._zero[moments.inside]] = 0
         silent = moments.gram.diagonal() == 0
         return columns_of(uncentred / moments.scale, (moments.mean + shift) / moments.scale, silent)
 
