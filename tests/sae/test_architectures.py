@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.relu import ReLU
 from otoscope.sae.sparsifiers import Seen, TopK
+from otoscope.sae.train import fit
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -36,6 +39,32 @@ def test_batch_topk_keeps_as_many_in_eval_mode_as_in_training():
     active = (sparsifier(draw(2000, 32, seed=999)) > 0).sum(dim=1).double().mean()
     # the least of 256 kept values lies a little below the level that lets 4 of 32 pass
     assert active.item() == pytest.approx(4, rel=0.05)
+
+
+@settings(deadline=None, max_examples=30)
+@given(k=st.integers(1, 8), seed=st.integers(0, 99), parts=st.integers(1, 5), scale=st.sampled_from([1e-4, 1.0, 1e4]))
+def test_calibrated_rows_spend_their_budget_and_no_more(k: int, seed: int, parts: int, scale: float):
+    sparsifier, pre = BatchTopK(k).eval(), scale * draw(400, 32, seed=seed).float()
+    sparsifier.calibrate(pre.chunk(parts))
+    active = (sparsifier(pre) > 0).sum().item() / len(pre)
+    assert 0.97 * k <= active <= k
+
+
+def test_calibration_lets_all_pass_where_little_is_positive():
+    sparsifier, pre = BatchTopK(3).eval(), -draw(50, 8).abs()
+    pre[0, 0] = 1e-3
+    sparsifier.calibrate([pre])
+    assert (sparsifier(pre) > 0).nonzero().tolist() == [[0, 0]]
+
+
+def test_calibration_follows_rows_that_were_never_seen():
+    """Unseen rows that lift more latents than training rows do must not spend more than the budget for it."""
+    planted, unseen = draw(2000, 16), 1.5 * draw(500, 16, seed=1)
+    recipe = TrainConfig(sparsifier="batch_topk", epochs=3)
+    trained = fit(planted.float(), unseen.float(), recipe, latents=32, k=4)
+    active = (trained.sae.encode(unseen.float()) > 0).sum(dim=1).float().mean().item()
+    assert trained.summary["valid_l0"] == pytest.approx(active)
+    assert 3.8 <= active <= 4.0
 
 
 def test_jumprelu_starts_at_its_budget():

@@ -1,5 +1,7 @@
 """A budget for the batch in training, a threshold for every row afterwards."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,12 +11,17 @@ from otoscope.sae.sparsifiers import Card
 MOMENTUM = 0.05
 """Share of the newest batch in the running threshold."""
 
+COARSE_BITS = 12
+"""Low bits of a float32 that calibration leaves out: thresholds lie within 2**-11 of where they belong."""
+
 
 class BatchTopK(nn.Module):
     """Keep the `k * rows` largest pre-activations of a training batch (Bussmann et al. 2024, arXiv 2412.06410).
 
-    Rows with more to say get more latents. The smallest value that was kept, averaged over
-    training batches, becomes the threshold in eval mode: a row then means the same in any batch.
+    Rows with more to say get more latents. In eval mode a threshold decides, so that a row means the same in any
+    batch: the smallest value that was kept, averaged over training batches, until `calibrate` sets it. Rows of groups
+    that were never seen lift many more latents over the former (20 of a row become 37 on spoken digits), so a
+    trainer calibrates on its validation rows.
     """
 
     threshold: Float[Tensor, ""]
@@ -33,6 +40,20 @@ class BatchTopK(nn.Module):
         values, indices = flat.topk(min(self.k * (flat.numel() // pre.shape[-1]), flat.numel()), sorted=False)
         self._follow(values.detach())
         return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
+
+    @torch.no_grad()
+    def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
+        """Set the lowest threshold at which rows, given in parts, keep to `k` active latents on average."""
+        counts, rows = torch.zeros(1 << (31 - COARSE_BITS), dtype=torch.int64), 0
+        for part in pre:
+            # the bits of floats that are not negative rise with them
+            keys = part.relu().float().view(torch.int32) >> COARSE_BITS
+            counts += keys.flatten().bincount(minlength=len(counts))
+            rows += len(part)
+        beyond = counts.sum() - counts.cumsum(0)
+        lowest = int((beyond <= self.k * rows).nonzero()[0])
+        last_of_its_bin = torch.tensor(((lowest + 1) << COARSE_BITS) - 1, dtype=torch.int32)
+        self.threshold.copy_(last_of_its_bin.view(torch.float32))
 
     @torch.no_grad()
     def _follow(self, kept: Float[Tensor, " kept"]) -> None:

@@ -1,5 +1,6 @@
 """From pre-activations to sparse, non-negative codes."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -64,6 +65,15 @@ class Starting(Protocol):
 
     def start(self, pre: Float[Tensor, "rows latents"]) -> None:
         """Take in pre-activations of a dictionary that has learnt nothing yet."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A sparsifier that keeps rows of unseen groups to its budget, once it has seen some that it did not learn from."""
+
+    def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
+        """Take in the pre-activations of validation rows, part by part; called before every validation."""
         ...
 
 

@@ -20,7 +20,7 @@ from otoscope.sae.moments import Moments, measure
 from otoscope.sae.presets import Plan, TrainConfig
 from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
 from otoscope.sae.start import start
-from otoscope.sae.validate import Validation, validate
+from otoscope.sae.validate import Validation, calibrate, validate
 
 OVERSPEND = 1.05
 """Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
@@ -121,6 +121,7 @@ def begin(
     start(sae, config, rows, plan.order, moments)
     best_rank, best = UNSEEN, dict[str, Tensor]()
     if config.init == "principal":  # from very few rows nothing may be learned that serves unseen groups better
+        calibrate(sae, valid_rows)
         best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
     stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
     return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed, best_rank=best_rank, best=best)
@@ -154,8 +155,10 @@ def advance(run: Training, batch: Batch) -> Step:
         raise _diverged(run, batch)
     run.step += 1
     epoch = run.step / plan.order.steps_per_epoch
-    valid = validate(run.sae, run.valid_rows, run.moments) if plan.validates_after(run.step) else None
-    if valid is not None:
+    valid = None
+    if plan.validates_after(run.step):
+        calibrate(run.sae, run.valid_rows)
+        valid = validate(run.sae, run.valid_rows, run.moments)
         run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
         if (rank := _rank(valid, k)) < run.best_rank:
             run.best_rank, run.best_step = rank, run.step

@@ -1,5 +1,6 @@
 """How well a model rebuilds rows that it was not trained on."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from otoscope.sae.losses import gathered, gathers
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, require_finite
 from otoscope.sae.rows import Rows, chunks
+from otoscope.sae.sparsifiers import Calibrated
 
 AT_ONCE = 1024
 """Rows that are validated together."""
@@ -33,6 +35,19 @@ class Validation(NamedTuple):
 class _Rebuilt(NamedTuple):
     rows: Float[Tensor, "rows width"]
     fired: Int[Tensor, " latents"]
+
+
+@torch.no_grad()
+def calibrate(sae: SparseAutoencoder, rows: Rows) -> None:
+    """Let a sparsifier that wants to set its threshold by these rows; others are left as they are."""
+    if isinstance(sae.sparsifier, Calibrated):
+        sae.sparsifier.calibrate(_preactivations(sae, rows))
+
+
+def _preactivations(sae: SparseAutoencoder, rows: Rows) -> Iterator[Float[Tensor, "rows latents"]]:
+    for start, chunk in chunks(rows, AT_ONCE):
+        require_finite(rows, chunk, start, "validation")
+        yield sae.preactivate(sae.normalise(torch.from_numpy(chunk)))
 
 
 @torch.no_grad()
