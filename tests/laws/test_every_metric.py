@@ -1,0 +1,141 @@
+"""No metric that a table of results may hold sees the order or the unit of latents, or dead ones; all keep bounds."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otoscope.evaluate.record import METRICS
+from otoscope.protocols.mariotte2025.switches import JudgeSettings
+from tests.evaluate.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+OF_ALL_LATENTS = {"dead_fraction", "always_on_fraction"}
+"""Shares of all latents, the dead ones too: appending some must change them."""
+
+SHARES = (0.0, 1.0)
+BOUNDS = {
+    "mse": (0.0, math.inf),
+    "cosine": (-1.0, 1.0),
+    "l0": (0.0, 12.0),
+    "explained_variance": (-math.inf, 1.0),
+    "factor_r2": (-math.inf, 1.0),
+    "sparse_r2": (-math.inf, 1.0),
+    "task_r2": (-math.inf, 1.0),
+    "explicitness": (-1.0, 1.0),
+    "relative_size": (0.0, math.inf),
+    "effective_latents": (1.0, 12.0),
+    "effective_rank": (1.0, 6.0),
+    "category_count": (0.0, 10.0),
+    "factor_entropy": (0.0, math.log2(10)),
+    "completeness_against_entropy": (-1.0, 1.0),
+    "mean_max_cosine": (-1.0, 1.0),
+    "matched_correlation": (-1.0, 1.0),
+    "centre_layer": (0.0, 2.0),
+    "earliest_layer": (0.0, 2.0),
+    "layer_lead": (-2.0, 2.0),
+}
+"""What is not a share of 0 to 1; of 12 latents, 6 factors and 3 layers."""
+
+ROUNDING = 1e-9
+
+STRUCTURE = {"completeness", "effective_latents", "disentanglement"}
+UNDEFINED = {
+    "held_out": STRUCTURE,
+    "strict": STRUCTURE | {"explicitness", "mig", "sap", "modularity", "infom", "infoc", "infoe", "sparse_r2"},
+}
+"""What has no value where no factor is predicted, by protocol."""
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[Key, float]:
+    return every_metric(*made_up(0))
+
+
+def metric_of(key: Key) -> str:
+    return key[1]
+
+
+def test_every_metric_is_asked_about(plain: dict[Key, float]) -> None:
+    assert {metric_of(key) for key in plain} == set(METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_is_defined_where_codes_know_the_factors_and_within_its_bounds(
+    plain: dict[Key, float], metric: str
+) -> None:
+    values = np.array([value for key, value in plain.items() if metric_of(key) == metric])
+    low, high = BOUNDS.get(metric, SHARES)
+    assert not np.isnan(values).all()
+    known = values[~np.isnan(values)]
+    assert known.min() >= low - ROUNDING
+    assert known.max() <= high + ROUNDING
+
+
+@settings(max_examples=4)
+@given(SEEDS)
+def test_no_metric_sees_the_order_or_the_unit_of_latents_or_dead_ones(seed: int) -> None:
+    encoded, clips = made_up(seed)
+    rng = np.random.default_rng(seed)
+    order, unit = rng.permutation(12), 10.0 ** rng.uniform(-2, 2, 12)
+    plain = every_metric(encoded, clips)
+    agree(plain, every_metric(encoded.changed(order, unit, dead=0), clips))
+    longer = every_metric(encoded.changed(np.arange(12), np.ones(12), dead=5), clips)
+    agree(without_shares(plain), without_shares(longer))
+    shares = [(plain[key], longer[key]) for key in plain if metric_of(key) == "dead_fraction"]
+    assert shares == [(0.0, pytest.approx(5 / 17))]
+
+
+def test_what_codes_that_know_nothing_leave_undefined_is_nan_and_not_a_score() -> None:
+    encoded, clips = made_up(1)
+    rng = np.random.default_rng(4)
+
+    def noise(codes: np.ndarray) -> np.ndarray:
+        return np.maximum(rng.normal(size=codes.shape), 0)
+
+    deaf = replace(encoded, layers=tuple(map(noise, encoded.layers)), again=noise(encoded.again))
+    found = every_metric(deaf, clips)
+    for protocol, metrics in UNDEFINED.items():
+        values = {key: value for key, value in found.items() if key[0] == protocol and metric_of(key) in metrics}
+        assert {metric_of(key) for key in values} == metrics
+        assert np.isnan(list(values.values())).all(), values
+    # without a common factor there is no mean over them, and no limit of it
+    assert not {"mean_factor_r2", "sparsity_limit", "sparsity_knee"} & {metric_of(key) for key in found}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "put_right", "moved"),
+    [
+        ({"completeness_normaliser": "all"}, {"completeness_normaliser": "live"}, {"completeness", "top_completeness"}),
+        ({"disentanglement_average": "mean"}, {"disentanglement_average": "sum"}, {"disentanglement"}),
+    ],
+)
+def test_the_authors_own_figures_see_dead_latents_until_a_switch_is_set(
+    theirs: dict[str, str], put_right: dict[str, str], moved: set[str]
+) -> None:
+    encoded, clips = made_up(2)
+    longer = encoded.changed(np.arange(12), np.ones(12), dead=12)
+
+    def changed(switches: dict[str, str]) -> set[str]:
+        judged = JudgeSettings.model_validate({**CORRECTED.model_dump(), **switches})
+        one, other = (study_figures(given, clips, judged) for given in (encoded, longer))
+        differs = {key for key in one if not math.isclose(one[key], other[key], rel_tol=1e-3, abs_tol=1e-4)}
+        return {metric_of(key) for key in differs}
+
+    # their correlation with entropy is scaled and shifted with completeness, and does not change
+    assert changed(theirs) == moved
+    assert not changed(put_right)
+
+
+def without_shares(found: dict[Key, float]) -> dict[Key, float]:
+    return {key: value for key, value in found.items() if metric_of(key) not in OF_ALL_LATENTS}
+
+
+def agree(one: dict[Key, float], other: dict[Key, float]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(other[key], value, rtol=1e-3, atol=2e-4, err_msg=" ".join(key))
