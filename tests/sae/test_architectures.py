@@ -50,6 +50,20 @@ def test_calibrated_rows_spend_their_budget_and_no_more(k: int, seed: int, parts
     assert 0.97 * k <= active <= k
 
 
+@pytest.mark.parametrize("kind", [JumpReLU, Gated])
+def test_unseen_rows_keep_to_the_budget_once_calibrated(kind: type[JumpReLU | Gated]):
+    sparsifier, pre = kind(3, 32).double(), draw(400, 32)
+    with torch.no_grad():
+        for parameter in sparsifier.parameters():
+            parameter.add_(0.2 * draw(32, seed=5))
+    before = (sparsifier(2 * pre) > 0).sum().item() / len(pre)
+    sparsifier.eval()
+    for _ in range(2):  # what an earlier calibration set must not count
+        sparsifier.calibrate((2 * pre).chunk(3))
+        assert 2.9 <= (sparsifier(2 * pre) > 0).sum().item() / len(pre) <= 3
+    assert (sparsifier.train()(2 * pre) > 0).sum().item() / len(pre) == before > 3
+
+
 def test_calibration_lets_all_pass_where_little_is_positive():
     sparsifier, pre = BatchTopK(3).eval(), -draw(50, 8).abs()
     pre[0, 0] = 1e-3

@@ -6,13 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from otoscope.sae.calibration import lowest_level
 from otoscope.sae.sparsifiers import Card
 
 MOMENTUM = 0.05
 """Share of the newest batch in the running threshold."""
-
-COARSE_BITS = 12
-"""Low bits of a float32 that calibration leaves out: thresholds lie within 2**-11 of where they belong."""
 
 
 class BatchTopK(nn.Module):
@@ -41,19 +39,9 @@ class BatchTopK(nn.Module):
         self._follow(values.detach())
         return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
 
-    @torch.no_grad()
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
         """Set the lowest threshold at which rows, given in parts, keep to `k` active latents on average."""
-        counts, rows = torch.zeros(1 << (31 - COARSE_BITS), dtype=torch.int64), 0
-        for part in pre:
-            # the bits of floats that are not negative rise with them
-            keys = part.relu().float().view(torch.int32) >> COARSE_BITS
-            counts += keys.flatten().bincount(minlength=len(counts))
-            rows += len(part)
-        beyond = counts.sum() - counts.cumsum(0)
-        lowest = int((beyond <= self.k * rows).nonzero()[0])
-        last_of_its_bin = torch.tensor(((lowest + 1) << COARSE_BITS) - 1, dtype=torch.int32)
-        self.threshold.copy_(last_of_its_bin.view(torch.float32))
+        self.threshold.copy_(lowest_level(pre, k=self.k))
 
     @torch.no_grad()
     def _follow(self, kept: Float[Tensor, " kept"]) -> None:

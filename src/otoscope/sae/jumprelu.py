@@ -1,11 +1,13 @@
 """A learned threshold for every latent."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from otoscope.sae.calibration import lowest_level
 from otoscope.sae.controller import Strength
 from otoscope.sae.sparsifiers import Card, Seen
 
@@ -20,11 +22,15 @@ class JumpReLU(nn.Module):
     window of width `BANDWIDTH` (straight-through estimator): with `u = log(pre / threshold)`,
     `d codes / d log threshold = -threshold [|u| < BANDWIDTH / 2] / BANDWIDTH`, whatever the units.
     The penalty is the number of active latents itself; its weight is steered until rows have `k`.
+    In eval mode one factor, set by `calibrate`, lifts all thresholds so far that unseen rows keep to `k` as well.
     """
+
+    lift: Float[Tensor, ""]
 
     def __init__(self, k: int, latents: int) -> None:
         super().__init__()
         self.k = k
+        self.register_buffer("lift", torch.ones(()))
         self.log_threshold = nn.Parameter(torch.full((latents,), -2.0))
         self.strength = Strength(k, start=1e-2)
 
@@ -38,7 +44,14 @@ class JumpReLU(nn.Module):
 
     def forward(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         """Return pre-activations above their thresholds, zero elsewhere."""
+        if not self.training:
+            return torch.where(pre > self.lift * self.log_threshold.exp(), pre, 0.0)
         return _Jump.apply(pre, self.log_threshold)  # pyright: ignore[reportReturnType]
+
+    def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
+        """Set the factor at which rows, given in parts, have at most `k` active latents on average."""
+        threshold = self.log_threshold.detach().exp()
+        self.lift.copy_(lowest_level((part / threshold for part in pre), k=self.k))
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:
         """Return `weight * mean number of active latents`."""
