@@ -37,6 +37,41 @@ def test_every_layer_of_every_family_stays_near_exact(tiny, family):
         assert rounded.layers[layer].dtype == torch.float32
 
 
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_a_probe_of_every_layer_of_every_family_changes_by_less_than_its_standard_error(tiny, family):
+    """Clips repeat one of three patterns, as long as a hop, under noise; frames are told apart by their pattern."""
+    exact, fast = load_encoder(tiny(family)), load_encoder(tiny(family), precision="fast")
+    draw = np.random.default_rng(0)
+    samples = round(0.3 * exact.rate_hz)
+    patterns = draw.standard_normal((3, 320))
+    waves = [
+        torch.from_numpy(0.1 * (np.resize(pattern, samples) + 0.7 * draw.standard_normal(samples))).float()
+        for _ in range(16)
+        for pattern in patterns
+    ]
+    plain, rounded = exact.encode(waves, ALL), fast.encode(waves, ALL)
+    clips, frames = plain.mask.shape
+    assert plain.mask.all()
+    classes = np.repeat(np.tile(np.arange(3), 16), frames)
+    train = np.repeat(np.arange(clips) < clips // 2, frames)
+    for layer in ALL:
+        scores: list[float] = []
+        for encoded in (plain, rounded):
+            rows = encoded.layers[layer].flatten(0, 1).numpy()
+            rows = (rows - rows[train].mean(0)) / rows[train].std(0)
+            probe = LogisticRegression(C=0.01, max_iter=1000).fit(rows[train], classes[train])
+            scores.append(float(probe.score(rows[~train], classes[~train])))
+        assert 0.36 < scores[0] < 0.995, "a probe that is always right or guesses could not change"
+        standard_error = np.sqrt(scores[0] * (1 - scores[0]) / (~train).sum())
+        assert abs(scores[1] - scores[0]) < standard_error, (family, layer, scores)
+
+
+def test_what_rounding_would_drown_is_not_rounded(tiny):
+    exact, fast = load_encoder(tiny("encodec")), load_encoder(tiny("encodec"), precision="fast")
+    waves = noise(9000)
+    assert torch.equal(exact.encode(waves, [BLOCKS]).layers[BLOCKS], fast.encode(waves, [BLOCKS]).layers[BLOCKS])
+
+
 @here_alone
 @pytest.mark.parametrize("family", ["hubert", "wavlm", "whisper", "ast"])
 def test_fast_rounds_and_repeats_itself_byte_for_byte(tiny, family):

@@ -18,7 +18,10 @@ SMALLEST = 16
 SMALLEST_GROUP = 4
 """Channels of a group from which on a grouped convolution is a product worth its copy (a depthwise one is not)."""
 
-WAVLM = "WavLMAttention"
+NOT_ROUNDED = ("encodec",)
+"""Families whose fast mode is exact: behind EnCodec's dozen convolutions without a norm between them what all frames
+share outweighs what tells them apart, and rounding goes by the sum; a probe fell by 19 points at a cosine above 0.999.
+"""
 
 
 def prepare(model: Any, *, precision: Precision, device: str) -> Any:
@@ -32,7 +35,7 @@ def prepare(model: Any, *, precision: Precision, device: str) -> Any:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
-    fast = precision == "fast" and rounds_faster(device)
+    fast = precision == "fast" and rounds_faster(device) and model.config.model_type not in NOT_ROUNDED
     _replace(
         model, lambda child: BiasedAttention(child, rounded=fast) if type(child).__name__ == "WavLMAttention" else None
     )
