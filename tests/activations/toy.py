@@ -188,19 +188,27 @@ def run(root: Path, folder: Path, **toy: float) -> None:
 
 
 def kill_again_and_again(root: Path, folder: Path, *, kills: int) -> None:
-    """Kill an extraction at random moments until the kills are used up, then let it finish; print what happened."""
+    """Kill an extraction at random moments, again and again, and print what happened.
+
+    Each kill falls within a run: when one ends by itself, because earlier ones got far, its store is moved aside
+    (`whole0`, `whole1`, ...) and the next begins from nothing. The last run is let finish.
+    """
     start_s = time.perf_counter()
     in_child(lambda: run(root, folder / "unbroken", delay_s=0.005))
     whole_s = time.perf_counter() - start_s
     rng = random.Random(7)
-    killed = 0
-    for _ in range(kills):
+    killed = whole = 0
+    while killed < kills:
         status, _ = in_child(
-            lambda: run(root, folder / "broken", delay_s=0.005), kill_after_s=rng.uniform(0.15, 0.6) * whole_s
+            lambda: run(root, folder / "broken", delay_s=0.005), kill_after_s=rng.uniform(0.05, 0.6) * whole_s
         )
-        killed += os.WIFSIGNALED(status)
+        if os.WIFSIGNALED(status):
+            killed += 1
+        else:
+            (folder / "broken").rename(folder / f"whole{whole}")
+            whole += 1
     status, _ = in_child(lambda: run(root, folder / "broken", delay_s=0.005))
-    _tell(json.dumps({"killed": killed, "status": status}))
+    _tell(json.dumps({"killed": killed, "whole": whole, "status": status}))
 
 
 def fill_the_disk(root: Path, folder: Path, *, room: int) -> None:
