@@ -217,7 +217,10 @@ def test_a_damaged_checkpoint_is_refused(capsys: Capsys, config: Path, out: Path
         (None, "no configuration file"),
         (b"\xff\xfe\x00", "cannot read"),
         (b"corpus: [", "bad.yaml is not valid YAML: line 1, column 10: expected the node content"),
-        (b"name: a\nmodel: b: c\n", "bad.yaml is not valid YAML: line 2, column 9: mapping values are not allowed here"),
+        (
+            b"name: a\nmodel: b: c\n",
+            "bad.yaml is not valid YAML: line 2, column 9: mapping values are not allowed here",
+        ),
         (b"name: \x07\n", "bad.yaml is not valid YAML: character 7: special characters"),
         (b"", "must hold `key: value` lines"),
         (b"model: starter\n", "'corpus' is missing"),
