@@ -7,9 +7,8 @@ import pytest
 
 from otoscope.evaluate.record import Record, to_table
 from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
-from otoscope.report.strict import _limits as _sparsities
-from otoscope.report.strict import _of_recipes
 from otoscope.report.strict_charts import beside, by_size
+from otoscope.report.strict_limits import limits_figure, of_recipes
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
 from otoscope.report.strict_words import _against, _compact, _layers, _limits, _tasks
 
@@ -47,7 +46,7 @@ def test_recipes_whose_limit_is_looked_for_are_told_apart(recipes: list[str], le
         of = {"sae_id": f"layer03-frames-{preset}-m64-k6-seed0", "preset": preset}
         records += [codes("explained_variance", 0.9 - place / 10, **of), codes("mig", 0.1, **of)]
         records += [replace(codes("sparsity_limit", 0.9), sae_id="", preset=preset, target=f"{preset}: task")]
-    figure = _sparsities(rows_of(*records))
+    figure = limits_figure(rows_of(*records))
     assert figure is not None
     assert list(figure.legend) == legend
     colour = figure.panels[0].spec["layer"][0]["encoding"]["color"]["scale"]
@@ -138,5 +137,5 @@ def test_charts_draw_each_representation_once():
     [(["mariotte2025", "default"], True, True), (["default"], False, True), (["mariotte2025"], True, False)],
 )
 def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
-    said = _of_recipes(recipes)
+    said = of_recipes(recipes)
     assert ("the study's recipe" in said, "this run's" in said) == (study, own)

@@ -6,10 +6,11 @@ from typing import Any
 import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
-from otoscope.report import strict_charts, tables, words
+from otoscope.report import strict_charts, words
 from otoscope.report.folder import Run
 from otoscope.report.panels import Figure, Panel
-from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
+from otoscope.report.strict_limits import limits_figure
+from otoscope.report.strict_rows import WORDS, StrictRows, listed, strict_rows
 
 Row = Mapping[str, Any]
 
@@ -35,7 +36,7 @@ def strict_figures(run: Run) -> list[Figure]:
     rows = strict_rows(run.results.rows)
     if not rows.present:
         return []
-    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), _limits(rows)]
+    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), limits_figure(rows)]
     return [figure for figure in found if figure is not None]
 
 
@@ -70,7 +71,7 @@ def _read(rows: StrictRows) -> Figure | None:
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
-        table=_table(pl.concat(used)),
+        table=listed(pl.concat(used)),
         height=270,
     )
 
@@ -104,7 +105,7 @@ def _structure(rows: StrictRows) -> Figure | None:
             "one factor out at a time, widened because factors depend on each other."
         ),
         panels=panels,
-        table=_table(everything),
+        table=listed(everything),
         height=250,
         notes=notes,
     )
@@ -125,7 +126,7 @@ def _few(rows: StrictRows) -> Figure | None:
         used.append(part)
     if not panels:
         return None
-    listed = pl.concat(used)
+    everything = pl.concat(used)
     return Figure(
         name="strict-few",
         title="What a few dimensions tell",
@@ -135,9 +136,9 @@ def _few(rows: StrictRows) -> Figure | None:
             "latents stand for something, the blue curve starts higher than the others on the left."
         ),
         panels=panels,
-        table=_table(listed),
+        table=listed(everything),
         height=240,
-        legend=[WORDS[name] for name in IN_CURVES if name in set(listed["representation"])],
+        legend=[WORDS[name] for name in IN_CURVES if name in set(everything["representation"])],
     )
 
 
@@ -164,64 +165,10 @@ def _layers(rows: StrictRows) -> Figure | None:
             "table holds the centre of each curve and the tests of order."
         ),
         panels=panels,
-        table=_table(pl.concat([found.drop("series"), said])),
+        table=listed(pl.concat([found.drop("series"), said])),
         height=170,
         small=True,
     )
-
-
-def _limits(rows: StrictRows) -> Figure | None:
-    at = rows.of("sparsity_limit")
-    recipes = list(dict.fromkeys(target.split(": ")[0] for target in at["target"]))
-    if not recipes:
-        return None
-    names = _named(recipes)
-    codes = rows.rows.filter((pl.col("representation") == CODES) & (pl.col("split") == "test"))
-    first = codes["seed"].min()
-    codes = codes.filter(pl.col("preset").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
-    codes = codes.with_columns(pl.col("preset").replace_strict(names, default="").alias("series"))
-    sparsities = codes["sparsity"].drop_nans().unique().sort().to_list()
-    questions = [
-        ("explained_variance", "", "explained variance", "share"),
-        ("mean_factor_r2", "", "factors", "mean R²"),
-    ]
-    questions += [(m, t, t, "R²" if m == "task_r2" else "balanced accuracy") for m, t in rows.tasks[:1]]
-    panels: list[Panel] = []
-    used: list[pl.DataFrame] = []
-    for metric, target, title, y_title in questions:
-        part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
-        if part["value"].is_not_nan().any():
-            drawn = strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities, names=list(names.values()))
-            panels.append(Panel(drawn, title))
-            used.append(part.drop("series"))
-    if not panels:
-        return None
-    return Figure(
-        name="strict-limits",
-        title="Where sparsity breaks what is kept",
-        caption=(
-            "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
-            f"apart on test groups, for {_of_recipes(recipes)}. The table ends with the sparsest level that loses less "
-            "than the margin fixed beforehand."
-        ),
-        panels=panels,
-        table=_table(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
-        height=230,
-        legend=list(names.values()),
-    )
-
-
-def _named(recipes: Sequence[str]) -> dict[str, str]:
-    """Return what the legend calls each recipe: by its name where more than one of them is not the study's."""
-    own = [recipe for recipe in recipes if recipe != "mariotte2025"]
-    called = {own[0]: "SAE codes"} if len(own) == 1 else {recipe: f"SAE, {recipe}" for recipe in own}
-    return {recipe: called.get(recipe, "SAE, the study's recipe") for recipe in recipes}
-
-
-def _of_recipes(recipes: Sequence[str]) -> str:
-    study = ["the study's recipe (mariotte2025: mean activations, pooled first)"] if "mariotte2025" in recipes else []
-    own = [f"this run's ({recipe})" for recipe in recipes if recipe != "mariotte2025"]
-    return words.listed([*study, *own])
 
 
 def _one_of_each(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -240,10 +187,6 @@ def _telling(rows: StrictRows) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
     shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= FEW)
     return shares["representation"].unique(maintain_order=True).to_list()
-
-
-def _table(rows: pl.DataFrame) -> pl.DataFrame:
-    return tables.result_rows(rows.drop([c for c in ("series", "place") if c in rows.columns]))
 
 
 def compared(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from otoscope.protocols.strict import NAME
 from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+from otoscope.report import tables
 
 WORDS: dict[str, str] = {
     DENSE: "dense layer",
@@ -134,3 +135,8 @@ class StrictRows:
 def strict_rows(rows: pl.DataFrame) -> StrictRows:
     """Return the strict protocol's view of a results table."""
     return StrictRows(rows.filter(pl.col("protocol") == NAME))
+
+
+def listed(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows as a figure's table shows them."""
+    return tables.result_rows(rows.drop([c for c in ("series", "place") if c in rows.columns]))

@@ -1,18 +1,16 @@
 """The page's first screen: what was found, in words written from the results."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from otoscope.report import words
 from otoscope.report.factor_figures import factor_layer
 from otoscope.report.folder import Run
+from otoscope.report.headline import Row, codes_of, headline_sparsities, median_of
 from otoscope.report.html import Html, element, join
 from otoscope.report.results import PREDICTED_R2, Results, predicted
-
-HEADLINE_SPARSITIES = (0.9, 0.95)
-
-Row = dict[str, Any]
+from otoscope.report.tiles import number_tiles
 
 
 class Finding(NamedTuple):
@@ -25,7 +23,7 @@ class Finding(NamedTuple):
 def summary(run: Run) -> Html:
     """Return the findings: key numbers as tiles, then sentences with intervals, nulls and groups."""
     results = run.results
-    tiles = [*_probe_tiles(results), *_variance_tile(results), *_factor_tiles(results)]
+    tiles = number_tiles(results)
     found = [
         *(f for label in results.labels for f in probe_findings(results, label)),
         *variance_findings(results),
@@ -56,7 +54,7 @@ def probe_findings(results: Results, label: str) -> list[Finding]:
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
-    lost = [_loss(results, label, at) for at in _headline(results)]
+    lost = [_loss(results, label, at) for at in headline_sparsities(results)]
     if said := [text for text in lost if text]:
         found.append(Finding(f"What sparse codes keep of the {label}", " ".join(said)))
     return found
@@ -68,13 +66,13 @@ def _brief(results: Results, label: str) -> list[Finding]:
     said: list[str] = []
     if dense:
         said.append(f"Layer {best} reaches {words.percent(dense['value'])} ({words.backed(dense)}).")
-    if codes := _codes(results, label, results.reference_sparsity):
+    if codes := codes_of(results, label, results.reference_sparsity):
         said.append(_loss_sentence(results, label, codes))
     return [Finding(f"The {label}", " ".join(said))] if said else []
 
 
 def _loss(results: Results, label: str, at: float) -> str | None:
-    codes = _codes(results, label, at)
+    codes = codes_of(results, label, at)
     return _loss_sentence(results, label, codes) if codes else None
 
 
@@ -95,7 +93,7 @@ def _loss_sentence(results: Results, label: str, codes: Row) -> str:
 def variance_findings(results: Results) -> list[Finding]:
     """Say how much of a layer the dictionaries rebuild."""
     said: list[str] = []
-    for at in _headline(results):
+    for at in headline_sparsities(results):
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
             continue
@@ -150,18 +148,13 @@ def factor_findings(results: Results) -> list[Finding]:
 
 def _predicted(rows: pl.DataFrame, source: str) -> str:
     parts = [words.count(_most(rows, "groups"), "group")]
-    median, null = (_median(rows, c) for c in ("value", "null_high"))
+    median, null = (median_of(rows, c) for c in ("value", "null_high"))
     if median is not None:
         parts.append(f"median R² {words.decimal(median, 2)}")
     if null is not None:
         parts.append(f"null up to {words.decimal(null, 2)}")
     known = rows.filter(predicted()).height
     return f"{known} of {words.count(rows.height, 'factor')} are predicted from {source} ({', '.join(parts)})"
-
-
-def _median(rows: pl.DataFrame, column: str) -> float | None:
-    median = rows[column].fill_nan(None).median()
-    return median if isinstance(median, float) else None
 
 
 def _most(rows: pl.DataFrame, column: str) -> int:
@@ -173,7 +166,7 @@ def _median_size(
 ) -> float | None:
     rows = results.of("effective_latents", representation, layer=layer)
     rows = rows.filter(pl.col("sparsity") == at) if at is not None else rows
-    return _median(rows.filter(pl.col("target").is_in(targets)), "value")
+    return median_of(rows.filter(pl.col("target").is_in(targets)), "value")
 
 
 def _predicted_by_both(results: Results, layer: int) -> list[str]:
@@ -181,73 +174,3 @@ def _predicted_by_both(results: Results, layer: int) -> list[str]:
     dense = results.of("factor_r2", "dense", layer=layer).filter(predicted())["target"]
     codes = results.of("factor_r2", "sae", layer=layer, sparsity=at).filter(predicted())["target"]
     return sorted(set(dense) & set(codes))
-
-
-def _headline(results: Results) -> list[float]:
-    """Return 90 % and 95 % where there are such dictionaries, else the reference sparsity."""
-    found = [s for s in results.sparsities if any(abs(s - wanted) < 1e-9 for wanted in HEADLINE_SPARSITIES)]
-    return found or ([results.reference_sparsity] if results.reference_sparsity is not None else [])
-
-
-def _codes(results: Results, label: str, at: float | None) -> Row | None:
-    return _at_codes_layer(results.of("probe_accuracy", "sae", target=label, sparsity=at), results)
-
-
-def _at_codes_layer(rows: pl.DataFrame, results: Results) -> Row | None:
-    """Return the row of the codes' layer, or of the layer nearest to it."""
-    layer = results.codes_layer.layer or 0
-    near = rows.filter(pl.col("value").is_not_nan()).sort((pl.col("layer") - layer).abs(), "layer")
-    return near.row(0, named=True) if near.height else None
-
-
-def _probe_tiles(results: Results) -> list[Html]:
-    if not results.labels:
-        return []
-    label = results.labels[0]
-    dense = results.one("probe_accuracy", "dense", target=label, layer=results.best_layer.layer)
-    tiles = [_tile(f"{label}, dense layer {dense['layer']}", words.percent(dense["value"]), dense)] if dense else []
-    for at in _headline(results)[:1]:
-        if codes := _codes(results, label, at):
-            name = f"{label}, codes at {words.sparsity(at)}, layer {codes['layer']}"
-            same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-            beside = f"dense layer {codes['layer']}: {words.percent(same['value'])}" if same else None
-            tiles.append(_tile(name, words.percent(codes["value"]), codes, beside=beside))
-    return tiles
-
-
-def _variance_tile(results: Results) -> list[Html]:
-    at = results.reference_sparsity
-    near = _at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
-    if near is None:
-        return []
-    name = f"explained variance at {words.sparsity(at)}, layer {near['layer']}"
-    return [_tile(name, words.percent(near["value"]), near, null=f"null 0{words.NBSP}% (training mean)")]
-
-
-def _factor_tiles(results: Results) -> list[Html]:
-    layer, at = factor_layer(results), results.reference_sparsity
-    if layer is None:
-        return []
-    rows = results.of("factor_r2", "sae", layer=layer, sparsity=at)
-    name = f"codes at {words.sparsity(at)}"
-    if rows.is_empty():
-        name, rows = "dense", results.of("factor_r2", "dense", layer=layer)
-    if rows.is_empty():
-        return []
-    null = _median(rows, "null_high")
-    beside = f"null R² up to {words.decimal(null, 2)} (median)" if null is not None else "no null in the results"
-    text = f"{rows.filter(predicted()).height} of {rows.height}"
-    return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), null=beside)]
-
-
-def _tile(name: str, value: str, row: Row, *, null: str | None = None, beside: str | None = None) -> Html:
-    lines = [beside] if beside else []
-    if words.known(row["low"]) and words.known(row["high"]) and null is None:
-        lines.append(f"interval {words.percent(row['low'])} to {words.percent(row['high'])}")
-    if null is not None:
-        lines.append(null)
-    elif words.known(row["null_mean"]):
-        lines.append(f"null {words.percent(row['null_mean'])}, up to {words.percent(row['null_high'])}")
-    lines.append(f"{row['n']:,} rows, {words.count(int(row['groups'] or 0), 'group')}")
-    quiet = (element("dd", line, class_="quiet") for line in lines)
-    return element("div", element("dt", name), element("dd", value, class_="value"), *quiet)
