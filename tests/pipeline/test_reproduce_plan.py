@@ -73,6 +73,31 @@ def test_rates_are_multiplied_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("known_rates")
+def test_the_strict_form_counts_five_seeds_and_every_null(tmp_path: Path) -> None:
+    settings = Settings(crops=3, sae_epochs=10, probe_epochs=7)
+    found = estimate(Path("vocalset"), tmp_path, models=choose_models(only=["HuBERT"]), settings=settings)
+    seconds = {cost.step: cost.strict_seconds for cost in found.costs}
+    # of two layers: the layer, six sparsities of five seeds, and eleven baselines
+    asked = 2 * (1 + 6 * 5 + 11)
+    # five seeds, the untrained encoder, random atoms, and six sparsities of two recipes for the limit
+    rounds = 5 + 2 + 2 * 6 / 6
+    assert seconds == {
+        "check recordings": 300.0,
+        "eGeMAPS": 300.0,
+        # whole files, trained and untrained
+        "HuBERT: encode (to fetch)": 2 * 300 * 0.5,
+        "train dictionaries": 20.0 * rounds,
+        "probes": asked * 7.0,
+        # ten permutations beside the factors themselves
+        "regressions": asked * 88 * (1 + 10),
+    }
+    (trained,) = [cost for cost in found.costs if cost.step == "train dictionaries"]
+    assert trained.strict_amount == "108: 5 seeds, nulls, limits"
+    assert trained.strict_bytes == pytest.approx(trained.bytes + 12 * (rounds - 1) * dictionary_bytes(settings, 768))
+    assert found.as_json()["strict_seconds"] == sum(seconds.values())
+
+
+@pytest.mark.usefixtures("known_rates")
 def test_mert_is_encoded_twice_while_its_rates_are_mixed(tmp_path: Path) -> None:
     both = [
         estimate(Path("v"), tmp_path, models=choose_models(only=["MERT"]), settings=Settings(mert_rate=rate))

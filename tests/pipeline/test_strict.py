@@ -12,13 +12,11 @@ from otoscope.config import load_config
 from otoscope.errors import ConfigError
 from otoscope.pipeline import parts
 from otoscope.pipeline.run import run
+from otoscope.protocols.strict.names import BASELINES
 from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
 
-BESIDE = ("permuted", "pca", "frozen_decoder", "untrained_sae", "logmel")
-"""One baseline of each kind: of codes, fitted, trained, of another encoder, of the sound alone."""
-
 STRICT = {
-    "baselines": list(BESIDE),
+    "baselines": list(BASELINES),
     "seeds": 2,
     "permutations": 2,
     "folds": 2,
@@ -51,10 +49,10 @@ def rows(whole: Path) -> pl.DataFrame:
 
 def test_every_representation_is_measured_by_the_same_metrics(rows: pl.DataFrame):
     beside = rows.filter((pl.col("metric") == "mean_factor_r2") | (pl.col("metric") == "predicted_share"))
-    assert set(beside["representation"]) == {"dense", "sae", *BESIDE}
+    assert set(beside["representation"]) == {"dense", "sae", *BASELINES}
     tasks = rows.filter(pl.col("metric").str.starts_with("task_") & (pl.col("split") == "test"))
     of_dense = set(tasks.filter(pl.col("representation") == "dense")["target"])
-    for name in BESIDE:
+    for name in BASELINES:
         assert set(tasks.filter(pl.col("representation") == name)["target"]) == of_dense, name
     assert "task_r2" in set(tasks["metric"])
 
