@@ -1,10 +1,11 @@
-"""What openSMILE measures of a sung clip leads to the conclusions that its true factors lead to."""
+"""What openSMILE measures of a sung clip leads to the conclusions of its true factors, but for the formants."""
 
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import spearmanr
 
 from otoscope.corpus.synth import SynthCorpus
 from otoscope.corpus.synth.chorus import sing_task
@@ -18,7 +19,10 @@ PAIRS = {
     "loudness_db": "equivalentSoundLevel_dBp",
     "f2_hz": "F2frequency_sma3nz_amean",
 }
-"""True factors and the openSMILE functionals that measure the same."""
+"""True factors and the openSMILE functionals of that name."""
+
+AGREE = ("f0_mean_hz", "loudness_db")
+"""Of these openSMILE knows what the truth knows."""
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +68,24 @@ def test_both_name_latents_of_the_same_factor(
     known, measured = measure_information(codes, true), measure_information(codes, found)
     for j, name in enumerate(PAIRS):
         assert information_gap(known).best[j] // 6 == j, name
+    for j, name in enumerate(AGREE):
         assert information_gap(measured).best[j] // 6 == j, name
-    # and of pitch they say the same about each of its six
-    np.testing.assert_allclose(measured.adjusted[:6, 0], known.adjusted[:6, 0], atol=0.2)
+        # and of each of the six they say the same
+        np.testing.assert_allclose(measured.adjusted[:18, j], known.adjusted[:18, j], atol=0.05, err_msg=name)
     assert not measured.adjusted[18:].any()
+
+
+def test_of_formants_no_agreement_is_to_be_had(
+    both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
+) -> None:
+    """docs/synthesiser.md says why: the roots that eGeMAPS takes for formants hardly follow the resonances."""
+    true, found, _ = both
+    followed = [spearmanr(true[:, j], found[:, j]).statistic for j in range(3)]
+    assert min(followed[:2]) > 0.98
+    assert abs(followed[2]) < 0.3
+    formant = slice(12, 18)
+    assert measure_information(codes, true).adjusted[formant, 2].min() > 0.2
+    assert measure_information(codes, found).adjusted[formant, 2].max() < 0.2
 
 
 def test_both_say_how_many_latents_pitch_takes(
