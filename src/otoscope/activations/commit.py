@@ -7,7 +7,7 @@ import polars as pl
 
 from otoscope.activations.home import Home, read_card, write_card
 from otoscope.activations.layout import CARD, CLIPS, MANIFEST, SET_ASIDE, shard_card_path, table_path
-from otoscope.activations.shards import check_files
+from otoscope.activations.whole import check_files
 from otoscope.artifacts import write_table
 from otoscope.errors import ArtifactError, CorpusError, StaleArtifact
 

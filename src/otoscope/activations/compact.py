@@ -18,9 +18,9 @@ from otoscope.activations.home import Home, home_of, read_card, write_card
 from otoscope.activations.layout import CARD, FORMAT, index_path, segments_path, shard_card_path
 from otoscope.activations.manifest import read_manifest
 from otoscope.activations.settle import numbers, stored_keys
-from otoscope.activations.shards import check_files
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, map_tensor
+from otoscope.activations.whole import check_files
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError
 

@@ -23,8 +23,8 @@ from otoscope.activations.layout import (
 )
 from otoscope.activations.manifest import read_manifest
 from otoscope.activations.settle import stored_keys
-from otoscope.activations.shards import check_files
 from otoscope.activations.store import ActivationStore
+from otoscope.activations.whole import check_files
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 

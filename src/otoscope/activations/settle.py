@@ -10,7 +10,7 @@ from otoscope.activations.home import Home, read_card, write_card
 from otoscope.activations.layout import CARD, MANIFEST, differences
 from otoscope.activations.plan import Clip, Sharding, in_order, shards
 from otoscope.activations.segments import Segments
-from otoscope.activations.shards import whole_shard
+from otoscope.activations.whole import whole_shard
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.described import check_size
-from otoscope.activations.home import Home, read_card, write_card
+from otoscope.activations.home import Home, write_card
 from otoscope.activations.layout import index_path, segments_path, shard_card_path, tensor_path
 from otoscope.activations.pieces import Piece
 from otoscope.activations.pooling import SegmentPool
@@ -21,7 +20,6 @@ from otoscope.activations.segments import Segments
 from otoscope.activations.tensorfile import RowFile, rounded
 from otoscope.artifacts import write_table
 from otoscope.encoders.base import Frames
-from otoscope.errors import ArtifactError, DamagedArtifact
 
 
 class Unusable(NamedTuple):
@@ -232,26 +230,3 @@ def index_table(clips: Sequence[_Clip], shard: int) -> pl.DataFrame:
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0)
-
-
-def whole_shard(home: Home, shard: int, *, recipe: str, key: str | None, verify: bool) -> dict[str, Any] | None:
-    """Return the card of a finished shard of this recipe and key, or None when it has to be written (again)."""
-    try:
-        card = read_card(home, shard_card_path(shard))
-        if card["recipe"] != recipe or (key is not None and card["key"] != key):
-            return None
-        check_files(home, card["files"], verify=verify)
-    except (ArtifactError, KeyError, TypeError):
-        return None
-    return card
-
-
-def check_files(home: Home, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
-    """Raise `DamagedArtifact` naming the first file whose size, or with `verify` whose SHA-256, is not the card's."""
-    for name, expected in files.items():
-        check_size(f"{home.place}/{name}", home.size(name), expected)
-        if verify and home.describe(name)["sha256"] != expected["sha256"]:
-            raise DamagedArtifact(
-                f"{home.place}/{name} is damaged: its SHA-256 is not its card's; `otoscope store verify {home.place}` "
-                "marks what is damaged, then the next extraction writes it anew"
-            )

@@ -13,14 +13,15 @@ from jaxtyping import Float
 
 from otoscope.activations.damage import mended
 from otoscope.activations.home import Home, home_of
-from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path, tensor_path
+from otoscope.activations.layout import CLIPS, SET_ASIDE, index_path, segments_path
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
-from otoscope.activations.shards import check_files
-from otoscope.activations.tensorfile import Mapped, map_tensor, widened
+from otoscope.activations.tensorfile import widened
+from otoscope.activations.tensors import Tensors
+from otoscope.activations.whole import check_files
 from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
-from otoscope.errors import ArtifactError, DamagedArtifact, UnknownLayer
+from otoscope.errors import ArtifactError, UnknownLayer
 
 
 class ClipFrames(NamedTuple):
@@ -43,7 +44,6 @@ class ActivationStore:
     clips: pl.DataFrame
     set_aside: pl.DataFrame
     _mended: dict[str, int] = field(default_factory=dict[str, int], repr=False)
-    _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> "ActivationStore":
@@ -194,7 +194,7 @@ class ActivationStore:
     def tokens(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "clips tokens width"]:
         """Return what stands for whole clips (AST's CLS and distillation tokens); averaged where a clip was cut."""
         self.width(layer)
-        if not any(tensor_path(layer, "tokens", shard["shard"]) in shard["files"] for shard in self.card["shards"]):
+        if not self._tensors.hold(layer, "tokens"):
             raise ArtifactError(f"{self.card['encoder']['name']} has no tokens that stand for a whole clip")
         chosen = self._chosen(clip_ids)
         return self._gather(layer, "tokens", chosen["shard"], chosen["pooled_offset"])
@@ -203,7 +203,8 @@ class ActivationStore:
         """Return the valid frames of a clip, as float32."""
         self._require_frames()
         clip = self.clips.row(self._positions([clip_id])[0], named=True)
-        values, dtype = self._tensor(layer, "frames", clip["shard"])
+        self.width(layer)
+        values, dtype = self._tensors.of(layer, "frames", clip["shard"])
         first = clip["first_offset"]
         return widened(np.array(values[first : first + clip["frames"]]), dtype)
 
@@ -235,13 +236,17 @@ class ActivationStore:
             shard=shard,
             first=first,
             frames=frames,
-            tensor=lambda shard: self._tensor(layer, "frames", shard),
+            tensor=lambda shard: self._tensors.of(layer, "frames", shard),
             layer=layer,
         )
 
     @cached_property
     def _shards(self) -> dict[int, dict[str, Any]]:
         return {shard["shard"]: shard for shard in self.card["shards"]}
+
+    @cached_property
+    def _tensors(self) -> Tensors:
+        return Tensors(self.home, {number: shard["files"] for number, shard in self._shards.items()})
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -268,24 +273,4 @@ class ActivationStore:
         return self.clips if clip_ids is None else self.clips[self._positions(clip_ids)]
 
     def _gather(self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series) -> Float[np.ndarray, "rows *axes"]:
-        """Return rows of small tensors, shard by shard."""
-        self.width(layer)
-        shard, offset = shards.to_numpy(), offsets.to_numpy()
-        out: np.ndarray | None = None
-        for number in np.unique(shard).tolist():
-            values, dtype = self._tensor(layer, kind, number)
-            here = np.flatnonzero(shard == number)
-            rows = widened(values[offset[here]], dtype)
-            out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
-            out[here] = rows
-        return np.empty((0, self.width(layer)), dtype=np.float32) if out is None else out
-
-    def _tensor(self, layer: int, kind: str, shard: int) -> Mapped:
-        relative = tensor_path(layer, kind, shard)
-        if relative not in self._maps:
-            self.width(layer)
-            described = self._shards[shard]["files"].get(relative)
-            if described is None:
-                raise DamagedArtifact(f"the manifest of {self.folder} does not list {relative}; extract again")
-            self._maps[relative] = map_tensor(self.home.fetch(relative, described), kind)
-        return self._maps[relative]
+        return self._tensors.gather(layer, kind, shards, offsets, width=self.width(layer))

@@ -1,0 +1,32 @@
+"""Whether what lies in a store is whole: shards and files held against their cards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from otoscope.activations.described import check_size
+from otoscope.activations.home import Home, read_card
+from otoscope.activations.layout import shard_card_path
+from otoscope.errors import ArtifactError, DamagedArtifact
+
+
+def whole_shard(home: Home, shard: int, *, recipe: str, key: str | None, verify: bool) -> dict[str, Any] | None:
+    """Return the card of a finished shard of this recipe and key, or None when it has to be written (again)."""
+    try:
+        card = read_card(home, shard_card_path(shard))
+        if card["recipe"] != recipe or (key is not None and card["key"] != key):
+            return None
+        check_files(home, card["files"], verify=verify)
+    except (ArtifactError, KeyError, TypeError):
+        return None
+    return card
+
+
+def check_files(home: Home, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
+    """Raise `DamagedArtifact` naming the first file whose size, or with `verify` whose SHA-256, is not the card's."""
+    for name, expected in files.items():
+        check_size(f"{home.place}/{name}", home.size(name), expected)
+        if verify and home.describe(name)["sha256"] != expected["sha256"]:
+            raise DamagedArtifact(
+                f"{home.place}/{name} is damaged: its SHA-256 is not its card's; `otoscope store verify {home.place}` "
+                "marks what is damaged, then the next extraction writes it anew"
+            )
