@@ -337,6 +337,15 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         assert wanted in text, wanted
 
 
+@pytest.mark.parametrize(("factor", "told"), [("F2frequency_sma3nz_amean", True), ("f2_hz", False)])
+def test_the_page_says_what_formants_are_where_opensmile_measured_them(tmp_path: Path, factor: str, told: bool) -> None:
+    measured = strictly("factor_r2", 0.5, "dense", target=factor)
+    write_table(tmp_path / "results.parquet", to_table([*strict_study(), measured]))
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    assert ("hardly follow them" in page.read_text(encoding="utf-8")) == told
+
+
 def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table(small_study()))
     page = write_claims(tmp_path, figures=False)

@@ -13,6 +13,9 @@ from otoscope.report.folder import read_run
 from otoscope.report.html import Html, element
 from otoscope.report.strict_rows import strict_rows
 
+MEASURED_FORMANT = r"^F[123]frequency_sma3nz_"
+"""Names of eGeMAPSv02's formant frequencies."""
+
 
 def setting(folder: Path) -> Html:
     """Return a table of what was asked, from the results and, where they lie beside them, configuration and corpus."""
@@ -22,6 +25,7 @@ def setting(folder: Path) -> Html:
         "Encoder": words.listed(dict.fromkeys(name for name in rows["encoder"] if name)),
         "Corpus": _corpus(run.corpus, run.clips),
         "Held-out groups": _held_out(rows),
+        "Formants": _formants(rows),
         "Layers": words.listed(rows["layer"].drop_nulls().unique().sort()),
         "Compared in full": _compared(rows),
         "Seeds": _seeds(rows),
@@ -56,6 +60,16 @@ def _held_out(rows: pl.DataFrame) -> str:
     clips, groups = tasks.select("n", "groups").row(0)
     return (
         f"test numbers of the task rest on {words.count(clips, 'clip')} of {words.count(groups, 'independent group')}"
+    )
+
+
+def _formants(rows: pl.DataFrame) -> str:
+    """Say what goes by the name of formants where openSMILE measured them."""
+    if not rows["target"].str.contains(MEASURED_FORMANT).any():
+        return ""
+    return (
+        "descriptors of eGeMAPSv02; on clips whose resonances are known its formant frequencies hardly follow them, "
+        "so the third verdict is about these descriptors"
     )
 
 
