@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,11 @@ def metric_of(key: Key) -> str:
 
 def test_every_metric_is_asked_about(plain: dict[Key, float]) -> None:
     assert {metric_of(key) for key in plain} == set(METRICS)
+
+
+def test_the_methods_page_names_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert not [metric for metric in METRICS if f"`{metric}`" not in page]
 
 
 @pytest.mark.parametrize("metric", METRICS)
