@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.activations.store import ActivationStore
-from tests.activations.toy import contents, write_corpus
+from tests.activations.toy import RATE_HZ, contents, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,9 +50,22 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     # what the kernel counts jumps by chance on a busy machine; memory that truly grows does so in every round
     while len(grown) < 4 and not (grown and min(grown) < 0.1):
         stores = tmp_path / f"stores{len(grown)}"
-        out, _ = toy("memory", tmp_path / "once", tmp_path / "twice", stores)
+        out, _ = toy("memory", tmp_path / "once", tmp_path / "twice", stores, 512)
         once, twice = json.loads(out)
         stored = sum(len(data) for data in contents(stores / "once" / "0").values()) / 1024
         assert stored > 90_000, "the store must be large beside what a process needs anyway"
         grown.append((twice - once) / stored)
     assert min(grown) < 0.1
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path):
+    write_corpus(tmp_path / "short", [61.0])
+    write_corpus(tmp_path / "long", [1800.0])
+    decoded_kib = 1800.0 * RATE_HZ * 4 / 1024
+    grown: list[float] = []
+    while len(grown) < 4 and not (grown and min(grown) < 0.6):
+        out, _ = toy("memory", tmp_path / "short", tmp_path / "long", tmp_path / f"stores{len(grown)}", 2)
+        short, long = json.loads(out)
+        grown.append((long - short) / decoded_kib)
+    # the index of 180,000 frames takes a third; sound that is decoded whole would take more than one
+    assert min(grown) < 0.6

@@ -230,7 +230,7 @@ def no_huge_pages() -> None:
     ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 
 
-def measure_memory(roots: Sequence[Path], folder: Path) -> None:
+def measure_memory(roots: Sequence[Path], folder: Path, *, width: int) -> None:
     """Print the peak memory, in KiB, of extracting each corpus: the least of three processes of its own.
 
     Allocators and huge pages add up to 100 MB by chance; what a store truly keeps in memory is in all three.
@@ -240,7 +240,7 @@ def measure_memory(roots: Sequence[Path], folder: Path) -> None:
     def work(root: Path, store: Path) -> None:
         from otoscope.activations.extract import extract
 
-        for _ in extract(corpus_of(root), Toy(width=512), store, layers=[0, 1, 2], batch_s=8.0):
+        for _ in extract(corpus_of(root), Toy(width=width), store, layers=[0, 1, 2], batch_s=8.0):
             pass
 
     peaks = [[in_child(partial(work, root, folder / root.name / str(i)))[1] for i in range(3)] for root in roots]
@@ -258,6 +258,6 @@ if __name__ == "__main__":
     elif task == "fill":
         fill_the_disk(Path(arguments[0]), Path(arguments[1]), room=int(arguments[2]))
     elif task == "memory":
-        measure_memory([Path(argument) for argument in arguments[:-1]], Path(arguments[-1]))
+        measure_memory([Path(argument) for argument in arguments[:-2]], Path(arguments[-2]), width=int(arguments[-1]))
     else:
         raise SystemExit(f"unknown task {task}")
