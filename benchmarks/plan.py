@@ -3,7 +3,8 @@
     python benchmarks/plan.py             # rewrites the tables of docs/how-to/plan-3000-hours.md, last line is JSON
 
 Seeded: the same assumptions, the same tables. Shards go to whichever worker is free, in order; some take longer than
-others; workers die, take their shard with them and come back. Nothing here was measured on a GPU.
+others; workers die, take their shard with them and come back. The rate of a processor core was measured, those of GPUs
+are assumed.
 """
 
 import argparse
@@ -19,6 +20,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "plan-3000-hour
 BEGIN, END = "<!-- {name}: written by benchmarks/plan.py -->", "<!-- end of {name} -->"
 GPUS = (1, 8, 64)
 RATES = (100, 500, 2000, 8000)
+CORES = (16, 64, 256)
+CORE_RATE = 10.4
+"""Times real time of one processor core: HuBERT base, all layers, fast, as docs/benchmarks.md has it."""
 SEEDS = range(20)
 
 
@@ -100,6 +104,19 @@ def time_table(assumed: Assumed) -> str:
     return "\n".join(lines)
 
 
+def processor_table(assumed: Assumed) -> str:
+    lines = ["| cores | median of 20 | worst of 20 | without trouble | core hours |", "|---|---|---|---|---|"]
+    for cores in CORES:
+        found = [simulate(replace(assumed, times_real_time=CORE_RATE), cores, seed) for seed in SEEDS]
+        hours = [one.hours for one in found]
+        spent = statistics.median(one.gpu_hours for one in found)
+        ideal = assumed.hours / CORE_RATE / cores
+        lines.append(
+            f"| {cores} | {told(statistics.median(hours))} | {told(max(hours))} | {told(ideal)} | {spent:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def told(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
@@ -130,7 +147,7 @@ def cost_table(assumed: Assumed) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"time": time_table, "disk": disk_table, "cost": cost_table}
+TABLES = {"time": time_table, "processors": processor_table, "disk": disk_table, "cost": cost_table}
 
 
 def filled(page: str, assumed: Assumed) -> str:
