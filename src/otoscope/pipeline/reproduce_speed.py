@@ -15,13 +15,16 @@ from otoscope.corpus.audio import decode
 from otoscope.encoders.ast import ASTEncoder
 from otoscope.encoders.resolve import place_of
 from otoscope.errors import AudioError, MissingExtra
-from otoscope.evaluate.lasso import LassoSettings, fit_factors, lasso_weights
-from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
+from otoscope.evaluate.lasso import lasso_weights
 from otoscope.factors.egemaps import measure_egemaps
+from otoscope.protocols.held_out import Clips
 from otoscope.protocols.mariotte2025.grid import Model
 from otoscope.protocols.mariotte2025.hearing import CROP_S, load_model
 from otoscope.protocols.mariotte2025.probe import fit_probe
 from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.protocols.strict.factors import ask_of
+from otoscope.protocols.strict.measure import measure
+from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.sae.bank import Bank
 from otoscope.sae.presets import MARIOTTE2025
 from otoscope.sae.rows import ArrayRows
@@ -29,7 +32,7 @@ from otoscope.sae.seat import Member
 from otoscope.sae.sparsifiers import k_from_sparsity
 from otoscope.sae.workers import one_thread
 
-TRAINING_ROWS, TEST_ROWS, FEW_FACTORS, WIDTH = 256, 400, 2, 768
+TRAINING_ROWS, TEST_ROWS, FEW_FACTORS, MANY_FACTORS, WIDTH = 256, 400, 2, 8, 768
 LONG_S = 10.0
 SINGERS = range(20)
 
@@ -100,17 +103,16 @@ def lasso_s(width: int, alpha: float) -> float:
 
 
 def strict_reading_s(width: int, rows: int) -> float:
-    """Time a tuned, held-out regression and a k-sparse curve of one factor, once: nulls repeat it."""
+    """Time all that the strict protocol measures of one factor or permutation, many at once as it does."""
     rows = max(rows, 3 * len(SINGERS))
-    features, factors = _codes(width, rows)
-    singer = np.arange(rows) % len(SINGERS)
-    split, groups = np.where(singer < 12, "train", np.where(singer < 15, "valid", "test")), singer.astype(str)
-    common: dict[str, Any] = {"groups": groups, "split": split}
-    few, curve = LassoSettings(permutations=1, resamples=10), SparseSettings(permutations=1, resamples=1)
+    features, values = _codes(width, rows, MANY_FACTORS)
+    singer, names = np.arange(rows) % len(SINGERS), tuple(f"factor {j}" for j in range(MANY_FACTORS))
+    split = np.where(singer < 12, "train", np.where(singer < 15, "valid", "test"))
+    asked = ask_of(Clips(split, singer.astype(str), {}, values, names), {}, near_duplicates=1.0)
+    settings = StrictSettings()
     with threadpool_limits(1, user_api="blas"), one_thread():
-        fit_s = seconds(lambda: fit_factors(features, factors, settings=few, workers=1, **common))
-        curve_s = seconds(lambda: sparse_regression(features, factors, settings=curve, **common))
-    return (fit_s + curve_s) / (2 * FEW_FACTORS)
+        whole_s = seconds(lambda: measure(features, asked, settings, resamples=10))
+    return whole_s / (MANY_FACTORS * (1 + settings.permutations))
 
 
 def egemaps_per_s() -> float:
@@ -149,11 +151,11 @@ def seconds(work: Callable[[], object]) -> float:
     return min(found)
 
 
-def _codes(width: int, rows: int = TEST_ROWS) -> tuple[np.ndarray, np.ndarray]:
+def _codes(width: int, rows: int = TEST_ROWS, factors: int = FEW_FACTORS) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     features = np.maximum(rng.standard_normal((rows, width)).astype(np.float32) - 1.5, 0)
-    noise = rng.standard_normal((rows, FEW_FACTORS))
-    return features, features[:, :FEW_FACTORS] * 2.0 + noise
+    noise = rng.standard_normal((rows, factors))
+    return features, features[:, :factors] * 2.0 + noise
 
 
 def _architecture(name: str) -> tuple[Any, Callable[[float], tuple[int, ...]], float]:
