@@ -81,14 +81,14 @@ def bootstrap_sums(
     all groups together. Resamples where it is undefined (NaN) are left out of the percentiles;
     with fewer than two groups both ends are NaN.
     """
-    value = statistic(sums.sum(axis=0, keepdims=True))[0]
+    value = np.asarray(statistic(sums.sum(axis=0, keepdims=True))[0])
     if len(sums) < 2:
         undefined = np.full_like(value, math.nan)
         return value, undefined, undefined
     counts = resample_counts(len(sums), resamples=resamples, seed=seed)
     drawn = statistic(np.tensordot(counts.astype(np.float64), sums, axes=1))
     low, high = quantiles(drawn, confidence)
-    return value, low, high
+    return value, np.asarray(low), np.asarray(high)
 
 
 def r2_of(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
