@@ -15,7 +15,7 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.relu import ReLU
 from otoscope.sae.sparsifiers import Seen, TopK
-from otoscope.sae.train import fit
+from otoscope.sae.train import begin, fit
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -79,6 +79,26 @@ def test_calibration_follows_rows_that_were_never_seen():
     active = (trained.sae.encode(unseen.float()) > 0).sum(dim=1).float().mean().item()
     assert trained.summary["valid_l0"] == pytest.approx(active)
     assert 3.8 <= active <= 4.0
+
+
+@pytest.mark.parametrize("sparsifier", ["relu", "gated", "jumprelu"])
+@pytest.mark.parametrize("init", ["tied", "principal"])
+def test_training_begins_at_the_budget(sparsifier: str, init: str):
+    """Begun with half of all latents active, a penalty overshoots and leaves most of them dead."""
+    rows = draw(1000, 16).float()
+    begun = begin(
+        rows, rows[:100], TrainConfig.model_validate({"sparsifier": sparsifier, "init": init}), latents=64, k=6
+    )
+    active = (begun.sae.train().encode(rows) > 0).sum(dim=1).float().mean().item()
+    assert active == pytest.approx(6, abs=0.5)
+
+
+def test_gated_magnitudes_start_as_if_no_level_were_taken_off():
+    sparsifier, pre = Gated(3, 32).double(), draw(500, 32)
+    opening = sparsifier.start_level(pre)
+    codes = sparsifier(pre - opening)
+    assert torch.equal(codes > 0, pre > opening)
+    assert torch.allclose(codes[codes > 0], pre[codes > 0], atol=1e-6)
 
 
 def test_jumprelu_starts_at_its_budget():

@@ -39,6 +39,13 @@ class Gated(nn.Module):
     def _magnitude(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         return self.stretch.exp() * pre + self.shift
 
+    @torch.no_grad()
+    def start_level(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
+        """Return the level at which gates open for these rows' budget; magnitudes start as if nothing was taken off."""
+        opening = lowest_level([pre], k=self.k)
+        self.shift.fill_(opening)
+        return opening
+
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
         """Set the level of gates at which rows, given in parts, have at most `k` active latents on average."""
         self.level.copy_(lowest_level((torch.where(self._magnitude(part) > 0, part, 0.0) for part in pre), k=self.k))

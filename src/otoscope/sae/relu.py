@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from otoscope.sae.calibration import lowest_level
 from otoscope.sae.controller import Strength
 from otoscope.sae.sparsifiers import Card, Seen
 
@@ -21,6 +22,10 @@ class ReLU(nn.Module):
     def forward(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         """Return the positive pre-activations."""
         return pre.relu()
+
+    def start_level(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
+        """Return the level beyond which these rows have `k` pre-activations on average."""
+        return lowest_level([pre], k=self.k)
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:
         """Return `weight * mean over rows of sum_i code_i |atom_i|`."""

@@ -69,8 +69,20 @@ class Starting(Protocol):
 
 
 @runtime_checkable
+class Levelled(Protocol):
+    """A sparsifier whose latents are active above 0, so that the encoder's bias says where training begins.
+
+    Begun with half of all latents active, its penalty would be steered far beyond what a budget needs and back.
+    """
+
+    def start_level(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
+        """Return what to take off pre-activations that have no bias yet, for rows to have `k` active latents."""
+        ...
+
+
+@runtime_checkable
 class Calibrated(Protocol):
-    """A sparsifier that keeps rows of unseen groups to its budget, once it has seen some that it did not learn from."""
+    """A sparsifier that keeps rows of unseen groups to its budget, after some that it does not learn from."""
 
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
         """Take in the pre-activations of validation rows, part by part; called before every validation."""

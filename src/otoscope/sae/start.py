@@ -3,13 +3,14 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from otoscope.sae.archetypal import Archetypes, centroids, sample_size
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import Order, Rows
-from otoscope.sae.sparsifiers import Starting
+from otoscope.sae.sparsifiers import Levelled, Starting
 
 
 def start(sae: SparseAutoencoder, config: TrainConfig, rows: Rows, order: Order, moments: Moments) -> None:
@@ -41,3 +42,5 @@ def _mix_points(sae: SparseAutoencoder, archetypes: Archetypes, rows: Rows, orde
 def _start_sparsifier(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> None:
     if isinstance(sae.sparsifier, Starting):
         sae.sparsifier.start(sae.preactivate(inner))
+    if isinstance(sae.sparsifier, Levelled) and sae.encoder_bias is not None:
+        sae.encoder_bias.copy_(-sae.sparsifier.start_level(F.linear(inner, sae.encoder)))
