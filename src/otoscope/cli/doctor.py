@@ -119,10 +119,18 @@ def _machine() -> dict[str, Any]:
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "disk_free_gib": shutil.disk_usage(".").free / 2**30,
         "torch_threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
+        "accelerator": _gpu(),
         "float32_gflops": _product_gflops(torch.float32),
         "bfloat16_gflops": _product_gflops(torch.bfloat16),
     }
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return f"{torch.cuda.get_device_name()}; used with device: cuda in a configuration"
 
 
 def _product_gflops(dtype: Any) -> float:

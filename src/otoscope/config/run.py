@@ -1,5 +1,6 @@
 """The whole run as one validated model."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,7 @@ class RunConfig(Section):
     revision: str | None = None
     corpus: Any
     splits: Splits = Splits()
+    device: str = Field(default="cpu", description="where models run and dictionaries are trained: cpu, cuda, cuda:1")
     max_set_aside: Share = Field(default=0.2, description="share of unusable clips that stops the run")
     factors: FactorSettings = FactorSettings()
     extract: ExtractSettings = ExtractSettings()
@@ -129,6 +131,13 @@ class RunConfig(Section):
         for name in self.evaluate.strict.limit_presets:
             self.train.require(name, key="evaluate.strict.limit_presets", poolings=self.train.poolings[:1])
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError("give cpu, cuda, or cuda:1 for the second GPU")
+        return value
 
     @field_validator("corpus", mode="before")
     @classmethod

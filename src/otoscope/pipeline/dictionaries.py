@@ -126,7 +126,7 @@ class Training:
             )
             for member, card in cards.items()
         ]
-        return Bank(rows_of("train"), rows_of("valid"), seats)
+        return Bank(rows_of("train"), rows_of("valid"), seats, device=self.run.config.device)
 
 
 class _Trainer:

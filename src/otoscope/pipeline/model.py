@@ -3,6 +3,7 @@
 from otoscope.config import RunConfig
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
+from otoscope.sae.devices import find_device
 
 
 class Model:
@@ -18,7 +19,11 @@ class Model:
             config = self._config
             settings = config.extract
             self._loaded = load_encoder(
-                config.model, revision=config.revision, context=settings.context, precision=settings.precision
+                config.model,
+                revision=config.revision,
+                device=str(find_device(config.device)),
+                context=settings.context,
+                precision=settings.precision,
             )
             check_layers(wanted_layers(config, self._loaded), self._loaded.layers, self._loaded.name)
         return self._loaded

@@ -6,6 +6,7 @@ from functools import partial
 from time import monotonic
 
 from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact
+from otoscope.sae.devices import find_device
 from otoscope.sae.draft import Draft, draft
 from otoscope.sae.engine import EngineFactory
 from otoscope.sae.fast import pick_engine
@@ -28,7 +29,7 @@ class Bank:
     Rows are measured once, and kept where they fit; members whose order of rows is the same (equal
     seed and batch) share every batch. `workers` members step at a time, each on one thread of
     PyTorch's. A member ends in the same bytes whatever its company and the number of workers: those
-    of a run by itself on one thread (`torch.set_num_threads(1)`).
+    of a run by itself on one thread (`torch.set_num_threads(1)`). On a GPU (`device`) members take turns.
 
     As many members as fit in `memory_bytes` are trained at once, the others after them. Making a
     bank raises `ConfigError` for settings and `TrainingError` for rows, or for a member that does
@@ -45,11 +46,12 @@ class Bank:
         workers: int | None = None,
         memory_bytes: int | None = None,
         engine: EngineFactory | None = None,
+        device: str = "cpu",
     ) -> None:
         if len({member.name for member in members}) < len(members):
             raise ConfigError(f"each member needs a name of its own, got {[member.name for member in members]}")
-        self.members, self.engine = list(members), engine
-        self.workers = workers or available_threads()
+        self.members, self.engine, self.device = list(members), engine, device
+        self.workers = workers or (available_threads() if find_device(device).type == "cpu" else 1)
         allowed = budget(memory_bytes)
         self.drafts = {member.name: _draft(member, rows, valid_rows) for member in members}
         kept = [part for part in (rows, valid_rows) if rows_bytes(part) <= HELD_SHARE * allowed]
@@ -113,6 +115,7 @@ class Bank:
             return begin(
                 self.rows, self.valid_rows, member.preset,
                 latents=member.latents, k=member.k, seed=member.seed, moments=self.moments, engine=engine,
+                device=self.device,
             )  # fmt: skip
 
         with named(member.name):

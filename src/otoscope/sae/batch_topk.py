@@ -46,10 +46,8 @@ class BatchTopK(nn.Module):
     @torch.no_grad()
     def _follow(self, kept: Float[Tensor, " kept"]) -> None:
         smallest = kept.min()
-        if self.threshold < 0:
-            self.threshold.copy_(smallest)
-        else:
-            self.threshold.lerp_(smallest, MOMENTUM)
+        followed = self.threshold.lerp(smallest, MOMENTUM)
+        self.threshold.copy_(torch.where(self.threshold < 0, smallest, followed))
 
     def card(self) -> Card:
         """Return the kind and the budget."""

@@ -23,7 +23,7 @@ def lowest_level(parts: Iterable[Float[Tensor, "rows latents"]], *, k: int) -> F
     counts, rows = torch.zeros(1 << (31 - COARSE_BITS), dtype=torch.int64), 0
     for part in parts:
         keys = part.relu().float().view(torch.int32) >> COARSE_BITS
-        counts += keys.flatten().bincount(minlength=len(counts))
+        counts += keys.flatten().bincount(minlength=len(counts)).cpu()
         rows += len(part)
     beyond = counts.sum() - counts.cumsum(0)
     lowest = int((beyond <= k * rows).nonzero()[0])

@@ -1,6 +1,7 @@
 """One optimisation step: gradients, constraints, Adam, and the count of dead latents."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from inspect import signature
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,9 @@ from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.losses import Contrast, aux_k, forward
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
+
+ISOLATED: dict[str, Any] = {key: True for key in ("isolate_recompiles",) if key in signature(torch.compile).parameters}
+"""Members of a bank differ in shape and budget: each counts its own compilations, where PyTorch can."""
 
 
 class Losses(NamedTuple):
@@ -49,11 +53,17 @@ class EngineFactory(Protocol):
 
 
 class TorchEngine:
-    """The plain engine: autograd and fused Adam, any sparsifier."""
+    """The plain engine: autograd and fused Adam, any sparsifier, any device.
 
-    def __init__(self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int) -> None:
+    `backend` compiles the forward and backward passes (`torch.compile`; "inductor" fuses what is not a product).
+    """
+
+    def __init__(
+        self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int, backend: str | None = None
+    ) -> None:
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
-        self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)
+        self.forward = torch.compile(forward, backend=backend, **ISOLATED) if backend else forward
+        self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
         self.named = {name: p for name, p in sae.named_parameters() if p.requires_grad}
         if sae.archetypes is not None:
             del self.named["decoder"]  # it follows the archetypes
@@ -75,7 +85,7 @@ class TorchEngine:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        seen = forward(sae, inner, prefixes=self.config.prefixes, contrasted=self.contrasted)
+        seen = self.forward(sae, inner, prefixes=self.config.prefixes, contrasted=self.contrasted)
         loss = seen.error if seen.penalty is None else seen.error + seen.penalty
         dead = self.silent_rows >= self.dead_window_rows
         aux = None
@@ -115,10 +125,14 @@ class TorchEngine:
         """Continue from what `state` returned; raise `DamagedArtifact` if it is another model's."""
         if "silent_rows" not in state or state["silent_rows"].shape != self.silent_rows.shape:
             raise DamagedArtifact("the saved progress is not of this model; delete it and train again")
-        self.silent_rows = state["silent_rows"].clone()
+        self.silent_rows = state["silent_rows"].clone().to(self.sae.device)
         for name, parameter in self.named.items():
             prefix = f"{name}."
-            moments = {key.removeprefix(prefix): v.clone() for key, v in state.items() if key.startswith(prefix)}
+            moments = {
+                key.removeprefix(prefix): value.clone().to(self.sae.device)
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
             self.optimiser.state[parameter] = moments
 
 

@@ -93,9 +93,11 @@ def nested_error(
 
 
 def gathers(sae: SparseAutoencoder) -> TopK | None:
-    """Return the sparsifier where gathering the few atoms of each row is cheaper than a dense product."""
+    """Return the sparsifier where gathering the few atoms of each row is cheaper than a dense product: on a CPU."""
     sparsifier = sae.sparsifier
-    return sparsifier if isinstance(sparsifier, TopK) and sparsifier.k * GATHER <= sae.latents else None
+    if not isinstance(sparsifier, TopK) or sae.device.type != "cpu":
+        return None
+    return sparsifier if sparsifier.k * GATHER <= sae.latents else None
 
 
 def gathered(sae: SparseAutoencoder, sparsifier: TopK, inner: Float[Tensor, "rows width"]) -> Forward:

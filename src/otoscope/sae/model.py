@@ -71,6 +71,11 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and rows must be."""
+        return self.encoder.device
+
+    @property
     def unit(self) -> Float[Tensor, ""]:
         """What one unit of an inner code is worth in the encoder's own units."""
         return self.scale.square().mean().sqrt()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from otoscope.errors import TrainingError
 from otoscope.sae.capabilities import describe, pairs
+from otoscope.sae.devices import find_device
 from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
@@ -96,13 +97,16 @@ def begin(
     seed: int = 0,
     moments: Moments | None = None,
     engine: EngineFactory = pick_engine,
+    device: str = "cpu",
 ) -> Training:
     """Check everything and make a run at step 0.
 
     Give k or sparsity. `moments` saves reading the training rows once more when many models are
-    trained on them. Raises `ConfigError` for settings, `TrainingError` for rows.
+    trained on them. The start is made on the CPU, whatever the device that trains. Raises `ConfigError` for settings
+    and a device that is not there, `TrainingError` for rows.
     """
     rows, valid_rows = as_rows(rows), as_rows(valid_rows)
+    found = find_device(device)
     made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
     config, sparsifier, plan = made
     moments = moments or measure(rows)
@@ -119,6 +123,7 @@ def begin(
     )
     sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
     start(sae, config, rows, plan.order, moments)
+    sae.to(found)
     best_rank, best = UNSEEN, dict[str, Tensor]()
     if config.init == "principal":  # from very few rows nothing may be learned that serves unseen groups better
         calibrate(sae, valid_rows)
@@ -150,7 +155,8 @@ def advance(run: Training, batch: Batch) -> Step:
     """Take one step on the batch that is due, and validate where that is due."""
     plan, k = run.plan, run.sae.sparsifier.k
     learning_rate = plan.learning_rate(run.step)
-    losses = run.engine.step(run.sae.normalise(torch.from_numpy(batch.rows)), learning_rate=learning_rate)
+    inner = run.sae.normalise(torch.from_numpy(batch.rows).to(run.sae.device))
+    losses = run.engine.step(inner, learning_rate=learning_rate)
     if not np.isfinite(losses.reconstruction):
         raise _diverged(run, batch)
     run.step += 1
@@ -168,7 +174,7 @@ def advance(run: Training, batch: Batch) -> Step:
 
 
 def finish(run: Training) -> Trained:
-    """Return the best model of a run whose steps are done."""
+    """Return the best model of a run whose steps are done, on the CPU."""
     if not run.done:
         raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train` to its end")
     if not run.best:
@@ -181,6 +187,7 @@ def finish(run: Training) -> Trained:
         "planned_steps": run.plan.steps,
         "best_step": run.best_step,
         "engine": type(run.engine).__name__,
+        "device": str(run.sae.device),
         "epochs": run.step / run.plan.order.steps_per_epoch,
         "batch": run.plan.order.batch,
         "train_rows": run.rows.height,
@@ -193,7 +200,7 @@ def finish(run: Training) -> Trained:
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
     }
-    return Trained(run.sae, run.history, summary)
+    return Trained(run.sae.cpu(), run.history, summary)
 
 
 def fit(
@@ -207,14 +214,17 @@ def fit(
     seed: int = 0,
     moments: Moments | None = None,
     engine: EngineFactory = pick_engine,
+    device: str = "cpu",
 ) -> Trained:
     """Train one dictionary to its end and return its best state on the validation rows.
 
-    Rows are arrays or tensors `[rows, width]`, or `Rows` that need not fit in memory.
+    Rows are arrays or tensors `[rows, width]`, or `Rows` that need not fit in memory. `device` is where it is
+    trained, such as "cuda"; what is returned is on the CPU.
     """
     run = begin(
-        rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments, engine=engine
-    )
+        rows, valid_rows, preset,
+        latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments, engine=engine, device=device,
+    )  # fmt: skip
     for _ in train(run):
         pass
     return finish(run)

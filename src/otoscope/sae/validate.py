@@ -47,7 +47,7 @@ def calibrate(sae: SparseAutoencoder, rows: Rows) -> None:
 def _preactivations(sae: SparseAutoencoder, rows: Rows) -> Iterator[Float[Tensor, "rows latents"]]:
     for start, chunk in chunks(rows, AT_ONCE):
         require_finite(rows, chunk, start, "validation")
-        yield sae.preactivate(sae.normalise(torch.from_numpy(chunk)))
+        yield sae.preactivate(sae.normalise(torch.from_numpy(chunk).to(sae.device)))
 
 
 @torch.no_grad()
@@ -55,12 +55,12 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
     """Score a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and companions."""
     training = sae.training
     sae.eval()
-    mean = torch.from_numpy(moments.mean)
-    residual, total = torch.zeros(sae.width, dtype=torch.float64), torch.zeros(sae.width, dtype=torch.float64)
-    fired = torch.zeros(sae.latents, dtype=torch.int64)
+    mean = torch.from_numpy(moments.mean).to(sae.device)
+    residual, total = mean.new_zeros(sae.width), mean.new_zeros(sae.width)
+    fired = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
     for start, chunk in chunks(rows, AT_ONCE):
         require_finite(rows, chunk, start, "validation")
-        batch = torch.from_numpy(chunk)
+        batch = torch.from_numpy(chunk).to(sae.device)
         seen = _rebuild(sae, sae.normalise(batch))
         rebuilt = seen.rows * sae.scale + sae.centre
         residual += (batch - rebuilt).square().sum(dim=0, dtype=torch.float64)
@@ -68,8 +68,8 @@ def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation
         fired += seen.fired
     sae.train(training)
     entries = rows.height * rows.width
-    varying = torch.from_numpy(moments.varying)
-    own = torch.from_numpy(moments.variance)[varying]
+    varying = torch.from_numpy(moments.varying).to(sae.device)
+    own = torch.from_numpy(moments.variance).to(sae.device)[varying]
     return Validation(
         mse=residual.sum().item() / entries,
         inner_mse=(residual / sae.scale.double().square()).sum().item() / entries,

@@ -47,7 +47,9 @@ def untrained_store(frame: Frame, layer: int) -> ActivationStore:
     config, folder, watch = frame.run.config, frame.run.folder, frame.run.watch
     home = folder.root / "untrained"
     context = "short" if frame.settings.untrained_context == "short" else config.extract.context
-    encoder = load_encoder(config.model, revision=config.revision, context=context, untrained=True)
+    encoder = load_encoder(
+        config.model, revision=config.revision, device=config.device, context=context, untrained=True
+    )
     corpus = frame.material.corpus
 
     def write() -> None:

@@ -1,0 +1,23 @@
+"""Where a dictionary is trained."""
+
+import torch
+
+from otoscope.errors import ConfigError
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device that is there; raise `ConfigError` for one that is not, or that lacks float64 sums.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device {name!r}; give cpu, cuda, or cuda:1 for the second GPU") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"dictionaries are trained on cpu or cuda, not on {name!r}")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r}: PyTorch finds {count} GPU(s) here; give cpu, or install its CUDA build")
+    return device
