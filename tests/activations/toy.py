@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from otoscope.activations.layout import MENDED
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.errors import OtoscopeError
 
 RATE_HZ = 8000
@@ -68,9 +68,9 @@ class Toy:
             np.repeat(edges[1:], steps),
         )
 
-    def encode(self, waves: Sequence[torch.Tensor], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=RATE_HZ, min_samples=FIELD, window_s=self.window_s)
+        waves = as_waves(waves, name=self.name, rate_hz=RATE_HZ, min_samples=FIELD, window_s=self.window_s)
         time.sleep(self.delay_s)
         counts = [self._steps(len(wave)) * self.bands for wave in waves]
         states = {i: torch.zeros(len(waves), max(counts), self.width) for i in layers}

@@ -83,3 +83,10 @@ def test_a_wrong_geometry_or_point_is_refused():
         own_encoder(Small(), ["front.2"], **{**GEOMETRY, "hop_samples": 20})
     with pytest.raises(UnknownLayer, match=r"did you mean front\.2"):
         own_encoder(Small(), ["fronts.2"], **GEOMETRY)
+
+
+def test_it_takes_arrays_and_tells_of_slips_as_every_encoder_does(encoder):
+    (wave,) = noise(4000)
+    assert encoder.encode([wave.numpy()], [0]).layers[0].equal(encoder.encode([wave], [0]).layers[0])
+    with pytest.raises(EncoderError, match=r"was given one tensor of shape \(4000,\); give a list of clips"):
+        encoder.encode(wave, [0])

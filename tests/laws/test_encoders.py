@@ -189,3 +189,43 @@ def test_what_is_no_sound_is_refused(load, family):
         encoder.encode([*noise(9000), torch.zeros(2, 9000)], [0])
     with pytest.raises(EncoderError, match="clip 0 holds NaN"):
         encoder.encode([torch.full((9000,), torch.nan)], [0])
+
+
+def test_arrays_are_taken_as_tensors_are(load, family):
+    """`load_audio` returns arrays, and whoever reads sound otherwise has float64 or a view backwards."""
+    encoder, (wave,) = load(family), noise(9000)
+    expected = encoder.encode([wave], [1]).layers[1]
+    array = wave.numpy()
+    frozen = array.copy()
+    frozen.setflags(write=False)
+    for given_as in (array, frozen, array.astype(np.float64), array[::-1].copy()[::-1]):
+        assert torch.equal(encoder.encode([given_as], [1]).layers[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("waves", "told"),
+    [
+        (
+            torch.zeros(9000),
+            r"was given one tensor of shape \(9000,\); give a list of clips, one channel each: \[wave\]",
+        ),
+        (np.zeros(9000), r"was given one array of shape \(9000,\); give a list of clips"),
+        (
+            torch.zeros(2, 9000),
+            r"was given one tensor of shape \(2, 9000\); give a list of clips.* list\(waves\) where",
+        ),
+        ([np.zeros((2, 9000))], r"clip 0 has shape \(2, 9000\)"),
+        ([[0.0] * 9000], r"clip 0 is a list; give a tensor or an array"),
+        ([torch.zeros(9000, dtype=torch.int16)], r"clip 0 holds int16 samples; give floats from -1 to 1"),
+        ([np.zeros(9000, dtype=np.int16)], r"clip 0 holds int16 samples; give floats from -1 to 1"),
+        ([np.full(9000, np.inf)], "clip 0 holds NaN or infinite"),
+    ],
+)
+def test_slips_of_the_caller_are_told_in_our_words(load, family, waves, told):
+    with pytest.raises(EncoderError, match=told):
+        load(family).encode(waves, [0])
+
+
+def test_a_layer_that_is_no_list_is_told(load, family):
+    with pytest.raises(UnknownLayer, match=r"layers is 1; give a list, such as \[1\]"):
+        load(family).encode(noise(9000), 1)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
@@ -117,10 +117,12 @@ class ASTEncoder:
         """Place a clip's valid patches in time and frequency: moment by moment, low to high."""
         return place_patches(self.layers[0], self.grid.band_edges_hz(), self.grid.moments_of(samples))
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
+        waves = as_waves(
+            waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s
+        )
 
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_values

@@ -3,14 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.errors import EncoderError, UnknownLayer
+
+Wave: TypeAlias = Float[Tensor, " _samples"] | Float[np.ndarray, " _samples"]
+"""One clip, one channel: a tensor, or an array such as `load_audio` returns."""
 
 
 @dataclass(frozen=True)
@@ -93,41 +97,77 @@ class Encoder(Protocol):
         """Place the valid frames of a clip of that many samples at `rate_hz`."""
         ...
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
-        """Run clips of any lengths through the model; padding never changes a valid frame."""
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
+        """Run clips of any lengths through the model; padding never changes a valid frame.
+
+        `waves` is a list of clips, each one channel of samples at `rate_hz`: tensors, or arrays as `load_audio`
+        returns them. Raises `EncoderError` for anything else, `UnknownLayer` for a layer that is not there.
+        """
         ...
 
 
-def check_layers(wanted: Sequence[int], layers: Sequence[Layer], name: str) -> None:
+def check_layers(wanted: Sequence[int] | int, layers: Sequence[Layer], name: str) -> None:
     """Raise `UnknownLayer` unless every wanted index exists."""
     known = [layer.index for layer in layers]
+    if isinstance(wanted, int):
+        raise UnknownLayer(f"layers is {wanted!r}; give a list, such as [{wanted}]")
     for index in wanted:
         if index not in known:
             raise UnknownLayer(f"{name} has no layer {index}; it has layers {known[0]} to {known[-1]}")
 
 
-def check_waves(
-    waves: Sequence[Float[Tensor, " _samples"]], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
-) -> None:
-    """Raise `EncoderError` unless every wave is one channel of finite sound that one call can take."""
-    if not waves:
+def as_waves(
+    given: Sequence[Wave], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
+) -> list[Float[Tensor, " _samples"]]:
+    """Return clips as tensors; raise `EncoderError` unless each is one channel of finite sound that a call can take."""
+    if isinstance(given, (Tensor, np.ndarray)):
+        alone = given.ndim == 1
+        raise EncoderError(
+            f"{name} was given one {_kind(given)} of shape {tuple(given.shape)}; give a list of clips, one channel "
+            f"each: {'[wave]' if alone else 'list(waves) where its rows are clips, [wave.mean(0)] where channels'}"
+        )
+    if not given:
         raise EncoderError(f"{name} was given no clips to encode; pass at least one")
-    for position, wave in enumerate(waves):
-        if wave.ndim != 1:
-            raise EncoderError(f"clip {position} has shape {tuple(wave.shape)}; {name} takes one channel, [samples]")
-        samples = wave.shape[0]
-        if samples < min_samples:
-            raise EncoderError(
-                f"clip {position} lasts {samples / rate_hz:.4f} s; the shortest that {name} can encode is "
-                f"{min_samples / rate_hz:.4f} s ({min_samples} samples at {rate_hz} Hz)"
-            )
-        if window_s is not None and samples > round(window_s * rate_hz):
-            raise EncoderError(
-                f"clip {position} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s a call: "
-                "cut it into windows and encode each"
-            )
-        if not torch.isfinite(wave).all():
-            raise EncoderError(f"clip {position} holds NaN or infinite samples; repair or drop it")
+    return [
+        _as_wave(wave, f"clip {position}", name=name, rate_hz=rate_hz, min_samples=min_samples, window_s=window_s)
+        for position, wave in enumerate(given)
+    ]
+
+
+def _as_wave(
+    given: object, clip: str, *, name: str, rate_hz: int, min_samples: int, window_s: float | None
+) -> Float[Tensor, " _samples"]:
+    if not isinstance(given, (Tensor, np.ndarray)):
+        raise EncoderError(f"{clip} is a {type(given).__name__}; give a tensor or an array of samples, one channel")
+    if given.ndim != 1:
+        raise EncoderError(f"{clip} has shape {tuple(given.shape)}; {name} takes one channel, [samples]")
+    wave = given if isinstance(given, Tensor) else _from_array(given, clip)
+    if not wave.is_floating_point():
+        raise EncoderError(f"{clip} holds {str(wave.dtype).removeprefix('torch.')} samples; give floats from -1 to 1")
+    samples = wave.shape[0]
+    if samples < min_samples:
+        raise EncoderError(
+            f"{clip} lasts {samples / rate_hz:.4f} s; the shortest that {name} can encode is "
+            f"{min_samples / rate_hz:.4f} s ({min_samples} samples at {rate_hz} Hz)"
+        )
+    if window_s is not None and samples > round(window_s * rate_hz):
+        raise EncoderError(
+            f"{clip} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s a call: "
+            "cut it into windows and encode each"
+        )
+    if not torch.isfinite(wave).all():
+        raise EncoderError(f"{clip} holds NaN or infinite samples; repair or drop it")
+    return wave
+
+
+def _from_array(given: NDArray[Any], clip: str) -> Tensor:
+    if not np.issubdtype(given.dtype, np.floating):
+        raise EncoderError(f"{clip} holds {given.dtype} samples; give floats from -1 to 1")
+    return torch.from_numpy(np.require(given, np.float32, ["C", "W"]))  # torch warns of what it may not write to
+
+
+def _kind(given: object) -> str:
+    return "tensor" if isinstance(given, Tensor) else "array"
 
 
 def frame_spans(frames: int, *, rate_hz: float, offset_s: float) -> Frames:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.points import Capture, capture
 from otoscope.errors import EncoderError
@@ -49,10 +49,12 @@ class OwnEncoder:
         layer = self.layers[0]
         return frame_spans(self._count(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths, those of one length together; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
+        waves = as_waves(
+            waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s
+        )
         read = capture(self.model, [self.points[layer] for layer in layers])
 
         def run(arrays: list[Any]) -> Part:

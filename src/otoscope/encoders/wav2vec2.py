@@ -18,16 +18,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from otoscope.encoders.base import (
     Encoded,
     Frames,
     Layer,
+    Wave,
+    as_waves,
     check_layers,
-    check_waves,
     frame_spans,
 )
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
@@ -118,10 +117,10 @@ class Wav2Vec2Encoder:
         layer = self.layers[0]
         return frame_spans(self.geometry.count(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
+        waves = as_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
 
         def run(arrays: list[NDArray[Any]]) -> Part:
             inputs = self.extractor(

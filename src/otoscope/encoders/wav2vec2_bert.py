@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
@@ -64,10 +62,10 @@ class Wav2Vec2BertEncoder:
         layer = self.layers[0]
         return frame_spans(self._count(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
+        waves = as_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=None)
 
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_features

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from otoscope.encoders.base import Encoded, Frames, Layer, check_layers, check_waves, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
 from otoscope.encoders.capture import capture
 from otoscope.encoders.checkpoint import load_extractor, load_strictly
@@ -59,10 +59,12 @@ class WhisperEncoder:
         """Place the frames whose centre lies within the clip: `ceil(samples / hop)` of them, the first at 0 s."""
         return frame_spans(self._count(samples), rate_hz=self.rate_hz / self.hop_samples, offset_s=0.0)
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
         check_layers(layers, self.layers, self.name)
-        check_waves(waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s)
+        waves = as_waves(
+            waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s
+        )
 
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self._features(arrays)
