@@ -7,6 +7,7 @@ from rich.table import Table
 from otoscope.artifacts import read_table
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
+from otoscope.report import evidence
 from otoscope.report.strict_rows import WORDS, strict_rows
 from otoscope.report.words import count
 
@@ -16,6 +17,9 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     console = Console(highlight=False)
     if summary.results is not None:
         results = read_table(summary.results)
+        if (rests_on := evidence.of_results(results)) and (said := evidence.warning(rests_on)):
+            console.print(said, soft_wrap=True)
+            console.print()
         for table in (_probes(results), _sparsities(results), _strict(results)):
             if table is not None:
                 console.print(table)

@@ -19,6 +19,7 @@ from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.labels import probed_labels, why_not
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import counting
+from otoscope.report import evidence
 from otoscope.report.words import count
 
 
@@ -82,6 +83,8 @@ def _warnings(found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
     left_out = [name for name in found.labels if name not in probed] if all_wanted else []
     told = [f"warning: {name} is not probed: {why_not(found, name)}" for name in left_out]
+    if thin_split := evidence.warning(evidence.of_clips(found.clips)):
+        told.append(thin_split)
     if found.clips["group"].n_unique() == found.clips.height:
         told.append(
             "warning: every clip is a group of its own, so one speaker or singer may lie on both sides of the split; "

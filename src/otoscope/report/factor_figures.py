@@ -8,6 +8,7 @@ import polars as pl
 from otoscope.report import charts, words
 from otoscope.report.chart_parts import R2_FLOOR, named, series_names
 from otoscope.report.folder import Run
+from otoscope.report.measured import left_out, measured
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 
@@ -49,6 +50,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
         "absolute weights. 1 means a single latent carries the factor. It does not grow by itself "
         "with a wider code, so dense and codes can be compared. Factors that nothing predicts have no value."
     )
+    table = factor_table(run, metric, layer)
     return Figure(
         name="effective-latents" if logarithmic else "factor-r2",
         title="How many dimensions carry each factor" if logarithmic else "Which factors can be read off",
@@ -58,15 +60,19 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
             f"{'.' if logarithmic else '; dashed grey the median of the upper ends of the nulls.'}"
         ),
         panels=panels,
-        table=factor_table(run, metric, layer),
+        table=table,
         height=190,
         small=True,
         legend=series_names(rows),
-        notes=[
-            "Factors within a category depend on each other; count them as a few facts, not as many.",
-            "In the table “null” is the upper end of what permuted factors reach.",
-        ],
+        notes=_notes(table),
     )
+
+
+def _notes(table: pl.DataFrame) -> list[str]:
+    said = ["Factors within a category depend on each other; count them as a few facts, not as many."]
+    if any(column.endswith(" null") for column in table.columns):
+        said.append("In the table “null” is the upper end of what permuted factors reach.")
+    return said
 
 
 def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
@@ -94,7 +100,8 @@ def category_map(run: Run) -> Figure | None:
     results = run.results
     at = results.reference_sparsity
     found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
-    cells = {name: category_cells(run, rows) for name, rows in found.items() if rows.height}
+    known = {name: measured(rows, results) for name, rows in found.items()}
+    cells = {name: category_cells(run, rows) for name, rows in known.items() if rows.height}
     if not cells:
         return None
     categories = list(_categories(run, results.factors))
@@ -106,7 +113,8 @@ def category_map(run: Run) -> Figure | None:
         caption=(
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
             f"{PREDICTED_R2} and above the upper end of the null. Each share is of the category's own size, so large "
-            "categories do not look better than small ones; a cell reads “predicted / all”."
+            "categories do not look better than small ones; a cell reads “predicted / all”"
+            + (f": {missing}." if (missing := left_out(results)) else ".")
         ),
         panels=[Panel(charts.category_map(c, categories=categories), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),

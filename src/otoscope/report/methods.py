@@ -9,6 +9,7 @@ from otoscope.report import tables, words
 from otoscope.report.figures import POOLINGS
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
+from otoscope.report.measured import left_out
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 
 MAX_SETTING = 80
@@ -21,10 +22,21 @@ def methods(run: Run) -> Html:
     """Return the methods: paragraphs, then every setting of the run and of the dictionaries."""
     blocks = [element("p", element("b", topic), ". ", text) for topic, text in _prose(run).items() if text]
     if run.config:
-        blocks.append(_folded("Every setting of the run", tables.settings(run.config, caption="Settings of the run")))
+        blocks.append(
+            _folded("Every setting of the run", tables.settings(_used(run.config), caption="Settings of the run"))
+        )
     if run.cards:
         blocks.append(_dictionaries(run.cards))
     return join(*blocks)
+
+
+def _used(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings of protocols that did not run."""
+    asked = config.get("evaluate")
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("protocols"), list):
+        return dict(config)
+    kept = {k: v for k, v in asked.items() if not isinstance(v, Mapping) or k in asked["protocols"]}
+    return {**config, "evaluate": kept}
 
 
 def _prose(run: Run) -> dict[str, str | None]:
@@ -47,7 +59,8 @@ def _prose(run: Run) -> dict[str, str | None]:
             f"{words.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted from an R² of "
-            f"{PREDICTED_R2} on, if it also exceeds the upper end of its null."
+            f"{PREDICTED_R2} on, if it also exceeds the upper end of its null"
+            + (f"; {missing}." if (missing := left_out(results)) else ".")
         )
         if results.factors
         else None,
@@ -112,10 +125,9 @@ def _choices(run: Run) -> str:
     if results.reference_sparsity is not None:
         codes = results.codes_layer
         said.append(f"Codes are shown of layer {codes.layer} where one layer must do: {codes.reason}.")
-        said.append(
-            f"Where one sparsity stands for all it is {words.sparsity(results.reference_sparsity)}, the nearest to "
-            f"{words.sparsity(REFERENCE_SPARSITY)}."
-        )
+        at, wanted = words.sparsity(results.reference_sparsity), words.sparsity(REFERENCE_SPARSITY)
+        nearest = "" if at == wanted else f", the nearest to {wanted} among those trained"
+        said.append(f"Where one sparsity stands for all it is {at}{nearest}.")
     if len(results.protocols) > 1:
         said.append(
             f"Charts show the protocol {results.protocol}; the results also hold {words.listed(results.protocols[1:])}."

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from otoscope.artifacts import atomic
-from otoscope.report import claims, gallery, methods, summary, tables, words
+from otoscope.report import claims, evidence, gallery, methods, summary, tables, words
 from otoscope.report.figures import all_figures
 from otoscope.report.folder import Run, read_run
 from otoscope.report.html import Html, element, join
@@ -48,7 +48,9 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
 def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:
     """Return the page as text; `linked` says whether the figures' files lie beside it."""
     specs: dict[str, Any] = {}
-    blocks = [("summary", section("summary", "What was found", summary.summary(run)))]
+    rests_on = evidence_of(run)
+    found = "What was measured" if rests_on and rests_on.thin else "What was found"
+    blocks = [("summary", section("summary", found, _caution(rests_on), summary.summary(run, rests_on)))]
     for name, (title, empty) in SECTIONS.items():
         shown = [drawn(f, specs, linked=linked) for f in sections[name]]
         blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
@@ -67,6 +69,28 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
         ),
     ]
     return assemble(title=run.title, subtitle=_subtitle(run), blocks=blocks, specs=specs, layers=run.results.layers)
+
+
+def evidence_of(run: Run) -> evidence.Evidence | None:
+    """Return what the numbers rest on: the tested clips of the results, or else the corpus's test split."""
+    tested = evidence.of_results(run.results.shown)
+    return tested if tested or run.clips is None else evidence.of_clips(run.clips)
+
+
+def _caution(rests_on: evidence.Evidence | None) -> Html:
+    """Return the banner over numbers that are too few to claim anything; nothing where they are not."""
+    if rests_on is None or not rests_on.thin:
+        return join()
+    return element(
+        "p",
+        element("b", "Nothing can be claimed from these numbers."),
+        f" They rest on a test split of {rests_on.told}: {evidence.why_thin(rests_on)}. "
+        f"A claim needs at least {evidence.MIN_GROUPS} test groups (with fewer this program's page of claims decides "
+        f"nothing) and about {evidence.MIN_CLIPS} test clips. {evidence.REMEDY}. Until then the page shows that the "
+        "run works, not what the model hears.",
+        class_="notice caution",
+        role="note",
+    )
 
 
 def _subtitle(run: Run) -> str:

@@ -12,6 +12,8 @@ REFERENCE_SPARSITY = 0.9
 PREDICTED_R2 = 0.1
 """A factor counts as predicted from this held-out R² on, if it also lies above its null."""
 
+VALIDATION, TEST = "validation groups", "test groups"
+
 SHOWN = ("dense", "sae")
 """Representations that the ordinary charts are about; the strict protocol's part of the page shows the others."""
 
@@ -187,10 +189,11 @@ class Results:
 
 @dataclass(frozen=True)
 class BestLayer:
-    """A layer and the sentence that says how it was chosen."""
+    """A layer, the sentence that says how it was chosen, and the groups that chose it."""
 
     layer: int | None
     reason: str
+    chosen_on: str = ""
 
 
 def predicted() -> pl.Expr:
@@ -208,20 +211,23 @@ def _choose_layer(results: Results, label: str | None) -> BestLayer:
         scored = probes.filter(held)
         alike = scored.filter(pl.col("value") == pl.col("value").max())["layer"].unique().sort().to_list()
         if len(alike) == 1:
-            return BestLayer(alike[0], f"it has {reason}")
+            return BestLayer(alike[0], f"it has {reason}", VALIDATION)
         if alike:
             tied = ", ".join(map(str, alike))
-            return BestLayer(alike[len(alike) // 2], f"layers {tied} tie for {reason}, and it lies in their middle")
+            said = f"layers {tied} tie for {reason}, and it lies in their middle"
+            return BestLayer(alike[len(alike) // 2], said, VALIDATION)
         if layer := _highest(probes.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))):
             return BestLayer(
                 layer[0],
                 "it has the highest accuracy of the dense probe on the test groups, so its own number is a maximum "
                 "over layers and a little optimistic",
+                TEST,
             )
-    for split, groups in (("valid", "validation groups"), ("test", "test groups")):
+    for split, groups in (("valid", VALIDATION), ("test", TEST)):
         r2 = dense.filter((pl.col("metric") == "factor_r2") & (pl.col("split") == split))
         if layer := _highest(r2.group_by("layer").agg(pl.col("value").median())):
-            return BestLayer(layer[0], f"the dense layer's median R² over the factors is highest there on the {groups}")
+            said = f"the dense layer's median R² over the factors is highest there on the {groups}"
+            return BestLayer(layer[0], said, groups)
     rebuilt = results.of("explained_variance", "sae").group_by("layer").agg(pl.col("value").mean())
     if layer := _highest(rebuilt):
         return BestLayer(layer[0], "the dictionaries explain most of its variance")
@@ -234,7 +240,7 @@ def _choose_codes_layer(results: Results) -> BestLayer:
     for metric, what in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
         held = codes.filter((pl.col("metric") == metric) & (pl.col("split") == "valid"))
         if layer := _highest(held.group_by("layer").agg(pl.col("value").mean())):
-            return BestLayer(layer[0], f"its codes do best in the {what} on the validation groups")
+            return BestLayer(layer[0], f"its codes do best in the {what} on the {VALIDATION}", VALIDATION)
     best = results.best_layer.layer
     having = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")["layer"].unique().to_list()
     nearest = min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)

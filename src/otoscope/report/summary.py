@@ -5,12 +5,23 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.report import words
+from otoscope.report.evidence import Evidence
 from otoscope.report.factor_figures import factor_layer
 from otoscope.report.folder import Run
 from otoscope.report.headline import Row, codes_of, headline_sparsities, median_of
 from otoscope.report.html import Html, element, join
+from otoscope.report.measured import left_out, measured
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.tiles import number_tiles
+
+TERMS = (
+    "A group is whoever must not be on both sides of a split, such as a singer or a speaker; every number is of test "
+    "groups, which no fit and no choice has seen. Probes and factors count clips; reconstruction counts the frames, "
+    "or clips, that a dictionary is trained on. Codes are what the latents of a dictionary (a sparse autoencoder, SAE) "
+    "answer to a clip; sparsity is the share of latents held at zero. Chance, or the null, is what the same fit "
+    "reaches when labels or factors are permuted."
+)
+"""The words that a newcomer needs for everything below."""
 
 
 class Finding(NamedTuple):
@@ -20,69 +31,75 @@ class Finding(NamedTuple):
     text: str
 
 
-def summary(run: Run) -> Html:
-    """Return the findings: key numbers as tiles, then sentences with intervals, nulls and groups."""
-    results = run.results
-    tiles = number_tiles(results)
+def summary(run: Run, evidence: Evidence | None = None) -> Html:
+    """Return the findings: key numbers as tiles, then sentences with intervals, nulls and groups.
+
+    Where the evidence is too thin for a claim there are no tiles, and the sentences only say what was measured.
+    """
+    results, thin = run.results, evidence is not None and evidence.thin
+    tiles = [] if thin else number_tiles(results)
     found = [
-        *(f for label in results.labels for f in probe_findings(results, label)),
-        *variance_findings(results),
-        *factor_findings(results),
+        *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
+        *variance_findings(results, thin=thin),
+        *factor_findings(results, thin=thin),
     ]
     if not found:
         return element("p", "The results hold no number to sum up.")
     items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     return join(
+        element("p", TERMS, class_="caption"),
         element("dl", *tiles, class_="tiles") if tiles else None,
         element("ul", *items, class_="findings"),
     )
 
 
-def probe_findings(results: Results, label: str) -> list[Finding]:
+def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[Finding]:
     """Say what the dense layers know of a label, and what the codes lose; briefly for all labels but the first."""
     if label != results.labels[0]:
-        return _brief(results, label)
+        return _brief(results, label, thin=thin)
     best = results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     found: list[Finding] = []
     if dense:
         found.append(
             Finding(
-                f"What the layers know of the {label}",
+                f"A probe for the {label}" if thin else f"What the layers know of the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches "
-                f"{words.percent(dense['value'])} on unseen groups ({words.backed(dense)}). "
+                f"{words.percent(dense['value'])} on {_where(thin)} ({words.backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
-    lost = [_loss(results, label, at) for at in headline_sparsities(results)]
-    if said := [text for text in lost if text]:
-        found.append(Finding(f"What sparse codes keep of the {label}", " ".join(said)))
+    coded = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
+    if coded:
+        topic = f"Probes on codes for the {label}" if thin else f"What sparse codes keep of the {label}"
+        found.append(Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in coded)))
     return found
 
 
-def _brief(results: Results, label: str) -> list[Finding]:
+def _where(thin: bool) -> str:
+    return "these test clips" if thin else "unseen groups"
+
+
+def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     best = results.best_layer_for(label).layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best)
     said: list[str] = []
     if dense:
         said.append(f"Layer {best} reaches {words.percent(dense['value'])} ({words.backed(dense)}).")
     if codes := codes_of(results, label, results.reference_sparsity):
-        said.append(_loss_sentence(results, label, codes))
+        said.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(said))] if said else []
 
 
-def _loss(results: Results, label: str, at: float) -> str | None:
-    codes = codes_of(results, label, at)
-    return _loss_sentence(results, label, codes) if codes else None
-
-
-def _loss_sentence(results: Results, label: str, codes: Row) -> str:
+def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> str:
     dense = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     reached = f"{words.percent(codes['value'])} ({words.backed(codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
     start = f"At {words.sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:
         return f"{start}."
+    if thin:
+        return f"{start}; that layer's dense activations reach {words.percent(dense['value'])}."
     change = 100 * (codes["value"] - dense["value"])
     if abs(change) < 0.05:
         return f"{start}, as much as that layer's dense activations."
@@ -90,7 +107,7 @@ def _loss_sentence(results: Results, label: str, codes: Row) -> str:
     return f"{start}, {abs(change):.1f} points {verb} than that layer's dense activations."
 
 
-def variance_findings(results: Results) -> list[Finding]:
+def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     """Say how much of a layer the dictionaries rebuild."""
     said: list[str] = []
     for at in headline_sparsities(results):
@@ -102,8 +119,9 @@ def variance_findings(results: Results) -> list[Finding]:
         span = f"{words.percent(high['value'])} (layer {high['layer']})"
         if low["layer"] != high["layer"]:
             span = f"{words.percent(low['value'])} (layer {low['layer']}) to {span}"
-        held = f"{words.count(high['n'], 'row')} of {words.count(high['groups'], 'group')}"
-        said.append(f"at {words.sparsity(at)} sparsity {span} of the variance on unseen groups ({held})")
+        said.append(
+            f"at {words.sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({words.rows_of(high)})"
+        )
     if not said:
         return []
     return [
@@ -115,7 +133,7 @@ def variance_findings(results: Results) -> list[Finding]:
     ]
 
 
-def factor_findings(results: Results) -> list[Finding]:
+def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     """Say how many factors are predicted, by what, and with how many dimensions."""
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
@@ -124,37 +142,62 @@ def factor_findings(results: Results) -> list[Finding]:
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
         f"the codes at {words.sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
-    said = [_predicted(rows, name) for name, rows in sources.items() if rows.height]
+    found_in = {name: known for name, rows in sources.items() if (known := measured(rows, results)).height}
+    if not found_in:
+        return []
+    more = f"; {missing}" if (missing := left_out(results)) else ""
+    if thin:
+        said = [_reached(rows, name) for name, rows in found_in.items()]
+        return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {words.listed(said)}{more}.")]
+    said = [_predicted(rows, name) for name, rows in found_in.items()]
     found = [
         Finding(
             f"Factors at layer {layer}",
-            f"{words.listed(said)}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
+            f"{words.listed(said)}{more}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
             "lies above the factor's null.",
         )
     ]
+    return [*found, *_compactness(results, layer)]
+
+
+def _compactness(results: Results, layer: int) -> list[Finding]:
+    at = results.reference_sparsity
     both = _predicted_by_both(results, layer)
     sizes = [_median_size(results, layer, "dense", None, both), _median_size(results, layer, "sae", at, both)]
-    if sizes[0] and sizes[1]:
-        found.append(
-            Finding(
-                "Compactness",
-                f"The {words.count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
-                f"from the dense layer and {sizes[1]:.1f} from the codes at {words.sparsity(at)} sparsity (medians, "
-                f"layer {layer}).",
-            )
+    if not (sizes[0] and sizes[1]):
+        return []
+    return [
+        Finding(
+            "Compactness",
+            f"The {words.count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
+            f"from the dense layer and {sizes[1]:.1f} from the codes at {words.sparsity(at)} sparsity (medians, "
+            f"layer {layer}).",
         )
-    return found
+    ]
 
 
 def _predicted(rows: pl.DataFrame, source: str) -> str:
+    known = rows.filter(predicted()).height
+    return f"{known} of {words.count(rows.height, 'factor')} are predicted from {source} ({_around(rows)})"
+
+
+def _reached(rows: pl.DataFrame, source: str) -> str:
+    """Say the same of too few clips: a number without the word predicted."""
+    known = rows.filter(predicted()).height
+    return (
+        f"{source} give {known} of {words.count(rows.height, 'factor')} an R² of at least {PREDICTED_R2} above chance "
+        f"({_around(rows)})"
+    )
+
+
+def _around(rows: pl.DataFrame) -> str:
     parts = [words.count(_most(rows, "groups"), "group")]
     median, null = (median_of(rows, c) for c in ("value", "null_high"))
     if median is not None:
         parts.append(f"median R² {words.decimal(median, 2)}")
     if null is not None:
         parts.append(f"null up to {words.decimal(null, 2)}")
-    known = rows.filter(predicted()).height
-    return f"{known} of {words.count(rows.height, 'factor')} are predicted from {source} ({', '.join(parts)})"
+    return ", ".join(parts)
 
 
 def _most(rows: pl.DataFrame, column: str) -> int:

@@ -21,6 +21,9 @@ METRIC_WORDS: dict[str, str] = {
 }
 """Metric identifiers in words."""
 
+PER_CLIP = frozenset(m for m in METRIC_WORDS if m.startswith(("probe_", "factor_")))
+"""Metrics that count clips; the others count the rows that a dictionary was trained on."""
+
 NBSP = "\u00a0"
 
 Number = float | int | None
@@ -80,6 +83,18 @@ def listed(items: Iterable[object]) -> str:
     """
     words = [str(i) for i in items]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def rows_of(row: Mapping[str, Any]) -> str:
+    """Return how many rows a number rests on, named for what they are, and of how many groups.
+
+    >>> rows_of({"n": 6000, "groups": 3, "pooling": "encode_then_pool", "metric": "explained_variance"})
+    '6,000 frames of 3 groups'
+    """
+    one = "clip"
+    if row["metric"] not in PER_CLIP:
+        one = {"encode_then_pool": "frame", "pool_then_encode": "clip"}.get(row["pooling"], "row")
+    return f"{count(row['n'] or 0, one)} of {count(int(row['groups'] or 0), 'group')}"
 
 
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:

@@ -1,0 +1,72 @@
+"""How much a test split can carry, and what to say where that is too little for a claim."""
+
+from typing import NamedTuple
+
+import polars as pl
+
+from otoscope.report import words
+from otoscope.report.intervals import MIN_GROUPS
+
+MIN_CLIPS = 20
+"""Test clips below which a single one moves an accuracy by more than five points."""
+
+
+REMEDY = "Add recordings of other groups, or give more groups to test (splits.test)"
+"""What to do about it."""
+
+
+class Evidence(NamedTuple):
+    """Clips and groups that the numbers of a test split rest on."""
+
+    clips: int
+    groups: int
+
+    @property
+    def thin(self) -> bool:
+        """Whether it is too little for a claim."""
+        return self.clips < MIN_CLIPS or self.groups < MIN_GROUPS
+
+    @property
+    def told(self) -> str:
+        """It in words.
+
+        >>> Evidence(3, 1).told
+        '3 clips of 1 group'
+        """
+        return f"{words.count(self.clips, 'clip')} of {words.count(self.groups, 'group')}"
+
+
+def of_clips(clips: pl.DataFrame) -> Evidence:
+    """Count the test clips of a corpus and their groups."""
+    test = clips.filter(pl.col("split") == "test")
+    return Evidence(test.height, test["group"].n_unique())
+
+
+def of_results(rows: pl.DataFrame) -> Evidence | None:
+    """Return the most clips and groups that a probe or a factor was tested on; None where there is neither."""
+    tested = rows.filter((pl.col("split") == "test") & pl.col("metric").is_in(["probe_accuracy", "factor_r2"]))
+    found = tested.select(pl.col("n", "groups").max()).row(0)
+    return Evidence(*(number or 0 for number in found)) if tested.height else None
+
+
+def why_thin(evidence: Evidence) -> str:
+    """Say what little evidence does to the numbers, as a clause.
+
+    >>> why_thin(Evidence(3, 1))
+    'with a single group no number has an interval over groups, so none says what another group would give'
+    """
+    if evidence.groups < 2:
+        return "with a single group no number has an interval over groups, so none says what another group would give"
+    if evidence.groups < MIN_GROUPS:
+        return f"an interval over {evidence.groups} groups merely spans their values"
+    return f"one clip more or less moves an accuracy by {100 / max(evidence.clips, 1):.0f} points"
+
+
+def warning(evidence: Evidence) -> str | None:
+    """Return the line for a terminal; None where there is enough."""
+    if not evidence.thin:
+        return None
+    return (
+        f"warning: nothing can be claimed from a test split of {evidence.told}: {why_thin(evidence)}; "
+        f"at least {MIN_GROUPS} groups and about {MIN_CLIPS} clips are needed. {REMEDY}"
+    )
