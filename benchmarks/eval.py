@@ -85,7 +85,7 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Any]:
     factors = data.factors[:, : options.factors]
     n = factors.shape[1]
     loop = Loop(data, factors, options)
-    settings = LassoSettings(folds=FOLDS, alphas=ALPHAS, patience=None, permutations=options.permutations)
+    settings = LassoSettings(folds=FOLDS, alphas=ALPHAS, patience=None, permutations=options.permutations, reach=None)
 
     def fit(**other: Any) -> tuple[Took, Any]:
         start = clocks()

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_planted_factors_are_found_on_unseen_groups_and_noise_is_not() -> None:
 
 def test_r2_is_scikit_learns_at_the_chosen_penalty() -> None:
     codes, factors, groups, split = planted(seed=1)
-    found = fit_factors(codes, factors, groups=groups, split=split, settings=FEW)
+    found = fit_factors(codes, factors, groups=groups, split=split, settings=replace(FEW, reach=None))
     fitted, test = split != "test", split == "test"
     x = (codes - codes[fitted].mean(axis=0)) / codes[fitted].std(axis=0)
     y = (factors - factors[fitted].mean(axis=0)) / factors[fitted].std(axis=0)
@@ -88,6 +89,29 @@ def test_r2_is_scikit_learns_at_the_chosen_penalty() -> None:
         np.testing.assert_allclose(found.weights[:, j], reference.coef_, atol=1e-3)
         error = ((y[test, j] - reference.predict(x[test])) ** 2).sum()
         assert found.r2[j] == pytest.approx(1 - error / (y[test, j] ** 2).sum(), abs=1e-3)
+
+
+def test_a_latent_that_woke_up_on_unseen_groups_does_not_carry_the_prediction_away() -> None:
+    codes, factors, groups, split = planted()
+    train, rng = np.flatnonzero(split == "train"), np.random.default_rng(3)
+    sleeper = np.zeros((len(codes), 1))
+    sleeper[train[np.argsort(factors[train, 0])[-3:]]] = 1e-3  # all but silent, and seemingly telling
+    sleeper[split != "train", 0] = 0.05 * rng.random((split != "train").sum())
+    settings = replace(FEW, alphas=2, smallest_alpha=0.02, patience=None)
+    held, free = (
+        fit_factors(np.hstack([codes, sleeper]), factors, groups=groups, split=split, settings=one)
+        for one in (settings, replace(settings, reach=None))
+    )
+    assert held.valid_r2[0] > 0.6
+    assert free.valid_r2[0] < 0.1, "no weight at all served unseen groups best"
+
+
+def test_within_reach_predictions_are_as_they_are() -> None:
+    codes, factors, groups, split = planted()
+    far = fit_factors(codes, factors, groups=groups, split=split, settings=replace(FEW, reach=100.0))
+    free = fit_factors(codes, factors, groups=groups, split=split, settings=replace(FEW, reach=None))
+    for one, other in zip(far, free, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_fitted_mean_scores_zero() -> None:

@@ -92,6 +92,20 @@ class Gramian:
         gram[:, silent] = 0
         return Moments(inside, mean, scale, gram)
 
+    def within(
+        self, moments: Moments, rows: Float[np.ndarray, "others p"], *, reach: float | None
+    ) -> Float[np.ndarray, "others p"]:
+        """Standardise rows (in units of these) by a set, each feature held within `reach` deviations of its span.
+
+        `reach` of None leaves rows where they are.
+        """
+        standard = (rows - moments.mean) / moments.scale
+        if reach is None:
+            return standard
+        inside = self.rows[moments.inside]
+        lowest, highest = ((edge - moments.mean) / moments.scale for edge in (inside.min(axis=0), inside.max(axis=0)))
+        return np.clip(standard, lowest - reach, highest + reach)
+
     def columns(self, moments: Moments) -> Columns | None:
         """Return the rows of a set as sparse columns, or nothing where they are not sparse."""
         if self._zero is None:

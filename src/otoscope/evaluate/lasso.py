@@ -5,8 +5,9 @@ alpha by R2 on the validation groups, fit again on training and validation rows 
 alpha, and report R2 on the test groups, relative to the mean of the rows that were fitted. With
 `folds`, training and validation groups together are shared out into folds, and alpha is chosen by
 R2 over all folds, each predicted from the others. X and y are standardised on the fitted rows each
-time. The null repeats all of it, choice of alpha included, on targets whose rows were permuted
-among the fitted rows.
+time, and rows to be predicted are held within `reach` deviations of what the fitted rows span. The
+null repeats all of it, choice of alpha included, on targets whose rows were permuted among the fitted
+rows.
 """
 
 import math
@@ -157,7 +158,7 @@ def _fit_pattern(
     folds, whole = asked.folds(fitted), asked.gramian.moments(fitted)
     tuned = tune(asked.gramian, whole, folds, targets, asked.grid(int(folds[0].fitted.inside.sum())), pool)
 
-    rows = (asked.gramian.apply(asked.features[test]) - whole.mean) / whole.scale
+    rows = asked.gramian.within(whole, asked.gramian.apply(asked.features[test]), reach=settings.reach)
     y_test = (asked.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
     predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
     sums = group_sums(_errors(predicted[:, 0], y_test), asked.groups[test])

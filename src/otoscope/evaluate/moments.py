@@ -5,6 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+REACH = 2.0
+"""Rows that are predicted count as no further, in any feature, than so many deviations beyond what fitted rows span.
+
+A latent that all but slept in the fitted rows has so small a deviation that others stand dozens away, where nothing
+was ever fitted: of one singer's clips 40, which took the held-out R2 of a formant from 0.82 to 0.70.
+"""
+
 
 class Moments(NamedTuple):
     """Rows standardised by their own mean and standard deviation, and X'X/n of that."""
@@ -17,6 +24,11 @@ class Moments(NamedTuple):
     def apply(self, rows: Float[np.ndarray, "rows p"]) -> Float[np.ndarray, "rows p"]:
         """Return other rows standardised by these rows' statistics."""
         return (rows - self.mean) / self.scale
+
+    def within(self, rows: Float[np.ndarray, "rows p"], *, reach: float = REACH) -> Float[np.ndarray, "rows p"]:
+        """Return other rows standardised alike, each feature held within `reach` deviations of what these rows span."""
+        lowest, highest = self.standard.min(axis=0), self.standard.max(axis=0)
+        return np.clip(self.apply(rows), lowest - reach, highest + reach)
 
     def cross(self, targets: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "p factors"]:
         """Return X'Y/n."""

@@ -9,6 +9,7 @@ from otoscope.errors import EvaluationError
 from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.gramian import Gramian
 from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES
+from otoscope.evaluate.moments import REACH
 from otoscope.evaluate.tuning import Fold, Grid, fold_of
 
 TOLERANCE = 1e-6
@@ -26,7 +27,9 @@ class LassoSettings:
     tried; None tries them all. `folds` of 0 chooses on the validation groups, 2 or more on so many
     folds of the training and validation groups together. Penalties are compared at duality gaps of
     `choice_tolerance` of the objective; what is reported is fitted to `tolerance`. The null permutes
-    rows freely, or `within_groups` so that it keeps what the codes know of the group.
+    rows freely, or `within_groups` so that it keeps what the codes know of the group. `reach`: rows that
+    are predicted count as no further, in any feature, than so many deviations beyond what the fitted
+    rows span; None: as they are.
     """
 
     alphas: int = 20
@@ -39,6 +42,7 @@ class LassoSettings:
     confidence: float = CONFIDENCE
     tolerance: float = TOLERANCE
     choice_tolerance: float = TOLERANCE
+    reach: float | None = REACH
 
     def __post_init__(self) -> None:
         """Raise `EvaluationError` for a number of folds that chooses nothing."""
@@ -73,7 +77,8 @@ class Question:
             number = np.full(len(present), -1)
             number[present] = group_folds(self.groups[self.fitted[present]], self.settings.folds)
             sides = [(present & (number != fold), number == fold) for fold in range(number.max() + 1)]
-        return [fold_of(self.gramian, fitted=fitted, scored=scored) for fitted, scored in sides]
+        reach = self.settings.reach
+        return [fold_of(self.gramian, fitted=fitted, scored=scored, reach=reach) for fitted, scored in sides]
 
     def enough(self, present: Bool[np.ndarray, " rows"]) -> bool:
         """Say whether the rows that are present can be fitted, chosen on and tested on."""

@@ -132,7 +132,7 @@ def _try(
     truth = np.tile(targets[test].astype(np.float64), (1, len(orders)))
 
     moments = moments_of(features[train][:, live])
-    x_fitted, x_test = moments.apply(features[fitted][:, live]), moments.apply(features[test][:, live])
+    x_fitted, x_test = moments.within(features[fitted][:, live]), moments.within(features[test][:, live])
     n_train, most = len(train), min(settings.sizes[-1], len(live))
     centred = known[:n_train] - known[:n_train].mean(axis=0)
     taken = pursue(moments.gram, moments.cross(centred / np.maximum(centred.std(axis=0), 1e-300)), size=most)

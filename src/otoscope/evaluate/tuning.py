@@ -72,10 +72,16 @@ class _Asked(NamedTuple):
     side: _Side
 
 
-def fold_of(rows: Gramian, *, fitted: Bool[np.ndarray, " rows"], scored: Bool[np.ndarray, " rows"]) -> Fold:
-    """Return a fold; both sides need a row."""
+def fold_of(
+    rows: Gramian,
+    *,
+    fitted: Bool[np.ndarray, " rows"],
+    scored: Bool[np.ndarray, " rows"],
+    reach: float | None = None,
+) -> Fold:
+    """Return a fold; both sides need a row. `reach` holds the rows that are scored (see `Gramian.within`)."""
     moments = rows.moments(fitted)
-    return Fold(moments, scored, (rows.rows[scored] - moments.mean) / moments.scale)
+    return Fold(moments, scored, rows.within(moments, rows.rows[scored], reach=reach))
 
 
 def tune(

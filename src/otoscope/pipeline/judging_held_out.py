@@ -23,7 +23,7 @@ from otoscope.protocols.held_out import Features, Settings
 from otoscope.report.words import count
 from otoscope.sae.checkpoint import load_sae
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}

@@ -25,7 +25,7 @@ from otoscope.protocols.strict.reading import factor_records
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.protocols.strict.tasks import Repetitions, Task, ask, tasks_of
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 NOT_MEASURED = {
