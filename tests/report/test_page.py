@@ -4,12 +4,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from otoscope.artifacts import read_table, write_table
 from otoscope.errors import DamagedArtifact, IncompleteArtifact
 from otoscope.report import write_report
 from tests.report.conftest import Made, report
 from tests.report.made_run import SPARSITIES, make_run
+from tests.report.reading import read_page
 
 FIGURES = (
     "probe-by-layer",
@@ -171,7 +173,7 @@ def test_the_gallery_plays_and_describes_every_clip(made: Made) -> None:
     assert all(s.attributes["preload"] == "none" and "controls" in s.attributes for s in sounds)
     assert all("latent" in (p.attributes["alt"] or "") for p in pictures)
     assert "Also the best single latent for pitch factor 2 and pitch factor 3" in made.reading.section("gallery")
-    assert "null |r| up to 0.20" in made.reading.section("gallery")
+    assert "by chance |r| up to 0.20" in made.reading.section("gallery")
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -281,3 +283,43 @@ def test_labels_after_the_first_share_one_figure_at_the_codes_layer(tmp_path: Pa
     targets = page.reading.csv("probe-against-sparsity-others")["target"].unique().to_list()
     assert sorted(targets) == ["accent", "speaker"]
     assert "The speaker. Layer 2 reaches" in page.reading.section("summary")
+
+
+def test_the_tiles_say_how_their_layers_were_chosen_and_what_they_count(made: Made) -> None:
+    said = [" ".join(tag.text.split()) for tag in made.reading.all("dl", class_="tiles")]
+    assert len(said) == 1
+    assert "layer chosen on validation groups" in said[0]
+    assert "dense layer 3 itself:" in said[0]
+    assert "by chance 10.0 %, up to 13.5 %" in said[0].replace("\u00a0", " ")
+    assert "480 clips of 6 groups" in said[0]
+    assert "null" not in said[0]
+
+
+def test_the_terms_of_the_page_are_explained_before_its_numbers(made: Made) -> None:
+    said = made.reading.section("summary")
+    for term in ("A group is", "Codes are", "sparsity is", "Chance, or the null, is"):
+        assert term in said
+        assert said.index(term) < said.index("A linear probe")
+
+
+def test_a_note_on_nulls_stands_only_under_a_table_that_has_them(made: Made) -> None:
+    for name in ("factor-r2", "effective-latents"):
+        (figure,) = made.reading.all("figure", id=f"figure-{name}")
+        held = any(column.endswith(" null") for column in made.reading.csv(name).columns)
+        assert ("In the table “null”" in figure.text) == held == (name == "factor-r2")
+
+
+def test_settings_of_protocols_that_did_not_run_are_left_out(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 1})
+    evaluate = {"protocols": ["held_out", "strict"], "resamples": 17, "strict": {"seeds": 5}, "mariotte2025": {"x": 1}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"name": "made", "evaluate": evaluate}), encoding="utf-8")
+    methods = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("methods")
+    assert "evaluate.resamples" in methods
+    assert "evaluate.strict.seeds" in methods
+    assert "evaluate.mariotte2025" not in methods
+
+
+def test_a_sparsity_is_not_said_to_be_the_nearest_to_itself(made: Made) -> None:
+    methods = made.reading.section("methods").replace("\u00a0", " ")
+    assert "Where one sparsity stands for all it is 90 %." in methods
+    assert "nearest to 90 %" not in methods

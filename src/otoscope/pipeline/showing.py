@@ -11,6 +11,7 @@ from otoscope.artifacts import digest, fingerprint, read_table
 from otoscope.config import RunConfig
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
+from otoscope.evaluate.record import completed
 from otoscope.explain import (
     LatentChoice,
     Moment,
@@ -32,11 +33,12 @@ from otoscope.pipeline.strict.reappearing import Reappearing, reappearing
 from otoscope.pipeline.watch import Watch, task
 from otoscope.protocols import strict
 from otoscope.report.page import write_report
+from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
 
-GALLERY_SPARSITY = 0.9
-"""The gallery shows the dictionary nearest to this sparsity."""
+PAGE = 2
+"""Raised when the same artifacts would give another page, so that an old one is not taken for it."""
 
 
 def explain(run: Context) -> None:
@@ -101,7 +103,7 @@ def report(run: Context) -> None:
         folder.moments / "card.json",
         *cards,
     ]
-    inputs = fingerprint([digest(path) for path in read])
+    inputs = fingerprint(PAGE, [digest(path) for path in read])
     run_stage(
         folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), watch=watch
     )
@@ -112,23 +114,23 @@ def choose_member(results: pl.DataFrame, grid: list[Member], compared: Reappeari
 
     Where the strict protocol compared one in full, it is that one: of its latents it is known which
     come back from other seeds.
-    Frame-level ones come first (they know when they fire), then the sparsity nearest to 90 %, then
-    the best probe on validation groups, or without labels the best mean R2 of the factors there.
+    Otherwise it is the one that stands for all in the report's charts: of their recipe, seed, width and layer, at
+    the sparsity nearest to 90 %. Only frame-level ones come first even where the charts show others, for they know
+    when they fire.
     """
     if compared is not None and (same := [member for member in grid if member.sae_id == compared.sae_id]):
         return same[0]
-    scored = results.filter((pl.col("split") == "valid") & (pl.col("representation") == "sae"))
-    probes = scored.filter(pl.col("metric") == "probe_balanced_accuracy")
-    used = probes if not probes.is_empty() else scored.filter(pl.col("metric") == "factor_r2")
-    means = used.group_by("sae_id").agg(pl.col("value").fill_nan(None).mean())
-    score = {sae_id: value for sae_id, value in means.iter_rows() if value is not None}
+    charts = Results(completed(results))
     return min(
         grid,
         key=lambda m: (
             m.pooling != "encode_then_pool",
-            abs(m.sparsity - GALLERY_SPARSITY),
-            m.seed,
-            -score.get(m.sae_id, -np.inf),
+            m.preset != charts.recipe,
+            m.seed != charts.seed,
+            m.latents != charts.latents,
+            abs(m.sparsity - REFERENCE_SPARSITY),
+            m.sparsity,
+            m.layer != charts.codes_layer.layer,
             m.layer,
         ),
     )

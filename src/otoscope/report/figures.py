@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
@@ -17,6 +19,12 @@ POOLINGS = {
     "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
     "pool_then_encode": "frames are averaged over the clip first, then encoded (the order of Mariotte et al. 2025)",
 }
+
+
+LEAST_POINTS = 0.05
+"""Points of variance below which two sparsities count as equal: the numbers shown round to tenths."""
+MAX_FALLS = 3
+"""Places that a caption names at most."""
 
 
 def probe_by_layer(results: Results) -> Figure | None:
@@ -111,8 +119,8 @@ def explained_variance(results: Results) -> Figure | None:
         title="How much of each layer the dictionaries rebuild",
         caption=(
             "Share of the variance around the training mean that the dictionary's reconstruction explains on test "
-            "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. The more "
-            "latents may fire (to the left), the higher it should be; dotted grey, where drawn, is the null."
+            "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. "
+            f"{rising(rows)} Dotted grey, where drawn, is the null."
         ),
         panels=[
             Panel(
@@ -123,6 +131,26 @@ def explained_variance(results: Results) -> Figure | None:
         ],
         table=tables.result_rows(results.of(metrics, "sae")),
     )
+
+
+def rising(rows: pl.DataFrame) -> str:
+    """Say whether more active latents explain more of each layer, and where and by how much they do not."""
+    falls: list[tuple[float, str]] = []
+    for (layer,), of_layer in rows.filter(pl.col("value").is_not_nan()).sort("layer", "sparsity").group_by("layer"):
+        for more, fewer in pairwise(of_layer.rows(named=True)):
+            lost = 100 * (fewer["value"] - more["value"])
+            if lost >= LEAST_POINTS:
+                falls.append((lost, f"layer {layer} explains {_at(more)} and {_at(fewer)}, {lost:.1f} points more"))
+    expected = "The more latents may fire (to the left), the more a dictionary can explain"
+    if not falls:
+        return f"{expected}, and so it is here."
+    worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
+    rest = f"; {words.count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
+    return f"{expected}; not everywhere here: {'; '.join(worst)}{rest}."
+
+
+def _at(row: Mapping[str, Any]) -> str:
+    return f"{words.percent(row['value'])} at {words.sparsity(row['sparsity'])} sparsity"
 
 
 def all_figures(run: Run) -> dict[str, list[Figure]]:

@@ -8,7 +8,9 @@ from typing import Any
 
 from otoscope.report import words
 from otoscope.report.folder import Run
+from otoscope.report.gallery_words import introduction, is_refuted, standing, tested_r2
 from otoscope.report.html import Html, element, join
+from otoscope.report.places import Places, places_of, short
 
 MAX_ALSO = 5
 """Further factors of the same latent that are named; the rest is counted."""
@@ -36,50 +38,41 @@ def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Html:
         return element("p", "No gallery: this run has no moments (it has no factors, no dictionary, or no sound).")
     if moments.rows.is_empty():
         return element("p", "No gallery: no factor is predicted well enough for a latent to stand for it.")
-    budget = _Budget(max_bytes)
-    folder = run.folder / "moments"
-    cards = [
-        _latent(run, part.rows(named=True), folder, budget)
-        for part in moments.rows.partition_by("latent", maintain_order=True)
-    ]
+    budget, places = _Budget(max_bytes), places_of(run)
+    cards, refuted = [], []
+    for part in moments.rows.partition_by("latent", maintain_order=True):
+        rows = part.rows(named=True)
+        if is_refuted(standing(rows[0])):
+            refuted.append(_latent(run, rows[:1], places, []))
+        else:
+            cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
     out = element("p", f"{words.count(budget.left_out, 'clip')} left out to keep the page small.", class_="quiet")
-    return join(_introduction(moments.card), *cards, out if budget.left_out else None)
+    return join(introduction(run), *cards, _refuted(refuted), out if budget.left_out else None)
 
 
-def _introduction(card: dict[str, Any]) -> Html:
-    known: list[str] = []
-    if "layer" in card:
-        known.append(f"layer {card['layer']}")
-    if words.known(card.get("sparsity")):
-        known.append(f"{words.sparsity(card['sparsity'])} sparsity")
-    of = f" of the dictionary at {', '.join(known)}" if known else ""
-    return element(
-        "p",
-        f"For each of the best-predicted factors, the one latent{of} whose pooled code follows it best. The latent was "
-        "chosen on training and validation groups; the correlation on test groups stands beside it, with the upper end "
-        "of what the same choice gives for shuffled factors. Below are the clips in which the latent fires most, at "
-        "most one a group first. The picture is a spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is "
-        "the latent's activation over time, on its own scale from 0 to the clip's maximum. These are the extremes, "
-        "not typical clips.",
-        class_="caption",
-    )
+def _refuted(cards: list[Html]) -> Html | None:
+    """Fold the latents that test groups do not bear out; their clips would only suggest what is not so."""
+    if not cards:
+        return None
+    title = f"{words.count(len(cards), 'latent')} that test groups do not bear out, without clips"
+    return element("details", element("summary", title), *cards, class_="table")
 
 
-def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget) -> Html:
+def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Html]) -> Html:
     first = rows[0]
-    direction = _direction(first["train_r"], first["test_r"], first["null_high"])
     facts = [
         f"test correlation {words.decimal(first['test_r'], 2)} on {words.count(first['test_clips'], 'clip')} of "
         f"{words.count(first['test_groups'], 'group')}",
-        f"null |r| up to {words.decimal(first['null_high'], 2)}",
+        f"by chance |r| up to {words.decimal(first['null_high'], 2)}",
         f"train {words.decimal(first['train_r'], 2)}",
-        f"R² of the factor from all codes on held-out groups {words.decimal(first['score'], 2)}",
+        *tested_r2(run, first),
         f"active in {words.percent(first['firing'], 0)} of clips",
     ]
     if first.get("seeds_asked"):
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
+    if clips and (span := places.span(first["factor"])):
+        facts.append(span)
     also = _also(first["also"]) if first["also"] else None
-    clips = [clip for row in rows if (clip := _clip(row, folder, budget))]
     return element(
         "article",
         element(
@@ -88,23 +81,11 @@ def _latent(run: Run, rows: list[dict[str, Any]], folder: Path, budget: _Budget)
             " ",
             element("span", f"latent {first['latent']}, {run.category(first['factor'])}", class_="quiet"),
         ),
-        element("p", f"{direction}: {'; '.join(facts)}.", class_="quiet"),
+        element("p", f"{standing(first)}: {'; '.join(facts)}.", class_="quiet"),
         element("p", also, class_="quiet") if also else None,
-        element("div", *clips, class_="clips"),
+        element("div", *clips, class_="clips") if clips else None,
         class_="latent",
     )
-
-
-def _direction(train_r: float, test_r: float, null_high: float) -> str:
-    """Say when a latent fires, or that test clips do not show it.
-
-    The size of the test correlation must exceed its null and its sign must be that of the training clips.
-    """
-    if not words.known(test_r) or (words.known(null_high) and abs(test_r) <= null_high):
-        return "Not beyond chance on test clips"
-    if (test_r >= 0) != (train_r >= 0):
-        return "Turned round on test clips"
-    return "Fires when it is high" if train_r >= 0 else "Fires when it is low"
 
 
 def _also(factors: list[str]) -> str:
@@ -113,7 +94,8 @@ def _also(factors: list[str]) -> str:
     return f"Also the best single latent for {words.listed([*named, *more])}."
 
 
-def _clip(row: dict[str, Any], folder: Path, budget: _Budget) -> Html | None:
+def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Html | None:
+    folder = run.folder / "moments"
     sound, picture = folder / row["audio"], folder / row["picture"]
     if not sound.is_file() or not picture.is_file() or not budget.take(sound.stat().st_size + picture.stat().st_size):
         return None
@@ -123,16 +105,17 @@ def _clip(row: dict[str, Any], folder: Path, budget: _Budget) -> Html | None:
         element(
             "audio", controls=True, preload="none", src=_data("audio/flac", sound), aria_label=f"Play {row['clip_id']}"
         ),
-        element("figcaption", *_caption(row)),
+        element("figcaption", *_caption(row, places)),
         class_="clip",
     )
 
 
-def _caption(row: dict[str, Any]) -> list[Html]:
+def _caption(row: dict[str, Any], places: Places) -> list[Html]:
     where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
     parts = [where, f"strength {words.decimal(row['strength'], 2)}"]
     if words.known(row["factor_value"]):
-        parts.append(f"{row['factor']} = {_short(row['factor_value'])}")
+        rank = places.rank(row["factor"], row["factor_value"])
+        parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
     if row["from_s"] > 0:
         parts.append(f"cut from {row['from_s']:.2f} s on")
     return [element("span", _breakable(row["clip_id"]), class_="id"), element("span", "; ".join(parts), class_="quiet")]
@@ -178,10 +161,6 @@ def _curve(row: dict[str, Any]) -> Html | None:
     outline = element("polyline", points=line, class_="halo", vector_effect="non-scaling-stroke")
     curve = element("polyline", points=line, vector_effect="non-scaling-stroke")
     return element("svg", outline, curve, viewBox="0 0 1000 100", preserveAspectRatio="none", aria_hidden="true")
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
 
 
 def _data(kind: str, path: Path) -> str:

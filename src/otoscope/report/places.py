@@ -1,0 +1,57 @@
+"""Where a clip's value of a factor lies among those of all clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from otoscope.artifacts import read_table
+from otoscope.report import words
+from otoscope.report.folder import Run
+
+
+@dataclass(frozen=True)
+class Places:
+    """The known values of each factor over the clips of a corpus."""
+
+    values: dict[str, Float[np.ndarray, " clips"]]
+
+    def span(self, factor: str) -> str | None:
+        """Return least, median and largest value in words; None for a factor without values."""
+        known = self.values.get(factor)
+        if known is None:
+            return None
+        low, middle, high = (short(float(v)) for v in np.quantile(known, [0.0, 0.5, 1.0]))
+        return f"over all clips the factor runs from {low} to {high}, median {middle}"
+
+    def rank(self, factor: str, value: float) -> str | None:
+        r"""Say what share of all clips a value exceeds, or falls short of where that is more.
+
+        >>> Places({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
+        'more than in 75\xa0% of all clips'
+        """
+        known = self.values.get(factor)
+        if known is None:
+            return None
+        below, above = float((known < value).mean()), float((known > value).mean())
+        share, way = (below, "more") if below >= above else (above, "less")
+        return f"{way} than in {words.percent(share, 0)} of all clips"
+
+
+def places_of(run: Run) -> Places:
+    """Read the factors of a run's clips; nothing where the run folder holds none."""
+    path = run.folder / "factors.parquet"
+    if not path.is_file():
+        return Places({})
+    table = read_table(path).drop("clip_id")
+    known = {name: column[np.isfinite(column)] for name in table.columns for column in [table[name].to_numpy()]}
+    return Places({name: values for name, values in known.items() if values.size})
+
+
+def short(value: float) -> str:
+    """Return a value with four digits and a true minus sign.
+
+    >>> short(-12.3456)
+    '−12.35'
+    """
+    return f"{value:.4g}".replace("-", "−")

@@ -1,0 +1,101 @@
+"""What is said where the test split carries no claim, and of factors that were never measured."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.artifacts import read_table, write_table
+from otoscope.report import write_report
+from otoscope.report.evidence import Evidence, of_results, warning
+from tests.report.conftest import Made
+from tests.report.made_run import make_run
+from tests.report.reading import Reading, read_page
+
+
+def page_of(folder: Path, *changed: pl.Expr) -> Reading:
+    """Make a run, change its results, and read its page."""
+    made = make_run(folder, layers=(2, 3), sae_layers=(3,), sizes={"pitch": 5, "rhythm": 3})
+    rows = read_table(made / "results.parquet")
+    write_table(made / "results.parquet", rows.with_columns(*changed))
+    return read_page(write_report(made, figures=False).read_text(encoding="utf-8"))
+
+
+def resting_on(clips: int, groups: int) -> list[pl.Expr]:
+    none = pl.lit(float("nan"))
+    ends = [none.alias("low"), none.alias("high")] if groups < 2 else []
+    return [pl.lit(clips).alias("n"), pl.lit(groups).alias("groups"), *ends]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "thin"),
+    [
+        (Evidence(3, 1), True),
+        (Evidence(1000, 2), True),
+        (Evidence(19, 5), True),
+        (Evidence(20, 3), False),
+        (Evidence(60, 3), False),
+    ],
+)
+def test_evidence_is_thin_below_three_groups_or_twenty_clips(evidence: Evidence, thin: bool) -> None:
+    said = warning(evidence)
+    assert evidence.thin is thin
+    assert (said is not None) is thin
+    if said:
+        assert evidence.told in said
+        assert "at least 3 groups and about 20 clips" in said
+        assert "\n" not in said
+
+
+def test_what_makes_evidence_thin_is_said() -> None:
+    assert "with a single group no number has an interval" in (warning(Evidence(90, 1)) or "")
+    assert "an interval over 2 groups merely spans their values" in (warning(Evidence(90, 2)) or "")
+    assert "one clip more or less moves an accuracy by 20 points" in (warning(Evidence(5, 4)) or "")
+
+
+@pytest.mark.parametrize(("clips", "groups"), [(3, 1), (400, 2), (12, 4)])
+def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
+    tmp_path: Path, clips: int, groups: int
+) -> None:
+    page = page_of(tmp_path, *resting_on(clips, groups))
+    (banner,) = page.all("p", role="note")
+    assert banner.text.startswith("Nothing can be claimed from these numbers.")
+    assert Evidence(clips, groups).told in banner.text
+    assert "A claim needs at least 3 test groups" in banner.text
+    said = page.section("summary")
+    assert said.index(banner.text) < said.index("A linear probe")
+    assert said.startswith("What was measured")
+    for verdict in ("predicted from", "What the layers know", "What sparse codes keep", "Compactness", "points less"):
+        assert verdict not in said
+    assert page.all("dl", class_="tiles") == []
+    assert page.mistakes == []
+
+
+def test_enough_evidence_has_no_banner(made: Made) -> None:
+    assert made.reading.all("p", role="note") == []
+    assert made.reading.section("summary").startswith("What was found")
+
+
+def test_the_banner_counts_what_the_results_rest_on(made: Made) -> None:
+    assert of_results(read_table(made.folder / "results.parquet")) == Evidence(480, 6)
+    assert of_results(read_table(made.folder / "results.parquet").filter(metric="mse")) is None
+
+
+def test_a_factor_without_a_value_anywhere_has_no_part_in_a_count(tmp_path: Path) -> None:
+    unmeasured = (pl.col("metric") == "factor_r2") & pl.col("target").str.starts_with("rhythm")
+    page = page_of(tmp_path, pl.when(unmeasured).then(float("nan")).otherwise(pl.col("value")).alias("value"))
+    said = page.section("summary").replace("\u00a0", " ")
+    assert " of 5 factors are predicted from the dense activations" in said
+    assert "3 further factors have no value on the test clips and are not counted" in said
+    (tiles,) = page.all("dl", class_="tiles")
+    assert " of 5" in tiles.text
+    assert "not measured: 3 further factors" in tiles.text
+    assert page.csv("categories-by-layer")["category"].unique().to_list() == ["pitch"]
+
+
+def test_a_factor_that_one_dictionary_cannot_read_stays_in_its_count(tmp_path: Path) -> None:
+    dead = (pl.col("metric") == "factor_r2") & (pl.col("representation") == "sae")
+    page = page_of(tmp_path, pl.when(dead).then(float("nan")).otherwise(pl.col("value")).alias("value"))
+    said = page.section("summary").replace("\u00a0", " ")
+    assert "0 of 8 factors are predicted from the codes" in said
+    assert "not counted" not in said
