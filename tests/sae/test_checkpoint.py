@@ -103,3 +103,20 @@ def test_a_card_of_something_else_is_damage(folder: Path):
     (folder / CARD).write_text("[1, 2]")
     with pytest.raises(DamagedArtifact, match=r"not the card of a dictionary"):
         load_sae(folder)
+
+
+def test_a_name_that_is_not_there_is_told_with_the_nearest_that_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IncompleteArtifact, match=r"^the folder nope does not exist, and no dictionary lies beside it"):
+        load_sae("nope")
+    for name in ("layer03-k20", "layer04-k20"):
+        save_sae(tmp_path / "run" / "saes" / name, SparseAutoencoder(6, 16, TopK(3)), {})
+    (tmp_path / "run" / "moments").mkdir()
+    (tmp_path / "run" / "moments" / CARD).write_text("{}")  # a card, but of no dictionary
+    nearest = rf"did you mean {Path('run', 'saes', 'layer04-k20')}\? \(1 more lie"
+    with pytest.raises(
+        IncompleteArtifact, match=rf"^the folder run/saes/layer4-k20 does not exist; {nearest} beside it"
+    ):
+        load_sae("run/saes/layer4-k20")
+    with pytest.raises(IncompleteArtifact, match=r"^run holds no card\.json, .*did you mean run/saes/layer0[34]-k20"):
+        load_sae("run")

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,15 @@ def test_the_gain_starts_every_budget_at_the_size_of_the_rows(k: int):
     # least squares: what is left over is orthogonal to the reconstruction
     assert ((x - rebuilt) * rebuilt).mean().abs() < 1e-5
     assert (rebuilt - x).square().mean() <= before + 1e-6
+
+
+def test_arrays_and_wrong_shapes_are_told_in_our_words():
+    sae = SparseAutoencoder(6, 16, TopK(3))
+    rows, codes = np.zeros((4, 6), np.float32), np.zeros((4, 16), np.float32)
+    for call, given in ((sae.encode, rows), (sae, rows), (sae.decode, codes), (sae.encode, rows.tolist())):
+        with pytest.raises(TrainingError, match=r"give a tensor \[rows, (width|latents)\].*torch\.as_tensor\(array"):
+            call(given)
+    with pytest.raises(TrainingError, match=r"rows are float64, this dictionary computes in float32"):
+        sae.encode(torch.zeros(4, 6, dtype=torch.float64))
+    with pytest.raises(TrainingError, match=r"codes have 6 latents, this dictionary has 16"):
+        sae.decode(torch.zeros(4, 6))

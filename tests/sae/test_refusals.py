@@ -119,3 +119,14 @@ def test_constant_dimensions_are_told():
     assert measure(ArrayRows(array)).warnings("rows") == [
         "2 of 26 dimensions do not vary; they are centred and no more"
     ]
+
+
+def test_the_remedy_fits_what_the_rows_are():
+    """Rows of an extraction know their clip; an array of one's own has none to set aside."""
+    values = planted(0).array.copy()
+    values[17, 3] = np.nan
+    with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf .*; remove the row$"):
+        fit(values, planted(1), latents=96, k=6)
+    named = ArrayRows(values, [f"clip {i}" for i in range(len(values))])
+    with pytest.raises(TrainingError, match=r"set its clip aside and extract again$"):
+        fit(named, planted(1), latents=96, k=6)

@@ -39,8 +39,17 @@ def pairs(rows: Rows, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, 
     return np.concatenate([indices, np.where(beside < 0, indices, beside)])
 
 
+def remedy(rows: Rows, index: int) -> str:
+    """Return what to do about a row that cannot be trained on: only rows that know their clip came of an extraction."""
+    return "set its clip aside and extract again" if _known(rows, index) else "remove the row"
+
+
 def describe(rows: Rows, index: int, *, name: str) -> str:
     """Return what to call a row in a message: `training row 5 (clip "a.wav", layer 3)`."""
-    source = rows.source if isinstance(rows, Kept) else rows
-    known = source.describe(index) if isinstance(source, Described) else ""
+    known = _known(rows, index)
     return f"{name} row {index} ({known})" if known else f"{name} row {index}"
+
+
+def _known(rows: Rows, index: int) -> str:
+    source = rows.source if isinstance(rows, Kept) else rows
+    return source.describe(index) if isinstance(source, Described) else ""

@@ -1,6 +1,7 @@
 """A trained dictionary on disk: `sae.safetensors` and `card.json`."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.artifacts import digest, environment, read_json, read_tensors, write_json, write_tensors
-from otoscope.errors import DamagedArtifact, StaleArtifact
+from otoscope.errors import DamagedArtifact, IncompleteArtifact, StaleArtifact
 from otoscope.sae.catalog import sparsifier_from_card
 from otoscope.sae.model import SparseAutoencoder
 
 FORMAT = 1
 WEIGHTS, CARD = "sae.safetensors", "card.json"
+DICTIONARIES = f"*/{WEIGHTS}", f"saes/*/{WEIGHTS}"
+"""Where dictionaries lie in a folder of them, and in a run's."""
 
 
 class Loaded(NamedTuple):
@@ -41,10 +44,13 @@ def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]
 def load_sae(folder: str | Path) -> Loaded:
     """Read a model, frozen and in eval mode, and its card.
 
-    Raises `IncompleteArtifact` when a file is missing, `DamagedArtifact` when weights and card do
-    not belong together or a key is missing or unexpected, `StaleArtifact` for another format.
+    Raises `IncompleteArtifact` when the folder (naming the nearest dictionary beside it) or a file is missing,
+    `DamagedArtifact` when weights and card do not belong together or a key is missing or unexpected,
+    `StaleArtifact` for another format.
     """
     folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise IncompleteArtifact(_no_dictionary(folder))
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or not {"format", "model", "sha256"} <= card.keys():
         raise DamagedArtifact(f"{folder / CARD} is not the card of a dictionary; train it again")
@@ -56,6 +62,21 @@ def load_sae(folder: str | Path) -> Loaded:
     sae = empty_sae(card["model"], folder)
     load_strictly(sae, {name: torch.from_numpy(value) for name, value in tensors.items()}, folder / WEIGHTS)
     return Loaded(sae.eval().requires_grad_(False), card)
+
+
+def _no_dictionary(folder: Path) -> str:
+    """Say what is there instead: no folder, or one without a card; and the dictionary meant, in it or beside it."""
+    if folder.is_dir():
+        what, where, home = f"{folder} holds no {CARD}, so no whole dictionary", "in", folder
+    else:
+        state = "is a file" if folder.exists() else "does not exist"
+        what, where, home = f"the folder {folder} {state}", "beside", folder.parent
+    lying = [str(path.parent) for pattern in DICTIONARIES for path in sorted(home.glob(pattern))]
+    if not lying:
+        return f"{what}, and no dictionary lies {where} it; give a folder that `save_sae` or `otoscope train` wrote"
+    near = get_close_matches(str(folder), lying, n=1, cutoff=0.0)[0]
+    others = f" ({len(lying) - 1} more lie {where} it)" if len(lying) > 1 else ""
+    return f"{what}; did you mean {near}?{others}"
 
 
 def empty_sae(settings: Mapping[str, Any], folder: Path) -> SparseAutoencoder:

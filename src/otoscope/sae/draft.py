@@ -37,12 +37,17 @@ def draft(
 ) -> Draft:
     """Return what would be trained; raise `ConfigError` for settings, `TrainingError` for rows."""
     config = find_preset(preset) if isinstance(preset, str) else preset
-    if (k is None) == (sparsity is None):
+    if k is None and sparsity is None:
+        raise ConfigError("neither k nor sparsity was given; give one, such as k=32 active latents or sparsity=0.95")
+    if k is not None and sparsity is not None:
         raise ConfigError(f"give k or sparsity, and not both: got k={k}, sparsity={sparsity}")
     budget = k_from_sparsity(latents, sparsity) if sparsity is not None else k
     sparsifier = build_sparsifier(config.sparsifier, k=budget, latents=latents)
     if valid_rows.height < 1:
-        raise TrainingError("no validation rows: the best model cannot be chosen; give the valid split a group")
+        raise TrainingError(
+            "no validation rows: the best model cannot be chosen; give some of groups that training rows are not of "
+            "(in a run: give the valid split a group)"
+        )
     if valid_rows.width != rows.width:
         raise TrainingError(f"training rows are {rows.width} wide, validation rows {valid_rows.width}")
     refuse_pairs(config, latents=latents, neighbours=neighbouring(rows) is not None)

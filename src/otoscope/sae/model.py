@@ -91,6 +91,7 @@ class SparseAutoencoder(nn.Module):
 
     def normalise(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """Return rows centred and scaled."""
+        _require_tensor(rows, "rows", "[rows, width]", self.encoder.dtype)
         if rows.shape[-1] != self.width:
             raise TrainingError(f"rows are {rows.shape[-1]} wide, this dictionary was made for {self.width}")
         return (rows - self.centre) / self.scale
@@ -136,12 +137,21 @@ class SparseAutoencoder(nn.Module):
         self.encoder[len(both) :] *= gain
 
     def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
-        """Return the codes of rows, in the encoder's own units."""
+        """Return the codes of rows, both in the encoder's own units; raise `TrainingError` for no tensor of that width.
+
+        >>> from otoscope.sae.sparsifiers import TopK
+        >>> sae = SparseAutoencoder(3, 8, TopK(2))
+        >>> sae.encode(torch.ones(5, 3)).shape
+        torch.Size([5, 8])
+        """
         flat = self.normalise(rows).reshape(-1, self.width)
         return (self.sparsifier(self.preactivate(flat)) * self.unit).reshape(*rows.shape[:-1], self.latents)
 
     def decode(self, codes: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
-        """Return rows rebuilt from codes, in the encoder's own units."""
+        """Return rows rebuilt from codes, in the encoder's own units; raise `TrainingError` for no such tensor."""
+        _require_tensor(codes, "codes", "[rows, latents]", self.encoder.dtype)
+        if codes.shape[-1] != self.latents:
+            raise TrainingError(f"codes have {codes.shape[-1]} latents, this dictionary has {self.latents}")
         return self.rebuild(codes / self.unit) * self.scale + self.centre
 
     def forward(self, rows: Float[Tensor, "*rows width"]) -> Pass:
@@ -161,6 +171,16 @@ class SparseAutoencoder(nn.Module):
             "archetypes": None if self.archetypes is None else len(self.archetypes.points),
             "sparsifier": self.sparsifier.card(),
         }
+
+
+def _require_tensor(given: object, what: str, shape: str, dtype: torch.dtype) -> None:
+    if not isinstance(given, Tensor):
+        raise TrainingError(
+            f"{what} are a {type(given).__name__}; give a tensor {shape}, float32 as the dictionary is: "
+            "torch.as_tensor(array, dtype=torch.float32)"
+        )
+    if given.dtype == torch.float64 != dtype:
+        raise TrainingError(f"{what} are float64, this dictionary computes in float32; give {what}.float()")
 
 
 def _tied(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from otoscope.errors import TrainingError
-from otoscope.sae.capabilities import describe
+from otoscope.sae.capabilities import describe, remedy
 from otoscope.sae.rows import Rows, chunks
 from otoscope.sae.workers import one_thread
 
@@ -171,7 +171,8 @@ def require_finite(rows: Rows, chunk: Float[np.ndarray, "rows width"], start: in
     """Raise `TrainingError` naming the first row, and its clip where that is known, that holds NaN or Inf."""
     bad = ~np.isfinite(chunk).all(axis=1)
     if bad.any():
+        first = start + int(bad.argmax())
         raise TrainingError(
-            f"{describe(rows, start + int(bad.argmax()), name=name)} holds NaN or Inf ({int(bad.sum())} such row(s) "
-            f"among the rows from {start} to {start + len(chunk) - 1}); set its clip aside and extract again"
+            f"{describe(rows, first, name=name)} holds NaN or Inf ({int(bad.sum())} such row(s) "
+            f"among the rows from {start} to {start + len(chunk) - 1}); {remedy(rows, first)}"
         )

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
-from otoscope.sae.capabilities import describe, pairs
+from otoscope.sae.capabilities import describe, pairs, remedy
 from otoscope.sae.devices import find_device
 from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
@@ -79,7 +79,22 @@ class Training:
 
 
 class Trained(NamedTuple):
-    """The best model, the validation points, and the numbers for its card."""
+    """The best model, the validation points, and the numbers for its card.
+
+    `sae` is the state with the least error on validation rows of those within the budget of active latents, on the CPU
+    and in eval mode. `history` holds a mapping for each validation: `step`, `epoch`, the losses of that step's batch,
+    and the measures `valid_*`. `summary` tells of the whole training:
+
+    - `steps` taken of `planned_steps`, and the `best_step` that `sae` is from; `epochs`, `batch` (rows of a step);
+    - `engine` and `device` that trained, `learning_rate` at its peak;
+    - `train_rows`, `valid_rows`; `constant_dimensions` (that do not vary), `largest_variance_share` (of one dimension,
+      0 to 1), `scaling` (what the rows were divided by), `warnings` (what a reader of results should know);
+    - `dead_window_rows`: a latent that fires for none of so many training rows in a row counts as dead in training;
+    - of `sae` on the validation rows: `valid_mse` (mean square error of a value, in the rows' own units squared),
+      `valid_inner_mse` (after scaling), `valid_explained_variance` (1 is all, 0 the training mean; below 0 is worse),
+      `valid_standardised_explained_variance` (the same, every dimension counting alike), `valid_l0` (active latents a
+      row), `valid_dead_fraction` (share of latents that no validation row activates).
+    """
 
     sae: SparseAutoencoder
     history: list[dict[str, float]]
@@ -218,8 +233,27 @@ def fit(
 ) -> Trained:
     """Train one dictionary to its end and return its best state on the validation rows.
 
-    Rows are arrays or tensors `[rows, width]`, or `Rows` that need not fit in memory. `device` is where it is
-    trained, such as "cuda"; what is returned is on the CPU.
+    Args:
+        rows: what to learn from: an array or tensor `[rows, width]` as it is, in any unit (any leading axes count as
+            rows), or `Rows` that need not fit in memory.
+        valid_rows: rows to choose the best state by, of groups (speakers, singers) that `rows` are not of.
+        preset: a recipe of the catalogue by name, or one that `otoscope.recipe` made.
+        latents: size of the dictionary.
+        k: how many latents may be active in a row; or instead
+        sparsity: share of the latents that must not be, which makes `k = int((1 - sparsity) * latents)`.
+        seed: draws the start and the order of rows; the same seed gives the same dictionary on the same machine.
+        moments: what `measure` said of `rows`; saves reading them once more when many dictionaries are trained on them.
+        engine: what takes the steps; the fastest that fits the recipe when left out.
+        device: where it is trained, such as "cuda"; what is returned is on the CPU.
+
+    Raises `ConfigError` for settings and a device that is not there, `TrainingError` for rows.
+
+    >>> draw = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    >>> trained = fit(draw[:500], draw[500:], latents=16, k=2)
+    >>> trained.sae.encode(torch.from_numpy(draw[500:])).shape
+    torch.Size([100, 16])
+    >>> trained.summary["train_rows"], trained.summary["valid_l0"] <= 2, len(trained.history) > 0
+    (500, True, True)
     """
     run = begin(
         rows, valid_rows, preset,
@@ -248,7 +282,7 @@ def _diverged(run: Training, batch: Batch) -> TrainingError:
     if bad.any():
         row = int(batch.indices[int(bad.argmax())])
         row_name = describe(run.rows, row, name="training")
-        return TrainingError(f"{row_name} holds NaN or Inf; set its clip aside and extract again")
+        return TrainingError(f"{row_name} holds NaN or Inf; {remedy(run.rows, row)}")
     return TrainingError(
         f"the loss is not finite at step {run.step} with learning rate {run.plan.learning_rate(run.step):g}; lower it"
     )
