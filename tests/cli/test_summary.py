@@ -1,12 +1,17 @@
 """The table of dictionaries at the end of a run."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 from rich.console import Console
 
-from otoscope.cli.summary import _sparsities  # pyright: ignore[reportPrivateUsage]
+from otoscope.artifacts import write_table
+from otoscope.cli.summary import _sparsities, print_summary  # pyright: ignore[reportPrivateUsage]
 from otoscope.evaluate.record import SCHEMA
+from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member
+from otoscope.pipeline.run import RunSummary
 
 
 def results(grid: list[Member]) -> pl.DataFrame:
@@ -58,3 +63,19 @@ def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
 )
 def test_what_all_have_in_common_has_no_column(grid: list[Member], first: str):
     assert shown(grid)[0][0] == first
+
+
+@pytest.mark.parametrize(("clips", "groups", "warns"), [(3, 1, True), (60, 3, False)])
+def test_numbers_on_too_little_are_printed_under_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clips: int, groups: int, warns: bool
+):
+    rows = results([member("default", 64)]).with_columns(
+        pl.lit(clips, pl.Int64).alias("n"), pl.lit(groups, pl.Int64).alias("groups")
+    )
+    write_table(tmp_path / "results.parquet", rows.select(list(SCHEMA)))
+    found = RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 12)
+    print_summary(found, RunFolder(tmp_path))
+    said = capsys.readouterr().out
+    assert ("warning: nothing can be claimed from a test split of 3 clips of 1 group" in said) is warns
+    if warns:
+        assert said.index("warning") < said.index("Sparse codes of layer")

@@ -146,7 +146,7 @@ def rising(rows: pl.DataFrame) -> str:
         return f"{expected}, and so it is here."
     worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
     rest = f"; {words.count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
-    return f"{expected}; not everywhere here: {'; '.join(worst)}{rest}."
+    return f"{expected}; that does not hold everywhere here: {'; '.join(worst)}{rest}."
 
 
 def _at(row: Mapping[str, Any]) -> str:

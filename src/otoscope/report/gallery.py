@@ -61,9 +61,7 @@ def _refuted(cards: list[Html]) -> Html | None:
 def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Html]) -> Html:
     first = rows[0]
     facts = [
-        f"test correlation {words.decimal(first['test_r'], 2)} on {words.count(first['test_clips'], 'clip')} of "
-        f"{words.count(first['test_groups'], 'group')}",
-        f"by chance |r| up to {words.decimal(first['null_high'], 2)}",
+        *_tested(first),
         f"train {words.decimal(first['train_r'], 2)}",
         *tested_r2(run, first),
         f"active in {words.percent(first['firing'], 0)} of clips",
@@ -86,6 +84,14 @@ def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Ht
         element("div", *clips, class_="clips") if clips else None,
         class_="latent",
     )
+
+
+def _tested(row: dict[str, Any]) -> list[str]:
+    on = f"on {words.count(row['test_clips'], 'clip')} of {words.count(row['test_groups'], 'group')}"
+    if not words.known(row["test_r"]):
+        return [f"no test correlation {on}"]
+    chance = [f"by chance |r| up to {words.decimal(row['null_high'], 2)}"] if words.known(row["null_high"]) else []
+    return [f"test correlation {words.decimal(row['test_r'], 2)} {on}", *chance]
 
 
 def _also(factors: list[str]) -> str:
