@@ -106,3 +106,12 @@ def suggest(name: object, known: Iterable[object]) -> str:
     near = [found for found in get_close_matches(str(name), names, n=1) if found != str(name)]
     listed = f"Known: {', '.join(names) or 'none'}"
     return f"did you mean {near[0]}? {listed}" if near else listed
+
+
+def spelt(value: object) -> str:
+    r"""Return a value for a message as its owner wrote it: a text in quotes, backslashes single.
+
+    >>> print(spelt(r"(?P<group>speaker\d+)"), spelt("two\nlines"), spelt(3))
+    '(?P<group>speaker\d+)' 'two\nlines' 3
+    """
+    return f"'{value}'" if isinstance(value, str) and value.isprintable() and "'" not in value else repr(value)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from otoscope.activations.layout import differences
-from otoscope.activations.maintain import collect, info, merge, verify
+from otoscope.activations.maintain import collect, info, merge, verify, was_merged
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.main import main
@@ -327,3 +327,17 @@ def test_where_no_store_lies_is_told_and_nothing_is_left_there(
         assert f"{tmp_path / name} {words}" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_damaged_merged_store_is_to_be_merged_again(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    steps(corpus_of(sound), tmp_path / "one")
+    merge(tmp_path / "both", [tmp_path / "one"])
+    assert was_merged(tmp_path / "both")
+    assert not was_merged(tmp_path / "one")
+    for place, remedy in (("both", "merge again, into a new place"), ("one", "the next `otoscope extract`")):
+        store = ActivationStore.open(tmp_path / place)
+        flip(tmp_path / place / next(name for name in store.files if name.startswith("layer_")))
+        with pytest.raises(SystemExit) as ended:
+            main(["store", "verify", str(tmp_path / place)])
+        assert ended.value.code == 1
+        assert remedy in capsys.readouterr().err

@@ -288,3 +288,30 @@ def test_labels_may_be_unknown_for_some_clips(capsys: Capsys, config: Path, voic
     known = table.filter(pl.col("label_class").is_not_null() & (pl.col("split") == "test")).height
     assert set(probes["target"]) == {"class"}
     assert set(probes["n"]) == {known}
+
+
+def test_synth_sings_into_no_folder_of_other_recordings(capsys: Capsys, tmp_path: Path) -> None:
+    mine = tmp_path / "recordings"
+    (mine / "ann").mkdir(parents=True)
+    (mine / "ann" / "a.wav").write_bytes(b"mine")
+    small = ("--singers", 1, "--takes", 1, "--duration-s", 0.3)
+    outcome = call(capsys, "synth", mine, *small)
+    assert outcome.code == 1
+    assert "holds what synth did not write (ann); name a new or an empty folder" in outcome.err
+    assert [path.name for path in mine.rglob("*")] == ["ann", "a.wav"]
+    (tmp_path / "empty").mkdir()
+    assert call(capsys, "synth", tmp_path / "empty", *small).code == 0
+    assert call(capsys, "synth", tmp_path / "empty", *small).code == 0
+    assert not (tmp_path / "empty" / ".synth.json").exists()
+    outcome = call(capsys, "synth", tmp_path / "empty", *small, "--seed", 1)
+    assert "holds a corpus sung with other settings" in outcome.err
+
+
+def test_a_single_value_where_a_list_belongs_is_told_with_a_list(capsys: Capsys, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("corpus: {kind: folder, root: r}\n")
+    told = call(capsys, "run", config, "--set", "train.sparsities=2").err
+    assert "train.sparsities: got 2; give a list, e.g. [0.9], each between 0 and 1" in told
+    assert "train.seeds: got 3; give a list, e.g. [3]" in call(capsys, "run", config, "--set", "train.seeds=3").err
+    told = call(capsys, "run", config, "--set", r"corpus.group_pattern=(?P<grup>speaker\d+)").err
+    assert r"got '(?P<grup>speaker\d+)'" in told

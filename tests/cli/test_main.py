@@ -181,7 +181,12 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
     monkeypatch.setattr("otoscope.cli.bars.LINE_EVERY_S", 0.0)
     bars = Bars()
     bars.start("training 2 dictionaries", 2, "dictionaries")
-    bars.advance(0.5, note="layer01")
+    bars.advance(0.2, note="layer01")
+    monkeypatch.setattr("otoscope.cli.bars.FORESEEN_S", 0.0)
+    bars.advance(0.2, note="layer01")
+    assert " left" not in (early := capsys.readouterr().err)
+    assert "0.2 of 2 dictionaries" in early
+    bars.advance(0.1, note="layer01")
     bars.finish()
     bars.say("train: 1.0 s")
     shown = capsys.readouterr()

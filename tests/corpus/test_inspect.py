@@ -135,3 +135,12 @@ def test_labels_and_factors_stay_with_their_clip(record, tmp_path):
         ("b.wav", "b.wav", 98.0),
     ]
     assert clips.schema["factor_code"] == pl.Float64
+
+
+def test_reasons_beyond_the_commonest_three_are_counted(tmp_path):
+    listing = Listing(
+        "x", tmp_path, "", "", listed([]),
+        aside((f"{i}.wav", reason) for i, reason in enumerate(["silent", "silent", "empty", "short", "NaN", "torn"])),
+    )  # fmt: skip
+    with pytest.raises(CorpusError, match=r"Commonest reasons: 2 x silent; 1 x \w+; 1 x \w+; 2 x others, such as"):
+        inspect(listing)

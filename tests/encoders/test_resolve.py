@@ -166,3 +166,11 @@ def test_truncated_weights_are_refused(tmp_path):
 def test_known_models_have_identifiers_of_the_hub():
     assert STARTER_ID in MODELS
     assert all(name.count("/") == 1 for name in MODELS)
+
+
+def test_a_mere_name_is_never_asked_of_the_hub_and_the_starter_is_known(caches, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module, "from_hub", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert resolves("startr") is None
+    with pytest.raises(UnknownEncoder, match=r"OWNER/NAME\); did you mean starter\? Known: .*, starter"):
+        load_encoder("startr")

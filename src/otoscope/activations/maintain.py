@@ -88,6 +88,11 @@ def is_known_damaged(place: str | Path) -> bool:
     return is_marked(home_of(place))
 
 
+def was_merged(place: str | Path) -> bool:
+    """Whether the store was merged from others and no extraction has written to it since: none can mend it."""
+    return "merged" in read_manifest(home_of(place))
+
+
 def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
     """Remove what the manifest does not need: leftovers of killed runs, shards whose clips are all gone, old tables.
 
@@ -110,7 +115,7 @@ def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
 
 
 def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
-    """Copy the clips of several stores of one recipe into a new one.
+    """Copy the clips of one or several stores of one recipe into a new one.
 
     A clip that several hold is taken from the first. What is copied is checked against its checksum. Raises
     `DamagedArtifact` naming the file of a source that is not as it was written, `StaleArtifact` when the recipes
@@ -140,7 +145,7 @@ def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
                     written[len(written)] = _copy(source.home, shard, target, len(written))
         kept = [[number, shard["key"]] for number, shard in written.items()]
         card = {**begun, "kept": kept, "first": len(written)}
-        card = {"fingerprint": fingerprint(card), **card}
+        card = {"fingerprint": fingerprint(card), "merged": len(sources), **card}
         write_card(target, CARD, card)
         finish(target, card, keys, written)
     return ActivationStore.open(into)

@@ -9,7 +9,10 @@ from rich.table import Column
 from rich.text import Text
 
 EARLIEST = 0.02
-"""Share of a task that must be done before its end is guessed at."""
+"""Share of a task that must be done before its pace is told."""
+
+FORESEEN_MOVES, FORESEEN_S = 3, 3.0
+"""Times that a task must have moved, and seconds, before its end is guessed at: its first item is its slowest."""
 
 LINE_EVERY_S = 15.0
 """Where no terminal redraws a bar, a line this often says how far a long task is."""
@@ -26,6 +29,24 @@ class RateColumn(ProgressColumn):
         if task.speed:
             rate = f"  {task.speed:,.1f} {unit}/s" if task.speed >= 1 else f"  {1 / task.speed:,.1f} s each"
         return Text(f"{task.completed:,.0f}{total}{rate}")
+
+
+class LeftColumn(TimeRemainingColumn):
+    """Time left, once enough is done to guess it."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        foreseen = is_foreseen(int(task.fields.get("moves", 0)), task.elapsed or 0.0)
+        return super().render(task) if foreseen else Text("")
+
+
+def is_foreseen(moves: int, elapsed_s: float) -> bool:
+    """Say whether enough of a task is done to guess how long the rest takes.
+
+    >>> is_foreseen(1, 100.0), is_foreseen(3, 0.2), is_foreseen(3, 10.0)
+    (False, False, True)
+    """
+    return moves >= FORESEEN_MOVES and elapsed_s >= FORESEEN_S
 
 
 class Bars:
@@ -46,20 +67,20 @@ class Bars:
             TextColumn("{task.description:<28}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
             RateColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            LeftColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self.console,
             transient=True,
             expand=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(title, total=total, unit=unit, note="")
+        self._task = self._progress.add_task(title, total=total, unit=unit, note="", moves=0)
 
     def advance(self, amount: float, note: str = "") -> None:
         """Move the task on."""
-        self._line.done += amount
+        self._line.move(amount)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=amount, note=note)
+            self._progress.update(self._task, advance=amount, note=note, moves=self._line.moves)
         elif self._line.due():
             self.say(self._line.text(note))
 
@@ -82,7 +103,11 @@ class _Line:
         self, title: str = "", total: float = 0.0, unit: str = "", *, started_s: float = 0.0, said_s: float = 0.0
     ) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.started_s, self.said_s, self.done = started_s, said_s, 0.0
+        self.started_s, self.said_s, self.done, self.moves = started_s, said_s, 0.0, 0
+
+    def move(self, amount: float) -> None:
+        self.done += amount
+        self.moves += amount > 0
 
     def due(self) -> bool:
         now_s = time.monotonic()
@@ -94,8 +119,10 @@ class _Line:
     def text(self, note: str) -> str:
         if self.done < EARLIEST * self.total:
             return f"  {self.title}: begun  {note}".rstrip()
-        rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
-        left_s = max(self.total - self.done, 0.0) / rate if rate else float("inf")
+        elapsed_s = time.monotonic() - self.started_s
+        rate = self.done / max(elapsed_s, 1e-9)
+        foreseen = rate and is_foreseen(self.moves, elapsed_s)
+        left = f", {max(self.total - self.done, 0.0) / rate:,.0f} s left" if foreseen else ""
         pace = f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"
         done = f"  {self.title}: {self.done:,.1f}".removesuffix(".0") + f" of {self.total:,.0f} {self.unit}"
-        return f"{done}, {pace}, {left_s:,.0f} s left  {note}".rstrip()
+        return f"{done}, {pace}{left}  {note}".rstrip()

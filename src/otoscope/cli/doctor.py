@@ -169,10 +169,11 @@ def _models(as_json: Json = False) -> None:
     for column in rows[0]:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*("hub" if value is None else str(value) for value in row.values()))
+        table.add_row(*("–" if value in (None, "hub") else str(value) for value in row.values()))
     console = Console(highlight=False, markup=False, soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
-    console.print(f"\nAny checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
+    console.print("\nfound: where a model lies on this machine; the others (–) are fetched from the hub when asked for")
+    console.print(f"Any checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
     console.print(f"Training recipes: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
 
 

@@ -12,7 +12,10 @@ Config = Annotated[Path, typer.Argument(help="the run's configuration, in YAML",
 Out = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/NAME]", show_default=False)]
 DemoOut = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/demo]", show_default=False)]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="override one setting, e.g. train.latents=1024", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--set", help="override one setting, e.g. train.latents=1024; may be given more than once", show_default=False
+    ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first clip that cannot be used")]
 Engine = Annotated[
@@ -27,9 +30,9 @@ STAGE_HELP = {
     "factors": "Measure or collect the factors of every clip.",
     "extract": "Record what the layers hold.",
     "train": "Train the dictionaries.",
-    "evaluate": "Make the results table.",
+    "evaluate": "Make the results table, results.parquet, and no page.",
     "explain": "Find the moments in which the chosen latents fire.",
-    "report": "Write the page: the same as `run`.",
+    "report": "Write the page, index.html: the last stage, so everything before it is made too, as by `run`.",
 }
 
 

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     )(_verify)
     store.command(
         "merge",
-        help="Copy the clips of several stores of one recipe into a new one.\n\n"
+        help="Copy the clips of one or several stores of one recipe into a new one, checking every byte.\n\n"
         "Example: `otoscope store merge all part1 part2`",
     )(_merge)
     store.command(
@@ -56,7 +56,9 @@ def _info(place: Place, as_json: Json = False) -> None:
     encoder, layers = found["encoder"], found["layers"]
     print(f"{found['place']}: {encoder['name']} ({encoder['revision'][:12]}), fingerprint {found['fingerprint']}")
     print(f"layers {', '.join(layers)} of width {', '.join(map(str, sorted(set(layers.values()))))}, {found['dtype']}")
-    clips = f"{found['clips']:,} clips, {found['hours']:,.2f} h of sound, {found['set_aside']:,} set aside"
+    clips = (
+        f"{found['clips']:,} clips, {found['hours']:,.2f} h of sound, {found['set_aside']:,} set aside in extraction"
+    )
     print(f"{clips}; {found['frames']:,} frames and {found['segments']:,} segments a layer; {found['shards']:,} shards")
     sizes = ", ".join(f"{kind} {_size(size)}" for kind, size in sorted(found["bytes"].items()))
     print(f"{_size(found['bytes_total'])}: {sizes}")
@@ -67,7 +69,7 @@ def _info(place: Place, as_json: Json = False) -> None:
 
 
 def _verify(place: Place, as_json: Json = False) -> None:
-    from otoscope.activations.maintain import is_known_damaged, verify
+    from otoscope.activations.maintain import is_known_damaged, verify, was_merged
 
     where = _store_of(place)
     wrong = verify(where)
@@ -75,11 +77,12 @@ def _verify(place: Place, as_json: Json = False) -> None:
         print(json.dumps({"place": str(where), "whole": not wrong, "wrong": wrong}))
     if wrong:
         some = "\n".join(wrong[:SHOWN]) + (f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
-        remedy = (
-            "marked; the next `otoscope extract` (or `run`) writes the shards concerned anew"
-            if is_known_damaged(where)
-            else "the store cannot be written, so the damage is not marked; verify again from where it can"
-        )
+        if was_merged(where):
+            remedy = "a merged store has no configuration that could write it anew: merge again, into a new place"
+        elif is_known_damaged(where):
+            remedy = "marked; the next `otoscope extract` (or `run`) writes the shards concerned anew"
+        else:
+            remedy = "the store cannot be written, so the damage is not marked; verify again from where it can"
         raise DamagedArtifact(f"{some}\n{remedy}")
     if not as_json:
         print(f"{where}: every file is as it was written")
@@ -87,7 +90,7 @@ def _verify(place: Place, as_json: Json = False) -> None:
 
 def _merge(
     into: Annotated[str, typer.Argument(help="where the new store goes", show_default=False)],
-    places: Annotated[list[str], typer.Argument(help="stores or run folders, two or more", show_default=False)],
+    places: Annotated[list[str], typer.Argument(help="stores or run folders, one or more", show_default=False)],
     as_json: Json = False,
 ) -> None:
     from otoscope.activations.maintain import merge

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _synth(
-    folder: Annotated[Path, typer.Argument(help="where the tree goes", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="where the tree goes: a new or an empty folder", show_default=False)],
     singers: Singers = 12,
     takes: Takes = 5,
     duration_s: Duration = 2.0,
@@ -36,11 +36,12 @@ def _synth(
     as_json: Json = False,
 ) -> None:
     from otoscope.corpus.catalog import validated  # here, so that --help does not wait for numba
-    from otoscope.corpus.synth.chorus import sing_all
+    from otoscope.corpus.synth.chorus import refuse_others, sing_all
     from otoscope.corpus.synth.spec import SynthCorpus
 
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
     spec = validated(SynthCorpus, settings)
+    refuse_others(spec, folder)
     with counting(Bars(), "singing", "clips") as on_progress:
         clips = sing_all(spec, folder, on_progress=on_progress)
     if as_json:

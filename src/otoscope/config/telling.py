@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from otoscope.config.run import RunConfig
-from otoscope.errors import suggest
+from otoscope.errors import spelt, suggest
 
 
 def explain(error: Any, raw: Mapping[str, Any]) -> str:
@@ -21,7 +21,10 @@ def explain(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
         told = error["msg"].removeprefix("Value error, ")
         return f"{place}: {told}" if place else told
-    return f"{place}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "tuple_type":
+        wanted = "[0.9], each between 0 and 1" if place == "train.sparsities" else f"[{error['input']}]"
+        return f"{place}: got {spelt(error['input'])}; give a list, e.g. {wanted}"
+    return f"{place}: got {spelt(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
 
 
 def _keys_at(location: Iterable[object]) -> list[str]:

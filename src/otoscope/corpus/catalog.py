@@ -11,7 +11,7 @@ from otoscope.corpus.inspect import inspect
 from otoscope.corpus.listing import CorpusSpec, Progress
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
-from otoscope.errors import ConfigError, suggest
+from otoscope.errors import ConfigError, spelt, suggest
 
 Settings = Mapping[str, object]
 Model = TypeVar("Model", bound=BaseModel)
@@ -91,7 +91,7 @@ def _told(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     if fault["type"] == "missing":
         field = model.model_fields.get(name)
         return f"{key} is missing ({field.description})" if field and field.description else f"{key} is missing"
-    got = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
+    got = "" if isinstance(fault["input"], Mapping) else f"; got {spelt(fault['input'])}"
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
 

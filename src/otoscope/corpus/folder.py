@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
-from otoscope.errors import CorpusError
+from otoscope.errors import CorpusError, spelt
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
@@ -87,7 +87,7 @@ class FolderCorpus(BaseModel):
         unmatched = aside((path, "group_pattern finds no group in its path") for path, g in groups.items() if not g)
         if not rows:
             raise CorpusError(
-                f"group_pattern {self.group_pattern!r} matches none of {len(groups)} paths under {self.root},"
+                f"group_pattern {spelt(self.group_pattern)} matches none of {len(groups)} paths under {self.root},"
                 f" such as {next(iter(groups), 'none')}"
             )
         clips = listed(rows)

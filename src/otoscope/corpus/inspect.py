@@ -136,10 +136,12 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     # a reason's figures differ from file to file; its opening words are what files share
     kinds = Counter(str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"])
     commonest = "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(3))
+    rest = sum(n for _, n in kinds.most_common()[3:])
+    others = f"; {rest} x others" if rest else ""
     example = f", such as {set_aside['path'][0]} ({set_aside['reason'][0]})" if set_aside.height else ""
     raise CorpusError(
         f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
-        f" Commonest reasons: {commonest}{example}. Mend or remove them, or raise max_set_aside"
+        f" Commonest reasons: {commonest}{others}{example}. Mend or remove them, or raise max_set_aside"
     )
 
 

@@ -11,6 +11,7 @@ from otoscope.encoders.checkpoint import read_config
 from otoscope.encoders.fresh import with_fresh_weights
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Place, Source, place_of, resolve
+from otoscope.encoders.starter import STARTER_ALIAS
 from otoscope.encoders.whisper import Context, load_whisper
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
 
@@ -149,7 +150,7 @@ def load_encoder(
         raise ConfigError(f"context is {context!r}; allowed: exact, short")
     if precision not in ("exact", "fast"):
         raise ConfigError(f"precision is {precision!r}; allowed: exact, fast")
-    source = resolve(model, revision=revision, known=tuple(MODELS))
+    source = resolve(model, revision=revision, known=(STARTER_ALIAS, *MODELS))
     family = read_config(source.folder)["model_type"]
     if family not in FAMILIES:
         raise UnknownEncoder(

@@ -39,6 +39,11 @@ def is_path(model: str) -> bool:
     return model.startswith((".", "/", "~", os.sep)) or Path(model).expanduser().is_dir()
 
 
+def has_owner(model: str) -> bool:
+    """Tell what may be an identifier of the hub, OWNER/NAME, from a mere name, which the hub need not be asked for."""
+    return "/" in model
+
+
 def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
     """Return a model's snapshot in the Hugging Face cache, if it is whole enough to load; never asks the network."""
     from huggingface_hub import snapshot_download
@@ -94,7 +99,9 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
     if folder := in_hub_cache(name, revision=revision):
         return Source(name, folder, folder.name, "cache")
     tried = ["no such folder", "not whole in the Hugging Face cache"]
-    if offline():
+    if not has_owner(name):
+        tried.append("the hub was not asked (its identifiers are OWNER/NAME)")
+    elif offline():
         tried.append("the hub was not asked (HF_HUB_OFFLINE)")
     else:
         try:
@@ -144,4 +151,4 @@ def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
         return "cache"
     if name == STARTER_ID and revision is None and at_hand:
         return "wheel"
-    return None if offline() else "hub"
+    return "hub" if has_owner(name) and not offline() else None

@@ -10,7 +10,9 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.listing import Listing
+from otoscope.corpus.folder import FolderCorpus
+from otoscope.corpus.listing import CorpusSpec, Listing
+from otoscope.corpus.manifest import ManifestCorpus
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.factors.handing import measure_ahead
 from otoscope.factors.table import build_factors, factors_identity
@@ -73,23 +75,22 @@ def corpus(run: Context) -> None:
     }
     watch.say("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
     probed = probed_labels(found, config)
-    for text in _warnings(found, probed, all_wanted=config.evaluate.labels is None):
+    for text in _warnings(config.corpus, found, probed, all_wanted=config.evaluate.labels is None):
         watch.say(f"  {text}")
     if not found.set_aside.is_empty():
         watch.say(f"  {count(found.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
 
 
-def _warnings(found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str]:
+def _warnings(spec: CorpusSpec, found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str]:
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
     left_out = [name for name in found.labels if name not in probed] if all_wanted else []
     told = [f"warning: {name} is not probed: {why_not(found, name)}" for name in left_out]
     if thin_split := evidence.warning(evidence.of_clips(found.clips)):
         told.append(thin_split)
     if found.clips["group"].n_unique() == found.clips.height:
-        told.append(
-            "warning: every clip is a group of its own, so one speaker or singer may lie on both sides of the split; "
-            "say who is who with group_pattern or group_from (folder) or a group column (manifest)"
-        )
+        told.append(_alone(spec, found))
+    if not found.labels and isinstance(spec, FolderCorpus) and spec.class_from != "none":
+        told.append(f"no label: files lie directly in {spec.root}, sub-folders would be labels")
     thin = class_support(found.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
@@ -104,6 +105,21 @@ def _warnings(found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str
         recordings = count(leaks.height, "recording")
         told.append(f"warning: {recordings} in more than one split under different groups, such as {first}")
     return told
+
+
+def _alone(spec: CorpusSpec, found: Corpus) -> str:
+    """Say that every clip is a group of its own, and ask who is who only where that was not said."""
+    every = "warning: every clip is a group of its own"
+    unsaid = ""
+    if isinstance(spec, FolderCorpus) and spec.group_pattern is None and spec.group_from is None:
+        unsaid = "say who is who with group_pattern or group_from"
+    elif (
+        isinstance(spec, ManifestCorpus) and spec.group is None and (found.clips["group"] == found.clips["path"]).all()
+    ):
+        unsaid = "say who is who in a column `group`, or name the column with `group`"
+    if unsaid:
+        return f"{every}, so one speaker or singer may lie on both sides of the split; {unsaid}"
+    return f"{every}, as the corpus is told to have them: right where no speaker or singer has two clips"
 
 
 def factors(run: Context) -> None:

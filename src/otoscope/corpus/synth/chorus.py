@@ -13,8 +13,11 @@ from otoscope.corpus.audio import write_audio
 from otoscope.corpus.listing import Progress, listed
 from otoscope.corpus.synth.sing import Performance, sing
 from otoscope.corpus.synth.spec import SynthCorpus, Task
+from otoscope.errors import CorpusError
 
 CARD, CLIPS, TRUTH = "synth.json", "clips.parquet", "truth.parquet"
+BEGUN = ".synth.json"
+"""Says whose a folder is while it is sung into, so that a song that was cut off can go on."""
 
 
 class _Sung(NamedTuple):
@@ -33,6 +36,8 @@ def sing_all(
     tasks = spec.tasks()
     whole = _is_whole(spec, root)
     due = [task for task in tasks if not (root / task.path).is_file()] if whole else tasks
+    if not whole:
+        write_json(root / BEGUN, {"fingerprint": spec.fingerprint})
     sung = _sing_in_threads(due, spec, root, on_progress=on_progress, threads=threads)
     if whole:
         return read_table(root / CLIPS)
@@ -41,7 +46,26 @@ def sing_all(
     write_table(root / CLIPS, clips)
     card = {"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json"), "clips": clips.height}
     write_json(root / CARD, {**card, "environment": environment()})
+    (root / BEGUN).unlink(missing_ok=True)
     return clips
+
+
+def refuse_others(spec: SynthCorpus, root: Path) -> None:
+    """Raise `CorpusError` unless `spec` may be sung into a folder: a new or an empty one, or one that it was sung into.
+
+    Among other recordings sung ones would be taken for theirs; among those of other settings, old sound for new.
+    """
+    if root.exists() and not root.is_dir():
+        raise CorpusError(f"{root} is a file; name a new folder to sing into")
+    for name in (CARD, BEGUN):
+        if (root / name).is_file():
+            if read_json(root / name)["fingerprint"] == spec.fingerprint:
+                return
+            raise CorpusError(f"{root} holds a corpus sung with other settings; name a new or an empty folder")
+    others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    if others:
+        some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise CorpusError(f"{root} holds what synth did not write ({some}); name a new or an empty folder")
 
 
 def _is_whole(spec: SynthCorpus, root: Path) -> bool:
