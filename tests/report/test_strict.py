@@ -10,7 +10,7 @@ from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTAT
 from otoscope.report.strict_charts import beside, by_size
 from otoscope.report.strict_limits import limits_figure, of_recipes
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
-from otoscope.report.strict_words import _against, _compact, _layers, _limits, _tasks
+from otoscope.report.strict_words import _compact, _layers, _limits, _predicted, _tasks
 
 SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
 SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}
@@ -107,9 +107,26 @@ def test_order_of_layers_and_limits_are_spelled_out():
     assert "factors 95" in limit.text
 
 
-def test_lower_is_better_where_it_is():
-    better, worse = {"value": 2.0, "low": 1.0, "high": 3.0}, {"value": 4.0, "low": 3.5, "high": 5.0}
-    assert "do not beat" not in _against(better, worse, higher=False)
+@pytest.mark.parametrize(("groups", "said"), [(1, "1 test group is too few"), (2, "2 test groups are too few")])
+def test_too_few_groups_give_no_verdict(groups: int, said: str):
+    rows = rows_of(
+        row("task_balanced_accuracy", DENSE, 0.8, target="digit", low=0.7, high=0.9, groups=groups),
+        codes("task_balanced_accuracy", 0.9, target="digit", low=0.85, high=0.95, groups=groups),
+        row("task_balanced_accuracy", "logmel", 0.7, target="digit", low=0.6, high=0.8, groups=groups),
+        row("effective_latents", DENSE, 5.0, low=4.0, high=6.0, groups=groups),
+        codes("effective_latents", 2.0, low=1.0, high=3.0, groups=groups),
+        row(
+            "layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3, groups=groups
+        ),
+        row("predicted_share", DENSE, 0.9, groups=groups),
+        codes("predicted_share", 0.8, groups=groups),
+    )
+    for (finding,) in (_tasks(rows), _compact(rows), _layers(rows)):
+        assert f"{said} to decide (at least 3)" in finding.text
+        for verdict in ("beat it beyond", "do not beat", "more compact than the layer", "beyond the interval"):
+            assert verdict not in finding.text
+    (factors,) = _predicted(rows)
+    assert "predicted well" not in factors.text
 
 
 def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():

@@ -9,8 +9,8 @@ from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
-from otoscope.report.intervals import apart, number_of
 from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
+from otoscope.report.strict_verdicts import against, compactness, few, lead
 from otoscope.report.summary import Finding
 
 Row = Mapping[str, Any]
@@ -85,7 +85,7 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         elif other := rows.best_other(metric, target):
             name = WORDS[other["representation"]]
             said += f" The best of what they must beat, {name}, reaches {shown(other['value'])}."
-            said += f" {_against(codes, other, higher=True)}"
+            said += f" {against(codes, other)}"
         found.append(Finding(f"The {target} ({kind})", said))
     return found
 
@@ -95,7 +95,8 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     if dense is None or codes is None:
         return []
     said = (
-        f"{_of_all(dense)} factors are predicted well from the dense layer, {_of_all(codes)} from the codes "
+        f"{_of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
+        f"dense layer, {_of_all(codes)} from the codes "
         f"(permuted factors: {_of_all(codes, 'null_high')} at most)."
     )
     common = rows.one("mean_factor_r2", DENSE)
@@ -131,7 +132,7 @@ def _compact(rows: StrictRows) -> list[Finding]:
     ]
     if told:
         said += f" Without learned atoms or a trained encoder: {words.listed(told)}."
-    said += f" {_verdict_compact(dense, codes)}"
+    said += f" {compactness(dense, codes)}"
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
     if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
         mean = [words.decimal(row["value"], 2) for row in r2 if row is not None]
@@ -143,15 +144,6 @@ def _compact(rows: StrictRows) -> list[Finding]:
 
 def _at_null(row: Row) -> bool:
     return words.known(row["null_high"]) and row["value"] <= row["null_high"]
-
-
-def _verdict_compact(dense: Row, codes: Row) -> str:
-    layer, found = number_of(dense), number_of(codes)
-    if apart(found, layer):
-        return "The codes are more compact than the layer: the intervals lie apart."
-    if apart(layer, found):
-        return "The codes are less compact than the layer: the intervals lie apart."
-    return "The intervals of the codes and of the layer do not lie apart: it is not decided."
 
 
 def _few(rows: StrictRows) -> list[Finding]:
@@ -203,11 +195,9 @@ def _layers(rows: StrictRows) -> list[Finding]:
             continue
         first, then = row["target"].split(" before ")
         way = "before" if row["value"] > 0 else "after"
-        beyond = words.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-        verdict = "beyond the interval" if beyond else "which the interval does not decide"
         said.append(
             f"the centre of {first} lies {words.decimal(abs(row['value']), 2)} layers {way} that of {then} "
-            f"({_interval(row, 2)}; shuffled categories up to {words.decimal(row['null_high'], 2)}), {verdict}"
+            f"({_interval(row, 2)}; shuffled categories up to {words.decimal(row['null_high'], 2)}), {lead(row)}"
         )
     if not said:
         return []
@@ -237,13 +227,3 @@ def _interval(row: Row, digits: int) -> str:
         return "no interval"
     ends = f"{words.decimal(row['low'], digits)} to {words.decimal(row['high'], digits)}"
     return f"95{words.NBSP}% interval {ends}"
-
-
-def _against(codes: Row, other: Row, *, higher: bool) -> str:
-    """Say whether codes beat the best of the others beyond both intervals."""
-    ahead = codes["value"] > other["value"] if higher else codes["value"] < other["value"]
-    if not ahead:
-        return "The codes do not beat it."
-    lower, upper = (other, codes) if higher else (codes, other)
-    clear = apart(number_of(lower), number_of(upper))
-    return "The codes beat it beyond both intervals." if clear else "The codes lead, within the intervals."

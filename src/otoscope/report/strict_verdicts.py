@@ -1,0 +1,50 @@
+"""Verdicts of the strict protocol on two numbers, and none where the test groups are too few for one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from otoscope.report import words
+from otoscope.report.intervals import MIN_GROUPS, apart, number_of
+
+Row = Mapping[str, Any]
+
+
+def few(row: Row) -> bool:
+    """Tell whether a number rests on too few test groups for a verdict."""
+    return (row["groups"] or 0) < MIN_GROUPS
+
+
+def undecided(row: Row) -> str:
+    """Return what stands in place of a verdict."""
+    groups = row["groups"] or 0
+    return f"{words.count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
+
+
+def against(codes: Row, other: Row) -> str:
+    """Say whether codes beat the best of the others beyond both intervals."""
+    if few(codes):
+        return f"Whether the codes beat it, {undecided(codes)}."
+    if codes["value"] <= other["value"]:
+        return "The codes do not beat it."
+    clear = apart(number_of(other), number_of(codes))
+    return "The codes beat it beyond both intervals." if clear else "The codes lead, within the intervals."
+
+
+def compactness(dense: Row, codes: Row) -> str:
+    """Say which of layer and codes takes fewer dimensions, where their intervals lie apart."""
+    if few(codes):
+        return f"Which is more compact, {undecided(codes)}."
+    layer, found = number_of(dense), number_of(codes)
+    if apart(found, layer):
+        return "The codes are more compact than the layer: the intervals lie apart."
+    if apart(layer, found):
+        return "The codes are less compact than the layer: the intervals lie apart."
+    return "The intervals of the codes and of the layer do not lie apart: it is not decided."
+
+
+def lead(row: Row) -> str:
+    """Say whether the interval of a lead decides which category comes first."""
+    if few(row):
+        return undecided(row)
+    beyond = words.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
+    return "beyond the interval" if beyond else "which the interval does not decide"
