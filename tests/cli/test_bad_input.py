@@ -315,3 +315,22 @@ def test_a_single_value_where_a_list_belongs_is_told_with_a_list(capsys: Capsys,
     assert "train.seeds: got 3; give a list, e.g. [3]" in call(capsys, "run", config, "--set", "train.seeds=3").err
     told = call(capsys, "run", config, "--set", r"corpus.group_pattern=(?P<grup>speaker\d+)").err
     assert r"got '(?P<grup>speaker\d+)'" in told
+
+
+def test_the_corpus_stage_asks_for_no_group_that_is_given_and_tells_of_missing_labels(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for speaker in range(6):
+        wave = np.sin(np.arange(8000) * (0.1 + 0.01 * speaker)).astype(np.float32)
+        write_audio(tmp_path / "flat" / f"speaker{speaker}.wav", wave, 16000)
+    config, out = tmp_path / "c.yaml", tmp_path / "run"
+    config.write_text("corpus: {kind: folder, root: flat}\n")
+    told = " ".join(call(capsys, "corpus", config, "--out", out).err.split())
+    assert "every clip is a group of its own, so one speaker" in told
+    assert "say who is who with group_pattern or group_from" in told
+    assert f"no label: files lie directly in {tmp_path / 'flat'}, sub-folders would be labels" in told
+    given = ("--set", r"corpus.group_pattern=(?P<group>speaker\d+)", "--set", "corpus.class_from=none")
+    told = " ".join(call(capsys, "corpus", config, "--out", out, *given).err.split())
+    assert "every clip is a group of its own, as the corpus is told to have them" in told
+    assert "who is who" not in told
+    assert "no label" not in told
