@@ -15,7 +15,8 @@ from torch import Tensor
 from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.checkpoint import load_strictly, save_sae, to_array
-from otoscope.sae.train import UNSEEN, Step, Trained, Training, finish, train
+from otoscope.sae.train import UNSEEN, Step, Training, finish, train
+from otoscope.sae.trained import Trained
 
 PROGRESS = "progress.safetensors"
 

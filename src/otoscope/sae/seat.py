@@ -11,7 +11,8 @@ from otoscope.errors import OtoscopeError
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.progress import conclude, save_progress
 from otoscope.sae.rows import Order
-from otoscope.sae.train import Batch, Step, Trained, Training, advance, finish
+from otoscope.sae.train import Batch, Step, Training, advance, finish
+from otoscope.sae.trained import Trained
 
 SLICE_BYTES = 16 << 20
 """Batches of one order that are read together, ahead of the steps that use them."""
