@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otoscope.encoders.ast import ASTEncoder, Grid
-from otoscope.encoders.base import Encoded, Encoder, Frames, Layer
+from otoscope.encoders.base import Encoded, Encoder, Frames, Layer, Wave
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.checkpoint import load_strictly, read_config
 from otoscope.encoders.resolve import resolve
@@ -86,9 +86,10 @@ class Heard:
         """Place a clip's frames, those of its padding included."""
         return self.inner.frames(max(samples, self._least))
 
-    def encode(self, waves: Sequence[Float[Tensor, " _samples"]], layers: Sequence[int]) -> Encoded:
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Fill up and encode clips; see `Encoder.encode`."""
-        filled = [functional.pad(wave, (0, max(self._least - len(wave), 0))) for wave in waves]
+        tensors = (torch.as_tensor(wave) for wave in waves)
+        filled = [functional.pad(wave, (0, max(self._least - len(wave), 0))) for wave in tensors]
         if not self.noisy:
             return self.inner.encode(filled, layers)
         return _joined([self._disturbed(wave, layers) for wave in filled])
