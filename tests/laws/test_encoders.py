@@ -221,11 +221,11 @@ def test_arrays_are_taken_as_tensors_are(load, family):
         ([np.full(9000, np.inf)], "clip 0 holds NaN or infinite"),
     ],
 )
-def test_slips_of_the_caller_are_told_in_our_words(load, family, waves, told):
+def test_slips_of_the_caller_are_refused_in_our_words(load, family, waves, told):
     with pytest.raises(EncoderError, match=told):
         load(family).encode(waves, [0])
 
 
-def test_a_layer_that_is_no_list_is_told(load, family):
+def test_a_layer_that_is_no_list_is_refused(load, family):
     with pytest.raises(UnknownLayer, match=r"layers is 1; give a list, such as \[1\]"):
         load(family).encode(noise(9000), 1)
