@@ -208,7 +208,7 @@ def test_every_other_target_that_loses_and_the_best_baseline_are_named() -> None
 
 def test_the_limit_is_told_where_it_is_known() -> None:
     limited = Kept(number(0.8), {0.9: number(0.8)}, "technique", limit=number(0.95, 0.9, 0.99))
-    assert "up to 95\xa0% (90\xa0% to 99\xa0%)" in kept(limited).sentence
+    assert "has 95\xa0% sparsity (90\xa0% to 99\xa0%)" in kept(limited).sentence
     assert "densest" not in kept(task(number(0.8), number(0.8))).sentence
 
 
@@ -332,7 +332,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "2 seeds of the dictionaries (0 and 1)",
         "nulls of 7 refits on permuted targets",
         "intervals of 1000 resamples of whole groups",
-        "not asked: add <code>mariotte2025</code> to <code>evaluate.protocols</code>",
+        "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it)",
     ):
         assert wanted in text, wanted
 
@@ -352,7 +352,7 @@ def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
     assert page is not None
     text = page.read_text(encoding="utf-8")
     assert "<code>otoscope run CONFIG.yaml</code>" in text
-    assert "not asked: add <code>strict</code> to <code>evaluate.protocols</code>" in text
+    assert "not computed in this run (<code>strict</code> in <code>evaluate.protocols</code> asks for it)" in text
     assert "none: nothing was asked of held-out groups" in text
     assert "`" not in text.split("<main")[1].split("<script")[0]
 

@@ -85,7 +85,8 @@ def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
     text = render(
         found,
         charts,
-        subtitle=f"Three claims of arXiv 2509.24793, asked of {encoders}",
+        subtitle=f"Three claims of Mariotte et al., Sparse Autoencoders Make Audio Foundation Models more Explainable "
+        f"(arXiv 2509.24793), asked of {encoders}; words are explained in index.html, beside this page",
         beside=setting(folder),
         linked=figures,
     )
@@ -218,7 +219,7 @@ def _absent(source: str, claims: Claims) -> str:
     if name is None:
         return "not published"
     if claims == Claims(None, None, None):
-        return f"not asked: add `{name}` to `evaluate.protocols`"
+        return f"not computed in this run (`{name}` in `evaluate.protocols` asks for it)"
     return "asked, but not measured in this run: its layers, labels or factors do not suffice"
 
 

@@ -137,7 +137,14 @@ def compact(found: Compact | None) -> Verdict:
         return Verdict("does not hold", f"{told}: codes need more, and the intervals lie apart.")
     if fewer:
         return Verdict("holds", f"{told}: codes need fewer, and the intervals lie apart.{_unlearned(found)}")
-    return Verdict("undecided", f"{told}: the intervals do not lie apart in favour of the codes.")
+    leaning = "more" if codes.value > dense.value else "fewer"
+    return Verdict(
+        "undecided",
+        f"{told}: codes take {leaning}, if anything, but the intervals do not lie apart in their favour. "
+        f"Completeness ({shown_decimal(found.completeness.codes)} of the codes, "
+        f"{shown_decimal(found.completeness.dense)} of the layer) does not decide: it is divided by the logarithm of "
+        "how many dimensions there are, which differs.",
+    )
 
 
 def _unlearned(found: Compact) -> str:
@@ -179,6 +186,12 @@ def shown(number: Number) -> str:
     return f"{words.percent(number.value)}{interval}"
 
 
+def shown_decimal(number: Number) -> str:
+    """Return a number with its interval."""
+    interval = f" ({words.decimal(number.low, 2)} to {words.decimal(number.high, 2)})" if number.bounded else ""
+    return f"{words.decimal(number.value, 2)}{interval}"
+
+
 def spread(number: Number) -> str:
     """Return a number of dimensions with its interval."""
     interval = f" ({words.decimal(number.low, 1)} to {words.decimal(number.high, 1)})" if number.bounded else ""
@@ -209,7 +222,10 @@ def _limit(limit: Number | None) -> str:
     if limit is None or not math.isfinite(limit.value):
         return ""
     interval = f" ({words.sparsity(limit.low)} to {words.sparsity(limit.high)})" if limit.bounded else ""
-    return f" Nothing is lost against the densest dictionary up to {words.sparsity(limit.value)}{interval}."
+    return (
+        " From the densest dictionary on, the last that loses nothing against it, as do all before it, has "
+        f"{words.sparsity(limit.value)} sparsity{interval}."
+    )
 
 
 def _lead(name: str, lead: Number) -> str:

@@ -41,7 +41,13 @@ def strict_findings(run: Run) -> Html | None:
         element("ul", *named),
         class_="table",
     )
-    return join(element("ul", *items, class_="findings"), glossary)
+    bridge = element(
+        "p",
+        "Numbers here differ from those above, and are the ones to claim something by: penalties are chosen by leaving "
+        "whole groups out, accuracy is balanced over classes, factors are ranked and near duplicates left out, and "
+        "everything stands beside what a dictionary must beat.",
+    )
+    return join(bridge, element("ul", *items, class_="findings"), glossary)
 
 
 def _asked(rows: StrictRows, run: Run) -> list[Finding]:
