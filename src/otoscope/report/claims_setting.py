@@ -101,7 +101,7 @@ def _nulls(config: Mapping[str, Any], rows: pl.DataFrame) -> str:
     if resamples := evaluate.get("resamples"):
         said.append(
             f"95{words.NBSP}% intervals of {resamples} resamples of whole groups (of factors, too, for layers; of "
-            "leaving out one factor at a time for dimensions): with three or four groups little more than the range from "
-            "the lowest to the highest"
+            "leaving out one factor at a time for dimensions): with three or four groups little more than the range "
+            "from the lowest to the highest"
         )
     return "; ".join(said)
