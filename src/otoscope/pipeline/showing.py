@@ -37,7 +37,7 @@ from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
 
-PAGE = 2
+PAGE = 3
 """Raised when the same artifacts would give another page, so that an old one is not taken for it."""
 
 

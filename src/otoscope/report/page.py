@@ -51,14 +51,14 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
     rests_on = evidence_of(run)
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
     blocks = [("summary", section("summary", found, _caution(rests_on), summary.summary(run, rests_on)))]
+    if claims.is_asked(run.results.rows):
+        blocks.append(("claim", section("claim", "The claim, examined", claims.told(run.results.rows))))
     for name, (title, empty) in SECTIONS.items():
         shown = [drawn(f, specs, linked=linked) for f in sections[name]]
         blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
     if said := strict_findings(run):
         shown = [drawn(f, specs, linked=linked) for f in sections["strict"]]
         blocks.append(("strict", section("strict", "Asked strictly", said, *shown)))
-    if claims.is_asked(run.results.rows):
-        blocks.append(("claim", section("claim", "The claim, examined", claims.told(run.results.rows))))
     blocks += [
         ("gallery", section("gallery", "Gallery of latents", gallery.gallery(run))),
         ("methods", section("methods", "Methods", methods.methods(run))),
