@@ -14,6 +14,7 @@ from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
 from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from otoscope.protocols.strict.settings import StrictSettings
+from otoscope.sae.devices import ALLOWED
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 
@@ -136,7 +137,7 @@ class RunConfig(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-            raise ValueError("give cpu, cuda, or cuda:1 for the second GPU")
+            raise ValueError(ALLOWED)
         return value
 
     @field_validator("corpus", mode="before")

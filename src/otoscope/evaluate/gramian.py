@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.evaluate.columns import Columns, columns_of
-from otoscope.evaluate.moments import live_columns
+from otoscope.evaluate.moments import hold_near, live_columns
 
 CANCELLED = 1e-6
 """Variance within a set, as a share of that over all rows, below which a feature's products are summed afresh."""
@@ -104,7 +104,7 @@ class Gramian:
             return standard
         inside = self.rows[moments.inside]
         lowest, highest = ((edge - moments.mean) / moments.scale for edge in (inside.min(axis=0), inside.max(axis=0)))
-        return np.clip(standard, lowest - reach, highest + reach)
+        return hold_near(standard, lowest, highest, reach=reach)
 
     def columns(self, moments: Moments) -> Columns | None:
         """Return the rows of a set as sparse columns, or nothing where they are not sparse."""

@@ -13,6 +13,17 @@ was ever fitted: of one singer's clips 40, which took the held-out R2 of a forma
 """
 
 
+def hold_near(
+    rows: Float[np.ndarray, "rows p"],
+    lowest: Float[np.ndarray, " p"],
+    highest: Float[np.ndarray, " p"],
+    *,
+    reach: float,
+) -> Float[np.ndarray, "rows p"]:
+    """Return standardised rows, each feature held within `reach` of the span of the rows that were fitted."""
+    return np.clip(rows, lowest - reach, highest + reach)
+
+
 class Moments(NamedTuple):
     """Rows standardised by their own mean and standard deviation, and X'X/n of that."""
 
@@ -27,8 +38,7 @@ class Moments(NamedTuple):
 
     def within(self, rows: Float[np.ndarray, "rows p"], *, reach: float = REACH) -> Float[np.ndarray, "rows p"]:
         """Return other rows standardised alike, each feature held within `reach` deviations of what these rows span."""
-        lowest, highest = self.standard.min(axis=0), self.standard.max(axis=0)
-        return np.clip(self.apply(rows), lowest - reach, highest + reach)
+        return hold_near(self.apply(rows), self.standard.min(axis=0), self.standard.max(axis=0), reach=reach)
 
     def cross(self, targets: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "p factors"]:
         """Return X'Y/n."""

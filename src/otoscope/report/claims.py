@@ -14,7 +14,7 @@ from otoscope.report import words
 from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
 from otoscope.report.claims_setting import setting
-from otoscope.report.claims_verdicts import Verdict, points, shown, verdicts
+from otoscope.report.claims_verdicts import Verdict, decimal, points, shown, verdicts
 from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
 from otoscope.report.panels import Figure
@@ -180,7 +180,7 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
             continue
         over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
         sides = found.completeness
-        text = f"{over}completeness of codes {_decimal(sides.codes)}, of the layer {_decimal(sides.dense)}"
+        text = f"{over}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
         if found.dimensions is not None:
             dense, codes = found.dimensions.dense, found.dimensions.codes
             text += (
@@ -190,7 +190,7 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found.few is not None:
             null = found.few.codes.null_high
             beside = f" (null up to {words.decimal(null)})" if words.known(null) else ""
-            codes, dense = _decimal(found.few.codes), _decimal(found.few.dense)
+            codes, dense = decimal(found.few.codes), decimal(found.few.dense)
             text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
         yield source, text
 
@@ -225,8 +225,3 @@ def _absent(source: str, claims: Claims) -> str:
 
 def _count(counts: Mapping[str, float], name: str) -> str:
     return words.decimal(counts.get(name), 1)
-
-
-def _decimal(number: Any) -> str:
-    interval = f" ({words.decimal(number.low)} to {words.decimal(number.high)})" if number.bounded else ""
-    return f"{words.decimal(number.value)}{interval}"

@@ -1,7 +1,9 @@
 """What the numbers say of each claim: one outcome and one sentence, by rules fixed beforehand."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from otoscope.report import words
@@ -141,8 +143,8 @@ def compact(found: Compact | None) -> Verdict:
     return Verdict(
         "undecided",
         f"{told}: codes take {leaning}, if anything, but the intervals do not lie apart in their favour. "
-        f"Completeness ({shown_decimal(found.completeness.codes)} of the codes, "
-        f"{shown_decimal(found.completeness.dense)} of the layer) does not decide: it is divided by the logarithm of "
+        f"Completeness ({decimal(found.completeness.codes, 2)} of the codes, "
+        f"{decimal(found.completeness.dense, 2)} of the layer) does not decide: it is divided by the logarithm of "
         "how many dimensions there are, which differs.",
     )
 
@@ -182,20 +184,24 @@ def ordered(found: Order | None) -> Verdict:
 
 def shown(number: Number) -> str:
     """Return a fraction with its interval."""
-    interval = f" ({words.percent(number.low)} to {words.percent(number.high)})" if number.bounded else ""
-    return f"{words.percent(number.value)}{interval}"
+    return f"{words.percent(number.value)}{within(number, words.percent)}"
 
 
-def shown_decimal(number: Number) -> str:
+def decimal(number: Number, digits: int = 3) -> str:
     """Return a number with its interval."""
-    interval = f" ({words.decimal(number.low, 2)} to {words.decimal(number.high, 2)})" if number.bounded else ""
-    return f"{words.decimal(number.value, 2)}{interval}"
+    tell = partial(words.decimal, digits=digits)
+    return f"{tell(number.value)}{within(number, tell)}"
+
+
+def within(number: Number, tell: Callable[[float], str]) -> str:
+    """Return a number's interval in brackets, both ends told alike; nothing where it has none."""
+    return f" ({tell(number.low)} to {tell(number.high)})" if number.bounded else ""
 
 
 def spread(number: Number) -> str:
     """Return a number of dimensions with its interval."""
-    interval = f" ({words.decimal(number.low, 1)} to {words.decimal(number.high, 1)})" if number.bounded else ""
-    return f"{words.decimal(number.value, 1)} effective dimensions{interval}"
+    tell = partial(words.decimal, digits=1)
+    return f"{tell(number.value)} effective dimensions{within(number, tell)}"
 
 
 def points(difference: float) -> str:
@@ -221,10 +227,9 @@ def signed(difference: float) -> str:
 def _limit(limit: Number | None) -> str:
     if limit is None or not math.isfinite(limit.value):
         return ""
-    interval = f" ({words.sparsity(limit.low)} to {words.sparsity(limit.high)})" if limit.bounded else ""
     return (
         " From the densest dictionary on, the last that loses nothing against it, as do all before it, has "
-        f"{words.sparsity(limit.value)} sparsity{interval}."
+        f"{words.sparsity(limit.value)} sparsity{within(limit, words.sparsity)}."
     )
 
 

@@ -4,6 +4,9 @@ import torch
 
 from otoscope.errors import ConfigError
 
+ALLOWED = "give cpu, cuda, or cuda:1 for the second GPU"
+"""What a wrong device is answered with."""
+
 
 def find_device(name: str) -> torch.device:
     """Return a device that is there; raise `ConfigError` for one that is not, or that lacks float64 sums.
@@ -14,7 +17,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}; give cpu, cuda, or cuda:1 for the second GPU") from error
+        raise ConfigError(f"no device {name!r}; {ALLOWED}") from error
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"dictionaries are trained on cpu or cuda, not on {name!r}")
     count = torch.cuda.device_count()
