@@ -43,6 +43,7 @@ def test_it_survives_its_own_json(tmp_path: Path) -> None:
         ("corpus: {kind: synth}\ntrain: {sparsities: [1.5]}\n", r"train.sparsities.0: got 1.5; .* less than 1"),
         ("corpus: {kind: synth}\ntrain: {sparsities: []}\n", "at least one value"),
         ("corpus: {kind: synth}\ntrain: {seeds: [1, 1]}\n", "each once"),
+        ("corpus: {kind: synth}\ntrain: {seeds: [0, -1]}\n", r"train.seeds.1: got -1; .* greater than or equal to 0"),
         ("corpus: {kind: synth}\nextract: {dtype: float8}\n", "extract.dtype: got 'float8'"),
         ("corpus: {kind: synth}\nevaluate: {protocols: [stricct]}\n", r"got 'stricct'; did you mean strict\?"),
         ("name: a/b\ncorpus: {kind: synth}\n", "name: got 'a/b'"),
@@ -56,6 +57,25 @@ def test_it_survives_its_own_json(tmp_path: Path) -> None:
 def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train: {layers: 3}", r"train.layers: got 3; should be all, or a list"),
+        ("train: {layers: al}", r"train.layers: got 'al'; should be all, or a list"),
+        ("train: {layers: [0, b]}", r"train.layers.1: got 'b'; Input should be a valid integer, unable to parse .*"),
+        ("train: {latents: 1}", r"train.latents: got 1; should be greater than or equal to 2, or a list"),
+        ("train: {latents: [1, 64]}", r"train.latents.0: got 1; Input should be greater than or equal to 2"),
+        ("evaluate: {strict: {layer: chosn}}", r"strict.layer: got 'chosn'; should be chosen, or a valid integer"),
+        ("evaluate: {strict: {sparsity: 2}}", r"strict.sparsity: got 2; should be chosen, or less than 1"),
+        ("train: {latents: 1, layers: 3}", r"train.latents: got 1; .*; train.layers: got 3; .*"),
+    ],
+)
+def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    path = written(tmp_path, f"{MINIMAL}{text}\n")
+    with pytest.raises(ConfigError, match=rf"^{path}: ([a-z.]+\.)?{told}$"):
+        load_config(path)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +152,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a folder; give the run's configuration, a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"is a folder without config.yaml, so no run; give the run's configuration, a YAML file"
+    ):
         load_config(tmp_path)
 
 

@@ -282,7 +282,7 @@ def test_labels_after_the_first_share_one_figure_at_the_codes_layer(tmp_path: Pa
     assert [s for s in shown if "others" in s] == [f"probe-against-sparsity-others-{i}" for i in range(2)]
     targets = page.reading.csv("probe-against-sparsity-others")["target"].unique().to_list()
     assert sorted(targets) == ["accent", "speaker"]
-    assert "The speaker. Layer 2 reaches" in page.reading.section("summary")
+    assert "The speaker. Layer 2, chosen because it has" in page.reading.section("summary")
 
 
 def test_the_tiles_say_how_their_layers_were_chosen_and_what_they_count(made: Made) -> None:

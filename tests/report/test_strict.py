@@ -7,10 +7,12 @@ import pytest
 
 from otoscope.evaluate.record import Record, to_table
 from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.report.baselines import WORDS
 from otoscope.report.strict_charts import beside, by_size
-from otoscope.report.strict_limits import limits_figure, of_recipes
-from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
-from otoscope.report.strict_words import _compact, _layers, _limits, _predicted, _tasks
+from otoscope.report.strict_limits import limit_findings, limits_figure, of_recipes
+from otoscope.report.strict_rows import StrictRows, strict_rows
+from otoscope.report.strict_structure import compactness_findings, few_findings
+from otoscope.report.strict_words import _layers, _predicted, _tasks
 
 SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
 SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}
@@ -74,7 +76,7 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
     (finding,) = _tasks(rows)
     assert "log-mel statistics" in finding.text
     assert said in finding.text
-    assert "over 2 seeds" in finding.text
+    assert "of the first of 2 seeds" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float
         row("effective_latents", DENSE, 5.0, low=4.0, high=6.0),
         codes("effective_latents", (low + high) / 2, low=low, high=high),
     )
-    (finding,) = _compact(rows)
+    (finding,) = compactness_findings(rows)
     assert said in finding.text
 
 
@@ -101,10 +103,58 @@ def test_order_of_layers_and_limits_are_spelled_out():
         row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3),
         row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99),
     )
-    (order,), (limit,) = _layers(rows), _limits(rows)
-    assert "0.50 layers after that of formants" in order.text
+    (order,), (limit,) = _layers(rows), limit_findings(rows)
+    assert "0.50 layers after that of formants (0.10 to 0.80 after; by chance up to 0.30)" in order.text
     assert "beyond the interval" in order.text
     assert "factors 95" in limit.text
+
+
+def test_all_that_do_best_are_named():
+    rows = rows_of(
+        row("task_balanced_accuracy", DENSE, 0.8, target="digit"),
+        codes("task_balanced_accuracy", 0.8, target="digit"),
+        row("task_balanced_accuracy", "frozen_decoder", 0.75, target="digit"),
+        row("task_balanced_accuracy", "ica", 0.75, target="digit"),
+        row("task_balanced_accuracy", "pca", 0.7, target="digit"),
+    )
+    (finding,) = _tasks(rows)
+    assert "independent components and SAE with random atoms, reach 75.0" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([(0.3, 0.25, 0.35), (0.6, 0.55, 0.65)], "higher than the layer, beyond the intervals"),
+        ([(0.1, 0.05, 0.12), (0.3, 0.25, 0.35)], "lower than the layer, beyond the intervals"),
+        ([(0.22, 0.1, 0.3), (0.45, 0.3, 0.6)], "higher than the layer, within the intervals"),
+        ([(0.2, 0.1, 0.3), (0.3, 0.2, 0.5)], "nowhere start higher"),
+        ([(0.3, 0.25, 0.35), (0.3, 0.2, 0.5)], "curves of codes and layer cross"),
+    ],
+)
+def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, float]], said: str):
+    layer = [(0.2, 0.15, 0.24), (0.4, 0.36, 0.45)]
+    records: list[Record] = []
+    for k, one, other in zip((1, 8), layer, found, strict=True):
+        records += [row("sparse_r2", DENSE, one[0], k=k, low=one[1], high=one[2])]
+        records += [codes("sparse_r2", other[0], k=k, low=other[1], high=other[2])]
+    (finding,) = few_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, k=8)))
+    assert said in finding.text
+    assert "0.90 from log-mel statistics, the best of the others" in finding.text
+    (undecided,) = few_findings(rows_of(*(replace(r, groups=2) for r in records)))
+    assert "2 test groups are too few" in undecided.text
+
+
+def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
+    shared = {"target": "default: factors", "low": 0.9, "high": 0.99}
+    limit = replace(codes("sparsity_limit", 0.99, preset="default", **shared), sae_id="")
+    levels = {0.75: 0.3, 0.9: 0.6, 0.99: 0.55}
+    records = [codes("mean_factor_r2", value, sparsity=s, preset="default") for s, value in levels.items()]
+    (finding,) = limit_findings(rows_of(limit, *records))
+    assert "factors not to be read (the densest have 30.0\xa0%, sparser ones 60.0\xa0%, at 90\xa0%)" in finding.text
+    fallen = [replace(r, value=0.7) if r.sparsity == 0.75 else r for r in records]
+    (finding,) = limit_findings(rows_of(limit, *fallen))
+    assert "(75\xa0% sparsity): with the recipe default factors 99\xa0% (90\xa0% to 99\xa0%)" in finding.text
+    assert "2 points of R²" in finding.text
 
 
 @pytest.mark.parametrize(("groups", "said"), [(1, "1 test group is too few"), (2, "2 test groups are too few")])
@@ -121,7 +171,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
         row("predicted_share", DENSE, 0.9, groups=groups),
         codes("predicted_share", 0.8, groups=groups),
     )
-    for (finding,) in (_tasks(rows), _compact(rows), _layers(rows)):
+    for (finding,) in (_tasks(rows), compactness_findings(rows), _layers(rows)):
         assert f"{said} to decide (at least 3)" in finding.text
         for verdict in ("beat it beyond", "do not beat", "more compact than the layer", "beyond the interval"):
             assert verdict not in finding.text

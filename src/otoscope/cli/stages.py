@@ -8,7 +8,9 @@ import typer
 
 from otoscope.cli.bars import Bars
 
-Config = Annotated[Path, typer.Argument(help="the run's configuration, in YAML", show_default=False)]
+Config = Annotated[
+    Path, typer.Argument(help="the run's configuration, in YAML, or the folder of an earlier run", show_default=False)
+]
 Out = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/NAME]", show_default=False)]
 DemoOut = Annotated[Path | None, typer.Option("--out", help="run folder [default: runs/demo]", show_default=False)]
 Set = Annotated[
@@ -93,6 +95,9 @@ def _go(
     from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
 
+    earlier = RunFolder(path)
+    if earlier.config.is_file():  # a run folder stands for the configuration that it was made with
+        path, out = earlier.config, out or path
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
     bars = Bars()

@@ -8,7 +8,7 @@ from otoscope.artifacts import read_table
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
 from otoscope.report import evidence
-from otoscope.report.strict_rows import WORDS, strict_rows
+from otoscope.report.strict_rows import strict_rows
 from otoscope.report.words import count
 
 
@@ -100,10 +100,10 @@ def _strict(results: pl.DataFrame) -> Table | None:
         table.add_column(name, justify="right")
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         dense, codes = rows.one(metric, "dense", target), rows.one(metric, "sae", target)
-        other = rows.best_other(metric, target)
-        if dense is None or codes is None or other is None:
+        best = rows.best(metric, target)
+        if dense is None or codes is None or best is None:
             continue
-        shown = [f"{row['value']:.3f}" for row in (dense, codes, other)]
+        shown = [f"{value:.3f}" for value in (dense["value"], codes["value"], best.number.value)]
         null = f"{codes['null_mean']:.3f}"
-        table.add_row(target or "common factors", *shown, WORDS[other["representation"]], null)
+        table.add_row(target or "common factors", *shown, best.told, null)
     return table if table.row_count else None

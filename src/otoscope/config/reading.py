@@ -26,7 +26,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give the run's configuration, a YAML file")
+        raise ConfigError(
+            f"{path} is a folder without config.yaml, so no run; give the run's configuration, a YAML file"
+        )
     try:
         raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -80,7 +82,7 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(explain(e, raw) for e in error.errors()[:3])) from error
+        raise ConfigError(f"{where}: {explain(error.errors(), raw)}") from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -12,11 +12,17 @@ from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report import words
 from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
-from otoscope.report.claims_numbers import Claims, compat_claims, published_claims, strict_claims
+from otoscope.report.claims_numbers import Claims, compat_claims, published_claims
 from otoscope.report.claims_setting import setting
-from otoscope.report.claims_verdicts import Verdict, decimal, points, shown, verdicts
+from otoscope.report.claims_strict import strict_claims
+from otoscope.report.claims_verdicts import Verdict, verdicts
+from otoscope.report.claims_words import decimal, lead_told, points, shown
+from otoscope.report.evidence import of_run
+from otoscope.report.folder import read_run
+from otoscope.report.glossary import glossary
 from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.opening import opening
 from otoscope.report.panels import Figure
 
 PAGE = "claims.html"
@@ -74,7 +80,7 @@ def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
     results = completed(read_table(folder / "results.parquet"))
     if not is_asked(results):
         return None
-    page = folder / "report" / PAGE
+    page, run = folder / "report" / PAGE, read_run(folder)
     found = examine(results)
     charts = _figures(found)
     if figures:
@@ -82,14 +88,14 @@ def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = words.listed(dict.fromkeys(name for name in results["encoder"] if name))
-    text = render(
-        found,
-        charts,
-        subtitle=f"Three claims of Mariotte et al., Sparse Autoencoders Make Audio Foundation Models more Explainable "
-        f"(arXiv 2509.24793), asked of {encoders}; words are explained in index.html, beside this page",
-        beside=setting(folder),
-        linked=figures,
+    told = join(
+        opening(run, of_run(run), answers(found)),
+        glossary(),
+        element("p", "All other numbers of this run: ", element("a", "the report", href="index.html"), "."),
+        setting(run),
     )
+    subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), asked of {encoders}"
+    text = render(found, charts, subtitle=subtitle, beside=told, linked=figures)
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
@@ -134,11 +140,16 @@ def summary(found: Examined) -> Html:
     return element("ul", *items)
 
 
-def told(results: pl.DataFrame) -> Html:
+def answers(found: Examined) -> tuple[tuple[str, str], ...]:
+    """Return each claim's name and outcome."""
+    return tuple((claim.title, verdict.outcome) for claim, verdict in zip(CLAIMS, found.verdicts, strict=True))
+
+
+def told(found: Examined) -> Html:
     """Return the verdicts for the run's report, and where the numbers behind them are."""
     link = element("a", "the claim, examined", href=PAGE)
     return join(
-        summary(examine(results)),
+        summary(found),
         element("p", "Published numbers, the study's way and held-out groups side by side: ", link, "."),
     )
 
@@ -148,8 +159,11 @@ def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | No
 
 
 def _verdict(verdict: Verdict) -> Html:
-    return element(
-        "p", element("strong", f"Verdict: {verdict.outcome}. "), with_code(verdict.sentence), class_="verdict"
+    outcome = element("strong", f"Verdict: {verdict.outcome}. ")
+    notes = [element("li", with_code(note)) for note in verdict.notes]
+    return join(
+        element("p", outcome, with_code(verdict.sentence), class_="verdict"),
+        element("ul", *notes, class_="findings") if notes else None,
     )
 
 
@@ -164,7 +178,7 @@ def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         beside = f", null up to {words.percent(null)}" if words.known(null) else ""
         yield (
             source,
-            f"{over}at {words.sparsity(found.sparsity)} codes {shown(found.high)}{beside}; "
+            f"{over}at {words.sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
             f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
         )
 
@@ -201,13 +215,7 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found is None:
             yield source, _absent(source, claims)
         elif found.leads:
-            leads = (
-                f"{name}: {words.decimal(lead.value, 2)} layers "
-                f"({words.decimal(lead.low, 2)} to {words.decimal(lead.high, 2)}), "
-                f"null up to {words.decimal(lead.null_high, 2)}"
-                for name, lead in found.leads.items()
-            )
-            yield source, "; ".join(leads)
+            yield source, "; ".join(lead_told(name, lead) for name, lead in found.leads.items())
         else:
             counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
             yield source, f"of the ten best factors, first → last opened layer: {', '.join(counts)}"
@@ -224,4 +232,4 @@ def _absent(source: str, claims: Claims) -> str:
 
 
 def _count(counts: Mapping[str, float], name: str) -> str:
-    return words.decimal(counts.get(name), 1)
+    return words.decimal(counts.get(name), 2)

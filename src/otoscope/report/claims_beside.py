@@ -6,31 +6,21 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
-from otoscope.report.intervals import Number, apart, difference, number_of
-from otoscope.report.strict_rows import WORDS
+from otoscope.protocols.strict.names import CODES, DENSE
+from otoscope.report.baselines import Baseline, best_baseline
+from otoscope.report.intervals import Number, difference, number_of
 
 MARGIN = 0.02
 """Loss that still counts as none, as in the strict protocol's limits: 2 points of accuracy or of R²."""
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The best of what codes must beat, where it beats them; `clear` says that the intervals lie apart."""
-
-    name: str
-    number: Number
-    sparsity: float | None
-    clear: bool
-
-
-@dataclass(frozen=True)
 class Beside:
-    """How many other targets were asked, the losses beyond the margin among them, and a baseline that beats codes."""
+    """How many other targets were asked, the losses beyond the margin among them, and the best baseline."""
 
     asked: int
     lost: Mapping[str, Number]
-    better: Baseline | None
+    best: Baseline | None
 
 
 def beside_codes(tasks: pl.DataFrame, codes: Mapping[str, Any]) -> Beside:
@@ -54,16 +44,4 @@ def beside_codes(tasks: pl.DataFrame, codes: Mapping[str, Any]) -> Beside:
         change = difference(number_of(found.row(0, named=True)), base)
         if change.value < -MARGIN:
             lost[f"{target} (R²)" if metric == "task_r2" else target] = change
-    return Beside(asked, lost, _better(of_layer.filter(same), number_of(codes)))
-
-
-def _better(rows: pl.DataFrame, codes: Number) -> Baseline | None:
-    others = rows.filter(~pl.col("representation").is_in([DENSE, CODES, *KNOWS_NOTHING]))
-    if others.is_empty():
-        return None
-    best = others.sort("value", descending=True, maintain_order=True).row(0, named=True)
-    number = number_of(best)
-    if number.value <= codes.value:
-        return None
-    name = WORDS.get(str(best["representation"]), str(best["representation"]))
-    return Baseline(name, number, best["sparsity"], apart(codes, number))
+    return Beside(asked, lost, best_baseline(of_layer.filter(same)))

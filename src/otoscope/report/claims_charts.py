@@ -13,6 +13,9 @@ from otoscope.report.intervals import Number, difference
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
+POINTS = "format(100 * datum.value, '+.0f')"
+"""A difference of fractions as points."""
+
 SOURCES: tuple[str, ...] = ("published", "the study's way, here", "held-out groups, here")
 """Where a number comes from, in the order of the charts."""
 
@@ -30,7 +33,7 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
         return None
     data = pl.DataFrame(rows).sort("source", "sparsity")
     x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0)
-    y = alt.Y("difference:Q").title("codes less dense").axis(format="+.0%")
+    y = alt.Y("difference:Q").title("codes minus layer, points").axis(labelExpr=POINTS)
     colour = _by_source(data)
     shift = alt.XOffset("source:N").sort(list(SOURCES))
     base = alt.Chart(data).encode(x=x, color=colour, xOffset=shift)
@@ -49,10 +52,11 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
         name="claim-1",
         title="What codes keep of the task",
         caption=(
-            "Accuracy read from codes less that read from their layer, by sparsity: 0 means that nothing is lost. "
-            "Published and in the study's way: mean over the layers that were opened, plain accuracy. Held-out groups: "
-            "balanced accuracy of one layer, with the interval of the difference (the root of squares of the 95 % "
-            "intervals of codes and layer), by which the verdict decides."
+            "Accuracy read from codes minus that read from their layer, in points (hundredths), by sparsity: at 0 "
+            "nothing is lost. Published and in the study's way: mean over the layers that were opened, plain accuracy. "
+            "Held-out groups: balanced accuracy of one layer, the first seed of its dictionaries, with the interval of "
+            "the difference (the root of squares of the 95 % intervals of codes and layer), by which the verdict "
+            "decides."
         ),
         panels=[Panel(alt.LayerChart(layer=layers))],
         table=data,
@@ -85,7 +89,8 @@ def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Completeness is 1 when one dimension tells a factor. The published comparison ranks codes by completeness "
             "and the layer by R², divides by the log of different sizes, and gives 1 to what nothing predicts; on "
-            "held-out groups both sides are judged on the same factors, each with its interval."
+            "held-out groups both sides are judged on the same factors, each with its interval (codes of the first "
+            "seed). Fewer effective dimensions and a higher R² from few dimensions speak for the claim."
         ),
         panels=panels,
         table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),
@@ -101,6 +106,7 @@ def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
     strict = next((c.order for c in reversed(list(sources.values())) if c.order and c.order.by_layer is not None), None)
     if strict is not None and strict.by_layer is not None and strict.by_layer["layer"].n_unique() > 1:
         panels.append(Panel(_by_layer(strict.by_layer), "Held-out groups: mean R² by layer"))
+        tables.append(_curves(strict.by_layer))
     counts: list[dict[str, Any]] = []
     for source, claims in sources.items():
         if claims.order is not None:
@@ -108,7 +114,9 @@ def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
                 counts += [{"source": source, "layer": end, "category": c, "count": v} for c, v in values.items()]
     if counts:
         data = pl.DataFrame(counts)
-        tables.append(data)
+        tables.append(
+            data.select("source", pl.lit("of the ten best").alias("quantity"), "layer", "category", value="count")
+        )
         for source in dict.fromkeys(data["source"]):
             shown = data.filter(pl.col("source") == source)
             panels.append(Panel(_counts(shown), f"{source[:1].upper()}{source[1:]}: factors among the ten best"))
@@ -119,11 +127,12 @@ def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
         title="Where pitch, formants and MFCC are read",
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
-            "a large category is counted more often. On held-out groups each category's mean R² is drawn by layer, "
-            "with its interval."
+            "a large category is counted more often. On held-out groups the mean R² of each category's factors, read "
+            "from the dense layer, is drawn by layer with its interval; the centre of a curve, by which the verdict "
+            "decides, is the mean of the layers' numbers, each weighted with the R² there."
         ),
         panels=panels,
-        table=tables[0] if tables else pl.DataFrame(),
+        table=pl.concat(tables, how="diagonal"),
         height=230,
     )
 
@@ -172,6 +181,18 @@ def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
         layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("low:Q").title(title), x2="high:Q"))
     layers.append(base.mark_point(filled=True, size=75, opacity=1).encode(x=x, tooltip=tips))
     return alt.LayerChart(layer=layers)
+
+
+def _curves(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the curves as the table lists them."""
+    ordered = rows.sort("target", "layer")
+    return ordered.select(
+        pl.lit(SOURCES[-1]).alias("source"),
+        pl.lit("mean R²").alias("quantity"),
+        pl.col("layer").cast(pl.String()),
+        pl.col("target").alias("category"),
+        pl.col("value", "low", "high").fill_nan(None),
+    )
 
 
 def _by_layer(rows: pl.DataFrame) -> alt.LayerChart:

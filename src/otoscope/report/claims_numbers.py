@@ -1,16 +1,16 @@
-"""What the study published, what its own way gives here, and what held-out groups say: the numbers of three claims."""
+"""The numbers of three claims: what the study published, and what its own way gives here."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.mariotte2025.published import published
-from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report.claims_beside import Beside, beside_codes
-from otoscope.report.intervals import Number, number_of
+from otoscope.report.baselines import Baseline
+from otoscope.report.claims_beside import Beside
+from otoscope.report.intervals import Number
 
 HIGH_SPARSITY = 0.95
 """The sparsity at which the study's text reads its figures; the nearest that was trained stands for it."""
@@ -26,7 +26,8 @@ EARLY_LATE = ("pitch", "formants", "mfcc")
 class Kept:
     """Claim 1: what a probe reads from a layer and from codes, by sparsity; `cells` says over how many layers.
 
-    `beside` holds what else decides whether a task is kept: other targets, and what codes must beat.
+    `beside` holds what else decides whether a task is kept: other targets, and what codes must beat; `seeds` what
+    dictionaries of other seeds reach at the sparsity that stands for a high one, the first one's value first.
     """
 
     dense: Number
@@ -35,6 +36,7 @@ class Kept:
     cells: int = 1
     limit: Number | None = None
     beside: Beside | None = None
+    seeds: tuple[float, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -60,18 +62,12 @@ class Sides:
     codes: Number
 
 
-UNLEARNED = {
-    "frozen_decoder": "codes over frozen random atoms",
-    "untrained_sae": "codes of an untrained encoder",
-}
-"""What is sparse as well, and learned less or nothing."""
-
-
 @dataclass(frozen=True)
 class Compact:
     """Claim 2: completeness; on held-out groups also what a factor takes, and what `few_k` dimensions tell.
 
-    `unlearned` holds the dimensions that a factor takes of what learned nothing, by its words.
+    `unlearned` holds the dimensions that a factor takes of what learned nothing, by its words; `seeds` what it takes
+    of dictionaries of every seed; `few_best` what tells most of a factor in few dimensions besides layer and codes.
     """
 
     completeness: Sides
@@ -81,6 +77,8 @@ class Compact:
     few_k: int = FEW
     factors: int = 0
     unlearned: Mapping[str, Number] = field(default_factory=dict[str, Number])
+    seeds: tuple[float, ...] = ()
+    few_best: Baseline | None = None
 
 
 @dataclass(frozen=True)
@@ -169,79 +167,6 @@ def _opened(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     codes = rows.filter(pl.col("representation") == "sae")
     both = codes.select("encoder", "layer").unique()
     return rows.filter(pl.col("representation") == "dense").join(both, on=["encoder", "layer"]), codes
-
-
-def strict_claims(results: pl.DataFrame) -> Claims:
-    """Return what held-out groups say: each number with its interval over groups and its null."""
-    rows = results.filter((pl.col("protocol") == STRICT) & (pl.col("split") == "test"))
-    return Claims(_kept_strictly(rows), _compact_strictly(rows), _order_strictly(rows))
-
-
-def _kept_strictly(rows: pl.DataFrame) -> Kept | None:
-    tasks = rows.filter(pl.col("metric").is_in(["task_balanced_accuracy", "task_r2"]) & pl.col("value").is_not_nan())
-    codes = tasks.filter(pl.col("representation") == "sae")
-    if codes.is_empty():
-        return None
-    target, metric = codes.sort(pl.col("metric") == "task_r2", maintain_order=True).select("target", "metric").row(0)
-    same = (pl.col("target") == target) & (pl.col("metric") == metric)
-    codes = _one_of_each(codes.filter(same))
-    layer = codes["layer"][0]
-    dense = tasks.filter(same & (pl.col("representation") == "dense") & (pl.col("layer") == layer))
-    if dense.is_empty():
-        return None
-    limits = rows.filter((pl.col("metric") == "sparsity_limit") & pl.col("target").str.ends_with(": task"))
-    own = limits.filter(pl.col("target") == f"{codes['preset'][0]}: task")
-    limit = next((number_of(row) for row in (own if own.height else limits.tail(1)).iter_rows(named=True)), None)
-    found = {float(row["sparsity"]): number_of(row) for row in codes.iter_rows(named=True)}
-    kept = Kept(number_of(dense.row(0, named=True)), found, target, limit=limit)
-    shown = codes.filter(pl.col("sparsity") == kept.sparsity).row(0, named=True)
-    return replace(kept, beside=beside_codes(tasks, shown))
-
-
-def _one_of_each(codes: pl.DataFrame) -> pl.DataFrame:
-    """Keep one dictionary a sparsity: of the layer, recipe and size with most sparsities, the first seed."""
-    stem = pl.col("sae_id").str.replace(r"-k\d+-seed\d+$", "")
-    codes = codes.with_columns(stem.alias("stem"))
-    best = codes.group_by("stem", maintain_order=True).agg(pl.col("sparsity").n_unique().alias("sparsities"))
-    chosen = best.sort("sparsities", descending=True, maintain_order=True)["stem"][0]
-    return codes.filter(pl.col("stem") == chosen).sort("sparsity", "seed").unique("sparsity", maintain_order=True)
-
-
-def _compact_strictly(rows: pl.DataFrame) -> Compact | None:
-    completeness, dimensions = (
-        _sides(rows.filter(pl.col("metric") == m)) for m in ("completeness", "effective_latents")
-    )
-    if completeness is None:
-        return None
-    curve = rows.filter(pl.col("metric") == "sparse_r2")
-    few_k = min(curve["k"].drop_nulls(), key=lambda k: (abs(k - FEW), k), default=FEW)
-    few = _sides(curve.filter(pl.col("k") == few_k))
-    taken = rows.filter((pl.col("metric") == "effective_latents") & (pl.col("target") == ""))
-    unlearned = {
-        UNLEARNED[row["representation"]]: number_of(row)
-        for row in taken.filter(pl.col("value").is_not_nan()).sort("seed", maintain_order=True).rows(named=True)
-        if row["representation"] in UNLEARNED
-    }
-    return Compact(completeness, 1, dimensions, few, few_k, completeness.codes.n, unlearned)
-
-
-def _sides(rows: pl.DataFrame) -> Sides | None:
-    """Return a quantity over all factors together, of codes that of the first seed."""
-    found = [
-        rows.filter((pl.col("target") == "") & (pl.col("representation") == side)).sort("seed", maintain_order=True)
-        for side in ("dense", "sae")
-    ]
-    if any(side.is_empty() for side in found):
-        return None
-    return Sides(*(number_of(side.row(0, named=True)) for side in found))
-
-
-def _order_strictly(rows: pl.DataFrame) -> Order | None:
-    leads = rows.filter(pl.col("metric") == "layer_lead")
-    if leads.is_empty():
-        return None
-    curves = rows.filter((pl.col("metric") == "category_r2") & pl.col("target").is_in(EARLY_LATE))
-    return Order(leads={row["target"]: number_of(row) for row in leads.iter_rows(named=True)}, by_layer=curves)
 
 
 def _mean(rows: pl.DataFrame) -> float:

@@ -1,7 +1,6 @@
 """What the verdicts rest on, so that the page can be read alone: sound, groups, layers, dictionaries, seeds, nulls."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -9,24 +8,27 @@ import polars as pl
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report import words
-from otoscope.report.folder import read_run
+from otoscope.report.folder import Run
+from otoscope.report.formants import formants_told
 from otoscope.report.html import Html, element
 from otoscope.report.strict_rows import strict_rows
 
-MEASURED_FORMANT = r"^F[123]frequency_sma3nz_"
-"""Names of eGeMAPSv02's formant frequencies."""
+USES = {"train": "training", "valid": "validation", "test": "test"}
+"""What each split is for."""
 
 
-def setting(folder: Path) -> Html:
+def setting(run: Run) -> Html:
     """Return a table of what was asked, from the results and, where they lie beside them, configuration and corpus."""
-    run = read_run(folder)
     rows = run.results.rows.filter(pl.col("protocol").is_in([COMPAT, STRICT]))
     told = {
         "Encoder": words.listed(dict.fromkeys(name for name in rows["encoder"] if name)),
         "Corpus": _corpus(run.corpus, run.clips),
         "Held-out groups": _held_out(rows),
-        "Formants": _formants(rows),
-        "Layers": words.listed(rows["layer"].drop_nulls().unique().sort()),
+        "Formants": formants_told(run, _asked(rows)),
+        "Layers": (
+            f"{words.listed(rows['layer'].drop_nulls().unique().sort())} (0: the input of the first block; i: the "
+            "output of block i)"
+        ),
         "Compared in full": _compared(rows),
         "Seeds": _seeds(rows),
         "Nulls and intervals": _nulls(run.config, rows),
@@ -40,8 +42,8 @@ def _corpus(card: Mapping[str, Any], clips: pl.DataFrame | None) -> str:
     if clips is not None:
         parts.append(f"{words.count(clips.height, 'clip')} of {words.count(clips['group'].n_unique(), 'group')}")
         of_splits = [
-            f"{words.count(of.height, 'clip')} of {words.count(of['group'].n_unique(), 'group')} to {split}"
-            for split in ("train", "valid", "test")
+            f"{words.count(of.height, 'clip')} of {words.count(of['group'].n_unique(), 'group')} for {use}"
+            for split, use in USES.items()
             if (of := clips.filter(pl.col("split") == split)).height
         ]
         parts.append(words.listed(of_splits))
@@ -63,14 +65,10 @@ def _held_out(rows: pl.DataFrame) -> str:
     )
 
 
-def _formants(rows: pl.DataFrame) -> str:
-    """Say what goes by the name of formants where openSMILE measured them."""
-    if not rows["target"].str.contains(MEASURED_FORMANT).any():
-        return ""
-    return (
-        "descriptors of eGeMAPSv02; on clips whose resonances are known its formant frequencies hardly follow them, "
-        "so the third verdict is about these descriptors"
-    )
+def _asked(rows: pl.DataFrame) -> list[str]:
+    """Return the factors that the strict protocol asks."""
+    strict = rows.filter((pl.col("protocol") == STRICT) & (pl.col("metric") == "factor_r2"))
+    return strict["target"].unique(maintain_order=True).to_list()
 
 
 def _compared(rows: pl.DataFrame) -> str:
@@ -86,7 +84,7 @@ def _seeds(rows: pl.DataFrame) -> str:
     seeds = rows.filter(pl.col("representation") == "sae")["seed"].drop_nulls().unique().sort().to_list()
     if not seeds:
         return ""
-    first = f"; numbers below are of the codes of seed {seeds[0]}" if len(seeds) > 1 else ""
+    first = f"; a single number is of the codes of seed {seeds[0]}" if len(seeds) > 1 else ""
     return f"{words.count(len(seeds), 'seed')} of the dictionaries ({words.listed(seeds)}){first}"
 
 
@@ -100,8 +98,7 @@ def _nulls(config: Mapping[str, Any], rows: pl.DataFrame) -> str:
         said.append(f"nulls of {permutations} refits on permuted targets")
     if resamples := evaluate.get("resamples"):
         said.append(
-            f"95{words.NBSP}% intervals of {resamples} resamples of whole groups (of factors, too, for layers; of "
-            "leaving out one factor at a time for dimensions): with three or four groups little more than the range "
-            "from the lowest to the highest"
+            f"95{words.NBSP}% intervals of {resamples} resamples of whole groups (for layers of factors, too; for "
+            "dimensions from leaving out one factor at a time)"
         )
     return "; ".join(said)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.report import words
+from otoscope.report.folder import Run
 from otoscope.report.intervals import MIN_GROUPS
 
 MIN_CLIPS = 20
@@ -47,6 +48,12 @@ def of_results(rows: pl.DataFrame) -> Evidence | None:
     tested = rows.filter((pl.col("split") == "test") & pl.col("metric").is_in(["probe_accuracy", "factor_r2"]))
     found = tested.select(pl.col("n", "groups").max()).row(0)
     return Evidence(*(number or 0 for number in found)) if tested.height else None
+
+
+def of_run(run: Run) -> Evidence | None:
+    """Return what a run's numbers rest on: the tested clips of the results, or else the corpus's test split."""
+    tested = of_results(run.results.shown)
+    return tested if tested or run.clips is None else of_clips(run.clips)
 
 
 def why_thin(evidence: Evidence) -> str:

@@ -113,6 +113,7 @@ def explained_variance(results: Results) -> Figure | None:
     rows = results.of("explained_variance", "sae")
     if rows.is_empty():
         return None
+    null = " Dotted grey: the null." if rows["null_mean"].is_not_nan().any() else ""
     metrics = ["explained_variance", "mse", "cosine", "l0", "dead_fraction", "always_on_fraction"]
     return Figure(
         name="explained-variance",
@@ -120,7 +121,7 @@ def explained_variance(results: Results) -> Figure | None:
         caption=(
             "Share of the variance around the training mean that the dictionary's reconstruction explains on test "
             "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. "
-            f"{rising(rows)} Dotted grey, where drawn, is the null."
+            f"{rising(rows)}{null}"
         ),
         panels=[
             Panel(

@@ -68,15 +68,20 @@ def introduction(run: Run) -> Html:
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
     return element(
         "p",
-        "For each of the factors that codes predict best on validation groups, the one latent "
-        f"{_dictionary(run)} whose pooled code follows it best. The latent was chosen on training and validation "
-        "groups; the correlation on test groups stands beside it, with the upper end of what the same choice gives for "
-        "shuffled factors. Below are the clips in which the latent fires most, at most one a group first. Strength is "
-        f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
-        "spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is the latent's activation over time, on its "
-        "own scale from 0 to the clip's maximum. These are the extremes, not typical clips.",
+        f"For each of the {_factors(run)} that codes predict best on validation groups, the one latent "
+        f"{_dictionary(run)} whose pooled code follows it best; further factors of the same latent stand on its card. "
+        "The latent was chosen on training and validation groups; the correlation on test groups stands beside it, "
+        "with the upper end of what the same choice gives for shuffled factors. Below are the clips in which the "
+        "latent fires most, of different groups as far as they go; they may be of training groups, the caption says "
+        f"which. Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
+        "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is the latent's activation "
+        "over time, on its own scale from 0 to the clip's maximum. These are the extremes, not typical clips.",
         class_="caption",
     )
+
+
+def _factors(run: Run) -> str:
+    return words.count(run.moments.rows["factor"].n_unique() if run.moments else 0, "factor")
 
 
 def _dictionary(run: Run) -> str:

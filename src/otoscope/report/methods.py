@@ -10,10 +10,13 @@ from otoscope.report.figures import POOLINGS
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
 from otoscope.report.measured import left_out
+from otoscope.report.methods_strict import strict_method
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 
 MAX_SETTING = 80
 """Characters beyond which a value of a card is no setting (histories of training, lists of hashes)."""
+MAX_CLASSES = 12
+"""Classes of a label that are named."""
 SOURCES = {"truth": "the corpus's own ground truth"}
 """Sources of factors in words; other sources stand as they are named."""
 
@@ -43,6 +46,7 @@ def _prose(run: Run) -> dict[str, str | None]:
     results = run.results
     return {
         "Sound": _sound(run),
+        "Labels": _labels(run),
         "Encoder": (
             f"{run.encoder}, frozen and in evaluation mode, layers {words.listed(results.layers)}; layer 0 is the "
             "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its "
@@ -61,9 +65,11 @@ def _prose(run: Run) -> dict[str, str | None]:
             "entropy of the absolute weights. A factor counts as predicted from an R² of "
             f"{PREDICTED_R2} on, if it also exceeds the upper end of its null"
             + (f"; {missing}." if (missing := left_out(results)) else ".")
+            + (" openSMILE gives a pitch of 0 where it finds no voice." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
         else None,
+        "Asked strictly": strict_method(run),
         "Intervals": (
             f"95{words.NBSP}% bootstrap intervals that resample whole groups (never single clips); with few groups "
             "they are wide, and with one group there is none. A dash stands where a number does not apply."
@@ -88,6 +94,23 @@ def _sound(run: Run) -> str:
         f"{name}: {words.count(clips.height, 'clip')}, {hours:.2f} hours at {words.listed(rates)} Hz. "
         f"Groups are never shared between splits: {words.listed(parts)}."
     )
+
+
+def _labels(run: Run) -> str | None:
+    """Name the classes of every label that is asked, most frequent first."""
+    if run.clips is None or not run.results.labels:
+        return None
+    each: list[str] = []
+    for label in run.results.labels:
+        column = f"label_{label}"
+        if column not in run.clips.columns:
+            continue
+        counts = run.clips[column].drop_nulls().value_counts(sort=True).rows()
+        named = [f"{name} ({clips})" for name, clips in counts[:MAX_CLASSES]]
+        if len(counts) > MAX_CLASSES:
+            named.append(f"{len(counts) - MAX_CLASSES} others")
+        each.append(f"{label}: {words.listed(named)}")
+    return f"Classes and their clips. {'; '.join(each)}." if each else None
 
 
 def _codes(run: Run) -> str | None:
@@ -130,7 +153,9 @@ def _choices(run: Run) -> str:
         said.append(f"Where one sparsity stands for all it is {at}{nearest}.")
     if len(results.protocols) > 1:
         said.append(
-            f"Charts show the protocol {results.protocol}; the results also hold {words.listed(results.protocols[1:])}."
+            f"Charts and tables show the protocol {results.protocol}"
+            + (", those of the section “Asked strictly” the protocol strict" if "strict" in results.protocols else "")
+            + f"; the results also hold {words.listed(results.protocols[1:])}."
         )
     if len(results.seeds) > 1:
         said.append(f"Charts show seed {results.seed}; the results also hold seeds {words.listed(results.seeds[1:])}.")

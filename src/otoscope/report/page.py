@@ -9,6 +9,7 @@ from otoscope.report.figures import all_figures
 from otoscope.report.folder import Run, read_run
 from otoscope.report.html import Html, element, join
 from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.opening import opening
 from otoscope.report.panels import Figure
 from otoscope.report.strict_words import strict_findings
 
@@ -48,11 +49,14 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
 def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:
     """Return the page as text; `linked` says whether the figures' files lie beside it."""
     specs: dict[str, Any] = {}
-    rests_on = evidence_of(run)
+    rests_on = evidence.of_run(run)
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    blocks = [("summary", section("summary", found, _caution(rests_on), summary.summary(run, rests_on)))]
-    if claims.is_asked(run.results.rows):
-        blocks.append(("claim", section("claim", "The claim, examined", claims.told(run.results.rows))))
+    asked = claims.examine(run.results.rows) if claims.is_asked(run.results.rows) else None
+    answers = claims.answers(asked) if asked else ()
+    first = (opening(run, rests_on, answers), _caution(rests_on), summary.summary(run, rests_on))
+    blocks = [("summary", section("summary", found, *first))]
+    if asked:
+        blocks.append(("claim", section("claim", "The claim, examined", claims.told(asked))))
     for name, (title, empty) in SECTIONS.items():
         shown = [drawn(f, specs, linked=linked) for f in sections[name]]
         blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
@@ -69,12 +73,6 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
         ),
     ]
     return assemble(title=run.title, subtitle=_subtitle(run), blocks=blocks, specs=specs, layers=run.results.layers)
-
-
-def evidence_of(run: Run) -> evidence.Evidence | None:
-    """Return what the numbers rest on: the tested clips of the results, or else the corpus's test split."""
-    tested = evidence.of_results(run.results.shown)
-    return tested if tested or run.clips is None else evidence.of_clips(run.clips)
 
 
 def _caution(rests_on: evidence.Evidence | None) -> Html:

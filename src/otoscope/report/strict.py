@@ -7,10 +7,11 @@ import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import strict_charts, words
+from otoscope.report.baselines import WORDS
 from otoscope.report.folder import Run
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.strict_limits import limits_figure
-from otoscope.report.strict_rows import WORDS, StrictRows, listed, strict_rows
+from otoscope.report.strict_rows import StrictRows, listed, strict_rows
 
 Row = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ MEASURES: dict[str, tuple[str, bool, bool]] = {
 
 OTHERS = ("relative_size", "mig", "sap", "modularity", "infom", "infoc", "infoe")
 
-IN_CURVES = (DENSE, CODES, "pca", "random_topk", "untrained", "permuted")
+IN_CURVES = (DENSE, CODES, "pca", "random_topk", "untrained", "logmel", "permuted")
 """Representations of which curves are drawn; the table holds all."""
 
 FEW = 0.5
@@ -61,11 +62,11 @@ def _read(rows: StrictRows) -> Figure | None:
         name="strict-read",
         title="What can be read, and from what else",
         caption=(
-            "Each question is answered by the same ridge regression from every representation, its penalty chosen by "
-            "leaving whole groups out, and scored on groups that nothing has seen. Orange: the layer as it is. Blue: "
-            "the codes, small rings being further seeds. Magenta: what a dictionary must beat. Grey: codes that know "
-            f"nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the dictionary needs blue to lie to "
-            "the right of magenta, not only of grey."
+            "Each question is answered by the same ridge regression (one output a class) from every representation, "
+            "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
+            "layer as it is. Blue: the codes, small rings being further seeds. Magenta: what a dictionary must beat. "
+            f"Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the "
+            "dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
         notes=[f"The table also holds {words.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)
@@ -88,11 +89,15 @@ def _structure(rows: StrictRows) -> Figure | None:
         return None
     everything = pl.concat([rows.beside(metric) for metric in (*MEASURES, *OTHERS)])
     left_out = [WORDS.get(name, name) for name in _measured(rows) if name not in telling]
-    notes = ["Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions."]
+    notes = [
+        "Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions. The "
+        "null of these measures is what codes of other clips give; these predict nothing, and what predicts nothing "
+        "may look most compact of all, so a null above the value says nothing against it."
+    ]
     if left_out:
         notes.append(
-            f"Not drawn, because they predict fewer than half of these factors: {words.listed(left_out)}. What nothing "
-            "predicts may look perfectly compact; the table holds their numbers."
+            f"Not drawn, because they predict fewer than half of these factors: {words.listed(left_out)}. The table "
+            "holds their numbers."
         )
     return Figure(
         name="strict-structure",
@@ -133,7 +138,8 @@ def _few(rows: StrictRows) -> Figure | None:
         caption=(
             "The plain test of “fewer dimensions encode the same”: the 1, 2, 4, ... dimensions that serve a question "
             "best are chosen on training groups, a regression reads only them, and test groups are scored. If single "
-            "latents stand for something, the blue curve starts higher than the others on the left."
+            "latents stand for something, the blue curve starts higher than the others on the left; the sentence "
+            "“A few dimensions” above says whether it does. Lines are of the first seed; the table holds all."
         ),
         panels=panels,
         table=listed(everything),
@@ -162,10 +168,11 @@ def _layers(rows: StrictRows) -> Figure | None:
         caption=(
             "Mean R² of each category's factors from the dense layers, on test groups, each factor counting alike; in "
             "brackets how many factors. Band: interval over groups and factors; dashed: the upper end of the null. The "
-            "table holds the centre of each curve and the tests of order."
+            "table ends with the centre of each curve (the mean of the layers' numbers, each weighted with the R² "
+            "there), its first layer within a tenth of its best, and by how many layers one centre leads another."
         ),
         panels=panels,
-        table=listed(pl.concat([found.drop("series"), said])),
+        table=listed(pl.concat([found.drop("series"), said.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
         height=170,
         small=True,
     )

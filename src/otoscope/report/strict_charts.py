@@ -7,8 +7,8 @@ import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
 from otoscope.report import words
+from otoscope.report.baselines import WORDS
 from otoscope.report.chart_parts import PERCENT, R2_FLOOR
-from otoscope.report.strict_rows import WORDS
 from otoscope.report.theme import DENSE as DENSE_COLOUR
 from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE, series_colours
 

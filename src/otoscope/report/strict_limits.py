@@ -1,13 +1,20 @@
-"""The strict protocol's figure of where sparsity breaks what is kept."""
+"""Where sparsity breaks what is kept: the figure of the strict protocol, and the sentence about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from otoscope.protocols.strict.limits import MARGINS
 from otoscope.protocols.strict.names import CODES
 from otoscope.report import strict_charts, words
+from otoscope.report.claims_words import within
+from otoscope.report.intervals import number_of
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.strict_rows import StrictRows, listed
+from otoscope.report.summary import Finding
+
+MEASURED = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
+"""What each quantity's margin is counted in."""
 
 
 def limits_figure(rows: StrictRows) -> Figure | None:
@@ -17,19 +24,12 @@ def limits_figure(rows: StrictRows) -> Figure | None:
     if not recipes:
         return None
     names = _named(recipes)
-    codes = rows.rows.filter((pl.col("representation") == CODES) & (pl.col("split") == "test"))
-    first = codes["seed"].min()
-    codes = codes.filter(pl.col("preset").is_in(recipes) & (pl.col("layer") == rows.layer) & (pl.col("seed") == first))
+    codes = _codes(rows).filter(pl.col("preset").is_in(recipes))
     codes = codes.with_columns(pl.col("preset").replace_strict(names, default="").alias("series"))
     sparsities = codes["sparsity"].drop_nans().unique().sort().to_list()
-    questions = [
-        ("explained_variance", "", "explained variance", "share"),
-        ("mean_factor_r2", "", "factors", "mean R²"),
-    ]
-    questions += [(m, t, t, "R²" if m == "task_r2" else "balanced accuracy") for m, t in rows.tasks[:1]]
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
-    for metric, target, title, y_title in questions:
+    for metric, target, title, y_title in _questions(rows):
         part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
         if part["value"].is_not_nan().any():
             drawn = strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities, names=list(names.values()))
@@ -42,14 +42,72 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         title="Where sparsity breaks what is kept",
         caption=(
             "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
-            f"apart on test groups, for {of_recipes(recipes)}. The table ends with the sparsest level that loses less "
-            "than the margin fixed beforehand."
+            f"apart on test groups, for {of_recipes(recipes)}; the first seed of each. The table ends with the "
+            "sparsest level that loses no more than the margin against the densest, and with the bend of each curve."
         ),
         panels=panels,
         table=listed(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
         height=230,
         legend=list(names.values()),
     )
+
+
+def limit_findings(rows: StrictRows) -> list[Finding]:
+    """Say up to which sparsity each recipe's dictionaries keep what its densest one has, where that can be read."""
+    told: dict[str, list[str]] = {}
+    asked = {name: (metric, target) for (metric, target, *_), name in zip(_questions(rows), MARGINS, strict=False)}
+    densest = ""
+    for row in rows.of("sparsity_limit").iter_rows(named=True):
+        recipe, quantity = row["target"].split(": ")
+        metric, target = asked.get(quantity, ("", ""))
+        same = (pl.col("preset") == recipe) & (pl.col("metric") == metric) & (pl.col("target") == target)
+        of = _codes(rows).filter(same & pl.col("value").is_not_nan())
+        levels: dict[float, float] = dict(of.select("sparsity", "value").iter_rows())
+        densest = words.sparsity(min(levels)) if levels else densest
+        text = f"{quantity} {words.sparsity(row['value'])}{within(number_of(row), words.sparsity)}"
+        if (best := beaten_at(levels, MARGINS[quantity])) is not None:
+            base, top = words.percent(levels[min(levels)]), words.percent(levels[best])
+            text = f"{quantity} not to be read (the densest have {base}, sparser ones {top}, at {words.sparsity(best)})"
+        told.setdefault(recipe, []).append(text)
+    if not told:
+        return []
+    margins = words.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
+    parts = [f"with the recipe {recipe} {words.listed(limits)}" for recipe, limits in told.items()]
+    against = f" ({densest} sparsity)" if densest else ""
+    return [
+        Finding(
+            "How sparse before it costs",
+            "The sparsest codes that, like all denser ones, lose no more than the margin against the densest"
+            f"{against}: {'; '.join(parts)}. Margins, fixed beforehand: {margins}.",
+        )
+    ]
+
+
+def beaten_at(levels: Mapping[float, float], margin: float) -> float | None:
+    """Return the sparsity whose codes beat the densest by more than the margin; None where none do.
+
+    A limit is what is lost against the densest codes; where these are the worse ones, it says nothing.
+
+    >>> beaten_at({0.75: 0.3, 0.9: 0.6, 0.99: 0.2}, 0.02), beaten_at({0.75: 0.6, 0.9: 0.61}, 0.02)
+    (0.9, None)
+    """
+    if not levels:
+        return None
+    best = max(levels, key=lambda s: levels[s])
+    return best if levels[best] - levels[min(levels)] > margin else None
+
+
+def _questions(rows: StrictRows) -> list[tuple[str, str, str, str]]:
+    """Return metric, target, title and axis of what limits are looked for of, in the order of `MARGINS`."""
+    found = [("explained_variance", "", "explained variance", "share"), ("mean_factor_r2", "", "factors", "mean R²")]
+    return found + [(m, t, t, "R²" if m == "task_r2" else "balanced accuracy") for m, t in rows.tasks[:1]]
+
+
+def _codes(rows: StrictRows) -> pl.DataFrame:
+    """Return what codes of the compared layer and the first seed reach on test groups."""
+    codes = rows.rows.filter((pl.col("representation") == CODES) & (pl.col("split") == "test"))
+    first = pl.col("seed").eq_missing(pl.lit(codes["seed"].min()))
+    return codes.filter((pl.col("layer") == rows.layer) & first)
 
 
 def _named(recipes: Sequence[str]) -> dict[str, str]:

@@ -8,25 +8,9 @@ from typing import Any
 import polars as pl
 
 from otoscope.protocols.strict import NAME
-from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+from otoscope.protocols.strict.names import CODES
 from otoscope.report import tables
-
-WORDS: dict[str, str] = {
-    DENSE: "dense layer",
-    CODES: "SAE codes",
-    "pca": "principal components",
-    "ica": "independent components",
-    "nmf": "non-negative parts",
-    "kmeans": "k-means",
-    "random_topk": "random directions",
-    "frozen_decoder": "SAE, random atoms",
-    "untrained": "untrained encoder",
-    "untrained_sae": "SAE of untrained encoder",
-    "logmel": "log-mel statistics",
-    "random_codes": "random codes",
-    "permuted": "codes of other clips",
-}
-"""Representations as the page names them, in the order in which it shows them."""
+from otoscope.report.baselines import WORDS, Baseline, best_baseline
 
 
 @dataclass(frozen=True)
@@ -97,13 +81,9 @@ class StrictRows:
         rows = self.beside(metric, target).filter((pl.col("representation") == CODES) & pl.col("value").is_not_nan())
         return rows["value"].to_list()
 
-    def best_other(self, metric: str, target: str = "", *, lowest: bool = False) -> dict[str, Any] | None:
-        """Return the best row that is neither dense, nor codes, nor made to know nothing."""
-        left_out = [DENSE, CODES, *KNOWS_NOTHING]
-        rows = self.beside(metric, target).filter(
-            ~pl.col("representation").is_in(left_out) & pl.col("value").is_not_nan()
-        )
-        return rows.sort("value", descending=not lowest).row(0, named=True) if rows.height else None
+    def best(self, metric: str, target: str = "") -> Baseline | None:
+        """Return the best of what codes must beat."""
+        return best_baseline(self.beside(metric, target))
 
     @cached_property
     def tasks(self) -> list[tuple[str, str]]:

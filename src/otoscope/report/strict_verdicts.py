@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from otoscope.report import words
-from otoscope.report.intervals import MIN_GROUPS, apart, number_of
+from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
 
 Row = Mapping[str, Any]
 
@@ -20,13 +20,13 @@ def undecided(row: Row) -> str:
     return f"{words.count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
 
 
-def against(codes: Row, other: Row) -> str:
+def against(codes: Number, other: Number) -> str:
     """Say whether codes beat the best of the others beyond both intervals."""
-    if few(codes):
-        return f"Whether the codes beat it, {undecided(codes)}."
-    if codes["value"] <= other["value"]:
+    if codes.groups < MIN_GROUPS:
+        return f"Whether the codes beat it, {undecided({'groups': codes.groups})}."
+    if codes.value <= other.value:
         return "The codes do not beat it."
-    clear = apart(number_of(other), number_of(codes))
+    clear = apart(other, codes)
     return "The codes beat it beyond both intervals." if clear else "The codes lead, within the intervals."
 
 

@@ -7,10 +7,15 @@ import polars as pl
 
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import words
+from otoscope.report.baselines import WORDS
+from otoscope.report.claims_words import lead_told, over_seeds
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
-from otoscope.report.strict_rows import WORDS, StrictRows, strict_rows
-from otoscope.report.strict_verdicts import against, compactness, few, lead
+from otoscope.report.intervals import number_of
+from otoscope.report.strict_limits import limit_findings
+from otoscope.report.strict_rows import StrictRows, strict_rows
+from otoscope.report.strict_structure import compactness_findings, few_findings, of_all
+from otoscope.report.strict_verdicts import against, few, lead
 from otoscope.report.summary import Finding
 
 Row = Mapping[str, Any]
@@ -25,11 +30,11 @@ def strict_findings(run: Run) -> Html | None:
         *_asked(rows, run),
         *_tasks(rows),
         *_predicted(rows),
-        *_compact(rows),
-        *_few(rows),
+        *compactness_findings(rows),
+        *few_findings(rows),
         *_seeds(rows, run),
         *_layers(rows),
-        *_limits(rows),
+        *limit_findings(rows),
     ]
     items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     present = set(rows.rows["representation"])
@@ -44,8 +49,9 @@ def strict_findings(run: Run) -> Html | None:
     bridge = element(
         "p",
         "Numbers here differ from those above, and are the ones to claim something by: penalties are chosen by leaving "
-        "whole groups out, accuracy is balanced over classes, factors are ranked and near duplicates left out, and "
-        "everything stands beside what a dictionary must beat.",
+        "whole groups out, accuracy is balanced over classes, each factor is replaced by the rank of its value among "
+        "the clips and near duplicates are asked once, and everything stands beside what a dictionary must beat: "
+        "other ways to rewrite the layer, dictionaries that learned less, an untrained encoder, and plain sound.",
     )
     return join(bridge, element("ul", *items, class_="findings"), glossary)
 
@@ -65,8 +71,9 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
     if len(ranks) == 2:
         given, asked = ranks["as given"], ranks["as asked"]
         said += (
-            f" Of {given['latents']} factors {asked['latents']} are asked, as ranks: columns that a few clips rule are "
-            f"dropped and near duplicates counted once. They amount to about {asked['value']:.0f} independent facts."
+            f" Of {given['latents']} factors {asked['latents']} are asked, each as the rank of its value among the "
+            "clips: columns that a few clips rule are dropped and near duplicates counted once. Many still depend on "
+            f"each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
         )
     return [Finding("What is asked", said)]
 
@@ -81,17 +88,17 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         shown = words.percent if as_percent else words.decimal
         kind = "a value" if metric == "task_r2" else ("several labels at once" if " + " in target else "one label")
         seeds = rows.over_seeds(metric, target)
-        spread = f", {shown(min(seeds))} to {shown(max(seeds))} over {len(seeds)} seeds" if len(seeds) > 1 else ""
         said = (
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes{spread}."
-        )
+            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the "
+            f"codes. {' '.join(over_seeds(seeds, shown))}"
+        ).rstrip()
         if all(_at_null(row) for row in (dense, codes)):
             said += " Neither exceeds what permuted targets reach: it cannot be read."
-        elif other := rows.best_other(metric, target):
-            name = WORDS[other["representation"]]
-            said += f" The best of what they must beat, {name}, reaches {shown(other['value'])}."
-            said += f" {against(codes, other)}"
+        elif best := rows.best(metric, target):
+            verb = "reaches" if len(best.names) == 1 else "reach"
+            said += f" The best of what they must beat, {best.told}, {verb} {shown(best.number.value)}."
+            said += f" {against(number_of(codes), best.number)}"
         found.append(Finding(f"The {target} ({kind})", said))
     return found
 
@@ -101,9 +108,9 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     if dense is None or codes is None:
         return []
     said = (
-        f"{_of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
-        f"dense layer, {_of_all(codes)} from the codes "
-        f"(permuted factors: {_of_all(codes, 'null_high')} at most)."
+        f"{of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
+        f"dense layer, {of_all(codes)} from the codes "
+        f"(permuted factors: {of_all(codes, 'null_high')} at most)."
     )
     common = rows.one("mean_factor_r2", DENSE)
     if common is not None:
@@ -116,55 +123,8 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     return [Finding("Factors", said)]
 
 
-def _of_all(row: Row, column: str = "value") -> str:
-    return f"{round(row[column] * row['n'])} of {row['n']}" if words.known(row[column]) else "–"
-
-
-def _compact(rows: StrictRows) -> list[Finding]:
-    dense, codes = rows.one("effective_latents", DENSE), rows.one("effective_latents", CODES)
-    if dense is None or codes is None or not (words.known(dense["value"]) and words.known(codes["value"])):
-        return []
-    said = (
-        f"A factor takes {words.decimal(dense['value'], 1)} effective dimensions of the dense layer and "
-        f"{words.decimal(codes['value'], 1)} of the codes ({_interval(codes, 1)}; {codes['n']} common factors)."
-    )
-    learned = ("frozen_decoder", "untrained_sae", "random_topk")
-    beside = [(name, rows.one("effective_latents", name)) for name in learned]
-    shares = {name: rows.one("predicted_share", name, "common") for name in learned}
-    told = [
-        f"{words.decimal(row['value'], 1)} of {WORDS[name]} (which predicts {_of_all(share)} of them)"
-        for name, row in beside
-        if row is not None and (share := shares[name]) is not None and words.known(row["value"])
-    ]
-    if told:
-        said += f" Without learned atoms or a trained encoder: {words.listed(told)}."
-    said += f" {compactness(dense, codes)}"
-    r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
-    if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
-        mean = [words.decimal(row["value"], 2) for row in r2 if row is not None]
-        said += f" They also predict less (mean R² {mean[0]} against {mean[1]})."
-    if any(row is not None and words.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
-        said += " What was not learned is as compact, so compactness alone does not show that anything was learned."
-    return [Finding("Compactness", said)]
-
-
 def _at_null(row: Row) -> bool:
     return words.known(row["null_high"]) and row["value"] <= row["null_high"]
-
-
-def _few(rows: StrictRows) -> list[Finding]:
-    said: list[str] = []
-    for size in rows.sizes[:1] + rows.sizes[3:4]:
-        at = rows.beside("sparse_r2", k=size)
-        values = {row["representation"]: row["value"] for row in reversed(at.rows(named=True))}
-        if DENSE in values and CODES in values:
-            others = [f"{values['pca']:.2f} from principal components"] if "pca" in values else []
-            unit = words.count(size, "dimension")
-            parts = [f"{values[CODES]:.2f} from the codes", f"{values[DENSE]:.2f} from the dense layer", *others]
-            said.append(f"{unit}: {words.listed(parts)}")
-    if not said:
-        return []
-    return [Finding("A few dimensions", f"Mean R² of the common factors from the best {'; from '.join(said)}.")]
 
 
 def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
@@ -197,39 +157,9 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
 def _layers(rows: StrictRows) -> list[Finding]:
     said: list[str] = []
     for row in rows.of("layer_lead").iter_rows(named=True):
-        if not words.known(row["value"]):
-            continue
-        first, then = row["target"].split(" before ")
-        way = "before" if row["value"] > 0 else "after"
-        said.append(
-            f"the centre of {first} lies {words.decimal(abs(row['value']), 2)} layers {way} that of {then} "
-            f"({_interval(row, 2)}; shuffled categories up to {words.decimal(row['null_high'], 2)}), {lead(row)}"
-        )
+        if words.known(row["value"]):
+            said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}")
     if not said:
         return []
     text = "; ".join(said)
     return [Finding("Pitch early, formants and phonemes late", f"{text[0].upper()}{text[1:]}.")]
-
-
-def _limits(rows: StrictRows) -> list[Finding]:
-    told: dict[str, list[str]] = {}
-    for row in rows.of("sparsity_limit").iter_rows(named=True):
-        recipe, quantity = row["target"].split(": ")
-        told.setdefault(recipe, []).append(f"{quantity} {words.sparsity(row['value'])}{_ends(row)}")
-    if not told:
-        return []
-    parts = [f"{recipe}: {words.listed(limits)}" for recipe, limits in told.items()]
-    return [Finding("How sparse before it costs", f"Sparsest level within the margin, {'; '.join(parts)}.")]
-
-
-def _ends(row: Row) -> str:
-    if not (words.known(row["low"]) and words.known(row["high"])) or row["low"] == row["high"]:
-        return ""
-    return f" ({words.sparsity(row['low'])} to {words.sparsity(row['high'])})"
-
-
-def _interval(row: Row, digits: int) -> str:
-    if not (words.known(row["low"]) and words.known(row["high"])):
-        return "no interval"
-    ends = f"{words.decimal(row['low'], digits)} to {words.decimal(row['high'], digits)}"
-    return f"95{words.NBSP}% interval {ends}"

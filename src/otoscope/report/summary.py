@@ -8,6 +8,7 @@ from otoscope.report import words
 from otoscope.report.evidence import Evidence
 from otoscope.report.factor_figures import factor_layer
 from otoscope.report.folder import Run
+from otoscope.report.glossary import glossary
 from otoscope.report.headline import Row, codes_of, headline_sparsities, median_of
 from otoscope.report.html import Html, element, join
 from otoscope.report.measured import left_out, measured
@@ -15,11 +16,12 @@ from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.tiles import number_tiles
 
 TERMS = (
-    "A group is whoever must not be on both sides of a split, such as a singer or a speaker; every number is of test "
-    "groups, which no fit and no choice has seen. Probes and factors count clips; reconstruction counts the frames, "
-    "or clips, that a dictionary is trained on. Codes are what the latents of a dictionary (a sparse autoencoder, SAE) "
-    "answer to a clip; sparsity is the share of latents held at zero. Chance, or the null, is what the same fit "
-    "reaches when labels or factors are permuted."
+    "A group is whoever must not be on both sides of a split, such as a singer or a speaker. Numbers are of test "
+    "groups, which no fit and no choice has seen, unless they are said to be of training or validation groups. Probes "
+    "and factors count clips; reconstruction counts the frames, or clips, that a dictionary is trained on. Codes are "
+    "what the latents of a dictionary (a sparse autoencoder, SAE) answer to a clip; sparsity is the share of latents "
+    "held at zero. Chance, or the null, is what the same fit reaches when labels or factors are permuted; “up to” is "
+    f"what 95{words.NBSP}% of these refits do not exceed."
 )
 """The words that a newcomer needs for everything below."""
 
@@ -48,6 +50,7 @@ def summary(run: Run, evidence: Evidence | None = None) -> Html:
     items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     return join(
         element("p", TERMS, class_="caption"),
+        glossary(title="What all the words mean"),
         element("dl", *tiles, class_="tiles") if tiles else None,
         element("ul", *items, class_="findings"),
     )
@@ -81,11 +84,12 @@ def _where(thin: bool) -> str:
 
 
 def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
-    best = results.best_layer_for(label).layer
-    dense = results.one("probe_accuracy", "dense", target=label, layer=best)
+    best = results.best_layer_for(label)
+    dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     said: list[str] = []
     if dense:
-        said.append(f"Layer {best} reaches {words.percent(dense['value'])} ({words.backed(dense)}).")
+        reached = f"{words.percent(dense['value'])} ({words.backed(dense)})"
+        said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches {reached}.")
     if codes := codes_of(results, label, results.reference_sparsity):
         said.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(said))] if said else []

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.report import words
+from otoscope.report import metric_words, words
 from otoscope.report.html import Html, element, join
 
 TITLES: dict[str, str] = {
@@ -17,10 +17,9 @@ TITLES: dict[str, str] = {
     "null_high": "null, upper end",
     "sae_id": "dictionary",
     "preset": "recipe",
-    "n": "rows",
 }
 RESULT_COLUMNS = (
-    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "metric", "value"),
+    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "seed", "metric", "value"),
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
 LONG_TEXT = 11
@@ -46,6 +45,7 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: 
         "details",
         element("summary", title, " ", element("span", f"({shown})", class_="quiet")),
         element("p", note, class_="quiet") if note else None,
+        element("p", told, class_="quiet") if (told := metric_words.told(rows)) else None,
         element("p", csv_link(rows, name)),
         table(rows.head(MAX_ROWS), caption=title, digits=digits),
         class_="table",
@@ -82,11 +82,10 @@ def _cell(value: Any, column: str, digits: int, class_: str | None) -> Html:
 
 
 def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep the columns that a reader needs; leave out empty ones, and the recipe where there is only one."""
+    """Keep the columns that a reader needs; leave out empty ones, and recipe and seed where there is only one."""
     kept = [c for c in RESULT_COLUMNS if not _empty(rows[c])]
-    if rows["preset"].drop_nulls().n_unique() < 2:
-        kept = [c for c in kept if c != "preset"]
-    return rows.select(kept)
+    single = [c for c in ("preset", "seed") if rows[c].drop_nulls().n_unique() < 2]
+    return rows.select([c for c in kept if c not in single])
 
 
 def _empty(column: pl.Series) -> bool:

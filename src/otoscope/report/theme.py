@@ -23,6 +23,7 @@ OTHER = Colour("#a8326b", "#f08ab8")
 NULL = Colour("#7c7c80", "#97979d")
 FACTOR = Colour("#b9c3cf", "#4a5766")
 UNTRAINED = Colour("#8a6d1f", "#d9bd6a")
+SOUND = Colour("#2c8a8a", "#6fd0cf")
 
 REPRESENTATIONS: dict[str, Colour] = {
     "dense": DENSE,
@@ -34,6 +35,7 @@ REPRESENTATIONS: dict[str, Colour] = {
     "principal components": SAE_POOLED,
     "random directions": OTHER,
     "untrained encoder": UNTRAINED,
+    "log-mel statistics": SOUND,
     "codes of other clips": NULL,
 }
 """Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""

@@ -4,24 +4,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-METRIC_WORDS: dict[str, str] = {
-    "explained_variance": "explained variance",
-    "mse": "mean squared error",
-    "cosine": "cosine similarity",
-    "l0": "active latents a row (L0)",
-    "dead_fraction": "dead latents",
-    "always_on_fraction": "always-on latents",
-    "probe_accuracy": "accuracy",
-    "probe_balanced_accuracy": "balanced accuracy",
-    "probe_macro_f1": "macro-F1",
-    "factor_r2": "held-out R²",
-    "completeness": "completeness",
-    "effective_latents": "effective dimensions",
-    "disentanglement": "disentanglement",
-}
-"""Metric identifiers in words."""
+from otoscope.evaluate.record import METRICS
 
-PER_CLIP = frozenset(m for m in METRIC_WORDS if m.startswith(("probe_", "factor_")))
+PER_CLIP = frozenset(metric for metric in METRICS if metric.startswith(("probe_", "factor_")))
 """Metrics that count clips; the others count the rows that a dictionary was trained on."""
 
 NBSP = "\u00a0"

@@ -1,0 +1,58 @@
+"""What codes must beat: how the pages name it, and which of it does best."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+from otoscope.report import words
+from otoscope.report.intervals import Number, number_of
+
+WORDS: dict[str, str] = {
+    DENSE: "dense layer",
+    CODES: "SAE codes",
+    "pca": "principal components",
+    "ica": "independent components",
+    "nmf": "non-negative parts",
+    "kmeans": "k-means",
+    "random_topk": "random directions",
+    "frozen_decoder": "SAE with random atoms",
+    "untrained": "untrained encoder",
+    "untrained_sae": "SAE of untrained encoder",
+    "logmel": "log-mel statistics",
+    "random_codes": "random codes",
+    "permuted": "codes of other clips",
+}
+"""Representations as the page names them, in the order in which it shows them."""
+
+
+TIE = 1e-9
+"""Values nearer to one another than this are the same: the same clips were named rightly."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The best of what codes must beat: every name that reaches as much, its number, and the sparsity it was set to."""
+
+    names: tuple[str, ...]
+    number: Number
+    sparsity: float | None = None
+
+    @property
+    def told(self) -> str:
+        """The names as in a sentence."""
+        return words.listed(self.names)
+
+
+def best_baseline(rows: pl.DataFrame, *, lowest: bool = False) -> Baseline | None:
+    """Return the best of what codes must beat, ties together; None where the rows hold no baseline with a value."""
+    others = rows.filter(~pl.col("representation").is_in([DENSE, CODES, *KNOWS_NOTHING]) & pl.col("value").is_not_nan())
+    if others.is_empty():
+        return None
+    order = {name: place for place, name in enumerate(WORDS)}
+    place = pl.col("representation").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+    ranked = others.sort("value", place, descending=[not lowest, False], maintain_order=True)
+    best = ranked.row(0, named=True)
+    tied = ranked.filter((pl.col("value") - best["value"]).abs() < TIE)["representation"].unique(maintain_order=True)
+    named = tuple(WORDS.get(str(name), str(name)) for name in tied)
+    return Baseline(named, number_of(best), best["sparsity"] if len(named) == 1 else None)

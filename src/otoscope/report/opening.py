@@ -1,0 +1,66 @@
+"""The first lines of both pages: what was asked of whom, on which sound, and the answer in one sentence."""
+
+from collections.abc import Sequence
+
+from otoscope.report import words
+from otoscope.report.evidence import Evidence
+from otoscope.report.folder import Run
+from otoscope.report.html import Html, element
+from otoscope.report.intervals import MIN_GROUPS
+
+FEW_GROUPS = 5
+"""Test groups up to which the opening says what an interval over so few is worth."""
+
+STUDY = (
+    "Mariotte et al. (Sparse Autoencoders Make Audio Foundation Models more Explainable, arXiv 2509.24793) claim "
+    "three things of sparse autoencoders (SAEs), which rewrite what a layer of an audio model holds as a few active "
+    "parts out of many: that these sparse codes keep what the layer knows of a task, that an attribute of the voice "
+    "takes fewer of their dimensions, and that pitch is found in early layers, formants in late ones."
+)
+
+
+def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Html:
+    """Return what was asked, of which model and sound, and the answers (claim and outcome) where claims were asked."""
+    said = [_asked(run, rests_on, claims=bool(answers))]
+    if answers:
+        said.insert(0, STUDY)
+        each = (f"{claim[:1].lower()}{claim[1:]} – {outcome}" for claim, outcome in answers)
+        said.append(f"The answer here: {'; '.join(each)}.")
+    if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
+        said.append(
+            f"Only {rests_on.groups} test groups stand behind it: an interval over so few is little more than the "
+            "range of their values, so only large differences can be told from none."
+        )
+    return element("p", " ".join(said), class_="opening")
+
+
+def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:
+    layers = run.results.layers
+    heard = f"{run.encoder}, {_layers(layers)}," if layers else run.encoder
+    scored = f" Scores are of {rests_on.told} that no fit and no choice has seen." if rests_on is not None else ""
+    if claims:
+        return f"Here this is asked of {heard} listening to {_sound(run)}.{scored}"
+    asked = [f"the {label}" for label in run.results.labels]
+    if run.results.factors:
+        asked.append(words.count(len(run.results.factors), "factor"))
+    of = f"say what its layers{' and their sparse codes' if run.results.sparsities else ''} tell of " if asked else ""
+    return f"{heard} listens to {_sound(run)}; the numbers below {of or 'describe what was recorded'}" + (
+        f"{words.listed(asked)}.{scored}" if asked else f".{scored}"
+    )
+
+
+def _layers(layers: Sequence[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    whole = list(layers) == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
+    return f"layers {layers[0]} to {layers[-1]}" if whole else f"layers {words.listed(layers)}"
+
+
+def _sound(run: Run) -> str:
+    name = str(run.corpus.get("name") or run.name)
+    citation = str(run.corpus.get("citation") or "")
+    of = f"the corpus {name}" + (f" ({citation})" if 0 < len(citation) <= 80 else "")
+    if run.clips is None:
+        return of
+    groups = words.count(run.clips["group"].n_unique(), "group")
+    return f"{words.count(run.clips.height, 'clip')} of {groups} of {of}"
