@@ -46,7 +46,7 @@ def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: in
     answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
     said = str(opening(run, Evidence(60, groups), answers))
     assert (f"Only {groups} test groups" in said) == warned
-    assert "codes keep the task – undecided; pitch early, formants late – holds." in said
+    assert "codes keep the task – undecided; pitch early, formants late – holds</b>." in said
     assert "arXiv 2509.24793" in said
     assert "arXiv" not in str(opening(run, Evidence(60, groups)))
 

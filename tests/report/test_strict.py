@@ -76,7 +76,7 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
     (finding,) = _tasks(rows)
     assert "log-mel statistics" in finding.text
     assert said in finding.text
-    assert "of the first of 2 seeds" in finding.text
+    assert "from the codes (over 2 seeds " in finding.text
 
 
 @pytest.mark.parametrize(

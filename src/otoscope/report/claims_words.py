@@ -19,8 +19,10 @@ def decimal(number: Number, digits: int = 3) -> str:
 
 
 def within(number: Number, tell: Callable[[float], str]) -> str:
-    """Return a number's interval in brackets, both ends told alike; nothing where it has none."""
-    return f" ({tell(number.low)} to {tell(number.high)})" if number.bounded else ""
+    """Return a number's interval in brackets, both ends told alike; nothing where it has none or is a point."""
+    if not number.bounded or number.low == number.high == number.value:
+        return ""
+    return f" ({tell(number.low)} to {tell(number.high)})"
 
 
 def points(difference: float) -> str:
@@ -56,6 +58,18 @@ def over_seeds(values: Sequence[float], tell: Callable[[float], str]) -> list[st
     mean = sum(values) / len(values)
     ends = f"{tell(min(values))} to {tell(max(values))}"
     return [f"The codes are of the first of {len(values)} seeds; over all it is {ends}, on average {tell(mean)}."]
+
+
+def seeds_told(values: Sequence[float], tell: Callable[[float], str]) -> str:
+    r"""Return the same in brackets, for a sentence that goes on; nothing for one seed.
+
+    >>> seeds_told([0.7, 0.8, 0.75], words.percent)
+    ' (over 3 seeds 70.0\xa0% to 80.0\xa0%, mean 75.0\xa0%)'
+    """
+    if len(values) < 2:
+        return ""
+    ends = f"{tell(min(values))} to {tell(max(values))}"
+    return f" (over {len(values)} seeds {ends}, mean {tell(sum(values) / len(values))})"
 
 
 def lead_told(name: str, lead: Number) -> str:

@@ -105,7 +105,7 @@ def _labels(run: Run) -> str | None:
         column = f"label_{label}"
         if column not in run.clips.columns:
             continue
-        counts = run.clips[column].drop_nulls().value_counts(sort=True).rows()
+        counts = run.clips[column].drop_nulls().value_counts().sort(["count", column], descending=[True, False]).rows()
         named = [f"{name} ({clips})" for name, clips in counts[:MAX_CLASSES]]
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
@@ -151,12 +151,11 @@ def _choices(run: Run) -> str:
         at, wanted = words.sparsity(results.reference_sparsity), words.sparsity(REFERENCE_SPARSITY)
         nearest = "" if at == wanted else f", the nearest to {wanted} among those trained"
         said.append(f"Where one sparsity stands for all it is {at}{nearest}.")
-    if len(results.protocols) > 1:
-        said.append(
-            f"Charts and tables show the protocol {results.protocol}"
-            + (", those of the section “Asked strictly” the protocol strict" if "strict" in results.protocols else "")
-            + f"; the results also hold {words.listed(results.protocols[1:])}."
-        )
+    if others := results.protocols[1:]:
+        strictly = ", those of the section “Asked strictly” the protocol strict" if "strict" in others else ""
+        more = [name for name in others if name != "strict"]
+        also = f"; the results also hold {words.listed(more)}" if more else ""
+        said.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")
     if len(results.seeds) > 1:
         said.append(f"Charts show seed {results.seed}; the results also hold seeds {words.listed(results.seeds[1:])}.")
     if left := results.not_shown:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from otoscope.protocols.strict import NAME
-from otoscope.protocols.strict.limits import MARGINS
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
 from otoscope.report.folder import Run
+from otoscope.report.strict_limits import margins_told
 
 
 def strict_method(run: Run) -> str | None:
@@ -52,9 +52,9 @@ def _beside(asked: StrictSettings) -> list[str]:
 def _limits(asked: StrictSettings) -> list[str]:
     if not asked.limit_sparsities or not asked.limit_presets:
         return []
-    margins = words.listed(f"{100 * margin:.0f} points of {name}" for name, margin in MARGINS.items())
     levels = words.listed(words.sparsity(s) for s in asked.limit_sparsities)
     return [
         f"How far sparsity can go is looked for at {levels} with the recipes {words.listed(asked.limit_presets)}; the "
-        f"margins were fixed beforehand: {margins}. docs/methods.md of otoscope gives every formula with its source."
+        f"margins were fixed beforehand: {margins_told()}. otoscope's docs/methods.md gives every formula with its "
+        "source."
     ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from otoscope.report import words
 from otoscope.report.evidence import Evidence
 from otoscope.report.folder import Run
-from otoscope.report.html import Html, element
+from otoscope.report.html import Html, element, join
 from otoscope.report.intervals import MIN_GROUPS
 
 FEW_GROUPS = 5
@@ -21,17 +21,18 @@ STUDY = (
 
 def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Html:
     """Return what was asked, of which model and sound, and the answers (claim and outcome) where claims were asked."""
-    said = [_asked(run, rests_on, claims=bool(answers))]
+    said = [join(_asked(run, rests_on, claims=bool(answers)))]
     if answers:
-        said.insert(0, STUDY)
+        said.insert(0, join(STUDY))
         each = (f"{claim[:1].lower()}{claim[1:]} – {outcome}" for claim, outcome in answers)
-        said.append(f"The answer here: {'; '.join(each)}.")
+        said.append(join("The answer here: ", element("b", "; ".join(each)), "."))
     if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
-        said.append(
-            f"Only {rests_on.groups} test groups stand behind it: an interval over so few is little more than the "
+        few = (
+            f" Only {rests_on.groups} test groups stand behind it: an interval over so few is little more than the "
             "range of their values, so only large differences can be told from none."
         )
-    return element("p", " ".join(said), class_="opening")
+        said[-1] = join(said[-1], few)
+    return join(*(element("p", text, class_="opening") for text in said))
 
 
 def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:

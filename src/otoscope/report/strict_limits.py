@@ -71,16 +71,24 @@ def limit_findings(rows: StrictRows) -> list[Finding]:
         told.setdefault(recipe, []).append(text)
     if not told:
         return []
-    margins = words.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
     parts = [f"with the recipe {recipe} {words.listed(limits)}" for recipe, limits in told.items()]
     against = f" ({densest} sparsity)" if densest else ""
     return [
         Finding(
             "How sparse before it costs",
             "The sparsest codes that, like all denser ones, lose no more than the margin against the densest"
-            f"{against}: {'; '.join(parts)}. Margins, fixed beforehand: {margins}.",
+            f"{against}: {'; '.join(parts)}. Margins, fixed beforehand: {margins_told()}.",
         )
     ]
+
+
+def margins_told() -> str:
+    """Return the margins in words.
+
+    >>> margins_told().split(", ", 1)[0]
+    '5 points of explained variance'
+    """
+    return words.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
 
 
 def beaten_at(levels: Mapping[float, float], margin: float) -> float | None:

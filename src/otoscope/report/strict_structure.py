@@ -6,7 +6,7 @@ from typing import Any
 from otoscope.protocols.strict.names import CODES, DENSE
 from otoscope.report import words
 from otoscope.report.baselines import WORDS, best_baseline
-from otoscope.report.claims_words import over_seeds, within
+from otoscope.report.claims_words import seeds_told, within
 from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
 from otoscope.report.strict_rows import StrictRows
 from otoscope.report.strict_verdicts import compactness, undecided
@@ -28,10 +28,10 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
         return []
     said = (
         f"A factor takes {_one(dense['value'])}{within(number_of(dense), _one)} effective dimensions of the dense "
-        f"layer and {_one(codes['value'])}{within(number_of(codes), _one)} of the codes, on the {codes['n']} common "
-        f"factors. {compactness(dense, codes)}"
+        f"layer and {_one(codes['value'])}{within(number_of(codes), _one)} of the "
+        f"codes{seeds_told(rows.over_seeds('effective_latents'), _one)}, on the {codes['n']} common factors. "
+        f"{compactness(dense, codes)}"
     )
-    said = " ".join([said, *over_seeds(rows.over_seeds("effective_latents"), _one)])
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
     if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
         mean = [words.decimal(row["value"], 2) for row in r2 if row is not None]

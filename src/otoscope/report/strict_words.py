@@ -8,15 +8,16 @@ import polars as pl
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
-from otoscope.report.claims_words import lead_told, over_seeds
+from otoscope.report.claims_words import lead_told, seeds_told, within
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
 from otoscope.report.intervals import number_of
 from otoscope.report.strict_limits import limit_findings
-from otoscope.report.strict_rows import StrictRows, strict_rows
+from otoscope.report.strict_rows import StrictRows, listed, strict_rows
 from otoscope.report.strict_structure import compactness_findings, few_findings, of_all
 from otoscope.report.strict_verdicts import against, few, lead
 from otoscope.report.summary import Finding
+from otoscope.report.tables import folded
 
 Row = Mapping[str, Any]
 
@@ -53,7 +54,14 @@ def strict_findings(run: Run) -> Html | None:
         "the clips and near duplicates are asked once, and everything stands beside what a dictionary must beat: "
         "other ways to rewrite the layer, dictionaries that learned less, an untrained encoder, and plain sound.",
     )
-    return join(bridge, element("ul", *items, class_="findings"), glossary)
+    return join(bridge, element("ul", *items, class_="findings"), glossary, _counts(rows))
+
+
+def _counts(rows: StrictRows) -> Html:
+    """Return the table of what the sentences name and no figure draws."""
+    named = ["predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share"]
+    title = "Table: how many factors are asked and predicted, and what comes back in other seeds"
+    return folded(title, listed(rows.rows.filter(pl.col("metric").is_in(named))), "strict-counts")
 
 
 def _asked(rows: StrictRows, run: Run) -> list[Finding]:
@@ -67,6 +75,8 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
         f"Layer {rows.layer} and its codes at {words.sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{by}."
     )
+    if len(rows.seeds) > 1:
+        said += f" A single number of codes is of the first of {len(rows.seeds)} seeds."
     ranks = {row["target"]: row for row in rows.rows.filter(pl.col("metric") == "effective_rank").iter_rows(named=True)}
     if len(ranks) == 2:
         given, asked = ranks["as given"], ranks["as asked"]
@@ -90,9 +100,9 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         seeds = rows.over_seeds(metric, target)
         said = (
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the "
-            f"codes. {' '.join(over_seeds(seeds, shown))}"
-        ).rstrip()
+            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])}{within(number_of(codes), shown)} "
+            f"from the codes{seeds_told(seeds, shown)}."
+        )
         if all(_at_null(row) for row in (dense, codes)):
             said += " Neither exceeds what permuted targets reach: it cannot be read."
         elif best := rows.best(metric, target):
