@@ -39,7 +39,7 @@ class TrainSettings(Section):
         default=("encode_then_pool",),
         description="frames encoded, codes pooled; or the paper's order, pooled rows encoded",
     )
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
 
     @field_validator("layers")
     @classmethod
