@@ -71,8 +71,9 @@ def test_refuses_too_few_rows(height: int):
 
 
 def test_refuses_rows_that_never_vary():
-    with pytest.raises(TrainingError, match=r"all 9 training rows are equal"):
-        measure(ArrayRows(np.ones((9, 3), dtype=np.float32)))
+    same = ArrayRows(np.ones((9, 3), dtype=np.float32), [f'clip "{i}.wav" at layer 2' for i in range(9)])
+    with pytest.raises(TrainingError, match=r'all 9 training rows equal training row 0 \(clip "0.wav" at layer 2\)'):
+        measure(same)
 
 
 def test_dimensions_covary_as_numpy_says(monkeypatch: pytest.MonkeyPatch):

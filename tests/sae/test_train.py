@@ -123,6 +123,8 @@ def test_refuses_what_cannot_be_trained():
         fit(rows, valid, QUICK, latents=96)
     with pytest.raises(ConfigError, match=r"give k or sparsity, and not both: got k=4, sparsity=0.9"):
         fit(rows, valid, QUICK, latents=96, k=4, sparsity=0.9)
+    with pytest.raises(ConfigError, match=r"seed must be at least 0, got -1"):
+        fit(rows, valid, QUICK, latents=96, k=4, seed=-1)
     with pytest.raises(ConfigError, match=r"no training preset 'defualt'"):
         fit(rows, valid, "defualt", latents=96, k=4)
 

@@ -1,6 +1,6 @@
 """The training stage: every dictionary of the grid, each continued where it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from otoscope.sae.bank import Bank
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.logs import Log, open_log
 from otoscope.sae.presets import TrainConfig
+from otoscope.sae.room import find_room
 from otoscope.sae.rows import ArrayRows, Rows
 from otoscope.sae.seat import Member as BankMember
 
@@ -67,11 +68,13 @@ class Training:
         if not self.run.engine.joins:
             self._hand_out(missing)
             return
+        banks = _by_material(missing)
+        for (layer, pooling), wanted in banks:  # whatever one of them cannot do is told before the first is trained
+            find_room(*self._rows(layer, pooling), self._seats(wanted))
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
-            for (layer, pooling), wanted in _by_material(missing):
-                cards = {member: self._card(member) for member in wanted}
-                bank = self._bank(cards, layer=layer, pooling=pooling)
+            for (layer, pooling), wanted in banks:
+                bank = Bank(*self._rows(layer, pooling), self._seats(wanted), device=self.run.config.device)
                 for warning in bank.warnings():
                     self.watch.say(f"layer {layer}, {pooling}: {warning}")
                 _train(bank, self.watch, log)
@@ -106,7 +109,9 @@ class Training:
             "activations": self.store.fingerprint,
         }
 
-    def _bank(self, cards: Mapping[Member, dict[str, Any]], *, layer: int, pooling: Pooling) -> Bank:
+    def _rows(self, layer: int, pooling: Pooling) -> tuple[Rows, Rows]:
+        """Return the rows to train on and those to validate by."""
+
         def rows_of(side: str) -> Rows:
             clips = self.clips[side]
             if pooling == "encode_then_pool":
@@ -114,7 +119,10 @@ class Training:
             labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips]
             return ArrayRows(np.ascontiguousarray(self.store.pooled(layer, clips)), labels)
 
-        seats = [
+        return rows_of("train"), rows_of("valid")
+
+    def _seats(self, wanted: Sequence[Member]) -> list[BankMember]:
+        return [
             BankMember(
                 name=member.sae_id,
                 latents=member.latents,
@@ -122,11 +130,10 @@ class Training:
                 seed=member.seed,
                 preset=self._recipe(member),
                 folder=self.folder.saes / member.sae_id,
-                card=card,
+                card=self._card(member),
             )
-            for member, card in cards.items()
+            for member in wanted
         ]
-        return Bank(rows_of("train"), rows_of("valid"), seats, device=self.run.config.device)
 
 
 class _Trainer:

@@ -5,22 +5,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import monotonic
 
-from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact
+from otoscope.errors import DamagedArtifact, StaleArtifact
 from otoscope.sae.devices import find_device
-from otoscope.sae.draft import Draft, draft
 from otoscope.sae.engine import EngineFactory
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.kernels import available_threads
-from otoscope.sae.memory import budget, member_bytes, require_fit, rows_bytes
 from otoscope.sae.moments import Moments, measure
 from otoscope.sae.progress import clear_progress, load_progress
+from otoscope.sae.room import find_room
 from otoscope.sae.rows import Rows, held
-from otoscope.sae.seat import SLICE_BYTES, Due, Member, MemberStep, Seat, named
+from otoscope.sae.seat import Due, Member, MemberStep, Seat, named
 from otoscope.sae.train import Batch, Training, begin, read_batch
 from otoscope.sae.workers import one_thread, workers
-
-HELD_SHARE = 0.25
-"""Rows that take up less than this share of the memory allowed are read once and kept."""
 
 
 class Bank:
@@ -48,25 +44,11 @@ class Bank:
         engine: EngineFactory | None = None,
         device: str = "cpu",
     ) -> None:
-        if len({member.name for member in members}) < len(members):
-            raise ConfigError(f"each member needs a name of its own, got {[member.name for member in members]}")
         self.members, self.engine, self.device = list(members), engine, device
         self.workers = workers or (available_threads() if find_device(device).type == "cpu" else 1)
-        allowed = budget(memory_bytes)
-        self.drafts = {member.name: _draft(member, rows, valid_rows) for member in members}
-        kept = [part for part in (rows, valid_rows) if rows_bytes(part) <= HELD_SHARE * allowed]
-        self.members_bytes = allowed - sum(map(rows_bytes, kept)) - SLICE_BYTES
-        self.needs = {member.name: self._need(member, member.latents, rows.width) for member in members}
-        for member in members:
-            require_fit(
-                self.needs[member.name],
-                self.members_bytes,
-                fixed=self._need(member, 0, rows.width),
-                width=rows.width,
-                latents=member.latents,
-                name=member.name,
-            )
-        self.rows, self.valid_rows = (held(part, int(HELD_SHARE * allowed)) for part in (rows, valid_rows))
+        room = find_room(rows, valid_rows, members, memory_bytes=memory_bytes)
+        self.drafts, self.needs, self.members_bytes = room.drafts, room.needs, room.members_bytes
+        self.rows, self.valid_rows = (held(part, room.held_bytes) for part in (rows, valid_rows))
         self.moments = moments or measure(self.rows)
 
     def warnings(self) -> list[str]:
@@ -102,11 +84,6 @@ class Bank:
     def threads(self, wave: Sequence[Member]) -> int:
         """Return how many threads each member's kernels may use."""
         return max(1, self.workers // len(wave))
-
-    def _need(self, member: Member, latents: int, width: int) -> int:
-        # two slices of batches: at worst no other member shares its order
-        made = self.drafts[member.name]
-        return member_bytes(width, latents, made) + SLICE_BYTES
 
     def _seat(self, member: Member, *, threads: int, discard: bool) -> Seat:
         engine = self.engine or partial(pick_engine, threads=threads)
@@ -150,8 +127,3 @@ class Bank:
         for batch in sorted(due, key=lambda d: (d.order.seed, d.order.batch, d.step)):
             found[batch] = read_batch(self.rows, batch.order, batch.step, paired=batch.paired)
         return found
-
-
-def _draft(member: Member, rows: Rows, valid_rows: Rows) -> Draft:
-    with named(member.name):
-        return draft(rows, valid_rows, member.preset, latents=member.latents, k=member.k, seed=member.seed)

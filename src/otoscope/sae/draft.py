@@ -37,6 +37,8 @@ def draft(
 ) -> Draft:
     """Return what would be trained; raise `ConfigError` for settings, `TrainingError` for rows."""
     config = find_preset(preset) if isinstance(preset, str) else preset
+    if seed < 0:
+        raise ConfigError(f"seed must be at least 0, got {seed}")
     if k is None and sparsity is None:
         raise ConfigError("neither k nor sparsity was given; give one, such as k=32 active latents or sparsity=0.95")
     if k is not None and sparsity is not None:

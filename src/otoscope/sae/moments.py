@@ -138,7 +138,8 @@ def measure(rows: Rows, *, name: str = "training") -> Moments:
         count += size
         spread.add(chunk[-start % spread.every :: spread.every])
     if not squares.any():
-        raise TrainingError(f"all {count} {name} rows are equal: there is nothing to learn from them")
+        first = describe(rows, 0, name=name)
+        raise TrainingError(f"all {count} {name} rows equal {first}: there is nothing to learn from them")
     return Moments(count, mean, squares / count, spread.result())
 
 
