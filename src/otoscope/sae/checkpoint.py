@@ -45,8 +45,8 @@ def load_sae(folder: str | Path) -> Loaded:
     """Read a model, frozen and in eval mode, and its card.
 
     Raises `IncompleteArtifact` when the folder (naming the nearest dictionary beside it) or a file is missing,
-    `DamagedArtifact` when weights and card do not belong together or a key is missing or unexpected,
-    `StaleArtifact` for another format.
+    `DamagedArtifact` when weights and card do not belong together, `StaleArtifact` for another format, and for whole
+    weights with other keys, which another version of otoscope wrote.
     """
     folder = Path(folder)
     if not (folder / CARD).is_file():
@@ -94,11 +94,18 @@ def empty_sae(settings: Mapping[str, Any], folder: Path) -> SparseAutoencoder:
 
 
 def load_strictly(sae: SparseAutoencoder, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model; raise `DamagedArtifact` for a missing, unexpected or misshapen one."""
+    """Copy tensors into a model.
+
+    Raises `StaleArtifact` for missing or unexpected keys: another version wrote a file that is whole. Raises
+    `DamagedArtifact` for a misshapen tensor.
+    """
     wanted = sae.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
-        raise DamagedArtifact(f"{path}: missing keys {missing}, unexpected keys {extra}; train it again")
+        raise StaleArtifact(
+            f"{path} was written by another version of otoscope: missing keys {missing}, unexpected keys {extra}; "
+            f"delete {path.parent} and train again"
+        )
     for name, value in wanted.items():
         if tensors[name].shape != value.shape:
             raise DamagedArtifact(f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(value.shape)}")
