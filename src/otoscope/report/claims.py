@@ -137,7 +137,7 @@ def summary(found: Examined) -> Html:
         element("li", element("strong", f"{claim.title}: {verdict.outcome}. "), with_code(verdict.sentence))
         for claim, verdict in zip(CLAIMS, found.verdicts, strict=True)
     ]
-    return element("ul", *items)
+    return element("ul", *items, class_="findings")
 
 
 def answers(found: Examined) -> tuple[tuple[str, str], ...]:

@@ -30,7 +30,7 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
         range=[DENSE_COLOUR.light, SAE.light, OTHER.light, NULL.light],
     )
     colour = alt.Color("kind:N").scale(colours).legend(None)
-    scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False)
+    scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False, padding=6)
     if (first["metric"] == "task_r2").any():
         scale = alt.Scale(domain=[R2_FLOOR, 1], clamp=True)
     axis = alt.Axis(format=PERCENT if fraction else "~g", grid=True, tickCount=5)
