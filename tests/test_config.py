@@ -96,6 +96,10 @@ def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text
         ("{recipes: {mine: {}}, preset: mien}", r"train.preset: no preset 'mien'; did you mean mine\?"),
         ("{recipes: {mine: {dictionary: archetypal}}, preset: mine}", r"recipes.mine: dictionary.*set unit_norm=False"),
         (
+            "{recipes: {mine: {dead_window_rows: 500, dead_window_epochs: 2}}, preset: mine}",
+            r"recipes.mine: dead_window_rows=500 and dead_window_epochs=2.0: there is one window",
+        ),
+        (
             "{recipes: {mine: {temporal: 0.1}}, preset: mine, poolings: [pool_then_encode]}",
             r"recipes.mine: temporal=0.1 and rows without neighbours",
         ),

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.batch_topk import BatchTopK
 from otoscope.sae.checkpoint import load_sae
-from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, Plan, TrainConfig, find_preset, recipe
+from otoscope.sae.plan import Plan
+from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, TrainConfig, find_preset, recipe
 
 
 def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:
@@ -59,6 +60,30 @@ def test_only_few_rows_a_latent_end_training_early():
     assert plan(DEFAULT, 2048).patience_steps is None
     assert plan(DEFAULT.model_copy(update={"patient_from": None}), 20_000).patience_steps is not None
     assert plan(MARIOTTE2025, 700).patience_steps is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, 1_000),  # an average latent, 20 of 2,048, fires 10 times in an epoch
+        ({"dead_window_firings": None}, 1_000),
+        ({"dead_window_firings": 5.0}, 512),
+        ({"dead_window_rows": 300}, 300),
+        ({"dead_window_epochs": 2.5}, 2_500),
+        ({"dead_window_epochs": 0.01}, 63),  # a batch at least: nothing is counted within one
+    ],
+)
+def test_the_window_of_dead_latents_is_given_in_rows_or_in_epochs(changes: dict[str, Any], rows: int):
+    config = recipe("default", **{"batch": 63 if "dead_window_epochs" in changes else 512, **changes})
+    assert plan(config, 1_000).dead_window_rows == rows
+
+
+def test_a_setting_that_came_later_changes_no_fingerprint_until_it_is_given():
+    assert "dead_window_epochs" not in DEFAULT.model_dump()
+    mine = recipe("default", dead_window_epochs=2)
+    assert mine.model_dump(mode="json")["dead_window_epochs"] == 2.0
+    for config in (DEFAULT, mine):
+        assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_unknown_preset_gets_a_suggestion():

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.capabilities import neighbouring
 from otoscope.sae.catalog import build_sparsifier
-from otoscope.sae.presets import Plan, TrainConfig, find_preset
+from otoscope.sae.plan import Plan
+from otoscope.sae.presets import TrainConfig, find_preset
 from otoscope.sae.recipes import refuse_pairs
 from otoscope.sae.rows import Rows
 from otoscope.sae.sparsifiers import Sparsifier, k_from_sparsity

@@ -1,16 +1,24 @@
-"""Recipes: every setting of a training run, and what it becomes for a given amount of data."""
+"""Recipes: every setting of a training run."""
 
-import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
-from otoscope.errors import ConfigError, TrainingError, suggest
+from otoscope.errors import ConfigError, suggest
 from otoscope.sae.model import Dictionary, Init
 from otoscope.sae.moments import Wanted
-from otoscope.sae.rows import Order
+
+LATER = {"dead_window_epochs"}
+"""Settings that recipes of earlier dictionaries did not have; None in these."""
 
 
 class TrainConfig(BaseModel):
@@ -88,8 +96,10 @@ class TrainConfig(BaseModel):
     """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
     dead_window_rows: int | None = Field(default=None, ge=1)
     """A latent silent for so many rows is dead. None: an epoch, or a twentieth of the run where that is less."""
+    dead_window_epochs: float | None = Field(default=None, gt=0)
+    """The same window in epochs; give one of the two."""
     dead_window_firings: float | None = Field(default=None, gt=0)
-    """A latent silent for the rows in which an average one fires so often is dead, or sooner by the rule above."""
+    """A latent silent for the rows in which an average one fires so often is dead, or sooner; with no window given."""
     validate_rows: int = Field(default=1_000_000, ge=1)
     """Validate after every epoch, and within an epoch after so many rows."""
 
@@ -99,6 +109,11 @@ class TrainConfig(BaseModel):
         if not value or value[-1] != 1.0 or value[0] <= 0 or any(b <= a for a, b in pairwise(value)):
             raise ValueError(f"prefixes must rise from above 0 to 1, got {value}")
         return value
+
+    @model_serializer(mode="wrap")
+    def _settled(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out settings that came later and are not given, so that earlier dictionaries keep their fingerprint."""
+        return {key: value for key, value in dump(self).items() if key not in LATER or value is not None}
 
 
 MARIOTTE2025 = TrainConfig(
@@ -161,8 +176,8 @@ def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
     """
     settings = find_preset(name).model_dump()
     for key in changes:
-        if key not in settings:
-            raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, settings)}")
+        if key not in TrainConfig.model_fields:
+            raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, TrainConfig.model_fields)}")
     try:
         return TrainConfig.model_validate({**settings, **changes})
     except ValidationError as error:
@@ -170,74 +185,3 @@ def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
         place = ".".join(map(str, first["loc"]))
         told = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"recipe: {place}: got {first['input']!r}; {told}") from error
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recipe comes to for so many rows and latents: steps, order, rates."""
-
-    order: Order
-    steps: int
-    peak_rate: float
-    warmup_steps: int
-    decay_steps: int
-    dead_window_rows: int
-    validate_steps: int
-    patience_steps: int | None
-
-    @classmethod
-    def derive(cls, config: TrainConfig, *, height: int, latents: int, k: int, seed: int) -> "Plan":
-        """Work out a run over `height` rows."""
-        if height < 2:
-            raise TrainingError(f"{height} training row(s): a dictionary needs at least 2, better thousands")
-        order = Order(height, batch_size(config, height), seed)
-        epochs = config.epochs or min(max(config.target_rows / height, 1.0), config.max_epochs)
-        steps = max(round(epochs * order.steps_per_epoch), 1)
-        patient = config.patient_from is not None and height >= config.patient_from * latents
-        return cls(
-            order=order,
-            steps=steps,
-            peak_rate=config.learning_rate or config.base_rate / math.sqrt(latents / 2**14),
-            warmup_steps=round(config.warmup * steps),
-            decay_steps=round(config.decay * steps),
-            dead_window_rows=dead_window(config, round(epochs * height), order, share=k / latents),
-            validate_steps=min(order.steps_per_epoch, max(config.validate_rows // order.batch, 1)),
-            patience_steps=None if config.patience is None or patient else math.ceil(config.patience * steps),
-        )
-
-    def learning_rate(self, step: int) -> float:
-        """Return the rate of a step, counted from 0: a ramp up, a plateau, a ramp down to 0."""
-        rise = (step + 1) / (self.warmup_steps + 1)
-        fall = (self.steps - step) / (self.decay_steps + 1)
-        return self.peak_rate * min(1.0, rise, fall)
-
-    def validates_after(self, step: int) -> bool:
-        """Say whether validation follows once `step` steps are done: after every epoch, and after the last."""
-        return step % self.validate_steps == 0 or step % self.order.steps_per_epoch == 0 or step == self.steps
-
-
-def dead_window(config: TrainConfig, rows: int, order: Order, *, share: float) -> int:
-    """Return how many rows a latent may be silent before it is dead, in a run over `rows` rows.
-
-    `share` of the latents are active in a row.
-    """
-    if config.dead_window_rows:
-        return config.dead_window_rows
-    window = min(order.height, round(rows / 20))
-    if config.dead_window_firings:
-        window = min(window, round(config.dead_window_firings / share))
-    return max(window, order.batch)
-
-
-def batch_size(config: TrainConfig, height: int) -> int:
-    """Return the batch for so many rows.
-
-    Few rows are shared out over `min_steps_per_epoch` batches, as long as each holds `min_batch` rows.
-
-    >>> batch_size(TrainConfig(batch=1024, min_steps_per_epoch=8, min_batch=64), 700)
-    88
-    >>> batch_size(TrainConfig(batch=16), 970)
-    16
-    """
-    wanted = min(config.batch, max(config.min_batch, -(-height // config.min_steps_per_epoch)))
-    return min(wanted, height)

@@ -44,6 +44,8 @@ def refuse_pairs(config: TrainConfig, *, latents: int, neighbours: bool) -> None
         "set frozen_decoder=False": archetypal and config.frozen_decoder,
         f"prefixes={config.prefixes} and latents={latents}: two prefixes come to the same number of latents; "
         "take fewer prefixes or more latents": len(set(blocks)) < len(blocks),
+        f"dead_window_rows={config.dead_window_rows} and dead_window_epochs={config.dead_window_epochs}: there is one "
+        "window; give it in rows or in epochs": bool(config.dead_window_rows and config.dead_window_epochs),
         f"temporal={config.temporal:g} and rows without neighbours in time (pooled clips have none): train on frames, "
         "or set temporal=0": bool(config.temporal) and not neighbours,
     }

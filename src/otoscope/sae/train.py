@@ -18,7 +18,8 @@ from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Moments, measure
-from otoscope.sae.presets import Plan, TrainConfig
+from otoscope.sae.plan import Plan
+from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
 from otoscope.sae.start import start
 from otoscope.sae.trained import Trained
