@@ -8,10 +8,13 @@ from torch import Tensor
 
 from otoscope.sae.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.checkpoint import load_sae, save_sae
+from otoscope.sae.engine import follow
 from otoscope.sae.gated import Gated
-from otoscope.sae.losses import forward
+from otoscope.sae.jumprelu import JumpReLU
+from otoscope.sae.losses import Contrast, forward
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
+from otoscope.sae.relu import ReLU
 from otoscope.sae.train import fit
 from tests.sae.planted import planted
 
@@ -20,12 +23,18 @@ BUDGETS = (1, 5, 8, 9, 40, 64)
 """On both sides of the border between gathered and dense products (8 of 64), and everything."""
 
 
-def build(name: str, k: int = 5, *, seed: int = 0, **settings: bool) -> SparseAutoencoder:
-    sae = SparseAutoencoder(WIDTH, LATENTS, build_sparsifier(name, k=k, latents=LATENTS), seed=seed, **settings)
+def build(name: str, k: int = 5, *, seed: int = 0, archetypes: int | None = None) -> SparseAutoencoder:
+    sparsifier = build_sparsifier(name, k=k, latents=LATENTS)
+    sae = SparseAutoencoder(WIDTH, LATENTS, sparsifier, seed=seed, unit_norm=archetypes is None, archetypes=archetypes)
     generator = torch.Generator().manual_seed(seed + 1)
+    if sae.archetypes is not None:
+        sae.archetypes.start(torch.randn(len(sae.archetypes.points), WIDTH, generator=generator), seed=seed)
+        sae.start_at_points(sae.archetypes)
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    if sae.archetypes is not None:
+        follow(sae, sae.archetypes)
     sae.set_scaling(torch.randn(WIDTH, generator=generator), torch.tensor(2.5))
     sae.train()(rows(ROWS))  # lets thresholds that follow the data see some
     return sae.eval()
@@ -36,6 +45,7 @@ def rows(*shape: int, seed: int = 2) -> Tensor:
 
 
 every_sparsifier = pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+every_dictionary = pytest.mark.parametrize("archetypes", [None, 10], ids=["free", "archetypal"])
 
 
 STRICT = {"topk"}
@@ -43,10 +53,11 @@ STRICT = {"topk"}
 
 
 @every_sparsifier
+@every_dictionary
 @pytest.mark.parametrize("k", BUDGETS)
 @pytest.mark.parametrize("training", [False, True])
-def test_codes_are_never_negative(name: str, k: int, training: bool):
-    codes = build(name, k).train(training).encode(rows(ROWS))
+def test_codes_are_never_negative(name: str, archetypes: int | None, k: int, training: bool):
+    codes = build(name, k, archetypes=archetypes).train(training).encode(rows(ROWS))
     assert (codes >= 0).all()
     assert (codes > 0).any()
 
@@ -98,6 +109,51 @@ def test_gradient_equals_plain_autograd(name: str, k: int):
         assert parameter.grad.abs().max() > 1e-4
 
 
+def plain_loss(
+    sae: SparseAutoencoder, weights: dict[str, Tensor], batch: Tensor, shares: tuple[float, ...], contrast: bool
+) -> Tensor:
+    """Return all that training minimises, by elementary operations; weights of penalties are as they are now."""
+    pre = batch @ weights["encoder"].T + weights["encoder_bias"]
+    codes, decoder, bias = plain_codes(sae, weights, pre), weights["decoder"], weights["decoder_bias"]
+    errors = [((codes[:, :m] @ decoder[:m] + bias - batch) ** 2).mean() for m in (round(s * LATENTS) for s in shares)]
+    loss = sum(errors, start=torch.zeros(())) / len(errors)
+    lengths = (decoder**2).sum(dim=1).sqrt()
+    if isinstance(sae.sparsifier, ReLU):
+        loss = loss + sae.sparsifier.strength.weight * (codes * lengths).sum(dim=1).mean()
+    if isinstance(sae.sparsifier, Gated):
+        gate = pre.clamp_min(0)
+        alone = ((gate @ decoder.detach() + bias.detach() - batch) ** 2).mean()
+        loss = loss + sae.sparsifier.strength.weight * (gate * lengths.detach()).sum(dim=1).mean() + alone
+    if contrast:
+        first, beside = (part / (part**2).sum(dim=1, keepdim=True).sqrt() for part in codes[:, :16].chunk(2))
+        similar = (first @ beside.T / 0.1).exp()
+        own = similar.diagonal()
+        loss = loss - 0.3 * ((own / similar.sum(dim=1)).log() + (own / similar.sum(dim=0)).log()).mean() / 2
+    return loss
+
+
+@every_sparsifier
+@pytest.mark.parametrize("shares", [(1.0,), (0.125, 0.5, 1.0)], ids=["whole", "nested"])
+@pytest.mark.parametrize("contrast", [False, True], ids=["frames", "neighbours"])
+def test_gradient_of_every_term_equals_plain_autograd(name: str, shares: tuple[float, ...], contrast: bool):
+    sae = build(name, 40).double().train()
+    batch = sae.normalise(rows(ROWS).double())
+    seen = forward(sae, batch, prefixes=shares, contrasted=Contrast(0.3, 0.25) if contrast else None)
+    loss = seen.error if seen.penalty is None else seen.error + seen.penalty
+    loss.backward()
+
+    plain = {key: p.detach().clone().requires_grad_() for key, p in sae.named_parameters()}
+    expected = plain_loss(sae, plain, batch, shares, contrast)
+    expected.backward()
+    if not isinstance(sae.sparsifier, JumpReLU):  # it adds the number of active latents, which has no gradient here
+        torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+    found = {key: p.grad for key, p in sae.named_parameters()}
+    for key, parameter in plain.items():
+        if key == "sparsifier.log_threshold":
+            continue
+        torch.testing.assert_close(found[key], parameter.grad, rtol=0, atol=1e-8)
+
+
 @every_sparsifier
 def test_counts_of_firing_latents_are_those_of_the_codes(name: str):
     sae = build(name)
@@ -106,8 +162,9 @@ def test_counts_of_firing_latents_are_those_of_the_codes(name: str):
 
 
 @every_sparsifier
-def test_save_and_load_change_nothing(name: str, tmp_path: Path):
-    sae = build(name)
+@every_dictionary
+def test_save_and_load_change_nothing(name: str, archetypes: int | None, tmp_path: Path):
+    sae = build(name, archetypes=archetypes)
     save_sae(tmp_path, sae, {"layer": 3})
     loaded, card = load_sae(tmp_path)
     assert card["layer"] == 3
@@ -117,8 +174,9 @@ def test_save_and_load_change_nothing(name: str, tmp_path: Path):
 
 
 @every_sparsifier
-def test_a_row_means_the_same_in_any_batch(name: str):
-    sae, batch = build(name), rows(ROWS)
+@every_dictionary
+def test_a_row_means_the_same_in_any_batch(name: str, archetypes: int | None):
+    sae, batch = build(name, archetypes=archetypes), rows(ROWS)
     whole = sae(batch)
     alone = [sae(row[None]) for row in batch]
     torch.testing.assert_close(torch.cat([one.codes for one in alone]), whole.codes, rtol=1e-5, atol=1e-5)
@@ -126,8 +184,9 @@ def test_a_row_means_the_same_in_any_batch(name: str):
 
 
 @every_sparsifier
-def test_clips_of_frames_and_single_rows_are_the_same_rows(name: str):
-    sae, clips = build(name), rows(4, 10)
+@every_dictionary
+def test_clips_of_frames_and_single_rows_are_the_same_rows(name: str, archetypes: int | None):
+    sae, clips = build(name, archetypes=archetypes), rows(4, 10)
     flat = sae(clips.reshape(-1, WIDTH))
     folded = sae(clips)
     assert folded.codes.shape == (4, 10, LATENTS)
