@@ -1,17 +1,10 @@
 """Recipes: every setting of a training run."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
 
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.model import Dictionary, Init
@@ -111,7 +104,7 @@ class TrainConfig(BaseModel):
         return value
 
     @model_serializer(mode="wrap")
-    def _settled(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _settled(self, dump: Callable[["TrainConfig"], dict[str, Any]]) -> dict[str, Any]:
         """Leave out settings that came later and are not given, so that earlier dictionaries keep their fingerprint."""
         return {key: value for key, value in dump(self).items() if key not in LATER or value is not None}
 
