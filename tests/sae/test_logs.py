@@ -72,6 +72,20 @@ def test_where_nothing_is_installed_nothing_is_kept(tmp_path: Path, monkeypatch:
         WandbLog(tmp_path)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_weights_and_biases_itself_takes_the_numbers_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    log, made = WandbLog(tmp_path), steps()
+    for name in ("one", "two"):
+        for step in made:
+            log(name, step)
+    log.close()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 2
+    assert capfd.readouterr().err == ""
+
+
 class FakeRun:
     """What `wandb.init` gives, as far as it is used."""
 
@@ -88,6 +102,7 @@ class FakeRun:
 def test_weights_and_biases_gets_the_same_numbers_and_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs: list[FakeRun] = []
     fake = ModuleType("wandb")
+    fake.__dict__["Settings"] = dict
     fake.__dict__["init"] = lambda **settings: runs.append(FakeRun(**settings)) or runs[-1]
     fake.__spec__ = ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -99,6 +114,7 @@ def test_weights_and_biases_gets_the_same_numbers_and_stays_offline(tmp_path: Pa
     assert [run.settings["name"] for run in runs] == ["one", "two"]
     assert runs[0].settings["id"] != runs[1].settings["id"]
     assert runs[0].settings["mode"] == "offline"
+    assert runs[0].settings["settings"] == {"silent": True}
     assert runs[0].logged == {step.step: scalars(step) for step in made[:-1] if step.valid}
     log("one", made[-1])
     assert [run.finished for run in runs] == [True, False]

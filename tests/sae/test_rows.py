@@ -79,6 +79,15 @@ def test_many_rows_are_drawn_in_runs_that_hardly_meet_in_a_batch():
     assert not np.array_equal(order.indices(0), order.indices(order.steps_per_epoch))
 
 
+@pytest.mark.parametrize("height", [20_000, TABLED_ROWS + 5, 10**9])
+def test_neighbours_in_a_batch_are_not_neighbours_in_time(height: int):
+    """Not even where rows are drawn in runs of frames that follow each other."""
+    order = Order(height, 4096, seed=0)
+    gaps = np.concatenate([np.abs(np.diff(order.indices(step))) for step in range(4)])
+    assert (gaps == 1).mean() < 1e-3
+    assert np.median(gaps) > height / 5
+
+
 def test_array_rows_take_any_leading_axes_and_any_float():
     rows = ArrayRows(np.arange(24, dtype=np.float16).reshape(2, 3, 4))
     assert (rows.height, rows.width) == (6, 4)

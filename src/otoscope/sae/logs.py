@@ -100,6 +100,7 @@ class WandbLog:
                 mode=os.environ.get("WANDB_MODE", "offline"),
                 resume="allow",
                 reinit="create_new",
+                settings=wandb.Settings(silent=True),  # a grid of hundreds would bury its own progress
             )
         self._runs[name].log(scalars(step), step=step.step)
         if step.step == step.steps:
