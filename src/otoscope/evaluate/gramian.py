@@ -28,7 +28,13 @@ SWEPT = 0.2
 """Share of values other than zero up to which rows are also kept as sparse columns, for sweeps.
 
 With them 1,600 rows of 2,048 latents took 0.27, 0.42 and 0.83 of the time at 5, 10 and 20 %, 800 of 1,024 took
-0.96 at 20 % and 1.5 at 30 % (48 and 64 targets, one thread). Fewer latents gain less: of 512 nothing from 5 % on.
+0.96 at 20 % and 1.5 at 30 % (48 and 64 targets, one thread).
+"""
+SWEPT_PER_COLUMN = 0.16
+"""Values other than zero in a column, over columns, up to which the same holds.
+
+A sweep costs the values of all columns, the other ways the square of the columns: 1,280 rows took 0.70, 0.91 and 1.5 of
+the time at 0.05, 0.13 and 0.25 (2, 5 and 10 % of 512 latents), 0.52 and 0.89 at 0.06 and 0.13 (of 1,024).
 """
 
 
@@ -58,7 +64,8 @@ class Gramian:
         self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
         # a mean far above the deviation would drown the products that are wanted
         self.share = np.count_nonzero(wide) / wide.size if (np.abs(mean) <= 100 * scale).all() else 1.0
-        self._zero = wide == 0 if self.share <= SWEPT else None
+        swept = self.share <= SWEPT and self.share * len(wide) <= SWEPT_PER_COLUMN * wide.shape[1]
+        self._zero = wide == 0 if swept else None
         self.total: Float[np.ndarray, "p p"] = (
             _squares(wide / scale, mean / scale) if self.share <= SPARSE else _product(self.rows)
         )
