@@ -112,5 +112,7 @@ def test_arrays_and_wrong_shapes_are_told_in_our_words():
             call(given)
     with pytest.raises(TrainingError, match=r"rows are float64, this dictionary computes in float32"):
         sae.encode(torch.zeros(4, 6, dtype=torch.float64))
+    with pytest.raises(TrainingError, match=r"rows are a single number; give a tensor \[rows, width\]"):
+        sae.encode(torch.tensor(1.0))
     with pytest.raises(TrainingError, match=r"codes have 6 latents, this dictionary has 16"):
         sae.decode(torch.zeros(4, 6))

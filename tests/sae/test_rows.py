@@ -135,3 +135,9 @@ def test_arrays_and_tensors_are_rows_as_they_are():
 def test_refuses_what_holds_no_rows():
     with pytest.raises(TrainingError, match=r"rows are a list; give an array or a tensor \[rows, width\]"):
         as_rows([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("dtype", ["U4", "O", "complex64", "datetime64[s]"])
+def test_what_is_no_real_number_is_refused(dtype: str):
+    with pytest.raises(TrainingError, match=r"rows must be real numbers, got an array of"):
+        ArrayRows(np.ones((4, 3)).astype(int).astype(dtype))

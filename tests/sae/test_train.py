@@ -1,14 +1,18 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
+from otoscope.sae.bank import Bank
+from otoscope.sae.checkpoint import load_sae, save_sae
 from otoscope.sae.engine import Losses, TorchEngine
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import ArrayRows
+from otoscope.sae.seat import Member
 from otoscope.sae.train import begin, finish, fit, train
 from otoscope.sae.validate import validate
 from tests.sae.planted import planted
@@ -127,6 +131,42 @@ def test_refuses_what_cannot_be_trained():
         fit(rows, valid, QUICK, latents=96, k=4, seed=-1)
     with pytest.raises(ConfigError, match=r"no training preset 'defualt'"):
         fit(rows, valid, "defualt", latents=96, k=4)
+
+
+def test_settings_of_a_wrong_kind_are_refused_in_our_words():
+    rows, valid = planted(0), planted(1)
+    for wrong in ({"k": 1.5}, {"k": 4, "seed": 0.5}, {"k": 4, "latents": "96"}):
+        with pytest.raises(ConfigError, match=rf"^{[*wrong][-1]} must be a whole number, got"):
+            fit(rows, valid, QUICK, **{"latents": 96, **wrong})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"latents must be at least 1, got 0"):
+        fit(rows, valid, QUICK, latents=0, k=1)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path):
+    rows, valid, config = planted(0), planted(1), QUICK.model_copy(update={"epochs": 1.0})
+    plain = fit(rows, valid, config, latents=96, k=6, seed=2).sae
+    found = fit(rows, valid, config, latents=np.int64(96), k=np.int64(6), seed=np.int64(2)).sae  # pyright: ignore
+    assert torch.equal(found.encoder, plain.encoder)
+    save_sae(tmp_path, found, {})
+    assert load_sae(tmp_path).sae.settings() == plain.settings()
+
+
+def test_a_dictionary_too_large_for_memory_is_told_before_it_is_made():
+    with pytest.raises(TrainingError, match=r"1000000000 latents of 24 dimensions need .* about \d+ latents would fit"):
+        fit(planted(0), planted(1), latents=10**9, k=6)
+
+
+def test_validation_rows_are_looked_at_before_the_first_step():
+    """Not first when validation is due: the study's recipe would have done an epoch by then."""
+
+    def refuse(*_: object, **__: object) -> TorchEngine:
+        pytest.fail("an engine was made")
+
+    bad = with_nan(planted(1), 5)
+    with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
+        fit(planted(0), bad, QUICK, latents=96, k=6, engine=refuse)
+    with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
+        Bank(planted(0), bad, [Member(name="one", latents=96, k=6, preset=QUICK)])
 
 
 def test_an_unfinished_run_has_no_result():

@@ -10,7 +10,7 @@ from otoscope.sae.devices import find_device
 from otoscope.sae.engine import EngineFactory
 from otoscope.sae.fast import pick_engine
 from otoscope.sae.kernels import available_threads
-from otoscope.sae.moments import Moments, measure
+from otoscope.sae.moments import Moments, measure, require_all_finite
 from otoscope.sae.progress import clear_progress, load_progress
 from otoscope.sae.room import find_room
 from otoscope.sae.rows import Rows, held
@@ -49,6 +49,7 @@ class Bank:
         room = find_room(rows, valid_rows, members, memory_bytes=memory_bytes)
         self.drafts, self.needs, self.members_bytes = room.drafts, room.needs, room.members_bytes
         self.rows, self.valid_rows = (held(part, room.held_bytes) for part in (rows, valid_rows))
+        require_all_finite(self.valid_rows, name="validation")
         self.moments = moments or measure(self.rows)
 
     def warnings(self) -> list[str]:

@@ -9,7 +9,7 @@ from otoscope.sae.plan import Plan
 from otoscope.sae.presets import TrainConfig, find_preset
 from otoscope.sae.recipes import refuse_pairs
 from otoscope.sae.rows import Rows
-from otoscope.sae.sparsifiers import Sparsifier, k_from_sparsity
+from otoscope.sae.sparsifiers import Sparsifier, k_from_sparsity, whole
 
 
 class Draft(NamedTuple):
@@ -38,8 +38,10 @@ def draft(
 ) -> Draft:
     """Return what would be trained; raise `ConfigError` for settings, `TrainingError` for rows."""
     config = find_preset(preset) if isinstance(preset, str) else preset
-    if seed < 0:
+    if whole(seed, name="seed") < 0:
         raise ConfigError(f"seed must be at least 0, got {seed}")
+    if whole(latents, name="latents") < 1:
+        raise ConfigError(f"latents must be at least 1, got {latents}")
     if k is None and sparsity is None:
         raise ConfigError("neither k nor sparsity was given; give one, such as k=32 active latents or sparsity=0.95")
     if k is not None and sparsity is not None:

@@ -46,6 +46,13 @@ def member_bytes(width: int, latents: int, made: Draft) -> int:
     return COPIES * (weights_bytes(width, latents) + FLOAT * mixtures) + FLOAT * (dense + batch * (entries + 6 * width))
 
 
+def require_memory(rows: Rows, made: Draft, latents: int) -> None:
+    """Raise `TrainingError` where a dictionary by itself needs more than all the memory that is free."""
+    needed, fixed = member_bytes(rows.width, latents, made), member_bytes(rows.width, 0, made)
+    free = psutil.virtual_memory().available
+    require_fit(needed, free, fixed=fixed, width=rows.width, latents=latents, name="a dictionary")
+
+
 def require_fit(needed: int, allowed: int, *, fixed: int, width: int, latents: int, name: str) -> None:
     """Raise `TrainingError` with the number of latents that would fit, unless `needed` bytes are allowed.
 

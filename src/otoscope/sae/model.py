@@ -179,6 +179,8 @@ def _require_tensor(given: object, what: str, shape: str, dtype: torch.dtype) ->
             f"{what} are a {type(given).__name__}; give a tensor {shape}, float32 as the dictionary is: "
             "torch.as_tensor(array, dtype=torch.float32)"
         )
+    if not given.ndim:
+        raise TrainingError(f"{what} are a single number; give a tensor {shape}")
     if given.dtype == torch.float64 != dtype:
         raise TrainingError(f"{what} are float64, this dictionary computes in float32; give {what}.float()")
 

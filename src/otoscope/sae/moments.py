@@ -168,6 +168,12 @@ class _Covariance:
         return (self.products / self.count - torch.outer(offset, offset)).numpy()
 
 
+def require_all_finite(rows: Rows, *, name: str) -> None:
+    """Read all rows once; raise `TrainingError` naming the first that holds NaN or Inf."""
+    for start, chunk in chunks(rows):
+        require_finite(rows, chunk, start, name)
+
+
 def require_finite(rows: Rows, chunk: Float[np.ndarray, "rows width"], start: int, name: str) -> None:
     """Raise `TrainingError` naming the first row, and its clip where that is known, that holds NaN or Inf."""
     bad = ~np.isfinite(chunk).all(axis=1)

@@ -20,6 +20,9 @@ RUN = 16
 MIXED = 1 << 17
 """Rows of such runs that are shuffled among each other: of 4,096 rows in a batch, half a row of each run on average."""
 
+NO_NUMBERS = "OUScmM"
+"""Kinds of arrays that hold objects, texts, complex numbers or times."""
+
 TABLES = 8
 """Orders kept: those of the seeds that are trained side by side."""
 
@@ -60,6 +63,8 @@ class ArrayRows:
     def __post_init__(self) -> None:
         if self.array.ndim < 2 or self.array.shape[-1] < 1:
             raise TrainingError(f"rows must be an array [rows, width], got shape {list(self.array.shape)}")
+        if self.array.dtype.kind in NO_NUMBERS:
+            raise TrainingError(f"rows must be real numbers, got an array of {self.array.dtype}")
         object.__setattr__(self, "array", self.array.reshape(-1, self.array.shape[-1]))
         if self.labels is not None and len(self.labels) != self.height:
             raise TrainingError(f"{len(self.labels)} labels for {self.height} rows; give one for each")

@@ -1,6 +1,7 @@
 """From pre-activations to sparse, non-negative codes."""
 
 from collections.abc import Iterable
+from operator import index
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -102,8 +103,21 @@ def k_from_sparsity(latents: int, sparsity: float) -> int:
     return check_k(int((1 - sparsity) * latents), latents)
 
 
+def whole(value: int, *, name: str) -> int:
+    """Return a whole number of any library as Python's own; raise `ConfigError` for anything else.
+
+    >>> whole(torch.tensor(3), name="k")
+    3
+    """
+    try:
+        return index(value)
+    except TypeError as error:
+        raise ConfigError(f"{name} must be a whole number, got {value!r}") from error
+
+
 def check_k(k: int, latents: int) -> int:
-    """Return `k`; raise `ConfigError` unless it lies between 1 and `latents`."""
+    """Return `k`; raise `ConfigError` unless it is a whole number between 1 and `latents`."""
+    k = whole(k, name="k")
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k} of {latents} latents; lower the sparsity or add latents")
     if k > latents:

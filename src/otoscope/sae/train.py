@@ -16,11 +16,13 @@ from otoscope.sae.devices import find_device
 from otoscope.sae.draft import draft
 from otoscope.sae.engine import Engine, EngineFactory, Losses
 from otoscope.sae.fast import pick_engine
+from otoscope.sae.memory import require_memory
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.moments import Moments, measure
+from otoscope.sae.moments import Moments, measure, require_all_finite
 from otoscope.sae.plan import Plan
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
+from otoscope.sae.sparsifiers import whole
 from otoscope.sae.start import start
 from otoscope.sae.trained import Trained
 from otoscope.sae.validate import Validation, calibrate, validate
@@ -100,6 +102,7 @@ def begin(
     and a device that is not there, `TrainingError` for rows.
     """
     rows, valid_rows = as_rows(rows), as_rows(valid_rows)
+    latents, seed = whole(latents, name="latents"), whole(seed, name="seed")
     found = find_device(device)
     made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
     config, sparsifier, plan = made
@@ -234,6 +237,11 @@ def fit(
     >>> trained.summary["train_rows"], trained.summary["valid_l0"] <= 2, len(trained.history) > 0
     (500, True, True)
     """
+    rows, valid_rows = as_rows(rows), as_rows(valid_rows)
+    made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
+    if find_device(device).type == "cpu":
+        require_memory(rows, made, latents)
+    require_all_finite(valid_rows, name="validation")
     run = begin(
         rows, valid_rows, preset,
         latents=latents, k=k, sparsity=sparsity, seed=seed, moments=moments, engine=engine, device=device,
