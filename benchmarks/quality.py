@@ -33,12 +33,12 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.evaluate.sparse_probing import SparseProbeSettings, sparse_probe
 from otoscope.evaluate.stability import mean_max_cosine
+from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.plan import Plan
 from otoscope.sae.presets import DEFAULT, MARIOTTE2025, TrainConfig
 from otoscope.sae.rows import ArrayRows, Order, Rows, held
 from otoscope.sae.sparsifiers import k_from_sparsity
-from otoscope.sae.train import fit
 
 CACHE = ROOT / ".bench" / "quality"
 LATENTS = 2048

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from otoscope.sae.batch_topk import BatchTopK
+from otoscope.sae.fit import fit
 from otoscope.sae.gated import Gated
 from otoscope.sae.jumprelu import BANDWIDTH, JumpReLU
 from otoscope.sae.losses import forward
@@ -15,7 +16,7 @@ from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.relu import ReLU
 from otoscope.sae.sparsifiers import Seen, TopK
-from otoscope.sae.train import begin, fit
+from otoscope.sae.train import begin
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -9,9 +9,9 @@ from otoscope.errors import ConfigError
 from otoscope.sae.bank import Bank
 from otoscope.sae.devices import find_device
 from otoscope.sae.engine import TorchEngine
+from otoscope.sae.fit import fit
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.seat import Member
-from otoscope.sae.train import fit
 from tests.sae.planted import planted
 
 NO_GPU = not torch.cuda.is_available()

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from otoscope.errors import TrainingError
+from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.moments import Axes, measure
 from otoscope.sae.presets import DEFAULT, TrainConfig
 from otoscope.sae.rows import ArrayRows
 from otoscope.sae.sparsifiers import TopK
-from otoscope.sae.train import begin, finish, fit, train
+from otoscope.sae.train import begin, finish, train
 from tests.sae.planted import planted
 
 WIDTH = 24

@@ -6,11 +6,11 @@ import torch
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.bank import Bank
+from otoscope.sae.fit import fit
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import DEFAULT, TrainConfig
 from otoscope.sae.rows import ArrayRows, held
 from otoscope.sae.seat import Member
-from otoscope.sae.train import fit
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=4, learning_rate=3e-3)

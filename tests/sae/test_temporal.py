@@ -8,6 +8,7 @@ from otoscope.errors import ConfigError
 from otoscope.sae.bank import Bank
 from otoscope.sae.capabilities import Neighbouring, neighbouring, pairs
 from otoscope.sae.engine import TorchEngine
+from otoscope.sae.fit import fit
 from otoscope.sae.losses import Contrast, forward
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
@@ -15,7 +16,7 @@ from otoscope.sae.rows import ArrayRows, held
 from otoscope.sae.seat import Member
 from otoscope.sae.sparsifiers import TopK
 from otoscope.sae.temporal import contrast
-from otoscope.sae.train import begin, fit, next_batch
+from otoscope.sae.train import begin, next_batch
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=6, learning_rate=3e-3, temporal=0.1)

@@ -9,11 +9,12 @@ from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.bank import Bank
 from otoscope.sae.checkpoint import load_sae, save_sae
 from otoscope.sae.engine import Losses, TorchEngine
+from otoscope.sae.fit import fit
 from otoscope.sae.moments import measure
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.rows import ArrayRows
 from otoscope.sae.seat import Member
-from otoscope.sae.train import begin, finish, fit, train
+from otoscope.sae.train import begin, finish, train
 from otoscope.sae.validate import validate
 from tests.sae.planted import planted
 
