@@ -39,6 +39,7 @@ BOUNDS = {
     "centre_layer": (0.0, 2.0),
     "earliest_layer": (0.0, 2.0),
     "layer_lead": (-2.0, 2.0),
+    "layer_lead_of_blocks": (-2.0, 2.0),
 }
 """What is not a share of 0 to 1; of 12 latents, 6 factors and 3 layers."""
 

@@ -127,7 +127,7 @@ def test_the_summary_says_the_numbers_of_the_results(made: Made) -> None:
     dense = rows.filter(representation="dense").row(0, named=True)
     codes = rows.filter(representation="sae", pooling="encode_then_pool", sparsity=0.95).row(0, named=True)
     said = made.reading.section("summary").replace("\u00a0", " ")
-    assert f"layer 3 reaches {100 * dense['value']:.1f} %" in said
+    assert f"layer 3 reaches an accuracy of {100 * dense['value']:.1f} %" in said
     assert f"{100 * dense['low']:.1f} % to {100 * dense['high']:.1f} %" in said
     assert "null 10.0 %, up to 13.5 %; 480 clips of 6 groups" in said
     assert f"At 95 % sparsity (k=102) the codes of layer 3 reach {100 * codes['value']:.1f} %" in said

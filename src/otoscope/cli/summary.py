@@ -96,7 +96,7 @@ def _strict(results: pl.DataFrame) -> Table | None:
     if not rows.present:
         return None
     table = Table(title=f"Asked strictly, layer {rows.layer}", box=None, title_justify="left")
-    for name in ("question", "dense layer", "SAE codes", "best of the others", "which", "permuted targets"):
+    for name in ("question", "dense layer", "SAE codes", "best baseline", "which", "permuted targets"):
         table.add_column(name, justify="right")
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         dense, codes = rows.one(metric, "dense", target), rows.one(metric, "sae", target)

@@ -38,7 +38,8 @@ class Emergence(NamedTuple):
 class Lead(NamedTuple):
     """By how many layers one category's centre lies before another's, and how often shuffled categories lead as far.
 
-    `value` > 0: the first named comes earlier. `p` is two-sided.
+    `value` > 0: the first named comes earlier. `null_high` is the absolute lead that 95 % of the shuffled categories do
+    not exceed, either way; `p` is two-sided.
     """
 
     value: float
@@ -145,7 +146,7 @@ def compare_order(
     if math.isnan(value) or not len(null):
         return Lead(value, interval.low, interval.high, math.nan, math.nan, math.nan)
     p = (1 + int((np.abs(null) >= abs(value) - 1e-12).sum())) / (1 + len(null))
-    return Lead(value, interval.low, interval.high, float(null.mean()), float(np.quantile(null, 0.95)), p)
+    return Lead(value, interval.low, interval.high, float(null.mean()), float(np.quantile(np.abs(null), 0.95)), p)
 
 
 def _by_factor(

@@ -75,6 +75,7 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "centre_layer": ("layers", None),
     "earliest_layer": ("layers", None),
     "layer_lead": ("layers", None),
+    "layer_lead_of_blocks": ("layers", None),
     "sparsity_limit": ("fraction", True),
     "sparsity_knee": ("fraction", True),
     "task_balanced_accuracy": ("fraction", True),

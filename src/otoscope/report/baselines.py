@@ -1,6 +1,7 @@
 """What codes must beat: how the pages name it, and which of it does best."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -55,4 +56,6 @@ def best_baseline(rows: pl.DataFrame, *, lowest: bool = False) -> Baseline | Non
     best = ranked.row(0, named=True)
     tied = ranked.filter((pl.col("value") - best["value"]).abs() < TIE)["representation"].unique(maintain_order=True)
     named = tuple(WORDS.get(str(name), str(name)) for name in tied)
-    return Baseline(named, number_of(best), best["sparsity"] if len(named) == 1 else None)
+    if len(named) > 1:  # their intervals differ, so none stands for all
+        return Baseline(named, replace(number_of(best), low=math.nan, high=math.nan))
+    return Baseline(named, number_of(best), best["sparsity"])

@@ -162,7 +162,7 @@ def category_map(cells: pl.DataFrame, *, categories: Sequence[str]) -> Chart:
     if cells["layer"].n_unique() > MAX_LABELLED_LAYERS:
         return tiles
     strong, weak = alt.value(HEAT_INK_STRONG.light), alt.value(HEAT_INK.light)
-    ink = alt.when("datum.share > 0.6").then(strong).otherwise(weak)
+    ink = alt.when("datum.share > 0.66").then(strong).otherwise(weak)
     return layered(tiles, base.mark_text(fontSize=11).encode(text="text:N", color=ink))
 
 

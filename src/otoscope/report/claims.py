@@ -50,7 +50,7 @@ CLAIMS = (
     Claim(
         "layers",
         "Pitch early, formants late",
-        "Pitch is found in early layers, formants and phoneme-like factors in late ones.",
+        "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
     ),
 )
 """What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
@@ -218,7 +218,10 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
             yield source, "; ".join(lead_told(name, lead) for name, lead in found.leads.items())
         else:
             counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
-            yield source, f"of the ten best factors, first → last opened layer: {', '.join(counts)}"
+            yield (
+                source,
+                f"of the ten best factors, from the first to the last layer with dictionaries: {', '.join(counts)}",
+            )
 
 
 def _absent(source: str, claims: Claims) -> str:

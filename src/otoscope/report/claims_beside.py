@@ -9,6 +9,7 @@ import polars as pl
 from otoscope.protocols.strict.names import CODES, DENSE
 from otoscope.report.baselines import Baseline, best_baseline
 from otoscope.report.intervals import Number, difference, number_of
+from otoscope.report.seeds import alike, mean_of
 
 MARGIN = 0.02
 """Loss that still counts as none, as in the strict protocol's limits: 2 points of accuracy or of R²."""
@@ -24,7 +25,7 @@ class Beside:
 
 
 def beside_codes(tasks: pl.DataFrame, codes: Mapping[str, Any]) -> Beside:
-    """Look beside one row of codes: `tasks` holds the test rows of every target and representation.
+    """Look beside codes, given by one of their rows: `tasks` holds the test rows of every target and representation.
 
     A target that the layer does not tell better than its null is not asked: nothing can be lost of it.
     """
@@ -34,14 +35,14 @@ def beside_codes(tasks: pl.DataFrame, codes: Mapping[str, Any]) -> Beside:
     for target, metric in of_layer.filter(~same).select("target", "metric").unique(maintain_order=True).rows():
         rows = of_layer.filter((pl.col("target") == target) & (pl.col("metric") == metric))
         dense = rows.filter(pl.col("representation") == DENSE)
-        found = rows.filter((pl.col("representation") == CODES) & (pl.col("sae_id") == codes["sae_id"]))
+        found = alike(rows.filter(pl.col("representation") == CODES), codes["sae_id"])
         if dense.is_empty() or found.is_empty():
             continue
         base = number_of(dense.row(0, named=True))
         if base.value <= base.null_high:
             continue
         asked += 1
-        change = difference(number_of(found.row(0, named=True)), base)
+        change = difference(number_of(mean_of(found)), base)
         if change.value < -MARGIN:
             lost[f"{target} (R²)" if metric == "task_r2" else target] = change
     return Beside(asked, lost, best_baseline(of_layer.filter(same)))

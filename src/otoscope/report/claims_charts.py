@@ -32,7 +32,7 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
     if not rows:
         return None
     data = pl.DataFrame(rows).sort("source", "sparsity")
-    x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0)
+    x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0).scale(paddingInner=0.7)
     y = alt.Y("difference:Q").title("codes minus layer, points").axis(labelExpr=POINTS)
     colour = _by_source(data)
     shift = alt.XOffset("source:N").sort(list(SOURCES))
@@ -54,9 +54,9 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Accuracy read from codes minus that read from their layer, in points (hundredths), by sparsity: at 0 "
             "nothing is lost. Published and in the study's way: mean over the layers that were opened, plain accuracy. "
-            "Held-out groups: balanced accuracy of one layer, the first seed of its dictionaries, with the interval of "
-            "the difference (the root of squares of the 95 % intervals of codes and layer), by which the verdict "
-            "decides."
+            "Held-out groups: balanced accuracy of one layer, with the interval of "
+            "the difference (ends of both intervals put together as root of squares, as if they were independent), by "
+            "which the verdict decides; codes where several seeds were trained are their mean."
         ),
         panels=[Panel(alt.LayerChart(layer=layers))],
         table=data,
@@ -89,8 +89,8 @@ def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Completeness is 1 when one dimension tells a factor. The published comparison ranks codes by completeness "
             "and the layer by R², divides by the log of different sizes, and gives 1 to what nothing predicts; on "
-            "held-out groups both sides are judged on the same factors, each with its interval (codes of the first "
-            "seed). Fewer effective dimensions and a higher R² from few dimensions speak for the claim."
+            "held-out groups both sides are judged on the same factors, each with its interval (codes are means "
+            "over seeds). Fewer effective dimensions and a higher R² from few dimensions speak for the claim."
         ),
         panels=panels,
         table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),
@@ -172,7 +172,7 @@ def _loss(source: str, found: Kept, sparsity: float, number: Number) -> dict[str
 def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
     y = alt.Y("source:N").title(None).sort(list(SOURCES)).axis(labelLimit=170, grid=False)
     shift = alt.YOffset("series:N").sort(["dense", "SAE"])
-    colour = alt.Color("series:N").scale(domain=["dense", "SAE"], range=[DENSE.light, SAE.light]).legend(None)
+    colour = alt.Color("series:N").title(None).scale(domain=["dense", "SAE"], range=[DENSE.light, SAE.light])
     x = alt.X("value:Q").title(title).scale(alt.Scale(zero=False)).axis(grid=True, tickCount=5)
     base = alt.Chart(data).encode(y=y, yOffset=shift, color=colour)
     tips = ["source:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
@@ -212,7 +212,7 @@ def _by_layer(rows: pl.DataFrame) -> alt.LayerChart:
 
 def _counts(data: pl.DataFrame) -> alt.LayerChart:
     data = data.rename({"category": "target"})
-    x = alt.X("layer:N").title("opened layer").sort(["first", "last"]).axis(labelAngle=0).scale(padding=0.4)
+    x = alt.X("layer:N").title("layer with dictionaries").sort(["first", "last"]).axis(labelAngle=0).scale(padding=0.4)
     y = alt.Y("count:Q").title("of ten factors").scale(alt.Scale(domainMin=0))
     base = alt.Chart(data).encode(x=x, y=y, color=_by_category())
     tips = ["target:N", "layer:N", alt.Tooltip("count:Q", format=".1f")]

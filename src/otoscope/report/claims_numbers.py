@@ -27,7 +27,8 @@ class Kept:
     """Claim 1: what a probe reads from a layer and from codes, by sparsity; `cells` says over how many layers.
 
     `beside` holds what else decides whether a task is kept: other targets, and what codes must beat; `seeds` what
-    dictionaries of other seeds reach at the sparsity that stands for a high one, the first one's value first.
+    dictionaries of each seed reach at the sparsity that stands for a high one, of which its number is the mean,
+    and `clips` how many were named rightly or wrongly (0 for a value).
     """
 
     dense: Number
@@ -37,6 +38,7 @@ class Kept:
     limit: Number | None = None
     beside: Beside | None = None
     seeds: tuple[float, ...] = ()
+    clips: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -83,11 +85,15 @@ class Compact:
 
 @dataclass(frozen=True)
 class Order:
-    """Claim 3: what is read early and late; counts by category, or the lead of one category over others in layers."""
+    """Claim 3: what is read early and late; counts by category, or the lead of one category over others in layers.
+
+    `of_blocks` are the leads without layer 0, the input of the first block.
+    """
 
     early: Mapping[str, float] = field(default_factory=dict[str, float])
     late: Mapping[str, float] = field(default_factory=dict[str, float])
     leads: Mapping[str, Number] = field(default_factory=dict[str, Number])
+    of_blocks: Mapping[str, Number] = field(default_factory=dict[str, Number])
     by_layer: pl.DataFrame | None = None
     cells: int = 1
 

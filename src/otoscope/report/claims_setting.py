@@ -84,7 +84,7 @@ def _seeds(rows: pl.DataFrame) -> str:
     seeds = rows.filter(pl.col("representation") == "sae")["seed"].drop_nulls().unique().sort().to_list()
     if not seeds:
         return ""
-    first = f"; a single number is of the codes of seed {seeds[0]}" if len(seeds) > 1 else ""
+    first = "; numbers of codes at the sparsity compared are their means" if len(seeds) > 1 else ""
     return f"{words.count(len(seeds), 'seed')} of the dictionaries ({words.listed(seeds)}){first}"
 
 

@@ -1,6 +1,5 @@
 """The numbers of the three claims from held-out groups: what the strict protocol says of them."""
 
-import re
 from dataclasses import replace
 
 import polars as pl
@@ -9,10 +8,8 @@ from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.baselines import best_baseline
 from otoscope.report.claims_beside import beside_codes
 from otoscope.report.claims_numbers import EARLY_LATE, FEW, Claims, Compact, Kept, Order, Sides
-from otoscope.report.intervals import number_of
-
-SEED = re.compile(r"-seed\d+$")
-"""The end of a dictionary's name."""
+from otoscope.report.intervals import Number, number_of
+from otoscope.report.seeds import alike, mean_of
 
 UNLEARNED = {
     "frozen_decoder": "codes over frozen random atoms",
@@ -46,7 +43,10 @@ def _kept_strictly(rows: pl.DataFrame) -> Kept | None:
     found = {float(row["sparsity"]): number_of(row) for row in codes.iter_rows(named=True)}
     kept = Kept(number_of(dense.row(0, named=True)), found, target, limit=limit)
     shown = codes.filter(pl.col("sparsity") == kept.sparsity).row(0, named=True)
-    return replace(kept, beside=beside_codes(tasks, shown), seeds=_over_seeds(of_target, shown["sae_id"]))
+    same_kind = alike(of_target, shown["sae_id"])
+    found[kept.sparsity] = number_of(mean_of(same_kind))
+    clips = 0 if metric == "task_r2" else int(shown["n"])
+    return replace(kept, beside=beside_codes(tasks, shown), seeds=tuple(same_kind["value"]), clips=clips)
 
 
 def _one_of_each(codes: pl.DataFrame) -> pl.DataFrame:
@@ -74,27 +74,21 @@ def _compact_strictly(rows: pl.DataFrame) -> Compact | None:
         if row["representation"] in UNLEARNED
     }
     codes = taken.filter((pl.col("representation") == "sae") & pl.col("value").is_not_nan()).sort("seed")
-    seeds = _over_seeds(codes, codes["sae_id"][0]) if codes.height else ()
+    seeds = tuple(alike(codes, codes["sae_id"][0])["value"]) if codes.height else ()
     few_best = best_baseline(curve.filter((pl.col("k") == few_k) & (pl.col("target") == "")))
     return Compact(completeness, 1, dimensions, few, few_k, completeness.codes.n, unlearned, seeds, few_best)
 
 
-def _over_seeds(codes: pl.DataFrame, sae_id: str) -> tuple[float, ...]:
-    """Return the values of a dictionary and of those that differ from it by their seed alone, its own first."""
-    stem = SEED.sub("", sae_id)
-    alike = codes.filter(pl.col("sae_id").str.replace(SEED.pattern, "") == stem)
-    return tuple(alike.sort(pl.col("sae_id") != sae_id, "seed", maintain_order=True)["value"])
-
-
 def _sides(rows: pl.DataFrame) -> Sides | None:
-    """Return a quantity over all factors together, of codes that of the first seed."""
+    """Return a quantity over all factors together, of codes the mean over seeds."""
     found = [
         rows.filter((pl.col("target") == "") & (pl.col("representation") == side)).sort("seed", maintain_order=True)
         for side in ("dense", "sae")
     ]
     if any(side.is_empty() for side in found):
         return None
-    return Sides(*(number_of(side.row(0, named=True)) for side in found))
+    dense, codes = found
+    return Sides(number_of(dense.row(0, named=True)), number_of(mean_of(alike(codes, codes["sae_id"][0]))))
 
 
 def _order_strictly(rows: pl.DataFrame) -> Order | None:
@@ -102,4 +96,9 @@ def _order_strictly(rows: pl.DataFrame) -> Order | None:
     if leads.is_empty():
         return None
     curves = rows.filter((pl.col("metric") == "category_r2") & pl.col("target").is_in(EARLY_LATE))
-    return Order(leads={row["target"]: number_of(row) for row in leads.iter_rows(named=True)}, by_layer=curves)
+    of_blocks = rows.filter(pl.col("metric") == "layer_lead_of_blocks")
+    return Order(leads=_by_target(leads), of_blocks=_by_target(of_blocks), by_layer=curves)
+
+
+def _by_target(rows: pl.DataFrame) -> dict[str, Number]:
+    return {row["target"]: number_of(row) for row in rows.iter_rows(named=True)}

@@ -47,43 +47,29 @@ def signed(difference: float) -> str:
     return text if text.startswith("−") else f"+{text}"
 
 
-def over_seeds(values: Sequence[float], tell: Callable[[float], str]) -> list[str]:
-    r"""Return a sentence on what dictionaries of every seed reach, the first of which was told; none for one seed.
-
-    >>> over_seeds([0.7, 0.8, 0.75], words.percent)
-    ['The codes are of the first of 3 seeds; over all it is 70.0\xa0% to 80.0\xa0%, on average 75.0\xa0%.']
-    """
-    if len(values) < 2:
-        return []
-    mean = sum(values) / len(values)
-    ends = f"{tell(min(values))} to {tell(max(values))}"
-    return [f"The codes are of the first of {len(values)} seeds; over all it is {ends}, on average {tell(mean)}."]
-
-
 def seeds_told(values: Sequence[float], tell: Callable[[float], str]) -> str:
-    r"""Return the same in brackets, for a sentence that goes on; nothing for one seed.
+    r"""Return that a number is a mean over seeds, and what single seeds reach; nothing for one seed.
 
     >>> seeds_told([0.7, 0.8, 0.75], words.percent)
-    ' (over 3 seeds 70.0\xa0% to 80.0\xa0%, mean 75.0\xa0%)'
+    'mean of 3 seeds, which reach 70.0\xa0% to 80.0\xa0%'
     """
     if len(values) < 2:
         return ""
-    ends = f"{tell(min(values))} to {tell(max(values))}"
-    return f" (over {len(values)} seeds {ends}, mean {tell(sum(values) / len(values))})"
+    return f"mean of {len(values)} seeds, which reach {tell(min(values))} to {tell(max(values))}"
 
 
 def lead_told(name: str, lead: Number) -> str:
     """Return by how many layers one category's centre lies before or after another's, with interval and null.
 
     >>> lead_told("pitch before mfcc", Number(-0.2, -0.37, -0.06, null_high=0.09))
-    'the centre of pitch lies 0.20 layers after that of mfcc (0.06 to 0.37 after; by chance up to 0.09)'
+    'the centre of pitch lies 0.20 layers after that of mfcc (0.06 to 0.37 after; by chance up to 0.09 either way)'
     >>> lead_told("pitch before mfcc", Number(0.2, -0.1, 0.5))
     'the centre of pitch lies 0.20 layers before that of mfcc (from 0.10 after to 0.50 before)'
     """
     first, _, then = name.partition(" before ")
     notes: list[str] = [_ends(lead)] if lead.bounded else []
     if words.known(lead.null_high):
-        notes.append(f"by chance up to {words.decimal(abs(lead.null_high), 2)}")
+        notes.append(f"by chance up to {_layers(lead.null_high)} either way")
     beside = f" ({'; '.join(notes)})" if notes else ""
     return f"the centre of {first} lies {_layers(lead.value)} layers {_way(lead.value)} that of {then}{beside}"
 
@@ -96,7 +82,7 @@ def _ends(lead: Number) -> str:
 
 
 def _layers(distance: float) -> str:
-    return words.decimal(abs(distance), 2)
+    return words.decimal(abs(distance), 2 if abs(distance) >= 0.01 else 3)
 
 
 def _way(distance: float) -> str:

@@ -1,7 +1,7 @@
 """The words of the pages, explained once for someone who sees them for the first time."""
 
 from otoscope.report import words
-from otoscope.report.html import Html, element
+from otoscope.report.html import Html, element, with_code
 
 TERMS: dict[str, str] = {
     "layer": (
@@ -25,11 +25,12 @@ TERMS: dict[str, str] = {
     "balanced accuracy": "the share of clips named rightly, counted for each class by itself and then averaged.",
     "R²": "how much of a factor's variance is predicted: 1 all of it, 0 no more than its mean tells, below 0 less.",
     "interval": (
-        f"where the number would lie in 95{words.NBSP}% of draws of other test groups from these, as far as so few "
-        "groups can tell: with three or four it is little more than the range from the lowest to the highest."
+        f"a 95{words.NBSP}% bootstrap interval: the number is computed again for test groups drawn with replacement. "
+        "With "
+        "three or four groups it is little more than the range from the lowest to the highest of them."
     ),
     "null, chance": (
-        "the same fit on labels or factors that were dealt out to the wrong clips. “Up to” is what "
+        "the same fit on labels or factors in random order, so that nothing can be learned. “Up to” is what "
         f"95{words.NBSP}% of these refits do not exceed (with fewer than 20 refits, the highest)."
     ),
     "effective dimensions": (
@@ -37,15 +38,25 @@ TERMS: dict[str, str] = {
         "(exponential of the entropy of the absolute weights)."
     ),
     "completeness": (
-        "the same as a share: 1 when one dimension carries a factor, 0 when all do alike. It is divided by the "
-        "logarithm of how many dimensions there are, so a wide code gets more for the same."
+        "effective dimensions turned round and scaled by the logarithm of how many dimensions there are: 1 when one "
+        "carries a factor, 0 when all do alike. A wider code scores higher for the same number."
     ),
     "centre of a category": (
         "the mean of the layers' numbers, each weighted with the mean R² of the category's factors there. One "
         "category leads another by the distance of their centres, in layers."
     ),
-    "seed": "the number from which a training draws its chance; other seeds give other dictionaries of the same kind.",
-    "margin": "the loss that was called none before anything was measured: 2 points of accuracy or of R².",
+    "baseline": (
+        "anything else to read from: the layer rewritten in other ways (principal components, k-means, ...), "
+        "dictionaries "
+        "that learned less, an encoder that was never trained, plain statistics of the sound."
+    ),
+    "recipe": "how dictionaries are trained: “default” is otoscope's, “mariotte2025” the study's.",
+    "protocol": (
+        "how questions are put: “held_out” plainly, “strict” with everything chosen on groups left out and baselines, "
+        "“mariotte2025” in the study's own way. The configuration names them under `evaluate.protocols`."
+    ),
+    "seed": "the random seed of a training run; other seeds give other dictionaries of the same kind.",
+    "margin": "the largest loss that counts as none, fixed beforehand: 2 points of accuracy or of R².",
     "points": "hundredths: from 70 % to 68 % is 2 points.",
 }
 """What each word means here."""
@@ -53,5 +64,5 @@ TERMS: dict[str, str] = {
 
 def glossary(*, title: str = "What the words mean") -> Html:
     """Return the words as a list that opens on a click."""
-    items = (element("li", element("b", word), ": ", meaning) for word, meaning in TERMS.items())
+    items = (element("li", element("b", word), ": ", with_code(meaning)) for word, meaning in TERMS.items())
     return element("details", element("summary", title), element("ul", *items), class_="table")

@@ -64,7 +64,7 @@ def assemble(
     )
 
 
-def section(name: str, title: str, *content: Html) -> Html:
+def section(name: str, title: str, *content: Html | None) -> Html:
     """Return one section with its heading."""
     return element(
         "section", element("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title"

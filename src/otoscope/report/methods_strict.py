@@ -29,8 +29,8 @@ def _reading(asked: StrictSettings) -> list[str]:
         "Labels and factors are read by ridge regression (one output a class), whose penalty is chosen by leaving "
         f"whole training and validation groups out, in up to {asked.folds} folds; what is compared is scored once, on "
         f"test groups.{f' On groups left out, {by}.' if by else ''}",
-        "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; columns "
-        "that a few clips rule are dropped, and of factors whose rank correlation reaches "
+        "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
+        "dominated by a few clips are dropped, and of factors whose rank correlation reaches "
         f"{asked.near_duplicates} one is asked. A factor is predicted well from an R² of {asked.min_r2} on, above its "
         f"null of {words.count(asked.permutations, 'refit')} on permuted clips.",
         "Dimensions are counted on the weights of a LASSO for each factor, only over factors that the layer and the "
@@ -43,8 +43,8 @@ def _beside(asked: StrictSettings) -> list[str]:
     said = [f"Beside layer and codes stand {names}."] if asked.baselines else []
     if asked.seeds > 1:
         said.append(
-            f"The dictionary compared is trained {asked.seeds} times with other seeds; single numbers are of the "
-            "first, sentences name the range."
+            f"The dictionary compared is trained {asked.seeds} times with other seeds; numbers of codes are their "
+            "means, with intervals over groups and seeds."
         )
     return said
 

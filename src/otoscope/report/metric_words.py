@@ -45,6 +45,7 @@ METRIC_WORDS: dict[str, str] = {
     "centre_layer": "mean layer number, weighted with a category's R² in each layer",
     "earliest_layer": "first layer that has 90 % of a category's best R²",
     "layer_lead": "by how many layers one category's centre lies before another's; below 0: behind it",
+    "layer_lead_of_blocks": "the same without layer 0, the input of the first block",
     "sparsity_limit": "sparsest level of which no level up to it loses more than the margin against the densest",
     "sparsity_knee": "sparsity at which two straight lines fitted to the curve meet",
     "task_balanced_accuracy": "balanced accuracy of a ridge classifier",

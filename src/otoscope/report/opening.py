@@ -11,11 +11,16 @@ from otoscope.report.intervals import MIN_GROUPS
 FEW_GROUPS = 5
 """Test groups up to which the opening says what an interval over so few is worth."""
 
+VOICES = {"synth": " (singers)", "vocalset": " (singers)", "fsdd": " (speakers)"}
+"""What groups are, by kind of corpus."""
+
 STUDY = (
     "Mariotte et al. (Sparse Autoencoders Make Audio Foundation Models more Explainable, arXiv 2509.24793) claim "
     "three things of sparse autoencoders (SAEs), which rewrite what a layer of an audio model holds as a few active "
     "parts out of many: that these sparse codes keep what the layer knows of a task, that an attribute of the voice "
-    "takes fewer of their dimensions, and that pitch is found in early layers, formants in late ones."
+    "takes fewer of their dimensions, and that pitch is found in early layers, formants and phonemes in late ones. "
+    "They "
+    "asked AST, HuBERT, WavLM and MERT about singing techniques in VocalSet."
 )
 
 
@@ -29,7 +34,7 @@ def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, st
     if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
         few = (
             f" Only {rests_on.groups} test groups stand behind it: an interval over so few is little more than the "
-            "range of their values, so only large differences can be told from none."
+            "range of their values, so only large differences can be distinguished from zero."
         )
         said[-1] = join(said[-1], few)
     return join(*(element("p", text, class_="opening") for text in said))
@@ -64,4 +69,5 @@ def _sound(run: Run) -> str:
     if run.clips is None:
         return of
     groups = words.count(run.clips["group"].n_unique(), "group")
-    return f"{words.count(run.clips.height, 'clip')} of {groups} of {of}"
+    kind = VOICES.get(str((run.config.get("corpus") or {}).get("kind")), "")
+    return f"{words.count(run.clips.height, 'clip')} of {groups}{kind} of {of}"

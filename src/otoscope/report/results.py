@@ -237,6 +237,8 @@ def _choose_layer(results: Results, label: str | None) -> BestLayer:
 def _choose_codes_layer(results: Results) -> BestLayer:
     codes = results.chosen.filter((pl.col("representation") == "sae") & pl.col("value").is_not_nan())
     codes = codes.filter(~results.in_other_pooling & (pl.col("sparsity") == pl.lit(results.reference_sparsity)))
+    if codes["layer"].n_unique() == 1:
+        return BestLayer(codes["layer"][0], "no other has dictionaries")
     for metric, what in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
         held = codes.filter((pl.col("metric") == metric) & (pl.col("split") == "valid"))
         if layer := _highest(held.group_by("layer").agg(pl.col("value").mean())):

@@ -64,7 +64,8 @@ def _read(rows: StrictRows) -> Figure | None:
         caption=(
             "Each question is answered by the same ridge regression (one output a class) from every representation, "
             "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
-            "layer as it is. Blue: the codes, small rings being further seeds. Magenta: what a dictionary must beat. "
+            "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: what a "
+            "dictionary must beat. "
             f"Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the "
             "dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
@@ -132,6 +133,8 @@ def _few(rows: StrictRows) -> Figure | None:
     if not panels:
         return None
     everything = pl.concat(used)
+    # of these metrics the column k says how many dimensions were read
+    listing = listed(everything).rename({"k": "dimensions read"})
     return Figure(
         name="strict-few",
         title="What a few dimensions tell",
@@ -139,10 +142,10 @@ def _few(rows: StrictRows) -> Figure | None:
             "The plain test of “fewer dimensions encode the same”: the 1, 2, 4, ... dimensions that serve a question "
             "best are chosen on training groups, a regression reads only them, and test groups are scored. If single "
             "latents stand for something, the blue curve starts higher than the others on the left; the sentence "
-            "“A few dimensions” above says whether it does. Lines are of the first seed; the table holds all."
+            "“A few dimensions” above says whether it does. Blue is the mean over seeds; the table holds each."
         ),
         panels=panels,
-        table=listed(everything),
+        table=listing,
         height=240,
         legend=[WORDS[name] for name in IN_CURVES if name in set(everything["representation"])],
     )

@@ -9,6 +9,7 @@ from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
 from otoscope.report.chart_parts import PERCENT, R2_FLOOR
+from otoscope.report.seeds import with_means
 from otoscope.report.theme import DENSE as DENSE_COLOUR
 from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE, series_colours
 
@@ -19,12 +20,12 @@ Chart = alt.LayerChart
 
 
 def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> Chart:
-    """Draw a row a representation: its value with its interval; further seeds as small points."""
+    """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
     data = _plain(rows)
     order = [name for name in WORDS.values() if name in set(data["series"])]
     kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(KNOWS_NOTHING, "nothing")}
-    data = data.with_columns(pl.col("representation").replace_strict(kinds, default="other").alias("kind"))
-    first = data.unique("series", keep="first", maintain_order=True)
+    kind = pl.col("representation").replace_strict(kinds, default="other").alias("kind")
+    data, first = data.with_columns(kind), _plain(with_means(rows)).with_columns(kind)
     colours = alt.Scale(
         domain=["dense", "codes", "other", "nothing"],
         range=[DENSE_COLOUR.light, SAE.light, OTHER.light, NULL.light],
@@ -52,7 +53,7 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
 
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> Chart:
     """Draw a value against the number of dimensions that are read, a line a representation."""
-    data = _plain(rows).unique(["series", "k"], keep="first", maintain_order=True)
+    data = _plain(with_means(rows)).unique(["series", "k"], keep="first", maintain_order=True)
     names = [name for name in REPRESENTATIONS if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
     colour = colour.scale(domain=names, range=[REPRESENTATIONS[name].light for name in names])

@@ -67,7 +67,7 @@ def limit_findings(rows: StrictRows) -> list[Finding]:
         text = f"{quantity} {words.sparsity(row['value'])}{within(number_of(row), words.sparsity)}"
         if (best := beaten_at(levels, MARGINS[quantity])) is not None:
             base, top = words.percent(levels[min(levels)]), words.percent(levels[best])
-            text = f"{quantity} not to be read (the densest have {base}, sparser ones {top}, at {words.sparsity(best)})"
+            text = f"{quantity} undetermined (the densest have {base}, sparser ones {top}, at {words.sparsity(best)})"
         told.setdefault(recipe, []).append(text)
     if not told:
         return []

@@ -11,6 +11,7 @@ from otoscope.protocols.strict import NAME
 from otoscope.protocols.strict.names import CODES
 from otoscope.report import tables
 from otoscope.report.baselines import WORDS, Baseline, best_baseline
+from otoscope.report.seeds import alike, mean_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,8 @@ class StrictRows:
             return []
         same = [pl.col(name).eq_missing(pl.lit(main[name])) for name in ("layer", "pooling", "latents")]
         near = (pl.col("sparsity") - main["sparsity"]).abs() < 1e-9
-        stem = main["sae_id"].rsplit("-seed", 1)[0]
         rows = self.rows.filter((pl.col("representation") == CODES) & near & pl.all_horizontal(same))
-        names = rows.sort("seed")["sae_id"].unique(maintain_order=True).to_list()
-        alike = [name for name in names if name.rsplit("-seed", 1)[0] == stem]
-        return sorted(alike, key=lambda name: name != main["sae_id"])
+        return alike(rows, main["sae_id"])["sae_id"].unique(maintain_order=True).to_list()
 
     def beside(self, metric: str, target: str = "", *, split: str = "test", k: int | None = None) -> pl.DataFrame:
         """Return one row a representation (for codes one a seed), in the order of `WORDS`, with `series` its name."""
@@ -70,11 +68,11 @@ class StrictRows:
         )
 
     def one(self, metric: str, representation: str, target: str = "") -> dict[str, Any] | None:
-        """Return the row of a representation (of the first seed), or None."""
+        """Return the row of a representation (of codes the mean over seeds), or None."""
         rows = self.beside(metric, target).filter(pl.col("representation") == representation)
-        if representation == CODES and self.seeds:
-            rows = rows.filter(pl.col("sae_id") == self.seeds[0])
-        return rows.row(0, named=True) if rows.height else None
+        if rows.is_empty():
+            return None
+        return mean_of(rows) if representation == CODES else rows.row(0, named=True)
 
     def over_seeds(self, metric: str, target: str = "") -> list[float]:
         """Return what the codes of every seed reach."""

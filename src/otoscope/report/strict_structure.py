@@ -8,6 +8,7 @@ from otoscope.report import words
 from otoscope.report.baselines import WORDS, best_baseline
 from otoscope.report.claims_words import seeds_told, within
 from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
+from otoscope.report.seeds import with_means
 from otoscope.report.strict_rows import StrictRows
 from otoscope.report.strict_verdicts import compactness, undecided
 from otoscope.report.summary import Finding
@@ -26,11 +27,12 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
     dense, codes = rows.one("effective_latents", DENSE), rows.one("effective_latents", CODES)
     if dense is None or codes is None or not (words.known(dense["value"]) and words.known(codes["value"])):
         return []
+    over = f"; {told}" if (told := seeds_told(rows.over_seeds("effective_latents"), _one)) else ""
     said = (
-        f"A factor takes {_one(dense['value'])}{within(number_of(dense), _one)} effective dimensions of the dense "
-        f"layer and {_one(codes['value'])}{within(number_of(codes), _one)} of the "
-        f"codes{seeds_told(rows.over_seeds('effective_latents'), _one)}, on the {codes['n']} common factors. "
-        f"{compactness(dense, codes)}"
+        f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({words.ends(dense, _one)}) "
+        "and "
+        f"{_one(codes['value'])} of the codes ({words.ends(codes, _one)}{over}), the geometric mean over the "
+        f"{codes['n']} common factors. {compactness(dense, codes)}"
     )
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
     if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
@@ -38,13 +40,13 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
         said += f" They also predict less (mean R² {mean[0]} against {mean[1]})."
     beside = [(name, rows.one("effective_latents", name)) for name in LEARNED_LESS]
     shares = {name: rows.one("predicted_share", name, "common") for name in LEARNED_LESS}
-    told = [
-        f"{_one(row['value'])} of {WORDS[name]} ({of_all(share)} factors predicted)"
+    less = [
+        f"{WORDS[name]} {_one(row['value'])} ({of_all(share)} factors predicted)"
         for name, row in beside
         if row is not None and (share := shares[name]) is not None and words.known(row["value"])
     ]
-    if told:
-        said += f" What learned less or nothing takes {words.listed(told)}."
+    if less:
+        said += f" What learned less or nothing: {words.listed(less)}."
     if any(row is not None and words.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
         said += " So compactness alone does not show that anything was learned."
     return [Finding("Compactness", said)]
@@ -56,7 +58,7 @@ def few_findings(rows: StrictRows) -> list[Finding]:
     pairs: list[tuple[Number, Number]] = []
     for size in (k for k in rows.sizes if k <= FEW):
         at = rows.beside("sparse_r2", k=size)
-        first = {row["representation"]: row for row in reversed(at.rows(named=True))}
+        first = {row["representation"]: row for row in with_means(at).rows(named=True)}
         if DENSE not in first or CODES not in first:
             continue
         dense, codes = number_of(first[DENSE]), number_of(first[CODES])
@@ -64,7 +66,7 @@ def few_findings(rows: StrictRows) -> list[Finding]:
         if size not in (rows.sizes[0], FEW):
             continue
         best = best_baseline(at)
-        others = [f"{_two(best.number.value)} from {best.told}, the best of the others"] if best else []
+        others = [f"{_two(best.number.value)} from {best.told}, the best baseline"] if best else []
         parts = [
             f"{_two(codes.value)}{within(codes, _two)} from the codes",
             f"{_two(dense.value)}{within(dense, _two)} from the dense layer",
@@ -88,8 +90,10 @@ def _starts(pairs: list[tuple[Number, Number]]) -> str:
     if all(codes.value > dense.value for dense, codes in pairs):
         return "The codes start higher than the layer, within the intervals: it is not decided."
     if all(codes.value <= dense.value for dense, codes in pairs):
-        return "The codes nowhere start higher than the layer: nothing here says that fewer of their dimensions do."
-    return "The curves of codes and layer cross: nothing here says that fewer dimensions of the codes tell the same."
+        return (
+            f"At no number of dimensions up to {FEW} do the codes tell more: nothing says that fewer of theirs suffice."
+        )
+    return "The curves of codes and layer cross: nothing says that fewer dimensions of the codes suffice."
 
 
 def of_all(row: Row, column: str = "value") -> str:

@@ -21,13 +21,13 @@ def undecided(row: Row) -> str:
 
 
 def against(codes: Number, other: Number) -> str:
-    """Say whether codes beat the best of the others beyond both intervals."""
+    """Say whether codes beat the best baseline beyond both intervals."""
     if codes.groups < MIN_GROUPS:
-        return f"Whether the codes beat it, {undecided({'groups': codes.groups})}."
+        return f"Whether the codes beat that, {undecided({'groups': codes.groups})}."
     if codes.value <= other.value:
-        return "The codes do not beat it."
+        return "The codes do not beat that."
     clear = apart(other, codes)
-    return "The codes beat it beyond both intervals." if clear else "The codes lead, within the intervals."
+    return "The codes beat that beyond both intervals." if clear else "The codes lead, within the intervals."
 
 
 def compactness(dense: Row, codes: Row) -> str:
@@ -39,7 +39,7 @@ def compactness(dense: Row, codes: Row) -> str:
         return "The codes are more compact than the layer: the intervals lie apart."
     if apart(layer, found):
         return "The codes are less compact than the layer: the intervals lie apart."
-    return "The intervals of the codes and of the layer do not lie apart: it is not decided."
+    return "The intervals of codes and layer overlap: it is not decided."
 
 
 def lead(row: Row) -> str:
@@ -48,3 +48,8 @@ def lead(row: Row) -> str:
         return undecided(row)
     beyond = words.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
     return "beyond the interval" if beyond else "which the interval does not decide"
+
+
+def within_chance(row: Row) -> bool:
+    """Tell whether a lead, of either sign, is no more than its null."""
+    return words.known(row["value"]) and words.known(row["null_high"]) and abs(row["value"]) <= row["null_high"]

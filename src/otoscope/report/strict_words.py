@@ -1,6 +1,6 @@
 """What the strict protocol found, in sentences that the code writes from the numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -8,14 +8,15 @@ import polars as pl
 from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
-from otoscope.report.claims_words import lead_told, seeds_told, within
+from otoscope.report.claims_beside import MARGIN
+from otoscope.report.claims_words import lead_told, seeds_told
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
 from otoscope.report.intervals import number_of
 from otoscope.report.strict_limits import limit_findings
 from otoscope.report.strict_rows import StrictRows, listed, strict_rows
 from otoscope.report.strict_structure import compactness_findings, few_findings, of_all
-from otoscope.report.strict_verdicts import against, few, lead
+from otoscope.report.strict_verdicts import against, few, lead, within_chance
 from otoscope.report.summary import Finding
 from otoscope.report.tables import folded
 
@@ -49,19 +50,26 @@ def strict_findings(run: Run) -> Html | None:
     )
     bridge = element(
         "p",
-        "Numbers here differ from those above, and are the ones to claim something by: penalties are chosen by leaving "
-        "whole groups out, accuracy is balanced over classes, each factor is replaced by the rank of its value among "
-        "the clips and near duplicates are asked once, and everything stands beside what a dictionary must beat: "
-        "other ways to rewrite the layer, dictionaries that learned less, an untrained encoder, and plain sound.",
+        "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
+        "each "
+        "factor is replaced by the rank of its value among the clips, near duplicates are asked once, codes are means "
+        "over seeds, and everything stands beside baselines: other ways to rewrite the layer, dictionaries that "
+        "learned "
+        "less, an untrained encoder, plain sound.",
     )
     return join(bridge, element("ul", *items, class_="findings"), glossary, _counts(rows))
 
 
 def _counts(rows: StrictRows) -> Html:
     """Return the table of what the sentences name and no figure draws."""
+    # of the rank, the column of latents says how many factors there are
+    rank, n = pl.col("metric") == "effective_rank", pl.col("latents")
+    counted = rows.rows.with_columns(
+        pl.when(rank).then(n).otherwise(pl.col("n")).alias("n"), pl.when(rank).then(None).otherwise(n).alias("latents")
+    )
     named = ["predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share"]
     title = "Table: how many factors are asked and predicted, and what comes back in other seeds"
-    return folded(title, listed(rows.rows.filter(pl.col("metric").is_in(named))), "strict-counts")
+    return folded(title, listed(counted.filter(pl.col("metric").is_in(named))), "strict-counts")
 
 
 def _asked(rows: StrictRows, run: Run) -> list[Finding]:
@@ -76,13 +84,14 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
         f"{main['latents']} latents) are compared in full{by}."
     )
     if len(rows.seeds) > 1:
-        said += f" A single number of codes is of the first of {len(rows.seeds)} seeds."
+        said += f" Numbers of codes are means over {len(rows.seeds)} seeds, their intervals over groups and seeds."
     ranks = {row["target"]: row for row in rows.rows.filter(pl.col("metric") == "effective_rank").iter_rows(named=True)}
     if len(ranks) == 2:
         given, asked = ranks["as given"], ranks["as asked"]
         said += (
             f" Of {given['latents']} factors {asked['latents']} are asked, each as the rank of its value among the "
-            "clips: columns that a few clips rule are dropped and near duplicates counted once. Many still depend on "
+            "clips: factors dominated by a few clips are dropped and near duplicates counted once. Many still depend "
+            "on "
             f"each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
         )
     return [Finding("What is asked", said)]
@@ -98,19 +107,30 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         shown = words.percent if as_percent else words.decimal
         kind = "a value" if metric == "task_r2" else ("several labels at once" if " + " in target else "one label")
         seeds = rows.over_seeds(metric, target)
+        over = f"; {told}" if (told := seeds_told(seeds, shown)) else ""
         said = (
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])}{within(number_of(codes), shown)} "
-            f"from the codes{seeds_told(seeds, shown)}."
+            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
+            f"({words.ends(codes, shown)}{over})."
         )
         if all(_at_null(row) for row in (dense, codes)):
             said += " Neither exceeds what permuted targets reach: it cannot be read."
         elif best := rows.best(metric, target):
-            verb = "reaches" if len(best.names) == 1 else "reach"
-            said += f" The best of what they must beat, {best.told}, {verb} {shown(best.number.value)}."
-            said += f" {against(number_of(codes), best.number)}"
+            verb, many = ("baseline", "reaches") if len(best.names) == 1 else ("baselines", "reach")
+            said += f" The best {verb}, {best.told}, {many} {shown(best.number.value)}."
+            said += f" {against(number_of(codes), best.number)}{_unlearned(rows, metric, target, shown)}"
         found.append(Finding(f"The {target} ({kind})", said))
     return found
+
+
+def _unlearned(rows: StrictRows, metric: str, target: str, shown: Callable[[float], str]) -> str:
+    """Remark that an encoder that learned nothing tells more, where it does."""
+    dense, fresh = rows.one(metric, DENSE, target), rows.one(metric, "untrained", target)
+    if dense is None or fresh is None or not fresh["value"] > dense["value"] + MARGIN:
+        return ""
+    return (
+        f" An untrained encoder tells it better than the trained layer ({shown(fresh['value'])}): it lies in the sound."
+    )
 
 
 def _predicted(rows: StrictRows) -> list[Finding]:
@@ -120,7 +140,7 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     said = (
         f"{of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
         f"dense layer, {of_all(codes)} from the codes "
-        f"(permuted factors: {of_all(codes, 'null_high')} at most)."
+        f"(permuted factors: {of_all(dense, 'null_high')} and {of_all(codes, 'null_high')} at most)."
     )
     common = rows.one("mean_factor_r2", DENSE)
     if common is not None:
@@ -157,7 +177,8 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
             f"Over {share['n']} seeds the atoms of two dictionaries have a mean largest cosine of "
             f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); matched "
             f"latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
-            f"{words.decimal(latents['null_mean'], 2)}). {words.percent(share['value'])} of the latents that fire "
+            f"{words.decimal(latents['null_mean'], 2)}, up to {words.decimal(latents['null_high'], 2)}). "
+            f"{words.percent(share['value'])} of the latents that fire "
             f"reappear in at least 80{words.NBSP}% of the other seeds (shuffled "
             f"{words.percent(share['null_mean'])}); the gallery names only such latents.{start}",
         )
@@ -166,9 +187,12 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
 
 def _layers(rows: StrictRows) -> list[Finding]:
     said: list[str] = []
+    of_blocks = rows.of("layer_lead_of_blocks").rows(named=True)
     for row in rows.of("layer_lead").iter_rows(named=True):
         if words.known(row["value"]):
-            said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}")
+            beside = next((b for b in of_blocks if b["target"] == row["target"] and within_chance(b)), None)
+            rests = ", but no more than by chance without layer 0, the input of the first block" if beside else ""
+            said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}{rests}")
     if not said:
         return []
     text = "; ".join(said)

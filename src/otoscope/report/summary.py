@@ -17,8 +17,8 @@ from otoscope.report.tiles import number_tiles
 
 TERMS = (
     "A group is whoever must not be on both sides of a split, such as a singer or a speaker. Numbers are of test "
-    "groups, which no fit and no choice has seen, unless they are said to be of training or validation groups. Probes "
-    "and factors count clips; reconstruction counts the frames, or clips, that a dictionary is trained on. Codes are "
+    "groups, which no fit and no choice has seen, unless they are said to be of training or validation groups. Sample "
+    "sizes are clips for probes and factors, frames (or clips) for reconstruction. Codes are "
     "what the latents of a dictionary (a sparse autoencoder, SAE) answer to a clip; sparsity is the share of latents "
     "held at zero. Chance, or the null, is what the same fit reaches when labels or factors are permuted; “up to” is "
     f"what 95{words.NBSP}% of these refits do not exceed."
@@ -31,6 +31,11 @@ class Finding(NamedTuple):
 
     topic: str
     text: str
+
+
+def terms() -> Html:
+    """Return the words that every number on the page needs, and all others behind a click."""
+    return join(element("p", TERMS, class_="caption"), glossary(title="What all the words mean"))
 
 
 def summary(run: Run, evidence: Evidence | None = None) -> Html:
@@ -49,8 +54,6 @@ def summary(run: Run, evidence: Evidence | None = None) -> Html:
         return element("p", "The results hold no number to sum up.")
     items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     return join(
-        element("p", TERMS, class_="caption"),
-        glossary(title="What all the words mean"),
         element("dl", *tiles, class_="tiles") if tiles else None,
         element("ul", *items, class_="findings"),
     )
@@ -67,7 +70,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
         found.append(
             Finding(
                 f"A probe for the {label}" if thin else f"What the layers know of the {label}",
-                f"A linear probe on the dense activations of layer {best.layer} reaches "
+                f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
                 f"{words.percent(dense['value'])} on {_where(thin)} ({words.backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
@@ -89,7 +92,7 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     said: list[str] = []
     if dense:
         reached = f"{words.percent(dense['value'])} ({words.backed(dense)})"
-        said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches {reached}.")
+        said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
     if codes := codes_of(results, label, results.reference_sparsity):
         said.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(said))] if said else []

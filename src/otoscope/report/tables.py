@@ -22,6 +22,8 @@ RESULT_COLUMNS = (
     *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "seed", "metric", "value"),
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
+SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")
+"""Columns that say of what a number is; one that never changes is said once."""
 LONG_TEXT = 11
 """Characters from which on a column of texts gets room."""
 MAX_ROWS = 300
@@ -35,21 +37,40 @@ def csv_link(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Ht
 
 
 def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: str = "") -> Html:
-    """Return a table that opens on a click, with its download."""
+    """Return a table that opens on a click, with its download.
+
+    A column of settings that holds one value is said in a line above the table, so that the numbers need no scrolling;
+    the download has every column.
+    """
     if rows.is_empty():
         return Html("")
     shown = f"{words.count(rows.height, 'row')}"
     if rows.height > MAX_ROWS:
         note = f"{note} The first {MAX_ROWS} of {rows.height:,} rows are shown; the download holds all.".strip()
+    constant = _constant(rows)
+    every = "; ".join(f"{TITLES.get(c, c)} {_spelled(c, value)}" for c, value in constant.items())
     return element(
         "details",
         element("summary", title, " ", element("span", f"({shown})", class_="quiet")),
         element("p", note, class_="quiet") if note else None,
         element("p", told, class_="quiet") if (told := metric_words.told(rows)) else None,
+        element("p", f"In every row that has it: {every}.", class_="quiet") if every else None,
         element("p", csv_link(rows, name)),
-        table(rows.head(MAX_ROWS), caption=title, digits=digits),
+        table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits),
         class_="table",
     )
+
+
+def _constant(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return the columns of settings that hold one value in several rows, where they have any."""
+    if rows.height < 2 or "metric" not in rows.columns:
+        return {}
+    found = {c: rows[c].drop_nulls().unique().to_list() for c in SETTINGS if c in rows.columns}
+    return {c: values[0] for c, values in found.items() if len(values) == 1}
+
+
+def _spelled(column: str, value: Any) -> str:
+    return words.sparsity(value) if column == "sparsity" else str(value)
 
 
 def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Html:
@@ -101,7 +122,7 @@ def settings(values: Mapping[str, Any], *, caption: str) -> Html:
         for key, value in flattened(values).items()
     ]
     inner = element("table", element("tbody", *rows), class_="settings")
-    return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return element("div", inner, class_="scroll whole", tabindex=0, role="region", aria_label=caption)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

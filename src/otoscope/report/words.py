@@ -1,7 +1,7 @@
 """Numbers as a reader sees them, each with its interval, its null and its groups."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from otoscope.evaluate.record import METRICS
@@ -80,6 +80,17 @@ def rows_of(row: Mapping[str, Any]) -> str:
     if row["metric"] not in PER_CLIP:
         one = {"encode_then_pool": "frame", "pool_then_encode": "clip"}.get(row["pooling"], "row")
     return f"{count(row['n'] or 0, one)} of {count(int(row['groups'] or 0), 'group')}"
+
+
+def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
+    r"""Return the ends of a row's interval.
+
+    >>> ends({"low": 0.6, "high": 0.75}, percent), ends({"low": None, "high": None}, percent)
+    ('60.0\xa0% to 75.0\xa0%', 'no interval')
+    """
+    if not (known(row["low"]) and known(row["high"])):
+        return "no interval"
+    return f"{tell(row['low'])} to {tell(row['high'])}"
 
 
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:

@@ -32,6 +32,10 @@ SEEDS = f"{strict.NAME}/seeds"
 """The part that holds, for each latent, in how many other seeds it was found."""
 
 
+LAYERS = 2
+"""Version of what is told of layers; it grows when their records do, so that results are judged anew."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Parts that were measured, by what they are of."""
@@ -50,15 +54,16 @@ class Comparison:
         if self.frame.asked.names:
             beside = [self.main, *self.seeds.values(), *self.baselines.values()]
             found.append(self._part(f"{strict.NAME}/structure", beside, self._structure))
-            found.append(self._part(f"{strict.NAME}/layers", list(self.layers.values()), self._layers))
+            found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layers, LAYERS))
         if self.limits:
             beside = [self.main, *self.seeds.values(), *self.limits.values()]
             found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
         return found
 
-    def _part(self, name: str, beside: list[Part], make: Callable[[], Made]) -> Part:
+    def _part(self, name: str, beside: list[Part], make: Callable[[], Made], *version: int) -> Part:
         inputs = [part.inputs for part in beside]
-        return Part(name, fingerprint(self.frame.shared, self.frame.settings.min_r2, self.layer, inputs), make)
+        shared = self.frame.shared, self.frame.settings.min_r2, self.layer
+        return Part(name, fingerprint(*shared, inputs, *version), make)
 
     def _kept(self, part: Part) -> Arrays:
         return arrays_of(self.frame.run.folder.parts, part)

@@ -13,7 +13,7 @@ from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Part, arrays_of, bring, rows_of
 from otoscope.pipeline.strict import extra
-from otoscope.pipeline.strict.comparison import Comparison
+from otoscope.pipeline.strict.comparison import LAYERS, Comparison
 from otoscope.pipeline.strict.frame import FORMAT, Frame
 from otoscope.pipeline.strict.plan import say_plan
 from otoscope.pipeline.strict.representations import (
@@ -57,6 +57,7 @@ class Course:
             [_sha(frame, member) for member in members(config, frame.material.store.layers)],
             {name: config.train.recipe(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
+            LAYERS,
         )
 
     def make(self) -> None:

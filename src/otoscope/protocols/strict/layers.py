@@ -1,9 +1,10 @@
 """In which layers each category of factors can be read, and the study's claim about their order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from otoscope.evaluate.emergence import compare_order, emergence
 from otoscope.evaluate.record import Record
@@ -13,10 +14,14 @@ from otoscope.protocols.strict.linear import Linear
 CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
 
+INPUT = 0
+"""The layer that no block has seen: the input of the first. Leads are told with it and without."""
+
 
 def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
     """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
 
+    The order is tested over all layers, and over the outputs of blocks alone where layer 0 is among them.
     R2 is that of a ridge regression, at least 0, averaged over the category's factors, so that a large
     category does not look better; intervals draw groups and factors. The null is the mean of what
     permuted factors reach at most.
@@ -42,12 +47,30 @@ def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resam
         for metric in ("earliest", "centre"):
             at = getattr(category, metric)
             yield replace(shared, metric=f"{metric}_layer", value=at.value, low=at.low, high=at.high)
+    yield from _leads(squares, layers, asked, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
+    if INPUT in layers:
+        blocks = [layer for layer in layers if layer != INPUT]
+        own = squares[[layers.index(layer) for layer in blocks]]
+        about = replace(about, groups=groups)
+        yield from _leads(own, blocks, asked, about, metric="layer_lead_of_blocks", resamples=resamples)
+
+
+def _leads(
+    squares: Float[np.ndarray, "layers groups factors 2"],
+    layers: Sequence[int],
+    asked: Asked,
+    about: Record,
+    *,
+    metric: str,
+    resamples: int,
+) -> Iterator[Record]:
+    """Yield by how many of the layers each claim's early category leads its late one; none over a single layer."""
     for first, then in CLAIMS:
         if len(layers) > 1 and {first, then} <= set(asked.categories):
             lead = compare_order(squares, asked.categories, first=first, then=then, layers=layers, resamples=resamples)
             yield replace(
                 about,
-                metric="layer_lead",
+                metric=metric,
                 target=f"{first} before {then}",
                 value=lead.value,
                 low=lead.low,
@@ -55,7 +78,6 @@ def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resam
                 null_mean=lead.null_mean,
                 null_high=lead.null_high,
                 n=sum(kind in (first, then) for kind in asked.categories),
-                groups=groups,
             )
 
 
