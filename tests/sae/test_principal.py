@@ -54,6 +54,20 @@ def test_all_axes_are_no_worse_than_pca_on_any_row(k: int, latents: int):
         assert error(sae, UNSEEN) < 0.98 * pca_error(UNSEEN.array, k)
 
 
+def test_from_few_rows_more_latents_rebuild_unseen_groups_better_and_no_worse_than_pca():
+    few, of_unseen = TRAIN.array[:60], UNSEEN.array
+    mean = few.mean(axis=0)
+    axes, away = np.linalg.svd(few - mean, full_matrices=True)[2], of_unseen - mean
+    errors: list[float] = []
+    for k in (2, 6, 12, 24, 48):
+        sae = fit(few, VALID.array, DEFAULT, latents=512, k=k, seed=0).sae
+        rebuilt = sae(torch.from_numpy(of_unseen)).rebuilt.detach().numpy()
+        errors.append(float(((of_unseen - rebuilt) ** 2).sum() / (away**2).sum()))
+        if k <= WIDTH // 4:  # a larger budget leaves places to axes that so few rows do not tell
+            assert errors[-1] <= float(((away - away @ axes[:k].T @ axes[:k]) ** 2).sum() / (away**2).sum()) + 1e-4
+    assert all(more <= fewer + 0.005 for fewer, more in pairwise(errors)), errors
+
+
 def test_as_many_active_latents_as_dimensions_rebuild_any_row():
     assert error(started(WIDTH), UNSEEN) < 1e-9
 
