@@ -55,4 +55,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove what was built, not what was measured
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test lint shapes bench-train bench-extract bench-eval check docs clean
+.PHONY: help install demo test lint shapes bench-train bench-extract bench-eval bench-quality check docs clean

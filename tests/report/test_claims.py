@@ -398,10 +398,10 @@ def formant_study(folder: Path, factors: dict[str, str], *, values: dict[str, li
 
 def test_the_page_says_what_formants_are(tmp_path: Path) -> None:
     true, measured = {"f2_hz": "truth"}, {"F2frequency_sma3nz_amean": "eGeMAPSv02"}
-    assert "1 factor (1 the synthesiser&#x27;s own frequencies)</td>" in formant_study(tmp_path, true)
+    assert "1 factor (1 known to the synthesiser: f2_hz)</td>" in formant_study(tmp_path, true)
     assert "1 factor (1 of eGeMAPSv02); where true resonances are known" in formant_study(tmp_path, measured)
     hz = [900.0, 1200.0, 1500.0, 1800.0]
-    for found, said in ((hz, "at 1.00 (F2)</td>"), (hz[::-1], "at −1.00 (F2): it does not measure")):
+    for found, said in ((hz, "at 1.00 (F2)</td>"), (hz[::-1], "at −1.00 (F2): these are no reliable formants")):
         values = {"f2_hz": hz, "F2frequency_sma3nz_amean": found}
         assert said in formant_study(tmp_path, {**true, **measured}, values=values)
 

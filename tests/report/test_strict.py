@@ -101,7 +101,7 @@ def test_order_of_layers_and_limits_are_spelled_out():
     rows = rows_of(lead, row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99))
     (order,), (limit,) = _layers(rows), limit_findings(rows)
     assert "0.50 layers after that of formants (0.10 to 0.80 after; by chance up to 0.30 either way)" in order.text
-    assert order.text.endswith("beyond the interval.")
+    assert order.text.endswith("and the interval excludes 0.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = _layers(rows_of(lead, blocks))
     assert resting.text.endswith("no more than by chance without layer 0, the input of the first block.")
@@ -140,7 +140,7 @@ def test_all_that_do_best_are_named():
         ([(0.1, 0.05, 0.12), (0.3, 0.25, 0.35)], "lower than the layer, beyond the intervals"),
         ([(0.22, 0.1, 0.3), (0.45, 0.3, 0.6)], "higher than the layer, within the intervals"),
         ([(0.2, 0.1, 0.3), (0.3, 0.2, 0.5)], "At no number of dimensions up to 8 do the codes tell more"),
-        ([(0.3, 0.25, 0.35), (0.3, 0.2, 0.5)], "curves of codes and layer cross"),
+        ([(0.3, 0.25, 0.35), (0.3, 0.2, 0.5)], "Codes and layer lead in turn"),
     ],
 )
 def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, float]], said: str):
@@ -154,6 +154,24 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, fl
     assert "0.90 from log-mel statistics, the best baseline" in finding.text
     (undecided,) = few_findings(rows_of(*(replace(r, groups=2) for r in records)))
     assert "2 test groups are too few" in undecided.text
+
+
+def test_a_limit_that_cannot_be_determined_has_no_number_in_the_table():
+    limits = [
+        replace(codes("sparsity_limit", 0.99, preset="default", target=f"default: {quantity}"), sae_id="")
+        for quantity in ("explained variance", "factors")
+    ]
+    records = [codes("mean_factor_r2", v, sparsity=s, preset="default") for s, v in {0.75: 0.3, 0.99: 0.6}.items()]
+    records += [
+        codes("explained_variance", v, sparsity=s, preset="default") for s, v in {0.75: 0.9, 0.99: 0.88}.items()
+    ]
+    figure = limits_figure(rows_of(*limits, *records))
+    assert figure is not None
+    listed = figure.table.filter(metric="sparsity_limit")
+    assert dict(listed.select("target", "value").iter_rows()) == {
+        "default: explained variance": 0.99,
+        "default: factors": None,
+    }
 
 
 def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
@@ -185,7 +203,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
     )
     for (finding,) in (_tasks(rows), compactness_findings(rows), _layers(rows)):
         assert f"{said} to decide (at least 3)" in finding.text
-        for verdict in ("beat that beyond", "do not beat", "more compact than the layer", "beyond the interval"):
+        for verdict in ("beat that beyond", "do not beat", "more compact than the layer", "interval excludes"):
             assert verdict not in finding.text
     (factors,) = _predicted(rows)
     assert "predicted well" not in factors.text

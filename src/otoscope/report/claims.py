@@ -29,11 +29,12 @@ PAGE = "claims.html"
 
 
 class Claim(NamedTuple):
-    """One claim of the study: its short name, and the claim itself."""
+    """One claim of the study: its short name, the claim itself, and the rule that decides it."""
 
     name: str
     title: str
     claim: str
+    rule: str
 
 
 CLAIMS = (
@@ -41,16 +42,22 @@ CLAIMS = (
         "task",
         "Codes keep the task",
         "Sparse codes keep what the layer knows about the singing technique, even at 95 % sparsity.",
+        "Holds when the interval of codes minus layer lies above -2 points, fails when it lies below; else undecided.",
     ),
     Claim(
         "dimensions",
         "Attributes take fewer dimensions",
         "A vocal attribute is told by fewer dimensions of the codes than of the layer (higher completeness).",
+        "Holds when the codes' interval of effective dimensions lies below the layer's and a few of them tell no less, "
+        "fails when either lies apart the other way; else undecided.",
     ),
     Claim(
         "layers",
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
+        "Read from the dense layers, where the study counts codes. Holds when the centre of pitch lies before both "
+        "others, the intervals above 0 and above chance, fails when an interval lies below 0, either way also without "
+        "layer 0; else undecided.",
     ),
 )
 """What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
@@ -122,6 +129,7 @@ def render(
         ]
         body = [
             element("p", element("strong", "Claim. "), claim.claim),
+            element("p", element("strong", "Rule. "), claim.rule.replace("-2", "−2")),
             element("table", element("tbody", *rows), class_="settings"),
             _verdict(verdict),
         ]

@@ -81,9 +81,11 @@ def _beside(found: Beside | None, codes: Number) -> Iterator[str]:
         at = f" (beside codes at {words.sparsity(best.sparsity)} sparsity)" if words.known(best.sparsity) else ""
         name = f"{best.told}{at}, {shown(best.number)}"
         if best.number.value > codes.value:
-            yield f"The best baseline tells more: {name}{_how(codes, best.number)}."
+            verb = "baseline tells" if len(best.names) == 1 else "baselines tell"
+            yield f"The best {verb} more: {name}{_how(codes, best.number)}."
         else:
-            yield f"The best baseline is {name}{_how(best.number, codes)}."
+            verb = "baseline is" if len(best.names) == 1 else "baselines are"
+            yield f"The best {verb} {name}{_how(best.number, codes)}."
     if found.lost:
         each = [f"{name} {points(change.value)}{_ends(change)}" for name, change in found.lost.items()]
         of = words.count(found.asked, "other target")

@@ -160,7 +160,9 @@ def ordered(found: Order | None) -> Verdict:
         ]:
             after = words.listed(then for _, _, then in standing)
             first = _capital(standing[0][0])
-            return Verdict("does not hold", f"{told}. {first} comes later than {after}, beyond the interval.", notes)
+            return Verdict(
+                "does not hold", f"{told}. {first} comes later than {after}, and the interval excludes 0.", notes
+            )
         return Verdict("undecided", f"{told}. {RESTS_ON_INPUT}", notes)
     return Verdict("undecided", f"{told}. An interval reaches 0, or chance as far.", notes)
 

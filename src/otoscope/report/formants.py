@@ -24,7 +24,8 @@ def formants_told(run: Run, asked: Sequence[str]) -> str:
     if not members:
         return ""
     of = [sources.get(name, "unknown") for name in members]
-    kinds = {"truth": "the synthesiser's own frequencies", "unknown": "of unrecorded source"}
+    own = words.listed(name for name, source in zip(members, of, strict=True) if source == "truth")
+    kinds = {"truth": f"known to the synthesiser: {own}", "unknown": "of unrecorded source"}
     each = [f"{of.count(source)} {kinds.get(source, f'of {source}')}" for source in dict.fromkeys(of)]
     said = f"{words.count(len(members), 'factor')} ({words.listed(each)})"
     if MEASURED not in of:
@@ -33,7 +34,7 @@ def formants_told(run: Run, asked: Sequence[str]) -> str:
         each = [f"{words.decimal(r, 2)} ({name})" for name, r in agreement.items()]
         so = f"{said}; on these clips openSMILE's mean frequencies correlate with the true ones at {words.listed(each)}"
         if max(agreement.values()) < CLOSE:
-            so += ": it does not measure these resonances, so the verdict is about what it does measure"
+            so += ": these are no reliable formants here, and the verdict is mostly about them"
         return so
     return (
         f"{said}; where true resonances are known (on the synthesiser's clips) openSMILE's frequencies hardly follow "

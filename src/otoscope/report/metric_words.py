@@ -32,7 +32,7 @@ METRIC_WORDS: dict[str, str] = {
         "1 when a linear map reads all that can be read, 0 when each larger map reads more, below 0 when only the "
         "largest reads anything"
     ),
-    "relative_size": "independent factors over dimensions that vary: 1 for as many of both, near 0 for a wide code",
+    "relative_size": "common factors over dimensions that vary: 1 for as many of both, near 0 for a wide code",
     "predicted_share": "share of the factors that are predicted well",
     "effective_rank": "how many independent directions the factors amount to",
     "sparse_r2": "mean R² of the common factors, each from its best k dimensions",

@@ -27,7 +27,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
 
 
 PLAINLY = (
-    "The same clips asked in the plain way, of more layers and sparsities: one penalty chosen on validation groups, "
+    "The same clips asked in the plain way: one penalty chosen on validation groups, "
     "accuracy over all clips, factors as they are, one seed, no baselines. These numbers differ from those above and "
     "are "
     "a first look, not something to claim by."

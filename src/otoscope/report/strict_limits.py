@@ -1,6 +1,7 @@
 """Where sparsity breaks what is kept: the figure of the strict protocol, and the sentence about it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -43,10 +44,11 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         caption=(
             "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
             f"apart on test groups, for {of_recipes(recipes)}; the first seed of each. The table ends with the "
-            "sparsest level that loses no more than the margin against the densest, and with the bend of each curve."
+            "sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
+            "determined), and with the bend of each curve."
         ),
         panels=panels,
-        table=listed(pl.concat([*used, rows.of(["sparsity_limit", "sparsity_knee"])])),
+        table=listed(pl.concat([*used, _determined(rows), rows.of("sparsity_knee")])),
         height=230,
         legend=list(names.values()),
     )
@@ -55,14 +57,10 @@ def limits_figure(rows: StrictRows) -> Figure | None:
 def limit_findings(rows: StrictRows) -> list[Finding]:
     """Say up to which sparsity each recipe's dictionaries keep what its densest one has, where that can be read."""
     told: dict[str, list[str]] = {}
-    asked = {name: (metric, target) for (metric, target, *_), name in zip(_questions(rows), MARGINS, strict=False)}
     densest = ""
     for row in rows.of("sparsity_limit").iter_rows(named=True):
         recipe, quantity = row["target"].split(": ")
-        metric, target = asked.get(quantity, ("", ""))
-        same = (pl.col("preset") == recipe) & (pl.col("metric") == metric) & (pl.col("target") == target)
-        of = _codes(rows).filter(same & pl.col("value").is_not_nan())
-        levels: dict[float, float] = dict(of.select("sparsity", "value").iter_rows())
+        levels = _levels(rows, row)
         densest = words.sparsity(min(levels)) if levels else densest
         text = f"{quantity} {words.sparsity(row['value'])}{within(number_of(row), words.sparsity)}"
         if (best := beaten_at(levels, MARGINS[quantity])) is not None:
@@ -76,10 +74,29 @@ def limit_findings(rows: StrictRows) -> list[Finding]:
     return [
         Finding(
             "How sparse before it costs",
-            "The sparsest codes that, like all denser ones, lose no more than the margin against the densest"
-            f"{against}: {'; '.join(parts)}. Margins, fixed beforehand: {margins_told()}.",
+            f"Up to which sparsity no level loses more than the margin against the densest{against}: "
+            f"{'; '.join(parts)}. Margins, fixed beforehand: {margins_told()}.",
         )
     ]
+
+
+def _levels(rows: StrictRows, limit: Mapping[str, Any]) -> dict[float, float]:
+    """Return what the dictionaries reach, by sparsity, whose limit a row is."""
+    recipe, quantity = limit["target"].split(": ")
+    asked = {name: (metric, target) for (metric, target, *_), name in zip(_questions(rows), MARGINS, strict=False)}
+    metric, target = asked.get(quantity, ("", ""))
+    same = (pl.col("preset") == recipe) & (pl.col("metric") == metric) & (pl.col("target") == target)
+    return dict(_codes(rows).filter(same & pl.col("value").is_not_nan()).select("sparsity", "value").iter_rows())
+
+
+def _determined(rows: StrictRows) -> pl.DataFrame:
+    """Return the rows of limits, without a number where it cannot be determined."""
+    limits = rows.of("sparsity_limit")
+    known = [
+        beaten_at(_levels(rows, row), MARGINS[row["target"].split(": ")[1]]) is None for row in limits.rows(named=True)
+    ]
+    numbers = pl.col("value", "low", "high")
+    return limits.with_columns(pl.when(pl.Series(known)).then(numbers).otherwise(None))
 
 
 def margins_told() -> str:

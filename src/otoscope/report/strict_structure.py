@@ -19,6 +19,9 @@ LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "
 FEW = 8
 """Dimensions up to which they are few."""
 
+ALIKE = 0.005
+"""Difference of two R² below which neither is called higher."""
+
 Row = Mapping[str, Any]
 
 
@@ -87,13 +90,13 @@ def _starts(pairs: list[tuple[Number, Number]]) -> str:
         return "The codes start higher than the layer, beyond the intervals: fewer of their dimensions tell the same."
     if all(apart(codes, dense) for dense, codes in pairs):
         return "The codes start lower than the layer, beyond the intervals: it takes more of their dimensions."
-    if all(codes.value > dense.value for dense, codes in pairs):
+    if all(codes.value > dense.value + ALIKE for dense, codes in pairs):
         return "The codes start higher than the layer, within the intervals: it is not decided."
-    if all(codes.value <= dense.value for dense, codes in pairs):
+    if all(codes.value <= dense.value + ALIKE for dense, codes in pairs):
         return (
             f"At no number of dimensions up to {FEW} do the codes tell more: nothing says that fewer of theirs suffice."
         )
-    return "The curves of codes and layer cross: nothing says that fewer dimensions of the codes suffice."
+    return "Codes and layer lead in turn: nothing says that fewer dimensions of the codes suffice."
 
 
 def of_all(row: Row, column: str = "value") -> str:

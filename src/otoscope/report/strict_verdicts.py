@@ -47,7 +47,7 @@ def lead(row: Row) -> str:
     if few(row):
         return undecided(row)
     beyond = words.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-    return "beyond the interval" if beyond else "which the interval does not decide"
+    return "and the interval excludes 0" if beyond else "which the interval does not decide"
 
 
 def within_chance(row: Row) -> bool:

@@ -105,7 +105,11 @@ def _tasks(rows: StrictRows) -> list[Finding]:
             continue
         as_percent = metric != "task_r2"
         shown = words.percent if as_percent else words.decimal
-        kind = "a value" if metric == "task_r2" else ("several labels at once" if " + " in target else "one label")
+        kind = (
+            "a value"
+            if metric == "task_r2"
+            else ("several labels at once, each class told or not" if " + " in target else "one label")
+        )
         seeds = rows.over_seeds(metric, target)
         over = f"; {told}" if (told := seeds_told(seeds, shown)) else ""
         said = (
