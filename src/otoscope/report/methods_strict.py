@@ -21,7 +21,7 @@ def strict_method(run: Run) -> str | None:
 
 def _reading(asked: StrictSettings) -> list[str]:
     chosen = {
-        "layer": "the layer compared is that whose dense activations predict the factors (without any, the labels) best",
+        "layer": "the layer compared is that whose dense activations predict factors (without any, labels) best",
         "sparsity": "its sparsity the highest that reads as much as the best up to one standard error",
     }
     by = words.listed(said for name, said in chosen.items() if getattr(asked, name) == "chosen")
