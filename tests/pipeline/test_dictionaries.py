@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import read_json
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
 from otoscope.pipeline.watch import Silent
@@ -85,8 +86,13 @@ def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: 
     for card in folder.glob("saes/*-pooled-*/card.json"):
         card.unlink()
     run(load_config(folder / "config.yaml"), folder, until="train", watch=watch)
-    (line,) = [line for line in watch.lines if "variance" in line]
+    line, came_to = [line for line in watch.lines if "variance" in line]
     assert line.startswith("layer 1, pool_then_encode: dimension 3 carries 100 % of the variance")
+    cards = [read_json(card)["training"] for card in folder.glob("saes/*/card.json")]
+    silent = max(card["valid_dead_fraction"] for card in cards)
+    assert came_to.startswith("  validation groups: ")
+    assert f" {max(card['valid_explained_variance'] for card in cards):.1%} of the variance explained" in came_to
+    assert f"at most {silent:.1%} of the latents silent" in came_to
 
 
 def test_two_recipes_and_two_sizes_are_trained_judged_and_shown(tmp_path: Path, tiny: Tiny) -> None:

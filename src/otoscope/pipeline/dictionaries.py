@@ -1,6 +1,6 @@
 """The training stage: every dictionary of the grid, each continued where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,19 @@ def train_all(run: Context) -> None:
     def work() -> None:
         made.bring()
         write_json(index, {"saes": [member.sae_id for member in grid]})
+        run.watch.say(f"  {_came_to([read_json(folder.saes / member.sae_id / CARD) for member in grid])}")
 
     run_stage(folder, "train", inputs=made.identity, outputs=[index, *files], work=work, watch=run.watch)
+
+
+def _came_to(cards: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the dictionaries explain of the validation rows, and how many of their latents are silent there."""
+    explained = sorted(card["training"]["valid_explained_variance"] for card in cards)
+    span = " to ".join(dict.fromkeys(f"{value:.1%}" for value in (explained[0], explained[-1])))
+    silent = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
+    most = max(silent)
+    where = f", in {silent[most]}" if len(cards) > 1 and most > 0 else ""
+    return f"validation groups: {span} of the variance explained, at most {most:.1%} of the latents silent{where}"
 
 
 class Training:
