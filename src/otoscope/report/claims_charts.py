@@ -13,7 +13,7 @@ from otoscope.report.intervals import Number, difference
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
-POINTS = "format(100 * datum.value, '+.0f')"
+POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.0f')"
 """A difference of fractions as points."""
 
 SOURCES: tuple[str, ...] = ("published", "the study's way, here", "held-out groups, here")
