@@ -15,6 +15,13 @@ def dense(columns: Columns, n: int) -> np.ndarray:
     return x - columns.mean / np.sqrt(n)
 
 
+@pytest.fixture
+def any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep sparse columns however long they are: their numbers do not hang on what is faster."""
+    monkeypatch.setattr("otoscope.evaluate.gramian.SWEPT_PER_COLUMN", np.inf)
+
+
+@pytest.mark.usefixtures("any_shape")
 @pytest.mark.parametrize("left_out", [0, 40, 150])
 def test_columns_of_a_subset_have_its_gram_matrix(left_out: int) -> None:
     rows = rows_with(0.1)
@@ -30,6 +37,7 @@ def test_columns_of_a_subset_have_its_gram_matrix(left_out: int) -> None:
     assert len(columns.values) == np.count_nonzero(rows[inside][:, ~silent])
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_values_that_are_tiny_beside_their_column_stay() -> None:
     rows = rows_with(0.1)
     rows[:2] = 1 + np.arange(60).reshape(2, 30) % 7
@@ -62,3 +70,11 @@ def test_rows_that_are_mostly_not_zero_or_far_from_it_have_no_sparse_columns() -
     far[:, 0] = 1e6 + rng.random(60)
     held = Gramian(far)
     assert held.columns(held.moments(np.ones(60, dtype=bool))) is None
+
+
+@pytest.mark.parametrize(("width", "kept"), [(16, False), (160, True)])
+def test_long_columns_of_which_there_are_few_are_not_kept(width: int, kept: bool) -> None:
+    rng = np.random.default_rng(6)
+    rows = rng.gamma(2, size=(200, width)) * (rng.random((200, width)) < 0.1)
+    held = Gramian(rows)
+    assert (held.columns(held.moments(np.ones(200, dtype=bool))) is not None) == kept
