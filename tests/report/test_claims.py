@@ -143,6 +143,38 @@ def test_strict_numbers_are_of_one_dictionary_a_sparsity_and_means_over_seeds_wh
     assert found.order.leads["pitch before formants"].null_high == 0.3
 
 
+def test_other_recipes_do_not_enter_what_was_made_in_the_studys_way() -> None:
+    theirs = [replace(r, preset="mariotte2025") if r.representation == "sae" else r for r in small_study()]
+    ours = [replace(r, preset="default", value=0.0) for r in small_study() if r.representation == "sae"]
+    assert compat_claims(to_table([*ours, *theirs])) == compat_claims(to_table(theirs))
+    alone = compat_claims(to_table([r for r in [*theirs, *ours] if r.preset != "mariotte2025"]))
+    assert alone.kept is not None
+    assert alone.kept.high.value == 0.0
+
+
+def test_what_was_asked_and_cannot_be_measured_says_what_it_takes() -> None:
+    found = examine(to_table([strictly("task_balanced_accuracy", 0.8, "dense", target="technique")]))
+    assert [v.outcome for v in found.verdicts] == ["not measured"] * 3
+    assert "at least two `extract.layers`" in found.verdicts[2].sentence
+
+
+def test_the_page_of_claims_warns_of_too_few_groups(tmp_path: Path) -> None:
+    few = [replace(r, n=30, groups=1) for r in [*strict_study(), strictly("factor_r2", 0.5, "dense", target="f0")]]
+    write_table(tmp_path / "results.parquet", to_table(few))
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    assert "Nothing can be claimed from these numbers." in page.read_text(encoding="utf-8")
+
+
+def test_numbers_in_the_studys_way_claim_no_unseen_clips(tmp_path: Path) -> None:
+    write_table(tmp_path / "results.parquet", to_table([replace(r, n=20, groups=1) for r in small_study()]))
+    page = write_claims(tmp_path, figures=False)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "no fit and no choice has seen" not in text.split("<main")[1].split("What the words mean")[0]
+    assert "factors are fitted and scored on the same clips" in text
+
+
 @pytest.mark.parametrize("records", [[], small_study()[:1], strict_study()[:1]])
 def test_a_table_that_lacks_numbers_gives_none(records: list[Record]) -> None:
     table = to_table(records)
@@ -224,8 +256,10 @@ def test_every_other_target_that_loses_and_the_best_baseline_are_named() -> None
 
 
 def test_the_limit_is_told_where_it_is_known() -> None:
-    limited = Kept(number(0.8), {0.9: number(0.8)}, "technique", limit=number(0.95, 0.9, 0.99))
+    limited = Kept(number(0.8), {0.9: number(0.8), 0.95: number(0.79)}, "technique", limit=number(0.95, 0.9, 0.99))
     assert "lost up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(kept(limited).notes)
+    steep = replace(limited, limit=number(0.9, 0.9, 0.95))
+    assert "Already the next level asked loses more than 2 points" in " ".join(kept(steep).notes)
     beaten = replace(limited, codes={0.75: number(0.6), 0.9: number(0.8)})
     assert "(75\xa0% sparsity, 60.0\xa0%) are beaten by sparser ones (80.0\xa0% at 90\xa0%)" in " ".join(
         kept(beaten).notes
@@ -378,7 +412,8 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "2 seeds of the dictionaries (0 and 1)",
         "nulls of 7 refits on permuted targets",
         "intervals of 1000 resamples of whole groups",
-        "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it)",
+        "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it with "
+        "<code>train.poolings: [pool_then_encode]</code>)",
     ):
         assert wanted in text, wanted
 

@@ -219,6 +219,15 @@ def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():
     assert rows.over_seeds("mig") == [0.3, 0.4]
 
 
+def test_without_factors_and_further_seeds_the_dictionary_read_in_full_is_the_one_compared():
+    of = {"k": 2, "sae_id": "layer03-frames-default-m64-k2-seed0", "sparsity": 0.95}
+    read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **of)
+    found = strict_rows(to_table([codes("explained_variance", 0.9), codes("explained_variance", 0.8, **of), read]))
+    assert found.main is not None
+    assert found.main["sparsity"] == 0.95
+    assert found.seeds == [of["sae_id"]]
+
+
 def test_charts_draw_each_representation_once():
     rows = rows_of(row("mig", DENSE, 0.2, low=0.1, high=0.3), codes("mig", 0.3), codes("mig", 0.4, seed=1))
     spec = beside(rows.beside("mig"), x_title="MIG").to_dict(validate=False)

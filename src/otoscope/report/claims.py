@@ -17,7 +17,7 @@ from otoscope.report.claims_setting import setting
 from otoscope.report.claims_strict import strict_claims
 from otoscope.report.claims_verdicts import Verdict, verdicts
 from otoscope.report.claims_words import decimal, lead_told, points, shown
-from otoscope.report.evidence import of_run
+from otoscope.report.evidence import caution, of_run
 from otoscope.report.folder import read_run
 from otoscope.report.glossary import glossary
 from otoscope.report.html import Html, element, join, with_code
@@ -56,8 +56,9 @@ CLAIMS = (
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
         "Read from the dense layers, where the study counts codes. Holds when the centre of pitch lies before both "
-        "others, the intervals above 0 and above chance, fails when an interval lies below 0, either way also without "
-        "layer 0; else undecided.",
+        "others, the intervals above 0 and above chance, fails when an interval lies below 0; either way also more "
+        "than "
+        "by chance without layer 0; else undecided.",
     ),
 )
 """What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
@@ -79,7 +80,7 @@ def examine(results: pl.DataFrame) -> Examined:
     """Gather the numbers of all three sources and judge; reads a results table alone."""
     strict = strict_claims(results)
     found = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
-    return Examined(found, verdicts(strict))
+    return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
 def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
@@ -95,8 +96,10 @@ def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = words.listed(dict.fromkeys(name for name in results["encoder"] if name))
+    rests_on = of_run(run)
     told = join(
-        opening(run, of_run(run), answers(found)),
+        opening(run, rests_on, answers(found)),
+        caution(rests_on),
         glossary(),
         element("p", "All other numbers of this run: ", element("a", "the report", href="index.html"), "."),
         setting(run),
@@ -238,7 +241,8 @@ def _absent(source: str, claims: Claims) -> str:
     if name is None:
         return "not published"
     if claims == Claims(None, None, None):
-        return f"not computed in this run (`{name}` in `evaluate.protocols` asks for it)"
+        how = " with `train.poolings: [pool_then_encode]`" if name == COMPAT else ""
+        return f"not computed in this run (`{name}` in `evaluate.protocols` asks for it{how})"
     return "asked, but not measured in this run: its layers, labels or factors do not suffice"
 
 

@@ -43,6 +43,8 @@ def notes_of_layers(found: Order) -> Iterator[str]:
 def _seeds(what: str, values: Sequence[float], tell: Callable[[float], str]) -> Iterator[str]:
     if told := seeds_told(values, tell):
         yield f"{what} is the {told}."
+    elif values:
+        yield f"{what} is of a single seed."
 
 
 def _worth(found: Kept) -> Iterator[str]:
@@ -57,7 +59,7 @@ def _worth(found: Kept) -> Iterator[str]:
 def _limit(found: Kept) -> Iterator[str]:
     """Say up to which sparsity codes keep what the densest tell, unless sparser ones beat these."""
     limit, densest = found.limit, min(found.codes)
-    if limit is None or not math.isfinite(limit.value):
+    if limit is None or not math.isfinite(limit.value) or len(found.codes) < 2:
         return
     base, levels = found.codes[densest], {s: number.value for s, number in found.codes.items()}
     against = f"the densest codes ({words.sparsity(densest)} sparsity, {words.percent(base.value)})"
@@ -66,6 +68,9 @@ def _limit(found: Kept) -> Iterator[str]:
             f"How far sparsity can go cannot be determined here: {against} are beaten by sparser ones "
             f"({words.percent(levels[best])} at {words.sparsity(best)}), so a loss against them says little."
         )
+        return
+    if limit.value <= densest:
+        yield f"Already the next level asked loses more than 2 points against {against}."
         return
     yield (
         f"Against {against} no more than 2 points are lost up to {words.sparsity(limit.value)} "

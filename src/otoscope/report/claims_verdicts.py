@@ -11,7 +11,7 @@ from otoscope.report.claims_numbers import Claims, Compact, Kept, Order
 from otoscope.report.claims_words import lead_told, points, shown, signed, within
 from otoscope.report.intervals import MIN_GROUPS, Number, apart, difference
 
-Outcome = Literal["holds", "does not hold", "undecided", "not asked"]
+Outcome = Literal["holds", "does not hold", "undecided", "not asked", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,22 @@ RESTS_ON_INPUT = (
 )
 
 
-def verdicts(strict: Claims) -> tuple[Verdict, Verdict, Verdict]:
-    """Return the verdict on each of the three claims."""
-    return kept(strict.kept), compact(strict.compact), ordered(strict.order)
+NEEDED = (
+    "It takes a label that is probed, or a factor, and dictionaries of the layer compared.",
+    "It takes factors that the layer and its codes both predict.",
+    "It takes at least two `extract.layers`, and factors of pitch and of formants or MFCC.",
+)
+"""What each claim needs to be measured at all."""
+
+
+def verdicts(strict: Claims, *, asked: bool = False) -> tuple[Verdict, Verdict, Verdict]:
+    """Return the verdict on each of the three claims; `asked` says whether the strict protocol was."""
+    found = kept(strict.kept), compact(strict.compact), ordered(strict.order)
+    if not asked:
+        return found
+    missing = (Verdict("not measured", f"This run has not what the question needs. {needs}") for needs in NEEDED)
+    one_, two, three = (lack if had is NOT_ASKED else had for had, lack in zip(found, missing, strict=True))
+    return one_, two, three
 
 
 def kept(found: Kept | None) -> Verdict:
@@ -125,6 +138,7 @@ def compact(found: Compact | None) -> Verdict:
         why = f"{told}: codes need fewer, and the intervals lie apart."
         return Verdict("holds", why, (*unlearned(found), *notes))
     leaning = "more dimensions rather than fewer" if codes.value > dense.value else "fewer dimensions"
+    leaning = "as many" if one(codes.value) == one(dense.value) else leaning
     why = f"{told}: codes take {leaning}, but the intervals overlap."
     if fewer_alone:
         why = f"{told}: codes spread over fewer, but a few of them tell less than a few of the layer's."

@@ -6,6 +6,7 @@ import polars as pl
 
 from otoscope.report import words
 from otoscope.report.folder import Run
+from otoscope.report.html import Html, element, join
 from otoscope.report.intervals import MIN_GROUPS
 
 MIN_CLIPS = 20
@@ -76,4 +77,20 @@ def warning(evidence: Evidence) -> str | None:
     return (
         f"warning: nothing can be claimed from a test split of {evidence.told}: {why_thin(evidence)}; "
         f"at least {MIN_GROUPS} groups and about {MIN_CLIPS} clips are needed. {REMEDY}"
+    )
+
+
+def caution(rests_on: Evidence | None) -> Html:
+    """Return the banner over numbers that are too few to claim anything; nothing where they are not."""
+    if rests_on is None or not rests_on.thin:
+        return join()
+    return element(
+        "p",
+        element("b", "Nothing can be claimed from these numbers."),
+        f" They rest on a test split of {rests_on.told}: {why_thin(rests_on)}. "
+        f"A claim needs at least {MIN_GROUPS} test groups (with fewer this program's page of claims decides "
+        f"nothing) and about {MIN_CLIPS} test clips. {REMEDY}. Until then the page shows that the "
+        "run works, not what the model hears.",
+        class_="notice caution",
+        role="note",
     )

@@ -43,7 +43,14 @@ def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, st
 def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:
     layers = run.results.layers
     heard = f"{run.encoder}, {_layers(layers)}," if layers else run.encoder
-    scored = f" Scores are of {rests_on.told} that no fit and no choice has seen." if rests_on is not None else ""
+    scored = ""
+    if set(run.results.protocols) == {"mariotte2025"}:
+        scored = (
+            " All in the study's own way: factors are fitted and scored on the same clips, so that nothing is said of "
+            "others."
+        )
+    elif rests_on is not None:
+        scored = f" Scores are of {rests_on.told} that no fit and no choice has seen."
     if claims:
         return f"Here this is asked of {heard} listening to {_sound(run)}.{scored}"
     asked = [f"the {label}" for label in run.results.labels]

@@ -42,8 +42,10 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         name="strict-limits",
         title="Where sparsity breaks what is kept",
         caption=(
-            "From a quarter of the latents active to hardly any: what is rebuilt, what is predicted and what is told "
-            f"apart on test groups, for {of_recipes(recipes)}; the first seed of each. The table ends with the "
+            f"From {words.sparsity(sparsities[0])} sparsity to {words.sparsity(sparsities[-1])}: what is rebuilt, "
+            "what is "
+            f"predicted and what is told apart on test groups, for {of_recipes(recipes)}; the first seed of each. The "
+            "table ends with the "
             "sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
             "determined), and with the bend of each curve."
         ),

@@ -51,7 +51,7 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
     if less:
         said += f" What learned less or nothing: {words.listed(less)}."
     if any(row is not None and words.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
-        said += " So compactness alone does not show that anything was learned."
+        said += " Some of these lie within the interval of the codes or below: compactness alone shows nothing learned."
     return [Finding("Compactness", said)]
 
 

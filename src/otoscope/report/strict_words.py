@@ -1,6 +1,6 @@
 """What the strict protocol found, in sentences that the code writes from the numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import polars as pl
@@ -48,16 +48,23 @@ def strict_findings(run: Run) -> Html | None:
         element("ul", *named),
         class_="table",
     )
-    bridge = element(
-        "p",
+    bridge = element("p", _bridge(rows, present))
+    return join(bridge, element("ul", *items, class_="findings"), glossary, _counts(rows))
+
+
+def _bridge(rows: StrictRows, present: Set[str]) -> str:
+    """Say what makes these the numbers to claim by, as far as it was asked for."""
+    means = "codes are means over seeds, " if len(rows.seeds) > 1 else ""
+    beside = [WORDS[name] for name in WORDS if name in present and name not in (DENSE, CODES)]
+    stands = (
+        f"and everything stands beside baselines ({words.listed(beside)})" if beside else "and no baseline was asked"
+    )
+    return (
         "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
         "each "
-        "factor is replaced by the rank of its value among the clips, near duplicates are asked once, codes are means "
-        "over seeds, and everything stands beside baselines: other ways to rewrite the layer, dictionaries that "
-        "learned "
-        "less, an untrained encoder, plain sound.",
+        "factor is replaced by the rank of its value among the clips, near duplicates are asked once, "
+        f"{means}{stands}."
     )
-    return join(bridge, element("ul", *items, class_="findings"), glossary, _counts(rows))
 
 
 def _counts(rows: StrictRows) -> Html:

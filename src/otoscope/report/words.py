@@ -79,7 +79,8 @@ def rows_of(row: Mapping[str, Any]) -> str:
     one = "clip"
     if row["metric"] not in PER_CLIP:
         one = {"encode_then_pool": "frame", "pool_then_encode": "clip"}.get(row["pooling"], "row")
-    return f"{count(row['n'] or 0, one)} of {count(int(row['groups'] or 0), 'group')}"
+    of_groups = f" of {count(int(row['groups']), 'group')}" if row["groups"] else ""
+    return f"{count(row['n'] or 0, one)}{of_groups}"
 
 
 def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
