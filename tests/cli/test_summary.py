@@ -79,3 +79,26 @@ def test_numbers_on_too_little_are_printed_under_a_warning(
     assert ("warning: nothing can be claimed from a test split of 3 clips of 1 group" in said) is warns
     if warns:
         assert said.index("warning") < said.index("Sparse codes of layer")
+
+
+def test_a_protocol_without_groups_nulls_or_baselines_leaves_cells_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
+    task = {**probe, "protocol": "strict", "metric": "task_balanced_accuracy", "value": 0.8, "n": 30}
+    codes = {**task, "representation": "sae", "sae_id": "layer01-frames-default-m8-k2-seed0", "value": 0.7, "seed": 0}
+    full = {**codes, "metric": "explained_variance", "target": "", "latents": 8, "k": 2, "sparsity": 0.75}
+    rows = [{**probe, "value": 0.5, "null_mean": float("nan"), "low": float("nan"), "groups": 0, "n": 30}, task]
+    rows += [{**codes, "latents": 8, "k": 2, "sparsity": 0.75}, full]
+    write_table(tmp_path / "results.parquet", pl.DataFrame(rows, schema=SCHEMA))
+    report = tmp_path / "report" / "index.html"
+    report.parent.mkdir()
+    report.with_name("claims.html").touch()
+    found = RunSummary(tmp_path, report, tmp_path / "results.parquet", 1.0, 1.0, 0, 30)
+    print_summary(found, RunFolder(tmp_path))
+    said = capsys.readouterr().out
+    assert "nan" not in said.replace(str(tmp_path), "")
+    assert "0 unseen group" not in said
+    assert "0.800" in said
+    assert "0.700" in said
+    assert "claims.html" in said

@@ -8,8 +8,9 @@ from otoscope.artifacts import read_table
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
 from otoscope.report import evidence
+from otoscope.report.claims import PAGE
 from otoscope.report.strict_rows import strict_rows
-from otoscope.report.words import count
+from otoscope.report.words import count, known
 
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
@@ -32,6 +33,8 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
         console.print(f"results  {summary.results}", soft_wrap=True)
     if summary.report is not None:
         console.print(f"report   {summary.report}  (open it in a browser)", soft_wrap=True)
+        if (claims := summary.report.with_name(PAGE)).is_file():
+            console.print(f"claims   {claims}", soft_wrap=True)
 
 
 def _probes(results: pl.DataFrame) -> Table | None:
@@ -41,9 +44,8 @@ def _probes(results: pl.DataFrame) -> Table | None:
     if found.is_empty():
         return None
     groups = int(found["groups"].to_numpy().max())
-    table = Table(
-        title=f"Linear probes on dense layers, {count(groups, 'unseen group')}", box=None, title_justify="left"
-    )
+    of_groups = f", {count(groups, 'unseen group')}" if groups else ""
+    table = Table(title=f"Linear probes on dense layers{of_groups}", box=None, title_justify="left")
     for name in ("label", "layer", "accuracy", "95 % interval", "permuted labels"):
         table.add_column(name, justify="right")
     for row in found.iter_rows(named=True):
@@ -86,8 +88,9 @@ def _sparsities(results: pl.DataFrame) -> Table | None:
 
 
 def _cells(row: dict[str, float]) -> tuple[str, str, str]:
-    interval = "" if row["low"] != row["low"] else f"{row['low']:.1%} to {row['high']:.1%}"
-    return f"{row['value']:.1%}", interval, f"{row['null_mean']:.1%}"
+    interval = f"{row['low']:.1%} to {row['high']:.1%}" if known(row["low"]) else ""
+    null = f"{row['null_mean']:.1%}" if known(row["null_mean"]) else ""
+    return f"{row['value']:.1%}", interval, null
 
 
 def _strict(results: pl.DataFrame) -> Table | None:
@@ -101,9 +104,10 @@ def _strict(results: pl.DataFrame) -> Table | None:
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         dense, codes = rows.one(metric, "dense", target), rows.one(metric, "sae", target)
         best = rows.best(metric, target)
-        if dense is None or codes is None or best is None:
+        if dense is None or codes is None:
             continue
-        shown = [f"{value:.3f}" for value in (dense["value"], codes["value"], best.number.value)]
-        null = f"{codes['null_mean']:.3f}"
-        table.add_row(target or "common factors", *shown, best.told, null)
+        shown = [f"{row['value']:.3f}" for row in (dense, codes)]
+        beside = (f"{best.number.value:.3f}", best.told) if best else ("", "")
+        null = f"{codes['null_mean']:.3f}" if known(codes["null_mean"]) else ""
+        table.add_row(target or "common factors", *shown, *beside, null)
     return table if table.row_count else None
