@@ -1,3 +1,4 @@
+import errno
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from otoscope.artifacts import digest, read_tensors, write_tensors
-from otoscope.errors import DamagedArtifact, IncompleteArtifact, StaleArtifact
+from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
+from otoscope.sae import checkpoint
 from otoscope.sae.checkpoint import CARD, WEIGHTS, load_sae, save_sae
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.sparsifiers import TopK
@@ -121,3 +123,58 @@ def test_a_name_that_is_not_there_is_told_with_the_nearest_that_is(tmp_path: Pat
         load_sae("run/saes/layer4-k20")
     with pytest.raises(IncompleteArtifact, match=r"^run holds no card\.json, .*did you mean run/saes/layer0[34]-k20"):
         load_sae("run")
+
+
+def test_a_folder_without_a_card_is_suggested_to_nobody(tmp_path: Path):
+    for name in ("layer03", "layer04"):
+        save_sae(tmp_path / name, SparseAutoencoder(6, 16, TopK(3)), {})
+    (tmp_path / "layer04" / CARD).unlink()
+    with pytest.raises(IncompleteArtifact, match=rf"layer4 does not exist; did you mean {tmp_path / 'layer03'}\?$"):
+        load_sae(tmp_path / "layer4")
+    (tmp_path / "layer03" / CARD).unlink()
+    with pytest.raises(IncompleteArtifact, match=r"layer4 does not exist, and no dictionary lies beside it"):
+        load_sae(tmp_path / "layer4")
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ({"home": Path("a")}, r"^card\['home'\]: got PosixPath\('a'\), of type PosixPath; a card holds .*give `str`"),
+        ({"runs": [{"at": object}]}, r"^card\['runs'\]\[0\]\['at'\]: got <class 'object'>, of type type; a card holds"),
+        ({"mean": np.zeros(2)}, r"^card\['mean'\]: got array\(.*, of type ndarray; .*give its `\.tolist\(\)`"),
+        ({"long": {*range(99)}}, r"^card\['long'\]: got \{0, 1, .{60,80}\.\.\., of type set"),
+        ({"name": "\udcff"}, r"^card\['name'\]: got '\\udcff', which UTF-8 cannot spell"),
+        ({(1, 2): 3}, r"^card: got the key \(1, 2\), of type tuple; the keys of a card are text"),
+        ([("seed", 1)], r"^card: got \[\('seed', 1\)\]; give a mapping"),
+    ],
+)
+def test_a_card_that_json_cannot_hold_is_refused_by_key_and_spoils_nothing(folder: Path, card: object, told: str):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match=told):
+        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), card)  # pyright: ignore[reportArgumentType]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_numbers_of_numpy_are_numbers_on_a_card(tmp_path: Path):
+    given = {"seed": np.int64(3), "share": np.float32(0.5), "whole": np.bool_(True), "layers": (np.int8(0), {"k": 2})}
+    save_sae(tmp_path, SparseAutoencoder(6, 16, TopK(3)), {**given, "counts": {np.int64(7): 1}})
+    card = load_sae(tmp_path).card
+    assert {key: card[key] for key in given} == {"seed": 3, "share": 0.5, "whole": True, "layers": [0, {"k": 2}]}
+    assert card["counts"] == {"7": 1}
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CARD])
+def test_a_dictionary_stays_whole_when_its_place_runs_full(folder: Path, file: str, monkeypatch: pytest.MonkeyPatch):
+    """Whichever of the two files finds no room."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, {WEIGHTS: "save_file", CARD: "write_json"}[file], full)
+    with pytest.raises(StorageFull, match="no room left to write"):
+        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.undo()
+    save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1})
+    assert load_sae(folder).card["seed"] == 1

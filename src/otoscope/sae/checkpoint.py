@@ -5,12 +5,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
-from otoscope.artifacts import digest, environment, read_json, read_tensors, write_json, write_tensors
+from otoscope.artifacts import atomic, digest, environment, read_json, read_tensors, write_json
 from otoscope.errors import DamagedArtifact, IncompleteArtifact, StaleArtifact
+from otoscope.sae.card import as_card
 from otoscope.sae.catalog import sparsifier_from_card
 from otoscope.sae.model import SparseAutoencoder
 
@@ -30,15 +33,20 @@ class Loaded(NamedTuple):
 def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
     """Write a model and its card; the card comes last, so a folder with a card is whole.
 
-    `card` holds what the caller knows (preset, seed, layer, encoder, fingerprints, summary); shape,
-    sparsifier, format, versions and the weights' SHA-256 are added.
+    `card` holds what the caller knows (preset, seed, layer, encoder, fingerprints, summary), in values that JSON has
+    and NumPy's numbers; shape, sparsifier, format, versions and the weights' SHA-256 are added. Raises `ConfigError`
+    naming the key of a value that a card cannot hold, `StorageFull` and `ArtifactError` for a place that cannot be
+    written. A dictionary that lay there stays as it was until both files are on disk.
     """
     folder = Path(folder)
-    weights = folder / WEIGHTS
-    (folder / CARD).unlink(missing_ok=True)
-    write_tensors(weights, {name: to_array(value) for name, value in sae.state_dict().items()})
-    added = {"format": FORMAT, "model": sae.settings(), "sha256": digest(weights), "versions": environment()}
-    write_json(folder / CARD, {**card, **added})
+    told = as_card(card)
+    tensors = {name: np.asarray(to_array(value), order="C") for name, value in sae.state_dict().items()}
+    # names are given back to front: the weights first, the card last
+    with atomic(folder / CARD) as card_part, atomic(folder / WEIGHTS) as weights_part:
+        save_file(tensors, weights_part, {})
+        added = {"format": FORMAT, "model": sae.settings(), "sha256": digest(weights_part), "versions": environment()}
+        write_json(card_part, {**told, **added})
+        (folder / CARD).unlink(missing_ok=True)
 
 
 def load_sae(folder: str | Path) -> Loaded:
@@ -71,7 +79,8 @@ def _no_dictionary(folder: Path) -> str:
     else:
         state = "is a file" if folder.exists() else "does not exist"
         what, where, home = f"the folder {folder} {state}", "beside", folder.parent
-    lying = [str(path.parent) for pattern in DICTIONARIES for path in sorted(home.glob(pattern))]
+    found = [path.parent for pattern in DICTIONARIES for path in sorted(home.glob(pattern))]
+    lying = [str(one) for one in found if (one / CARD).is_file()]
     if not lying:
         return f"{what}, and no dictionary lies {where} it; give a folder that `save_sae` or `otoscope train` wrote"
     near = get_close_matches(str(folder), lying, n=1, cutoff=0.0)[0]
