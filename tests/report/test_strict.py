@@ -221,10 +221,10 @@ def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():
 
 def test_without_factors_and_further_seeds_the_dictionary_read_in_full_is_the_one_compared():
     of = {"k": 2, "sae_id": "layer03-frames-default-m64-k2-seed0", "sparsity": 0.95}
-    read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **of)
+    read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **{**of, "k": 1})
     found = strict_rows(to_table([codes("explained_variance", 0.9), codes("explained_variance", 0.8, **of), read]))
     assert found.main is not None
-    assert found.main["sparsity"] == 0.95
+    assert (found.main["sparsity"], found.main["k"]) == (0.95, 2)
     assert found.seeds == [of["sae_id"]]
 
 
