@@ -92,6 +92,11 @@ def test_unknown_preset_gets_a_suggestion():
     assert find_preset("default") is PRESETS["default"]
 
 
+def test_a_sparsifier_that_is_not_there_is_refused_however_the_recipe_is_made():
+    with pytest.raises(ConfigError, match=r"no sparsifier 'gate'; did you mean gated\?"):
+        TrainConfig(sparsifier="gate")
+
+
 @pytest.mark.parametrize("wrong", [{"leaning_rate": 1e-3}, {"batch": 0}, {"warmup": 1.5}, {"scaling": "all"}])
 def test_refuses_unknown_keys_and_values_out_of_range(wrong: dict[str, object]):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -115,6 +120,11 @@ def test_a_recipe_of_ones_own_is_a_preset_but_for_what_is_said():
         ({"sparsifer": "topk"}, r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
         ({"prefixes": (0.5,)}, r"recipe: prefixes: got \(0.5,\); prefixes must rise from above 0 to 1"),
         ({"base_rate": -1.0}, r"recipe: base_rate: got -1.0; .* greater than 0"),
+        ({"sparsifier": "batchtopk"}, r"^no sparsifier 'batchtopk'; did you mean batch_topk\? Known: batch_topk, gated"),
+        ({"init": "random"}, r"^recipe: init: got 'random'; Known: linear, points, principal, tied$"),
+        ({"init": "principle"}, r"^recipe: init: got 'principle'; did you mean principal\? Known: linear"),
+        ({"scaling": None}, r"^recipe: scaling: got None; Known: auto, dimensions, none, rows$"),
+        ({"dictionary": "archetypel"}, r"^recipe: dictionary: got 'archetypel'; did you mean archetypal\?"),
     ],
 )
 def test_a_recipe_of_ones_own_is_checked(changes: dict[str, Any], told: str):

@@ -35,10 +35,10 @@ class StrictRows:
         for metric in COMPARED:
             found = codes.filter(pl.col("metric") == metric).sort("seed", maintain_order=True)
             if found.height:
-                own = codes.filter(pl.col("sae_id") == found["sae_id"][0])
                 # of sparse_ metrics the column k says how many dimensions were read
-                plain = own.filter(~pl.col("metric").str.starts_with("sparse_"))
-                return (plain if plain.height else own).row(0, named=True)
+                of_budget = (pl.col("sae_id") == found["sae_id"][0]) & ~pl.col("metric").str.starts_with("sparse_")
+                other = codes.filter(of_budget)
+                return (other if metric.startswith("sparse_") and other.height else found).row(0, named=True)
         return None
 
     @property

@@ -20,13 +20,19 @@ SPARSIFIERS: dict[str, Callable[[int, int], Sparsifier]] = {
 """Constructors of (k, latents). TopK holds every row to k; the others reach k active latents on average."""
 
 
+def check_sparsifier(kind: str) -> str:
+    """Return the name of a sparsifier; raise `ConfigError` with the nearest name for an unknown one."""
+    if kind not in SPARSIFIERS:
+        raise ConfigError(f"no sparsifier {kind!r}; {suggest(kind, SPARSIFIERS)}")
+    return kind
+
+
 def build_sparsifier(kind: str, *, k: int | None, latents: int) -> Sparsifier:
     """Return a sparsifier by name for a dictionary of so many latents.
 
     Raises `ConfigError` with the nearest name for an unknown one, and for a k out of range.
     """
-    if kind not in SPARSIFIERS:
-        raise ConfigError(f"no sparsifier {kind!r}; {suggest(kind, SPARSIFIERS)}")
+    check_sparsifier(kind)
     if k is None:
         raise ConfigError(f"the sparsifier {kind!r} needs k")
     return SPARSIFIERS[kind](check_k(k, latents), latents)

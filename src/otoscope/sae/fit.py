@@ -25,7 +25,7 @@ def fit(
     engine: EngineFactory = pick_engine,
     device: str = "cpu",
 ) -> Trained:
-    """Train one dictionary to its end and return its best state on the validation rows.
+    """Train one dictionary to its end and return its best state on the validation rows, frozen and in eval mode.
 
     Args:
         rows: what to learn from: an array or tensor `[rows, width]` as it is, in any unit (any leading axes count as
@@ -45,8 +45,8 @@ def fit(
     >>> import numpy as np, torch
     >>> draw = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     >>> trained = fit(draw[:500], draw[500:], latents=16, k=2)
-    >>> trained.sae.encode(torch.from_numpy(draw[500:])).shape
-    torch.Size([100, 16])
+    >>> trained.sae.encode(torch.from_numpy(draw[500:])).numpy().shape
+    (100, 16)
     >>> trained.summary["train_rows"], trained.summary["valid_l0"] <= 2, len(trained.history) > 0
     (500, True, True)
     """

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
 
 from otoscope.errors import ConfigError, suggest
+from otoscope.sae.catalog import check_sparsifier
 from otoscope.sae.model import Dictionary, Init
 from otoscope.sae.moments import Wanted
 
@@ -15,7 +16,7 @@ LATER = {"dead_window_epochs"}
 
 
 class TrainConfig(BaseModel):
-    """A recipe; unknown keys and values out of range are refused."""
+    """A recipe; unknown keys and values out of range are refused, a sparsifier that is not there by `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,6 +97,11 @@ class TrainConfig(BaseModel):
     validate_rows: int = Field(default=1_000_000, ge=1)
     """Validate after every epoch, and within an epoch after so many rows."""
 
+    @field_validator("sparsifier")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return check_sparsifier(value)
+
     @field_validator("prefixes")
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -162,7 +168,9 @@ def find_preset(name: str) -> TrainConfig:
 
 
 def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
-    """Return a preset with some of its settings changed; raise `ConfigError` for unknown ones or values out of range.
+    """Return a preset with some of its settings changed.
+
+    Raises `ConfigError` for unknown ones and values out of range; for names, with the nearest that there is.
 
     >>> recipe("default", sparsifier="batch_topk").sparsifier
     'batch_topk'
@@ -176,5 +184,6 @@ def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        told = first["msg"].removeprefix("Value error, ")
+        words = get_args(TrainConfig.model_fields[place].annotation) if first["type"] == "literal_error" else ()
+        told = suggest(first["input"], words) if words else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"recipe: {place}: got {first['input']!r}; {told}") from error

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from otoscope.errors import ConfigError, suggest
-from otoscope.sae.catalog import build_sparsifier
 from otoscope.sae.presets import TrainConfig, recipe
 
 BASE = "based_on"
@@ -24,9 +23,7 @@ def described_recipe(given: Mapping[str, Any]) -> TrainConfig:
     for key in changes:
         if key not in TrainConfig.model_fields:
             raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, [BASE, *TrainConfig.model_fields])}")
-    made = recipe(base, **changes)
-    build_sparsifier(made.sparsifier, k=1, latents=2)
-    return made
+    return recipe(base, **changes)
 
 
 def refuse_pairs(config: TrainConfig, *, latents: int, neighbours: bool) -> None:

@@ -170,7 +170,7 @@ def advance(run: Training, batch: Batch) -> Step:
 
 
 def finish(run: Training) -> Trained:
-    """Return the best model of a run whose steps are done, on the CPU."""
+    """Return the best model of a run whose steps are done, on the CPU and as `load_sae` would return it."""
     if not run.done:
         raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train` to its end")
     if not run.best:
@@ -196,7 +196,7 @@ def finish(run: Training) -> Trained:
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
     }
-    return Trained(run.sae.cpu(), run.history, summary)
+    return Trained(run.sae.cpu().requires_grad_(False), run.history, summary)
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
