@@ -84,7 +84,7 @@ def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text
         ("recipes: {mine: {sparsifer: relu}}", r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
         ("recipes: {mine: {name: relu}}", r"no setting 'name' of a recipe; Known: archetypes"),
         ("recipes: {mine: {sparsifier: rleu}}", r"no sparsifier 'rleu'; did you mean relu\?"),
-        ("recipes: {mine: {init: principal}}", r"train.recipes.mine: init: got 'principal'; did you mean principal\?"),
+        ("recipes: {mine: {init: principel}}", r"train.recipes.mine: init: got 'principel'; did you mean principal\?"),
         ("recipes: {mine: {epochs: -1}}", r"mine.yaml: train.recipes.mine: epochs: got -1; .* greater than 0"),
         ("recipes: {mine: {based_on: defualt}}", r"train.recipes.mine: .*'defualt'; did you mean default\?"),
         ("recipes: {mine: {prefixes: [0.5]}}", r"train.recipes.mine: prefixes: .* rise from above 0 to 1"),

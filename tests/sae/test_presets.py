@@ -120,10 +120,13 @@ def test_a_recipe_of_ones_own_is_a_preset_but_for_what_is_said():
         ({"sparsifer": "topk"}, r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
         ({"prefixes": (0.5,)}, r"recipe: prefixes: got \(0.5,\); prefixes must rise from above 0 to 1"),
         ({"base_rate": -1.0}, r"recipe: base_rate: got -1.0; .* greater than 0"),
-        ({"sparsifier": "batchtopk"}, r"^no sparsifier 'batchtopk'; did you mean batch_topk\? Known: batch_topk, gated"),
+        (
+            {"sparsifier": "batchtopk"},
+            r"^no sparsifier 'batchtopk'; did you mean batch_topk\? Known: batch_topk, gated",
+        ),
         ({"init": "random"}, r"^recipe: init: got 'random'; Known: linear, points, principal, tied$"),
         ({"init": "principle"}, r"^recipe: init: got 'principle'; did you mean principal\? Known: linear"),
-        ({"scaling": None}, r"^recipe: scaling: got None; Known: auto, dimensions, none, rows$"),
+        ({"scaling": None}, r"^recipe: scaling: got None; did you mean none\? Known: auto, dimensions, none, rows$"),
         ({"dictionary": "archetypel"}, r"^recipe: dictionary: got 'archetypel'; did you mean archetypal\?"),
     ],
 )

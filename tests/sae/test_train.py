@@ -7,11 +7,12 @@ import torch
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.bank import Bank
+from otoscope.sae.catalog import SPARSIFIERS
 from otoscope.sae.checkpoint import load_sae, save_sae
 from otoscope.sae.engine import Losses, TorchEngine
 from otoscope.sae.fit import fit
 from otoscope.sae.moments import measure
-from otoscope.sae.presets import TrainConfig
+from otoscope.sae.presets import TrainConfig, recipe
 from otoscope.sae.rows import ArrayRows
 from otoscope.sae.seat import Member
 from otoscope.sae.train import begin, finish, train
@@ -49,6 +50,26 @@ def test_same_seed_same_weights():
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sparsifier": name} for name in sorted(SPARSIFIERS)]
+    + [{"frozen_decoder": True}, {"dictionary": "archetypal", "init": "points", "unit_norm": False, "archetypes": 50}],
+    ids=str,
+)
+def test_what_training_returns_is_what_loading_returns(changes: dict[str, object], tmp_path: Path):
+    """Frozen and in eval mode, whether one trains by itself or in a bank that keeps a folder."""
+    config, valid = recipe("default", **{"init": "tied", "epochs": 2, **changes}), planted(2)
+    alone = fit(planted(0, 1), valid, config, latents=96, k=6).sae
+    member = Member(name="one", latents=96, k=6, preset=config, folder=tmp_path)
+    (of_bank,) = [step.trained.sae for step in Bank(planted(0, 1), valid, [member]).train() if step.trained]
+    x = torch.from_numpy(valid.array)
+    loaded = load_sae(tmp_path).sae
+    np.testing.assert_array_equal(of_bank.encode(x).numpy(), loaded.encode(x).numpy())
+    for sae in (alone, of_bank, loaded):
+        assert not sae.training
+        assert not any(parameter.requires_grad for parameter in sae.parameters())
 
 
 def test_validation_by_hand():

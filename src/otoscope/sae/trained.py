@@ -9,8 +9,9 @@ class Trained(NamedTuple):
     """The best model, the validation points, and the numbers for its card.
 
     `sae` is the state with the least error on validation rows of those within the budget of active latents, on the CPU
-    and as `load_sae` returns it: frozen (no parameter requires a gradient) and in eval mode. `history` holds a mapping for each validation: `step`, `epoch`, the losses of that step's batch,
-    and the measures `valid_*`. `summary` tells of the whole training:
+    and as `load_sae` returns it: frozen (no parameter requires a gradient) and in eval mode. `history` holds a
+    mapping for each validation: `step`, `epoch`, the losses of that step's batch, and the measures `valid_*`.
+    `summary` tells of the whole training:
 
     - `steps` taken of `planned_steps`, and the `best_step` that `sae` is from; `epochs`, `batch` (rows of a step);
     - `engine` and `device` that trained, `learning_rate` at its peak;
