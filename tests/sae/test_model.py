@@ -104,15 +104,53 @@ def test_the_gain_starts_every_budget_at_the_size_of_the_rows(k: int):
     assert (rebuilt - x).square().mean() <= before + 1e-6
 
 
-def test_arrays_and_wrong_shapes_are_told_in_our_words():
+def test_arrays_and_wrong_shapes_are_refused_in_our_words():
     sae = SparseAutoencoder(6, 16, TopK(3))
     rows, codes = np.zeros((4, 6), np.float32), np.zeros((4, 16), np.float32)
     for call, given in ((sae.encode, rows), (sae, rows), (sae.decode, codes), (sae.encode, rows.tolist())):
         with pytest.raises(TrainingError, match=r"give a tensor \[rows, (width|latents)\].*torch\.as_tensor\(array"):
             call(given)
-    with pytest.raises(TrainingError, match=r"rows are float64, this dictionary computes in float32"):
-        sae.encode(torch.zeros(4, 6, dtype=torch.float64))
+    for dtype in (torch.bool, torch.complex64):
+        with pytest.raises(
+            TrainingError, match=rf"rows are {str(dtype)[6:]}; give real numbers, floating point or whole"
+        ):
+            sae.encode(torch.zeros(4, 6, dtype=dtype))
     with pytest.raises(TrainingError, match=r"rows are a single number; give a tensor \[rows, width\]"):
         sae.encode(torch.tensor(1.0))
     with pytest.raises(TrainingError, match=r"codes have 6 latents, this dictionary has 16"):
         sae.decode(torch.zeros(4, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.uint8])
+def test_rows_of_any_real_kind_are_taken_over_as_float32(dtype: torch.dtype):
+    sae, given = SparseAutoencoder(6, 16, TopK(3)), (10 * rows(4)[:, :6]).abs().to(dtype)
+    made, expected = sae(given), sae(given.float())
+    assert made.codes.dtype == made.rebuilt.dtype == torch.float32
+    assert torch.equal(made.codes, expected.codes)
+    assert torch.equal(sae.encode(given), expected.codes)
+    assert torch.equal(sae.decode(expected.codes.double()), expected.rebuilt)
+    assert torch.equal(sae.double().encode(given), sae.encode(given.double()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_that_is_not_finite_is_refused_by_its_place(value: float):
+    sae = SparseAutoencoder(6, 16, TopK(3))
+    spoilt = torch.zeros(3, 5, 6)
+    spoilt[1, 4, 2] = spoilt[2, 0, 0] = value
+    for call in (sae.encode, sae):
+        with pytest.raises(TrainingError, match=r"^row \[1, 4\] holds NaN or Inf \(2 such row\(s\) of 15\); remove it"):
+            call(spoilt)
+        with pytest.raises(TrainingError, match=r"^row 4 holds NaN or Inf \(1 such row\(s\) of 5\)"):
+            call(spoilt[1])
+        with pytest.raises(TrainingError, match=r"^the row holds NaN or Inf"):
+            call(spoilt[1, 4])
+
+
+def test_numbers_as_large_as_float32_holds_are_taken_and_larger_ones_refused():
+    """Rows whose sum overflows are finite all the same."""
+    sae, large = SparseAutoencoder(6, 16, TopK(3)), torch.full((4, 6), 3e38)
+    assert not torch.isfinite(large.sum())
+    assert sae.encode(large).shape == (4, 16)
+    assert sae.encode(torch.zeros(0, 6)).shape == (0, 16)
+    with pytest.raises(TrainingError, match=r"^row 0 holds a number too large for float32 \(4 such row\(s\) of 4\)"):
+        sae.encode(10 * large.double())

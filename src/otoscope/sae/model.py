@@ -4,12 +4,13 @@ import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.archetypal import Archetypes
+from otoscope.sae.given import as_reals, require_finite_rows
 from otoscope.sae.sparsifiers import Sparsifier
 
 Init: TypeAlias = Literal["tied", "linear", "points", "principal"]
@@ -89,9 +90,9 @@ class SparseAutoencoder(nn.Module):
         self.centre = centre.to(self.centre).clone()
         self.scale = scale.to(self.scale).clone()
 
-    def normalise(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        """Return rows centred and scaled."""
-        _require_tensor(rows, "rows", "[rows, width]", self.encoder.dtype)
+    def normalise(self, rows: Real[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """Return rows centred and scaled; NaN and Inf are let pass (see `encode`)."""
+        rows = as_reals(rows, self.encoder, name="rows", shape="[rows, width]")
         if rows.shape[-1] != self.width:
             raise TrainingError(f"rows are {rows.shape[-1]} wide, this dictionary was made for {self.width}")
         return (rows - self.centre) / self.scale
@@ -136,26 +137,31 @@ class SparseAutoencoder(nn.Module):
         self.encoder.copy_(F.normalize(self.decoder, dim=1))
         self.encoder[len(both) :] *= gain
 
-    def encode(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
-        """Return the codes of rows, both in the encoder's own units; raise `TrainingError` for no tensor of that width.
+    def encode(self, rows: Real[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
+        """Return the codes of rows, both in the encoder's own units.
+
+        Rows of any floating point or whole numbers are taken over in the dictionary's precision, float32. Raises
+        `TrainingError` for no such tensor of that width, and naming the row for NaN, Inf and what float32 cannot hold.
 
         >>> from otoscope.sae.sparsifiers import TopK
         >>> sae = SparseAutoencoder(3, 8, TopK(2))
         >>> sae.encode(torch.ones(5, 3)).shape
         torch.Size([5, 8])
         """
-        flat = self.normalise(rows).reshape(-1, self.width)
-        return (self.sparsifier(self.preactivate(flat)) * self.unit).reshape(*rows.shape[:-1], self.latents)
+        inner = self.normalise(rows)
+        require_finite_rows(inner, rows)
+        codes = self.sparsifier(self.preactivate(inner.reshape(-1, self.width))) * self.unit
+        return codes.reshape(*rows.shape[:-1], self.latents)
 
-    def decode(self, codes: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
+    def decode(self, codes: Real[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
         """Return rows rebuilt from codes, in the encoder's own units; raise `TrainingError` for no such tensor."""
-        _require_tensor(codes, "codes", "[rows, latents]", self.encoder.dtype)
+        codes = as_reals(codes, self.encoder, name="codes", shape="[rows, latents]")
         if codes.shape[-1] != self.latents:
             raise TrainingError(f"codes have {codes.shape[-1]} latents, this dictionary has {self.latents}")
         return self.rebuild(codes / self.unit) * self.scale + self.centre
 
-    def forward(self, rows: Float[Tensor, "*rows width"]) -> Pass:
-        """Return the codes of rows and what they rebuild."""
+    def forward(self, rows: Real[Tensor, "*rows width"]) -> Pass:
+        """Return the codes of rows and what they rebuild; raise `TrainingError` as `encode` does."""
         codes = self.encode(rows)
         return Pass(codes, self.decode(codes))
 
@@ -171,18 +177,6 @@ class SparseAutoencoder(nn.Module):
             "archetypes": None if self.archetypes is None else len(self.archetypes.points),
             "sparsifier": self.sparsifier.card(),
         }
-
-
-def _require_tensor(given: object, what: str, shape: str, dtype: torch.dtype) -> None:
-    if not isinstance(given, Tensor):
-        raise TrainingError(
-            f"{what} are a {type(given).__name__}; give a tensor {shape}, float32 as the dictionary is: "
-            "torch.as_tensor(array, dtype=torch.float32)"
-        )
-    if not given.ndim:
-        raise TrainingError(f"{what} are a single number; give a tensor {shape}")
-    if given.dtype == torch.float64 != dtype:
-        raise TrainingError(f"{what} are float64, this dictionary computes in float32; give {what}.float()")
 
 
 def _tied(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
