@@ -6,6 +6,7 @@ from functools import partial
 from time import monotonic
 
 from otoscope.errors import DamagedArtifact, StaleArtifact
+from otoscope.sae.caveats import of_rows
 from otoscope.sae.devices import find_device
 from otoscope.sae.engine import EngineFactory
 from otoscope.sae.fast import pick_engine
@@ -53,9 +54,14 @@ class Bank:
         self.moments = moments or measure(self.rows)
 
     def warnings(self) -> list[str]:
-        """Return what a reader of the results should know about the rows, each line once."""
+        """Return what a reader of the results should know about the rows, each line once.
+
+        Too few of them are told for the member with the most latents alone.
+        """
         made = self.drafts.values()
-        return list(dict.fromkeys(line for one in made for line in self.moments.warnings(one.config.scaling)))
+        found = [line for one in made for line in self.moments.warnings(one.config.scaling)]
+        most = max((member.latents for member in self.members), default=0)
+        return list(dict.fromkeys(found)) + of_rows(self.rows.height, self.valid_rows.height, latents=most)
 
     def waves(self) -> list[list[Member]]:
         """Return the members that are trained at once, wave after wave, equal orders of rows side by side."""

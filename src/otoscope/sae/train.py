@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
+from otoscope.sae import caveats
 from otoscope.sae.capabilities import describe, pairs, remedy
 from otoscope.sae.devices import find_device
 from otoscope.sae.draft import draft
@@ -25,9 +26,6 @@ from otoscope.sae.sparsifiers import whole
 from otoscope.sae.start import start
 from otoscope.sae.trained import Trained
 from otoscope.sae.validate import Validation, calibrate, validate
-
-OVERSPEND = 1.05
-"""Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
 
 UNSEEN = math.inf, math.inf
 """The rank of no state at all."""
@@ -191,7 +189,7 @@ def finish(run: Training) -> Trained:
         "constant_dimensions": run.moments.constant,
         "largest_variance_share": run.moments.largest_share,
         "scaling": run.moments.settle(run.config.scaling),
-        "warnings": run.moments.warnings(run.config.scaling),
+        "warnings": _warnings(run),
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
@@ -199,9 +197,18 @@ def finish(run: Training) -> Trained:
     return Trained(run.sae.cpu().requires_grad_(False), run.history, summary)
 
 
+def _warnings(run: Training) -> list[str]:
+    latents, height = run.sae.latents, run.rows.height
+    found = run.moments.warnings(run.config.scaling) + caveats.of_rows(height, run.valid_rows.height, latents=latents)
+    if run.best_step:
+        return found
+    l0 = run.history[-1]["valid_l0"]
+    return found + caveats.of_start(run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0)
+
+
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
     """Order states by how far they overspend the budget, then by error: a denser code rebuilds better for nothing."""
-    return max(valid.l0 / (OVERSPEND * k), 1.0), valid.inner_mse
+    return max(valid.l0 / (caveats.OVERSPEND * k), 1.0), valid.inner_mse
 
 
 def _state(sae: SparseAutoencoder) -> dict[str, Tensor]:

@@ -16,7 +16,9 @@ class Trained(NamedTuple):
     - `steps` taken of `planned_steps`, and the `best_step` that `sae` is from; `epochs`, `batch` (rows of a step);
     - `engine` and `device` that trained, `learning_rate` at its peak;
     - `train_rows`, `valid_rows`; `constant_dimensions` (that do not vary), `largest_variance_share` (of one dimension,
-      0 to 1), `scaling` (what the rows were divided by), `warnings` (what a reader of results should know);
+      0 to 1), `scaling` (what the rows were divided by);
+    - `warnings`, what a reader of results should know, a line each: outlier and constant dimensions, fewer training
+      rows than latents, a single validation row, a start that no step improved on where one should (`best_step` 0);
     - `dead_window_rows`: a latent that fires for none of so many training rows in a row counts as dead in training;
     - of `sae` on the validation rows: `valid_mse` (mean square error of a value, in the rows' own units squared),
       `valid_inner_mse` (after scaling), `valid_explained_variance` (1 is all, 0 the training mean; below 0 is worse),
