@@ -64,8 +64,8 @@ def _read(rows: StrictRows) -> Figure | None:
         caption=(
             "Each question is answered by the same ridge regression (one output a class) from every representation, "
             "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
-            "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: what a "
-            "dictionary must beat. "
+            "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the "
+            "baselines. "
             f"Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the "
             "dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
