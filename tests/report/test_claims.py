@@ -24,6 +24,7 @@ from otoscope.report.claims_numbers import (
 )
 from otoscope.report.claims_strict import strict_claims
 from otoscope.report.claims_verdicts import compact, kept, ordered
+from otoscope.report.folder import read_run
 from otoscope.report.intervals import Number
 
 
@@ -161,14 +162,14 @@ def test_what_was_asked_and_cannot_be_measured_says_what_it_takes() -> None:
 def test_the_page_of_claims_warns_of_too_few_groups(tmp_path: Path) -> None:
     few = [replace(r, n=30, groups=1) for r in [*strict_study(), strictly("factor_r2", 0.5, "dense", target="f0")]]
     write_table(tmp_path / "results.parquet", to_table(few))
-    page = write_claims(tmp_path, figures=False)
+    page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     assert "Nothing can be claimed from these numbers." in page.read_text(encoding="utf-8")
 
 
 def test_numbers_in_the_studys_way_claim_no_unseen_clips(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([replace(r, n=20, groups=1) for r in small_study()]))
-    page = write_claims(tmp_path, figures=False)
+    page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
     assert "no fit and no choice has seen" not in text.split("<main")[1].split("What the words mean")[0]
@@ -369,7 +370,7 @@ def test_without_held_out_groups_nothing_is_decided() -> None:
 
 def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([*small_study(), *strict_study()]))
-    page = write_claims(tmp_path)
+    page = write_claims(read_run(tmp_path))
     assert page == tmp_path / "report" / PAGE
     text = page.read_text(encoding="utf-8")
     for wanted in (
@@ -400,7 +401,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([*strict, main]))
     (tmp_path / "corpus.json").write_text('{"name": "synth", "clips": 200}', encoding="utf-8")
     (tmp_path / "config.yaml").write_text("evaluate: {resamples: 1000, strict: {permutations: 7}}", encoding="utf-8")
-    page = write_claims(tmp_path, figures=False)
+    page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
     asked, verdicts = text.index("What was asked of what</h2>"), text.index("Verdicts</h2>")
@@ -426,7 +427,7 @@ def formant_study(folder: Path, factors: dict[str, str], *, values: dict[str, li
     (folder / "factors.json").write_text(json.dumps({"factors": listed}), encoding="utf-8")
     if values:
         write_table(folder / "factors.parquet", pl.DataFrame(values))
-    page = write_claims(folder, figures=False)
+    page = write_claims(read_run(folder), figures=False)
     assert page is not None
     return page.read_text(encoding="utf-8")
 
@@ -443,7 +444,7 @@ def test_the_page_says_what_formants_are(tmp_path: Path) -> None:
 
 def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table(small_study()))
-    page = write_claims(tmp_path, figures=False)
+    page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
     assert "<code>otoscope run CONFIG.yaml</code>" in text
@@ -454,14 +455,14 @@ def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
 
 def test_the_same_table_gives_the_same_page(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([*small_study(), *strict_study()]))
-    first = (write_claims(tmp_path, figures=False) or tmp_path).read_bytes()
-    assert (write_claims(tmp_path, figures=False) or tmp_path).read_bytes() == first
+    first = (write_claims(read_run(tmp_path), figures=False) or tmp_path).read_bytes()
+    assert (write_claims(read_run(tmp_path), figures=False) or tmp_path).read_bytes() == first
 
 
 def test_a_run_that_does_not_ask_has_no_page(tmp_path: Path) -> None:
     other = to_table([row("probe_accuracy", 0.5, "dense", protocol="held_out")])
     write_table(tmp_path / "results.parquet", other)
-    assert write_claims(tmp_path) is None
+    assert write_claims(read_run(tmp_path)) is None
     assert not (tmp_path / "report").exists()
 
 
@@ -478,6 +479,6 @@ def without_common_factors() -> list[Record]:
 def test_what_is_undefined_is_left_out_and_never_drawn(tmp_path: Path, strict: list[Record]) -> None:
     records = [*small_study(), row("top_completeness", math.nan, "sae", sparsity=0.95, layer=1), *strict]
     write_table(tmp_path / "results.parquet", to_table(records))
-    page = write_claims(tmp_path, figures=False)
+    page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     assert "NaN" not in page.read_text(encoding="utf-8").split('id="specs">')[1].split("</script>")[0]

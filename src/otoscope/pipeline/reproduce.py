@@ -23,6 +23,7 @@ from otoscope.protocols.mariotte2025.published import SOURCE, compare
 from otoscope.protocols.mariotte2025.switches import Settings
 from otoscope.report.claims import write_claims
 from otoscope.report.comparison import write_comparison
+from otoscope.report.folder import read_run
 from otoscope.report.words import count
 
 FORMAT = 2
@@ -124,7 +125,7 @@ def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch:
         stand_ins = {m.name: {"checkpoint": m.checkpoint, "layers": m.layers, "published": m.published} for m in models}
         write_json(card, {"source": SOURCE, "models": stand_ins, "settings": settings.model_dump(mode="json")})
         write_comparison(folder.root)
-        write_claims(folder.root)
+        write_claims(read_run(folder.root))
 
     outputs = [folder.results, table, csv, card, page]
     run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, watch=watch)

@@ -45,14 +45,18 @@ class Baseline:
         return words.listed(self.names)
 
 
-def best_baseline(rows: pl.DataFrame, *, lowest: bool = False) -> Baseline | None:
+def place() -> pl.Expr:
+    """Return each row's place in the order in which the page shows representations; unknown ones come last."""
+    order = {name: at for at, name in enumerate(WORDS)}
+    return pl.col("representation").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+
+
+def best_baseline(rows: pl.DataFrame) -> Baseline | None:
     """Return the best of what codes must beat, ties together; None where the rows hold no baseline with a value."""
     others = rows.filter(~pl.col("representation").is_in([DENSE, CODES, *KNOWS_NOTHING]) & pl.col("value").is_not_nan())
     if others.is_empty():
         return None
-    order = {name: place for place, name in enumerate(WORDS)}
-    place = pl.col("representation").replace_strict(order, default=len(order), return_dtype=pl.Int64)
-    ranked = others.sort("value", place, descending=[not lowest, False], maintain_order=True)
+    ranked = others.sort("value", place(), descending=[True, False], maintain_order=True)
     best = ranked.row(0, named=True)
     tied = ranked.filter((pl.col("value") - best["value"]).abs() < TIE)["representation"].unique(maintain_order=True)
     named = tuple(WORDS.get(str(name), str(name)) for name in tied)

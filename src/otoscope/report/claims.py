@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.artifacts import atomic, read_table
-from otoscope.evaluate.record import completed
+from otoscope.artifacts import atomic
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report import words
@@ -18,7 +17,7 @@ from otoscope.report.claims_strict import strict_claims
 from otoscope.report.claims_verdicts import Verdict, verdicts
 from otoscope.report.claims_words import decimal, lead_told, points, shown
 from otoscope.report.evidence import caution, of_run
-from otoscope.report.folder import read_run
+from otoscope.report.folder import Run
 from otoscope.report.glossary import glossary
 from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
@@ -42,7 +41,7 @@ CLAIMS = (
         "task",
         "Codes keep the task",
         "Sparse codes keep what the layer knows about the singing technique, even at 95 % sparsity.",
-        "Holds when the interval of codes minus layer lies above -2 points, fails when it lies below; else undecided.",
+        "Holds when the interval of codes minus layer lies above −2 points, fails when it lies below; else undecided.",
     ),
     Claim(
         "dimensions",
@@ -57,8 +56,7 @@ CLAIMS = (
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
         "Read from the dense layers, where the study counts codes. Holds when the centre of pitch lies before both "
         "others, the intervals above 0 and above chance, fails when an interval lies below 0; either way also more "
-        "than "
-        "by chance without layer 0; else undecided.",
+        "than by chance without layer 0; else undecided.",
     ),
 )
 """What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
@@ -83,12 +81,12 @@ def examine(results: pl.DataFrame) -> Examined:
     return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
-def write_claims(folder: Path, *, figures: bool = True) -> Path | None:
-    """Write `report/claims.html` from `results.parquet`, and its charts beside it; None where nothing was asked."""
-    results = completed(read_table(folder / "results.parquet"))
+def write_claims(run: Run, *, figures: bool = True) -> Path | None:
+    """Write `report/claims.html` from a run's results, and its charts beside it; None where nothing was asked."""
+    results = run.results.rows
     if not is_asked(results):
         return None
-    page, run = folder / "report" / PAGE, read_run(folder)
+    page = run.folder / "report" / PAGE
     found = examine(results)
     charts = _figures(found)
     if figures:
@@ -132,7 +130,7 @@ def render(
         ]
         body = [
             element("p", element("strong", "Claim. "), claim.claim),
-            element("p", element("strong", "Rule. "), claim.rule.replace("-2", "−2")),
+            element("p", element("strong", "Rule. "), claim.rule),
             element("table", element("tbody", *rows), class_="settings"),
             _verdict(verdict),
         ]

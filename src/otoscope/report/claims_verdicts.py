@@ -125,7 +125,6 @@ def compact(found: Compact | None) -> Verdict:
     )
     notes = tuple(notes_of_dimensions(found))
     fewer, more = apart(codes, dense), apart(dense, codes)
-    fewer_alone = fewer
     if (few := found.few) is not None:
         fewer = fewer and few.codes.value >= few.dense.value - MARGIN
         more = more or apart(few.codes, few.dense)
@@ -137,12 +136,16 @@ def compact(found: Compact | None) -> Verdict:
     if fewer:
         why = f"{told}: codes need fewer, and the intervals lie apart."
         return Verdict("holds", why, (*unlearned(found), *notes))
+    if apart(codes, dense):
+        return Verdict(
+            "undecided",
+            f"{told}: codes spread over fewer, but a few of them tell less than a few of the layer's.",
+            notes,
+        )
     leaning = "more dimensions rather than fewer" if codes.value > dense.value else "fewer dimensions"
-    leaning = "as many" if one(codes.value) == one(dense.value) else leaning
-    why = f"{told}: codes take {leaning}, but the intervals overlap."
-    if fewer_alone:
-        why = f"{told}: codes spread over fewer, but a few of them tell less than a few of the layer's."
-    return Verdict("undecided", why, notes)
+    if one(codes.value) == one(dense.value):
+        leaning = "as many"
+    return Verdict("undecided", f"{told}: codes take {leaning}, but the intervals overlap.", notes)
 
 
 def _spread(number: Number) -> str:

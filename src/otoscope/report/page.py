@@ -29,10 +29,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
 PLAINLY = {
     "held_out": (
         "The same clips asked in the plain way: one penalty chosen on validation groups, accuracy over all clips, "
-        "factors "
-        "as they are, one seed, no baselines. These numbers differ from those above and are a first look, not "
-        "something "
-        "to claim by."
+        "factors as they are, one seed, no baselines. These numbers differ from those above and are a first look, not "
+        "something to claim by."
     ),
     "mariotte2025": (
         "The same clips asked as the study's own code asks: a probe that keeps its best epoch on the validation clips, "
@@ -59,7 +57,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
             write_figure(page.parent / "figures", figure)
     with atomic(page) as temporary:
         temporary.write_text(render(run, sections, linked=figures), encoding="utf-8")
-    claims.write_claims(folder, figures=figures)
+    claims.write_claims(run, figures=figures)
     return page
 
 

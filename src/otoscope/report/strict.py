@@ -65,9 +65,8 @@ def _read(rows: StrictRows) -> Figure | None:
             "Each question is answered by the same ridge regression (one output a class) from every representation, "
             "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
             "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the "
-            "baselines. "
-            f"Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about the "
-            "dictionary needs blue to lie to the right of magenta, not only of grey."
+            f"baselines. Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about "
+            "the dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
         notes=[f"The table also holds {words.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)

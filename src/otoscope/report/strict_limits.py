@@ -43,11 +43,9 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         title="Where sparsity breaks what is kept",
         caption=(
             f"From {words.sparsity(sparsities[0])} sparsity to {words.sparsity(sparsities[-1])}: what is rebuilt, "
-            "what is "
-            f"predicted and what is told apart on test groups, for {of_recipes(recipes)}; the first seed of each. The "
-            "table ends with the "
-            "sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
-            "determined), and with the bend of each curve."
+            f"what is predicted and what is told apart on test groups, for {of_recipes(recipes)}; the first seed of "
+            "each. The table ends with the sparsest level that loses no more than the margin against the densest (a "
+            "dash where it cannot be determined), and with the bend of each curve."
         ),
         panels=panels,
         table=listed(pl.concat([*used, _determined(rows), rows.of("sparsity_knee")])),

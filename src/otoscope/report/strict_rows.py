@@ -10,7 +10,7 @@ import polars as pl
 from otoscope.protocols.strict import NAME
 from otoscope.protocols.strict.names import CODES
 from otoscope.report import tables
-from otoscope.report.baselines import WORDS, Baseline, best_baseline
+from otoscope.report.baselines import WORDS, Baseline, best_baseline, place
 from otoscope.report.seeds import alike, mean_of
 
 COMPARED = ("reappearing_share", "mig", "sparse_r2", "sparse_probe_balanced_accuracy", "explained_variance")
@@ -66,10 +66,8 @@ class StrictRows:
             rows = rows.filter(pl.col("k") == k)
         compared = (pl.col("representation") != CODES) | pl.col("sae_id").is_in(self.seeds)
         rows = rows.filter(compared & (pl.col("layer") == self.layer))
-        order = {name: place for place, name in enumerate(WORDS)}
-        place = pl.col("representation").replace_strict(order, default=len(order), return_dtype=pl.Int64)
         series = pl.col("representation").replace_strict(WORDS, default=pl.col("representation"))
-        return rows.with_columns(series.alias("series"), place.alias("place")).sort(
+        return rows.with_columns(series.alias("series"), place().alias("place")).sort(
             "place", "seed", maintain_order=True
         )
 

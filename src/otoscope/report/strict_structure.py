@@ -33,8 +33,7 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
     over = f"; {told}" if (told := seeds_told(rows.over_seeds("effective_latents"), _one)) else ""
     said = (
         f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({words.ends(dense, _one)}) "
-        "and "
-        f"{_one(codes['value'])} of the codes ({words.ends(codes, _one)}{over}), the geometric mean over the "
+        f"and {_one(codes['value'])} of the codes ({words.ends(codes, _one)}{over}), the geometric mean over the "
         f"{codes['n']} common factors. {compactness(dense, codes)}"
     )
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]

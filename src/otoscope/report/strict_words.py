@@ -61,8 +61,7 @@ def _bridge(rows: StrictRows, present: Set[str]) -> str:
     )
     return (
         "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
-        "each "
-        "factor is replaced by the rank of its value among the clips, near duplicates are asked once, "
+        "each factor is replaced by the rank of its value among the clips, near duplicates are asked once, "
         f"{means}{stands}."
     )
 
@@ -98,8 +97,7 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
         said += (
             f" Of {given['latents']} factors {asked['latents']} are asked, each as the rank of its value among the "
             "clips: factors dominated by a few clips are dropped and near duplicates counted once. Many still depend "
-            "on "
-            f"each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
+            f"on each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
         )
     return [Finding("What is asked", said)]
 
@@ -150,8 +148,8 @@ def _predicted(rows: StrictRows) -> list[Finding]:
         return []
     said = (
         f"{of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
-        f"dense layer, {of_all(codes)} from the codes "
-        f"(permuted factors: {of_all(dense, 'null_high')} and {of_all(codes, 'null_high')} at most)."
+        f"dense layer, {of_all(codes)} from the codes (permuted factors: {of_all(dense, 'null_high')} and "
+        f"{of_all(codes, 'null_high')} at most)."
     )
     common = rows.one("mean_factor_r2", DENSE)
     if common is not None:
@@ -186,12 +184,11 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
         Finding(
             "What comes back",
             f"Over {share['n']} seeds the atoms of two dictionaries have a mean largest cosine of "
-            f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); matched "
-            f"latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
+            f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); "
+            f"matched latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
             f"{words.decimal(latents['null_mean'], 2)}, up to {words.decimal(latents['null_high'], 2)}). "
-            f"{words.percent(share['value'])} of the latents that fire "
-            f"reappear in at least 80{words.NBSP}% of the other seeds (shuffled "
-            f"{words.percent(share['null_mean'])}); the gallery names only such latents.{start}",
+            f"{words.percent(share['value'])} of the latents that fire reappear in at least 80{words.NBSP}% of the "
+            f"other seeds (shuffled {words.percent(share['null_mean'])}); the gallery names only such latents.{start}",
         )
     ]
 
