@@ -231,7 +231,8 @@ def otoscope(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
     import numpy as np
     import torch
 
-    from otoscope.sae.kernels import StepSettings, TopKStep, Weights
+    from otoscope.sae.kernels.settings import StepSettings, Weights
+    from otoscope.sae.kernels.step import TopKStep
 
     atoms = torch.nn.functional.normalize(torch.randn(case.latents, case.width), dim=1).numpy()
     weights = Weights(

@@ -8,8 +8,8 @@ import numpy as np
 from otoscope.evaluate.reconstruction import measure_reconstruction
 from otoscope.evaluate.record import Record
 from otoscope.evaluate.sparse_probing import SparseProbeSettings, sparse_detection
+from otoscope.pipeline.clips import Clips, Features
 from otoscope.protocols import held_out
-from otoscope.protocols.held_out import Clips, Features
 from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors
 from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from otoscope.protocols.strict.curves import factor_curve, label_curves

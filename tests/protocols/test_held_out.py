@@ -9,7 +9,8 @@ import pytest
 
 from otoscope.evaluate.reconstruction import ReconstructionMeter
 from otoscope.evaluate.record import Record, to_table
-from otoscope.protocols.held_out import Clips, Features, Settings, judge, rebuilt
+from otoscope.pipeline.clips import Clips, Features
+from otoscope.protocols.held_out import Settings, judge, rebuilt
 
 GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(

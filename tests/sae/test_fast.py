@@ -9,7 +9,8 @@ import torch
 from otoscope.errors import ConfigError
 from otoscope.sae.engine import TorchEngine
 from otoscope.sae.fast import FastEngine, covers, pick_engine
-from otoscope.sae.kernels import has_bfloat_products, lanes
+from otoscope.sae.kernels import lanes
+from otoscope.sae.kernels.lanes import has_bfloat_products
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.progress import load_progress, save_progress

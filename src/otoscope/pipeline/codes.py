@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
 from otoscope.evaluate.reconstruction import ReconstructionMeter
+from otoscope.pipeline.clips import Clips, Features
 from otoscope.pipeline.grid import Member
-from otoscope.protocols.held_out import Clips, Features
 from otoscope.sae.model import SparseAutoencoder
 
 FRAMES_AT_ONCE = 8192

@@ -11,7 +11,7 @@ from otoscope.pipeline.context import Context
 from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material, gather
 from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.strict import judge as judge_strictly
+from otoscope.pipeline.strict.judge import judge as judge_strictly
 
 PROTOCOLS: dict[str, Callable[[Context, Material], Judged]] = {
     "held_out": judging_held_out.judge,

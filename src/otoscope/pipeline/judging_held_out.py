@@ -11,6 +11,7 @@ from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
 from otoscope.evaluate.reconstruction import ReconstructionMeter
 from otoscope.evaluate.record import Record
+from otoscope.pipeline.clips import Features
 from otoscope.pipeline.codes import code_features, train_mean
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder
@@ -19,7 +20,7 @@ from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part, bring, rows_of
 from otoscope.protocols import held_out
-from otoscope.protocols.held_out import Features, Settings
+from otoscope.protocols.held_out import Settings
 from otoscope.report.words import count
 from otoscope.sae.checkpoint import load_sae
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otoscope.artifacts import fingerprint, read_json
+from otoscope.pipeline.clips import Clips
 from otoscope.pipeline.codes import encode_rows
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member, members
@@ -17,7 +18,6 @@ from otoscope.pipeline.judged import Judged
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part, bring, rows_of
 from otoscope.protocols import mariotte2025
-from otoscope.protocols.held_out import Clips
 from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from otoscope.report.words import count

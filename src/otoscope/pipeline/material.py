@@ -11,10 +11,10 @@ from otoscope.config import RunConfig
 from otoscope.corpus.table import Corpus
 from otoscope.evaluate.record import Record
 from otoscope.factors.table import FactorTable
+from otoscope.pipeline.clips import Clips
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.labels import probed_labels
 from otoscope.pipeline.sound import load_corpus
-from otoscope.protocols.held_out import Clips
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from otoscope.encoders.resolve import place_of
 from otoscope.errors import AudioError, MissingExtra
 from otoscope.evaluate.lasso import lasso_weights
 from otoscope.factors.egemaps import measure_egemaps
-from otoscope.protocols.held_out import Clips
+from otoscope.pipeline.clips import Clips
 from otoscope.protocols.mariotte2025.grid import Model
 from otoscope.protocols.mariotte2025.hearing import CROP_S, load_model
 from otoscope.protocols.mariotte2025.probe import fit_probe

@@ -7,7 +7,6 @@ interval over groups and its null.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -19,26 +18,9 @@ from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.probes import ProbeSettings, fit_probe
 from otoscope.evaluate.reconstruction import Reconstruction
 from otoscope.evaluate.record import Record
+from otoscope.pipeline.clips import Clips, Features
 
 NAME = "held_out"
-
-
-@dataclass(frozen=True)
-class Clips:
-    """What is known of each clip, the same for every representation; all arrays share the clips' order."""
-
-    split: Shaped[np.ndarray, " clips"]
-    groups: Shaped[np.ndarray, " clips"]
-    labels: dict[str, Shaped[np.ndarray, " clips"]]
-    factors: Float[np.ndarray, "clips factors"]
-    factor_names: tuple[str, ...]
-
-
-class Features(NamedTuple):
-    """One representation of clips: rows for probes, and rows in which a column is a latent or a unit."""
-
-    probe: Float[np.ndarray, "clips statistics"]
-    units: Float[np.ndarray, "clips units"]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from otoscope.report.chart_parts import (
     tooltip,
 )
 from otoscope.report.panels import Chart
-from otoscope.report.theme import DENSE, FACTOR, HEAT_INK, HEAT_INK_STRONG, NULL, layer_colours
+from otoscope.report.theme import DENSE as DENSE_COLOUR
+from otoscope.report.theme import FACTOR, HEAT_INK, HEAT_INK_STRONG, NULL, layer_colours
 
 MAX_LABELLED_LAYERS = 9
 """With more layers than this a heat map's cells are too narrow for text; the tooltips and the table hold it."""
@@ -66,7 +67,9 @@ def against_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[f
         across = alt.Chart(dense)
         if dense["low"].is_not_null().any():
             drawn.append(
-                across.mark_rect(opacity=0.16, color=DENSE.light).encode(y=alt.Y("low:Q").title(y_title), y2="high:Q")
+                across.mark_rect(opacity=0.16, color=DENSE_COLOUR.light).encode(
+                    y=alt.Y("low:Q").title(y_title), y2="high:Q"
+                )
             )
         drawn.append(across.mark_rule(strokeWidth=2).encode(y=y, color=colour, tooltip=tooltip("series:N", "layer:O")))
     return layered(

@@ -16,10 +16,8 @@ from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE, series_colo
 LOWEST = -0.5
 """Explained variance below this is drawn here: the reconstruction is worse than no reconstruction."""
 
-Chart = alt.LayerChart
 
-
-def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> Chart:
+def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> alt.LayerChart:
     """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
     data = _plain(rows)
     order = [name for name in WORDS.values() if name in set(data["series"])]
@@ -51,7 +49,7 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
     return alt.LayerChart(layer=layers)
 
 
-def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> Chart:
+def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions that are read, a line a representation."""
     data = _plain(with_means(rows)).unique(["series", "k"], keep="first", maintain_order=True)
     names = [name for name in REPRESENTATIONS if name in set(data["series"])]
@@ -72,7 +70,7 @@ def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> Chart:
     return alt.LayerChart(layer=layers)
 
 
-def by_layer(rows: pl.DataFrame, *, y_title: str, top: float) -> Chart:
+def by_layer(rows: pl.DataFrame, *, y_title: str, top: float) -> alt.LayerChart:
     """Draw one category over layers: its mean with its interval, and the upper end of its null."""
     data = _plain(rows).sort("layer")
     values = data["layer"].to_list()
@@ -94,7 +92,9 @@ def by_layer(rows: pl.DataFrame, *, y_title: str, top: float) -> Chart:
     return alt.LayerChart(layer=layers)
 
 
-def by_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], names: Sequence[str]) -> Chart:
+def by_sparsity(
+    rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], names: Sequence[str]
+) -> alt.LayerChart:
     """Draw a value against sparsity up to where hardly a latent is left, a line a recipe; `names` are all of them."""
     data = _plain(rows).with_columns(pl.Series("label", [words.sparsity(s) for s in _plain(rows)["sparsity"]]))
     colours = series_colours(names)

@@ -6,15 +6,13 @@ from typing import Any
 from otoscope.report import words
 from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
 
-Row = Mapping[str, Any]
 
-
-def few(row: Row) -> bool:
+def few(row: Mapping[str, Any]) -> bool:
     """Tell whether a number rests on too few test groups for a verdict."""
     return (row["groups"] or 0) < MIN_GROUPS
 
 
-def undecided(row: Row) -> str:
+def undecided(row: Mapping[str, Any]) -> str:
     """Return what stands in place of a verdict."""
     groups = row["groups"] or 0
     return f"{words.count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
@@ -30,7 +28,7 @@ def against(codes: Number, other: Number) -> str:
     return "The codes beat that beyond both intervals." if clear else "The codes lead, within the intervals."
 
 
-def compactness(dense: Row, codes: Row) -> str:
+def compactness(dense: Mapping[str, Any], codes: Mapping[str, Any]) -> str:
     """Say which of layer and codes takes fewer dimensions, where their intervals lie apart."""
     if few(codes):
         return f"Which is more compact, {undecided(codes)}."
@@ -42,7 +40,7 @@ def compactness(dense: Row, codes: Row) -> str:
     return "The intervals of codes and layer overlap: it is not decided."
 
 
-def lead(row: Row) -> str:
+def lead(row: Mapping[str, Any]) -> str:
     """Say whether the interval of a lead decides which category comes first."""
     if few(row):
         return undecided(row)
@@ -50,6 +48,6 @@ def lead(row: Row) -> str:
     return "and the interval excludes 0" if beyond else "which the interval does not decide"
 
 
-def within_chance(row: Row) -> bool:
+def within_chance(row: Mapping[str, Any]) -> bool:
     """Tell whether a lead, of either sign, is no more than its null."""
     return words.known(row["value"]) and words.known(row["null_high"]) and abs(row["value"]) <= row["null_high"]

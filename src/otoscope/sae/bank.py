@@ -10,7 +10,7 @@ from otoscope.sae.caveats import of_rows
 from otoscope.sae.devices import find_device
 from otoscope.sae.engine import EngineFactory
 from otoscope.sae.fast import pick_engine
-from otoscope.sae.kernels import available_threads
+from otoscope.sae.kernels.team import available_threads
 from otoscope.sae.moments import Moments, measure, require_all_finite
 from otoscope.sae.progress import clear_progress, load_progress
 from otoscope.sae.room import find_room

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.sae.engine import Engine, Losses, TorchEngine
-from otoscope.sae.kernels import StepSettings, TopKStep, Weights, has_bfloat_products
+from otoscope.sae.kernels.lanes import has_bfloat_products
+from otoscope.sae.kernels.settings import StepSettings, Weights
+from otoscope.sae.kernels.step import TopKStep
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.presets import TrainConfig
 from otoscope.sae.sparsifiers import TopK

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.evaluate.record import Record
-from otoscope.protocols.held_out import Clips
+from otoscope.pipeline.clips import Clips
 from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
 from otoscope.protocols.strict.linear import read_linearly
 from otoscope.protocols.strict.measure import Measured, measure

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, DamagedArtifact, TrainingError
-from otoscope.sae.kernels import StepSettings, TopKStep, Weights, available_threads
+from otoscope.sae.kernels.settings import StepSettings, Weights
+from otoscope.sae.kernels.step import TopKStep
+from otoscope.sae.kernels.team import available_threads
 from tests.sae.kernels.reference import Reference
 
 

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 
+from otoscope.corpus.synth.levels import Track
 from otoscope.corpus.synth.melody import TICK_HZ, Melody, wander
 from otoscope.corpus.synth.voice import Voice
-
-Track = np.ndarray[Any, np.dtype[np.float64]]
 
 CEILING_HZ = 1000.0
 """No voice here sings higher: an octave above a soprano's top note of a scale on a high tonic."""

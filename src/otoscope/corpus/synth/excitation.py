@@ -1,13 +1,13 @@
 """What enters the tract: pulses with their slope, and breath, at the rate of the clip."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter
 
 from otoscope.corpus.synth.controls import Controls
-from otoscope.corpus.synth.glottis import Source, glottal_source
+from otoscope.corpus.synth.glottis import Source, Track, glottal_source
 from otoscope.corpus.synth.melody import TICK_HZ
 from otoscope.corpus.synth.singer import Singer
 from otoscope.corpus.synth.voice import Voice
@@ -17,8 +17,6 @@ OVERSAMPLED_HZ = 64_000
 
 BREATH_EDGE_HZ = 1_000.0
 """About this lies most of the breath noise: it rises by 6 dB per octave below, falls by 12 above."""
-
-Track = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def oversampling(rate_hz: int) -> int:

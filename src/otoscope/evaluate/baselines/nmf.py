@@ -7,8 +7,8 @@ from jaxtyping import Float
 from sklearn.decomposition import NMF
 
 from otoscope.evaluate.baselines.base import Encode, check_rows
+from otoscope.evaluate.baselines.ica import MOST_COMPONENTS
 
-MOST_COMPONENTS = 128
 ITERATIONS = 100
 """Updates, of the fit and of each later code: always so many, so that a code does not depend on its neighbours."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.corpus.table import SPLITS
-from otoscope.evaluate.baselines import FITTED, OF_CODES
+from otoscope.evaluate.baselines.catalog import FITTED, OF_CODES
 from otoscope.evaluate.reconstruction import ReconstructionMeter
 from otoscope.evaluate.record import Record
 from otoscope.factors.logmel import logmel_table

@@ -7,11 +7,11 @@ from jaxtyping import Float
 
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
-from otoscope.evaluate.baselines import OF_CODES, find_fitted
 from otoscope.evaluate.baselines.base import Encode
+from otoscope.evaluate.baselines.catalog import OF_CODES, find_fitted
+from otoscope.pipeline.clips import Clips
 from otoscope.pipeline.codes import FRAMES_AT_ONCE
 from otoscope.pipeline.grid import Member
-from otoscope.protocols.held_out import Clips
 
 FITTED_ROWS = 8192
 """Training rows that a baseline is fitted on at most, drawn by seed."""

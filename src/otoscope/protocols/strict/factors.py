@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.record import Record
 from otoscope.evaluate.robust import RobustFactors, effective_rank, make_robust, normal_scores
-from otoscope.protocols.held_out import Clips
+from otoscope.pipeline.clips import Clips
 
 PITCHES = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")
 """The continuous task asks for the first of these that a corpus has, or for its first factor of pitch."""

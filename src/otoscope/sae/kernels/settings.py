@@ -1,15 +1,12 @@
 """What a step of a TopK dictionary works on: master weights, and what stays the same from step to step."""
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from otoscope.errors import ConfigError
-
-Array: TypeAlias = NDArray[Any]
+from otoscope.sae.kernels.gather import Array
 
 
 @dataclass(frozen=True, kw_only=True)
