@@ -13,9 +13,9 @@ from otoscope.activations.plan import Clip, Sharding
 from otoscope.activations.settle import settle
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.writing import ShardTask, Writing
-from otoscope.engines.base import Done, Heard, Lost
-from otoscope.engines.local import Local
 from otoscope.errors import AudioError, EngineError
+from otoscope.executors.base import Done, Heard, Lost
+from otoscope.executors.local import Local
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import LENGTHS_S, SMALL, steps, store_of
 from tests.activations.toy import Toy, contents, corpus_of, write_corpus

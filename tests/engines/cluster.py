@@ -19,9 +19,9 @@ from otoscope.activations.extract import extract
 from otoscope.activations.plan import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoded
-from otoscope.engines.base import results
-from otoscope.engines.local import Local
 from otoscope.errors import EngineError
+from otoscope.executors.base import results
+from otoscope.executors.local import Local
 from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 DEADLY = 0.9
@@ -158,7 +158,7 @@ def sleeps() -> Callable[[int], Iterator[int]]:
 
 
 def hang(address: str) -> list[list[Any]]:
-    from otoscope.engines.ray import RayEngine
+    from otoscope.executors.ray import RayEngine
 
     engine = RayEngine(address, silence_s=5.0)
     return sorted([type(e).__name__, *vars(e).values()] for e in engine.run(sleeps, [0, 1, 2], speaks=True))
@@ -176,7 +176,7 @@ def break_it(folder: Path) -> dict[str, Any]:
     from functools import partial
 
     from otoscope.corpus.audio import write_audio
-    from otoscope.engines.ray import RayEngine
+    from otoscope.executors.ray import RayEngine
 
     write_corpus(folder / "sound", [0.3 + 0.02 * i for i in range(36)])
     write_corpus(folder / "bad", [0.3] * 8)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from otoscope.config import load_config
-from otoscope.engines.base import Engine
-from otoscope.engines.local import Local
+from otoscope.executors.base import Engine
+from otoscope.executors.local import Local
 from otoscope.pipeline.run import run
 from tests.encoders.tiny import write_tiny_checkpoint
 from tests.pipeline.small import FOLDER, write_config, write_voices
@@ -22,7 +22,7 @@ def files(folder: Path, pattern: str) -> dict[str, bytes]:
 
 
 def both_ways(folder: Path, sections: dict[str, Any]) -> dict[str, Any]:
-    from otoscope.engines.ray import RayEngine
+    from otoscope.executors.ray import RayEngine
 
     write_voices(folder / "voices", takes=2)
     model = write_tiny_checkpoint("hubert", folder / "model")

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from otoscope.cli.main import main
-from otoscope.engines.base import Lost, results
-from otoscope.engines.catalog import find_engine
-from otoscope.engines.local import Local
 from otoscope.errors import ConfigError, EngineError
+from otoscope.executors.base import Lost, results
+from otoscope.executors.local import Local, find_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +35,7 @@ def test_engines_are_found_by_name():
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_error():
-    ray = pytest.importorskip("otoscope.engines.ray", reason="Ray is not installed (extra `ray`)")
+    ray = pytest.importorskip("otoscope.executors.ray", reason="Ray is not installed (extra `ray`)")
     assert find_engine("ray://host:6379") == ray.RayEngine("host:6379")
     assert find_engine("ray?silence_s=60") == ray.RayEngine(silence_s=60.0)
     with pytest.raises(ConfigError, match="'silence=1' is no setting; allowed: silence_s=SECONDS"):

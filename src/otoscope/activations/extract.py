@@ -21,9 +21,9 @@ from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.activations.writing import Writing
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
-from otoscope.engines.base import Engine
-from otoscope.engines.local import Local
 from otoscope.errors import ArtifactError
+from otoscope.executors.base import Engine
+from otoscope.executors.local import Local
 
 
 def extract(

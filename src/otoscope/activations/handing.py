@@ -12,8 +12,8 @@ from otoscope.activations.plan import Clip
 from otoscope.activations.progress import Progress, Tally
 from otoscope.activations.settle import Settled
 from otoscope.activations.writing import Probing, ShardTask, Step, Writing
-from otoscope.engines.base import TRIES, Done, Engine, Heard, Lost
 from otoscope.errors import AudioError, EngineError
+from otoscope.executors.base import TRIES, Done, Engine, Heard, Lost
 
 SUSPECT = 2
 """Workers that may die on a shard before its clips are tried one by one, and on a clip alone before it is set aside."""

@@ -91,7 +91,7 @@ def _go(
 ) -> None:
     from otoscope.cli.summary import print_summary  # here, so that --help does not wait for torch
     from otoscope.config import load_config
-    from otoscope.engines.catalog import find_engine
+    from otoscope.executors.local import find_engine
     from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from otoscope.engines.base import Engine, results
+from otoscope.executors.base import Engine, results
 from otoscope.factors.egemaps import CLIPS_A_PART, feature_names, measure_egemaps
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from otoscope.config import RunConfig
-from otoscope.engines.base import Engine
-from otoscope.engines.local import Local
+from otoscope.executors.base import Engine
+from otoscope.executors.local import Local
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.model import Model
 from otoscope.pipeline.watch import Silent, Watch

@@ -11,8 +11,8 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import Pooling
-from otoscope.engines.base import results
 from otoscope.errors import ArtifactError
+from otoscope.executors.base import results
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.sound import load_corpus

@@ -12,9 +12,9 @@ import yaml
 
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
-from otoscope.engines.base import Engine
-from otoscope.engines.local import Local
 from otoscope.errors import ConfigError, suggest
+from otoscope.executors.base import Engine
+from otoscope.executors.local import Local
 from otoscope.pipeline import dictionaries, extraction, judging, showing, sound
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder

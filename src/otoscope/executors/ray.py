@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from otoscope.engines.base import Done, Heard, Lost, Said, Task
 from otoscope.errors import ConfigError, EngineError, MissingExtra
+from otoscope.executors.base import Done, Heard, Lost, Said, Task
 
 try:
     ray: Any = import_module("ray")

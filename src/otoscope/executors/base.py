@@ -65,7 +65,7 @@ def results(
 
     Raises `EngineError` when its workers died `tries` times.
 
-    >>> from otoscope.engines.local import Local
+    >>> from otoscope.executors.local import Local
     >>> list(results(Local(), lambda: abs, [-1, 2]))
     [(0, 1), (1, 2)]
     """
