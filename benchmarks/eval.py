@@ -151,8 +151,8 @@ class Loop:
     def __init__(self, data: Data, factors: Any, options: argparse.Namespace) -> None:
         from sklearn.model_selection import GroupKFold
 
-        from otoscope.evaluate.folds import group_folds
         from otoscope.evaluate.moments import live_columns
+        from otoscope.resampling.groups import group_folds
 
         fitted = data.split != "test"
         features = data.features[fitted].astype(np.float64)

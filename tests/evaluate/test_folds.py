@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.folds import group_folds
+from otoscope.resampling.groups import group_folds
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(lambda g: len(set(g)) > 1), st.integers(2, 6))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import (
+from otoscope.resampling.groups import (
     bootstrap_mean,
     bootstrap_rows,
     bootstrap_sums,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.nulls import (
+from otoscope.resampling.nulls import (
     permute_rows,
     permuted_order,
     permuted_targets,

@@ -3,8 +3,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import r2_of
 from otoscope.evaluate.ridge import RidgeSettings, fit_ridge
+from otoscope.resampling.groups import r2_of
 
 GROUPS = np.repeat(np.arange(12), 10)
 SPLIT = np.repeat(["train", "valid", "test"], [60, 20, 40])

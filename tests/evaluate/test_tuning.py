@@ -5,8 +5,8 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.lasso import LassoSettings, fit_factors
+from otoscope.resampling.groups import group_folds
 from tests.evaluate.test_lasso import planted
 
 NESTED = LassoSettings(folds=4, alphas=8, patience=None, permutations=2, resamples=100)

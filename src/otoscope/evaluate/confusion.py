@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 
-from otoscope.evaluate.groups import group_sums
+from otoscope.resampling.groups import group_sums
 
 
 def confusions(

@@ -17,10 +17,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.mig import mean_of_known
-from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.ridge import RidgeFits, RidgeSettings, fit_ridge
-from otoscope.evaluate.splits import rows_of
+from otoscope.resampling.groups import patterns, rows_of
 
 CAPACITIES = (0, 16, 32, 64, 128, 256, 512)
 """Radial functions beside the linear map; each step counts as one unit of capacity, a doubling."""

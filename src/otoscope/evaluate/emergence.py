@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError, suggest
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_of, resample_counts
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_of, resample_counts
 
 REACHED = 0.9
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.bins import BINS, SMALLEST, bin_columns, bin_factors
 from otoscope.evaluate.chance import Margin, expected_nats, rarity_of_chi_square, rarity_of_nats
-from otoscope.evaluate.missing import patterns
+from otoscope.resampling.groups import patterns
 
 LEVEL = 0.05
 

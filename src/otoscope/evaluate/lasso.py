@@ -22,13 +22,11 @@ from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate import descent
-from otoscope.evaluate.groups import Score, bootstrap_sums, group_sums, null_summary, r2_of
-from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns, moments_of
-from otoscope.evaluate.nulls import permuted_order
 from otoscope.evaluate.question import TOLERANCE, LassoSettings, Question
-from otoscope.evaluate.splits import rows_of
 from otoscope.evaluate.tuning import tune
+from otoscope.resampling.groups import Score, bootstrap_sums, group_sums, null_summary, patterns, r2_of, rows_of
+from otoscope.resampling.nulls import permuted_order
 
 
 class FactorFits(NamedTuple):

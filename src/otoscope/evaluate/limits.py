@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, Interval, quantiles
+from otoscope.resampling.groups import CONFIDENCE, Interval, quantiles
 
 MARGIN = 0.02
 

@@ -17,11 +17,10 @@ from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.confusion import confusions, shares_right
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, null_summary
 from otoscope.evaluate.logistic import fit_logistic, rotate
 from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.nulls import permuted_targets
-from otoscope.evaluate.splits import rows_of
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, null_summary, rows_of
+from otoscope.resampling.nulls import permuted_targets
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Grid of penalties, relative to the number of features that vary."""

@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.gramian import Gramian
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES
 from otoscope.evaluate.moments import REACH
 from otoscope.evaluate.tuning import Fold, Grid, fold_of
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, group_folds
 
 TOLERANCE = 1e-6
 """Largest duality gap of a solution, as a share of its objective."""

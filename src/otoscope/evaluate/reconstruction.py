@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums, resample_counts
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums, resample_counts
 
 # what is summed over the rows of a group, in this order
 ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)

@@ -15,11 +15,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, null_summary, r2_of
 from otoscope.evaluate.logistic import rotate
-from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.splits import check_rows, rows_of
+from otoscope.resampling.groups import (
+    CONFIDENCE,
+    RESAMPLES,
+    bootstrap_sums,
+    check_rows,
+    null_summary,
+    patterns,
+    r2_of,
+    rows_of,
+)
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.mig import Gap, gap_of
-from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.splits import rows_of
+from otoscope.resampling.groups import patterns, rows_of
 
 
 def predictability_gap(

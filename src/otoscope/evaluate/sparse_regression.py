@@ -16,11 +16,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import CONFIDENCE, RESAMPLES, bootstrap_sums, group_sums, null_summary, r2_of
-from otoscope.evaluate.missing import patterns
 from otoscope.evaluate.moments import live_columns, moments_of
 from otoscope.evaluate.pursuit import pursue
-from otoscope.evaluate.splits import check_rows, rows_of
+from otoscope.resampling.groups import (
+    CONFIDENCE,
+    RESAMPLES,
+    bootstrap_sums,
+    check_rows,
+    group_sums,
+    null_summary,
+    patterns,
+    r2_of,
+    rows_of,
+)
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """How many latents take part in each point of a curve."""

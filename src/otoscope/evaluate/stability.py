@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import null_summary
 from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.nulls import permute_rows, random_dictionary
+from otoscope.resampling.groups import null_summary
+from otoscope.resampling.nulls import permute_rows, random_dictionary
 
 CORRELATION = 0.7
 SHARE = 0.8

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from otoscope.evaluate.disentanglement import completeness
-from otoscope.evaluate.nulls import random_sparse_codes
 from otoscope.protocols.mariotte2025 import completeness as published_completeness
+from otoscope.resampling.nulls import random_sparse_codes
 from tests.evaluate.score_card import Card, one_hot_bins, rotation, score_card, top
 from tests.evaluate.truth.conftest import Sung
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.nulls import permute_rows
+from otoscope.resampling.nulls import permute_rows
 
 
 def permuted(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.nulls import random_sparse_codes
+from otoscope.resampling.nulls import random_sparse_codes
 
 
 def random_codes(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:

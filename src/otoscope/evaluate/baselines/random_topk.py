@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otoscope.evaluate.baselines.base import Encode, check_rows
-from otoscope.evaluate.nulls import random_dictionary
+from otoscope.resampling.nulls import random_dictionary
 
 
 def fit_random_topk(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:

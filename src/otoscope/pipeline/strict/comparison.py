@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 
 from otoscope.artifacts import fingerprint
-from otoscope.evaluate.groups import r2_of, resample_counts
 from otoscope.evaluate.record import Record
 from otoscope.evaluate.robust import effective_rank
 from otoscope.pipeline.codes import code_features
@@ -26,6 +25,7 @@ from otoscope.protocols.strict.reading import predicted_share
 from otoscope.protocols.strict.seeds import repeated
 from otoscope.protocols.strict.structure import COMMON, Common, common_factors, mean_r2, structure
 from otoscope.protocols.strict.tasks import score_of
+from otoscope.resampling.groups import r2_of, resample_counts
 from otoscope.sae.checkpoint import load_sae
 
 SEEDS = f"{strict.NAME}/seeds"

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.group_ridge import fit_group_ridge
-from otoscope.evaluate.groups import group_sums, null_summary, number_groups, r2_of
-from otoscope.evaluate.missing import patterns
 from otoscope.protocols.strict.factors import Asked
+from otoscope.resampling.groups import group_folds, group_sums, null_summary, number_groups, patterns, r2_of
 
 
 class Linear(NamedTuple):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from otoscope.evaluate.nulls import permute_rows
 from otoscope.evaluate.record import Record
 from otoscope.evaluate.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
+from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10
 """Pairs of seeds that are compared at most."""

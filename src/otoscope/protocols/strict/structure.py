@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from otoscope.evaluate.dci import relative_size
 from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.groups import Interval, bootstrap_sums, r2_of
 from otoscope.evaluate.infomec import infomec
 from otoscope.evaluate.mig import information_gap, mean_of_known
 from otoscope.evaluate.modularity import modularity
@@ -26,6 +25,7 @@ from otoscope.evaluate.record import Record
 from otoscope.protocols.strict.linear import Linear
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.reading import well_read
+from otoscope.resampling.groups import Interval, bootstrap_sums, r2_of
 
 ALL = ""
 """The target of a record that is about all common factors together."""

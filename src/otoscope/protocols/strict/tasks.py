@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from otoscope.evaluate.folds import group_folds
 from otoscope.evaluate.group_ridge import fit_group_ridge
-from otoscope.evaluate.groups import bootstrap_sums, group_sums, null_summary
-from otoscope.evaluate.nulls import permuted_targets
 from otoscope.evaluate.record import Record
+from otoscope.resampling.groups import bootstrap_sums, group_folds, group_sums, null_summary
+from otoscope.resampling.nulls import permuted_targets
 
 Kind = Literal["single", "several", "continuous"]
 

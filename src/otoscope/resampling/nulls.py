@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.groups import number_groups
+from otoscope.resampling.groups import number_groups
 
 
 def permuted_order(

@@ -4,14 +4,20 @@ Clips of one singer resemble each other, so an interval over clips is too narrow
 here resamples groups with replacement (the cluster bootstrap; Davison and Hinkley 1997, section
 3.8) and takes percentiles. Metrics that depend on the rows only through sums (means, ratios of
 sums, confusion matrices) are computed for all resamples in one matrix product.
+
+Folds that keep groups whole.
+
+Rows by split, checked.
+
+Targets of which some rows have no value: taken together wherever the same rows are missing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
@@ -174,3 +180,71 @@ def null_summary(null: Float[np.ndarray, "permutations ..."]) -> tuple[NDArray[A
     mean[defined] = np.nanmean(flat[:, defined], axis=0)
     high[defined] = np.nanquantile(flat[:, defined], 0.95, axis=0, method="higher")
     return mean.reshape(null.shape[1:]), high.reshape(null.shape[1:])
+
+
+def group_folds(groups: Shaped[np.ndarray, " rows"], folds: int) -> Int[np.ndarray, " rows"]:
+    """Return each row's fold, 0 to `folds` - 1, no group in two of them, about as many rows in each.
+
+    The largest group goes first, each to the fold with the fewest rows so far; ties by name. With
+    fewer groups than folds, every group is a fold. Raises `EvaluationError` for fewer than two folds
+    or groups.
+
+    >>> group_folds(np.array(["a", "b", "a", "c"]), 2)
+    array([0, 1, 0, 1])
+    """
+    numbers, n_groups = number_groups(groups)
+    if folds < 2 or n_groups < 2:
+        raise EvaluationError(
+            f"{folds} folds over {n_groups} groups; at least two of each are needed to choose a penalty on other groups"
+        )
+    sizes = np.bincount(numbers, minlength=n_groups)
+    rows = np.zeros(min(folds, n_groups), dtype=np.int64)
+    fold_of = np.zeros(n_groups, dtype=np.int64)
+    for group in np.argsort(-sizes, kind="stable"):
+        fold_of[group] = rows.argmin()
+        rows[fold_of[group]] += sizes[group]
+    return fold_of[numbers]
+
+
+def rows_of(split: Shaped[np.ndarray, " rows"], name: str, n_rows: int) -> Bool[np.ndarray, " rows"]:
+    """Return which rows belong to a split; raise `EvaluationError` if none do.
+
+    >>> rows_of(np.array(["train", "test"]), "test", 2)
+    array([False,  True])
+    """
+    if len(split) != n_rows:
+        raise EvaluationError(f"{n_rows} rows but {len(split)} splits; give one split a row")
+    found = np.asarray(split) == name
+    if not found.any():
+        have = ", ".join(sorted({str(s) for s in split})) or "none"
+        raise EvaluationError(
+            f"no row belongs to the split {name!r}; present: {have}. Share groups out over train, valid and test"
+        )
+    return found
+
+
+def check_rows(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+) -> None:
+    """Raise `EvaluationError` unless features, targets and groups have the same rows and features are finite."""
+    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
+        raise EvaluationError(
+            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
+        )
+    if not np.isfinite(features).all():
+        raise EvaluationError("features hold NaN or infinity; drop such rows first")
+
+
+def patterns(
+    known: Bool[np.ndarray, "rows targets"],
+) -> Iterator[tuple[Int[np.ndarray, " members"], Bool[np.ndarray, " rows"]]]:
+    """Yield targets that are known on the same rows, and those rows.
+
+    >>> [(m.tolist(), p.tolist()) for m, p in patterns(np.array([[True, True, False], [True, True, True]]))]
+    [([2], [False, True]), ([0, 1], [True, True])]
+    """
+    rows, which = np.unique(known, axis=1, return_inverse=True)
+    for number in range(rows.shape[1]):
+        yield np.flatnonzero(which.reshape(-1) == number), rows[:, number]
