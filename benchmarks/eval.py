@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure(data: Data, options: argparse.Namespace) -> dict[str, Any]:
-    from otoscope.evaluate.lasso import LassoSettings, fit_factors
+    from otoscope.linear.lasso import LassoSettings, fit_factors
 
     factors = data.factors[:, : options.factors]
     n = factors.shape[1]
@@ -151,7 +151,7 @@ class Loop:
     def __init__(self, data: Data, factors: Any, options: argparse.Namespace) -> None:
         from sklearn.model_selection import GroupKFold
 
-        from otoscope.evaluate.moments import live_columns
+        from otoscope.linear.gram import live_columns
         from otoscope.resampling.groups import group_folds
 
         fitted = data.split != "test"
@@ -201,9 +201,9 @@ class Loop:
         from scipy.sparse import csc_matrix
         from sklearn.linear_model import lasso_path
 
-        from otoscope.evaluate.columns import columns_of
-        from otoscope.evaluate.gramian import SWEPT
-        from otoscope.evaluate.lockstep import FEWEST, Lockstep, Trail
+        from otoscope.linear.batched_lasso import FEWEST, Lockstep, Trail
+        from otoscope.linear.gram import SWEPT
+        from otoscope.linear.sparse_columns import columns_of
 
         train = self.folds[0][0]
         live = np.ptp(self.x[train], axis=0) > 0
@@ -242,13 +242,13 @@ class Loop:
 
     def _guarantee(self) -> float:
         """Return the `tol` at which scikit-learn's own stopping rule (gap < tol y'y) means 1e-6 of the objective."""
-        from otoscope.evaluate import descent
+        from otoscope.linear import lasso_path
 
         gram = self.x.T @ self.x / len(self.x)
         least = 1.0
         for y in (self.plain[0], self.permuted[0]):
             alphas = self.alphas(y)
-            found = descent.path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
+            found = lasso_path.path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
             least = min(least, float(objective(self.x, y, found, alphas[-1:])[0]))
         # y'y / n is 1: their rule compares n times the gap of our objective with tol times n
         return least * 1e-6
@@ -287,7 +287,7 @@ def objective(x: Any, y: Any, weights: Any, alphas: Any) -> Any:
 
 def warm_up() -> None:
     """Compile before anything is timed."""
-    from otoscope.evaluate.lasso import LassoSettings, fit_factors
+    from otoscope.linear.lasso import LassoSettings, fit_factors
 
     rng = np.random.default_rng(0)
     for threshold in (-9, 1, 2):

@@ -8,11 +8,11 @@ from otoscope.evaluate.dci import explicitness
 from otoscope.evaluate.disentanglement import completeness, disentanglement
 from otoscope.evaluate.infomec import infomec
 from otoscope.evaluate.information import measure_information
-from otoscope.evaluate.lasso import LassoSettings, fit_factors
 from otoscope.evaluate.mig import information_gap
 from otoscope.evaluate.modularity import modularity
 from otoscope.evaluate.sap import predictability_gap
 from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
+from otoscope.linear.lasso import LassoSettings, fit_factors
 
 Card = dict[str, np.ndarray]
 """Numbers by metric: the mean first, then one a factor where there is one."""

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from otoscope.evaluate.columns import Columns, columns_of, residual_of
-from otoscope.evaluate.gramian import Gramian
+from otoscope.linear.gram import Gramian
+from otoscope.linear.sparse_columns import Columns, columns_of, residual_of
 from tests.evaluate.test_gramian import rows_with
 
 
@@ -18,7 +18,7 @@ def dense(columns: Columns, n: int) -> np.ndarray:
 @pytest.fixture
 def any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep sparse columns however long they are: their numbers do not hang on what is faster."""
-    monkeypatch.setattr("otoscope.evaluate.gramian.SWEPT_PER_COLUMN", np.inf)
+    monkeypatch.setattr("otoscope.linear.gram.SWEPT_PER_COLUMN", np.inf)
 
 
 @pytest.mark.usefixtures("any_shape")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from otoscope.evaluate.descent import path
+from otoscope.linear.lasso_path import path
 
 
 def codes(seed: int, n: int, p: int, *, fire: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from otoscope.evaluate.gramian import Gramian
+from otoscope.linear.gram import Gramian
 
 
 def direct(rows: np.ndarray) -> np.ndarray:

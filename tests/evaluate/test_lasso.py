@@ -6,9 +6,9 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.descent import path
-from otoscope.evaluate.lasso import FactorFits, LassoSettings, fit_factors, lasso_weights
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
+from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors, lasso_weights
+from otoscope.linear.lasso_path import path
 
 FEW = LassoSettings(permutations=3, resamples=100)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.evaluate import alternating, descent, lockstep
-from otoscope.evaluate.lasso import LassoSettings, fit_factors
-from otoscope.evaluate.lockstep import FEWEST, Lockstep, Trail
+from otoscope.linear import admm, batched_lasso, lasso_path
+from otoscope.linear.batched_lasso import FEWEST, Lockstep, Trail
+from otoscope.linear.lasso import LassoSettings, fit_factors
 from tests.evaluate.test_descent import codes, objectives
 
 FALL = np.geomspace(1, 0.003, 12)
@@ -46,18 +46,18 @@ def test_every_target_reaches_the_objective_of_scikit_learn(fire: float, p: int)
 def test_the_turns_alone_solve_most_problems_and_descent_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = problems(0.3, 100, n=200)
     left: list[int] = []
-    path = descent.path
+    path = lasso_path.path
 
-    def counted(*problem: Any, **how: Any) -> descent.Path:
+    def counted(*problem: Any, **how: Any) -> lasso_path.Path:
         left.append(int(np.count_nonzero(how["start"])))
         return path(*problem, **how)
 
-    monkeypatch.setattr(lockstep.descent, "path", counted)
+    monkeypatch.setattr(batched_lasso.descent, "path", counted)
     _, weights, _ = walk(x, y, 1e-6)
     many = np.count_nonzero(weights, axis=2) > 30
     assert many.sum() > 100
     assert sum(size > 30 for size in left) < 0.2 * many.sum()
-    monkeypatch.setattr(alternating, "ROUNDS", 1)
+    monkeypatch.setattr(admm, "ROUNDS", 1)
     _, _, gaps = walk(x, y, 1e-6)
     assert gaps.max() <= 1e-6
 

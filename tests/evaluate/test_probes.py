@@ -7,8 +7,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.confusion import shares_right
-from otoscope.evaluate.logistic import fit_logistic, rotate
 from otoscope.evaluate.probes import ProbeSettings, fit_probe
+from otoscope.linear.logistic import fit_logistic, rotate
 
 FEW = ProbeSettings(permutations=5, resamples=100)
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.ridge import RidgeSettings, fit_ridge
+from otoscope.linear.ridge import RidgeSettings, fit_ridge
 from otoscope.resampling.groups import r2_of
 
 GROUPS = np.repeat(np.arange(12), 10)

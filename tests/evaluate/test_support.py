@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.evaluate.blas import ROUTINES, solve
-from otoscope.evaluate.support import NONE, empty_support, update
+from otoscope.linear.cholesky import NONE, ROUTINES, empty_support, solve, update
 
 
 @settings(max_examples=25, deadline=None)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.evaluate import descent, sweeps
-from otoscope.evaluate.columns import Columns, columns_of
-from otoscope.evaluate.sweeps import Problems, sweep_together
+from otoscope.linear import lasso_path, sparse_descent
+from otoscope.linear.sparse_columns import Columns, columns_of
+from otoscope.linear.sparse_descent import Problems, sweep_together
 
 
 def asked(share: float, targets: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Columns, Problems]:
@@ -35,7 +35,7 @@ def test_weights_are_those_of_scikit_learn(share: float) -> None:
 
 @pytest.mark.parametrize("read", [1, 20_000])
 def test_gaps_are_true_gaps_even_of_who_is_given_up(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "READ", read)
+    monkeypatch.setattr(sparse_descent, "READ", read)
     x, y, columns, problems = asked(0.01)
     start = np.random.default_rng(1).normal(size=(x.shape[1], 6))
     found, gaps = sweep_together(columns, problems, start, 1e-9)
@@ -43,7 +43,7 @@ def test_gaps_are_true_gaps_even_of_who_is_given_up(read: int, monkeypatch: pyte
     for target in range(6):
         weights, cross = found[:, target].copy(), problems.cross[:, target].copy()
         slopes = x.T @ (y[:, target] - x @ weights) / len(y)
-        true = descent.relative_gap(weights, cross, slopes, 1.0, problems.alpha[target])
+        true = lasso_path.relative_gap(weights, cross, slopes, 1.0, problems.alpha[target])
         assert gaps[target] == pytest.approx(true, rel=1e-6, abs=1e-12)
 
 
@@ -56,21 +56,21 @@ def test_a_target_is_solved_alike_beside_others_and_alone() -> None:
 
 
 def last_alone(history: np.ndarray) -> np.ndarray:
-    return np.tile(np.eye(sweeps.MEMORY)[-1], (history.shape[2], 1))
+    return np.tile(np.eye(sparse_descent.MEMORY)[-1], (history.shape[2], 1))
 
 
 def test_mixtures_of_sweeps_spare_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _, columns, problems = asked(0.003)
-    sweep, count = sweeps.sweep, [0]
+    sweep, count = sparse_descent.sweep, [0]
 
     def counted(*given: Any) -> None:
         count[0] += 1
         sweep(*given)
 
-    monkeypatch.setattr(sweeps, "sweep", counted)
-    monkeypatch.setattr(sweeps, "READ", 10**9)
+    monkeypatch.setattr(sparse_descent, "sweep", counted)
+    monkeypatch.setattr(sparse_descent, "READ", 10**9)
     sweep_together(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
     mixing, count[0] = count[0], 0
-    monkeypatch.setattr(sweeps, "_shares", last_alone)
+    monkeypatch.setattr(sparse_descent, "_shares", last_alone)
     sweep_together(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
     assert mixing < 0.6 * count[0]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.lasso import LassoSettings, fit_factors
+from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.resampling.groups import group_folds
 from tests.evaluate.test_lasso import planted
 

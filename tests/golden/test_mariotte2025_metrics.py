@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.lasso import lasso_weights
+from otoscope.linear.lasso import lasso_weights
 
 pytestmark = pytest.mark.shared
 

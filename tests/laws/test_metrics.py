@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.lasso import LassoSettings, fit_factors
 from otoscope.evaluate.probes import ProbeSettings, fit_probe
+from otoscope.linear.lasso import LassoSettings, fit_factors
 
 IMPORTANCES = st.tuples(st.integers(2, 12), st.integers(1, 6)).flatmap(
     lambda shape: arrays(np.float64, shape, elements=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)))

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.mig import mean_of_known
-from otoscope.evaluate.moments import live_columns
-from otoscope.evaluate.ridge import RidgeFits, RidgeSettings, fit_ridge
+from otoscope.linear.gram import live_columns
+from otoscope.linear.ridge import RidgeFits, RidgeSettings, fit_ridge
 from otoscope.resampling.groups import patterns, rows_of
 
 CAPACITIES = (0, 16, 32, 64, 128, 256, 512)

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.confusion import confusions, shares_right
-from otoscope.evaluate.logistic import fit_logistic, rotate
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
+from otoscope.linear.logistic import fit_logistic, rotate
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, null_summary, rows_of
 from otoscope.resampling.nulls import permuted_targets
 

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
 
 NO_LEVEL_DB = -200.0
 LEVEL_DIFFERENCE = re.compile(r"(F[123]amplitudeLogRelF0|logRelF0-H1-(H2|A3))_sma3nz_amean")

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.evaluate.mig import Gap, gap_of
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
 from otoscope.resampling.groups import patterns, rows_of
 
 

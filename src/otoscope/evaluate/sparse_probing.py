@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.moments import live_columns
 from otoscope.evaluate.probes import PENALTIES, Probe, ProbeSettings, fit_probe
 from otoscope.evaluate.sparse_regression import SIZES, check_sizes
+from otoscope.linear.gram import live_columns
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, null_summary, rows_of
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.moments import live_columns, moments_of
 from otoscope.evaluate.pursuit import pursue
+from otoscope.linear.gram import live_columns, moments_of
 from otoscope.resampling.groups import (
     CONFIDENCE,
     RESAMPLES,

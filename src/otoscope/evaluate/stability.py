@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
 from otoscope.resampling.groups import null_summary
 from otoscope.resampling.nulls import permute_rows, random_dictionary
 

@@ -15,8 +15,8 @@ from otoscope.corpus.audio import decode
 from otoscope.encoders.ast import ASTEncoder
 from otoscope.encoders.resolve import place_of
 from otoscope.errors import AudioError, MissingExtra
-from otoscope.evaluate.lasso import lasso_weights
 from otoscope.factors.egemaps import measure_egemaps
+from otoscope.linear.lasso import lasso_weights
 from otoscope.pipeline.clips import Clips
 from otoscope.protocols.mariotte2025.grid import Model
 from otoscope.protocols.mariotte2025.hearing import CROP_S, load_model

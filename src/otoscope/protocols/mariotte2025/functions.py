@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch.nn import functional
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.lasso import lasso_weights
+from otoscope.linear.lasso import lasso_weights
 from otoscope.sae.sparsifiers import TopK, k_from_sparsity
 
 ALPHA = 0.1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.group_ridge import fit_group_ridge
+from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.protocols.strict.factors import Asked
 from otoscope.resampling.groups import group_folds, group_sums, null_summary, number_groups, patterns, r2_of
 

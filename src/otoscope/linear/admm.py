@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from otoscope.evaluate.standing import Point, Wanted, gaps_of, slopes_at
+from otoscope.linear.lasso_problem import Point, Wanted, gaps_of, slopes_at
 
 TURNS = 10
 """Turns between two anchors."""

@@ -21,10 +21,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate import descent
-from otoscope.evaluate.moments import live_columns, moments_of
-from otoscope.evaluate.question import TOLERANCE, LassoSettings, Question
-from otoscope.evaluate.tuning import tune
+from otoscope.linear import lasso_path
+from otoscope.linear.gram import live_columns, moments_of
+from otoscope.linear.lasso_tuning import TOLERANCE, LassoSettings, Question, tune
 from otoscope.resampling.groups import Score, bootstrap_sums, group_sums, null_summary, patterns, r2_of, rows_of
 from otoscope.resampling.nulls import permuted_order
 
@@ -126,7 +125,7 @@ def lasso_weights(
     for column, factor in enumerate(np.flatnonzero(varies)):
         largest = float(np.abs(correlation[column]).max(initial=0))
         steps = np.geomspace(largest, alpha, 8) if largest > alpha > 0 else np.array([alpha])
-        path = descent.path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
+        path = lasso_path.path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
         found = path.weights[-1]
         weights[live, factor] = found
         r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ found) ** 2)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from otoscope.evaluate import descent
-from otoscope.evaluate.alternating import Alternating, rungs_of
-from otoscope.evaluate.columns import Columns
-from otoscope.evaluate.standing import Point, Wanted, gaps_of, slopes_at
-from otoscope.evaluate.sweeps import Problems, sweep_together
+from otoscope.linear import lasso_path
+from otoscope.linear.admm import Alternating, rungs_of
+from otoscope.linear.lasso_problem import Point, Wanted, gaps_of, slopes_at
+from otoscope.linear.sparse_columns import Columns
+from otoscope.linear.sparse_descent import Problems, sweep_together
 
 FEW = 0.2
 """Share of features with weight below which `descent` takes less time than alternating directions (measured)."""
@@ -90,7 +90,7 @@ class Lockstep:
     def _descend(self, wanted: Wanted, point: Point, gaps: Float[np.ndarray, " targets"], tolerance: float) -> None:
         """Bring everyone else to its solution, in place."""
         for target in np.flatnonzero(gaps > tolerance):
-            found = descent.path(
+            found = lasso_path.path(
                 self.gram,
                 wanted.cross[target],
                 wanted.square[target],

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.logistic import rotate
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
+from otoscope.linear.logistic import rotate
 from otoscope.resampling.groups import (
     CONFIDENCE,
     RESAMPLES,

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otoscope.evaluate.columns import Columns, Residual, add_product, residual_of, take
-from otoscope.evaluate.descent import gap_share
+from otoscope.linear.lasso_path import gap_share
+from otoscope.linear.sparse_columns import Columns, Residual, add_product, residual_of, take
 
 MEMORY = 5
 """Sweeps from which a mixture is made."""

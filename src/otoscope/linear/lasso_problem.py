@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from otoscope.evaluate import descent
+from otoscope.linear import lasso_path
 
 
 class Wanted(NamedTuple):
@@ -53,5 +53,5 @@ def _gaps(
 ) -> Float[np.ndarray, " targets"]:
     gaps = np.empty(len(alpha))
     for t in range(len(alpha)):
-        gaps[t] = descent.relative_gap(weights[t], cross[t], slopes[t], square[t], alpha[t])
+        gaps[t] = lasso_path.relative_gap(weights[t], cross[t], slopes[t], square[t], alpha[t])
     return gaps

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.moments import live_columns
+from otoscope.linear.gram import live_columns
 
 PENALTIES = tuple(float(10.0**power) for power in range(-3, 5))
 """Penalties, where the features' Gram matrix has a mean diagonal of 1."""
