@@ -31,8 +31,8 @@ from train import ROOT, build_environment
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
-from otoscope.evaluate.sparse_probing import SparseProbeSettings, sparse_probe
-from otoscope.evaluate.stability import mean_max_cosine
+from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
+from otoscope.metrics.stability import mean_max_cosine
 from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.plan import Plan

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from otoscope.artifacts import write_table
 from otoscope.cli.summary import _sparsities, print_summary  # pyright: ignore[reportPrivateUsage]
-from otoscope.evaluate.record import SCHEMA
+from otoscope.metrics.record import SCHEMA
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.run import RunSummary

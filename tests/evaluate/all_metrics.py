@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from otoscope.evaluate.reconstruction import measure_reconstruction
-from otoscope.evaluate.record import Record
-from otoscope.evaluate.sparse_probing import SparseProbeSettings, sparse_detection
+from otoscope.metrics.reconstruction import measure_reconstruction
+from otoscope.metrics.record import Record
+from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_detection
 from otoscope.pipeline.clips import Clips, Features
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors

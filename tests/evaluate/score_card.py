@@ -4,15 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from otoscope.evaluate.dci import explicitness
-from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.infomec import infomec
-from otoscope.evaluate.information import measure_information
-from otoscope.evaluate.mig import information_gap
-from otoscope.evaluate.modularity import modularity
-from otoscope.evaluate.sap import predictability_gap
-from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
 from otoscope.linear.lasso import LassoSettings, fit_factors
+from otoscope.metrics.dci import completeness, disentanglement, explicitness
+from otoscope.metrics.latent_metrics import infomec, information_gap, modularity, predictability_gap
+from otoscope.metrics.mutual_information import measure_information
+from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 
 Card = dict[str, np.ndarray]
 """Numbers by metric: the mean first, then one a factor where there is one."""

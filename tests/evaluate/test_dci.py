@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.dci import _score, explicitness, relative_size
+from otoscope.metrics.dci import _score, explicitness, relative_size
 
 GROUPS = np.repeat(np.arange(20), 20)
 SPLIT = np.repeat(["train", "valid", "test"], [240, 60, 100])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.disentanglement import completeness, disentanglement
+from otoscope.metrics.dci import completeness, disentanglement
 
 
 def every(n: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.emergence import compare_order, emergence
+from otoscope.metrics.emergence import compare_order, emergence
 
 LAYERS, GROUPS = 9, 8
 

@@ -7,9 +7,8 @@ from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.bins import bin_classes, bin_columns, bin_factors
-from otoscope.evaluate.chance import Margin, rarity_of_chi_square
-from otoscope.evaluate.information import measure_information
+from otoscope.metrics.binning import Margin, bin_classes, bin_columns, bin_factors, rarity_of_chi_square
+from otoscope.metrics.mutual_information import measure_information
 
 
 def test_zeros_of_a_sparse_code_are_one_bin_and_the_rest_is_cut_evenly() -> None:

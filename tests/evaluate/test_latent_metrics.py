@@ -5,11 +5,8 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.infomec import infomec
-from otoscope.evaluate.information import Information
-from otoscope.evaluate.mig import gap_of, information_gap
-from otoscope.evaluate.modularity import modularity
-from otoscope.evaluate.sap import class_gap, predictability_gap
+from otoscope.metrics.latent_metrics import class_gap, gap_of, infomec, information_gap, modularity, predictability_gap
+from otoscope.metrics.mutual_information import Information
 
 SPLIT = np.repeat(["train", "valid", "test"], [150, 50, 100])
 

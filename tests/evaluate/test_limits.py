@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.limits import fit_two_lines, sparsity_limit
+from otoscope.metrics.sparsity_limit import fit_two_lines, sparsity_limit
 
 LEVELS = np.array([0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999])
 

@@ -6,9 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.confusion import shares_right
-from otoscope.evaluate.probes import ProbeSettings, fit_probe
 from otoscope.linear.logistic import fit_logistic, rotate
+from otoscope.metrics.probes import ProbeSettings, fit_probe, shares_right
 
 FEW = ProbeSettings(permutations=5, resamples=100)
 

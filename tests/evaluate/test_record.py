@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.record import SCHEMA, Record, completed, to_table
+from otoscope.metrics.record import SCHEMA, Record, completed, to_table
 
 NAMES = {
     "layer03-frames-default-m2048-k102-seed0": "default",

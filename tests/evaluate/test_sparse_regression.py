@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.pursuit import pursue
-from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
 from otoscope.linear.gram import moments_of
+from otoscope.metrics.sparse_regression import SparseSettings, pursue, sparse_regression
 
 GROUPS = np.repeat(np.arange(15), 20)
 SPLIT = np.repeat(["train", "valid", "test"], [180, 40, 80])

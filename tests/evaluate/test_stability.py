@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.stability import (
+from otoscope.metrics.stability import (
     compare_codes,
     compare_dictionaries,
     match_latents,

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otoscope.evaluate.disentanglement import completeness, disentanglement
 from otoscope.linear.lasso import lasso_weights
+from otoscope.metrics.dci import completeness, disentanglement
 
 pytestmark = pytest.mark.shared
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.evaluate.record import METRICS
+from otoscope.metrics.record import METRICS
 from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from tests.evaluate.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
 

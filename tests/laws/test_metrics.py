@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.probes import ProbeSettings, fit_probe
 from otoscope.linear.lasso import LassoSettings, fit_factors
+from otoscope.metrics.dci import completeness, disentanglement
+from otoscope.metrics.probes import ProbeSettings, fit_probe
 
 IMPORTANCES = st.tuples(st.integers(2, 12), st.integers(1, 6)).flatmap(
     lambda shape: arrays(np.float64, shape, elements=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)))

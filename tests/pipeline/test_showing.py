@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from otoscope.config import RunConfig, load_config
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.pipeline.grid import Member, members
 from otoscope.pipeline.run import run
 from otoscope.pipeline.showing import choose_member

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from otoscope.evaluate.reconstruction import ReconstructionMeter
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.metrics.record import Record, to_table
 from otoscope.pipeline.clips import Clips, Features
 from otoscope.protocols.held_out import Settings, judge, rebuilt
 

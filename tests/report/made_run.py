@@ -9,8 +9,8 @@ import yaml
 
 from otoscope.artifacts import environment, write_json, write_table
 from otoscope.corpus.table import Corpus
-from otoscope.evaluate.record import Record, to_table
 from otoscope.explain import LatentChoice, Moment, Sound, write_moments
+from otoscope.metrics.record import Record, to_table
 
 ENCODER = "openai/whisper-tiny.en"
 SPARSITIES = (0.75, 0.8, 0.85, 0.9, 0.95, 0.99)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import write_table
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.report.claims import PAGE, examine, write_claims
 from otoscope.report.claims_charts import SOURCES, kept_figure
 from otoscope.report.claims_numbers import (

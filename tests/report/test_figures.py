@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 import polars as pl
 import pytest
 
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.report import chart_parts
 from otoscope.report.figures import MAX_FALLS, rising
 from otoscope.report.results import PREDICTED_R2, Results, predicted

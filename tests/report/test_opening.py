@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.evaluate.record import METRICS
+from otoscope.metrics.record import METRICS
 from otoscope.report.evidence import Evidence
 from otoscope.report.folder import read_run
 from otoscope.report.glossary import TERMS, glossary

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.report.baselines import WORDS
 from otoscope.report.strict_charts import beside, by_size

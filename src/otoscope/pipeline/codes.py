@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
-from otoscope.evaluate.reconstruction import ReconstructionMeter
+from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.pipeline.clips import Clips, Features
 from otoscope.pipeline.grid import Member
 from otoscope.sae.model import SparseAutoencoder

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import polars as pl
 
 from otoscope.artifacts import fingerprint, write_table
-from otoscope.evaluate.record import SCHEMA
+from otoscope.metrics.record import SCHEMA
 from otoscope.pipeline import judging_held_out, judging_mariotte2025
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.judged import Judged

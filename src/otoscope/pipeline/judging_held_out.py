@@ -9,8 +9,8 @@ from jaxtyping import Float
 from otoscope.artifacts import fingerprint, read_json
 from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
-from otoscope.evaluate.reconstruction import ReconstructionMeter
-from otoscope.evaluate.record import Record
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.metrics.record import Record
 from otoscope.pipeline.clips import Features
 from otoscope.pipeline.codes import code_features, train_mean
 from otoscope.pipeline.context import Context

@@ -9,8 +9,8 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config import RunConfig
 from otoscope.corpus.table import Corpus
-from otoscope.evaluate.record import Record
 from otoscope.factors.table import FactorTable
+from otoscope.metrics.record import Record
 from otoscope.pipeline.clips import Clips
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.labels import probed_labels

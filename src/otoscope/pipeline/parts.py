@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from otoscope.artifacts import digest, read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from otoscope.errors import ArtifactError
-from otoscope.evaluate.record import Record, completed, to_table
 from otoscope.executors.base import Engine, results
+from otoscope.metrics.record import Record, completed, to_table
 from otoscope.pipeline.watch import Watch, task
 
 MOST_AT_ONCE = 4

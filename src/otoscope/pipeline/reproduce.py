@@ -9,8 +9,8 @@ import polars as pl
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
-from otoscope.evaluate.record import completed
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
+from otoscope.metrics.record import completed
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.reproduce_model import ModelRun, folder_of
 from otoscope.pipeline.reproduce_room import require_room

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from otoscope.evaluate.record import Record
+from otoscope.metrics.record import Record
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.watch import Watch
 from otoscope.protocols.mariotte2025 import NAME

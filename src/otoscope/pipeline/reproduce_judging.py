@@ -12,7 +12,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_table
-from otoscope.evaluate.record import completed, to_table
+from otoscope.metrics.record import completed, to_table
 from otoscope.pipeline.codes import encode_rows
 from otoscope.pipeline.reproduce_job import FORMAT, Job
 from otoscope.pipeline.reproduce_training import Dictionary

@@ -11,7 +11,6 @@ from otoscope.artifacts import digest, fingerprint, read_table
 from otoscope.config import RunConfig
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
-from otoscope.evaluate.record import completed
 from otoscope.explain import (
     LatentChoice,
     Moment,
@@ -22,6 +21,7 @@ from otoscope.explain import (
     write_moments,
 )
 from otoscope.factors.table import FactorTable
+from otoscope.metrics.record import completed
 from otoscope.pipeline.codes import code_features, encode_rows
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.probes import ProbeSettings, fit_probe
-from otoscope.evaluate.reconstruction import Reconstruction
-from otoscope.evaluate.record import Record
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors
+from otoscope.metrics.dci import completeness, disentanglement
+from otoscope.metrics.probes import ProbeSettings, fit_probe
+from otoscope.metrics.reconstruction import Reconstruction
+from otoscope.metrics.record import Record
 from otoscope.pipeline.clips import Clips, Features
 from otoscope.resampling.groups import Score
 

@@ -10,8 +10,8 @@ import yaml
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
-from otoscope.evaluate.record import SCHEMA, completed
 from otoscope.explain import Moments, read_moments
+from otoscope.metrics.record import SCHEMA, completed
 from otoscope.report.results import Results
 
 NO_CATEGORY = "other"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from otoscope.evaluate.record import METRICS
+from otoscope.metrics.record import METRICS
 
 PER_CLIP = frozenset(metric for metric in METRICS if metric.startswith(("probe_", "factor_")))
 """Metrics that count clips; the others count the rows that a dictionary was trained on."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.baselines.catalog import FITTED, OF_CODES, find_fitted
+from otoscope.metrics.baselines import FITTED, OF_CODES, find_fitted
 
 
 def rows(n: int = 400, width: int = 10, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 
 from otoscope.corpus.synth import SynthCorpus
 from otoscope.corpus.synth.chorus import sing_task
-from otoscope.evaluate.robust import make_robust
+from otoscope.metrics.robust_factors import make_robust
 
 
 @dataclass(frozen=True)

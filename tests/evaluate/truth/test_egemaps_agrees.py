@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 
 from otoscope.corpus.synth import SynthCorpus
 from otoscope.corpus.synth.chorus import sing_task
-from otoscope.evaluate.information import measure_information
-from otoscope.evaluate.mig import information_gap
-from otoscope.evaluate.robust import make_robust
-from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
+from otoscope.metrics.latent_metrics import information_gap
+from otoscope.metrics.mutual_information import measure_information
+from otoscope.metrics.robust_factors import make_robust
+from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 
 PAIRS = {
     "f0_mean_hz": "F0semitoneFrom27.5Hz_sma3nz_amean",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otoscope.evaluate.disentanglement import completeness
+from otoscope.metrics.dci import completeness
 from otoscope.protocols.mariotte2025 import completeness as published_completeness
 from otoscope.resampling.nulls import random_sparse_codes
 from tests.evaluate.score_card import Card, one_hot_bins, rotation, score_card, top

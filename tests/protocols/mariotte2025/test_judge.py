@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.protocols.mariotte2025.switches import Settings
 

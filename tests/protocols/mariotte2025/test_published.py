@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.evaluate.record import Record, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.mariotte2025.grid import MODELS
 from otoscope.protocols.mariotte2025.published import (
     KEYS,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from otoscope.evaluate.record import Record
+from otoscope.metrics.record import Record
 from otoscope.pipeline.clips import Clips
 from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
 from otoscope.protocols.strict.linear import read_linearly

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otoscope.evaluate.record import Record
+from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import Answer, Repetitions, Task, ask, continuous, several, single, tasks_of
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="dense", layer=0)

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from otoscope.artifacts import fingerprint
-from otoscope.evaluate.record import Record
-from otoscope.evaluate.robust import effective_rank
+from otoscope.metrics.record import Record
+from otoscope.metrics.robust_factors import effective_rank
 from otoscope.pipeline.codes import code_features
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Arrays, Made, Part, arrays_of

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
-from otoscope.evaluate.record import Record
 from otoscope.linear.gram import live_columns
+from otoscope.metrics.record import Record
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.material import Material
 from otoscope.pipeline.parts import Made, Part

@@ -7,8 +7,8 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from otoscope.artifacts import read_tensors
-from otoscope.evaluate.stability import SHARE
 from otoscope.explain import LatentChoice
+from otoscope.metrics.stability import SHARE
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.strict.comparison import SEEDS
 from otoscope.protocols import strict

@@ -8,10 +8,10 @@ import numpy as np
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.corpus.table import SPLITS
-from otoscope.evaluate.baselines.catalog import FITTED, OF_CODES
-from otoscope.evaluate.reconstruction import ReconstructionMeter
-from otoscope.evaluate.record import Record
 from otoscope.factors.logmel import logmel_table
+from otoscope.metrics.baselines import FITTED, OF_CODES
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.metrics.record import Record
 from otoscope.pipeline.codes import code_features, train_mean
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.parts import Part

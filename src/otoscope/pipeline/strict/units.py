@@ -7,8 +7,7 @@ from jaxtyping import Float
 
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
-from otoscope.evaluate.baselines.base import Encode
-from otoscope.evaluate.baselines.catalog import OF_CODES, find_fitted
+from otoscope.metrics.baselines import OF_CODES, Encode, find_fitted
 from otoscope.pipeline.clips import Clips
 from otoscope.pipeline.codes import FRAMES_AT_ONCE
 from otoscope.pipeline.grid import Member

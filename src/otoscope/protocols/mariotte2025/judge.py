@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from otoscope.evaluate.record import Record
+from otoscope.metrics.record import Record
 from otoscope.protocols.mariotte2025.factors import (
     Top,
     count_categories,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.record import Record
-from otoscope.evaluate.sparse_probing import SparseProbeSettings, sparse_probe
 from otoscope.linear.gram import live_columns
+from otoscope.metrics.record import Record
+from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.settings import StrictSettings

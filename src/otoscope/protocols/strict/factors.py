@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.record import Record
-from otoscope.evaluate.robust import RobustFactors, effective_rank, make_robust, normal_scores
+from otoscope.metrics.record import Record
+from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
 from otoscope.pipeline.clips import Clips
 
 PITCHES = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.emergence import compare_order, emergence
-from otoscope.evaluate.record import Record
+from otoscope.metrics.emergence import compare_order, emergence
+from otoscope.metrics.record import Record
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.linear import Linear
 

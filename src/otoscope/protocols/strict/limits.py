@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.evaluate.limits import sparsity_limit
-from otoscope.evaluate.record import Record
+from otoscope.metrics.record import Record
+from otoscope.metrics.sparsity_limit import sparsity_limit
 
 MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}
 """Loss against the densest dictionary that still counts as none, fixed beforehand."""

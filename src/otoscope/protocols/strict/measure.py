@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from otoscope.evaluate.dci import explicitness
-from otoscope.evaluate.information import Information, measure_information
-from otoscope.evaluate.sap import predictability_gap
-from otoscope.evaluate.sparse_regression import SparseSettings, sparse_regression
+from otoscope.metrics.dci import explicitness
+from otoscope.metrics.latent_metrics import predictability_gap
+from otoscope.metrics.mutual_information import Information, measure_information
+from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.reading import Reading, read_factors
 from otoscope.protocols.strict.settings import StrictSettings

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from otoscope.evaluate.record import Record
 from otoscope.linear.lasso import LassoSettings, fit_factors
+from otoscope.metrics.record import Record
 from otoscope.protocols.strict.factors import Asked
 from otoscope.protocols.strict.settings import StrictSettings
 

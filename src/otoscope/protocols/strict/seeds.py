@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from otoscope.evaluate.record import Record
-from otoscope.evaluate.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
+from otoscope.metrics.record import Record
+from otoscope.metrics.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
 from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10

@@ -16,12 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from otoscope.evaluate.dci import relative_size
-from otoscope.evaluate.disentanglement import completeness, disentanglement
-from otoscope.evaluate.infomec import infomec
-from otoscope.evaluate.mig import information_gap, mean_of_known
-from otoscope.evaluate.modularity import modularity
-from otoscope.evaluate.record import Record
+from otoscope.metrics.dci import completeness, disentanglement, relative_size
+from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity
+from otoscope.metrics.record import Record
 from otoscope.protocols.strict.linear import Linear
 from otoscope.protocols.strict.measure import Measured
 from otoscope.protocols.strict.reading import well_read

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from otoscope.evaluate.record import Record
 from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.metrics.record import Record
 from otoscope.resampling.groups import bootstrap_sums, group_folds, group_sums, null_summary
 from otoscope.resampling.nulls import permuted_targets
 

@@ -1,7 +1,7 @@
 """How well a label is told from its 1, 2, 4, ... 64 best latents, on groups never fitted.
 
 k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, a logistic
-regression reads the first k of them (`otoscope.evaluate.probes`: penalty chosen on validation rows,
+regression reads the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
 fitted on both, reported on test rows). Two questions: which class (one set of latents for all
 classes), and, for several labels at once, is this label there (a set of latents each).
 """
@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.probes import PENALTIES, Probe, ProbeSettings, fit_probe
-from otoscope.evaluate.sparse_regression import SIZES, check_sizes
 from otoscope.linear.gram import live_columns
+from otoscope.metrics.probes import PENALTIES, Probe, ProbeSettings, fit_probe
+from otoscope.metrics.sparse_regression import SIZES, check_sizes
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, null_summary, rows_of
 
 

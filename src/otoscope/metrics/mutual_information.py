@@ -1,6 +1,6 @@
 """How much each latent tells about each factor, beyond what chance tells.
 
-Mutual information of binned values (`otoscope.evaluate.bins`), corrected by its exact expectation
+Mutual information of binned values (`otoscope.metrics.binning`), corrected by its exact expectation
 when the rows of one side are shuffled, which depends on the bin sizes alone (Vinh, Epps and Bailey,
 JMLR 11, 2010): with plain counts a latent that fires on 30 rows seems to tell a lot about everything.
 A pair that chance explains counts as nothing, so that 2,000 latents' noise does not add up.
@@ -14,8 +14,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otoscope.errors import EvaluationError
-from otoscope.evaluate.bins import BINS, SMALLEST, bin_columns, bin_factors
-from otoscope.evaluate.chance import Margin, expected_nats, rarity_of_chi_square, rarity_of_nats
+from otoscope.metrics.binning import (
+    BINS,
+    SMALLEST,
+    Margin,
+    bin_columns,
+    bin_factors,
+    expected_nats,
+    rarity_of_chi_square,
+    rarity_of_nats,
+)
 from otoscope.resampling.groups import patterns
 
 LEVEL = 0.05

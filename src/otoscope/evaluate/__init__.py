@@ -1,1 +1,0 @@
-"""Numbers from arrays: no audio, no files."""

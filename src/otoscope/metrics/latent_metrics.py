@@ -1,0 +1,243 @@
+"""By how much the most informative latent of a factor leads the next (Chen et al., NeurIPS 2018).
+
+Whether each latent tells about one factor only (Ridgeway and Mozer, NeurIPS 2018).
+
+Modularity and compactness from normalised mutual information (InfoMEC; Hsu et al., NeurIPS 2023).
+
+Explicitness, the third, is a linear map's held-out share of what can be known: `otoscope.metrics.dci`.
+
+By how much the best single latent predicts a factor better than the next (SAP; Kumar et al., ICLR 2018).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.errors import EvaluationError
+from otoscope.linear.gram import live_columns
+from otoscope.metrics.mutual_information import Information
+from otoscope.resampling.groups import patterns, rows_of
+
+
+class Gap(NamedTuple):
+    """The mean over factors; per factor the gap (NaN where nothing is told) and its best latent (-1 likewise)."""
+
+    value: float
+    factors: Float[np.ndarray, " factors"]
+    best: Int[np.ndarray, " factors"]
+
+
+def information_gap(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Gap:
+    """Return the mutual information gap (MIG) of every factor.
+
+    With a_ij the share of factor j's entropy that latent i tells (`measure_information`), sorted
+    downwards: MIG_j = a_(1)j - a_(2)j. 1: one latent tells all and no other anything. 0: two tell
+    the same, so that a feature split in two halves scores 0 however clear the halves are. NaN for a
+    factor that no latent tells about or that is not `predicted`.
+    """
+    return gap_of(found.only(predicted))
+
+
+def gap_of(scores: Float[np.ndarray, "latents factors"]) -> Gap:
+    """Return the gap between the two largest scores, 0 or more, of each column; NaN columns stay NaN."""
+    known = np.nan_to_num(scores)
+    padded = np.concatenate([known, np.zeros((2, known.shape[1]))])
+    top = np.sort(padded, axis=0)[::-1][:2]
+    told = top[0] > 0
+    gaps = np.where(told, top[0] - top[1], math.nan)
+    best = np.where(told, padded.argmax(axis=0), -1)
+    return Gap(mean_of_known(gaps), gaps, best)
+
+
+def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
+    """Return the mean of what is not NaN; NaN without any."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+class Modularity(NamedTuple):
+    """Mean weighted by what a latent tells, plain mean, and each latent's (NaN where it tells nothing)."""
+
+    value: float
+    unweighted: float
+    latents: Float[np.ndarray, " latents"]
+
+
+def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Modularity:
+    """Return how far each latent is from the template that tells about its best factor only.
+
+    With a_ij what latent i tells about factor j and t_i its largest: 1 - sum over the other factors
+    of a_ij^2 / (t_i^2 (J - 1)), J the factors that count. The paper's plain mean over latents is
+    `unweighted`; in `value` a latent weighs t_i, so that a code of thousands is not judged by latents
+    that hardly tell anything. Duplicated latents change neither. NaN with fewer than two factors.
+    """
+    scores = found.only(predicted)
+    counted = scores[:, ~np.isnan(scores).all(axis=0)]
+    best = counted.max(axis=1, initial=0)
+    told = best > 0
+    latents = np.full(len(scores), math.nan)
+    if counted.shape[1] < 2 or not told.any():
+        return Modularity(math.nan, math.nan, latents)
+    relative = counted[told] / best[told, None]
+    latents[told] = 1 - ((relative**2).sum(axis=1) - 1) / (counted.shape[1] - 1)
+    latents = np.clip(latents, 0, 1)
+    return Modularity(float(np.average(latents[told], weights=best[told])), mean_of_known(latents), latents)
+
+
+class InfoMEC(NamedTuple):
+    """InfoM and InfoC, per latent and per factor what they are made of, and InfoE where R2 was given."""
+
+    modularity: float
+    compactness: float
+    explicitness: float
+    latents: Float[np.ndarray, " latents"]
+    factors: Float[np.ndarray, " factors"]
+
+
+def infomec(
+    found: Information,
+    *,
+    r2: Float[np.ndarray, " factors"] | None = None,
+    predicted: Bool[np.ndarray, " factors"] | None = None,
+) -> InfoMEC:
+    """Return InfoM, InfoC and InfoE.
+
+    With a_ij what latent i tells about factor j, over latents that tell anything and J factors that
+    are told of: a latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is
+    the mean over latents. A factor's share is max_i a_ij / sum_i a_ij, rescaled from 1/n..1 with n
+    the live latents; InfoC is the mean over factors. InfoE is the mean of `r2`, the held-out R2 of a
+    linear map from the code (the predictive information of the linear Gaussian family; Xu et al.,
+    ICLR 2020), negative ones counting 0.
+
+    Dead latents are pruned, as the paper asks: they enter neither sum nor n. A latent that tells
+    nothing and a factor that nothing tells about are NaN. Duplicated latents leave InfoM, halve a
+    factor's share, and leave InfoE.
+    """
+    scores = found.only(predicted)
+    counted = np.asarray(~np.isnan(scores).all(axis=0))
+    known = np.nan_to_num(scores)
+    latents = _rescaled(known, int(counted.sum()), axis=1)
+    factors = _rescaled(known, int(found.live.sum()), axis=0)
+    return InfoMEC(mean_of_known(latents), mean_of_known(factors), _explicitness(r2, counted), latents, factors)
+
+
+def _rescaled(scores: Float[np.ndarray, "latents factors"], n: int, *, axis: int) -> Float[np.ndarray, " kept"]:
+    """Return the largest share along an axis, from 1/n..1 to 0..1; NaN where all are 0 or n is below 2."""
+    total = scores.sum(axis=axis)
+    told = total > 0
+    share = scores.max(axis=axis, initial=0) / np.where(told, total, 1)
+    if n < 2:
+        return np.full(len(share), math.nan)
+    return np.where(told, np.clip((share - 1 / n) / (1 - 1 / n), 0, 1), math.nan)
+
+
+def _explicitness(r2: Float[np.ndarray, " factors"] | None, counted: Bool[np.ndarray, " factors"]) -> float:
+    if r2 is None:
+        return math.nan
+    if r2.shape != counted.shape:
+        raise EvaluationError(f"`r2` must hold one number a factor ({len(counted)}), got shape {r2.shape}")
+    return mean_of_known(np.maximum(r2[counted], 0))
+
+
+def predictability_gap(
+    codes: Float[np.ndarray, "rows latents"],
+    factors: Float[np.ndarray, "rows factors"],
+    *,
+    split: Shaped[np.ndarray, " rows"],
+    predicted: Bool[np.ndarray, " factors"] | None = None,
+) -> Gap:
+    """Return the separated attribute predictability (SAP) of every continuous factor.
+
+    The score of a latent is the R2, on test rows, of the straight line fitted on training and
+    validation rows, relative to their mean and at least 0; SAP is the gap of the two best. The paper
+    scores the rows it fitted. NaN for a factor that no latent predicts, that is constant or missing,
+    or that is not `predicted`; latents that are constant on the fitted rows score 0.
+    """
+    fitted, judged = _parts(codes, split)
+    if len(codes) != len(factors):
+        raise EvaluationError(f"{len(codes)} rows of codes but {len(factors)} of factors; give one each a row")
+    scores = np.full((codes.shape[1], factors.shape[1]), math.nan)
+    for members, present in patterns(~np.isnan(factors)):
+        if (present & fitted).sum() > 1 and (present & judged).any():
+            scores[:, members] = _line_r2(codes, factors[:, members], present & fitted, present & judged)
+    if predicted is not None:
+        if predicted.shape != (factors.shape[1],) or predicted.dtype != np.bool_:
+            raise EvaluationError(f"`predicted` must hold one boolean a factor ({factors.shape[1]})")
+        scores[:, ~predicted] = math.nan
+    return gap_of(scores)
+
+
+def class_gap(
+    codes: Float[np.ndarray, "rows latents"],
+    labels: Shaped[np.ndarray, " rows"],
+    *,
+    split: Shaped[np.ndarray, " rows"],
+) -> float:
+    """Return the SAP of a label: the gap in balanced accuracy between the two best single latents.
+
+    A latent tells classes apart by the nearest class mean of the fitted rows; its balanced accuracy
+    on test rows is rescaled so that chance (1 / classes) is 0 and at least 0. Rows without a label
+    (None or empty) are left out. NaN where no latent beats chance.
+    """
+    fitted, judged = _parts(codes, split)
+    names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
+    fitted, judged = fitted & (names != ""), judged & (names != "")
+    classes, numbers = np.unique(names[fitted], return_inverse=True)
+    if len(classes) < 2 or not judged.any():
+        raise EvaluationError(f"a label needs two classes among the fitted rows and a test row; got {classes.tolist()}")
+    known = judged & np.isin(names, classes)
+    truth = np.searchsorted(classes, names[known])
+    guess = _nearest(codes[fitted].astype(np.float64), numbers, codes[known].astype(np.float64), len(classes))
+    recall = np.stack([(guess[truth == c] == c).mean(axis=0) for c in np.unique(truth)])
+    chance = 1 / len(classes)
+    scores = np.maximum((recall.mean(axis=0) - chance) / (1 - chance), 0)
+    return gap_of(np.where(live_columns(codes[fitted]), scores, 0.0)[:, None]).value
+
+
+def _line_r2(
+    codes: Float[np.ndarray, "rows latents"],
+    factors: Float[np.ndarray, "rows factors"],
+    fitted: Bool[np.ndarray, " rows"],
+    judged: Bool[np.ndarray, " rows"],
+) -> Float[np.ndarray, "latents factors"]:
+    live = live_columns(codes[fitted])
+    x, y = codes[:, live].astype(np.float64), factors.astype(np.float64)
+    x -= x[fitted].mean(axis=0)
+    x /= x[fitted].std(axis=0)
+    y -= y[fitted].mean(axis=0)
+    slope = x[fitted].T @ y[fitted] / fitted.sum()
+    explained = 2 * slope * (x[judged].T @ y[judged]) - slope**2 * (x[judged] ** 2).sum(axis=0)[:, None]
+    total = (y[judged] ** 2).sum(axis=0)
+    defined = live_columns(factors[fitted]) & (total > 0)
+    scores = np.zeros((codes.shape[1], factors.shape[1]))
+    scores[live] = np.maximum(explained / np.where(defined, total, 1), 0)
+    scores[:, ~defined] = math.nan
+    return scores
+
+
+def _nearest(
+    fitted: Float[np.ndarray, "fitted latents"],
+    numbers: Int[np.ndarray, " fitted"],
+    others: Float[np.ndarray, "judged latents"],
+    n_classes: int,
+) -> Int[np.ndarray, "judged latents"]:
+    """Return the class whose mean is nearest, by each latent alone."""
+    nearest = np.full(others.shape, np.inf)
+    guess = np.zeros(others.shape, dtype=np.int64)
+    for c in range(n_classes):
+        away = np.abs(others - fitted[numbers == c].mean(axis=0))
+        guess[away < nearest] = c
+        nearest = np.minimum(nearest, away)
+    return guess
+
+
+def _parts(
+    codes: Float[np.ndarray, "rows latents"], split: Shaped[np.ndarray, " rows"]
+) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
+    """Return the fitted rows (train and valid) and the test rows."""
+    if codes.ndim != 2 or not np.isfinite(codes).all():
+        raise EvaluationError(f"codes must be finite and [rows, latents], got shape {codes.shape}")
+    judged = rows_of(split, "test", len(codes))
+    return rows_of(split, "train", len(codes)) | (np.asarray(split) == "valid"), judged
