@@ -9,11 +9,11 @@ from latex2mathml.converter import convert
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 
-from otoscope.corpus.folder import FolderCorpus
-from otoscope.corpus.fsdd import FsddCorpus
-from otoscope.corpus.manifest import ManifestCorpus
-from otoscope.corpus.synth.spec import SynthCorpus
-from otoscope.corpus.vocalset import VocalSetCorpus
+from otoscope.corpus.datasets.folder import FolderCorpus
+from otoscope.corpus.datasets.fsdd import FsddCorpus
+from otoscope.corpus.datasets.manifest import ManifestCorpus
+from otoscope.corpus.synth.dataset import SynthCorpus
+from otoscope.corpus.datasets.vocalset import VocalSetCorpus
 
 project = "otoscope"
 author = "the otoscope authors"

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.protocols.mariotte2025.published import published
 from tests.cli.calling import call, fails

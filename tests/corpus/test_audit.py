@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from otoscope.corpus.audit import class_support, shared_recordings
+from otoscope.corpus.checks import class_support, shared_recordings
 
 
 def clips(rows: list[tuple[str, str, str, str | None]]) -> pl.DataFrame:

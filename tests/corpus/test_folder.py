@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from otoscope.corpus.folder import FolderCorpus
+from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.errors import CorpusError
 
 TREE = ["belt/ann/ann_1.wav", "belt/bob/bob_1.wav", "breathy/ann/ann_2.wav"]

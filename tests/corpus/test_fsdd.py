@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.fsdd import FsddCorpus
+from otoscope.corpus.datasets.fsdd import FsddCorpus
 from otoscope.corpus.splits import Splits
 from otoscope.errors import CorpusError
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from otoscope.corpus.inspect import inspect
+from otoscope.corpus.checks import inspect
 from otoscope.corpus.listing import Listing, aside, listed
 from otoscope.errors import AudioError, CorpusError
 
@@ -86,7 +86,7 @@ def test_an_interrupt_leaves_the_rest_undecoded(record, tmp_path, monkeypatch):
     names = [f"{i:03}.wav" for i in range(200)]
     record(names[0])
     decoded: list[str] = []
-    monkeypatch.setattr("otoscope.corpus.inspect.digest", lambda path: decoded.append(path.name) or time.sleep(0.002))
+    monkeypatch.setattr("otoscope.corpus.checks.digest", lambda path: decoded.append(path.name) or time.sleep(0.002))
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from otoscope.corpus.manifest import ManifestCorpus
+from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.errors import CorpusError, SplitError
 
 CSV = """path,start_s,end_s,group,split,label_take,singer_age,technique,factor_f0_hz

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from otoscope.corpus import stream
+from otoscope.corpus import streaming
 from otoscope.corpus.audio import load_clip
-from otoscope.corpus.stream import StreamedClip
+from otoscope.corpus.streaming import StreamedClip
 from otoscope.errors import AudioError
 
 
@@ -27,7 +27,7 @@ def read(streamed: StreamedClip, step: int) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BLOCK_S", 0.37)
+    monkeypatch.setattr(streaming, "BLOCK_S", 0.37)
 
 
 @pytest.mark.parametrize("from_hz", [8_000, 16_000, 22_050, 44_100, 48_000])

@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from otoscope.corpus.datasets.vocalset import (
+    CONTEXTS,
+    ENDINGS,
+    TECHNIQUES,
+    VOWELS,
+    VocalSetCorpus,
+    VocalSetName,
+    parse_name,
+)
 from otoscope.corpus.splits import Splits, assign_splits
-from otoscope.corpus.vocalset import CONTEXTS, ENDINGS, TECHNIQUES, VOWELS, VocalSetCorpus, VocalSetName, parse_name
 from otoscope.errors import CorpusError
 
 NAMES = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.corpus.synth.sing import sing
 from otoscope.corpus.synth.singer import singer
+from otoscope.corpus.synth.synthesis import sing
 from otoscope.factors.categories import _RULES, CATEGORIES, category
 from otoscope.factors.egemaps import feature_names
 

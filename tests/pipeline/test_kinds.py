@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 
 from otoscope.config import load_config
-from otoscope.corpus.synth.chorus import sing_all
-from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.synth.dataset import SynthCorpus, sing_all
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_json, read_table
-from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.errors import EncoderError, StorageFull
 from otoscope.pipeline import reproduce_room

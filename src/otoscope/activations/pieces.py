@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from otoscope.activations.windows import Window, cut, grid, hop_samples, place
-from otoscope.corpus.stream import StreamedClip
+from otoscope.corpus.streaming import StreamedClip
 from otoscope.encoders.base import Encoded, Encoder, Frames
 from otoscope.errors import EncoderError
 

@@ -19,7 +19,7 @@ from otoscope.activations.progress import Tally
 from otoscope.activations.segments import Segments
 from otoscope.activations.shards import ShardWriter
 from otoscope.corpus.audio import load_clip
-from otoscope.corpus.stream import StreamedClip
+from otoscope.corpus.streaming import StreamedClip
 from otoscope.encoders.base import Encoder
 from otoscope.errors import AudioError
 

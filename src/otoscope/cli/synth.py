@@ -36,8 +36,7 @@ def _synth(
     as_json: Json = False,
 ) -> None:
     from otoscope.corpus.catalog import validated  # here, so that --help does not wait for numba
-    from otoscope.corpus.synth.chorus import refuse_others, sing_all
-    from otoscope.corpus.synth.spec import SynthCorpus
+    from otoscope.corpus.synth.dataset import SynthCorpus, refuse_others, sing_all
 
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
     spec = validated(SynthCorpus, settings)

@@ -13,8 +13,7 @@ import soxr
 from jaxtyping import Float32
 
 from otoscope.artifacts import atomic
-from otoscope.corpus.headers import promised_bytes
-from otoscope.corpus.peaks import Peaks
+from otoscope.corpus.validation import Peaks, promised_bytes
 from otoscope.errors import AudioError
 
 EXTENSIONS = frozenset(

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from otoscope.corpus.inspect import inspect
+from otoscope.corpus.checks import inspect
 from otoscope.corpus.listing import CorpusSpec, Progress
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
@@ -18,31 +18,31 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def _folder(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.folder import FolderCorpus
+    from otoscope.corpus.datasets.folder import FolderCorpus
 
     return validated(FolderCorpus, settings)
 
 
 def _manifest(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.manifest import ManifestCorpus
+    from otoscope.corpus.datasets.manifest import ManifestCorpus
 
     return validated(ManifestCorpus, settings)
 
 
 def _vocalset(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.vocalset import VocalSetCorpus
+    from otoscope.corpus.datasets.vocalset import VocalSetCorpus
 
     return validated(VocalSetCorpus, settings)
 
 
 def _fsdd(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.fsdd import FsddCorpus
+    from otoscope.corpus.datasets.fsdd import FsddCorpus
 
     return validated(FsddCorpus, settings)
 
 
 def _synth(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.synth.spec import SynthCorpus
+    from otoscope.corpus.synth.dataset import SynthCorpus
 
     return validated(SynthCorpus, settings)
 

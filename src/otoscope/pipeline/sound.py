@@ -8,11 +8,11 @@ import polars as pl
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
-from otoscope.corpus.audit import class_support, shared_recordings
 from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.folder import FolderCorpus
+from otoscope.corpus.checks import class_support, shared_recordings
+from otoscope.corpus.datasets.folder import FolderCorpus
+from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.listing import CorpusSpec, Listing
-from otoscope.corpus.manifest import ManifestCorpus
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.factors.handing import measure_ahead
 from otoscope.factors.table import build_factors, factors_identity

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from otoscope.corpus.synth.glottis import RD_RANGE, Source, glottal_source, lf_shape
+from otoscope.corpus.synth.source import RD_RANGE, Source, glottal_source, lf_shape
 
 TICK_HZ = 1000.0
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otoscope.corpus.synth import PATTERNS, TECHNIQUES, Performance, Voice, choir, perform, sing, singer
-from otoscope.corpus.synth.excitation import oversampling
+from otoscope.corpus.synth import PATTERNS, TECHNIQUES, Performance, Voice, choir, perform, singer, synthesis
 from otoscope.corpus.synth.melody import degrees
+from otoscope.corpus.synth.source import oversampling
 from otoscope.errors import ConfigError
 
 STEADY = Voice(
@@ -94,7 +94,7 @@ def test_lips_and_trillo_beat_at_their_rates() -> None:
 
 @pytest.mark.parametrize("technique", sorted(TECHNIQUES))
 def test_every_technique_gives_a_clean_clip_with_finite_factors(technique: str) -> None:
-    sung = sing(singer("male2"), technique, "e", "scales", duration_s=1.0)
+    sung = synthesis(singer("male2"), technique, "e", "scales", duration_s=1.0)
     assert sung.wave.dtype == np.float32
     assert sung.wave.shape == (16_000,)
     assert 0.01 < np.abs(sung.wave).max() <= 0.9 + 1e-6
@@ -106,14 +106,16 @@ def test_every_technique_gives_a_clean_clip_with_finite_factors(technique: str) 
 
 
 def test_all_clips_have_the_same_factors() -> None:
-    names = {tuple(sing(singer("male1"), t, "a", "scales", duration_s=0.5).factors) for t in TECHNIQUES}
+    names = {tuple(synthesis(singer("male1"), t, "a", "scales", duration_s=0.5).factors) for t in TECHNIQUES}
     assert len(names) == 1
 
 
 def test_techniques_differ_as_they_should() -> None:
     def median(technique: str, factor: str) -> float:
         return float(
-            np.median([sing(who, technique, "a", "long_tones", duration_s=0.5).factors[factor] for who in choir(8)])
+            np.median(
+                [synthesis(who, technique, "a", "long_tones", duration_s=0.5).factors[factor] for who in choir(8)]
+            )
         )
 
     assert median("breathy", "aspiration_db") > median("straight", "aspiration_db") + 5.0
@@ -129,7 +131,7 @@ def test_techniques_differ_as_they_should() -> None:
 
 def test_the_same_seed_sings_the_same_samples_and_another_seed_others() -> None:
     first, again, other = (
-        sing(singer("female3"), "trill", "o", "arpeggios", duration_s=0.6, seed=s) for s in (4, 4, 5)
+        synthesis(singer("female3"), "trill", "o", "arpeggios", duration_s=0.6, seed=s) for s in (4, 4, 5)
     )
     np.testing.assert_array_equal(first.wave, again.wave)
     assert first.factors == again.factors
@@ -138,8 +140,8 @@ def test_the_same_seed_sings_the_same_samples_and_another_seed_others() -> None:
 
 @pytest.mark.parametrize("rate_hz", [16_000, 24_000, 44_100])
 def test_the_rate_changes_the_sampling_and_not_the_voice(rate_hz: int) -> None:
-    reference = sing(singer("male1"), "straight", "a", "long_tones", duration_s=0.7)
-    sung = sing(singer("male1"), "straight", "a", "long_tones", duration_s=0.7, rate_hz=rate_hz)
+    reference = synthesis(singer("male1"), "straight", "a", "long_tones", duration_s=0.7)
+    sung = synthesis(singer("male1"), "straight", "a", "long_tones", duration_s=0.7, rate_hz=rate_hz)
     assert len(sung.wave) == round(0.7 * rate_hz)
     assert sung.factors["f0_mean_hz"] == pytest.approx(reference.factors["f0_mean_hz"])
     assert sung.factors["f1_hz"] == pytest.approx(reference.factors["f1_hz"])
@@ -181,7 +183,7 @@ def test_unknown_names_and_sizes_are_refused(
     arguments: tuple[str, str, str], settings: dict[str, float], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
-        sing(singer("male1"), *arguments, **settings)
+        synthesis(singer("male1"), *arguments, **settings)
 
 
 @pytest.mark.parametrize("name", ["soprano1", "female0", "male", "Male1"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.corpus.synth import SynthCorpus
-from otoscope.corpus.synth.chorus import sing_task
+from otoscope.corpus.synth.dataset import sing_task
 from otoscope.metrics.robust_factors import make_robust
 
 

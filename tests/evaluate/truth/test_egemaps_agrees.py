@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from otoscope.corpus.synth import SynthCorpus
-from otoscope.corpus.synth.chorus import sing_task
+from otoscope.corpus.synth.dataset import sing_task
 from otoscope.metrics.latent_metrics import information_gap
 from otoscope.metrics.mutual_information import measure_information
 from otoscope.metrics.robust_factors import make_robust

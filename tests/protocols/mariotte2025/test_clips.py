@@ -5,10 +5,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.datasets.vocalset import TEST_SINGERS
+from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import COLUMNS, Corpus
-from otoscope.corpus.vocalset import TEST_SINGERS
 from otoscope.errors import SplitError
 from otoscope.protocols.mariotte2025.clips import glance, read_vocalset, sides, takes
 from otoscope.protocols.mariotte2025.switches import Settings

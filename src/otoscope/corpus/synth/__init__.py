@@ -1,13 +1,12 @@
 """A source-filter singer with known factors."""
 
+from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.melody import PATTERNS
-from otoscope.corpus.synth.sing import Performance, perform, sing
-from otoscope.corpus.synth.singer import Singer, choir, singer
-from otoscope.corpus.synth.spec import SynthCorpus
+from otoscope.corpus.synth.singer import Singer, Voice, choir, singer
+from otoscope.corpus.synth.synthesis import Performance, perform, sing
 from otoscope.corpus.synth.techniques import TECHNIQUES
 from otoscope.corpus.synth.tree import write_vocalset_tree
-from otoscope.corpus.synth.voice import Voice
-from otoscope.corpus.synth.vowels import VOWELS
+from otoscope.corpus.synth.vocal_tract import VOWELS
 
 __all__ = [
     "PATTERNS",

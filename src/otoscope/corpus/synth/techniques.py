@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from otoscope.corpus.synth.singer import Singer
-from otoscope.corpus.synth.voice import Voice
+from otoscope.corpus.synth.singer import Singer, Voice
 
 Recipe = Callable[[Voice, Singer, float, np.random.Generator], Voice]
 """Changes a plain voice; the number (0..1) is how far the technique is carried out."""

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from otoscope.corpus.audio import write_audio
-from otoscope.corpus.synth.chorus import sing_task
-from otoscope.corpus.synth.spec import SynthCorpus
-from otoscope.corpus.vocalset import TEST_SINGERS
+from otoscope.corpus.datasets.vocalset import TEST_SINGERS
+from otoscope.corpus.synth.dataset import SynthCorpus, sing_task
 
 Layout = Literal["by_singer", "train_test"]
 

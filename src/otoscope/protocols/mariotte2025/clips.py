@@ -12,11 +12,11 @@ import polars as pl
 import soundfile
 
 from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.inspect import clip_name
+from otoscope.corpus.checks import clip_name
+from otoscope.corpus.datasets.vocalset import ENDINGS, VocalSetCorpus
 from otoscope.corpus.listing import Progress
 from otoscope.corpus.splits import Splits, assign_splits, rank
 from otoscope.corpus.table import Corpus
-from otoscope.corpus.vocalset import ENDINGS, VocalSetCorpus
 from otoscope.errors import SplitError
 from otoscope.protocols.mariotte2025.hearing import CROP_S
 from otoscope.protocols.mariotte2025.switches import Settings

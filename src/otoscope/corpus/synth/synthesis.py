@@ -8,14 +8,12 @@ from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
 
 from otoscope.corpus.synth import melody
-from otoscope.corpus.synth.controls import controls
-from otoscope.corpus.synth.excitation import breath, decimate, oversampling, vibrate
-from otoscope.corpus.synth.levels import frame_levels_db, level_db, master, rms
 from otoscope.corpus.synth.melody import TICK_HZ, Melody
-from otoscope.corpus.synth.singer import Singer
+from otoscope.corpus.synth.singer import Singer, Voice
+from otoscope.corpus.synth.source import breath, decimate, oversampling, vibrate
 from otoscope.corpus.synth.techniques import TECHNIQUES, plain
-from otoscope.corpus.synth.voice import Voice
-from otoscope.corpus.synth.vowels import VOWELS, bandwidths_hz, formants_hz, resonate
+from otoscope.corpus.synth.trajectories import controls, frame_levels_db, level_db, master, rms
+from otoscope.corpus.synth.vocal_tract import VOWELS, bandwidths_hz, formants_hz, resonate
 from otoscope.errors import ConfigError, suggest
 
 FRAMES_HZ = 100.0

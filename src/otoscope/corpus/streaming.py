@@ -14,7 +14,7 @@ import soxr
 from jaxtyping import Float32
 
 from otoscope.corpus.audio import begin_at, check_file, file_span, mono, opened, was_cut
-from otoscope.corpus.peaks import Peaks
+from otoscope.corpus.validation import Peaks
 from otoscope.errors import AudioError
 
 BLOCK_S = 10.0

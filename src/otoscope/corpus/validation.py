@@ -1,9 +1,18 @@
-"""What a sound file's header promises: libsndfile quietly shortens a cut file, this does not."""
+"""What a sound file's header promises: libsndfile quietly shortens a cut file, this does not.
 
+What makes a clip as a whole unusable: too short, silent, or with samples that are no numbers.
+"""
+
+import math
 import os
 import re
 from pathlib import Path
 from typing import BinaryIO, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from otoscope.errors import AudioError
 
 STREAMED = 0x7FFF_0000
 """Encoders that write to a pipe put sizes from here up: they did not know the length."""
@@ -107,3 +116,54 @@ def _ogg(file: BinaryIO) -> int | None:
         return None
     lengths = tail[page + 27 : page + 27 + tail[page + 26]] if len(tail) > page + 26 else b""
     return tail_start + page + max(27 + len(lengths) + sum(lengths), 28)
+
+
+SILENCE_DBFS = -90.0
+"""A recording whose peak around its mean stays below this holds no sound (about one step of 16 bits)."""
+
+SHORTEST_S = 0.010
+"""A clip shorter than this is refused: no encoder here makes a frame of less."""
+
+
+class Peaks:
+    """What is asked of a clip's sound as a whole, gathered block by block: its length, its loudest sample, bad samples.
+
+    A peak is taken around the mean: a constant offset is no sound.
+    """
+
+    def __init__(self) -> None:
+        self._samples, self._bad = 0, 0
+        self._low = self._high = self._sum = np.zeros(0)
+
+    def add(self, wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"]) -> None:
+        """Take a block: its mono mean, and the channels that it is the mean of."""
+        if not len(wave):
+            return
+        signals = (wave, *channels.T)
+        low, high = (np.array([extreme(x) for x in signals], dtype=np.float64) for extreme in (np.min, np.max))
+        total = np.array([x.sum(dtype=np.float64) for x in signals])
+        self._bad += int(np.count_nonzero(~np.isfinite(wave)))
+        if self._samples:
+            low, high, total = np.minimum(low, self._low), np.maximum(high, self._high), total + self._sum
+        self._low, self._high, self._sum = low, high, total
+        self._samples += len(wave)
+
+    def check(self, rate_hz: int) -> None:
+        """Raise `AudioError` when the clip is too short, holds NaN or infinity, or is silent."""
+        if self._samples < SHORTEST_S * rate_hz:
+            raise AudioError(
+                f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are needed"
+            )
+        if self._bad:
+            raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")
+        mean = self._sum / self._samples
+        peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
+        if peaks[0] < SILENCE_DBFS:
+            loudest = max(peaks[1:])
+            cancel = "its channels cancel in the mono mean"
+            cause = cancel if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
+            raise AudioError(f"silent: the peak is {peaks[0]:.1f} dBFS ({cause})")
+
+
+def _dbfs(peak: float) -> float:
+    return 20.0 * math.log10(peak) if peak > 0.0 else -math.inf

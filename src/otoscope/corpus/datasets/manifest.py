@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from otoscope.corpus.folder import UserPath
+from otoscope.corpus.datasets.folder import UserPath
 from otoscope.corpus.listing import LISTED, Listing, Progress
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest

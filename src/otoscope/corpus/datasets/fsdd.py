@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from otoscope.corpus.folder import UserPath
+from otoscope.corpus.datasets.folder import UserPath
 from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
 from otoscope.errors import CorpusError, suggest
 
