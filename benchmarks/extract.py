@@ -281,7 +281,7 @@ def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
     """Return the multiply-adds a second of the best of ten large products, in the layout that is fastest here."""
     import torch
 
-    from otoscope.encoders.half import half_product
+    from otoscope.encoders.precision import half_product
 
     torch.set_num_threads(threads)
     rows, weight = torch.randn(1536, 768), torch.randn(3072, 768)
@@ -311,7 +311,7 @@ def multiplications(model: Model) -> dict[bool, float]:
     import transformers
     from torch.utils.flop_counter import FlopCounterMode
 
-    from otoscope.encoders.capture import capture
+    from otoscope.encoders.hooks import capture_blocks
 
     folder = folder_of(model)
     encoder = plain_model(folder, transformers, attn_implementation="eager")
@@ -323,7 +323,7 @@ def multiplications(model: Model) -> dict[bool, float]:
     for early in (False, True):
         deepest = model.early if early else len(blocks)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            capture(lambda: encoder(values), blocks, {deepest})
+            capture_blocks(lambda: encoder(values), blocks, {deepest})
         found[early] = counter.get_total_flops() / 2
     return found
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from otoscope.corpus.splits import Splits as Splits
     from otoscope.corpus.table import Corpus as Corpus
     from otoscope.encoders.catalog import load_encoder as load_encoder
-    from otoscope.encoders.own import own_encoder as own_encoder
-    from otoscope.encoders.points import capture as capture
+    from otoscope.encoders.custom import own_encoder as own_encoder
+    from otoscope.encoders.hooks import capture as capture
     from otoscope.errors import OtoscopeError as OtoscopeError
     from otoscope.pipeline.run import run as run
     from otoscope.sae.checkpoint import load_sae as load_sae

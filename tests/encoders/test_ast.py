@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from otoscope.encoders.ast import Grid
 from otoscope.encoders.catalog import load_encoder
+from otoscope.encoders.families.ast import Grid
 from otoscope.errors import EncoderError
 from tests.encoders.sounds import assert_near, moved, noise
 from tests.encoders.tiny import BLOCKS, edit_config, scrambled, write_tiny_checkpoint

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.fresh import with_fresh_weights
+from otoscope.encoders.catalog import load_encoder, with_fresh_weights
 from otoscope.errors import EncoderError
 
 WAVE = [torch.sin(torch.arange(8000) / 9.0)]

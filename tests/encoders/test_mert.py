@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.mert import HUBERT_WHILE
+from otoscope.encoders.families.mert import HUBERT_WHILE
 from otoscope.errors import EncoderError
 from tests.encoders.sounds import noise
 from tests.encoders.tiny import MERT_FLAGS, edit_config, write_tiny_checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from otoscope.activations.extract import extract
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoder
-from otoscope.encoders.own import own_encoder
+from otoscope.encoders.custom import own_encoder
 from otoscope.errors import EncoderError, UnknownLayer
 from tests.activations.toy import write_corpus
 from tests.encoders.sounds import noise

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import otoscope
-from otoscope.encoders.points import capture
+from otoscope.encoders.hooks import capture
 from otoscope.errors import EncoderError, UnknownLayer
 
 

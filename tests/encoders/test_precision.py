@@ -7,10 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
-from otoscope.encoders.attention import attend
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.half import HalfConv1d, HalfGroupedConv1d, HalfLinear
-from otoscope.encoders.precision import rounds_faster
+from otoscope.encoders.precision import HalfConv1d, HalfGroupedConv1d, HalfLinear, attend, rounds_faster
 from otoscope.encoders.starter import wheel_files
 from otoscope.errors import ConfigError
 from tests.encoders.sounds import noise
@@ -110,7 +108,7 @@ def test_products_and_convolutions_round_their_operands_alone(stride):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_a_few_heads_at_a_time_is_attention(monkeypatch, masked):
-    monkeypatch.setattr("otoscope.encoders.attention.SCORES", 3 * 30 * 30)
+    monkeypatch.setattr("otoscope.encoders.precision.SCORES", 3 * 30 * 30)
     draw = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 30, 8, generator=draw)
     keep = torch.arange(30)[None, None, None] < torch.tensor([30, 12])[:, None, None, None]

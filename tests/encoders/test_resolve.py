@@ -6,7 +6,7 @@ import pytest
 
 from otoscope.encoders import resolve as module
 from otoscope.encoders.catalog import MODELS, load_encoder, resolves
-from otoscope.encoders.checkpoint import weights_digest
+from otoscope.encoders.loading import weights_digest
 from otoscope.encoders.resolve import resolve
 from otoscope.encoders.starter import STARTER_ID
 from otoscope.errors import EncoderError, MissingExtra, UnknownEncoder, WeightMismatch

@@ -1,19 +1,44 @@
-"""The families that can be loaded, a short list of well-known models, and `load_encoder`."""
+"""The families that can be loaded, a short list of well-known models, and `load_encoder`.
+
+The same architecture before it learned anything: what its structure alone hears.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from otoscope.encoders.base import Encoder
-from otoscope.encoders.batches import Runtime
-from otoscope.encoders.checkpoint import read_config
-from otoscope.encoders.fresh import with_fresh_weights
+from otoscope.encoders.batching import Runtime
+from otoscope.encoders.families.whisper import Context, load_whisper
+from otoscope.encoders.loading import read_config
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Place, Source, place_of, resolve
 from otoscope.encoders.starter import STARTER_ALIAS
-from otoscope.encoders.whisper import Context, load_whisper
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
+
+
+def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
+    """Return an encoder of the same configuration whose weights are drawn anew by `seed`.
+
+    Every weight starts as the family starts before its training; front end, layers and frames stay
+    as they are. A random stack of convolutions and attention still passes spectral statistics on, so
+    a claim about what a model learned must beat it (Heap et al., arXiv 2501.17727). Raises
+    `EncoderError` for an encoder that is not one of ours.
+    """
+    held: Any = encoder
+    if not hasattr(held, "model"):
+        raise EncoderError(f"{encoder.name} does not say what its model is, so it cannot be drawn anew")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh: Any = type(held.model)(held.model.config)
+    model = held.runtime.ready(fresh.to(dtype=torch.float32).eval())
+    name, revision = f"{held.name} (untrained)", f"untrained-{seed}-{held.revision}"
+    return replace(held, model=model, name=name, revision=revision)
+
 
 Constructor = Callable[[Source, Context, Runtime], Encoder]
 
@@ -23,28 +48,28 @@ def _whisper(source: Source, context: Context, runtime: Runtime) -> Encoder:
 
 
 def _wav2vec2(family: str, source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.wav2vec2 import load_wav2vec2
+    from otoscope.encoders.families.wav2vec2 import load_wav2vec2
 
     del context  # these models encode only the sound there is, whichever is asked for
     return load_wav2vec2(source, runtime=runtime, family=family)
 
 
 def _wav2vec2_bert(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.wav2vec2_bert import load_wav2vec2_bert
+    from otoscope.encoders.families.wav2vec2_bert import load_wav2vec2_bert
 
     del context
     return load_wav2vec2_bert(source, runtime=runtime)
 
 
 def _encodec(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.encodec import load_encodec
+    from otoscope.encoders.families.encodec import load_encodec
 
     del context
     return load_encodec(source, runtime=runtime)
 
 
 def _clap(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.clap import load_clap
+    from otoscope.encoders.families.clap import load_clap
 
     if context != "exact":
         raise EncoderError(f"{source.name} has no short context: CLAP is trained on its whole window; use 'exact'")
@@ -52,14 +77,14 @@ def _clap(source: Source, context: Context, runtime: Runtime) -> Encoder:
 
 
 def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.mert import load_mert
+    from otoscope.encoders.families.mert import load_mert
 
     del context
     return load_mert(source, runtime=runtime)
 
 
 def _ast(source: Source, context: Context, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.ast import load_ast
+    from otoscope.encoders.families.ast import load_ast
 
     if context != "exact":
         raise EncoderError(f"{source.name} has no short context: AST is trained on its whole window; use 'exact'")

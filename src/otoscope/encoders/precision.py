@@ -1,14 +1,220 @@
-"""How exactly a loaded model computes: float32 as transformers does, or as fast as this processor can."""
+"""How exactly a loaded model computes: float32 as transformers does, or as fast as this processor can.
+
+Products in bfloat16: layers that take the place of a loaded model's own when it may be fast.
+
+Only the operands of a product are rounded (to 8 bits, unit roundoff 2^-9); oneDNN and cuBLAS sum them in float32.
+Whatever lies between the products (norms, the residual stream, positions) stays as it was.
+
+Attention as otoscope computes it: in bfloat16 where a model may be fast, and WavLM's with its biased scores.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from otoscope.encoders.attention import HALF_ATTENTION, BiasedAttention, register
-from otoscope.encoders.half import HALF, HalfConv1d, HalfGroupedConv1d, HalfLinear, packs
+HALF = torch.bfloat16
+
+Product = Callable[[Float[Tensor, "rows inputs"]], Float[Tensor, "rows outputs"]]
+
+
+def half_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
+    """Return `x -> x W^T + b` on bfloat16 rows, with the weight laid out once in the order that the kernel reads.
+
+    oneDNN packs a weight in blocks on a CPU whose instructions include bfloat16, which was worth a tenth on Zen 4 and
+    more for few rows; elsewhere PyTorch's own product serves.
+    """
+    rounded = weight.detach().to(HALF).contiguous()
+    shift = None if bias is None else bias.detach().to(HALF)
+    ops: Any = torch.ops.mkldnn
+    if weight.device.type == "cpu" and packs():
+        packed = ops._reorder_linear_weight(rounded, None)
+        return lambda rows: ops._linear_pointwise(rows, packed, shift, "none", [], "")
+    return lambda rows: nn.functional.linear(rows, rounded, shift)
+
+
+def packs() -> bool:
+    """Whether this build of PyTorch and this processor pack bfloat16 weights."""
+    ops: Any = torch.ops.mkldnn
+    return bool(
+        torch.backends.mkldnn.is_available()
+        and hasattr(ops, "_reorder_linear_weight")
+        and ops._is_mkldnn_bf16_supported()
+    )
+
+
+class HalfLinear(nn.Module):
+    """A linear layer whose product is in bfloat16; what comes out has the precision of what went in."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self._product = half_product(plain.weight, plain.bias)
+
+    def forward(self, hidden_states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        """Return `x W^T + b`."""
+        rows = hidden_states.to(HALF).reshape(-1, self.in_features)
+        return self._product(rows).view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
+
+
+class HalfConv1d(nn.Module):
+    """A convolution in bfloat16; what comes out has the precision of what went in, or `out` where that is set."""
+
+    def __init__(self, plain: nn.Conv1d) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
+        self.dilation, self.groups = plain.dilation, plain.groups
+        self.out: torch.dtype | None = None
+        self.register_buffer("weight", plain.weight.detach().to(HALF), persistent=False)
+        self.register_buffer("bias", None if plain.bias is None else plain.bias.detach().to(HALF), persistent=False)
+
+    def forward(self, sound: Float[Tensor, "clips inputs steps"]) -> Float[Tensor, "clips outputs steps_out"]:
+        """Return the convolution of what came in, rounded."""
+        weight: Any = self.weight
+        bias: Any = self.bias
+        padding: Any = self.padding
+        state = nn.functional.conv1d(sound.to(HALF), weight, bias, self.stride, padding, self.dilation, self.groups)
+        return state.to(self.out or sound.dtype)
+
+
+class HalfGroupedConv1d(nn.Module):
+    """A grouped convolution of stride 1 as one product a group: two thirds of what oneDNN takes for a positional one.
+
+    The windows of a group, `[frames, taps * channels]`, are views of one padded copy of its rows `[frames, channels]`.
+    What comes out has the precision of what went in.
+    """
+
+    def __init__(self, plain: nn.Conv1d) -> None:
+        super().__init__()
+        groups, taps = plain.groups, plain.kernel_size[0]
+        outputs, channels = plain.weight.shape[0] // groups, plain.weight.shape[1]
+        self.groups, self.taps, self.channels = groups, taps, channels
+        self.pad = int(plain.padding[0])
+        # [groups * outputs, channels, taps] -> a matrix [outputs, taps * channels] a group
+        by_group = plain.weight.detach().view(groups, outputs, channels, taps).transpose(2, 3).flatten(2)
+        shifts = [None] * groups if plain.bias is None else plain.bias.detach().view(groups, outputs)
+        self._products = [half_product(matrix, shift) for matrix, shift in zip(by_group, shifts, strict=True)]
+
+    def forward(self, hidden_states: Float[Tensor, "clips inputs frames"]) -> Float[Tensor, "clips outputs frames_out"]:
+        """Return the convolution, group by group."""
+        clips, _, frames = hidden_states.shape
+        padded = nn.functional.pad(hidden_states.to(HALF), (self.pad, self.pad))
+        rows = padded.view(clips, self.groups, self.channels, -1).permute(1, 0, 3, 2).contiguous()
+        windows = (
+            rows.unfold(2, self.taps, 1).transpose(3, 4).flatten(3)
+        )  # [groups, clips, frames out, taps * channels]
+        out = [product(part.reshape(-1, part.shape[-1])) for product, part in zip(self._products, windows, strict=True)]
+        count = frames + 2 * self.pad - self.taps + 1
+        whole = torch.stack(out).view(self.groups, clips, count, -1).permute(1, 0, 3, 2)
+        return whole.reshape(clips, -1, count).to(hidden_states.dtype)
+
+
+HALF_ATTENTION = "otoscope_half"
+"""The name under which transformers' models find `half_attention`."""
+
+SCORES = 2**21
+"""Scores held at once: 4 MB in bfloat16, so that they stay in the cache between the two products."""
+
+
+def attend(
+    query: Float[Tensor, "clips heads frames size"],
+    key: Float[Tensor, "clips heads keys size"],
+    value: Float[Tensor, "clips heads keys size"],
+    *,
+    bias: Float[Tensor, "#clips #heads #frames keys"] | Bool[Tensor, "#clips #heads #frames keys"] | None,
+    scaling: float,
+) -> Float[Tensor, "clips heads frames size"]:
+    r"""Return $\mathrm{softmax}(s\,QK^\top + B)\,V$ with both products in bfloat16, a few heads at a time.
+
+    A boolean `bias` says what may be attended to. On Zen 4 this took two thirds of the time of PyTorch's fused
+    bfloat16 kernel, and of its float32 one, at 1,214 patches.
+    """
+    clips, heads, frames, size = query.shape
+    queries = (query * scaling).to(HALF).reshape(-1, frames, size)
+    keys, values = (part.to(HALF).reshape(clips * heads, -1, size) for part in (key, value))
+    if bias is not None:
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, dtype=HALF, device=bias.device).masked_fill(~bias, -torch.inf)
+        bias = bias.to(HALF).expand(clips, heads, frames, -1).reshape(clips * heads, frames, -1)
+    out = torch.empty_like(queries)
+    step = max(1, SCORES // (frames * keys.shape[1]))
+    for first in range(0, clips * heads, step):
+        part = slice(first, first + step)
+        scores = torch.bmm(queries[part], keys[part].transpose(1, 2))
+        if bias is not None:
+            scores += bias[part]
+        torch.bmm(scores.softmax(-1), values[part], out=out[part])
+    return out.view(clips, heads, frames, size)
+
+
+def half_attention(
+    module: nn.Module,
+    query: Float[Tensor, "clips heads frames size"],
+    key: Float[Tensor, "clips heads keys size"],
+    value: Float[Tensor, "clips heads keys size"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "clips frames heads size"], None]:
+    """Serve transformers' attention interface with `attend`."""
+    del module, dropout, kwargs
+    if position_bias is not None:
+        hidden = None if attention_mask is None else ~attention_mask
+        attention_mask = position_bias if hidden is None else position_bias.masked_fill(hidden, -torch.inf)
+    scale = float(query.shape[-1] ** -0.5) if scaling is None else scaling
+    out = attend(query, key, value, bias=attention_mask, scaling=scale)
+    return out.transpose(1, 2).contiguous().to(query.dtype), None
+
+
+def register() -> None:
+    """Make `half_attention` known to transformers under `HALF_ATTENTION`; masks come as for "sdpa"."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(HALF_ATTENTION, half_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(HALF_ATTENTION, sdpa_mask)
+
+
+class BiasedAttention(nn.Module):
+    r"""WavLM's attention (arXiv:2110.13900, 3.1) through fused kernels: transformers' own always averages the weights.
+
+    The scores get $g_i\,b_{j-i}$: a learned bias of the distance between frames, gated by the query. Only clips of
+    equal length may share a pass, so there is no padding to mask.
+    """
+
+    def __init__(self, plain: Any, *, rounded: bool) -> None:
+        super().__init__()
+        self.plain, self.rounded = plain, rounded
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "clips frames width"],
+        position_bias: Float[Tensor, "heads frames frames"] | None = None,
+        **_: Any,
+    ) -> tuple[Float[Tensor, "clips frames width"], None, Float[Tensor, "heads frames frames"]]:
+        """Return the output, no weights, and the bias before gating, which the next block takes."""
+        plain = self.plain
+        clips, frames, width = hidden_states.shape
+        bias: Tensor = plain.compute_bias(frames, frames) if position_bias is None else position_bias
+        split = hidden_states.view(clips, frames, plain.num_heads, -1).transpose(1, 2)
+        gates = plain.gru_rel_pos_linear(split).view(*split.shape[:-1], 2, 4).sum(-1).sigmoid()
+        gate = gates[..., :1] * (gates[..., 1:] * plain.gru_rel_pos_const - 1.0) + 2.0
+        query, key, value = (
+            project(hidden_states).view(clips, frames, plain.num_heads, -1).transpose(1, 2)
+            for project in (plain.q_proj, plain.k_proj, plain.v_proj)
+        )
+        if self.rounded:
+            gated = gate.to(HALF) * bias.to(HALF)
+            mixed = attend(query, key, value, bias=gated, scaling=plain.scaling).to(hidden_states.dtype)
+        else:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=gate * bias)
+        return plain.out_proj(mixed.transpose(1, 2).reshape(clips, frames, width)), None, bias
+
 
 Precision = Literal["exact", "fast"]
 

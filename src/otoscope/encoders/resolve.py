@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from otoscope.encoders.checkpoint import PREPROCESSOR_FILES, weight_files, weights_digest
+from otoscope.encoders.loading import PREPROCESSOR_FILES, weight_files, weights_digest
 from otoscope.encoders.starter import STARTER_ALIAS, STARTER_ID, STARTER_NAME, starter, starter_folder, wheel_files
 from otoscope.errors import MissingExtra, UnknownEncoder, suggest
 

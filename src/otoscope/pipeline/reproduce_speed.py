@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from otoscope.corpus.audio import decode
-from otoscope.encoders.ast import ASTEncoder
+from otoscope.encoders.families.ast import ASTEncoder
 from otoscope.encoders.resolve import place_of
 from otoscope.errors import AudioError, MissingExtra
 from otoscope.factors.egemaps import measure_egemaps

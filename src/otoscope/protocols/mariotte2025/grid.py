@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from otoscope.encoders.checkpoint import weight_files
+from otoscope.encoders.loading import weight_files
 from otoscope.errors import ConfigError, suggest
 
 

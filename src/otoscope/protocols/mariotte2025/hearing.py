@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from otoscope.encoders.ast import ASTEncoder, Grid
 from otoscope.encoders.base import Encoded, Encoder, Frames, Layer, Wave
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.checkpoint import load_strictly, read_config
+from otoscope.encoders.families.ast import ASTEncoder, Grid
+from otoscope.encoders.families.wav2vec2 import MAY_BRING, TRAINING_ONLY, Wav2Vec2Encoder
+from otoscope.encoders.loading import load_strictly, read_config
 from otoscope.encoders.resolve import resolve
-from otoscope.encoders.wav2vec2 import MAY_BRING, TRAINING_ONLY, Wav2Vec2Encoder
 from otoscope.protocols.mariotte2025.switches import Switches
 
 CROP_S = 5.0

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.points import Capture, capture
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import Capture, capture
 from otoscope.errors import EncoderError
 
 Preprocess = Callable[[Float[Tensor, "clips samples"]], Any]

@@ -6,6 +6,8 @@ high frequency, moment by moment, so that a clip's valid patches come first (tra
 The CLS and distillation tokens stand for the whole clip and are kept apart in `Encoded.tokens`.
 
 Layers are raw block outputs; transformers' last hidden state is `layernorm` of the last of them.
+
+Where patches of a mel spectrogram lie: bands of frequency, moment by moment.
 """
 
 from collections.abc import Sequence
@@ -17,14 +19,38 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
-from otoscope.encoders.patches import band_edges_hz, place_patches
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
+
+
+def band_edges_hz(
+    *, mels: int, lowest_hz: float, highest_hz: float, scale: str, bands: int, stride: int, covered: int
+) -> Float[np.ndarray, "bands 2"]:
+    """Return the lowest and highest frequency under each band: the feet of its outer mel triangles.
+
+    A band covers `covered` of the `mels` filters, each `stride` above the one before; `scale` is a
+    mel scale of transformers.
+    """
+    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+    low, high = (float(hertz_to_mel(hz, mel_scale=scale)) for hz in (lowest_hz, highest_hz))
+    feet = np.asarray(mel_to_hertz(np.linspace(low, high, mels + 2), mel_scale=scale))
+    first = np.arange(bands) * stride
+    return np.stack([feet[first], feet[first + covered + 1]], axis=1)
+
+
+def place_patches(layer: Layer, edges_hz: Float[np.ndarray, "bands 2"], moments: int) -> Frames:
+    """Place patches in time and frequency: moment by moment, low to high."""
+    bands = len(edges_hz)
+    spans = frame_spans(moments, rate_hz=layer.rate_hz, offset_s=layer.offset_s)
+    low_hz, high_hz = np.tile(edges_hz, (moments, 1)).T
+    return Frames(np.repeat(spans.start_s, bands), np.repeat(spans.end_s, bands), low_hz, high_hz)
+
 
 MAY_BRING = (r"^classifier\.",)
 """The head of ASTForAudioClassification."""
@@ -127,7 +153,7 @@ class ASTEncoder:
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_values
             values = features.to(self.runtime.device)
-            states = capture(lambda: self.model(values), self.model.layers, set(layers))
+            states = capture_blocks(lambda: self.model(values), self.model.layers, set(layers))
             return Part(
                 {layer: self._by_moment(state[:, SPECIAL_TOKENS:]) for layer, state in states.items()},
                 {layer: state[:, :SPECIAL_TOKENS] for layer, state in states.items()},

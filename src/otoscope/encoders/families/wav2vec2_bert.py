@@ -12,9 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
@@ -70,7 +70,7 @@ class Wav2Vec2BertEncoder:
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_features
             values = features[:, : self._count(arrays[0].shape[0])].to(self.runtime.device)
-            return Part(capture(lambda: self.model(values), self.model.encoder.layers, set(layers)), {})
+            return Part(capture_blocks(lambda: self.model(values), self.model.encoder.layers, set(layers)), {})
 
         return encode_in_buckets(waves, layers, runtime=self.runtime, bucket=self._count, frames=self._count, run=run)
 

@@ -11,6 +11,8 @@ Padding: "group" feature extractors normalise over all moments of a clip, data2v
 and a batch-normalised one carry padding into the sound, and WavLM's biased attention takes no boolean mask. All of
 these get batches of equal length (huggingface/transformers#10117, #47739; pytorch/audio#3700). The rest are padded
 with an attention mask, which is exact.
+
+Where the frames of the wav2vec 2.0 family lie: strided convolutions, then a positional one over the frames.
 """
 
 import math
@@ -27,15 +29,91 @@ from otoscope.encoders.base import (
     Wave,
     as_waves,
     check_layers,
+    convolved,
+    convolved_field,
     frame_spans,
 )
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
-from otoscope.encoders.wav2vec2_geometry import Geometry, geometry_of, wav2vec2_layers
 from otoscope.errors import EncoderError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The convolutions between samples and frames."""
+
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    positional_frames: int
+
+    @property
+    def field_samples(self) -> int:
+        """Samples under one frame before the positional convolution."""
+        return convolved_field(self.kernels, self.strides)[0]
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return convolved_field(self.kernels, self.strides)[1]
+
+    def count(self, samples: int) -> int:
+        """Count the frames of a clip."""
+        return convolved(samples, self.kernels, self.strides)
+
+
+def geometry_of(config: Any) -> Geometry:
+    """Read the convolutions off a configuration.
+
+    >>> from types import SimpleNamespace
+    >>> base = {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)}
+    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=128)).positional_frames
+    128
+    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)).positional_frames
+    91
+    >>> sew = {"conv_kernel": (10, 3), "conv_stride": (5, 2), "squeeze_factor": 2}
+    >>> geometry_of(SimpleNamespace(**sew, num_conv_pos_embeddings=31))
+    Geometry(kernels=(10, 3, 2), strides=(5, 2, 2), positional_frames=16)
+    """
+    kernel = getattr(config, "conv_pos_kernel_size", None)
+    # data2vec stacks `num_conv_pos_embeddings` convolutions where the others have one of that many taps
+    positional = config.num_conv_pos_embeddings * (kernel - 1) + 1 if kernel else config.num_conv_pos_embeddings
+    kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+    if (squeeze := getattr(config, "squeeze_factor", 1)) > 1:
+        kernels, strides, positional = (
+            (*kernels, squeeze),
+            (*strides, squeeze),
+            math.ceil((positional - 1) / squeeze) + 1,
+        )
+    return Geometry(kernels, strides, int(positional))
+
+
+def wav2vec2_layers(geometry: Geometry, *, rate_hz: int, width: int, blocks: int) -> tuple[Layer, ...]:
+    """Describe layers 0 to `blocks`.
+
+    Frame i of the convolutions covers samples `[i hop, i hop + field)`, so it is centred at
+    `(i hop + field / 2) / rate`. The positional convolution adds `positional_frames - 1` hops to the field.
+
+    >>> layer = wav2vec2_layers(Geometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), 128),
+    ...                         rate_hz=16000, width=768, blocks=12)[0]
+    >>> layer.rate_hz, layer.offset_s, layer.receptive_field_s
+    (50.0, 0.0125, 2.565)
+    """
+    seen, hop = geometry.field_samples, geometry.hop_samples
+    return tuple(
+        Layer(
+            index=i,
+            width=width,
+            rate_hz=rate_hz / hop,
+            receptive_field_s=(seen + (geometry.positional_frames - 1) * hop) / rate_hz,
+            offset_s=seen / 2 / rate_hz,
+            attends=i > 0,
+        )
+        for i in range(blocks + 1)
+    )
+
 
 TRAINING_ONLY = r"(^|\.)masked_spec_embed$"
 """What stands for a masked frame in training; eval mode never reads it."""
@@ -135,7 +213,7 @@ class Wav2Vec2Encoder:
             # an all-true mask would take another kernel than the same clip alone
             mask = None if bool(mask.all()) else mask
             return Part(
-                capture(
+                capture_blocks(
                     lambda: self.model(values, attention_mask=mask), self.model.get_submodule(self.blocks), set(layers)
                 ),
                 {},

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from otoscope.encoders.batches import Runtime
-from otoscope.encoders.checkpoint import read_config
+from otoscope.encoders.batching import Runtime
+from otoscope.encoders.families.wav2vec2 import Wav2Vec2Encoder, load_wav2vec2
+from otoscope.encoders.loading import read_config
 from otoscope.encoders.resolve import Source
-from otoscope.encoders.wav2vec2 import Wav2Vec2Encoder, load_wav2vec2
 from otoscope.errors import EncoderError
 
 HUBERT_WHILE: dict[str, Any] = {

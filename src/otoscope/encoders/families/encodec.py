@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, convolved_field, frame_spans
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
@@ -73,7 +73,7 @@ class EncodecEncoder:
         def run(arrays: list[NDArray[Any]]) -> Part:
             inputs = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt")
             values = torch.as_tensor(inputs.input_values).to(self.runtime.device)
-            states = capture(lambda: self.model.encoder(values), blocks, set(layers))
+            states = capture_blocks(lambda: self.model.encoder(values), blocks, set(layers))
             return Part({layer: state.transpose(1, 2) for layer, state in states.items()}, {})
 
         return encode_in_buckets(

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
-from otoscope.encoders.patches import band_edges_hz, place_patches
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.families.ast import band_edges_hz, place_patches
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 from otoscope.errors import EncoderError
@@ -124,7 +124,7 @@ class ClapEncoder:
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self.extractor(arrays, sampling_rate=self.rate_hz, return_tensors="pt").input_features
             values = features.float().to(self.runtime.device)
-            states = capture(lambda: self.model(values), blocks, set(layers))
+            states = capture_blocks(lambda: self.model(values), blocks, set(layers))
             return Part({layer: self._by_moment(state) for layer, state in states.items()}, {})
 
         return encode_in_buckets(

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
-from otoscope.encoders.batches import Part, Runtime, encode_in_buckets
-from otoscope.encoders.capture import capture
-from otoscope.encoders.checkpoint import load_extractor, load_strictly
+from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
+from otoscope.encoders.hooks import capture_blocks
+from otoscope.encoders.loading import load_extractor, load_strictly
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import Source
 
@@ -69,7 +69,7 @@ class WhisperEncoder:
         def run(arrays: list[NDArray[Any]]) -> Part:
             features = self._features(arrays)
             forward = self._short if self.context == "short" else self.model
-            return Part(capture(lambda: forward(features), self.model.layers, set(layers)), {})
+            return Part(capture_blocks(lambda: forward(features), self.model.layers, set(layers)), {})
 
         return encode_in_buckets(
             waves,
