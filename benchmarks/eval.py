@@ -340,9 +340,9 @@ def encoded(rows: Any, k: int) -> Any:
     """Return the codes of rows from a TopK dictionary that was trained on other rows like them."""
     import torch
 
+    from otoscope.sae.config import TrainConfig
+    from otoscope.sae.data import ArrayRows
     from otoscope.sae.fit import fit
-    from otoscope.sae.presets import TrainConfig
-    from otoscope.sae.rows import ArrayRows
 
     seen, valid = sung(12_000, seed=3)[0], sung(2_000, seed=4)[0]
     config = TrainConfig(batch=512, epochs=5, learning_rate=2e-3)

@@ -33,12 +33,12 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
 from otoscope.metrics.stability import mean_max_cosine
+from otoscope.sae.config import DEFAULT, MARIOTTE2025, TrainConfig
+from otoscope.sae.data import ArrayRows, Order, Rows, held
 from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.plan import Plan
-from otoscope.sae.presets import DEFAULT, MARIOTTE2025, TrainConfig
-from otoscope.sae.rows import ArrayRows, Order, Rows, held
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 CACHE = ROOT / ".bench" / "quality"
 LATENTS = 2048

@@ -25,7 +25,7 @@ import torch
 
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.tensorfile import PRECISIONS, Mapped, RowFile, map_tensor, rounded
-from otoscope.sae.rows import Order
+from otoscope.sae.data import Order
 
 SHARDS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

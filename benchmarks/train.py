@@ -174,9 +174,9 @@ class Limits:
         import numpy as np
         import torch
 
-        from otoscope.sae.kernels.product import multiply_rows
-        from otoscope.sae.kernels.tables import padded, words_for
-        from otoscope.sae.kernels.team import Team
+        from otoscope.sae._kernels.buffers import Team
+        from otoscope.sae._kernels.matmul import multiply_rows
+        from otoscope.sae._kernels.tables import padded, words_for
 
         x, weights = torch.randn(case.batch, case.width), torch.randn(case.latents, case.width)
         half_x, half_weights = x.bfloat16(), weights.bfloat16()
@@ -231,8 +231,8 @@ def otoscope(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
     import numpy as np
     import torch
 
-    from otoscope.sae.kernels.settings import StepSettings, Weights
-    from otoscope.sae.kernels.step import TopKStep
+    from otoscope.sae._kernels.buffers import StepSettings, Weights
+    from otoscope.sae._kernels.step import TopKStep
 
     atoms = torch.nn.functional.normalize(torch.randn(case.latents, case.width), dim=1).numpy()
     weights = Weights(

@@ -7,7 +7,7 @@ import yaml
 
 from otoscope.config import PAPER_SPARSITIES, RunConfig, load_config, parse_config
 from otoscope.errors import ConfigError
-from otoscope.sae.presets import recipe
+from otoscope.sae.config import recipe
 
 MINIMAL = "corpus:\n  kind: synth\n"
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from otoscope.pipeline.run import run as run
     from otoscope.sae.checkpoint import load_sae as load_sae
     from otoscope.sae.checkpoint import save_sae as save_sae
+    from otoscope.sae.config import TrainConfig as TrainConfig
+    from otoscope.sae.config import recipe as recipe
+    from otoscope.sae.data import ArrayRows as ArrayRows
     from otoscope.sae.fit import fit as fit
     from otoscope.sae.model import SparseAutoencoder as SparseAutoencoder
-    from otoscope.sae.presets import TrainConfig as TrainConfig
-    from otoscope.sae.presets import recipe as recipe
-    from otoscope.sae.rows import ArrayRows as ArrayRows
-    from otoscope.sae.sparsifiers import TopK as TopK
+    from otoscope.sae.sparsifiers.base import TopK as TopK
 
 _HOMES = {
     "ActivationStore": "activations.store",

@@ -11,8 +11,7 @@ from safetensors import safe_open
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, UnknownLayer
-from otoscope.sae.capabilities import Described, Neighbouring
-from otoscope.sae.rows import Order
+from otoscope.sae.data import Described, Neighbouring, Order
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
 from tests.activations.toy import Toy, write_corpus
 

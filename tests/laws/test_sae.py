@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from otoscope.sae.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.checkpoint import load_sae, save_sae
-from otoscope.sae.engine import follow
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.fit import fit
-from otoscope.sae.gated import Gated
-from otoscope.sae.jumprelu import JumpReLU
 from otoscope.sae.losses import Contrast, forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.relu import ReLU
+from otoscope.sae.optimiser import follow
+from otoscope.sae.sparsifiers.catalog import SPARSIFIERS, build_sparsifier
+from otoscope.sae.sparsifiers.gated import Gated
+from otoscope.sae.sparsifiers.jumprelu import JumpReLU
+from otoscope.sae.sparsifiers.relu import ReLU
 from tests.sae.planted import planted
 
 WIDTH, LATENTS, ROWS = 12, 64, 40

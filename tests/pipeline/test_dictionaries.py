@@ -14,10 +14,10 @@ from otoscope.config import load_config
 from otoscope.pipeline.run import run
 from otoscope.pipeline.watch import Silent
 from otoscope.sae.checkpoint import WEIGHTS, load_sae
-from otoscope.sae.progress import train_into
-from otoscope.sae.rows import ArrayRows
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.resources import one_thread
 from otoscope.sae.train import begin
-from otoscope.sae.workers import one_thread
+from otoscope.sae.training_state import train_into
 from tests.pipeline.small import FOLDER, Tiny, write_config, write_voices
 
 

@@ -12,7 +12,7 @@ from otoscope.config import load_config
 from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.report.page import write_report
-from otoscope.sae.presets import recipe
+from otoscope.sae.config import recipe
 from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
 
 RECIPES = {

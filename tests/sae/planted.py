@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from otoscope.sae.rows import ArrayRows
+from otoscope.sae.data import ArrayRows
 
 
 def planted(

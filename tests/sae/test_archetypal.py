@@ -9,15 +9,15 @@ from torch import Tensor
 
 from otoscope.errors import ConfigError
 from otoscope.sae.archetypal import Archetypes, centroids
-from otoscope.sae.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.checkpoint import CARD, WEIGHTS, load_sae, save_sae
-from otoscope.sae.engine import TorchEngine
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.fit import fit
 from otoscope.sae.losses import forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.progress import train_into
+from otoscope.sae.optimiser import TorchEngine
+from otoscope.sae.sparsifiers.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.train import Step, Training, begin, finish, train
+from otoscope.sae.training_state import train_into
 from tests.sae.planted import planted
 
 RECIPE = TrainConfig(

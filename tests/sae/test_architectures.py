@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from otoscope.sae.batch_topk import BatchTopK
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.fit import fit
-from otoscope.sae.gated import Gated
-from otoscope.sae.jumprelu import BANDWIDTH, JumpReLU
 from otoscope.sae.losses import forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.relu import ReLU
-from otoscope.sae.sparsifiers import Seen, TopK
+from otoscope.sae.sparsifiers.base import Seen, TopK
+from otoscope.sae.sparsifiers.batch_topk import BatchTopK
+from otoscope.sae.sparsifiers.gated import Gated
+from otoscope.sae.sparsifiers.jumprelu import BANDWIDTH, JumpReLU
+from otoscope.sae.sparsifiers.relu import ReLU
 from otoscope.sae.train import begin
 
 

@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact, TrainingError
-from otoscope.sae.bank import Bank
+from otoscope.sae.bank import Bank, Member, MemberStep
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.memory import member_bytes
-from otoscope.sae.moments import measure
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.progress import PROGRESS, save_progress, train_into
-from otoscope.sae.rows import ArrayRows, Kept
-from otoscope.sae.seat import Member, MemberStep
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import ArrayRows, Kept
+from otoscope.sae.resources import member_bytes, one_thread
+from otoscope.sae.statistics import measure
 from otoscope.sae.train import begin, train
-from otoscope.sae.workers import one_thread
+from otoscope.sae.training_state import PROGRESS, save_progress, train_into
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
@@ -128,7 +126,7 @@ def test_a_killed_bank_ends_in_the_same_bytes(
     by_themselves: Path, tmp_path: Path, kill_after: int, monkeypatch: pytest.MonkeyPatch
 ):
     whole = 6 * 39 + 2 * 39
-    monkeypatch.setattr("otoscope.sae.seat.SLICE_STEPS", 7)
+    monkeypatch.setattr("otoscope.sae.bank.SLICE_STEPS", 7)
     with pytest.raises(Killed, match=r"^$"):
         train_until(Bank(TRAIN, VALID, kept_in(tmp_path), workers=2), kill_after)
     left = train_bank(Bank(TRAIN, VALID, kept_in(tmp_path), workers=2))
@@ -166,7 +164,7 @@ def test_progress_of_other_settings_is_refused_or_discarded(
     by_themselves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (member,) = kept_in(tmp_path, MEMBERS[:1])
-    monkeypatch.setattr("otoscope.sae.seat.SLICE_STEPS", 7)
+    monkeypatch.setattr("otoscope.sae.bank.SLICE_STEPS", 7)
     with pytest.raises(Killed, match=r"^$"):
         train_until(Bank(TRAIN, VALID, [replace(member, seed=7)]), 10)
     assert member.folder is not None

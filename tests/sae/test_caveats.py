@@ -2,15 +2,14 @@
 
 import pytest
 
-from otoscope.sae.bank import Bank
-from otoscope.sae.batch_topk import BatchTopK
-from otoscope.sae.caveats import of_rows, of_start
+from otoscope.sae.bank import Bank, Member
+from otoscope.sae.config import TrainConfig, recipe
 from otoscope.sae.fit import fit
-from otoscope.sae.gated import Gated
-from otoscope.sae.presets import TrainConfig, recipe
-from otoscope.sae.relu import ReLU
-from otoscope.sae.seat import Member
-from otoscope.sae.sparsifiers import Sparsifier, TopK
+from otoscope.sae.sparsifiers.base import Sparsifier, TopK
+from otoscope.sae.sparsifiers.batch_topk import BatchTopK
+from otoscope.sae.sparsifiers.gated import Gated
+from otoscope.sae.sparsifiers.relu import ReLU
+from otoscope.sae.validation import of_rows, of_start
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=2, learning_rate=3e-3)

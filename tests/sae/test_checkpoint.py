@@ -12,7 +12,7 @@ from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, St
 from otoscope.sae import checkpoint
 from otoscope.sae.checkpoint import CARD, WEIGHTS, load_sae, save_sae
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.sparsifiers.base import TopK
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank
-from otoscope.sae.devices import find_device
-from otoscope.sae.engine import TorchEngine
+from otoscope.sae.bank import Bank, Member
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.fit import fit
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.seat import Member
+from otoscope.sae.optimiser import TorchEngine
+from otoscope.sae.resources import find_device
 from tests.sae.planted import planted
 
 NO_GPU = not torch.cuda.is_available()

@@ -3,11 +3,11 @@ import torch
 from torch import Tensor
 
 from otoscope.errors import DamagedArtifact
-from otoscope.sae.engine import TorchEngine, project_gradient, renormalise
+from otoscope.sae.config import MARIOTTE2025, TrainConfig
 from otoscope.sae.losses import GATHER, aux_k
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import MARIOTTE2025, TrainConfig
-from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.optimiser import TorchEngine, project_gradient, renormalise
+from otoscope.sae.sparsifiers.base import TopK
 
 WIDTH, LATENTS = 8, 64
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.engine import TorchEngine
-from otoscope.sae.fast import FastEngine, covers, pick_engine
-from otoscope.sae.kernels import lanes
-from otoscope.sae.kernels.lanes import has_bfloat_products
+from otoscope.sae._kernels import llvm
+from otoscope.sae._kernels.llvm import has_bfloat_products
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.kernel_optimiser import FastEngine, covers, pick_engine
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.progress import load_progress, save_progress
-from otoscope.sae.rows import ArrayRows
-from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.optimiser import TorchEngine
+from otoscope.sae.sparsifiers.base import TopK
 from otoscope.sae.train import Training, begin, finish, train
-from otoscope.sae.validate import validate
+from otoscope.sae.training_state import load_progress, save_progress
+from otoscope.sae.validation import validate
 
 CONFIG = TrainConfig(batch=128, epochs=6)
 
@@ -106,7 +106,7 @@ def test_other_processors_train_by_the_plain_engine(
             raise RuntimeError("LLVM does not know this processor")
         return features
 
-    monkeypatch.setattr(lanes.binding, "get_host_cpu_features", known)
+    monkeypatch.setattr(llvm.binding, "get_host_cpu_features", known)
     picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
     assert isinstance(picked, TorchEngine)
     rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.fast import covers
-from otoscope.sae.presets import FROZEN_DECODER, TrainConfig
-from otoscope.sae.rows import ArrayRows
+from otoscope.sae.config import FROZEN_DECODER, TrainConfig
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.kernel_optimiser import covers
 from otoscope.sae.train import begin, finish, train
 
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))

@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 
 from otoscope.errors import MissingExtra
-from otoscope.sae import logs
-from otoscope.sae.logs import TensorBoardLog, WandbLog, open_log, scalars
-from otoscope.sae.presets import TrainConfig
+from otoscope.sae import loggers
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.loggers import TensorBoardLog, WandbLog, open_log, scalars
 from otoscope.sae.train import Step, begin, train
 from tests.sae.planted import planted
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path):
 
 
 def test_where_nothing_is_installed_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logs, "find_spec", lambda _: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
     log = open_log(tmp_path)
     assert log.logs == ()
     log("one", steps()[-1])

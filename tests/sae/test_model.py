@@ -4,7 +4,7 @@ import torch
 
 from otoscope.errors import ConfigError, TrainingError
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.sparsifiers.base import TopK
 
 
 def rows(count: int = 30, width: int = 8, seed: int = 0) -> torch.Tensor:

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from otoscope.errors import TrainingError
-from otoscope.sae.moments import Scaling, Wanted, measure
-from otoscope.sae.rows import ArrayRows
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.statistics import Scaling, Wanted, measure
 
 
 def rows(height: int = 10_000, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_refuses_rows_that_never_vary():
 def test_dimensions_covary_as_numpy_says(monkeypatch: pytest.MonkeyPatch):
     x = (rows() @ np.random.default_rng(1).normal(size=(4, 4)) + [0, 5, -2, 100]).astype(np.float32)
     np.testing.assert_allclose(measure(ArrayRows(x)).covariance, np.cov(x.T, bias=True), rtol=1e-6, atol=1e-9)
-    monkeypatch.setattr("otoscope.sae.moments.COVARIED_ROWS", 3000)
+    monkeypatch.setattr("otoscope.sae.statistics.COVARIED_ROWS", 3000)
     np.testing.assert_allclose(measure(ArrayRows(x)).covariance, np.cov(x[::4].T, bias=True), rtol=1e-6, atol=1e-9)
 
 

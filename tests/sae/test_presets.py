@@ -5,10 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.batch_topk import BatchTopK
 from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.config import DEFAULT, MARIOTTE2025, PRESETS, TrainConfig, find_preset, recipe
 from otoscope.sae.plan import Plan
-from otoscope.sae.presets import DEFAULT, MARIOTTE2025, PRESETS, TrainConfig, find_preset, recipe
+from otoscope.sae.sparsifiers.batch_topk import BatchTopK
 
 
 def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from otoscope.errors import TrainingError
+from otoscope.sae.config import DEFAULT, TrainConfig
+from otoscope.sae.data import ArrayRows
 from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.moments import Axes, measure
-from otoscope.sae.presets import DEFAULT, TrainConfig
-from otoscope.sae.rows import ArrayRows
-from otoscope.sae.sparsifiers import TopK
+from otoscope.sae.sparsifiers.base import TopK
+from otoscope.sae.statistics import Axes, measure
 from otoscope.sae.train import begin, finish, train
 from tests.sae.planted import planted
 

@@ -5,9 +5,9 @@ import pytest
 
 from otoscope.errors import DamagedArtifact, StaleArtifact
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.progress import PROGRESS, load_progress, save_progress, train_into
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.train import Step, Training, begin, train
+from otoscope.sae.training_state import PROGRESS, load_progress, save_progress, train_into
 from tests.sae.planted import planted
 
 CONFIG = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)

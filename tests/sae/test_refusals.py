@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank
+from otoscope.sae.bank import Bank, Member
+from otoscope.sae.config import DEFAULT, TrainConfig
+from otoscope.sae.data import ArrayRows, held
 from otoscope.sae.fit import fit
-from otoscope.sae.moments import measure
-from otoscope.sae.presets import DEFAULT, TrainConfig
-from otoscope.sae.rows import ArrayRows, held
-from otoscope.sae.seat import Member
+from otoscope.sae.statistics import measure
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=4, learning_rate=3e-3)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import TrainingError
-from otoscope.sae.rows import MIXED, RUN, TABLED_ROWS, ArrayRows, Order, as_rows, chunks, mix, permute
+from otoscope.sae.data import MIXED, RUN, TABLED_ROWS, ArrayRows, Order, as_rows, chunks, mix, permute
 
 
 @settings(deadline=None)

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from otoscope.errors import ConfigError, DamagedArtifact
-from otoscope.sae.catalog import build_sparsifier, sparsifier_from_card
-from otoscope.sae.sparsifiers import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.catalog import build_sparsifier, sparsifier_from_card
 
 
 @pytest.mark.parametrize(

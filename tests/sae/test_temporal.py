@@ -5,17 +5,14 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank
-from otoscope.sae.capabilities import Neighbouring, neighbouring, pairs
-from otoscope.sae.engine import TorchEngine
+from otoscope.sae.bank import Bank, Member
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import ArrayRows, Neighbouring, held, neighbouring, pairs
 from otoscope.sae.fit import fit
-from otoscope.sae.losses import Contrast, forward
+from otoscope.sae.losses import Contrast, contrast, forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.rows import ArrayRows, held
-from otoscope.sae.seat import Member
-from otoscope.sae.sparsifiers import TopK
-from otoscope.sae.temporal import contrast
+from otoscope.sae.optimiser import TorchEngine
+from otoscope.sae.sparsifiers.base import TopK
 from otoscope.sae.train import begin, next_batch
 from tests.sae.planted import planted
 

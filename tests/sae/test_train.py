@@ -6,17 +6,16 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank
-from otoscope.sae.catalog import SPARSIFIERS
+from otoscope.sae.bank import Bank, Member
 from otoscope.sae.checkpoint import load_sae, save_sae
-from otoscope.sae.engine import Losses, TorchEngine
+from otoscope.sae.config import TrainConfig, recipe
+from otoscope.sae.data import ArrayRows
 from otoscope.sae.fit import fit
-from otoscope.sae.moments import measure
-from otoscope.sae.presets import TrainConfig, recipe
-from otoscope.sae.rows import ArrayRows
-from otoscope.sae.seat import Member
+from otoscope.sae.optimiser import Losses, TorchEngine
+from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
+from otoscope.sae.statistics import measure
 from otoscope.sae.train import begin, finish, train
-from otoscope.sae.validate import validate
+from otoscope.sae.validation import validate
 from tests.sae.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)

@@ -76,7 +76,7 @@ class StoredRows:
 
         Runs of `block` stored rows are drawn from all over the store, and `held` rows of them are shuffled among
         each other: the next batches come from few pages of memory, and a batch holds `batch * block / held` rows of a
-        run on average. `take` in the order of `otoscope.sae.rows.Order` keeps no neighbours together, and waits for
+        run on average. `take` in the order of `otoscope.sae.data.Order` keeps no neighbours together, and waits for
         memory longer. The last batches may be smaller. A batch may be kept; the memory of one that is not held on to
         is used for the next. Raises `ConfigError` unless `held` is a multiple of `batch` and of `block`.
         """

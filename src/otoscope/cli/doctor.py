@@ -157,8 +157,8 @@ def _release(name: str) -> str | None:
 
 def _models(as_json: Json = False) -> None:
     from otoscope.encoders.catalog import FAMILIES, MODELS, resolves
-    from otoscope.sae.catalog import SPARSIFIERS
-    from otoscope.sae.presets import PRESETS
+    from otoscope.sae.config import PRESETS
+    from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
 
     rows = [{"model": name, **vars_of(card), "found": resolves(name)} for name, card in MODELS.items()]
     if as_json:

@@ -14,7 +14,7 @@ from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
 from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from otoscope.protocols.strict.settings import StrictSettings
-from otoscope.sae.devices import ALLOWED
+from otoscope.sae.resources import ALLOWED
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 

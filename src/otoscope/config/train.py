@@ -9,9 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Section, each_once, not_empty, several
 from otoscope.errors import ConfigError, suggest
-from otoscope.sae.presets import PRESETS, TrainConfig, find_preset
-from otoscope.sae.recipes import described_recipe, refuse_pairs
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.config import PRESETS, TrainConfig, described_recipe, find_preset, refuse_pairs
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 """The six sparsities of the study (arXiv 2509.24793)."""

@@ -19,13 +19,12 @@ from otoscope.pipeline.sound import load_corpus
 from otoscope.pipeline.stage import run_stage
 from otoscope.pipeline.watch import Watch, task
 from otoscope.report.words import count
-from otoscope.sae.bank import Bank
+from otoscope.sae.bank import Bank, find_room
+from otoscope.sae.bank import Member as BankMember
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.logs import Log, open_log
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.room import find_room
-from otoscope.sae.rows import ArrayRows, Rows
-from otoscope.sae.seat import Member as BankMember
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import ArrayRows, Rows
+from otoscope.sae.loggers import Log, open_log
 
 SAVE_EVERY_S = 60.0
 """A killed run loses at most this much training."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from otoscope.config import Pooling, RunConfig
 from otoscope.errors import UnknownLayer
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from otoscope.config import RunConfig
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
-from otoscope.sae.devices import find_device
+from otoscope.sae.resources import find_device
 
 
 class Model:

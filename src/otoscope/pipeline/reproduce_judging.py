@@ -23,8 +23,8 @@ from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.judge import Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers import TopK, k_from_sparsity
-from otoscope.sae.workers import one_thread
+from otoscope.sae.resources import one_thread
+from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
 
 PROBES = "probes.parquet"
 

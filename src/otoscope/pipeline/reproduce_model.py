@@ -22,7 +22,7 @@ from otoscope.protocols.mariotte2025.clips import takes
 from otoscope.protocols.mariotte2025.grid import PAIR, Model
 from otoscope.protocols.mariotte2025.hearing import load_model
 from otoscope.protocols.mariotte2025.switches import Settings
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 def folder_of(root: Path, model: str) -> RunFolder:

@@ -19,7 +19,7 @@ from otoscope.protocols.mariotte2025.hearing import CROP_S
 from otoscope.protocols.mariotte2025.switches import Settings
 from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.report.words import count
-from otoscope.sae.presets import MARIOTTE2025
+from otoscope.sae.config import MARIOTTE2025
 
 CHECKPOINT_BYTES = 380e6
 """A base model's weights, fetched where they are not at hand."""

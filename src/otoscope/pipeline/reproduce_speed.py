@@ -25,12 +25,11 @@ from otoscope.protocols.mariotte2025.switches import Settings
 from otoscope.protocols.strict.factors import ask_of
 from otoscope.protocols.strict.measure import measure
 from otoscope.protocols.strict.settings import StrictSettings
-from otoscope.sae.bank import Bank
-from otoscope.sae.presets import MARIOTTE2025
-from otoscope.sae.rows import ArrayRows
-from otoscope.sae.seat import Member
-from otoscope.sae.sparsifiers import k_from_sparsity
-from otoscope.sae.workers import one_thread
+from otoscope.sae.bank import Bank, Member
+from otoscope.sae.config import MARIOTTE2025
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.resources import one_thread
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 TRAINING_ROWS, TEST_ROWS, FEW_FACTORS, MANY_FACTORS, WIDTH = 256, 400, 2, 8, 768
 LONG_S = 10.0

@@ -14,12 +14,11 @@ from otoscope.pipeline.watch import Watch, task
 from otoscope.protocols.mariotte2025.clips import LABEL
 from otoscope.protocols.mariotte2025.switches import Settings
 from otoscope.report.words import count
-from otoscope.sae.bank import Bank
+from otoscope.sae.bank import Bank, Member
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.presets import MARIOTTE2025, TrainConfig
-from otoscope.sae.rows import ArrayRows
-from otoscope.sae.seat import Member
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.config import MARIOTTE2025, TrainConfig
+from otoscope.sae.data import ArrayRows
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 class Dictionary(NamedTuple):

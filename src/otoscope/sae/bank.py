@@ -1,23 +1,160 @@
-"""Many dictionaries trained side by side on the same rows, each as if it were alone."""
+"""Many dictionaries trained side by side on the same rows, each as if it were alone.
 
-from collections.abc import Iterator, Sequence
+One member of a bank, and its way through its steps.
+
+Whether a bank can be trained and fits, worked out before anything is read.
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import monotonic
+from typing import Any, NamedTuple
 
-from otoscope.errors import DamagedArtifact, StaleArtifact
-from otoscope.sae.caveats import of_rows
-from otoscope.sae.devices import find_device
-from otoscope.sae.engine import EngineFactory
-from otoscope.sae.fast import pick_engine
-from otoscope.sae.kernels.team import available_threads
-from otoscope.sae.moments import Moments, measure, require_all_finite
-from otoscope.sae.progress import clear_progress, load_progress
-from otoscope.sae.room import find_room
-from otoscope.sae.rows import Rows, held
-from otoscope.sae.seat import Due, Member, MemberStep, Seat, named
-from otoscope.sae.train import Batch, Training, begin, read_batch
-from otoscope.sae.workers import one_thread, workers
+from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
+from otoscope.sae._kernels.buffers import available_threads
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import Order, Rows, held
+from otoscope.sae.kernel_optimiser import pick_engine
+from otoscope.sae.optimiser import EngineFactory
+from otoscope.sae.plan import Draft, draft
+from otoscope.sae.resources import budget, find_device, member_bytes, one_thread, require_fit, rows_bytes, workers
+from otoscope.sae.statistics import Moments, measure, require_all_finite
+from otoscope.sae.train import Batch, Step, Trained, Training, advance, begin, finish, read_batch
+from otoscope.sae.training_state import clear_progress, conclude, load_progress, save_progress
+from otoscope.sae.validation import of_rows
+
+SLICE_BYTES = 16 << 20
+"""Batches of one order that are read together, ahead of the steps that use them."""
+
+SLICE_STEPS = 16
+
+
+class Due(NamedTuple):
+    """A batch that will be wanted: of which order, at which step, with or without neighbours."""
+
+    order: Order
+    step: int
+    paired: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One dictionary of a bank; a folder keeps its progress, and in the end the dictionary with `card`."""
+
+    name: str
+    latents: int
+    k: int
+    seed: int = 0
+    preset: TrainConfig | str = "default"
+    folder: Path | None = None
+    card: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class MemberStep(NamedTuple):
+    """A step of one member; the finished dictionary comes with the last.
+
+    There is no step where a killed run had done them all.
+    """
+
+    name: str
+    step: Step | None
+    trained: Trained | None
+
+
+@dataclass
+class Seat:
+    """A member at work."""
+
+    member: Member
+    run: Training
+    saved_at: float
+
+    def due(self, *, later: int = 0) -> list[Due]:
+        """Return the batches of the next slice, or of one `later`."""
+        order, size = self.run.plan.order, slice_steps(self.run)
+        start = self.run.step + later * size
+        paired = bool(self.run.config.temporal)
+        return [Due(order, step, paired) for step in range(start, min(start + size, self.run.plan.steps))]
+
+    def walk(self, due: Sequence[Due], batches: Mapping[Due, Batch], save_every_s: float) -> list[MemberStep]:
+        """Take the steps of a slice; then save progress, or the dictionary if all steps are done."""
+        member, run = self.member, self.run
+        with named(member.name):
+            steps = [MemberStep(member.name, advance(run, batches[batch]), None) for batch in due if not run.done]
+            if run.done:
+                trained = finish(run) if member.folder is None else conclude(member.folder, run, member.card)
+                last = steps.pop().step if steps else None
+                return [*steps, MemberStep(member.name, last, trained)]
+            if member.folder is not None and monotonic() - self.saved_at >= save_every_s:
+                save_progress(member.folder, run)
+                self.saved_at = monotonic()
+            return steps
+
+
+def slice_steps(run: Training) -> int:
+    """Return how many steps make a slice."""
+    batch_bytes = 4 * run.plan.order.batch * run.rows.width
+    return max(1, min(SLICE_STEPS, SLICE_BYTES // (2 * batch_bytes)))
+
+
+@contextmanager
+def named(name: str) -> Generator[None]:
+    """Put the member's name before what went wrong."""
+    try:
+        yield
+    except OtoscopeError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+HELD_SHARE = 0.25
+"""Rows that take up less than this share of the memory allowed are read once and kept."""
+
+
+class Room(NamedTuple):
+    """What each member will be and needs, what all may take together, and what rows may take to be kept."""
+
+    drafts: dict[str, Draft]
+    needs: dict[str, int]
+    members_bytes: int
+    held_bytes: int
+
+
+def find_room(rows: Rows, valid_rows: Rows, members: Sequence[Member], *, memory_bytes: int | None = None) -> Room:
+    """Return the room of a bank.
+
+    Raises `ConfigError` for settings, `TrainingError` for a member that does not fit by itself, and for rows as far as
+    their number, width and kind tell.
+    """
+    if len({member.name for member in members}) < len(members):
+        raise ConfigError(f"each member needs a name of its own, got {[member.name for member in members]}")
+    allowed = budget(memory_bytes)
+    drafts = {member.name: _draft(member, rows, valid_rows) for member in members}
+    held_bytes = int(HELD_SHARE * allowed)
+    kept = [part for part in (rows, valid_rows) if rows_bytes(part) <= held_bytes]
+    members_bytes = allowed - sum(map(rows_bytes, kept)) - SLICE_BYTES
+    needs: dict[str, int] = {}
+    for member in members:
+        made = drafts[member.name]
+        # two slices of batches: at worst no other member shares its order
+        needs[member.name] = member_bytes(rows.width, member.latents, made) + SLICE_BYTES
+        require_fit(
+            needs[member.name],
+            members_bytes,
+            fixed=member_bytes(rows.width, 0, made) + SLICE_BYTES,
+            width=rows.width,
+            latents=member.latents,
+            name=member.name,
+        )
+    return Room(drafts, needs, members_bytes, held_bytes)
+
+
+def _draft(member: Member, rows: Rows, valid_rows: Rows) -> Draft:
+    with named(member.name):
+        return draft(rows, valid_rows, member.preset, latents=member.latents, k=member.k, seed=member.seed)
 
 
 class Bank:

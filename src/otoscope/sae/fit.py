@@ -1,15 +1,13 @@
 """One dictionary, from its rows to its best state."""
 
-from otoscope.sae.devices import find_device
-from otoscope.sae.draft import draft
-from otoscope.sae.engine import EngineFactory
-from otoscope.sae.fast import pick_engine
-from otoscope.sae.memory import require_memory
-from otoscope.sae.moments import Moments, require_all_finite
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.rows import RowsLike, as_rows
-from otoscope.sae.train import begin, finish, train
-from otoscope.sae.trained import Trained
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import RowsLike, as_rows
+from otoscope.sae.kernel_optimiser import pick_engine
+from otoscope.sae.optimiser import EngineFactory
+from otoscope.sae.plan import draft
+from otoscope.sae.resources import find_device, require_memory
+from otoscope.sae.statistics import Moments, require_all_finite
+from otoscope.sae.train import Trained, begin, finish, train
 
 
 def fit(

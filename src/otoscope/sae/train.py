@@ -1,4 +1,7 @@
-"""The one training loop: a generator of steps; callers log and save."""
+"""The one training loop: a generator of steps; callers log and save.
+
+What a run ends in.
+"""
 
 import math
 from collections.abc import Iterator
@@ -11,21 +14,45 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
-from otoscope.sae import caveats
-from otoscope.sae.capabilities import describe, pairs, remedy
-from otoscope.sae.devices import find_device
-from otoscope.sae.draft import draft
-from otoscope.sae.engine import Engine, EngineFactory, Losses
-from otoscope.sae.fast import pick_engine
+from otoscope.sae import validation
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import Order, Rows, RowsLike, as_rows, describe, pairs, remedy
+from otoscope.sae.initialise import start
+from otoscope.sae.kernel_optimiser import pick_engine
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.moments import Moments, measure
-from otoscope.sae.plan import Plan
-from otoscope.sae.presets import TrainConfig
-from otoscope.sae.rows import Order, Rows, RowsLike, as_rows
-from otoscope.sae.sparsifiers import whole
-from otoscope.sae.start import start
-from otoscope.sae.trained import Trained
-from otoscope.sae.validate import Validation, calibrate, validate
+from otoscope.sae.optimiser import Engine, EngineFactory, Losses
+from otoscope.sae.plan import Plan, draft
+from otoscope.sae.resources import find_device
+from otoscope.sae.sparsifiers.base import whole
+from otoscope.sae.statistics import Moments, measure
+from otoscope.sae.validation import Validation, calibrate, validate
+
+
+class Trained(NamedTuple):
+    """The best model, the validation points, and the numbers for its card.
+
+    `sae` is the state with the least error on validation rows of those within the budget of active latents, on the CPU
+    and as `load_sae` returns it: frozen (no parameter requires a gradient) and in eval mode. `history` holds a
+    mapping for each validation: `step`, `epoch`, the losses of that step's batch, and the measures `valid_*`.
+    `summary` tells of the whole training:
+
+    - `steps` taken of `planned_steps`, and the `best_step` that `sae` is from; `epochs`, `batch` (rows of a step);
+    - `engine` and `device` that trained, `learning_rate` at its peak;
+    - `train_rows`, `valid_rows`; `constant_dimensions` (that do not vary), `largest_variance_share` (of one dimension,
+      0 to 1), `scaling` (what the rows were divided by);
+    - `warnings`, what a reader of results should know, a line each: outlier and constant dimensions, fewer training
+      rows than latents, a single validation row, a start that no step improved on where one should (`best_step` 0);
+    - `dead_window_rows`: a latent that fires for none of so many training rows in a row counts as dead in training;
+    - of `sae` on the validation rows: `valid_mse` (mean square error of a value, in the rows' own units squared),
+      `valid_inner_mse` (after scaling), `valid_explained_variance` (1 is all, 0 the training mean; below 0 is worse),
+      `valid_standardised_explained_variance` (the same, every dimension counting alike), `valid_l0` (active latents a
+      row), `valid_dead_fraction` (share of latents that no validation row activates).
+    """
+
+    sae: SparseAutoencoder
+    history: list[dict[str, float]]
+    summary: dict[str, Any]
+
 
 UNSEEN = math.inf, math.inf
 """The rank of no state at all."""
@@ -199,16 +226,18 @@ def finish(run: Training) -> Trained:
 
 def _warnings(run: Training) -> list[str]:
     latents, height = run.sae.latents, run.rows.height
-    found = run.moments.warnings(run.config.scaling) + caveats.of_rows(height, run.valid_rows.height, latents=latents)
+    found = run.moments.warnings(run.config.scaling) + validation.of_rows(
+        height, run.valid_rows.height, latents=latents
+    )
     if run.best_step:
         return found
     l0 = run.history[-1]["valid_l0"]
-    return found + caveats.of_start(run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0)
+    return found + validation.of_start(run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0)
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
     """Order states by how far they overspend the budget, then by error: a denser code rebuilds better for nothing."""
-    return max(valid.l0 / (caveats.OVERSPEND * k), 1.0), valid.inner_mse
+    return max(valid.l0 / (validation.OVERSPEND * k), 1.0), valid.inner_mse
 
 
 def _state(sae: SparseAutoencoder) -> dict[str, Tensor]:

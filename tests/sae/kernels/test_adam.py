@@ -5,8 +5,8 @@ import pytest
 import torch
 from numba import njit
 
-from otoscope.sae.kernels.adam import adam_row, dot_row, scale_row
-from otoscope.sae.kernels.lanes import address
+from otoscope.sae._kernels.adam import adam_row, dot_row, scale_row
+from otoscope.sae._kernels.llvm import address
 
 COUNTS = [1, 15, 16, 17, 48, 100, 768]
 RATE, BETA1, BETA2, EPSILON, DECAY = 1e-2, 0.9, 0.99, 1e-8, 0.1

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.sae.kernels.select import choose, keep_only, make_keys
-from otoscope.sae.kernels.tables import padded
+from otoscope.sae._kernels.tables import padded
+from otoscope.sae._kernels.topk import choose, keep_only, make_keys
 
 
 def chosen(values, k, *, bias=None, wanted=None):

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, DamagedArtifact, TrainingError
-from otoscope.sae.kernels.settings import StepSettings, Weights
-from otoscope.sae.kernels.step import TopKStep
-from otoscope.sae.kernels.team import available_threads
+from otoscope.sae._kernels.buffers import StepSettings, Weights, available_threads
+from otoscope.sae._kernels.step import TopKStep
 from tests.sae.kernels.reference import Reference
 
 

@@ -93,8 +93,6 @@ class SynthCorpus(BaseModel):
 
         Beside the WAV files lie `truth.parquet` (path, time_s, f0_hz with 0 for no voice, loudness_db) and a card.
         """
-        pass
-
         root = cache / f"synth-{self.fingerprint}"
         clips = sing_all(self, root, on_progress=on_progress, threads=threads)
         return Listing("synth", root, LICENCE, CITATION, clips)

@@ -12,7 +12,7 @@ from otoscope.pipeline.dictionaries import Training
 from otoscope.pipeline.grid import Member
 from otoscope.pipeline.strict.frame import Frame
 from otoscope.pipeline.watch import task
-from otoscope.sae.sparsifiers import k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 PAPERS_PRESET = "mariotte2025"
 

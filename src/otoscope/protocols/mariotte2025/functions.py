@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.lasso import lasso_weights
-from otoscope.sae.sparsifiers import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
 
 ALPHA = 0.1
 """The one LASSO penalty of the study, for every representation, never tuned."""

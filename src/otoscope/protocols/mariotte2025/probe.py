@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from otoscope.sae.workers import one_thread
+from otoscope.sae.resources import one_thread
 
 BATCH, LEARNING_RATE = 32, 1e-3
 
