@@ -1,4 +1,7 @@
-"""Files that know where they come from: atomic writes, JSON cards, fingerprints."""
+"""Files that know where they come from: atomic writes, JSON cards, fingerprints.
+
+What cards say of a file, held against the file.
+"""
 
 import errno
 import hashlib
@@ -156,4 +159,18 @@ def require_fingerprint(path: Path, found: str, wanted: str) -> None:
     if found != wanted:
         raise StaleArtifact(
             f"{path} was made from other inputs (fingerprint {found}, expected {wanted}); run its stage again"
+        )
+
+
+Described = Mapping[str, Any]
+"""A file's `bytes` and `sha256`, as cards hold them."""
+
+
+def check_size(name: str, size: int | None, described: Described) -> None:
+    """Raise `DamagedArtifact` unless a file has the size that its card says."""
+    if size is None:
+        raise DamagedArtifact(f"{name} is missing; extract again to restore it")
+    if size != described["bytes"]:
+        raise DamagedArtifact(
+            f"{name} has {size} bytes, its card says {described['bytes']}; extract again to restore it"
         )

@@ -5,8 +5,8 @@ import pytest
 
 from otoscope.activations.compact import compact
 from otoscope.activations.maintain import collect, info, merge, verify
-from otoscope.activations.plan import Sharding
 from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.main import main
 from otoscope.corpus.audio import write_audio

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from otoscope.activations.extract import extract
-from otoscope.activations.folder import Folder
-from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress
+from otoscope.activations.sharding import Sharding
+from otoscope.activations.storage.local import Folder
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.table import Corpus

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.activations.lending import LARGEST, REMEMBERED, Lending
+from otoscope.activations.rows import LARGEST, REMEMBERED, Lending
 
 
 def address(array: np.ndarray) -> int:

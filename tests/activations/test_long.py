@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import otoscope.activations.writing as extraction
-from otoscope.activations.plan import Sharding
+import otoscope.activations.worker as extraction
+from otoscope.activations.sharding import Sharding
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import AudioError
 from tests.activations.test_extract import steps, store_of

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from otoscope.activations.layout import differences
+from otoscope.activations.format import differences
 from otoscope.activations.maintain import collect, info, merge, verify, was_merged
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otoscope.activations.plan import Clip, Sharding, batches, in_order, shards
+from otoscope.activations.sharding import Clip, Sharding, batches, in_order, shards
 from otoscope.errors import ConfigError
 
 lengths = st.lists(st.floats(0.01, 60.0), min_size=1, max_size=60)

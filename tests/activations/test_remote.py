@@ -9,11 +9,11 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from otoscope.activations.home import home_of, point_elsewhere, read_card
-from otoscope.activations.layout import MENDED
+from otoscope.activations.format import MENDED
 from otoscope.activations.maintain import collect, merge, verify
-from otoscope.activations.remote import CACHE, Remote
 from otoscope.activations.segments import Segments
+from otoscope.activations.storage.base import home_of, point_elsewhere, read_card
+from otoscope.activations.storage.remote import CACHE, Remote
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 from tests.activations.test_append import Counting, add

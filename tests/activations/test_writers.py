@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otoscope.activations.folder import Folder
-from otoscope.activations.plan import Clip, Sharding
-from otoscope.activations.settle import settle
+from otoscope.activations.plan import settle
+from otoscope.activations.sharding import Clip, Sharding
+from otoscope.activations.storage.local import Folder
 from otoscope.activations.store import ActivationStore
-from otoscope.activations.writing import ShardTask, Writing
+from otoscope.activations.worker import ShardTask, Writing
 from otoscope.errors import AudioError, EngineError
 from otoscope.executors.base import Done, Heard, Lost
 from otoscope.executors.local import Local

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otoscope.activations.layout import MENDED
+from otoscope.activations.format import MENDED
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.errors import OtoscopeError
 
@@ -178,7 +178,7 @@ def in_child(work: Callable[[], None], *, kill_after_s: float | None = None) -> 
 def run(root: Path, folder: Path, **toy: float) -> None:
     """Extract all layers of a corpus with small shards."""
     from otoscope.activations.extract import extract
-    from otoscope.activations.plan import Sharding
+    from otoscope.activations.sharding import Sharding
 
     encoder = Toy(**toy)  # type: ignore[arg-type]
     for _ in extract(

@@ -10,7 +10,7 @@ import pytest
 
 from otoscope.activations import extract as extracting
 from otoscope.activations.maintain import verify
-from otoscope.activations.remote import CACHE
+from otoscope.activations.storage.remote import CACHE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError

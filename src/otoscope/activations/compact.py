@@ -12,15 +12,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from otoscope.activations.commit import finish
 from otoscope.activations.damage import is_marked
-from otoscope.activations.home import Home, home_of, read_card, write_card
-from otoscope.activations.layout import CARD, FORMAT, index_path, segments_path, shard_card_path
-from otoscope.activations.manifest import read_manifest
-from otoscope.activations.settle import numbers, stored_keys
+from otoscope.activations.format import CARD, FORMAT, index_path, segments_path, shard_card_path
+from otoscope.activations.integrity import check_files
+from otoscope.activations.manifest import finish, read_manifest
+from otoscope.activations.plan import numbers, stored_keys
+from otoscope.activations.storage.base import Home, home_of, read_card, write_card
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, map_tensor
-from otoscope.activations.whole import check_files
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from otoscope.activations.described import check_size
-from otoscope.activations.home import Home, read_card, write_card
-from otoscope.activations.layout import DAMAGED, MENDED
+from otoscope.activations.format import DAMAGED, MENDED
 from otoscope.activations.manifest import files_of, read_manifest
+from otoscope.activations.storage.base import Home, read_card, write_card
+from otoscope.artifacts import check_size
 from otoscope.errors import ArtifactError, DamagedArtifact
 
 

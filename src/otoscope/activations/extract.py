@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from otoscope.activations.commit import finish, has_tables, is_current
 from otoscope.activations.damage import forget, is_marked, look, spoiled_shards
-from otoscope.activations.handing import write_shards
-from otoscope.activations.home import home_of, read_card
-from otoscope.activations.layout import MANIFEST, recipe, shard_card_path
-from otoscope.activations.plan import Sharding
+from otoscope.activations.dispatch import write_shards
+from otoscope.activations.format import MANIFEST, recipe, shard_card_path
+from otoscope.activations.manifest import finish, has_tables, is_current
+from otoscope.activations.plan import Settled, begin, clear, duration_of, missing_shards, settle
 from otoscope.activations.progress import Progress, Tally
 from otoscope.activations.segments import Segments
-from otoscope.activations.settle import Settled, begin, clear, duration_of, missing_shards, settle
+from otoscope.activations.sharding import Sharding
+from otoscope.activations.storage.base import home_of, read_card
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.activations.writing import Writing
+from otoscope.activations.worker import Writing
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.activations.commit import finish
 from otoscope.activations.damage import is_marked, look
-from otoscope.activations.home import ELSEWHERE, Home, home_of, read_card, write_card
-from otoscope.activations.layout import (
+from otoscope.activations.format import (
     CARD,
     DAMAGED,
     FORMAT,
@@ -21,10 +19,11 @@ from otoscope.activations.layout import (
     segments_path,
     shard_card_path,
 )
-from otoscope.activations.manifest import read_manifest
-from otoscope.activations.settle import stored_keys
+from otoscope.activations.integrity import check_files
+from otoscope.activations.manifest import finish, read_manifest
+from otoscope.activations.plan import stored_keys
+from otoscope.activations.storage.base import ELSEWHERE, Home, home_of, read_card, write_card
 from otoscope.activations.store import ActivationStore
-from otoscope.activations.whole import check_files
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 

@@ -1,103 +1,179 @@
-"""Which clips go into which shard and batch: settled before any work, from the corpus table alone.
+"""What is stored already, and which shards are to be written: settled before any work, and the same after a kill."""
 
-A shard is a pure function of its plan, so a run that was killed makes the same bytes when it goes on.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import PurePosixPath
+from typing import Any
 
-import polars as pl
-
-from otoscope.errors import ConfigError
+from otoscope.activations.format import CARD, MANIFEST, differences
+from otoscope.activations.integrity import whole_shard
+from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Clip, Sharding, in_order, shards
+from otoscope.activations.storage.base import Home, read_card, write_card
+from otoscope.artifacts import fingerprint
+from otoscope.corpus.table import Corpus
+from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact
 
 
 @dataclass(frozen=True)
-class Sharding:
-    """How large shards may grow, and how long clips are cut.
+class Settled:
+    """The store as it will be.
 
-    A shard ends before it would hold more than `shard_clips` clips, `shard_s` seconds of sound or `shard_mb` megabytes
-    over all layers; a clip that is larger alone gets a shard of its own. Clips longer than `window_s` (or than the
-    encoder takes, whichever is shorter) are encoded in windows that share at least `overlap_s`.
+    `card` is its identity; `keys` says what each clip's activations are a function of beside the recipe; `kept` holds
+    the cards of shards that an earlier corpus left; `plan` the clips of each shard of this one, by number.
     """
 
-    shard_clips: int = 256
-    shard_s: float = 1800.0
-    shard_mb: float = 256.0
-    window_s: float = 30.0
-    overlap_s: float = 0.0
+    card: dict[str, Any]
+    keys: Mapping[str, str]
+    kept: Mapping[int, dict[str, Any]]
+    plan: Mapping[int, tuple[Clip, ...]]
 
-    def __post_init__(self) -> None:
-        for name in ("shard_clips", "shard_s", "shard_mb", "window_s"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.overlap_s < self.window_s:
-            raise ConfigError(f"overlap_s is {self.overlap_s}; allowed: from 0 to below window_s ({self.window_s})")
+    def key_of(self, shard: int) -> str:
+        """Identify a planned shard: the same key, the same bytes."""
+        clips = [(clip.clip_id, self.keys[clip.clip_id]) for clip in self.plan[shard]]
+        return fingerprint(self.card["recipe"], shard, clips)
 
 
-class Clip(NamedTuple):
-    """One row of the corpus as the plan needs it: its place in the table, its name, and its expected length."""
+def settle(
+    home: Home,
+    corpus: Corpus,
+    recipe: Mapping[str, Any],
+    sharding: Sharding,
+    *,
+    segments: Segments | None,
+    bytes_per_s: float,
+    verify: bool,
+    spoiled: Collection[int] = (),
+) -> Settled:
+    """Compare a corpus and a recipe with what lies at a home; nothing is written.
 
-    row: int
-    clip_id: str
-    path: str
-    duration_s: float
-
-
-class Batch(NamedTuple):
-    """Clips of about the same length that go through the encoder in one call."""
-
-    shard: int
-    clips: tuple[Clip, ...]
-
-    @property
-    def sound_s(self) -> float:
-        """Seconds of sound in the batch, as the corpus gives them."""
-        return sum(clip.duration_s for clip in self.clips)
-
-
-def in_order(clips: pl.DataFrame) -> list[Clip]:
-    """Return the clips sorted by name, so that the order of the table does not matter."""
-    rows = clips.select("clip_id", "path", "duration_s").iter_rows()
-    return sorted((Clip(i, *row) for i, row in enumerate(rows)), key=lambda clip: clip.clip_id)
-
-
-def shards(clips: Sequence[Clip], sharding: Sharding, *, bytes_per_s: float) -> list[tuple[Clip, ...]]:
-    """Share out clips in order of their names.
-
-    >>> few = [Clip(i, f"c{i}", f"c{i}.wav", 2.0) for i in range(5)]
-    >>> [len(shard) for shard in shards(few, Sharding(shard_s=4.0), bytes_per_s=1.0)]
-    [2, 2, 1]
+    Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them; those of
+    `spoiled` shards are not. Raises
+    `StaleArtifact` with what differs when the home holds activations of another recipe.
     """
-    longest_s = min(sharding.shard_s, sharding.shard_mb * 1e6 / bytes_per_s if bytes_per_s else sharding.shard_s)
-    found: list[tuple[Clip, ...]] = []
-    begun: list[Clip] = []
-    held_s = 0.0
-    for clip in clips:
-        if begun and (len(begun) >= sharding.shard_clips or held_s + clip.duration_s > longest_s):
-            found.append(tuple(begun))
-            begun, held_s = [], 0.0
-        begun.append(clip)
-        held_s += clip.duration_s
-    return [*found, tuple(begun)] if begun else found
+    clips = in_order(corpus.clips)
+    keys = clip_keys(corpus, segments)
+    wanted = {
+        "name": corpus.name,
+        "clips": len(clips),
+        "sound": fingerprint([(c.clip_id, keys[c.clip_id]) for c in clips]),
+    }
+    found = _found(home, recipe)
+    begun = found is not None and found["corpus"] == wanted
+    kept = {
+        number: card
+        for number, card in _kept(home, found, begun=begun, verify=verify).items()
+        if number not in spoiled and any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
+    }
+    if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
+        first = int(found["first"])
+    else:
+        first = 1 + max(numbers(home), default=-1) if kept else _first_free(home)
+    there = {
+        clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
+    }
+    missing = shards([clip for clip in clips if clip.clip_id not in there], sharding, bytes_per_s=bytes_per_s)
+    card = {
+        **recipe,
+        "recipe": fingerprint(recipe),
+        "corpus": wanted,
+        "kept": [[n, card["key"]] for n, card in kept.items()],
+        "first": first,
+    }
+    card = {"fingerprint": fingerprint(card), **card}
+    return Settled(card, keys, kept, dict(enumerate(missing, start=first)))
 
 
-def batches(shard: int, clips: Sequence[Clip], *, batch_s: float, window_s: float, padded_s: float) -> list[Batch]:
-    """Sort a shard's clips by length and group neighbours; a clip longer than one window goes alone.
+def begin(home: Home, settled: Settled) -> None:
+    """Write the store's card, and clear what a killed run left half-written."""
+    try:
+        found = read_card(home, CARD)
+    except IncompleteArtifact:
+        found = None
+    if found != settled.card:
+        write_card(home, CARD, settled.card)
+    clear(home)
 
-    A batch costs what it occupies in memory: its clips times the longest of them, where each counts at least
-    `padded_s` (an encoder that pads every clip to a fixed context spends the same on all).
 
-    >>> few = [Clip(i, f"c{i}", f"c{i}.wav", s) for i, s in enumerate([1.0, 9.0, 1.0])]
-    >>> [len(batch.clips) for batch in batches(0, few, batch_s=4.0, window_s=30.0, padded_s=0.0)]
-    [2, 1]
+def clear(home: Home) -> None:
+    """Remove what writers that were killed left half-written."""
+    for name in home.names():
+        if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
+            home.remove(name)
+
+
+def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
+    """Identify each clip's sound, and its segments where a table gives them. Labels and splits do not count."""
+    rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s").iter_rows()
+    if segments is not None:
+        segments.check(set(corpus.clips["clip_id"]))
+        return {clip_id: fingerprint(sound, segments.key(clip_id)) for clip_id, *sound in rows}
+    return {clip_id: fingerprint(sound) for clip_id, *sound in rows}
+
+
+def stored_keys(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the key of each clip of a shard, usable or set aside."""
+    return {clip[0]: clip[-1] for clip in (*card["clips"], *card["set_aside"])}
+
+
+def _found(home: Home, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the card that lies there; refuse one of another recipe."""
+    try:
+        found = read_card(home, CARD)
+    except IncompleteArtifact:
+        return None
+    if not isinstance(found, dict) or {key: found.get(key) for key in recipe} != dict(recipe):
+        before = {key: value for key, value in found.items() if key in recipe} if isinstance(found, dict) else {}
+        raise StaleArtifact(
+            f"{home.place} holds other activations: {'; '.join(differences(before, dict(recipe)))}; "
+            "delete the folder or choose another"
+        )
+    return found
+
+
+def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: bool) -> dict[int, dict[str, Any]]:
+    """Return the whole shards that an earlier corpus left.
+
+    Once this corpus was begun only those count that its card names: what a killed run has finished since is planned.
     """
-    found: list[Batch] = []
-    begun: list[Clip] = []
-    for clip in sorted(clips, key=lambda clip: (clip.duration_s, clip.clip_id)):
-        too_much = (len(begun) + 1) * max(clip.duration_s, padded_s) > batch_s
-        if begun and (too_much or clip.duration_s > window_s):
-            found.append(Batch(shard, tuple(begun)))
-            begun = []
-        begun.append(clip)
-    return [*found, Batch(shard, tuple(begun))] if begun else found
+    if found is None:
+        return {}
+    listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(numbers(home))
+    cards = {
+        number: whole_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
+        for number, key in sorted(listed.items())
+    }
+    return {number: card for number, card in cards.items() if card is not None}
+
+
+def _first_free(home: Home) -> int:
+    """Return the first number of a store without any shard to keep; what an older manifest names must stay readable."""
+    return 1 + max(numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
+
+
+def numbers(home: Home) -> list[int]:
+    """Return the numbers of all shards that lie there or are in use, whole or not."""
+    names = [PurePosixPath(name) for name in home.names()]
+    found = {int(path.stem) for path in names if path.parent.name == "shards" and path.stem.isdigit()}
+    with suppress(ArtifactError, KeyError, TypeError):
+        found |= {shard["shard"] for shard in read_card(home, MANIFEST)["shards"]}
+    return sorted(found)
+
+
+def missing_shards(
+    home: Home, settled: Settled, *, verify: bool, spoiled: Collection[int] = ()
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """Return the cards of the planned shards that are there and whole, and the numbers of the others."""
+    found = {
+        number: None
+        if number in spoiled
+        else whole_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
+        for number in settled.plan
+    }
+    return {n: card for n, card in found.items() if card is not None}, [n for n, card in found.items() if card is None]
+
+
+def duration_of(clips: Sequence[Clip]) -> float:
+    """Return the seconds of sound of clips, as the corpus gives them."""
+    return sum(clip.duration_s for clip in clips)

@@ -3,20 +3,27 @@
 The `safetensors` package writes a tensor that is whole in memory and, through NumPy, cannot read bfloat16. A store
 needs neither: its frames arrive a window at a time, and a reader touches the rows it was asked for. The format is
 small enough to speak directly: eight bytes with the header's length, the header in JSON (padded with spaces), the data.
+
+Tensors of a store, mapped into memory shard by shard when they are first asked for.
 """
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from otoscope.activations.format import tensor_path
+from otoscope.activations.storage.base import Home
 from otoscope.errors import DamagedArtifact
 
 
@@ -146,3 +153,40 @@ def map_tensor(path: Path, name: str) -> Mapped:
         return Mapped(np.empty(shape, dtype=kind), dtype)
     # a plain array over the map: indexing the subclass costs more than the rows of a small batch
     return Mapped(np.asarray(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)), dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """What the shards of a store hold beside tables; `files` are the described files of each shard."""
+
+    home: Home
+    files: Mapping[int, Mapping[str, Any]]
+    _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
+
+    def hold(self, layer: int, kind: str) -> bool:
+        """Whether any shard has a tensor of this kind."""
+        return any(tensor_path(layer, kind, shard) in files for shard, files in self.files.items())
+
+    def of(self, layer: int, kind: str, shard: int) -> Mapped:
+        """Return a shard's tensor, with the precision that it is stored in."""
+        relative = tensor_path(layer, kind, shard)
+        if relative not in self._maps:
+            described = self.files[shard].get(relative)
+            if described is None:
+                raise DamagedArtifact(f"the manifest of {self.home.place} does not list {relative}; extract again")
+            self._maps[relative] = map_tensor(self.home.fetch(relative, described), kind)
+        return self._maps[relative]
+
+    def gather(
+        self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series, *, width: int
+    ) -> Float[np.ndarray, "rows *axes"]:
+        """Return rows of small tensors as float32, each from its shard and offset."""
+        shard, offset = shards.to_numpy(), offsets.to_numpy()
+        out: np.ndarray | None = None
+        for number in np.unique(shard).tolist():
+            values, dtype = self.of(layer, kind, number)
+            here = np.flatnonzero(shard == number)
+            rows = widened(values[offset[here]], dtype)
+            out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
+            out[here] = rows
+        return np.empty((0, width), dtype=np.float32) if out is None else out

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from otoscope.activations.extract import extract as extract_activations
-from otoscope.activations.home import elsewhere, home_of, point_elsewhere
 from otoscope.activations.maintain import is_known_damaged
-from otoscope.activations.plan import Sharding
 from otoscope.activations.progress import Progress
 from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Sharding
+from otoscope.activations.storage.base import elsewhere, home_of, point_elsewhere
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.config import ExtractSettings, RunConfig

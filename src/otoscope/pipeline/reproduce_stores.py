@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.activations.extract import extract
-from otoscope.activations.plan import Sharding
+from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import COLUMNS, Corpus

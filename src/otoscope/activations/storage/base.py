@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from otoscope.activations.described import Described
-from otoscope.activations.folder import Folder
-from otoscope.activations.remote import Remote
-from otoscope.artifacts import read_json, write_json
+from otoscope.activations.storage.local import Folder
+from otoscope.activations.storage.remote import Remote
+from otoscope.artifacts import Described, read_json, write_json
 from otoscope.errors import DamagedArtifact
 
 ELSEWHERE = "elsewhere.json"

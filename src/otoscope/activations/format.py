@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from otoscope.activations.plan import Sharding
 from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Sharding
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.artifacts import environment
 from otoscope.encoders.base import Encoder, check_layers

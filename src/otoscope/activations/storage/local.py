@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otoscope.activations.described import Described, check_size
-from otoscope.artifacts import atomic, digest, is_full
+from otoscope.artifacts import Described, atomic, check_size, digest, is_full
 from otoscope.errors import ArtifactError, IncompleteArtifact, StorageFull
 
 LOCK = ".lock"

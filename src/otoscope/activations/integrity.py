@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from otoscope.activations.described import check_size
-from otoscope.activations.home import Home, read_card
-from otoscope.activations.layout import shard_card_path
+from otoscope.activations.format import shard_card_path
+from otoscope.activations.storage.base import Home, read_card
+from otoscope.artifacts import check_size
 from otoscope.errors import ArtifactError, DamagedArtifact
 
 

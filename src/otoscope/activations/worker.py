@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from otoscope.activations.ahead import ahead, read_ahead
-from otoscope.activations.home import Home
-from otoscope.activations.pieces import Cutter, Piece, encode_pieces
-from otoscope.activations.plan import Batch, Clip, batches
+from otoscope.activations.prefetch import ahead, read_ahead
 from otoscope.activations.progress import Tally
 from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Batch, Clip, batches
 from otoscope.activations.shards import ShardWriter
+from otoscope.activations.storage.base import Home
+from otoscope.activations.windows import Cutter, Piece, encode_pieces
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
 from otoscope.encoders.base import Encoder

@@ -8,10 +8,10 @@ survive, and another does not either, is set aside by name.
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 
-from otoscope.activations.plan import Clip
+from otoscope.activations.plan import Settled
 from otoscope.activations.progress import Progress, Tally
-from otoscope.activations.settle import Settled
-from otoscope.activations.writing import Probing, ShardTask, Step, Writing
+from otoscope.activations.sharding import Clip
+from otoscope.activations.worker import Probing, ShardTask, Step, Writing
 from otoscope.errors import AudioError, EngineError
 from otoscope.executors.base import TRIES, Done, Engine, Heard, Lost
 
