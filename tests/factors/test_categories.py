@@ -7,8 +7,8 @@ import pytest
 
 from otoscope.corpus.synth.singer import singer
 from otoscope.corpus.synth.synthesis import sing
-from otoscope.factors.categories import _RULES, CATEGORIES, category
 from otoscope.factors.egemaps import feature_names
+from otoscope.factors.user_table import _RULES, CATEGORIES, category
 
 
 def test_every_functional_has_one_category_and_each_category_its_number() -> None:

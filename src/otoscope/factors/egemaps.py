@@ -7,6 +7,8 @@ research and educational use only; commercial use needs a licence from audEERING
 Every clip is brought to one rate first, so that the factors of a corpus of mixed rates can be
 compared. openSMILE leaves Python's lock while it works and opens a new engine for every clip, so
 threads serve; values do not depend on their number.
+
+Clips measured by many workers into one cache, from where the table is then gathered.
 """
 
 import math
@@ -28,6 +30,7 @@ from jaxtyping import Float32, Float64
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.errors import AudioError, DamagedArtifact, MissingExtra
+from otoscope.executors.base import Engine, results
 
 RATE_HZ = 16_000
 """Rate at which all clips are measured."""
@@ -201,3 +204,36 @@ def _parts(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 def _say_nothing(_done: int, _total: int) -> None:
     """Ignore progress."""
+
+
+def measure_ahead(
+    clips: pl.DataFrame,
+    root: Path,
+    *,
+    cache: Path,
+    engine: Engine,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Have the eGeMAPS functionals of clips measured into a cache that all workers reach.
+
+    What is there already is not measured again, and values do not depend on who measured them.
+    Raises `MissingExtra` without openSMILE, before anything is handed out.
+    """
+    feature_names()
+    parts = [clips[start : start + CLIPS_A_PART] for start in range(0, clips.height, CLIPS_A_PART)]
+    done = 0
+    for place, _ in results(engine, partial(_Measurer, root, cache), parts):
+        done += parts[place].height
+        if on_progress is not None:
+            on_progress(done, clips.height)
+
+
+class _Measurer:
+    """Measures parts of a corpus."""
+
+    def __init__(self, root: Path, cache: Path) -> None:
+        self._root, self._cache = root, cache
+
+    def __call__(self, clips: pl.DataFrame) -> int:
+        measure_egemaps(clips, self._root, cache=self._cache, workers=1)
+        return clips.height

@@ -12,9 +12,8 @@ from jaxtyping import Float64
 from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError, suggest
-from otoscope.factors.categories import category
 from otoscope.factors.egemaps import egemaps_identity, measure_egemaps
-from otoscope.factors.own import read_own
+from otoscope.factors.user_table import category, read_own
 
 FAILED = {"clip_id": pl.String(), "reason": pl.String()}
 

@@ -14,7 +14,7 @@ from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.factors.handing import measure_ahead
+from otoscope.factors.egemaps import measure_ahead
 from otoscope.factors.table import build_factors, factors_identity
 from otoscope.pipeline.context import Context
 from otoscope.pipeline.folder import RunFolder

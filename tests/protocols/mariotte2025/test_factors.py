@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.factors.categories import category
+from otoscope.factors.user_table import category
 from otoscope.protocols.mariotte2025.factors import (
     count_categories,
     entropy_bits,

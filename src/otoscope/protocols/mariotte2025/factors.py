@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.factors.categories import CATEGORIES, category
+from otoscope.factors.user_table import CATEGORIES, category
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import lasso_weights
 from otoscope.protocols.mariotte2025.functions import completeness, disentanglement
