@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.errors import EvaluationError
 from otoscope.explain import choose_latents
-from otoscope.explain.choice import correlations
+from otoscope.explain.selection import correlations
 
 CLIPS, LATENTS = 300, 50
 GROUPS = [f"singer{i % 10}" for i in range(CLIPS)]

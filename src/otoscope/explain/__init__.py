@@ -1,8 +1,8 @@
 """What latents respond to: the factor that one follows, and the moments at which it fires."""
 
-from otoscope.explain.choice import LatentChoice, choose_latents
-from otoscope.explain.gallery import Moments, Sound, read_moments, write_moments
-from otoscope.explain.moments import Moment, TimedCodes, strongest_moments
+from otoscope.explain.activating_clips import Moment, TimedCodes, strongest_moments
+from otoscope.explain.artifacts import Moments, Sound, read_moments, write_moments
+from otoscope.explain.selection import LatentChoice, choose_latents
 
 __all__ = [
     "LatentChoice",

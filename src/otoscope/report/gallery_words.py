@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.explain.choice import MIN_ROWS
+from otoscope.explain.selection import MIN_ROWS
 from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element

@@ -10,8 +10,8 @@ import soundfile as sf
 from jaxtyping import Float
 
 from otoscope.artifacts import atomic, environment, fingerprint, read_json, read_table, write_json, write_table
-from otoscope.explain.choice import LatentChoice
-from otoscope.explain.moments import Moment
+from otoscope.explain.activating_clips import Moment
+from otoscope.explain.selection import LatentChoice
 from otoscope.explain.spectrogram import spectrogram, to_png
 
 MAX_CLIP_S = 6.0
