@@ -368,7 +368,7 @@ def from_run(folder: Path) -> Data:
     order = np.random.default_rng(0).permutation(len(store.clip_ids))[: ROWS + ROWS // 4]
     ids = [store.clip_ids[i] for i in order]
     where = dict(zip(clips["clip_id"].to_list(), clips["group"].to_list(), strict=True))
-    from otoscope.pipeline.codes import encode_rows
+    from otoscope.runs.codes import encode_rows
 
     codes = encode_rows(sae, store.pooled(layer, ids), np.arange(len(ids))).codes
     factors = FactorTable.load(folder / "factors.parquet").values(ids)

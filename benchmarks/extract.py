@@ -395,8 +395,8 @@ def authors_epoch_s(
 def own_study(model: Model, sound: Path, layers: tuple[int, int]) -> None:
     """Do the same with `otoscope train`, which extracts first: the same recipe, each dictionary on its own."""
     from otoscope.config import parse_config
-    from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
+    from otoscope.runs.folder import RunFolder
 
     config = parse_config(
         {

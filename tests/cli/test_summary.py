@@ -9,9 +9,9 @@ from rich.console import Console
 from otoscope.artifacts import write_table
 from otoscope.cli.summary import _sparsities, print_summary  # pyright: ignore[reportPrivateUsage]
 from otoscope.metrics.record import SCHEMA
-from otoscope.pipeline.folder import RunFolder
-from otoscope.pipeline.grid import Member
 from otoscope.pipeline.run import RunSummary
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.training import Member
 
 
 def results(grid: list[Member]) -> pl.DataFrame:

@@ -5,24 +5,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.strict import StrictSettings
 from otoscope.metrics.reconstruction import measure_reconstruction
 from otoscope.metrics.record import Record
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_detection
-from otoscope.pipeline.clips import Clips, Features
 from otoscope.protocols import held_out
-from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors
-from otoscope.protocols.mariotte2025.switches import JudgeSettings
-from otoscope.protocols.strict.curves import factor_curve, label_curves
-from otoscope.protocols.strict.factors import Asked, ask_of, counted
-from otoscope.protocols.strict.layers import layers_of
-from otoscope.protocols.strict.limits import Level, limits_of
-from otoscope.protocols.strict.linear import read_linearly
-from otoscope.protocols.strict.measure import Measured, measure
-from otoscope.protocols.strict.reading import factor_records, predicted_share
+from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors
+from otoscope.protocols.strict.layers_and_limits import Level, layers_of, limits_of
+from otoscope.protocols.strict.regression import factor_records, predicted_share, read_linearly
 from otoscope.protocols.strict.seeds import repeated
-from otoscope.protocols.strict.settings import StrictSettings
-from otoscope.protocols.strict.structure import Common, common_factors, mean_r2, structure
-from otoscope.protocols.strict.tasks import Repetitions, ask, tasks_of
+from otoscope.protocols.strict.structure import (
+    Common,
+    Measured,
+    common_factors,
+    factor_curve,
+    label_curves,
+    mean_r2,
+    measure,
+    structure,
+)
+from otoscope.protocols.strict.tasks import Asked, Repetitions, ask, ask_of, counted, tasks_of
+from otoscope.runs.inputs import Clips, Features
 
 Key = tuple[str, ...]
 """Protocol, metric, target, split, layer and k of a number."""
@@ -101,7 +105,7 @@ def _records(given: Encoded, clips: Clips, asked: Asked) -> Iterator[Record]:
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
     brief = held_out.Settings(permutations=2, resamples=RESAMPLES)
-    yield from held_out.judge(Features(codes, codes), clips, brief, about)
+    yield from held_out.measure(Features(codes, codes), clips, brief, about)
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
     quality = measure_reconstruction(rows, rebuilt, codes, clips.groups, mean_train=rows.mean(axis=0))

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, spearmanr
 
+from otoscope.config.strict import StrictSettings
 from otoscope.errors import EvaluationError
 from otoscope.metrics.robust_factors import DUPLICATE, effective_rank, make_robust, normal_scores, without_sentinels
-from otoscope.protocols.strict.settings import StrictSettings
 
 EVERY = np.ones(200, dtype=bool)
 

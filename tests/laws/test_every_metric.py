@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.metrics.record import METRICS
-from otoscope.protocols.mariotte2025.switches import JudgeSettings
 from tests.evaluate.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -16,12 +16,12 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import otoscope.pipeline.dictionaries
+import otoscope.runs.training
 from otoscope.cli.main import main
 from otoscope.config import load_config
 from otoscope.encoders.catalog import load_encoder
 from otoscope.pipeline.run import run
-from otoscope.pipeline.watch import Silent
+from otoscope.runs.progress import Silent
 
 MIDDLES = {"extract": ("extracting", 1), "train": ("training", 30), "evaluate": ("evaluating", 3)}
 """By stage: how its task's title begins, and after how many steps of it the process is killed."""
@@ -79,7 +79,7 @@ def kill_in_the_middle(stage: str, config: Path, folder: Path) -> dict[str, Any]
     title, steps = MIDDLES[stage]
 
     def work() -> None:
-        otoscope.pipeline.dictionaries.SAVE_EVERY_S = 0.0
+        otoscope.runs.training.SAVE_EVERY_S = 0.0
         run(load_config(config), out, until="evaluate", watch=Halting(title, steps, sign))
 
     pid = child(work)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otoscope.pipeline.reproduce import Reproduced, reproduce
-from otoscope.pipeline.watch import Silent, Watch
-from otoscope.protocols.mariotte2025.grid import choose_models
-from otoscope.protocols.mariotte2025.switches import parse_settings
+from otoscope.config.mariotte2025 import parse_settings
+from otoscope.protocols.mariotte2025.models import choose_models
+from otoscope.reproduce.mariotte2025.run import Reproduced, reproduce
+from otoscope.runs.progress import Silent, Watch
 from tests.pipeline.breaking import child, end_of
 
 SMALL = ("latents=128", "sparsities=[0.75, 0.9, 0.99]", "crops=2", "sae_epochs=6", "probe_epochs=4")

@@ -12,7 +12,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
-from otoscope.pipeline.watch import Silent
+from otoscope.runs.progress import Silent
 from otoscope.sae.checkpoint import WEIGHTS, load_sae
 from otoscope.sae.data import ArrayRows
 from otoscope.sae.resources import one_thread

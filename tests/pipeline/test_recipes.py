@@ -9,9 +9,9 @@ import pytest
 from otoscope.artifacts import digest, read_json, write_table
 from otoscope.cli.summary import print_summary
 from otoscope.config import load_config
-from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.report.page import write_report
+from otoscope.runs.folder import RunFolder
 from otoscope.sae.config import recipe
 from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
 

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_json, read_table
+from otoscope.config.mariotte2025 import parse_settings
 from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.errors import EncoderError, StorageFull
-from otoscope.pipeline import reproduce_room
-from otoscope.pipeline.reproduce import Reproduced, reproduce
-from otoscope.protocols.mariotte2025.grid import MODELS, choose_models
-from otoscope.protocols.mariotte2025.switches import parse_settings
+from otoscope.protocols.mariotte2025.models import MODELS, choose_models
+from otoscope.reproduce.mariotte2025 import estimate
+from otoscope.reproduce.mariotte2025.run import Reproduced, reproduce
 from tests.pipeline.reproducing import MOMENTS, SMALL, one_model
 from tests.pipeline.small import Tiny
 
@@ -161,7 +161,7 @@ def test_a_model_without_the_published_layers_is_refused_before_any_work(
 def test_a_disk_that_is_too_small_is_refused_before_any_work(
     data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce_room, "free", lambda _: 1000.0)
+    monkeypatch.setattr(estimate, "free", lambda _: 1000.0)
     with pytest.raises(StorageFull, match=r"needs about 0\.0 GB, 0\.0 GB are free; choose another --out"):
         one_model(data, tiny("hubert"), tmp_path)
     assert not (tmp_path / "models").exists()

@@ -5,16 +5,22 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import StorageFull
-from otoscope.pipeline import reproduce_plan, reproduce_room
-from otoscope.pipeline.reproduce_plan import estimate, sizes_of
-from otoscope.pipeline.reproduce_room import dictionary_bytes, grid_bytes, require_room, store_bytes
-from otoscope.pipeline.reproduce_speed import Forward
-from otoscope.pipeline.watch import Silent
-from otoscope.protocols.mariotte2025.clips import takes
-from otoscope.protocols.mariotte2025.grid import choose_models
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.protocols.mariotte2025.models import choose_models
+from otoscope.reproduce.mariotte2025 import estimate
+from otoscope.reproduce.mariotte2025.corpus import takes
+from otoscope.reproduce.mariotte2025.estimate import (
+    dictionary_bytes,
+    estimate,
+    grid_bytes,
+    require_room,
+    sizes_of,
+    store_bytes,
+)
+from otoscope.reproduce.mariotte2025.timing import Forward
+from otoscope.runs.progress import Silent
 
 GB = 1e9
 
@@ -32,14 +38,14 @@ def made_corpus(train: int = 20, test: int = 5, seconds: float = 12.0) -> Corpus
 @pytest.fixture
 def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes a second for everything."""
-    speed = reproduce_plan.speed
-    monkeypatch.setattr(reproduce_plan, "glance", lambda *_: made_corpus())
+    speed = estimate.speed
+    monkeypatch.setattr(estimate, "glance", lambda *_: made_corpus())
     monkeypatch.setattr(speed, "forward", lambda *_: Forward(1.0, 0.5, 768, 13, 50.0, here=False))
     for name in ("training_step_s", "probe_epoch_s", "lasso_s", "strict_reading_s"):
         monkeypatch.setattr(speed, name, lambda *_: 1.0)
     monkeypatch.setattr(speed, "egemaps_per_s", lambda: 1.0)
     monkeypatch.setattr(speed, "decoding_per_s", lambda _: 1.0)
-    monkeypatch.setattr(reproduce_plan.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(estimate.os, "sched_getaffinity", lambda _: {0})
 
 
 def test_sizes_are_what_takes_come_to() -> None:
@@ -67,7 +73,7 @@ def test_rates_are_multiplied_out(tmp_path: Path) -> None:
     }
     assert all(cost.strict_seconds >= cost.seconds for cost in found.costs if "encode" not in cost.step)
     bytes_ = sum(cost.bytes for cost in found.costs)
-    wanted = store_bytes(57 + 5, 13, 768) + reproduce_plan.CHECKPOINT_BYTES + grid_bytes(settings, 768, 2)
+    wanted = store_bytes(57 + 5, 13, 768) + estimate.CHECKPOINT_BYTES + grid_bytes(settings, 768, 2)
     assert bytes_ == found.bytes == pytest.approx(wanted)
     assert found.as_json()["seconds"] == found.seconds
 
@@ -112,7 +118,7 @@ def test_mert_is_encoded_twice_while_its_rates_are_mixed(tmp_path: Path) -> None
 def test_a_plan_for_a_disk_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = choose_models(only=["HuBERT"])
     estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
-    monkeypatch.setattr(reproduce_plan, "free", lambda _: 0.1 * GB)
+    monkeypatch.setattr(estimate, "free", lambda _: 0.1 * GB)
     with pytest.raises(StorageFull, match=r"needs about \d\.\d GB, 0\.1 GB are free; choose another --out"):
         estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
 
@@ -129,7 +135,7 @@ def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
     with pytest.raises(StorageFull, match="free some space"):
         require_room(tmp_path, 6000.0, 0.0)
     require_room(tmp_path / "not" / "there", 1000.0)
-    assert reproduce_room.free(tmp_path / "not" / "there") > 0
+    assert estimate.free(tmp_path / "not" / "there") > 0
 
 
 @pytest.mark.usefixtures("known_rates")

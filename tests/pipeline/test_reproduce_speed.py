@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.pipeline import reproduce_speed as speed
-from otoscope.protocols.mariotte2025.grid import choose_models
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.config.mariotte2025 import Settings
+from otoscope.protocols.mariotte2025.models import choose_models
+from otoscope.reproduce.mariotte2025 import timing as speed
 from tests.pipeline.small import Tiny, write_voices
 
 SMALL = Settings(latents=64, sparsities=(0.75, 0.9))

@@ -7,10 +7,10 @@ import pytest
 
 from otoscope.config import RunConfig, load_config
 from otoscope.metrics.record import Record, to_table
-from otoscope.pipeline.grid import Member, members
+from otoscope.pipeline.report import choose_member
 from otoscope.pipeline.run import run
-from otoscope.pipeline.showing import choose_member
 from otoscope.report.results import Results
+from otoscope.runs.training import Member, members
 from tests.pipeline.small import FOLDER, Tiny, write_config, write_voices
 from tests.pipeline.test_extraction import Heard
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from otoscope.errors import ArtifactError
-from otoscope.pipeline.folder import RunFolder
-from otoscope.pipeline.stage import run_stage
-from otoscope.pipeline.watch import Silent
+from otoscope.runs.cache import run_stage
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.progress import Silent
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 from otoscope.artifacts import digest, read_table, read_tensors
 from otoscope.config import load_config
+from otoscope.config.strict import BASELINES
 from otoscope.errors import ConfigError
-from otoscope.pipeline import parts
 from otoscope.pipeline.run import run
-from otoscope.protocols.strict.names import BASELINES
+from otoscope.runs import cache
 from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
 
 STRICT = {
@@ -115,18 +115,18 @@ def test_killed_and_taken_up_again_it_ends_in_the_same_bytes(
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "parts")
     (folder / "stages" / "evaluate.json").unlink()
-    real, made = parts._write, list[str]()
+    real, made = cache._write, list[str]()
 
-    def dying(home: Path, part: parts.Part, done: parts.Made) -> None:
+    def dying(home: Path, part: cache.Part, done: cache.Made) -> None:
         if len(made) == 6:
             raise KeyboardInterrupt
         made.append(part.name)
         real(home, part, done)
 
-    monkeypatch.setattr(parts, "_write", dying)
+    monkeypatch.setattr(cache, "_write", dying)
     with pytest.raises(KeyboardInterrupt):
         run(load_config(config), folder, until="evaluate")
-    monkeypatch.setattr(parts, "_write", real)
+    monkeypatch.setattr(cache, "_write", real)
     stamps = {name: (folder / "parts" / f"{name}.parquet").stat().st_mtime_ns for name in made}
     run(load_config(config), folder, until="evaluate")
     assert digest(folder / "results.parquet") == digest(whole / "results.parquet")

@@ -6,7 +6,7 @@ import pytest
 
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
-from otoscope.pipeline.watch import Silent, counting, task
+from otoscope.runs.progress import Silent, counting, task
 from tests.pipeline.small import SUNG, Tiny, write_config
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record, to_table
-from otoscope.pipeline.clips import Clips, Features
-from otoscope.protocols.held_out import Settings, judge, rebuilt
+from otoscope.protocols.held_out import Settings, measure, rebuilt
+from otoscope.runs.inputs import Clips, Features
 
 GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(
@@ -49,7 +49,7 @@ def clips(codes: np.ndarray) -> Clips:
 
 
 def judged(codes: np.ndarray, clips: Clips, settings: Settings = SETTINGS) -> pl.DataFrame:
-    return to_table(judge(Features(codes, codes), clips, settings, ABOUT))
+    return to_table(measure(Features(codes, codes), clips, settings, ABOUT))
 
 
 @pytest.fixture(scope="module")

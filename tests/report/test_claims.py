@@ -11,6 +11,7 @@ import pytest
 
 from otoscope.artifacts import write_table
 from otoscope.metrics.record import Record, to_table
+from otoscope.protocols.comparing import Number
 from otoscope.report.claims import PAGE, examine, write_claims
 from otoscope.report.claims_charts import SOURCES, kept_figure
 from otoscope.report.claims_numbers import (
@@ -25,7 +26,6 @@ from otoscope.report.claims_numbers import (
 from otoscope.report.claims_strict import strict_claims
 from otoscope.report.claims_verdicts import compact, kept, ordered
 from otoscope.report.folder import read_run
-from otoscope.report.intervals import Number
 
 
 def number(

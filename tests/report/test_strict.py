@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from otoscope.config.strict import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.strict.names import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.report.baselines import WORDS
 from otoscope.report.strict_charts import beside, by_size
 from otoscope.report.strict_limits import limit_findings, limits_figure, of_recipes

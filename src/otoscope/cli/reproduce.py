@@ -59,10 +59,10 @@ def _reproduce(
     as_json: Json = False,
 ) -> None:
     from otoscope.cli.comparison import print_comparison, print_plan  # here, so that --help does not wait for torch
+    from otoscope.config.mariotte2025 import parse_settings
     from otoscope.errors import ConfigError, suggest
-    from otoscope.pipeline.reproduce import reproduce
-    from otoscope.protocols.mariotte2025.grid import choose_models
-    from otoscope.protocols.mariotte2025.switches import parse_settings
+    from otoscope.protocols.mariotte2025.models import choose_models
+    from otoscope.reproduce.mariotte2025.run import reproduce
 
     if study not in STUDIES:
         raise ConfigError(f"no study {study!r}; {suggest(study, STUDIES)}")
@@ -74,7 +74,7 @@ def _reproduce(
     folder = old_out or out
     common: dict[str, Any] = {"models": wanted, "settings": chosen, "device": device}
     if plan:
-        from otoscope.pipeline.reproduce_plan import estimate
+        from otoscope.reproduce.mariotte2025.estimate import estimate
 
         found = estimate(data, folder, watch=Bars(), **common)
         if as_json:

@@ -92,8 +92,8 @@ def _go(
     from otoscope.cli.summary import print_summary  # here, so that --help does not wait for torch
     from otoscope.config import load_config
     from otoscope.executors.local import find_engine
-    from otoscope.pipeline.folder import RunFolder
     from otoscope.pipeline.run import run
+    from otoscope.runs.folder import RunFolder
 
     earlier = RunFolder(path)
     if earlier.config.is_file():  # a run folder stands for the configuration that it was made with

@@ -5,12 +5,12 @@ from rich.console import Console
 from rich.table import Table
 
 from otoscope.artifacts import read_table
-from otoscope.pipeline.folder import RunFolder
 from otoscope.pipeline.run import RunSummary
 from otoscope.report import evidence
 from otoscope.report.claims import PAGE
 from otoscope.report.strict_rows import strict_rows
 from otoscope.report.words import count, known
+from otoscope.runs.folder import RunFolder
 
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from otoscope.cli.bars import Bars
-from otoscope.pipeline.watch import counting
+from otoscope.runs.progress import counting
 
 Singers = Annotated[int, typer.Option("--singers", help="how many singers, women and men in turn")]
 Takes = Annotated[int, typer.Option("--takes", help="clips of each technique by each singer")]

@@ -1,7 +1,7 @@
 """The whole run as one validated model, read from YAML."""
 
-from otoscope.config.reading import load_config as load_config
-from otoscope.config.reading import parse_config as parse_config
+from otoscope.config.load import load_config as load_config
+from otoscope.config.load import parse_config as parse_config
 from otoscope.config.run import EvaluateSettings as EvaluateSettings
 from otoscope.config.run import ExtractSettings as ExtractSettings
 from otoscope.config.run import FactorSettings as FactorSettings

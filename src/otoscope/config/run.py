@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Section, Share, each_once, not_empty
+from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
 from otoscope.corpus.catalog import parse_corpus
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
-from otoscope.protocols.mariotte2025.switches import JudgeSettings
-from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.sae.resources import ALLOWED
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]

@@ -15,23 +15,23 @@ from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
 from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
-from otoscope.pipeline import dictionaries, extraction, judging, showing, sound
-from otoscope.pipeline.context import Context
-from otoscope.pipeline.folder import RunFolder
-from otoscope.pipeline.grid import members
-from otoscope.pipeline.model import Model, wanted_layers
-from otoscope.pipeline.watch import Silent, Watch
+from otoscope.pipeline import corpus, evaluate, extract, report
+from otoscope.runs import training
+from otoscope.runs.context import Context, Model, wanted_layers
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.progress import Silent, Watch
+from otoscope.runs.training import members
 
 Stage = Callable[[Context], None]
 
 STAGES: dict[str, Stage] = {
-    "corpus": sound.corpus,
-    "factors": sound.factors,
-    "extract": extraction.extract,
-    "train": dictionaries.train_all,
-    "evaluate": judging.evaluate_all,
-    "explain": showing.explain,
-    "report": showing.report,
+    "corpus": corpus.corpus,
+    "factors": corpus.factors,
+    "extract": extract.extract,
+    "train": training.train_all,
+    "evaluate": evaluate.evaluate_all,
+    "explain": report.explain,
+    "report": report.report,
 }
 """Every stage by name, in order."""
 
@@ -125,8 +125,8 @@ def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary
         results=folder.results if "evaluate" in stages else None,
         seconds=seconds,
         peak_rss_mb=_peak_rss_mb(),
-        set_aside=sound.set_aside(folder, extracted="extract" in stages).height,
-        clips=sound.load_corpus(folder).clips.height,
+        set_aside=corpus.set_aside(folder, extracted="extract" in stages).height,
+        clips=corpus.load_corpus(folder).clips.height,
     )
 
 

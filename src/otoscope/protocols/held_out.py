@@ -2,23 +2,35 @@
 
 Fitted on train groups, chosen on validation groups, reported on test groups; every number with its
 interval over groups and its null.
+
+The protocol `held_out`: every dense layer and every dictionary by itself.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from otoscope.artifacts import fingerprint, read_json
+from otoscope.config import Pooling
+from otoscope.corpus.table import SPLITS
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import ProbeSettings, fit_probe
-from otoscope.metrics.reconstruction import Reconstruction
+from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
-from otoscope.pipeline.clips import Clips, Features
+from otoscope.report.words import count
 from otoscope.resampling.groups import Score
+from otoscope.runs.cache import Made, Part, bring, rows_of
+from otoscope.runs.codes import code_features, train_mean
+from otoscope.runs.context import Context
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.inputs import Clips, Features, Judged, Material
+from otoscope.runs.training import Member, members
+from otoscope.sae.checkpoint import load_sae
 
 NAME = "held_out"
 
@@ -33,7 +45,7 @@ class Settings:
     seed: int = 0
 
 
-def judge(features: Features, clips: Clips, settings: Settings, about: Record) -> Iterator[Record]:
+def measure(features: Features, clips: Clips, settings: Settings, about: Record) -> Iterator[Record]:
     """Yield every number about one representation; `about` carries what they share (layer, dictionary, ...)."""
     for label, values in clips.labels.items():
         yield from _probed(features.probe, label, values, clips, settings, about)
@@ -141,3 +153,77 @@ def _scored(shared: Record, metric: str, split: str, score: Score) -> Record:
         null_mean=score.null_mean,
         null_high=score.null_high,
     )
+
+
+FORMAT = 3
+"""Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
+
+SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
+
+
+def plan(run: Context, material: Material) -> Judged:
+    """Plan the parts of this protocol."""
+    config, folder, watch = run.config, run.folder, run.watch
+    asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
+    settings, shared = Settings(**asked), fingerprint(FORMAT, material.identity, asked)
+
+    mean_of = _Means(material)
+    layers = material.store.layers
+    parts = [
+        *(_dense_part(material, layer, settings, shared) for layer in layers),
+        *(_sae_part(material, folder, member, settings, shared, mean_of) for member in members(config, layers)),
+    ]
+
+    def make() -> None:
+        title = f"evaluating {count(len(parts), 'representation')}"
+        bring(folder.parts, parts, watch, title=title, unit="representations", engine=run.engine)
+
+    inputs = fingerprint([(part.name, part.inputs) for part in parts])
+    return Judged(inputs, make, lambda: rows_of(folder.parts, parts))
+
+
+class _Means:
+    """The mean of the training rows of each layer, worked out once in each process."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._known: dict[tuple[int, Pooling], Float[np.ndarray, " width"]] = {}
+
+    def __call__(self, layer: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
+        if (layer, pooling) not in self._known:
+            self._known[layer, pooling] = train_mean(self._material.store, layer, pooling, self._material.clips)
+        return self._known[layer, pooling]
+
+
+def _dense_part(material: Material, layer: int, settings: Settings, shared: str) -> Part:
+    def make() -> Made:
+        pooled = material.store.pooled(layer)
+        about = material.about(layer, protocol=NAME, representation="dense", pooling="mean")
+        return Made(list(measure(Features(pooled, pooled), material.clips, settings, about)))
+
+    return Part(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+
+
+def _sae_part(
+    material: Material,
+    folder: RunFolder,
+    member: Member,
+    settings: Settings,
+    shared: str,
+    mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
+) -> Part:
+    home = folder.saes / member.sae_id
+
+    def make() -> Made:
+        store, clips = material.store, material.clips
+        sae = load_sae(home).sae
+        meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
+        features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
+        shared_by_all = material.about(member.layer, protocol=NAME, representation="sae", pooling=member.pooling)
+        about = replace(shared_by_all, **member.columns())
+        records: list[Record] = []
+        for split, meter in meters.items():
+            records += rebuilt(meter.result(resamples=settings.resamples), split, about)
+        return Made([*records, *measure(features, clips, settings, about)])
+
+    return Part(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)

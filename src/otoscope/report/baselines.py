@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
+from otoscope.protocols.comparing import Number, number_of
 from otoscope.report import words
-from otoscope.report.intervals import Number, number_of
 
 WORDS: dict[str, str] = {
     DENSE: "dense layer",

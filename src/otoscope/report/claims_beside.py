@@ -6,10 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE
+from otoscope.config.strict import CODES, DENSE
+from otoscope.protocols.comparing import Number, alike, difference, mean_of, number_of
 from otoscope.report.baselines import Baseline, best_baseline
-from otoscope.report.intervals import Number, difference, number_of
-from otoscope.report.seeds import alike, mean_of
 
 MARGIN = 0.02
 """Loss that still counts as none, as in the strict protocol's limits: 2 points of accuracy or of R²."""

@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from otoscope.protocols.comparing import Number, difference
 from otoscope.report.chart_parts import PERCENT
 from otoscope.report.claims_numbers import EARLY_LATE, Claims, Kept
-from otoscope.report.intervals import Number, difference
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from otoscope.protocols.comparing import Number, apart
 from otoscope.report import words
 from otoscope.report.claims_beside import MARGIN, Beside
 from otoscope.report.claims_numbers import Compact, Kept, Order
 from otoscope.report.claims_words import decimal, lead_told, points, seeds_told, shown, signed, within
-from otoscope.report.intervals import Number, apart
 from otoscope.report.strict_limits import beaten_at
 
 

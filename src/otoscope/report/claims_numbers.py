@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from otoscope.protocols.comparing import Number
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.mariotte2025.published import published
 from otoscope.report.baselines import Baseline
 from otoscope.report.claims_beside import Beside
-from otoscope.report.intervals import Number
 
 HIGH_SPARSITY = 0.95
 """The sparsity at which the study's text reads its figures; the nearest that was trained stands for it."""

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import polars as pl
 
+from otoscope.protocols.comparing import Number, alike, mean_of, number_of
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.baselines import best_baseline
 from otoscope.report.claims_beside import beside_codes
 from otoscope.report.claims_numbers import EARLY_LATE, FEW, Claims, Compact, Kept, Order, Sides
-from otoscope.report.intervals import Number, number_of
-from otoscope.report.seeds import alike, mean_of
 
 UNLEARNED = {
     "frozen_decoder": "codes over frozen random atoms",

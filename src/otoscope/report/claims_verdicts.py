@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, difference
 from otoscope.report import words
 from otoscope.report.claims_beside import MARGIN
 from otoscope.report.claims_notes import notes_of_dimensions, notes_of_layers, notes_of_task, one, unlearned
 from otoscope.report.claims_numbers import Claims, Compact, Kept, Order
 from otoscope.report.claims_words import lead_told, points, shown, signed, within
-from otoscope.report.intervals import MIN_GROUPS, Number, apart, difference
 
 Outcome = Literal["holds", "does not hold", "undecided", "not asked", "not measured"]
 

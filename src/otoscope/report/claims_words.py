@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from otoscope.protocols.comparing import Number
 from otoscope.report import words
-from otoscope.report.intervals import Number
 
 
 def shown(number: Number) -> str:

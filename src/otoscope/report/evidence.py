@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import polars as pl
 
+from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
-from otoscope.report.intervals import MIN_GROUPS
 
 MIN_CLIPS = 20
 """Test clips below which a single one moves an accuracy by more than five points."""

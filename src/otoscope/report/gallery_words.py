@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 
 from otoscope.explain.selection import MIN_ROWS
+from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report import words
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element
-from otoscope.report.intervals import MIN_GROUPS
 
 CHANCE = "Not beyond chance on test clips"
 TURNED = "Turned round on test clips"

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from otoscope.config.strict import StrictSettings
 from otoscope.protocols.strict import NAME
-from otoscope.protocols.strict.settings import StrictSettings
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
 from otoscope.report.folder import Run

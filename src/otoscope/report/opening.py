@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report import words
 from otoscope.report.evidence import Evidence
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
-from otoscope.report.intervals import MIN_GROUPS
 
 FEW_GROUPS = 5
 """Test groups up to which the opening says what an interval over so few is worth."""

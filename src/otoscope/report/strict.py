@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
+from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
 from otoscope.report import strict_charts, words
 from otoscope.report.baselines import WORDS
 from otoscope.report.folder import Run

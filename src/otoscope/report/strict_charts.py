@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE, KNOWS_NOTHING
+from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
+from otoscope.protocols.comparing import with_means
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
 from otoscope.report.chart_parts import PERCENT, R2_FLOOR
-from otoscope.report.seeds import with_means
 from otoscope.report.theme import DENSE as DENSE_COLOUR
 from otoscope.report.theme import NULL, OTHER, REPRESENTATIONS, SAE, series_colours
 

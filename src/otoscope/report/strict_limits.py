@@ -5,11 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.protocols.strict.limits import MARGINS
-from otoscope.protocols.strict.names import CODES
+from otoscope.config.strict import CODES
+from otoscope.protocols.comparing import number_of
+from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.report import strict_charts, words
 from otoscope.report.claims_words import within
-from otoscope.report.intervals import number_of
 from otoscope.report.panels import Figure, Panel
 from otoscope.report.strict_rows import StrictRows, listed
 from otoscope.report.summary import Finding

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from otoscope.config.strict import CODES
+from otoscope.protocols.comparing import alike, mean_of
 from otoscope.protocols.strict import NAME
-from otoscope.protocols.strict.names import CODES
 from otoscope.report import tables
 from otoscope.report.baselines import WORDS, Baseline, best_baseline, place
-from otoscope.report.seeds import alike, mean_of
 
 COMPARED = ("reappearing_share", "mig", "sparse_r2", "sparse_probe_balanced_accuracy", "explained_variance")
 """Metrics of codes that the dictionary compared in full alone has; all have the last, for want of any other."""

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from otoscope.protocols.strict.names import CODES, DENSE
+from otoscope.config.strict import CODES, DENSE
+from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, number_of, with_means
 from otoscope.report import words
 from otoscope.report.baselines import WORDS, best_baseline
 from otoscope.report.claims_words import seeds_told, within
-from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
-from otoscope.report.seeds import with_means
 from otoscope.report.strict_rows import StrictRows
 from otoscope.report.strict_verdicts import compactness, undecided
 from otoscope.report.summary import Finding

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, number_of
 from otoscope.report import words
-from otoscope.report.intervals import MIN_GROUPS, Number, apart, number_of
 
 
 def few(row: Mapping[str, Any]) -> bool:

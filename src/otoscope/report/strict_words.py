@@ -5,14 +5,14 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.protocols.strict.names import CODES, DENSE, REPRESENTATIONS
+from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
+from otoscope.protocols.comparing import number_of
 from otoscope.report import words
 from otoscope.report.baselines import WORDS
 from otoscope.report.claims_beside import MARGIN
 from otoscope.report.claims_words import lead_told, seeds_told
 from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
-from otoscope.report.intervals import number_of
 from otoscope.report.strict_limits import limit_findings
 from otoscope.report.strict_rows import StrictRows, listed, strict_rows
 from otoscope.report.strict_structure import compactness_findings, few_findings, of_all

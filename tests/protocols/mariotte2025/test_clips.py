@@ -5,13 +5,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.datasets.vocalset import TEST_SINGERS
 from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import SplitError
-from otoscope.protocols.mariotte2025.clips import glance, read_vocalset, sides, takes
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.reproduce.mariotte2025.corpus import glance, read_vocalset, sides, takes
 
 SUNG = SynthCorpus(singers=6, takes=2, duration_s=0.4, techniques=("vibrato", "straight"))
 

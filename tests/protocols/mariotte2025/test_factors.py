@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import Lasso
 
+from otoscope.config.mariotte2025 import Settings
 from otoscope.factors.user_table import category
 from otoscope.protocols.mariotte2025.factors import (
     count_categories,
@@ -13,7 +14,6 @@ from otoscope.protocols.mariotte2025.factors import (
     score_factors,
     top,
 )
-from otoscope.protocols.mariotte2025.switches import Settings
 
 ROWS = 200
 

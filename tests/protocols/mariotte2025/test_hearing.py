@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from otoscope.config.mariotte2025 import Switches
 from otoscope.encoders.catalog import load_encoder
-from otoscope.protocols.mariotte2025.hearing import Heard, heard, load_model, train_mode
-from otoscope.protocols.mariotte2025.switches import Switches
+from otoscope.reproduce.mariotte2025.encoder import Heard, heard, load_model, train_mode
 
 Tiny = Callable[[str], Path]
 EVAL = Switches(encoder_mode="eval")

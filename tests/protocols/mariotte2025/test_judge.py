@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from otoscope.config.mariotte2025 import Settings
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.mariotte2025.judge import Known, Views, judge_factors, judge_probes, judge_reconstruction
-from otoscope.protocols.mariotte2025.switches import Settings
+from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="dense", layer=1, protocol="mariotte2025")
 NAMES = (*(f"mfcc{i}_sma3_amean" for i in (1, 2, 3, 4)), "F0semitoneFrom27.5Hz_sma3nz_amean")

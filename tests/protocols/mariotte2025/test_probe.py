@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.protocols.mariotte2025.probe import fit_probe
+from otoscope.protocols.mariotte2025.metrics import fit_probe
 
 WIDTH, FILES = 6, 96
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.mariotte2025.grid import MODELS
+from otoscope.protocols.mariotte2025.models import MODELS
 from otoscope.protocols.mariotte2025.published import (
     KEYS,
     STANDARD_ERRORS,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from otoscope.config.mariotte2025 import Settings, Switches, choices, parse_settings, theirs
 from otoscope.errors import ConfigError
-from otoscope.protocols.mariotte2025.switches import Settings, Switches, choices, parse_settings, theirs
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "reproduce-the-paper.md"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from otoscope.protocols.strict.choose import Held, best_layer, sparsest_good
+from otoscope.protocols.strict.run import Held, best_layer, sparsest_good
 
 
 def held(mean: float, *, spread: float = 0.0, seed: int = 0) -> Held:

@@ -5,14 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
-from otoscope.pipeline.clips import Clips
-from otoscope.protocols.strict.factors import Asked, ask_of, continuous_target
-from otoscope.protocols.strict.linear import read_linearly
-from otoscope.protocols.strict.measure import Measured, measure
-from otoscope.protocols.strict.reading import predicted_share, well_read
-from otoscope.protocols.strict.settings import StrictSettings
-from otoscope.protocols.strict.structure import Common, common_factors, jackknife, mean_r2, structure
+from otoscope.protocols.strict.regression import predicted_share, read_linearly, well_read
+from otoscope.protocols.strict.structure import Common, Measured, common_factors, jackknife, mean_r2, measure, structure
+from otoscope.protocols.strict.tasks import Asked, ask_of, continuous_target
+from otoscope.runs.inputs import Clips
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=1)
 SETTINGS = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)

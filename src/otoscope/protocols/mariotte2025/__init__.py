@@ -5,7 +5,7 @@ two differ, the docstring says how; what the authors' defects did to a figure ca
 by one (`switches`).
 """
 
-from otoscope.protocols.mariotte2025.functions import (
+from otoscope.protocols.mariotte2025.metrics import (
     ALPHA,
     Disentanglement,
     Forward,

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.errors import EvaluationError
 from otoscope.factors.user_table import CATEGORIES, category
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import lasso_weights
-from otoscope.protocols.mariotte2025.functions import completeness, disentanglement
-from otoscope.protocols.mariotte2025.switches import JudgeSettings
+from otoscope.protocols.mariotte2025.metrics import completeness, disentanglement
 
 TOP = 10
 ENTROPY_BINS = 10

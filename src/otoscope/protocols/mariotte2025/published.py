@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import polars as pl
 
-from otoscope.protocols.mariotte2025.grid import Model
+from otoscope.protocols.mariotte2025.models import Model
 
 SOURCE = "Mariotte et al., arXiv 2509.24793: printed by, or read off the figures of, the authors' notebooks"
 

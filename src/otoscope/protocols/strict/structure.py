@@ -5,6 +5,13 @@ that nothing predicts, compares different questions (PAPER: completeness of an u
 1). Every mean over factors has an interval by leaving one factor out at a time, widened because
 factors depend on each other, and beside it what the same codes give when they are dealt out to the
 wrong clips.
+
+Everything that is measured of one representation, factor by factor, before any factor is chosen.
+
+Which factors enter the measures of structure is known only once dense activations and codes have
+both been read; what those measures need is kept here for all factors.
+
+How much a few dimensions tell: the plain test of "fewer dimensions encode the same".
 """
 
 import math
@@ -16,13 +23,66 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from otoscope.metrics.dci import completeness, disentanglement, relative_size
-from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity
+from otoscope.config.strict import StrictSettings
+from otoscope.linear.gram import live_columns
+from otoscope.metrics.dci import completeness, disentanglement, explicitness, relative_size
+from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity, predictability_gap
+from otoscope.metrics.mutual_information import Information, measure_information
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.linear import Linear
-from otoscope.protocols.strict.measure import Measured
-from otoscope.protocols.strict.reading import well_read
+from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
+from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
+from otoscope.protocols.strict.regression import Linear, Reading, read_factors, well_read
+from otoscope.protocols.strict.tasks import Asked
 from otoscope.resampling.groups import Interval, bootstrap_sums, r2_of
+
+PLAIN = ("gaps", "explicitness", "curve", "curve_null")
+
+
+class Measured(NamedTuple):
+    """One representation: what regressions, single latents and few latents say of every factor."""
+
+    reading: Reading
+    information: Information
+    gaps: Float[np.ndarray, " factors"]
+    explicitness: Float[np.ndarray, " factors"]
+    curve: Float[np.ndarray, "factors sizes"]
+    curve_null: Float[np.ndarray, "factors sizes"]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all of it as arrays by name, to be kept."""
+        kept = {f"reading.{name}": np.asarray(value) for name, value in self.reading._asdict().items()}
+        kept |= {f"information.{name}": _small(value) for name, value in self.information._asdict().items()}
+        return kept | {name: getattr(self, name) for name in PLAIN}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Measured":
+        """Take back what `arrays` returned."""
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+        rest = {name: arrays[name] for name in PLAIN}
+        return cls(Reading(**part("reading.")), Information(**part("information.")), **rest)
+
+
+def measure(units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int) -> Measured:
+    """Measure a representation of clips against every factor asked."""
+    split, groups = asked.split, asked.groups
+    few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
+    curves = sparse_regression(units, asked.values, groups=groups, split=split, settings=few)
+    return Measured(
+        reading=read_factors(units, asked, settings, resamples=resamples),
+        information=measure_information(units, asked.values),
+        gaps=predictability_gap(units, asked.values, split=split).factors,
+        explicitness=explicitness(units, asked.values, groups=groups, split=split).factors,
+        curve=curves.r2,
+        curve_null=curves.null_high,
+    )
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32) if values.ndim == 2 else values
+
 
 ALL = ""
 """The target of a record that is about all common factors together."""
@@ -176,3 +236,53 @@ MEASURES: Mapping[str, Callable[[Measured, Mask], float]] = {
     "infoe": lambda m, mask: mean_of_known(np.maximum(m.reading.r2[mask], 0)),
 }
 """Every measure over the common factors, by the name of its metric."""
+
+
+MOST_PERMUTATIONS = 5
+"""Repetitions of a curve's null; a curve is as many fits as it has points."""
+
+
+def label_curves(
+    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, about: Record, *, resamples: int
+) -> Iterator[Record]:
+    """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions; the column `k` says how many."""
+    if not live_columns(units[asked.split == "train"]).any():
+        return
+    few = SparseProbeSettings(
+        sizes=settings.sizes, permutations=min(settings.permutations, MOST_PERMUTATIONS), resamples=resamples
+    )
+    for label, values in asked.clips.labels.items():
+        curve = sparse_probe(units, values, groups=asked.groups, split=asked.split, settings=few)
+        for size, score in zip(curve.sizes, curve.scores, strict=True):
+            yield replace(
+                about,
+                metric="sparse_probe_balanced_accuracy",
+                target=label,
+                k=size,
+                value=score.value,
+                low=score.low,
+                high=score.high,
+                null_mean=score.null_mean,
+                null_high=score.null_high,
+                n=curve.n,
+                groups=curve.groups,
+            )
+
+
+def factor_curve(found: Measured, common: Common, settings: StrictSettings, about: Record) -> Iterator[Record]:
+    """Yield mean R2 of the common factors from 1, 2, 4, ... dimensions; the column `k` says how many."""
+    real, null = mean_curve(found.curve, common), mean_curve(found.curve_null, common)
+    groups = int(found.reading.groups.max(initial=0))
+    for size, point, floor in zip(settings.sizes, real, null, strict=True):
+        yield replace(
+            about,
+            metric="sparse_r2",
+            k=size,
+            value=point.value,
+            low=point.low,
+            high=point.high,
+            null_mean=floor.value,
+            null_high=floor.high,
+            n=int(common.mask.sum()),
+            groups=groups,
+        )

@@ -1,0 +1,218 @@
+"""Configurations read from YAML, with settings overridden and variables taken from the environment.
+
+What to say of a configuration that cannot be used.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from otoscope.config.run import RunConfig
+from otoscope.errors import ConfigError, spelt, suggest
+
+MOST = 3
+"""Settings that are told at once."""
+
+
+def explain(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
+    """Return one line for pydantic's errors: of each setting the key, what it got, what is allowed."""
+    said: dict[str, list[Any]] = {}
+    for error in errors:
+        said.setdefault(_key(error["loc"]), []).append(error)
+    # what is wrong with an entry of a list says more than that a list is no single value
+    told = [_told(key, some, raw) for key, some in said.items() if not any(k.startswith(f"{key}.") for k in said)]
+    return "; ".join(told[:MOST])
+
+
+def _told(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
+    error = errors[0]
+    if len(errors) > 1:  # a setting that may be of several kinds is none of them
+        return f"{key}: got {spelt(error['input'])}; should be {', or '.join(map(_kind, errors))}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{key!r} is missing" + ("" if raw else " (the file is empty)")
+    if error["type"] == "literal_error":
+        return f"{key}: got {error['input']!r}; {suggest(error['input'], _words(error))}"
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
+        told = error["msg"].removeprefix("Value error, ")
+        return f"{key}: {told}" if key else told
+    if error["type"] == "tuple_type":
+        wanted = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{error['input']}]"
+        return f"{key}: got {spelt(error['input'])}; give a list, e.g. {wanted}"
+    return f"{key}: got {spelt(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _kind(error: Any) -> str:
+    """Return what a value should have been, for one of the kinds that were tried."""
+    if error["type"] == "literal_error":
+        return ", or ".join(_words(error))
+    if error["type"] == "tuple_type":
+        return "a list"
+    return error["msg"].removeprefix("Input should be ").partition(",")[0]
+
+
+def _words(error: Any) -> list[str]:
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"])
+
+
+def _key(location: Iterable[object]) -> str:
+    """Return a location as the configuration spells it, without the kind of value that pydantic tried there."""
+    parts: list[str] = []
+    section: Any = RunConfig
+    for part in location:
+        if section is not None or isinstance(part, int):
+            parts.append(str(part))
+        section = _section(section, part)
+    return ".".join(parts)
+
+
+def _keys_at(location: Iterable[object]) -> list[str]:
+    section: Any = RunConfig
+    for part in location:
+        section = _section(section, part) or section
+    return list(section.model_fields)
+
+
+def _section(section: Any, key: object) -> Any:
+    """Return the model of a section within a section; None for a key that is none."""
+    field = None if section is None else section.model_fields.get(key)
+    annotations = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((a for a in annotations if hasattr(a, "model_fields")), None)
+
+
+PATH_KEYS = {"corpus": ("root", "table"), "extract": ("segments",), "factors": ("table",)}
+"""Settings that hold a path; relative ones are read from the folder of the configuration file."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration; each override is `key.sub=VALUE` with VALUE in YAML.
+
+    `${NAME}` and `${NAME:-default}` in strings are taken from the environment. Raises
+    `ConfigError` that names the key, what it got and what is allowed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder without config.yaml, so no run; give the run's configuration, a YAML file"
+        )
+    try:
+        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {_problem(error)}") from error
+    if not isinstance(raw, dict):
+        got = "nothing" if raw is None else type(raw).__name__
+        raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
+    try:
+        return _parse(raw, path, overrides)
+    except ConfigError as error:
+        if not (blamed := _to_blame(raw, path, overrides)):
+            raise
+        message = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(message if message.startswith("--set") else f"{blamed}: {message}") from error
+
+
+def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
+    raw = deepcopy(raw)
+    for override in overrides:
+        _apply(raw, override)
+    expanded = _expand({"name": path.stem, **raw})
+    _anchor(expanded, path.resolve().parent)
+    return parse_config(expanded, where=str(path))
+
+
+def _to_blame(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
+    """Return the overrides that spoil a file, as they were given: those it is valid without, or all; or nothing."""
+    if not overrides or not _is_valid(raw, path, ()):
+        return ""
+    others = [(*overrides[:at], *overrides[at + 1 :]) for at in range(len(overrides))]
+    alone = [override for override, rest in zip(overrides, others, strict=True) if _is_valid(raw, path, rest)]
+    return " ".join(f"--set {override}" for override in alone or overrides)
+
+
+def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool:
+    try:
+        _parse(raw, path, overrides)
+    except ConfigError:
+        return False
+    return True
+
+
+def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
+    """Validate a configuration that is already a mapping."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error.errors(), raw)}") from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        section: object = raw.get(parent)
+        if section is None:  # absent, or a section's name with nothing under it
+            section = raw[parent] = {}
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+        raw = section
+    try:
+        raw[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without the name that the reader has for a string."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}"
+    return " ".join(str(error).split())
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v) for v in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name: str = match.group(1)
+    default: str | None = match.group(2)
+    found = os.environ.get(name)
+    if found is None:
+        found = default
+    if found is None:
+        raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
+    return found
+
+
+def _anchor(raw: dict[str, Any], folder: Path) -> None:
+    for section, keys in PATH_KEYS.items():
+        block = raw.get(section)
+        for key in keys:
+            if isinstance(block, dict) and isinstance(block.get(key), str):
+                block[key] = str(folder / Path(block[key]).expanduser())
+    model = raw.get("model")
+    if isinstance(model, str) and model.startswith((".", "~")):
+        raw["model"] = str(folder / Path(model).expanduser())

@@ -1,0 +1,174 @@
+"""The extraction stage: what the layers hold while every clip plays, in place or elsewhere."""
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from otoscope.activations.extract import extract as extract_activations
+from otoscope.activations.maintain import is_known_damaged
+from otoscope.activations.progress import Progress
+from otoscope.activations.segments import Segments
+from otoscope.activations.sharding import Sharding
+from otoscope.activations.storage.base import elsewhere, home_of, point_elsewhere
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest, fingerprint
+from otoscope.config import ExtractSettings, RunConfig
+from otoscope.corpus.table import Corpus
+from otoscope.encoders.base import Encoder
+from otoscope.errors import ArtifactError, StaleArtifact
+from otoscope.pipeline.corpus import load_corpus
+from otoscope.report.words import count
+from otoscope.runs.cache import run_stage
+from otoscope.runs.context import Context, Model, wanted_layers
+from otoscope.runs.progress import task
+
+MANIFEST = "manifest.json"
+
+
+def extract(run: Context) -> None:
+    """Run the encoder over every clip that is not stored yet; write the activation store."""
+    config, folder, watch = run.config, run.folder, run.watch
+    settings = config.extract
+    found = load_corpus(folder)
+    encoder = run.model.take()
+    layers = wanted_layers(config, encoder)
+    table = settings.segments
+    inputs = fingerprint(
+        found.fingerprint,
+        encoder.name,
+        encoder.revision,
+        settings.model_dump(mode="json"),
+        digest(table) if table is not None and table.is_file() else None,
+        layers,
+        run.strict,
+    )
+    writing = _Writing(run, found, encoder, layers)
+
+    def work() -> None:
+        last = writing.write_elsewhere(settings.store) if settings.store else writing.write_here(folder.activations)
+        store = ActivationStore.open(folder.activations)
+        watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        if last is not None and last.skipped_clips:
+            new = last.clips - last.skipped_clips
+            watch.say(
+                f"  {count(last.skipped_clips, 'clip')} kept, {new:,} new ({last.sound_s - last.skipped_s:,.1f} s)"
+            )
+        if last is not None and last.clips > last.skipped_clips:
+            folder.log(
+                "extracted", times_real_time=round(last.times_real_time, 2), utilisation=round(last.utilisation, 3)
+            )
+            watch.say(f"  {last.spent()}")
+
+    _end_swap(folder.activations)
+    run_stage(
+        folder,
+        "extract",
+        inputs=inputs,
+        outputs=[folder.activations / MANIFEST],
+        work=work,
+        watch=watch,
+        intact=lambda: _is_whole(folder.activations),
+    )
+    aside = ActivationStore.open(folder.activations).set_aside
+    if not aside.is_empty():
+        first = aside.row(0, named=True)
+        watch.say(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
+
+
+class _Writing:
+    """One extraction and the places it may go to."""
+
+    def __init__(self, run: Context, corpus: Corpus, encoder: Encoder, layers: Sequence[int]) -> None:
+        self._run, self._corpus, self._encoder, self._layers = run, corpus, encoder, layers
+
+    def write_here(self, folder: Path) -> Progress | None:
+        """Write into the run folder; a whole store of other settings is replaced once the new one is whole."""
+        if elsewhere(folder) is not None:
+            shutil.rmtree(folder)
+        try:
+            return self._write(folder)
+        except StaleArtifact as error:
+            said = str(error).removeprefix(f"{folder} holds other activations: ").split(";")[0]
+        if not (folder / MANIFEST).is_file():
+            self._run.watch.say(f"  what was begun before is not what is asked for ({said}); it is replaced")
+            shutil.rmtree(folder)
+            return self._write(folder)
+        self._run.watch.say(
+            f"  what was extracted before is not what is asked for ({said}); it is kept until the new one is whole"
+        )
+        beside = _beside(folder, "new")
+        try:
+            last = self._write(beside)
+        except StaleArtifact:  # begun for yet other settings, and never whole
+            shutil.rmtree(beside)
+            last = self._write(beside)
+        folder.rename(_beside(folder, "old"))
+        _end_swap(folder)
+        return last
+
+    def write_elsewhere(self, place: str) -> Progress | None:
+        """Write to another place, and leave word of it in the run folder."""
+        last = self._write(place)
+        folder = self._run.folder.activations
+        if elsewhere(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        point_elsewhere(folder, place)
+        (folder / MANIFEST).write_bytes(home_of(place).read(MANIFEST))
+        return last
+
+    def _write(self, place: Path | str) -> Progress | None:
+        config, watch = self._run.config, self._run.watch
+        settings = config.extract
+        last: Progress | None = None
+        with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
+            for last in extract_activations(
+                self._corpus,
+                self._encoder,
+                place,
+                layers=self._layers,
+                dtype=settings.dtype,
+                frames=settings.frames,
+                segments=_segments(settings),
+                sharding=Sharding(window_s=settings.window_s, overlap_s=settings.overlap_s),
+                strict=self._run.strict,
+                max_set_aside=config.max_set_aside,
+                engine=self._run.engine,
+                load=None if self._run.engine.joins else partial(_load, config),
+            ):
+                watch.advance(last.clips_new, note=f"{last.times_real_time:.1f} x real time")
+        return last
+
+
+def _load(config: RunConfig) -> Encoder:
+    """Load the model of a run in another process."""
+    return Model(config).take()
+
+
+def _segments(settings: ExtractSettings) -> Segments | None:
+    if settings.segments is not None:
+        return Segments.read(settings.segments)
+    return None if settings.segment_s is None else Segments(every_s=settings.segment_s)
+
+
+def _beside(folder: Path, word: str) -> Path:
+    return folder.with_name(f"{folder.name}.{word}")
+
+
+def _end_swap(folder: Path) -> None:
+    """End what a killed run may have left between the two renames: the old store gone, the new one not yet in place."""
+    if not folder.exists() and (_beside(folder, "new") / MANIFEST).is_file():
+        _beside(folder, "new").rename(folder)
+    if (folder / MANIFEST).is_file():
+        shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file is there at its full size and none is known to be damaged, so that others are mended."""
+    try:
+        if is_known_damaged(folder):
+            return False
+        ActivationStore.open(folder).check_sizes()
+    except ArtifactError:
+        return False
+    return True

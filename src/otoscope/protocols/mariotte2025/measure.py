@@ -1,0 +1,154 @@
+"""Every number of the study about one representation: arrays in, result rows out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.metrics.record import Record
+from otoscope.protocols.mariotte2025.factors import (
+    Top,
+    count_categories,
+    entropy_bits,
+    kept,
+    score_factors,
+    top,
+)
+from otoscope.protocols.mariotte2025.metrics import fit_probe
+
+
+class Views(NamedTuple):
+    """One representation of all clips: `train` has some crops of each file, `whole` is what factors are read from."""
+
+    train: Float[np.ndarray, "crops files width"]
+    valid: Float[np.ndarray, "valid width"]
+    test: Float[np.ndarray, "test width"]
+    whole: Float[np.ndarray, "measured width"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the clips, in the order of `Views`: labels by name, singers, and the factors of `whole`."""
+
+    train_labels: dict[str, Shaped[np.ndarray, " files"]]
+    valid_labels: dict[str, Shaped[np.ndarray, " valid"]]
+    test_labels: dict[str, Shaped[np.ndarray, " test"]]
+    test_groups: Shaped[np.ndarray, " test"]
+    whole_groups: Shaped[np.ndarray, " measured"]
+    factors: Float[np.ndarray, "measured factors"]
+    factor_names: tuple[str, ...]
+
+
+def judge_probes(views: Views, known: Known, settings: JudgeSettings, about: Record) -> Iterator[Record]:
+    """Yield the accuracy of the study's probe for every label, on test and (the best epoch's) on validation clips."""
+    for label, train in known.train_labels.items():
+        valid, test = known.valid_labels[label], known.test_labels[label]
+        # an unknown label is the empty string: such clips take no part
+        on = [side != "" for side in (train, valid, test)]
+        codes = _numbered([side[chosen] for side, chosen in zip((train, valid, test), on, strict=True)])
+        if not all(map(len, codes)):
+            continue
+        probe = fit_probe(
+            np.ascontiguousarray(views.train[:, on[0]]),
+            codes[0],
+            np.ascontiguousarray(views.valid[on[1]]),
+            codes[1],
+            epochs=settings.probe_epochs,
+            seed=settings.seed,
+        )
+        groups = len(np.unique(known.test_groups[on[2]]))
+        shared = replace(about, metric="probe_accuracy", target=label)
+        accuracy = probe.accuracy(np.ascontiguousarray(views.test[on[2]]), codes[2])
+        yield replace(shared, split="test", value=accuracy, n=len(codes[2]), groups=groups)
+        accuracy = probe.accuracy(np.ascontiguousarray(views.valid[on[1]]), codes[1])
+        yield replace(shared, split="valid", value=accuracy, n=len(codes[1]))
+
+
+def judge_factors(
+    views: Views, known: Known, settings: JudgeSettings, about: Record, *, width: int, dense: bool
+) -> Iterator[Record]:
+    """Yield R2 and completeness of every factor, the means over the ten best, category counts and entropies.
+
+    Clips with a gap in their factors take no part, nor do factors without any value.
+    """
+    rows, columns = complete(known.factors)
+    if not columns.any() or rows.sum() < 2:
+        return
+    factors, names = known.factors[np.ix_(rows, columns)], _chosen(known.factor_names, columns)
+    taking_part = kept(factors, settings)
+    factors, names = factors[:, taking_part], _chosen(names, taking_part)
+    if not names:
+        return
+    groups = known.whole_groups[rows]
+    scores = score_factors(views.whole[rows], factors, groups, settings, width=width)
+    entropy = entropy_bits(factors)
+    about = replace(about, split="test", n=len(factors), groups=len(np.unique(groups)))
+    for j, name in enumerate(names):
+        one = replace(about, target=name)
+        yield replace(one, metric="factor_r2_in_sample", value=float(scores.r2[j]))
+        yield replace(one, metric="completeness", value=float(scores.completeness[j]))
+        if dense:
+            yield replace(one, metric="factor_entropy", value=float(entropy[j]))
+    best = top(scores.r2, by=scores.r2, settings=settings)
+    yield from _averaged("top_r2_in_sample", best, about)
+    by = scores.r2 if dense and settings.reference_ranking == "r2" else scores.completeness
+    yield from _averaged("top_completeness", top(scores.completeness, by=by, settings=settings), about)
+    for group, number in count_categories([names[j] for j in best.members], settings).items():
+        yield replace(about, metric="category_count", target=group, value=float(number))
+    correlation = _correlation(scores.completeness, entropy)
+    yield replace(about, metric="completeness_against_entropy", value=correlation)
+    yield replace(about, metric="disentanglement", value=scores.disentanglement)
+
+
+def judge_reconstruction(
+    rows: Float[np.ndarray, "rows width"],
+    rebuilt: Float[np.ndarray, "rows width"],
+    codes: Float[np.ndarray, "rows latents"],
+    mean_train: Float[np.ndarray, " width"],
+    about: Record,
+) -> Iterator[Record]:
+    """Yield the study's error in raw units, and what makes it comparable: explained variance and active latents."""
+    error = float(np.mean((rows - rebuilt) ** 2, dtype=np.float64))
+    spread = float(np.mean((rows - mean_train) ** 2, dtype=np.float64))
+    about = replace(about, split="test", n=len(rows))
+    yield replace(about, metric="mse", value=error)
+    yield replace(about, metric="explained_variance", value=1 - error / spread if spread > 0 else float("nan"))
+    yield replace(about, metric="l0", value=float((codes > 0).sum(axis=1).mean()))
+    yield replace(about, metric="dead_fraction", value=float((codes == 0).all(axis=0).mean()))
+
+
+def complete(
+    factors: Float[np.ndarray, "rows factors"],
+) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " factors"]]:
+    """Return the factors that have any value, and the rows that have all of these."""
+    missing = np.isnan(factors)
+    columns = np.logical_not(missing.all(axis=0))
+    return np.logical_not(missing[:, columns].any(axis=1)), columns
+
+
+def _averaged(metric: str, found: Top, about: Record) -> Iterator[Record]:
+    yield replace(about, metric=metric, value=found.mean)
+    yield replace(about, metric=metric, target="deviation", value=found.deviation)
+
+
+def _chosen(names: Sequence[str], mask: Bool[np.ndarray, " factors"]) -> tuple[str, ...]:
+    return tuple(name for name, taken in zip(names, mask, strict=True) if taken)
+
+
+def _numbered(sides: list[Shaped[np.ndarray, " rows"]]) -> list[Int[np.ndarray, " rows"]]:
+    """Number the classes, those of training first, so that a class which training lacks lies beyond its outputs."""
+    order: dict[str, int] = {}
+    for side in sides:
+        for name in sorted(set(side.tolist()) - order.keys()):
+            order[name] = len(order)
+    return [np.array([order[name] for name in side.tolist()], dtype=np.int64) for side in sides]
+
+
+def _correlation(a: Float[np.ndarray, " factors"], b: Float[np.ndarray, " factors"]) -> float:
+    both = ~(np.isnan(a) | np.isnan(b))
+    if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
+        return float("nan")
+    return float(np.corrcoef(a[both], b[both])[0, 1])

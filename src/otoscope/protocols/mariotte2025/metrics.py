@@ -1,0 +1,171 @@
+"""The four functions of the study's own code, defects and all (Mariotte et al., arXiv 2509.24793).
+
+The study's linear probe: one `Linear`, cross-entropy, Adam at 1e-3, batches of 32, best validation loss.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from otoscope.errors import EvaluationError
+from otoscope.linear.lasso import lasso_weights
+from otoscope.sae.resources import one_thread
+from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+
+ALPHA = 0.1
+"""The one LASSO penalty of the study, for every representation, never tuned."""
+
+
+class Forward(NamedTuple):
+    """Codes and reconstruction of some rows."""
+
+    codes: Float[np.ndarray, "rows latents"]
+    reconstruction: Float[np.ndarray, "rows width"]
+
+
+class Importance(NamedTuple):
+    """Absolute LASSO weights, and R2 on the rows that they were fitted on."""
+
+    abs_weights: Float[np.ndarray, "latents factors"]
+    r2: Float[np.ndarray, " factors"]
+
+
+class Disentanglement(NamedTuple):
+    """Disentanglement and share of importance of each latent, and the study's average of the two."""
+
+    scores: Float[np.ndarray, " latents"]
+    code_importance: Float[np.ndarray, " latents"]
+    average: float
+
+
+def sae_forward(
+    hidden: Float[np.ndarray, "rows width"],
+    enc_weight: Float[np.ndarray, "latents width"],
+    enc_bias: Float[np.ndarray, " latents"],
+    dec_weight: Float[np.ndarray, "width latents"],
+    sparsity: float,
+) -> Forward:
+    """Return `z = TopK(ReLU(W_e x + b_e))` and `W_d z`, with `k = int((1 - sparsity) * latents)`.
+
+    No bias on the decoder, no centring, no scaling.
+    """
+    rows, encoder, bias, decoder = (torch.from_numpy(np.asarray(a)) for a in (hidden, enc_weight, enc_bias, dec_weight))
+    codes = TopK(k_from_sparsity(len(encoder), sparsity))(functional.linear(rows, encoder, bias).relu())
+    return Forward(codes.numpy(), functional.linear(codes, decoder).numpy())
+
+
+def lasso_importance(
+    codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"]
+) -> Importance:
+    """Fit each factor by LASSO at alpha 0.1, both sides standardised; R2 is in sample.
+
+    With more latents than rows noise alone reaches R2 of 0.1 to 0.2 this way; `evaluate.lasso.fit_factors`
+    tunes the penalty and scores other groups.
+    """
+    weights, r2 = lasso_weights(codes, factors, alpha=ALPHA)
+    return Importance(np.abs(weights), r2)
+
+
+def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disentanglement:
+    """Return `D = 1 - H(row) / log(factors)`, the share of each row, and the mean of their product.
+
+    An unused latent has D = 1. The average divides once more by the number of latents: the identity
+    scores 1 / latents instead of 1 (`evaluate.disentanglement` sums).
+
+    >>> disentanglement(np.eye(4)).average
+    0.25
+    """
+    _check(abs_weights)
+    scores = 1 - _entropy(abs_weights.T) / np.log(abs_weights.shape[1])
+    total = abs_weights.sum(dtype=np.float64)
+    share = abs_weights.sum(axis=1, dtype=np.float64) / total if total else np.zeros(len(abs_weights))
+    return Disentanglement(scores, share, float(np.mean(share * scores)))
+
+
+def completeness(abs_weights: Float[np.ndarray, "latents factors"]) -> Float[np.ndarray, " factors"]:
+    """Return `C = 1 - H(column) / log(latents)`, dead latents counted, 1 for a factor that nothing predicts.
+
+    >>> completeness(np.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
+    [0.0, 1.0]
+    """
+    _check(abs_weights)
+    return 1 - _entropy(abs_weights) / np.log(abs_weights.shape[0])
+
+
+def _entropy(columns: Float[np.ndarray, "parts columns"]) -> Float[np.ndarray, " columns"]:
+    """Return the entropy in nats of each column scaled to sum 1; 0 for an empty column, as there."""
+    total = columns.sum(axis=0, dtype=np.float64)
+    share = columns / np.where(total > 0, total, 1.0)
+    logs = np.log(share, out=np.zeros_like(share, dtype=np.float64), where=share > 0)
+    return -(share * logs).sum(axis=0)
+
+
+def _check(abs_weights: Float[np.ndarray, "latents factors"]) -> None:
+    if abs_weights.ndim != 2 or min(abs_weights.shape) < 2:
+        raise EvaluationError(f"importances must be at least 2 latents by 2 factors, got shape {abs_weights.shape}")
+    if not np.isfinite(abs_weights).all() or (abs_weights < 0).any():
+        raise EvaluationError("importances must be finite and 0 or more; take absolute values first")
+
+
+BATCH, LEARNING_RATE = 32, 1e-3
+
+
+class Probe(NamedTuple):
+    """Weights of a probe, as they were after the epoch of least validation loss."""
+
+    weight: Float[Tensor, "classes width"]
+    bias: Float[Tensor, " classes"]
+    epoch: int
+
+    def accuracy(self, rows: Float[np.ndarray, "rows width"], classes: Int[np.ndarray, " rows"]) -> float:
+        """Return the share of rows whose class is the likeliest; a class that training lacked is always wrong."""
+        with one_thread(), torch.inference_mode():
+            found = functional.linear(torch.from_numpy(rows), self.weight, self.bias).argmax(dim=1)
+        return float(np.mean(found.numpy() == classes))
+
+
+def fit_probe(
+    crops: Float[np.ndarray, "crops files width"],
+    classes: Int[np.ndarray, " files"],
+    valid: Float[np.ndarray, "valid width"],
+    valid_classes: Int[np.ndarray, " valid"],
+    *,
+    epochs: int,
+    seed: int,
+) -> Probe:
+    """Train a probe as the study does: raw rows, no penalty, a shuffled pass over the files each epoch.
+
+    Epoch i sees crop i of each file, over and over. Classes count from 0; what only `valid` has is
+    never predicted.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width, outputs = crops.shape[2], int(classes.max()) + 1
+    weight, bias = (_uniform(shape, width, generator) for shape in ((outputs, width), (outputs,)))
+    optimiser = torch.optim.Adam([weight, bias], lr=LEARNING_RATE)
+    rows, wanted = torch.from_numpy(crops), torch.from_numpy(classes)
+    held, held_wanted = torch.from_numpy(valid), torch.from_numpy(valid_classes)
+    seen = held_wanted < outputs
+    best, least = Probe(weight.detach().clone(), bias.detach().clone(), 0), float("inf")
+    with one_thread():
+        for epoch in range(epochs):
+            for batch in torch.randperm(len(wanted), generator=generator).split(BATCH):
+                logits = functional.linear(rows[epoch % len(rows), batch], weight, bias)
+                optimiser.zero_grad()
+                functional.cross_entropy(logits, wanted[batch]).backward()
+                optimiser.step()
+            with torch.inference_mode():
+                logits = functional.linear(held[seen], weight, bias)
+                loss = float(functional.cross_entropy(logits, held_wanted[seen]))
+            if loss < least:
+                best, least = Probe(weight.detach().clone(), bias.detach().clone(), epoch), loss
+    return best
+
+
+def _uniform(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """Draw as `nn.Linear` does: uniform in ± 1 / sqrt(inputs)."""
+    bound = inputs**-0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_()

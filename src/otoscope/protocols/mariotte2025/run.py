@@ -1,0 +1,99 @@
+"""The protocol `mariotte2025` for a run of one's own: the study's numbers of layers and of dictionaries pooled first.
+
+What the study reports of whole files is read from the run's clips; its crops, its noise and its other ways of
+hearing belong to `otoscope reproduce`.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from otoscope.artifacts import fingerprint, read_json
+from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.protocols import mariotte2025
+from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
+from otoscope.report.words import count
+from otoscope.runs.cache import Made, Part, bring, rows_of
+from otoscope.runs.codes import encode_rows
+from otoscope.runs.context import Context
+from otoscope.runs.inputs import Clips, Judged, Material
+from otoscope.runs.training import Member, members
+from otoscope.sae.checkpoint import load_sae
+
+FORMAT = 1
+"""Raised when the same inputs would give other numbers."""
+
+POOLING = "pool_then_encode"
+
+
+def judge(run: Context, material: Material) -> Judged:
+    """Plan the parts of this protocol: every layer, and every dictionary that was trained on pooled clips."""
+    folder, settings = run.folder, run.config.evaluate.mariotte2025
+    shared = fingerprint(FORMAT, material.identity, settings.model_dump(mode="json"))
+    layers = material.store.layers
+    known = known_of(material.clips)
+    pooled = [member for member in members(run.config, layers) if member.pooling == POOLING]
+    parts = [_dense_part(material, known, layer, settings, shared) for layer in layers]
+    parts += [_sae_part(run, material, known, member, settings, shared) for member in pooled]
+
+    def make() -> None:
+        title = f"{mariotte2025.NAME}: judging {count(len(parts), 'representation')}"
+        bring(folder.parts, parts, run.watch, title=title, unit="representations", engine=run.engine)
+
+    inputs = fingerprint([(part.name, part.inputs) for part in parts])
+    return Judged(inputs, make, lambda: rows_of(folder.parts, parts))
+
+
+def known_of(clips: Clips) -> Known:
+    """Share out what is known of clips as the study does: factors are those of the test clips."""
+    side = {name: clips.split == name for name in ("train", "valid", "test")}
+    labels = {name: {label: values[mask] for label, values in clips.labels.items()} for name, mask in side.items()}
+    groups = clips.groups[side["test"]]
+    return Known(
+        train_labels=labels["train"],
+        valid_labels=labels["valid"],
+        test_labels=labels["test"],
+        test_groups=groups,
+        whole_groups=groups,
+        factors=clips.factors[side["test"]],
+        factor_names=clips.factor_names,
+    )
+
+
+def views_of(rows: Float[np.ndarray, "clips width"], clips: Clips) -> Views:
+    """Share out one row a clip: a training clip is its own only crop, a test clip its own whole file."""
+    train, valid, test = (np.ascontiguousarray(rows[clips.split == name]) for name in ("train", "valid", "test"))
+    return Views(train[None], valid, test, test)
+
+
+def _dense_part(material: Material, known: Known, layer: int, settings: JudgeSettings, shared: str) -> Part:
+    def make() -> Made:
+        views = views_of(material.store.pooled(layer), material.clips)
+        about = material.about(layer, protocol=mariotte2025.NAME, representation="dense", pooling="mean")
+        width = views.test.shape[1]
+        made = list(judge_probes(views, known, settings, about))
+        return Made([*made, *judge_factors(views, known, settings, about, width=width, dense=True)])
+
+    return Part(f"{mariotte2025.NAME}/layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+
+
+def _sae_part(
+    run: Context, material: Material, known: Known, member: Member, settings: JudgeSettings, shared: str
+) -> Part:
+    home = run.folder.saes / member.sae_id
+
+    def make() -> Made:
+        rows = material.store.pooled(member.layer)
+        batch = encode_rows(load_sae(home).sae, rows, np.arange(len(rows)))
+        about = material.about(member.layer, protocol=mariotte2025.NAME, representation="sae", pooling=member.pooling)
+        about = replace(about, **member.columns())
+        test, train = (material.clips.split == name for name in ("test", "train"))
+        mean = rows[train].mean(axis=0, dtype=np.float64)
+        made = list(judge_reconstruction(rows[test], batch.rebuilt[test], batch.codes[test], mean, about))
+        views = views_of(batch.codes, material.clips)
+        made += judge_probes(views, known, settings, about)
+        return Made([*made, *judge_factors(views, known, settings, about, width=rows.shape[1], dense=False)])
+
+    sha = read_json(home / "card.json")["sha256"]
+    return Part(f"{mariotte2025.NAME}/{member.sae_id}", fingerprint(shared, sha), make)

@@ -1,0 +1,119 @@
+"""In which layers each category of factors can be read, and the study's claim about their order.
+
+Up to which sparsity a dictionary rebuilds, tells labels apart and predicts factors as the densest one does.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from otoscope.metrics.emergence import compare_order, emergence
+from otoscope.metrics.record import Record
+from otoscope.metrics.sparsity_limit import sparsity_limit
+from otoscope.protocols.strict.regression import Linear
+from otoscope.protocols.strict.tasks import Asked
+
+CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
+"""Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
+
+INPUT = 0
+"""The layer that no block has seen: the input of the first. Leads are told with it and without."""
+
+
+def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
+    """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
+
+    The order is tested over all layers, and over the outputs of blocks alone where layer 0 is among them.
+    R2 is that of a ridge regression, at least 0, averaged over the category's factors, so that a large
+    category does not look better; intervals draw groups and factors. The null is the mean of what
+    permuted factors reach at most.
+    """
+    layers = sorted(found)
+    squares = np.stack([found[layer].squares for layer in layers])
+    groups = squares.shape[1]
+    scored = emergence(squares, asked.categories, layers=layers, resamples=resamples)
+    for category in scored:
+        members = np.asarray([kind == category.category for kind in asked.categories])
+        shared = replace(about, target=category.category, n=category.factors, groups=groups)
+        for i, layer in enumerate(layers):
+            yield replace(
+                shared,
+                metric="category_r2",
+                layer=layer,
+                value=float(category.r2[i]),
+                low=float(category.low[i]),
+                high=float(category.high[i]),
+                null_mean=_mean_of_known(np.maximum(found[layer].null_mean[members], 0)),
+                null_high=_mean_of_known(np.maximum(found[layer].null_high[members], 0)),
+            )
+        for metric in ("earliest", "centre"):
+            at = getattr(category, metric)
+            yield replace(shared, metric=f"{metric}_layer", value=at.value, low=at.low, high=at.high)
+    yield from _leads(squares, layers, asked, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
+    if INPUT in layers:
+        blocks = [layer for layer in layers if layer != INPUT]
+        own = squares[[layers.index(layer) for layer in blocks]]
+        about = replace(about, groups=groups)
+        yield from _leads(own, blocks, asked, about, metric="layer_lead_of_blocks", resamples=resamples)
+
+
+def _leads(
+    squares: Float[np.ndarray, "layers groups factors 2"],
+    layers: Sequence[int],
+    asked: Asked,
+    about: Record,
+    *,
+    metric: str,
+    resamples: int,
+) -> Iterator[Record]:
+    """Yield by how many of the layers each claim's early category leads its late one; none over a single layer."""
+    for first, then in CLAIMS:
+        if len(layers) > 1 and {first, then} <= set(asked.categories):
+            lead = compare_order(squares, asked.categories, first=first, then=then, layers=layers, resamples=resamples)
+            yield replace(
+                about,
+                metric=metric,
+                target=f"{first} before {then}",
+                value=lead.value,
+                low=lead.low,
+                high=lead.high,
+                null_mean=lead.null_mean,
+                null_high=lead.null_high,
+                n=sum(kind in (first, then) for kind in asked.categories),
+            )
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}
+"""Loss against the densest dictionary that still counts as none, fixed beforehand."""
+
+
+class Level(NamedTuple):
+    """A value at one sparsity, and the same under draws of groups that all sparsities share."""
+
+    value: float
+    draws: Float[np.ndarray, " resamples"]
+
+
+def limits_of(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
+    """Yield the sparsest level within the margin, and the bend of the curve, of one quantity."""
+    known = {s: levels[s] for s in sorted(levels) if np.isfinite(levels[s].value)}
+    if len(known) < 2:
+        return
+    found = sparsity_limit(
+        np.asarray(list(known)),
+        np.asarray([level.value for level in known.values()]),
+        draws=np.stack([level.draws for level in known.values()], axis=1),
+        margin=MARGINS[kind],
+    )
+    shared = replace(about, target=target)
+    limit, knee = found.limit, found.knee
+    yield replace(shared, metric="sparsity_limit", value=limit.value, low=limit.low, high=limit.high)
+    yield replace(shared, metric="sparsity_knee", value=knee.value, low=knee.low, high=knee.high)

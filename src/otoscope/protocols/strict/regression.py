@@ -1,0 +1,157 @@
+"""How well each factor is read from a representation, on groups that nothing was fitted on or chosen by.
+
+A first reading of every factor by ridge regression: cheap enough for every layer, sparsity and seed.
+
+Layer and sparsity are chosen by it, limits and emergence are drawn from it; the LASSO, whose weights
+say how many dimensions carry a factor, is kept for what is compared in full.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otoscope.config.strict import StrictSettings
+from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.linear.lasso import LassoSettings, fit_factors
+from otoscope.metrics.record import Record
+from otoscope.protocols.strict.tasks import Asked
+from otoscope.resampling.groups import group_folds, group_sums, null_summary, number_groups, patterns, r2_of
+
+
+class Reading(NamedTuple):
+    """Per factor: held-out R2, its interval over groups, its null, and the regression's weights.
+
+    `held_r2` is R2 on fitted groups that were left out while the penalty was chosen; `weights` are in
+    standard deviations of factor over unit; `live` units vary; `n` and `groups` count test rows and groups.
+    """
+
+    r2: Float[np.ndarray, " factors"]
+    low: Float[np.ndarray, " factors"]
+    high: Float[np.ndarray, " factors"]
+    null_mean: Float[np.ndarray, " factors"]
+    null_high: Float[np.ndarray, " factors"]
+    held_r2: Float[np.ndarray, " factors"]
+    weights: Float[np.ndarray, "p factors"]
+    live: Bool[np.ndarray, " p"]
+    n: Int[np.ndarray, " factors"]
+    groups: Int[np.ndarray, " factors"]
+
+
+def read_factors(
+    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int
+) -> Reading:
+    """Fit every factor from a representation by a LASSO whose penalty is chosen on groups left out."""
+    fits = fit_factors(
+        units,
+        asked.values,
+        groups=asked.groups,
+        split=asked.split,
+        settings=LassoSettings(folds=settings.folds, permutations=settings.permutations, resamples=resamples),
+        workers=1,
+    )
+    return Reading(
+        fits.r2, fits.low, fits.high, fits.null_mean, fits.null_high, fits.valid_r2,
+        fits.weights, fits.live, fits.n, fits.groups,
+    )  # fmt: skip
+
+
+def well_read(reading: Reading, min_r2: float) -> Bool[np.ndarray, " factors"]:
+    """Say which factors are predicted well: held-out R2 above a threshold and above its null's 95 % point."""
+    above = np.isnan(reading.null_high) | (reading.r2 > reading.null_high)
+    return (reading.r2 >= min_r2) & above
+
+
+def factor_records(reading: Reading, asked: Asked, about: Record) -> Iterator[Record]:
+    """Yield each factor's R2 on test groups, with interval and null, and on fitted groups that were left out."""
+    fitted = asked.split != "test"
+    for j, name in enumerate(asked.names):
+        shared = replace(about, metric="factor_r2", target=name)
+        yield replace(
+            shared,
+            value=float(reading.r2[j]),
+            low=float(reading.low[j]),
+            high=float(reading.high[j]),
+            null_mean=float(reading.null_mean[j]),
+            null_high=float(reading.null_high[j]),
+            n=int(reading.n[j]),
+            groups=int(reading.groups[j]),
+        )
+        known = fitted & ~np.isnan(asked.values[:, j])
+        n_groups = len(np.unique(asked.groups[known]))
+        yield replace(shared, split="valid", value=float(reading.held_r2[j]), n=int(known.sum()), groups=n_groups)
+
+
+def predicted_share(
+    reading: Reading, min_r2: float, about: Record, *, among: Bool[np.ndarray, " factors"], target: str = ""
+) -> Iterator[Record]:
+    """Yield the share of some factors that is predicted well.
+
+    The interval counts factors by the ends of their own intervals, the null those whose permuted
+    targets are predicted as well as that.
+    """
+    if not among.any():
+        return
+    n_groups = int(reading.groups.max(initial=0))
+
+    def share(r2: Float[np.ndarray, " factors"]) -> float:
+        return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2)[among].mean())
+
+    yield replace(
+        about,
+        metric="predicted_share",
+        target=target,
+        value=share(reading.r2),
+        low=share(reading.low) if n_groups > 1 else float("nan"),
+        high=share(reading.high) if n_groups > 1 else float("nan"),
+        null_mean=float((reading.null_mean[among] >= min_r2).mean()),
+        null_high=float((reading.null_high[among] >= min_r2).mean()),
+        n=int(among.sum()),
+        groups=n_groups,
+    )
+
+
+class Linear(NamedTuple):
+    """Per factor: squared error and deviation by test group, R2 on groups left out of the fits, null of the test R2."""
+
+    squares: Float[np.ndarray, "groups factors 2"]
+    held_r2: Float[np.ndarray, " factors"]
+    null_mean: Float[np.ndarray, " factors"]
+    null_high: Float[np.ndarray, " factors"]
+
+
+def read_linearly(
+    units: Float[np.ndarray, "clips p"], asked: Asked, *, folds: int, permutations: int, seed: int = 0
+) -> Linear:
+    """Read every factor from a representation; a group or factor without clips counts 0 squares."""
+    fitted_rows, test_rows = asked.split != "test", asked.split == "test"
+    _, n_groups = number_groups(asked.groups[test_rows])
+    n_factors = len(asked.names)
+    found = Linear(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
+    for members, present in patterns(~np.isnan(asked.values)):
+        fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
+        if len(np.unique(asked.groups[fitted])) < 2 or not len(test):
+            continue
+        rng = np.random.default_rng(seed)
+        orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(permutations))]
+        wanted = asked.values[np.ix_(fitted, members)]
+        problems = np.concatenate([wanted[order].T for order in orders])[:, :, None]
+        read = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(asked.groups[fitted], folds))
+        truth, centre = asked.values[np.ix_(test, members)], wanted.mean(axis=0)
+        guesses = read.others[:, :, 0].T.reshape(len(test), len(orders), len(members))
+        errors = (truth[:, None] - guesses) ** 2
+        away = np.broadcast_to(((truth - centre) ** 2)[:, None], errors.shape)
+        sums = np.stack([errors, away], axis=-1)
+        # every test group has its row, whether or not it has these factors
+        padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
+        padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
+        found.squares[:, members] = group_sums(padded[:, 0], asked.groups[test_rows])
+        mean, high = null_summary(r2_of(sums[:, 1:].sum(axis=0)))
+        found.null_mean[members], found.null_high[members] = mean, high
+        held = ((read.held[: len(members), :, 0].T - wanted) ** 2).sum(axis=0)
+        spread = ((wanted - centre) ** 2).sum(axis=0)
+        found.held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
+    return found

@@ -1,0 +1,162 @@
+"""The parts of the protocol: one for every representation that is measured.
+
+What the protocol needs beyond the run's own grid: further dictionaries, and activations of an untrained encoder.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from otoscope.activations.extract import extract
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import read_json
+from otoscope.config.strict import CODES, DENSE
+from otoscope.corpus.table import SPLITS
+from otoscope.encoders.catalog import load_encoder
+from otoscope.errors import ArtifactError, StaleArtifact
+from otoscope.factors.logmel import logmel_table
+from otoscope.metrics.baselines import FITTED, OF_CODES
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.metrics.record import Record
+from otoscope.protocols import held_out
+from otoscope.protocols.strict.experiment import FITTED_ROWS, Brought, Frame, Units, fitted_units, made_of_codes
+from otoscope.runs.cache import Part
+from otoscope.runs.codes import code_features, train_mean
+from otoscope.runs.progress import task
+from otoscope.runs.training import Member, Training
+from otoscope.sae.checkpoint import CARD, load_sae
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+
+
+def dense_part(frame: Frame, layer: int, *, full: bool) -> Part:
+    """A layer as it is."""
+    store = frame.material.store
+    return frame.part(
+        f"layer{layer:02d}-dense", frame.about(DENSE, layer), DENSE, lambda: store.pooled(layer), full=full
+    )
+
+
+def codes_part(
+    frame: Frame,
+    member: Member,
+    *,
+    full: bool,
+    representation: str = CODES,
+    store: ActivationStore | None = None,
+) -> Part:
+    """The codes of a dictionary, and what they rebuild."""
+    store = store or frame.material.store
+    home = frame.run.folder.saes / member.sae_id
+    about = replace(frame.about(representation, member.layer), **member.columns())
+
+    def units() -> Brought:
+        clips, records = frame.material.clips, list[Record]()
+        mean = train_mean(store, member.layer, member.pooling, clips)
+        meters = {split: ReconstructionMeter(mean) for split in SPLITS}
+        made = code_features(store, load_sae(home).sae, member, store.clip_ids, meters=meters, clips=clips)
+        for split in ("valid", "test"):
+            records += held_out.rebuilt(meters[split].result(resamples=frame.resamples), split, about)
+        test = meters["test"]
+        value = np.asarray([test.result(resamples=frame.resamples).explained_variance.value])
+        arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=frame.resamples)}
+        return Brought(made.units, records, arrays)
+
+    return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units, full=full)
+
+
+def baseline_part(frame: Frame, name: str, member: Member) -> Part:
+    """A baseline beside a dictionary: fitted on its training rows, or made of its codes."""
+    store, clips = frame.material.store, frame.material.clips
+    home = frame.run.folder.saes / member.sae_id
+    known = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
+    about = replace(frame.about(name, member.layer, pooling=member.pooling), **known)
+
+    def codes() -> Units:
+        return code_features(store, load_sae(home).sae, member, store.clip_ids).units
+
+    makers: dict[str, Callable[[], Units]] = {
+        **{n: lambda n=n: fitted_units(n, store, member, clips) for n in FITTED},
+        **{n: lambda n=n: made_of_codes(n, codes, seed=member.seed) for n in OF_CODES},
+    }
+    rests_on = read_json(home / CARD)["sha256"] if name in OF_CODES else [FITTED_ROWS, member.sae_id]
+    part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
+    return frame.part(part, about, [name, rests_on], makers[name], full=True)
+
+
+def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> Part:
+    """The same layer of an encoder that learned nothing."""
+    name = "untrained"
+    identity = store.as_read(layer)
+    return frame.part(
+        f"layer{layer:02d}-{name}", frame.about(name, layer), identity, lambda: store.pooled(layer), full=True
+    )
+
+
+def logmel_part(frame: Frame, layer: int) -> Part:
+    """Statistics of the spectrum; they have no layer, and stand beside the one compared."""
+    corpus = frame.material.corpus
+
+    def units() -> Units:
+        return np.asarray(logmel_table(corpus), dtype=np.float32)
+
+    return frame.part("logmel", frame.about("logmel", layer), ["logmel", layer], units, full=True)
+
+
+PAPERS_PRESET = "mariotte2025"
+
+
+def further_seeds(member: Member, seeds: Sequence[int], number: int) -> list[Member]:
+    """Return a dictionary with `number` seeds: those of the run first, then the next integers."""
+    wanted = list(dict.fromkeys([*seeds, *range(number + len(seeds))]))[: max(number, 1)]
+    return [replace(member, seed=seed) for seed in wanted]
+
+
+def limit_members(frame: Frame, member: Member) -> list[Member]:
+    """Return dictionaries of a layer from dense to sparse, in the paper's recipe (pooled first) and in others."""
+    settings = frame.settings
+    found: list[Member] = []
+    for preset in settings.limit_presets:
+        pooling = "pool_then_encode" if preset == PAPERS_PRESET else member.pooling
+        for sparsity in settings.limit_sparsities:
+            if int((1 - sparsity) * member.latents) >= 1:
+                found.append(replace(member, preset=preset, pooling=pooling, sparsity=sparsity))
+    return found
+
+
+def train(frame: Frame, store: ActivationStore, wanted: Sequence[Member]) -> None:
+    """Train what is missing of some dictionaries."""
+    for member in wanted:
+        k_from_sparsity(member.latents, member.sparsity)
+    Training(frame.run, store, wanted).bring()
+
+
+def untrained_store(frame: Frame, layer: int) -> ActivationStore:
+    """Run the encoder with fresh weights over every clip, once, and keep one layer."""
+    config, folder, watch = frame.run.config, frame.run.folder, frame.run.watch
+    home = folder.root / "untrained"
+    context = "short" if frame.settings.untrained_context == "short" else config.extract.context
+    encoder = load_encoder(
+        config.model, revision=config.revision, device=config.device, context=context, untrained=True
+    )
+    corpus = frame.material.corpus
+
+    def write() -> None:
+        with task(watch, "extracting from the untrained encoder", corpus.clips.height, "clips"):
+            for progress in extract(corpus, encoder, home, layers=[layer], dtype=config.extract.dtype):
+                watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
+
+    try:
+        write()
+    except StaleArtifact:
+        shutil.rmtree(home)
+        write()
+    try:
+        store = ActivationStore.open(home)
+        store.check_sizes()
+    except ArtifactError:
+        shutil.rmtree(home)
+        write()
+        store = ActivationStore.open(home)
+    return store

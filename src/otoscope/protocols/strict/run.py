@@ -1,0 +1,209 @@
+"""The order of the protocol: read every layer, choose, train what is compared, measure it, compare.
+
+Layer and sparsity, chosen on groups that the fits left out; test groups are never asked.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from otoscope.artifacts import fingerprint, read_json
+from otoscope.errors import ArtifactError, ConfigError
+from otoscope.protocols.strict import representations
+from otoscope.protocols.strict.compare import LAYERS, Comparison
+from otoscope.protocols.strict.experiment import FORMAT, Frame, say_plan
+from otoscope.protocols.strict.representations import baseline_part, codes_part, dense_part, logmel_part, untrained_part
+from otoscope.runs.cache import Part, arrays_of, bring, rows_of
+from otoscope.runs.context import Context
+from otoscope.runs.inputs import Judged, Material
+from otoscope.runs.training import Member, members
+from otoscope.sae.checkpoint import CARD
+
+
+class Held(NamedTuple):
+    """What one representation reads of fitted groups that were left out: R2 of factors, scores of tasks."""
+
+    factors: Float[np.ndarray, " factors"]
+    tasks: Float[np.ndarray, " tasks"]
+
+    @property
+    def scores(self) -> Float[np.ndarray, " asked"]:
+        """One score a question, at least 0: the factors, or the tasks where there are no factors."""
+        asked = self.factors if len(self.factors) else self.tasks
+        return np.nan_to_num(np.maximum(asked, 0))
+
+
+def best_layer(found: Mapping[int, Held]) -> int:
+    """Return the layer whose dense activations read most on average; the lowest of equals.
+
+    >>> best_layer({1: Held(np.array([0.2, 0.4]), np.array([])), 2: Held(np.array([0.5, 0.3]), np.array([]))})
+    2
+    """
+    return max(sorted(found), key=lambda layer: float(found[layer].scores.mean()))
+
+
+def sparsest_good(found: Mapping[float, Held], *, independent: float) -> float:
+    """Return the highest sparsity that reads as much as the best one, up to one standard error.
+
+    The error is that of the mean difference to the best sparsity over the questions asked, of which
+    only `independent` count as such (the effective rank of the factors): the one-standard-error rule
+    (Breiman et al. 1984; Hastie, Tibshirani and Friedman 2009, section 7.10).
+    """
+    mean = {sparsity: float(held.scores.mean()) for sparsity, held in found.items()}
+    best = max(sorted(found, reverse=True), key=lambda sparsity: mean[sparsity])
+
+    def loses(sparsity: float) -> bool:
+        lost = found[best].scores - found[sparsity].scores
+        error = lost.std(ddof=1) / np.sqrt(max(independent, 1.0)) if len(lost) > 1 else 0.0
+        return bool(lost.mean() > error)
+
+    return max(sparsity for sparsity in found if not loses(sparsity))
+
+
+OWN = ("untrained", "untrained_sae", "frozen_decoder", "logmel")
+"""Baselines that are not in the catalogue of `evaluate.baselines`: they take sound, an encoder or training."""
+
+
+def judge(run: Context, material: Material) -> Judged:
+    """Say what the protocol rests on; its parts are known only as layer and sparsity are chosen."""
+    course = Course(Frame(run, material))
+    return Judged(course.identity, course.make, lambda: rows_of(run.folder.parts, course.parts))
+
+
+@dataclass
+class Course:
+    """One way through the protocol; `parts` grows as it goes on."""
+
+    frame: Frame
+    parts: list[Part] = field(default_factory=list[Part])
+
+    @property
+    def identity(self) -> str:
+        """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
+        frame, config = self.frame, self.frame.run.config
+        settings = frame.settings
+        recipes = {*config.train.presets, "frozen_decoder", *settings.limit_presets}
+        trained = config.train.model_dump(mode="json", exclude={"recipes"})  # those that are used stand by themselves
+        return fingerprint(
+            FORMAT,
+            frame.shared,
+            settings.model_dump(mode="json"),
+            [_sha(frame, member) for member in members(config, frame.material.store.layers)],
+            {name: config.train.recipe(name).model_dump(mode="json") for name in sorted(recipes)},
+            [config.model, config.revision, config.extract.context, trained],
+            LAYERS,
+        )
+
+    def make(self) -> None:
+        """Bring every part up to date."""
+        self.parts.clear()
+        frame = self.frame
+        if not frame.asked.names and not frame.tasks:
+            raise ConfigError(
+                "evaluate.protocols: strict has nothing to ask: the corpus has neither labels that can be probed nor "
+                "factors; add label_* or factor_* columns, or measure eGeMAPS (factors.egemaps)"
+            )
+        say_plan(frame)
+        layers = {layer: dense_part(frame, layer, full=False) for layer in frame.material.store.layers}
+        self._bring(layers.values(), "reading layers")
+        layer = self._layer(layers)
+        grid = [m for m in self._grid() if m.layer == layer]
+        by_sparsity = {member.sparsity: codes_part(frame, member, full=False) for member in grid}
+        self._bring(by_sparsity.values(), "reading codes")
+        sparsity = self._sparsity(by_sparsity)
+        chosen = next(member for member in grid if member.sparsity == sparsity)
+        seeds = representations.further_seeds(chosen, frame.run.config.train.seeds, frame.settings.seeds)
+        limits = representations.limit_members(frame, chosen)
+        frozen = replace(chosen, preset="frozen_decoder")
+        trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in frame.settings.baselines else [])]
+        representations.train(frame, frame.material.store, list(dict.fromkeys(trained)))
+        of_limits = {member: codes_part(frame, member, full=False) for member in limits}
+        self._bring(of_limits.values(), "looking for limits")
+        main = dense_part(frame, layer, full=True)
+        of_seeds = {member: codes_part(frame, member, full=True) for member in seeds}
+        baselines = self._baselines(chosen, frozen)
+        self._bring([main, *of_seeds.values(), *baselines.values()], "comparing in full")
+        self._drop({layers[layer].name, *(codes_part(frame, member, full=False).name for member in seeds)})
+        comparison = Comparison(frame, layer, layers, main, of_seeds, baselines, of_limits)
+        self._bring(comparison.parts(), "summing up", unit="comparisons")
+
+    def _bring(self, parts: Iterable[Part], title: str, unit: str = "representations") -> None:
+        """Make parts, each once: the codes of a limit may be the codes of the grid."""
+        known = {part.name for part in self.parts}
+        fresh = list({part.name: part for part in parts if part.name not in known}.values())
+        folder = self.frame.run.folder.parts
+        run = self.frame.run
+        bring(folder, fresh, run.watch, title=f"strict: {title}", unit=unit, engine=run.engine)
+        self.parts += fresh
+
+    def _drop(self, names: set[str]) -> None:
+        """Leave out of the results the first reading of what has been read in full since."""
+        self.parts[:] = [part for part in self.parts if part.name not in names]
+
+    def _grid(self) -> list[Member]:
+        config = self.frame.run.config
+        train = config.train
+        first = self.frame.pooling, train.presets[0], train.dictionaries[0], train.seeds[0]
+        grid = members(config, self.frame.material.store.layers)
+        return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
+
+    def _layer(self, dense: dict[int, Part]) -> int:
+        """Return the layer asked for, or the one that its dense activations make the best."""
+        wanted = self.frame.settings.layer
+        if wanted != "chosen":  # that it has a dictionary was checked when the run began
+            return wanted
+        trained = sorted({member.layer for member in self._grid()})
+        layer = best_layer({layer: self._held(dense[layer]) for layer in trained})
+        self.frame.run.watch.say(f"  layer {layer} reads most on groups left out; it is compared in full")
+        return layer
+
+    def _sparsity(self, found: dict[float, Part]) -> float:
+        wanted = self.frame.settings.sparsity
+        if wanted != "chosen":
+            near = min(found, key=lambda sparsity: abs(sparsity - wanted))
+            if abs(near - wanted) > 1e-9:
+                raise ConfigError(
+                    f"evaluate.strict.sparsity: {wanted} is not trained; train.sparsities gives {sorted(found)}"
+                )
+            return near
+        robust = self.frame.asked.robust
+        held = {sparsity: self._held(part) for sparsity, part in found.items()}
+        chosen = sparsest_good(held, independent=robust.effective_rank if robust else 1.0)
+        self.frame.run.watch.say(
+            f"  {chosen:.1%} is the highest sparsity within one standard error of the best, on groups left out"
+        )
+        return chosen
+
+    def _held(self, part: Part) -> Held:
+        arrays = arrays_of(self.frame.run.folder.parts, part)
+        return Held(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
+
+    def _baselines(self, chosen: Member, frozen: Member) -> dict[str, Part]:
+        frame = self.frame
+        wanted = frame.settings.baselines
+        parts = {name: baseline_part(frame, name, chosen) for name in wanted if name not in OWN}
+        if "frozen_decoder" in wanted:
+            parts["frozen_decoder"] = codes_part(frame, frozen, full=True, representation="frozen_decoder")
+        if "logmel" in wanted:
+            parts["logmel"] = logmel_part(frame, chosen.layer)
+        if {"untrained", "untrained_sae"} & set(wanted):
+            store = representations.untrained_store(frame, chosen.layer)
+            if "untrained" in wanted:
+                parts["untrained"] = untrained_part(frame, chosen.layer, store)
+            if "untrained_sae" in wanted:
+                member = replace(chosen, untrained=True)
+                representations.train(frame, store, [member])
+                parts["untrained_sae"] = codes_part(
+                    frame, member, full=True, representation="untrained_sae", store=store
+                )
+        return {name: parts[name] for name in wanted}
+
+
+def _sha(frame: Frame, member: Member) -> str:
+    try:
+        return str(read_json(frame.run.folder.saes / member.sae_id / CARD)["sha256"])
+    except ArtifactError as error:
+        raise ArtifactError(f"{member.sae_id} is not trained; run `otoscope train` first") from error

@@ -1,0 +1,203 @@
+"""A reproduction's page: every number beside the published one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import atomic, read_json, read_table
+from otoscope.config.mariotte2025 import Settings, choices, theirs
+from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
+from otoscope.report import tables, words
+from otoscope.report.claims import PAGE
+from otoscope.report.html import Html, element, join
+from otoscope.report.layout import assemble, section
+
+TITLES = {
+    "probe_accuracy": "Probe accuracy, %",
+    "mse": "Reconstruction error (MSE, raw units), in thousandths",
+    "top_r2_in_sample": "Mean in-sample R² of the ten best factors",
+    "top_completeness": "Mean completeness of ten factors",
+    "category_count": "Categories of the ten best factors, mean count",
+}
+"""Heading of each quantity, in the order in which they are shown."""
+
+_SCALE = {"probe_accuracy": (100.0, 1), "mse": (1000.0, 2), "category_count": (1.0, 1)}
+_PLAIN = (1.0, 3)
+
+
+class Matrix(NamedTuple):
+    """One table of cells: a row a model's layer, a column a sparsity, layer number or category."""
+
+    title: str
+    rows: pl.DataFrame
+
+
+def matrix(comparison: pl.DataFrame, metric: str) -> list[Matrix]:
+    """Return a quantity's tables; a cell holds ours, the published number, and the difference with its error."""
+    rows, title = comparison.filter(pl.col("metric") == metric), TITLES[metric]
+    if metric != "probe_accuracy":
+        across = "target" if metric == "category_count" else "sparsity"
+        return [Matrix(title, _opened(rows, across))]
+    layers = rows.filter(pl.col("representation") == "dense")
+    codes = rows.filter(pl.col("representation") == "sae")
+    opened = codes.select("model", "layer").unique(maintain_order=True)
+    # a layer's own probe stands before those of its dictionaries
+    together = [
+        pl.concat([one.join(pair, on=["model", "layer"]) for one in (layers, codes)]) for pair in opened.iter_slices(1)
+    ]
+    return [
+        Matrix(f"{title}, every layer", _every_layer(layers)),
+        Matrix(f"{title}, layer and dictionaries", _opened(pl.concat(together), "sparsity")),
+    ]
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Return three lines: ours, the published number, and the difference with the published number's error."""
+    scale, digits = _SCALE.get(row["metric"], _PLAIN)
+
+    def shown(value: float | None) -> str:
+        return words.decimal(None if value is None else scale * value, digits)
+
+    if row["here"] is None:
+        return f"–\n{shown(row['published'])}\n± {shown(row['standard_error'])}"
+    sign = "+" if (row["difference"] or 0) > 0 else ""
+    difference = f"{sign}{shown(row['difference'])} ± {shown(row['standard_error'])}"
+    return f"{shown(row['here'])}\n{shown(row['published'])}\n{difference}"
+
+
+def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
+    """Set probes out by layer and model."""
+    found: dict[int, dict[str, str]] = {}
+    for row in rows.iter_rows(named=True):
+        found.setdefault(row["layer"], {})[row["model"]] = cell(row)
+    models = rows["model"].unique(maintain_order=True).to_list()
+    return pl.DataFrame(
+        [{"layer": str(layer), **{m: cells.get(m, "") for m in models}} for layer, cells in sorted(found.items())]
+    )
+
+
+def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
+    """Set cells out: a row an opened layer, a column a sparsity or a category."""
+    values = rows[across].unique(maintain_order=True)
+    names = [_column(value, across) for value in (values.sort() if across == "sparsity" else values)]
+    table: list[dict[str, str]] = []
+    for (model, layer), part in rows.group_by("model", "layer", maintain_order=True):
+        here = next((found for found in part["layer_here"] if found is not None and found != layer), None)
+        cells = {"layer of": f"{model} {layer}" + (f"\n(here {here})" if here is not None else "")}
+        cells |= dict.fromkeys(names, "")
+        for row in part.iter_rows(named=True):
+            key = _column(row[across], across)
+            # two runs of one label stand one under the other
+            cells[key] = f"{cells[key]}\n{cell(row)}" if cells[key] else cell(row)
+        table.append(cells)
+    return pl.DataFrame(table)
+
+
+def _column(value: Any, across: str) -> str:
+    if across == "sparsity":
+        return "dense" if value is None else words.sparsity(value)
+    return str(value)
+
+
+def left_out(comparison: pl.DataFrame) -> str:
+    """Return the sentence about models that were not asked for; empty where all were."""
+    models, numbers = not_asked(comparison)
+    if not models:
+        return ""
+    return f"Not asked for here: {words.listed(models)} ({words.count(numbers, 'published number')})."
+
+
+def write_comparison(folder: Path) -> Path:
+    """Write `report/index.html` of a reproduction from its comparison and card; computes nothing."""
+    comparison, card = read_table(folder / "comparison.parquet"), read_json(folder / "reproduction.json")
+    blocks = list(_blocks(comparison, card))
+    page = folder / "report" / "index.html"
+    text = assemble(
+        title="Mariotte et al. 2025, reproduced",
+        subtitle="Sparse Autoencoders Make Audio Foundation Models more Explainable (arXiv 2509.24793)",
+        blocks=blocks,
+    )
+    with atomic(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return page
+
+
+def _blocks(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[tuple[str, Html]]:
+    yield "summary", section("summary", "What was run", *_summary(comparison, card))
+    for metric, title in TITLES.items():
+        shown: list[Html] = []
+        made = matrix(comparison, metric)
+        for one in made:
+            shown += [element("h3", one.title), _drawn(one)] if len(made) > 1 else [_drawn(one)]
+        error = element("p", "Standard error of the published number: ", STANDARD_ERRORS[metric], ".", class_="quiet")
+        short = metric.replace("_", "-")
+        yield short, section(short, title, error, *shown)
+    yield "switches", section("switches", "Switches", _switches(card["settings"]))
+    yield (
+        "numbers",
+        section("numbers", "All numbers", tables.folded("Every published number", comparison, "comparison", digits=4)),
+    )
+
+
+def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
+    compared = comparison.filter(pl.col("here").is_not_null())
+    near = compared.filter(pl.col("in_errors").abs() <= 2).height
+    yield element(
+        "p",
+        f"{compared.height} of {words.count(comparison.height, 'published number')} have one of this run beside them; "
+        f"{near} of these lie within two standard errors of the published number. "
+        "Each cell shows this run, the published number, and the difference with the published number's standard "
+        "error. Published numbers: ",
+        card["source"],
+        ". What held-out groups say of the study's claims: ",
+        element("a", "the claim, examined", href=PAGE),
+        ".",
+    )
+    stand_ins = [
+        f"{name}: {model['checkpoint']}, layers {words.listed(model['layers'])} "
+        f"in the place of {words.listed(model['published'])}"
+        for name, model in card["models"].items()
+        if model["layers"] != model["published"]
+    ]
+    rest = [f"{name}: {model['checkpoint']}" for name, model in card["models"].items()]
+    yield element("ul", *(element("li", text) for text in (stand_ins or rest)))
+    if others := left_out(comparison):
+        yield element("p", others)
+
+
+def _drawn(made: Matrix) -> Html:
+    head = [element("th", name, scope="col") for name in made.rows.columns]
+    body: list[Html] = []
+    for first, *others in made.rows.iter_rows():
+        cells = [element("td", *_lines(text), class_="number") for text in others]
+        body.append(element("tr", element("th", *_lines(first), scope="row"), *cells))
+    inner = element("table", element("thead", element("tr", *head)), element("tbody", *body))
+    return element("div", inner, class_="scroll whole", tabindex=0, role="region", aria_label=made.title)
+
+
+def _lines(text: str) -> list[str]:
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines += [element("br"), line] if lines else [line]
+    return lines
+
+
+def _switches(settings: dict[str, Any]) -> Html:
+    rows = [
+        {
+            "switch": name,
+            "here": settings[name],
+            "as in the authors' code": "yes" if settings[name] == default else f"no: {default}",
+            "choices": ", ".join(choices(name)),
+            "what it decides": Settings.model_fields[name].description or "",
+        }
+        for name, default in theirs().items()
+    ]
+    effort = {name: value for name, value in settings.items() if name not in theirs()}
+    return join(
+        tables.table(pl.DataFrame(rows), caption="Switches"),
+        element("h3", "Effort"),
+        tables.settings(effort, caption="Effort"),
+    )

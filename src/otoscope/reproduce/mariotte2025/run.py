@@ -1,0 +1,138 @@
+"""The study from beginning to end: a folder a model, each stage skipped when it is there, and one comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from otoscope.artifacts import digest, fingerprint, read_table, write_json, write_table
+from otoscope.config.mariotte2025 import Settings
+from otoscope.corpus.table import Corpus
+from otoscope.factors.table import FactorTable, build_factors, factors_identity
+from otoscope.metrics.record import completed
+from otoscope.protocols.mariotte2025 import NAME
+from otoscope.protocols.mariotte2025.models import Model
+from otoscope.protocols.mariotte2025.published import SOURCE, compare
+from otoscope.report.claims import write_claims
+from otoscope.report.folder import read_run
+from otoscope.report.words import count
+from otoscope.reproduce.mariotte2025.corpus import read_vocalset
+from otoscope.reproduce.mariotte2025.estimate import require_room
+from otoscope.reproduce.mariotte2025.model_run import ModelRun, folder_of
+from otoscope.reproduce.mariotte2025.page import write_comparison
+from otoscope.runs.cache import run_stage
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.progress import Silent, Watch, counting
+
+FORMAT = 2
+"""Raised when the same results would give another comparison."""
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What a reproduction came to."""
+
+    folder: Path
+    results: Path
+    comparison: pl.DataFrame
+    page: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values that `--json` prints."""
+        return {
+            "run": str(self.folder),
+            "results": str(self.results),
+            "comparison": str(self.folder / "comparison.csv"),
+            "page": str(self.page),
+            "published": self.comparison.height,
+            "compared": self.comparison["here"].is_not_null().sum(),
+        }
+
+
+def reproduce(
+    data: Path,
+    root: Path,
+    *,
+    models: Sequence[Model],
+    settings: Settings | None = None,
+    device: str = "cpu",
+    watch: Watch | None = None,
+) -> Reproduced:
+    """Run the study on VocalSet's folder and set every number beside the published one.
+
+    Stages whose inputs did not change are skipped; a run that was killed goes on and ends in the same bytes.
+    Writes into `root`: `corpus.parquet`, `factors.parquet`, a folder for each model, `results.parquet`,
+    `comparison.parquet`, `comparison.csv` and `report/index.html`.
+    """
+    settings, watch = settings or Settings(), watch or Silent()
+    folder = RunFolder(root)
+    with folder.locked():
+        folder.log("reproduce", models=[model.name for model in models], corrected=settings.corrected)
+        corpus = _corpus(folder, data, settings, watch)
+        table = _factors(folder, corpus, watch)
+        runs = [ModelRun(model, root, corpus, table, settings, device, watch) for model in models]
+        # what cannot work is told before hours are spent on what comes first
+        require_room(root, sum(run.check() for run in runs))
+        opened = [run.finish() for run in runs]
+        return _compared(folder, opened, settings, watch)
+
+
+def _corpus(folder: RunFolder, data: Path, settings: Settings, watch: Watch) -> Corpus:
+    inputs = fingerprint(NAME, str(data.resolve()), settings.vibrado, _files(data))
+
+    def work() -> None:
+        with counting(watch, "checking clips", "clips") as on_progress:
+            read_vocalset(data, settings, cache=folder.sound, on_progress=on_progress).save(folder.corpus)
+
+    outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
+    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    corpus = Corpus.load(folder.corpus)
+    sides = dict(corpus.clips.group_by("split").len().iter_rows())
+    watch.say(f"  {count(sides.get('train', 0), 'file')} of training singers, {sides.get('test', 0)} of test singers")
+    return corpus
+
+
+def _factors(folder: RunFolder, corpus: Corpus, watch: Watch) -> FactorTable:
+    """Measure eGeMAPS of whole test files, which is all that the study regresses on."""
+    test = replace(corpus, clips=corpus.clips.filter(pl.col("split") == "test"))
+
+    def work() -> None:
+        with counting(watch, "measuring factors", "clips") as on_progress:
+            cache = folder.root / "cache" / "egemaps"
+            build_factors(test, truth=False, cache=cache, on_progress=on_progress).save(folder.factors)
+
+    inputs = fingerprint(test.fingerprint, factors_identity())
+    outputs = [folder.factors, folder.factors.with_suffix(".json")]
+    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    return FactorTable.load(folder.factors)
+
+
+def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: Watch) -> Reproduced:
+    paths = {model.name: folder_of(folder.root, model.name).results for model in models}
+    held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
+    inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))
+    table, csv, page = folder.root / "comparison.parquet", folder.root / "comparison.csv", folder.report
+    card = folder.root / "reproduction.json"
+
+    def work() -> None:
+        by_model = {name: completed(read_table(path)) for name, path in paths.items()}
+        rows = compare(by_model, models)
+        write_table(folder.results, pl.concat(by_model.values()))
+        write_table(table, rows)
+        csv.write_text(rows.write_csv(), encoding="utf-8")
+        stand_ins = {m.name: {"checkpoint": m.checkpoint, "layers": m.layers, "published": m.published} for m in models}
+        write_json(card, {"source": SOURCE, "models": stand_ins, "settings": settings.model_dump(mode="json")})
+        write_comparison(folder.root)
+        write_claims(read_run(folder.root))
+
+    outputs = [folder.results, table, csv, card, page]
+    run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    return Reproduced(folder.root, folder.results, read_table(table), page)
+
+
+def _files(data: Path) -> str:
+    """Identity of the recordings as the file system shows them."""
+    found = sorted(path for path in data.rglob("*") if path.is_file())
+    return fingerprint([(str(path.relative_to(data)), path.stat().st_size, path.stat().st_mtime_ns) for path in found])

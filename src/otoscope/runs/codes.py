@@ -1,0 +1,109 @@
+"""Codes of whole clips: frames encoded and pooled, or pooled rows encoded."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from otoscope.activations.store import ActivationStore
+from otoscope.config import Pooling
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.training import Member
+from otoscope.sae.model import SparseAutoencoder
+
+FRAMES_AT_ONCE = 8192
+
+
+class Batch(NamedTuple):
+    """Rows that were encoded together, their reconstruction, their codes, and the clip each belongs to."""
+
+    rows: Float[np.ndarray, "rows width"]
+    rebuilt: Float[np.ndarray, "rows width"]
+    codes: Float[np.ndarray, "rows latents"]
+    clip: Int[np.ndarray, " rows"]
+
+
+class ClipCodes(NamedTuple):
+    """Codes of clips: mean, largest, and share of frames on which each latent fires."""
+
+    mean: Float[np.ndarray, "clips latents"]
+    peak: Float[np.ndarray, "clips latents"]
+    rate: Float[np.ndarray, "clips latents"]
+
+    def joined(self) -> Float[np.ndarray, "clips statistics"]:
+        """Return the three side by side."""
+        return np.concatenate(self, axis=1)
+
+
+def encode_frames(
+    store: ActivationStore, sae: SparseAutoencoder, layer: int, clip_ids: Sequence[str]
+) -> Iterator[Batch]:
+    """Encode the frames of clips, whole clips at a time; `clip` counts in the order of `clip_ids`."""
+    waiting: list[Float[np.ndarray, "frames width"]] = []
+    first = 0
+    for position, (_, frames) in enumerate(store.iter_clips(layer, clip_ids)):
+        waiting.append(frames)
+        if sum(map(len, waiting)) >= FRAMES_AT_ONCE or position + 1 == len(clip_ids):
+            clip = np.repeat(np.arange(first, position + 1), [len(part) for part in waiting])
+            yield encode_rows(sae, np.concatenate(waiting), clip)
+            waiting, first = [], position + 1
+
+
+def encode_rows(sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]) -> Batch:
+    """Encode rows and rebuild them."""
+    with torch.inference_mode():
+        made = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
+    return Batch(rows, made.rebuilt.numpy(), made.codes.numpy(), clip)
+
+
+def pool(batch: Batch) -> ClipCodes:
+    """Pool the codes of a batch of whole clips, in the order of the clips."""
+    starts = np.flatnonzero(np.diff(batch.clip, prepend=-1))
+    # a loop: `reduceat` along the first axis takes ten times as long
+    clips = [batch.codes[start:stop] for start, stop in pairwise([*starts, len(batch.clip)])]
+    return ClipCodes(
+        np.stack([codes.mean(axis=0) for codes in clips]),
+        np.stack([codes.max(axis=0) for codes in clips]),
+        np.stack([(codes > 0).mean(axis=0, dtype=np.float32) for codes in clips]),
+    )
+
+
+def code_features(
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    member: Member,
+    clip_ids: Sequence[str],
+    *,
+    meters: dict[str, ReconstructionMeter] | None = None,
+    clips: Clips | None = None,
+) -> Features:
+    """Return the codes of clips, and measure reconstruction on the way where meters are given."""
+    if member.pooling == "pool_then_encode":
+        batches = [encode_rows(sae, store.pooled(member.layer, clip_ids), np.arange(len(clip_ids)))]
+    else:
+        batches = encode_frames(store, sae, member.layer, clip_ids)
+    pooled: list[ClipCodes] = []
+    for batch in batches:
+        pooled.append(pool(batch))
+        for split, meter in (meters or {}).items():
+            if clips is not None and (chosen := clips.split[batch.clip] == split).any():
+                groups = clips.groups[batch.clip[chosen]]
+                meter.update(batch.rows[chosen], batch.rebuilt[chosen], batch.codes[chosen], groups)
+    codes = ClipCodes(*(np.concatenate(parts) for parts in zip(*pooled, strict=True)))
+    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.joined(), codes.mean)
+
+
+def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:
+    """Return the mean of the training rows: what explained variance is measured against."""
+    train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
+    if pooling == "pool_then_encode":
+        return store.pooled(layer, train).mean(axis=0, dtype=np.float64)
+    total, frames = np.zeros(store.width(layer)), 0
+    for _, rows in store.iter_clips(layer, train):
+        total += rows.sum(axis=0, dtype=np.float64)
+        frames += len(rows)
+    return total / frames

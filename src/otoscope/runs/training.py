@@ -1,0 +1,247 @@
+"""The training stage: every dictionary of the grid, each continued where it was.
+
+The grid of dictionaries that a configuration asks for.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+from otoscope.config import Pooling, RunConfig
+from otoscope.errors import UnknownLayer
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+import numpy as np
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest, fingerprint, read_json, write_json
+from otoscope.config import Pooling
+from otoscope.errors import ArtifactError
+from otoscope.executors.base import results
+from otoscope.runs.context import Context
+from otoscope.pipeline.corpus import load_corpus
+from otoscope.runs.cache import run_stage
+from otoscope.runs.progress import Watch, task
+from otoscope.report.words import count
+from otoscope.sae.bank import Bank, find_room
+from otoscope.sae.bank import Member as BankMember
+from otoscope.sae.checkpoint import CARD, WEIGHTS
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.data import ArrayRows, Rows
+from otoscope.sae.loggers import Log, open_log
+
+@dataclass(frozen=True)
+class Member:
+    """One dictionary of the grid."""
+
+    layer: int
+    pooling: Pooling
+    preset: str
+    latents: int
+    sparsity: float
+    seed: int
+    untrained: bool = False
+    """Whether it is a dictionary of the encoder with fresh weights."""
+
+    @property
+    def k(self) -> int:
+        """Latents that may be active in a row."""
+        return k_from_sparsity(self.latents, self.sparsity)
+
+    @property
+    def sae_id(self) -> str:
+        """Name of the dictionary, and of its folder."""
+        order = {"encode_then_pool": "frames", "pool_then_encode": "pooled"}[self.pooling]
+        of = "untrained-" if self.untrained else ""
+        return f"{of}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a record that say which dictionary it is of."""
+        return {
+            "sae_id": self.sae_id,
+            "preset": self.preset,
+            "latents": self.latents,
+            "k": self.k,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "pooling": self.pooling,
+        }
+
+
+def members(config: RunConfig, extracted: list[int]) -> list[Member]:
+    """Return every dictionary of a run, in the order in which they are trained.
+
+    Raises `UnknownLayer` when `train.layers` names one that is not extracted, `ConfigError` when a
+    sparsity leaves no latent.
+    """
+    settings = config.train
+    layers = extracted if settings.layers == "all" else sorted(set(settings.layers))
+    if missing := sorted(set(layers) - set(extracted)):
+        raise UnknownLayer(f"train.layers: {missing} are not extracted; extract.layers gives {extracted}")
+    return [
+        Member(layer, pooling, preset, latents, sparsity, seed)
+        for layer, pooling, preset, latents, sparsity, seed in product(
+            layers, settings.poolings, settings.presets, settings.dictionaries, settings.sparsities, settings.seeds
+        )
+    ]
+
+
+SAVE_EVERY_S = 60.0
+"""A killed run loses at most this much training."""
+
+
+def train_all(run: Context) -> None:
+    """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
+    folder, store = run.folder, ActivationStore.open(run.folder.activations)
+    grid = members(run.config, list(store.layers))
+    made = Training(run, store, grid)
+    index = folder.saes / "index.json"
+    files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
+
+    def work() -> None:
+        made.bring()
+        write_json(index, {"saes": [member.sae_id for member in grid]})
+        run.watch.say(f"  {_came_to([read_json(folder.saes / member.sae_id / CARD) for member in grid])}")
+
+    run_stage(folder, "train", inputs=made.identity, outputs=[index, *files], work=work, watch=run.watch)
+
+
+def _came_to(cards: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the dictionaries explain of the validation rows, and how many of their latents are silent there."""
+    explained = sorted(card["training"]["valid_explained_variance"] for card in cards)
+    span = " to ".join(dict.fromkeys(f"{value:.1%}" for value in (explained[0], explained[-1])))
+    silent = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
+    most = max(silent)
+    where = f", in {silent[most]}" if len(cards) > 1 and most > 0 else ""
+    return f"validation groups: {span} of the variance explained, at most {most:.1%} of the latents silent{where}"
+
+
+class Training:
+    """Dictionaries of one store: which are wanted, what each rests on, and the training of those that are missing."""
+
+    def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[Member]) -> None:
+        self.run, self.folder, self.watch, self.store = run, run.folder, run.watch, store
+        split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
+        self.clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
+        self.inputs = {member: self._inputs(member) for member in wanted}
+
+    @property
+    def identity(self) -> str:
+        """What all of them rest on."""
+        return fingerprint(list(self.inputs.values()))
+
+    def bring(self) -> None:
+        """Train those that are not there yet, each continued where it was."""
+        missing = [m for m, inputs in self.inputs.items() if not is_whole(self.folder.saes / m.sae_id, inputs)]
+        if not missing:
+            return
+        if not self.run.engine.joins:
+            self._hand_out(missing)
+            return
+        banks = _by_material(missing)
+        for (layer, pooling), wanted in banks:  # whatever one of them cannot do is told before the first is trained
+            find_room(*self._rows(layer, pooling), self._seats(wanted))
+        title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
+        with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
+            for (layer, pooling), wanted in banks:
+                bank = Bank(*self._rows(layer, pooling), self._seats(wanted), device=self.run.config.device)
+                for warning in bank.warnings():
+                    self.watch.say(f"layer {layer}, {pooling}: {warning}")
+                _train(bank, self.watch, log)
+
+    def _hand_out(self, missing: Sequence[Member]) -> None:
+        """Have a bank trained for each layer and order of pooling, each on a machine of its own."""
+        banks = [wanted for _, wanted in _by_material(missing)]
+        with task(self.watch, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
+            for place, _ in results(self.run.engine, partial(_Trainer, self.run, self.store), banks):
+                self.watch.advance(1, note=banks[place][0].sae_id)
+
+    def _inputs(self, member: Member) -> str:
+        recipe = self._recipe(member).model_dump(mode="json")
+        return fingerprint(self.store.as_read(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
+
+    def _recipe(self, member: Member) -> TrainConfig:
+        return self.run.config.train.recipe(member.preset)
+
+    def _card(self, member: Member) -> dict[str, Any]:
+        return {
+            "sae_id": member.sae_id,
+            "encoder": self.store.card["encoder"],
+            "layer": member.layer,
+            "pooling": member.pooling,
+            "preset": member.preset,
+            "recipe": self._recipe(member).model_dump(mode="json"),
+            "latents": member.latents,
+            "k": member.k,
+            "sparsity": member.sparsity,
+            "seed": member.seed,
+            "inputs": self.inputs[member],
+            "activations": self.store.fingerprint,
+        }
+
+    def _rows(self, layer: int, pooling: Pooling) -> tuple[Rows, Rows]:
+        """Return the rows to train on and those to validate by."""
+
+        def rows_of(side: str) -> Rows:
+            clips = self.clips[side]
+            if pooling == "encode_then_pool":
+                return self.store.rows(layer, clips)
+            labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips]
+            return ArrayRows(np.ascontiguousarray(self.store.pooled(layer, clips)), labels)
+
+        return rows_of("train"), rows_of("valid")
+
+    def _seats(self, wanted: Sequence[Member]) -> list[BankMember]:
+        return [
+            BankMember(
+                name=member.sae_id,
+                latents=member.latents,
+                k=member.k,
+                seed=member.seed,
+                preset=self._recipe(member),
+                folder=self.folder.saes / member.sae_id,
+                card=self._card(member),
+            )
+            for member in wanted
+        ]
+
+
+class _Trainer:
+    """Trains banks of dictionaries of a run."""
+
+    def __init__(self, run: Context, store: ActivationStore) -> None:
+        self._run, self._store = run, store
+
+    def __call__(self, wanted: Sequence[Member]) -> int:
+        Training(self._run, self._store, wanted).bring()
+        return len(wanted)
+
+
+def is_whole(folder: Path, inputs: str) -> bool:
+    """Whether a folder holds the dictionary that these inputs give, with the weights of its card."""
+    try:
+        card = read_json(folder / CARD)
+    except ArtifactError:
+        return False
+    weights = folder / WEIGHTS
+    return card.get("inputs") == inputs and weights.is_file() and digest(weights) == card.get("sha256")
+
+
+def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], list[Member]]]:
+    grouped: dict[tuple[int, Pooling], list[Member]] = {}
+    for member in missing:
+        grouped.setdefault((member.layer, member.pooling), []).append(member)
+    return list(grouped.items())
+
+
+def _train(bank: Bank, watch: Watch, log: Log) -> None:
+    shown = dict.fromkeys((member.name for member in bank.members), 0.0)
+    # what an earlier run with other settings left half done is of no use to this one
+    for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):
+        now = 1.0 if step is None or trained is not None else step.step / step.steps
+        watch.advance(now - shown[name], note=name)
+        shown[name] = now
+        if step is not None:
+            log(name, step)
