@@ -15,7 +15,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.pipeline.run import run
-from otoscope.report.folder import set_aside
+from otoscope.report.run_data import set_aside
 from otoscope.runs.progress import Silent
 from tests.pipeline.small import (
     FOLDER,

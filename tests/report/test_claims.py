@@ -12,20 +12,12 @@ import pytest
 from otoscope.artifacts import write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.comparing import Number
-from otoscope.report.claims import PAGE, examine, write_claims
-from otoscope.report.claims_charts import SOURCES, kept_figure
-from otoscope.report.claims_numbers import (
-    Claims,
-    Compact,
-    Kept,
-    Order,
-    Sides,
-    compat_claims,
-    published_claims,
-)
-from otoscope.report.claims_strict import strict_claims
-from otoscope.report.claims_verdicts import compact, kept, ordered
-from otoscope.report.folder import read_run
+from otoscope.report.claims.numbers import Claims, Compact, Kept, Order, Sides, compat_claims, published_claims
+from otoscope.report.claims.page import PAGE, examine, write_claims
+from otoscope.report.claims.strict_numbers import strict_claims
+from otoscope.report.claims.verdicts import compact, kept, ordered
+from otoscope.report.figures.claims import SOURCES, kept_figure
+from otoscope.report.run_data import read_run
 
 
 def number(

@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.report import chart_parts
-from otoscope.report.figures import MAX_FALLS, rising
+from otoscope.report.figures.probes import marks
+from otoscope.report.figures.probes import MAX_FALLS, rising
+from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
-from otoscope.report.theme import layer_colours
 from tests.report.conftest import Made
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -183,7 +183,7 @@ def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
 
 def test_a_legend_names_dense_before_the_codes() -> None:
     rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
-    assert chart_parts.series_names(rows) == ["dense", "SAE", "random"]
+    assert marks.series_names(rows) == ["dense", "SAE", "random"]
 
 
 def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from otoscope.artifacts import read_json, read_table, write_json, write_table
 from otoscope.report import write_report
-from otoscope.report.gallery_words import is_refuted, standing
-from otoscope.report.places import Places
+from otoscope.report.sections.factor_ranks import Places
+from otoscope.report.sections.gallery import is_refuted, standing
 from tests.report.conftest import Made
 from tests.report.made_run import make_run
 from tests.report.reading import Reading, read_page

@@ -7,10 +7,10 @@ import pytest
 
 from otoscope.metrics.record import METRICS
 from otoscope.report.evidence import Evidence
-from otoscope.report.folder import read_run
 from otoscope.report.glossary import TERMS, glossary
-from otoscope.report.metric_words import METRIC_WORDS, told
-from otoscope.report.opening import opening
+from otoscope.report.run_data import read_run
+from otoscope.report.sections.opening import opening
+from otoscope.report.tables import METRIC_WORDS, told
 from tests.report.conftest import Made
 from tests.report.made_run import make_run
 

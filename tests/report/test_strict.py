@@ -8,11 +8,11 @@ import pytest
 from otoscope.config.strict import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.baselines import WORDS
-from otoscope.report.strict_charts import beside, by_size
-from otoscope.report.strict_limits import limit_findings, limits_figure, of_recipes
-from otoscope.report.strict_rows import StrictRows, strict_rows
-from otoscope.report.strict_structure import compactness_findings, few_findings
-from otoscope.report.strict_words import _layers, _predicted, _tasks
+from otoscope.report.figures.charts import beside, by_size
+from otoscope.report.sections.strict_findings import _layers, _predicted, _tasks
+from otoscope.report.sections.strict_limits import limit_findings, limits_figure, of_recipes
+from otoscope.report.sections.strict_rows import StrictRows, strict_rows
+from otoscope.report.sections.strict_structure import compactness_findings, few_findings
 
 SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
 SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from otoscope.report.chart_parts import series_colour, series_names
-from otoscope.report.theme import OTHER, REPRESENTATIONS, series_colours
+from otoscope.report.figures.marks import series_colour, series_names
+from otoscope.report.figures.theme import OTHER, REPRESENTATIONS, series_colours
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)

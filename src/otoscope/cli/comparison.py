@@ -5,8 +5,8 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
+from otoscope.formatting import count
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
-from otoscope.report.words import count
 from otoscope.reproduce.mariotte2025.estimate import Estimate
 from otoscope.reproduce.mariotte2025.page import TITLES, left_out, matrix
 from otoscope.reproduce.mariotte2025.run import Reproduced

@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _doctor(as_json: Json = False) -> None:
-    from otoscope.report.words import count  # here, so that --help does not wait for the charts
+    from otoscope.formatting import count  # here, so that --help does not wait for the charts
 
     found = examine()
     if as_json:

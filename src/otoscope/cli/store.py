@@ -94,7 +94,7 @@ def _merge(
     as_json: Json = False,
 ) -> None:
     from otoscope.activations.maintain import merge
-    from otoscope.report.words import count
+    from otoscope.formatting import count
 
     store = merge(into, [_store_of(place) for place in places])
     if as_json:
@@ -107,7 +107,7 @@ def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json
     from otoscope.activations.compact import Compacted
     from otoscope.activations.compact import compact as compacted
     from otoscope.activations.maintain import collect
-    from otoscope.report.words import count
+    from otoscope.formatting import count
 
     moved = compacted(_store_of(place), dry_run=dry_run) if compact else Compacted([], 0)
     cleared = collect(_store_of(place), dry_run=dry_run)

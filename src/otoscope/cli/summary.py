@@ -5,11 +5,11 @@ from rich.console import Console
 from rich.table import Table
 
 from otoscope.artifacts import read_table
+from otoscope.formatting import count, known
 from otoscope.pipeline.run import RunSummary
 from otoscope.report import evidence
-from otoscope.report.claims import PAGE
-from otoscope.report.strict_rows import strict_rows
-from otoscope.report.words import count, known
+from otoscope.report.claims.page import PAGE
+from otoscope.report.sections.strict_rows import strict_rows
 from otoscope.runs.folder import RunFolder
 
 

@@ -16,8 +16,8 @@ from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.factors.egemaps import measure_ahead
 from otoscope.factors.table import build_factors, factors_identity
+from otoscope.formatting import count
 from otoscope.report import evidence
-from otoscope.report.words import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder

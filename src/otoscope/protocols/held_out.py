@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float, Shaped
 from otoscope.artifacts import fingerprint, read_json
 from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
+from otoscope.formatting import count
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import ProbeSettings, fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
-from otoscope.report.words import count
 from otoscope.resampling.groups import Score
 from otoscope.runs.cache import Made, Part, bring, rows_of
 from otoscope.runs.codes import code_features, train_mean

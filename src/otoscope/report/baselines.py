@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
 from otoscope.protocols.comparing import Number, number_of
-from otoscope.report import words
 
 WORDS: dict[str, str] = {
     DENSE: "dense layer",
@@ -42,7 +42,7 @@ class Baseline:
     @property
     def told(self) -> str:
         """The names as in a sentence."""
-        return words.listed(self.names)
+        return formatting.listed(self.names)
 
 
 def place() -> pl.Expr:

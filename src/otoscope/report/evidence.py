@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.protocols.comparing import MIN_GROUPS
-from otoscope.report import words
-from otoscope.report.folder import Run
 from otoscope.report.html import Html, element, join
+from otoscope.report.run_data import Run
 
 MIN_CLIPS = 20
 """Test clips below which a single one moves an accuracy by more than five points."""
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
         >>> Evidence(3, 1).told
         '3 clips of 1 group'
         """
-        return f"{words.count(self.clips, 'clip')} of {words.count(self.groups, 'group')}"
+        return f"{formatting.count(self.clips, 'clip')} of {formatting.count(self.groups, 'group')}"
 
 
 def of_clips(clips: pl.DataFrame) -> Evidence:

@@ -13,9 +13,9 @@ import vl_convert as vlc
 
 from otoscope.artifacts import atomic
 from otoscope.report import tables
+from otoscope.report.figures.figure import Figure, for_page, for_print
+from otoscope.report.figures.theme import PRINT_CONFIG, page_themes, series_colours
 from otoscope.report.html import Html, element, join, script_json
-from otoscope.report.panels import Figure, for_page, for_print
-from otoscope.report.theme import PRINT_CONFIG, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
 """What the bundled script must offer to the page's own."""

@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from otoscope import formatting
 from otoscope.artifacts import atomic
-from otoscope.report import claims, evidence, gallery, methods, summary, tables, words
-from otoscope.report.figures import all_figures
-from otoscope.report.folder import Run, read_run
+from otoscope.report import evidence, tables
+from otoscope.report.claims.page import page
+from otoscope.report.figures.figure import Figure
+from otoscope.report.figures.probes import all_figures
 from otoscope.report.html import Html, element, join
 from otoscope.report.layout import assemble, drawn, section, write_figure
-from otoscope.report.opening import opening
-from otoscope.report.panels import Figure
-from otoscope.report.strict_words import strict_findings
+from otoscope.report.run_data import Run, read_run
+from otoscope.report.sections import findings, gallery, methods
+from otoscope.report.sections.opening import opening
+from otoscope.report.sections.strict_findings import strict_findings
 
 MAX_ALL_ROWS = 20_000
 """Results up to this many rows are offered as one download on the page."""
@@ -57,7 +60,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
             write_figure(page.parent / "figures", figure)
     with atomic(page) as temporary:
         temporary.write_text(render(run, sections, linked=figures), encoding="utf-8")
-    claims.write_claims(run, figures=figures)
+    page.write_claims(run, figures=figures)
     return page
 
 
@@ -66,13 +69,13 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
     specs: dict[str, Any] = {}
     rests_on = evidence.of_run(run)
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    asked = claims.examine(run.results.rows) if claims.is_asked(run.results.rows) else None
-    answers = claims.answers(asked) if asked else ()
-    first = (opening(run, rests_on, answers), evidence.caution(rests_on), summary.terms())
-    plain, said = summary.summary(run, rests_on), strict_findings(run)
+    asked = page.examine(run.results.rows) if page.is_asked(run.results.rows) else None
+    answers = page.answers(asked) if asked else ()
+    first = (opening(run, rests_on, answers), evidence.caution(rests_on), findings.terms())
+    plain, said = findings.summary(run, rests_on), strict_findings(run)
     blocks = [("summary", section("summary", found, *first, None if said else plain))]
     if asked:
-        blocks.append(("claim", section("claim", "The claim, examined", claims.told(asked))))
+        blocks.append(("claim", section("claim", "The claim, examined", page.told(asked))))
     if said:
         shown = [drawn(f, specs, linked=linked) for f in sections["strict"]]
         blocks.append(("strict", section("strict", "Asked strictly", said, *shown)))
@@ -99,8 +102,8 @@ def _subtitle(run: Run) -> str:
     if name := run.corpus.get("name"):
         parts.append(str(name))
     if run.clips is not None:
-        parts.append(words.count(run.clips.height, "clip"))
-        parts.append(words.count(run.clips["group"].n_unique(), "group"))
+        parts.append(formatting.count(run.clips.height, "clip"))
+        parts.append(formatting.count(run.clips["group"].n_unique(), "group"))
     return " · ".join(parts)
 
 

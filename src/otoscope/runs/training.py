@@ -24,7 +24,7 @@ from otoscope.runs.context import Context
 from otoscope.pipeline.corpus import load_corpus
 from otoscope.runs.cache import run_stage
 from otoscope.runs.progress import Watch, task
-from otoscope.report.words import count
+from otoscope.formatting import count
 from otoscope.sae.bank import Bank, find_room
 from otoscope.sae.bank import Member as BankMember
 from otoscope.sae.checkpoint import CARD, WEIGHTS

@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from otoscope.artifacts import fingerprint, read_json
 from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.formatting import count
 from otoscope.protocols import mariotte2025
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
-from otoscope.report.words import count
 from otoscope.runs.cache import Made, Part, bring, rows_of
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.context import Context

@@ -18,6 +18,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
 from otoscope.config.strict import StrictSettings
+from otoscope.formatting import count
 from otoscope.linear.gram import live_columns
 from otoscope.metrics.baselines import OF_CODES, Encode, find_fitted
 from otoscope.metrics.record import Record
@@ -25,7 +26,6 @@ from otoscope.protocols import strict
 from otoscope.protocols.strict.regression import Linear, factor_records, read_linearly
 from otoscope.protocols.strict.structure import label_curves, measure
 from otoscope.protocols.strict.tasks import Asked, Repetitions, Task, ask, ask_of, continuous_target, tasks_of
-from otoscope.report.words import count
 from otoscope.runs.cache import Made, Part
 from otoscope.runs.codes import FRAMES_AT_ONCE
 from otoscope.runs.context import Context

@@ -16,8 +16,8 @@ from otoscope.config.mariotte2025 import Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.errors import StorageFull
 from otoscope.factors.egemaps import FACTORS
+from otoscope.formatting import count
 from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, Model
-from otoscope.report.words import count
 from otoscope.reproduce.mariotte2025 import timing as speed
 from otoscope.reproduce.mariotte2025.corpus import glance, takes
 from otoscope.reproduce.mariotte2025.encoder import CROP_S

@@ -11,13 +11,13 @@ from otoscope.artifacts import digest, fingerprint, read_table, write_json, writ
 from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
+from otoscope.formatting import count
 from otoscope.metrics.record import completed
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.models import Model
 from otoscope.protocols.mariotte2025.published import SOURCE, compare
-from otoscope.report.claims import write_claims
-from otoscope.report.folder import read_run
-from otoscope.report.words import count
+from otoscope.report.claims.page import write_claims
+from otoscope.report.run_data import read_run
 from otoscope.reproduce.mariotte2025.corpus import read_vocalset
 from otoscope.reproduce.mariotte2025.estimate import require_room
 from otoscope.reproduce.mariotte2025.model_run import ModelRun, folder_of

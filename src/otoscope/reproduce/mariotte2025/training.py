@@ -7,7 +7,7 @@ import numpy as np
 
 from otoscope.artifacts import fingerprint
 from otoscope.config.mariotte2025 import Settings
-from otoscope.report.words import count
+from otoscope.formatting import count
 from otoscope.reproduce.mariotte2025.corpus import LABEL
 from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
 from otoscope.runs.cache import run_stage

@@ -7,8 +7,7 @@ import polars as pl
 from otoscope.protocols.comparing import Number, alike, mean_of, number_of
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.baselines import best_baseline
-from otoscope.report.claims_beside import beside_codes
-from otoscope.report.claims_numbers import EARLY_LATE, FEW, Claims, Compact, Kept, Order, Sides
+from otoscope.report.claims.numbers import EARLY_LATE, FEW, Claims, Compact, Kept, Order, Sides, beside_codes
 
 UNLEARNED = {
     "frozen_decoder": "codes over frozen random atoms",

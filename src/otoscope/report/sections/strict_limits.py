@@ -5,14 +5,15 @@ from typing import Any
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.config.strict import CODES
 from otoscope.protocols.comparing import number_of
 from otoscope.protocols.strict.layers_and_limits import MARGINS
-from otoscope.report import strict_charts, words
-from otoscope.report.claims_words import within
-from otoscope.report.panels import Figure, Panel
-from otoscope.report.strict_rows import StrictRows, listed
-from otoscope.report.summary import Finding
+from otoscope.report.claims.formatting import within
+from otoscope.report.figures.probes import charts
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.sections.findings import Finding
+from otoscope.report.sections.strict_rows import StrictRows, listed
 
 MEASURED = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
 """What each quantity's margin is counted in."""
@@ -33,7 +34,7 @@ def limits_figure(rows: StrictRows) -> Figure | None:
     for metric, target, title, y_title in _questions(rows):
         part = codes.filter((pl.col("metric") == metric) & (pl.col("target") == target)).sort("sparsity")
         if part["value"].is_not_nan().any():
-            drawn = strict_charts.by_sparsity(part, y_title=y_title, sparsities=sparsities, names=list(names.values()))
+            drawn = charts.by_sparsity(part, y_title=y_title, sparsities=sparsities, names=list(names.values()))
             panels.append(Panel(drawn, title))
             used.append(part.drop("series"))
     if not panels:
@@ -42,7 +43,7 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         name="strict-limits",
         title="Where sparsity breaks what is kept",
         caption=(
-            f"From {words.sparsity(sparsities[0])} sparsity to {words.sparsity(sparsities[-1])}: what is rebuilt, "
+            f"From {formatting.sparsity(sparsities[0])} sparsity to {formatting.sparsity(sparsities[-1])}: what is rebuilt, "
             f"what is predicted and what is told apart on test groups, for {of_recipes(recipes)}; the first seed of "
             "each. The table ends with the sparsest level that loses no more than the margin against the densest (a "
             "dash where it cannot be determined), and with the bend of each curve."
@@ -61,15 +62,17 @@ def limit_findings(rows: StrictRows) -> list[Finding]:
     for row in rows.of("sparsity_limit").iter_rows(named=True):
         recipe, quantity = row["target"].split(": ")
         levels = _levels(rows, row)
-        densest = words.sparsity(min(levels)) if levels else densest
-        text = f"{quantity} {words.sparsity(row['value'])}{within(number_of(row), words.sparsity)}"
+        densest = formatting.sparsity(min(levels)) if levels else densest
+        text = f"{quantity} {formatting.sparsity(row['value'])}{within(number_of(row), formatting.sparsity)}"
         if (best := beaten_at(levels, MARGINS[quantity])) is not None:
-            base, top = words.percent(levels[min(levels)]), words.percent(levels[best])
-            text = f"{quantity} undetermined (the densest have {base}, sparser ones {top}, at {words.sparsity(best)})"
+            base, top = formatting.percent(levels[min(levels)]), formatting.percent(levels[best])
+            text = (
+                f"{quantity} undetermined (the densest have {base}, sparser ones {top}, at {formatting.sparsity(best)})"
+            )
         told.setdefault(recipe, []).append(text)
     if not told:
         return []
-    parts = [f"with the recipe {recipe} {words.listed(limits)}" for recipe, limits in told.items()]
+    parts = [f"with the recipe {recipe} {formatting.listed(limits)}" for recipe, limits in told.items()]
     against = f" ({densest} sparsity)" if densest else ""
     return [
         Finding(
@@ -105,7 +108,7 @@ def margins_told() -> str:
     >>> margins_told().split(", ", 1)[0]
     '5 points of explained variance'
     """
-    return words.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
+    return formatting.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
 
 
 def beaten_at(levels: Mapping[float, float], margin: float) -> float | None:
@@ -146,4 +149,4 @@ def of_recipes(recipes: Sequence[str]) -> str:
     """Return the recipes as a caption names them."""
     study = ["the study's recipe (mariotte2025: mean activations, pooled first)"] if "mariotte2025" in recipes else []
     own = [f"this run's ({recipe})" for recipe in recipes if recipe != "mariotte2025"]
-    return words.listed([*study, *own])
+    return formatting.listed([*study, *own])

@@ -5,19 +5,26 @@ from typing import Any
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
 from otoscope.protocols.comparing import number_of
-from otoscope.report import words
 from otoscope.report.baselines import WORDS
-from otoscope.report.claims_beside import MARGIN
-from otoscope.report.claims_words import lead_told, seeds_told
-from otoscope.report.folder import Run
+from otoscope.report.claims.formatting import lead_told, seeds_told
+from otoscope.report.claims.numbers import MARGIN
 from otoscope.report.html import Html, element, join
-from otoscope.report.strict_limits import limit_findings
-from otoscope.report.strict_rows import StrictRows, listed, strict_rows
-from otoscope.report.strict_structure import compactness_findings, few_findings, of_all
-from otoscope.report.strict_verdicts import against, few, lead, within_chance
-from otoscope.report.summary import Finding
+from otoscope.report.run_data import Run
+from otoscope.report.sections.findings import Finding
+from otoscope.report.sections.strict_limits import limit_findings
+from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
+from otoscope.report.sections.strict_structure import (
+    against,
+    compactness_findings,
+    few,
+    few_findings,
+    lead,
+    of_all,
+    within_chance,
+)
 from otoscope.report.tables import folded
 
 Row = Mapping[str, Any]
@@ -57,7 +64,9 @@ def _bridge(rows: StrictRows, present: Set[str]) -> str:
     means = "codes are means over seeds, " if len(rows.seeds) > 1 else ""
     beside = [WORDS[name] for name in WORDS if name in present and name not in (DENSE, CODES)]
     stands = (
-        f"and everything stands beside baselines ({words.listed(beside)})" if beside else "and no baseline was asked"
+        f"and everything stands beside baselines ({formatting.listed(beside)})"
+        if beside
+        else "and no baseline was asked"
     )
     return (
         "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
@@ -84,9 +93,9 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
     how = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
-    by = f" ({words.listed(how)} chosen on groups left out of the fits, never on test groups)" if how else ""
+    by = f" ({formatting.listed(how)} chosen on groups left out of the fits, never on test groups)" if how else ""
     said = (
-        f"Layer {rows.layer} and its codes at {words.sparsity(main['sparsity'])} sparsity (k={main['k']} of "
+        f"Layer {rows.layer} and its codes at {formatting.sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{by}."
     )
     if len(rows.seeds) > 1:
@@ -109,7 +118,7 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         if dense is None or codes is None:
             continue
         as_percent = metric != "task_r2"
-        shown = words.percent if as_percent else words.decimal
+        shown = formatting.percent if as_percent else formatting.decimal
         kind = (
             "a value"
             if metric == "task_r2"
@@ -119,8 +128,8 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         over = f"; {told}" if (told := seeds_told(seeds, shown)) else ""
         said = (
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({words.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
-            f"({words.ends(codes, shown)}{over})."
+            f"({formatting.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
+            f"({formatting.ends(codes, shown)}{over})."
         )
         if all(_at_null(row) for row in (dense, codes)):
             said += " Neither exceeds what permuted targets reach: it cannot be read."
@@ -154,16 +163,16 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     common = rows.one("mean_factor_r2", DENSE)
     if common is not None:
         again = rows.one("mean_factor_r2", CODES)
-        mean = words.decimal(again["value"], 2) if again else "–"
+        mean = formatting.decimal(again["value"], 2) if again else "–"
         said += (
             f" {common['n']} are predicted by both and every seed; over these the mean R² of a linear map is "
-            f"{words.decimal(common['value'], 2)} from the dense layer and {mean} from the codes."
+            f"{formatting.decimal(common['value'], 2)} from the dense layer and {mean} from the codes."
         )
     return [Finding("Factors", said)]
 
 
 def _at_null(row: Row) -> bool:
-    return words.known(row["null_high"]) and row["value"] <= row["null_high"]
+    return formatting.known(row["null_high"]) and row["value"] <= row["null_high"]
 
 
 def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
@@ -184,11 +193,11 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
         Finding(
             "What comes back",
             f"Over {share['n']} seeds the atoms of two dictionaries have a mean largest cosine of "
-            f"{words.decimal(atoms['value'], 2)} (random dictionaries {words.decimal(atoms['null_mean'], 2)}); "
-            f"matched latents correlate at {words.decimal(latents['value'], 2)} on average (clips shuffled "
-            f"{words.decimal(latents['null_mean'], 2)}, up to {words.decimal(latents['null_high'], 2)}). "
-            f"{words.percent(share['value'])} of the latents that fire reappear in at least 80{words.NBSP}% of the "
-            f"other seeds (shuffled {words.percent(share['null_mean'])}); the gallery names only such latents.{start}",
+            f"{formatting.decimal(atoms['value'], 2)} (random dictionaries {formatting.decimal(atoms['null_mean'], 2)}); "
+            f"matched latents correlate at {formatting.decimal(latents['value'], 2)} on average (clips shuffled "
+            f"{formatting.decimal(latents['null_mean'], 2)}, up to {formatting.decimal(latents['null_high'], 2)}). "
+            f"{formatting.percent(share['value'])} of the latents that fire reappear in at least 80{formatting.NBSP}% of the "
+            f"other seeds (shuffled {formatting.percent(share['null_mean'])}); the gallery names only such latents.{start}",
         )
     ]
 
@@ -197,7 +206,7 @@ def _layers(rows: StrictRows) -> list[Finding]:
     said: list[str] = []
     of_blocks = rows.of("layer_lead_of_blocks").rows(named=True)
     for row in rows.of("layer_lead").iter_rows(named=True):
-        if words.known(row["value"]):
+        if formatting.known(row["value"]):
             beside = next((b for b in of_blocks if b["target"] == row["target"] and within_chance(b)), None)
             rests = ", but no more than by chance without layer 0, the input of the first block" if beside else ""
             said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}{rests}")

@@ -5,13 +5,14 @@ from typing import Any
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
-from otoscope.report import strict_charts, words
 from otoscope.report.baselines import WORDS
-from otoscope.report.folder import Run
-from otoscope.report.panels import Figure, Panel
-from otoscope.report.strict_limits import limits_figure
-from otoscope.report.strict_rows import StrictRows, listed, strict_rows
+from otoscope.report.figures.probes import charts
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.run_data import Run
+from otoscope.report.sections.strict_limits import limits_figure
+from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 
 Row = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def _read(rows: StrictRows) -> Figure | None:
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
         name = target or "all factors that dense and codes both predict"
-        panels.append(Panel(strict_charts.beside(part, x_title=title), name))
+        panels.append(Panel(charts.beside(part, x_title=title), name))
         used.append(part)
     if not panels:
         return None
@@ -65,10 +66,12 @@ def _read(rows: StrictRows) -> Figure | None:
             "Each question is answered by the same ridge regression (one output a class) from every representation, "
             "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
             "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the "
-            f"baselines. Grey: codes that know nothing. Lines: 95{words.NBSP}% intervals over groups. A claim about "
+            f"baselines. Grey: codes that know nothing. Lines: 95{formatting.NBSP}% intervals over groups. A claim about "
             "the dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
-        notes=[f"The table also holds {words.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
+        notes=[
+            f"The table also holds {formatting.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."
+        ]
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
@@ -83,7 +86,7 @@ def _structure(rows: StrictRows) -> Figure | None:
     for metric, (title, fraction, logarithmic) in MEASURES.items():
         part = rows.beside(metric).filter(pl.col("representation").is_in(telling))
         if part["value"].is_not_nan().any():
-            chart = strict_charts.beside(part, x_title=title, fraction=fraction, logarithmic=logarithmic)
+            chart = charts.beside(part, x_title=title, fraction=fraction, logarithmic=logarithmic)
             panels.append(Panel(chart, title.removesuffix(" (log)")))
     if not panels:
         return None
@@ -96,7 +99,7 @@ def _structure(rows: StrictRows) -> Figure | None:
     ]
     if left_out:
         notes.append(
-            f"Not drawn, because they predict fewer than half of these factors: {words.listed(left_out)}. The table "
+            f"Not drawn, because they predict fewer than half of these factors: {formatting.listed(left_out)}. The table "
             "holds their numbers."
         )
     return Figure(
@@ -127,7 +130,7 @@ def _few(rows: StrictRows) -> Figure | None:
             continue
         title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
         name = "factors (mean R²)" if metric == "sparse_r2" else target
-        panels.append(Panel(strict_charts.by_size(shown, y_title=title, sizes=rows.sizes), name))
+        panels.append(Panel(charts.by_size(shown, y_title=title, sizes=rows.sizes), name))
         used.append(part)
     if not panels:
         return None
@@ -154,11 +157,11 @@ def _layers(rows: StrictRows) -> Figure | None:
     found = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
     if found["layer"].n_unique() < 2:
         return None
-    known = [v for v in [*found["high"], *found["value"]] if words.known(v)]
+    known = [v for v in [*found["high"], *found["value"]] if formatting.known(v)]
     top = min(max(known, default=1.0), 1.0)
     panels = [
         Panel(
-            strict_charts.by_layer(found.filter(pl.col("target") == category), y_title="mean R²", top=top),
+            charts.by_layer_strict(found.filter(pl.col("target") == category), y_title="mean R²", top=top),
             f"{category} ({found.filter(pl.col('target') == category)['n'][0]})",
         )
         for category in rows.targets("category_r2")

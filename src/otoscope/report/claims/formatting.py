@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from otoscope import formatting
 from otoscope.protocols.comparing import Number
-from otoscope.report import words
 
 
 def shown(number: Number) -> str:
     """Return a fraction with its interval."""
-    return f"{words.percent(number.value)}{within(number, words.percent)}"
+    return f"{formatting.percent(number.value)}{within(number, formatting.percent)}"
 
 
 def decimal(number: Number, digits: int = 3) -> str:
     """Return a number with its interval."""
-    tell = partial(words.decimal, digits=digits)
+    tell = partial(formatting.decimal, digits=digits)
     return f"{tell(number.value)}{within(number, tell)}"
 
 
@@ -34,7 +34,7 @@ def points(difference: float) -> str:
     if abs(difference) < 0.0005:
         return "as much"
     way = "less" if difference < 0 else "more"
-    return f"{words.decimal(100 * abs(difference), 1)} points {way}"
+    return f"{formatting.decimal(100 * abs(difference), 1)} points {way}"
 
 
 def signed(difference: float) -> str:
@@ -43,7 +43,7 @@ def signed(difference: float) -> str:
     >>> signed(-0.0349), signed(0.01)
     ('−3.5', '+1.0')
     """
-    text = words.decimal(100 * difference, 1)
+    text = formatting.decimal(100 * difference, 1)
     return text if text.startswith("−") else f"+{text}"
 
 
@@ -68,7 +68,7 @@ def lead_told(name: str, lead: Number) -> str:
     """
     first, _, then = name.partition(" before ")
     notes: list[str] = [_ends(lead)] if lead.bounded else []
-    if words.known(lead.null_high):
+    if formatting.known(lead.null_high):
         notes.append(f"by chance up to {_layers(lead.null_high)} either way")
     beside = f" ({'; '.join(notes)})" if notes else ""
     return f"the centre of {first} lies {_layers(lead.value)} layers {_way(lead.value)} that of {then}{beside}"
@@ -82,7 +82,7 @@ def _ends(lead: Number) -> str:
 
 
 def _layers(distance: float) -> str:
-    return words.decimal(abs(distance), 2 if abs(distance) >= 0.01 else 3)
+    return formatting.decimal(abs(distance), 2 if abs(distance) >= 0.01 else 3)
 
 
 def _way(distance: float) -> str:

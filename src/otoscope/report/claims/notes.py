@@ -3,17 +3,16 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from otoscope import formatting
 from otoscope.protocols.comparing import Number, apart
-from otoscope.report import words
-from otoscope.report.claims_beside import MARGIN, Beside
-from otoscope.report.claims_numbers import Compact, Kept, Order
-from otoscope.report.claims_words import decimal, lead_told, points, seeds_told, shown, signed, within
-from otoscope.report.strict_limits import beaten_at
+from otoscope.report.claims.formatting import decimal, lead_told, points, seeds_told, shown, signed, within
+from otoscope.report.claims.numbers import MARGIN, Beside, Compact, Kept, Order
+from otoscope.report.sections.strict_limits import beaten_at
 
 
 def notes_of_task(found: Kept) -> Iterator[str]:
     """Yield what stands beside the first verdict."""
-    yield from _seeds("What the codes reach", found.seeds, words.percent)
+    yield from _seeds("What the codes reach", found.seeds, formatting.percent)
     yield from _worth(found)
     yield from _limit(found)
     yield from _beside(found.beside, found.high)
@@ -28,12 +27,12 @@ def notes_of_dimensions(found: Compact) -> Iterator[str]:
 
 def notes_of_layers(found: Order) -> Iterator[str]:
     """Yield the leads over the outputs of blocks alone, and where the centre of a flat curve lies."""
-    if known := {name: lead for name, lead in found.of_blocks.items() if words.known(lead.value)}:
+    if known := {name: lead for name, lead in found.of_blocks.items() if formatting.known(lead.value)}:
         each = "; ".join(lead_told(name, lead) for name, lead in known.items())
         yield f"Without layer 0, the input of the first block: {each}."
     if found.by_layer is not None and found.by_layer["layer"].n_unique() > 1:
         layers: list[int] = found.by_layer["layer"].unique().to_list()
-        flat = words.decimal(sum(layers) / len(layers), 2)
+        flat = formatting.decimal(sum(layers) / len(layers), 2)
         yield (
             f"Layers run from {min(layers)} to {max(layers)}: what all layers tell alike has its centre at {flat}, and "
             "where curves are flat the distance of two centres is small."
@@ -62,19 +61,19 @@ def _limit(found: Kept) -> Iterator[str]:
     if limit is None or not math.isfinite(limit.value) or len(found.codes) < 2:
         return
     base, levels = found.codes[densest], {s: number.value for s, number in found.codes.items()}
-    against = f"the densest codes ({words.sparsity(densest)} sparsity, {words.percent(base.value)})"
+    against = f"the densest codes ({formatting.sparsity(densest)} sparsity, {formatting.percent(base.value)})"
     if (best := beaten_at(levels, MARGIN)) is not None:
         yield (
             f"How far sparsity can go cannot be determined here: {against} are beaten by sparser ones "
-            f"({words.percent(levels[best])} at {words.sparsity(best)}), so a loss against them says little."
+            f"({formatting.percent(levels[best])} at {formatting.sparsity(best)}), so a loss against them says little."
         )
         return
     if limit.value <= densest:
         yield f"Already the next level asked loses more than 2 points against {against}."
         return
     yield (
-        f"Against {against} no more than 2 points are lost up to {words.sparsity(limit.value)} "
-        f"sparsity{within(limit, words.sparsity)}."
+        f"Against {against} no more than 2 points are lost up to {formatting.sparsity(limit.value)} "
+        f"sparsity{within(limit, formatting.sparsity)}."
     )
 
 
@@ -83,7 +82,11 @@ def _beside(found: Beside | None, codes: Number) -> Iterator[str]:
     if found is None:
         return
     if (best := found.best) is not None:
-        at = f" (beside codes at {words.sparsity(best.sparsity)} sparsity)" if words.known(best.sparsity) else ""
+        at = (
+            f" (beside codes at {formatting.sparsity(best.sparsity)} sparsity)"
+            if formatting.known(best.sparsity)
+            else ""
+        )
         name = f"{best.told}{at}, {shown(best.number)}"
         if best.number.value > codes.value:
             verb = "baseline tells" if len(best.names) == 1 else "baselines tell"
@@ -93,10 +96,10 @@ def _beside(found: Beside | None, codes: Number) -> Iterator[str]:
             yield f"The best {verb} {name}{_how(best.number, codes)}."
     if found.lost:
         each = [f"{name} {points(change.value)}{_ends(change)}" for name, change in found.lost.items()]
-        of = words.count(found.asked, "other target")
+        of = formatting.count(found.asked, "other target")
         yield f"Of {of} the same codes lose more than 2 points on {len(each)}: {'; '.join(each)}."
     elif found.asked:
-        yield f"Of {words.count(found.asked, 'other target')} the same codes lose more than 2 points on none."
+        yield f"Of {formatting.count(found.asked, 'other target')} the same codes lose more than 2 points on none."
 
 
 def _how(lower: Number, higher: Number) -> str:
@@ -115,7 +118,7 @@ def _few(found: Compact) -> Iterator[str]:
     best = found.few_best
     others = "" if best is None else f"; of the best baseline, {best.told}, {decimal(best.number, 2)}"
     yield (
-        f"The {words.count(found.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
+        f"The {formatting.count(found.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
         f"{decimal(found.few.codes, 2)}, of the layer {decimal(found.few.dense, 2)}{others}."
     )
 
@@ -142,9 +145,9 @@ def unlearned(found: Compact) -> Iterator[str]:
         why = "being sparse is enough for that, so it does not show that anything was learned"
     else:
         why = "more than of codes that were learned"
-    yield f"A factor takes {words.listed(each)}: {why}."
+    yield f"A factor takes {formatting.listed(each)}: {why}."
 
 
 def one(value: float) -> str:
     """Return a number of dimensions."""
-    return words.decimal(value, 1)
+    return formatting.decimal(value, 1)

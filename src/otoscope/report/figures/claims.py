@@ -8,10 +8,10 @@ import altair as alt
 import polars as pl
 
 from otoscope.protocols.comparing import Number, difference
-from otoscope.report.chart_parts import PERCENT
-from otoscope.report.claims_numbers import EARLY_LATE, Claims, Kept
-from otoscope.report.panels import Figure, Panel
-from otoscope.report.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
+from otoscope.report.claims.numbers import EARLY_LATE, Claims, Kept
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import PERCENT
+from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
 POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.0f')"
 """A difference of fractions as points."""

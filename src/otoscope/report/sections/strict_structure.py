@@ -1,16 +1,67 @@
-"""What the strict protocol found of dimensions: how many share a factor, and what a few of them tell."""
+"""What the strict protocol found of dimensions: how many share a factor, and what a few of them tell.
+
+Verdicts of the strict protocol on two numbers, and none where the test groups are too few for one.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
+from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE
 from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, number_of, with_means
-from otoscope.report import words
 from otoscope.report.baselines import WORDS, best_baseline
-from otoscope.report.claims_words import seeds_told, within
-from otoscope.report.strict_rows import StrictRows
-from otoscope.report.strict_verdicts import compactness, undecided
-from otoscope.report.summary import Finding
+from otoscope.report.claims.formatting import seeds_told, within
+from otoscope.report.sections.findings import Finding
+from otoscope.report.sections.strict_rows import StrictRows
+
+
+def few(row: Mapping[str, Any]) -> bool:
+    """Tell whether a number rests on too few test groups for a verdict."""
+    return (row["groups"] or 0) < MIN_GROUPS
+
+
+def undecided(row: Mapping[str, Any]) -> str:
+    """Return what stands in place of a verdict."""
+    groups = row["groups"] or 0
+    return f"{formatting.count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
+
+
+def against(codes: Number, other: Number) -> str:
+    """Say whether codes beat the best baseline beyond both intervals."""
+    if codes.groups < MIN_GROUPS:
+        return f"Whether the codes beat that, {undecided({'groups': codes.groups})}."
+    if codes.value <= other.value:
+        return "The codes do not beat that."
+    clear = apart(other, codes)
+    return "The codes beat that beyond both intervals." if clear else "The codes lead, within the intervals."
+
+
+def compactness(dense: Mapping[str, Any], codes: Mapping[str, Any]) -> str:
+    """Say which of layer and codes takes fewer dimensions, where their intervals lie apart."""
+    if few(codes):
+        return f"Which is more compact, {undecided(codes)}."
+    layer, found = number_of(dense), number_of(codes)
+    if apart(found, layer):
+        return "The codes are more compact than the layer: the intervals lie apart."
+    if apart(layer, found):
+        return "The codes are less compact than the layer: the intervals lie apart."
+    return "The intervals of codes and layer overlap: it is not decided."
+
+
+def lead(row: Mapping[str, Any]) -> str:
+    """Say whether the interval of a lead decides which category comes first."""
+    if few(row):
+        return undecided(row)
+    beyond = formatting.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
+    return "and the interval excludes 0" if beyond else "which the interval does not decide"
+
+
+def within_chance(row: Mapping[str, Any]) -> bool:
+    """Tell whether a lead, of either sign, is no more than its null."""
+    return (
+        formatting.known(row["value"]) and formatting.known(row["null_high"]) and abs(row["value"]) <= row["null_high"]
+    )
+
 
 LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
 """What has no learned atoms, no trained encoder, or neither."""
@@ -27,28 +78,28 @@ Row = Mapping[str, Any]
 def compactness_findings(rows: StrictRows) -> list[Finding]:
     """Say over how many dimensions of layer and codes a factor spreads, and of what learned less."""
     dense, codes = rows.one("effective_latents", DENSE), rows.one("effective_latents", CODES)
-    if dense is None or codes is None or not (words.known(dense["value"]) and words.known(codes["value"])):
+    if dense is None or codes is None or not (formatting.known(dense["value"]) and formatting.known(codes["value"])):
         return []
     over = f"; {told}" if (told := seeds_told(rows.over_seeds("effective_latents"), _one)) else ""
     said = (
-        f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({words.ends(dense, _one)}) "
-        f"and {_one(codes['value'])} of the codes ({words.ends(codes, _one)}{over}), the geometric mean over the "
+        f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({formatting.ends(dense, _one)}) "
+        f"and {_one(codes['value'])} of the codes ({formatting.ends(codes, _one)}{over}), the geometric mean over the "
         f"{codes['n']} common factors. {compactness(dense, codes)}"
     )
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
     if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
-        mean = [words.decimal(row["value"], 2) for row in r2 if row is not None]
+        mean = [formatting.decimal(row["value"], 2) for row in r2 if row is not None]
         said += f" They also predict less (mean R² {mean[0]} against {mean[1]})."
     beside = [(name, rows.one("effective_latents", name)) for name in LEARNED_LESS]
     shares = {name: rows.one("predicted_share", name, "common") for name in LEARNED_LESS}
     less = [
         f"{WORDS[name]} {_one(row['value'])} ({of_all(share)} factors predicted)"
         for name, row in beside
-        if row is not None and (share := shares[name]) is not None and words.known(row["value"])
+        if row is not None and (share := shares[name]) is not None and formatting.known(row["value"])
     ]
     if less:
-        said += f" What learned less or nothing: {words.listed(less)}."
-    if any(row is not None and words.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
+        said += f" What learned less or nothing: {formatting.listed(less)}."
+    if any(row is not None and formatting.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
         said += " Some of these lie within the interval of the codes or below: compactness alone shows nothing learned."
     return [Finding("Compactness", said)]
 
@@ -73,7 +124,7 @@ def few_findings(rows: StrictRows) -> list[Finding]:
             f"{_two(dense.value)}{within(dense, _two)} from the dense layer",
             *others,
         ]
-        said.append(f"{words.count(size, 'dimension')}: {words.listed(parts)}")
+        said.append(f"{formatting.count(size, 'dimension')}: {formatting.listed(parts)}")
     if not said:
         return []
     text = f"Mean R² of the common factors from the best {'; from '.join(said)}. {_starts(pairs)}"
@@ -99,12 +150,12 @@ def _starts(pairs: list[tuple[Number, Number]]) -> str:
 
 def of_all(row: Row, column: str = "value") -> str:
     """Return a share as a count of all."""
-    return f"{round(row[column] * row['n'])} of {row['n']}" if words.known(row[column]) else "–"
+    return f"{round(row[column] * row['n'])} of {row['n']}" if formatting.known(row[column]) else "–"
 
 
 def _one(value: float) -> str:
-    return words.decimal(value, 1)
+    return formatting.decimal(value, 1)
 
 
 def _two(value: float) -> str:
-    return words.decimal(value, 2)
+    return formatting.decimal(value, 2)

@@ -6,23 +6,23 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from otoscope import formatting
 from otoscope.artifacts import atomic
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report import words
-from otoscope.report.claims_charts import SOURCES, compact_figure, kept_figure, order_figure
-from otoscope.report.claims_numbers import Claims, compat_claims, published_claims
-from otoscope.report.claims_setting import setting
-from otoscope.report.claims_strict import strict_claims
-from otoscope.report.claims_verdicts import Verdict, verdicts
-from otoscope.report.claims_words import decimal, lead_told, points, shown
+from otoscope.report.claims.formatting import decimal, lead_told, points, shown
+from otoscope.report.claims.numbers import Claims, compat_claims, published_claims
+from otoscope.report.claims.setting import setting
+from otoscope.report.claims.strict_numbers import strict_claims
+from otoscope.report.claims.verdicts import Verdict, verdicts
 from otoscope.report.evidence import caution, of_run
-from otoscope.report.folder import Run
+from otoscope.report.figures.claims import SOURCES, compact_figure, kept_figure, order_figure
+from otoscope.report.figures.figure import Figure
 from otoscope.report.glossary import glossary
 from otoscope.report.html import Html, element, join, with_code
 from otoscope.report.layout import assemble, drawn, section, write_figure
-from otoscope.report.opening import opening
-from otoscope.report.panels import Figure
+from otoscope.report.run_data import Run
+from otoscope.report.sections.opening import opening
 
 PAGE = "claims.html"
 
@@ -93,7 +93,7 @@ def write_claims(run: Run, *, figures: bool = True) -> Path | None:
         for figure in charts:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
-    encoders = words.listed(dict.fromkeys(name for name in results["encoder"] if name))
+    encoders = formatting.listed(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = of_run(run)
     told = join(
         opening(run, rests_on, answers(found)),
@@ -182,12 +182,12 @@ def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found is None:
             yield source, _absent(source, claims)
             continue
-        over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        over = f"mean over {formatting.count(found.cells, 'layer')}: " if found.cells > 1 else ""
         null = found.high.null_high
-        beside = f", null up to {words.percent(null)}" if words.known(null) else ""
+        beside = f", null up to {formatting.percent(null)}" if formatting.known(null) else ""
         yield (
             source,
-            f"{over}at {words.sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
+            f"{over}at {formatting.sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
             f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
         )
 
@@ -201,18 +201,18 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found.dimensions is not None and not found.factors:
             yield source, "no factor that the layer and its codes both predict"
             continue
-        over = f"mean over {words.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        over = f"mean over {formatting.count(found.cells, 'layer')}: " if found.cells > 1 else ""
         sides = found.completeness
         text = f"{over}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
         if found.dimensions is not None:
             dense, codes = found.dimensions.dense, found.dimensions.codes
             text += (
-                f"; effective dimensions {words.decimal(codes.value, 1)} and {words.decimal(dense.value, 1)}, "
-                f"on the same {words.count(found.factors, 'factor')}"
+                f"; effective dimensions {formatting.decimal(codes.value, 1)} and {formatting.decimal(dense.value, 1)}, "
+                f"on the same {formatting.count(found.factors, 'factor')}"
             )
         if found.few is not None:
             null = found.few.codes.null_high
-            beside = f" (null up to {words.decimal(null)})" if words.known(null) else ""
+            beside = f" (null up to {formatting.decimal(null)})" if formatting.known(null) else ""
             codes, dense = decimal(found.few.codes), decimal(found.few.dense)
             text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
         yield source, text
@@ -245,4 +245,4 @@ def _absent(source: str, claims: Claims) -> str:
 
 
 def _count(counts: Mapping[str, float], name: str) -> str:
-    return words.decimal(counts.get(name), 2)
+    return formatting.decimal(counts.get(name), 2)

@@ -7,13 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.report import charts, tables, words
-from otoscope.report.chart_parts import named, series_names
-from otoscope.report.factor_figures import category_map, factors_against_sparsity
-from otoscope.report.folder import Run
-from otoscope.report.panels import Figure, Panel
+from otoscope import formatting
+from otoscope.report import tables
+from otoscope.report.figures.probes import charts
+from otoscope.report.figures.factors import category_map, factors_against_sparsity
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import named, series_names
+from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
-from otoscope.report.strict import strict_figures
+from otoscope.report.run_data import Run
 
 POOLINGS = {
     "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
@@ -35,14 +37,16 @@ def probe_by_layer(results: Results) -> Figure | None:
     rows = named(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
     if rows.is_empty():
         return None
-    codes = f" Blue: the codes of the layer's dictionary at {words.sparsity(at)} sparsity." if at is not None else ""
+    codes = (
+        f" Blue: the codes of the layer's dictionary at {formatting.sparsity(at)} sparsity." if at is not None else ""
+    )
     labels = results.labels
     return Figure(
         name="probe-by-layer",
-        title=f"Which layers know the {words.listed(labels)}",
+        title=f"Which layers know the {formatting.listed(labels)}",
         caption=(
             "Accuracy of a linear probe on the clips of groups that no fit or choice has seen. "
-            f"Orange: the layer as it is.{codes} Upright lines: 95{words.NBSP}% intervals over groups. "
+            f"Orange: the layer as it is.{codes} Upright lines: 95{formatting.NBSP}% intervals over groups. "
             "Grey: what the same probe reaches with permuted labels, from the mean to the upper end; "
             "a point in the grey says nothing."
         ),
@@ -82,7 +86,7 @@ def probe_against_sparsity(results: Results) -> list[Figure]:
         per_label = {label: of_layer.filter(pl.col("target") == label) for label in others}
         said = f"{caption} Layer {layer}."
         figures.append(
-            _against_sparsity(results, "probe-against-sparsity-others", words.listed(others), said, per_label)
+            _against_sparsity(results, "probe-against-sparsity-others", formatting.listed(others), said, per_label)
         )
     return figures
 
@@ -91,7 +95,7 @@ def _against_sparsity(
     results: Results, name: str, what: str, caption: str, panels: Mapping[str, pl.DataFrame]
 ) -> Figure:
     rows = pl.concat(list(panels.values()))
-    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if words.known(v))) / 20, 1.0)
+    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if formatting.known(v))) / 20, 1.0)
     sparsities = results.sparsities
     drawn = [
         Panel(charts.against_sparsity(part, y_title="accuracy", sparsities=sparsities, top=top), title)
@@ -146,12 +150,12 @@ def rising(rows: pl.DataFrame) -> str:
     if not falls:
         return f"{expected}, and so it is here."
     worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
-    rest = f"; {words.count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
+    rest = f"; {formatting.count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
     return f"{expected}; that does not hold everywhere here: {'; '.join(worst)}{rest}."
 
 
 def _at(row: Mapping[str, Any]) -> str:
-    return f"{words.percent(row['value'])} at {words.sparsity(row['sparsity'])} sparsity"
+    return f"{formatting.percent(row['value'])} at {formatting.sparsity(row['sparsity'])} sparsity"
 
 
 def all_figures(run: Run) -> dict[str, list[Figure]]:

@@ -1,0 +1,274 @@
+"""The gallery: what single latents sound and look like when they fire.
+
+What the gallery says: which dictionary its latents are of, and how far test groups bear each out.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from otoscope import formatting
+from otoscope.explain.selection import MIN_ROWS
+from otoscope.protocols.comparing import MIN_GROUPS
+from otoscope.report.html import Html, element, join
+from otoscope.report.run_data import Run
+from otoscope.report.sections.factor_ranks import Places, places_of, short
+
+CHANCE = "Not beyond chance on test clips"
+TURNED = "Turned round on test clips"
+
+
+def standing(row: Mapping[str, Any]) -> str:
+    """Say when a latent fires, or why test clips do not show it.
+
+    The size of the test correlation must exceed its null and its sign must be that of the training clips; with
+    fewer than three test groups what is said is of these clips.
+    """
+    train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
+    way = "fires when the factor is high" if train_r >= 0 else "fires when the factor is low"
+    if row["test_clips"] < MIN_ROWS:
+        return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {way}"
+    if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
+        return CHANCE
+    if (test_r >= 0) != (train_r >= 0):
+        return TURNED
+    if row["test_groups"] < MIN_GROUPS:
+        return f"In the clips of {formatting.count(row['test_groups'], 'test group')}, too few for a claim, it {way}"
+    return way.capitalize()
+
+
+def is_refuted(said: str) -> bool:
+    """Tell whether test clips were asked and do not show what training clips did."""
+    return said in (CHANCE, TURNED)
+
+
+def tested_r2(run: Run, row: Mapping[str, Any]) -> list[str]:
+    """Return how well all codes of the gallery's dictionary predict the factor on test groups; nothing if unknown."""
+    card = run.moments.card if run.moments else {}
+    # where other seeds were asked, the strict protocol ranked the factors
+    protocol = "strict" if row.get("seeds_asked") else run.results.protocol
+    found = run.results.rows.filter(
+        (pl.col("metric") == "factor_r2")
+        & (pl.col("split") == "test")
+        & (pl.col("protocol") == protocol)
+        & (pl.col("sae_id") == card.get("sae_id", ""))
+        & (pl.col("target") == row["factor"])
+        & pl.col("value").is_not_nan()
+    )
+    if found.is_empty():
+        return []
+    one = found.row(0, named=True)
+    bounded = formatting.known(one["low"]) and formatting.known(one["high"])
+    within = (
+        f"95{formatting.NBSP}% interval {formatting.decimal(one['low'], 2)} to {formatting.decimal(one['high'], 2)}"
+    )
+    return [
+        f"R² from all codes on test groups {formatting.decimal(one['value'], 2)} ({within if bounded else 'no interval'})"
+    ]
+
+
+def introduction(run: Run) -> Html:
+    """Say what a card of the gallery shows, and of which dictionary."""
+    pooled = run.moments is not None and run.moments.card.get("pooling") == "pool_then_encode"
+    strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
+    return element(
+        "p",
+        f"For each of the {_factors(run)} that codes predict best on validation groups, the one latent "
+        f"{_dictionary(run)} whose pooled code follows it best; further factors of the same latent stand on its card. "
+        "The latent was chosen on training and validation groups; the correlation on test groups stands beside it, "
+        "with the upper end of what the same choice gives for shuffled factors. Below are the clips in which the "
+        "latent fires most, of different groups as far as they go; they may be of training groups, the caption says "
+        f"which. Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
+        "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is the latent's activation "
+        "over time, on its own scale from 0 to the clip's maximum. These are the extremes, not typical clips.",
+        class_="caption",
+    )
+
+
+def _factors(run: Run) -> str:
+    return formatting.count(run.moments.rows["factor"].n_unique() if run.moments else 0, "factor")
+
+
+def _dictionary(run: Run) -> str:
+    """Name the gallery's dictionary, and say whether it is one that the charts are drawn of."""
+    card, results = (run.moments.card if run.moments else {}), run.results
+    known: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
+    if formatting.known(card.get("sparsity")):
+        known.append(f"{formatting.sparsity(card['sparsity'])} sparsity")
+    named = f"of the dictionary {card['sae_id']}" if card.get("sae_id") else "of one dictionary"
+    charted = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")
+    if card.get("sae_id") in set(charted["sae_id"]):
+        known.append("one of those that the charts show")
+    elif card.get("sae_id"):
+        known.append("not one of those that the charts show")
+    if run.moments is not None and run.moments.rows["seeds_asked"].is_not_null().any():
+        known.append("its latents were looked for in other seeds")
+    return f"{named} ({', '.join(known)})" if known else named
+
+
+MAX_ALSO = 5
+"""Further factors of the same latent that are named; the rest is counted."""
+MAX_BYTES = 8_000_000
+"""Sound and pictures that the gallery may hold, before base64; later clips are left out beyond it."""
+
+
+@dataclass
+class _Budget:
+    left: int
+    left_out: int = 0
+
+    def take(self, size: int) -> bool:
+        if size > self.left:
+            self.left_out += 1
+            return False
+        self.left -= size
+        return True
+
+
+def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Html:
+    """Return a card a latent with its strongest clips, or a sentence that says why there are none."""
+    moments = run.moments
+    if moments is None:
+        return element("p", "No gallery: this run has no moments (it has no factors, no dictionary, or no sound).")
+    if moments.rows.is_empty():
+        return element("p", "No gallery: no factor is predicted well enough for a latent to stand for it.")
+    budget, places = _Budget(max_bytes), places_of(run)
+    cards, refuted = [], []
+    for part in moments.rows.partition_by("latent", maintain_order=True):
+        rows = part.rows(named=True)
+        if is_refuted(standing(rows[0])):
+            refuted.append(_latent(run, rows[:1], places, []))
+        else:
+            cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
+    out = element("p", f"{formatting.count(budget.left_out, 'clip')} left out to keep the page small.", class_="quiet")
+    return join(introduction(run), *cards, _refuted(refuted), out if budget.left_out else None)
+
+
+def _refuted(cards: list[Html]) -> Html | None:
+    """Fold the latents that test groups do not bear out; their clips would only suggest what is not so."""
+    if not cards:
+        return None
+    title = f"{formatting.count(len(cards), 'latent')} that test groups do not bear out, without clips"
+    return element("details", element("summary", title), *cards, class_="table")
+
+
+def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Html]) -> Html:
+    first = rows[0]
+    facts = [
+        *_tested(first),
+        f"train {formatting.decimal(first['train_r'], 2)}",
+        *tested_r2(run, first),
+        f"active in {formatting.percent(first['firing'], 0)} of clips",
+    ]
+    if first.get("seeds_asked"):
+        facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
+    if clips and (span := places.span(first["factor"])):
+        facts.append(span)
+    also = _also(first["also"]) if first["also"] else None
+    return element(
+        "article",
+        element(
+            "h3",
+            element("span", first["factor"], class_="factor"),
+            " ",
+            element("span", f"latent {first['latent']}, {run.category(first['factor'])}", class_="quiet"),
+        ),
+        element("p", f"{standing(first)}: {'; '.join(facts)}.", class_="quiet"),
+        element("p", also, class_="quiet") if also else None,
+        element("div", *clips, class_="clips") if clips else None,
+        class_="latent",
+    )
+
+
+def _tested(row: dict[str, Any]) -> list[str]:
+    on = f"on {formatting.count(row['test_clips'], 'clip')} of {formatting.count(row['test_groups'], 'group')}"
+    if not formatting.known(row["test_r"]):
+        return [f"no test correlation {on}"]
+    chance = (
+        [f"by chance |r| up to {formatting.decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
+    )
+    return [f"test correlation {formatting.decimal(row['test_r'], 2)} {on}", *chance]
+
+
+def _also(factors: list[str]) -> str:
+    named, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
+    more = [formatting.count(rest, "further factor")] if rest > 0 else []
+    return f"Also the best single latent for {formatting.listed([*named, *more])}."
+
+
+def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Html | None:
+    folder = run.folder / "moments"
+    sound, picture = folder / row["audio"], folder / row["picture"]
+    if not sound.is_file() or not picture.is_file() or not budget.take(sound.stat().st_size + picture.stat().st_size):
+        return None
+    return element(
+        "figure",
+        _picture(row, picture),
+        element(
+            "audio", controls=True, preload="none", src=_data("audio/flac", sound), aria_label=f"Play {row['clip_id']}"
+        ),
+        element("figcaption", *_caption(row, places)),
+        class_="clip",
+    )
+
+
+def _caption(row: dict[str, Any], places: Places) -> list[Html]:
+    where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
+    parts = [where, f"strength {formatting.decimal(row['strength'], 2)}"]
+    if formatting.known(row["factor_value"]):
+        rank = places.rank(row["factor"], row["factor_value"])
+        parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
+    if row["from_s"] > 0:
+        parts.append(f"cut from {row['from_s']:.2f} s on")
+    return [element("span", _breakable(row["clip_id"]), class_="id"), element("span", "; ".join(parts), class_="quiet")]
+
+
+def _breakable(name: str) -> Html:
+    """Let a long name break after its slashes and underscores first."""
+    pieces = re.findall(r"[^/_]*[/_]?", name)
+    return join(*(join(piece, element("wbr")) for piece in pieces if piece))
+
+
+def _picture(row: dict[str, Any], path: Path) -> Html:
+    peak = f", strongest at {row['peak_s']:.2f} s" if formatting.known(row["peak_s"]) else ""
+    alt = (
+        f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
+        f"latent {row['latent']} drawn over it{peak}."
+    )
+    duration = row["duration_s"]
+    return element(
+        "div",
+        element("img", src=_data("image/png", path), alt=alt, width=480, height=160, decoding="async"),
+        _curve(row),
+        element("span", class_="playhead", aria_hidden="true"),
+        element("span", f"{row['high_hz'] / 1000:.3g} kHz", class_="tick top", aria_hidden="true"),
+        element("span", "0 s", class_="tick left", aria_hidden="true"),
+        element("span", f"{duration:.2f} s", class_="tick right", aria_hidden="true"),
+        class_="picture",
+        data_duration=f"{duration:.4f}",
+    )
+
+
+def _curve(row: dict[str, Any]) -> Html | None:
+    """Draw the activation as steps, one a frame; nothing where codes exist for whole clips only."""
+    if not row["activation"]:
+        return None
+    largest = max([*row["activation"], 1e-12])
+    points: list[str] = []
+    for value, start_s, end_s in zip(row["activation"], row["start_s"], row["end_s"], strict=True):
+        y = 98 - 88 * max(value, 0.0) / largest
+        for time_s in (start_s, end_s):
+            points.append(f"{1000 * min(max(time_s / row['duration_s'], 0), 1):.1f},{y:.1f}")
+    line = " ".join(points)
+    outline = element("polyline", points=line, class_="halo", vector_effect="non-scaling-stroke")
+    curve = element("polyline", points=line, vector_effect="non-scaling-stroke")
+    return element("svg", outline, curve, viewBox="0 0 1000 100", preserveAspectRatio="none", aria_hidden="true")
+
+
+def _data(kind: str, path: Path) -> str:
+    return f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
