@@ -15,8 +15,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from otoscope.cli.bars import Bars
 from otoscope.cli.main import app
+from otoscope.cli.progress import Bars
 from otoscope.config import load_config
 from otoscope.pipeline.run import STAGES
 from tests.cli.calling import call
@@ -179,11 +179,11 @@ def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) 
 
 
 def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otoscope.cli.bars.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("otoscope.cli.progress.LINE_EVERY_S", 0.0)
     bars = Bars()
     bars.start("training 2 dictionaries", 2, "dictionaries")
     bars.advance(0.2, note="layer01")
-    monkeypatch.setattr("otoscope.cli.bars.FORESEEN_S", 0.0)
+    monkeypatch.setattr("otoscope.cli.progress.FORESEEN_S", 0.0)
     bars.advance(0.2, note="layer01")
     assert " left" not in (early := capsys.readouterr().err)
     assert "0.2 of 2 dictionaries" in early

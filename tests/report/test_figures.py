@@ -4,8 +4,7 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.report.figures.probes import marks
-from otoscope.report.figures.probes import MAX_FALLS, rising
+from otoscope.report.figures.probes import MAX_FALLS, marks, rising
 from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from tests.report.conftest import Made

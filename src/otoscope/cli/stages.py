@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otoscope.cli.bars import Bars
+from otoscope.cli.progress import Bars
 
 Config = Annotated[
     Path, typer.Argument(help="the run's configuration, in YAML, or the folder of an earlier run", show_default=False)

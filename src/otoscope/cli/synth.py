@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otoscope.cli.bars import Bars
+from otoscope.cli.progress import Bars
 from otoscope.runs.progress import counting
 
 Singers = Annotated[int, typer.Option("--singers", help="how many singers, women and men in turn")]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import polars as pl
 
 from otoscope import formatting
-from otoscope.report.figures.probes import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, named, series_names
+from otoscope.report.figures.probes import charts
 from otoscope.report.headline import left_out, measured
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import Run

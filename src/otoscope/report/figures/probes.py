@@ -9,10 +9,10 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.report import tables
-from otoscope.report.figures.probes import charts
 from otoscope.report.figures.factors import category_map, factors_against_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import named, series_names
+from otoscope.report.figures.probes import charts
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
 from otoscope.report.run_data import Run

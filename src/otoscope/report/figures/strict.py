@@ -8,8 +8,8 @@ import polars as pl
 from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
 from otoscope.report.baselines import WORDS
-from otoscope.report.figures.probes import charts
 from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.probes import charts
 from otoscope.report.run_data import Run
 from otoscope.report.sections.strict_limits import limits_figure
 from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows

@@ -10,8 +10,8 @@ from otoscope.config.strict import CODES
 from otoscope.protocols.comparing import number_of
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.report.claims.formatting import within
-from otoscope.report.figures.probes import charts
 from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.probes import charts
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_rows import StrictRows, listed
 
