@@ -12,8 +12,8 @@ from sphinx.application import Sphinx
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.fsdd import FsddCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
-from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.datasets.vocalset import VocalSetCorpus
+from otoscope.corpus.synth.dataset import SynthCorpus
 
 project = "otoscope"
 author = "the otoscope authors"

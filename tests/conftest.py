@@ -24,9 +24,9 @@ def checked_modules() -> list[str]:
 
 if os.environ.get("OTOSCOPE_SHAPES"):
     # `make shapes`; not in every run, because it answers bad input before our own errors can
-    import tests.typecheck  # the hook looks it up by name
+    import tests.support.typecheck  # the hook looks it up by name
 
-    install_import_hook(checked_modules(), f"{tests.typecheck.__name__}.check")
+    install_import_hook(checked_modules(), f"{tests.support.typecheck.__name__}.check")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -60,10 +60,10 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def listed(items: Iterable[object]) -> str:
+def comma_list(items: Iterable[object]) -> str:
     """Join items as in a sentence.
 
-    >>> listed(["a", "b", "c"])
+    >>> comma_list(["a", "b", "c"])
     'a, b and c'
     """
     words = [str(i) for i in items]

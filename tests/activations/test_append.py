@@ -17,7 +17,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoded
 from otoscope.errors import IncompleteArtifact, StaleArtifact
 from tests.activations.test_extract import LENGTHS_S, alone, steps, store_of
-from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+from tests.support.activations import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 
 @dataclass(frozen=True)

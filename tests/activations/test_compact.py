@@ -13,7 +13,7 @@ from otoscope.corpus.audio import write_audio
 from otoscope.errors import ArtifactError
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import steps, store_of
-from tests.activations.toy import RATE_HZ, Toy, corpus_of, noise, write_corpus
+from tests.support.activations import RATE_HZ, Toy, corpus_of, noise, write_corpus
 
 SETTINGS = {"segments": Segments(every_s=0.25), "sharding": Sharding(shard_clips=4, window_s=1.0)}
 

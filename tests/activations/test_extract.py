@@ -21,7 +21,7 @@ from otoscope.errors import (
     StaleArtifact,
     UnknownLayer,
 )
-from tests.activations.toy import FIELD, RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+from tests.support.activations import FIELD, RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 LENGTHS_S = [0.5, 0.1, 2.7, 0.5, 1.3, 0.05]
 SMALL = Sharding(shard_clips=4, window_s=1.0)

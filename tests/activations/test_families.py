@@ -11,9 +11,9 @@ from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
 from otoscope.encoders.catalog import load_encoder
-from tests.activations.toy import write_corpus
-from tests.encoders.sounds import assert_near
-from tests.encoders.tiny import write_tiny_checkpoint
+from tests.support.activations import write_corpus
+from tests.support.sounds import assert_near
+from tests.support.tiny import write_tiny_checkpoint
 
 LENGTHS_S = [0.4, 2.3, 0.4, 0.7]
 

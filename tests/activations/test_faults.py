@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from otoscope.activations.store import ActivationStore
-from tests.activations.toy import RATE_HZ, contents, write_corpus
+from tests.support.activations import RATE_HZ, contents, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def toy(*arguments: object) -> tuple[str, str]:
-    command = [sys.executable, "-m", "tests.activations.toy", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.support.activations", *map(str, arguments)]
     # one arena: with one a thread, how much memory is kept is a matter of chance
     calm = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True, env=calm)

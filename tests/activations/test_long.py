@@ -10,8 +10,8 @@ from otoscope.activations.sharding import Sharding
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import AudioError
 from tests.activations.test_extract import steps, store_of
-from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
-from tests.encoders.sounds import assert_near
+from tests.support.activations import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+from tests.support.sounds import assert_near
 
 
 @pytest.mark.parametrize("overlap_s", [0.0, 0.25])

@@ -14,7 +14,7 @@ from otoscope.corpus.audio import write_audio
 from otoscope.errors import ArtifactError, DamagedArtifact, StaleArtifact
 from tests.activations.test_append import Counting, add
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
-from tests.activations.toy import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
+from tests.support.activations import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import LENGTHS_S, alone, steps, store_of
-from tests.activations.toy import RATE_HZ, Toy, corpus_of, noise, write_corpus
+from tests.support.activations import RATE_HZ, Toy, corpus_of, noise, write_corpus
 
 
 @pytest.fixture

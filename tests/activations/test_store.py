@@ -13,7 +13,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, UnknownLayer
 from otoscope.sae.data import Described, Neighbouring, Order
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
-from tests.activations.toy import Toy, write_corpus
+from tests.support.activations import Toy, write_corpus
 
 
 @pytest.fixture(scope="module")

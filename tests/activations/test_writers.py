@@ -18,7 +18,7 @@ from otoscope.executors.base import Done, Heard, Lost
 from otoscope.executors.local import Local
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import LENGTHS_S, SMALL, steps, store_of
-from tests.activations.toy import Toy, contents, corpus_of, write_corpus
+from tests.support.activations import Toy, contents, corpus_of, write_corpus
 
 
 @pytest.fixture

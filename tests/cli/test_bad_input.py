@@ -11,9 +11,9 @@ import soundfile
 import yaml
 
 from otoscope.corpus.audio import write_audio
-from tests.cli.calling import call, fails
-from tests.encoders.tiny import edit_weights, write_tiny_checkpoint
-from tests.pipeline.small import CLASSES, FOLDER, RATE_HZ, Tiny, tone, write_config, write_voices
+from tests.support.calling import call, fails
+from tests.support.small_runs import CLASSES, FOLDER, RATE_HZ, Tiny, tone, write_config, write_voices
+from tests.support.tiny import edit_weights, write_tiny_checkpoint
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -19,8 +19,8 @@ from otoscope.cli.main import app
 from otoscope.cli.progress import Bars
 from otoscope.config import load_config
 from otoscope.pipeline.run import STAGES
-from tests.cli.calling import call
-from tests.pipeline.small import FOLDER, Tiny, write_config, write_voices
+from tests.support.calling import call
+from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 Capsys = pytest.CaptureFixture[str]
 

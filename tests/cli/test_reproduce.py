@@ -10,9 +10,9 @@ import pytest
 from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.protocols.mariotte2025.published import published
-from tests.cli.calling import call, fails
-from tests.pipeline.reproducing import SMALL
-from tests.pipeline.small import Tiny
+from tests.support.calling import call, fails
+from tests.support.reproductions import SMALL
+from tests.support.small_runs import Tiny
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.precision import HalfConv1d, HalfGroupedConv1d, HalfLinear, attend, rounds_faster
 from otoscope.encoders.starter import wheel_files
 from otoscope.errors import ConfigError
-from tests.encoders.sounds import noise
-from tests.encoders.tiny import BLOCKS, TINY
+from tests.support.sounds import noise
+from tests.support.tiny import BLOCKS, TINY
 
 ALL = tuple(range(BLOCKS + 1))
 ROUNDING = 2.0**-8

@@ -10,7 +10,7 @@ from otoscope.encoders.loading import weights_digest
 from otoscope.encoders.resolve import resolve
 from otoscope.encoders.starter import STARTER_ID
 from otoscope.errors import EncoderError, MissingExtra, UnknownEncoder, WeightMismatch
-from tests.encoders.tiny import edit_config, write_tiny_checkpoint
+from tests.support.tiny import edit_config, write_tiny_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -15,7 +15,7 @@ from otoscope.encoders import starter as module
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.starter import STARTER_ID, cache_folder, starter, starter_folder, wheel_files
 from otoscope.errors import EncoderError, MissingExtra
-from tests.encoders.sounds import assert_near, noise
+from tests.support.sounds import assert_near, noise
 
 needs_wheel = pytest.mark.skipif(wheel_files() is None, reason="the starter wheel is not installed")
 

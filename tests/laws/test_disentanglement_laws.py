@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.evaluate.score_card import BOUNDS, score_card, top
+from tests.support.score_card import BOUNDS, score_card, top
 
 SEEDS = st.integers(0, 2**31 - 1)
 GROUPS = np.repeat(np.arange(12), 15)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.catalog import FAMILIES, MODELS, load_encoder
 from otoscope.errors import EncoderError, UnknownLayer
-from tests.encoders.sounds import assert_near, noise
-from tests.encoders.tiny import BLOCKS, TINY, WIDTH, write_tiny_checkpoint
+from tests.support.sounds import assert_near, noise
+from tests.support.tiny import BLOCKS, TINY, WIDTH, write_tiny_checkpoint
 
 LENGTHS = (16000, 12345, 2801, 16000, 13000)
 ALL = tuple(range(BLOCKS + 1))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.metrics.record import METRICS
-from tests.evaluate.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
+from tests.support.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
 
 SEEDS = st.integers(0, 2**31 - 1)
 

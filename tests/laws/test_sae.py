@@ -16,7 +16,7 @@ from otoscope.sae.sparsifiers.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.sparsifiers.gated import Gated
 from otoscope.sae.sparsifiers.jumprelu import JumpReLU
 from otoscope.sae.sparsifiers.relu import ReLU
-from tests.sae.planted import planted
+from tests.support.planted import planted
 
 WIDTH, LATENTS, ROWS = 12, 64, 40
 BUDGETS = (1, 5, 8, 9, 40, 64)

@@ -1,3 +1,3 @@
-from tests.encoders.conftest import tiny
+from tests.support.fixtures import tiny
 
 __all__ = ["tiny"]

@@ -8,7 +8,7 @@ import pytest
 from otoscope.config import load_config
 from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run
-from tests.pipeline.small import write_config
+from tests.support.small_runs import write_config
 
 pytestmark = pytest.mark.shared
 

@@ -11,7 +11,7 @@ from otoscope.corpus.synth.dataset import SynthCorpus, sing_all
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run
-from tests.pipeline.small import FOLDER, SUNG, Tiny, write_config, write_voices
+from tests.support.small_runs import FOLDER, SUNG, Tiny, write_config, write_voices
 
 ONE: dict[str, Any] = {"train": {"sparsities": [0.75], "layers": [1]}}
 

@@ -12,7 +12,7 @@ from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.metrics.record import METRICS, SCHEMA
 from otoscope.pipeline.run import STAGES, RunSummary, run, stages_until
-from tests.pipeline.small import SUNG, Tiny, stages_of_last_run, write_config
+from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
 CLIPS = 5 * 3 * 2
 

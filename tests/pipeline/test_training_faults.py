@@ -14,8 +14,8 @@ from otoscope.config import load_config
 from otoscope.errors import TrainingError
 from otoscope.pipeline.run import run
 from otoscope.sae.checkpoint import CARD, load_sae
-from tests.pipeline.small import FOLDER, Tiny, write_config, write_voices
-from tests.pipeline.test_dictionaries import Lines
+from tests.runs.test_training import Lines
+from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 TRAIN = {"poolings": ["encode_then_pool", "pool_then_encode"], "layers": [1], "sparsities": [0.9]}
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 import pytest
 
 from otoscope.report import write_report
-from tests.report.made_run import make_run
-from tests.report.reading import Reading, read_page
+from tests.support.finished_run import make_run
+from tests.support.page_reader import Reading, read_page
 
 
 class Made(NamedTuple):

@@ -9,8 +9,8 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.report import write_report
 from otoscope.report.evidence import Evidence, of_results, warning
 from tests.report.conftest import Made
-from tests.report.made_run import make_run
-from tests.report.reading import Reading, read_page
+from tests.support.finished_run import make_run
+from tests.support.page_reader import Reading, read_page
 
 
 def page_of(folder: Path, *changed: pl.Expr) -> Reading:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.report.html import element, script_json
-from tests.report.reading import read_page
+from tests.support.page_reader import read_page
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])), st.text(st.characters(exclude_categories=["Cs", "Cc"])))

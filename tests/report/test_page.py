@@ -10,8 +10,8 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.errors import DamagedArtifact, IncompleteArtifact
 from otoscope.report import write_report
 from tests.report.conftest import Made, report
-from tests.report.made_run import SPARSITIES, make_run
-from tests.report.reading import read_page
+from tests.support.finished_run import SPARSITIES, make_run
+from tests.support.page_reader import read_page
 
 FIGURES = (
     "probe-by-layer",

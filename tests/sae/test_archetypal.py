@@ -18,7 +18,7 @@ from otoscope.sae.optimiser import TorchEngine
 from otoscope.sae.sparsifiers.catalog import SPARSIFIERS, build_sparsifier
 from otoscope.sae.train import Step, Training, begin, finish, train
 from otoscope.sae.training_state import train_into
-from tests.sae.planted import planted
+from tests.support.planted import planted
 
 RECIPE = TrainConfig(
     dictionary="archetypal", unit_norm=False, init="points", archetypes=60, batch=128, epochs=10, learning_rate=3e-3

@@ -17,7 +17,7 @@ from otoscope.sae.resources import member_bytes, one_thread
 from otoscope.sae.statistics import measure
 from otoscope.sae.train import begin, train
 from otoscope.sae.training_state import PROGRESS, save_progress, train_into
-from tests.sae.planted import planted
+from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
 NESTED = QUICK.model_copy(update={"sparsifier": "batch_topk", "prefixes": (0.25, 1.0)})

@@ -10,7 +10,7 @@ from otoscope.sae.config import DEFAULT, TrainConfig
 from otoscope.sae.data import ArrayRows, held
 from otoscope.sae.fit import fit
 from otoscope.sae.statistics import measure
-from tests.sae.planted import planted
+from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=4, learning_rate=3e-3)
 

@@ -16,7 +16,7 @@ from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
 from otoscope.sae.statistics import measure
 from otoscope.sae.train import begin, finish, train
 from otoscope.sae.validation import validate
-from tests.sae.planted import planted
+from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)
 

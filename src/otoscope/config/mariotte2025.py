@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.corpus.catalog import validated
 from otoscope.errors import ConfigError, suggest
-from otoscope.protocols.mariotte2025.metrics import ALPHA
+
+ALPHA = 0.1
+"""The one LASSO penalty of the study, for every representation, never tuned."""
+
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 

@@ -20,14 +20,9 @@ from otoscope.formatting import count
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.inputs import probed_labels, why_not
 from otoscope.runs.progress import counting
-
-
-def load_corpus(folder: RunFolder) -> Corpus:
-    """Return the corpus that the first stage wrote."""
-    return Corpus.load(folder.corpus)
 
 
 def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:

@@ -18,9 +18,9 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.formatting import count
-from otoscope.pipeline.corpus import load_corpus
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context, Model, wanted_layers
+from otoscope.runs.folder import load_corpus
 from otoscope.runs.progress import task
 
 MANIFEST = "manifest.json"

@@ -22,7 +22,6 @@ from otoscope.explain import (
 )
 from otoscope.factors.table import FactorTable
 from otoscope.metrics.record import completed
-from otoscope.pipeline.corpus import load_corpus
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import Reappearing, reappearing
 from otoscope.report.page import write_report
@@ -30,7 +29,7 @@ from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import code_features, encode_rows
 from otoscope.runs.context import Context
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.inputs import known_of
 from otoscope.runs.progress import Watch, task
 from otoscope.runs.training import Member, members

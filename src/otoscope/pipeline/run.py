@@ -18,7 +18,7 @@ from otoscope.executors.local import Local
 from otoscope.pipeline import corpus, evaluate, extract, report
 from otoscope.runs import training
 from otoscope.runs.context import Context, Model, wanted_layers
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import Silent, Watch
 from otoscope.runs.training import members
 
@@ -126,7 +126,7 @@ def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary
         seconds=seconds,
         peak_rss_mb=_peak_rss_mb(),
         set_aside=corpus.set_aside(folder, extracted="extract" in stages).height,
-        clips=corpus.load_corpus(folder).clips.height,
+        clips=load_corpus(folder).clips.height,
     )
 
 

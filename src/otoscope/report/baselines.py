@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
+from otoscope.formatting import comma_list
 from otoscope.protocols.comparing import Number, number_of
 
 WORDS: dict[str, str] = {
@@ -42,7 +42,7 @@ class Baseline:
     @property
     def told(self) -> str:
         """The names as in a sentence."""
-        return formatting.listed(self.names)
+        return comma_list(self.names)
 
 
 def place() -> pl.Expr:

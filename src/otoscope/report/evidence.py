@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import count
 from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
         >>> Evidence(3, 1).told
         '3 clips of 1 group'
         """
-        return f"{formatting.count(self.clips, 'clip')} of {formatting.count(self.groups, 'group')}"
+        return f"{count(self.clips, 'clip')} of {count(self.groups, 'group')}"
 
 
 def of_clips(clips: pl.DataFrame) -> Evidence:

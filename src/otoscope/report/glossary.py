@@ -1,6 +1,6 @@
 """The words of the pages, explained once for someone who sees them for the first time."""
 
-from otoscope import formatting
+from otoscope.formatting import NBSP
 from otoscope.report.html import Html, element, with_code
 
 TERMS: dict[str, str] = {
@@ -25,12 +25,12 @@ TERMS: dict[str, str] = {
     "balanced accuracy": "the share of clips named rightly, counted for each class by itself and then averaged.",
     "R²": "how much of a factor's variance is predicted: 1 all of it, 0 no more than its mean tells, below 0 less.",
     "interval": (
-        f"a 95{formatting.NBSP}% bootstrap interval: the number is computed again for test groups drawn with replacement. "
+        f"a 95{NBSP}% bootstrap interval: the number is computed again for test groups drawn with replacement. "
         "With three or four groups it is little more than the range from the lowest to the highest of them."
     ),
     "null, chance": (
         "the same fit on labels or factors in random order, so that nothing can be learned. “Up to” is what "
-        f"95{formatting.NBSP}% of these refits do not exceed (with fewer than 20 refits, the highest)."
+        f"95{NBSP}% of these refits do not exceed (with fewer than 20 refits, the highest)."
     ),
     "effective dimensions": (
         "over how many dimensions a regression spreads its weights for a factor: 1 when one carries it all "

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import count
 from otoscope.report.results import Results
 
 HEADLINE_SPARSITIES = (0.9, 0.95)
@@ -60,4 +60,4 @@ def left_out(results: Results) -> str | None:
     if not missing:
         return None
     verb, counts = ("has", "is") if missing == 1 else ("have", "are")
-    return f"{formatting.count(missing, 'further factor')} {verb} no value on the test clips and {counts} not counted"
+    return f"{count(missing, 'further factor')} {verb} no value on the test clips and {counts} not counted"

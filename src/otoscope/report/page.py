@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from otoscope import formatting
 from otoscope.artifacts import atomic
+from otoscope.formatting import count
 from otoscope.report import evidence, tables
-from otoscope.report.claims.page import page
+from otoscope.report.claims import page as claims
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.probes import all_figures
 from otoscope.report.html import Html, element, join
@@ -54,14 +54,14 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     """
     run = read_run(folder)
     sections = all_figures(run)
-    page = folder / "report" / "index.html"
+    path = folder / "report" / "index.html"
     if figures:
         for figure in (f for listed in sections.values() for f in listed):
-            write_figure(page.parent / "figures", figure)
-    with atomic(page) as temporary:
+            write_figure(path.parent / "figures", figure)
+    with atomic(path) as temporary:
         temporary.write_text(render(run, sections, linked=figures), encoding="utf-8")
-    page.write_claims(run, figures=figures)
-    return page
+    claims.write_claims(run, figures=figures)
+    return path
 
 
 def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:
@@ -69,13 +69,13 @@ def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) 
     specs: dict[str, Any] = {}
     rests_on = evidence.of_run(run)
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    asked = page.examine(run.results.rows) if page.is_asked(run.results.rows) else None
-    answers = page.answers(asked) if asked else ()
+    asked = claims.examine(run.results.rows) if claims.is_asked(run.results.rows) else None
+    answers = claims.answers(asked) if asked else ()
     first = (opening(run, rests_on, answers), evidence.caution(rests_on), findings.terms())
     plain, said = findings.summary(run, rests_on), strict_findings(run)
     blocks = [("summary", section("summary", found, *first, None if said else plain))]
     if asked:
-        blocks.append(("claim", section("claim", "The claim, examined", page.told(asked))))
+        blocks.append(("claim", section("claim", "The claim, examined", claims.told(asked))))
     if said:
         shown = [drawn(f, specs, linked=linked) for f in sections["strict"]]
         blocks.append(("strict", section("strict", "Asked strictly", said, *shown)))
@@ -102,8 +102,8 @@ def _subtitle(run: Run) -> str:
     if name := run.corpus.get("name"):
         parts.append(str(name))
     if run.clips is not None:
-        parts.append(formatting.count(run.clips.height, "clip"))
-        parts.append(formatting.count(run.clips["group"].n_unique(), "group"))
+        parts.append(count(run.clips.height, "clip"))
+        parts.append(count(run.clips["group"].n_unique(), "group"))
     return " · ".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.report.html import Html, element, join
 
 METRIC_WORDS: dict[str, str] = {
@@ -71,10 +71,10 @@ COLUMNS = (
 """What the columns of a table of results hold that do not say so themselves."""
 
 
-def told(rows: pl.DataFrame) -> str:
+def metric_notes(rows: pl.DataFrame) -> str:
     """Return what the metrics of a table are; empty for a table that has no such column.
 
-    >>> told(pl.DataFrame({"metric": ["cosine"], "n": [3]})).split(": ", 1)[0]
+    >>> metric_notes(pl.DataFrame({"metric": ["cosine"], "n": [3]})).split(": ", 1)[0]
     'cosine'
     """
     if "metric" not in rows.columns:
@@ -119,7 +119,7 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: 
     """
     if rows.is_empty():
         return Html("")
-    shown = f"{formatting.count(rows.height, 'row')}"
+    shown = f"{count(rows.height, 'row')}"
     if rows.height > MAX_ROWS:
         note = f"{note} The first {MAX_ROWS} of {rows.height:,} rows are shown; the download holds all.".strip()
     constant = _constant(rows)
@@ -128,7 +128,7 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: 
         "details",
         element("summary", title, " ", element("span", f"({shown})", class_="quiet")),
         element("p", note, class_="quiet") if note else None,
-        element("p", told, class_="quiet") if (told := told(rows)) else None,
+        element("p", told, class_="quiet") if (told := metric_notes(rows)) else None,
         element("p", f"In every row that has it: {every}.", class_="quiet") if every else None,
         element("p", csv_link(rows, name)),
         table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits),
@@ -145,7 +145,7 @@ def _constant(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def _spelled(column: str, value: Any) -> str:
-    return formatting.sparsity(value) if column == "sparsity" else str(value)
+    return sparsity(value) if column == "sparsity" else str(value)
 
 
 def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Html:
@@ -169,8 +169,8 @@ def _class(column: pl.Series) -> str | None:
 
 def _cell(value: Any, column: str, digits: int, class_: str | None) -> Html:
     if isinstance(value, float):
-        text = formatting.sparsity(value) if column == "sparsity" else formatting.decimal(value, digits)
-        inner = element("data", text, value=repr(value)) if formatting.known(value) else "–"
+        text = sparsity(value) if column == "sparsity" else decimal(value, digits)
+        inner = element("data", text, value=repr(value)) if known(value) else "–"
         return element("td", inner, class_=class_)
     if isinstance(value, int) and not isinstance(value, bool):
         return element("td", element("data", str(value), value=value), class_=class_)

@@ -3,27 +3,34 @@
 Results by part: each made once, kept with what it rests on, and taken up again after a kill.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from otoscope.artifacts import digest, environment, read_json, write_json
-from otoscope.errors import ArtifactError
-from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Watch
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from otoscope.artifacts import digest, read_json, read_table, read_tensors, write_json, write_table, write_tensors
+
+from otoscope.artifacts import (
+    digest,
+    environment,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from otoscope.errors import ArtifactError
 from otoscope.executors.base import Engine, results
 from otoscope.metrics.record import Record, completed, to_table
+from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import Watch, task
+
 
 def run_stage(
     folder: RunFolder,

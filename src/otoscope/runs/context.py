@@ -3,17 +3,18 @@
 The encoder of a run: checked before any work, held until it has been used.
 """
 
+from dataclasses import dataclass, field
+from typing import Any
+
 from otoscope.config import RunConfig
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
-from otoscope.sae.resources import find_device
-from dataclasses import dataclass, field
-from typing import Any
-from otoscope.config import RunConfig
 from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import Silent, Watch
+from otoscope.sae.resources import find_device
+
 
 class Model:
     """Loads the configuration's encoder once, and lets go of it when it is taken."""

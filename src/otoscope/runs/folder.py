@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from otoscope.artifacts import is_full
+from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, StorageFull
 
 
@@ -104,3 +105,8 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     if is_full(error):
         return StorageFull(f"no room left to write {path}; free some space and run again")
     return ArtifactError(f"cannot write {path}: {error.strerror}; choose another --out")
+
+
+def load_corpus(folder: RunFolder) -> Corpus:
+    """Return the corpus that the first stage wrote."""
+    return Corpus.load(folder.corpus)

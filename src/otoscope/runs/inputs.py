@@ -7,27 +7,24 @@ What a protocol promises before it works.
 Clips and their representations, as arrays.
 """
 
-from otoscope.config import RunConfig
-from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.errors import ConfigError
 from collections.abc import Callable
 from dataclasses import dataclass
-import polars as pl
-from dataclasses import dataclass
 from typing import NamedTuple
+
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Shaped
-from dataclasses import dataclass
-import numpy as np
-from jaxtyping import Shaped
+
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config import RunConfig
-from otoscope.corpus.table import Corpus
+from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.errors import ConfigError
 from otoscope.factors.table import FactorTable
 from otoscope.metrics.record import Record
 from otoscope.runs.context import Context
-from otoscope.pipeline.corpus import load_corpus
+from otoscope.runs.folder import load_corpus
+
 
 def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
     """Return the labels to probe: those that the configuration names, or all that can be.

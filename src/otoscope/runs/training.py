@@ -3,34 +3,34 @@
 The grid of dictionaries that a configuration asks for.
 """
 
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
-from otoscope.config import Pooling, RunConfig
-from otoscope.errors import UnknownLayer
-from otoscope.sae.sparsifiers.base import k_from_sparsity
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+
 import numpy as np
+
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
-from otoscope.config import Pooling
-from otoscope.errors import ArtifactError
+from otoscope.config import Pooling, RunConfig
+from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.executors.base import results
-from otoscope.runs.context import Context
-from otoscope.pipeline.corpus import load_corpus
-from otoscope.runs.cache import run_stage
-from otoscope.runs.progress import Watch, task
 from otoscope.formatting import count
+from otoscope.runs.cache import run_stage
+from otoscope.runs.context import Context
+from otoscope.runs.folder import load_corpus
+from otoscope.runs.progress import Watch, task
 from otoscope.sae.bank import Bank, find_room
 from otoscope.sae.bank import Member as BankMember
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows, Rows
 from otoscope.sae.loggers import Log, open_log
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+
 
 @dataclass(frozen=True)
 class Member:

@@ -11,13 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from otoscope.config.mariotte2025 import ALPHA
 from otoscope.errors import EvaluationError
 from otoscope.linear.lasso import lasso_weights
 from otoscope.sae.resources import one_thread
 from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
-
-ALPHA = 0.1
-"""The one LASSO penalty of the study, for every representation, never tuned."""
 
 
 class Forward(NamedTuple):

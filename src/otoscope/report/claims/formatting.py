@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from otoscope import formatting
+from otoscope.formatting import known, percent
 from otoscope.protocols.comparing import Number
 
 
 def shown(number: Number) -> str:
     """Return a fraction with its interval."""
-    return f"{formatting.percent(number.value)}{within(number, formatting.percent)}"
+    return f"{percent(number.value)}{within(number, percent)}"
 
 
 def decimal(number: Number, digits: int = 3) -> str:
@@ -68,7 +69,7 @@ def lead_told(name: str, lead: Number) -> str:
     """
     first, _, then = name.partition(" before ")
     notes: list[str] = [_ends(lead)] if lead.bounded else []
-    if formatting.known(lead.null_high):
+    if known(lead.null_high):
         notes.append(f"by chance up to {_layers(lead.null_high)} either way")
     beside = f" ({'; '.join(notes)})" if notes else ""
     return f"the centre of {first} lies {_layers(lead.value)} layers {_way(lead.value)} that of {then}{beside}"

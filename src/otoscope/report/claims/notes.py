@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from otoscope import formatting
+from otoscope.formatting import comma_list, count, percent, sparsity
 from otoscope.protocols.comparing import Number, apart
 from otoscope.report.claims.formatting import decimal, lead_told, points, seeds_told, shown, signed, within
 from otoscope.report.claims.numbers import MARGIN, Beside, Compact, Kept, Order
@@ -12,7 +13,7 @@ from otoscope.report.sections.strict_limits import beaten_at
 
 def notes_of_task(found: Kept) -> Iterator[str]:
     """Yield what stands beside the first verdict."""
-    yield from _seeds("What the codes reach", found.seeds, formatting.percent)
+    yield from _seeds("What the codes reach", found.seeds, percent)
     yield from _worth(found)
     yield from _limit(found)
     yield from _beside(found.beside, found.high)
@@ -61,19 +62,19 @@ def _limit(found: Kept) -> Iterator[str]:
     if limit is None or not math.isfinite(limit.value) or len(found.codes) < 2:
         return
     base, levels = found.codes[densest], {s: number.value for s, number in found.codes.items()}
-    against = f"the densest codes ({formatting.sparsity(densest)} sparsity, {formatting.percent(base.value)})"
+    against = f"the densest codes ({sparsity(densest)} sparsity, {percent(base.value)})"
     if (best := beaten_at(levels, MARGIN)) is not None:
         yield (
             f"How far sparsity can go cannot be determined here: {against} are beaten by sparser ones "
-            f"({formatting.percent(levels[best])} at {formatting.sparsity(best)}), so a loss against them says little."
+            f"({percent(levels[best])} at {sparsity(best)}), so a loss against them says little."
         )
         return
     if limit.value <= densest:
         yield f"Already the next level asked loses more than 2 points against {against}."
         return
     yield (
-        f"Against {against} no more than 2 points are lost up to {formatting.sparsity(limit.value)} "
-        f"sparsity{within(limit, formatting.sparsity)}."
+        f"Against {against} no more than 2 points are lost up to {sparsity(limit.value)} "
+        f"sparsity{within(limit, sparsity)}."
     )
 
 
@@ -82,11 +83,7 @@ def _beside(found: Beside | None, codes: Number) -> Iterator[str]:
     if found is None:
         return
     if (best := found.best) is not None:
-        at = (
-            f" (beside codes at {formatting.sparsity(best.sparsity)} sparsity)"
-            if formatting.known(best.sparsity)
-            else ""
-        )
+        at = f" (beside codes at {sparsity(best.sparsity)} sparsity)" if formatting.known(best.sparsity) else ""
         name = f"{best.told}{at}, {shown(best.number)}"
         if best.number.value > codes.value:
             verb = "baseline tells" if len(best.names) == 1 else "baselines tell"
@@ -96,10 +93,10 @@ def _beside(found: Beside | None, codes: Number) -> Iterator[str]:
             yield f"The best {verb} {name}{_how(best.number, codes)}."
     if found.lost:
         each = [f"{name} {points(change.value)}{_ends(change)}" for name, change in found.lost.items()]
-        of = formatting.count(found.asked, "other target")
+        of = count(found.asked, "other target")
         yield f"Of {of} the same codes lose more than 2 points on {len(each)}: {'; '.join(each)}."
     elif found.asked:
-        yield f"Of {formatting.count(found.asked, 'other target')} the same codes lose more than 2 points on none."
+        yield f"Of {count(found.asked, 'other target')} the same codes lose more than 2 points on none."
 
 
 def _how(lower: Number, higher: Number) -> str:
@@ -118,7 +115,7 @@ def _few(found: Compact) -> Iterator[str]:
     best = found.few_best
     others = "" if best is None else f"; of the best baseline, {best.told}, {decimal(best.number, 2)}"
     yield (
-        f"The {formatting.count(found.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
+        f"The {count(found.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
         f"{decimal(found.few.codes, 2)}, of the layer {decimal(found.few.dense, 2)}{others}."
     )
 
@@ -145,7 +142,7 @@ def unlearned(found: Compact) -> Iterator[str]:
         why = "being sparse is enough for that, so it does not show that anything was learned"
     else:
         why = "more than of codes that were learned"
-    yield f"A factor takes {formatting.listed(each)}: {why}."
+    yield f"A factor takes {comma_list(each)}: {why}."
 
 
 def one(value: float) -> str:

@@ -8,6 +8,7 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.artifacts import atomic
+from otoscope.formatting import comma_list, count, known, percent, sparsity
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.claims.formatting import decimal, lead_told, points, shown
@@ -93,7 +94,7 @@ def write_claims(run: Run, *, figures: bool = True) -> Path | None:
         for figure in charts:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
-    encoders = formatting.listed(dict.fromkeys(name for name in results["encoder"] if name))
+    encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = of_run(run)
     told = join(
         opening(run, rests_on, answers(found)),
@@ -182,12 +183,12 @@ def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found is None:
             yield source, _absent(source, claims)
             continue
-        over = f"mean over {formatting.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
         null = found.high.null_high
-        beside = f", null up to {formatting.percent(null)}" if formatting.known(null) else ""
+        beside = f", null up to {percent(null)}" if known(null) else ""
         yield (
             source,
-            f"{over}at {formatting.sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
+            f"{over}at {sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
             f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
         )
 
@@ -201,18 +202,18 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found.dimensions is not None and not found.factors:
             yield source, "no factor that the layer and its codes both predict"
             continue
-        over = f"mean over {formatting.count(found.cells, 'layer')}: " if found.cells > 1 else ""
+        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
         sides = found.completeness
         text = f"{over}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
         if found.dimensions is not None:
             dense, codes = found.dimensions.dense, found.dimensions.codes
             text += (
                 f"; effective dimensions {formatting.decimal(codes.value, 1)} and {formatting.decimal(dense.value, 1)}, "
-                f"on the same {formatting.count(found.factors, 'factor')}"
+                f"on the same {count(found.factors, 'factor')}"
             )
         if found.few is not None:
             null = found.few.codes.null_high
-            beside = f" (null up to {formatting.decimal(null)})" if formatting.known(null) else ""
+            beside = f" (null up to {formatting.decimal(null)})" if known(null) else ""
             codes, dense = decimal(found.few.codes), decimal(found.few.dense)
             text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
         yield source, text

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.artifacts import read_table
+from otoscope.formatting import NBSP, comma_list, count, decimal, known, sparsity
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.html import Html, element
@@ -32,15 +32,15 @@ def formants_told(run: Run, asked: Sequence[str]) -> str:
     if not members:
         return ""
     of = [sources.get(name, "unknown") for name in members]
-    own = formatting.listed(name for name, source in zip(members, of, strict=True) if source == "truth")
+    own = comma_list(name for name, source in zip(members, of, strict=True) if source == "truth")
     kinds = {"truth": f"known to the synthesiser: {own}", "unknown": "of unrecorded source"}
     each = [f"{of.count(source)} {kinds.get(source, f'of {source}')}" for source in dict.fromkeys(of)]
-    said = f"{formatting.count(len(members), 'factor')} ({formatting.listed(each)})"
+    said = f"{count(len(members), 'factor')} ({comma_list(each)})"
     if MEASURED not in of:
         return said
     if agreement := dict(_agreement(run)):
-        each = [f"{formatting.decimal(r, 2)} ({name})" for name, r in agreement.items()]
-        so = f"{said}; on these clips openSMILE's mean frequencies correlate with the true ones at {formatting.listed(each)}"
+        each = [f"{decimal(r, 2)} ({name})" for name, r in agreement.items()]
+        so = f"{said}; on these clips openSMILE's mean frequencies correlate with the true ones at {comma_list(each)}"
         if max(agreement.values()) < CLOSE:
             so += ": these are no reliable formants here, and the verdict is mostly about them"
         return so
@@ -60,7 +60,7 @@ def _agreement(run: Run) -> Iterator[tuple[str, float]]:
         if {true, measured} <= set(table.columns):
             both = table.select(true, measured).fill_nan(None).drop_nulls()
             r: float | None = both.select(pl.corr(true, measured)).item() if both.height > 2 else None
-            if r is not None and formatting.known(r):
+            if r is not None and known(r):
                 yield true.removesuffix("_hz").upper(), r
 
 
@@ -72,12 +72,12 @@ def setting(run: Run) -> Html:
     """Return a table of what was asked, from the results and, where they lie beside them, configuration and corpus."""
     rows = run.results.rows.filter(pl.col("protocol").is_in([COMPAT, STRICT]))
     told = {
-        "Encoder": formatting.listed(dict.fromkeys(name for name in rows["encoder"] if name)),
+        "Encoder": comma_list(dict.fromkeys(name for name in rows["encoder"] if name)),
         "Corpus": _corpus(run.corpus, run.clips),
         "Held-out groups": _held_out(rows),
         "Formants": formants_told(run, _asked(rows)),
         "Layers": (
-            f"{formatting.listed(rows['layer'].drop_nulls().unique().sort())} (0: the input of the first block; i: the "
+            f"{comma_list(rows['layer'].drop_nulls().unique().sort())} (0: the input of the first block; i: the "
             "output of block i)"
         ),
         "Compared in full": _compared(rows),
@@ -91,17 +91,15 @@ def setting(run: Run) -> Html:
 def _corpus(card: Mapping[str, Any], clips: pl.DataFrame | None) -> str:
     parts = [str(card["name"])] if card.get("name") else []
     if clips is not None:
-        parts.append(
-            f"{formatting.count(clips.height, 'clip')} of {formatting.count(clips['group'].n_unique(), 'group')}"
-        )
+        parts.append(f"{count(clips.height, 'clip')} of {count(clips['group'].n_unique(), 'group')}")
         of_splits = [
-            f"{formatting.count(of.height, 'clip')} of {formatting.count(of['group'].n_unique(), 'group')} for {use}"
+            f"{count(of.height, 'clip')} of {count(of['group'].n_unique(), 'group')} for {use}"
             for split, use in USES.items()
             if (of := clips.filter(pl.col("split") == split)).height
         ]
-        parts.append(formatting.listed(of_splits))
+        parts.append(comma_list(of_splits))
     elif card.get("clips"):
-        parts.append(formatting.count(int(card["clips"]), "clip"))
+        parts.append(count(int(card["clips"]), "clip"))
     return "; ".join(parts)
 
 
@@ -113,7 +111,7 @@ def _held_out(rows: pl.DataFrame) -> str:
     if tasks.is_empty():
         return ""
     clips, groups = tasks.select("n", "groups").row(0)
-    return f"test numbers of the task rest on {formatting.count(clips, 'clip')} of {formatting.count(groups, 'independent group')}"
+    return f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
 
 
 def _asked(rows: pl.DataFrame) -> list[str]:
@@ -128,7 +126,7 @@ def _compared(rows: pl.DataFrame) -> str:
         return ""
     codes = f", its codes with {main['latents']} latents" if main["latents"] else ""
     budget = f" (k={main['k']})" if main["k"] else ""
-    return f"layer {strict.layer}{codes} at {formatting.sparsity(main['sparsity'])} sparsity{budget}"
+    return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}"
 
 
 def _seeds(rows: pl.DataFrame) -> str:
@@ -136,7 +134,7 @@ def _seeds(rows: pl.DataFrame) -> str:
     if not seeds:
         return ""
     first = "; numbers of codes at the sparsity compared are their means" if len(seeds) > 1 else ""
-    return f"{formatting.count(len(seeds), 'seed')} of the dictionaries ({formatting.listed(seeds)}){first}"
+    return f"{count(len(seeds), 'seed')} of the dictionaries ({comma_list(seeds)}){first}"
 
 
 def _nulls(config: Mapping[str, Any], rows: pl.DataFrame) -> str:
@@ -149,7 +147,7 @@ def _nulls(config: Mapping[str, Any], rows: pl.DataFrame) -> str:
         said.append(f"nulls of {permutations} refits on permuted targets")
     if resamples := evaluate.get("resamples"):
         said.append(
-            f"95{formatting.NBSP}% intervals of {resamples} resamples of whole groups (for layers of factors, too; for "
+            f"95{NBSP}% intervals of {resamples} resamples of whole groups (for layers of factors, too; for "
             "dimensions from leaving out one factor at a time)"
         )
     return "; ".join(said)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from otoscope import formatting
+from otoscope.formatting import comma_list, count, percent, sparsity
 from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, difference
 from otoscope.report.claims.formatting import lead_told, points, shown, signed, within
 from otoscope.report.claims.notes import notes_of_dimensions, notes_of_layers, notes_of_task, one, unlearned
@@ -72,7 +72,7 @@ def kept(found: Kept | None) -> Verdict:
         return NOT_ASKED
     codes, change = found.high, difference(found.high, found.dense)
     told = (
-        f"At {formatting.sparsity(found.sparsity)} sparsity the codes reach {shown(codes)} on {found.target}, the layer "
+        f"At {sparsity(found.sparsity)} sparsity the codes reach {shown(codes)} on {found.target}, the layer "
         f"itself {shown(found.dense)}: {points(change.value)}"
     )
     if change.bounded:
@@ -85,7 +85,7 @@ def _kept(codes: Number, change: Number) -> tuple[Outcome, str]:
     if math.isfinite(codes.null_high) and codes.value <= codes.null_high:
         return (
             "does not hold",
-            f", and no more than permuted targets give (up to {formatting.percent(codes.null_high)})",
+            f", and no more than permuted targets give (up to {percent(codes.null_high)})",
         )
     if not change.bounded:
         return "undecided", ", without an interval"
@@ -105,7 +105,7 @@ def _kept(codes: Number, change: Number) -> tuple[Outcome, str]:
 
 
 def _too_few(groups: int) -> str:
-    return f"{formatting.count(groups, 'group is', 'groups are')} too few to decide (at least {MIN_GROUPS})"
+    return f"{count(groups, 'group is', 'groups are')} too few to decide (at least {MIN_GROUPS})"
 
 
 def compact(found: Compact | None) -> Verdict:
@@ -122,7 +122,7 @@ def compact(found: Compact | None) -> Verdict:
         return Verdict("undecided", "No factor is predicted by the layer and by its codes, so none can be compared.")
     dense, codes = found.dimensions.dense, found.dimensions.codes
     told = (
-        f"On the {formatting.count(found.factors, 'factor')} that both predict, the regression of a factor spreads over "
+        f"On the {count(found.factors, 'factor')} that both predict, the regression of a factor spreads over "
         f"{_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means)"
     )
     notes = tuple(notes_of_dimensions(found))
@@ -177,7 +177,7 @@ def ordered(found: Order | None) -> Verdict:
         if standing := [
             name.partition(" before ") for name in found.leads if name in later and _stands(found, name, -1.0)
         ]:
-            after = formatting.listed(then for _, _, then in standing)
+            after = comma_list(then for _, _, then in standing)
             first = _capital(standing[0][0])
             return Verdict(
                 "does not hold", f"{told}. {first} comes later than {after}, and the interval excludes 0.", notes

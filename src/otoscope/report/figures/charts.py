@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
+from otoscope.formatting import NBSP, sparsity
 from otoscope.protocols.comparing import with_means
 from otoscope.report.baselines import WORDS
 from otoscope.report.figures.figure import Chart
@@ -131,11 +131,11 @@ def factor_panel(
     `top` is the upper end of the vertical axis that all panels share; the median of the nulls'
     upper ends is dashed grey.
     """
-    short = [formatting.sparsity(s).removesuffix(f"{formatting.NBSP}%") for s in sparsities]
+    short = [sparsity(s).removesuffix(f"{NBSP}%") for s in sparsities]
     data = plain_rows(rows).with_columns(
         pl.when(pl.col("representation") == "dense")
         .then(pl.lit("dense"))
-        .otherwise(pl.col("label").str.strip_suffix(f"{formatting.NBSP}%"))
+        .otherwise(pl.col("label").str.strip_suffix(f"{NBSP}%"))
         .alias("label")
     )
     median = (
@@ -275,11 +275,11 @@ def by_sparsity(
     rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], names: Sequence[str]
 ) -> alt.LayerChart:
     """Draw a value against sparsity up to where hardly a latent is left, a line a recipe; `names` are all of them."""
-    data = _plain(rows).with_columns(pl.Series("label", [formatting.sparsity(s) for s in _plain(rows)["sparsity"]]))
+    data = _plain(rows).with_columns(pl.Series("label", [sparsity(s) for s in _plain(rows)["sparsity"]]))
     colours = series_colours(names)
     colour = alt.Color("series:N").title(None)
     colour = colour.scale(domain=list(colours), range=[found.light for found in colours.values()])
-    order = [formatting.sparsity(s) for s in sparsities]
+    order = [sparsity(s) for s in sparsities]
     x = alt.X("label:O").title("sparsity").sort(order).scale(domain=order).axis(labelAngle=0)
     floor = data["value"].min()
     low_enough = isinstance(floor, float) and floor < LOWEST

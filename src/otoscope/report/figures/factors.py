@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import decimal, sparsity
+from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, named, series_names
-from otoscope.report.figures.probes import charts
 from otoscope.report.headline import left_out, measured
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import Run
@@ -44,7 +44,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
     ]
     r2_caption = (
         "How well a LASSO fitted on training groups predicts each factor on test groups. 1 is perfect, 0 is no better "
-        f"than the mean; values under {formatting.decimal(R2_FLOOR, 1)} are drawn at the edge."
+        f"than the mean; values under {decimal(R2_FLOOR, 1)} are drawn at the edge."
     )
     size_caption = (
         "How many dimensions share the work of predicting each factor: the exponential of the entropy of the LASSO's "
@@ -80,9 +80,9 @@ def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
     """Return a row a factor: category, value from the dense layer and from the codes at each sparsity, and nulls."""
     rows = run.results.of(metric, layer=layer)
     wide: dict[str, dict[str, object]] = {}
-    labels = ["dense", *(formatting.sparsity(s) for s in run.results.sparsities)]
+    labels = ["dense", *(sparsity(s) for s in run.results.sparsities)]
     for row in rows.rows(named=True):
-        place = "dense" if row["representation"] == "dense" else formatting.sparsity(row["sparsity"])
+        place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
         target = wide.setdefault(row["target"], {"factor": row["target"], "category": run.category(row["target"])})
         target[place] = row["value"]
         if row["null_high"] is not None:
@@ -106,7 +106,7 @@ def category_map(run: Run) -> Figure | None:
     if not cells:
         return None
     categories = list(_categories(run, results.factors))
-    titles = {"dense": "dense layer", "SAE": f"codes at {formatting.sparsity(at)} sparsity"}
+    titles = {"dense": "dense layer", "SAE": f"codes at {sparsity(at)} sparsity"}
     table = pl.concat([c.with_columns(representation=pl.lit(titles[name])) for name, c in cells.items()])
     return Figure(
         name="categories-by-layer",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import sparsity
 from otoscope.report.figures.theme import NULL, REPRESENTATIONS, series_colours
 
 PERCENT = ".0%"
@@ -68,7 +68,7 @@ def plain_rows(rows: pl.DataFrame) -> pl.DataFrame:
     """Keep rows with a value, NaN as null, and add the labels of the sparsities."""
     floats = pl.selectors.float()
     kept = rows.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
-    labels = [formatting.sparsity(s) for s in kept["sparsity"]]
+    labels = [sparsity(s) for s in kept["sparsity"]]
     columns = ["layer", "k", "target", "representation", "sparsity", "value", "low", "high", "null_mean", "null_high"]
     columns += ["n", "groups"] + (["series"] if "series" in rows.columns else [])
     return kept.select(columns).with_columns(floats.fill_nan(None), pl.Series("label", labels, dtype=pl.String()))
@@ -76,7 +76,7 @@ def plain_rows(rows: pl.DataFrame) -> pl.DataFrame:
 
 def sparsity_axis(sparsities: Sequence[float]) -> alt.X:
     """Return the horizontal axis of charts over all sparsities of a page."""
-    order = [formatting.sparsity(s) for s in sparsities]
+    order = [sparsity(s) for s in sparsities]
     return alt.X("label:O").title("sparsity (share of latents held at zero)").sort(order).scale(domain=order)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
+from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
 from otoscope.report import tables
+from otoscope.report.figures import charts
 from otoscope.report.figures.factors import category_map, factors_against_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import named, series_names
-from otoscope.report.figures.probes import charts
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
 from otoscope.report.run_data import Run
@@ -37,16 +37,14 @@ def probe_by_layer(results: Results) -> Figure | None:
     rows = named(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
     if rows.is_empty():
         return None
-    codes = (
-        f" Blue: the codes of the layer's dictionary at {formatting.sparsity(at)} sparsity." if at is not None else ""
-    )
+    codes = f" Blue: the codes of the layer's dictionary at {sparsity(at)} sparsity." if at is not None else ""
     labels = results.labels
     return Figure(
         name="probe-by-layer",
-        title=f"Which layers know the {formatting.listed(labels)}",
+        title=f"Which layers know the {comma_list(labels)}",
         caption=(
             "Accuracy of a linear probe on the clips of groups that no fit or choice has seen. "
-            f"Orange: the layer as it is.{codes} Upright lines: 95{formatting.NBSP}% intervals over groups. "
+            f"Orange: the layer as it is.{codes} Upright lines: 95{NBSP}% intervals over groups. "
             "Grey: what the same probe reaches with permuted labels, from the mean to the upper end; "
             "a point in the grey says nothing."
         ),
@@ -85,9 +83,7 @@ def probe_against_sparsity(results: Results) -> list[Figure]:
         of_layer = rows.filter(pl.col("layer") == layer)
         per_label = {label: of_layer.filter(pl.col("target") == label) for label in others}
         said = f"{caption} Layer {layer}."
-        figures.append(
-            _against_sparsity(results, "probe-against-sparsity-others", formatting.listed(others), said, per_label)
-        )
+        figures.append(_against_sparsity(results, "probe-against-sparsity-others", comma_list(others), said, per_label))
     return figures
 
 
@@ -95,7 +91,7 @@ def _against_sparsity(
     results: Results, name: str, what: str, caption: str, panels: Mapping[str, pl.DataFrame]
 ) -> Figure:
     rows = pl.concat(list(panels.values()))
-    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if formatting.known(v))) / 20, 1.0)
+    top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if known(v))) / 20, 1.0)
     sparsities = results.sparsities
     drawn = [
         Panel(charts.against_sparsity(part, y_title="accuracy", sparsities=sparsities, top=top), title)
@@ -150,12 +146,12 @@ def rising(rows: pl.DataFrame) -> str:
     if not falls:
         return f"{expected}, and so it is here."
     worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
-    rest = f"; {formatting.count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
+    rest = f"; {count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
     return f"{expected}; that does not hold everywhere here: {'; '.join(worst)}{rest}."
 
 
 def _at(row: Mapping[str, Any]) -> str:
-    return f"{formatting.percent(row['value'])} at {formatting.sparsity(row['sparsity'])} sparsity"
+    return f"{percent(row['value'])} at {sparsity(row['sparsity'])} sparsity"
 
 
 def all_figures(run: Run) -> dict[str, list[Figure]]:

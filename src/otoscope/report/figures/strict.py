@@ -7,9 +7,10 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
+from otoscope.formatting import NBSP, comma_list
 from otoscope.report.baselines import WORDS
+from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.probes import charts
 from otoscope.report.run_data import Run
 from otoscope.report.sections.strict_limits import limits_figure
 from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
@@ -66,12 +67,10 @@ def _read(rows: StrictRows) -> Figure | None:
             "Each question is answered by the same ridge regression (one output a class) from every representation, "
             "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
             "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the "
-            f"baselines. Grey: codes that know nothing. Lines: 95{formatting.NBSP}% intervals over groups. A claim about "
+            f"baselines. Grey: codes that know nothing. Lines: 95{NBSP}% intervals over groups. A claim about "
             "the dictionary needs blue to lie to the right of magenta, not only of grey."
         ),
-        notes=[
-            f"The table also holds {formatting.listed(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."
-        ]
+        notes=[f"The table also holds {comma_list(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
@@ -99,7 +98,7 @@ def _structure(rows: StrictRows) -> Figure | None:
     ]
     if left_out:
         notes.append(
-            f"Not drawn, because they predict fewer than half of these factors: {formatting.listed(left_out)}. The table "
+            f"Not drawn, because they predict fewer than half of these factors: {comma_list(left_out)}. The table "
             "holds their numbers."
         )
     return Figure(

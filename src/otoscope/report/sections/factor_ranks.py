@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from otoscope import formatting
 from otoscope.artifacts import read_table
+from otoscope.formatting import percent
 from otoscope.report.run_data import Run
 
 
@@ -35,7 +35,7 @@ class Places:
             return None
         below, above = float((known < value).mean()), float((known > value).mean())
         share, way = (below, "more") if below >= above else (above, "less")
-        return f"{way} than in {formatting.percent(share, 0)} of all clips"
+        return f"{way} than in {percent(share, 0)} of all clips"
 
 
 def places_of(run: Run) -> Places:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope import formatting
+from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, rows_of, sparsity
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.glossary import glossary
@@ -41,12 +42,12 @@ def _probe_tiles(results: Results) -> list[Html]:
     if dense:
         chosen = [f"layer chosen on {best.chosen_on}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
-        tiles.append(_tile(name, formatting.percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
+        tiles.append(_tile(name, percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
     for at in headline_sparsities(results)[:1]:
         if codes := codes_of(results, label, at):
-            name = f"{label}, codes at {formatting.sparsity(at)}, layer {codes['layer']}"
+            name = f"{label}, codes at {sparsity(at)}, layer {codes['layer']}"
             lines = [*_how_codes_were_chosen(results, label, codes), *_probe_lines(codes)]
-            tiles.append(_tile(name, formatting.percent(codes["value"]), codes, lines))
+            tiles.append(_tile(name, percent(codes["value"]), codes, lines))
     return tiles
 
 
@@ -55,17 +56,15 @@ def _how_codes_were_chosen(results: Results, label: str, codes: Row) -> list[str
     chosen = results.codes_layer
     said = [f"layer with the best codes on {chosen.chosen_on}"] if chosen.chosen_on else []
     same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-    return [*said, f"dense layer {codes['layer']} itself: {formatting.percent(same['value'])}"] if same else said
+    return [*said, f"dense layer {codes['layer']} itself: {percent(same['value'])}"] if same else said
 
 
 def _probe_lines(row: Row) -> list[str]:
     lines: list[str] = []
     if formatting.known(row["low"]) and formatting.known(row["high"]):
-        lines.append(
-            f"95{formatting.NBSP}% interval {formatting.percent(row['low'])} to {formatting.percent(row['high'])}"
-        )
+        lines.append(f"95{NBSP}% interval {percent(row['low'])} to {percent(row['high'])}")
     if formatting.known(row["null_mean"]):
-        lines.append(f"by chance {formatting.percent(row['null_mean'])}, up to {formatting.percent(row['null_high'])}")
+        lines.append(f"by chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
     return lines
 
 
@@ -74,8 +73,8 @@ def _variance_tile(results: Results) -> list[Html]:
     near = at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
     if near is None:
         return []
-    name = f"explained variance at {formatting.sparsity(at)}, layer {near['layer']}"
-    return [_tile(name, formatting.percent(near["value"]), near, [f"always answering the mean: 0{formatting.NBSP}%"])]
+    name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
+    return [_tile(name, percent(near["value"]), near, [f"always answering the mean: 0{NBSP}%"])]
 
 
 def _factor_tiles(results: Results) -> list[Html]:
@@ -83,21 +82,21 @@ def _factor_tiles(results: Results) -> list[Html]:
     if layer is None:
         return []
     rows = measured(results.of("factor_r2", "sae", layer=layer, sparsity=at), results)
-    name = f"codes at {formatting.sparsity(at)}"
+    name = f"codes at {sparsity(at)}"
     if rows.is_empty():
         name, rows = "dense", measured(results.of("factor_r2", "dense", layer=layer), results)
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
-    lines = [f"by chance R² up to {formatting.decimal(null, 2)} (median of the factors)"] if null is not None else []
+    lines = [f"by chance R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
     if missing := without_value(results):
-        lines.append(f"not measured: {formatting.count(len(missing), 'further factor')}")
+        lines.append(f"not measured: {count(len(missing), 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
 
 
 def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Html:
-    quiet = (element("dd", line, class_="quiet") for line in [*lines, formatting.rows_of(row)])
+    quiet = (element("dd", line, class_="quiet") for line in [*lines, rows_of(row)])
     return element("div", element("dt", name), element("dd", value, class_="value"), *quiet)
 
 
@@ -107,7 +106,7 @@ TERMS = (
     "sizes are clips for probes and factors, frames (or clips) for reconstruction. Codes are "
     "what the latents of a dictionary (a sparse autoencoder, SAE) answer to a clip; sparsity is the share of latents "
     "held at zero. Chance, or the null, is what the same fit reaches when labels or factors are permuted; “up to” is "
-    f"what 95{formatting.NBSP}% of these refits do not exceed."
+    f"what 95{NBSP}% of these refits do not exceed."
 )
 """The words that a newcomer needs for everything below."""
 
@@ -157,7 +156,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
             Finding(
                 f"A probe for the {label}" if thin else f"What the layers know of the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
-                f"{formatting.percent(dense['value'])} on {_where(thin)} ({formatting.backed(dense)}). "
+                f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
@@ -177,7 +176,7 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     said: list[str] = []
     if dense:
-        reached = f"{formatting.percent(dense['value'])} ({formatting.backed(dense)})"
+        reached = f"{percent(dense['value'])} ({backed(dense)})"
         said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
     if codes := codes_of(results, label, results.reference_sparsity):
         said.append(_loss_sentence(results, label, codes, thin=thin))
@@ -186,13 +185,13 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
 
 def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> str:
     dense = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-    reached = f"{formatting.percent(codes['value'])} ({formatting.backed(codes)})"
+    reached = f"{percent(codes['value'])} ({backed(codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
-    start = f"At {formatting.sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
+    start = f"At {sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:
         return f"{start}."
     if thin:
-        return f"{start}; that layer's dense activations reach {formatting.percent(dense['value'])}."
+        return f"{start}; that layer's dense activations reach {percent(dense['value'])}."
     change = 100 * (codes["value"] - dense["value"])
     if abs(change) < 0.05:
         return f"{start}, as much as that layer's dense activations."
@@ -209,19 +208,16 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
             continue
         ordered = rows.sort("value")
         low, high = ordered.row(0, named=True), ordered.row(-1, named=True)
-        span = f"{formatting.percent(high['value'])} (layer {high['layer']})"
+        span = f"{percent(high['value'])} (layer {high['layer']})"
         if low["layer"] != high["layer"]:
-            span = f"{formatting.percent(low['value'])} (layer {low['layer']}) to {span}"
-        said.append(
-            f"at {formatting.sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({formatting.rows_of(high)})"
-        )
+            span = f"{percent(low['value'])} (layer {low['layer']}) to {span}"
+        said.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({rows_of(high)})")
     if not said:
         return []
     return [
         Finding(
             "Reconstruction",
-            f"The dictionaries explain {formatting.listed(said)}; always answering the training mean explains "
-            f"0{formatting.NBSP}%.",
+            f"The dictionaries explain {comma_list(said)}; always answering the training mean explains 0{NBSP}%.",
         )
     ]
 
@@ -233,7 +229,7 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         return []
     sources = {
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
-        f"the codes at {formatting.sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
+        f"the codes at {sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
     found_in = {name: known for name, rows in sources.items() if (known := measured(rows, results)).height}
     if not found_in:
@@ -241,12 +237,12 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     more = f"; {missing}" if (missing := left_out(results)) else ""
     if thin:
         said = [_reached(rows, name) for name, rows in found_in.items()]
-        return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {formatting.listed(said)}{more}.")]
+        return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(said)}{more}.")]
     said = [_predicted(rows, name) for name, rows in found_in.items()]
     found = [
         Finding(
             f"Factors at layer {layer}",
-            f"{formatting.listed(said)}{more}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
+            f"{comma_list(said)}{more}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
             "lies above the factor's null.",
         )
     ]
@@ -262,8 +258,8 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
     return [
         Finding(
             "Compactness",
-            f"The {formatting.count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
-            f"from the dense layer and {sizes[1]:.1f} from the codes at {formatting.sparsity(at)} sparsity (medians, "
+            f"The {count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
+            f"from the dense layer and {sizes[1]:.1f} from the codes at {sparsity(at)} sparsity (medians, "
             f"layer {layer}).",
         )
     ]
@@ -271,25 +267,25 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
 
 def _predicted(rows: pl.DataFrame, source: str) -> str:
     known = rows.filter(predicted()).height
-    return f"{known} of {formatting.count(rows.height, 'factor')} are predicted from {source} ({_around(rows)})"
+    return f"{known} of {count(rows.height, 'factor')} are predicted from {source} ({_around(rows)})"
 
 
 def _reached(rows: pl.DataFrame, source: str) -> str:
     """Say the same of too few clips: a number without the word predicted."""
     known = rows.filter(predicted()).height
     return (
-        f"{source} give {known} of {formatting.count(rows.height, 'factor')} an R² of at least {PREDICTED_R2} above chance "
+        f"{source} give {known} of {count(rows.height, 'factor')} an R² of at least {PREDICTED_R2} above chance "
         f"({_around(rows)})"
     )
 
 
 def _around(rows: pl.DataFrame) -> str:
-    parts = [formatting.count(_most(rows, "groups"), "group")]
+    parts = [count(_most(rows, "groups"), "group")]
     median, null = (median_of(rows, c) for c in ("value", "null_high"))
     if median is not None:
-        parts.append(f"median R² {formatting.decimal(median, 2)}")
+        parts.append(f"median R² {decimal(median, 2)}")
     if null is not None:
-        parts.append(f"null up to {formatting.decimal(null, 2)}")
+        parts.append(f"null up to {decimal(null, 2)}")
     return ", ".join(parts)
 
 

@@ -14,6 +14,7 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.explain.selection import MIN_ROWS
+from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
@@ -38,7 +39,7 @@ def standing(row: Mapping[str, Any]) -> str:
     if (test_r >= 0) != (train_r >= 0):
         return TURNED
     if row["test_groups"] < MIN_GROUPS:
-        return f"In the clips of {formatting.count(row['test_groups'], 'test group')}, too few for a claim, it {way}"
+        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, it {way}"
     return way.capitalize()
 
 
@@ -64,12 +65,8 @@ def tested_r2(run: Run, row: Mapping[str, Any]) -> list[str]:
         return []
     one = found.row(0, named=True)
     bounded = formatting.known(one["low"]) and formatting.known(one["high"])
-    within = (
-        f"95{formatting.NBSP}% interval {formatting.decimal(one['low'], 2)} to {formatting.decimal(one['high'], 2)}"
-    )
-    return [
-        f"R² from all codes on test groups {formatting.decimal(one['value'], 2)} ({within if bounded else 'no interval'})"
-    ]
+    within = f"95{NBSP}% interval {decimal(one['low'], 2)} to {decimal(one['high'], 2)}"
+    return [f"R² from all codes on test groups {decimal(one['value'], 2)} ({within if bounded else 'no interval'})"]
 
 
 def introduction(run: Run) -> Html:
@@ -91,7 +88,7 @@ def introduction(run: Run) -> Html:
 
 
 def _factors(run: Run) -> str:
-    return formatting.count(run.moments.rows["factor"].n_unique() if run.moments else 0, "factor")
+    return count(run.moments.rows["factor"].n_unique() if run.moments else 0, "factor")
 
 
 def _dictionary(run: Run) -> str:
@@ -99,7 +96,7 @@ def _dictionary(run: Run) -> str:
     card, results = (run.moments.card if run.moments else {}), run.results
     known: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
     if formatting.known(card.get("sparsity")):
-        known.append(f"{formatting.sparsity(card['sparsity'])} sparsity")
+        known.append(f"{sparsity(card['sparsity'])} sparsity")
     named = f"of the dictionary {card['sae_id']}" if card.get("sae_id") else "of one dictionary"
     charted = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")
     if card.get("sae_id") in set(charted["sae_id"]):
@@ -145,7 +142,7 @@ def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Html:
             refuted.append(_latent(run, rows[:1], places, []))
         else:
             cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
-    out = element("p", f"{formatting.count(budget.left_out, 'clip')} left out to keep the page small.", class_="quiet")
+    out = element("p", f"{count(budget.left_out, 'clip')} left out to keep the page small.", class_="quiet")
     return join(introduction(run), *cards, _refuted(refuted), out if budget.left_out else None)
 
 
@@ -153,7 +150,7 @@ def _refuted(cards: list[Html]) -> Html | None:
     """Fold the latents that test groups do not bear out; their clips would only suggest what is not so."""
     if not cards:
         return None
-    title = f"{formatting.count(len(cards), 'latent')} that test groups do not bear out, without clips"
+    title = f"{count(len(cards), 'latent')} that test groups do not bear out, without clips"
     return element("details", element("summary", title), *cards, class_="table")
 
 
@@ -161,9 +158,9 @@ def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Ht
     first = rows[0]
     facts = [
         *_tested(first),
-        f"train {formatting.decimal(first['train_r'], 2)}",
+        f"train {decimal(first['train_r'], 2)}",
         *tested_r2(run, first),
-        f"active in {formatting.percent(first['firing'], 0)} of clips",
+        f"active in {percent(first['firing'], 0)} of clips",
     ]
     if first.get("seeds_asked"):
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
@@ -186,19 +183,17 @@ def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Ht
 
 
 def _tested(row: dict[str, Any]) -> list[str]:
-    on = f"on {formatting.count(row['test_clips'], 'clip')} of {formatting.count(row['test_groups'], 'group')}"
+    on = f"on {count(row['test_clips'], 'clip')} of {count(row['test_groups'], 'group')}"
     if not formatting.known(row["test_r"]):
         return [f"no test correlation {on}"]
-    chance = (
-        [f"by chance |r| up to {formatting.decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
-    )
-    return [f"test correlation {formatting.decimal(row['test_r'], 2)} {on}", *chance]
+    chance = [f"by chance |r| up to {decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
+    return [f"test correlation {decimal(row['test_r'], 2)} {on}", *chance]
 
 
 def _also(factors: list[str]) -> str:
     named, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
-    more = [formatting.count(rest, "further factor")] if rest > 0 else []
-    return f"Also the best single latent for {formatting.listed([*named, *more])}."
+    more = [count(rest, "further factor")] if rest > 0 else []
+    return f"Also the best single latent for {comma_list([*named, *more])}."
 
 
 def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Html | None:
@@ -219,7 +214,7 @@ def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Htm
 
 def _caption(row: dict[str, Any], places: Places) -> list[Html]:
     where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
-    parts = [where, f"strength {formatting.decimal(row['strength'], 2)}"]
+    parts = [where, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
         rank = places.rank(row["factor"], row["factor_value"])
         parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))

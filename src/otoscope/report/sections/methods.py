@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.config.strict import StrictSettings
+from otoscope.formatting import NBSP, comma_list, count, sparsity
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
 from otoscope.report.baselines import WORDS
@@ -35,7 +35,7 @@ def _reading(asked: StrictSettings) -> list[str]:
         "layer": "the layer compared is that whose dense activations predict factors (without any, labels) best",
         "sparsity": "its sparsity the highest that reads as much as the best up to one standard error",
     }
-    by = formatting.listed(said for name, said in chosen.items() if getattr(asked, name) == "chosen")
+    by = comma_list(said for name, said in chosen.items() if getattr(asked, name) == "chosen")
     return [
         "Labels and factors are read by ridge regression (one output a class), whose penalty is chosen by leaving "
         f"whole training and validation groups out, in up to {asked.folds} folds; what is compared is scored once, on "
@@ -43,14 +43,14 @@ def _reading(asked: StrictSettings) -> list[str]:
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
         "dominated by a few clips are dropped, and of factors whose rank correlation reaches "
         f"{asked.near_duplicates} one is asked. A factor is predicted well from an R² of {asked.min_r2} on, above its "
-        f"null of {formatting.count(asked.permutations, 'refit')} on permuted clips.",
+        f"null of {count(asked.permutations, 'refit')} on permuted clips.",
         "Dimensions are counted on the weights of a LASSO for each factor, only over factors that the layer and the "
         "codes of every seed predict well, the same for all; their intervals leave out one factor at a time.",
     ]
 
 
 def _beside(asked: StrictSettings) -> list[str]:
-    names = formatting.listed(WORDS.get(name, name) for name in asked.baselines)
+    names = comma_list(WORDS.get(name, name) for name in asked.baselines)
     said = [f"Beside layer and codes stand {names}."] if asked.baselines else []
     if asked.seeds > 1:
         said.append(
@@ -63,9 +63,9 @@ def _beside(asked: StrictSettings) -> list[str]:
 def _limits(asked: StrictSettings) -> list[str]:
     if not asked.limit_sparsities or not asked.limit_presets:
         return []
-    levels = formatting.listed(formatting.sparsity(s) for s in asked.limit_sparsities)
+    levels = comma_list(sparsity(s) for s in asked.limit_sparsities)
     return [
-        f"How far sparsity can go is looked for at {levels} with the recipes {formatting.listed(asked.limit_presets)}; the "
+        f"How far sparsity can go is looked for at {levels} with the recipes {comma_list(asked.limit_presets)}; the "
         f"margins were fixed beforehand: {margins_told()}. otoscope's docs/methods.md gives every formula with its "
         "source."
     ]
@@ -106,7 +106,7 @@ def _prose(run: Run) -> dict[str, str | None]:
         "Sound": _sound(run),
         "Labels": _labels(run),
         "Encoder": (
-            f"{run.encoder}, frozen and in evaluation mode, layers {formatting.listed(results.layers)}; layer 0 is the "
+            f"{run.encoder}, frozen and in evaluation mode, layers {comma_list(results.layers)}; layer 0 is the "
             "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its "
             "valid frames; padding is never counted."
         ),
@@ -118,7 +118,7 @@ def _prose(run: Run) -> dict[str, str | None]:
         if results.labels
         else None,
         "Factors": (
-            f"{formatting.count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
+            f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted from an R² of "
             f"{PREDICTED_R2} on, if it also exceeds the upper end of its null"
@@ -129,7 +129,7 @@ def _prose(run: Run) -> dict[str, str | None]:
         else None,
         "Asked strictly": strict_method(run),
         "Intervals": (
-            f"95{formatting.NBSP}% bootstrap intervals that resample whole groups (never single clips); with few groups "
+            f"95{NBSP}% bootstrap intervals that resample whole groups (never single clips); with few groups "
             "they are wide, and with one group there is none. A dash stands where a number does not apply."
         ),
         "What is shown": _choices(run),
@@ -144,15 +144,13 @@ def _sound(run: Run) -> str:
     parts: list[str] = []
     for split in ("train", "valid", "test"):
         of = clips.filter(pl.col("split") == split)
-        clips_and_groups = (
-            f"{formatting.count(of.height, 'clip')} of {formatting.count(of['group'].n_unique(), 'group')}"
-        )
+        clips_and_groups = f"{count(of.height, 'clip')} of {count(of['group'].n_unique(), 'group')}"
         parts.append(f"{clips_and_groups} to {split}")
     hours = clips["duration_s"].sum() / 3600
     rates = sorted(clips["rate_hz"].unique().to_list())
     return (
-        f"{name}: {formatting.count(clips.height, 'clip')}, {hours:.2f} hours at {formatting.listed(rates)} Hz. "
-        f"Groups are never shared between splits: {formatting.listed(parts)}."
+        f"{name}: {count(clips.height, 'clip')}, {hours:.2f} hours at {comma_list(rates)} Hz. "
+        f"Groups are never shared between splits: {comma_list(parts)}."
     )
 
 
@@ -169,7 +167,7 @@ def _labels(run: Run) -> str | None:
         named = [f"{name} ({clips})" for name, clips in counts[:MAX_CLASSES]]
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
-        each.append(f"{label}: {formatting.listed(named)}")
+        each.append(f"{label}: {comma_list(named)}")
     return f"Classes and their clips. {'; '.join(each)}." if each else None
 
 
@@ -179,10 +177,10 @@ def _codes(run: Run) -> str | None:
         return None
     rows = results.of(["explained_variance", "probe_accuracy", "factor_r2"], "sae")
     budgets = rows.select("sparsity", "k").drop_nulls().unique().sort("sparsity")
-    spelled = [f"{formatting.sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
+    spelled = [f"{sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
     pooling = POOLINGS.get(results.pooling)
     return (
-        f"Sparse autoencoders with {results.latents} latents at sparsities {formatting.listed(spelled)}"
+        f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(spelled)}"
         + (f"; {pooling}" if pooling else "")
         + f". {_recipe(run)}Seed {results.seed}."
     )
@@ -194,8 +192,8 @@ def _recipe(run: Run) -> str:
         presets = {shown: None, **presets}
     if len(presets) > 1:
         first, *others = presets
-        return f"Trained with the preset {first} (all settings below); the full tables also hold {formatting.listed(others)}. "
-    return f"Trained with the preset {formatting.listed(presets)} (all settings below). " if presets else ""
+        return f"Trained with the preset {first} (all settings below); the full tables also hold {comma_list(others)}. "
+    return f"Trained with the preset {comma_list(presets)} (all settings below). " if presets else ""
 
 
 def _choices(run: Run) -> str:
@@ -206,30 +204,26 @@ def _choices(run: Run) -> str:
     if results.reference_sparsity is not None:
         codes = results.codes_layer
         said.append(f"Codes are shown of layer {codes.layer} where one layer must do: {codes.reason}.")
-        at, wanted = formatting.sparsity(results.reference_sparsity), formatting.sparsity(REFERENCE_SPARSITY)
+        at, wanted = sparsity(results.reference_sparsity), sparsity(REFERENCE_SPARSITY)
         nearest = "" if at == wanted else f", the nearest to {wanted} among those trained"
         said.append(f"Where one sparsity stands for all it is {at}{nearest}.")
     if others := results.protocols[1:]:
         strictly = ", those of the section “Asked strictly” the protocol strict" if "strict" in others else ""
         more = [name for name in others if name != "strict"]
-        also = f"; the results also hold {formatting.listed(more)}" if more else ""
+        also = f"; the results also hold {comma_list(more)}" if more else ""
         said.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")
     if len(results.seeds) > 1:
-        said.append(
-            f"Charts show seed {results.seed}; the results also hold seeds {formatting.listed(results.seeds[1:])}."
-        )
+        said.append(f"Charts show seed {results.seed}; the results also hold seeds {comma_list(results.seeds[1:])}.")
     if left := results.not_shown:
         each = [f"{n} latents ({', '.join(filter(None, (recipe, pooling)))})" for pooling, n, recipe in left]
-        said.append(
-            f"Dictionaries that the results hold and no chart of this protocol shows: {formatting.listed(each)}."
-        )
+        said.append(f"Dictionaries that the results hold and no chart of this protocol shows: {comma_list(each)}.")
     return " ".join(said)
 
 
 def _sources(run: Run) -> str:
     listed = run.factors.get("factors", [])
     sources = dict.fromkeys(str(f.get("source") or "unknown") for f in listed if f["name"] in set(run.results.factors))
-    return f"from {formatting.listed(SOURCES.get(s, s) for s in sources)}" if sources else "source not recorded"
+    return f"from {comma_list(SOURCES.get(s, s) for s in sources)}" if sources else "source not recorded"
 
 
 def _dictionaries(cards: Mapping[str, Mapping[str, Any]]) -> Html:
@@ -263,7 +257,7 @@ def provenance(run: Run) -> Html:
         "corpus": corpus,
         "encoder": {**encoder, **_picked(run.activations, ("revision", "rate_hz", "fingerprint"))},
         "factors": _picked(run.factors, ("fingerprint", "source", "licence")),
-        "seed": formatting.listed(run.results.seeds) or None,
+        "seed": comma_list(run.results.seeds) or None,
         "versions": first.get("versions") or (run.moments.card.get("versions") if run.moments else None) or {},
     }
     return tables.settings({k: v for k, v in known.items() if v}, caption="Provenance")
@@ -276,8 +270,8 @@ def set_aside(run: Run) -> Html:
     if run.set_aside.is_empty():
         return element("p", "No clip was set aside: every file could be used.")
     clips = run.clips.height if run.clips is not None else 0
-    said = f"{formatting.count(run.set_aside.height, 'file')} could not be used and stands in no number"
-    beside = f"; {formatting.count(clips, 'clip')} could." if clips else "."
+    said = f"{count(run.set_aside.height, 'file')} could not be used and stands in no number"
+    beside = f"; {count(clips, 'clip')} could." if clips else "."
     return join(element("p", said + beside), tables.folded("Files set aside", run.set_aside, "set-aside"))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from otoscope import formatting
+from otoscope.formatting import comma_list, count
 from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.evidence import Evidence
 from otoscope.report.html import Html, element, join
@@ -54,10 +54,10 @@ def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:
         return f"Here this is asked of {heard} listening to {_sound(run)}.{scored}"
     asked = [f"the {label}" for label in run.results.labels]
     if run.results.factors:
-        asked.append(formatting.count(len(run.results.factors), "factor"))
+        asked.append(count(len(run.results.factors), "factor"))
     of = f"say what its layers{' and their sparse codes' if run.results.sparsities else ''} tell of " if asked else ""
     return f"{heard} listens to {_sound(run)}; the numbers below {of or 'describe what was recorded'}" + (
-        f"{formatting.listed(asked)}.{scored}" if asked else f".{scored}"
+        f"{comma_list(asked)}.{scored}" if asked else f".{scored}"
     )
 
 
@@ -65,7 +65,7 @@ def _layers(layers: Sequence[int]) -> str:
     if len(layers) == 1:
         return f"layer {layers[0]}"
     whole = list(layers) == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
-    return f"layers {layers[0]} to {layers[-1]}" if whole else f"layers {formatting.listed(layers)}"
+    return f"layers {layers[0]} to {layers[-1]}" if whole else f"layers {comma_list(layers)}"
 
 
 def _sound(run: Run) -> str:
@@ -74,6 +74,6 @@ def _sound(run: Run) -> str:
     of = f"the corpus {name}" + (f" ({citation})" if 0 < len(citation) <= 80 else "")
     if run.clips is None:
         return of
-    groups = formatting.count(run.clips["group"].n_unique(), "group")
+    groups = count(run.clips["group"].n_unique(), "group")
     kind = VOICES.get(str((run.config.get("corpus") or {}).get("kind")), "")
-    return f"{formatting.count(run.clips.height, 'clip')} of {groups}{kind} of {of}"
+    return f"{count(run.clips.height, 'clip')} of {groups}{kind} of {of}"

@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
+from otoscope.formatting import NBSP, backed, comma_list, decimal, ends, known, percent, sparsity
 from otoscope.protocols.comparing import number_of
 from otoscope.report.baselines import WORDS
 from otoscope.report.claims.formatting import lead_told, seeds_told
@@ -63,11 +63,7 @@ def _bridge(rows: StrictRows, present: Set[str]) -> str:
     """Say what makes these the numbers to claim by, as far as it was asked for."""
     means = "codes are means over seeds, " if len(rows.seeds) > 1 else ""
     beside = [WORDS[name] for name in WORDS if name in present and name not in (DENSE, CODES)]
-    stands = (
-        f"and everything stands beside baselines ({formatting.listed(beside)})"
-        if beside
-        else "and no baseline was asked"
-    )
+    stands = f"and everything stands beside baselines ({comma_list(beside)})" if beside else "and no baseline was asked"
     return (
         "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
         "each factor is replaced by the rank of its value among the clips, near duplicates are asked once, "
@@ -93,9 +89,9 @@ def _asked(rows: StrictRows, run: Run) -> list[Finding]:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
     how = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
-    by = f" ({formatting.listed(how)} chosen on groups left out of the fits, never on test groups)" if how else ""
+    by = f" ({comma_list(how)} chosen on groups left out of the fits, never on test groups)" if how else ""
     said = (
-        f"Layer {rows.layer} and its codes at {formatting.sparsity(main['sparsity'])} sparsity (k={main['k']} of "
+        f"Layer {rows.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{by}."
     )
     if len(rows.seeds) > 1:
@@ -118,7 +114,7 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         if dense is None or codes is None:
             continue
         as_percent = metric != "task_r2"
-        shown = formatting.percent if as_percent else formatting.decimal
+        shown = percent if as_percent else decimal
         kind = (
             "a value"
             if metric == "task_r2"
@@ -128,8 +124,8 @@ def _tasks(rows: StrictRows) -> list[Finding]:
         over = f"; {told}" if (told := seeds_told(seeds, shown)) else ""
         said = (
             f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({formatting.backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
-            f"({formatting.ends(codes, shown)}{over})."
+            f"({backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
+            f"({ends(codes, shown)}{over})."
         )
         if all(_at_null(row) for row in (dense, codes)):
             said += " Neither exceeds what permuted targets reach: it cannot be read."
@@ -163,16 +159,16 @@ def _predicted(rows: StrictRows) -> list[Finding]:
     common = rows.one("mean_factor_r2", DENSE)
     if common is not None:
         again = rows.one("mean_factor_r2", CODES)
-        mean = formatting.decimal(again["value"], 2) if again else "–"
+        mean = decimal(again["value"], 2) if again else "–"
         said += (
             f" {common['n']} are predicted by both and every seed; over these the mean R² of a linear map is "
-            f"{formatting.decimal(common['value'], 2)} from the dense layer and {mean} from the codes."
+            f"{decimal(common['value'], 2)} from the dense layer and {mean} from the codes."
         )
     return [Finding("Factors", said)]
 
 
 def _at_null(row: Row) -> bool:
-    return formatting.known(row["null_high"]) and row["value"] <= row["null_high"]
+    return known(row["null_high"]) and row["value"] <= row["null_high"]
 
 
 def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
@@ -193,11 +189,11 @@ def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
         Finding(
             "What comes back",
             f"Over {share['n']} seeds the atoms of two dictionaries have a mean largest cosine of "
-            f"{formatting.decimal(atoms['value'], 2)} (random dictionaries {formatting.decimal(atoms['null_mean'], 2)}); "
-            f"matched latents correlate at {formatting.decimal(latents['value'], 2)} on average (clips shuffled "
-            f"{formatting.decimal(latents['null_mean'], 2)}, up to {formatting.decimal(latents['null_high'], 2)}). "
-            f"{formatting.percent(share['value'])} of the latents that fire reappear in at least 80{formatting.NBSP}% of the "
-            f"other seeds (shuffled {formatting.percent(share['null_mean'])}); the gallery names only such latents.{start}",
+            f"{decimal(atoms['value'], 2)} (random dictionaries {decimal(atoms['null_mean'], 2)}); "
+            f"matched latents correlate at {decimal(latents['value'], 2)} on average (clips shuffled "
+            f"{decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
+            f"{percent(share['value'])} of the latents that fire reappear in at least 80{NBSP}% of the "
+            f"other seeds (shuffled {percent(share['null_mean'])}); the gallery names only such latents.{start}",
         )
     ]
 
@@ -206,7 +202,7 @@ def _layers(rows: StrictRows) -> list[Finding]:
     said: list[str] = []
     of_blocks = rows.of("layer_lead_of_blocks").rows(named=True)
     for row in rows.of("layer_lead").iter_rows(named=True):
-        if formatting.known(row["value"]):
+        if known(row["value"]):
             beside = next((b for b in of_blocks if b["target"] == row["target"] and within_chance(b)), None)
             rests = ", but no more than by chance without layer 0, the input of the first block" if beside else ""
             said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}{rests}")

@@ -5,13 +5,13 @@ from typing import Any
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.config.strict import CODES
+from otoscope.formatting import comma_list, percent, sparsity
 from otoscope.protocols.comparing import number_of
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.report.claims.formatting import within
+from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.probes import charts
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_rows import StrictRows, listed
 
@@ -43,7 +43,7 @@ def limits_figure(rows: StrictRows) -> Figure | None:
         name="strict-limits",
         title="Where sparsity breaks what is kept",
         caption=(
-            f"From {formatting.sparsity(sparsities[0])} sparsity to {formatting.sparsity(sparsities[-1])}: what is rebuilt, "
+            f"From {sparsity(sparsities[0])} sparsity to {sparsity(sparsities[-1])}: what is rebuilt, "
             f"what is predicted and what is told apart on test groups, for {of_recipes(recipes)}; the first seed of "
             "each. The table ends with the sparsest level that loses no more than the margin against the densest (a "
             "dash where it cannot be determined), and with the bend of each curve."
@@ -62,17 +62,15 @@ def limit_findings(rows: StrictRows) -> list[Finding]:
     for row in rows.of("sparsity_limit").iter_rows(named=True):
         recipe, quantity = row["target"].split(": ")
         levels = _levels(rows, row)
-        densest = formatting.sparsity(min(levels)) if levels else densest
-        text = f"{quantity} {formatting.sparsity(row['value'])}{within(number_of(row), formatting.sparsity)}"
+        densest = sparsity(min(levels)) if levels else densest
+        text = f"{quantity} {sparsity(row['value'])}{within(number_of(row), sparsity)}"
         if (best := beaten_at(levels, MARGINS[quantity])) is not None:
-            base, top = formatting.percent(levels[min(levels)]), formatting.percent(levels[best])
-            text = (
-                f"{quantity} undetermined (the densest have {base}, sparser ones {top}, at {formatting.sparsity(best)})"
-            )
+            base, top = percent(levels[min(levels)]), percent(levels[best])
+            text = f"{quantity} undetermined (the densest have {base}, sparser ones {top}, at {sparsity(best)})"
         told.setdefault(recipe, []).append(text)
     if not told:
         return []
-    parts = [f"with the recipe {recipe} {formatting.listed(limits)}" for recipe, limits in told.items()]
+    parts = [f"with the recipe {recipe} {comma_list(limits)}" for recipe, limits in told.items()]
     against = f" ({densest} sparsity)" if densest else ""
     return [
         Finding(
@@ -108,7 +106,7 @@ def margins_told() -> str:
     >>> margins_told().split(", ", 1)[0]
     '5 points of explained variance'
     """
-    return formatting.listed(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
+    return comma_list(f"{100 * margin:.0f} points of {MEASURED[name]}" for name, margin in MARGINS.items())
 
 
 def beaten_at(levels: Mapping[float, float], margin: float) -> float | None:
@@ -149,4 +147,4 @@ def of_recipes(recipes: Sequence[str]) -> str:
     """Return the recipes as a caption names them."""
     study = ["the study's recipe (mariotte2025: mean activations, pooled first)"] if "mariotte2025" in recipes else []
     own = [f"this run's ({recipe})" for recipe in recipes if recipe != "mariotte2025"]
-    return formatting.listed([*study, *own])
+    return comma_list([*study, *own])

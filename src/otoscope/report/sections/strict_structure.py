@@ -6,8 +6,8 @@ Verdicts of the strict protocol on two numbers, and none where the test groups a
 from collections.abc import Mapping
 from typing import Any
 
-from otoscope import formatting
 from otoscope.config.strict import CODES, DENSE
+from otoscope.formatting import comma_list, count, decimal, ends, known
 from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, number_of, with_means
 from otoscope.report.baselines import WORDS, best_baseline
 from otoscope.report.claims.formatting import seeds_told, within
@@ -23,7 +23,7 @@ def few(row: Mapping[str, Any]) -> bool:
 def undecided(row: Mapping[str, Any]) -> str:
     """Return what stands in place of a verdict."""
     groups = row["groups"] or 0
-    return f"{formatting.count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
+    return f"{count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
 
 
 def against(codes: Number, other: Number) -> str:
@@ -52,15 +52,13 @@ def lead(row: Mapping[str, Any]) -> str:
     """Say whether the interval of a lead decides which category comes first."""
     if few(row):
         return undecided(row)
-    beyond = formatting.known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
+    beyond = known(row["low"]) and (row["low"] > 0 or row["high"] < 0)
     return "and the interval excludes 0" if beyond else "which the interval does not decide"
 
 
 def within_chance(row: Mapping[str, Any]) -> bool:
     """Tell whether a lead, of either sign, is no more than its null."""
-    return (
-        formatting.known(row["value"]) and formatting.known(row["null_high"]) and abs(row["value"]) <= row["null_high"]
-    )
+    return known(row["value"]) and known(row["null_high"]) and abs(row["value"]) <= row["null_high"]
 
 
 LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
@@ -78,28 +76,28 @@ Row = Mapping[str, Any]
 def compactness_findings(rows: StrictRows) -> list[Finding]:
     """Say over how many dimensions of layer and codes a factor spreads, and of what learned less."""
     dense, codes = rows.one("effective_latents", DENSE), rows.one("effective_latents", CODES)
-    if dense is None or codes is None or not (formatting.known(dense["value"]) and formatting.known(codes["value"])):
+    if dense is None or codes is None or not (known(dense["value"]) and known(codes["value"])):
         return []
     over = f"; {told}" if (told := seeds_told(rows.over_seeds("effective_latents"), _one)) else ""
     said = (
-        f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({formatting.ends(dense, _one)}) "
-        f"and {_one(codes['value'])} of the codes ({formatting.ends(codes, _one)}{over}), the geometric mean over the "
+        f"A factor takes {_one(dense['value'])} effective dimensions of the dense layer ({ends(dense, _one)}) "
+        f"and {_one(codes['value'])} of the codes ({ends(codes, _one)}{over}), the geometric mean over the "
         f"{codes['n']} common factors. {compactness(dense, codes)}"
     )
     r2 = [rows.one("mean_factor_r2", name) for name in (CODES, DENSE)]
     if r2[0] is not None and r2[1] is not None and r2[0]["value"] < r2[1]["value"]:
-        mean = [formatting.decimal(row["value"], 2) for row in r2 if row is not None]
+        mean = [decimal(row["value"], 2) for row in r2 if row is not None]
         said += f" They also predict less (mean R² {mean[0]} against {mean[1]})."
     beside = [(name, rows.one("effective_latents", name)) for name in LEARNED_LESS]
     shares = {name: rows.one("predicted_share", name, "common") for name in LEARNED_LESS}
     less = [
         f"{WORDS[name]} {_one(row['value'])} ({of_all(share)} factors predicted)"
         for name, row in beside
-        if row is not None and (share := shares[name]) is not None and formatting.known(row["value"])
+        if row is not None and (share := shares[name]) is not None and known(row["value"])
     ]
     if less:
-        said += f" What learned less or nothing: {formatting.listed(less)}."
-    if any(row is not None and formatting.known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
+        said += f" What learned less or nothing: {comma_list(less)}."
+    if any(row is not None and known(row["value"]) and row["value"] <= codes["high"] for _, row in beside):
         said += " Some of these lie within the interval of the codes or below: compactness alone shows nothing learned."
     return [Finding("Compactness", said)]
 
@@ -124,7 +122,7 @@ def few_findings(rows: StrictRows) -> list[Finding]:
             f"{_two(dense.value)}{within(dense, _two)} from the dense layer",
             *others,
         ]
-        said.append(f"{formatting.count(size, 'dimension')}: {formatting.listed(parts)}")
+        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
     if not said:
         return []
     text = f"Mean R² of the common factors from the best {'; from '.join(said)}. {_starts(pairs)}"
@@ -150,12 +148,12 @@ def _starts(pairs: list[tuple[Number, Number]]) -> str:
 
 def of_all(row: Row, column: str = "value") -> str:
     """Return a share as a count of all."""
-    return f"{round(row[column] * row['n'])} of {row['n']}" if formatting.known(row[column]) else "–"
+    return f"{round(row[column] * row['n'])} of {row['n']}" if known(row[column]) else "–"
 
 
 def _one(value: float) -> str:
-    return formatting.decimal(value, 1)
+    return decimal(value, 1)
 
 
 def _two(value: float) -> str:
-    return formatting.decimal(value, 2)
+    return decimal(value, 2)

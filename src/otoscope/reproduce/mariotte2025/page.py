@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.artifacts import atomic, read_json, read_table
 from otoscope.config.mariotte2025 import Settings, choices, theirs
+from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
 from otoscope.report import tables
 from otoscope.report.claims.page import PAGE
@@ -59,7 +59,7 @@ def cell(row: dict[str, Any]) -> str:
     scale, digits = _SCALE.get(row["metric"], _PLAIN)
 
     def shown(value: float | None) -> str:
-        return formatting.decimal(None if value is None else scale * value, digits)
+        return decimal(None if value is None else scale * value, digits)
 
     if row["here"] is None:
         return f"–\n{shown(row['published'])}\n± {shown(row['standard_error'])}"
@@ -98,7 +98,7 @@ def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
 
 def _column(value: Any, across: str) -> str:
     if across == "sparsity":
-        return "dense" if value is None else formatting.sparsity(value)
+        return "dense" if value is None else sparsity(value)
     return str(value)
 
 
@@ -107,7 +107,7 @@ def left_out(comparison: pl.DataFrame) -> str:
     models, numbers = not_asked(comparison)
     if not models:
         return ""
-    return f"Not asked for here: {formatting.listed(models)} ({formatting.count(numbers, 'published number')})."
+    return f"Not asked for here: {comma_list(models)} ({count(numbers, 'published number')})."
 
 
 def write_comparison(folder: Path) -> Path:
@@ -147,7 +147,7 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
     near = compared.filter(pl.col("in_errors").abs() <= 2).height
     yield element(
         "p",
-        f"{compared.height} of {formatting.count(comparison.height, 'published number')} have one of this run beside them; "
+        f"{compared.height} of {count(comparison.height, 'published number')} have one of this run beside them; "
         f"{near} of these lie within two standard errors of the published number. "
         "Each cell shows this run, the published number, and the difference with the published number's standard "
         "error. Published numbers: ",
@@ -157,8 +157,7 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
         ".",
     )
     stand_ins = [
-        f"{name}: {model['checkpoint']}, layers {formatting.listed(model['layers'])} "
-        f"in the place of {formatting.listed(model['published'])}"
+        f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} in the place of {comma_list(model['published'])}"
         for name, model in card["models"].items()
         if model["layers"] != model["published"]
     ]

@@ -1,0 +1,38 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_cluster_of_two_nodes_outlives_dead_workers_a_dead_node_and_a_deadly_clip(tmp_path: Path):
+    """One test, because starting the cluster takes longer than all that happens on it; in a process of its own."""
+    command = [sys.executable, "-m", "tests.support.ray_cluster", str(tmp_path)]
+    calm = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False, env=calm)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    # a task whose worker died is done by another; an error of a task is raised as it is
+    assert told["squares"] == [[i, i * i] for i in range(7)]
+    assert told["fails"] == "ValueError: a worker's own error"
+    assert told["dies"].startswith("EngineError: the workers of one task died 1 times (")
+    # a worker that has been silent for too long is ended, and the others go on
+    assert told["hangs"] == [
+        ["Done", 0],
+        ["Done", 2],
+        *(["Heard", n, n] for n in range(3)),
+        ["Lost", 1, "nothing was heard of it for 5 s", True],
+    ]
+    # the store is that of one process, byte for byte, and nothing lies beside it
+    assert told["lost"] == {"killed": True, "differ": [], "clips": 36, "of": 36}
+    reason = "its worker died 4 times, 2 of them while it was encoded alone"
+    assert told["deadly"]["aside"] == [["clip003b.wav", "clip003b.wav", reason]]
+    assert told["deadly"]["clips"] == [f"clip{i:03d}.wav" for i in range(8)]

@@ -1,0 +1,150 @@
+"""Where a run's activations go, and what becomes of those that were there."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from otoscope.activations import extract as extracting
+from otoscope.activations.maintain import verify
+from otoscope.activations.storage.remote import CACHE
+from otoscope.activations.store import ActivationStore
+from otoscope.config import RunConfig, load_config
+from otoscope.errors import ConfigError
+from otoscope.pipeline.run import run
+from otoscope.report.run_data import set_aside
+from otoscope.runs.progress import Silent
+from tests.support.small_runs import (
+    FOLDER,
+    RATE_HZ,
+    Tiny,
+    stages_of_last_run,
+    tone,
+    write_audio,
+    write_config,
+    write_voices,
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: Tiny) -> Path:
+    write_voices(tmp_path / "voices", takes=1)
+    return write_config(tmp_path / "my.yaml", tiny("hubert"), FOLDER)
+
+
+def extracted(config: Path, out: Path, *overrides: str) -> ActivationStore:
+    run(settings(config, *overrides), out, until="extract")
+    return ActivationStore.open(out / "activations", verify=True)
+
+
+def settings(config: Path, *overrides: str) -> RunConfig:
+    return load_config(config, overrides)
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
+    before = extracted(config, tmp_path / "run")
+    write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
+    after = extracted(config, tmp_path / "run")
+    assert set(after.clip_ids) - set(before.clip_ids) == {"low/fay_0.wav"}
+    assert [shard["clips"] for shard in after.card["shards"]] == [10, 1]
+
+
+@dataclass
+class Heard(Silent):
+    """A watch that keeps what is said."""
+
+    lines: list[str] = field(default_factory=list[str])
+
+    def say(self, text: str) -> None:
+        self.lines.append(text.strip())
+
+
+def test_the_summary_tells_kept_clips_from_new_ones(config: Path, tmp_path: Path):
+    first, second = Heard(), Heard()
+    run(settings(config), tmp_path / "run", until="extract", watch=first)
+    write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
+    run(settings(config), tmp_path / "run", until="extract", watch=second)
+    assert not any("kept" in line for line in first.lines)
+    assert "10 clips kept, 1 new (0.4 s)" in second.lines
+
+
+def test_a_store_of_other_settings_is_kept_until_the_new_one_is_whole(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = extracted(config, tmp_path / "run")
+    pooled = before.pooled(3)
+    with monkeypatch.context() as patched:
+        patched.setattr(extracting, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            extracted(config, tmp_path / "run", "extract.dtype=float16")
+    kept = ActivationStore.open(tmp_path / "run" / "activations", verify=True)
+    assert kept.fingerprint == before.fingerprint
+    after = extracted(config, tmp_path / "run", "extract.dtype=float16")
+    assert after.dtype == "float16"
+    np.testing.assert_allclose(after.pooled(3), pooled, atol=2e-3)
+    assert not list((tmp_path / "run").glob("activations.*"))
+
+
+def test_a_run_that_was_killed_between_the_two_renames_goes_on(config: Path, tmp_path: Path):
+    store = extracted(config, tmp_path / "run").fingerprint
+    folder = tmp_path / "run" / "activations"
+    folder.rename(folder.with_name("activations.new"))
+    extracted(config, tmp_path / "other", "extract.dtype=float16")
+    (tmp_path / "other" / "activations").rename(folder.with_name("activations.old"))
+    assert extracted(config, tmp_path / "run").fingerprint == store
+    assert not list((tmp_path / "run").glob("activations.*"))
+
+
+def test_damage_that_a_verification_found_is_mended(config: Path, tmp_path: Path):
+    extracted(config, tmp_path / "run")
+    path = next((tmp_path / "run" / "activations" / "layer_03").glob("frames-*"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(byte ^ 0xFF for byte in whole[-4:]))
+    assert len(verify(tmp_path / "run" / "activations")) == 1
+    extracted(config, tmp_path / "run")
+    assert path.read_bytes() == whole
+    run(settings(config), tmp_path / "run", until="extract")
+    assert "extract" in stages_of_last_run(tmp_path / "run")[1]
+
+
+def test_segments_and_no_frames(config: Path, tmp_path: Path):
+    store = extracted(
+        config, tmp_path / "run", "extract.frames=false", "extract.segment_s=0.1", "train.poolings=[pool_then_encode]"
+    )
+    assert not store.has_frames
+    assert store.segments["segment"].max() == 3
+    assert len(store.pooled_segments(1)) == store.segments.height
+    with pytest.raises(ConfigError, match="encode_then_pool needs frames"):
+        settings(config, "extract.frames=false")
+    with pytest.raises(ConfigError, match="give segment_s or segments, not both"):
+        settings(config, "extract.segment_s=1.0", "extract.segments=x.csv")
+
+
+def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_path: Path):
+    (tmp_path / "parts.csv").write_text("clip_id,start_s,end_s\nlow/ann_0.wav,0.1,0.3\n")
+    store = extracted(config, tmp_path / "run", "extract.segments=parts.csv")
+    assert store.segments["clip_id"].to_list() == ["low/ann_0.wav"]
+    (tmp_path / "parts.csv").write_text("clip_id,start_s,end_s\nlow/bob_0.wav,0.1,0.3\n")
+    assert extracted(config, tmp_path / "run", "extract.segments=parts.csv").segments["clip_id"].to_list() == [
+        "low/bob_0.wav"
+    ]
+
+
+def test_a_whole_run_over_activations_elsewhere(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    place = f"memory://{uuid4().hex}"
+    run(settings(config, f"extract.store={place}"), tmp_path / "there")
+    run(settings(config), tmp_path / "here")
+    assert not list((tmp_path / "there" / "activations").glob("layer_*"))
+    for name in ("results.parquet", "factors.parquet"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert set_aside(tmp_path / "there") is not None
+    # and back again
+    assert extracted(config, tmp_path / "there").folder == str(tmp_path / "there" / "activations")

@@ -1,0 +1,84 @@
+"""Runs that are killed, or run out of room, end in the bytes of an unbroken one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.small_runs import SUNG, Tiny, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("broken")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path, tiny: Tiny) -> dict[str, Any]:
+    """What happened to all the runs; one process imports everything once and forks them."""
+    config = write_config(folder / "sung.yaml", tiny("wavlm"), SUNG)
+    command = [sys.executable, "-m", "tests.support.kill_and_resume", str(config), str(folder)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=True)
+    found = json.loads(done.stdout)
+    assert found["unbroken"]["code"] == 0
+    return found
+
+
+def results(folder: Path, name: str) -> bytes:
+    return (folder / name / "results.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "there", "not_there"),
+    [
+        ("extract", "activations/card.json", "activations/manifest.json"),
+        ("train", "saes/{}/progress.safetensors", "saes/index.json"),
+        ("evaluate", "parts/layer00-dense.parquet", "results.parquet"),
+    ],
+)
+def test_killed_within_a_stage_the_same_command_ends_in_the_same_bytes(
+    folder: Path, told: dict[str, Any], stage: str, there: str, not_there: str
+) -> None:
+    outcome = told[stage]
+    assert outcome["end"] == -signal.SIGKILL
+    assert there.format("layer01-frames-default-m64-k16-seed0") in outcome["left"], "killed before its middle"
+    assert not_there not in outcome["left"], "killed after its end"
+    assert outcome["code"] == 0
+    assert results(folder, f"killed-in-{stage}") == results(folder, "unbroken")
+
+
+def test_what_was_whole_is_kept(told: dict[str, Any]) -> None:
+    assert [name for name in told["evaluate"]["untouched"] if name.startswith("parts/layer")] == [
+        f"parts/layer0{layer}-dense.{kind}" for layer in (0, 1, 2) for kind in ("json", "parquet")
+    ]
+    assert len([name for name in told["evaluate"]["untouched"] if name.endswith("sae.safetensors")]) == 4
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(folder: Path, told: dict[str, Any]) -> None:
+    assert told["random"]["killed"] == 2, "no run lived long enough to be killed"
+    assert told["random"]["code"] == 0
+    assert results(folder, "killed-at-random") == results(folder, "unbroken")
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path, told: dict[str, Any]) -> None:
+    outcome = told["full"]
+    assert outcome["code"] == 1
+    assert "Traceback" not in outcome["told"]
+    assert outcome["told"].splitlines()[-1].startswith("error: no room left to write ")
+    assert outcome["left"] == []
+    assert outcome["then"] == 0
+    assert results(folder, "full") == results(folder, "unbroken")
+
+
+def test_a_run_stopped_by_the_user_says_so(told: dict[str, Any]) -> None:
+    assert told["stopped"]["code"] == 130
+    assert told["stopped"]["told"].splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert "Traceback" not in told["stopped"]["told"]

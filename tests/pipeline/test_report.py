@@ -1,0 +1,71 @@
+"""Which dictionary the gallery shows, and what a run says of a test split that carries no claim."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.config import RunConfig, load_config
+from otoscope.metrics.record import Record, to_table
+from otoscope.pipeline.report import choose_member
+from otoscope.pipeline.run import run
+from otoscope.report.results import Results
+from otoscope.runs.training import Member, members
+from tests.pipeline.test_extract import Heard
+from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
+
+
+def grid_of(**train: object) -> list[Member]:
+    settings = {"latents": 64, "sparsities": [0.75, 0.9], "layers": [1, 3], **train}
+    corpus = {"kind": "synth"}
+    return members(RunConfig.model_validate({"name": "grid", "corpus": corpus, "train": settings}), [1, 3])
+
+
+def judged(grid: list[Member], score: dict[str, float]) -> pl.DataFrame:
+    """Return results in the grid's order, scored on validation groups by recipe and layer."""
+    rows = [
+        Record(
+            metric="probe_balanced_accuracy",
+            value=score[f"{member.preset}{member.layer}"],
+            split=split,
+            representation="sae",
+            layer=member.layer,
+            target="x",
+            protocol="held_out",
+            **member.columns(),
+        )
+        for member in grid
+        for split in ("valid", "test")
+    ]
+    return to_table(rows)
+
+
+@pytest.mark.parametrize("first", ["default", "bt"])
+def test_the_gallery_shows_the_recipe_and_layer_of_the_charts(first: str) -> None:
+    recipes = {"bt": {"epochs": 2}}
+    other = {"default": "bt", "bt": "default"}[first]
+    grid = grid_of(preset=[first, other], recipes=recipes)
+    # the other recipe does best, and yet the charts show the first
+    results = judged(grid, {f"{first}1": 0.7, f"{first}3": 0.6, f"{other}1": 0.8, f"{other}3": 0.9})
+    member = choose_member(results, grid)
+    charts = Results(results)
+    assert (member.preset, member.layer, member.sparsity) == (first, 1, 0.9)
+    assert (charts.recipe, charts.codes_layer.layer, charts.reference_sparsity) == (first, 1, 0.9)
+    assert member.sae_id in set(charts.of("probe_balanced_accuracy", "sae", sparsity=0.9)["sae_id"])
+
+
+def test_the_gallery_has_frames_where_the_charts_show_pooled_clips() -> None:
+    grid = grid_of(poolings=["pool_then_encode", "encode_then_pool"])
+    scores = {"default1": 0.5, "default3": 0.6}
+    pooled = judged([member for member in grid if member.pooling == "pool_then_encode"], scores)
+    assert choose_member(pooled, grid).pooling == "encode_then_pool"
+
+
+def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny, tmp_path: Path) -> None:
+    write_voices(tmp_path / "voices", ("ann", "bob", "cy"), takes=1)
+    heard = Heard()
+    run(load_config(write_config(tmp_path / "v.yaml", tiny("whisper"), FOLDER)), tmp_path / "run", until="corpus",
+        watch=heard)  # fmt: skip
+    (said,) = [line for line in heard.lines if "nothing can be claimed" in line]
+    assert said.startswith("warning: nothing can be claimed from a test split of 2 clips of 1 group")
+    assert "at least 3 groups and about 20 clips are needed" in said

@@ -1,0 +1,78 @@
+"""The study's protocol in a run of one's own, beside the others."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.artifacts import read_table
+from otoscope.config import load_config
+from otoscope.errors import ConfigError
+from otoscope.pipeline.run import run
+from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
+
+POOLED = {"poolings": ["encode_then_pool", "pool_then_encode"], "layers": [1], "sparsities": [0.75, 0.9]}
+ASKED = {"protocols": ["held_out", "mariotte2025"], "permutations": 1, "mariotte2025": {"probe_epochs": 30}}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> pl.DataFrame:
+    folder = tmp_path_factory.mktemp("compat")
+    write_voices(folder / "voices")
+    (folder / "factors.csv").write_text(factor_table(folder / "voices"))
+    config = write_config(
+        folder / "own.yaml",
+        tiny("wavlm"),
+        FOLDER,
+        train=POOLED,
+        evaluate=ASKED,
+        factors={"table": str(folder / "factors.csv")},
+    )
+    run(load_config(config), folder / "run", until="evaluate")
+    return read_table(folder / "run" / "results.parquet")
+
+
+def factor_table(voices: Path) -> str:
+    """One factor for each file: its take, told apart by its noise alone, and its octave."""
+    files = sorted(voices.rglob("*.wav"))
+    lines = [f"{path.relative_to(voices).as_posix()},{path.stem[-1]},{int('high' in path.parts)}" for path in files]
+    return "\n".join(["path,take,octave", *lines]) + "\n"
+
+
+def of(results: pl.DataFrame, **keys: object) -> pl.DataFrame:
+    return results.filter(*(pl.col(name) == value for name, value in keys.items()))
+
+
+def test_rows_of_every_layer_and_of_pooled_dictionaries_alone(results: pl.DataFrame) -> None:
+    rows = of(results, protocol="mariotte2025")
+    assert set(of(rows, representation="dense")["layer"]) == {0, 1, 2, 3}
+    codes = of(rows, representation="sae")
+    assert set(codes["pooling"]) == {"pool_then_encode"}
+    assert codes.select("layer", "sparsity").unique().sort("sparsity").rows() == [(1, 0.75), (1, 0.9)]
+    for metric in ("probe_accuracy", "mse", "top_r2_in_sample", "top_completeness", "category_count", "completeness"):
+        assert of(codes, metric=metric).height, metric
+
+
+def test_both_protocols_measure_the_same_error(results: pl.DataFrame) -> None:
+    pooled = of(results, metric="mse", split="test", pooling="pool_then_encode")
+    one, two = (of(pooled, protocol=p).sort("sparsity")["value"].to_list() for p in ("held_out", "mariotte2025"))
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_probes_of_the_study_and_of_held_out_are_of_the_same_clips(results: pl.DataFrame) -> None:
+    probes = of(results, metric="probe_accuracy", split="test", representation="dense", layer=1)
+    assert sorted(probes["protocol"]) == ["held_out", "mariotte2025"]
+    assert probes["n"].n_unique() == probes["groups"].n_unique() == 1
+
+
+def test_without_pooled_dictionaries_the_protocol_is_refused_at_once(tmp_path: Path, tiny: Tiny) -> None:
+    config = write_config(tmp_path / "own.yaml", tiny("wavlm"), FOLDER, evaluate={"protocols": ["mariotte2025"]})
+    with pytest.raises(ConfigError, match=r"mariotte2025 judges pooled clips; add pool_then_encode to train\.poolings"):
+        load_config(config)
+
+
+@pytest.mark.parametrize(("value", "spelled"), [(1, "1"), ("nan", "nan")])
+def test_its_switches_are_set_in_the_configuration(tmp_path: Path, tiny: Tiny, value: object, spelled: str) -> None:
+    evaluate = {"mariotte2025": {"completeness_of_unpredicted": value}}
+    config = write_config(tmp_path / "own.yaml", tiny("wavlm"), FOLDER, evaluate=evaluate)
+    assert load_config(config).evaluate.mariotte2025.completeness_of_unpredicted == spelled

@@ -1,0 +1,158 @@
+"""The strict protocol over a small run: every representation beside the others, killed and taken up again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.artifacts import digest, read_table, read_tensors
+from otoscope.config import load_config
+from otoscope.config.strict import BASELINES
+from otoscope.errors import ConfigError
+from otoscope.pipeline.run import run
+from otoscope.runs import cache
+from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
+
+STRICT = {
+    "baselines": list(BASELINES),
+    "seeds": 2,
+    "permutations": 2,
+    "folds": 2,
+    "sizes": [1, 2],
+    "limit_sparsities": [0.75, 0.9],
+    "limit_presets": ["default", "short"],
+}
+TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "recipes": {"short": {"epochs": 2}}}
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("strict") / "small.yaml"
+    extract = {"layers": [1, 2], "context": "short"}
+    evaluate = {"protocols": ["strict"], "labels": ["technique", "vowel"], "strict": STRICT}
+    return write_config(path, tiny("whisper"), SUNG, extract=extract, train=TRAIN, evaluate=evaluate)
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path) -> Path:
+    folder = config.with_name("whole")
+    run(load_config(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(whole: Path) -> pl.DataFrame:
+    return read_table(whole / "results.parquet")
+
+
+def test_every_representation_is_measured_by_the_same_metrics(rows: pl.DataFrame):
+    beside = rows.filter((pl.col("metric") == "mean_factor_r2") | (pl.col("metric") == "predicted_share"))
+    assert set(beside["representation"]) == {"dense", "sae", *BASELINES}
+    tasks = rows.filter(pl.col("metric").str.starts_with("task_") & (pl.col("split") == "test"))
+    of_dense = set(tasks.filter(pl.col("representation") == "dense")["target"])
+    for name in BASELINES:
+        assert set(tasks.filter(pl.col("representation") == name)["target"]) == of_dense, name
+    assert "task_r2" in set(tasks["metric"])
+
+
+def test_every_score_has_groups_and_an_ordered_interval(rows: pl.DataFrame):
+    assert rows.filter(pl.col("metric") != "")["groups"].min() >= 1
+    known = rows.filter(pl.col("low").is_not_nan() & (pl.col("metric") != "predicted_share"))
+    ordered = known.filter((pl.col("low") <= pl.col("value") + 1e-9) & (pl.col("value") <= pl.col("high") + 1e-9))
+    assert ordered.height > 0.95 * known.height
+
+
+def test_nothing_is_measured_twice(rows: pl.DataFrame):
+    key = ["layer", "representation", "sae_id", "pooling", "k", "seed", "metric", "target", "split"]
+    assert rows.height == rows.select(key).unique().height
+
+
+def test_the_limit_is_looked_for_in_a_recipe_of_the_configuration(rows: pl.DataFrame, whole: Path):
+    limits = rows.filter(pl.col("metric") == "sparsity_limit")
+    assert set(limits["preset"]) == {target.split(": ")[0] for target in limits["target"]} == {"default", "short"}
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
+    assert "SAE, short" in page
+    assert "SAE, default" in page
+
+
+def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
+    """Margins over the codes are of no dictionary; limits are of a recipe, of several sparsities."""
+    of_one = rows.filter(pl.col("sae_id") != "").select("representation", "preset")
+    assert set(of_one.iter_rows()) == {
+        *(("sae", preset) for preset in ("default", "short")),
+        ("frozen_decoder", "frozen_decoder"),
+        ("untrained_sae", "default"),
+    }
+    assert rows.filter((pl.col("sae_id") == "") & (pl.col("representation") != "sae"))["preset"].is_null().all()
+
+
+def test_the_gallery_says_in_how_many_seeds_a_latent_came_back(whole: Path):
+    moments = read_table(whole / "moments" / "moments.parquet")
+    if not moments.is_empty():
+        assert (moments["seeds_asked"] == 1).all()
+        assert (moments["seeds_found"] >= 1).all()
+
+
+def test_the_page_holds_a_part_that_says_what_was_asked(whole: Path):
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'id="strict"' in page
+    assert "are compared in full" in page
+    assert "chosen on groups left out of the fits, never on test groups" in page
+
+
+def test_a_second_run_does_nothing(config: Path, whole: Path, rows: pl.DataFrame):
+    del rows
+    run(load_config(config), whole)
+    assert "evaluate" in stages_of_last_run(whole)[1]
+
+
+def test_killed_and_taken_up_again_it_ends_in_the_same_bytes(
+    config: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = config.with_name("killed")
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "parts")
+    (folder / "stages" / "evaluate.json").unlink()
+    real, made = cache._write, list[str]()
+
+    def dying(home: Path, part: cache.Part, done: cache.Made) -> None:
+        if len(made) == 6:
+            raise KeyboardInterrupt
+        made.append(part.name)
+        real(home, part, done)
+
+    monkeypatch.setattr(cache, "_write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(load_config(config), folder, until="evaluate")
+    monkeypatch.setattr(cache, "_write", real)
+    stamps = {name: (folder / "parts" / f"{name}.parquet").stat().st_mtime_ns for name in made}
+    run(load_config(config), folder, until="evaluate")
+    assert digest(folder / "results.parquet") == digest(whole / "results.parquet")
+    assert all((folder / "parts" / f"{name}.parquet").stat().st_mtime_ns == at for name, at in stamps.items())
+
+
+def test_test_groups_choose_nothing(whole: Path, rows: pl.DataFrame):
+    """The layer compared is the best on groups left out, whatever the test groups say."""
+    held: dict[int, float] = {}
+    for layer in (1, 2):
+        (found,) = (whole / "parts" / "strict" / "linear").glob(f"layer{layer:02d}-dense.safetensors")
+        held[layer] = float(np.nan_to_num(np.maximum(read_tensors(found)["linear.held_r2"], 0)).mean())
+    compared = rows.filter(pl.col("metric") == "mig")["layer"].unique().to_list()
+    assert compared == [max(sorted(held), key=lambda layer: held[layer])]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("evaluate.strict.layer=3", "3 has no dictionary"),
+        ("evaluate.strict.sparsity=0.5", "0.5 is not trained"),
+        ("evaluate.strict.baselines=[pcaa]", "no baseline 'pcaa'"),
+        ("evaluate.protocols=[strict, strict]", "each once"),
+        ("evaluate.strict.sizes=[4, 2]", "values that rise"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(config: Path, whole: Path, setting: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        run(load_config(config, [setting]), whole, until="evaluate")

@@ -1,0 +1,223 @@
+import xml.etree.ElementTree as ET
+
+import polars as pl
+import pytest
+
+from otoscope.metrics.record import Record, to_table
+from otoscope.report.figures import marks
+from otoscope.report.figures.probes import MAX_FALLS, rising
+from otoscope.report.figures.theme import layer_colours
+from otoscope.report.results import PREDICTED_R2, Results, predicted
+from tests.report.conftest import Made
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_svg_figures_are_drawings_with_marks_in_them(made: Made) -> None:
+    files = sorted((made.page.parent / "figures").glob("*.svg"))
+    assert len(files) == 6
+    for file in files:
+        root = ET.fromstring(file.read_text(encoding="utf-8"))
+        assert root.tag == f"{SVG}svg"
+        marks = [e for e in root.iter(f"{SVG}path") if e.get("aria-roledescription")]
+        assert len(marks) > 10, file.name
+
+
+def test_pdf_figures_are_whole_pdf_files(made: Made) -> None:
+    files = sorted((made.page.parent / "figures").glob("*.pdf"))
+    assert len(files) == 6
+    for file in files:
+        data = file.read_bytes()
+        assert data.startswith(b"%PDF-")
+        assert data.rstrip().endswith(b"%%EOF")
+
+
+def _row(value: float, **more: object) -> Record:
+    return Record(metric="factor_r2", value=value, split="test", representation="dense", layer=0, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (_row(PREDICTED_R2), True),
+        (_row(PREDICTED_R2 - 1e-6), False),
+        (_row(0.5, null_high=0.6), False),
+        (_row(0.5, null_high=0.4), True),
+        (_row(float("nan")), False),
+        (_row(-3.0, null_high=-4.0), False),
+    ],
+)
+def test_a_factor_is_predicted_only_above_the_floor_and_its_null(record: Record, expected: bool) -> None:
+    assert to_table([record]).select(predicted()).item() is expected
+
+
+def _probe(layer: int, value: float, split: str, **more: object) -> Record:
+    return Record(
+        metric="probe_accuracy" if split == "test" else "probe_balanced_accuracy",
+        value=value,
+        split=split,
+        representation="dense",
+        layer=layer,
+        target="x",
+        **more,
+    )  # type: ignore[arg-type]
+
+
+def test_the_best_layer_is_chosen_on_validation_groups_where_they_were_scored() -> None:
+    test = [_probe(0, 0.9, "test"), _probe(1, 0.8, "test")]
+    valid = [_probe(0, 0.7, "valid"), _probe(1, 0.75, "valid")]
+    assert Results(to_table(test + valid)).best_layer.layer == 1
+    chosen = Results(to_table(test)).best_layer
+    assert chosen.layer == 0
+    assert "optimistic" in chosen.reason
+
+
+def test_the_layer_of_the_codes_is_chosen_on_validation_groups_by_all_labels() -> None:
+    def codes(layer: int, target: str, value: float, split: str, sparsity: float = 0.9) -> Record:
+        return Record(
+            metric="probe_balanced_accuracy" if split == "valid" else "probe_accuracy",
+            value=value,
+            split=split,
+            representation="sae",
+            layer=layer,
+            target=target,
+            sparsity=sparsity,
+            latents=64,
+            pooling="encode_then_pool",
+        )
+
+    valid = [codes(1, "a", 0.9, "valid"), codes(2, "a", 0.8, "valid")]
+    valid += [codes(1, "b", 0.5, "valid"), codes(2, "b", 0.7, "valid"), codes(1, "a", 1.0, "valid", 0.75)]
+    test = [codes(layer, t, 0.9 - 0.1 * layer, "test") for layer in (1, 2) for t in "ab"]
+    chosen = Results(to_table(valid + test)).codes_layer
+    assert chosen.layer == 2
+    assert "validation groups" in chosen.reason
+    dense = _probe(5, 0.9, "test")
+    assert Results(to_table([dense, *test])).codes_layer.layer == 2
+
+
+def test_charts_show_one_seed_one_width_and_one_protocol() -> None:
+    def codes(seed: int, latents: int, protocol: str = "default") -> Record:
+        return Record(
+            metric="explained_variance",
+            value=0.5,
+            split="test",
+            representation="sae",
+            layer=1,
+            seed=seed,
+            latents=latents,
+            sparsity=0.9,
+            protocol=protocol,
+        )
+
+    rows = [codes(1, 64), codes(0, 64), codes(1, 64), codes(0, 128), codes(0, 64, "other")]
+    shown = Results(to_table(rows)).of("explained_variance", "sae")
+    assert shown.select("seed", "latents", "protocol").rows() == [(0, 64, "default")]
+
+
+@pytest.mark.parametrize(
+    ("pooled_widths", "shown", "left"),
+    [
+        # one width for both ways of pooling, where both have it
+        ((64, 128, 128), 64, [("encode_then_pool", 128, "own"), ("pool_then_encode", 128, "own")]),
+        # else the width that the other way has most rows of
+        ((256, 128, 128), 128, [("encode_then_pool", 128, "own"), ("pool_then_encode", 256, "own")]),
+    ],
+)
+def test_one_width_is_shown_of_each_pooling_and_the_others_are_named(
+    pooled_widths: tuple[int, ...], shown: int, left: list[tuple[str, int, str]]
+) -> None:
+    def codes(latents: int, layer: int, pooling: str) -> Record:
+        order = "frames" if pooling == "encode_then_pool" else "pooled"
+        name = f"layer{layer:02d}-{order}-own-m{latents}-k6-seed0"
+        of = {"layer": layer, "pooling": pooling, "latents": latents, "seed": 0, "sae_id": name, "target": "digit"}
+        return Record(metric="probe_accuracy", value=0.5, split="test", representation="sae", preset="own", **of)
+
+    rows = [codes(m, layer, "encode_then_pool") for layer, m in enumerate((64, 64, 128))]
+    rows += [codes(m, layer, "pool_then_encode") for layer, m in enumerate(pooled_widths)]
+    results = Results(to_table(rows))
+    assert results.shown.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
+    assert results.shown.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
+    assert results.not_shown == left
+
+
+def test_charts_show_the_first_recipe_of_several() -> None:
+    def codes(preset: str, order: str = "frames") -> Record:
+        return Record(
+            metric="explained_variance",
+            value=0.5,
+            split="test",
+            representation="sae",
+            sae_id=f"layer01-{order}-{preset}-m64-k6-seed0",
+            preset=preset,
+            layer=1,
+            seed=0,
+            latents=64,
+        )
+
+    dense = Record(metric="explained_variance", value=0.5, split="test", representation="dense", layer=1)
+    results = Results(to_table([dense, codes("my-own"), codes("default"), codes("my-own", "pooled")]))
+    assert results.recipe == "my-own"
+    assert results.of("explained_variance")["sae_id"].to_list() == [
+        "",
+        "layer01-frames-my-own-m64-k6-seed0",
+        "layer01-pooled-my-own-m64-k6-seed0",
+    ]
+    assert Results(to_table([dense])).recipe is None
+
+
+def test_layers_keep_their_colour_whichever_are_shown_and_never_share_one() -> None:
+    colours = layer_colours(range(25))
+    assert len({c.light for c in colours.values()}) == 25
+    assert len({c.dark for c in colours.values()}) == 25
+    assert layer_colours([3]).keys() == {3}
+
+
+def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
+    import altair as alt
+
+    for name, spec in made.reading.specs.items():
+        if name.endswith("-0"):
+            alt.LayerChart.from_dict({k: v for k, v in spec.items() if k != "datasets"})
+
+
+def test_a_legend_names_dense_before_the_codes() -> None:
+    rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
+    assert marks.series_names(rows) == ["dense", "SAE", "random"]
+
+
+def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:
+    test = [_probe(layer, 0.5, "test") for layer in range(4)]
+    chosen = Results(
+        to_table(test + [_probe(layer, value, "valid") for layer, value in enumerate((1.0, 0.9, 1.0, 1.0))])
+    )
+    assert chosen.best_layer.layer == 2
+    assert chosen.best_layer.reason.startswith("layers 0, 2, 3 tie")
+
+
+def _variance(layer: int, *values: float) -> list[Record]:
+    return [
+        Record(metric="explained_variance", value=value, split="test", representation="sae", layer=layer, sparsity=at)
+        for at, value in zip((0.75, 0.8, 0.85, 0.9, 0.95), values, strict=False)
+    ]
+
+
+def test_more_latents_explaining_more_is_said_where_it_holds() -> None:
+    rows = to_table([*_variance(1, 0.99, 0.98, 0.97), *_variance(3, 0.9, 0.9, 0.8)])
+    assert rising(rows).endswith("and so it is here.")
+
+
+def test_where_more_latents_explain_less_is_said_with_by_how_much() -> None:
+    # a stranger's demo: .986 at 75 %, .990 at 80 %, .980 at 85 %
+    said = rising(to_table([*_variance(3, 0.986, 0.990, 0.980), *_variance(1, 0.99, 0.98)])).replace("\u00a0", " ")
+    assert "layer 3 explains 98.6 % at 75 % sparsity and 99.0 % at 80 % sparsity, 0.4 points more" in said
+    assert "layer 1" not in said
+    assert "85 %" not in said
+
+
+def test_only_the_largest_falls_are_named() -> None:
+    said = rising(to_table([r for layer in range(5) for r in _variance(layer, 0.9, 0.91 + layer / 100)]))
+    assert said.count("points more") == MAX_FALLS
+    assert "layer 4 explains" in said
+    assert "layer 0 explains" not in said
+    assert "2 smaller" in said

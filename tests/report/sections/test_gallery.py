@@ -1,0 +1,106 @@
+"""What a card of the gallery says of a latent, and which latents have one."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.artifacts import read_json, read_table, write_json, write_table
+from otoscope.report import write_report
+from otoscope.report.sections.factor_ranks import Places
+from otoscope.report.sections.gallery import is_refuted, standing
+from tests.report.conftest import Made
+from tests.support.finished_run import make_run
+from tests.support.page_reader import Reading, read_page
+
+
+@pytest.mark.parametrize(
+    ("train_r", "test_r", "null_high", "said"),
+    [
+        (0.6, 0.5, 0.2, "Fires when the factor is high"),
+        (-0.6, -0.5, 0.2, "Fires when the factor is low"),
+        # the reviewer's case: 0.09 where shuffled factors reach 0.43
+        (0.6, 0.09, 0.43, "Not beyond chance on test clips"),
+        (0.6, -0.09, 0.43, "Not beyond chance on test clips"),
+        (0.6, 0.43, 0.43, "Not beyond chance on test clips"),
+        (0.6, math.nan, 0.43, "Not beyond chance on test clips"),
+        (0.6, -0.5, 0.2, "Turned round on test clips"),
+        (0.6, 0.5, math.nan, "Fires when the factor is high"),
+    ],
+)
+def test_a_direction_is_named_only_beyond_the_null(train_r: float, test_r: float, null_high: float, said: str) -> None:
+    row = {"train_r": train_r, "test_r": test_r, "null_high": null_high, "test_clips": 24, "test_groups": 3}
+    assert standing(row) == said
+    assert is_refuted(said) == ("Fires" not in said)
+
+
+def test_too_few_clips_or_groups_give_no_verdict() -> None:
+    row = {"train_r": 0.6, "test_r": math.nan, "null_high": math.nan, "test_clips": 3, "test_groups": 1}
+    assert standing(row).startswith("Not tested, on fewer than 8 test clips")
+    of_two = {"train_r": 0.6, "test_r": 0.5, "null_high": 0.2, "test_clips": 400, "test_groups": 2}
+    assert standing(of_two) == "In the clips of 2 test groups, too few for a claim, it fires when the factor is high"
+
+
+def remade(folder: Path, **parts: object) -> Reading:
+    """Write a run's page once more, after its moments were changed."""
+    rows = read_table(folder / "moments" / "moments.parquet")
+    write_table(folder / "moments" / "moments.parquet", rows.with_columns(**parts))  # type: ignore[arg-type]
+    return read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+
+
+def small(folder: Path) -> Path:
+    return make_run(folder, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+
+
+def test_the_gallery_names_its_dictionary_and_says_that_the_charts_show_it(made: Made) -> None:
+    said = made.reading.section("gallery").replace("\u00a0", " ")
+    assert "of the dictionary layer3-topk-204 (layer 3, 90 % sparsity, one of those that the charts show)" in said
+    assert "Strength is the latent's mean code over the clip's frames" in said
+
+
+def test_a_dictionary_that_no_chart_shows_is_said_to_be_one(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    card = read_json(made / "moments" / "card.json")
+    write_json(made / "moments" / "card.json", {**card, "sae_id": "layer3-other-204"})
+    said = remade(made).section("gallery").replace("\u00a0", " ")
+    assert "layer3-other-204 (layer 3, 90 % sparsity, not one of those that the charts show)" in said
+
+
+def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made) -> None:
+    rows = read_table(made.folder / "results.parquet")
+    shown = read_table(made.folder / "moments" / "moments.parquet")["factor"].unique()
+    said = made.reading.section("gallery")
+    r2 = rows.filter(metric="factor_r2", split="test", sae_id="layer3-topk-204").filter(pl.col("target").is_in(shown))
+    assert r2.height == shown.len() == 5
+    for value, low, high in r2.select("value", "low", "high").iter_rows():
+        words = f"R² from all codes on test groups {value:.2f} (95\u00a0% interval {low:.2f} to {high:.2f})"
+        assert words.replace("-", "−") in said
+
+
+def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    chosen = pl.when(pl.col("latent") == 137).then(0.1).otherwise(pl.col("test_r"))
+    page = remade(made, test_r=chosen)
+    assert "1 latent that test groups do not bear out" in page.section("gallery")
+    assert len(page.all("audio")) == len(page.all("img")) == 12
+    assert page.mistakes == []
+
+
+def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    factor = read_table(made / "moments" / "moments.parquet")["factor"][0]
+    values = np.array([1.0, 2.0, 3.0, 90.0, np.nan])
+    write_table(made / "factors.parquet", pl.DataFrame({"clip_id": list("abcde"), factor: values}))
+    page = remade(made, factor_value=pl.lit(2.5))
+    said = page.section("gallery").replace("\u00a0", " ")
+    assert "over all clips the factor runs from 1 to 90, median 2.5" in said
+    assert f"{factor} = 2.5, more than in 50 % of all clips" in said
+
+
+def test_a_rank_is_told_from_the_nearer_end() -> None:
+    places = Places({"f0": np.arange(10.0)})
+    assert places.rank("f0", 0.5) == "less than in 90\u00a0% of all clips"
+    assert places.rank("f0", 9.0) == "more than in 90\u00a0% of all clips"
+    assert places.rank("other", 9.0) is None

@@ -1,0 +1,58 @@
+"""What a stranger reads first: what was asked of whom, the words used, and what the columns of a table are."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.metrics.record import METRICS
+from otoscope.report.evidence import Evidence
+from otoscope.report.glossary import TERMS, glossary
+from otoscope.report.run_data import read_run
+from otoscope.report.sections.opening import opening
+from otoscope.report.tables import METRIC_WORDS, told
+from tests.report.conftest import Made
+from tests.support.finished_run import make_run
+
+
+def test_every_metric_is_told_in_words() -> None:
+    assert METRIC_WORDS.keys() == METRICS.keys()
+    assert all(text and not text.endswith(".") for text in METRIC_WORDS.values())
+
+
+def test_a_table_of_results_says_what_its_metrics_are_and_any_other_says_nothing() -> None:
+    said = told(pl.DataFrame({"metric": ["mig", "sap", "mig"], "n": [1, 1, 1]}))
+    assert said.count("mig: ") == said.count("sap: ") == 1
+    assert "n: how many clips" in said
+    assert told(pl.DataFrame({"layer": [1]})) == ""
+
+
+def test_the_words_of_the_page_are_explained_once(made: Made) -> None:
+    assert made.text.count("What all the words mean") == 1
+    text = str(glossary())
+    assert all(f"<b>{term}</b>" in text for term in TERMS)
+
+
+def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
+    first = made.reading.section("summary")
+    assert first.startswith("What was foundopenai/whisper-tiny.en, layers 0 to 4, listens to ")
+    assert "say what its layers and their sparse codes tell of the technique and 88 factors" in first
+    assert "Scores are of 480 clips of 6 groups that no fit and no choice has seen" in first
+
+
+@pytest.mark.parametrize(("groups", "warned"), [(2, False), (3, True), (5, True), (6, False)])
+def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: int, warned: bool) -> None:
+    run = read_run(make_run(tmp_path, moments=False))
+    answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
+    said = str(opening(run, Evidence(60, groups), answers))
+    assert (f"Only {groups} test groups" in said) == warned
+    assert "codes keep the task – undecided; pitch early, formants late – holds</b>." in said
+    assert "arXiv 2509.24793" in said
+    assert "arXiv" not in str(opening(run, Evidence(60, groups)))
+
+
+def test_a_run_without_dictionaries_or_labels_opens_all_the_same(tmp_path: Path) -> None:
+    make_run(tmp_path / "dense", sae_layers=(), sizes={})
+    assert "say what its layers tell of the technique." in str(opening(read_run(tmp_path / "dense"), None))
+    make_run(tmp_path / "bare", labels=(), sizes={})
+    assert "the numbers below describe what was recorded." in str(opening(read_run(tmp_path / "bare"), None))
