@@ -7,6 +7,10 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests.support.fixtures import tiny
+
+__all__ = ["tiny"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)

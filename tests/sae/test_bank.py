@@ -13,7 +13,8 @@ from otoscope.sae.bank import Bank, Member, MemberStep
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows, Kept
-from otoscope.sae.resources import member_bytes, one_thread
+from otoscope.sae.plan import member_bytes
+from otoscope.sae.resources import one_thread
 from otoscope.sae.statistics import measure
 from otoscope.sae.train import begin, train
 from otoscope.sae.training_state import PROGRESS, save_progress, train_into

@@ -13,13 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from otoscope.activations.damage import is_marked
-from otoscope.activations.format import CARD, FORMAT, index_path, segments_path, shard_card_path
+from otoscope.activations.format import CARD, FORMAT, segments_path, shard_card_path
 from otoscope.activations.integrity import check_files
 from otoscope.activations.manifest import finish, read_manifest
 from otoscope.activations.plan import numbers, stored_keys
 from otoscope.activations.storage.base import Home, home_of, read_card, write_card
 from otoscope.activations.store import ActivationStore
-from otoscope.activations.tensorfile import RowFile, map_tensor
+from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError
 

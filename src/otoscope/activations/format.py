@@ -26,20 +26,6 @@ UNRELATED = frozenset({"scikit-learn"})
 """Packages that `environment` names and that no activation passes through."""
 
 
-def tensor_path(layer: int, kind: str, shard: int) -> str:
-    """Return where a shard of one layer lies; `kind` is frames, pooled, segments or tokens.
-
-    >>> tensor_path(3, "frames", 0)
-    'layer_03/frames-00000.safetensors'
-    """
-    return f"layer_{layer:02d}/{kind}-{shard:05d}.safetensors"
-
-
-def index_path(shard: int) -> str:
-    """Return where the frame rows of a shard lie."""
-    return f"index/{shard:05d}.parquet"
-
-
 def segments_path(shard: int) -> str:
     """Return where the segment rows of a shard lie."""
     return f"segments/{shard:05d}.parquet"

@@ -15,7 +15,6 @@ from otoscope.activations.format import (
     MANIFEST,
     MENDED,
     differences,
-    index_path,
     segments_path,
     shard_card_path,
 )
@@ -24,6 +23,7 @@ from otoscope.activations.manifest import finish, read_manifest
 from otoscope.activations.plan import stored_keys
 from otoscope.activations.storage.base import ELSEWHERE, Home, home_of, read_card, write_card
 from otoscope.activations.store import ActivationStore
+from otoscope.activations.tensorfile import index_path
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.format import index_path, segments_path, shard_card_path, tensor_path
+from otoscope.activations.format import segments_path, shard_card_path
 from otoscope.activations.segments import SegmentPool, Segments
 from otoscope.activations.storage.base import Home, write_card
-from otoscope.activations.tensorfile import RowFile, rounded
+from otoscope.activations.tensorfile import RowFile, index_path, rounded, tensor_path
 from otoscope.activations.windows import Piece
 from otoscope.artifacts import write_table
 from otoscope.encoders.base import Frames

@@ -12,12 +12,12 @@ import polars as pl
 from jaxtyping import Float
 
 from otoscope.activations.damage import mended
-from otoscope.activations.format import CLIPS, SET_ASIDE, index_path, segments_path
+from otoscope.activations.format import CLIPS, SET_ASIDE, segments_path
 from otoscope.activations.integrity import check_files
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.storage.base import Home, home_of
-from otoscope.activations.tensorfile import Tensors, widened
+from otoscope.activations.tensorfile import Tensors, index_path, widened
 from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, UnknownLayer

@@ -22,7 +22,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.format import tensor_path
 from otoscope.activations.storage.base import Home
 from otoscope.errors import DamagedArtifact
 
@@ -190,3 +189,17 @@ class Tensors:
             out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
             out[here] = rows
         return np.empty((0, width), dtype=np.float32) if out is None else out
+
+
+def tensor_path(layer: int, kind: str, shard: int) -> str:
+    """Return where a shard of one layer lies; `kind` is frames, pooled, segments or tokens.
+
+    >>> tensor_path(3, "frames", 0)
+    'layer_03/frames-00000.safetensors'
+    """
+    return f"layer_{layer:02d}/{kind}-{shard:05d}.safetensors"
+
+
+def index_path(shard: int) -> str:
+    """Return where the frame rows of a shard lie."""
+    return f"index/{shard:05d}.parquet"

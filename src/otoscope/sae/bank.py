@@ -20,8 +20,8 @@ from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import Order, Rows, held
 from otoscope.sae.kernel_optimiser import pick_engine
 from otoscope.sae.optimiser import EngineFactory
-from otoscope.sae.plan import Draft, draft
-from otoscope.sae.resources import budget, find_device, member_bytes, one_thread, require_fit, rows_bytes, workers
+from otoscope.sae.plan import Draft, budget, draft, member_bytes, require_fit, rows_bytes
+from otoscope.sae.resources import find_device, one_thread, workers
 from otoscope.sae.statistics import Moments, measure, require_all_finite
 from otoscope.sae.train import Batch, Step, Trained, Training, advance, begin, finish, read_batch
 from otoscope.sae.training_state import clear_progress, conclude, load_progress, save_progress

@@ -4,8 +4,8 @@ from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowsLike, as_rows
 from otoscope.sae.kernel_optimiser import pick_engine
 from otoscope.sae.optimiser import EngineFactory
-from otoscope.sae.plan import draft
-from otoscope.sae.resources import find_device, require_memory
+from otoscope.sae.plan import draft, require_memory
+from otoscope.sae.resources import find_device
 from otoscope.sae.statistics import Moments, require_all_finite
 from otoscope.sae.train import Trained, begin, finish, train
 

@@ -10,7 +10,7 @@ from otoscope.report.evidence import Evidence
 from otoscope.report.glossary import TERMS, glossary
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.opening import opening
-from otoscope.report.tables import METRIC_WORDS, told
+from otoscope.report.tables import METRIC_WORDS, metric_notes
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 
@@ -21,10 +21,10 @@ def test_every_metric_is_told_in_words() -> None:
 
 
 def test_a_table_of_results_says_what_its_metrics_are_and_any_other_says_nothing() -> None:
-    said = told(pl.DataFrame({"metric": ["mig", "sap", "mig"], "n": [1, 1, 1]}))
+    said = metric_notes(pl.DataFrame({"metric": ["mig", "sap", "mig"], "n": [1, 1, 1]}))
     assert said.count("mig: ") == said.count("sap: ") == 1
     assert "n: how many clips" in said
-    assert told(pl.DataFrame({"layer": [1]})) == ""
+    assert metric_notes(pl.DataFrame({"layer": [1]})) == ""
 
 
 def test_the_words_of_the_page_are_explained_once(made: Made) -> None:

@@ -208,8 +208,8 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found.dimensions is not None:
             dense, codes = found.dimensions.dense, found.dimensions.codes
             text += (
-                f"; effective dimensions {formatting.decimal(codes.value, 1)} and {formatting.decimal(dense.value, 1)}, "
-                f"on the same {count(found.factors, 'factor')}"
+                f"; effective dimensions {formatting.decimal(codes.value, 1)} and "
+                f"{formatting.decimal(dense.value, 1)}, on the same {count(found.factors, 'factor')}"
             )
         if found.few is not None:
             null = found.few.codes.null_high

@@ -157,7 +157,8 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
         ".",
     )
     stand_ins = [
-        f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} in the place of {comma_list(model['published'])}"
+        f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} in the place of "
+        f"{comma_list(model['published'])}"
         for name, model in card["models"].items()
         if model["layers"] != model["published"]
     ]

@@ -1,3 +1,0 @@
-from tests.support.fixtures import tiny
-
-__all__ = ["tiny"]
