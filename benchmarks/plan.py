@@ -87,7 +87,7 @@ def simulate(assumed: Assumed, gpus: int, seed: int) -> Simulated:
 
 def time_table(assumed: Assumed) -> str:
     lines = [
-        "| GPUs | times real time a GPU | median of 20 | worst of 20 | without trouble | GPU hours | deaths |",
+        "| GPUs | times real time per GPU | median of 20 | worst of 20 | without failures | GPU hours | deaths |",
         "|---|---|---|---|---|---|---|",
     ]
     for rate in RATES:
@@ -105,7 +105,7 @@ def time_table(assumed: Assumed) -> str:
 
 
 def processor_table(assumed: Assumed) -> str:
-    lines = ["| cores | median of 20 | worst of 20 | without trouble | core hours |", "|---|---|---|---|---|"]
+    lines = ["| cores | median of 20 | worst of 20 | without failures | core hours |", "|---|---|---|---|---|"]
     for cores in CORES:
         found = [simulate(replace(assumed, times_real_time=CORE_RATE), cores, seed) for seed in SEEDS]
         hours = [one.hours for one in found]
@@ -123,12 +123,12 @@ def told(hours: float) -> str:
 
 def disk_table(assumed: Assumed) -> str:
     seconds = assumed.hours * 3600
-    lines = ["| kept | float32, GB a layer | float16 or bfloat16 | all layers, float16 |", "|---|---|---|---|"]
+    lines = ["| stored | float32, GB per layer | float16 or bfloat16 | all layers, float16 |", "|---|---|---|---|"]
     clip_s = 5.0
     for name, rows in {
         "every frame": seconds * assumed.frames_per_s,
         "segments of 1 s": seconds,
-        f"one row a clip of {clip_s:g} s": seconds / clip_s,
+        f"one row per clip of {clip_s:g} s": seconds / clip_s,
     }.items():
         full, half = (rows * assumed.width * size / 1e9 for size in (4, 2))
         lines.append(f"| {name} | {full:,.1f} | {half:,.1f} | {half * assumed.layers:,.0f} |")
@@ -137,7 +137,7 @@ def disk_table(assumed: Assumed) -> str:
 
 def cost_table(assumed: Assumed) -> str:
     lines = [
-        "| GPUs | encoding, all layers, USD | encoding a layer, USD | frames, float16, USD a layer and month |",
+        "| GPUs | encoding, all layers, USD | encoding per layer, USD | frames, float16, USD per layer and month |",
         "|---|---|---|---|",
     ]
     stored = assumed.hours * 3600 * assumed.frames_per_s * assumed.width * 2 / 1e9 * assumed.gb_month
