@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from otoscope.encoders.custom import own_encoder as own_encoder
     from otoscope.encoders.hooks import capture as capture
     from otoscope.errors import OtoscopeError as OtoscopeError
+    from otoscope.metrics.results import load_results as load_results
     from otoscope.pipeline.run import run as run
     from otoscope.sae.checkpoint import load_sae as load_sae
     from otoscope.sae.checkpoint import save_sae as save_sae
@@ -48,6 +49,7 @@ _HOMES = {
     "load_audio": "corpus.audio",
     "load_config": "config",
     "load_encoder": "encoders.catalog",
+    "load_results": "metrics.results",
     "load_sae": "sae.checkpoint",
     "own_encoder": "encoders.own",
     "parse_corpus": "corpus.catalog",
