@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from otoscope.cli.main import app
-from otoscope.cli.progress import Bars
+from otoscope.cli.progress import TerminalProgress
 from otoscope.config import load_config
 from otoscope.pipeline.run import STAGES
 from tests.support.calling import call
@@ -180,7 +180,7 @@ def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) 
 
 def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otoscope.cli.progress.LINE_EVERY_S", 0.0)
-    bars = Bars()
+    bars = TerminalProgress()
     bars.start("training 2 dictionaries", 2, "dictionaries")
     bars.advance(0.2, note="layer01")
     monkeypatch.setattr("otoscope.cli.progress.FORESEEN_S", 0.0)
@@ -189,7 +189,7 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
     assert "0.2 of 2 dictionaries" in early
     bars.advance(0.1, note="layer01")
     bars.finish()
-    bars.say("train: 1.0 s")
+    bars.message("train: 1.0 s")
     shown = capsys.readouterr()
     assert shown.out == ""
     assert re.search(r"training 2 dictionaries: 0\.5 of 2 dictionaries, .* s left  layer01", shown.err)
@@ -197,7 +197,7 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
 
 
 def test_a_bar_stays_one_line_in_a_narrow_terminal() -> None:
-    bars = Bars()
+    bars = TerminalProgress()
     bars.console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     bars.start("evaluating 12 representations", 12, "representations")
     for _ in range(4):

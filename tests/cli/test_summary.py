@@ -11,10 +11,10 @@ from otoscope.cli.summary import _sparsities, print_summary  # pyright: ignore[r
 from otoscope.metrics.record import SCHEMA
 from otoscope.pipeline.run import RunSummary
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.training import Member
+from otoscope.runs.training import GridMember
 
 
-def results(grid: list[Member]) -> pl.DataFrame:
+def results(grid: list[GridMember]) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for number, member in enumerate(grid):
         common: dict[str, object] = {
@@ -29,7 +29,7 @@ def results(grid: list[Member]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def shown(grid: list[Member]) -> list[list[str]]:
+def shown(grid: list[GridMember]) -> list[list[str]]:
     """Return the table's lines in words, its head first."""
     table = _sparsities(results(grid))
     assert table is not None
@@ -39,8 +39,8 @@ def shown(grid: list[Member]) -> list[list[str]]:
     return [line.split() for line in capture.get().splitlines()[1:]]
 
 
-def member(preset: str, latents: int, sparsity: float = 0.9) -> Member:
-    return Member(3, "encode_then_pool", preset, latents, sparsity, 0)
+def member(preset: str, latents: int, sparsity: float = 0.9) -> GridMember:
+    return GridMember(3, "encode_then_pool", preset, latents, sparsity, 0)
 
 
 def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
@@ -61,7 +61,7 @@ def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
         ([member("default", 64), member("mariotte2025", 64)], "recipe"),
     ],
 )
-def test_what_all_have_in_common_has_no_column(grid: list[Member], first: str):
+def test_what_all_have_in_common_has_no_column(grid: list[GridMember], first: str):
     assert shown(grid)[0][0] == first
 
 

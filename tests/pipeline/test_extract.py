@@ -16,7 +16,7 @@ from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.pipeline.run import run
 from otoscope.report.run_data import set_aside
-from otoscope.runs.progress import Silent
+from otoscope.runs.progress import SilentReporter
 from tests.support.small_runs import (
     FOLDER,
     RATE_HZ,
@@ -57,7 +57,7 @@ def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
 
 
 @dataclass
-class Heard(Silent):
+class Heard(SilentReporter):
     """A watch that keeps what is said."""
 
     lines: list[str] = field(default_factory=list[str])
@@ -68,9 +68,9 @@ class Heard(Silent):
 
 def test_the_summary_tells_kept_clips_from_new_ones(config: Path, tmp_path: Path):
     first, second = Heard(), Heard()
-    run(settings(config), tmp_path / "run", until="extract", watch=first)
+    run(settings(config), tmp_path / "run", until="extract", progress=first)
     write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
-    run(settings(config), tmp_path / "run", until="extract", watch=second)
+    run(settings(config), tmp_path / "run", until="extract", progress=second)
     assert not any("kept" in line for line in first.lines)
     assert "10 clips kept, 1 new (0.4 s)" in second.lines
 

@@ -10,18 +10,18 @@ from otoscope.metrics.record import Record, to_table
 from otoscope.pipeline.report import choose_member
 from otoscope.pipeline.run import run
 from otoscope.report.results import Results
-from otoscope.runs.training import Member, members
+from otoscope.runs.training import GridMember, training_grid
 from tests.pipeline.test_extract import Heard
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 
-def grid_of(**train: object) -> list[Member]:
+def grid_of(**train: object) -> list[GridMember]:
     settings = {"latents": 64, "sparsities": [0.75, 0.9], "layers": [1, 3], **train}
     corpus = {"kind": "synth"}
-    return members(RunConfig.model_validate({"name": "grid", "corpus": corpus, "train": settings}), [1, 3])
+    return training_grid(RunConfig.model_validate({"name": "grid", "corpus": corpus, "train": settings}), [1, 3])
 
 
-def judged(grid: list[Member], score: dict[str, float]) -> pl.DataFrame:
+def judged(grid: list[GridMember], score: dict[str, float]) -> pl.DataFrame:
     """Return results in the grid's order, scored on validation groups by recipe and layer."""
     rows = [
         Record(
@@ -65,7 +65,7 @@ def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny
     write_voices(tmp_path / "voices", ("ann", "bob", "cy"), takes=1)
     heard = Heard()
     run(load_config(write_config(tmp_path / "v.yaml", tiny("whisper"), FOLDER)), tmp_path / "run", until="corpus",
-        watch=heard)  # fmt: skip
+        progress=heard)  # fmt: skip
     (said,) = [line for line in heard.lines if "nothing can be claimed" in line]
     assert said.startswith("warning: nothing can be claimed from a test split of 2 clips of 1 group")
     assert "at least 3 groups and about 20 clips are needed" in said

@@ -38,7 +38,7 @@ def root(extracted: Path, tmp_path: Path) -> Path:
 
 def train(root: Path, *settings: str) -> Lines:
     watch = Lines()
-    run(load_config(root / "mine.yaml", settings), root / "out", until="train", watch=watch)
+    run(load_config(root / "mine.yaml", settings), root / "out", until="train", progress=watch)
     return watch
 
 

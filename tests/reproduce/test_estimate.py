@@ -20,7 +20,7 @@ from otoscope.reproduce.mariotte2025.estimate import (
     store_bytes,
 )
 from otoscope.reproduce.mariotte2025.timing import Forward
-from otoscope.runs.progress import Silent
+from otoscope.runs.progress import SilentReporter
 
 GB = 1e9
 
@@ -141,9 +141,9 @@ def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("known_rates")
 def test_it_says_which_architecture_is_being_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    watch = Silent()
+    watch = SilentReporter()
     monkeypatch.setattr(watch, "say", said.append)
     models = choose_models(folder=None, overrides=(), only=("AST", "HuBERT"))
-    estimate(tmp_path, tmp_path, models=models, settings=Settings(), watch=watch)
+    estimate(tmp_path, tmp_path, models=models, settings=Settings(), progress=watch)
     assert said[0] == "measuring 2 architectures on this machine: a few minutes"
     assert [line.split(":")[0].strip() for line in said[1:3]] == [model.name for model in models]

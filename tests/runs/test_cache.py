@@ -7,7 +7,7 @@ import pytest
 from otoscope.errors import ArtifactError
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Silent
+from otoscope.runs.progress import SilentReporter
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def run(folder: RunFolder, inputs: str, text: str = "made") -> bool:
     output = folder.root / "out.txt"
-    return run_stage(folder, "s", inputs=inputs, outputs=[output], work=lambda: output.write_text(text), watch=Silent())
+    return run_stage(
+        folder, "s", inputs=inputs, outputs=[output], work=lambda: output.write_text(text), progress=SilentReporter()
+    )
 
 
 def test_work_is_done_once_for_the_same_inputs(folder: RunFolder) -> None:
@@ -46,7 +48,7 @@ def test_a_stage_that_failed_counts_as_not_done(folder: RunFolder) -> None:
         raise ArtifactError("disk on fire")
 
     with pytest.raises(ArtifactError, match="on fire"):
-        run_stage(folder, "s", inputs="b", outputs=[folder.root / "out.txt"], work=fail, watch=Silent())
+        run_stage(folder, "s", inputs="b", outputs=[folder.root / "out.txt"], work=fail, progress=SilentReporter())
     assert run(folder, "a")
 
 

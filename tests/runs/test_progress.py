@@ -6,11 +6,11 @@ import pytest
 
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
-from otoscope.runs.progress import Silent, counting, task
+from otoscope.runs.progress import SilentReporter, progress_counter, task
 from tests.support.small_runs import SUNG, Tiny, write_config
 
 
-class Recorder(Silent):
+class Recorder(SilentReporter):
     def __init__(self) -> None:
         self.tasks: dict[str, list[float]] = {}
         self.running: str | None = None
@@ -36,7 +36,7 @@ class Recorder(Silent):
 def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "sung.yaml", tiny("wavlm"), {**SUNG, "singers": 4, "takes": 1})
     watch = Recorder()
-    run(load_config(config), tmp_path / "out", until="explain", watch=watch)
+    run(load_config(config), tmp_path / "out", until="explain", progress=watch)
     assert watch.running is None
     assert list(watch.tasks) == [
         "singing",
@@ -55,7 +55,7 @@ def test_a_run_with_nothing_to_do_shows_no_bar(tmp_path: Path, tiny: Tiny) -> No
     config = write_config(tmp_path / "sung.yaml", tiny("wavlm"), {**SUNG, "singers": 4, "takes": 1})
     run(load_config(config), tmp_path / "out", until="train")
     watch = Recorder()
-    run(load_config(config), tmp_path / "out", until="train", watch=watch)
+    run(load_config(config), tmp_path / "out", until="train", progress=watch)
     assert watch.tasks == {}
     assert [line for line in watch.lines if "up to date" in line] == [
         f"{stage}: up to date" for stage in ("corpus", "extract", "train")
@@ -70,7 +70,7 @@ def test_a_task_that_fails_is_finished() -> None:
 
     with pytest.raises(ValueError, match="broken"), task(watch, "one", 1, "clips"):
         fail()
-    with pytest.raises(ValueError, match="broken"), counting(watch, "two", "clips") as on_progress:
+    with pytest.raises(ValueError, match="broken"), progress_counter(watch, "two", "clips") as on_progress:
         fail(on_progress(1, 3) or 1)
     assert watch.running is None
     assert watch.tasks == {"one": [0.0, 1], "two": [1.0, 3]}

@@ -12,7 +12,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
-from otoscope.runs.progress import Silent
+from otoscope.runs.progress import SilentReporter
 from otoscope.sae.checkpoint import WEIGHTS, load_sae
 from otoscope.sae.data import ArrayRows
 from otoscope.sae.resources import one_thread
@@ -21,7 +21,7 @@ from otoscope.sae.training_state import train_into
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 
-class Lines(Silent):
+class Lines(SilentReporter):
     """A watch that remembers its lines and how far it got."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Lines(Silent):
     def advance(self, amount: float, note: str = "") -> None:
         self.done[note] = self.done.get(note, 0.0) + amount
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> tuple[Path,
     write_voices(root / "voices")
     settings = {"poolings": ["encode_then_pool", "pool_then_encode"], "seeds": [0, 1], "layers": [1]}
     config = write_config(root / "mine.yaml", tiny("wavlm"), FOLDER, train=settings)
-    run(load_config(config), root / "out", until="train", watch=watch)
+    run(load_config(config), root / "out", until="train", progress=watch)
     return root / "out", watch
 
 
@@ -85,7 +85,7 @@ def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: 
     watch = Lines()
     for card in folder.glob("saes/*-pooled-*/card.json"):
         card.unlink()
-    run(load_config(folder / "config.yaml"), folder, until="train", watch=watch)
+    run(load_config(folder / "config.yaml"), folder, until="train", progress=watch)
     line, came_to = [line for line in watch.lines if "variance" in line]
     assert line.startswith("layer 1, pool_then_encode: dimension 3 carries 100 % of the variance")
     cards = [read_json(card)["training"] for card in folder.glob("saes/*/card.json")]
@@ -99,7 +99,7 @@ def test_two_recipes_and_two_sizes_are_trained_judged_and_shown(tmp_path: Path, 
     write_voices(tmp_path / "voices")
     train = {"preset": ["mariotte2025", "default"], "latents": [32, 64], "sparsities": [0.9], "layers": [1]}
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, train=train)
-    run(load_config(config), tmp_path / "out", watch=Lines())
+    run(load_config(config), tmp_path / "out", progress=Lines())
     names = {f"layer01-frames-{p}-m{m}-k{m // 10}-seed0" for p in ("mariotte2025", "default") for m in (32, 64)}
     assert {path.parent.name for path in tmp_path.glob("out/saes/*/card.json")} == names
     rows = pl.read_parquet(tmp_path / "out" / "results.parquet").filter(pl.col("representation") == "sae")

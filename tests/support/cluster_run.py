@@ -31,7 +31,7 @@ def both_ways(folder: Path, sections: dict[str, Any]) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for name, engine in engines.items():
         start_s = time.monotonic()
-        run(config, folder / name, until="evaluate", engine=engine)
+        run(config, folder / name, until="evaluate", executor=engine)
         seconds[name] = round(time.monotonic() - start_s, 1)
     differ: dict[str, list[str]] = {}
     for pattern in ("activations/**/*", "saes/*/sae.safetensors", "factors.parquet", "results.parquet"):

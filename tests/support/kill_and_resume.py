@@ -21,13 +21,13 @@ from otoscope.cli.main import main
 from otoscope.config import load_config
 from otoscope.encoders.catalog import load_encoder
 from otoscope.pipeline.run import run
-from otoscope.runs.progress import Silent
+from otoscope.runs.progress import SilentReporter
 
 MIDDLES = {"extract": ("extracting", 1), "train": ("training", 30), "evaluate": ("evaluating", 3)}
 """By stage: how its task's title begins, and after how many steps of it the process is killed."""
 
 
-class Halting(Silent):
+class Halting(SilentReporter):
     """A watch that leaves a sign in the middle of a task and then stands still, to be killed there."""
 
     def __init__(self, title: str, steps: int, sign: Path) -> None:
@@ -80,7 +80,7 @@ def kill_in_the_middle(stage: str, config: Path, folder: Path) -> dict[str, Any]
 
     def work() -> None:
         otoscope.runs.training.SAVE_EVERY_S = 0.0
-        run(load_config(config), out, until="evaluate", watch=Halting(title, steps, sign))
+        run(load_config(config), out, until="evaluate", progress=Halting(title, steps, sign))
 
     pid = child(work)
     deadline_s = time.monotonic() + 120

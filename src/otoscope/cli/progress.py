@@ -49,7 +49,7 @@ def is_foreseen(moves: int, elapsed_s: float) -> bool:
     return moves >= FORESEEN_MOVES and elapsed_s >= FORESEEN_S
 
 
-class Bars:
+class TerminalProgress:
     """A `Watch` that draws bars with rate and time left."""
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -82,7 +82,7 @@ class Bars:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=amount, note=note, moves=self._line.moves)
         elif self._line.due():
-            self.say(self._line.text(note))
+            self.message(self._line.text(note))
 
     def finish(self) -> None:
         """End the task and wipe its bar."""
@@ -90,7 +90,7 @@ class Bars:
             self._progress.stop()
         self._progress, self._task = None, None
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print one line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
         sys.stderr.flush()

@@ -13,7 +13,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.cli.progress import Bars
+from otoscope.cli.progress import TerminalProgress
 from otoscope.cli.stages import Json
 from otoscope.formatting import count
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
@@ -173,14 +173,14 @@ def _reproduce(
     if plan:
         from otoscope.reproduce.mariotte2025.estimate import estimate
 
-        found = estimate(data, folder, watch=Bars(), **common)
+        found = estimate(data, folder, progress=TerminalProgress(), **common)
         if as_json:
             print(json.dumps(found.as_json()))
         else:
             print_plan(found)
         found.require_room()
         return
-    made = reproduce(data, folder, watch=Bars(), **common)
+    made = reproduce(data, folder, progress=TerminalProgress(), **common)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otoscope.cli.progress import Bars
+from otoscope.cli.progress import TerminalProgress
 
 Config = Annotated[
     Path, typer.Argument(help="the run's configuration, in YAML, or the folder of an earlier run", show_default=False)
@@ -100,8 +100,8 @@ def _go(
         path, out = earlier.config, out or path
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
-    bars = Bars()
-    summary = run(config, folder, until=until, strict=strict, watch=bars, engine=find_engine(engine))
+    bars = TerminalProgress()
+    summary = run(config, folder, until=until, fail_fast=strict, progress=bars, executor=find_engine(engine))
     if as_json:
         print(json.dumps(summary.as_json()))
     else:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from otoscope.cli.progress import Bars
-from otoscope.runs.progress import counting
+from otoscope.cli.progress import TerminalProgress
+from otoscope.runs.progress import progress_counter
 
 Singers = Annotated[int, typer.Option("--singers", help="how many singers, women and men in turn")]
 Takes = Annotated[int, typer.Option("--takes", help="clips of each technique by each singer")]
@@ -41,7 +41,7 @@ def _synth(
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
     spec = validated(SynthCorpus, settings)
     refuse_others(spec, folder)
-    with counting(Bars(), "singing", "clips") as on_progress:
+    with progress_counter(TerminalProgress(), "singing", "clips") as on_progress:
         clips = sing_all(spec, folder, on_progress=on_progress)
     if as_json:
         print(json.dumps({"folder": str(folder), "clips": clips.height, "fingerprint": spec.fingerprint}))

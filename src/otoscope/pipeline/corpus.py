@@ -21,8 +21,8 @@ from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.inputs import probed_labels, why_not
-from otoscope.runs.progress import counting
+from otoscope.runs.inputs import probed_labels, unprobeable_reason
+from otoscope.runs.progress import progress_counter
 
 
 def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
@@ -35,51 +35,51 @@ def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
 
 def corpus(run: Context) -> None:
     """List, decode once, split; write `corpus.parquet` and the table of clips set aside."""
-    config, folder, watch = run.config, run.folder, run.watch
+    config, folder, watch = run.config, run.folder, run.progress
     start_s = time.monotonic()
-    with counting(watch, "singing", "clips") as on_sung:
+    with progress_counter(watch, "singing", "clips") as on_sung:
         listing = config.corpus.listing(folder.sound, on_progress=on_sung)
     if on_sung.done:
-        watch.say(f"  sang {count(on_sung.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
+        watch.message(f"  sang {count(on_sung.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),
         config.max_set_aside,
-        run.strict,
+        run.fail_fast,
         _state_of_files(listing),
     )
 
     def work() -> None:
-        with counting(watch, "checking clips", "clips") as on_progress:
+        with progress_counter(watch, "checking clips", "clips") as on_progress:
             built = build_corpus(
                 config.corpus,
                 config.splits,
                 cache=folder.sound,
-                strict=run.strict,
+                strict=run.fail_fast,
                 max_set_aside=config.max_set_aside,
                 on_progress=on_progress,
             )
         built.save(folder.corpus)
 
     outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
-    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=watch)
     found = load_corpus(folder)
     sides = found.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
     shares = {
         split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in sides.iter_rows()
     }
-    watch.say("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
+    watch.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
     probed = probed_labels(found, config)
     for text in _warnings(config.corpus, found, probed, all_wanted=config.evaluate.labels is None):
-        watch.say(f"  {text}")
+        watch.message(f"  {text}")
     if not found.set_aside.is_empty():
-        watch.say(f"  {count(found.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
+        watch.message(f"  {count(found.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
 
 
 def _warnings(spec: CorpusSpec, found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str]:
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
     left_out = [name for name in found.labels if name not in probed] if all_wanted else []
-    told = [f"warning: {name} is not probed: {why_not(found, name)}" for name in left_out]
+    told = [f"warning: {name} is not probed: {unprobeable_reason(found, name)}" for name in left_out]
     if thin_split := evidence.warning(evidence.of_clips(found.clips)):
         told.append(thin_split)
     if found.clips["group"].n_unique() == found.clips.height:
@@ -119,7 +119,7 @@ def _alone(spec: CorpusSpec, found: Corpus) -> str:
 
 def factors(run: Context) -> None:
     """Measure or collect the factors of every clip; write `factors.parquet`."""
-    config, folder, watch = run.config, run.folder, run.watch
+    config, folder, watch = run.config, run.folder, run.progress
     found = load_corpus(folder)
     settings = config.factors
     table_digest = digest(settings.table) if settings.table is not None and settings.table.is_file() else None
@@ -127,9 +127,9 @@ def factors(run: Context) -> None:
 
     def work() -> None:
         cache = folder.root / "cache" / "egemaps"
-        with counting(watch, "measuring factors", "clips") as on_progress:
-            if settings.egemaps and not run.engine.joins:
-                measure_ahead(found.clips, found.root, cache=cache, engine=run.engine, on_progress=on_progress)
+        with progress_counter(watch, "measuring factors", "clips") as on_progress:
+            if settings.egemaps and not run.executor.joins:
+                measure_ahead(found.clips, found.root, cache=cache, engine=run.executor, on_progress=on_progress)
             table = build_factors(
                 found,
                 egemaps=settings.egemaps,
@@ -141,7 +141,7 @@ def factors(run: Context) -> None:
         table.save(folder.factors)
 
     outputs = [folder.factors, folder.factors.with_suffix(".json")]
-    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=watch)
 
 
 def _state_of_files(listing: Listing) -> str:

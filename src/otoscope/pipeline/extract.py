@@ -19,7 +19,7 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
-from otoscope.runs.context import Context, Model, wanted_layers
+from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import load_corpus
 from otoscope.runs.progress import task
 
@@ -28,11 +28,11 @@ MANIFEST = "manifest.json"
 
 def extract(run: Context) -> None:
     """Run the encoder over every clip that is not stored yet; write the activation store."""
-    config, folder, watch = run.config, run.folder, run.watch
+    config, folder, watch = run.config, run.folder, run.progress
     settings = config.extract
     found = load_corpus(folder)
-    encoder = run.model.take()
-    layers = wanted_layers(config, encoder)
+    encoder = run.encoder.release()
+    layers = layers_to_extract(config, encoder)
     table = settings.segments
     inputs = fingerprint(
         found.fingerprint,
@@ -41,24 +41,24 @@ def extract(run: Context) -> None:
         settings.model_dump(mode="json"),
         digest(table) if table is not None and table.is_file() else None,
         layers,
-        run.strict,
+        run.fail_fast,
     )
     writing = _Writing(run, found, encoder, layers)
 
     def work() -> None:
         last = writing.write_elsewhere(settings.store) if settings.store else writing.write_here(folder.activations)
         store = ActivationStore.open(folder.activations)
-        watch.say(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        watch.message(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
         if last is not None and last.skipped_clips:
             new = last.clips - last.skipped_clips
-            watch.say(
+            watch.message(
                 f"  {count(last.skipped_clips, 'clip')} kept, {new:,} new ({last.sound_s - last.skipped_s:,.1f} s)"
             )
         if last is not None and last.clips > last.skipped_clips:
             folder.log(
                 "extracted", times_real_time=round(last.times_real_time, 2), utilisation=round(last.utilisation, 3)
             )
-            watch.say(f"  {last.spent()}")
+            watch.message(f"  {last.spent()}")
 
     _end_swap(folder.activations)
     run_stage(
@@ -67,13 +67,13 @@ def extract(run: Context) -> None:
         inputs=inputs,
         outputs=[folder.activations / MANIFEST],
         work=work,
-        watch=watch,
+        progress=watch,
         intact=lambda: _is_whole(folder.activations),
     )
     aside = ActivationStore.open(folder.activations).set_aside
     if not aside.is_empty():
         first = aside.row(0, named=True)
-        watch.say(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
+        watch.message(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
 
 
 class _Writing:
@@ -91,10 +91,10 @@ class _Writing:
         except StaleArtifact as error:
             said = str(error).removeprefix(f"{folder} holds other activations: ").split(";")[0]
         if not (folder / MANIFEST).is_file():
-            self._run.watch.say(f"  what was begun before is not what is asked for ({said}); it is replaced")
+            self._run.progress.message(f"  what was begun before is not what is asked for ({said}); it is replaced")
             shutil.rmtree(folder)
             return self._write(folder)
-        self._run.watch.say(
+        self._run.progress.message(
             f"  what was extracted before is not what is asked for ({said}); it is kept until the new one is whole"
         )
         beside = _beside(folder, "new")
@@ -118,7 +118,7 @@ class _Writing:
         return last
 
     def _write(self, place: Path | str) -> Progress | None:
-        config, watch = self._run.config, self._run.watch
+        config, watch = self._run.config, self._run.progress
         settings = config.extract
         last: Progress | None = None
         with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
@@ -131,10 +131,10 @@ class _Writing:
                 frames=settings.frames,
                 segments=_segments(settings),
                 sharding=Sharding(window_s=settings.window_s, overlap_s=settings.overlap_s),
-                strict=self._run.strict,
+                strict=self._run.fail_fast,
                 max_set_aside=config.max_set_aside,
-                engine=self._run.engine,
-                load=None if self._run.engine.joins else partial(_load, config),
+                engine=self._run.executor,
+                load=None if self._run.executor.joins else partial(_load, config),
             ):
                 watch.advance(last.clips_new, note=f"{last.times_real_time:.1f} x real time")
         return last
@@ -142,7 +142,7 @@ class _Writing:
 
 def _load(config: RunConfig) -> Encoder:
     """Load the model of a run in another process."""
-    return Model(config).take()
+    return LazyEncoder(config).release()
 
 
 def _segments(settings: ExtractSettings) -> Segments | None:

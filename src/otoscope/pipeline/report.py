@@ -30,9 +30,9 @@ from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import code_features, encode_rows
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.inputs import known_of
-from otoscope.runs.progress import Watch, task
-from otoscope.runs.training import Member, members
+from otoscope.runs.inputs import clip_arrays
+from otoscope.runs.progress import ProgressReporter, task
+from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.model import SparseAutoencoder
 
@@ -42,11 +42,11 @@ PAGE = 3
 
 def explain(run: Context) -> None:
     """Choose a latent for each of the best-predicted factors and write its strongest clips to `moments/`."""
-    config, folder, watch = run.config, run.folder, run.watch
+    config, folder, watch = run.config, run.folder, run.progress
     store = ActivationStore.open(folder.activations)
     results = read_table(folder.results)
     compared = reappearing(folder, results)
-    member = choose_member(results, members(config, store.layers), compared)
+    member = choose_member(results, training_grid(config, store.layers), compared)
     shown = config.report.model_dump(mode="json", include={"factors", "clips"})
     corpus = load_corpus(folder).keep(store.clip_ids)
     inputs = fingerprint(
@@ -84,12 +84,12 @@ def explain(run: Context) -> None:
             factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
         )
 
-    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, watch=watch)
+    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, progress=watch)
 
 
 def report(run: Context) -> None:
     """Write the page and its figures; reads artifacts, computes nothing."""
-    folder, watch = run.folder, run.watch
+    folder, watch = run.folder, run.progress
     cards = sorted(folder.saes / name / CARD for name in read_table(folder.results)["sae_id"].unique() if name)
     read = [
         folder.config,
@@ -104,11 +104,11 @@ def report(run: Context) -> None:
     ]
     inputs = fingerprint(PAGE, [digest(path) for path in read])
     run_stage(
-        folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), watch=watch
+        folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), progress=watch
     )
 
 
-def choose_member(results: pl.DataFrame, grid: list[Member], compared: Reappearing | None = None) -> Member:
+def choose_member(results: pl.DataFrame, grid: list[GridMember], compared: Reappearing | None = None) -> GridMember:
     """Choose the dictionary that the gallery shows, by validation groups.
 
     Where the strict protocol compared one in full, it is that one: of its latents it is known which
@@ -141,12 +141,12 @@ def _choose(
     store: ActivationStore,
     corpus: Corpus,
     sae: SparseAutoencoder,
-    member: Member,
+    member: GridMember,
     results: pl.DataFrame,
     compared: Reappearing | None,
-    watch: Watch,
+    watch: ProgressReporter,
 ) -> list[tuple[LatentChoice, list[Moment]]]:
-    clips = known_of(corpus, FactorTable.load(folder.factors), config)
+    clips = clip_arrays(corpus, FactorTable.load(folder.factors), config)
     if not clips.factor_names or not config.report.factors:
         return []
     codes = code_features(store, sae, member, store.clip_ids).units
@@ -184,7 +184,7 @@ def _choose(
 
 
 def _codes_over_time(
-    store: ActivationStore, sae: SparseAutoencoder, member: Member
+    store: ActivationStore, sae: SparseAutoencoder, member: GridMember
 ) -> Callable[[str], TimedCodes] | None:
     if member.pooling != "encode_then_pool":
         return None

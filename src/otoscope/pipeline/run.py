@@ -17,10 +17,10 @@ from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
 from otoscope.pipeline import corpus, evaluate, extract, report
 from otoscope.runs import training
-from otoscope.runs.context import Context, Model, wanted_layers
+from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.progress import Silent, Watch
-from otoscope.runs.training import members
+from otoscope.runs.progress import ProgressReporter, SilentReporter
+from otoscope.runs.training import training_grid
 
 Stage = Callable[[Context], None]
 
@@ -69,9 +69,9 @@ def run(
     folder: RunFolder | Path | str,
     *,
     until: str = "report",
-    strict: bool = False,
-    watch: Watch | None = None,
-    engine: Engine | None = None,
+    fail_fast: bool = False,
+    progress: ProgressReporter | None = None,
+    executor: Engine | None = None,
 ) -> RunSummary:
     """Bring a run folder up to date with a configuration, up to and including one stage.
 
@@ -80,20 +80,20 @@ def run(
     `factors`, `extract`, `train` and `evaluate`; this process does it when left out.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
-    watch = watch or Silent()
+    progress = progress or SilentReporter()
     start_s = time.monotonic()
     stages = stages_until(until)
-    model = Model(config)
+    model = LazyEncoder(config)
     with folder.locked():
         folder.log("run", until=until, name=config.name)
         if "extract" in stages:
             # what cannot work is told before minutes are spent on what comes first
-            grid = members(config, wanted_layers(config, model.check()))
+            grid = training_grid(config, layers_to_extract(config, model.load()))
             if "evaluate" in stages:
                 _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
         for name in stages:
-            STAGES[name](Context(config, folder, watch, model, strict, engine or Local()))
+            STAGES[name](Context(config, folder, progress, model, fail_fast, executor or Local()))
         summary = _summary(folder, stages, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary

@@ -24,12 +24,12 @@ from otoscope.metrics.probes import ProbeSettings, fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.resampling.groups import Score
-from otoscope.runs.cache import Made, Part, bring, rows_of
+from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.inputs import Clips, Features, Judged, Material
-from otoscope.runs.training import Member, members
+from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
+from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import load_sae
 
 NAME = "held_out"
@@ -161,31 +161,31 @@ FORMAT = 3
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
 
 
-def plan(run: Context, material: Material) -> Judged:
+def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the parts of this protocol."""
-    config, folder, watch = run.config, run.folder, run.watch
+    config, folder, watch = run.config, run.folder, run.progress
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
-    settings, shared = Settings(**asked), fingerprint(FORMAT, material.identity, asked)
+    settings, shared = Settings(**asked), fingerprint(FORMAT, material.fingerprint, asked)
 
     mean_of = _Means(material)
     layers = material.store.layers
     parts = [
         *(_dense_part(material, layer, settings, shared) for layer in layers),
-        *(_sae_part(material, folder, member, settings, shared, mean_of) for member in members(config, layers)),
+        *(_sae_part(material, folder, member, settings, shared, mean_of) for member in training_grid(config, layers)),
     ]
 
     def make() -> None:
         title = f"evaluating {count(len(parts), 'representation')}"
-        bring(folder.parts, parts, watch, title=title, unit="representations", engine=run.engine)
+        ensure(folder.parts, parts, watch, title=title, unit="representations", engine=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
-    return Judged(inputs, make, lambda: rows_of(folder.parts, parts))
+    return ProtocolRun(inputs, make, lambda: read_records(folder.parts, parts))
 
 
 class _Means:
     """The mean of the training rows of each layer, worked out once in each process."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: EvaluationInputs) -> None:
         self._material = material
         self._known: dict[tuple[int, Pooling], Float[np.ndarray, " width"]] = {}
 
@@ -195,35 +195,37 @@ class _Means:
         return self._known[layer, pooling]
 
 
-def _dense_part(material: Material, layer: int, settings: Settings, shared: str) -> Part:
-    def make() -> Made:
+def _dense_part(material: EvaluationInputs, layer: int, settings: Settings, shared: str) -> CachedResult:
+    def make() -> ComputedResult:
         pooled = material.store.pooled(layer)
-        about = material.about(layer, protocol=NAME, representation="dense", pooling="mean")
-        return Made(list(measure(Features(pooled, pooled), material.clips, settings, about)))
+        about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
+        return ComputedResult(list(measure(Features(pooled, pooled), material.clips, settings, about)))
 
-    return Part(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+    return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
 
 
 def _sae_part(
-    material: Material,
+    material: EvaluationInputs,
     folder: RunFolder,
-    member: Member,
+    member: GridMember,
     settings: Settings,
     shared: str,
     mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
-) -> Part:
+) -> CachedResult:
     home = folder.saes / member.sae_id
 
-    def make() -> Made:
+    def make() -> ComputedResult:
         store, clips = material.store, material.clips
         sae = load_sae(home).sae
         meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
         features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
-        shared_by_all = material.about(member.layer, protocol=NAME, representation="sae", pooling=member.pooling)
+        shared_by_all = material.record_template(
+            member.layer, protocol=NAME, representation="sae", pooling=member.pooling
+        )
         about = replace(shared_by_all, **member.columns())
         records: list[Record] = []
         for split, meter in meters.items():
             records += rebuilt(meter.result(resamples=settings.resamples), split, about)
-        return Made([*records, *measure(features, clips, settings, about)])
+        return ComputedResult([*records, *measure(features, clips, settings, about)])
 
-    return Part(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)
+    return CachedResult(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)

@@ -29,7 +29,7 @@ from otoscope.errors import ArtifactError
 from otoscope.executors.base import Engine, results
 from otoscope.metrics.record import Record, completed, to_table
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Watch, task
+from otoscope.runs.progress import ProgressReporter, task
 
 
 def run_stage(
@@ -39,7 +39,7 @@ def run_stage(
     inputs: str,
     outputs: Sequence[Path],
     work: Callable[[], object],
-    watch: Watch,
+    progress: ProgressReporter,
     intact: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Do `work` unless the stage's card holds the fingerprint `inputs` and the digests of `outputs`.
@@ -50,7 +50,7 @@ def run_stage(
     """
     if is_current(folder, name, inputs=inputs, outputs=outputs) and intact():
         folder.log("skipped", stage=name, fingerprint=inputs)
-        watch.say(f"{name}: up to date")
+        progress.message(f"{name}: up to date")
         return False
     folder.card(name).unlink(missing_ok=True)
     folder.log("started", stage=name, fingerprint=inputs)
@@ -60,7 +60,7 @@ def run_stage(
     made = {str(path.relative_to(folder.root)): digest(path) for path in outputs}
     write_json(folder.card(name), {"stage": name, "fingerprint": inputs, "outputs": made, "versions": environment()})
     folder.log("finished", stage=name, seconds=round(seconds, 3))
-    watch.say(f"{name}: {seconds:.1f} s")
+    progress.message(f"{name}: {seconds:.1f} s")
     return True
 
 
@@ -78,13 +78,13 @@ def is_current(folder: RunFolder, name: str, *, inputs: str, outputs: Sequence[P
     )
 
 
-MOST_AT_ONCE = 4
+MAX_PARALLEL_RESULTS = 4
 """Parts made at once; each may take half a gigabyte."""
 
 Arrays = dict[str, NDArray[Any]]
 
 
-class Made(NamedTuple):
+class ComputedResult(NamedTuple):
     """What a part came to: records, and arrays that later parts read."""
 
     records: Sequence[Record]
@@ -92,16 +92,22 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class CachedResult:
     """The results of one representation: what they rest on, and how they are made."""
 
     name: str
     inputs: str
-    make: Callable[[], Made] = field(compare=False)
+    compute: Callable[[], ComputedResult] = field(compare=False)
 
 
-def bring(
-    folder: Path, parts: Sequence[Part], watch: Watch, *, title: str, unit: str, engine: Engine | None = None
+def ensure(
+    folder: Path,
+    parts: Sequence[CachedResult],
+    watch: ProgressReporter,
+    *,
+    title: str,
+    unit: str,
+    engine: Engine | None = None,
 ) -> None:
     """Make the parts that are missing or rest on something else, several at once; write each as it is done."""
     missing = [part for part in parts if not is_whole(folder, part)]
@@ -114,17 +120,17 @@ def bring(
             watch.advance(1, note=part.name.rsplit("/", 1)[-1])
 
 
-def rows_of(folder: Path, parts: Sequence[Part]) -> pl.DataFrame:
+def read_records(folder: Path, parts: Sequence[CachedResult]) -> pl.DataFrame:
     """Return the records of parts, one after the other."""
     return pl.concat([completed(read_table(_table(folder, part))) for part in parts])
 
 
-def arrays_of(folder: Path, part: Part) -> Arrays:
+def read_arrays(folder: Path, part: CachedResult) -> Arrays:
     """Return the arrays that a part kept."""
     return read_tensors(_table(folder, part).with_suffix(".safetensors"))
 
 
-def is_whole(folder: Path, part: Part) -> bool:
+def is_whole(folder: Path, part: CachedResult) -> bool:
     """Whether a part's files are there, as its card says, and rest on what is asked."""
     table = _table(folder, part)
     try:
@@ -138,15 +144,15 @@ def is_whole(folder: Path, part: Part) -> bool:
     return kept is None or (arrays.is_file() and digest(arrays) == kept)
 
 
-def _made(parts: Sequence[Part]) -> Iterator[tuple[int, Made]]:
+def _made(parts: Sequence[CachedResult]) -> Iterator[tuple[int, ComputedResult]]:
     """Make parts side by side in threads, in order, each with one thread for linear algebra.
 
     A part is many small problems: threads inside a product would only wait for each other, and one
     thread gives the same bytes on any number of cores.
     """
-    workers = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    workers = min(len(os.sched_getaffinity(0)), MAX_PARALLEL_RESULTS)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(part.make) for part in parts]
+        waiting = [pool.submit(part.compute) for part in parts]
         try:
             for place in range(len(parts)):
                 yield place, waiting.pop(0).result()  # let go of each, so that its arrays do not pile up
@@ -157,12 +163,12 @@ def _made(parts: Sequence[Part]) -> Iterator[tuple[int, Made]]:
 class _Maker:
     """Makes parts on another machine."""
 
-    def __call__(self, part: Part) -> Made:
+    def __call__(self, part: CachedResult) -> ComputedResult:
         with threadpool_limits(1, user_api="blas"):
-            return part.make()
+            return part.compute()
 
 
-def _write(folder: Path, part: Part, made: Made) -> None:
+def _write(folder: Path, part: CachedResult, made: ComputedResult) -> None:
     table = _table(folder, part)
     card: dict[str, str] = {"inputs": part.inputs}
     table.with_suffix(".json").unlink(missing_ok=True)
@@ -175,5 +181,5 @@ def _write(folder: Path, part: Part, made: Made) -> None:
     write_json(table.with_suffix(".json"), card)
 
 
-def _table(folder: Path, part: Part) -> Path:
+def _table(folder: Path, part: CachedResult) -> Path:
     return folder / f"{part.name}.parquet"

@@ -12,13 +12,13 @@ from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.runs.inputs import Clips, Features
-from otoscope.runs.training import Member
+from otoscope.runs.training import GridMember
 from otoscope.sae.model import SparseAutoencoder
 
-FRAMES_AT_ONCE = 8192
+FRAMES_PER_BATCH = 8192
 
 
-class Batch(NamedTuple):
+class EncodedRows(NamedTuple):
     """Rows that were encoded together, their reconstruction, their codes, and the clip each belongs to."""
 
     rows: Float[np.ndarray, "rows width"]
@@ -34,33 +34,35 @@ class ClipCodes(NamedTuple):
     peak: Float[np.ndarray, "clips latents"]
     rate: Float[np.ndarray, "clips latents"]
 
-    def joined(self) -> Float[np.ndarray, "clips statistics"]:
+    def concatenated(self) -> Float[np.ndarray, "clips statistics"]:
         """Return the three side by side."""
         return np.concatenate(self, axis=1)
 
 
 def encode_frames(
     store: ActivationStore, sae: SparseAutoencoder, layer: int, clip_ids: Sequence[str]
-) -> Iterator[Batch]:
+) -> Iterator[EncodedRows]:
     """Encode the frames of clips, whole clips at a time; `clip` counts in the order of `clip_ids`."""
     waiting: list[Float[np.ndarray, "frames width"]] = []
     first = 0
     for position, (_, frames) in enumerate(store.iter_clips(layer, clip_ids)):
         waiting.append(frames)
-        if sum(map(len, waiting)) >= FRAMES_AT_ONCE or position + 1 == len(clip_ids):
+        if sum(map(len, waiting)) >= FRAMES_PER_BATCH or position + 1 == len(clip_ids):
             clip = np.repeat(np.arange(first, position + 1), [len(part) for part in waiting])
             yield encode_rows(sae, np.concatenate(waiting), clip)
             waiting, first = [], position + 1
 
 
-def encode_rows(sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]) -> Batch:
+def encode_rows(
+    sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]
+) -> EncodedRows:
     """Encode rows and rebuild them."""
     with torch.inference_mode():
         made = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
-    return Batch(rows, made.rebuilt.numpy(), made.codes.numpy(), clip)
+    return EncodedRows(rows, made.rebuilt.numpy(), made.codes.numpy(), clip)
 
 
-def pool(batch: Batch) -> ClipCodes:
+def pool_clips(batch: EncodedRows) -> ClipCodes:
     """Pool the codes of a batch of whole clips, in the order of the clips."""
     starts = np.flatnonzero(np.diff(batch.clip, prepend=-1))
     # a loop: `reduceat` along the first axis takes ten times as long
@@ -75,7 +77,7 @@ def pool(batch: Batch) -> ClipCodes:
 def code_features(
     store: ActivationStore,
     sae: SparseAutoencoder,
-    member: Member,
+    member: GridMember,
     clip_ids: Sequence[str],
     *,
     meters: dict[str, ReconstructionMeter] | None = None,
@@ -88,13 +90,13 @@ def code_features(
         batches = encode_frames(store, sae, member.layer, clip_ids)
     pooled: list[ClipCodes] = []
     for batch in batches:
-        pooled.append(pool(batch))
+        pooled.append(pool_clips(batch))
         for split, meter in (meters or {}).items():
             if clips is not None and (chosen := clips.split[batch.clip] == split).any():
                 groups = clips.groups[batch.clip[chosen]]
                 meter.update(batch.rows[chosen], batch.rebuilt[chosen], batch.codes[chosen], groups)
     codes = ClipCodes(*(np.concatenate(parts) for parts in zip(*pooled, strict=True)))
-    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.joined(), codes.mean)
+    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.concatenated(), codes.mean)
 
 
 def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:

@@ -12,18 +12,18 @@ from otoscope.encoders.catalog import load_encoder
 from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Silent, Watch
+from otoscope.runs.progress import ProgressReporter, SilentReporter
 from otoscope.sae.resources import find_device
 
 
-class Model:
+class LazyEncoder:
     """Loads the configuration's encoder once, and lets go of it when it is taken."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._loaded: Encoder | None = None
 
-    def check(self) -> Encoder:
+    def load(self) -> Encoder:
         """Load the model; raise `EncoderError` when it cannot be used, `UnknownLayer` when it lacks a wanted layer."""
         if self._loaded is None:
             config = self._config
@@ -35,17 +35,17 @@ class Model:
                 context=settings.context,
                 precision=settings.precision,
             )
-            check_layers(wanted_layers(config, self._loaded), self._loaded.layers, self._loaded.name)
+            check_layers(layers_to_extract(config, self._loaded), self._loaded.layers, self._loaded.name)
         return self._loaded
 
-    def take(self) -> Encoder:
+    def release(self) -> Encoder:
         """Return the model and keep no hold of it: later stages need its memory."""
-        encoder = self.check()
+        encoder = self.load()
         self._loaded = None
         return encoder
 
 
-def wanted_layers(config: RunConfig, encoder: Encoder) -> list[int]:
+def layers_to_extract(config: RunConfig, encoder: Encoder) -> list[int]:
     """Return the layers to extract, in order."""
     wanted = config.extract.layers
     return [layer.index for layer in encoder.layers] if wanted == "all" else sorted(set(wanted))
@@ -60,11 +60,11 @@ class Context:
 
     config: RunConfig
     folder: RunFolder
-    watch: Watch
-    model: Model
-    strict: bool = False
-    engine: Engine = field(default_factory=Local)
+    progress: ProgressReporter
+    encoder: LazyEncoder
+    fail_fast: bool = False
+    executor: Engine = field(default_factory=Local)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without what belongs to this process."""
-        return Context, (self.config, self.folder, Silent(), Model(self.config), self.strict)
+        return Context, (self.config, self.folder, SilentReporter(), LazyEncoder(self.config), self.fail_fast)

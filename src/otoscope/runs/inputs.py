@@ -33,16 +33,16 @@ def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
     """
     wanted = config.evaluate.labels
     if wanted is None:
-        return [name for name in corpus.labels if why_not(corpus, name) is None]
+        return [name for name in corpus.labels if unprobeable_reason(corpus, name) is None]
     for name in wanted:
-        if reason := why_not(corpus, name):
+        if reason := unprobeable_reason(corpus, name):
             raise ConfigError(
                 f"evaluate.labels: {name!r} cannot be probed: {reason}; leave it out, or deal other splits"
             )
     return list(wanted)
 
 
-def why_not(corpus: Corpus, name: str) -> str | None:
+def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
     """Say why a label cannot be probed on unseen groups, or return None when it can."""
     column = corpus.label(name)
     classes = {side: column.filter(corpus.clips["split"] == side).drop_nulls().unique().sort() for side in SPLITS}
@@ -56,12 +56,12 @@ def why_not(corpus: Corpus, name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ProtocolRun:
     """Everything that a protocol's rows rest on, what brings them up to date, and the rows once they are."""
 
     inputs: str
-    make: Callable[[], None]
-    rows: Callable[[], pl.DataFrame]
+    compute: Callable[[], None]
+    table: Callable[[], pl.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Material:
+class EvaluationInputs:
     """The store, its clips, and their labels and factors, all in the store's order."""
 
     store: ActivationStore
@@ -92,11 +92,11 @@ class Material:
     clips: Clips
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """What every number rests on: activations, splits, labels and factors."""
-        return fingerprint(self.store.as_read(), identity_of(self.clips))
+        return fingerprint(self.store.as_read(), clips_fingerprint(self.clips))
 
-    def about(self, layer: int, *, protocol: str, representation: str, pooling: str) -> Record:
+    def record_template(self, layer: int, *, protocol: str, representation: str, pooling: str) -> Record:
         """Return what all records of one representation share."""
         return Record(
             metric="l0",
@@ -110,15 +110,15 @@ class Material:
         )
 
 
-def gather(run: Context) -> Material:
+def load_inputs(run: Context) -> EvaluationInputs:
     """Read what the stages before wrote."""
     store = ActivationStore.open(run.folder.activations)
     corpus = load_corpus(run.folder).keep(store.clip_ids)
     factors = FactorTable.load(run.folder.factors)
-    return Material(store, corpus, factors, known_of(corpus, factors, run.config))
+    return EvaluationInputs(store, corpus, factors, clip_arrays(corpus, factors, run.config))
 
 
-def known_of(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
+def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
     """Gather labels, groups, splits and factors of the clips, in their order.
 
     Raises what `probed_labels` raises.
@@ -138,7 +138,7 @@ def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
     return corpus.label(name).fill_null("").to_numpy()
 
 
-def identity_of(clips: Clips) -> str:
+def clips_fingerprint(clips: Clips) -> str:
     """Return the fingerprint of splits, groups, labels and factors."""
     known = {name: values.tolist() for name, values in clips.labels.items()}
     factors = [np.nan_to_num(clips.factors, nan=-1e300).tobytes().hex(), list(clips.factor_names)]

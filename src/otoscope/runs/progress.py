@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Watch(Protocol):
+class ProgressReporter(Protocol):
     """Draws bars, prints lines, or does nothing."""
 
     def start(self, title: str, total: float, unit: str) -> None:
@@ -21,12 +21,12 @@ class Watch(Protocol):
         """End the task."""
         ...
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print one line."""
         ...
 
 
-class Silent:
+class SilentReporter:
     """A watch that does nothing."""
 
     def start(self, title: str, total: float, unit: str) -> None:
@@ -38,12 +38,12 @@ class Silent:
     def finish(self) -> None:
         """Ignore the end."""
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Ignore the line."""
 
 
 @contextmanager
-def task(watch: Watch, title: str, total: float, unit: str) -> Generator[None]:
+def task(watch: ProgressReporter, title: str, total: float, unit: str) -> Generator[None]:
     """Start a task and finish it whatever happens."""
     watch.start(title, total, unit)
     try:
@@ -52,10 +52,10 @@ def task(watch: Watch, title: str, total: float, unit: str) -> Generator[None]:
         watch.finish()
 
 
-class Counted:
+class ProgressCounter:
     """An `on_progress(done, total)` whose first call starts the task: where nothing is due, nothing is shown."""
 
-    def __init__(self, watch: Watch, title: str, unit: str) -> None:
+    def __init__(self, watch: ProgressReporter, title: str, unit: str) -> None:
         self._watch, self._title, self._unit = watch, title, unit
         self.started = False
         self.done = 0
@@ -70,9 +70,9 @@ class Counted:
 
 
 @contextmanager
-def counting(watch: Watch, title: str, unit: str) -> Generator[Counted]:
+def progress_counter(watch: ProgressReporter, title: str, unit: str) -> Generator[ProgressCounter]:
     """Give the counter of a task, and finish the task whatever happens."""
-    counted = Counted(watch, title, unit)
+    counted = ProgressCounter(watch, title, unit)
     try:
         yield counted
     finally:

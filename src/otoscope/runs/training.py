@@ -22,7 +22,7 @@ from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
-from otoscope.runs.progress import Watch, task
+from otoscope.runs.progress import ProgressReporter, task
 from otoscope.sae.bank import Bank, find_room
 from otoscope.sae.bank import Member as BankMember
 from otoscope.sae.checkpoint import CARD, WEIGHTS
@@ -33,7 +33,7 @@ from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 @dataclass(frozen=True)
-class Member:
+class GridMember:
     """One dictionary of the grid."""
 
     layer: int
@@ -70,7 +70,7 @@ class Member:
         }
 
 
-def members(config: RunConfig, extracted: list[int]) -> list[Member]:
+def training_grid(config: RunConfig, extracted: list[int]) -> list[GridMember]:
     """Return every dictionary of a run, in the order in which they are trained.
 
     Raises `UnknownLayer` when `train.layers` names one that is not extracted, `ConfigError` when a
@@ -81,7 +81,7 @@ def members(config: RunConfig, extracted: list[int]) -> list[Member]:
     if missing := sorted(set(layers) - set(extracted)):
         raise UnknownLayer(f"train.layers: {missing} are not extracted; extract.layers gives {extracted}")
     return [
-        Member(layer, pooling, preset, latents, sparsity, seed)
+        GridMember(layer, pooling, preset, latents, sparsity, seed)
         for layer, pooling, preset, latents, sparsity, seed in product(
             layers, settings.poolings, settings.presets, settings.dictionaries, settings.sparsities, settings.seeds
         )
@@ -95,17 +95,17 @@ SAVE_EVERY_S = 60.0
 def train_all(run: Context) -> None:
     """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
     folder, store = run.folder, ActivationStore.open(run.folder.activations)
-    grid = members(run.config, list(store.layers))
-    made = Training(run, store, grid)
+    grid = training_grid(run.config, list(store.layers))
+    made = GridTraining(run, store, grid)
     index = folder.saes / "index.json"
     files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
 
     def work() -> None:
-        made.bring()
+        made.ensure()
         write_json(index, {"saes": [member.sae_id for member in grid]})
-        run.watch.say(f"  {_came_to([read_json(folder.saes / member.sae_id / CARD) for member in grid])}")
+        run.progress.message(f"  {_came_to([read_json(folder.saes / member.sae_id / CARD) for member in grid])}")
 
-    run_stage(folder, "train", inputs=made.identity, outputs=[index, *files], work=work, watch=run.watch)
+    run_stage(folder, "train", inputs=made.fingerprint, outputs=[index, *files], work=work, progress=run.progress)
 
 
 def _came_to(cards: Sequence[Mapping[str, Any]]) -> str:
@@ -118,26 +118,26 @@ def _came_to(cards: Sequence[Mapping[str, Any]]) -> str:
     return f"validation groups: {span} of the variance explained, at most {most:.1%} of the latents silent{where}"
 
 
-class Training:
+class GridTraining:
     """Dictionaries of one store: which are wanted, what each rests on, and the training of those that are missing."""
 
-    def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[Member]) -> None:
-        self.run, self.folder, self.watch, self.store = run, run.folder, run.watch, store
+    def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
+        self.run, self.folder, self.watch, self.store = run, run.folder, run.progress, store
         split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
         self.clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
         self.inputs = {member: self._inputs(member) for member in wanted}
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """What all of them rest on."""
         return fingerprint(list(self.inputs.values()))
 
-    def bring(self) -> None:
+    def ensure(self) -> None:
         """Train those that are not there yet, each continued where it was."""
-        missing = [m for m, inputs in self.inputs.items() if not is_whole(self.folder.saes / m.sae_id, inputs)]
+        missing = [m for m, inputs in self.inputs.items() if not is_trained(self.folder.saes / m.sae_id, inputs)]
         if not missing:
             return
-        if not self.run.engine.joins:
+        if not self.run.executor.joins:
             self._hand_out(missing)
             return
         banks = _by_material(missing)
@@ -148,24 +148,24 @@ class Training:
             for (layer, pooling), wanted in banks:
                 bank = Bank(*self._rows(layer, pooling), self._seats(wanted), device=self.run.config.device)
                 for warning in bank.warnings():
-                    self.watch.say(f"layer {layer}, {pooling}: {warning}")
+                    self.watch.message(f"layer {layer}, {pooling}: {warning}")
                 _train(bank, self.watch, log)
 
-    def _hand_out(self, missing: Sequence[Member]) -> None:
+    def _hand_out(self, missing: Sequence[GridMember]) -> None:
         """Have a bank trained for each layer and order of pooling, each on a machine of its own."""
         banks = [wanted for _, wanted in _by_material(missing)]
         with task(self.watch, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
-            for place, _ in results(self.run.engine, partial(_Trainer, self.run, self.store), banks):
+            for place, _ in results(self.run.executor, partial(_Trainer, self.run, self.store), banks):
                 self.watch.advance(1, note=banks[place][0].sae_id)
 
-    def _inputs(self, member: Member) -> str:
+    def _inputs(self, member: GridMember) -> str:
         recipe = self._recipe(member).model_dump(mode="json")
         return fingerprint(self.store.as_read(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
 
-    def _recipe(self, member: Member) -> TrainConfig:
+    def _recipe(self, member: GridMember) -> TrainConfig:
         return self.run.config.train.recipe(member.preset)
 
-    def _card(self, member: Member) -> dict[str, Any]:
+    def _card(self, member: GridMember) -> dict[str, Any]:
         return {
             "sae_id": member.sae_id,
             "encoder": self.store.card["encoder"],
@@ -193,7 +193,7 @@ class Training:
 
         return rows_of("train"), rows_of("valid")
 
-    def _seats(self, wanted: Sequence[Member]) -> list[BankMember]:
+    def _seats(self, wanted: Sequence[GridMember]) -> list[BankMember]:
         return [
             BankMember(
                 name=member.sae_id,
@@ -214,12 +214,12 @@ class _Trainer:
     def __init__(self, run: Context, store: ActivationStore) -> None:
         self._run, self._store = run, store
 
-    def __call__(self, wanted: Sequence[Member]) -> int:
-        Training(self._run, self._store, wanted).bring()
+    def __call__(self, wanted: Sequence[GridMember]) -> int:
+        GridTraining(self._run, self._store, wanted).ensure()
         return len(wanted)
 
 
-def is_whole(folder: Path, inputs: str) -> bool:
+def is_trained(folder: Path, inputs: str) -> bool:
     """Whether a folder holds the dictionary that these inputs give, with the weights of its card."""
     try:
         card = read_json(folder / CARD)
@@ -229,14 +229,14 @@ def is_whole(folder: Path, inputs: str) -> bool:
     return card.get("inputs") == inputs and weights.is_file() and digest(weights) == card.get("sha256")
 
 
-def _by_material(missing: Sequence[Member]) -> list[tuple[tuple[int, Pooling], list[Member]]]:
-    grouped: dict[tuple[int, Pooling], list[Member]] = {}
+def _by_material(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling], list[GridMember]]]:
+    grouped: dict[tuple[int, Pooling], list[GridMember]] = {}
     for member in missing:
         grouped.setdefault((member.layer, member.pooling), []).append(member)
     return list(grouped.items())
 
 
-def _train(bank: Bank, watch: Watch, log: Log) -> None:
+def _train(bank: Bank, watch: ProgressReporter, log: Log) -> None:
     shown = dict.fromkeys((member.name for member in bank.members), 0.0)
     # what an earlier run with other settings left half done is of no use to this one
     for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):

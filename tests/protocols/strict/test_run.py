@@ -117,7 +117,7 @@ def test_killed_and_taken_up_again_it_ends_in_the_same_bytes(
     (folder / "stages" / "evaluate.json").unlink()
     real, made = cache._write, list[str]()
 
-    def dying(home: Path, part: cache.Part, done: cache.Made) -> None:
+    def dying(home: Path, part: cache.CachedResult, done: cache.ComputedResult) -> None:
         if len(made) == 6:
             raise KeyboardInterrupt
         made.append(part.name)

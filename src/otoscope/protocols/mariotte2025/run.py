@@ -14,11 +14,11 @@ from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.formatting import count
 from otoscope.protocols import mariotte2025
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
-from otoscope.runs.cache import Made, Part, bring, rows_of
+from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.context import Context
-from otoscope.runs.inputs import Clips, Judged, Material
-from otoscope.runs.training import Member, members
+from otoscope.runs.inputs import Clips, EvaluationInputs, ProtocolRun
+from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import load_sae
 
 FORMAT = 1
@@ -27,22 +27,22 @@ FORMAT = 1
 POOLING = "pool_then_encode"
 
 
-def judge(run: Context, material: Material) -> Judged:
+def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the parts of this protocol: every layer, and every dictionary that was trained on pooled clips."""
     folder, settings = run.folder, run.config.evaluate.mariotte2025
-    shared = fingerprint(FORMAT, material.identity, settings.model_dump(mode="json"))
+    shared = fingerprint(FORMAT, material.fingerprint, settings.model_dump(mode="json"))
     layers = material.store.layers
     known = known_of(material.clips)
-    pooled = [member for member in members(run.config, layers) if member.pooling == POOLING]
+    pooled = [member for member in training_grid(run.config, layers) if member.pooling == POOLING]
     parts = [_dense_part(material, known, layer, settings, shared) for layer in layers]
     parts += [_sae_part(run, material, known, member, settings, shared) for member in pooled]
 
     def make() -> None:
         title = f"{mariotte2025.NAME}: judging {count(len(parts), 'representation')}"
-        bring(folder.parts, parts, run.watch, title=title, unit="representations", engine=run.engine)
+        ensure(folder.parts, parts, run.progress, title=title, unit="representations", engine=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
-    return Judged(inputs, make, lambda: rows_of(folder.parts, parts))
+    return ProtocolRun(inputs, make, lambda: read_records(folder.parts, parts))
 
 
 def known_of(clips: Clips) -> Known:
@@ -67,33 +67,37 @@ def views_of(rows: Float[np.ndarray, "clips width"], clips: Clips) -> Views:
     return Views(train[None], valid, test, test)
 
 
-def _dense_part(material: Material, known: Known, layer: int, settings: JudgeSettings, shared: str) -> Part:
-    def make() -> Made:
+def _dense_part(
+    material: EvaluationInputs, known: Known, layer: int, settings: JudgeSettings, shared: str
+) -> CachedResult:
+    def make() -> ComputedResult:
         views = views_of(material.store.pooled(layer), material.clips)
-        about = material.about(layer, protocol=mariotte2025.NAME, representation="dense", pooling="mean")
+        about = material.record_template(layer, protocol=mariotte2025.NAME, representation="dense", pooling="mean")
         width = views.test.shape[1]
         made = list(judge_probes(views, known, settings, about))
-        return Made([*made, *judge_factors(views, known, settings, about, width=width, dense=True)])
+        return ComputedResult([*made, *judge_factors(views, known, settings, about, width=width, dense=True)])
 
-    return Part(f"{mariotte2025.NAME}/layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+    return CachedResult(f"{mariotte2025.NAME}/layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
 
 
 def _sae_part(
-    run: Context, material: Material, known: Known, member: Member, settings: JudgeSettings, shared: str
-) -> Part:
+    run: Context, material: EvaluationInputs, known: Known, member: GridMember, settings: JudgeSettings, shared: str
+) -> CachedResult:
     home = run.folder.saes / member.sae_id
 
-    def make() -> Made:
+    def make() -> ComputedResult:
         rows = material.store.pooled(member.layer)
         batch = encode_rows(load_sae(home).sae, rows, np.arange(len(rows)))
-        about = material.about(member.layer, protocol=mariotte2025.NAME, representation="sae", pooling=member.pooling)
+        about = material.record_template(
+            member.layer, protocol=mariotte2025.NAME, representation="sae", pooling=member.pooling
+        )
         about = replace(about, **member.columns())
         test, train = (material.clips.split == name for name in ("test", "train"))
         mean = rows[train].mean(axis=0, dtype=np.float64)
         made = list(judge_reconstruction(rows[test], batch.rebuilt[test], batch.codes[test], mean, about))
         views = views_of(batch.codes, material.clips)
         made += judge_probes(views, known, settings, about)
-        return Made([*made, *judge_factors(views, known, settings, about, width=rows.shape[1], dense=False)])
+        return ComputedResult([*made, *judge_factors(views, known, settings, about, width=rows.shape[1], dense=False)])
 
     sha = read_json(home / "card.json")["sha256"]
-    return Part(f"{mariotte2025.NAME}/{member.sae_id}", fingerprint(shared, sha), make)
+    return CachedResult(f"{mariotte2025.NAME}/{member.sae_id}", fingerprint(shared, sha), make)

@@ -34,10 +34,10 @@ from otoscope.protocols.strict.structure import (
 )
 from otoscope.protocols.strict.tasks import counted, score_of
 from otoscope.resampling.groups import r2_of, resample_counts
-from otoscope.runs.cache import Arrays, Made, Part, arrays_of
+from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.training import Member
+from otoscope.runs.training import GridMember
 from otoscope.sae.checkpoint import load_sae
 
 SEEDS = f"{strict.NAME}/seeds"
@@ -54,13 +54,13 @@ class Comparison:
 
     frame: Frame
     layer: int
-    layers: Mapping[int, Part]
-    main: Part
-    seeds: Mapping[Member, Part]
-    baselines: Mapping[str, Part]
-    limits: Mapping[Member, Part]
+    layers: Mapping[int, CachedResult]
+    main: CachedResult
+    seeds: Mapping[GridMember, CachedResult]
+    baselines: Mapping[str, CachedResult]
+    limits: Mapping[GridMember, CachedResult]
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CachedResult]:
         """Return the parts that put the others side by side."""
         found = [self._part(SEEDS, list(self.seeds.values()), self._repeated)]
         if self.frame.asked.names:
@@ -72,13 +72,15 @@ class Comparison:
             found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
         return found
 
-    def _part(self, name: str, beside: list[Part], make: Callable[[], Made], *version: int) -> Part:
+    def _part(
+        self, name: str, beside: list[CachedResult], make: Callable[[], ComputedResult], *version: int
+    ) -> CachedResult:
         inputs = [part.inputs for part in beside]
         shared = self.frame.shared, self.frame.settings.min_r2, self.layer
-        return Part(name, fingerprint(*shared, inputs, *version), make)
+        return CachedResult(name, fingerprint(*shared, inputs, *version), make)
 
-    def _kept(self, part: Part) -> Arrays:
-        return arrays_of(self.frame.run.folder.parts, part)
+    def _kept(self, part: CachedResult) -> Arrays:
+        return read_arrays(self.frame.run.folder.parts, part)
 
     @cached_property
     def _common(self) -> Common:
@@ -92,10 +94,10 @@ class Comparison:
         rank = effective_rank(asked.values[asked.split == "train"][:, mask]) if mask.any() else 0.0
         return Common(mask, asked.names, rank)
 
-    def _about(self, member: Member) -> Record:
+    def _about(self, member: GridMember) -> Record:
         return replace(self.frame.about(CODES, member.layer), **member.columns())
 
-    def _structure(self) -> Made:
+    def _structure(self) -> ComputedResult:
         frame, common = self.frame, self._common
         null = Measured.of(self._kept(self.baselines["permuted"])) if "permuted" in self.baselines else None
         records = list(counted(frame.asked, frame.about(DENSE, self.layer)))
@@ -108,16 +110,16 @@ class Comparison:
                 records += predicted_share(found.reading, frame.settings.min_r2, about, among=among, target=target)
             records += mean_r2(linear_of(kept), common, about, resamples=frame.resamples)
             records += factor_curve(found, common, frame.settings, about)
-        return Made(records, {"common": common.mask})
+        return ComputedResult(records, {"common": common.mask})
 
-    def _sides(self) -> Iterator[tuple[Part, Record]]:
+    def _sides(self) -> Iterator[tuple[CachedResult, Record]]:
         yield self.main, self.frame.about(DENSE, self.layer)
         for member, part in self.seeds.items():
             yield part, self._about(member)
         for name, part in self.baselines.items():
             yield part, self.frame.about(name, self.layer, pooling=self.frame.pooling)
 
-    def _repeated(self) -> Made:
+    def _repeated(self) -> ComputedResult:
         frame, members = self.frame, list(self.seeds)
         store = frame.material.store
         saes = [load_sae(frame.run.folder.saes / member.sae_id).sae for member in members]
@@ -126,15 +128,15 @@ class Comparison:
         ]
         atoms = [sae.decoder.detach().numpy() for sae in saes]
         found = repeated(atoms, codes, groups=frame.material.clips.groups, about=self._about(members[0]))
-        return Made(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
+        return ComputedResult(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
 
-    def _layers(self) -> Made:
+    def _layers(self) -> ComputedResult:
         found = {layer: linear_of(self._kept(part)) for layer, part in self.layers.items()}
         frame = self.frame
         about = frame.about(DENSE, self.layer)
-        return Made(list(layers_of(found, frame.asked, about, resamples=frame.resamples)))
+        return ComputedResult(list(layers_of(found, frame.asked, about, resamples=frame.resamples)))
 
-    def _limits(self) -> Made:
+    def _limits(self) -> ComputedResult:
         records: list[Record] = []
         for preset in dict.fromkeys(member.preset for member in self.limits):
             found = {member: part for member, part in self.limits.items() if member.preset == preset}
@@ -152,7 +154,7 @@ class Comparison:
             about = replace(self._about(first), k=None, sparsity=math.nan, sae_id="", n=len(found), groups=groups)
             for quantity, levels in by_quantity.items():
                 records += limits_of(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
-        return Made(records)
+        return ComputedResult(records)
 
     def _levels(self, kept: Arrays) -> dict[str, Level]:
         """Return what one dictionary reaches: rebuilt variance, mean R2 of the common factors, the first task."""

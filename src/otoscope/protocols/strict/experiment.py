@@ -26,11 +26,11 @@ from otoscope.protocols import strict
 from otoscope.protocols.strict.regression import Linear, factor_records, read_linearly
 from otoscope.protocols.strict.structure import label_curves, measure
 from otoscope.protocols.strict.tasks import Asked, Repetitions, Task, ask, ask_of, continuous_target, tasks_of
-from otoscope.runs.cache import Made, Part
-from otoscope.runs.codes import FRAMES_AT_ONCE
+from otoscope.runs.cache import CachedResult, ComputedResult
+from otoscope.runs.codes import FRAMES_PER_BATCH
 from otoscope.runs.context import Context
-from otoscope.runs.inputs import Clips, Material
-from otoscope.runs.training import Member
+from otoscope.runs.inputs import Clips, EvaluationInputs
+from otoscope.runs.training import GridMember
 
 FITTED_ROWS = 8192
 """Training rows that a baseline is fitted on at most, drawn by seed."""
@@ -38,7 +38,7 @@ FITTED_ROWS = 8192
 Units = Float[np.ndarray, "clips p"]
 
 
-def fitted_units(name: str, store: ActivationStore, member: Member, clips: Clips) -> Units:
+def fitted_units(name: str, store: ActivationStore, member: GridMember, clips: Clips) -> Units:
     """Return the codes of a baseline fitted on the rows that a dictionary was trained on, pooled as its codes are."""
     train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
     rows = _training_rows(store, member, train)
@@ -59,7 +59,7 @@ def made_of_codes(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
     return OF_CODES[name](codes(), seed=seed)
 
 
-def _training_rows(store: ActivationStore, member: Member, train: Sequence[str]) -> Float[np.ndarray, "rows width"]:
+def _training_rows(store: ActivationStore, member: GridMember, train: Sequence[str]) -> Float[np.ndarray, "rows width"]:
     if member.pooling == "pool_then_encode":
         return np.ascontiguousarray(store.pooled(member.layer, train))
     rows = store.rows(member.layer, train)
@@ -73,7 +73,7 @@ def _whole_clips(store: ActivationStore, layer: int) -> Iterator[tuple[Float[np.
     waiting: list[Float[np.ndarray, "frames width"]] = []
     for _, frames in store.iter_clips(layer):
         waiting.append(frames)
-        if sum(map(len, waiting)) >= FRAMES_AT_ONCE:
+        if sum(map(len, waiting)) >= FRAMES_PER_BATCH:
             yield np.concatenate(waiting), [len(part) for part in waiting]
             waiting = []
     if waiting:
@@ -112,7 +112,7 @@ class Frame:
     """A run, its clips, and what is asked of them."""
 
     run: Context
-    material: Material
+    material: EvaluationInputs
 
     @property
     def settings(self) -> StrictSettings:
@@ -146,11 +146,13 @@ class Frame:
     def shared(self) -> str:
         """What every measurement rests on beside its representation."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
-        return fingerprint(FORMAT, self.material.identity, settings, self.resamples)
+        return fingerprint(FORMAT, self.material.fingerprint, settings, self.resamples)
 
     def about(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return what all records of one representation share."""
-        return self.material.about(layer, protocol=strict.NAME, representation=representation, pooling=pooling)
+        return self.material.record_template(
+            layer, protocol=strict.NAME, representation=representation, pooling=pooling
+        )
 
     def part(
         self,
@@ -160,21 +162,21 @@ class Frame:
         units: Callable[[], Units | Brought],
         *,
         full: bool,
-    ) -> Part:
+    ) -> CachedResult:
         """Return the part that reads one representation, in `full` or only linearly.
 
         `units` may bring records and arrays of its own.
         """
 
-        def make() -> Made:
+        def make() -> ComputedResult:
             made = units()
             brought = made if isinstance(made, Brought) else Brought(made, [], {})
             return self._measured(brought, about, full=full)
 
         depth = "full" if full else "linear"
-        return Part(f"{strict.NAME}/{depth}/{name}", fingerprint(self.shared, depth, identity), make)
+        return CachedResult(f"{strict.NAME}/{depth}/{name}", fingerprint(self.shared, depth, identity), make)
 
-    def _measured(self, brought: Brought, about: Record, *, full: bool) -> Made:
+    def _measured(self, brought: Brought, about: Record, *, full: bool) -> ComputedResult:
         settings, asked = self.settings, self.asked
         repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
         units, records, arrays = readable(brought.units, asked), list(brought.records), dict(brought.arrays)
@@ -193,7 +195,7 @@ class Frame:
             found = measure(units, asked, settings, resamples=self.resamples)
             records += factor_records(found.reading, asked, about)
             arrays |= found.arrays()
-        return Made(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
+        return ComputedResult(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
 
 
 def readable(units: Units, asked: Asked) -> Units:
@@ -220,7 +222,7 @@ def say_plan(frame: Frame) -> None:
     light, full = layers + sparsities + limits, 1 + settings.seeds + len(settings.baselines)
     fits = full * len(asked.names) * (1 + settings.permutations)
     dropped = len(asked.clips.factor_names) - len(asked.names)
-    say = frame.run.watch.say
+    say = frame.run.progress.message
     say(
         f"  strict: {count(len(asked.names), 'factor')} ({dropped} dropped or near duplicates of these), "
         f"{count(len(frame.tasks), 'task')}: {', '.join(task.name for task in frame.tasks) or 'none'}"

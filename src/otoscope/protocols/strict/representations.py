@@ -22,15 +22,15 @@ from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
 from otoscope.protocols.strict.experiment import FITTED_ROWS, Brought, Frame, Units, fitted_units, made_of_codes
-from otoscope.runs.cache import Part
+from otoscope.runs.cache import CachedResult
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
-from otoscope.runs.training import Member, Training
+from otoscope.runs.training import GridMember, GridTraining
 from otoscope.sae.checkpoint import CARD, load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
-def dense_part(frame: Frame, layer: int, *, full: bool) -> Part:
+def dense_part(frame: Frame, layer: int, *, full: bool) -> CachedResult:
     """A layer as it is."""
     store = frame.material.store
     return frame.part(
@@ -40,12 +40,12 @@ def dense_part(frame: Frame, layer: int, *, full: bool) -> Part:
 
 def codes_part(
     frame: Frame,
-    member: Member,
+    member: GridMember,
     *,
     full: bool,
     representation: str = CODES,
     store: ActivationStore | None = None,
-) -> Part:
+) -> CachedResult:
     """The codes of a dictionary, and what they rebuild."""
     store = store or frame.material.store
     home = frame.run.folder.saes / member.sae_id
@@ -66,7 +66,7 @@ def codes_part(
     return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units, full=full)
 
 
-def baseline_part(frame: Frame, name: str, member: Member) -> Part:
+def baseline_part(frame: Frame, name: str, member: GridMember) -> CachedResult:
     """A baseline beside a dictionary: fitted on its training rows, or made of its codes."""
     store, clips = frame.material.store, frame.material.clips
     home = frame.run.folder.saes / member.sae_id
@@ -85,7 +85,7 @@ def baseline_part(frame: Frame, name: str, member: Member) -> Part:
     return frame.part(part, about, [name, rests_on], makers[name], full=True)
 
 
-def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> Part:
+def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> CachedResult:
     """The same layer of an encoder that learned nothing."""
     name = "untrained"
     identity = store.as_read(layer)
@@ -94,7 +94,7 @@ def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> Part:
     )
 
 
-def logmel_part(frame: Frame, layer: int) -> Part:
+def logmel_part(frame: Frame, layer: int) -> CachedResult:
     """Statistics of the spectrum; they have no layer, and stand beside the one compared."""
     corpus = frame.material.corpus
 
@@ -107,16 +107,16 @@ def logmel_part(frame: Frame, layer: int) -> Part:
 PAPERS_PRESET = "mariotte2025"
 
 
-def further_seeds(member: Member, seeds: Sequence[int], number: int) -> list[Member]:
+def further_seeds(member: GridMember, seeds: Sequence[int], number: int) -> list[GridMember]:
     """Return a dictionary with `number` seeds: those of the run first, then the next integers."""
     wanted = list(dict.fromkeys([*seeds, *range(number + len(seeds))]))[: max(number, 1)]
     return [replace(member, seed=seed) for seed in wanted]
 
 
-def limit_members(frame: Frame, member: Member) -> list[Member]:
+def limit_members(frame: Frame, member: GridMember) -> list[GridMember]:
     """Return dictionaries of a layer from dense to sparse, in the paper's recipe (pooled first) and in others."""
     settings = frame.settings
-    found: list[Member] = []
+    found: list[GridMember] = []
     for preset in settings.limit_presets:
         pooling = "pool_then_encode" if preset == PAPERS_PRESET else member.pooling
         for sparsity in settings.limit_sparsities:
@@ -125,16 +125,16 @@ def limit_members(frame: Frame, member: Member) -> list[Member]:
     return found
 
 
-def train(frame: Frame, store: ActivationStore, wanted: Sequence[Member]) -> None:
+def train(frame: Frame, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
     """Train what is missing of some dictionaries."""
     for member in wanted:
         k_from_sparsity(member.latents, member.sparsity)
-    Training(frame.run, store, wanted).bring()
+    GridTraining(frame.run, store, wanted).ensure()
 
 
 def untrained_store(frame: Frame, layer: int) -> ActivationStore:
     """Run the encoder with fresh weights over every clip, once, and keep one layer."""
-    config, folder, watch = frame.run.config, frame.run.folder, frame.run.watch
+    config, folder, watch = frame.run.config, frame.run.folder, frame.run.progress
     home = folder.root / "untrained"
     context = "short" if frame.settings.untrained_context == "short" else config.extract.context
     encoder = load_encoder(

@@ -16,10 +16,10 @@ from otoscope.protocols.strict import representations
 from otoscope.protocols.strict.compare import LAYERS, Comparison
 from otoscope.protocols.strict.experiment import FORMAT, Frame, say_plan
 from otoscope.protocols.strict.representations import baseline_part, codes_part, dense_part, logmel_part, untrained_part
-from otoscope.runs.cache import Part, arrays_of, bring, rows_of
+from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
-from otoscope.runs.inputs import Judged, Material
-from otoscope.runs.training import Member, members
+from otoscope.runs.inputs import EvaluationInputs, ProtocolRun
+from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
 
 
@@ -67,10 +67,10 @@ OWN = ("untrained", "untrained_sae", "frozen_decoder", "logmel")
 """Baselines that are not in the catalogue of `evaluate.baselines`: they take sound, an encoder or training."""
 
 
-def judge(run: Context, material: Material) -> Judged:
+def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Say what the protocol rests on; its parts are known only as layer and sparsity are chosen."""
     course = Course(Frame(run, material))
-    return Judged(course.identity, course.make, lambda: rows_of(run.folder.parts, course.parts))
+    return ProtocolRun(course.identity, course.make, lambda: read_records(run.folder.parts, course.parts))
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Course:
     """One way through the protocol; `parts` grows as it goes on."""
 
     frame: Frame
-    parts: list[Part] = field(default_factory=list[Part])
+    parts: list[CachedResult] = field(default_factory=list[CachedResult])
 
     @property
     def identity(self) -> str:
@@ -91,7 +91,7 @@ class Course:
             FORMAT,
             frame.shared,
             settings.model_dump(mode="json"),
-            [_sha(frame, member) for member in members(config, frame.material.store.layers)],
+            [_sha(frame, member) for member in training_grid(config, frame.material.store.layers)],
             {name: config.train.recipe(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
             LAYERS,
@@ -130,37 +130,37 @@ class Course:
         comparison = Comparison(frame, layer, layers, main, of_seeds, baselines, of_limits)
         self._bring(comparison.parts(), "summing up", unit="comparisons")
 
-    def _bring(self, parts: Iterable[Part], title: str, unit: str = "representations") -> None:
+    def _bring(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:
         """Make parts, each once: the codes of a limit may be the codes of the grid."""
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
         run = self.frame.run
-        bring(folder, fresh, run.watch, title=f"strict: {title}", unit=unit, engine=run.engine)
+        ensure(folder, fresh, run.progress, title=f"strict: {title}", unit=unit, engine=run.executor)
         self.parts += fresh
 
     def _drop(self, names: set[str]) -> None:
         """Leave out of the results the first reading of what has been read in full since."""
         self.parts[:] = [part for part in self.parts if part.name not in names]
 
-    def _grid(self) -> list[Member]:
+    def _grid(self) -> list[GridMember]:
         config = self.frame.run.config
         train = config.train
         first = self.frame.pooling, train.presets[0], train.dictionaries[0], train.seeds[0]
-        grid = members(config, self.frame.material.store.layers)
+        grid = training_grid(config, self.frame.material.store.layers)
         return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 
-    def _layer(self, dense: dict[int, Part]) -> int:
+    def _layer(self, dense: dict[int, CachedResult]) -> int:
         """Return the layer asked for, or the one that its dense activations make the best."""
         wanted = self.frame.settings.layer
         if wanted != "chosen":  # that it has a dictionary was checked when the run began
             return wanted
         trained = sorted({member.layer for member in self._grid()})
         layer = best_layer({layer: self._held(dense[layer]) for layer in trained})
-        self.frame.run.watch.say(f"  layer {layer} reads most on groups left out; it is compared in full")
+        self.frame.run.progress.message(f"  layer {layer} reads most on groups left out; it is compared in full")
         return layer
 
-    def _sparsity(self, found: dict[float, Part]) -> float:
+    def _sparsity(self, found: dict[float, CachedResult]) -> float:
         wanted = self.frame.settings.sparsity
         if wanted != "chosen":
             near = min(found, key=lambda sparsity: abs(sparsity - wanted))
@@ -172,16 +172,16 @@ class Course:
         robust = self.frame.asked.robust
         held = {sparsity: self._held(part) for sparsity, part in found.items()}
         chosen = sparsest_good(held, independent=robust.effective_rank if robust else 1.0)
-        self.frame.run.watch.say(
+        self.frame.run.progress.message(
             f"  {chosen:.1%} is the highest sparsity within one standard error of the best, on groups left out"
         )
         return chosen
 
-    def _held(self, part: Part) -> Held:
-        arrays = arrays_of(self.frame.run.folder.parts, part)
+    def _held(self, part: CachedResult) -> Held:
+        arrays = read_arrays(self.frame.run.folder.parts, part)
         return Held(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
 
-    def _baselines(self, chosen: Member, frozen: Member) -> dict[str, Part]:
+    def _baselines(self, chosen: GridMember, frozen: GridMember) -> dict[str, CachedResult]:
         frame = self.frame
         wanted = frame.settings.baselines
         parts = {name: baseline_part(frame, name, chosen) for name in wanted if name not in OWN}
@@ -202,7 +202,7 @@ class Course:
         return {name: parts[name] for name in wanted}
 
 
-def _sha(frame: Frame, member: Member) -> str:
+def _sha(frame: Frame, member: GridMember) -> str:
     try:
         return str(read_json(frame.run.folder.saes / member.sae_id / CARD)["sha256"])
     except ArtifactError as error:

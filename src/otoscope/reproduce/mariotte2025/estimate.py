@@ -22,7 +22,7 @@ from otoscope.reproduce.mariotte2025 import timing as speed
 from otoscope.reproduce.mariotte2025.corpus import glance, takes
 from otoscope.reproduce.mariotte2025.encoder import CROP_S
 from otoscope.reproduce.mariotte2025.timing import Forward
-from otoscope.runs.progress import Silent, Watch, task
+from otoscope.runs.progress import ProgressReporter, SilentReporter, task
 from otoscope.sae.config import MARIOTTE2025
 
 FLOAT_BYTES = 4
@@ -138,23 +138,23 @@ def estimate(
     models: Sequence[Model],
     settings: Settings,
     device: str = "cpu",
-    watch: Watch | None = None,
+    progress: ProgressReporter | None = None,
 ) -> Estimate:
     """Measure rates on this machine, a few minutes in all, and multiply them out; writes nothing."""
-    watch = watch or Silent()
+    progress = progress or SilentReporter()
     corpus = glance(data, settings)
     sizes = sizes_of(takes(corpus, settings))
-    watch.say(f"measuring {count(len(models), 'architecture')} on this machine: a few minutes")
-    with task(watch, "measuring speed", len(models) + 1, "parts"):
+    progress.message(f"measuring {count(len(models), 'architecture')} on this machine: a few minutes")
+    with task(progress, "measuring speed", len(models) + 1, "parts"):
         forwards: dict[str, Forward] = {}
         for model in models:
-            watch.say(f"  {model.name}: forward passes")
+            progress.message(f"  {model.name}: forward passes")
             forwards[model.name] = speed.forward(model, settings, device)
-            watch.advance(1, note=model.name)
-        watch.say("  decoding, factors, training steps, probes and regressions")
+            progress.advance(1, note=model.name)
+        progress.message("  decoding, factors, training steps, probes and regressions")
         paths = [corpus.root / path for path in corpus.clips["path"].head(4)]
         costs = tuple(_costs(models, settings, forwards, sizes, paths))
-        watch.advance(1)
+        progress.advance(1)
     return Estimate(costs, free(folder), folder)
 
 

@@ -49,7 +49,7 @@ def probe_layers(job: Job, reader: Reader) -> tuple[int, ...]:
                 job.watch.advance(1)
         write_table(table, pl.concat(made))
 
-    run_stage(job.folder, "probe", inputs=inputs, outputs=[table], work=work, watch=job.watch)
+    run_stage(job.folder, "probe", inputs=inputs, outputs=[table], work=work, progress=job.watch)
     if job.settings.layers == "published":
         return job.model.layers
     found = read_table(table).filter(pl.col("split") == job.settings.layers)
@@ -73,7 +73,7 @@ def judge_grid(job: Job, reader: Reader, layers: Sequence[int], grid: Sequence[D
                 job.watch.advance(1)
         write_table(job.folder.results, pl.concat(made))
 
-    run_stage(job.folder, "evaluate", inputs=inputs, outputs=[job.folder.results], work=work, watch=job.watch)
+    run_stage(job.folder, "evaluate", inputs=inputs, outputs=[job.folder.results], work=work, progress=job.watch)
 
 
 def _judge_dense(job: Job, reader: Reader, layer: int) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from otoscope.reproduce.mariotte2025.measure import judge_grid, probe_layers
 from otoscope.reproduce.mariotte2025.stores import Job, Reader, extract_stores
 from otoscope.reproduce.mariotte2025.training import grid_of, train_grid
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Watch
+from otoscope.runs.progress import ProgressReporter
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
@@ -38,7 +38,7 @@ class ModelRun:
     factors: FactorTable
     settings: Settings
     device: str
-    watch: Watch
+    watch: ProgressReporter
 
     @cached_property
     def takes(self) -> pl.DataFrame:
@@ -66,7 +66,7 @@ class ModelRun:
 
     def finish(self) -> Model:
         """Bring every stage up to date; return the model with the layers that were opened."""
-        self.watch.say(f"{self.model.name}: {self.model.checkpoint}")
+        self.watch.message(f"{self.model.name}: {self.model.checkpoint}")
         job = Job(self.model, folder_of(self.root, self.model.name), self.settings, self.watch)
         with job.folder.locked():
             stores = extract_stores(job, self.corpus, self.takes, self.load())

@@ -24,7 +24,7 @@ from otoscope.reproduce.mariotte2025.model_run import ModelRun, folder_of
 from otoscope.reproduce.mariotte2025.page import write_comparison
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Silent, Watch, counting
+from otoscope.runs.progress import ProgressReporter, SilentReporter, progress_counter
 
 FORMAT = 2
 """Raised when the same results would give another comparison."""
@@ -58,7 +58,7 @@ def reproduce(
     models: Sequence[Model],
     settings: Settings | None = None,
     device: str = "cpu",
-    watch: Watch | None = None,
+    progress: ProgressReporter | None = None,
 ) -> Reproduced:
     """Run the study on VocalSet's folder and set every number beside the published one.
 
@@ -66,50 +66,52 @@ def reproduce(
     Writes into `root`: `corpus.parquet`, `factors.parquet`, a folder for each model, `results.parquet`,
     `comparison.parquet`, `comparison.csv` and `report/index.html`.
     """
-    settings, watch = settings or Settings(), watch or Silent()
+    settings, progress = settings or Settings(), progress or SilentReporter()
     folder = RunFolder(root)
     with folder.locked():
         folder.log("reproduce", models=[model.name for model in models], corrected=settings.corrected)
-        corpus = _corpus(folder, data, settings, watch)
-        table = _factors(folder, corpus, watch)
-        runs = [ModelRun(model, root, corpus, table, settings, device, watch) for model in models]
+        corpus = _corpus(folder, data, settings, progress)
+        table = _factors(folder, corpus, progress)
+        runs = [ModelRun(model, root, corpus, table, settings, device, progress) for model in models]
         # what cannot work is told before hours are spent on what comes first
         require_room(root, sum(run.check() for run in runs))
         opened = [run.finish() for run in runs]
-        return _compared(folder, opened, settings, watch)
+        return _compared(folder, opened, settings, progress)
 
 
-def _corpus(folder: RunFolder, data: Path, settings: Settings, watch: Watch) -> Corpus:
+def _corpus(folder: RunFolder, data: Path, settings: Settings, watch: ProgressReporter) -> Corpus:
     inputs = fingerprint(NAME, str(data.resolve()), settings.vibrado, _files(data))
 
     def work() -> None:
-        with counting(watch, "checking clips", "clips") as on_progress:
+        with progress_counter(watch, "checking clips", "clips") as on_progress:
             read_vocalset(data, settings, cache=folder.sound, on_progress=on_progress).save(folder.corpus)
 
     outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
-    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=watch)
     corpus = Corpus.load(folder.corpus)
     sides = dict(corpus.clips.group_by("split").len().iter_rows())
-    watch.say(f"  {count(sides.get('train', 0), 'file')} of training singers, {sides.get('test', 0)} of test singers")
+    watch.message(
+        f"  {count(sides.get('train', 0), 'file')} of training singers, {sides.get('test', 0)} of test singers"
+    )
     return corpus
 
 
-def _factors(folder: RunFolder, corpus: Corpus, watch: Watch) -> FactorTable:
+def _factors(folder: RunFolder, corpus: Corpus, watch: ProgressReporter) -> FactorTable:
     """Measure eGeMAPS of whole test files, which is all that the study regresses on."""
     test = replace(corpus, clips=corpus.clips.filter(pl.col("split") == "test"))
 
     def work() -> None:
-        with counting(watch, "measuring factors", "clips") as on_progress:
+        with progress_counter(watch, "measuring factors", "clips") as on_progress:
             cache = folder.root / "cache" / "egemaps"
             build_factors(test, truth=False, cache=cache, on_progress=on_progress).save(folder.factors)
 
     inputs = fingerprint(test.fingerprint, factors_identity())
     outputs = [folder.factors, folder.factors.with_suffix(".json")]
-    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=watch)
     return FactorTable.load(folder.factors)
 
 
-def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: Watch) -> Reproduced:
+def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: ProgressReporter) -> Reproduced:
     paths = {model.name: folder_of(folder.root, model.name).results for model in models}
     held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
     inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))
@@ -128,7 +130,7 @@ def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch:
         write_claims(read_run(folder.root))
 
     outputs = [folder.results, table, csv, card, page]
-    run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, watch=watch)
+    run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, progress=watch)
     return Reproduced(folder.root, folder.results, read_table(table), page)
 
 

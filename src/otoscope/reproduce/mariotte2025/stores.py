@@ -32,7 +32,7 @@ from otoscope.reproduce.mariotte2025.corpus import LABEL
 from otoscope.reproduce.mariotte2025.encoder import heard
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.progress import Watch, task
+from otoscope.runs.progress import ProgressReporter, task
 
 
 class Reader:
@@ -123,7 +123,7 @@ class Job:
     model: Model
     folder: RunFolder
     settings: Settings
-    watch: Watch
+    watch: ProgressReporter
 
     def about(self, layer: int, representation: str) -> Record:
         """Return what all records of one representation share."""
@@ -219,4 +219,4 @@ def _extract(job: Job, wanted: Store, corpus: Corpus, takes: pl.DataFrame, encod
     sound = corpus.clips.select("clip_id", "start_s", "duration_s", "digest").rows()
     inputs = fingerprint(FORMAT, sound, encoder.name, encoder.revision, wanted.layers)
     manifest = home / "manifest.json"
-    run_stage(job.folder, f"extract-{wanted.name}", inputs=inputs, outputs=[manifest], work=work, watch=job.watch)
+    run_stage(job.folder, f"extract-{wanted.name}", inputs=inputs, outputs=[manifest], work=work, progress=job.watch)

@@ -11,8 +11,8 @@ from otoscope.formatting import count
 from otoscope.reproduce.mariotte2025.corpus import LABEL
 from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
 from otoscope.runs.cache import run_stage
-from otoscope.runs.progress import Watch, task
-from otoscope.runs.training import SAVE_EVERY_S, is_whole
+from otoscope.runs.progress import ProgressReporter, task
+from otoscope.runs.training import SAVE_EVERY_S, is_trained
 from otoscope.sae.bank import Bank, Member
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import MARIOTTE2025, TrainConfig
@@ -54,7 +54,7 @@ def train_grid(job: Job, reader: Reader, grid: Sequence[Dictionary]) -> None:
     homes = {d: job.folder.saes / d.sae_id for d in grid}
 
     def work() -> None:
-        missing = [d for d in grid if not is_whole(homes[d], inputs[d])]
+        missing = [d for d in grid if not is_trained(homes[d], inputs[d])]
         title = f"{job.model.name}: training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(job.watch, title, len(missing), "dictionaries"):
             for layer in sorted({d.layer for d in missing}):
@@ -63,7 +63,7 @@ def train_grid(job: Job, reader: Reader, grid: Sequence[Dictionary]) -> None:
 
     outputs = [home / name for home in homes.values() for name in (CARD, WEIGHTS)]
     everything = fingerprint(list(inputs.values()))
-    run_stage(job.folder, "train", inputs=everything, outputs=outputs, work=work, watch=job.watch)
+    run_stage(job.folder, "train", inputs=everything, outputs=outputs, work=work, progress=job.watch)
 
 
 def _recipe(reader: Reader, settings: Settings) -> TrainConfig:
@@ -94,7 +94,7 @@ def _bank(job: Job, reader: Reader, layer: int, wanted: Mapping[Dictionary, str]
     return Bank(ArrayRows(views.train), ArrayRows(np.ascontiguousarray(valid)), members)
 
 
-def _train(bank: Bank, watch: Watch) -> None:
+def _train(bank: Bank, watch: ProgressReporter) -> None:
     shown = dict.fromkeys((member.name for member in bank.members), 0.0)
     for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):
         now = 1.0 if step is None or trained is not None else step.step / step.steps
