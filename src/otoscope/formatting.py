@@ -4,11 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from otoscope.metrics.record import METRICS
-
-PER_CLIP = frozenset(metric for metric in METRICS if metric.startswith(("probe_", "factor_")))
-"""Metrics that count clips; the others count the rows that a dictionary was trained on."""
-
 NBSP = "\u00a0"
 
 Number = float | int | None
@@ -68,19 +63,6 @@ def comma_list(items: Iterable[object]) -> str:
     """
     words = [str(i) for i in items]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def rows_of(row: Mapping[str, Any]) -> str:
-    """Return how many rows a number rests on, named for what they are, and of how many groups.
-
-    >>> rows_of({"n": 6000, "groups": 3, "pooling": "encode_then_pool", "metric": "explained_variance"})
-    '6,000 frames of 3 groups'
-    """
-    one = "clip"
-    if row["metric"] not in PER_CLIP:
-        one = {"encode_then_pool": "frame", "pool_then_encode": "clip"}.get(row["pooling"], "row")
-    of_groups = f" of {count(int(row['groups']), 'group')}" if row["groups"] else ""
-    return f"{count(row['n'] or 0, one)}{of_groups}"
 
 
 def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:

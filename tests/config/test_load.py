@@ -215,13 +215,13 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch:
     assert load_config(written(tmp_path, text)).corpus.root == Path("/elsewhere")
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("examples/*.yaml")), ids=lambda p: p.name)
 def test_every_example_is_valid(path: Path) -> None:
     assert isinstance(load_config(path), RunConfig)
 
 
 def test_the_documented_defaults_are_the_defaults() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     block = page.split("```yaml\n")[1].split("```")[0]
     documented = yaml.safe_load(block)
     default = RunConfig(name="my-run", corpus=documented["corpus"]).model_dump(mode="json")

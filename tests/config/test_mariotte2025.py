@@ -8,7 +8,7 @@ import pytest
 from otoscope.config.mariotte2025 import Settings, Switches, choices, parse_settings, theirs
 from otoscope.errors import ConfigError
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "reproduce-the-paper.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "reproduce-the-paper.md"
 
 
 @pytest.mark.parametrize("switch", Switches.model_fields)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.score_card import BOUNDS, score_card, top
+from otoscope.metrics.registry import METRICS
+from tests.support.score_card import NAMES, score_card, top
 
 SEEDS = st.integers(0, 2**31 - 1)
 GROUPS = np.repeat(np.arange(12), 15)
@@ -51,9 +52,9 @@ def test_order_unit_and_dead_latents_do_not_matter(seed: int, sparse: bool) -> N
 def test_bounds_and_what_is_undefined(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
     found = card(codes, factors)
-    assert set(found) == set(BOUNDS)
+    assert set(found) == set(NAMES)
     for name, values in found.items():
-        low, high = BOUNDS[name]
+        low, high = METRICS[name].bounds
         known = values[~np.isnan(values)]
         assert ((known >= low) & (known <= high)).all(), name
         assert not np.isnan(values[0]), name

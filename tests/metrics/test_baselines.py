@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.baselines import FITTED, OF_CODES, find_fitted
+from otoscope.metrics.baselines import FITTED, FROM_CODES, find_fitted
 
 
 def rows(n: int = 400, width: int = 10, seed: int = 0) -> np.ndarray:
@@ -75,11 +75,11 @@ def test_random_directions_keep_k_of_each_row():
     assert (codes >= 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(OF_CODES))
+@pytest.mark.parametrize("name", sorted(FROM_CODES))
 def test_codes_that_know_nothing_keep_each_latents_values(name: str):
     rng = np.random.default_rng(0)
     codes = rng.random((80, 12)) * (rng.random((80, 12)) < 0.3)
-    made = OF_CODES[name](codes, seed=1)
+    made = FROM_CODES[name](codes, seed=1)
     np.testing.assert_array_equal(np.sort(made, axis=0), np.sort(codes, axis=0))
     assert (made != codes).any()
     kept = np.sort((made != 0).sum(axis=1))

@@ -10,7 +10,8 @@ import pytest
 from otoscope.artifacts import digest, read_json
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
-from otoscope.metrics.record import METRICS, SCHEMA
+from otoscope.metrics.record import SCHEMA
+from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.run import STAGES, RunSummary, run, stages_until
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 

@@ -13,18 +13,10 @@ from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 Card = dict[str, np.ndarray]
 """Numbers by metric: the mean first, then one a factor where there is one."""
 
-BOUNDS = {
-    "mig": (0, 1),
-    "modularity": (0, 1),
-    "infom": (0, 1),
-    "infoc": (0, 1),
-    "infoe": (0, 1),
-    "sap": (0, 1),
-    "explicitness": (-1, 1),
-    "completeness": (0, 1),
-    "disentanglement": (0, 1),
-    "sparse_r2": (-np.inf, 1),
-}
+NAMES = (
+    *("mig", "modularity", "infom", "infoc", "infoe", "sap"),
+    *("explicitness", "completeness", "disentanglement", "sparse_r2"),
+)
 
 
 def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, split: np.ndarray) -> Card:

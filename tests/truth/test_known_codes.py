@@ -121,7 +121,7 @@ def cards(sung: Sung) -> dict[str, Card]:
 
 
 def test_the_documentation_prints_these_figures(cards: dict[str, Card]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
     for name, card in cards.items():
         line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
         printed = [float(cell.replace("−", "-")) for cell in line.split("|")[2:-1]]

@@ -1,39 +1,10 @@
-"""Settings of the protocol `strict`; the configuration's section `evaluate.strict`.
-
-Names of representations, and what each is.
-"""
+"""Settings of the strict protocol: the section `evaluate.strict` of a configuration."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-DENSE = "dense"
-CODES = "sae"
-
-BASELINES: dict[str, str] = {
-    "permuted": "the codes of other clips: rows in random order",
-    "random_codes": "random codes with each row's number of active latents and each latent's values",
-    "frozen_decoder": "codes of a dictionary whose atoms stayed as they were drawn; only the encoder was trained",
-    "random_topk": "the k largest projections on random directions, as many as latents",
-    "pca": "principal components",
-    "ica": "independent components (FastICA, at most 128)",
-    "nmf": "non-negative parts of the shifted activations (at most 128)",
-    "kmeans": "the share of a clip's frames in each of as many clusters as latents",
-    "untrained": "the same layer of the same architecture with fresh weights",
-    "untrained_sae": "codes of a dictionary trained on that untrained layer",
-    "logmel": "mean and deviation over time of 80 log-mel energies, without any model",
-}
-"""What dense activations and codes must beat, by the name in the column `representation`."""
-
-REPRESENTATIONS: dict[str, str] = {
-    DENSE: "the layer as it is, averaged over the clip's frames",
-    CODES: "codes of the trained dictionary, averaged over the clip's frames",
-    **BASELINES,
-}
-
-KNOWS_NOTHING = ("permuted", "random_codes")
-"""Representations from which nothing can be read."""
-
+from otoscope.metrics.representation import BASELINES
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -51,7 +22,7 @@ class StrictSettings(BaseModel):
         default="chosen", description="the sparsity compared in full; chosen: within one error of the best"
     )
     seeds: Annotated[int, Field(ge=1)] = Field(default=5, description="dictionaries trained alike but for the seed")
-    baselines: tuple[str, ...] = Field(default=tuple(BASELINES), description="what stands beside dense and codes")
+    baselines: tuple[str, ...] = Field(default=BASELINES, description="what stands beside dense and codes")
     folds: Annotated[int, Field(ge=2)] = Field(default=5, description="folds of whole groups that choose penalties")
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted targets, for nulls")
     min_r2: Share = Field(default=0.1, description="held-out R2 from which a factor may count as well predicted")

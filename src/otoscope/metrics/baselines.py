@@ -201,7 +201,7 @@ class OfCodes(Protocol):
         ...
 
 
-OF_CODES: dict[str, OfCodes] = {"random_codes": random_codes, "permuted": permuted}
+FROM_CODES: dict[str, OfCodes] = {"random_codes": random_codes, "permuted": permuted}
 """Codes that are made from a dictionary's own."""
 
 

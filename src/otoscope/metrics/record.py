@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.errors import EvaluationError
+from otoscope.metrics.registry import METRICS, find_metric
 
 SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),
@@ -34,55 +34,6 @@ SCHEMA: dict[str, pl.DataType] = {
     "unit": pl.String(),
     "higher_is_better": pl.Boolean(),
 }
-
-METRICS: dict[str, tuple[str, bool | None]] = {
-    "explained_variance": ("fraction", True),
-    "mse": ("squared activation", False),
-    "cosine": ("cosine", True),
-    "l0": ("latents", None),
-    "dead_fraction": ("fraction", False),
-    "always_on_fraction": ("fraction", False),
-    "probe_accuracy": ("fraction", True),
-    "probe_balanced_accuracy": ("fraction", True),
-    "probe_macro_f1": ("fraction", True),
-    "factor_r2": ("fraction", True),
-    "completeness": ("fraction", True),
-    "effective_latents": ("dimensions", False),
-    "disentanglement": ("fraction", True),
-    "factor_r2_in_sample": ("fraction", True),
-    "top_r2_in_sample": ("fraction", True),
-    "top_completeness": ("fraction", True),
-    "category_count": ("factors", None),
-    "factor_entropy": ("bits", None),
-    "completeness_against_entropy": ("correlation", None),
-    "mig": ("fraction", True),
-    "sap": ("fraction", True),
-    "modularity": ("fraction", True),
-    "infom": ("fraction", True),
-    "infoc": ("fraction", True),
-    "infoe": ("fraction", True),
-    "explicitness": ("fraction", True),
-    "relative_size": ("fraction", True),
-    "predicted_share": ("fraction", True),
-    "effective_rank": ("dimensions", None),
-    "sparse_r2": ("fraction", True),
-    "sparse_probe_balanced_accuracy": ("fraction", True),
-    "sparse_detection_balanced_accuracy": ("fraction", True),
-    "mean_max_cosine": ("cosine", True),
-    "matched_correlation": ("correlation", True),
-    "reappearing_share": ("fraction", True),
-    "category_r2": ("fraction", True),
-    "centre_layer": ("layers", None),
-    "earliest_layer": ("layers", None),
-    "layer_lead": ("layers", None),
-    "layer_lead_of_blocks": ("layers", None),
-    "sparsity_limit": ("fraction", True),
-    "sparsity_knee": ("fraction", True),
-    "task_balanced_accuracy": ("fraction", True),
-    "task_r2": ("fraction", True),
-    "mean_factor_r2": ("fraction", True),
-}
-"""Fixed metric identifiers, each with its unit and whether higher is better (None: neither)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +64,12 @@ class Record:
     groups: int = 0
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise EvaluationError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+        find_metric(self.metric)
 
     def row(self) -> dict[str, Any]:
         """Return the record as a row of `SCHEMA`."""
-        unit, higher = METRICS[self.metric]
-        return {**asdict(self), "unit": unit, "higher_is_better": higher}
+        metric = METRICS[self.metric]
+        return {**asdict(self), "unit": metric.unit, "higher_is_better": metric.higher_is_better}
 
 
 def to_table(records: Iterable[Record]) -> pl.DataFrame:

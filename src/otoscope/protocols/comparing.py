@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.config.strict import CODES
+from otoscope.metrics.representation import CODES
 
 MIN_GROUPS = 3
 """Groups below which a bootstrap interval decides nothing: of two groups it merely spans their two values."""

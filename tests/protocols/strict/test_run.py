@@ -9,8 +9,8 @@ import pytest
 
 from otoscope.artifacts import digest, read_table, read_tensors
 from otoscope.config import load_config
-from otoscope.config.strict import BASELINES
 from otoscope.errors import ConfigError
+from otoscope.metrics.representation import BASELINES
 from otoscope.pipeline.run import run
 from otoscope.runs import cache
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config

@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 
 from otoscope.report.figures.marks import series_colour, series_names
-from otoscope.report.figures.theme import OTHER, REPRESENTATIONS, series_colours
+from otoscope.report.figures.theme import OTHER, SERIES, series_colours
 
 
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", SERIES)
 def test_a_name_keeps_its_colour_whatever_stands_beside_it(name: str) -> None:
-    assert series_colours([name])[name] == series_colours(["mine", "yours", name])[name] == REPRESENTATIONS[name]
+    assert series_colours([name])[name] == series_colours(["mine", "yours", name])[name] == SERIES[name]
 
 
 @pytest.mark.parametrize("own", [["SAE", "dense"], ["untrained encoder", "SAE, the study's recipe"], []])
@@ -19,7 +19,7 @@ def test_names_without_a_colour_get_one_that_no_name_beside_them_has(own: list[s
 
 
 def test_where_all_colours_are_taken_further_names_share_one() -> None:
-    every = series_colours([*REPRESENTATIONS, "mine", "yours"])
+    every = series_colours([*SERIES, "mine", "yours"])
     assert every["mine"] == every["yours"] == OTHER
 
 

@@ -5,19 +5,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.metrics.record import METRICS
 from otoscope.report.evidence import Evidence
 from otoscope.report.glossary import TERMS, glossary
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.opening import opening
-from otoscope.report.tables import METRIC_WORDS, metric_notes
+from otoscope.report.tables import metric_notes
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
-
-
-def test_every_metric_is_told_in_words() -> None:
-    assert METRIC_WORDS.keys() == METRICS.keys()
-    assert all(text and not text.endswith(".") for text in METRIC_WORDS.values())
 
 
 def test_a_table_of_results_says_what_its_metrics_are_and_any_other_says_nothing() -> None:

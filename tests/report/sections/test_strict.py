@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from otoscope.config.strict import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.metrics.record import Record, to_table
-from otoscope.report.baselines import WORDS
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.report.figures.charts import beside, by_size
 from otoscope.report.sections.strict_findings import _layers, _predicted, _tasks
 from otoscope.report.sections.strict_limits import limit_findings, limits_figure, of_recipes
@@ -29,10 +28,6 @@ def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
 
 def rows_of(*records: Record) -> StrictRows:
     return strict_rows(to_table([codes("reappearing_share", 0.4, split="all"), *records]))
-
-
-def test_every_representation_has_a_name_and_an_explanation():
-    assert set(WORDS) == set(REPRESENTATIONS) == {DENSE, CODES, *BASELINES}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from otoscope.artifacts import fingerprint, read_tensors
-from otoscope.config.strict import CODES, DENSE
 from otoscope.explain import LatentChoice
 from otoscope.metrics.record import Record
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.robust_factors import effective_rank
 from otoscope.metrics.stability import SHARE
 from otoscope.protocols import strict

@@ -20,7 +20,7 @@ from otoscope.config import Pooling
 from otoscope.config.strict import StrictSettings
 from otoscope.formatting import count
 from otoscope.linear.gram import live_columns
-from otoscope.metrics.baselines import OF_CODES, Encode, find_fitted
+from otoscope.metrics.baselines import FROM_CODES, Encode, find_fitted
 from otoscope.metrics.record import Record
 from otoscope.protocols import strict
 from otoscope.protocols.strict.regression import Linear, factor_records, read_linearly
@@ -56,7 +56,7 @@ def encoded_units(store: ActivationStore, encode: Encode, layer: int, pooling: P
 
 def made_of_codes(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
     """Return codes that know nothing, made of a dictionary's."""
-    return OF_CODES[name](codes(), seed=seed)
+    return FROM_CODES[name](codes(), seed=seed)
 
 
 def _training_rows(store: ActivationStore, member: GridMember, train: Sequence[str]) -> Float[np.ndarray, "rows width"]:

@@ -12,14 +12,14 @@ import numpy as np
 from otoscope.activations.extract import extract
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
-from otoscope.config.strict import CODES, DENSE
 from otoscope.corpus.table import SPLITS
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.factors.logmel import logmel_table
-from otoscope.metrics.baselines import FITTED, OF_CODES
+from otoscope.metrics.baselines import FITTED, FROM_CODES
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols import held_out
 from otoscope.protocols.strict.experiment import FITTED_ROWS, Brought, Frame, Units, fitted_units, made_of_codes
 from otoscope.runs.cache import CachedResult
@@ -78,9 +78,9 @@ def baseline_part(frame: Frame, name: str, member: GridMember) -> CachedResult:
 
     makers: dict[str, Callable[[], Units]] = {
         **{n: lambda n=n: fitted_units(n, store, member, clips) for n in FITTED},
-        **{n: lambda n=n: made_of_codes(n, codes, seed=member.seed) for n in OF_CODES},
+        **{n: lambda n=n: made_of_codes(n, codes, seed=member.seed) for n in FROM_CODES},
     }
-    rests_on = read_json(home / CARD)["sha256"] if name in OF_CODES else [FITTED_ROWS, member.sae_id]
+    rests_on = read_json(home / CARD)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
     return frame.part(part, about, [name, rests_on], makers[name], full=True)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from otoscope.artifacts import fingerprint, read_json
 from otoscope.errors import ArtifactError, ConfigError
+from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
 from otoscope.protocols.strict.compare import LAYERS, Comparison
 from otoscope.protocols.strict.experiment import FORMAT, Frame, say_plan
@@ -61,10 +62,6 @@ def sparsest_good(found: Mapping[float, Held], *, independent: float) -> float:
         return bool(lost.mean() > error)
 
     return max(sparsity for sparsity in found if not loses(sparsity))
-
-
-OWN = ("untrained", "untrained_sae", "frozen_decoder", "logmel")
-"""Baselines that are not in the catalogue of `evaluate.baselines`: they take sound, an encoder or training."""
 
 
 def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
@@ -184,7 +181,7 @@ class Course:
     def _baselines(self, chosen: GridMember, frozen: GridMember) -> dict[str, CachedResult]:
         frame = self.frame
         wanted = frame.settings.baselines
-        parts = {name: baseline_part(frame, name, chosen) for name in wanted if name not in OWN}
+        parts = {name: baseline_part(frame, name, chosen) for name in wanted if REPRESENTATIONS[name].kind != "built"}
         if "frozen_decoder" in wanted:
             parts["frozen_decoder"] = codes_part(frame, frozen, full=True, representation="frozen_decoder")
         if "logmel" in wanted:

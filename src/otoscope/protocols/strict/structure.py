@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from otoscope.config.strict import StrictSettings
 from otoscope.linear.gram import live_columns
-from otoscope.metrics.dci import completeness, disentanglement, explicitness, relative_size
-from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity, predictability_gap
+from otoscope.metrics.dci import completeness, explicitness
+from otoscope.metrics.latent_metrics import mean_of_known, predictability_gap
 from otoscope.metrics.mutual_information import Information, measure_information
 from otoscope.metrics.record import Record
+from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
 from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
+from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import Linear, Reading, read_factors, well_read
 from otoscope.protocols.strict.tasks import Asked
 from otoscope.resampling.groups import Interval, bootstrap_sums, r2_of
@@ -47,6 +49,21 @@ class Measured(NamedTuple):
     explicitness: Float[np.ndarray, " factors"]
     curve: Float[np.ndarray, "factors sizes"]
     curve_null: Float[np.ndarray, "factors sizes"]
+
+    @property
+    def importance(self) -> Float[np.ndarray, "p factors"]:
+        """Absolute weights of the sparse regression of each factor."""
+        return np.abs(self.reading.weights).astype(np.float64)
+
+    @property
+    def live(self) -> Bool[np.ndarray, " p"]:
+        """Dimensions that vary on the training rows."""
+        return self.reading.live
+
+    @property
+    def r2(self) -> Float[np.ndarray, " factors"]:
+        """Held-out R2 of that regression."""
+        return self.reading.r2
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all of it as arrays by name, to be kept."""
@@ -90,21 +107,16 @@ ALL = ""
 COMMON = "common"
 """The target of a share of the common factors."""
 
-NO_NULL = {"relative_size"}
-"""Measures that depend on the size of a code alone."""
-
-Mask = Bool[np.ndarray, " factors"]
-
 
 class Common(NamedTuple):
     """The factors that every representation is judged on, and how many independent ones they amount to."""
 
-    mask: Mask
+    mask: FactorMask
     names: tuple[str, ...]
     effective_rank: float
 
 
-def common_factors(dense: Measured, codes: list[Measured], *, min_r2: float) -> Mask:
+def common_factors(dense: Measured, codes: list[Measured], *, min_r2: float) -> FactorMask:
     """Return the factors that dense activations and the codes of every seed predict well."""
     read = [well_read(found.reading, min_r2) for found in (dense, *codes)]
     return np.all(read, axis=0)
@@ -114,32 +126,32 @@ def structure(measured: Measured, common: Common, about: Record, *, null: Measur
     """Yield completeness and effective dimensions of each common factor, and every measure over all of them."""
     reading = measured.reading
     groups = int(reading.groups.max(initial=0))
-    spread = completeness(np.abs(reading.weights).astype(np.float64), live=reading.live, predicted=common.mask)
+    spread = completeness(measured.importance, live=reading.live, predicted=common.mask)
     for j in np.flatnonzero(common.mask):
         shared = replace(about, target=common.names[j], n=int(reading.n[j]), groups=int(reading.groups[j]))
         yield replace(shared, metric="completeness", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", value=float(spread.effective_latents[j]))
     n_common = int(common.mask.sum())
-    for metric, of in MEASURES.items():
+    for metric, of in STRUCTURE.items():
         value, low, high = _interval(metric, lambda mask, of=of: of(measured, mask), common)
         found = replace(about, metric=metric, target=ALL, value=value, low=low, high=high, n=n_common, groups=groups)
-        if null is not None and metric not in NO_NULL:
+        if null is not None and METRICS[metric].has_null:
             floor = _interval(metric, lambda mask, of=of: of(null, mask), common)
             found = replace(found, null_mean=floor.value, null_high=floor.high)
         yield found
 
 
-def _interval(metric: str, statistic: Callable[[Mask], float], common: Common) -> Interval:
-    """Return a measure with its interval: on the scale of its logarithm for dimensions, else within its bounds."""
-    if metric == "effective_latents":
+def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Common) -> Interval:
+    """Return a metric with its interval, computed on the logarithm or cut off at the metric's bounds."""
+    if METRICS[metric].logarithmic:
         found = jackknife(lambda mask: math.log(statistic(mask)), common)
         return Interval(*(math.exp(end) for end in found))
-    least = -1.0 if metric == "explicitness" else 0.0
+    least, most = METRICS[metric].bounds
     value, low, high = jackknife(statistic, common)
-    return Interval(value, max(low, least) if low == low else low, min(high, 1.0) if high == high else high)
+    return Interval(value, max(low, least) if low == low else low, min(high, most) if high == high else high)
 
 
-def jackknife(statistic: Callable[[Mask], float], common: Common) -> Interval:
+def jackknife(statistic: Callable[[FactorMask], float], common: Common) -> Interval:
     """Return a statistic of the common factors with an interval from leaving out each in turn.
 
     With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of
@@ -193,49 +205,10 @@ def mean_curve(values: Float[np.ndarray, "factors sizes"], common: Common) -> li
     return [jackknife(lambda mask, i=i: mean_of_known(read[mask, i]), common) for i in range(values.shape[1])]
 
 
-def _without(mask: Mask, j: np.intp) -> Mask:
+def _without(mask: FactorMask, j: np.intp) -> FactorMask:
     fewer = mask.copy()
     fewer[j] = False
     return fewer
-
-
-def _importance(measured: Measured) -> Float[np.ndarray, "p factors"]:
-    return np.abs(measured.reading.weights).astype(np.float64)
-
-
-def _completeness(measured: Measured, mask: Mask) -> float:
-    found = completeness(_importance(measured), live=measured.reading.live, predicted=mask)
-    return mean_of_known(found.completeness)
-
-
-def _effective_latents(measured: Measured, mask: Mask) -> float:
-    """Return the geometric mean of the effective number of dimensions."""
-    found = completeness(_importance(measured), live=measured.reading.live, predicted=mask)
-    return float(np.exp(mean_of_known(np.log(found.effective_latents))))
-
-
-def _explicitness(measured: Measured, mask: Mask) -> float:
-    return mean_of_known(measured.explicitness[mask])
-
-
-def _relative_size(measured: Measured, mask: Mask) -> float:
-    return relative_size(int(mask.sum()), measured.reading.live)
-
-
-MEASURES: Mapping[str, Callable[[Measured, Mask], float]] = {
-    "completeness": _completeness,
-    "effective_latents": _effective_latents,
-    "disentanglement": lambda m, mask: disentanglement(_importance(m), predicted=mask).value,
-    "explicitness": _explicitness,
-    "relative_size": _relative_size,
-    "mig": lambda m, mask: information_gap(m.information, predicted=mask).value,
-    "sap": lambda m, mask: mean_of_known(m.gaps[mask]),
-    "modularity": lambda m, mask: modularity(m.information, predicted=mask).value,
-    "infom": lambda m, mask: infomec(m.information, predicted=mask).modularity,
-    "infoc": lambda m, mask: infomec(m.information, predicted=mask).compactness,
-    "infoe": lambda m, mask: mean_of_known(np.maximum(m.reading.r2[mask], 0)),
-}
-"""Every measure over the common factors, by the name of its metric."""
 
 
 MOST_PERMUTATIONS = 5

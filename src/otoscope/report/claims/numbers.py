@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.config.strict import CODES, DENSE
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparing import Number, alike, difference, mean_of, number_of
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.mariotte2025.published import published

@@ -9,10 +9,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from otoscope.config.strict import CODES, DENSE, KNOWS_NOTHING
 from otoscope.formatting import NBSP, sparsity
+from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE
 from otoscope.protocols.comparing import with_means
-from otoscope.report.baselines import WORDS
 from otoscope.report.figures.figure import Chart
 from otoscope.report.figures.marks import (
     PERCENT,
@@ -33,8 +32,8 @@ from otoscope.report.figures.theme import (
     HEAT_INK_STRONG,
     NULL,
     OTHER,
-    REPRESENTATIONS,
     SAE,
+    SERIES,
     layer_colours,
     series_colours,
 )
@@ -199,8 +198,8 @@ LOWEST = -0.5
 def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> alt.LayerChart:
     """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
     data = _plain(rows)
-    order = [name for name in WORDS.values() if name in set(data["series"])]
-    kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(KNOWS_NOTHING, "nothing")}
+    order = [r.label for r in REPRESENTATIONS.values() if r.label in set(data["series"])]
+    kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(UNINFORMATIVE, "nothing")}
     kind = pl.col("representation").replace_strict(kinds, default="other").alias("kind")
     data, first = data.with_columns(kind), _plain(with_means(rows)).with_columns(kind)
     colours = alt.Scale(
@@ -231,9 +230,9 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions that are read, a line a representation."""
     data = _plain(with_means(rows)).unique(["series", "k"], keep="first", maintain_order=True)
-    names = [name for name in REPRESENTATIONS if name in set(data["series"])]
+    names = [name for name in SERIES if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
-    colour = colour.scale(domain=names, range=[REPRESENTATIONS[name].light for name in names])
+    colour = colour.scale(domain=names, range=[SERIES[name].light for name in names])
     x = alt.X("k:O").title("dimensions read").sort(list(sizes)).axis(labelAngle=0)
     y = alt.Y("value:Q").title(y_title).axis(format=PERCENT)
     tips = [alt.Tooltip("series:N", title="representation"), alt.Tooltip("k:Q", title="dimensions")]

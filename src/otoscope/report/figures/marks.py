@@ -6,7 +6,10 @@ import altair as alt
 import polars as pl
 
 from otoscope.formatting import sparsity
-from otoscope.report.figures.theme import NULL, REPRESENTATIONS, series_colours
+from otoscope.metrics.representation import CODES, REPRESENTATIONS
+from otoscope.report.figures.theme import NULL, SERIES, series_colours
+
+SHORT_LABELS = {r.name: r.short_label for r in REPRESENTATIONS.values() if r.short_label}
 
 PERCENT = ".0%"
 R2_FLOOR = -0.2
@@ -17,13 +20,9 @@ def named(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
     """Add `series`, the representation as the legend names it."""
     pooled_first = (pl.col("pooling") == "pool_then_encode") & (main_pooling != "pool_then_encode")
     series = (
-        pl.when(pl.col("representation") == "dense")
-        .then(pl.lit("dense"))
-        .when((pl.col("representation") == "sae") & pooled_first)
+        pl.when((pl.col("representation") == CODES) & pooled_first)
         .then(pl.lit("SAE, pooled first"))
-        .when(pl.col("representation") == "sae")
-        .then(pl.lit("SAE"))
-        .otherwise(pl.col("representation"))
+        .otherwise(pl.col("representation").replace(SHORT_LABELS))
     )
     return rows.with_columns(series.alias("series"))
 
@@ -49,9 +48,9 @@ def intervals(data: pl.DataFrame, base: alt.Chart, y_title: str, colour: alt.Col
 
 
 def series_names(rows: pl.DataFrame) -> list[str]:
-    """Return the names that a legend must explain, in the order of `REPRESENTATIONS`."""
+    """Return the names that a legend must explain, in the order of `SERIES`."""
     found = rows["series"].unique().to_list()
-    return [n for n in REPRESENTATIONS if n in found] + sorted(n for n in found if n not in REPRESENTATIONS)
+    return [n for n in SERIES if n in found] + sorted(n for n in found if n not in SERIES)
 
 
 def series_colour(rows: pl.DataFrame) -> alt.Color:

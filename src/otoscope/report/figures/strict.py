@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 
 from otoscope import formatting
-from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
 from otoscope.formatting import NBSP, comma_list
-from otoscope.report.baselines import WORDS
+from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
+from otoscope.metrics.representation import REPRESENTATIONS, representation_label
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.run_data import Run
@@ -17,18 +17,8 @@ from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 
 Row = Mapping[str, Any]
 
-MEASURES: dict[str, tuple[str, bool, bool]] = {
-    "effective_latents": ("effective dimensions (log)", False, True),
-    "completeness": ("completeness", True, False),
-    "disentanglement": ("disentanglement", True, False),
-    "explicitness": ("explicitness", True, False),
-}
-"""Measures that are drawn: title, whether a fraction, whether on a logarithmic axis; the table holds all."""
-
-OTHERS = ("relative_size", "mig", "sap", "modularity", "infom", "infoc", "infoe")
-
-IN_CURVES = (DENSE, CODES, "pca", "random_topk", "untrained", "logmel", "permuted")
-"""Representations of which curves are drawn; the table holds all."""
+CURVES = tuple(r.name for r in REPRESENTATIONS.values() if r.colour is not None)
+"""Representations whose curves are drawn; the table holds all."""
 
 FEW = 0.5
 """A representation that predicts fewer of the common factors than this share has no structure to speak of."""
@@ -82,15 +72,17 @@ def _read(rows: StrictRows) -> Figure | None:
 def _structure(rows: StrictRows) -> Figure | None:
     telling = _telling(rows)
     panels: list[Panel] = []
-    for metric, (title, fraction, logarithmic) in MEASURES.items():
-        part = rows.beside(metric).filter(pl.col("representation").is_in(telling))
+    drawn = [metric for name in STRUCTURE if (metric := METRICS[name]).axis]
+    for metric in drawn:
+        part = rows.beside(metric.name).filter(pl.col("representation").is_in(telling))
         if part["value"].is_not_nan().any():
-            chart = charts.beside(part, x_title=title, fraction=fraction, logarithmic=logarithmic)
-            panels.append(Panel(chart, title.removesuffix(" (log)")))
+            fraction = metric.bounds == SHARE
+            chart = charts.beside(part, x_title=metric.axis, fraction=fraction, logarithmic=metric.logarithmic)
+            panels.append(Panel(chart, metric.axis.removesuffix(" (log)")))
     if not panels:
         return None
-    everything = pl.concat([rows.beside(metric) for metric in (*MEASURES, *OTHERS)])
-    left_out = [WORDS.get(name, name) for name in _measured(rows) if name not in telling]
+    everything = pl.concat([rows.beside(metric) for metric in STRUCTURE])
+    left_out = [representation_label(name) for name in _measured(rows) if name not in telling]
     notes = [
         "Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions. The "
         "null of these measures is what codes of other clips give; these predict nothing, and what predicts nothing "
@@ -124,7 +116,7 @@ def _few(rows: StrictRows) -> Figure | None:
     used: list[pl.DataFrame] = []
     for metric, target in questions:
         part = rows.beside(metric, target)
-        shown = part.filter(pl.col("representation").is_in(IN_CURVES))
+        shown = part.filter(pl.col("representation").is_in(CURVES))
         if not shown["value"].is_not_nan().any():
             continue
         title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
@@ -148,7 +140,7 @@ def _few(rows: StrictRows) -> Figure | None:
         panels=panels,
         table=listing,
         height=240,
-        legend=[WORDS[name] for name in IN_CURVES if name in set(everything["representation"])],
+        legend=[REPRESENTATIONS[name].label for name in CURVES if name in set(everything["representation"])],
     )
 
 
@@ -198,8 +190,3 @@ def _telling(rows: StrictRows) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
     shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= FEW)
     return shares["representation"].unique(maintain_order=True).to_list()
-
-
-def compared(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each representation's name on the page and what it is."""
-    return [(WORDS[name], REPRESENTATIONS[name]) for name in WORDS if name in names]

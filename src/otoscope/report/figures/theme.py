@@ -1,52 +1,44 @@
 """One colour a representation and a layer, in a light and a dark form, through the whole page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
+
+from otoscope.metrics.representation import REPRESENTATIONS, Colour
 
 FONT = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
-@dataclass(frozen=True)
-class Colour:
-    """One meaning in two forms: on a light page (and in print), and on a dark page."""
-
-    light: str
-    dark: str
-
-
-DENSE = Colour("#b8500f", "#f29a5c")
-SAE = Colour("#1c66a8", "#6fb4f0")
-SAE_POOLED = Colour("#6f4b99", "#c2a2ec")
 OTHER = Colour("#a8326b", "#f08ab8")
-NULL = Colour("#7c7c80", "#97979d")
-FACTOR = Colour("#b9c3cf", "#4a5766")
-UNTRAINED = Colour("#8a6d1f", "#d9bd6a")
-SOUND = Colour("#2c8a8a", "#6fd0cf")
+"""Baselines without a colour of their own."""
 
-REPRESENTATIONS: dict[str, Colour] = {
+
+def _colour(representation: str) -> Colour:
+    colour = REPRESENTATIONS[representation].colour
+    return colour if colour is not None else OTHER
+
+
+DENSE, SAE, SAE_POOLED, NULL = map(_colour, ("dense", "sae", "pca", "permuted"))
+FACTOR = Colour("#b9c3cf", "#4a5766")
+
+SERIES: dict[str, Colour] = {
     "dense": DENSE,
     "SAE": SAE,
     "SAE, pooled first": SAE_POOLED,
     "dense layer": DENSE,
     "SAE codes": SAE,
     "SAE, the study's recipe": SAE_POOLED,
-    "principal components": SAE_POOLED,
-    "random directions": OTHER,
-    "untrained encoder": UNTRAINED,
-    "log-mel statistics": SOUND,
-    "codes of other clips": NULL,
+    **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
 """Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
 
-FURTHER = (SAE, OTHER, UNTRAINED)
+FURTHER = (SAE, OTHER, _colour("untrained"))
 """Colours of what has none of its own, in the order of the legend: recipes that a configuration names."""
 
 
 def series_colours(names: Sequence[str]) -> dict[str, Colour]:
     """Give each name of a legend its colour: its own, or the next of `FURTHER` that no other name has."""
-    own = {name: REPRESENTATIONS[name] for name in names if name in REPRESENTATIONS}
+    own = {name: SERIES[name] for name in names if name in SERIES}
     free = cycle([colour for colour in FURTHER if colour not in own.values()] or [OTHER])
     return {name: own[name] if name in own else next(free) for name in names}
 
@@ -133,7 +125,7 @@ def page_themes(layers: Sequence[int]) -> dict[str, Any]:
 
     `swap` maps every light colour that a chart may hold to its dark form.
     """
-    meanings: Mapping[str, Colour] = {**REPRESENTATIONS, "null": NULL, "factor": FACTOR, "other": OTHER}
+    meanings: Mapping[str, Colour] = {**SERIES, "null": NULL, "factor": FACTOR, "other": OTHER}
     colours = [*meanings.values(), *layer_colours(layers).values()]
     colours += [HEAT_INK, HEAT_INK_STRONG]
     return {"light": LIGHT_CONFIG, "dark": DARK_CONFIG, "swap": {c.light: c.dark for c in colours}}

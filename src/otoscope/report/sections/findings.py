@@ -9,7 +9,8 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, rows_of, sparsity
+from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
+from otoscope.metrics.registry import describe_rows
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.glossary import glossary
@@ -96,7 +97,7 @@ def _factor_tiles(results: Results) -> list[Html]:
 
 
 def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Html:
-    quiet = (element("dd", line, class_="quiet") for line in [*lines, rows_of(row)])
+    quiet = (element("dd", line, class_="quiet") for line in [*lines, describe_rows(row)])
     return element("div", element("dt", name), element("dd", value, class_="value"), *quiet)
 
 
@@ -211,7 +212,7 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         span = f"{percent(high['value'])} (layer {high['layer']})"
         if low["layer"] != high["layer"]:
             span = f"{percent(low['value'])} (layer {low['layer']}) to {span}"
-        said.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({rows_of(high)})")
+        said.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
     if not said:
         return []
     return [

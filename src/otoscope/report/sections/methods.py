@@ -10,9 +10,9 @@ import polars as pl
 
 from otoscope.config.strict import StrictSettings
 from otoscope.formatting import NBSP, comma_list, count, sparsity
+from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.baselines import WORDS
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.headline import left_out
 from otoscope.report.html import Html, element, join
@@ -50,7 +50,7 @@ def _reading(asked: StrictSettings) -> list[str]:
 
 
 def _beside(asked: StrictSettings) -> list[str]:
-    names = comma_list(WORDS.get(name, name) for name in asked.baselines)
+    names = comma_list(representation_label(name) for name in asked.baselines)
     said = [f"Beside layer and codes stand {names}."] if asked.baselines else []
     if asked.seeds > 1:
         said.append(

@@ -5,10 +5,9 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.config.strict import CODES, DENSE, REPRESENTATIONS
 from otoscope.formatting import NBSP, backed, comma_list, decimal, ends, known, percent, sparsity
+from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.protocols.comparing import number_of
-from otoscope.report.baselines import WORDS
 from otoscope.report.claims.formatting import lead_told, seeds_told
 from otoscope.report.claims.numbers import MARGIN
 from otoscope.report.html import Html, element, join
@@ -47,8 +46,8 @@ def strict_findings(run: Run) -> Html | None:
     ]
     items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     present = set(rows.rows["representation"])
-    shown = [(name, what) for name, what in REPRESENTATIONS.items() if name in present]
-    named = (element("li", element("b", WORDS[name]), f" ({name}): {what}.") for name, what in shown)
+    shown = [entry for name, entry in REPRESENTATIONS.items() if name in present]
+    named = (element("li", element("b", entry.label), f" ({entry.name}): {entry.description}.") for entry in shown)
     glossary = element(
         "details",
         element("summary", "What each representation is"),
@@ -62,7 +61,7 @@ def strict_findings(run: Run) -> Html | None:
 def _bridge(rows: StrictRows, present: Set[str]) -> str:
     """Say what makes these the numbers to claim by, as far as it was asked for."""
     means = "codes are means over seeds, " if len(rows.seeds) > 1 else ""
-    beside = [WORDS[name] for name in WORDS if name in present and name not in (DENSE, CODES)]
+    beside = [REPRESENTATIONS[name].label for name in BASELINES if name in present]
     stands = f"and everything stands beside baselines ({comma_list(beside)})" if beside else "and no baseline was asked"
     return (
         "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "

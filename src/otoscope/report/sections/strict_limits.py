@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.config.strict import CODES
 from otoscope.formatting import comma_list, percent, sparsity
+from otoscope.metrics.representation import CODES
 from otoscope.protocols.comparing import number_of
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.report.claims.formatting import within

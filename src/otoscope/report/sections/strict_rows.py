@@ -7,11 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.config.strict import CODES
+from otoscope.metrics.representation import CODES, REPRESENTATIONS
 from otoscope.protocols.comparing import alike, mean_of
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.baselines import WORDS, Baseline, best_baseline, place
+from otoscope.report.baselines import Baseline, best_baseline, place
+
+LABELS = {r.name: r.label for r in REPRESENTATIONS.values()}
 
 COMPARED = ("reappearing_share", "mig", "sparse_r2", "sparse_probe_balanced_accuracy", "explained_variance")
 """Metrics of codes that the dictionary compared in full alone has; all have the last, for want of any other."""
@@ -58,7 +60,7 @@ class StrictRows:
         return alike(rows, main["sae_id"])["sae_id"].unique(maintain_order=True).to_list()
 
     def beside(self, metric: str, target: str = "", *, split: str = "test", k: int | None = None) -> pl.DataFrame:
-        """Return one row a representation (for codes one a seed), in the order of `WORDS`, with `series` its name."""
+        """Return one row a representation (for codes one a seed), in page order, with `series` its name."""
         rows = self.rows.filter(
             (pl.col("metric") == metric) & (pl.col("target") == target) & (pl.col("split") == split)
         )
@@ -66,7 +68,7 @@ class StrictRows:
             rows = rows.filter(pl.col("k") == k)
         compared = (pl.col("representation") != CODES) | pl.col("sae_id").is_in(self.seeds)
         rows = rows.filter(compared & (pl.col("layer") == self.layer))
-        series = pl.col("representation").replace_strict(WORDS, default=pl.col("representation"))
+        series = pl.col("representation").replace_strict(LABELS, default=pl.col("representation"))
         return rows.with_columns(series.alias("series"), place().alias("place")).sort(
             "place", "seed", maintain_order=True
         )

@@ -6,10 +6,10 @@ Verdicts of the strict protocol on two numbers, and none where the test groups a
 from collections.abc import Mapping
 from typing import Any
 
-from otoscope.config.strict import CODES, DENSE
 from otoscope.formatting import comma_list, count, decimal, ends, known
+from otoscope.metrics.representation import CODES, DENSE, representation_label
 from otoscope.protocols.comparing import MIN_GROUPS, Number, apart, number_of, with_means
-from otoscope.report.baselines import WORDS, best_baseline
+from otoscope.report.baselines import best_baseline
 from otoscope.report.claims.formatting import seeds_told, within
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_rows import StrictRows
@@ -91,7 +91,7 @@ def compactness_findings(rows: StrictRows) -> list[Finding]:
     beside = [(name, rows.one("effective_latents", name)) for name in LEARNED_LESS]
     shares = {name: rows.one("predicted_share", name, "common") for name in LEARNED_LESS}
     less = [
-        f"{WORDS[name]} {_one(row['value'])} ({of_all(share)} factors predicted)"
+        f"{representation_label(name)} {_one(row['value'])} ({of_all(share)} factors predicted)"
         for name, row in beside
         if row is not None and (share := shares[name]) is not None and known(row["value"])
     ]

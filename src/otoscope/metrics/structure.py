@@ -1,0 +1,111 @@
+"""Metrics of structure over a chosen set of factors: one number per representation, for any subset of the factors.
+
+The strict protocol measures every factor first and chooses the factors afterwards. Each function here takes these
+measurements and a mask of factors, so that an interval can leave out one factor at a time.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otoscope.metrics.dci import completeness, disentanglement, relative_size
+from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity
+from otoscope.metrics.mutual_information import Information
+
+FactorMask = Bool[np.ndarray, " factors"]
+
+
+class FactorMeasurements(Protocol):
+    """Measurements of one representation, per factor."""
+
+    @property
+    def importance(self) -> Float[np.ndarray, "p factors"]:
+        """Absolute weights of the sparse regression of each factor."""
+        ...
+
+    @property
+    def live(self) -> Bool[np.ndarray, " p"]:
+        """Dimensions that vary on the training rows."""
+        ...
+
+    @property
+    def r2(self) -> Float[np.ndarray, " factors"]:
+        """Held-out R2 of that regression."""
+        ...
+
+    @property
+    def information(self) -> Information:
+        """Mutual information of each dimension and each factor."""
+        ...
+
+    @property
+    def gaps(self) -> Float[np.ndarray, " factors"]:
+        """SAP gap of each factor."""
+        ...
+
+    @property
+    def explicitness(self) -> Float[np.ndarray, " factors"]:
+        """Explicitness of each factor."""
+        ...
+
+
+OverFactors = Callable[[FactorMeasurements, FactorMask], float]
+"""A metric over the factors that a mask selects."""
+
+
+def mean_completeness(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the mean completeness."""
+    return mean_of_known(completeness(measured.importance, live=measured.live, predicted=mask).completeness)
+
+
+def mean_effective_latents(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the geometric mean of the effective number of dimensions."""
+    numbers = completeness(measured.importance, live=measured.live, predicted=mask).effective_latents
+    return float(np.exp(mean_of_known(np.log(numbers))))
+
+
+def weighted_disentanglement(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the disentanglement of all dimensions, each weighted by its importance."""
+    return disentanglement(measured.importance, predicted=mask).value
+
+
+def mean_explicitness(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the mean explicitness."""
+    return mean_of_known(measured.explicitness[mask])
+
+
+def size_ratio(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the number of factors per dimension that varies."""
+    return relative_size(int(mask.sum()), measured.live)
+
+
+def mean_information_gap(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the mean mutual information gap (MIG)."""
+    return information_gap(measured.information, predicted=mask).value
+
+
+def mean_predictability_gap(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the mean SAP gap."""
+    return mean_of_known(measured.gaps[mask])
+
+
+def weighted_modularity(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return the modularity of all dimensions, each weighted by its information."""
+    return modularity(measured.information, predicted=mask).value
+
+
+def infomec_modularity(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return InfoM, the modularity of InfoMEC."""
+    return infomec(measured.information, predicted=mask).modularity
+
+
+def infomec_compactness(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return InfoC, the compactness of InfoMEC."""
+    return infomec(measured.information, predicted=mask).compactness
+
+
+def infomec_explicitness(measured: FactorMeasurements, mask: FactorMask) -> float:
+    """Return InfoE, the explicitness of InfoMEC: mean held-out R2, negative values counted as 0."""
+    return mean_of_known(np.maximum(measured.r2[mask], 0))
