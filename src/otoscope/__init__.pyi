@@ -1,0 +1,30 @@
+from .activations.extract import extract as extract
+from .activations.store import ActivationStore as ActivationStore
+from .config import load_config as load_config
+from .config.run import RunConfig as RunConfig
+from .corpus.audio import load_audio as load_audio
+from .corpus.catalog import build_corpus as build_corpus
+from .corpus.catalog import parse_corpus as parse_corpus
+from .corpus.splits import Splits as Splits
+from .corpus.table import Corpus as Corpus
+from .encoders.base import Encoder as Encoder
+from .encoders.catalog import load_encoder as load_encoder
+from .encoders.custom import own_encoder as own_encoder
+from .encoders.hooks import capture as capture
+from .errors import OtoscopeError as OtoscopeError
+from .pipeline.run import run as run
+from .sae.bank import Bank as Bank
+from .sae.checkpoint import load_sae as load_sae
+from .sae.checkpoint import save_sae as save_sae
+from .sae.config import TrainConfig as TrainConfig
+from .sae.config import recipe as recipe
+from .sae.data import ArrayRows as ArrayRows
+from .sae.fit import fit as fit
+from .sae.model import SparseAutoencoder as SparseAutoencoder
+from .sae.sparsifiers.base import TopK as TopK
+from .sae.sparsifiers.batch_topk import BatchTopK as BatchTopK
+from .sae.sparsifiers.gated import Gated as Gated
+from .sae.sparsifiers.jumprelu import JumpReLU as JumpReLU
+from .sae.sparsifiers.relu import ReLU as ReLU
+
+__version__: str
