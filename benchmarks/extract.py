@@ -106,9 +106,9 @@ def first_of(sound: Path, clips: int) -> Path:
 def folder_of(model: Model) -> Path:
     """Return the model's folder, written on first use."""
     if not model.kind:
-        from otoscope.encoders.starter import starter
+        from otoscope.encoders.starter import ensure_starter
 
-        return starter()
+        return ensure_starter()
     import torch
     import transformers
 
@@ -159,10 +159,10 @@ def otoscopes(precision: str) -> Callable[[Model, Path, int, int], Callable[[str
     def make(model: Model, sound: Path, clips: int, threads: int) -> Callable[[str], None]:
         import torch
 
-        from otoscope import Splits, build_corpus, extract, load_encoder, parse_corpus
+        from otoscope import Splits, build_corpus, corpus_from_dict, extract, load_encoder
 
         torch.set_num_threads(threads)
-        listing = parse_corpus({"kind": "folder", "root": str(first_of(sound, clips))})
+        listing = corpus_from_dict({"kind": "folder", "root": str(first_of(sound, clips))})
         corpus = build_corpus(listing, Splits(), cache=CACHE)
         settings: Any = {"precision": precision}
         encoder = load_encoder(folder_of(model), threads=threads, **settings)
@@ -281,12 +281,12 @@ def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
     """Return the multiply-adds a second of the best of ten large products, in the layout that is fastest here."""
     import torch
 
-    from otoscope.encoders.precision import half_product
+    from otoscope.encoders.precision import bf16_product
 
     torch.set_num_threads(threads)
     rows, weight = torch.randn(1536, 768), torch.randn(3072, 768)
     if precision == "fast":
-        rows, product = rows.bfloat16(), half_product(weight, None)
+        rows, product = rows.bfloat16(), bf16_product(weight, None)
     else:
         packed: Any = torch.ops.mkldnn
         blocks = packed._reorder_linear_weight(weight, 1536)

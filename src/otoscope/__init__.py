@@ -2,8 +2,8 @@
 
 Sound becomes activations, activations become codes, and codes become statements with intervals and nulls:
 
-- corpus: `build_corpus`, `corpus_from_dict`, `parse_corpus`, `Corpus`, `Splits`, `load_audio`
-- encoders: `load_encoder`, `Encoder`, `wrap_encoder` or `own_encoder` for any module, `capture` for any sub-module by name
+- corpus: `build_corpus`, `corpus_from_dict`, `Corpus`, `Splits`, `load_audio`
+- encoders: `load_encoder`, `Encoder`, `wrap_encoder` for any module, `capture` for any sub-module by name
 - activations: `extract` (or `iter_extract`) writes an `ActivationStore`
 - SAEs: `fit` and `Bank` train, `TrainConfig` (or `recipe`) holds the settings, `TrainResult` the outcome, `SparseAutoencoder` encodes and
   decodes (`from_pretrained`, `save_pretrained`), `SparseCoder` is the scikit-learn estimator; sparsifiers are `TopK`,

@@ -4,12 +4,12 @@ from .config import load_config as load_config
 from .config.run import RunConfig as RunConfig
 from .corpus.audio import load_audio as load_audio
 from .corpus.catalog import build_corpus as build_corpus
-from .corpus.catalog import parse_corpus as parse_corpus
+from .corpus.catalog import corpus_from_dict as corpus_from_dict
 from .corpus.splits import Splits as Splits
 from .corpus.table import Corpus as Corpus
 from .encoders.base import Encoder as Encoder
 from .encoders.catalog import load_encoder as load_encoder
-from .encoders.custom import own_encoder as own_encoder
+from .encoders.custom import wrap_encoder as wrap_encoder
 from .encoders.hooks import capture as capture
 from .errors import OtoscopeError as OtoscopeError
 from .pipeline.run import run as run

@@ -151,7 +151,7 @@ def test_bad_clips_are_set_aside_with_their_reasons_and_the_rest_goes_on(tmp_pat
     }
     assert store.set_aside.filter(clip_id="text.wav")["reason"][0].startswith("cannot be decoded as audio")
     assert store.frames == sum(len(frames) for _, frames in store.iter_clips(0))
-    plain = store_of(corpus.keep(store.clip_ids), tmp_path / "plain")
+    plain = store_of(corpus.select(store.clip_ids), tmp_path / "plain")
     np.testing.assert_array_equal(store.pooled(2), plain.pooled(2))
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from otoscope.corpus.audio import load_clip
-from otoscope.corpus.catalog import CORPORA, build_corpus, parse_corpus
+from otoscope.corpus.catalog import CORPORA, build_corpus, corpus_from_dict
 from otoscope.corpus.splits import Splits
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import AudioError, ConfigError, CorpusError, SplitError
@@ -38,7 +38,7 @@ def small(kind: str, record: Callable[..., Path], root: Path) -> dict[str, objec
 
 @pytest.mark.parametrize("kind", sorted(CORPORA.keys() - {"synth"}))
 def test_every_kind_builds_saves_and_decodes(kind, record, tmp_path):
-    spec = parse_corpus(small(kind, record, tmp_path))
+    spec = corpus_from_dict(small(kind, record, tmp_path))
     assert spec.kind == kind
     corpus = build_corpus(spec, Splits(), cache=tmp_path / "cache")
     assert corpus.clips.columns[: len(COLUMNS)] == list(COLUMNS)
@@ -60,7 +60,7 @@ def test_the_same_recordings_give_the_same_corpus_wherever_they_lie(record, tmp_
     for place in ("here", "there"):
         for i in range(5):
             record(f"{place}/corpus/belt/{i}.wav", np.sin(np.arange(800) * (i + 1) / 9))
-        spec = parse_corpus({"kind": "folder", "root": tmp_path / place / "corpus"})
+        spec = corpus_from_dict({"kind": "folder", "root": tmp_path / place / "corpus"})
         prints.append(build_corpus(spec, Splits(), cache=tmp_path).fingerprint)
     assert prints[0] == prints[1]
 
@@ -77,7 +77,7 @@ def test_every_bad_file_of_the_list_is_one_row_of_set_aside(record, tone, tmp_pa
     record("bad/silent.wav", np.zeros(4000))
     record("bad/three.wav", np.full(3, 0.5))
     record("bad/nan.wav", np.full(4000, np.nan), subtype="FLOAT")
-    corpus = build_corpus(parse_corpus({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path)
+    corpus = build_corpus(corpus_from_dict({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path)
     reasons = {path: reason.split(":")[0].split(" (")[0] for path, reason in corpus.set_aside.iter_rows()}
     assert reasons == {
         "bad/corrupt.wav": "cannot be decoded as audio",
@@ -92,16 +92,18 @@ def test_every_bad_file_of_the_list_is_one_row_of_set_aside(record, tone, tmp_pa
         "bad/high.wav",
     ]
     with pytest.raises(AudioError, match=r"bad/corrupt\.wav"):
-        build_corpus(parse_corpus({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path, strict=True)
+        build_corpus(corpus_from_dict({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path, fail_fast=True)
     with pytest.raises(CorpusError, match=r"6 of 48 clips .*\(allowed: 5%\)"):
-        build_corpus(parse_corpus({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path, max_set_aside=0.05)
+        build_corpus(
+            corpus_from_dict({"kind": "folder", "root": tmp_path}), Splits(), cache=tmp_path, max_set_aside=0.05
+        )
 
 
 def test_a_corpus_without_a_test_group_says_so(record, tmp_path):
     for singer in ("a", "b", "c"):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path,split\na.wav,train\nb.wav,train\nc.wav,valid\n")
-    spec = parse_corpus({"kind": "manifest", "table": tmp_path / "clips.csv"})
+    spec = corpus_from_dict({"kind": "manifest", "table": tmp_path / "clips.csv"})
     with pytest.raises(SplitError, match=r"no group can be spared for test.*Name test_groups"):
         build_corpus(spec, Splits(), cache=tmp_path)
 
@@ -111,7 +113,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path\na.wav\nb.wav\nc.wav\na.wav\n")
     with pytest.raises(CorpusError, match=r"clip_id must be unique; repeated: a\.wav"):
-        build_corpus(parse_corpus({"kind": "manifest", "table": tmp_path / "clips.csv"}), Splits(), cache=tmp_path)
+        build_corpus(corpus_from_dict({"kind": "manifest", "table": tmp_path / "clips.csv"}), Splits(), cache=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -139,4 +141,4 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
 )
 def test_faults_of_the_settings_are_told_with_the_nearest_name(settings, reason):
     with pytest.raises(ConfigError, match=reason):
-        parse_corpus(settings)
+        corpus_from_dict(settings)

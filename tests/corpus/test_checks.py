@@ -10,19 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from otoscope.corpus.checks import class_support, inspect, shared_recordings
-from otoscope.corpus.listing import Listing, aside, listed
+from otoscope.corpus.checks import check_clips, class_support, shared_recordings
+from otoscope.corpus.listing import Listing, listing_table, set_aside_table
 from otoscope.errors import AudioError, CorpusError
 
 
 def listing_of(root, rows, set_aside=()) -> Listing:
-    clips = listed([{"group": "g", **(row if isinstance(row, dict) else {"path": row})} for row in rows])
-    return Listing("test", root, "unknown", "", clips, aside(set_aside))
+    clips = listing_table([{"group": "g", **(row if isinstance(row, dict) else {"path": row})} for row in rows])
+    return Listing("test", root, "unknown", "", clips, set_aside_table(set_aside))
 
 
 def test_length_rate_and_digest_are_those_of_the_file(record, tone, tmp_path):
     path = record("a/x.wav", tone(rate_hz=22_050, seconds=0.3), rate_hz=22_050)
-    row = inspect(listing_of(tmp_path, ["a/x.wav"])).clips.row(0, named=True)
+    row = check_clips(listing_of(tmp_path, ["a/x.wav"])).clips.row(0, named=True)
     assert row["clip_id"] == row["path"] == "a/x.wav"
     assert (row["rate_hz"], row["duration_s"]) == (22_050, pytest.approx(0.3))
     assert row["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -31,7 +31,7 @@ def test_length_rate_and_digest_are_those_of_the_file(record, tone, tmp_path):
 def test_two_files_of_one_name_are_two_clips(record, tmp_path):
     record("ann/a.wav")
     record("bob/a.wav")
-    assert inspect(listing_of(tmp_path, ["bob/a.wav", "ann/a.wav"])).clips["clip_id"].to_list() == [
+    assert check_clips(listing_of(tmp_path, ["bob/a.wav", "ann/a.wav"])).clips["clip_id"].to_list() == [
         "ann/a.wav",
         "bob/a.wav",
     ]
@@ -40,7 +40,7 @@ def test_two_files_of_one_name_are_two_clips(record, tmp_path):
 def test_segments_of_a_file_are_clips_of_their_own(record, tone, tmp_path):
     record("x.wav", tone(seconds=2.0))
     rows = [{"path": "x.wav", "start_s": 0.5, "duration_s": 0.25}, {"path": "x.wav", "start_s": 1.5}, {"path": "x.wav"}]
-    clips = inspect(listing_of(tmp_path, rows)).clips
+    clips = check_clips(listing_of(tmp_path, rows)).clips
     assert clips["clip_id"].to_list() == ["x.wav", "x.wav#0.5-0.75", "x.wav#1.5-2"]
     assert clips["duration_s"].to_list() == pytest.approx([2.0, 0.25, 0.5])
     assert clips["digest"].n_unique() == 1
@@ -56,7 +56,7 @@ def test_bad_clips_are_set_aside_and_the_run_goes_on(record, tmp_path):
         [*(f"good{i:02}.wav" for i in range(12)), "silent.wav", {"path": "empty.wav", "start_s": 1.0}],
         [("odd.wav", "its path names no singer")],
     )
-    clips, set_aside = inspect(listing)
+    clips, set_aside = check_clips(listing)
     assert clips.height == 12
     assert set_aside.rows() == [
         ("empty.wav#1-end", "empty file (0 bytes)"),
@@ -69,7 +69,7 @@ def test_the_number_of_threads_changes_nothing(record, tone, tmp_path):
     names = [f"{i:02}.wav" for i in range(20)]
     for i, name in enumerate(names):
         record(name, np.zeros(80) if i % 7 == 3 else tone(300 + i, seconds=0.02 + 0.5 * (i % 3)))
-    one, many = (inspect(listing_of(tmp_path, names[::-1]), threads=threads) for threads in (1, 8))
+    one, many = (check_clips(listing_of(tmp_path, names[::-1]), threads=threads) for threads in (1, 8))
     assert one.clips.equals(many.clips)
     assert one.set_aside.equals(many.set_aside)
 
@@ -80,9 +80,9 @@ def test_strict_stops_at_the_first_bad_clip_in_path_order(record, tmp_path):
     (tmp_path / "b.wav").touch()
     record("d.wav", np.zeros(800))
     with pytest.raises(AudioError, match=r"b\.wav: empty file"):
-        inspect(listing_of(tmp_path, ["d.wav", "c.wav", "b.wav", "a.wav"]), strict=True)
+        check_clips(listing_of(tmp_path, ["d.wav", "c.wav", "b.wav", "a.wav"]), fail_fast=True)
     with pytest.raises(AudioError, match=r"odd\.wav: no name"):
-        inspect(listing_of(tmp_path, ["a.wav"], [("odd.wav", "no name")]), strict=True)
+        check_clips(listing_of(tmp_path, ["a.wav"], [("odd.wav", "no name")]), fail_fast=True)
 
 
 def test_an_interrupt_leaves_the_rest_undecoded(record, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_an_interrupt_leaves_the_rest_undecoded(record, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        inspect(listing_of(tmp_path, names), on_progress=interrupt, threads=1)
+        check_clips(listing_of(tmp_path, names), on_progress=interrupt, threads=1)
     assert len(decoded) < 100
 
 
@@ -108,21 +108,21 @@ def test_too_many_bad_clips_stop_the_run_with_the_commonest_reasons(record, tmp_
     with pytest.raises(
         CorpusError, match=r"4 of 5 clips .* \(allowed: 20%\)\. Commonest reasons: 3 x silent; 1 x empty file, such as"
     ):
-        inspect(listing)
-    assert inspect(listing, max_set_aside=0.8).clips["clip_id"].to_list() == ["good.wav"]
+        check_clips(listing)
+    assert check_clips(listing, max_set_aside=0.8).clips["clip_id"].to_list() == ["good.wav"]
 
 
 def test_nothing_usable_is_an_error_at_any_share(tmp_path):
     (tmp_path / "empty.wav").touch()
     with pytest.raises(CorpusError, match=r"1 of 1 clips .*empty\.wav \(empty file"):
-        inspect(listing_of(tmp_path, ["empty.wav"]), max_set_aside=1.0)
+        check_clips(listing_of(tmp_path, ["empty.wav"]), max_set_aside=1.0)
 
 
 def test_progress_counts_every_clip_once(record, tmp_path):
     for name in ["a.wav", "b.wav", "c.wav"]:
         record(name)
     seen: list[tuple[int, int]] = []
-    inspect(
+    check_clips(
         listing_of(tmp_path, ["a.wav", "b.wav", "c.wav"]), on_progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -132,7 +132,7 @@ def test_labels_and_factors_stay_with_their_clip(record, tmp_path):
     for name in ["b.wav", "a.wav"]:
         record(name)
     rows = [{"path": p, "label_name": p, "factor_code": float(ord(p[0]))} for p in ("b.wav", "a.wav")]
-    clips = inspect(listing_of(tmp_path, rows)).clips
+    clips = check_clips(listing_of(tmp_path, rows)).clips
     assert clips.select("path", "label_name", "factor_code").rows() == [
         ("a.wav", "a.wav", 97.0),
         ("b.wav", "b.wav", 98.0),
@@ -142,11 +142,11 @@ def test_labels_and_factors_stay_with_their_clip(record, tmp_path):
 
 def test_reasons_beyond_the_commonest_three_are_counted(tmp_path):
     listing = Listing(
-        "x", tmp_path, "", "", listed([]),
-        aside((f"{i}.wav", reason) for i, reason in enumerate(["silent", "silent", "empty", "short", "NaN", "torn"])),
+        "x", tmp_path, "", "", listing_table([]),
+        set_aside_table((f"{i}.wav", reason) for i, reason in enumerate(["silent", "silent", "empty", "short", "NaN", "torn"])),
     )  # fmt: skip
     with pytest.raises(CorpusError, match=r"Commonest reasons: 2 x silent; 1 x \w+; 1 x \w+; 2 x others, such as"):
-        inspect(listing)
+        check_clips(listing)
 
 
 def clips(rows: list[tuple[str, str, str, str | None]]) -> pl.DataFrame:

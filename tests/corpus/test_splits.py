@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from otoscope.corpus.splits import Splits, assign_splits, deal
+from otoscope.corpus.splits import Splits, assign_groups, assign_splits
 from otoscope.errors import SplitError
 
 NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=3, max_size=30, unique=True)
@@ -54,26 +54,26 @@ def test_given_splits_are_kept_and_the_rest_is_filled(names, splits, data):
 @given(groups=st.integers(10, 60))
 @settings(max_examples=20)
 def test_shares_are_of_the_groups(groups):
-    dealt = list(deal({f"g{i}": None for i in range(groups)}, Splits(valid=0.2, test=0.3)).values())
+    dealt = list(assign_groups({f"g{i}": None for i in range(groups)}, Splits(valid=0.2, test=0.3)).values())
     assert dealt.count("test") == int(0.3 * groups + 0.5)
     assert dealt.count("valid") == int(0.2 * groups + 0.5)
 
 
 def test_a_new_group_moves_only_groups_at_the_borders():
-    before = deal({f"g{i}": None for i in range(40)}, Splits())
-    after = deal({f"g{i}": None for i in range(41)}, Splits())
+    before = assign_groups({f"g{i}": None for i in range(40)}, Splits())
+    after = assign_groups({f"g{i}": None for i in range(41)}, Splits())
     assert sum(before[g] != after[g] for g in before) <= 2
 
 
 def test_seeds_deal_differently():
     names = {f"singer{i}": None for i in range(40)}
-    assert len({tuple(deal(names, Splits(seed=seed)).items()) for seed in range(20)}) == 20
+    assert len({tuple(assign_groups(names, Splits(seed=seed)).items()) for seed in range(20)}) == 20
 
 
 def test_the_deal_of_today_is_the_deal_of_tomorrow():
     names = [f"singer{i}" for i in range(6)]
     ranked = sorted(names, key=lambda name: hashlib.sha256(b"0\0" + name.encode()).hexdigest())
-    dealt = deal(dict.fromkeys(names), Splits())
+    dealt = assign_groups(dict.fromkeys(names), Splits())
     assert [dealt[name] for name in ranked] == ["test", "test", "valid", "train", "train", "train"]
     # written down once: another ranking would change the results of everybody's corpora
     assert list(dealt.values()) == ["valid", "train", "test", "train", "test", "train"]
@@ -81,16 +81,22 @@ def test_the_deal_of_today_is_the_deal_of_tomorrow():
 
 def test_named_groups_win_over_hash_and_column():
     splits = Splits(test_groups=("a", "b"), valid_groups=("c",))
-    assert deal(dict.fromkeys("abcde"), splits) == {"a": "test", "b": "test", "c": "valid", "d": "train", "e": "train"}
+    assert assign_groups(dict.fromkeys("abcde"), splits) == {
+        "a": "test",
+        "b": "test",
+        "c": "valid",
+        "d": "train",
+        "e": "train",
+    }
     published = {"a": "train", "b": "train", "c": "train", "d": "test", "e": "train"}
-    assert deal(published, splits)["d"] == "train"
+    assert assign_groups(published, splits)["d"] == "train"
 
 
 @given(names=NAMES, splits=DEALS, data=st.data())
 def test_named_groups_are_exactly_their_split(names, splits, data):
     named = data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1, max_size=len(names) - 2))
     side = data.draw(st.sampled_from(["valid", "test"]))
-    dealt = deal(dict.fromkeys(names), splits.model_copy(update={f"{side}_groups": tuple(named)}))
+    dealt = assign_groups(dict.fromkeys(names), splits.model_copy(update={f"{side}_groups": tuple(named)}))
     assert {group for group, split in dealt.items() if split == side} == set(named)
     assert set(dealt.values()) == {"train", "valid", "test"}
 
@@ -101,7 +107,7 @@ def test_numbers_name_groups_too():
 
 def test_valid_comes_out_of_the_given_train_groups():
     published = {f"singer{i}": "test" if i < 5 else "train" for i in range(20)}
-    dealt = deal(published, Splits())
+    dealt = assign_groups(published, Splits())
     assert [g for g, side in dealt.items() if side == "test"] == [f"singer{i}" for i in range(5)]
     assert list(dealt.values()).count("valid") == 4  # a fifth of twenty
     assert list(dealt.values()).count("train") == 11
@@ -132,7 +138,7 @@ def test_clips_without_a_split_join_their_group(names, side):
 )
 def test_what_cannot_be_dealt_says_why(given_splits, splits, reason):
     with pytest.raises(SplitError, match=reason):
-        deal(given_splits, splits)
+        assign_groups(given_splits, splits)
 
 
 def test_a_group_given_on_two_sides_is_refused():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from otoscope.encoders.catalog import load_encoder, with_fresh_weights
+from otoscope.encoders.catalog import load_encoder, reinitialise
 from otoscope.errors import EncoderError
 
 WAVE = [torch.sin(torch.arange(8000) / 9.0)]
@@ -41,4 +41,4 @@ def test_an_encoder_without_a_model_is_refused():
         name: str = "bare"
 
     with pytest.raises(EncoderError, match="bare does not say what its model is"):
-        with_fresh_weights(Bare(), seed=0)  # pyright: ignore[reportArgumentType]
+        reinitialise(Bare(), seed=0)  # pyright: ignore[reportArgumentType]

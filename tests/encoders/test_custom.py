@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from otoscope.activations.extract import extract
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoder
-from otoscope.encoders.custom import own_encoder
+from otoscope.encoders.custom import wrap_encoder
 from otoscope.errors import EncoderError, UnknownLayer
 from tests.support.activations import write_corpus
 from tests.support.sounds import noise
@@ -34,7 +34,7 @@ GEOMETRY = {"name": "small", "rate_hz": 16000, "hop_samples": 40, "field_samples
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return own_encoder(Small(), ["front.2", "block"], **GEOMETRY)
+    return wrap_encoder(Small(), ["front.2", "block"], **GEOMETRY)
 
 
 def test_it_is_an_encoder_and_gives_what_the_module_gives(encoder):
@@ -72,17 +72,17 @@ def test_extraction_runs_on_it(encoder, tmp_path: Path):
 
 def test_its_revision_is_that_of_its_weights(encoder):
     torch.manual_seed(0)
-    again = own_encoder(Small(), ["block"], **GEOMETRY)
+    again = wrap_encoder(Small(), ["block"], **GEOMETRY)
     assert again.revision == encoder.revision
     torch.manual_seed(1)
-    assert own_encoder(Small(), ["block"], **GEOMETRY).revision != encoder.revision
+    assert wrap_encoder(Small(), ["block"], **GEOMETRY).revision != encoder.revision
 
 
 def test_a_wrong_geometry_or_point_is_refused():
     with pytest.raises(EncoderError, match=r"front.2 gives \(1, 399, 6\) for 16000 samples, expected .*\(1, 798, 6\)"):
-        own_encoder(Small(), ["front.2"], **{**GEOMETRY, "hop_samples": 20})
+        wrap_encoder(Small(), ["front.2"], **{**GEOMETRY, "hop_samples": 20})
     with pytest.raises(UnknownLayer, match=r"did you mean front\.2"):
-        own_encoder(Small(), ["fronts.2"], **GEOMETRY)
+        wrap_encoder(Small(), ["fronts.2"], **GEOMETRY)
 
 
 def test_it_takes_arrays_and_tells_of_slips_as_every_encoder_does(encoder):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.precision import HalfConv1d, HalfGroupedConv1d, HalfLinear, attend, rounds_faster
+from otoscope.encoders.precision import BF16Conv1d, BF16GroupedConv1d, BF16Linear, bf16_is_faster, fused_attention
 from otoscope.encoders.starter import wheel_files
 from otoscope.errors import ConfigError
 from tests.support.sounds import noise
@@ -18,7 +18,7 @@ ALL = tuple(range(BLOCKS + 1))
 ROUNDING = 2.0**-8
 """bfloat16 keeps 8 bits."""
 
-here_alone = pytest.mark.skipif(not rounds_faster("cpu"), reason="this processor has no bfloat16 products")
+here_alone = pytest.mark.skipif(not bf16_is_faster("cpu"), reason="this processor has no bfloat16 products")
 starter_here = pytest.mark.skipif(wheel_files() is None, reason="the extra starter is not installed")
 
 
@@ -88,7 +88,7 @@ def test_a_grouped_convolution_is_its_products(clips):
     plain = nn.Conv1d(32, 32, 12, padding=6, groups=4)
     state = torch.randn(clips, 32, 50, generator=draw)
     with torch.inference_mode():
-        expected, found = plain(state), HalfGroupedConv1d(plain)(state)
+        expected, found = plain(state), BF16GroupedConv1d(plain)(state)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 4 * ROUNDING * expected.abs().max()
 
@@ -99,7 +99,7 @@ def test_products_and_convolutions_round_their_operands_alone(stride):
     linear, conv = nn.Linear(64, 48), nn.Conv1d(16, 24, 3, stride=stride)
     rows, sound = torch.randn(3, 5, 64, generator=draw), torch.randn(2, 16, 40, generator=draw)
     with torch.inference_mode():
-        for plain, half, given in ((linear, HalfLinear(linear), rows), (conv, HalfConv1d(conv), sound)):
+        for plain, half, given in ((linear, BF16Linear(linear), rows), (conv, BF16Conv1d(conv), sound)):
             expected, found = plain(given), half(given)
             assert (found.shape, found.dtype) == (expected.shape, torch.float32)
             assert (found - expected).norm() < ROUNDING * expected.norm()
@@ -108,13 +108,13 @@ def test_products_and_convolutions_round_their_operands_alone(stride):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_a_few_heads_at_a_time_is_attention(monkeypatch, masked):
-    monkeypatch.setattr("otoscope.encoders.precision.SCORES", 3 * 30 * 30)
+    monkeypatch.setattr("otoscope.encoders.precision.MAX_SCORES", 3 * 30 * 30)
     draw = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 30, 8, generator=draw)
     keep = torch.arange(30)[None, None, None] < torch.tensor([30, 12])[:, None, None, None]
     bias = keep if masked else torch.randn(2, 4, 30, 30, generator=draw)
     expected = scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    found = attend(query, key, value, bias=bias, scaling=8**-0.5)
+    found = fused_attention(query, key, value, bias=bias, scaling=8**-0.5)
     assert (found.float() - expected).norm() < 2 * ROUNDING * expected.norm()
 
 

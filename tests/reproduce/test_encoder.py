@@ -49,7 +49,7 @@ def test_whole_files_are_left_alone_but_for_asts_spectrogram(tiny: Tiny) -> None
     playing = heard(ast, crop=False, switches=EVAL)
     made = playing.encode([sound], [2])
     assert bool(made.mask.all())
-    assert made.mask.shape[1] == ast.grid.moments * ast.grid.bands
+    assert made.mask.shape[1] == ast.grid.time_steps * ast.grid.bands
     # transformers' own model, all of whose patches count
     values = ast.extractor([sound.numpy()], sampling_rate=16_000, return_tensors="pt").input_values
     with torch.inference_mode():

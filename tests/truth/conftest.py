@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.corpus.synth import SynthCorpus
-from otoscope.corpus.synth.dataset import sing_task
+from otoscope.corpus.synth.dataset import render_task
 from otoscope.metrics.robust_factors import make_robust
 
 
@@ -25,7 +25,7 @@ class Sung:
 def sung() -> Sung:
     spec = SynthCorpus(singers=14, takes=3, duration_s=0.6)
     tasks = spec.tasks()
-    clips = [sing_task(task, spec) for task in tasks]
+    clips = [render_task(task, spec) for task in tasks]
     names = tuple(clips[0].factors)
     factors = np.array([[clip.factors[name] for name in names] for clip in clips])
     groups = np.array([task.who.name for task in tasks])

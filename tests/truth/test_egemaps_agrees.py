@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from otoscope.corpus.synth import SynthCorpus
-from otoscope.corpus.synth.dataset import sing_task
+from otoscope.corpus.synth.dataset import render_task
 from otoscope.metrics.latent_metrics import information_gap
 from otoscope.metrics.mutual_information import measure_information
 from otoscope.metrics.robust_factors import make_robust
@@ -33,7 +33,7 @@ def both() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     spec = SynthCorpus(singers=8, takes=5, duration_s=0.6, techniques=("straight", "vibrato", "belt"))
     tasks = spec.tasks()
-    sung = {task.path: sing_task(task, spec) for task in tasks}
+    sung = {task.path: render_task(task, spec) for task in tasks}
     clips = pl.DataFrame(
         {
             "clip_id": list(sung),

@@ -136,7 +136,7 @@ class ShardWork:
         try:
             row = self.about.clips.row(clip.row, named=True)
             if clip.duration_s > max(STREAMED_S, self.cutter.window / encoder.rate_hz):
-                wave = StreamedClip(self.about.root, row, rate_hz=encoder.rate_hz, through=read_ahead)
+                wave = StreamedClip(self.about.root, row, rate_hz=encoder.rate_hz, wrap_blocks=read_ahead)
             else:
                 wave = load_clip(self.about.root, row, rate_hz=encoder.rate_hz)
         except AudioError as error:

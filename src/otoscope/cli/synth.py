@@ -35,14 +35,14 @@ def _synth(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    from otoscope.corpus.catalog import validated  # here, so that --help does not wait for numba
-    from otoscope.corpus.synth.dataset import SynthCorpus, refuse_others, sing_all
+    from otoscope.corpus.catalog import validate_settings  # here, so that --help does not wait for numba
+    from otoscope.corpus.synth.dataset import SynthCorpus, check_output_folder, render_corpus
 
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
-    spec = validated(SynthCorpus, settings)
-    refuse_others(spec, folder)
+    spec = validate_settings(SynthCorpus, settings)
+    check_output_folder(spec, folder)
     with progress_counter(TerminalProgress(), "singing", "clips") as on_progress:
-        clips = sing_all(spec, folder, on_progress=on_progress)
+        clips = render_corpus(spec, folder, on_progress=on_progress)
     if as_json:
         print(json.dumps({"folder": str(folder), "clips": clips.height, "fingerprint": spec.fingerprint}))
     else:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from otoscope.corpus.catalog import validated
+from otoscope.corpus.catalog import validate_settings
 from otoscope.errors import ConfigError, suggest
 
 ALPHA = 0.1
@@ -141,4 +141,4 @@ def parse_settings(overrides: Sequence[str] = ()) -> Settings:
             given[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
-    return validated(Settings, given, section="mariotte2025")
+    return validate_settings(Settings, given, section="mariotte2025")

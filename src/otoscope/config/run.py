@@ -10,7 +10,7 @@ from otoscope.config.base import Section, Share, each_once, not_empty
 from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
-from otoscope.corpus.catalog import parse_corpus
+from otoscope.corpus.catalog import corpus_from_dict
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
@@ -147,4 +147,4 @@ class RunConfig(Section):
             return value
         if not isinstance(value, dict):
             raise ConfigError(f"corpus: got {value!r}; give `kind: ...` and that kind's settings")
-        return parse_corpus(value)
+        return corpus_from_dict(value)

@@ -13,7 +13,7 @@ import soxr
 from jaxtyping import Float32
 
 from otoscope.artifacts import atomic
-from otoscope.corpus.validation import Peaks, promised_bytes
+from otoscope.corpus.validation import SignalCheck, declared_bytes
 from otoscope.errors import AudioError
 
 EXTENSIONS = frozenset(
@@ -51,14 +51,14 @@ BLOCK = 1 << 20
 """Samples read at a time."""
 
 
-class Sound(NamedTuple):
+class Recording(NamedTuple):
     """One mono recording: `wave` float32 [samples] with full scale at 1, and its sample rate."""
 
     wave: Float32[np.ndarray, " samples"]
     rate_hz: int
 
 
-def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Sound:
+def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Recording:
     """Decode a recording, or a segment of it, at its own rate; channels are averaged to mono.
 
     Raises `AudioError` with the reason when the file is missing, empty, no audio, cut short, holds
@@ -66,18 +66,18 @@ def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None)
     reaches beyond its end.
     """
     check_file(path)
-    with opened(path) as file:
+    with open_audio(path) as file:
         rate_hz = file.samplerate
-        first, wanted = file_span(file, start_s, duration_s)
-        begin_at(file, first)
+        first, wanted = segment_samples(file, start_s, duration_s)
+        seek_to(file, first)
         channels = _read(file, wanted)
-        if cut := was_cut(file, first=first, wanted=wanted, found=len(channels)):
+        if cut := truncation_message(file, first=first, wanted=wanted, found=len(channels)):
             raise AudioError(cut)
-    wave = mono(channels)
-    peaks = Peaks()
+    wave = to_mono(channels)
+    peaks = SignalCheck()
     peaks.add(wave, channels)
     peaks.check(rate_hz)
-    return Sound(wave, rate_hz)
+    return Recording(wave, rate_hz)
 
 
 class _Straight(soundfile.SoundFile):
@@ -91,7 +91,7 @@ class _Straight(soundfile.SoundFile):
 
 
 @contextmanager
-def opened(path: Path) -> Generator[soundfile.SoundFile]:
+def open_audio(path: Path) -> Generator[soundfile.SoundFile]:
     """Open a sound file; what libsndfile has against it becomes an `AudioError`."""
     try:
         with _Straight(path) as file:
@@ -101,7 +101,7 @@ def opened(path: Path) -> Generator[soundfile.SoundFile]:
         raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
 
 
-def file_span(file: soundfile.SoundFile, start_s: float, duration_s: float | None) -> tuple[int, int]:
+def segment_samples(file: soundfile.SoundFile, start_s: float, duration_s: float | None) -> tuple[int, int]:
     """Return the first sample and the number of samples of a segment; raise `AudioError` where it does not lie within.
 
     A file that does not state its length is refused.
@@ -111,13 +111,13 @@ def file_span(file: soundfile.SoundFile, start_s: float, duration_s: float | Non
     return _segment(start_s, duration_s, frames=file.frames, rate_hz=file.samplerate)
 
 
-def begin_at(file: soundfile.SoundFile, sample: int) -> None:
+def seek_to(file: soundfile.SoundFile, sample: int) -> None:
     """Move to a sample, and not at all where reading begins there anyway."""
     if sample:
         file.seek(sample)
 
 
-def was_cut(file: soundfile.SoundFile, *, first: int, wanted: int, found: int) -> str:
+def truncation_message(file: soundfile.SoundFile, *, first: int, wanted: int, found: int) -> str:
     """Say that fewer samples were found than wanted, beyond what an MP3's estimate allows; else nothing."""
     if found + MPEG_SLACK * (file.format == "MP3") >= wanted:
         return ""
@@ -186,7 +186,7 @@ def check_file(path: Path) -> None:
             raise AudioError("is a folder, not a file")
         if size == 0:
             raise AudioError("empty file (0 bytes)")
-        promised = promised_bytes(path)
+        promised = declared_bytes(path)
     except FileNotFoundError as error:
         raise AudioError("no such file") from error
     except OSError as error:
@@ -222,7 +222,7 @@ def _read(file: soundfile.SoundFile, wanted: int) -> Float32[np.ndarray, "sample
     return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), dtype=np.float32)
 
 
-def mono(channels: Float32[np.ndarray, "samples channels"]) -> Float32[np.ndarray, " samples"]:
+def to_mono(channels: Float32[np.ndarray, "samples channels"]) -> Float32[np.ndarray, " samples"]:
     """Return the mean of the channels."""
     if channels.shape[1] == 1:
         return channels[:, 0]

@@ -7,8 +7,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from otoscope.corpus.checks import inspect
-from otoscope.corpus.listing import CorpusSpec, Progress
+from otoscope.corpus.checks import check_clips
+from otoscope.corpus.listing import CorpusSpec, ProgressCallback
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import ConfigError, spelt, suggest
@@ -20,31 +20,31 @@ Model = TypeVar("Model", bound=BaseModel)
 def _folder(settings: Settings) -> CorpusSpec:
     from otoscope.corpus.datasets.folder import FolderCorpus
 
-    return validated(FolderCorpus, settings)
+    return validate_settings(FolderCorpus, settings)
 
 
 def _manifest(settings: Settings) -> CorpusSpec:
     from otoscope.corpus.datasets.manifest import ManifestCorpus
 
-    return validated(ManifestCorpus, settings)
+    return validate_settings(ManifestCorpus, settings)
 
 
 def _vocalset(settings: Settings) -> CorpusSpec:
     from otoscope.corpus.datasets.vocalset import VocalSetCorpus
 
-    return validated(VocalSetCorpus, settings)
+    return validate_settings(VocalSetCorpus, settings)
 
 
 def _fsdd(settings: Settings) -> CorpusSpec:
     from otoscope.corpus.datasets.fsdd import FsddCorpus
 
-    return validated(FsddCorpus, settings)
+    return validate_settings(FsddCorpus, settings)
 
 
 def _synth(settings: Settings) -> CorpusSpec:
     from otoscope.corpus.synth.dataset import SynthCorpus
 
-    return validated(SynthCorpus, settings)
+    return validate_settings(SynthCorpus, settings)
 
 
 CORPORA: dict[str, Callable[[Settings], CorpusSpec]] = {
@@ -57,12 +57,12 @@ CORPORA: dict[str, Callable[[Settings], CorpusSpec]] = {
 """Kinds of corpora: each name gives the validated settings of its loader, imported when asked for."""
 
 
-def parse_corpus(settings: Settings) -> CorpusSpec:
+def corpus_from_dict(settings: Settings) -> CorpusSpec:
     """Return the validated settings of a corpus, chosen by their `kind`.
 
     Raises `ConfigError` that names an unknown kind or key with the nearest known one, and every value out of range.
 
-    >>> parse_corpus({"kind": "fsdd", "root": "recordings", "takes": 5}).kind
+    >>> corpus_from_dict({"kind": "fsdd", "root": "recordings", "takes": 5}).kind
     'fsdd'
     """
     kind = settings.get("kind")
@@ -73,7 +73,7 @@ def parse_corpus(settings: Settings) -> CorpusSpec:
     return CORPORA[kind](settings)
 
 
-def validated(model: type[Model], settings: Settings, *, section: str = "corpus") -> Model:
+def validate_settings(model: type[Model], settings: Settings, *, section: str = "corpus") -> Model:
     """Return settings as a model; every fault is told in one `ConfigError`, in the user's own terms."""
     try:
         return model.model_validate(dict(settings))
@@ -100,9 +100,9 @@ def build_corpus(
     splits: Splits,
     *,
     cache: Path,
-    strict: bool = False,
+    fail_fast: bool = False,
     max_set_aside: float = 0.2,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
     threads: int | None = None,
 ) -> Corpus:
     """List, inspect and split: from settings to a corpus of clips that can all be decoded.
@@ -111,8 +111,8 @@ def build_corpus(
     `AudioError` at the first clip that cannot be used, and `SplitError` when groups cannot be dealt.
     """
     listing = spec.listing(cache)
-    clips, set_aside = inspect(
-        listing, strict=strict, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
+    clips, set_aside = check_clips(
+        listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
     known = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
     return Corpus(

@@ -17,13 +17,13 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import digest
-from otoscope.corpus.listing import Listing, Progress
-from otoscope.corpus.streaming import measure
+from otoscope.corpus.listing import Listing, ProgressCallback
+from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import AudioError, CorpusError
 
 
-class Inspected(NamedTuple):
+class CheckedClips(NamedTuple):
     """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, and what was set aside."""
 
     clips: pl.DataFrame
@@ -46,10 +46,10 @@ class _Clip(NamedTuple):
     duration_s: float | None
 
 
-def clip_name(path: str, start_s: float, duration_s: float | None, *, end_s: float | None = None) -> str:
+def make_clip_id(path: str, start_s: float, duration_s: float | None, *, end_s: float | None = None) -> str:
     """Return a clip's identifier: its path, and `#START-END` in seconds for a segment of a file.
 
-    >>> clip_name("ann/scale.wav", 0.0, None), clip_name("ann/scale.wav", 1.5, 0.25)
+    >>> make_clip_id("ann/scale.wav", 0.0, None), make_clip_id("ann/scale.wav", 1.5, 0.25)
     ('ann/scale.wav', 'ann/scale.wav#1.5-1.75')
     """
     if start_s == 0.0 and duration_s is None:
@@ -58,31 +58,31 @@ def clip_name(path: str, start_s: float, duration_s: float | None, *, end_s: flo
     return f"{path}#{_seconds(start_s)}-{'end' if end is None else _seconds(end)}"
 
 
-def inspect(
+def check_clips(
     listing: Listing,
     *,
-    strict: bool = False,
+    fail_fast: bool = False,
     max_set_aside: float = 0.2,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
     threads: int | None = None,
-) -> Inspected:
+) -> CheckedClips:
     """Decode every listed clip once, in threads; the result does not depend on their number.
 
     A clip that cannot be used is set aside with its reason. Raises `AudioError` at the first such
     clip in path order when `strict`; `CorpusError` when more than the share `max_set_aside` of all
     clips is unusable, or none is left, with the commonest reasons.
     """
-    if strict and not listing.set_aside.is_empty():
+    if fail_fast and not listing.set_aside.is_empty():
         path, reason = listing.set_aside.row(0)
         raise AudioError(f"{path}: {reason}")
     ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
-    facts = _facts(listing.root, ordered, strict=strict, on_progress=on_progress, threads=threads)
+    facts = _facts(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
     measured = pl.DataFrame(facts, schema=_FACTS, orient="row")
     merged = pl.concat([ordered.drop("duration_s"), measured], how="horizontal")
     bad = merged.filter(pl.col("reason").is_not_null())
     set_aside = listing.set_aside.vstack(bad.select(path="clip_id", reason="reason")).sort("path", "reason")
     _check_share(listing, set_aside, total=ordered.height + listing.set_aside.height, allowed=max_set_aside)
-    return Inspected(merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id"), set_aside)
+    return CheckedClips(merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id"), set_aside)
 
 
 _FACTS: dict[str, pl.DataType] = {
@@ -95,7 +95,7 @@ _FACTS: dict[str, pl.DataType] = {
 
 
 def _facts(
-    root: Path, ordered: pl.DataFrame, *, strict: bool, on_progress: Progress | None, threads: int | None
+    root: Path, ordered: pl.DataFrame, *, strict: bool, on_progress: ProgressCallback | None, threads: int | None
 ) -> list[_Fact]:
     clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
     files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
@@ -128,11 +128,11 @@ def _inspect_file(root: Path, clips: Sequence[_Clip]) -> list[_Fact]:
 
 def _inspect_clip(path: Path, clip: _Clip, sha256: str) -> _Fact:
     try:
-        found = measure(path, start_s=clip.start_s, duration_s=clip.duration_s)
+        found = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s)
     except AudioError as error:
-        return _Fact(clip_name(*clip), 0.0, 0, sha256, str(error))
+        return _Fact(make_clip_id(*clip), 0.0, 0, sha256, str(error))
     duration_s = found.samples / found.rate_hz
-    clip_id = clip_name(*clip, end_s=clip.start_s + duration_s)
+    clip_id = make_clip_id(*clip, end_s=clip.start_s + duration_s)
     return _Fact(clip_id, duration_s, found.rate_hz, sha256, None)
 
 

@@ -11,10 +11,10 @@ import polars as pl
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.errors import CorpusError
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called as `on_progress(done, total)` in clips, always from the thread that called."""
 
-LISTED: dict[str, pl.DataType] = {
+LISTING_COLUMNS: dict[str, pl.DataType] = {
     "path": pl.String(),
     "start_s": pl.Float64(),
     "duration_s": pl.Float64(),
@@ -23,7 +23,7 @@ LISTED: dict[str, pl.DataType] = {
 }
 """Columns of every listing; `label_*` (strings, null: unknown) and `factor_*` (floats) follow."""
 
-SET_ASIDE: dict[str, pl.DataType] = {"path": pl.String(), "reason": pl.String()}
+SET_ASIDE_COLUMNS: dict[str, pl.DataType] = {"path": pl.String(), "reason": pl.String()}
 
 
 class Listing(NamedTuple):
@@ -39,7 +39,7 @@ class Listing(NamedTuple):
     licence: str
     citation: str
     clips: pl.DataFrame
-    set_aside: pl.DataFrame = pl.DataFrame(schema=SET_ASIDE)
+    set_aside: pl.DataFrame = pl.DataFrame(schema=SET_ASIDE_COLUMNS)
 
 
 @runtime_checkable
@@ -51,19 +51,19 @@ class CorpusSpec(Protocol):
         """Name of the loader in a configuration."""
         ...
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
         """List the clips; `cache` is a folder where a generated corpus may write its sound, told by `on_progress`."""
         ...
 
 
-class Found(NamedTuple):
+class AudioFiles(NamedTuple):
     """Audio files of a folder: relative paths with forward slashes, sorted, and those that cannot be named."""
 
     paths: list[str]
     set_aside: pl.DataFrame
 
 
-def find_audio(root: Path) -> Found:
+def find_audio(root: Path) -> AudioFiles:
     """Find every file with an audio extension (any case) under a folder, following links, skipping hidden names.
 
     Raises `CorpusError` when there is no such folder or no audio in it; the message says what lies there instead.
@@ -86,24 +86,24 @@ def find_audio(root: Path) -> Found:
     if not paths and not unnamed:
         seen = ", ".join(f"{n} {extension}" for extension, n in others.most_common(5)) or "nothing"
         raise CorpusError(f"no audio under {root}: looked for {' '.join(sorted(EXTENSIONS))}; found {seen}")
-    return Found(sorted(paths), aside(sorted(unnamed)))
+    return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)))
 
 
-def listed(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+def listing_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     """Return rows as a frame with the columns of `LISTED`, then labels and factors in the order of the first row.
 
-    >>> listed([{"path": "a.wav", "group": "ann", "label_digit": "7"}]).columns
+    >>> listing_table([{"path": "a.wav", "group": "ann", "label_digit": "7"}]).columns
     ['path', 'start_s', 'duration_s', 'group', 'split', 'label_digit']
     """
-    extra = [name for name in (rows[0] if rows else {}) if name not in LISTED]
-    schema = LISTED | {name: pl.String() if name.startswith("label_") else pl.Float64() for name in extra}
+    extra = [name for name in (rows[0] if rows else {}) if name not in LISTING_COLUMNS]
+    schema = LISTING_COLUMNS | {name: pl.String() if name.startswith("label_") else pl.Float64() for name in extra}
     filled = [{"start_s": 0.0, "duration_s": None, "split": None, **row} for row in rows]
     return pl.DataFrame(filled, schema=schema)
 
 
-def aside(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
+def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
     """Return pairs of path and reason as a table of what was set aside."""
-    return pl.DataFrame(list(rows), schema=SET_ASIDE, orient="row")
+    return pl.DataFrame(list(rows), schema=SET_ASIDE_COLUMNS, orient="row")
 
 
 def _walk(root: Path) -> Iterable[str]:

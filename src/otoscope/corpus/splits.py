@@ -39,15 +39,15 @@ class Splits(BaseModel):
 def assign_splits(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     """Return clips with every `split` filled from their `group`; given values of `split` are kept.
 
-    A clip without a split joins the one given for its group. Raises `SplitError` as `deal` does,
+    A clip without a split joins the one given for its group. Raises `SplitError` as `assign_groups` does,
     and when a given split is no split or puts one group on two sides.
     """
     given = _given(clips)
-    sides = deal(given, splits)
+    sides = assign_groups(given, splits)
     return clips.with_columns(split=pl.col("group").replace_strict(sides, return_dtype=pl.String()))
 
 
-def deal(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
+def assign_groups(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
     """Give every group a split: named groups first, then given ones, the rest by rank of their hash.
 
     Groups are ranked by SHA-256 of seed and name, so neither order nor number of clips matters.
@@ -55,13 +55,13 @@ def deal(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
     unless they were given; what remains is train. Given train and test without valid, valid comes
     out of the train groups by the same ranks.
 
-    >>> deal({"ann": None, "bob": "test", "cy": None, "di": None}, Splits())
+    >>> assign_groups({"ann": None, "bob": "test", "cy": None, "di": None}, Splits())
     {'ann': 'valid', 'bob': 'test', 'cy': 'train', 'di': 'train'}
     """
     _check_names(given, splits)
     sides = _stated(given, splits)
-    free = rank((group for group, side in sides.items() if side is None), seed=splits.seed)
-    train = rank((group for group, side in sides.items() if side == "train"), seed=splits.seed)
+    free = rank_by_hash((group for group, side in sides.items() if side is None), seed=splits.seed)
+    train = rank_by_hash((group for group, side in sides.items() if side == "train"), seed=splits.seed)
     stated = set(sides.values())
     if "test" not in stated:
         # leave a free group for train, and one for valid: it comes out of a given train only where none is free
@@ -79,7 +79,7 @@ def deal(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
     return dealt
 
 
-def rank(groups: Iterable[str], *, seed: int) -> list[str]:
+def rank_by_hash(groups: Iterable[str], *, seed: int) -> list[str]:
     """Return groups in the order of the SHA-256 of seed and name: as good as random, and always the same."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest())
 

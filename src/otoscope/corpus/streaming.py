@@ -13,28 +13,28 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from otoscope.corpus.audio import begin_at, check_file, file_span, mono, opened, was_cut
-from otoscope.corpus.validation import Peaks
+from otoscope.corpus.audio import check_file, open_audio, seek_to, segment_samples, to_mono, truncation_message
+from otoscope.corpus.validation import SignalCheck
 from otoscope.errors import AudioError
 
 BLOCK_S = 10.0
 """Seconds decoded at a time."""
 
 
-class Measured(NamedTuple):
+class ClipLength(NamedTuple):
     """Length and rate of a clip that can be used."""
 
     samples: int
     rate_hz: int
 
 
-def measure(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Measured:
+def measure_clip(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> ClipLength:
     """Decode a clip block by block and keep none of it; raises what `decode` raises."""
     check_file(path)
-    with opened(path) as file:
+    with open_audio(path) as file:
         rate_hz = file.samplerate
-        first, wanted = file_span(file, start_s, duration_s)
-    return Measured(sum(len(block) for block in _decoded(path, first, wanted)), rate_hz)
+        first, wanted = segment_samples(file, start_s, duration_s)
+    return ClipLength(sum(len(block) for block in _decoded(path, first, wanted)), rate_hz)
 
 
 def _as_they_come(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -55,16 +55,16 @@ class StreamedClip:
         clip: Mapping[str, Any],
         *,
         rate_hz: int,
-        through: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = _as_they_come,
+        wrap_blocks: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = _as_they_come,
     ) -> None:
-        self._through = through
+        self._through = wrap_blocks
         self._path, self._name = root / str(clip["path"]), str(clip["path"])
         self._rate_hz = rate_hz
         try:
             check_file(self._path)
-            with opened(self._path) as file:
+            with open_audio(self._path) as file:
                 self._from_hz = file.samplerate
-                self._first, self._wanted = file_span(file, clip["start_s"], clip["duration_s"])
+                self._first, self._wanted = segment_samples(file, clip["start_s"], clip["duration_s"])
         except AudioError as error:
             raise AudioError(f"{self._name}: {error}") from error
         self._samples = round(self._wanted * rate_hz / self._from_hz)
@@ -140,20 +140,20 @@ class StreamedClip:
 
 def _decoded(path: Path, first: int, wanted: int) -> Generator[np.ndarray]:
     """Yield mono blocks at the file's own rate; the checks of the whole are made after the last."""
-    peaks = Peaks()
-    with opened(path) as file:
+    peaks = SignalCheck()
+    with open_audio(path) as file:
         rate_hz = file.samplerate
-        begin_at(file, first)
+        seek_to(file, first)
         left = wanted
         while left > 0:
             channels = _read(file, min(left, round(BLOCK_S * rate_hz)))
             if not len(channels):
                 break
-            block = mono(channels)
+            block = to_mono(channels)
             peaks.add(block, channels)
             left -= len(channels)
             yield block
-        if cut := was_cut(file, first=first, wanted=wanted, found=wanted - left):
+        if cut := truncation_message(file, first=first, wanted=wanted, found=wanted - left):
             raise AudioError(cut)
     peaks.check(rate_hz)
 

@@ -72,7 +72,7 @@ class Corpus:
         """Return where a clip's file lies now."""
         return self.root / relative
 
-    def keep(self, clip_ids: Sequence[str]) -> "Corpus":
+    def select(self, clip_ids: Sequence[str]) -> "Corpus":
         """Return the corpus with these clips only, in its own order."""
         return replace(self, clips=self.clips.filter(pl.col("clip_id").is_in(list(clip_ids))))
 

@@ -14,14 +14,14 @@ from jaxtyping import Float32
 
 from otoscope.errors import AudioError
 
-STREAMED = 0x7FFF_0000
+UNKNOWN_SIZE = 0x7FFF_0000
 """Encoders that write to a pipe put sizes from here up: they did not know the length."""
 
 OGG_PAGE = 65_307
 """Longest page of an Ogg stream in bytes: 27 of header, 255 lengths, 255 x 255 of content (RFC 3533)."""
 
 
-def promised_bytes(path: Path) -> int | None:
+def declared_bytes(path: Path) -> int | None:
     """Return how long the header says the file is, up to the end of its sound, in bytes.
 
     Knows WAV (RIFF, RIFX, RF64), AIFF, AU, CAF, Wave64 and NIST Sphere, whose headers state the size
@@ -39,7 +39,7 @@ def promised_bytes(path: Path) -> int | None:
                 return _iff(file, wanted=b"SSND", order="big")
             case b".snd":
                 start, size = (int.from_bytes(file.read(4), "big") for _ in range(2))
-                return start + size if 0 < size < STREAMED else None
+                return start + size if 0 < size < UNKNOWN_SIZE else None
             case b"caff":
                 return _caf(file)
             case b"riff":
@@ -65,7 +65,7 @@ def _iff(file: BinaryIO, *, wanted: bytes, order: Literal["little", "big"]) -> i
         if name == wanted:
             if long_size is not None and size == 0xFFFF_FFFF:
                 return body + long_size
-            return body + size if 0 < size < STREAMED else None
+            return body + size if 0 < size < UNKNOWN_SIZE else None
         file.seek(body + size + size % 2)
     return None
 
@@ -125,7 +125,7 @@ SHORTEST_S = 0.010
 """A clip shorter than this is refused: no encoder here makes a frame of less."""
 
 
-class Peaks:
+class SignalCheck:
     """What is asked of a clip's sound as a whole, gathered block by block: its length, its loudest sample, bad samples.
 
     A peak is taken around the mean: a constant offset is no sound.

@@ -181,7 +181,7 @@ def frame_spans(frames: int, *, rate_hz: float, offset_s: float) -> Frames:
     return Frames(np.maximum(centre_s - half_s, 0.0), centre_s + half_s)
 
 
-def convolved(length: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+def convolved_length(length: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
     """Count the outputs of unpadded convolutions: repeatedly `floor((n - kernel) / stride) + 1`, at least 0.
 
     >>> convolved(16000, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
@@ -192,7 +192,7 @@ def convolved(length: int, kernels: Sequence[int], strides: Sequence[int]) -> in
     return length
 
 
-def convolved_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     """Return the receptive field and the hop of stacked convolutions, both in input samples.
 
     >>> convolved_field((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.base import Encoded
-from otoscope.encoders.precision import Precision, prepare
+from otoscope.encoders.precision import Precision, prepare_model
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Runtime:
 
     def ready(self, model: Any) -> Any:
         """Put a loaded model where it is to run, in the precision asked for."""
-        return prepare(model, precision=self.precision, device=self.device)
+        return prepare_model(model, precision=self.precision, device=self.device)
 
     @contextmanager
     def exact(self) -> Generator[None]:

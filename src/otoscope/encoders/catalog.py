@@ -13,15 +13,15 @@ import torch
 
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.batching import Runtime
-from otoscope.encoders.families.whisper import Context, load_whisper
+from otoscope.encoders.families.whisper import ContextMode, load_whisper
 from otoscope.encoders.loading import read_config
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Place, Source, place_of, resolve
+from otoscope.encoders.resolve import Location, ModelSource, locate, resolve
 from otoscope.encoders.starter import STARTER_ALIAS
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
 
 
-def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
+def reinitialise(encoder: Encoder, *, seed: int) -> Encoder:
     """Return an encoder of the same configuration whose weights are drawn anew by `seed`.
 
     Every weight starts as the family starts before its training; front end, layers and frames stay
@@ -40,35 +40,35 @@ def with_fresh_weights(encoder: Encoder, *, seed: int) -> Encoder:
     return replace(held, model=model, name=name, revision=revision)
 
 
-Constructor = Callable[[Source, Context, Runtime], Encoder]
+Constructor = Callable[[ModelSource, ContextMode, Runtime], Encoder]
 
 
-def _whisper(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _whisper(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     return load_whisper(source, context=context, runtime=runtime)
 
 
-def _wav2vec2(family: str, source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _wav2vec2(family: str, source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.wav2vec2 import load_wav2vec2
 
     del context  # these models encode only the sound there is, whichever is asked for
     return load_wav2vec2(source, runtime=runtime, family=family)
 
 
-def _wav2vec2_bert(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _wav2vec2_bert(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.wav2vec2_bert import load_wav2vec2_bert
 
     del context
     return load_wav2vec2_bert(source, runtime=runtime)
 
 
-def _encodec(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _encodec(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.encodec import load_encodec
 
     del context
     return load_encodec(source, runtime=runtime)
 
 
-def _clap(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _clap(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.clap import load_clap
 
     if context != "exact":
@@ -76,14 +76,14 @@ def _clap(source: Source, context: Context, runtime: Runtime) -> Encoder:
     return load_clap(source, runtime=runtime)
 
 
-def _mert(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _mert(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.mert import load_mert
 
     del context
     return load_mert(source, runtime=runtime)
 
 
-def _ast(source: Source, context: Context, runtime: Runtime) -> Encoder:
+def _ast(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
     from otoscope.encoders.families.ast import load_ast
 
     if context != "exact":
@@ -149,7 +149,7 @@ def load_encoder(
     model: str | Path,
     *,
     revision: str | None = None,
-    context: Context = "exact",
+    context: ContextMode = "exact",
     precision: Precision = "exact",
     threads: int | None = None,
     device: str = "cpu",
@@ -166,7 +166,7 @@ def load_encoder(
     above 0.999. `threads` sets PyTorch's CPU threads for the time of each pass: the same number gives the same bytes.
     `together` lets clips share a pass where padding cannot disturb them; by default they do on an accelerator and
     in fast precision; else each has its own, so that a clip's bytes do not depend on its neighbours.
-    `untrained` gives the same architecture with fresh weights drawn by `seed` (see `with_fresh_weights`).
+    `untrained` gives the same architecture with fresh weights drawn by `seed` (see `reinitialise`).
 
     Raises `UnknownEncoder` (nothing of that name, or a family without an adapter), `WeightMismatch` (missing
     or unexpected keys), `EncoderError` (a configuration that the adapter does not cover), `MissingExtra`.
@@ -184,9 +184,9 @@ def load_encoder(
     together = (device != "cpu" or precision == "fast") if together is None else together
     runtime = Runtime(device=device, threads=threads, together=together, precision=precision)
     encoder = FAMILIES[family](source, context, runtime)
-    return with_fresh_weights(encoder, seed=seed) if untrained else encoder
+    return reinitialise(encoder, seed=seed) if untrained else encoder
 
 
-def resolves(model: str | Path) -> Place | None:
+def resolves(model: str | Path) -> Location | None:
     """Say where a model would be found (folder, cache, wheel, or by asking the hub), without network; else None."""
-    return place_of(model)
+    return locate(model)

@@ -18,13 +18,13 @@ Preprocess = Callable[[Float[Tensor, "clips samples"]], Any]
 """Turns clips of one length into what the model takes: a tensor, a tuple of arguments, or a mapping of keywords."""
 
 
-def as_given(waves: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips samples"]:
+def identity(waves: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips samples"]:
     """Hand sound to the model as it is."""
     return waves
 
 
 @dataclass(frozen=True, eq=False)
-class OwnEncoder:
+class WrappedEncoder:
     """A module of yours as an `Encoder`: layer i is `points[i]`, and frames lie `hop_samples` apart."""
 
     name: str
@@ -84,7 +84,7 @@ class OwnEncoder:
         return state
 
 
-def own_encoder(
+def wrap_encoder(
     model: nn.Module,
     points: Sequence[str],
     *,
@@ -92,12 +92,12 @@ def own_encoder(
     rate_hz: int,
     hop_samples: int,
     field_samples: int,
-    preprocess: Preprocess = as_given,
+    preprocess: Preprocess = identity,
     window_s: float | None = None,
     attends: bool = True,
     device: str = "cpu",
     threads: int | None = None,
-) -> OwnEncoder:
+) -> WrappedEncoder:
     """Wrap any module as an `Encoder`, so that `otoscope.extract` and all that follows run on it.
 
     Args:
@@ -135,7 +135,7 @@ def own_encoder(
         )
         for i, point in enumerate(read.points)
     )
-    encoder = OwnEncoder(
+    encoder = WrappedEncoder(
         name=name,
         revision=weights_of(model),
         rate_hz=rate_hz,

@@ -38,7 +38,7 @@ class Capture:
     def __init__(self, model: nn.Module, points: Sequence[str]) -> None:
         self.model, self.points = model, tuple(points)
         self.states: dict[str, Tensor] = {}
-        self._modules = {point: find(model, point) for point in self.points}
+        self._modules = {point: find_module(model, point) for point in self.points}
         self._stack = ExitStack()
         self._stops = False
 
@@ -125,7 +125,7 @@ def capture(model: nn.Module, points: Sequence[str] | str) -> Capture:
     return Capture(model, names)
 
 
-def find(model: nn.Module, point: str) -> nn.Module:
+def find_module(model: nn.Module, point: str) -> nn.Module:
     """Return the sub-module of a point; raise `UnknownLayer` that suggests the nearest names."""
     modules = dict(model.named_modules())
     name = point.removesuffix(INPUT)

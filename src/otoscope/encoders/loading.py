@@ -97,19 +97,19 @@ def _listed(title: str, keys: Sequence[str]) -> str:
     return f"{title} {len(keys)}: {shown}"
 
 
-def load_strictly(
+def load_weights(
     architecture: type[Any],
     folder: Path,
     *,
     config: Any,
     attention: str,
-    may_lack: Sequence[str] = (),
-    may_bring: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    ignored: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a folder's weights into an architecture: float32, eval mode, frozen.
 
-    `may_lack` and `may_bring` are regular expressions of the keys that may be absent from, or left over
+    `optional` and `ignored` are regular expressions of the keys that may be absent from, or left over
     in, the checkpoint (task heads, parts used in training only); `rename` maps key patterns as
     transformers' `key_mapping` does. transformers itself maps the two spellings of a weight-normalised
     convolution (`weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`) and other
@@ -130,8 +130,8 @@ def load_strictly(
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightMismatch(f"the weights in {folder} cannot be read as {architecture.__name__}: {reason}") from error
-    missing = sorted(k for k in report["missing_keys"] if not any(re.search(p, k) for p in may_lack))
-    unexpected = sorted(k for k in report["unexpected_keys"] if not any(re.search(p, k) for p in may_bring))
+    missing = sorted(k for k in report["missing_keys"] if not any(re.search(p, k) for p in optional))
+    unexpected = sorted(k for k in report["unexpected_keys"] if not any(re.search(p, k) for p in ignored))
     misshapen = sorted(f"{key} {tuple(got)} for {tuple(want)}" for key, got, want in report["mismatched_keys"])
     faults = [
         _listed(title, keys)

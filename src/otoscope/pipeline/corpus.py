@@ -55,7 +55,7 @@ def corpus(run: Context) -> None:
                 config.corpus,
                 config.splits,
                 cache=folder.sound,
-                strict=run.fail_fast,
+                fail_fast=run.fail_fast,
                 max_set_aside=config.max_set_aside,
                 on_progress=on_progress,
             )

@@ -48,7 +48,7 @@ def explain(run: Context) -> None:
     compared = reappearing(folder, results)
     member = choose_member(results, training_grid(config, store.layers), compared)
     shown = config.report.model_dump(mode="json", include={"factors", "clips"})
-    corpus = load_corpus(folder).keep(store.clip_ids)
+    corpus = load_corpus(folder).select(store.clip_ids)
     inputs = fingerprint(
         digest(folder.results),
         digest(folder.factors),

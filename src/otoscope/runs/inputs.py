@@ -113,7 +113,7 @@ class EvaluationInputs:
 def load_inputs(run: Context) -> EvaluationInputs:
     """Read what the stages before wrote."""
     store = ActivationStore.open(run.folder.activations)
-    corpus = load_corpus(run.folder).keep(store.clip_ids)
+    corpus = load_corpus(run.folder).select(store.clip_ids)
     factors = FactorTable.load(run.folder.factors)
     return EvaluationInputs(store, corpus, factors, clip_arrays(corpus, factors, run.config))
 

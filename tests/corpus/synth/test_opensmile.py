@@ -26,7 +26,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from otoscope.corpus.synth import SynthCorpus, synthesis
+from otoscope.corpus.synth import SynthCorpus, synthesise
 
 opensmile = pytest.importorskip("opensmile", reason="the extra `factors` is not installed")
 
@@ -110,7 +110,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     spec = SynthCorpus(singers=10, takes=3, patterns=("long_tones",), duration_s=1.6)
     truth, features, peaks_hz = [], [], []
     for task in spec.tasks():
-        clip = synthesis(task.who, task.technique, task.vowel, task.pattern, duration_s=spec.duration_s, seed=task.seed)
+        clip = synthesise(task.who, task.technique, task.vowel, task.pattern, duration_s=spec.duration_s, seed=task.seed)
         truth.append({"technique": task.technique, "singer": task.who.name, **clip.factors})
         features.append(egemaps.process_signal(clip.wave, clip.rate_hz).to_numpy()[0])
         if task.technique in SUSTAINED:

@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from otoscope.corpus.synth.source import RD_RANGE, Source, glottal_source, lf_shape
+from otoscope.corpus.synth.source import RD_RANGE, GlottalSource, glottal_source, lf_shape
 
 TICK_HZ = 1000.0
 
 
 def source(
     f0_hz: float, *, rate_hz: float = 64_000.0, duration_s: float = 1.0, seed: int = 0, **settings: float
-) -> Source:
+) -> GlottalSource:
     ticks = np.ones(int(duration_s * TICK_HZ))
     plain = {"jitter": 0.0, "shimmer_db": 0.0, "subharmonics": 0.0, "open_share": 1.0, "rd": 1.0} | settings
     return glottal_source(

@@ -5,8 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otoscope.corpus.synth import PATTERNS, TECHNIQUES, Performance, Voice, choir, perform, singer, synthesis
-from otoscope.corpus.synth.melody import degrees
+from otoscope.corpus.synth import (
+    PATTERNS,
+    TECHNIQUES,
+    SynthClip,
+    Voice,
+    draw_singer,
+    draw_singers,
+    synthesis,
+    synthesise_voice,
+)
+from otoscope.corpus.synth.melody import pattern_notes
 from otoscope.corpus.synth.source import oversampling
 from otoscope.errors import ConfigError
 
@@ -15,9 +24,11 @@ STEADY = Voice(
 )
 
 
-def clip(voice: Voice = STEADY, *, vowel: str = "a", duration_s: float = 1.5, seed: int = 0) -> Performance:
+def clip(voice: Voice = STEADY, *, vowel: str = "a", duration_s: float = 1.5, seed: int = 0) -> SynthClip:
     rng = np.random.default_rng(seed)
-    return perform(singer("female1"), voice, vowel, "long_tones", duration_s=duration_s, rate_hz=16_000, rng=rng)
+    return synthesise_voice(
+        draw_singer("female1"), voice, vowel, "long_tones", duration_s=duration_s, rate_hz=16_000, rng=rng
+    )
 
 
 def pitch_by_autocorrelation(wave: np.ndarray, at_s: float, *, rate_hz: int = 16_000, span_s: float = 0.06) -> float:
@@ -94,7 +105,7 @@ def test_lips_and_trillo_beat_at_their_rates() -> None:
 
 @pytest.mark.parametrize("technique", sorted(TECHNIQUES))
 def test_every_technique_gives_a_clean_clip_with_finite_factors(technique: str) -> None:
-    sung = synthesis(singer("male2"), technique, "e", "scales", duration_s=1.0)
+    sung = synthesise(draw_singer("male2"), technique, "e", "scales", duration_s=1.0)
     assert sung.wave.dtype == np.float32
     assert sung.wave.shape == (16_000,)
     assert 0.01 < np.abs(sung.wave).max() <= 0.9 + 1e-6
@@ -106,7 +117,7 @@ def test_every_technique_gives_a_clean_clip_with_finite_factors(technique: str) 
 
 
 def test_all_clips_have_the_same_factors() -> None:
-    names = {tuple(synthesis(singer("male1"), t, "a", "scales", duration_s=0.5).factors) for t in TECHNIQUES}
+    names = {tuple(synthesise(draw_singer("male1"), t, "a", "scales", duration_s=0.5).factors) for t in TECHNIQUES}
     assert len(names) == 1
 
 
@@ -114,7 +125,10 @@ def test_techniques_differ_as_they_should() -> None:
     def median(technique: str, factor: str) -> float:
         return float(
             np.median(
-                [synthesis(who, technique, "a", "long_tones", duration_s=0.5).factors[factor] for who in choir(8)]
+                [
+                    synthesise(who, technique, "a", "long_tones", duration_s=0.5).factors[factor]
+                    for who in draw_singers(8)
+                ]
             )
         )
 
@@ -131,7 +145,7 @@ def test_techniques_differ_as_they_should() -> None:
 
 def test_the_same_seed_sings_the_same_samples_and_another_seed_others() -> None:
     first, again, other = (
-        synthesis(singer("female3"), "trill", "o", "arpeggios", duration_s=0.6, seed=s) for s in (4, 4, 5)
+        synthesise(draw_singer("female3"), "trill", "o", "arpeggios", duration_s=0.6, seed=s) for s in (4, 4, 5)
     )
     np.testing.assert_array_equal(first.wave, again.wave)
     assert first.factors == again.factors
@@ -140,8 +154,8 @@ def test_the_same_seed_sings_the_same_samples_and_another_seed_others() -> None:
 
 @pytest.mark.parametrize("rate_hz", [16_000, 24_000, 44_100])
 def test_the_rate_changes_the_sampling_and_not_the_voice(rate_hz: int) -> None:
-    reference = synthesis(singer("male1"), "straight", "a", "long_tones", duration_s=0.7)
-    sung = synthesis(singer("male1"), "straight", "a", "long_tones", duration_s=0.7, rate_hz=rate_hz)
+    reference = synthesise(draw_singer("male1"), "straight", "a", "long_tones", duration_s=0.7)
+    sung = synthesise(draw_singer("male1"), "straight", "a", "long_tones", duration_s=0.7, rate_hz=rate_hz)
     assert len(sung.wave) == round(0.7 * rate_hz)
     assert sung.factors["f0_mean_hz"] == pytest.approx(reference.factors["f0_mean_hz"])
     assert sung.factors["f1_hz"] == pytest.approx(reference.factors["f1_hz"])
@@ -156,13 +170,13 @@ def test_loudness_is_that_of_the_wave() -> None:
 
 @pytest.mark.parametrize("pattern", sorted(PATTERNS))
 def test_patterns_go_up_and_come_back(pattern: str) -> None:
-    notes = degrees(pattern, duration_s=10.0)
+    notes = pattern_notes(pattern, duration_s=10.0)
     assert notes == notes[::-1]
     assert max(notes) == max(PATTERNS[pattern])
 
 
 def test_singers_differ_and_women_have_shorter_tracts_and_higher_voices() -> None:
-    voices = choir(20)
+    voices = draw_singers(20)
     assert len({v.tract_length_cm for v in voices}) == 20
     women, men = voices[::2], voices[1::2]
     assert max(w.tract_length_cm for w in women) < np.mean([m.tract_length_cm for m in men])
@@ -183,10 +197,10 @@ def test_unknown_names_and_sizes_are_refused(
     arguments: tuple[str, str, str], settings: dict[str, float], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
-        synthesis(singer("male1"), *arguments, **settings)
+        synthesise(draw_singer("male1"), *arguments, **settings)
 
 
 @pytest.mark.parametrize("name", ["soprano1", "female0", "male", "Male1"])
 def test_a_singer_needs_a_name_that_says_which_voice(name: str) -> None:
     with pytest.raises(ConfigError, match="use female1, female2"):
-        singer(name)
+        draw_singer(name)

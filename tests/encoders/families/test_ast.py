@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.families.ast import Grid
+from otoscope.encoders.families.ast import PatchGrid
 from otoscope.errors import EncoderError
 from tests.support.sounds import assert_near, moved, noise
 from tests.support.tiny import BLOCKS, edit_config, scrambled, write_tiny_checkpoint
@@ -74,9 +74,9 @@ def test_bands_follow_the_mel_filters_of_the_extractor(tiny):
 
 
 def test_a_full_window_has_the_published_grid():
-    grid = Grid(rate_hz=16000, mels=128, mel_frames=1024, patch=16, mel_stride=10, frame_stride=10)
-    assert (grid.bands, grid.moments) == (12, 101)  # 1,212 patches: arXiv:2104.01778, 2.1
-    assert grid.moments_of(163840) == 101
+    grid = PatchGrid(rate_hz=16000, mels=128, mel_frames=1024, patch=16, mel_stride=10, frame_stride=10)
+    assert (grid.bands, grid.time_steps) == (12, 101)  # 1,212 patches: arXiv:2104.01778, 2.1
+    assert grid.count_time_steps(163840) == 101
 
 
 def test_patches_of_one_moment_rise_in_frequency(tiny):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
 from otoscope.errors import CorpusError, spelt
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -76,7 +76,7 @@ class FolderCorpus(BaseModel):
             return None
         return folders[0] if self.class_from == "top" else folders[-1]
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
         """List the audio files under `root`; files that `group_pattern` does not match are set aside."""
         found = find_audio(self.root)
         groups = {path: self.group_of(path) for path in found.paths}
@@ -84,13 +84,15 @@ class FolderCorpus(BaseModel):
         rows: list[dict[str, object]] = [
             {"path": path, "group": group, "label_class": classes[path]} for path, group in groups.items() if group
         ]
-        unmatched = aside((path, "group_pattern finds no group in its path") for path, g in groups.items() if not g)
+        unmatched = set_aside_table(
+            (path, "group_pattern finds no group in its path") for path, g in groups.items() if not g
+        )
         if not rows:
             raise CorpusError(
                 f"group_pattern {spelt(self.group_pattern)} matches none of {len(groups)} paths under {self.root},"
                 f" such as {next(iter(groups), 'none')}"
             )
-        clips = listed(rows)
+        clips = listing_table(rows)
         if not any(classes.values()):
             clips = clips.drop("label_class")
         set_aside = found.set_aside.vstack(unmatched)

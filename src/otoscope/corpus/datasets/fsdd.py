@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY-SA 4.0"
@@ -28,11 +28,13 @@ class FsddCorpus(BaseModel):
     takes: int | None = Field(default=None, ge=1, description="keep only recordings with an index below this")
     speakers: tuple[str, ...] | None = Field(default=None, description="keep only these speakers")
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
         """List the recordings; files with another kind of name are set aside."""
         found = find_audio(self.root)
         matches = {path: NAME.search(path) for path in found.paths}
-        unnamed = aside((p, "not named {digit}_{speaker}_{index}.wav") for p, match in matches.items() if not match)
+        unnamed = set_aside_table(
+            (p, "not named {digit}_{speaker}_{index}.wav") for p, match in matches.items() if not match
+        )
         known = {match["speaker"] for match in matches.values() if match}
         for speaker in self.speakers or ():
             if speaker not in known:
@@ -44,7 +46,7 @@ class FsddCorpus(BaseModel):
         ]
         if not rows:
             raise CorpusError(f"no recording named {{digit}}_{{speaker}}_{{index}}.wav is left under {self.root}")
-        return Listing("fsdd", self.root, LICENCE, CITATION, listed(rows), found.set_aside.vstack(unnamed))
+        return Listing("fsdd", self.root, LICENCE, CITATION, listing_table(rows), found.set_aside.vstack(unnamed))
 
     def _keeps(self, speaker: str, take: int) -> bool:
         return (self.takes is None or take < self.takes) and (self.speakers is None or speaker in self.speakers)

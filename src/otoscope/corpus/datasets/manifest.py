@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import LISTED, Listing, Progress
+from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
 
@@ -42,7 +42,7 @@ class ManifestCorpus(BaseModel):
     licence: str = Field(default="unknown", description="licence of the recordings, carried into the report")
     citation: str = Field(default="", description="how to cite the recordings, carried into the report")
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
         """List the clips of the manifest; missing files are found out when the clips are inspected."""
         table = self._read()
         root = self.root or self.table.parent
@@ -89,7 +89,7 @@ class ManifestCorpus(BaseModel):
 
     def _free(self, table: pl.DataFrame, group: str) -> list[str]:
         """Return columns with no meaning of their own that hold anything."""
-        taken = {*LISTED, "end_s", group}
+        taken = {*LISTING_COLUMNS, "end_s", group}
         return [
             c
             for c in table.columns

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import Listing, Progress, aside, find_audio, listed
+from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY 4.0"
@@ -127,19 +127,21 @@ class VocalSetCorpus(BaseModel):
     def _known_vowels(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if names is None else _known(names, ENDINGS, "vowel")
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None) -> Listing:  # noqa: ARG002
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
         """List the recordings that the filters keep; paths that name no singer or technique are set aside."""
         root = next((self.root / tree for tree in TREES if (self.root / tree).is_dir()), self.root)
         found = find_audio(root)
         names = {path: parse_name(path) for path in found.paths}
-        unnamed = aside((p, "its path names no singer or no technique of VocalSet") for p, n in names.items() if not n)
+        unnamed = set_aside_table(
+            (p, "its path names no singer or no technique of VocalSet") for p, n in names.items() if not n
+        )
         rows = [self._row(path, name) for path, name in names.items() if name and self._keeps(name)]
         if not rows:
             raise CorpusError(
                 f"none of {len(names)} recordings under {root} is left: {unnamed.height} name no singer or technique,"
                 " the filters `techniques` and `vowels` drop the others"
             )
-        return Listing("vocalset", root, LICENCE, CITATION, listed(rows), found.set_aside.vstack(unnamed))
+        return Listing("vocalset", root, LICENCE, CITATION, listing_table(rows), found.set_aside.vstack(unnamed))
 
     def _keeps(self, name: VocalSetName) -> bool:
         return name.technique in self.techniques and (self.vowels is None or name.ending in self.vowels)

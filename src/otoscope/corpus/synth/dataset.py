@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.artifacts import environment, fingerprint, read_json, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
-from otoscope.corpus.listing import Listing, Progress, listed
+from otoscope.corpus.listing import Listing, ProgressCallback, listing_table
 from otoscope.corpus.synth.melody import PATTERNS
-from otoscope.corpus.synth.singer import Singer, choir
-from otoscope.corpus.synth.synthesis import SPEECH, Performance, sing
+from otoscope.corpus.synth.singer import Singer, draw_singers
+from otoscope.corpus.synth.synthesis import SPEECH, SynthClip, synthesise
 from otoscope.corpus.synth.techniques import TECHNIQUES
 from otoscope.corpus.synth.vocal_tract import VOWELS
 from otoscope.errors import CorpusError, suggest
@@ -29,7 +29,7 @@ LICENCE = "CC0 1.0 (made by otoscope's singing synthesiser)"
 CITATION = "otoscope's built-in source-filter singing synthesiser"
 
 
-class Task(NamedTuple):
+class ClipTask(NamedTuple):
     """One clip to sing. `path` is where VocalSet would keep it."""
 
     who: Singer
@@ -77,9 +77,9 @@ class SynthCorpus(BaseModel):
         """Identity of the sound: settings and `SOUND_VERSION`."""
         return fingerprint(SOUND_VERSION, self.model_dump(mode="json"))
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ClipTask]:
         """Return every clip that is to be sung, sorted by path."""
-        voices = choir(self.singers, seed=self.seed)
+        voices = draw_singers(self.singers, seed=self.seed)
         tasks = [
             self._task(who, technique, start=s + t, take=take)
             for s, who in enumerate(voices)
@@ -88,16 +88,18 @@ class SynthCorpus(BaseModel):
         ]
         return sorted(tasks, key=lambda task: task.path)
 
-    def listing(self, cache: Path, *, on_progress: Progress | None = None, threads: int | None = None) -> Listing:
+    def listing(
+        self, cache: Path, *, on_progress: ProgressCallback | None = None, threads: int | None = None
+    ) -> Listing:
         """Sing what is not there yet into `cache/synth-FINGERPRINT` and list it.
 
         Beside the WAV files lie `truth.parquet` (path, time_s, f0_hz with 0 for no voice, loudness_db) and a card.
         """
         root = cache / f"synth-{self.fingerprint}"
-        clips = sing_all(self, root, on_progress=on_progress, threads=threads)
+        clips = render_corpus(self, root, on_progress=on_progress, threads=threads)
         return Listing("synth", root, LICENCE, CITATION, clips)
 
-    def _task(self, who: Singer, technique: str, *, start: int, take: int) -> Task:
+    def _task(self, who: Singer, technique: str, *, start: int, take: int) -> ClipTask:
         vowels, patterns = self.vowels, self.patterns
         lap, step = divmod(take, len(vowels) * len(patterns))
         # vowel and pattern advance together; the extra step per lap of vowels keeps pairs distinct
@@ -108,7 +110,7 @@ class SynthCorpus(BaseModel):
         pattern = SPEECH if technique == "spoken" else pattern
         number = take if technique == "spoken" else lap
         path = f"{who.name}/{pattern}/{technique}/{file_name(who, technique, vowel, pattern, number=number)}"
-        return Task(who, technique, vowel, pattern, self.seed * 1_000_003 + take, path)
+        return ClipTask(who, technique, vowel, pattern, self.seed * 1_000_003 + take, path)
 
 
 def file_name(who: Singer, technique: str, vowel: str, pattern: str, *, number: int) -> str:
@@ -130,8 +132,8 @@ class _Sung(NamedTuple):
     truth: pl.DataFrame
 
 
-def sing_all(
-    spec: SynthCorpus, root: Path, *, on_progress: Progress | None = None, threads: int | None = None
+def render_corpus(
+    spec: SynthCorpus, root: Path, *, on_progress: ProgressCallback | None = None, threads: int | None = None
 ) -> pl.DataFrame:
     """Sing every clip of `spec` under `root`; return the listing's table.
 
@@ -146,7 +148,7 @@ def sing_all(
     sung = _sing_in_threads(due, spec, root, on_progress=on_progress, threads=threads)
     if whole:
         return read_table(root / CLIPS)
-    clips = listed([one.row for one in sung])
+    clips = listing_table([one.row for one in sung])
     write_table(root / TRUTH, pl.concat([one.truth for one in sung]))
     write_table(root / CLIPS, clips)
     card = {"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json"), "clips": clips.height}
@@ -155,7 +157,7 @@ def sing_all(
     return clips
 
 
-def refuse_others(spec: SynthCorpus, root: Path) -> None:
+def check_output_folder(spec: SynthCorpus, root: Path) -> None:
     """Raise `CorpusError` unless `spec` may be sung into a folder: a new or an empty one, or one that it was sung into.
 
     Among other recordings sung ones would be taken for theirs; among those of other settings, old sound for new.
@@ -180,11 +182,16 @@ def _is_whole(spec: SynthCorpus, root: Path) -> bool:
 
 
 def _sing_in_threads(
-    tasks: Sequence[Task], spec: SynthCorpus, root: Path, *, on_progress: Progress | None, threads: int | None
+    tasks: Sequence[ClipTask],
+    spec: SynthCorpus,
+    root: Path,
+    *,
+    on_progress: ProgressCallback | None,
+    threads: int | None,
 ) -> list[_Sung]:
     sung: list[_Sung] = []
 
-    def one_task(task: Task) -> _Sung:
+    def one_task(task: ClipTask) -> _Sung:
         return _sing_one(task, spec, root)
 
     # the kernels, the FFT and the random numbers release the interpreter's lock
@@ -196,9 +203,9 @@ def _sing_in_threads(
     return sung
 
 
-def sing_task(task: Task, spec: SynthCorpus) -> Performance:
+def render_task(task: ClipTask, spec: SynthCorpus) -> SynthClip:
     """Sing one clip of a corpus."""
-    return sing(
+    return synthesise(
         task.who,
         task.technique,
         task.vowel,
@@ -209,8 +216,8 @@ def sing_task(task: Task, spec: SynthCorpus) -> Performance:
     )
 
 
-def _sing_one(task: Task, spec: SynthCorpus, root: Path) -> _Sung:
-    clip = sing_task(task, spec)
+def _sing_one(task: ClipTask, spec: SynthCorpus, root: Path) -> _Sung:
+    clip = render_task(task, spec)
     path = root / task.path
     if not path.is_file():
         write_audio(path, clip.wave, clip.rate_hz)

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from otoscope.errors import ConfigError, suggest
 
-TICK_HZ = 1000.0
+CONTROL_RATE_HZ = 1000.0
 """Rate of all control tracks."""
 
 PATTERNS: dict[str, tuple[int, ...]] = {
@@ -37,12 +37,12 @@ class Melody(NamedTuple):
     age_s: Float64[np.ndarray, " ticks"]
 
 
-def degrees(pattern: str, *, duration_s: float) -> tuple[int, ...]:
+def pattern_notes(pattern: str, *, duration_s: float) -> tuple[int, ...]:
     """Return the notes of a pattern that fit into `duration_s`, in semitones, up and down.
 
     Short clips turn round before the octave, so that no note is shorter than `SHORTEST_NOTE_S`.
 
-    >>> degrees("arpeggios", duration_s=1.2)
+    >>> pattern_notes("arpeggios", duration_s=1.2)
     (0, 4, 7, 4, 0)
     """
     if pattern not in PATTERNS:
@@ -53,42 +53,42 @@ def degrees(pattern: str, *, duration_s: float) -> tuple[int, ...]:
     return rising + rising[-2::-1]
 
 
-def sung(pattern: str, *, duration_s: float, rng: np.random.Generator) -> Melody:
+def sung_melody(pattern: str, *, duration_s: float, rng: np.random.Generator) -> Melody:
     """Sing a pattern legato: notes of nearly equal length, glides of about 70 ms, small faults of intonation."""
-    notes = np.array(degrees(pattern, duration_s=duration_s), dtype=np.float64)
+    notes = np.array(pattern_notes(pattern, duration_s=duration_s), dtype=np.float64)
     lengths = rng.uniform(0.9, 1.1, len(notes))
     part, age_s = _clock(lengths / lengths.sum() * duration_s)
     semitones = (notes + rng.normal(0.0, 0.12, len(notes)))[part]
-    semitones = gaussian_filter1d(semitones, rng.uniform(0.018, 0.03) * TICK_HZ, mode="nearest")
-    semitones += wander(len(part), 1.5, rng) * 0.08
+    semitones = gaussian_filter1d(semitones, rng.uniform(0.018, 0.03) * CONTROL_RATE_HZ, mode="nearest")
+    semitones += slow_noise(len(part), 1.5, rng) * 0.08
     # the first note is scooped from below
-    semitones -= rng.uniform(0.0, 0.5) * np.exp(-np.arange(len(part)) / (0.06 * TICK_HZ))
+    semitones -= rng.uniform(0.0, 0.5) * np.exp(-np.arange(len(part)) / (0.06 * CONTROL_RATE_HZ))
     level = 1.0 - 0.12 * np.exp(-age_s / 0.05) * (part > 0)
-    level *= arch(len(part), attack_s=rng.uniform(0.04, 0.15), release_s=rng.uniform(0.06, 0.2))
+    level *= attack_release(len(part), attack_s=rng.uniform(0.04, 0.15), release_s=rng.uniform(0.06, 0.2))
     return Melody(semitones, level, np.ones(len(part), dtype=np.bool_), part, age_s)
 
 
-def spoken(*, duration_s: float, rng: np.random.Generator) -> Melody:
+def spoken_melody(*, duration_s: float, rng: np.random.Generator) -> Melody:
     """Speak: syllables of 0.13 to 0.26 s that dip between them, a falling line with accents, some gaps."""
     lengths = rng.uniform(0.13, 0.26, max(round(duration_s / 0.19), 1))
     part, age_s = _clock(lengths / lengths.sum() * duration_s)
     count, ticks = len(lengths), len(part)
     accents = np.where(rng.random(count) < 0.4, rng.uniform(1.5, 4.5, count), rng.normal(0.0, 0.5, count))
     fall = rng.uniform(3.0, 7.0) * (0.5 - np.arange(ticks) / ticks)
-    semitones = gaussian_filter1d(accents[part], 0.045 * TICK_HZ, mode="nearest") + fall
-    semitones += wander(ticks, 2.0, rng) * 0.3
+    semitones = gaussian_filter1d(accents[part], 0.045 * CONTROL_RATE_HZ, mode="nearest") + fall
+    semitones += slow_noise(ticks, 2.0, rng) * 0.3
     stress = 0.65 + 0.35 * rng.random(count)
     dip = np.exp(-age_s / 0.03) * rng.uniform(0.4, 0.95, count)[part]
-    level = gaussian_filter1d(stress[part] * (1.0 - dip), 0.008 * TICK_HZ, mode="nearest")
+    level = gaussian_filter1d(stress[part] * (1.0 - dip), 0.008 * CONTROL_RATE_HZ, mode="nearest")
     # some syllables open with a voiceless consonant
     closed = (rng.random(count) < 0.35)[part] & (age_s < rng.uniform(0.03, 0.07, count)[part])
-    level *= arch(ticks, attack_s=0.03, release_s=0.08)
+    level *= attack_release(ticks, attack_s=0.03, release_s=0.08)
     return Melody(semitones, level, ~closed, part, age_s)
 
 
-def wander(ticks: int, cutoff_hz: float, rng: np.random.Generator) -> Track:
+def slow_noise(ticks: int, cutoff_hz: float, rng: np.random.Generator) -> Track:
     """Return slow random motion of spread 1 below about `cutoff_hz`, shape [ticks]."""
-    knots = rng.standard_normal(int(ticks / TICK_HZ * cutoff_hz * 2.0) + 4)
+    knots = rng.standard_normal(int(ticks / CONTROL_RATE_HZ * cutoff_hz * 2.0) + 4)
     at = np.linspace(1.0, len(knots) - 2.0, ticks)
     whole = at.astype(np.int64)
     weight = 0.5 - 0.5 * np.cos(np.pi * (at - whole))
@@ -96,10 +96,10 @@ def wander(ticks: int, cutoff_hz: float, rng: np.random.Generator) -> Track:
     return (1.0 - weight) * knots[whole] + weight * knots[following]
 
 
-def arch(ticks: int, *, attack_s: float, release_s: float) -> Track:
+def attack_release(ticks: int, *, attack_s: float, release_s: float) -> Track:
     """Return an envelope that rises and falls along half cosines, 0 at both ends, shape [ticks]."""
-    time_s = (np.arange(ticks) + 0.5) / TICK_HZ
-    rest_s = ticks / TICK_HZ - time_s
+    time_s = (np.arange(ticks) + 0.5) / CONTROL_RATE_HZ
+    rest_s = ticks / CONTROL_RATE_HZ - time_s
     rise = np.clip(time_s / attack_s, 0.0, 1.0)
     fall = np.clip(rest_s / release_s, 0.0, 1.0)
     return (0.5 - 0.5 * np.cos(np.pi * rise)) * (0.5 - 0.5 * np.cos(np.pi * fall))
@@ -108,6 +108,6 @@ def arch(ticks: int, *, attack_s: float, release_s: float) -> Track:
 def _clock(lengths_s: Track) -> tuple[Int64[np.ndarray, " ticks"], Track]:
     """Return which part each tick belongs to, and how long ago that part began."""
     starts_s = np.concatenate([[0.0], np.cumsum(lengths_s)[:-1]])
-    time_s = np.arange(round(float(lengths_s.sum()) * TICK_HZ)) / TICK_HZ
+    time_s = np.arange(round(float(lengths_s.sum()) * CONTROL_RATE_HZ)) / CONTROL_RATE_HZ
     part = np.searchsorted(starts_s, time_s, side="right") - 1
     return part, time_s - starts_s[part]

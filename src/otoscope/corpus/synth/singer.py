@@ -49,12 +49,12 @@ class Singer:
         return self.name[0] + self.name.removeprefix(self.gender)
 
 
-def singer(name: str, *, seed: int = 0) -> Singer:
+def draw_singer(name: str, *, seed: int = 0) -> Singer:
     """Draw the singer of this name (`female1`, `male3`, ...); the same name and seed give the same voice.
 
     Tract lengths follow Goldstein (1980): about 14.5 cm for women, 17 cm for men.
 
-    >>> singer("female2").code, singer("female2") == singer("female2")
+    >>> draw_singer("female2").code, draw_singer("female2") == draw_singer("female2")
     ('f2', True)
     """
     match = NAME.fullmatch(name)
@@ -86,13 +86,13 @@ def singer(name: str, *, seed: int = 0) -> Singer:
     )
 
 
-def choir(count: int, *, seed: int = 0) -> list[Singer]:
+def draw_singers(count: int, *, seed: int = 0) -> list[Singer]:
     """Return `count` singers, women and men in turn: female1, male1, female2, ...
 
-    >>> [s.name for s in choir(3)]
+    >>> [s.name for s in draw_singers(3)]
     ['female1', 'male1', 'female2']
     """
-    return [singer(f"{('female', 'male')[i % 2]}{i // 2 + 1}", seed=seed) for i in range(count)]
+    return [draw_singer(f"{('female', 'male')[i % 2]}{i // 2 + 1}", seed=seed) for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from numba import njit
 from scipy.optimize import root_scalar
 from scipy.signal import lfilter
 
-from otoscope.corpus.synth.melody import TICK_HZ
+from otoscope.corpus.synth.melody import CONTROL_RATE_HZ
 from otoscope.corpus.synth.singer import Singer, Voice
-from otoscope.corpus.synth.trajectories import Controls
+from otoscope.corpus.synth.trajectories import Trajectories
 from otoscope.corpus.synth.vocal_tract import low_gain, tilt_gain
 
 Track = np.ndarray[Any, np.dtype[np.float64]]
@@ -78,7 +78,7 @@ def lf_table() -> Track:
     return np.array([lf_shape(rd) for rd in np.linspace(*RD_RANGE, LF_ENTRIES)])
 
 
-class Source(NamedTuple):
+class GlottalSource(NamedTuple):
     """What the glottis gives: pulses [oversampled samples], openness 0..1 and the pulse instants in seconds."""
 
     pulses: Track
@@ -98,7 +98,7 @@ def glottal_source(
     subharmonics: float,
     open_share: float,
     rng: np.random.Generator,
-) -> Source:
+) -> GlottalSource:
     """Pulse the glottis along control tracks; the result is the derivative of the flow, peak -1 at gain 1.
 
     `jitter` is the mean absolute difference of neighbouring periods over their mean, `shimmer_db` the mean
@@ -115,7 +115,7 @@ def glottal_source(
     count = _pulse(
         pulses, openness, instants, f0_hz, gain, rd, deviations, lf_table(), tick_hz, rate_hz, subharmonics, open_share
     )
-    return Source(pulses, openness, instants[:count].copy())
+    return GlottalSource(pulses, openness, instants[:count].copy())
 
 
 @njit(cache=True, nogil=True)
@@ -184,14 +184,14 @@ def oversampling(rate_hz: int) -> int:
     return max(math.ceil(OVERSAMPLED_HZ / rate_hz), 2)
 
 
-def vibrate(voice: Voice, tracks: Controls, *, rate_hz: float, rng: np.random.Generator) -> Source:
+def glottal_pulses(voice: Voice, tracks: Trajectories, *, rate_hz: float, rng: np.random.Generator) -> GlottalSource:
     """Pulse the glottis; on the air that comes in, the pulse runs backwards."""
     step = -1 if voice.ingressive else 1
     source = glottal_source(
         f0_hz=np.ascontiguousarray(np.where(tracks.gain > 0.0, tracks.f0_hz, 0.0)[::step]),
         gain=np.ascontiguousarray(tracks.gain[::step]),
         rd=np.ascontiguousarray(tracks.rd[::step]),
-        tick_hz=TICK_HZ,
+        tick_hz=CONTROL_RATE_HZ,
         rate_hz=rate_hz,
         jitter=voice.jitter,
         shimmer_db=voice.shimmer_db,
@@ -199,7 +199,7 @@ def vibrate(voice: Voice, tracks: Controls, *, rate_hz: float, rng: np.random.Ge
         open_share=voice.open_share,
         rng=rng,
     )
-    return Source(source.pulses[::step], source.openness[::step], source.instants_s)
+    return GlottalSource(source.pulses[::step], source.openness[::step], source.instants_s)
 
 
 def decimate(pulses: Track, voice: Voice, who: Singer, *, samples: int, times: int, rate_hz: int) -> Track:
@@ -235,22 +235,22 @@ def smooth_length(least: int) -> int:
         length += 2
 
 
-class Breath(NamedTuple):
+class BreathNoise(NamedTuple):
     """Noise of the glottis, still to pass the tract, and of consonants, made at teeth and lips."""
 
     air: Track
     hiss: Track
 
 
-def breath(
-    tracks: Controls, source: Source, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
-) -> Breath:
+def breath_noise(
+    tracks: Trajectories, source: GlottalSource, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
+) -> BreathNoise:
     """Return noise that follows the control tracks, that of the glottis louder while it is open; shape [samples]."""
     white = rng.standard_normal(samples)
     pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
     soft = np.asarray(lfilter([1.0, -1.0], np.poly([pole] * 3), white), dtype=np.float64)
-    at = np.arange(samples) * (TICK_HZ / rate_hz)
+    at = np.arange(samples) * (CONTROL_RATE_HZ / rate_hz)
     clock = np.arange(len(tracks.air))
     air = soft * np.interp(at, clock, tracks.air) * (0.4 + 0.6 * source.openness[::times][:samples])
     hiss = white * np.interp(at, clock, tracks.burst) if tracks.burst.any() else np.zeros(samples)
-    return Breath(air, hiss)
+    return BreathNoise(air, hiss)

@@ -8,11 +8,11 @@ from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
 
 from otoscope.corpus.synth import melody
-from otoscope.corpus.synth.melody import TICK_HZ, Melody
+from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, Melody
 from otoscope.corpus.synth.singer import Singer, Voice
-from otoscope.corpus.synth.source import breath, decimate, oversampling, vibrate
-from otoscope.corpus.synth.techniques import TECHNIQUES, plain
-from otoscope.corpus.synth.trajectories import controls, frame_levels_db, level_db, master, rms
+from otoscope.corpus.synth.source import breath_noise, decimate, glottal_pulses, oversampling
+from otoscope.corpus.synth.techniques import TECHNIQUES, neutral_voice
+from otoscope.corpus.synth.trajectories import control_trajectories, frame_levels_db, level_db, rms, set_loudness
 from otoscope.corpus.synth.vocal_tract import VOWELS, bandwidths_hz, formants_hz, resonate
 from otoscope.errors import ConfigError, suggest
 
@@ -29,7 +29,7 @@ CONSONANT = 0.15
 Track = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Performance(NamedTuple):
+class SynthClip(NamedTuple):
     """A clip and its ground truth; frame i is centred on `(i + 1/2) / 100` s, `f0_hz` is 0 without voice."""
 
     wave: Float32[np.ndarray, " samples"]
@@ -40,7 +40,7 @@ class Performance(NamedTuple):
     frame_times_s: Float64[np.ndarray, " frames"]
 
 
-def sing(
+def synthesise(
     who: Singer,
     technique: str,
     vowel: str,
@@ -49,13 +49,13 @@ def sing(
     duration_s: float = 2.0,
     rate_hz: int = 16_000,
     seed: int = 0,
-) -> Performance:
+) -> SynthClip:
     """Sing one clip; the same arguments give the same samples.
 
     Spoken clips follow no notes: their pattern is not used, and every second syllable has the asked vowel.
 
-    >>> from otoscope.corpus.synth.singer import singer
-    >>> clip = sing(singer("male1"), "vibrato", "a", "long_tones", duration_s=1.0)
+    >>> from otoscope.corpus.synth.singer import draw_singer
+    >>> clip = synthesise(draw_singer("male1"), "vibrato", "a", "long_tones", duration_s=1.0)
     >>> clip.wave.shape, clip.f0_hz.shape
     ((16000,), (100,))
     """
@@ -64,12 +64,12 @@ def sing(
     name = f"{who.name}/{technique}/{vowel}/{pattern}"
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     degree = who.skill * float(rng.uniform(0.55, 1.0))
-    voice = TECHNIQUES[technique](plain(who, rng), who, degree, rng)
+    voice = TECHNIQUES[technique](neutral_voice(who, rng), who, degree, rng)
     score = SPEECH if technique == "spoken" else pattern
-    return perform(who, voice, vowel, score, duration_s=duration_s, rate_hz=rate_hz, rng=rng)
+    return synthesise_voice(who, voice, vowel, score, duration_s=duration_s, rate_hz=rate_hz, rng=rng)
 
 
-def perform(
+def synthesise_voice(
     who: Singer,
     voice: Voice,
     vowel: str,
@@ -78,30 +78,32 @@ def perform(
     duration_s: float,
     rate_hz: int,
     rng: np.random.Generator,
-) -> Performance:
+) -> SynthClip:
     """Sing with given settings of the voice: glottal pulses and breath through a tract, as loud as asked."""
     _check(vowel, duration_s=duration_s, rate_hz=rate_hz)
     if pattern == SPEECH:
-        score = melody.spoken(duration_s=duration_s, rng=rng)
+        score = melody.spoken_melody(duration_s=duration_s, rng=rng)
     else:
-        score = melody.sung(pattern, duration_s=duration_s, rng=rng)
-    tracks = controls(voice, score, rng)
-    centres_hz = tract(
+        score = melody.sung_melody(pattern, duration_s=duration_s, rng=rng)
+    tracks = control_trajectories(voice, score, rng)
+    centres_hz = formant_trajectories(
         who, voice, vowel, score, tracks.f0_hz, up_to_hz=0.46 * rate_hz, mixed=pattern == SPEECH, rng=rng
     )
     widths_hz = bandwidths_hz(centres_hz, damping=voice.damping)
 
     samples = round(duration_s * rate_hz)
     times = oversampling(rate_hz)
-    source = vibrate(voice, tracks, rate_hz=float(times * rate_hz), rng=rng)
+    source = glottal_pulses(voice, tracks, rate_hz=float(times * rate_hz), rng=rng)
     pulses = decimate(source.pulses, voice, who, samples=samples, times=times, rate_hz=rate_hz)
-    air, hiss = breath(tracks, source, samples=samples, times=times, rate_hz=rate_hz, rng=rng)
-    tone, air = resonate(np.stack([pulses, air]), centres_hz, widths_hz, rate_hz=float(rate_hz), tick_hz=TICK_HZ)
+    air, hiss = breath_noise(tracks, source, samples=samples, times=times, rate_hz=rate_hz, rng=rng)
+    tone, air = resonate(
+        np.stack([pulses, air]), centres_hz, widths_hz, rate_hz=float(rate_hz), tick_hz=CONTROL_RATE_HZ
+    )
     air *= rms(tone) * 10.0 ** (voice.aspiration_db / 20.0) / max(rms(air), 1e-12)
-    wave = master(tone + air + CONSONANT * rms(tone) * hiss, loudness_db=voice.loudness_db, rate_hz=rate_hz)
+    wave = set_loudness(tone + air + CONSONANT * rms(tone) * hiss, loudness_db=voice.loudness_db, rate_hz=rate_hz)
 
     frame_times_s = (np.arange(int(duration_s * FRAMES_HZ), dtype=np.float64) + 0.5) / FRAMES_HZ
-    ticks = np.minimum((frame_times_s * TICK_HZ).astype(np.int64), len(tracks.f0_hz) - 1)
+    ticks = np.minimum((frame_times_s * CONTROL_RATE_HZ).astype(np.int64), len(tracks.f0_hz) - 1)
     voiced = tracks.gain[ticks] > 0.03 * tracks.gain.max(initial=1e-9)
     f0_hz = np.where(voiced, tracks.f0_hz[ticks], 0.0)
     levels_db = frame_levels_db(wave, frame_times_s, rate_hz=rate_hz)
@@ -113,10 +115,10 @@ def perform(
         "notes_per_s": float(score.part[-1] + 1) / duration_s,
         "loudness_db": level_db(wave),
     }
-    return Performance(wave, rate_hz, factors, f0_hz, levels_db, frame_times_s)
+    return SynthClip(wave, rate_hz, factors, f0_hz, levels_db, frame_times_s)
 
 
-def tract(
+def formant_trajectories(
     who: Singer,
     voice: Voice,
     vowel: str,
@@ -140,7 +142,7 @@ def tract(
     chosen = np.full(parts, names.index(vowel))
     if mixed:
         chosen[1::2] = rng.integers(0, len(names), parts)[1::2]
-        centres = gaussian_filter1d(table[chosen[score.part]], 0.022 * TICK_HZ, axis=0, mode="nearest")
+        centres = gaussian_filter1d(table[chosen[score.part]], 0.022 * CONTROL_RATE_HZ, axis=0, mode="nearest")
     else:
         centres = table[chosen[score.part]].copy()
     centres[:, 0] = np.maximum(centres[:, 0], 1.04 * f0_hz)

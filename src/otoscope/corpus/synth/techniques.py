@@ -7,11 +7,11 @@ import numpy as np
 
 from otoscope.corpus.synth.singer import Singer, Voice
 
-Recipe = Callable[[Voice, Singer, float, np.random.Generator], Voice]
+Technique = Callable[[Voice, Singer, float, np.random.Generator], Voice]
 """Changes a plain voice; the number (0..1) is how far the technique is carried out."""
 
 
-def plain(who: Singer, rng: np.random.Generator) -> Voice:
+def neutral_voice(who: Singer, rng: np.random.Generator) -> Voice:
     """Return the singer's ordinary voice on a note of choice, a little different every time.
 
     A louder voice is pressed and bright, a soft one lax and dark.
@@ -160,7 +160,7 @@ def vocal_fry(voice: Voice, _who: Singer, degree: float, rng: np.random.Generato
     )
 
 
-TECHNIQUES: dict[str, Recipe] = {
+TECHNIQUES: dict[str, Technique] = {
     "belt": belt,
     "breathy": breathy,
     "inhaled": inhaled,

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from otoscope.corpus.synth.melody import TICK_HZ, Melody, wander
+from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, Melody, slow_noise
 from otoscope.corpus.synth.singer import Voice
 
 PEAK = 0.9
@@ -21,7 +21,7 @@ LOWEST_DB = -100.0
 Track = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def master(wave: Track, *, loudness_db: float, rate_hz: int) -> Float32[np.ndarray, " samples"]:
+def set_loudness(wave: Track, *, loudness_db: float, rate_hz: int) -> Float32[np.ndarray, " samples"]:
     """Bring a wave to its level in dB of full scale, or to a peak of 0.9, whichever is softer; fade its ends."""
     edge = min(round(0.008 * rate_hz), len(wave) // 2)
     fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
@@ -56,7 +56,7 @@ CEILING_HZ = 1000.0
 """No voice here sings higher: an octave above a soprano's top note of a scale on a high tonic."""
 
 
-class Controls(NamedTuple):
+class Trajectories(NamedTuple):
     """Tracks on the control clock.
 
     `f0_hz` is the pitch that the folds are asked for, also where they rest; `gain` the strength of the pulses,
@@ -72,64 +72,68 @@ class Controls(NamedTuple):
     lips: Float64[np.ndarray, " ticks"]
 
 
-def controls(voice: Voice, score: Melody, rng: np.random.Generator) -> Controls:
+def control_trajectories(voice: Voice, score: Melody, rng: np.random.Generator) -> Trajectories:
     """Lay vibrato, trill, trillo and lip trill over a score."""
     ticks = len(score.semitones)
-    time_s = np.arange(ticks) / TICK_HZ
+    time_s = np.arange(ticks) / CONTROL_RATE_HZ
     swing = vibrato(voice, time_s, rng)
     semitones = voice.melody_share * score.semitones + voice.vibrato_extent_semitones * swing
-    semitones += alternation(voice, time_s, rng) + voice.instability_semitones * wander(ticks, 3.0, rng)
+    semitones += trill(voice, time_s, rng) + voice.instability_semitones * slow_noise(ticks, 3.0, rng)
     f0_hz = np.clip(voice.tonic_hz * 2.0 ** (semitones / 12.0), 20.0, CEILING_HZ)
 
-    closing = restrikes(voice, time_s)
-    lips = flapping(voice, ticks, rng)
+    closing = trillo(voice, time_s)
+    lips = lip_trill(voice, ticks, rng)
     voiced = score.voiced & ~_breaks(voice.unsteady, ticks, rng)
-    sounding = gaussian_filter1d(voiced.astype(np.float64), 0.006 * TICK_HZ, mode="nearest")
+    sounding = gaussian_filter1d(voiced.astype(np.float64), 0.006 * CONTROL_RATE_HZ, mode="nearest")
     steady = score.level * (1.0 - voice.pulse_depth * closing) * lips
     gain = steady * sounding * (1.0 + 0.05 * voice.vibrato_extent_semitones * swing)
-    burst = score.level * (1.0 - gaussian_filter1d(score.voiced.astype(np.float64), 0.006 * TICK_HZ, mode="nearest"))
+    burst = score.level * (
+        1.0 - gaussian_filter1d(score.voiced.astype(np.float64), 0.006 * CONTROL_RATE_HZ, mode="nearest")
+    )
     rd = voice.rd + 0.9 * voice.pulse_depth * closing
-    return Controls(f0_hz, np.where(gain > 1e-3, gain, 0.0), steady + 0.1 * closing * score.level, burst, rd, lips)
+    return Trajectories(f0_hz, np.where(gain > 1e-3, gain, 0.0), steady + 0.1 * closing * score.level, burst, rd, lips)
 
 
 def vibrato(voice: Voice, time_s: Track, rng: np.random.Generator) -> Track:
     """Return the swing of the pitch, -1..1, which sets in after the onset; its rate breathes by a few percent."""
-    rate_hz = voice.vibrato_rate_hz * (1.0 + 0.04 * wander(len(time_s), 1.5, rng))
-    phase = 2.0 * np.pi * (np.cumsum(rate_hz) / TICK_HZ + rng.random())
+    rate_hz = voice.vibrato_rate_hz * (1.0 + 0.04 * slow_noise(len(time_s), 1.5, rng))
+    phase = 2.0 * np.pi * (np.cumsum(rate_hz) / CONTROL_RATE_HZ + rng.random())
     ramp = np.clip((time_s - voice.vibrato_onset_s) / 0.25, 0.0, 1.0)
     return np.sin(phase) * (0.5 - 0.5 * np.cos(np.pi * ramp))
 
 
-def alternation(voice: Voice, time_s: Track, rng: np.random.Generator) -> Track:
+def trill(voice: Voice, time_s: Track, rng: np.random.Generator) -> Track:
     """Return the trill in semitones: 0 and the interval in turn, with rounded corners."""
     if voice.trill_rate_hz == 0.0:
         return np.zeros_like(time_s)
-    phase = voice.trill_rate_hz * time_s + 0.05 * wander(len(time_s), 2.0, rng)
+    phase = voice.trill_rate_hz * time_s + 0.05 * slow_noise(len(time_s), 2.0, rng)
     upper = (phase % 1.0) >= 0.5
-    return voice.trill_interval_semitones * gaussian_filter1d(upper.astype(np.float64), 0.014 * TICK_HZ, mode="nearest")
+    return voice.trill_interval_semitones * gaussian_filter1d(
+        upper.astype(np.float64), 0.014 * CONTROL_RATE_HZ, mode="nearest"
+    )
 
 
-def restrikes(voice: Voice, time_s: Track) -> Track:
+def trillo(voice: Voice, time_s: Track) -> Track:
     """Return how far a trillo has opened the glottis, 0..1; it speeds up by a third about its mean rate."""
     if voice.pulse_rate_hz == 0.0:
         return np.zeros_like(time_s)
-    duration_s = len(time_s) / TICK_HZ
+    duration_s = len(time_s) / CONTROL_RATE_HZ
     phase = voice.pulse_rate_hz * time_s * (0.85 + 0.15 * time_s / duration_s)
     return (0.5 - 0.5 * np.cos(2.0 * np.pi * phase)) ** 2
 
 
-def flapping(voice: Voice, ticks: int, rng: np.random.Generator) -> Track:
+def lip_trill(voice: Voice, ticks: int, rng: np.random.Generator) -> Track:
     """Return how far the lips let sound out, 0..1."""
     if voice.lip_rate_hz == 0.0:
         return np.ones(ticks)
-    rate_hz = voice.lip_rate_hz * (1.0 + 0.06 * wander(ticks, 6.0, rng))
-    phase = np.cumsum(rate_hz) / TICK_HZ
-    depth = np.clip(voice.lip_depth * (1.0 + 0.08 * wander(ticks, 8.0, rng)), 0.0, 0.98)
+    rate_hz = voice.lip_rate_hz * (1.0 + 0.06 * slow_noise(ticks, 6.0, rng))
+    phase = np.cumsum(rate_hz) / CONTROL_RATE_HZ
+    depth = np.clip(voice.lip_depth * (1.0 + 0.08 * slow_noise(ticks, 8.0, rng)), 0.0, 0.98)
     return 1.0 - depth * (0.5 - 0.5 * np.cos(2.0 * np.pi * phase))
 
 
 def _breaks(share: float, ticks: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    motion = wander(ticks, 3.0, rng)
+    motion = slow_noise(ticks, 3.0, rng)
     if share <= 0.0:
         return np.zeros(ticks, dtype=np.bool_)
     return motion < np.quantile(motion, share)

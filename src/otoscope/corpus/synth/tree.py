@@ -7,7 +7,7 @@ from typing import Literal
 
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.datasets.vocalset import TEST_SINGERS
-from otoscope.corpus.synth.dataset import SynthCorpus, sing_task
+from otoscope.corpus.synth.dataset import SynthCorpus, render_task
 
 Layout = Literal["by_singer", "train_test"]
 
@@ -30,7 +30,7 @@ def write_vocalset_tree(
             relative = relative.with_name(misspelt(relative.name))
         side = ("test" if task.who.name in TEST_SINGERS else "train") if layout == "train_test" else ""
         path = folder / "FULL" / side / relative
-        clip = sing_task(task, spec)
+        clip = render_task(task, spec)
         write_audio(path, clip.wave, clip.rate_hz)
         written.append(path)
     return sorted(written)

@@ -22,9 +22,9 @@ from torch import Tensor
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
 
@@ -52,7 +52,7 @@ def place_patches(layer: Layer, edges_hz: Float[np.ndarray, "bands 2"], moments:
     return Frames(np.repeat(spans.start_s, bands), np.repeat(spans.end_s, bands), low_hz, high_hz)
 
 
-MAY_BRING = (r"^classifier\.",)
+IGNORED_KEYS = (r"^classifier\.",)
 """The head of ASTForAudioClassification."""
 
 SPECIAL_TOKENS = 2
@@ -63,7 +63,7 @@ MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, MEL_LOWEST_HZ = 160, 400, 20.0
 
 
 @dataclass(frozen=True)
-class Grid:
+class PatchGrid:
     """How patches tile a mel spectrogram."""
 
     rate_hz: int
@@ -79,7 +79,7 @@ class Grid:
         return (self.mels - self.patch) // self.mel_stride + 1
 
     @property
-    def moments(self) -> int:
+    def time_steps(self) -> int:
         """Patches of one band in a full window."""
         return (self.mel_frames - self.patch) // self.frame_stride + 1
 
@@ -93,10 +93,10 @@ class Grid:
         """Samples from one moment to the next."""
         return self.frame_stride * MEL_HOP_SAMPLES
 
-    def moments_of(self, samples: int) -> int:
+    def count_time_steps(self, samples: int) -> int:
         """Count the moments whose centre, `t hop + field / 2`, lies before a clip's end."""
         behind = samples - self.field_samples // 2
-        return max(0, min(self.moments, -(-behind // self.hop_samples)))
+        return max(0, min(self.time_steps, -(-behind // self.hop_samples)))
 
     def band_edges_hz(self) -> Float[np.ndarray, "bands 2"]:
         """Return the lowest and highest frequency under each band: the feet of its outer mel triangles."""
@@ -119,7 +119,7 @@ class ASTEncoder:
     revision: str
     rate_hz: int
     layers: tuple[Layer, ...]
-    grid: Grid
+    grid: PatchGrid
     runtime: Runtime
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
@@ -141,7 +141,7 @@ class ASTEncoder:
 
     def frames(self, samples: int) -> Frames:
         """Place a clip's valid patches in time and frequency: moment by moment, low to high."""
-        return place_patches(self.layers[0], self.grid.band_edges_hz(), self.grid.moments_of(samples))
+        return place_patches(self.layers[0], self.grid.band_edges_hz(), self.grid.count_time_steps(samples))
 
     def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
@@ -164,17 +164,17 @@ class ASTEncoder:
             layers,
             runtime=self.runtime,
             bucket=lambda _: 0,
-            frames=lambda samples: self.grid.moments_of(samples) * self.grid.bands,
+            frames=lambda samples: self.grid.count_time_steps(samples) * self.grid.bands,
             run=run,
         )
 
     def _by_moment(self, patches: Float[Tensor, "clips patches width"]) -> Float[Tensor, "clips patches width"]:
         clips, count, width = patches.shape
-        by_band = patches.reshape(clips, self.grid.bands, self.grid.moments, width)
+        by_band = patches.reshape(clips, self.grid.bands, self.grid.time_steps, width)
         return by_band.transpose(1, 2).reshape(clips, count, width)
 
 
-def load_ast(source: Source, *, runtime: Runtime) -> ASTEncoder:
+def load_ast(source: ModelSource, *, runtime: Runtime) -> ASTEncoder:
     """Load an AST folder; raise `EncoderError` if its preprocessor and its model disagree about the spectrogram."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
@@ -187,9 +187,9 @@ def load_ast(source: Source, *, runtime: Runtime) -> ASTEncoder:
                 f"{source.name}: {key} is {getattr(extractor, key)} in the preprocessor and "
                 f"{getattr(config, key)} in the model; they must agree"
             )
-    model = load_strictly(ASTModel, source.folder, config=config, attention="sdpa", may_bring=MAY_BRING)
+    model = load_weights(ASTModel, source.folder, config=config, attention="sdpa", ignored=IGNORED_KEYS)
     patches = model.embeddings.patch_embeddings.projection
-    grid = Grid(
+    grid = PatchGrid(
         rate_hz=int(extractor.sampling_rate),
         mels=int(config.num_mel_bins),
         mel_frames=int(config.max_length),

@@ -22,17 +22,17 @@ from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.families.ast import band_edges_hz, place_patches
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
-MAY_BRING = (r"^text_model\.", r"^(text|audio)_projection\.", r"^logit_scale_")
+IGNORED_KEYS = (r"^text_model\.", r"^(text|audio)_projection\.", r"^logit_scale_")
 """The text tower, and what brings both into one space."""
 
 
 @dataclass(frozen=True)
-class Fold:
+class ClapGrid:
     """How the patches of the last stage lie in time and frequency."""
 
     rate_hz: int
@@ -48,24 +48,24 @@ class Fold:
     bands: int
 
     @property
-    def moments(self) -> int:
+    def time_steps(self) -> int:
         """Patches of one band in a full window."""
         return self.quarters * self.columns
 
     @property
-    def moment_samples(self) -> float:
+    def hop_samples(self) -> float:
         """Samples from one moment to the next: the spectrogram's first and last frame are stretched to the ends."""
-        return self.positions / self.moments * (self.samples // self.mel_hop) / (self.positions - 1) * self.mel_hop
+        return self.positions / self.time_steps * (self.samples // self.mel_hop) / (self.positions - 1) * self.mel_hop
 
     @property
     def first_samples(self) -> float:
         """Samples before the centre of the first moment."""
-        step = self.positions / self.moments
-        return self.moment_samples * (step - 1) / 2 / step
+        step = self.positions / self.time_steps
+        return self.hop_samples * (step - 1) / 2 / step
 
-    def moments_of(self, samples: int) -> int:
+    def count_time_steps(self, samples: int) -> int:
         """Count the moments whose centre lies before a clip's end."""
-        return max(0, min(self.moments, int(np.ceil((samples - self.first_samples) / self.moment_samples))))
+        return max(0, min(self.time_steps, int(np.ceil((samples - self.first_samples) / self.hop_samples))))
 
     def band_edges_hz(self) -> Float[np.ndarray, "bands 2"]:
         """Return the lowest and highest frequency under each band: the feet of its outer mel triangles."""
@@ -89,7 +89,7 @@ class ClapEncoder:
     revision: str
     rate_hz: int
     layers: tuple[Layer, ...]
-    fold: Fold
+    fold: ClapGrid
     runtime: Runtime
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
@@ -107,11 +107,11 @@ class ClapEncoder:
     @property
     def min_samples(self) -> int:
         """Half a moment: just enough to hold the middle of the first."""
-        return int(self.fold.moment_samples / 2) + 1
+        return int(self.fold.hop_samples / 2) + 1
 
     def frames(self, samples: int) -> Frames:
         """Place a clip's valid patches in time and frequency: moment by moment, low to high."""
-        return place_patches(self.layers[0], self.fold.band_edges_hz(), self.fold.moments_of(samples))
+        return place_patches(self.layers[0], self.fold.band_edges_hz(), self.fold.count_time_steps(samples))
 
     def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Run clips of any lengths up to `window_s`; see `Encoder.encode`."""
@@ -132,7 +132,7 @@ class ClapEncoder:
             layers,
             runtime=self.runtime,
             bucket=lambda _: 0,
-            frames=lambda samples: self.fold.moments_of(samples) * self.fold.bands,
+            frames=lambda samples: self.fold.count_time_steps(samples) * self.fold.bands,
             run=run,
         )
 
@@ -142,7 +142,7 @@ class ClapEncoder:
         return folded.transpose(2, 3).reshape(clips, count, width)
 
 
-def load_clap(source: Source, *, runtime: Runtime) -> ClapEncoder:
+def load_clap(source: ModelSource, *, runtime: Runtime) -> ClapEncoder:
     """Load the audio tower of a CLAP folder; raise `EncoderError` for one that fuses several views of a long clip."""
     from transformers import ClapAudioModel, ClapConfig, ClapFeatureExtractor
 
@@ -154,17 +154,17 @@ def load_clap(source: Source, *, runtime: Runtime) -> ClapEncoder:
             f"{source.name} fuses random crops of a long clip with a view of the whole; CLAP is covered without "
             "fusion, as in laion/clap-htsat-unfused"
         )
-    model = load_strictly(
+    model = load_weights(
         ClapAudioModel,
         source.folder,
         config=config,
         attention="eager",
-        may_bring=MAY_BRING,
+        ignored=IGNORED_KEYS,
         rename={r"^audio_model\.": ""},
     )
     tower = model.audio_encoder
     rows, columns = tower.input_resolutions[-1]
-    fold = Fold(
+    fold = ClapGrid(
         rate_hz=int(extractor.sampling_rate),
         samples=int(extractor.nb_max_samples),
         mel_hop=int(extractor.hop_length),
@@ -181,8 +181,8 @@ def load_clap(source: Source, *, runtime: Runtime) -> ClapEncoder:
         Layer(
             index=i,
             width=int(tower.num_features),
-            rate_hz=fold.rate_hz / fold.moment_samples,
-            receptive_field_s=(fold.moment_samples + fold.mel_window) / fold.rate_hz,
+            rate_hz=fold.rate_hz / fold.hop_samples,
+            receptive_field_s=(fold.hop_samples + fold.mel_window) / fold.rate_hz,
             offset_s=fold.first_samples / fold.rate_hz,
             attends=True,
         )

@@ -16,18 +16,23 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, convolved_field, frame_spans
+from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans, receptive_field
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
 AT_FRAME_RATE = 3
 """The LSTM, its non-linearity and the last convolution: the modules behind the last stride."""
 
-COVERED: dict[str, Any] = {"audio_channels": 1, "normalize": False, "norm_type": "weight_norm", "use_causal_conv": True}
+REQUIRED_SETTINGS: dict[str, Any] = {
+    "audio_channels": 1,
+    "normalize": False,
+    "norm_type": "weight_norm",
+    "use_causal_conv": True,
+}
 """Settings of the 24 kHz model. The 48 kHz one takes stereo, in chunks of a second that it normalises."""
 
 
@@ -84,18 +89,18 @@ class EncodecEncoder:
         return (2 * samples + self.hop_samples) // (2 * self.hop_samples)
 
 
-def load_encodec(source: Source, *, runtime: Runtime) -> EncodecEncoder:
+def load_encodec(source: ModelSource, *, runtime: Runtime) -> EncodecEncoder:
     """Load an EnCodec folder; raise `EncoderError` for settings that its encoder is not covered with."""
     from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 
     config = EncodecConfig.from_pretrained(source.folder)
-    for key, needed in COVERED.items():
+    for key, needed in REQUIRED_SETTINGS.items():
         if getattr(config, key) != needed:
             raise EncoderError(
                 f"{source.name} has {key}: {getattr(config, key)}; EnCodec is covered with {key}: {needed}, as in "
                 "facebook/encodec_24khz"
             )
-    model = load_strictly(EncodecModel, source.folder, config=config, attention="eager")
+    model = load_weights(EncodecModel, source.folder, config=config, attention="eager")
     extractor = load_extractor(EncodecFeatureExtractor, source.folder)
     hop, rate_hz = math.prod(config.upsampling_ratios), int(config.sampling_rate)
     if int(extractor.sampling_rate) != rate_hz:
@@ -142,4 +147,4 @@ def _field_samples(config: Any) -> int:
             strides.append(1)
         kernels.append(2 * ratio)
         strides.append(ratio)
-    return convolved_field(kernels, strides)[0]
+    return receptive_field(kernels, strides)[0]

@@ -29,15 +29,15 @@ from otoscope.encoders.base import (
     Wave,
     as_waves,
     check_layers,
-    convolved,
-    convolved_field,
+    convolved_length,
     frame_spans,
+    receptive_field,
 )
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
 
@@ -52,29 +52,29 @@ class Geometry:
     @property
     def field_samples(self) -> int:
         """Samples under one frame before the positional convolution."""
-        return convolved_field(self.kernels, self.strides)[0]
+        return receptive_field(self.kernels, self.strides)[0]
 
     @property
     def hop_samples(self) -> int:
         """Samples from one frame to the next."""
-        return convolved_field(self.kernels, self.strides)[1]
+        return receptive_field(self.kernels, self.strides)[1]
 
     def count(self, samples: int) -> int:
         """Count the frames of a clip."""
-        return convolved(samples, self.kernels, self.strides)
+        return convolved_length(samples, self.kernels, self.strides)
 
 
-def geometry_of(config: Any) -> Geometry:
+def read_geometry(config: Any) -> Geometry:
     """Read the convolutions off a configuration.
 
     >>> from types import SimpleNamespace
     >>> base = {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)}
-    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=128)).positional_frames
+    >>> read_geometry(SimpleNamespace(**base, num_conv_pos_embeddings=128)).positional_frames
     128
-    >>> geometry_of(SimpleNamespace(**base, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)).positional_frames
+    >>> read_geometry(SimpleNamespace(**base, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)).positional_frames
     91
     >>> sew = {"conv_kernel": (10, 3), "conv_stride": (5, 2), "squeeze_factor": 2}
-    >>> geometry_of(SimpleNamespace(**sew, num_conv_pos_embeddings=31))
+    >>> read_geometry(SimpleNamespace(**sew, num_conv_pos_embeddings=31))
     Geometry(kernels=(10, 3, 2), strides=(5, 2, 2), positional_frames=16)
     """
     kernel = getattr(config, "conv_pos_kernel_size", None)
@@ -118,7 +118,7 @@ def wav2vec2_layers(geometry: Geometry, *, rate_hz: int, width: int, blocks: int
 TRAINING_ONLY = r"(^|\.)masked_spec_embed$"
 """What stands for a masked frame in training; eval mode never reads it."""
 
-MAY_BRING = (
+IGNORED_KEYS = (
     TRAINING_ONLY,
     r"^(quantizer|project_q|project_hid|layer_norm_for_extract)\.",  # the contrastive task
     r"^(final_proj|label_embs_concat|label_embeddings_concat|speaker_proj)\b",  # what HuBERT and UniSpeech-SAT predict
@@ -227,7 +227,7 @@ class Wav2Vec2Encoder:
         return int(math.log(samples, LENGTH_STEP)) if self.pads else samples
 
 
-def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any = None) -> Wav2Vec2Encoder:
+def load_wav2vec2(source: ModelSource, *, runtime: Runtime, family: str, config: Any = None) -> Wav2Vec2Encoder:
     """Load a folder of the family in its own architecture; `config` overrides the folder's (MERT)."""
     import transformers
 
@@ -240,16 +240,16 @@ def load_wav2vec2(source: Source, *, runtime: Runtime, family: str, config: Any 
             f"{source.name} has language adapters in its blocks (adapter_attn_dim={config.adapter_attn_dim}); "
             "which language it is to hear cannot be said: use the model it was adapted from"
         )
-    model = load_strictly(
+    model = load_weights(
         getattr(transformers, architecture.model),
         source.folder,
         config=config,
         attention=architecture.attention,
-        may_lack=(TRAINING_ONLY,),
-        may_bring=MAY_BRING,
+        optional=(TRAINING_ONLY,),
+        ignored=IGNORED_KEYS,
     )
     extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder)
-    geometry = geometry_of(config)
+    geometry = read_geometry(config)
     rate_hz = int(extractor.sampling_rate)
     layers = wav2vec2_layers(
         geometry, rate_hz=rate_hz, width=int(config.hidden_size), blocks=int(config.num_hidden_layers)

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
-MAY_BRING = (r"^lm_head\.", r"^(projector|classifier|tdnn|objective)\.|^layer_weights$", r"^feature_extractor\.")
+IGNORED_KEYS = (r"^lm_head\.", r"^(projector|classifier|tdnn|objective)\.|^layer_weights$", r"^feature_extractor\.")
 """CTC, classification and x-vector heads."""
 
-BEHIND = (r"(^|\.)masked_spec_embed$", r"^(adapter|intermediate_ffn)\.")
+OPTIONAL_KEYS = (r"(^|\.)masked_spec_embed$", r"^(adapter|intermediate_ffn)\.")
 """What eval mode does not read, and what lies behind the last block."""
 
 MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES = 160, 400
@@ -78,7 +78,7 @@ class Wav2Vec2BertEncoder:
         return ((samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1) // self.stacked
 
 
-def load_wav2vec2_bert(source: Source, *, runtime: Runtime) -> Wav2Vec2BertEncoder:
+def load_wav2vec2_bert(source: ModelSource, *, runtime: Runtime) -> Wav2Vec2BertEncoder:
     """Load a wav2vec2-BERT folder; raise `EncoderError` if its preprocessor and its model disagree about the input."""
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
@@ -91,8 +91,8 @@ def load_wav2vec2_bert(source: Source, *, runtime: Runtime) -> Wav2Vec2BertEncod
             f"{source.name}: the preprocessor stacks {stacked} frames of {mels} mel bands, the model takes "
             f"{config.feature_projection_input_dim} values a frame; they must agree"
         )
-    model = load_strictly(
-        Wav2Vec2BertModel, source.folder, config=config, attention="sdpa", may_lack=BEHIND, may_bring=MAY_BRING
+    model = load_weights(
+        Wav2Vec2BertModel, source.folder, config=config, attention="sdpa", optional=OPTIONAL_KEYS, ignored=IGNORED_KEYS
     )
     rate_hz = int(extractor.sampling_rate)
     seen = (stacked - 1) * MEL_HOP_SAMPLES + MEL_WINDOW_SAMPLES

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.encoders.batching import Part, Runtime, encode_in_buckets
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_strictly
+from otoscope.encoders.loading import load_extractor, load_weights
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Source
+from otoscope.encoders.resolve import ModelSource
 
-Context = Literal["exact", "short"]
+ContextMode = Literal["exact", "short"]
 
-MAY_BRING = (
+IGNORED_KEYS = (
     r"^(model\.)?decoder\.",  # the language model
     r"^proj_out\.",  # its output projection
     r"^(projector|classifier)\.",  # heads of WhisperForAudioClassification
@@ -45,7 +45,7 @@ class WhisperEncoder:
     window_s: float | None
     min_samples: int
     hop_samples: int
-    context: Context
+    context: ContextMode
     runtime: Runtime
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
@@ -101,19 +101,19 @@ class WhisperEncoder:
         return self.model.layer_norm(state)
 
 
-def load_whisper(source: Source, *, context: Context, runtime: Runtime) -> WhisperEncoder:
+def load_whisper(source: ModelSource, *, context: ContextMode, runtime: Runtime) -> WhisperEncoder:
     """Load the encoder of a Whisper folder; the decoder's weights are not read into the model."""
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper import modeling_whisper
 
     config = WhisperConfig.from_pretrained(source.folder)
     config.output_hidden_states = config.output_attentions = False
-    model = load_strictly(
+    model = load_weights(
         modeling_whisper.WhisperEncoder,
         source.folder,
         config=config,
         attention="sdpa",
-        may_bring=MAY_BRING,
+        ignored=IGNORED_KEYS,
         rename={r"^(model\.)?encoder\.": ""},
     )
     extractor = load_extractor(WhisperFeatureExtractor, source.folder)

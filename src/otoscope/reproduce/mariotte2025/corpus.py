@@ -13,10 +13,10 @@ import soundfile
 
 from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.checks import clip_name
+from otoscope.corpus.checks import make_clip_id
 from otoscope.corpus.datasets.vocalset import ENDINGS, VocalSetCorpus
-from otoscope.corpus.listing import Progress
-from otoscope.corpus.splits import Splits, assign_splits, rank
+from otoscope.corpus.listing import ProgressCallback
+from otoscope.corpus.splits import Splits, assign_splits, rank_by_hash
 from otoscope.corpus.table import Corpus
 from otoscope.errors import SplitError
 from otoscope.reproduce.mariotte2025.encoder import CROP_S
@@ -37,7 +37,9 @@ def glance(root: Path, settings: Settings) -> Corpus:
     return _filtered(Corpus(listing.name, listing.root, clips, listing.set_aside), settings)
 
 
-def read_vocalset(root: Path, settings: Settings, *, cache: Path, on_progress: Progress | None = None) -> Corpus:
+def read_vocalset(
+    root: Path, settings: Settings, *, cache: Path, on_progress: ProgressCallback | None = None
+) -> Corpus:
     """Return VocalSet as the study filters it: ten techniques, and names that end in a vowel, c, f or spoken.
 
     Test are the five published singers. Raises what `build_corpus` raises.
@@ -63,7 +65,7 @@ def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
     """
     by = "path" if settings.valid_split == "files" else "group"
     train = corpus.clips.filter(pl.col("split") == "train")
-    ranked = rank(train[by].unique().to_list(), seed=settings.seed)
+    ranked = rank_by_hash(train[by].unique().to_list(), seed=settings.seed)
     held = set(ranked[: max(1, round(VALID_SHARE * len(ranked)))])
     found: dict[str, Take] = {
         path: "valid" if key in held else "train" for path, key in zip(train["path"], train[by], strict=True)
@@ -89,7 +91,7 @@ def takes(corpus: Corpus, settings: Settings) -> pl.DataFrame:
         take = side[clip["path"]]
         for crop, start_s in enumerate(_starts(clip["path"], clip["duration_s"], take, settings)):
             length_s = min(CROP_S, clip["duration_s"] - start_s)
-            cut = {"start_s": start_s, "duration_s": length_s, "clip_id": clip_name(clip["path"], start_s, length_s)}
+            cut = {"start_s": start_s, "duration_s": length_s, "clip_id": make_clip_id(clip["path"], start_s, length_s)}
             rows.append({**clip, **cut, "take": take, "crop": crop, "file_s": clip["duration_s"]})
         if take == "test":
             rows.append({**clip, "take": "whole", "crop": 0, "file_s": clip["duration_s"]})

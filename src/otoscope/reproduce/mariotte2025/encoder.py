@@ -15,9 +15,9 @@ from torch.nn import functional
 from otoscope.config.mariotte2025 import Switches
 from otoscope.encoders.base import Encoded, Encoder, Frames, Layer, Wave
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.families.ast import ASTEncoder, Grid
-from otoscope.encoders.families.wav2vec2 import MAY_BRING, TRAINING_ONLY, Wav2Vec2Encoder
-from otoscope.encoders.loading import load_strictly, read_config
+from otoscope.encoders.families.ast import ASTEncoder, PatchGrid
+from otoscope.encoders.families.wav2vec2 import IGNORED_KEYS, TRAINING_ONLY, Wav2Vec2Encoder
+from otoscope.encoders.loading import load_weights, read_config
 from otoscope.encoders.resolve import resolve
 
 CROP_S = 5.0
@@ -26,13 +26,13 @@ WAVLM_ONLY = (r"\.attention\.(gru_rel_pos_|rel_attn_embed)",)
 """WavLM's gated relative position bias, which wav2vec 2.0 has no place for."""
 
 
-class AllPatches(Grid):
+class AllPatches(PatchGrid):
     """A grid whose padding counts: every patch of the full window is valid."""
 
-    def moments_of(self, samples: int) -> int:
+    def count_time_steps(self, samples: int) -> int:
         """Count the moments of the full window, however short the clip."""
         del samples
-        return self.moments
+        return self.time_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def heard(
     """
     counted = switches.padding == "counted"
     if counted and isinstance(inner, ASTEncoder):
-        grid = AllPatches(**{f.name: getattr(inner.grid, f.name) for f in fields(Grid)})
+        grid = AllPatches(**{f.name: getattr(inner.grid, f.name) for f in fields(PatchGrid)})
         inner = replace(inner, grid=grid)
     return Heard(
         inner,
@@ -137,13 +137,13 @@ def load_model(checkpoint: str, switches: Switches, *, device: str = "cpu") -> E
 
     config = Wav2Vec2Config.from_dict({k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
     config.output_hidden_states = config.output_attentions = False
-    model = load_strictly(
+    model = load_weights(
         Wav2Vec2Model,
         source.folder,
         config=config,
         attention="sdpa",
-        may_lack=(TRAINING_ONLY,),
-        may_bring=(*MAY_BRING, *WAVLM_ONLY),
+        optional=(TRAINING_ONLY,),
+        ignored=(*IGNORED_KEYS, *WAVLM_ONLY),
     )
     return replace(encoder, model=encoder.runtime.ready(model))
 

@@ -15,7 +15,7 @@ from otoscope.config.mariotte2025 import Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.corpus.audio import decode
 from otoscope.encoders.families.ast import ASTEncoder
-from otoscope.encoders.resolve import place_of
+from otoscope.encoders.resolve import locate
 from otoscope.errors import AudioError, MissingExtra
 from otoscope.factors.egemaps import measure_egemaps
 from otoscope.linear.lasso import lasso_weights
@@ -50,7 +50,7 @@ class Forward:
 
 def forward(model: Model, settings: Settings, device: str) -> Forward:
     """Time a model on noise: the checkpoint where it is at hand, else its architecture with random weights."""
-    if place_of(model.checkpoint) in ("folder", "cache", "wheel"):
+    if locate(model.checkpoint) in ("folder", "cache", "wheel"):
         encoder = load_model(model.checkpoint, settings, device=device)
         last = [encoder.layers[-1].index]
         longest_s = min(LONG_S, encoder.window_s or LONG_S)
