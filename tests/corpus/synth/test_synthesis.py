@@ -12,7 +12,7 @@ from otoscope.corpus.synth import (
     Voice,
     draw_singer,
     draw_singers,
-    synthesis,
+    synthesise,
     synthesise_voice,
 )
 from otoscope.corpus.synth.melody import pattern_notes
