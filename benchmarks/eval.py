@@ -1,29 +1,27 @@
-"""Tuned, held-out LASSO regressions of one representation: otoscope beside a loop over scikit-learn's `LassoCV`.
+"""Tuned, held-out LASSO regressions of one representation: otoscope compared with loops over scikit-learn's `LassoCV`.
 
-    python benchmarks/eval.py                              # k 20, dense, k 102; the last line is JSON
+    python benchmarks/eval.py                              # k 20, dense, k 102; last line is JSON
     python benchmarks/eval.py --cases k20 dense --run runs/fsdd
-    python benchmarks/eval.py --permutations 2             # less of the null, on both sides
+    python benchmarks/eval.py --permutations 2             # a shorter null on both sides
 
-Per representation 1,600 rows in 20 groups, 88 factors, 5 folds of whole groups, 20 penalties from the
-smallest that leaves no weight to 1 % of it (0.1 % with fewer features than rows), and the same again
-for 20 permutations of the rows: 1,848 targets. otoscope (`fit_factors`, every penalty of every fold,
-standardised by the fold, bootstrap and null included) is run on `--factors` of the 88 with all their
-permutations; all that targets share (Gram matrices, inverses) is then counted for these alone. The loop
-is run on `--sample` factors and as many permuted ones, before and after otoscope's run, and scaled to the
-same number; permuted factors take longer and are counted apart. It gets the same rows, folds, penalties
-and cores (`n_jobs=2`), at the `tol` that guarantees an objective within 1e-6 of the least, as ours is:
+Per representation: 1,600 rows in 20 groups, 88 factors, 5 folds of whole groups, 20 penalties from the smallest that
+gives no weight down to 1 % of it (0.1 % with fewer features than rows), and the same for 20 permutations of the rows:
+1,848 targets. otoscope (`fit_factors`, every penalty of every fold, standardised per fold, bootstrap and null included)
+runs on `--factors` of the 88 with all their permutations; the cost that targets share (Gram matrices, inverses) is then
+charged to these alone. The loop runs on `--sample` factors and as many permuted ones, before and after otoscope, and is
+scaled to the same number; permuted factors take longer and are scaled separately. The loop has the same rows, folds,
+penalties and cores (`n_jobs=2`), and the `tol` that guarantees an objective within 1e-6 of the minimum:
 
-* `ratio`: the plain loop, `LassoCV` as one writes it: a dense matrix, `precompute="auto"`;
-* `ratio_tuned`: the fastest form of `LassoCV` for these rows: dense, sparse, or with or without a Gram
-  matrix, whichever takes least for a permuted factor on one fold (`lasso_cv_input`);
-* `ratio_tuned_default_tol`: that form at its default `tol`, which solves less exactly than ours.
+* `ratio`: the plain loop, `LassoCV` with a dense matrix and `precompute="auto"`;
+* `ratio_tuned`: the fastest form of `LassoCV` for these rows: dense or sparse, with or without a Gram matrix, chosen
+  on a permuted factor and one fold (`lasso_cv_input`);
+* `ratio_tuned_default_tol`: that form at its default `tol`, which solves less exactly.
 
-Seconds are of processor time, which other work on the machine hardly moves; `ratio_wall` is `ratio` by
-the clock.
+Seconds are processor time, which other load barely affects; `ratio_wall` is `ratio` in wall-clock time.
 
-`objective_gap` is the larger of two figures: the largest duality gap, over its objective, of all
-problems that otoscope solved (no objective is further from the least than that), and how far its
-objective lies above scikit-learn's on the same problems, measured on one fold of the loop's factors.
+`objective_gap` is the larger of two numbers: the largest duality gap, relative to its objective, over all problems that
+otoscope solved (an upper bound of the distance to the minimum), and the excess of its objective over scikit-learn's on
+the same problems, measured on one fold of the loop's factors.
 """
 
 import argparse
@@ -45,7 +43,7 @@ TURNS = 2
 
 
 class Took(NamedTuple):
-    """Seconds by the clock and of the processor."""
+    """Seconds of wall-clock and of processor time."""
 
     wall: float
     cpu: float
@@ -62,12 +60,12 @@ class Data(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["k20", "dense", "k102"])
-    parser.add_argument("--run", type=Path, help="also measure on a dictionary of this run folder")
+    parser.add_argument("--run", type=Path, help="also measure on an SAE of this run folder")
     parser.add_argument("--permutations", type=int, default=20)
     parser.add_argument("--factors", type=int, default=4, help="factors that otoscope fits, of 88")
     parser.add_argument("--sample", type=int, default=1, help="factors, and permuted factors, that the loop fits")
     parser.add_argument("--input", choices=["fastest", *INPUTS], default="fastest", help="the tuned form of LassoCV")
-    parser.add_argument("--stopping", action="store_true", help="also run otoscope with patience, on its own")
+    parser.add_argument("--stopping", action="store_true", help="also time otoscope with early stopping")
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="sklearn")
@@ -106,16 +104,16 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Any]:
     above, gap = loop.compare(), float(np.nanmax(found.gap))
     plain, tuned, default = (loop.seconds(peer) for peer in PEERS)
     print(f"\n{data.name}: {loop.live} live features, {ROWS} rows, {n} factors, {options.permutations} permutations")
-    print(f"  {'':44s} {'CPU s':>9s} {'wall s':>9s}   LassoCV over ours")
+    print(f"  {'':44s} {'CPU s':>9s} {'wall s':>9s}   LassoCV / otoscope")
     print(f"  {'otoscope, every penalty':44s} {ours.cpu:9.1f} {ours.wall:9.1f}")
     if stopping:
-        print(f"  {'otoscope, stopping after 3 without gain':44s} {stopping.cpu:9.1f} {stopping.wall:9.1f}")
+        print(f"  {'otoscope, early stopping after 3 penalties':44s} {stopping.cpu:9.1f} {stopping.wall:9.1f}")
     named = (f"plain, tol {loop.tolerance:.0e}", f"{loop.kind}, tol {loop.tolerance:.0e}", f"{loop.kind}, tol 1e-04")
     for name, took in zip(named, (plain, tuned, default), strict=True):
         times = f"{took.cpu / ours.cpu:.1f} CPU, {took.wall / ours.wall:.1f} wall"
         print(f"  {'LassoCV, ' + name:44s} {took.cpu:9.0f} {took.wall:9.0f}   {times}")
     print(f"  LassoCV scaled from {loop.counted()}")
-    print(f"  largest duality gap {gap:.1e}; objective above scikit-learn's by {above:+.1e} at most", flush=True)
+    print(f"  largest duality gap {gap:.1e}; objective exceeds scikit-learn's by at most {above:+.1e}", flush=True)
     return {
         "case": data.name,
         "ratio": round(plain.cpu / ours.cpu, 1),
@@ -146,7 +144,7 @@ def since(start: Took) -> Took:
 
 
 class Loop:
-    """The plain loop: one `LassoCV` a factor and permutation, timed on some of them."""
+    """The plain loop: one `LassoCV` per factor and permutation, timed on a sample."""
 
     def __init__(self, data: Data, factors: Any, options: argparse.Namespace) -> None:
         from sklearn.model_selection import GroupKFold
@@ -181,7 +179,7 @@ class Loop:
         return np.abs(self.x.T @ y).max() / len(y) * np.geomspace(1, smallest, ALPHAS)
 
     def turn(self, part: int) -> None:
-        """Time this part's share of the factors, as every peer."""
+        """Time every peer on this part of the factors."""
         for y, permuted in self.waiting[part::TURNS]:
             asked = {"plain": ("plain", self.tolerance), "tuned": (self.kind, self.tolerance)}
             asked["tuned, default tol"] = self.kind, DEFAULT_TOL
@@ -197,7 +195,7 @@ class Loop:
         return f"{len(self.plain)} factors and {len(self.permuted)} permuted"
 
     def compare(self) -> float:
-        """Return how far our objective lies above scikit-learn's, at most, on the first fold of factors timed."""
+        """Return the largest excess of our objective over scikit-learn's on the first fold of the timed factors."""
         from scipy.sparse import csc_matrix
         from sklearn.linear_model import lasso_path
 
@@ -232,8 +230,8 @@ class Loop:
         return worst
 
     def _fastest(self) -> str:
-        """Return the form of the input with which a permuted factor takes least time on one fold."""
-        # "auto" asks for a Gram matrix where there are more rows than features
+        """Return the input form that is fastest for a permuted factor on one fold."""
+        # "auto" uses a Gram matrix if there are more rows than features
         kinds = ["plain", "gram" if len(self.folds[0][0]) <= self.live else "dense"]
         if np.count_nonzero(self.sparse_x) <= 0.5 * self.sparse_x.size:
             kinds.append("sparse")
@@ -241,7 +239,7 @@ class Loop:
         return min(times, key=lambda kind: times[kind])
 
     def _guarantee(self) -> float:
-        """Return the `tol` at which scikit-learn's own stopping rule (gap < tol y'y) means 1e-6 of the objective."""
+        """Return the `tol` for which scikit-learn's stopping rule (gap < tol y'y) equals 1e-6 of the objective."""
         from otoscope.linear import lasso_path
 
         gram = self.x.T @ self.x / len(self.x)
@@ -250,7 +248,7 @@ class Loop:
             alphas = self.alphas(y)
             found = lasso_path.path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
             least = min(least, float(objective(self.x, y, found, alphas[-1:])[0]))
-        # y'y / n is 1: their rule compares n times the gap of our objective with tol times n
+        # y'y / n is 1: their rule compares n times the gap of our objective with n times tol
         return least * 1e-6
 
     def _fit(self, y: Any, kind: str, tolerance: float, *, folds: int = FOLDS) -> Took:
@@ -268,14 +266,14 @@ class Loop:
             precompute=INPUTS[kind],
         )
         start = clocks()
-        # its threads take a fold each, as ours take targets: more of them inside a product would only wait
+        # its threads process one fold each, ours one set of targets: more threads inside a product would only wait
         with threadpool_limits(1, user_api="blas"):
             model.fit(x, y)
         return since(start)
 
 
 INPUTS = {"plain": "auto", "dense": False, "gram": True, "sparse": False}
-"""Forms of `LassoCV`, and the `precompute` of each."""
+"""Input forms of `LassoCV`, and the `precompute` of each."""
 PEERS = "plain", "tuned", "tuned, default tol"
 DEFAULT_TOL = 1e-4
 
@@ -286,7 +284,7 @@ def objective(x: Any, y: Any, weights: Any, alphas: Any) -> Any:
 
 
 def warm_up() -> None:
-    """Compile before anything is timed."""
+    """Compile all kernels before timing."""
     from otoscope.linear.lasso import LassoSettings, fit_factors
 
     rng = np.random.default_rng(0)
@@ -301,7 +299,7 @@ def warm_up() -> None:
 
 
 def sung(height: int, seed: int) -> tuple[Any, Any]:
-    """Rows that share structure, and what made them: causes of very different frequency, singers with habits."""
+    """Structured rows and their causes: causes of very different frequency, with singer-specific preferences."""
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((600, WIDTH)) / np.sqrt(WIDTH)
     often = np.geomspace(0.3, 0.005, 600)
@@ -315,7 +313,7 @@ def sung(height: int, seed: int) -> tuple[Any, Any]:
 
 
 def described(causes: Any) -> Any:
-    """Return factors that rest on 2 to 20 causes each, under noise that leaves 5 % to 90 % of them."""
+    """Return factors that depend on 2 to 20 causes each, with noise that leaves 5 % to 90 % of their variance."""
     rng = np.random.default_rng(2)
     factors = np.empty((len(causes), FACTORS))
     for j in range(FACTORS):
@@ -337,7 +335,7 @@ def synthetic(k: int | None) -> Data:
 
 
 def encoded(rows: Any, k: int) -> Any:
-    """Return the codes of rows from a TopK dictionary that was trained on other rows like them."""
+    """Return codes of the rows from a TopK SAE trained on other rows of the same distribution."""
     import torch
 
     from otoscope.sae.config import TrainConfig
@@ -352,7 +350,7 @@ def encoded(rows: Any, k: int) -> Any:
 
 
 def from_run(folder: Path) -> Data:
-    """Take the pooled dictionary with the median k of the middle layer; speaker and digit stand in for 20 groups."""
+    """Load the pooled SAE with the median k of the middle layer; speaker and digit define 20 groups."""
     from otoscope.activations.store import ActivationStore
     from otoscope.artifacts import read_table
     from otoscope.factors.table import FactorTable
@@ -373,7 +371,7 @@ def from_run(folder: Path) -> Data:
     codes = encode_rows(sae, store.pooled(layer, ids), np.arange(len(ids))).codes
     factors = FactorTable.load(folder / "factors.parquet").values(ids)
     groups = np.array([where[name] for name in ids])
-    # few recordings have twenty speakers: blocks of rows stand in for groups, which changes no cost
+    # few corpora have twenty speakers: blocks of rows serve as groups, at the same cost
     blocks = np.arange(len(ids)) // (ROWS // GROUPS)
     split = np.where(blocks < GROUPS - 4, "train", np.where(blocks < GROUPS, "valid", "test"))
     kept = factors[split != "test"].std(axis=0) > 0

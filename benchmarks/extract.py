@@ -1,12 +1,12 @@
-"""Extraction beside the plain way, clip by clip in one interleaved run.
+"""Extraction compared with the plain way, clip by clip in one interleaved run.
 
-The plain way is the study's (arXiv 2509.24793): transformers, float32, a batch of one, all hidden states, the whole
-depth, whichever layers are wanted. otoscope goes all the way from the recordings to a store on disk. Each contender
-runs in a process of its own, so that its peak memory is its own; rounds alternate between them.
+The plain way is the study's (arXiv 2509.24793): transformers, float32, batch size one, all hidden states, full depth
+regardless of the requested layers. otoscope runs from the recordings to a store on disk. Each contender has its own
+process, so that peak memory is measured separately; rounds alternate between them.
 
-The limit is what the model multiplies and adds for the wanted layers, at the speed of this machine's fastest large
-product in the precision used. Then the study end to end: its authors encode the recordings anew in every epoch.
-All of it takes about a quarter of an hour; `--models`, `--clips`, `--rounds` and `--study` make it shorter or longer.
+The limit is the number of multiply-adds for the requested layers at the rate of this machine's fastest large product in
+the same precision. The study follows end to end: its authors encode the recordings again in every epoch. The whole
+benchmark takes about a quarter of an hour; `--models`, `--clips`, `--rounds` and `--study` change that.
 """
 
 import argparse
@@ -45,7 +45,7 @@ MODELS = [
     Model("wavlm-base", "WavLM", 3),
     Model("ast-base", "AST", 3),
 ]
-"""The starter model has its real weights; the others are of base size with random ones, which cost the same."""
+"""The starter model has its real weights; the others are of base size with random weights, which cost the same."""
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CASES = ("all layers, pooled", "one early layer", "all layers, frames")
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [model.name for model in MODELS]
     parser.add_argument("--models", nargs="*", choices=names, default=names)
-    parser.add_argument("--rounds", type=int, default=2, help="beside one that warms up")
+    parser.add_argument("--rounds", type=int, default=2, help="in addition to one warm-up round")
     parser.add_argument("--clips", type=int, default=3, help="of five seconds each")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def write_sound(folder: Path, clips: int) -> None:
-    """Write clips of five seconds: a buzz whose pitch and loudness wander, in noise."""
+    """Write clips of five seconds: a buzz with varying pitch and loudness, in noise."""
     import numpy as np
     import soundfile
 
@@ -94,7 +94,7 @@ def write_sound(folder: Path, clips: int) -> None:
 
 
 def first_of(sound: Path, clips: int) -> Path:
-    """Return a folder of the first clips alone."""
+    """Return a folder with only the first clips."""
     few = sound.with_name(f"sound-{clips}")
     few.mkdir(exist_ok=True)
     for path in sorted(sound.glob("*.wav"))[:clips]:
@@ -104,7 +104,7 @@ def first_of(sound: Path, clips: int) -> Path:
 
 
 def folder_of(model: Model) -> Path:
-    """Return the model's folder, written on first use."""
+    """Return the model's folder; write it on first use."""
     if not model.kind:
         from otoscope.encoders.starter import ensure_starter
 
@@ -122,11 +122,11 @@ def folder_of(model: Model) -> Path:
     return folder
 
 
-# -- contenders: each in a process of its own ------------------------------------------------------------------------
+# -- contenders, each in its own process ---------------------------------------------------------------------------
 
 
 def plain_way(model: Model, sound: Path, clips: int, threads: int) -> Callable[[str], None]:
-    """Read, prepare, run the whole model on one clip at a time, keep all hidden states."""
+    """Read, preprocess and run the whole model on one clip at a time; keep all hidden states."""
     import soundfile
     import torch
     import transformers
@@ -154,7 +154,7 @@ def plain_model(folder: Path, transformers: Any, **settings: Any) -> Any:
 
 
 def otoscopes(precision: str) -> Callable[[Model, Path, int, int], Callable[[str], None]]:
-    """From the same recordings to a store on disk."""
+    """Extract the same recordings to a store on disk."""
 
     def make(model: Model, sound: Path, clips: int, threads: int) -> Callable[[str], None]:
         import torch
@@ -191,7 +191,7 @@ MAKERS = {"plain": plain_way, "exact": otoscopes("exact"), "fast": otoscopes("fa
 
 
 def work(name: str, model: Model, sound: Path, options: argparse.Namespace, pipe: Connection) -> None:
-    """Run what the parent asks for; answer with seconds and with the peak memory of that run in MB."""
+    """Run the cases requested by the parent; return seconds and peak memory in MB."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -207,7 +207,7 @@ def work(name: str, model: Model, sound: Path, options: argparse.Namespace, pipe
 
 
 class Contender:
-    """A process that runs one contender's cases when asked."""
+    """Process that runs one contender's cases on request."""
 
     def __init__(self, name: str, model: Model, sound: Path, options: argparse.Namespace) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -278,7 +278,7 @@ def row(
 
 
 def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
-    """Return the multiply-adds a second of the best of ten large products, in the layout that is fastest here."""
+    """Return multiply-adds per second of the best of ten large products, in the fastest layout on this machine."""
     import torch
 
     from otoscope.encoders.precision import bf16_product
@@ -306,7 +306,7 @@ def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
 
 
 def multiplications(model: Model) -> dict[bool, float]:
-    """Count the multiply-adds of a clip, for the whole depth and for the early layer, on the plain model."""
+    """Count the multiply-adds of a clip for the full depth and for the early layer of the plain model."""
     import torch
     import transformers
     from torch.utils.flop_counter import FlopCounterMode
@@ -332,7 +332,7 @@ def multiplications(model: Model) -> dict[bool, float]:
 
 
 def study(model: Model, sound: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Six sparsities on two layers, 100 epochs, 64 clips: two epochs of the authors' way, scaled, and ours."""
+    """Six sparsities on two layers, 100 epochs, 64 clips: two epochs of the authors' way, scaled, and otoscope."""
     early, late = model.early, model.early + 1
     clock = CLOCKS[options.clock]
     epoch_s = authors_epoch_s(model, sound, (early, late), options.threads, clock)
@@ -393,7 +393,7 @@ def authors_epoch_s(
 
 
 def own_study(model: Model, sound: Path, layers: tuple[int, int]) -> None:
-    """Do the same with `otoscope train`, which extracts first: the same recipe, each dictionary on its own."""
+    """Run `otoscope train`, which extracts first, with the same preset and one bank per SAE."""
     from otoscope.config import parse_config
     from otoscope.pipeline.run import run
     from otoscope.runs.folder import RunFolder

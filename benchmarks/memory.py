@@ -1,10 +1,10 @@
-"""Memory of an extraction against the hours of sound that went through it.
+"""Memory of an extraction against hours of sound.
 
-    python benchmarks/memory.py       # ten files of an hour; writes docs/_static/memory.svg, last line is JSON
+    python benchmarks/memory.py       # ten files of one hour; writes docs/_static/memory.svg, last line is JSON
 
-Noise is written as FLAC, an hour a file, and goes through a small HuBERT of random weights, every layer, frames and
-pooled clips. The process's resident set is read after every batch. A file is decoded while it is encoded, so neither
-the length of a file nor the number of files should show.
+Noise is written as FLAC, one hour per file, and encoded by a small HuBERT with random weights: every layer, frames and
+pooled clips. The process's resident set is read after every batch. A file is decoded while it is encoded, so memory
+should depend neither on the length of a file nor on the number of files.
 """
 
 import argparse
@@ -46,17 +46,17 @@ def main() -> None:
             rows.append((progress.sound_s / 3600, process.memory_info().rss / 1e6))
         seconds = time.perf_counter() - start_s
         stored_mb = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file()) / 1e6
-    # the first file brings everything that is made once
+    # one-time allocations happen during the first file
     table = pl.DataFrame(rows, schema=["hours", "rss_mb"], orient="row")
-    settled = table.filter(pl.col("hours") >= options.hours)
-    slope = float(np.polyfit(settled["hours"].to_numpy(), settled["rss_mb"].to_numpy(), 1)[0])
+    steady = table.filter(pl.col("hours") >= options.hours)
+    slope = float(np.polyfit(steady["hours"].to_numpy(), steady["rss_mb"].to_numpy(), 1)[0])
     draw(table, options.picture)
     found = {
         "hours": options.files * options.hours,
-        "first_hour_mb": round(float(settled["rss_mb"][0])),
-        "last_mb": round(float(settled["rss_mb"][-1])),
+        "first_hour_mb": round(float(steady["rss_mb"][0])),
+        "last_mb": round(float(steady["rss_mb"][-1])),
         "largest_mb": round(float(table["rss_mb"].max())),  # type: ignore[arg-type]
-        "mb_an_hour": round(slope, 2),
+        "mb_per_hour": round(slope, 2),
         "stored_mb": round(stored_mb),
         "seconds": round(seconds, 1),
     }

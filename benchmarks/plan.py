@@ -1,10 +1,9 @@
-"""Plan the extraction of 3,000 hours: time, disk and cost, from stated rates and a simulation of what goes wrong.
+"""Plan the extraction of 3,000 hours: time, disk space and cost from stated rates and a simulation of failures.
 
     python benchmarks/plan.py             # rewrites the tables of docs/how-to/plan-3000-hours.md, last line is JSON
 
-Seeded: the same assumptions, the same tables. Shards go to whichever worker is free, in order; some take longer than
-others; workers die, take their shard with them and come back. The rate of a processor core was measured, those of GPUs
-are assumed.
+Seeded: the same assumptions give the same tables. Shards go to the next free worker in order; some take longer; workers
+die, lose their shard and restart. The rate of a processor core was measured, those of GPUs are assumed.
 """
 
 import argparse
@@ -22,13 +21,13 @@ GPUS = (1, 8, 64)
 RATES = (100, 500, 2000, 8000)
 CORES = (16, 64, 256)
 CORE_RATE = 10.4
-"""Times real time of one processor core: HuBERT base, all layers, fast, as docs/benchmarks.md has it."""
+"""Multiple of real time of one processor core: HuBERT base, all layers, fast; from docs/benchmarks.md."""
 SEEDS = range(20)
 
 
 @dataclass(frozen=True)
-class Assumed:
-    """What the plan rests on; change it and run the script again."""
+class Assumptions:
+    """Assumptions of the plan; change them and run the script again."""
 
     hours: float = 3000.0
     shard_s: float = 1800.0
@@ -54,8 +53,8 @@ class Simulated:
     lost_hours: float
 
 
-def simulate(assumed: Assumed, gpus: int, seed: int) -> Simulated:
-    """Hand out shards to workers that slow down and die; the run ends with the last shard."""
+def simulate(assumed: Assumptions, gpus: int, seed: int) -> Simulated:
+    """Dispatch shards to workers that slow down and die; the run ends with the last shard."""
     rng = np.random.default_rng(seed)
     shards = round(assumed.hours * 3600 / assumed.shard_s)
     free = [(assumed.start_s, worker) for worker in range(gpus)]
@@ -85,7 +84,7 @@ def simulate(assumed: Assumed, gpus: int, seed: int) -> Simulated:
     return Simulated(ended_s / 3600, gpus * ended_s / 3600, deaths, lost_s / 3600)
 
 
-def time_table(assumed: Assumed) -> str:
+def time_table(assumed: Assumptions) -> str:
     lines = [
         "| GPUs | times real time per GPU | median of 20 | worst of 20 | without failures | GPU hours | deaths |",
         "|---|---|---|---|---|---|---|",
@@ -104,7 +103,7 @@ def time_table(assumed: Assumed) -> str:
     return "\n".join(lines)
 
 
-def processor_table(assumed: Assumed) -> str:
+def processor_table(assumed: Assumptions) -> str:
     lines = ["| cores | median of 20 | worst of 20 | without failures | core hours |", "|---|---|---|---|---|"]
     for cores in CORES:
         found = [simulate(replace(assumed, times_real_time=CORE_RATE), cores, seed) for seed in SEEDS]
@@ -121,7 +120,7 @@ def told(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 
-def disk_table(assumed: Assumed) -> str:
+def disk_table(assumed: Assumptions) -> str:
     seconds = assumed.hours * 3600
     lines = ["| stored | float32, GB per layer | float16 or bfloat16 | all layers, float16 |", "|---|---|---|---|"]
     clip_s = 5.0
@@ -135,7 +134,7 @@ def disk_table(assumed: Assumed) -> str:
     return "\n".join(lines)
 
 
-def cost_table(assumed: Assumed) -> str:
+def cost_table(assumed: Assumptions) -> str:
     lines = [
         "| GPUs | encoding, all layers, USD | encoding per layer, USD | frames, float16, USD per layer and month |",
         "|---|---|---|---|",
@@ -150,8 +149,8 @@ def cost_table(assumed: Assumed) -> str:
 TABLES = {"time": time_table, "processors": processor_table, "disk": disk_table, "cost": cost_table}
 
 
-def filled(page: str, assumed: Assumed) -> str:
-    """Return the page with its tables made anew."""
+def filled(page: str, assumed: Assumptions) -> str:
+    """Return the page with regenerated tables."""
     for name, table in TABLES.items():
         begin, end = BEGIN.format(name=name), END.format(name=name)
         before, rest = page.split(begin)
@@ -161,7 +160,7 @@ def filled(page: str, assumed: Assumed) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    assumed = Assumed()
+    assumed = Assumptions()
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), assumed), encoding="utf-8")
     rows = [{"gpus": gpus, **asdict(simulate(assumed, gpus, seed=0))} for gpus in GPUS]
     print(json.dumps({"bench": "plan", "assumed": asdict(assumed), "rows": rows}))

@@ -1,13 +1,12 @@
-"""What dictionaries of every kind keep of groups that they never saw, beside PCA, the study's recipe and a peer.
+"""Reconstruction of unseen groups by every kind of SAE, compared with PCA, the study's preset and a peer.
 
-    python benchmarks/quality.py                 # records what it needs, trains, scores; last line is JSON
+    python benchmarks/quality.py                 # extracts what it needs, trains, scores; last line is JSON
     python benchmarks/quality.py --run runs/fsdd # activations of an existing run folder (repeatable)
 
-Every dictionary is trained on the rows of the training groups, its best state chosen on the validation groups,
-and scored on the test groups: fraction of variance unexplained (FVU, against the mean of the training rows),
-active latents a row, latents that no test row (or no training row) makes fire, balanced accuracy of a probe on its
-8 best latents, and how far dictionaries of other seeds have the same atoms.
-Rows that were measured before are read back (`--fresh` measures anew).
+Every SAE is trained on rows of the training groups, its best state is chosen on the validation groups, and it is scored
+on the test groups: fraction of variance unexplained (FVU, relative to the mean of the training rows), active latents per
+row, latents that no test row (or no training row) activates, balanced accuracy of a probe on its 8 best latents, and the
+similarity of atoms between seeds. Results measured before are reused (`--fresh` measures again).
 """
 
 import argparse
@@ -61,15 +60,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "archetypal": FREE,
     "temporal": {"temporal": 0.01},
 }
-"""What differs from the default recipe; all are trained on the same rows for as many steps at most."""
+"""Settings that differ from the default preset; all are trained on the same rows for at most as many steps."""
 
 
 BEATEN = ("default", "PCA", "study", "dictionary-learning TopK", "dictionary-learning BatchTopK")
-"""The default, and what it must beat."""
+"""The default and its competitors."""
 
 
 class Case(NamedTuple):
-    """One line of the table: what is trained on which rows, how often."""
+    """One line of the table: method, rows and number of seeds."""
 
     corpus: str
     layer: int
@@ -84,14 +83,14 @@ class Case(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a trained dictionary makes of rows: codes (where it has any) and rows rebuilt."""
+    """Codes (if the method has any) and reconstructions of rows."""
 
     codes: torch.Tensor | None
     rebuilt: torch.Tensor
 
 
 class Fitted(NamedTuple):
-    """A trained dictionary: how it sees rows, its atoms, and what its training says of itself."""
+    """A trained method: its encoding function, atoms and training summary."""
 
     see: Callable[[torch.Tensor], Seen]
     atoms: np.ndarray
@@ -100,16 +99,16 @@ class Fitted(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="append", type=Path, help="a run folder with activations; repeatable")
-    parser.add_argument("--rows", type=int, default=16_000, help="training frames at most, drawn by seed")
-    parser.add_argument("--layers", type=int, nargs="+", help="all, unless given")
+    parser.add_argument("--run", action="append", type=Path, help="run folder with activations; repeatable")
+    parser.add_argument("--rows", type=int, default=16_000, help="maximum number of training frames (seeded sample)")
+    parser.add_argument("--layers", type=int, nargs="+", help="default: all")
     parser.add_argument("--seeds", type=int, default=5, help="for the architectures, on pooled clips")
     parser.add_argument("--frame-seeds", type=int, default=2, help="for the architectures, on frames")
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--fresh", action="store_true", help="ignore cached results")
     parser.add_argument(
         "--sparsest", action="store_true", help="leave out the sparsities below 99 %%, and the architectures"
     )
-    parser.add_argument("--only", nargs="+", help="methods, by name")
+    parser.add_argument("--only", nargs="+", help="names of methods")
     options = parser.parse_args()
     site = next(build_environment().parent.parent.glob("lib/python*/site-packages"))
     sys.path.append(str(site))  # last: the peer alone comes from there
@@ -125,7 +124,7 @@ def main() -> None:
 
 
 def recorded() -> Iterator[Path]:
-    """Yield run folders, recorded first where needed: sung voices, and FSDD where the variable says where it lies."""
+    """Yield run folders, extracted first if needed: sung voices, and FSDD if the environment variable is set."""
     sung = CACHE / "sung.yaml"
     sung.parent.mkdir(parents=True, exist_ok=True)
     sung.write_text("name: sung\nmodel: starter\ncorpus: {kind: synth}\n")
@@ -133,7 +132,7 @@ def recorded() -> Iterator[Path]:
     if "FSDD" in os.environ:
         wanted.insert(0, (ROOT / "examples" / "fsdd.yaml", CACHE / "fsdd", ["--set", "corpus.takes=15"]))
     else:
-        print("FSDD is not set: real speech is left out (see examples/fsdd.yaml)", file=sys.stderr)
+        print("FSDD is not set: skipping real speech (see examples/fsdd.yaml)", file=sys.stderr)
     for config, folder, extra in wanted:
         command = [sys.executable, "-m", "otoscope", "extract", str(config), "--out", str(folder), *extra]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -141,7 +140,7 @@ def recorded() -> Iterator[Path]:
 
 
 def cases(corpus: "Material", options: argparse.Namespace) -> list[Case]:
-    """Return the lines: the default and what it must beat everywhere, then every architecture in the middle layer."""
+    """Return the lines: the default and its competitors in every layer, then every architecture in the middle layer."""
     layers = options.layers or corpus.store.layers
     middle = layers[len(layers) // 2]
     found = [
@@ -168,7 +167,7 @@ def cases(corpus: "Material", options: argparse.Namespace) -> list[Case]:
 
 
 def measured(corpus: "Material", case: Case, *, fresh: bool) -> dict[str, Any]:
-    """Return the line of a case, from the cache where it was measured before on the same activations."""
+    """Return the line of a case, from the cache if it was measured before on the same activations."""
     recipe = recipe_of(case.method)
     identity = fingerprint(
         corpus.store.fingerprint, corpus.splits, corpus.most, list(case), recipe.model_dump(mode="json")
@@ -183,7 +182,7 @@ def measured(corpus: "Material", case: Case, *, fresh: bool) -> dict[str, Any]:
 
 
 def score(corpus: "Material", case: Case, recipe: TrainConfig) -> dict[str, Any]:
-    """Train, and score on the test groups; means over seeds."""
+    """Train and score on the test groups; means over seeds."""
     data = corpus.rows(case.layer, case.rows)
     k = k_from_sparsity(LATENTS, case.sparsity)
     began = time.perf_counter()
@@ -222,7 +221,7 @@ def on_test(fitted: Fitted, data: dict[str, Rows]) -> dict[str, float]:
 
 @torch.no_grad()
 def dead(fitted: Fitted, rows: np.ndarray) -> float:
-    """Return the share of latents that are active in no row."""
+    """Return the fraction of latents that are active in no row."""
     fired = torch.zeros(len(fitted.atoms), dtype=torch.bool)
     for some in torch.from_numpy(rows).split(AT_ONCE):
         codes = fitted.see(some).codes
@@ -248,7 +247,7 @@ def make(method: str) -> Callable[[dict[str, Rows], TrainConfig, int, int], Fitt
 def own(data: dict[str, Rows], recipe: TrainConfig, k: int, seed: int) -> Fitted:
     train = data["train"]
     if recipe is MARIOTTE2025 and train.height > 4 * LATENTS:
-        # a hundred epochs of many rows in batches of 16 take an hour; it is at its best after seven
+        # a hundred epochs of many rows in batches of 16 take an hour; the best state is at epoch seven
         recipe = recipe.model_copy(update={"epochs": 10.0})
     trained = fit(train, data["valid"], recipe, latents=LATENTS, k=k, seed=seed)
     sae: SparseAutoencoder = trained.sae
@@ -273,7 +272,7 @@ def pca(data: dict[str, Rows], _recipe: TrainConfig, k: int, _seed: int) -> Fitt
 
 
 def peer(module: str, trainer: str) -> Callable[[dict[str, Rows], TrainConfig, int, int], Fitted]:
-    """dictionary-learning's own trainer on the same rows, batches and steps; the better of two learning rates.
+    """Train with dictionary-learning on the same rows, batches and steps; the better of two learning rates.
 
     Its rule for the rate is meant for 100,000 steps, so ten times as much is tried too, and the validation
     groups choose. Warm-up and decay are its defaults' shares of a run that short. Rows come at a mean square norm
@@ -316,7 +315,7 @@ def peer(module: str, trainer: str) -> Callable[[dict[str, Rows], TrainConfig, i
 
 @dataclass
 class Material:
-    """The activations of a run folder, by split, and what its clips are labelled with."""
+    """Activations of a run folder by split, and the labels of its clips."""
 
     folder: Path
     most: int
@@ -346,7 +345,7 @@ class Material:
         return self.clips.filter(pl.col("split") == side)["clip_id"].to_list()
 
     def rows(self, layer: int, kind: str) -> dict[str, Rows]:
-        """Return the rows of each split; of clips with more frames than wanted, some are drawn by seed."""
+        """Return the rows of each split; a seeded sample of clips if there are more frames than requested."""
         if kind == "pooled":
             sides = {side: self.store.pooled(layer, self.ids(side)) for side in ("train", "valid", "test")}
             return {side: ArrayRows(np.ascontiguousarray(rows)) for side, rows in sides.items()}
@@ -354,7 +353,7 @@ class Material:
         return {side: held(self.store.rows(layer, self._drawn(side, most[side])), HELD_BYTES) for side in most}
 
     def _drawn(self, side: str, most: int | None) -> list[str]:
-        """Return clips of a split, drawn by seed as long as their frames are not too many, in their usual order."""
+        """Return a seeded sample of clips within the frame budget, in corpus order."""
         table = self.clips.filter(pl.col("split") == side)
         if most is None:
             return table["clip_id"].to_list()
@@ -364,7 +363,7 @@ class Material:
 
     @torch.no_grad()
     def probe(self, fitted: Fitted, layer: int, kind: str, data: dict[str, Rows]) -> float:
-        """Return the balanced accuracy on test groups from the 8 best latents; frames' codes are averaged a clip."""
+        """Return balanced accuracy on test groups from the 8 best latents; codes of frames are averaged per clip."""
         if kind == "pooled":
             codes = np.concatenate([_codes(fitted, torch.from_numpy(array(data[side]))) for side in data])
             table = pl.concat([self.clips.filter(pl.col("split") == side) for side in data])
@@ -405,7 +404,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Return how the default compares with each method that ran on the same rows, on average over layers."""
+    """Compare the default with each method on the same rows, on average over layers."""
     lines = []
     for corpus, kind in sorted({(row["corpus"], row["rows"]) for row in rows}):
         at = {

@@ -30,15 +30,15 @@ from otoscope.sae.data import Order
 SHARDS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TURN = 8
-"""Batches a turn."""
+"""Batches per turn."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--mb", type=int, default=200, help="stored megabytes a case")
+    parser.add_argument("--mb", type=int, default=200, help="stored megabytes per case")
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a machine that others use")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a shared machine")
     options = parser.parse_args()
     clock = CLOCKS[options.clock]
     found = [
@@ -120,7 +120,7 @@ def write(path: Path, height: int, width: int, dtype: str, *, seed: int) -> None
 
 
 def stored(maps: list[Mapped], width: int, dtype: str) -> StoredRows:
-    """Rows of clips of about 250 frames, as five seconds at 50 frames a second are."""
+    """Rows of clips of about 250 frames: five seconds at 50 frames per second."""
     height = len(maps[0].values)
     edges = np.linspace(0, height, max(height // 250, 1) + 1).astype(np.int64)
     clips = len(edges) - 1

@@ -1,15 +1,14 @@
-"""One training step of a TopK dictionary: otoscope beside other libraries, in one interleaved run.
+"""One training step of a TopK SAE: otoscope compared with other libraries, in one interleaved run.
 
     python benchmarks/train.py            # builds .bench/train once, then measures; last line is JSON
     python benchmarks/train.py --rounds 5 --cases k102 paper
 
-Contenders take turns on the same threads and batches; medians over rounds, and beside them the ratio of the fastest
-turns. On a busy machine the threads of a contender wait for each other, which slows some more than others:
-`--clock cpu --threads 1` counts what the processor spends on one thread instead. Each step is the library's own:
-forward, loss with AuxK as it comes by default (no latent is dead yet), backward, gradient projection or
-clipping where it has them, optimiser, schedule, normalisation. `limit` is the encoder's dense product in
-the fastest precision of this machine plus one read and one write of the weights and both Adam moments
-at the bandwidth that a copy reaches here.
+Contenders take turns on the same threads and batches; reported are medians over rounds and the ratio of the fastest
+turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock cpu
+--threads 1` measures processor time of one thread instead. Each step is the library's own: forward, loss with AuxK as by
+default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
+normalisation. `limit` is the encoder's dense product in the fastest precision of this machine, plus one read and one
+write of the weights and both Adam moments at the measured copy bandwidth.
 """
 
 import argparse
@@ -29,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bench" / "train"
 PINS = {"torch": "2.13.0", "dictionary-learning": "0.1.0", "eai-sparsify": "1.3.3", "sae-lens": "6.54.12"}
 SKIPPED_PINS = {"dictionary-learning"}
-"""Installed without what they ask for: an old nnsight, for reading language models, which no trainer uses."""
+"""Installed without dependencies: they require an old nnsight for language models, which no trainer uses."""
 
 
 STEPS = 3
-"""Steps a turn, one after the other as in training: each then finds in the caches what the one before left there."""
+"""Consecutive steps per turn, so that caches are as warm as in training."""
 
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -79,7 +78,7 @@ def main() -> None:
 
 
 def build_environment() -> Path:
-    """Return the interpreter of an environment that holds the peers, making it first where needed."""
+    """Return the interpreter of the environment with the peers; build it if needed."""
     python, ready = CACHE / "bin" / "python", CACHE / ".ready"
     stamp = json.dumps(PINS, sort_keys=True)
     if ready.exists() and ready.read_text() == stamp:
@@ -100,7 +99,7 @@ def build_environment() -> Path:
 class Contender:
     name: str
     step: Callable[[Any], Any]
-    """Takes one batch, a float32 tensor [batch, width]."""
+    """Run one step on a batch, a float32 tensor [batch, width]."""
     seconds: list[float]
 
 
@@ -155,7 +154,7 @@ def report(case: Case, contenders: list[Contender], limits: "Limits") -> dict[st
 
 
 def make_batches(case: Case) -> list[Any]:
-    """Rows that a dictionary can explain: few of 1,024 hidden directions each, plus noise, off centre."""
+    """Rows with few of 1,024 hidden directions each, plus noise and an offset."""
     import torch
 
     directions = torch.randn(1024, case.width)
@@ -168,7 +167,7 @@ def make_batches(case: Case) -> list[Any]:
 
 
 class Limits:
-    """What no step can do without: the encoder's product, and weights and moments through memory once each way."""
+    """Lower bound of a step: the encoder's product, and one read and write of weights and moments."""
 
     def __init__(self, case: Case, threads: int, clock: Callable[[], float]) -> None:
         import numpy as np
@@ -273,7 +272,7 @@ def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any
 
 
 def sparsify(optimiser: str) -> Callable[[Case, Any, int], Callable[[Any], Any]]:
-    """The body of `Trainer.fit` (loss "fvu", no AuxK by default), which itself runs only around a language model."""
+    """Body of `Trainer.fit` (loss "fvu", no AuxK by default), which itself requires a language model."""
 
     def make(case: Case, batch: Any, _threads: int) -> Callable[[Any], Any]:
         import torch
@@ -338,7 +337,7 @@ def sae_lens(*, autocast: bool) -> Callable[[Case, Any, int], Callable[[Any], An
 
 
 def paper(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
-    """The paper's loop (PyTorch): linear, ReLU, k largest, linear without bias, mean squared error, Adam at 1e-3."""
+    """The study's loop (PyTorch): linear, ReLU, k largest, linear without bias, mean squared error, Adam at 1e-3."""
     import torch
     from torch import nn
 
