@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 JOBS ?= 2
-# workers share the cores already: one thread each; and nothing may reach for a network
+# one thread per test worker, and no network access
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 help: ## list the targets
@@ -20,39 +20,48 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## create .venv with the pinned versions
 
-demo: $(READY) ## sing a small corpus, open the starter model with SAEs, write the report
+demo: $(READY) ## synthesise a small corpus, train SAEs on the starter model, write the report
 	$(BIN)/otoscope demo
 
-test: $(READY) ## the whole test suite, offline
+test: $(READY) ## the test suite without the marker `slow`, offline
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-fast: $(READY) ## the inner loop: unit tests and laws without whole runs
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not whole_run" tests
+
+test-slow: $(READY) ## only the tests with the marker `slow`
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) -m slow
+
+test-all: $(READY) ## every test
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS)
 
-lint: $(READY) ## format, lint, types, import layers
+lint: $(READY) ## formatting, lint rules, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-shapes: $(READY) ## the laws once more, every annotated shape and type checked at every call
+shapes: $(READY) ## the laws again, with annotated shapes and types checked at every call
 	OTOSCOPE_SHAPES=1 $(QUIET) $(BIN)/python -m pytest -n $(JOBS) -k "not refused" tests/laws
 
-bench-train: $(READY) ## a training step beside the peers' (builds their environment first)
+bench-train: $(READY) ## a training step compared with other libraries (builds their environment first)
 	$(BIN)/python benchmarks/train.py
 
-bench-extract: $(READY) ## extraction beside the plain way, and the whole study beside its authors'
+bench-extract: $(READY) ## extraction compared with plain transformers, and the study with its authors' method
 	$(BIN)/python benchmarks/extract.py
 
-bench-eval: $(READY) ## tuned held-out regressions beside a loop over scikit-learn's LassoCV
+bench-eval: $(READY) ## tuned held-out regressions compared with scikit-learn's LassoCV
 	$(BIN)/python benchmarks/eval.py
 
-bench-quality: $(READY) ## what dictionaries keep of unseen groups, beside PCA, the study's recipe and a peer
+bench-quality: $(READY) ## reconstruction of unseen groups, compared with PCA, the study's preset and a peer
 	$(QUIET) $(BIN)/python benchmarks/quality.py
 
-check: test lint shapes docs ## everything that must hold before a change lands
+check: test lint shapes docs ## everything that must pass before a change lands
 
 docs: $(READY) ## build the documentation, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-clean: ## remove what was built, not what was measured
+clean: ## remove build outputs; keep measurements
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test lint shapes bench-train bench-extract bench-eval bench-quality check docs clean
+.PHONY: help install demo test test-fast test-slow test-all lint shapes bench-train bench-extract bench-eval bench-quality check docs clean

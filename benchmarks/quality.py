@@ -3,10 +3,10 @@
     python benchmarks/quality.py                 # extracts what it needs, trains, scores; last line is JSON
     python benchmarks/quality.py --run runs/fsdd # activations of an existing run folder (repeatable)
 
-Every SAE is trained on rows of the training groups, its best state is chosen on the validation groups, and it is scored
-on the test groups: fraction of variance unexplained (FVU, relative to the mean of the training rows), active latents per
-row, latents that no test row (or no training row) activates, balanced accuracy of a probe on its 8 best latents, and the
-similarity of atoms between seeds. Results measured before are reused (`--fresh` measures again).
+Every SAE is trained on rows of the training groups, its best state is chosen on the validation groups, and it is
+scored on the test groups: fraction of variance unexplained (FVU, relative to the mean of the training rows), active
+latents per row, latents that no test row (or no training row) activates, balanced accuracy of a probe on its 8 best
+latents, and the similarity of atoms between seeds. Results measured before are reused (`--fresh` measures again).
 """
 
 import argparse

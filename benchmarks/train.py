@@ -4,9 +4,9 @@
     python benchmarks/train.py --rounds 5 --cases k102 paper
 
 Contenders take turns on the same threads and batches; reported are medians over rounds and the ratio of the fastest
-turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock cpu
---threads 1` measures processor time of one thread instead. Each step is the library's own: forward, loss with AuxK as by
-default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
+turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock
+cpu --threads 1` measures processor time of one thread instead. Each step is the library's own: forward, loss with AuxK
+as by default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
 normalisation. `limit` is the encoder's dense product in the fastest precision of this machine, plus one read and one
 write of the weights and both Adam moments at the measured copy bandwidth.
 """
