@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.report.html import VOID
+VOID = frozenset({"br", "img", "input", "link", "meta", "hr", "wbr"})
+"""Elements that have no end tag."""
 
 
 @dataclass
@@ -67,6 +68,13 @@ class _Parser(HTMLParser):
             self.open.pop()
 
     def handle_data(self, data: str) -> None:
+        if (
+            "\n" in data
+            and not data.strip()
+            and self.open
+            and self.open[-1].name not in ("script", "style", "td", "th")
+        ):
+            return  # line breaks between elements of a template
         for tag in self.open:
             tag.text += data
 

@@ -6,7 +6,6 @@ import polars as pl
 
 from otoscope.formatting import count
 from otoscope.protocols.comparing import MIN_GROUPS
-from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
 
 MIN_CLIPS = 20
@@ -80,17 +79,13 @@ def warning(evidence: Evidence) -> str | None:
     )
 
 
-def caution(rests_on: Evidence | None) -> Html:
-    """Return the banner over numbers that are too few to claim anything; nothing where they are not."""
+def caution(rests_on: Evidence | None) -> str:
+    """Return why nothing can be claimed, and what to do; empty where the evidence suffices."""
     if rests_on is None or not rests_on.thin:
-        return join()
-    return element(
-        "p",
-        element("b", "Nothing can be claimed from these numbers."),
-        f" They rest on a test split of {rests_on.told}: {why_thin(rests_on)}. "
+        return ""
+    return (
+        f"They rest on a test split of {rests_on.told}: {why_thin(rests_on)}. "
         f"A claim needs at least {MIN_GROUPS} test groups (with fewer this program's page of claims decides "
         f"nothing) and about {MIN_CLIPS} test clips. {REMEDY}. Until then the page shows that the "
-        "run works, not what the model hears.",
-        class_="notice caution",
-        role="note",
+        "run works, not what the model hears."
     )

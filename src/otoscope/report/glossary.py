@@ -1,7 +1,6 @@
 """The words of the pages, explained once for someone who sees them for the first time."""
 
 from otoscope.formatting import NBSP
-from otoscope.report.html import Html, element, with_code
 
 TERMS: dict[str, str] = {
     "layer": (
@@ -62,9 +61,3 @@ TERMS: dict[str, str] = {
     "points": "hundredths: from 70 % to 68 % is 2 points.",
 }
 """What each word means here."""
-
-
-def glossary(*, title: str = "What the words mean") -> Html:
-    """Return the words as a list that opens on a click."""
-    items = (element("li", element("b", word), ": ", with_code(meaning)) for word, meaning in TERMS.items())
-    return element("details", element("summary", title), element("ul", *items), class_="table")

@@ -1,21 +1,21 @@
-"""Pages put together from sections and figures; figures as SVG and PDF."""
+"""Pages rendered from Jinja2 templates; figures written as SVG and PDF."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import vl_convert as vlc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from otoscope.artifacts import atomic
 from otoscope.report import tables
 from otoscope.report.figures.figure import Figure, for_page, for_print
-from otoscope.report.figures.theme import PRINT_CONFIG, page_themes, series_colours
-from otoscope.report.html import Html, element, join, script_json
+from otoscope.report.figures.theme import PRINT_CONFIG, Colour, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
 """What the bundled script must offer to the page's own."""
@@ -41,82 +41,103 @@ def _renumbered(svg: str) -> str:
     return re.sub(r'(id="|url\(#)((?:gradient_|clip)\d+)', lambda m: m[1] + new.get(m[2], m[2]), svg)
 
 
-def assemble(
-    *,
-    title: str,
-    subtitle: str,
-    blocks: Sequence[tuple[str, Html]],
-    specs: Mapping[str, Any] | None = None,
-    layers: Sequence[int] = (),
+@dataclass(frozen=True)
+class Section:
+    """One section of a page: heading, the template that renders `content`, then figures.
+
+    `template` is a file of `templates/sections/`; it sees `content` alone.
+    """
+
+    name: str
+    title: str
+    template: str = ""
+    content: Any = None
+    figures: Sequence[Figure] = ()
+
+
+class FigureView(NamedTuple):
+    """A figure with its table and legend prepared for the template."""
+
+    figure: Figure
+    table: tables.FoldedTable | None
+    colours: Mapping[str, Colour]
+
+
+def render_page(
+    *, title: str, subtitle: str, sections: Sequence[Section], layers: Sequence[int] = (), linked: bool = False
 ) -> str:
-    """Return a page of named sections; `specs` are the charts that they hold, `layers` those that have colours."""
-    links = (element("li", element("a", n.capitalize().replace("-", " "), href=f"#{n}")) for n, _ in blocks)
-    return Template(_resource("page.html")).substitute(
-        title=join(title),
-        subtitle=join(subtitle),
-        contents=join(*links),
-        style=_resource("style.css"),
-        body=join(*(block for _, block in blocks)),
-        specs=script_json(json.dumps(specs or {}, ensure_ascii=False, allow_nan=False)),
-        themes=script_json(json.dumps(page_themes(layers))),
-        bundle=_bundle() if specs else "",
-        script=_resource("page.js"),
+    """Return a self-contained page.
+
+    `layers` are those that have a colour in the charts; `linked` states whether SVG and PDF files of the figures exist
+    next to the page.
+    """
+    figures = [figure for section in sections for figure in section.figures]
+    specs = {
+        f"{figure.name}-{number}": for_page(panel, figure.height)
+        for figure in figures
+        for number, panel in enumerate(figure.panels)
+    }
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            sections=sections,
+            figures={figure.name: _view(figure) for figure in figures},
+            linked=linked,
+            specs=specs,
+            themes=page_themes(layers),
+            style=_resource("style.css"),
+            script=_resource("page.js"),
+            bundle=_bundle() if specs else "",
+        )
     )
 
 
-def section(name: str, title: str, *content: Html | None) -> Html:
-    """Return one section with its heading."""
-    return element(
-        "section", element("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title"
-    )
-
-
-def drawn(figure: Figure, specs: dict[str, Any], *, linked: bool) -> Html:
-    """Return a figure, and add its charts to `specs`; `linked` says whether its files lie beside the page."""
-    several = len(figure.panels) > 1
-    panels: list[Html] = []
-    for number, panel in enumerate(figure.panels):
-        key = f"{figure.name}-{number}"
-        specs[key] = for_page(panel, figure.height)
-        name = f"{figure.title}: {panel.title}" if panel.title else figure.title
-        chart = element("div", id=f"chart-{key}", class_="chart", data_chart=key, style=f"min-height:{figure.height}px")
-        heading = element("h4", panel.title) if several else None
-        panels.append(element("div", heading, chart, class_="panel", role="group", aria_label=name))
-    files_of = [
-        join(element("a", kind.upper(), href=f"figures/{figure.name}.{kind}"), " ") for kind in ("svg", "pdf") if linked
-    ]
-    links = element("p", "The same chart as a file beside this page: ", *files_of, class_="quiet") if linked else None
-    layout = "panels small" if figure.small else ("panels" if several else "panels single")
-    return element(
-        "figure",
-        element("h3", figure.title),
-        element("figcaption", figure.caption, class_="caption"),
-        _legend(figure),
-        element("div", *panels, class_=layout),
-        *(element("p", note, class_="quiet") for note in figure.notes),
-        tables.folded(f"Table: {figure.title}", figure.table, figure.name),
-        links,
-        class_="figure",
-        id=f"figure-{figure.name}",
-    )
-
-
-def _legend(figure: Figure) -> Html | None:
-    """Explain the colours of the representations once for all panels."""
-    if not figure.legend:
-        return None
-    keys = (
-        element("li", element("span", class_="key", style=f"--light:{c.light};--dark:{c.dark}"), " ", n)
-        for n, c in series_colours(figure.legend).items()
-    )
-    return element("ul", *keys, class_="legend", aria_label="Colours")
-
-
-def _resource(name: str) -> str:
-    return (files("otoscope.report") / name).read_text(encoding="utf-8")
+def _view(figure: Figure) -> FigureView:
+    table = tables.folded(f"Table: {figure.title}", figure.table, figure.name)
+    return FigureView(figure, table, series_colours(figure.legend))
 
 
 @cache
-def _bundle() -> str:
+def templates() -> Environment:
+    """Return the Jinja2 environment of the pages: autoescaping, undefined names are errors."""
+    environment = Environment(
+        loader=PackageLoader("otoscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
+    environment.filters |= {"code": with_code, "breakable": breakable}
+    return environment
+
+
+def with_code(text: str) -> Markup:
+    """Escape text and mark up what stands between backticks as code; a lone backtick stays as it is.
+
+    >>> print(with_code("a < b: run `otoscope run`"))
+    a &lt; b: run <code>otoscope run</code>
+    """
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """Escape a name and allow line breaks after its slashes and underscores.
+
+    >>> print(breakable("a/b_c"))
+    a/<wbr>b_<wbr>c<wbr>
+    """
+    return Markup("").join(escape(piece) + Markup("<wbr>") for piece in re.findall(r"[^/_]*[/_]?", name) if piece)
+
+
+def _resource(name: str) -> Markup:
+    return Markup((files("otoscope.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+@cache
+def _bundle() -> Markup:
     """Return Vega, Vega-Lite and vega-embed as one script that may stand inside a page."""
-    return vlc.javascript_bundle(snippet=BUNDLED).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return Markup(vlc.javascript_bundle(snippet=BUNDLED).replace("</script", "<\\/script").replace("<!--", "<\\!--"))

@@ -1,23 +1,21 @@
 """The report: one self-contained page, and its charts as SVG and PDF."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from otoscope.artifacts import atomic
 from otoscope.formatting import count
-from otoscope.report import evidence, tables
+from otoscope.report import evidence, glossary
 from otoscope.report.claims import page as claims
+from otoscope.report.claims.verdicts import Verdict
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.probes import all_figures
-from otoscope.report.html import Html, element, join
-from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.layout import Section, render_page, write_figure
 from otoscope.report.run_data import Run, read_run
 from otoscope.report.sections import findings, gallery, methods
-from otoscope.report.sections.opening import opening
+from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.strict_findings import strict_findings
-
-MAX_ALL_ROWS = 20_000
-"""Results up to this many rows are offered as one download on the page."""
 
 SECTIONS: dict[str, tuple[str, str]] = {
     "layers": ("Probing by layer", "No probes: the results hold no label for this corpus."),
@@ -64,37 +62,68 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     return path
 
 
-def render(run: Run, sections: dict[str, list[Figure]], *, linked: bool = True) -> str:
-    """Return the page as text; `linked` says whether the figures' files lie beside it."""
-    specs: dict[str, Any] = {}
+class RunSummary(NamedTuple):
+    """Content of the first section; `summary` is None where the strict protocol speaks first."""
+
+    opening: Opening
+    caution: str
+    terms: str
+    glossary: Mapping[str, str]
+    summary: findings.Summary | None
+
+
+class ClaimsLink(NamedTuple):
+    """Verdicts on the study's claims, and the page that examines them."""
+
+    verdicts: Sequence[tuple[claims.Claim, Verdict]]
+    page: str
+
+
+class PlainFindings(NamedTuple):
+    """Another protocol's findings, after the strict ones."""
+
+    introduction: str
+    summary: findings.Summary
+
+
+def render(run: Run, figures: Mapping[str, Sequence[Figure]], *, linked: bool = True) -> str:
+    """Return the page as text; `linked` states whether the figures' files exist next to it."""
+    return render_page(
+        title=run.title,
+        subtitle=_subtitle(run),
+        sections=list(_sections(run, figures)),
+        layers=run.results.layers,
+        linked=linked,
+    )
+
+
+def _sections(run: Run, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Section]:
+    rows = run.results.rows
     rests_on = evidence.of_run(run)
+    examined = claims.examine(rows) if claims.is_asked(rows) else None
+    plain, strict = findings.summary(run, rests_on), strict_findings(run)
+    first = RunSummary(
+        opening=opening(run, rests_on, claims.answers(examined) if examined else ()),
+        caution=evidence.caution(rests_on),
+        terms=findings.TERMS,
+        glossary=glossary.TERMS,
+        summary=None if strict else plain,
+    )
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    asked = claims.examine(run.results.rows) if claims.is_asked(run.results.rows) else None
-    answers = claims.answers(asked) if asked else ()
-    first = (opening(run, rests_on, answers), evidence.caution(rests_on), findings.terms())
-    plain, said = findings.summary(run, rests_on), strict_findings(run)
-    blocks = [("summary", section("summary", found, *first, None if said else plain))]
-    if asked:
-        blocks.append(("claim", section("claim", "The claim, examined", claims.told(asked))))
-    if said:
-        shown = [drawn(f, specs, linked=linked) for f in sections["strict"]]
-        blocks.append(("strict", section("strict", "Asked strictly", said, *shown)))
-        blocks.append(
-            ("plain", section("plain", "Asked plainly", element("p", PLAINLY.get(run.results.protocol, "")), plain))
-        )
+    yield Section("summary", found, "summary.html", first)
+    if examined:
+        link = ClaimsLink(list(zip(claims.CLAIMS, examined.verdicts, strict=True)), claims.PAGE)
+        yield Section("claim", "The claim, examined", "claims_link.html", link)
+    if strict:
+        yield Section("strict", "Asked strictly", "strict.html", strict, figures["strict"])
+        other = PlainFindings(PLAINLY.get(run.results.protocol, ""), plain)
+        yield Section("plain", "Asked plainly", "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
-        shown = [drawn(f, specs, linked=linked) for f in sections[name]]
-        blocks.append((name, section(name, title, join(*shown) if shown else element("p", empty))))
-    blocks += [
-        ("gallery", section("gallery", "Gallery of latents", gallery.gallery(run))),
-        ("methods", section("methods", "Methods", methods.methods(run))),
-        ("set-aside", section("set-aside", "Clips set aside", methods.set_aside(run))),
-        (
-            "provenance",
-            section("provenance", "Where this comes from", join(methods.provenance(run), _all_rows(run))),
-        ),
-    ]
-    return assemble(title=run.title, subtitle=_subtitle(run), blocks=blocks, specs=specs, layers=run.results.layers)
+        yield Section(name, title, "text.html", () if figures[name] else (empty,), figures[name])
+    yield Section("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
+    yield Section("methods", "Methods", "methods.html", methods.methods(run))
+    yield Section("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
+    yield Section("provenance", "Where this comes from", "provenance.html", methods.provenance(run))
 
 
 def _subtitle(run: Run) -> str:
@@ -105,10 +134,3 @@ def _subtitle(run: Run) -> str:
         parts.append(count(run.clips.height, "clip"))
         parts.append(count(run.clips["group"].n_unique(), "group"))
     return " · ".join(parts)
-
-
-def _all_rows(run: Run) -> Html:
-    rows = run.results.rows
-    if rows.height > MAX_ALL_ROWS:
-        return element("p", f"All {rows.height:,} results are in results.parquet, beside this report's folder.")
-    return element("p", tables.csv_link(rows, "results", f"Download all {rows.height:,} results as CSV"))

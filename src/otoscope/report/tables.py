@@ -1,14 +1,13 @@
 """Tables behind the charts: shown rounded, downloadable to the last digit."""
 
 from base64 import b64encode
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.metrics.registry import METRICS
-from otoscope.report.html import Html, element, join
 
 COLUMNS = (
     "n: how many clips, frames, factors, levels or dictionaries a value is made of; null: the same with targets dealt "
@@ -51,35 +50,77 @@ MAX_ROWS = 300
 """Rows a table shows at most; its download always holds all."""
 
 
-def csv_link(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Html:
+class Column(NamedTuple):
+    """Heading of a column; `kind` is "number" (set right), "long" (kept from wrapping at every letter) or empty."""
+
+    title: str
+    kind: str
+
+
+class Cell(NamedTuple):
+    """Text of a cell, and the exact value of a number."""
+
+    text: str
+    exact: str | None = None
+
+
+class Table(NamedTuple):
+    """A table as a template renders it."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+class SettingsTable(NamedTuple):
+    """Settings and their values as text."""
+
+    caption: str
+    rows: Sequence[tuple[str, str]]
+
+
+class Download(NamedTuple):
+    """A link that holds a whole table as CSV."""
+
+    href: str
+    name: str
+    text: str
+
+
+class FoldedTable(NamedTuple):
+    """A table that opens on a click, with notes and its download."""
+
+    title: str
+    size: str
+    notes: Sequence[str]
+    download: Download
+    table: Table
+
+
+def csv_download(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Download:
     """Return a link that holds the whole table as CSV, floats to the last digit."""
     data = b64encode(rows.write_csv().encode()).decode()
-    return element("a", text, href=f"data:text/csv;charset=utf-8;base64,{data}", download=f"{name}.csv", class_="csv")
+    return Download(f"data:text/csv;charset=utf-8;base64,{data}", f"{name}.csv", text)
 
 
-def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3, note: str = "") -> Html:
-    """Return a table that opens on a click, with its download.
+def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3) -> FoldedTable | None:
+    """Return a table that opens on a click, with its download; None without rows.
 
-    A column of settings that holds one value is said in a line above the table, so that the numbers need no scrolling;
+    A column of settings with one value is stated above the table, so that the numbers need no scrolling;
     the download has every column.
     """
     if rows.is_empty():
-        return Html("")
-    shown = f"{count(rows.height, 'row')}"
+        return None
+    notes: list[str] = []
     if rows.height > MAX_ROWS:
-        note = f"{note} The first {MAX_ROWS} of {rows.height:,} rows are shown; the download holds all.".strip()
+        notes.append(f"The first {MAX_ROWS} of {rows.height:,} rows are shown; the download holds all.")
+    notes.append(metric_notes(rows))
     constant = _constant(rows)
     every = "; ".join(f"{TITLES.get(c, c)} {_spelled(c, value)}" for c, value in constant.items())
-    return element(
-        "details",
-        element("summary", title, " ", element("span", f"({shown})", class_="quiet")),
-        element("p", note, class_="quiet") if note else None,
-        element("p", told, class_="quiet") if (told := metric_notes(rows)) else None,
-        element("p", f"In every row that has it: {every}.", class_="quiet") if every else None,
-        element("p", csv_link(rows, name)),
-        table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits),
-        class_="table",
-    )
+    notes.append(f"In every row that has it: {every}." if every else "")
+    shown = table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits)
+    download = csv_download(rows, name)
+    return FoldedTable(title, count(rows.height, "row"), [note for note in notes if note], download, shown)
 
 
 def _constant(rows: pl.DataFrame) -> dict[str, Any]:
@@ -94,33 +135,26 @@ def _spelled(column: str, value: Any) -> str:
     return sparsity(value) if column == "sparsity" else str(value)
 
 
-def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Html:
-    """Return a table that scrolls sideways by itself; numbers are right-aligned and hold their exact value."""
-    classes = {c: _class(rows[c]) for c in rows.columns}
-    titles = (TITLES.get(c, c.replace("_", " ")) for c in rows.columns)
-    head = join(*(element("th", t, scope="col", class_=classes[c]) for c, t in zip(rows.columns, titles, strict=True)))
-    body = join(
-        *(element("tr", *(_cell(row[c], c, digits, classes[c]) for c in rows.columns)) for row in rows.rows(named=True))
-    )
-    inner = element("table", element("thead", element("tr", head)), element("tbody", body))
-    return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
+def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Table:
+    """Return a table whose numbers are shown rounded and hold their exact value."""
+    columns = [Column(TITLES.get(c, c.replace("_", " ")), _class(rows[c])) for c in rows.columns]
+    cells = [[_cell(row[c], c, digits) for c in rows.columns] for row in rows.rows(named=True)]
+    return Table(caption, columns, cells)
 
 
-def _class(column: pl.Series) -> str | None:
-    """Tell numbers, to be set right, and columns of long texts, to be kept from wrapping at every letter."""
+def _class(column: pl.Series) -> str:
     if column.dtype.is_numeric():
         return "number"
-    return "long" if max((len(str(v)) for v in column), default=0) > LONG_TEXT else None
+    return "long" if max((len(str(v)) for v in column), default=0) > LONG_TEXT else ""
 
 
-def _cell(value: Any, column: str, digits: int, class_: str | None) -> Html:
+def _cell(value: Any, column: str, digits: int) -> Cell:
     if isinstance(value, float):
         text = sparsity(value) if column == "sparsity" else decimal(value, digits)
-        inner = element("data", text, value=repr(value)) if known(value) else "–"
-        return element("td", inner, class_=class_)
+        return Cell(text, repr(value)) if known(value) else Cell("–")
     if isinstance(value, int) and not isinstance(value, bool):
-        return element("td", element("data", str(value), value=value), class_=class_)
-    return element("td", "–" if value is None else str(value), class_=class_)
+        return Cell(str(value), str(value))
+    return Cell("–" if value is None else str(value))
 
 
 def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -136,14 +170,9 @@ def _empty(column: pl.Series) -> bool:
     return column.is_null().all() or (column.dtype == pl.String and (column.fill_null("") == "").all())
 
 
-def settings(values: Mapping[str, Any], *, caption: str) -> Html:
+def settings(values: Mapping[str, Any], *, caption: str) -> SettingsTable:
     """Return a two-column table of settings, nested ones under dotted names."""
-    rows = [
-        element("tr", element("th", key, scope="row"), element("td", spelled(value)))
-        for key, value in flattened(values).items()
-    ]
-    inner = element("table", element("tbody", *rows), class_="settings")
-    return element("div", inner, class_="scroll whole", tabindex=0, role="region", aria_label=caption)
+    return SettingsTable(caption, [(key, spelled(value)) for key, value in flattened(values).items()])
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -110,7 +110,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     spec = SynthCorpus(singers=10, takes=3, patterns=("long_tones",), duration_s=1.6)
     truth, features, peaks_hz = [], [], []
     for task in spec.tasks():
-        clip = synthesise(task.who, task.technique, task.vowel, task.pattern, duration_s=spec.duration_s, seed=task.seed)
+        clip = synthesise(
+            task.who, task.technique, task.vowel, task.pattern, duration_s=spec.duration_s, seed=task.seed
+        )
         truth.append({"technique": task.technique, "singer": task.who.name, **clip.factors})
         features.append(egemaps.process_signal(clip.wave, clip.rate_hz).to_numpy()[0])
         if task.technique in SUSTAINED:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from otoscope.report.evidence import Evidence
-from otoscope.report.glossary import TERMS, glossary
+from otoscope.report.glossary import TERMS
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.opening import opening
 from otoscope.report.tables import metric_notes
@@ -23,8 +23,7 @@ def test_a_table_of_results_says_what_its_metrics_are_and_any_other_says_nothing
 
 def test_the_words_of_the_page_are_explained_once(made: Made) -> None:
     assert made.text.count("What all the words mean") == 1
-    text = str(glossary())
-    assert all(f"<b>{term}</b>" in text for term in TERMS)
+    assert all(f"<b>{term}</b>" in made.text for term in TERMS)
 
 
 def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
@@ -38,15 +37,15 @@ def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
 def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: int, warned: bool) -> None:
     run = read_run(make_run(tmp_path, moments=False))
     answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
-    said = str(opening(run, Evidence(60, groups), answers))
-    assert (f"Only {groups} test groups" in said) == warned
-    assert "codes keep the task – undecided; pitch early, formants late – holds</b>." in said
-    assert "arXiv 2509.24793" in said
-    assert "arXiv" not in str(opening(run, Evidence(60, groups)))
+    lead = opening(run, Evidence(60, groups), answers)
+    assert (f"Only {groups} test groups" in lead.caveat) == warned
+    assert lead.answer == "codes keep the task – undecided; pitch early, formants late – holds"
+    assert "arXiv 2509.24793" in lead.study
+    assert opening(run, Evidence(60, groups)).study == ""
 
 
 def test_a_run_without_dictionaries_or_labels_opens_all_the_same(tmp_path: Path) -> None:
     make_run(tmp_path / "dense", sae_layers=(), sizes={})
-    assert "say what its layers tell of the technique." in str(opening(read_run(tmp_path / "dense"), None))
+    assert "say what its layers tell of the technique." in opening(read_run(tmp_path / "dense"), None).question
     make_run(tmp_path / "bare", labels=(), sizes={})
-    assert "the numbers below describe what was recorded." in str(opening(read_run(tmp_path / "bare"), None))
+    assert "the numbers below describe what was recorded." in opening(read_run(tmp_path / "bare"), None).question

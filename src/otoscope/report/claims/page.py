@@ -1,8 +1,8 @@
 """The page "the claim, examined": three claims, three sources of numbers, and a verdict that the code writes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -19,11 +19,10 @@ from otoscope.report.claims.verdicts import Verdict, verdicts
 from otoscope.report.evidence import caution, of_run
 from otoscope.report.figures.claims import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.figures.figure import Figure
-from otoscope.report.glossary import glossary
-from otoscope.report.html import Html, element, join, with_code
-from otoscope.report.layout import assemble, drawn, section, write_figure
+from otoscope.report.glossary import TERMS
+from otoscope.report.layout import Section, render_page, write_figure
 from otoscope.report.run_data import Run
-from otoscope.report.sections.opening import opening
+from otoscope.report.sections.opening import Opening, opening
 
 PAGE = "claims.html"
 
@@ -96,18 +95,29 @@ def write_claims(run: Run, *, figures: bool = True) -> Path | None:
                 write_figure(page.parent / "figures", figure)
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = of_run(run)
-    told = join(
-        opening(run, rests_on, answers(found)),
-        caution(rests_on),
-        glossary(),
-        element("p", "All other numbers of this run: ", element("a", "the report", href="index.html"), "."),
-        setting(run),
-    )
+    content = ClaimsSetting(opening(run, rests_on, answers(found)), caution(rests_on), TERMS, setting(run))
     subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), asked of {encoders}"
-    text = render(found, charts, subtitle=subtitle, beside=told, linked=figures)
+    text = render(found, charts, subtitle=subtitle, content=content, linked=figures)
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
+
+
+class ClaimsSetting(NamedTuple):
+    """Content of the page's first section: lead, caution, glossary, and the rows of the table of settings."""
+
+    opening: Opening
+    caution: str
+    glossary: Mapping[str, str]
+    rows: Sequence[tuple[str, str]]
+
+
+class ExaminedClaim(NamedTuple):
+    """Content of a claim's section: the claim, its numbers by source, and the verdict."""
+
+    claim: Claim
+    rows: Sequence[tuple[str, str]]
+    verdict: Verdict
 
 
 def render(
@@ -115,39 +125,19 @@ def render(
     charts: tuple[Figure | None, Figure | None, Figure | None],
     *,
     subtitle: str,
-    beside: Html | None = None,
+    content: ClaimsSetting,
     linked: bool = True,
 ) -> str:
-    """Return the page as text; `beside` says above the verdicts what they rest on."""
-    specs: dict[str, Any] = {}
-    blocks = [("summary", section("summary", "Verdicts", summary(found)))]
-    if beside is not None:
-        blocks.insert(0, ("setting", section("setting", "What was asked of what", beside)))
-    told = (_of_task, _of_dimensions, _of_layers)
-    for claim, verdict, figure, tell in zip(CLAIMS, found.verdicts, charts, told, strict=True):
-        rows = [
-            element("tr", element("th", source, scope="row"), element("td", with_code(text)))
-            for source, text in tell(found.sources)
-        ]
-        body = [
-            element("p", element("strong", "Claim. "), claim.claim),
-            element("p", element("strong", "Rule. "), claim.rule),
-            element("table", element("tbody", *rows), class_="settings"),
-            _verdict(verdict),
-        ]
-        if figure is not None:
-            body.append(drawn(figure, specs, linked=linked))
-        blocks.append((claim.name, section(claim.name, claim.title, *body)))
-    return assemble(title="The claim, examined", subtitle=subtitle, blocks=blocks, specs=specs)
-
-
-def summary(found: Examined) -> Html:
-    """Return the three verdicts as a list, for this page and for the report."""
-    items = [
-        element("li", element("strong", f"{claim.title}: {verdict.outcome}. "), with_code(verdict.sentence))
-        for claim, verdict in zip(CLAIMS, found.verdicts, strict=True)
+    """Return the page as text."""
+    sections = [
+        Section("setting", "What was asked of what", "claims_setting.html", content),
+        Section("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, found.verdicts, strict=True))),
     ]
-    return element("ul", *items, class_="findings")
+    numbers = (_of_task, _of_dimensions, _of_layers)
+    for claim, verdict, figure, rows_of in zip(CLAIMS, found.verdicts, charts, numbers, strict=True):
+        examined = ExaminedClaim(claim, list(rows_of(found.sources)), verdict)
+        sections.append(Section(claim.name, claim.title, "claim.html", examined, [figure] if figure else []))
+    return render_page(title="The claim, examined", subtitle=subtitle, sections=sections, linked=linked)
 
 
 def answers(found: Examined) -> tuple[tuple[str, str], ...]:
@@ -155,26 +145,8 @@ def answers(found: Examined) -> tuple[tuple[str, str], ...]:
     return tuple((claim.title, verdict.outcome) for claim, verdict in zip(CLAIMS, found.verdicts, strict=True))
 
 
-def told(found: Examined) -> Html:
-    """Return the verdicts for the run's report, and where the numbers behind them are."""
-    link = element("a", "the claim, examined", href=PAGE)
-    return join(
-        summary(found),
-        element("p", "Published numbers, the study's way and held-out groups side by side: ", link, "."),
-    )
-
-
 def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:
     return kept_figure(found.sources), compact_figure(found.sources), order_figure(found.sources)
-
-
-def _verdict(verdict: Verdict) -> Html:
-    outcome = element("strong", f"Verdict: {verdict.outcome}. ")
-    notes = [element("li", with_code(note)) for note in verdict.notes]
-    return join(
-        element("p", outcome, with_code(verdict.sentence), class_="verdict"),
-        element("ul", *notes, class_="findings") if notes else None,
-    )
 
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:

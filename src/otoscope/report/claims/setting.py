@@ -12,7 +12,6 @@ from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, known, sparsity
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report.html import Html, element
 from otoscope.report.run_data import Run
 from otoscope.report.sections.strict_rows import strict_rows
 
@@ -68,8 +67,8 @@ USES = {"train": "training", "valid": "validation", "test": "test"}
 """What each split is for."""
 
 
-def setting(run: Run) -> Html:
-    """Return a table of what was asked, from the results and, where they lie beside them, configuration and corpus."""
+def setting(run: Run) -> list[tuple[str, str]]:
+    """Return the rows of the table of settings, from results, configuration and corpus."""
     rows = run.results.rows.filter(pl.col("protocol").is_in([COMPAT, STRICT]))
     told = {
         "Encoder": comma_list(dict.fromkeys(name for name in rows["encoder"] if name)),
@@ -84,8 +83,7 @@ def setting(run: Run) -> Html:
         "Seeds": _seeds(rows),
         "Nulls and intervals": _nulls(run.config, rows),
     }
-    found = [element("tr", element("th", k, scope="row"), element("td", v)) for k, v in told.items() if v]
-    return element("table", element("tbody", *found), class_="settings")
+    return [(name, text) for name, text in told.items() if text]
 
 
 def _corpus(card: Mapping[str, Any], clips: pl.DataFrame | None) -> str:

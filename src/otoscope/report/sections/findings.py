@@ -13,7 +13,6 @@ from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percen
 from otoscope.metrics.registry import describe_rows
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.glossary import glossary
 from otoscope.report.headline import (
     Row,
     at_codes_layer,
@@ -24,22 +23,29 @@ from otoscope.report.headline import (
     median_of,
     without_value,
 )
-from otoscope.report.html import Html, element, join
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import Run
 
 
-def number_tiles(results: Results) -> list[Html]:
+class Tile(NamedTuple):
+    """A key number with the lines under it."""
+
+    name: str
+    value: str
+    lines: Sequence[str]
+
+
+def number_tiles(results: Results) -> list[Tile]:
     """Return the tiles: what is told apart, rebuilt and predicted."""
     return [*_probe_tiles(results), *_variance_tile(results), *_factor_tiles(results)]
 
 
-def _probe_tiles(results: Results) -> list[Html]:
+def _probe_tiles(results: Results) -> list[Tile]:
     if not results.labels:
         return []
     label, best = results.labels[0], results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
-    tiles: list[Html] = []
+    tiles: list[Tile] = []
     if dense:
         chosen = [f"layer chosen on {best.chosen_on}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
@@ -69,7 +75,7 @@ def _probe_lines(row: Row) -> list[str]:
     return lines
 
 
-def _variance_tile(results: Results) -> list[Html]:
+def _variance_tile(results: Results) -> list[Tile]:
     at = results.reference_sparsity
     near = at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
     if near is None:
@@ -78,7 +84,7 @@ def _variance_tile(results: Results) -> list[Html]:
     return [_tile(name, percent(near["value"]), near, [f"always answering the mean: 0{NBSP}%"])]
 
 
-def _factor_tiles(results: Results) -> list[Html]:
+def _factor_tiles(results: Results) -> list[Tile]:
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
@@ -96,9 +102,8 @@ def _factor_tiles(results: Results) -> list[Html]:
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
 
 
-def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Html:
-    quiet = (element("dd", line, class_="quiet") for line in [*lines, describe_rows(row)])
-    return element("div", element("dt", name), element("dd", value, class_="value"), *quiet)
+def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Tile:
+    return Tile(name, value, [*lines, describe_rows(row)])
 
 
 TERMS = (
@@ -119,30 +124,25 @@ class Finding(NamedTuple):
     text: str
 
 
-def terms() -> Html:
-    """Return the words that every number on the page needs, and all others behind a click."""
-    return join(element("p", TERMS, class_="caption"), glossary(title="What all the words mean"))
+class Summary(NamedTuple):
+    """Key numbers and sentences; both empty where the results hold no number."""
+
+    tiles: Sequence[Tile]
+    findings: Sequence[Finding]
 
 
-def summary(run: Run, evidence: Evidence | None = None) -> Html:
-    """Return the findings: key numbers as tiles, then sentences with intervals, nulls and groups.
+def summary(run: Run, evidence: Evidence | None = None) -> Summary:
+    """Return key numbers as tiles, then sentences with intervals, nulls and groups.
 
-    Where the evidence is too thin for a claim there are no tiles, and the sentences only say what was measured.
+    Where the evidence is too thin for a claim there are no tiles, and the sentences only state what was measured.
     """
     results, thin = run.results, evidence is not None and evidence.thin
-    tiles = [] if thin else number_tiles(results)
     found = [
         *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
         *variance_findings(results, thin=thin),
         *factor_findings(results, thin=thin),
     ]
-    if not found:
-        return element("p", "The results hold no number to sum up.")
-    items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
-    return join(
-        element("dl", *tiles, class_="tiles") if tiles else None,
-        element("ul", *items, class_="findings"),
-    )
+    return Summary([] if thin else number_tiles(results), found)
 
 
 def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[Finding]:

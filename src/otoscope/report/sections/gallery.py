@@ -3,12 +3,11 @@
 What the gallery says: which dictionary its latents are of, and how far test groups bear each out.
 """
 
-import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -16,7 +15,6 @@ from otoscope import formatting
 from otoscope.explain.selection import MIN_ROWS
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.protocols.comparing import MIN_GROUPS
-from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
 from otoscope.report.sections.factor_ranks import Places, places_of, short
 
@@ -69,12 +67,11 @@ def tested_r2(run: Run, row: Mapping[str, Any]) -> list[str]:
     return [f"R² from all codes on test groups {decimal(one['value'], 2)} ({within if bounded else 'no interval'})"]
 
 
-def introduction(run: Run) -> Html:
-    """Say what a card of the gallery shows, and of which dictionary."""
+def introduction(run: Run) -> str:
+    """Return what a card of the gallery shows, and of which dictionary."""
     pooled = run.moments is not None and run.moments.card.get("pooling") == "pool_then_encode"
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
-    return element(
-        "p",
+    return (
         f"For each of the {_factors(run)} that codes predict best on validation groups, the one latent "
         f"{_dictionary(run)} whose pooled code follows it best; further factors of the same latent stand on its card. "
         "The latent was chosen on training and validation groups; the correlation on test groups stands beside it, "
@@ -82,8 +79,7 @@ def introduction(run: Run) -> Html:
         "latent fires most, of different groups as far as they go; they may be of training groups, the caption says "
         f"which. Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
         "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is the latent's activation "
-        "over time, on its own scale from 0 to the clip's maximum. These are the extremes, not typical clips.",
-        class_="caption",
+        "over time, on its own scale from 0 to the clip's maximum. These are the extremes, not typical clips."
     )
 
 
@@ -127,34 +123,65 @@ class _Budget:
         return True
 
 
-def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Html:
-    """Return a card a latent with its strongest clips, or a sentence that says why there are none."""
+class ClipCard(NamedTuple):
+    """One clip in which a latent fires; `curve` holds SVG points, empty where codes exist for whole clips only."""
+
+    clip_id: str
+    picture: str
+    sound: str
+    description: str
+    caption: str
+    curve: str
+    duration_s: float
+    high_hz: float
+
+
+class LatentCard(NamedTuple):
+    """One latent with its facts and its strongest clips."""
+
+    factor: str
+    subtitle: str
+    facts: str
+    also: str
+    clips: Sequence[ClipCard]
+
+
+class Gallery(NamedTuple):
+    """Cards of the gallery; `missing` says why there are none."""
+
+    missing: str = ""
+    introduction: str = ""
+    cards: Sequence[LatentCard] = ()
+    refuted: Sequence[LatentCard] = ()
+    left_out: str = ""
+
+    @property
+    def refuted_title(self) -> str:
+        """Heading over the latents that test groups do not bear out; their clips would mislead."""
+        return f"{count(len(self.refuted), 'latent')} that test groups do not bear out, without clips"
+
+
+def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Gallery:
+    """Return one card per latent with its strongest clips, or the reason why there are none."""
     moments = run.moments
     if moments is None:
-        return element("p", "No gallery: this run has no moments (it has no factors, no dictionary, or no sound).")
+        return Gallery("No gallery: this run has no moments (it has no factors, no dictionary, or no sound).")
     if moments.rows.is_empty():
-        return element("p", "No gallery: no factor is predicted well enough for a latent to stand for it.")
+        return Gallery("No gallery: no factor is predicted well enough for a latent to stand for it.")
     budget, places = _Budget(max_bytes), places_of(run)
-    cards, refuted = [], []
+    cards: list[LatentCard] = []
+    refuted: list[LatentCard] = []
     for part in moments.rows.partition_by("latent", maintain_order=True):
         rows = part.rows(named=True)
         if is_refuted(standing(rows[0])):
             refuted.append(_latent(run, rows[:1], places, []))
         else:
             cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
-    out = element("p", f"{count(budget.left_out, 'clip')} left out to keep the page small.", class_="quiet")
-    return join(introduction(run), *cards, _refuted(refuted), out if budget.left_out else None)
+    left_out = f"{count(budget.left_out, 'clip')} left out to keep the page small." if budget.left_out else ""
+    return Gallery("", introduction(run), cards, refuted, left_out)
 
 
-def _refuted(cards: list[Html]) -> Html | None:
-    """Fold the latents that test groups do not bear out; their clips would only suggest what is not so."""
-    if not cards:
-        return None
-    title = f"{count(len(cards), 'latent')} that test groups do not bear out, without clips"
-    return element("details", element("summary", title), *cards, class_="table")
-
-
-def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Html]) -> Html:
+def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[ClipCard]) -> LatentCard:
     first = rows[0]
     facts = [
         *_tested(first),
@@ -166,19 +193,12 @@ def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Ht
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     if clips and (span := places.span(first["factor"])):
         facts.append(span)
-    also = _also(first["also"]) if first["also"] else None
-    return element(
-        "article",
-        element(
-            "h3",
-            element("span", first["factor"], class_="factor"),
-            " ",
-            element("span", f"latent {first['latent']}, {run.category(first['factor'])}", class_="quiet"),
-        ),
-        element("p", f"{standing(first)}: {'; '.join(facts)}.", class_="quiet"),
-        element("p", also, class_="quiet") if also else None,
-        element("div", *clips, class_="clips") if clips else None,
-        class_="latent",
+    return LatentCard(
+        factor=first["factor"],
+        subtitle=f"latent {first['latent']}, {run.category(first['factor'])}",
+        facts=f"{standing(first)}: {'; '.join(facts)}.",
+        also=_also(first["also"]) if first["also"] else "",
+        clips=clips,
     )
 
 
@@ -196,23 +216,28 @@ def _also(factors: list[str]) -> str:
     return f"Also the best single latent for {comma_list([*named, *more])}."
 
 
-def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Html | None:
+def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> ClipCard | None:
     folder = run.folder / "moments"
     sound, picture = folder / row["audio"], folder / row["picture"]
     if not sound.is_file() or not picture.is_file() or not budget.take(sound.stat().st_size + picture.stat().st_size):
         return None
-    return element(
-        "figure",
-        _picture(row, picture),
-        element(
-            "audio", controls=True, preload="none", src=_data("audio/flac", sound), aria_label=f"Play {row['clip_id']}"
+    peak = f", strongest at {row['peak_s']:.2f} s" if formatting.known(row["peak_s"]) else ""
+    return ClipCard(
+        clip_id=row["clip_id"],
+        picture=_data("image/png", picture),
+        sound=_data("audio/flac", sound),
+        description=(
+            f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
+            f"latent {row['latent']} drawn over it{peak}."
         ),
-        element("figcaption", *_caption(row, places)),
-        class_="clip",
+        caption="; ".join(_caption(row, places)),
+        curve=_curve(row),
+        duration_s=row["duration_s"],
+        high_hz=row["high_hz"],
     )
 
 
-def _caption(row: dict[str, Any], places: Places) -> list[Html]:
+def _caption(row: dict[str, Any], places: Places) -> list[str]:
     where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
     parts = [where, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
@@ -220,49 +245,18 @@ def _caption(row: dict[str, Any], places: Places) -> list[Html]:
         parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
     if row["from_s"] > 0:
         parts.append(f"cut from {row['from_s']:.2f} s on")
-    return [element("span", _breakable(row["clip_id"]), class_="id"), element("span", "; ".join(parts), class_="quiet")]
+    return parts
 
 
-def _breakable(name: str) -> Html:
-    """Let a long name break after its slashes and underscores first."""
-    pieces = re.findall(r"[^/_]*[/_]?", name)
-    return join(*(join(piece, element("wbr")) for piece in pieces if piece))
-
-
-def _picture(row: dict[str, Any], path: Path) -> Html:
-    peak = f", strongest at {row['peak_s']:.2f} s" if formatting.known(row["peak_s"]) else ""
-    alt = (
-        f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
-        f"latent {row['latent']} drawn over it{peak}."
-    )
-    duration = row["duration_s"]
-    return element(
-        "div",
-        element("img", src=_data("image/png", path), alt=alt, width=480, height=160, decoding="async"),
-        _curve(row),
-        element("span", class_="playhead", aria_hidden="true"),
-        element("span", f"{row['high_hz'] / 1000:.3g} kHz", class_="tick top", aria_hidden="true"),
-        element("span", "0 s", class_="tick left", aria_hidden="true"),
-        element("span", f"{duration:.2f} s", class_="tick right", aria_hidden="true"),
-        class_="picture",
-        data_duration=f"{duration:.4f}",
-    )
-
-
-def _curve(row: dict[str, Any]) -> Html | None:
-    """Draw the activation as steps, one a frame; nothing where codes exist for whole clips only."""
-    if not row["activation"]:
-        return None
+def _curve(row: dict[str, Any]) -> str:
+    """Return the activation as points of a step curve, one step per frame."""
     largest = max([*row["activation"], 1e-12])
     points: list[str] = []
     for value, start_s, end_s in zip(row["activation"], row["start_s"], row["end_s"], strict=True):
         y = 98 - 88 * max(value, 0.0) / largest
         for time_s in (start_s, end_s):
             points.append(f"{1000 * min(max(time_s / row['duration_s'], 0), 1):.1f},{y:.1f}")
-    line = " ".join(points)
-    outline = element("polyline", points=line, class_="halo", vector_effect="non-scaling-stroke")
-    curve = element("polyline", points=line, vector_effect="non-scaling-stroke")
-    return element("svg", outline, curve, viewBox="0 0 1000 100", preserveAspectRatio="none", aria_hidden="true")
+    return " ".join(points)
 
 
 def _data(kind: str, path: Path) -> str:

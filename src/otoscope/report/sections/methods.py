@@ -3,8 +3,8 @@
 How the strict protocol asked, in one paragraph.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -15,7 +15,6 @@ from otoscope.protocols.strict import NAME
 from otoscope.report import tables
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.headline import left_out
-from otoscope.report.html import Html, element, join
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import Run
 from otoscope.report.sections.strict_limits import margins_told
@@ -73,22 +72,43 @@ def _limits(asked: StrictSettings) -> list[str]:
 
 MAX_SETTING = 80
 """Characters beyond which a value of a card is no setting (histories of training, lists of hashes)."""
+MAX_ALL_ROWS = 20_000
+"""Results up to this many rows are offered as one download on the page."""
 MAX_CLASSES = 12
 """Classes of a label that are named."""
 SOURCES = {"truth": "the corpus's own ground truth"}
 """Sources of factors in words; other sources stand as they are named."""
 
 
-def methods(run: Run) -> Html:
+class Methods(NamedTuple):
+    """Paragraphs by topic, settings of the run, settings that dictionaries share and those in which they differ."""
+
+    paragraphs: Sequence[tuple[str, str]]
+    run_settings: tables.SettingsTable | None
+    shared: tables.SettingsTable | None
+    differing: tables.FoldedTable | None
+
+
+class Provenance(NamedTuple):
+    """Origin of everything, and the results as a download; None where they are too many."""
+
+    settings: tables.SettingsTable
+    results: int
+    download: tables.Download | None
+
+
+class SetAside(NamedTuple):
+    """Clips that could not be used: a sentence, and a table where there are any."""
+
+    text: str
+    table: tables.FoldedTable | None = None
+
+
+def methods(run: Run) -> Methods:
     """Return the methods: paragraphs, then every setting of the run and of the dictionaries."""
-    blocks = [element("p", element("b", topic), ". ", text) for topic, text in _prose(run).items() if text]
-    if run.config:
-        blocks.append(
-            _folded("Every setting of the run", tables.settings(_used(run.config), caption="Settings of the run"))
-        )
-    if run.cards:
-        blocks.append(_dictionaries(run.cards))
-    return join(*blocks)
+    paragraphs = [(topic, text) for topic, text in _prose(run).items() if text]
+    own = tables.settings(_used(run.config), caption="Settings of the run") if run.config else None
+    return Methods(paragraphs, own, *_dictionaries(run.cards))
 
 
 def _used(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,8 +246,12 @@ def _sources(run: Run) -> str:
     return f"from {comma_list(SOURCES.get(s, s) for s in sources)}" if sources else "source not recorded"
 
 
-def _dictionaries(cards: Mapping[str, Mapping[str, Any]]) -> Html:
-    """Return the cards' settings: what all dictionaries share once, what differs as a table."""
+def _dictionaries(
+    cards: Mapping[str, Mapping[str, Any]],
+) -> tuple[tables.SettingsTable | None, tables.FoldedTable | None]:
+    """Return the cards' settings: those that all dictionaries share, and those that differ."""
+    if not cards:
+        return None, None
     flat = {name: tables.flattened(card) for name, card in cards.items()}
     keys = list(dict.fromkeys(k for card in flat.values() for k in card))
     spelled = {k: {name: tables.spelled(card.get(k)) for name, card in flat.items()} for k in keys}
@@ -238,17 +262,14 @@ def _dictionaries(cards: Mapping[str, Mapping[str, Any]]) -> Html:
         {"dictionary": list(flat), **{k: [v[name] for name in flat] for k, v in differing.items()}},
         schema={"dictionary": pl.String(), **dict.fromkeys(differing, pl.String())},
     )
-    return join(
-        _folded(
-            "Settings that all dictionaries share",
-            tables.settings(same, caption="Settings that all dictionaries share"),
-        ),
+    return (
+        tables.settings(same, caption="Settings that all dictionaries share"),
         tables.folded("What differs between dictionaries", table, "dictionaries"),
     )
 
 
-def provenance(run: Run) -> Html:
-    """Return where everything came from: fingerprints, versions, revision, licence."""
+def provenance(run: Run) -> Provenance:
+    """Return fingerprints, versions, revision and licence of everything, and the results as a download."""
     corpus = {k: run.corpus[k] for k in ("name", "licence", "citation", "clips", "fingerprint") if run.corpus.get(k)}
     first: Mapping[str, Any] = next(iter(run.cards.values()), {})
     revision = _find(first, "revision") or run.config.get("revision")
@@ -260,19 +281,25 @@ def provenance(run: Run) -> Html:
         "seed": comma_list(run.results.seeds) or None,
         "versions": first.get("versions") or (run.moments.card.get("versions") if run.moments else None) or {},
     }
-    return tables.settings({k: v for k, v in known.items() if v}, caption="Provenance")
+    rows = run.results.rows
+    text = f"Download all {rows.height:,} results as CSV"
+    return Provenance(
+        settings=tables.settings({k: v for k, v in known.items() if v}, caption="Provenance"),
+        results=rows.height,
+        download=tables.csv_download(rows, "results", text) if rows.height <= MAX_ALL_ROWS else None,
+    )
 
 
-def set_aside(run: Run) -> Html:
+def set_aside(run: Run) -> SetAside:
     """Return the clips that could not be used, each with its reason."""
     if run.set_aside is None:
-        return element("p", "This run folder holds no table of clips that were set aside.")
+        return SetAside("This run folder holds no table of clips that were set aside.")
     if run.set_aside.is_empty():
-        return element("p", "No clip was set aside: every file could be used.")
+        return SetAside("No clip was set aside: every file could be used.")
     clips = run.clips.height if run.clips is not None else 0
     said = f"{count(run.set_aside.height, 'file')} could not be used and stands in no number"
     beside = f"; {count(clips, 'clip')} could." if clips else "."
-    return join(element("p", said + beside), tables.folded("Files set aside", run.set_aside, "set-aside"))
+    return SetAside(said + beside, tables.folded("Files set aside", run.set_aside, "set-aside"))
 
 
 def _picked(card: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -282,7 +309,3 @@ def _picked(card: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _find(card: Mapping[str, Any], key: str) -> Any:
     return next((v for k, v in tables.flattened(card).items() if k.rsplit(".", 1)[-1] == key), None)
-
-
-def _folded(title: str, inner: Html) -> Html:
-    return element("details", element("summary", title), inner, class_="table")

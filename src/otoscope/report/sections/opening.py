@@ -1,11 +1,11 @@
 """The first lines of both pages: what was asked of whom, on which sound, and the answer in one sentence."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
 from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.evidence import Evidence
-from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
 
 FEW_GROUPS = 5
@@ -23,20 +23,29 @@ STUDY = (
 )
 
 
-def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Html:
-    """Return what was asked, of which model and sound, and the answers (claim and outcome) where claims were asked."""
-    said = [join(_asked(run, rests_on, claims=bool(answers)))]
-    if answers:
-        said.insert(0, join(STUDY))
-        each = (f"{claim[:1].lower()}{claim[1:]} – {outcome}" for claim, outcome in answers)
-        said.append(join("The answer here: ", element("b", "; ".join(each)), "."))
+class Opening(NamedTuple):
+    """Lead paragraphs of a page: the study where claims were asked, the question, the answer, a caveat."""
+
+    study: str
+    question: str
+    answer: str
+    caveat: str
+
+
+def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Opening:
+    """Return the lead paragraphs; `answers` are claims and outcomes, where claims were asked."""
+    caveat = ""
     if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
-        few = (
+        caveat = (
             f" Only {rests_on.groups} test groups stand behind it: an interval over so few is little more than the "
             "range of their values, so only large differences can be distinguished from zero."
         )
-        said[-1] = join(said[-1], few)
-    return join(*(element("p", text, class_="opening") for text in said))
+    return Opening(
+        study=STUDY if answers else "",
+        question=_asked(run, rests_on, claims=bool(answers)),
+        answer="; ".join(f"{claim[:1].lower()}{claim[1:]} – {outcome}" for claim, outcome in answers),
+        caveat=caveat,
+    )
 
 
 def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:

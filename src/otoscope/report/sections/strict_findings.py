@@ -1,16 +1,15 @@
 """What the strict protocol found, in sentences that the code writes from the numbers."""
 
-from collections.abc import Callable, Mapping, Set
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from otoscope.formatting import NBSP, backed, comma_list, decimal, ends, known, percent, sparsity
-from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, Representation
 from otoscope.protocols.comparing import number_of
 from otoscope.report.claims.formatting import lead_told, seeds_told
 from otoscope.report.claims.numbers import MARGIN
-from otoscope.report.html import Html, element, join
 from otoscope.report.run_data import Run
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_limits import limit_findings
@@ -24,12 +23,21 @@ from otoscope.report.sections.strict_structure import (
     of_all,
     within_chance,
 )
-from otoscope.report.tables import folded
+from otoscope.report.tables import FoldedTable, folded
 
 Row = Mapping[str, Any]
 
 
-def strict_findings(run: Run) -> Html | None:
+class StrictSummary(NamedTuple):
+    """Introduction, findings, the representations compared, and a table of counts."""
+
+    introduction: str
+    findings: Sequence[Finding]
+    representations: Sequence[Representation]
+    counts: FoldedTable | None
+
+
+def strict_findings(run: Run) -> StrictSummary | None:
     """Return what was compared, the findings, and what each representation is; None where strict was not asked."""
     rows = strict_rows(run.results.rows)
     if not rows.present:
@@ -44,18 +52,9 @@ def strict_findings(run: Run) -> Html | None:
         *_layers(rows),
         *limit_findings(rows),
     ]
-    items = (element("li", element("b", f.topic), ". ", f.text) for f in found)
     present = set(rows.rows["representation"])
     shown = [entry for name, entry in REPRESENTATIONS.items() if name in present]
-    named = (element("li", element("b", entry.label), f" ({entry.name}): {entry.description}.") for entry in shown)
-    glossary = element(
-        "details",
-        element("summary", "What each representation is"),
-        element("ul", *named),
-        class_="table",
-    )
-    bridge = element("p", _bridge(rows, present))
-    return join(bridge, element("ul", *items, class_="findings"), glossary, _counts(rows))
+    return StrictSummary(_bridge(rows, present), found, shown, _counts(rows))
 
 
 def _bridge(rows: StrictRows, present: Set[str]) -> str:
@@ -70,7 +69,7 @@ def _bridge(rows: StrictRows, present: Set[str]) -> str:
     )
 
 
-def _counts(rows: StrictRows) -> Html:
+def _counts(rows: StrictRows) -> FoldedTable | None:
     """Return the table of what the sentences name and no figure draws."""
     # of the rank, the column of latents says how many factors there are
     rank, n = pl.col("metric") == "effective_rank", pl.col("latents")

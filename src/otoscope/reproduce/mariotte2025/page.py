@@ -1,6 +1,6 @@
 """A reproduction's page: every number beside the published one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,7 @@ from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
 from otoscope.report import tables
 from otoscope.report.claims.page import PAGE
-from otoscope.report.html import Html, element, join
-from otoscope.report.layout import assemble, section
+from otoscope.report.layout import Section, render_page
 
 TITLES = {
     "probe_accuracy": "Probe accuracy, %",
@@ -113,79 +112,73 @@ def left_out(comparison: pl.DataFrame) -> str:
 def write_comparison(folder: Path) -> Path:
     """Write `report/index.html` of a reproduction from its comparison and card; computes nothing."""
     comparison, card = read_table(folder / "comparison.parquet"), read_json(folder / "reproduction.json")
-    blocks = list(_blocks(comparison, card))
-    page = folder / "report" / "index.html"
-    text = assemble(
+    text = render_page(
         title="Mariotte et al. 2025, reproduced",
         subtitle="Sparse Autoencoders Make Audio Foundation Models more Explainable (arXiv 2509.24793)",
-        blocks=blocks,
+        sections=list(_sections(comparison, card)),
     )
+    page = folder / "report" / "index.html"
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 
 
-def _blocks(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[tuple[str, Html]]:
-    yield "summary", section("summary", "What was run", *_summary(comparison, card))
+class ComparisonSummary(NamedTuple):
+    """Content of the first section: counts, source of the published numbers, models, models left out."""
+
+    counts: str
+    source: str
+    claims_page: str
+    models: Sequence[str]
+    left_out: str
+
+
+class Matrices(NamedTuple):
+    """Content of a quantity's section."""
+
+    standard_error: str
+    matrices: Sequence[Matrix]
+
+
+class Switches(NamedTuple):
+    """Content of the section of settings: choices of method, and effort."""
+
+    switches: tables.Table
+    effort: tables.SettingsTable
+
+
+def _sections(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Section]:
+    yield Section("summary", "What was run", "comparison_summary.html", _summary(comparison, card))
     for metric, title in TITLES.items():
-        shown: list[Html] = []
-        made = matrix(comparison, metric)
-        for one in made:
-            shown += [element("h3", one.title), _drawn(one)] if len(made) > 1 else [_drawn(one)]
-        error = element("p", "Standard error of the published number: ", STANDARD_ERRORS[metric], ".", class_="quiet")
-        short = metric.replace("_", "-")
-        yield short, section(short, title, error, *shown)
-    yield "switches", section("switches", "Switches", _switches(card["settings"]))
-    yield (
-        "numbers",
-        section("numbers", "All numbers", tables.folded("Every published number", comparison, "comparison", digits=4)),
-    )
+        content = Matrices(STANDARD_ERRORS[metric], matrix(comparison, metric))
+        yield Section(metric.replace("_", "-"), title, "comparison_matrices.html", content)
+    yield Section("switches", "Switches", "comparison_switches.html", _switches(card["settings"]))
+    everything = tables.folded("Every published number", comparison, "comparison", digits=4)
+    yield Section("numbers", "All numbers", "comparison_numbers.html", everything)
 
 
-def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Html]:
+def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> ComparisonSummary:
     compared = comparison.filter(pl.col("here").is_not_null())
     near = compared.filter(pl.col("in_errors").abs() <= 2).height
-    yield element(
-        "p",
-        f"{compared.height} of {count(comparison.height, 'published number')} have one of this run beside them; "
-        f"{near} of these lie within two standard errors of the published number. "
-        "Each cell shows this run, the published number, and the difference with the published number's standard "
-        "error. Published numbers: ",
-        card["source"],
-        ". What held-out groups say of the study's claims: ",
-        element("a", "the claim, examined", href=PAGE),
-        ".",
-    )
     stand_ins = [
         f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} in the place of "
         f"{comma_list(model['published'])}"
         for name, model in card["models"].items()
         if model["layers"] != model["published"]
     ]
-    rest = [f"{name}: {model['checkpoint']}" for name, model in card["models"].items()]
-    yield element("ul", *(element("li", text) for text in (stand_ins or rest)))
-    if others := left_out(comparison):
-        yield element("p", others)
+    return ComparisonSummary(
+        counts=(
+            f"{compared.height} of {count(comparison.height, 'published number')} have one of this run beside them; "
+            f"{near} of these lie within two standard errors of the published number."
+        ),
+        source=card["source"],
+        claims_page=PAGE,
+        models=stand_ins or [f"{name}: {model['checkpoint']}" for name, model in card["models"].items()],
+        left_out=left_out(comparison),
+    )
 
 
-def _drawn(made: Matrix) -> Html:
-    head = [element("th", name, scope="col") for name in made.rows.columns]
-    body: list[Html] = []
-    for first, *others in made.rows.iter_rows():
-        cells = [element("td", *_lines(text), class_="number") for text in others]
-        body.append(element("tr", element("th", *_lines(first), scope="row"), *cells))
-    inner = element("table", element("thead", element("tr", *head)), element("tbody", *body))
-    return element("div", inner, class_="scroll whole", tabindex=0, role="region", aria_label=made.title)
-
-
-def _lines(text: str) -> list[str]:
-    lines: list[str] = []
-    for line in text.split("\n"):
-        lines += [element("br"), line] if lines else [line]
-    return lines
-
-
-def _switches(settings: dict[str, Any]) -> Html:
+def _switches(settings: dict[str, Any]) -> Switches:
     rows = [
         {
             "switch": name,
@@ -197,8 +190,4 @@ def _switches(settings: dict[str, Any]) -> Html:
         for name, default in theirs().items()
     ]
     effort = {name: value for name, value in settings.items() if name not in theirs()}
-    return join(
-        tables.table(pl.DataFrame(rows), caption="Switches"),
-        element("h3", "Effort"),
-        tables.settings(effort, caption="Effort"),
-    )
+    return Switches(tables.table(pl.DataFrame(rows), caption="Switches"), tables.settings(effort, caption="Effort"))

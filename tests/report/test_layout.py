@@ -1,0 +1,47 @@
+"""Templates: what goes in comes out as text, whatever it contains."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otoscope.report.layout import Section, breakable, render_page, templates, with_code
+from tests.support.page_reader import read_page
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+
+
+@given(texts, texts)
+def test_templates_text_and_attributes_come_back_unchanged(text: str, title: str) -> None:
+    template = templates().from_string('<p title="{{ title }}">{{ text }}</p>')
+    reading = read_page(template.render(text=text, title=title))
+    assert reading.mistakes == []
+    (tag,) = reading.tags
+    assert tag.text == text
+    assert tag.attributes["title"] == title
+
+
+@given(texts)
+def test_filters_escape_everything_but_their_own_tags(text: str) -> None:
+    for marked, allowed in ((with_code(text), {"code"}), (breakable(text), {"wbr"})):
+        reading = read_page(f"<p>{marked}</p>")
+        assert reading.mistakes == []
+        assert {tag.name for tag in reading.tags} <= {"p", *allowed}
+    assert read_page(f"<p>{breakable(text)}</p>").tags[0].text == text
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_json_in_a_script_comes_back_and_cannot_end_it(value: dict[str, str]) -> None:
+    text = templates().from_string("{{ value|tojson }}").render(value=value)
+    assert "<" not in text
+    assert json.loads(text) == value
+
+
+def test_render_page_escapes_titles_and_paragraphs() -> None:
+    hostile = "<script>alert(1)</script> & </style>"
+    page = render_page(title=hostile, subtitle=hostile, sections=[Section("one", hostile, "text.html", [hostile])])
+    reading = read_page(page)
+    assert reading.mistakes == []
+    assert len(reading.all("script")) == 4
+    assert reading.section("one").count(hostile) == 2
+    assert hostile in reading.all("h1")[0].text
