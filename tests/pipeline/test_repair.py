@@ -43,7 +43,7 @@ def test_what_was_made_of_damaged_bytes_is_made_again(config: Path, tmp_path: Pa
     assert verify(spoiled / "activations")
     run(load_config(config), spoiled)
     assert {"extract", "train", "evaluate", "explain", "report"} <= set(stages_of_last_run(spoiled)[0])
-    for name in ("results.parquet", weights, "moments/moments.parquet"):
+    for name in ("results.parquet", weights, "explain/top_clips.parquet"):
         assert digest(spoiled / name) == digest(clean / name), name
     assert digest(spoiled / SAE.format(layer=1) / "card.json") == untouched, "the other layer was whole all along"
 

@@ -7,7 +7,7 @@ import pytest
 
 from otoscope.artifacts import read_table, write_table
 from otoscope.report import write_report
-from otoscope.report.evidence import Evidence, of_results, warning
+from otoscope.report.evidence import Evidence, evidence_of_results, warning
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -42,7 +42,7 @@ def test_evidence_is_thin_below_three_groups_or_twenty_clips(evidence: Evidence,
     assert evidence.thin is thin
     assert (said is not None) is thin
     if said:
-        assert evidence.told in said
+        assert evidence.description in said
         assert "at least 3 groups and about 20 clips" in said
         assert "\n" not in said
 
@@ -60,7 +60,7 @@ def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
     page = page_of(tmp_path, *resting_on(clips, groups))
     (banner,) = page.all("p", role="note")
     assert banner.text.startswith("Nothing can be claimed from these numbers.")
-    assert Evidence(clips, groups).told in banner.text
+    assert Evidence(clips, groups).description in banner.text
     assert "A claim needs at least 3 test groups" in banner.text
     said = page.section("summary")
     assert said.index(banner.text) < said.index("A linear probe")
@@ -77,8 +77,8 @@ def test_enough_evidence_has_no_banner(made: Made) -> None:
 
 
 def test_the_banner_counts_what_the_results_rest_on(made: Made) -> None:
-    assert of_results(read_table(made.folder / "results.parquet")) == Evidence(480, 6)
-    assert of_results(read_table(made.folder / "results.parquet").filter(metric="mse")) is None
+    assert evidence_of_results(read_table(made.folder / "results.parquet")) == Evidence(480, 6)
+    assert evidence_of_results(read_table(made.folder / "results.parquet").filter(metric="mse")) is None
 
 
 def test_a_factor_without_a_value_anywhere_has_no_part_in_a_count(tmp_path: Path) -> None:

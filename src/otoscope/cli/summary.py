@@ -18,7 +18,7 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     console = Console(highlight=False)
     if summary.results is not None:
         results = read_table(summary.results)
-        if (rests_on := evidence.of_results(results)) and (said := evidence.warning(rests_on)):
+        if (rests_on := evidence.evidence_of_results(results)) and (said := evidence.warning(rests_on)):
             console.print(said, soft_wrap=True)
             console.print()
         for table in (_probes(results), _sparsities(results), _strict(results)):

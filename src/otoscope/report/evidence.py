@@ -6,7 +6,7 @@ import polars as pl
 
 from otoscope.formatting import count
 from otoscope.protocols.comparing import MIN_GROUPS
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 MIN_CLIPS = 20
 """Test clips below which a single one moves an accuracy by more than five points."""
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
         return self.clips < MIN_CLIPS or self.groups < MIN_GROUPS
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """It in words.
 
         >>> Evidence(3, 1).told
@@ -37,23 +37,23 @@ class Evidence(NamedTuple):
         return f"{count(self.clips, 'clip')} of {count(self.groups, 'group')}"
 
 
-def of_clips(clips: pl.DataFrame) -> Evidence:
+def evidence_of_clips(clips: pl.DataFrame) -> Evidence:
     """Count the test clips of a corpus and their groups."""
     test = clips.filter(pl.col("split") == "test")
     return Evidence(test.height, test["group"].n_unique())
 
 
-def of_results(rows: pl.DataFrame) -> Evidence | None:
+def evidence_of_results(rows: pl.DataFrame) -> Evidence | None:
     """Return the most clips and groups that a probe or a factor was tested on; None where there is neither."""
     tested = rows.filter((pl.col("split") == "test") & pl.col("metric").is_in(["probe_accuracy", "factor_r2"]))
     found = tested.select(pl.col("n", "groups").max()).row(0)
     return Evidence(*(number or 0 for number in found)) if tested.height else None
 
 
-def of_run(run: Run) -> Evidence | None:
+def evidence_of_run(run: RunData) -> Evidence | None:
     """Return what a run's numbers rest on: the tested clips of the results, or else the corpus's test split."""
-    tested = of_results(run.results.shown)
-    return tested if tested or run.clips is None else of_clips(run.clips)
+    tested = evidence_of_results(run.results.shown)
+    return tested if tested or run.clips is None else evidence_of_clips(run.clips)
 
 
 def why_thin(evidence: Evidence) -> str:
@@ -74,7 +74,7 @@ def warning(evidence: Evidence) -> str | None:
     if not evidence.thin:
         return None
     return (
-        f"warning: nothing can be claimed from a test split of {evidence.told}: {why_thin(evidence)}; "
+        f"warning: nothing can be claimed from a test split of {evidence.description}: {why_thin(evidence)}; "
         f"at least {MIN_GROUPS} groups and about {MIN_CLIPS} clips are needed. {REMEDY}"
     )
 
@@ -84,7 +84,7 @@ def caution(rests_on: Evidence | None) -> str:
     if rests_on is None or not rests_on.thin:
         return ""
     return (
-        f"They rest on a test split of {rests_on.told}: {why_thin(rests_on)}. "
+        f"They rest on a test split of {rests_on.description}: {why_thin(rests_on)}. "
         f"A claim needs at least {MIN_GROUPS} test groups (with fewer this program's page of claims decides "
         f"nothing) and about {MIN_CLIPS} test clips. {REMEDY}. Until then the page shows that the "
         "run works, not what the model hears."

@@ -39,24 +39,24 @@ def median_of(rows: pl.DataFrame, column: str) -> float | None:
     return median if isinstance(median, float) else None
 
 
-def measured(rows: pl.DataFrame, results: Results) -> pl.DataFrame:
+def with_test_values(rows: pl.DataFrame, results: Results) -> pl.DataFrame:
     """Keep the rows of factors that have a held-out R² from some representation."""
-    return rows.filter(~pl.col("target").is_in(without_value(results)))
+    return rows.filter(~pl.col("target").is_in(unmeasured_factors(results)))
 
 
-def without_value(results: Results) -> list[str]:
+def unmeasured_factors(results: Results) -> list[str]:
     """Return the factors without a held-out R² from any representation: unknown or constant on the test clips."""
     rows = results.shown.filter(pl.col("metric") == "factor_r2")
     known = rows.filter(pl.col("value").fill_nan(None).is_not_null())["target"]
     return [name for name in results.factors if name not in set(known)]
 
 
-def left_out(results: Results) -> str | None:
+def unmeasured_note(results: Results) -> str | None:
     """Say how many factors no count is about; None where all were measured.
 
     The sentence ends without a full stop.
     """
-    missing = len(without_value(results))
+    missing = len(unmeasured_factors(results))
     if not missing:
         return None
     verb, counts = ("has", "is") if missing == 1 else ("have", "are")

@@ -10,7 +10,7 @@ import yaml
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
-from otoscope.explain import Moments, read_moments
+from otoscope.explain import TopClips, read_top_clips
 from otoscope.metrics.record import SCHEMA, completed
 from otoscope.report.results import Results
 
@@ -18,7 +18,7 @@ NO_CATEGORY = "other"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """A run folder's contents as far as they exist."""
 
     folder: Path
@@ -30,7 +30,7 @@ class Run:
     factors: dict[str, Any]
     cards: dict[str, dict[str, Any]]
     activations: dict[str, Any]
-    moments: Moments | None
+    top_clips: TopClips | None
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Run:
         return {f["name"]: f.get("category") or NO_CATEGORY for f in listed}
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunData:
     """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
     rows = completed(read_table(folder / "results.parquet"))
     if missing := SCHEMA.keys() - set(rows.columns):
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Run:
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
         )
     judged = set(rows["sae_id"])  # dictionaries of earlier settings may lie beside those of the results
-    return Run(
+    return RunData(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
         config=_yaml(folder / "config.yaml"),
@@ -79,7 +79,7 @@ def read_run(folder: Path) -> Run:
         factors=_json(folder / "factors.json"),
         cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in judged},
         activations=_json(folder / "activations" / "manifest.json"),
-        moments=read_moments(folder / "moments"),
+        top_clips=read_top_clips(folder / "explain"),
     )
 
 

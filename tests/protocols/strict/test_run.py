@@ -89,7 +89,7 @@ def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
 
 
 def test_the_gallery_says_in_how_many_seeds_a_latent_came_back(whole: Path):
-    moments = read_table(whole / "moments" / "moments.parquet")
+    moments = read_table(whole / "explain" / "top_clips.parquet")
     if not moments.is_empty():
         assert (moments["seeds_asked"] == 1).all()
         assert (moments["seeds_found"] >= 1).all()

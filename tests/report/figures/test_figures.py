@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.figures import marks
-from otoscope.report.figures.probes import MAX_FALLS, rising
+from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from tests.report.conftest import Made
@@ -204,19 +204,21 @@ def _variance(layer: int, *values: float) -> list[Record]:
 
 def test_more_latents_explaining_more_is_said_where_it_holds() -> None:
     rows = to_table([*_variance(1, 0.99, 0.98, 0.97), *_variance(3, 0.9, 0.9, 0.8)])
-    assert rising(rows).endswith("and so it is here.")
+    assert monotonicity_note(rows).endswith("and so it is here.")
 
 
 def test_where_more_latents_explain_less_is_said_with_by_how_much() -> None:
     # a stranger's demo: .986 at 75 %, .990 at 80 %, .980 at 85 %
-    said = rising(to_table([*_variance(3, 0.986, 0.990, 0.980), *_variance(1, 0.99, 0.98)])).replace("\u00a0", " ")
+    said = monotonicity_note(to_table([*_variance(3, 0.986, 0.990, 0.980), *_variance(1, 0.99, 0.98)])).replace(
+        "\u00a0", " "
+    )
     assert "layer 3 explains 98.6 % at 75 % sparsity and 99.0 % at 80 % sparsity, 0.4 points more" in said
     assert "layer 1" not in said
     assert "85 %" not in said
 
 
 def test_only_the_largest_falls_are_named() -> None:
-    said = rising(to_table([r for layer in range(5) for r in _variance(layer, 0.9, 0.91 + layer / 100)]))
+    said = monotonicity_note(to_table([r for layer in range(5) for r in _variance(layer, 0.9, 0.91 + layer / 100)]))
     assert said.count("points more") == MAX_FALLS
     assert "layer 4 explains" in said
     assert "layer 0 explains" not in said

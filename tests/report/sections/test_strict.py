@@ -7,7 +7,7 @@ import pytest
 
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import CODES, DENSE
-from otoscope.report.figures.charts import beside, by_size
+from otoscope.report.figures.charts import by_representation, by_size
 from otoscope.report.sections.strict_findings import _layers, _predicted, _tasks
 from otoscope.report.sections.strict_limits import limit_findings, limits_figure, of_recipes
 from otoscope.report.sections.strict_rows import StrictRows, strict_rows
@@ -225,7 +225,7 @@ def test_without_factors_and_further_seeds_the_dictionary_read_in_full_is_the_on
 
 def test_charts_draw_each_representation_once():
     rows = rows_of(row("mig", DENSE, 0.2, low=0.1, high=0.3), codes("mig", 0.3), codes("mig", 0.4, seed=1))
-    spec = beside(rows.beside("mig"), x_title="MIG").to_dict(validate=False)
+    spec = by_representation(rows.beside("mig"), x_title="MIG").to_dict(validate=False)
     assert any(len(rows) == 2 for rows in spec["datasets"].values())
     few = rows_of(*(row("sparse_r2", DENSE, 0.1 * k, k=k) for k in (1, 2, 4)))
     drawn = by_size(few.beside("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)

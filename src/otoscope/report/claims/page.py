@@ -16,12 +16,12 @@ from otoscope.report.claims.numbers import Claims, compat_claims, published_clai
 from otoscope.report.claims.setting import setting
 from otoscope.report.claims.strict_numbers import strict_claims
 from otoscope.report.claims.verdicts import Verdict, verdicts
-from otoscope.report.evidence import caution, of_run
+from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.figures.figure import Figure
 from otoscope.report.glossary import TERMS
 from otoscope.report.layout import Section, render_page, write_figure
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
 
 PAGE = "claims.html"
@@ -81,7 +81,7 @@ def examine(results: pl.DataFrame) -> Examined:
     return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
-def write_claims(run: Run, *, figures: bool = True) -> Path | None:
+def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     """Write `report/claims.html` from a run's results, and its charts beside it; None where nothing was asked."""
     results = run.results.rows
     if not is_asked(results):
@@ -94,7 +94,7 @@ def write_claims(run: Run, *, figures: bool = True) -> Path | None:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
-    rests_on = of_run(run)
+    rests_on = evidence_of_run(run)
     content = ClaimsSetting(opening(run, rests_on, answers(found)), caution(rests_on), TERMS, setting(run))
     subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), asked of {encoders}"
     text = render(found, charts, subtitle=subtitle, content=content, linked=figures)

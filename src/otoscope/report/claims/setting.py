@@ -12,7 +12,7 @@ from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, known, sparsity
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_rows import strict_rows
 
 PAIRS = tuple((f"f{n}_hz", f"F{n}frequency_sma3nz_amean") for n in (1, 2, 3))
@@ -24,7 +24,7 @@ CLOSE = 0.7
 MEASURED = "eGeMAPSv02"
 
 
-def formants_told(run: Run, asked: Sequence[str]) -> str:
+def formants_told(run: RunData, asked: Sequence[str]) -> str:
     """Say which of the factors asked are formants, by source, and what measured ones are worth; empty without any."""
     sources = {f["name"]: str(f.get("source") or "unknown") for f in run.factors.get("factors", [])}
     members = [name for name in asked if run.category(name) == CATEGORY]
@@ -49,7 +49,7 @@ def formants_told(run: Run, asked: Sequence[str]) -> str:
     )
 
 
-def _agreement(run: Run) -> Iterator[tuple[str, float]]:
+def _agreement(run: RunData) -> Iterator[tuple[str, float]]:
     """Yield the correlation over clips of each measured formant with the true one, where both are known."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
@@ -67,7 +67,7 @@ USES = {"train": "training", "valid": "validation", "test": "test"}
 """What each split is for."""
 
 
-def setting(run: Run) -> list[tuple[str, str]]:
+def setting(run: RunData) -> list[tuple[str, str]]:
     """Return the rows of the table of settings, from results, configuration and corpus."""
     rows = run.results.rows.filter(pl.col("protocol").is_in([COMPAT, STRICT]))
     told = {

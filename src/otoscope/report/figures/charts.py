@@ -195,7 +195,9 @@ LOWEST = -0.5
 """Explained variance below this is drawn here: the reconstruction is worse than no reconstruction."""
 
 
-def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> alt.LayerChart:
+def by_representation(
+    rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False
+) -> alt.LayerChart:
     """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
     data = _plain(rows)
     order = [r.label for r in REPRESENTATIONS.values() if r.label in set(data["series"])]

@@ -8,19 +8,19 @@ import polars as pl
 from otoscope.formatting import decimal, sparsity
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.marks import R2_FLOOR, named, series_names
-from otoscope.report.headline import left_out, measured
+from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
+from otoscope.report.headline import unmeasured_note, with_test_values
 from otoscope.report.results import PREDICTED_R2, Results, predicted
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 
-def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
+def factors_against_sparsity(run: RunData, metric: str) -> Figure | None:
     """A factor metric over dense and all sparsities at the best layer, a panel a category."""
     results = run.results
     layer = factor_layer(results)
     if layer is None:
         return None
-    rows = named(results.of(metric, layer=layer), results.pooling)
+    rows = with_series_names(results.of(metric, layer=layer), results.pooling)
     rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
     if rows.is_empty():
         return None
@@ -76,7 +76,7 @@ def _notes(table: pl.DataFrame) -> list[str]:
     return said
 
 
-def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
+def factor_table(run: RunData, metric: str, layer: int) -> pl.DataFrame:
     """Return a row a factor: category, value from the dense layer and from the codes at each sparsity, and nulls."""
     rows = run.results.of(metric, layer=layer)
     wide: dict[str, dict[str, object]] = {}
@@ -96,12 +96,12 @@ def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
     return table.drop(empty)
 
 
-def category_map(run: Run) -> Figure | None:
+def category_map(run: RunData) -> Figure | None:
     """Share of each category's factors that are predicted, by layer: dense, and codes at the reference sparsity."""
     results = run.results
     at = results.reference_sparsity
     found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
-    known = {name: measured(rows, results) for name, rows in found.items()}
+    known = {name: with_test_values(rows, results) for name, rows in found.items()}
     cells = {name: category_cells(run, rows) for name, rows in known.items() if rows.height}
     if not cells:
         return None
@@ -115,7 +115,7 @@ def category_map(run: Run) -> Figure | None:
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
             f"{PREDICTED_R2} and above the upper end of the null. Each share is of the category's own size, so large "
             "categories do not look better than small ones; a cell reads “predicted / all”"
-            + (f": {missing}." if (missing := left_out(results)) else ".")
+            + (f": {missing}." if (missing := unmeasured_note(results)) else ".")
         ),
         panels=[Panel(charts.category_map(c, categories=categories), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),
@@ -123,7 +123,7 @@ def category_map(run: Run) -> Figure | None:
     )
 
 
-def category_cells(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+def category_cells(run: RunData, rows: pl.DataFrame) -> pl.DataFrame:
     """Count the predicted factors of each category and layer."""
     categories = [run.category(t) for t in rows["target"]]
     r2 = pl.col("value").fill_nan(None)
@@ -146,7 +146,7 @@ def factor_layer(results: Results) -> int | None:
     return min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
 
 
-def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
+def _categories(run: RunData, factors: Sequence[str]) -> dict[str, list[str]]:
     """Group factors by category, in the order of the factors' card, then of their names."""
     listed = list(dict.fromkeys(run.categories.values()))
     members: dict[str, list[str]] = {c: [] for c in listed}

@@ -11,7 +11,7 @@ from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_limits import limits_figure
 from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 
@@ -24,7 +24,7 @@ FEW = 0.5
 """A representation that predicts fewer of the common factors than this share has no structure to speak of."""
 
 
-def strict_figures(run: Run) -> list[Figure]:
+def strict_figures(run: RunData) -> list[Figure]:
     """Return the figures of the protocol, none where it was not asked for."""
     rows = strict_rows(run.results.rows)
     if not rows.present:
@@ -46,7 +46,7 @@ def _read(rows: StrictRows) -> Figure | None:
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
         name = target or "all factors that dense and codes both predict"
-        panels.append(Panel(charts.beside(part, x_title=title), name))
+        panels.append(Panel(charts.by_representation(part, x_title=title), name))
         used.append(part)
     if not panels:
         return None
@@ -77,7 +77,9 @@ def _structure(rows: StrictRows) -> Figure | None:
         part = rows.beside(metric.name).filter(pl.col("representation").is_in(telling))
         if part["value"].is_not_nan().any():
             fraction = metric.bounds == SHARE
-            chart = charts.beside(part, x_title=metric.axis, fraction=fraction, logarithmic=metric.logarithmic)
+            chart = charts.by_representation(
+                part, x_title=metric.axis, fraction=fraction, logarithmic=metric.logarithmic
+            )
             panels.append(Panel(chart, metric.axis.removesuffix(" (log)")))
     if not panels:
         return None

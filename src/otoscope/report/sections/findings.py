@@ -18,13 +18,13 @@ from otoscope.report.headline import (
     at_codes_layer,
     codes_of,
     headline_sparsities,
-    left_out,
-    measured,
     median_of,
-    without_value,
+    unmeasured_factors,
+    unmeasured_note,
+    with_test_values,
 )
 from otoscope.report.results import PREDICTED_R2, Results, predicted
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 
 class Tile(NamedTuple):
@@ -88,15 +88,15 @@ def _factor_tiles(results: Results) -> list[Tile]:
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
-    rows = measured(results.of("factor_r2", "sae", layer=layer, sparsity=at), results)
+    rows = with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at), results)
     name = f"codes at {sparsity(at)}"
     if rows.is_empty():
-        name, rows = "dense", measured(results.of("factor_r2", "dense", layer=layer), results)
+        name, rows = "dense", with_test_values(results.of("factor_r2", "dense", layer=layer), results)
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
     lines = [f"by chance R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
-    if missing := without_value(results):
+    if missing := unmeasured_factors(results):
         lines.append(f"not measured: {count(len(missing), 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
@@ -131,7 +131,7 @@ class Summary(NamedTuple):
     findings: Sequence[Finding]
 
 
-def summary(run: Run, evidence: Evidence | None = None) -> Summary:
+def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     """Return key numbers as tiles, then sentences with intervals, nulls and groups.
 
     Where the evidence is too thin for a claim there are no tiles, and the sentences only state what was measured.
@@ -232,10 +232,10 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
         f"the codes at {sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
-    found_in = {name: known for name, rows in sources.items() if (known := measured(rows, results)).height}
+    found_in = {name: known for name, rows in sources.items() if (known := with_test_values(rows, results)).height}
     if not found_in:
         return []
-    more = f"; {missing}" if (missing := left_out(results)) else ""
+    more = f"; {missing}" if (missing := unmeasured_note(results)) else ""
     if thin:
         said = [_reached(rows, name) for name, rows in found_in.items()]
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(said)}{more}.")]

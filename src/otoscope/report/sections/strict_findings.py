@@ -10,7 +10,7 @@ from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTAT
 from otoscope.protocols.comparing import number_of
 from otoscope.report.claims.formatting import lead_told, seeds_told
 from otoscope.report.claims.numbers import MARGIN
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_limits import limit_findings
 from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
@@ -37,7 +37,7 @@ class StrictSummary(NamedTuple):
     counts: FoldedTable | None
 
 
-def strict_findings(run: Run) -> StrictSummary | None:
+def strict_findings(run: RunData) -> StrictSummary | None:
     """Return what was compared, the findings, and what each representation is; None where strict was not asked."""
     rows = strict_rows(run.results.rows)
     if not rows.present:
@@ -81,7 +81,7 @@ def _counts(rows: StrictRows) -> FoldedTable | None:
     return folded(title, listed(counted.filter(pl.col("metric").is_in(named))), "strict-counts")
 
 
-def _asked(rows: StrictRows, run: Run) -> list[Finding]:
+def _asked(rows: StrictRows, run: RunData) -> list[Finding]:
     main = rows.main
     if main is None:
         return []
@@ -169,7 +169,7 @@ def _at_null(row: Row) -> bool:
     return known(row["null_high"]) and row["value"] <= row["null_high"]
 
 
-def _seeds(rows: StrictRows, run: Run) -> list[Finding]:
+def _seeds(rows: StrictRows, run: RunData) -> list[Finding]:
     found = {
         metric: rows.rows.filter(pl.col("metric") == metric).rows(named=True)
         for metric in ("mean_max_cosine", "matched_correlation", "reappearing_share")
