@@ -21,7 +21,6 @@ from otoscope.explain import (
     write_top_clips,
 )
 from otoscope.factors.table import FactorTable
-from otoscope.metrics.record import completed
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import Reappearing, reappearing
 from otoscope.report.results import REFERENCE_SPARSITY, Results
@@ -92,7 +91,7 @@ def choose_member(results: pl.DataFrame, grid: list[GridMember], compared: Reapp
     """
     if compared is not None and (same := [member for member in grid if member.sae_id == compared.sae_id]):
         return same[0]
-    charts = Results(completed(results))
+    charts = Results(results)
     return min(
         grid,
         key=lambda m: (

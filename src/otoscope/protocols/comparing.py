@@ -115,7 +115,7 @@ def mean_of(rows: pl.DataFrame) -> Row:
 
 def with_means(rows: pl.DataFrame) -> pl.DataFrame:
     """Put one row, the mean over seeds, in the place of the codes' rows of one metric, target, layer and k."""
-    keys = ("representation", "metric", "target", "layer", "k", "split")
+    keys = ("representation", "metric", "target", "layer", "k", "dimensions", "split")
     found: list[pl.DataFrame] = []
     for (representation, *_), part in rows.group_by(keys, maintain_order=True):
         found.append(pl.DataFrame([mean_of(part)], schema=part.schema) if representation == CODES else part)

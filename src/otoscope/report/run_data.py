@@ -11,7 +11,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
-from otoscope.metrics.record import SCHEMA, completed
+from otoscope.metrics.record import SCHEMA
 from otoscope.report.results import Results
 
 NO_CATEGORY = "other"
@@ -63,7 +63,7 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
-    rows = completed(read_table(folder / "results.parquet"))
+    rows = read_table(folder / "results.parquet")
     if missing := SCHEMA.keys() - set(rows.columns):
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"

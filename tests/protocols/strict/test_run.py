@@ -65,7 +65,7 @@ def test_every_score_has_groups_and_an_ordered_interval(rows: pl.DataFrame):
 
 
 def test_nothing_is_measured_twice(rows: pl.DataFrame):
-    key = ["layer", "representation", "sae_id", "pooling", "k", "seed", "metric", "target", "split"]
+    key = ["layer", "representation", "sae_id", "pooling", "k", "dimensions", "seed", "metric", "target", "split"]
     assert rows.height == rows.select(key).unique().height
 
 

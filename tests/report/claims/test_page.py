@@ -77,12 +77,12 @@ def strict_study() -> list[Record]:
         codes = {"seed": seed, "sae_id": f"layer01-k95-seed{seed}", "sparsity": 0.95}
         records.append(strictly("completeness", 0.6, "sae", n=12, **codes))
         records.append(strictly("effective_latents", 5.0 + seed, "sae", low=4.0, high=6.0, n=12, **codes))
-        records.append(strictly("sparse_r2", 0.5, "sae", low=0.4, high=0.6, null_high=0.1, **{**codes, "k": 4}))
+        records.append(strictly("sparse_r2", 0.5, "sae", low=0.4, high=0.6, null_high=0.1, **codes, dimensions=4))
     records += [
         strictly("completeness", 0.4, "dense", n=12),
         strictly("effective_latents", 20.0, "dense", low=15.0, high=25.0, n=12),
-        strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, k=4),
-        strictly("sparse_r2", 0.9, "dense", k=64),
+        strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, dimensions=4),
+        strictly("sparse_r2", 0.9, "dense", dimensions=64),
         strictly("layer_lead", 1.2, "dense", target="pitch before formants", low=0.4, high=2.0, null_high=0.3),
     ]
     records += [

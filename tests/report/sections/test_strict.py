@@ -142,9 +142,9 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, fl
     layer = [(0.2, 0.15, 0.24), (0.4, 0.36, 0.45)]
     records: list[Record] = []
     for k, one, other in zip((1, 8), layer, found, strict=True):
-        records += [row("sparse_r2", DENSE, one[0], k=k, low=one[1], high=one[2])]
-        records += [codes("sparse_r2", other[0], k=k, low=other[1], high=other[2])]
-    (finding,) = few_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, k=8)))
+        records += [row("sparse_r2", DENSE, one[0], dimensions=k, low=one[1], high=one[2])]
+        records += [codes("sparse_r2", other[0], dimensions=k, low=other[1], high=other[2])]
+    (finding,) = few_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
     assert said in finding.text
     assert "0.90 from log-mel statistics, the best baseline" in finding.text
     (undecided,) = few_findings(rows_of(*(replace(r, groups=2) for r in records)))
@@ -216,7 +216,7 @@ def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():
 
 def test_without_factors_and_further_seeds_the_dictionary_read_in_full_is_the_one_compared():
     of = {"k": 2, "sae_id": "layer03-frames-default-m64-k2-seed0", "sparsity": 0.95}
-    read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **{**of, "k": 1})
+    read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **of, dimensions=1)
     found = strict_rows(to_table([codes("explained_variance", 0.9), codes("explained_variance", 0.8, **of), read]))
     assert found.main is not None
     assert (found.main["sparsity"], found.main["k"]) == (0.95, 2)
@@ -227,7 +227,7 @@ def test_charts_draw_each_representation_once():
     rows = rows_of(row("mig", DENSE, 0.2, low=0.1, high=0.3), codes("mig", 0.3), codes("mig", 0.4, seed=1))
     spec = by_representation(rows.beside("mig"), x_title="MIG").to_dict(validate=False)
     assert any(len(rows) == 2 for rows in spec["datasets"].values())
-    few = rows_of(*(row("sparse_r2", DENSE, 0.1 * k, k=k) for k in (1, 2, 4)))
+    few = rows_of(*(row("sparse_r2", DENSE, 0.1 * k, dimensions=k) for k in (1, 2, 4)))
     drawn = by_size(few.beside("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)
     assert few.sizes == [1, 2, 4]
     assert drawn["layer"]

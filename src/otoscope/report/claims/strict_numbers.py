@@ -63,8 +63,8 @@ def _compact_strictly(rows: pl.DataFrame) -> Compact | None:
     if completeness is None:
         return None
     curve = rows.filter(pl.col("metric") == "sparse_r2")
-    few_k = min(curve["k"].drop_nulls(), key=lambda k: (abs(k - FEW), k), default=FEW)
-    few = _sides(curve.filter(pl.col("k") == few_k))
+    few_k = min(curve["dimensions"].drop_nulls(), key=lambda k: (abs(k - FEW), k), default=FEW)
+    few = _sides(curve.filter(pl.col("dimensions") == few_k))
     taken = rows.filter((pl.col("metric") == "effective_latents") & (pl.col("target") == ""))
     unlearned = {
         UNLEARNED[row["representation"]]: number_of(row)
@@ -73,7 +73,7 @@ def _compact_strictly(rows: pl.DataFrame) -> Compact | None:
     }
     codes = taken.filter((pl.col("representation") == "sae") & pl.col("value").is_not_nan()).sort("seed")
     seeds = tuple(alike(codes, codes["sae_id"][0])["value"]) if codes.height else ()
-    few_best = best_baseline(curve.filter((pl.col("k") == few_k) & (pl.col("target") == "")))
+    few_best = best_baseline(curve.filter((pl.col("dimensions") == few_k) & (pl.col("target") == "")))
     return Compact(completeness, 1, dimensions, few, few_k, completeness.codes.n, unlearned, seeds, few_best)
 
 

@@ -231,13 +231,13 @@ def by_representation(
 
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions that are read, a line a representation."""
-    data = _plain(with_means(rows)).unique(["series", "k"], keep="first", maintain_order=True)
+    data = _plain(with_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)
     names = [name for name in SERIES if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
     colour = colour.scale(domain=names, range=[SERIES[name].light for name in names])
-    x = alt.X("k:O").title("dimensions read").sort(list(sizes)).axis(labelAngle=0)
+    x = alt.X("dimensions:O").title("number of dimensions").sort(list(sizes)).axis(labelAngle=0)
     y = alt.Y("value:Q").title(y_title).axis(format=PERCENT)
-    tips = [alt.Tooltip("series:N", title="representation"), alt.Tooltip("k:Q", title="dimensions")]
+    tips = [alt.Tooltip("series:N", title="representation"), alt.Tooltip("dimensions:Q")]
     tips += [alt.Tooltip(c, format=".4f", title=t) for c, t in _ENDS]
     base = alt.Chart(data).encode(x=x, color=colour)
     layers: list[alt.Chart] = []
@@ -306,7 +306,7 @@ _ENDS = (
     ("null_high:Q", "null, upper end"),
 )
 
-_COLUMNS = ("metric", "representation", "series", "layer", "k", "sparsity", "seed", "target")
+_COLUMNS = ("metric", "representation", "series", "layer", "k", "dimensions", "sparsity", "seed", "target")
 _NUMBERS = ("value", "low", "high", "null_mean", "null_high", "n", "groups")
 
 

@@ -128,8 +128,6 @@ def _few(rows: StrictRows) -> Figure | None:
     if not panels:
         return None
     everything = pl.concat(used)
-    # of these metrics the column k says how many dimensions were read
-    listing = listed(everything).rename({"k": "dimensions read"})
     return Figure(
         name="strict-few",
         title="What a few dimensions tell",
@@ -140,7 +138,7 @@ def _few(rows: StrictRows) -> Figure | None:
             "“A few dimensions” above says whether it does. Blue is the mean over seeds; the table holds each."
         ),
         panels=panels,
-        table=listing,
+        table=listed(everything),
         height=240,
         legend=[REPRESENTATIONS[name].label for name in CURVES if name in set(everything["representation"])],
     )

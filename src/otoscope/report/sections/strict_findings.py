@@ -71,14 +71,9 @@ def _bridge(rows: StrictRows, present: Set[str]) -> str:
 
 def _counts(rows: StrictRows) -> FoldedTable | None:
     """Return the table of what the sentences name and no figure draws."""
-    # of the rank, the column of latents says how many factors there are
-    rank, n = pl.col("metric") == "effective_rank", pl.col("latents")
-    counted = rows.rows.with_columns(
-        pl.when(rank).then(n).otherwise(pl.col("n")).alias("n"), pl.when(rank).then(None).otherwise(n).alias("latents")
-    )
     named = ["predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share"]
     title = "Table: how many factors are asked and predicted, and what comes back in other seeds"
-    return folded(title, listed(counted.filter(pl.col("metric").is_in(named))), "strict-counts")
+    return folded(title, listed(rows.rows.filter(pl.col("metric").is_in(named))), "strict-counts")
 
 
 def _asked(rows: StrictRows, run: RunData) -> list[Finding]:
@@ -98,7 +93,7 @@ def _asked(rows: StrictRows, run: RunData) -> list[Finding]:
     if len(ranks) == 2:
         given, asked = ranks["as given"], ranks["as asked"]
         said += (
-            f" Of {given['latents']} factors {asked['latents']} are asked, each as the rank of its value among the "
+            f" Of {given['n']} factors {asked['n']} are asked, each as the rank of its value among the "
             "clips: factors dominated by a few clips are dropped and near duplicates counted once. Many still depend "
             f"on each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
         )

@@ -37,10 +37,7 @@ class StrictRows:
         for metric in COMPARED:
             found = codes.filter(pl.col("metric") == metric).sort("seed", maintain_order=True)
             if found.height:
-                # of sparse_ metrics the column k says how many dimensions were read
-                of_budget = (pl.col("sae_id") == found["sae_id"][0]) & ~pl.col("metric").str.starts_with("sparse_")
-                other = codes.filter(of_budget)
-                return (other if metric.startswith("sparse_") and other.height else found).row(0, named=True)
+                return found.row(0, named=True)
         return None
 
     @property
@@ -59,13 +56,15 @@ class StrictRows:
         rows = self.rows.filter((pl.col("representation") == CODES) & near & pl.all_horizontal(same))
         return alike(rows, main["sae_id"])["sae_id"].unique(maintain_order=True).to_list()
 
-    def beside(self, metric: str, target: str = "", *, split: str = "test", k: int | None = None) -> pl.DataFrame:
+    def beside(
+        self, metric: str, target: str = "", *, split: str = "test", dimensions: int | None = None
+    ) -> pl.DataFrame:
         """Return one row a representation (for codes one a seed), in page order, with `series` its name."""
         rows = self.rows.filter(
             (pl.col("metric") == metric) & (pl.col("target") == target) & (pl.col("split") == split)
         )
-        if k is not None:
-            rows = rows.filter(pl.col("k") == k)
+        if dimensions is not None:
+            rows = rows.filter(pl.col("dimensions") == dimensions)
         compared = (pl.col("representation") != CODES) | pl.col("sae_id").is_in(self.seeds)
         rows = rows.filter(compared & (pl.col("layer") == self.layer))
         series = pl.col("representation").replace_strict(LABELS, default=pl.col("representation"))
@@ -104,7 +103,7 @@ class StrictRows:
     @property
     def sizes(self) -> list[int]:
         """Numbers of dimensions of the curves."""
-        return self.rows.filter(pl.col("metric").str.starts_with("sparse_"))["k"].drop_nulls().unique().sort().to_list()
+        return self.rows["dimensions"].drop_nulls().unique().sort().to_list()
 
     def targets(self, metric: str) -> list[str]:
         """Return the targets of a metric, in the order of the table."""

@@ -107,7 +107,7 @@ def few_findings(rows: StrictRows) -> list[Finding]:
     said: list[str] = []
     pairs: list[tuple[Number, Number]] = []
     for size in (k for k in rows.sizes if k <= FEW):
-        at = rows.beside("sparse_r2", k=size)
+        at = rows.beside("sparse_r2", dimensions=size)
         first = {row["representation"]: row for row in with_means(at).rows(named=True)}
         if DENSE not in first or CODES not in first:
             continue

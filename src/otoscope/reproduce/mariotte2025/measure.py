@@ -12,7 +12,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_table
-from otoscope.metrics.record import completed, to_table
+from otoscope.metrics.record import to_table
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.measure import Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
@@ -66,7 +66,7 @@ def judge_grid(job: Job, reader: Reader, layers: Sequence[int], grid: Sequence[D
     def work() -> None:
         jobs = [partial(_judge_dense, job, reader, layer) for layer in layers]
         jobs += [partial(_judge_codes, job, reader, d, first=d.layer == layers[0]) for d in grid]
-        made = [completed(read_table(probes))]
+        made = [read_table(probes)]
         with task(job.watch, f"{job.model.name}: judging", len(jobs), "representations"):
             for table in _side_by_side(jobs):
                 made.append(table)
