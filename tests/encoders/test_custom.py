@@ -88,5 +88,5 @@ def test_a_wrong_geometry_or_point_is_refused():
 def test_it_takes_arrays_and_tells_of_slips_as_every_encoder_does(encoder):
     (wave,) = noise(4000)
     assert encoder.encode([wave.numpy()], [0]).layers[0].equal(encoder.encode([wave], [0]).layers[0])
-    with pytest.raises(EncoderError, match=r"was given one tensor of shape \(4000,\); give a list of clips"):
+    with pytest.raises(EncoderError, match=r"got one tensor of shape \(4000,\); give a list of clips"):
         encoder.encode(wave, [0])

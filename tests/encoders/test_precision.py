@@ -25,7 +25,7 @@ starter_here = pytest.mark.skipif(wheel_files() is None, reason="the extra start
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_every_layer_of_every_family_stays_near_exact(tiny, family):
     exact, fast = load_encoder(tiny(family)), load_encoder(tiny(family), precision="fast")
-    assert (exact.precision, fast.precision) == ("exact", "fast")
+    assert (exact.runtime.precision, fast.runtime.precision) == ("exact", "fast")
     waves = noise(16000, 12345, 2801, 16000)
     plain, rounded = exact.encode(waves, ALL), fast.encode(waves, ALL)
     assert torch.equal(plain.mask, rounded.mask)
