@@ -1,4 +1,5 @@
 from .activations.extract import extract as extract
+from .activations.extract import iter_extract as iter_extract
 from .activations.store import ActivationStore as ActivationStore
 from .config import load_config as load_config
 from .config.run import RunConfig as RunConfig

@@ -212,6 +212,6 @@ def test_the_card_says_what_the_store_was_made_from(store: ActivationStore):
     assert store.layers == [0, 2]
     assert store.width(2) == Toy().width
     assert store.dtype == "bfloat16"
-    assert store.card["encoder"] == {"name": "toy", "revision": "1", "context": None, "rate_hz": 8000}
-    assert store.card["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
-    assert store.card["sound_s"] == pytest.approx(sum(LENGTHS_S))
+    assert store.manifest["encoder"] == {"name": "toy", "revision": "1", "context": None, "rate_hz": 8000}
+    assert store.manifest["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
+    assert store.manifest["sound_s"] == pytest.approx(sum(LENGTHS_S))

@@ -49,7 +49,7 @@ def explain(run: Context) -> None:
         digest(folder.factors),
         corpus.fingerprint,
         shown,
-        store.as_read(member.layer),
+        store.content_id(member.layer),
         digest(folder.saes / member.sae_id / CARD),
     )
     card = folder.explain / "card.json"
@@ -61,7 +61,7 @@ def explain(run: Context) -> None:
             chosen = _choose(config, folder, store, corpus, sae, member, results, compared, watch)
         table = FactorTable.load(folder.factors)
         column = {name: position for position, name in enumerate(table.names)}
-        rate_hz = int(store.card["encoder"]["rate_hz"])
+        rate_hz = int(store.manifest["encoder"]["rate_hz"])
         rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
         write_top_clips(
             folder.explain,

@@ -160,7 +160,7 @@ class GridTraining:
 
     def _inputs(self, member: GridMember) -> str:
         recipe = self._recipe(member).model_dump(mode="json")
-        return fingerprint(self.store.as_read(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
+        return fingerprint(self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
 
     def _recipe(self, member: GridMember) -> TrainConfig:
         return self.run.config.train.recipe(member.preset)
@@ -168,7 +168,7 @@ class GridTraining:
     def _card(self, member: GridMember) -> dict[str, Any]:
         return {
             "sae_id": member.sae_id,
-            "encoder": self.store.card["encoder"],
+            "encoder": self.store.manifest["encoder"],
             "layer": member.layer,
             "pooling": member.pooling,
             "preset": member.preset,
