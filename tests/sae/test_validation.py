@@ -51,8 +51,10 @@ def test_an_untrained_dictionary_is_told_unless_few_rows_make_it_one():
     )
     assert line.endswith('latents a row are active in the last for k=8: take sparsifier="topk" or "batch_topk"')
     assert fit(many, valid, recipe(epochs=2), latents=256, k=8).summary["warnings"] == []
+    # At the preset's learning rate the start wins by 0.2 to 1 %, which the rounding of another processor overturns; at
+    # this one every later state is worse by more than half.
     for name, told in (("topk", 1), ("batch_topk", 1), ("gated", 2)):
-        summary = fit(few, valid, recipe(sparsifier=name), latents=256, k=8).summary
+        summary = fit(few, valid, recipe(sparsifier=name, learning_rate=0.3), latents=256, k=8).summary
         assert (summary["best_step"], len(summary["warnings"])) == (0, told)
 
 
