@@ -25,7 +25,7 @@ import torch
 
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.tensorfile import PRECISIONS, MappedTensor, RowFile, map_tensor, to_stored
-from otoscope.sae.data import Order
+from otoscope.sae.data import Shuffle
 
 SHARDS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -76,7 +76,7 @@ def measure(  # noqa: C901  contenders are short and share what they read
             opened = [stack.enter_context(path.open("rb", buffering=0)) for path in files]
             for turn in range(rounds):
                 stream = rows.shuffled(batch, seed=turn, held=TURN * batch)
-                order = Order(rows.height, batch, seed=turn)
+                order = Shuffle(rows.height, batch, seed=turn)
                 for step in range(0, order.steps_per_epoch - TURN, TURN):
                     shard, row = step // TURN % SHARDS, step * batch // SHARDS % (height - TURN * batch)
                     file, some = opened[shard], memory[: TURN * batch]

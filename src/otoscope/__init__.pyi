@@ -14,18 +14,18 @@ from .encoders.custom import wrap_encoder as wrap_encoder
 from .encoders.hooks import capture as capture
 from .errors import OtoscopeError as OtoscopeError
 from .pipeline.run import run as run
-from .sae.bank import Bank as Bank
-from .sae.checkpoint import load_sae as load_sae
-from .sae.checkpoint import save_sae as save_sae
-from .sae.config import TrainConfig as TrainConfig
-from .sae.config import recipe as recipe
-from .sae.data import ArrayRows as ArrayRows
-from .sae.fit import fit as fit
-from .sae.model import SparseAutoencoder as SparseAutoencoder
-from .sae.sparsifiers.base import TopK as TopK
-from .sae.sparsifiers.batch_topk import BatchTopK as BatchTopK
-from .sae.sparsifiers.gated import Gated as Gated
-from .sae.sparsifiers.jumprelu import JumpReLU as JumpReLU
-from .sae.sparsifiers.relu import ReLU as ReLU
+from .sae import ArrayRows as ArrayRows
+from .sae import Bank as Bank
+from .sae import BatchTopK as BatchTopK
+from .sae import Gated as Gated
+from .sae import JumpReLU as JumpReLU
+from .sae import ReLU as ReLU
+from .sae import SparseAutoencoder as SparseAutoencoder
+from .sae import TopK as TopK
+from .sae import TrainConfig as TrainConfig
+from .sae import TrainResult as TrainResult
+from .sae import fit as fit
+from .sae import load_sae as load_sae
+from .sae import save_sae as save_sae
 
 __version__: str

@@ -42,9 +42,9 @@ def judged(grid: list[GridMember], score: dict[str, float]) -> pl.DataFrame:
 
 @pytest.mark.parametrize("first", ["default", "bt"])
 def test_the_gallery_shows_the_recipe_and_layer_of_the_charts(first: str) -> None:
-    recipes = {"bt": {"epochs": 2}}
+    presets = {"bt": {"epochs": 2}}
     other = {"default": "bt", "bt": "default"}[first]
-    grid = grid_of(preset=[first, other], recipes=recipes)
+    grid = grid_of(preset=[first, other], presets=presets)
     # the other recipe does best, and yet the charts show the first
     results = judged(grid, {f"{first}1": 0.7, f"{first}3": 0.6, f"{other}1": 0.8, f"{other}3": 0.9})
     member = choose_member(results, grid)

@@ -101,7 +101,7 @@ class StoredRows:
         """Return the position in `clip_ids` of the clip that each row belongs to."""
         return np.searchsorted(self.starts, indices, side="right") - 1
 
-    def neighbour(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+    def neighbours(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the row that follows each in its clip, the one before it for the last; -1 for a clip of one frame."""
         clip = self.clip_of(indices)
         last = indices + 1 == self.starts[clip + 1]

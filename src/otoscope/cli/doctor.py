@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         "doctor",
         help="What is installed, which models resolve, how fast this machine is.\n\nExample: `otoscope doctor`",
     )(_doctor)
-    app.command("models", help="Known models, families, recipes and sparsifiers.\n\nExample: `otoscope models --json`")(
+    app.command("models", help="Known models, families, presets and sparsifiers.\n\nExample: `otoscope models --json`")(
         _models
     )
 
@@ -160,7 +160,7 @@ def _models(as_json: Json = False) -> None:
     from otoscope.encoders.catalog import FAMILIES, MODELS
     from otoscope.encoders.resolve import locate
     from otoscope.sae.config import PRESETS
-    from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
+    from otoscope.sae.sparsifiers import SPARSIFIERS
 
     rows = [{"model": name, **vars_of(card), "found": locate(name)} for name, card in MODELS.items()]
     if as_json:
@@ -176,7 +176,7 @@ def _models(as_json: Json = False) -> None:
     console.print(table)
     console.print("\nfound: where a model lies on this machine; the others (–) are fetched from the hub when asked for")
     console.print(f"Any checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
-    console.print(f"Training recipes: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
+    console.print(f"Training presets: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
 
 
 def vars_of(card: Any) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.inputs import clip_arrays
 from otoscope.runs.progress import ProgressReporter, task
 from otoscope.runs.training import GridMember, training_grid
-from otoscope.sae.checkpoint import CARD, load_sae
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import load_sae
 from otoscope.sae.model import SparseAutoencoder
 
 

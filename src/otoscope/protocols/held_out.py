@@ -29,7 +29,7 @@ from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
 from otoscope.runs.training import GridMember, training_grid
-from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import load_sae
 
 NAME = "held_out"
 

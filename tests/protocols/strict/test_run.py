@@ -24,7 +24,7 @@ STRICT = {
     "limit_sparsities": [0.75, 0.9],
     "limit_presets": ["default", "short"],
 }
-TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "recipes": {"short": {"epochs": 2}}}
+TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "presets": {"short": {"epochs": 2}}}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from otoscope.runs.cache import CachedResult
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, GridTraining
-from otoscope.sae.checkpoint import CARD, load_sae
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 

@@ -172,7 +172,7 @@ def _seeds(rows: StrictRows, run: RunData) -> list[Finding]:
     if not all(found.values()):
         return []
     atoms, latents, share = (found[metric][0] for metric in found)
-    recipe = run.cards.get(str(share["sae_id"]), {}).get("recipe") or {}
+    recipe = run.cards.get(str(share["sae_id"]), {}).get("config") or {}
     start = (
         " Every seed starts with the leading principal axes of the same rows, so part of this likeness is the start."
         if recipe.get("init") == "principal"

@@ -20,10 +20,11 @@ from otoscope.reproduce.mariotte2025.training import Dictionary
 from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.progress import task
-from otoscope.sae.checkpoint import CARD, load_sae
-from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import SparseAutoencoder, load_sae
 from otoscope.sae.resources import one_thread
-from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.sparsifiers.topk import TopK
 
 PROBES = "probes.parquet"
 
