@@ -133,7 +133,7 @@ def test_a_recipe_of_ones_own_is_checked(changes: dict[str, Any], told: str):
 
 
 def test_the_how_tos_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "choose-a-recipe.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "choose-a-preset.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], names)

@@ -94,6 +94,7 @@ class SparseAutoencoder(nn.Module):
     the same kind. With `archetypes`, the decoder holds the atoms computed from them (see `Archetypes`).
     `card` holds the metadata of a loaded model.
 
+    >>> from otoscope.sae import TopK
     >>> SparseAutoencoder(width=16, latents=64, sparsifier=TopK(4))
     SparseAutoencoder(width=16, latents=64, TopK(k=4))
     """
@@ -237,6 +238,7 @@ class SparseAutoencoder(nn.Module):
         Floating-point and integer rows are cast to the model's dtype, float32. Raises `InputError` for another type or
         width, and naming the row for NaN, Inf and values that float32 cannot hold.
 
+        >>> from otoscope.sae import TopK
         >>> sae = SparseAutoencoder(3, 8, TopK(2))
         >>> sae.encode(np.ones((5, 3))).shape, sae.encode(torch.ones(5, 3)).shape
         ((5, 8), torch.Size([5, 8]))

@@ -154,8 +154,7 @@ def check_positive(value: object, *, name: str, below: float = math.inf) -> floa
     >>> check_positive(0.5, name="bandwidth")
     0.5
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and 0 < value <= below):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= below and value < math.inf):
         most = "" if below == math.inf else f" and at most {below:g}"
         raise ConfigError(f"{name} must be a number above 0{most}, got {value!r}")
     return float(value)
