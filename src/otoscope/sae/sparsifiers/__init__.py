@@ -55,7 +55,7 @@ def build_sparsifier(spec: str | Mapping[str, Any], *, k: int | None, latents: i
     Raises `ConfigError` for an unknown name or hyper-parameter (with the nearest one), and for values out of range.
 
     >>> describe_sparsifier(build_sparsifier({"name": "jumprelu", "bandwidth": 0.2}, k=4, latents=64))
-    'JumpReLU(k=4, bandwidth=0.2)'
+    'JumpReLU(k=4, bandwidth=0.2, penalty_weight=0.01, penalty_rate=0.05)'
     """
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
