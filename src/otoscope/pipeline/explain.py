@@ -32,8 +32,7 @@ from otoscope.runs.inputs import clip_arrays
 from otoscope.runs.progress import ProgressReporter, task
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
-from otoscope.sae.model import load_sae
-from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.model import SparseAutoencoder, load_sae
 
 
 def explain(run: Context) -> None:
