@@ -1,3 +1,4 @@
+from . import plot as plot
 from .activations.extract import extract as extract
 from .activations.extract import iter_extract as iter_extract
 from .activations.store import ActivationStore as ActivationStore
@@ -13,6 +14,7 @@ from .encoders.catalog import load_encoder as load_encoder
 from .encoders.custom import wrap_encoder as wrap_encoder
 from .encoders.hooks import capture as capture
 from .errors import OtoscopeError as OtoscopeError
+from .metrics.results import load_results as load_results
 from .pipeline.run import run as run
 from .sae import ArrayRows as ArrayRows
 from .sae import Bank as Bank

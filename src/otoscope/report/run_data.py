@@ -1,5 +1,6 @@
 """What a report reads of a run folder; all but the results may be missing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,22 @@ class RunData:
 
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""
-        return self.categories.get(factor, NO_CATEGORY)
+        return category_of(self.categories, factor)
 
     @property
     def categories(self) -> dict[str, str]:
-        """Category of every factor of the factors' card, in its order."""
-        listed = self.factors.get("factors", [])
-        return {f["name"]: f.get("category") or NO_CATEGORY for f in listed}
+        """Category of each factor of the factors' card, in its order."""
+        return categories_of(self.factors)
+
+
+def categories_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the category of each factor listed in the card of a table of factors."""
+    return {f["name"]: f.get("category") or NO_CATEGORY for f in card.get("factors", [])}
+
+
+def category_of(categories: Mapping[str, str], factor: str) -> str:
+    """Return a factor's category, "other" if it has none."""
+    return categories.get(factor, NO_CATEGORY)
 
 
 def read_run(folder: Path) -> RunData:

@@ -10,7 +10,7 @@ import polars as pl
 from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
 from otoscope.report import tables
 from otoscope.report.figures import charts
-from otoscope.report.figures.factors import category_map, factors_against_sparsity
+from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.strict import strict_figures
@@ -58,7 +58,7 @@ def probe_by_layer(results: Results) -> Figure | None:
     )
 
 
-def probe_against_sparsity(results: Results) -> list[Figure]:
+def probe_by_sparsity(results: Results) -> list[Figure]:
     """Accuracy of probes on codes against sparsity, the dense layer as a line across.
 
     The first label has a panel a layer; a second figure has a panel for each other label, at the
@@ -159,14 +159,14 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
     results = run.results
     sections: dict[str, list[Figure | None]] = {
         "layers": [probe_by_layer(results)],
-        "sparsity": [*probe_against_sparsity(results)],
+        "sparsity": [*probe_by_sparsity(results)],
         "reconstruction": [explained_variance(results)],
         "factors": [
-            factors_against_sparsity(run, "factor_r2"),
-            factors_against_sparsity(run, "effective_latents"),
+            factors_by_sparsity(results, run.categories, "factor_r2"),
+            factors_by_sparsity(results, run.categories, "effective_latents"),
         ],
-        "categories": [category_map(run)],
-        "strict": [*strict_figures(run)],
+        "categories": [category_map(results, run.categories)],
+        "strict": [*strict_figures(results.rows)],
     }
     return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
 

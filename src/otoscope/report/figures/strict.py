@@ -11,7 +11,6 @@ from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_limits import limits_figure
 from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 
@@ -24,16 +23,17 @@ FEW = 0.5
 """A representation that predicts fewer of the common factors than this share has no structure to speak of."""
 
 
-def strict_figures(run: RunData) -> list[Figure]:
-    """Return the figures of the protocol, none where it was not asked for."""
-    rows = strict_rows(run.results.rows)
+def strict_figures(results: pl.DataFrame) -> list[Figure]:
+    """Return the figures of the strict protocol; none if it was not run."""
+    rows = strict_rows(results)
     if not rows.present:
         return []
-    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), limits_figure(rows)]
-    return [figure for figure in found if figure is not None]
+    figures = [tasks(rows), structure(rows), few_dimensions(rows), layers(rows), limits_figure(rows)]
+    return [figure for figure in figures if figure is not None]
 
 
-def _read(rows: StrictRows) -> Figure | None:
+def tasks(rows: StrictRows) -> Figure | None:
+    """Return tasks and factors read from each representation."""
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
     drawn = _one_of_each(rows.tasks)
@@ -69,7 +69,8 @@ def _read(rows: StrictRows) -> Figure | None:
     )
 
 
-def _structure(rows: StrictRows) -> Figure | None:
+def structure(rows: StrictRows) -> Figure | None:
+    """Return compactness and separation of each representation, over the same factors."""
     telling = _telling(rows)
     panels: list[Panel] = []
     drawn = [metric for name in STRUCTURE if (metric := METRICS[name]).axis]
@@ -112,7 +113,8 @@ def _structure(rows: StrictRows) -> Figure | None:
     )
 
 
-def _few(rows: StrictRows) -> Figure | None:
+def few_dimensions(rows: StrictRows) -> Figure | None:
+    """Return scores from the best k dimensions of each representation."""
     questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in rows.labels[:3])]
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
@@ -144,7 +146,8 @@ def _few(rows: StrictRows) -> Figure | None:
     )
 
 
-def _layers(rows: StrictRows) -> Figure | None:
+def layers(rows: StrictRows) -> Figure | None:
+    """Return the mean R² of each category of factors by layer."""
     found = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
     if found["layer"].n_unique() < 2:
         return None
