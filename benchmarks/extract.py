@@ -172,8 +172,14 @@ def otoscopes(precision: str) -> Callable[[Model, Path, int, int], Callable[[str
         def run(case: str) -> None:
             shutil.rmtree(store, ignore_errors=True)
             early = case == "one early layer"
-            layers = [model.early] if early else every
-            extract(corpus, encoder, store, layers=layers, frames=case == "all layers, frames", progress=False)
+            for _ in extract(
+                corpus,
+                encoder,
+                store,
+                layers=[model.early] if early else every,
+                frames=case == "all layers, frames",
+            ):
+                pass
             shutil.rmtree(store)
 
         return run

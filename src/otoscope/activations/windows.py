@@ -40,9 +40,7 @@ class Window(NamedTuple):
     keep_to: int
 
 
-def plan_windows(
-    samples: int, *, window: int, hop: float, steps: Callable[[int], int], overlap: int = 0
-) -> list[Window]:
+def cut(samples: int, *, window: int, hop: float, steps: Callable[[int], int], overlap: int = 0) -> list[Window]:
     """Cut a clip so that the kept steps of its windows tile the clip's own, none twice and none missing.
 
     Args:
@@ -77,7 +75,7 @@ def _first_steps(samples: int, *, window: int, hop: float, stride: int) -> list[
     return [*range(0, last, stride), last]
 
 
-class TimeSteps(NamedTuple):
+class Grid(NamedTuple):
     """Where the frames of one piece of sound lie among its time steps: `step` [frames], and how many steps there are.
 
     Encoders that keep frequency apart have several frames a step.
@@ -87,10 +85,10 @@ class TimeSteps(NamedTuple):
     steps: int
 
 
-def time_steps(frames: Frames) -> TimeSteps:
+def grid(frames: Frames) -> Grid:
     """Count time steps by the frames' ends, which no encoder clips at the start of the sound."""
     ends, step = np.unique(np.round(frames.end_s, 6), return_inverse=True)
-    return TimeSteps(step, len(ends))
+    return Grid(step, len(ends))
 
 
 def hop_samples(frames: Frames, rate_hz: int) -> float:
@@ -100,7 +98,7 @@ def hop_samples(frames: Frames, rate_hz: int) -> float:
     >>> hop_samples(frame_spans(3, rate_hz=50.0, offset_s=0.0), 16000)
     320
     """
-    located = time_steps(frames)
+    located = grid(frames)
     if located.steps < 2:
         raise EncoderError("a window must hold at least two time steps; allow a longer one")
     hop = float(np.max(frames.end_s) - np.min(frames.end_s)) / (located.steps - 1) * rate_hz
@@ -114,13 +112,13 @@ class Placed(NamedTuple):
     frames: Frames
 
 
-def place_frames(frames: Frames, window: Window, *, rate_hz: int) -> Placed:
+def place(frames: Frames, window: Window, *, rate_hz: int) -> Placed:
     """Choose the frames of a window that are kept and move their times to the clip's.
 
     A frame that begins before its sound is clipped at 0 by the encoder; inside a clip that sound exists, so the frame
     gets its full length back and touches the last frame of the window before.
     """
-    located = time_steps(frames)
+    located = grid(frames)
     keep = (located.step >= window.keep_from) & (located.step < window.keep_to)
     shift_s = window.start / rate_hz
     start_s = frames.start_s
@@ -135,7 +133,7 @@ def _moved(times_s: Float[np.ndarray, " frames"], shift_s: float) -> Float[np.nd
     return times_s + shift_s if shift_s else times_s
 
 
-class EncodedWindow(NamedTuple):
+class Piece(NamedTuple):
     """The kept frames of one window of a clip: `layers[i]` is [frames, width], `tokens[i]` [tokens, width].
 
     `clip` is the position among the clips given; `last` says whether the clip ends with this piece.
@@ -149,7 +147,7 @@ class EncodedWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Windower:
+class Cutter:
     """How an encoder's long clips are cut: the window in samples, and the overlap in seconds."""
 
     encoder: Encoder
@@ -171,22 +169,22 @@ class Windower:
     def windows(self, samples: int) -> list[Window]:
         """Cut a clip of that many samples."""
         if samples <= self.window:
-            return plan_windows(samples, window=self.window, hop=1, steps=self._steps)
+            return cut(samples, window=self.window, hop=1, steps=self._steps)
         hop = hop_samples(self.encoder.frames(self.window), self.encoder.rate_hz)
         overlap = round(self.overlap_s * self.encoder.rate_hz / hop)
-        return plan_windows(samples, window=self.window, hop=hop, steps=self._steps, overlap=overlap)
+        return cut(samples, window=self.window, hop=hop, steps=self._steps, overlap=overlap)
 
     def _steps(self, samples: int) -> int:
-        return time_steps(self.encoder.frames(samples)).steps if samples >= self.encoder.min_samples else 0
+        return grid(self.encoder.frames(samples)).steps if samples >= self.encoder.min_samples else 0
 
 
-def encode_windows(
-    cutter: Windower,
+def encode_pieces(
+    cutter: Cutter,
     waves: Sequence[Float32[np.ndarray, " samples"] | StreamedClip],
     layers: Sequence[int],
     *,
     batch_s: float,
-) -> Iterator[EncodedWindow]:
+) -> Iterator[Piece]:
     """Encode clips of at least `min_samples`, in order, as many windows a call as fit into `batch_s` padded seconds."""
     encoder = cutter.encoder
     windows = [(clip, window) for clip, wave in enumerate(waves) for window in cutter.windows(len(wave))]
@@ -200,7 +198,7 @@ def encode_windows(
             yield _piece(encoded, row, clip, window, encoder=encoder, last=ends[clip] == first + row)
 
 
-def _calls(windows: Sequence[Window], cutter: Windower, *, batch_s: float) -> Iterator[tuple[int, int]]:
+def _calls(windows: Sequence[Window], cutter: Cutter, *, batch_s: float) -> Iterator[tuple[int, int]]:
     """Yield ranges of windows whose padded length stays within `batch_s`, at least one window each."""
     first, longest_s = 0, 0.0
     for place_, window in enumerate(windows):
@@ -213,7 +211,7 @@ def _calls(windows: Sequence[Window], cutter: Windower, *, batch_s: float) -> It
         yield first, len(windows)
 
 
-def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: Encoder, last: bool) -> EncodedWindow:
+def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: Encoder, last: bool) -> Piece:
     frames = encoder.frames(window.stop - window.start)
     valid = encoded.mask[row]
     if int(valid.sum()) != len(frames.end_s):
@@ -221,11 +219,11 @@ def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: En
             f"{encoder.name} places {len(frames.end_s)} frames in {window.stop - window.start} samples "
             f"but encodes {int(valid.sum())}; its adapter is wrong"
         )
-    placed = place_frames(frames, window, rate_hz=encoder.rate_hz)
+    placed = place(frames, window, rate_hz=encoder.rate_hz)
     kept = valid.clone()
     kept[valid] = torch.from_numpy(placed.keep).to(valid.device)
     count = int(kept.sum())
     chosen = slice(count) if bool(kept[:count].all()) else kept  # a slice copies nothing
     states: dict[int, Any] = {layer: state[row, chosen].float() for layer, state in encoded.layers.items()}
     tokens: dict[int, Any] = {layer: token[row].float() for layer, token in encoded.tokens.items()}
-    return EncodedWindow(clip, placed.frames, states, tokens, last)
+    return Piece(clip, placed.frames, states, tokens, last)

@@ -31,7 +31,7 @@ class ModelSource:
     name: str
     folder: Path
     revision: str
-    location: Location
+    place: Location
 
 
 def offline() -> bool:

@@ -61,9 +61,9 @@ class RunFolder:
         return self.root / "results.parquet"
 
     @property
-    def explain(self) -> Path:
+    def moments(self) -> Path:
         """Clips at which the chosen latents fire."""
-        return self.root / "explain"
+        return self.root / "moments"
 
     @property
     def report(self) -> Path:

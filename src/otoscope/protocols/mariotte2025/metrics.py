@@ -15,8 +15,7 @@ from otoscope.config.mariotte2025 import ALPHA
 from otoscope.errors import EvaluationError
 from otoscope.linear.lasso import lasso_weights
 from otoscope.sae.resources import one_thread
-from otoscope.sae.sparsifiers.base import k_from_sparsity
-from otoscope.sae.sparsifiers.topk import TopK
+from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
 
 
 class Forward(NamedTuple):

@@ -89,7 +89,7 @@ def _means(
         start += length
 
 
-FORMAT = 4
+FORMAT = 3
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 NOT_MEASURED = {

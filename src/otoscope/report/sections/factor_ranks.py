@@ -7,11 +7,11 @@ from jaxtyping import Float
 
 from otoscope.artifacts import read_table
 from otoscope.formatting import percent
-from otoscope.report.run_data import RunData
+from otoscope.report.run_data import Run
 
 
 @dataclass(frozen=True)
-class FactorRanks:
+class Places:
     """The known values of each factor over the clips of a corpus."""
 
     values: dict[str, Float[np.ndarray, " clips"]]
@@ -38,14 +38,14 @@ class FactorRanks:
         return f"{way} than in {percent(share, 0)} of all clips"
 
 
-def factor_ranks(run: RunData) -> FactorRanks:
+def places_of(run: Run) -> Places:
     """Read the factors of a run's clips; nothing where the run folder holds none."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
-        return FactorRanks({})
+        return Places({})
     table = read_table(path).drop("clip_id")
     known = {name: column[np.isfinite(column)] for name in table.columns for column in [table[name].to_numpy()]}
-    return FactorRanks({name: values for name, values in known.items() if values.size})
+    return Places({name: values for name, values in known.items() if values.size})
 
 
 def short(value: float) -> str:
