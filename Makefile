@@ -6,9 +6,13 @@ PYTHON ?= python3
 JOBS ?= 2
 # one thread per test worker, and no network access
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+# hides AVX-512 and AMX from PyTorch, oneDNN, MKL, OpenBLAS, NumPy and Numba
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=HASWELL \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
+	NUMBA_CPU_NAME=haswell NUMBA_CACHE_DIR=$(CURDIR)/.numba-avx2
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@echo "installing the pinned versions into $(VENV): a few minutes the first time"
@@ -34,6 +38,9 @@ test-slow: $(READY) ## only the tests with the marker `slow`
 
 test-all: $(READY) ## every test
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS)
+
+test-avx2: $(READY) ## the numerical tests with the instructions of AVX2 only
+	$(QUIET) $(AVX2) $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/linear tests/metrics tests/sae tests/laws
 
 lint: $(READY) ## formatting, lint rules, types, import layers
 	$(BIN)/ruff format --check .
@@ -62,6 +69,6 @@ docs: $(READY) ## build the documentation, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 clean: ## remove build outputs; keep measurements
-	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis .numba-avx2
 
-.PHONY: help install demo test test-fast test-slow test-all lint shapes bench-train bench-extract bench-eval bench-quality check docs clean
+.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes bench-train bench-extract bench-eval bench-quality check docs clean

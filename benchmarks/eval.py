@@ -340,7 +340,7 @@ def encoded(rows: Any, k: int) -> Any:
 
     from otoscope.sae.config import TrainConfig
     from otoscope.sae.data import ArrayRows
-    from otoscope.sae.fit import fit
+    from otoscope.sae.train import fit
 
     seen, valid = sung(12_000, seed=3)[0], sung(2_000, seed=4)[0]
     config = TrainConfig(batch=512, epochs=5, learning_rate=2e-3)
@@ -354,7 +354,7 @@ def from_run(folder: Path) -> Data:
     from otoscope.activations.store import ActivationStore
     from otoscope.artifacts import read_table
     from otoscope.factors.table import FactorTable
-    from otoscope.sae.checkpoint import load_sae
+    from otoscope.sae.model import load_sae
 
     store = ActivationStore.open(folder / "activations")
     layer = store.layers[len(store.layers) // 2]

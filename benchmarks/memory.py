@@ -21,7 +21,7 @@ import soundfile
 import torch
 import transformers
 
-from otoscope.activations.extract import extract
+from otoscope.activations.extract import iter_extract
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.catalog import load_encoder
 
@@ -42,7 +42,7 @@ def main() -> None:
         process, start_s = psutil.Process(), time.perf_counter()
         rows: list[tuple[float, float]] = []
         layers = [layer.index for layer in encoder.layers]
-        for progress in extract(corpus, encoder, folder / "store", layers=layers, dtype="float16"):
+        for progress in iter_extract(corpus, encoder, folder / "store", layers=layers, dtype="float16"):
             rows.append((progress.sound_s / 3600, process.memory_info().rss / 1e6))
         seconds = time.perf_counter() - start_s
         stored_mb = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file()) / 1e6

@@ -33,11 +33,11 @@ from otoscope.artifacts import fingerprint
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
 from otoscope.metrics.stability import mean_max_cosine
 from otoscope.sae.config import DEFAULT, MARIOTTE2025, TrainConfig
-from otoscope.sae.data import ArrayRows, Order, Rows, held
-from otoscope.sae.fit import fit
+from otoscope.sae.data import ArrayRows, RowSource, Shuffle, cache_rows
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.plan import Plan
 from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.train import fit
 
 CACHE = ROOT / ".bench" / "quality"
 LATENTS = 2048
@@ -205,13 +205,13 @@ def score(corpus: "Material", case: Case, recipe: TrainConfig) -> dict[str, Any]
 
 
 @torch.no_grad()
-def on_test(fitted: Fitted, data: dict[str, Rows]) -> dict[str, float]:
+def on_test(fitted: Fitted, data: dict[str, RowSource]) -> dict[str, float]:
     mean = torch.from_numpy(array(data["train"]).mean(axis=0, dtype=np.float64)).float()
     residual = total = active = 0.0
     fired = torch.zeros(len(fitted.atoms), dtype=torch.bool)
     for rows in torch.from_numpy(array(data["test"])).split(AT_ONCE):
         seen = fitted.see(rows)
-        residual += (rows - seen.rebuilt).square().sum(dtype=torch.float64).item()
+        residual += (rows - seen.reconstruction).square().sum(dtype=torch.float64).item()
         total += (rows - mean).square().sum(dtype=torch.float64).item()
         if seen.codes is not None:
             active += (seen.codes != 0).sum().item()
@@ -236,7 +236,7 @@ def recipe_of(method: str) -> TrainConfig:
     return DEFAULT.model_copy(update=ARCHITECTURES.get(method, {}))
 
 
-def make(method: str) -> Callable[[dict[str, Rows], TrainConfig, int, int], Fitted]:
+def make(method: str) -> Callable[[dict[str, RowSource], TrainConfig, int, int], Fitted]:
     return {
         "PCA": pca,
         "dictionary-learning TopK": peer("top_k", "TopKTrainer"),
@@ -244,7 +244,7 @@ def make(method: str) -> Callable[[dict[str, Rows], TrainConfig, int, int], Fitt
     }.get(method, own)
 
 
-def own(data: dict[str, Rows], recipe: TrainConfig, k: int, seed: int) -> Fitted:
+def own(data: dict[str, RowSource], recipe: TrainConfig, k: int, seed: int) -> Fitted:
     train = data["train"]
     if recipe is MARIOTTE2025 and train.height > 4 * LATENTS:
         # a hundred epochs of many rows in batches of 16 take an hour; the best state is at epoch seven
@@ -258,7 +258,7 @@ def own(data: dict[str, Rows], recipe: TrainConfig, k: int, seed: int) -> Fitted
     return Fitted(see, sae.decoder.detach().numpy(), trained.summary["steps"])
 
 
-def pca(data: dict[str, Rows], _recipe: TrainConfig, k: int, _seed: int) -> Fitted:
+def pca(data: dict[str, RowSource], _recipe: TrainConfig, k: int, _seed: int) -> Fitted:
     rows = array(data["train"]).astype(np.float64)
     mean = rows.mean(axis=0)
     axes = np.linalg.eigh((rows - mean).T @ (rows - mean))[1][:, ::-1][:, :k].T
@@ -271,15 +271,15 @@ def pca(data: dict[str, Rows], _recipe: TrainConfig, k: int, _seed: int) -> Fitt
     return Fitted(see, axes, 0)
 
 
-def peer(module: str, trainer: str) -> Callable[[dict[str, Rows], TrainConfig, int, int], Fitted]:
+def peer(module: str, trainer: str) -> Callable[[dict[str, RowSource], TrainConfig, int, int], Fitted]:
     """Train with dictionary-learning on the same rows, batches and steps; the better of two learning rates.
 
     Its rule for the rate is meant for 100,000 steps, so ten times as much is tried too, and the validation
-    groups choose. Warm-up and decay are its defaults' shares of a run that short. Rows come at a mean square norm
+    groups choose. Warm-up and decay are its defaults' shares of a run that short. RowSource come at a mean square norm
     of 1, as its own loop has them.
     """
 
-    def train(data: dict[str, Rows], recipe: TrainConfig, k: int, seed: int) -> Fitted:
+    def train(data: dict[str, RowSource], recipe: TrainConfig, k: int, seed: int) -> Fitted:
         absent: Any = types.ModuleType("nnsight")
         absent.LanguageModel = object  # imported for its activation buffer, which is not used here
         sys.modules.setdefault("nnsight", absent)
@@ -294,7 +294,7 @@ def peer(module: str, trainer: str) -> Callable[[dict[str, Rows], TrainConfig, i
                 device="cpu", seed=seed, lr=times * 2e-4 / (LATENTS / 2**14) ** 0.5,
                 warmup_steps=plan.steps // 20, decay_start=int(0.8 * plan.steps), threshold_start_step=plan.steps // 2,
             )  # fmt: skip
-            order: Order = plan.order
+            order: Shuffle = plan.shuffle
             for step in range(plan.steps):
                 made.update(step, torch.from_numpy(rows.take(order.indices(step))) / norm)
             with torch.no_grad():
@@ -344,13 +344,13 @@ class Material:
     def ids(self, side: str) -> list[str]:
         return self.clips.filter(pl.col("split") == side)["clip_id"].to_list()
 
-    def rows(self, layer: int, kind: str) -> dict[str, Rows]:
+    def rows(self, layer: int, kind: str) -> dict[str, RowSource]:
         """Return the rows of each split; a seeded sample of clips if there are more frames than requested."""
         if kind == "pooled":
             sides = {side: self.store.pooled(layer, self.ids(side)) for side in ("train", "valid", "test")}
             return {side: ArrayRows(np.ascontiguousarray(rows)) for side, rows in sides.items()}
         most = {"train": self.most, "valid": self.most // 4, "test": None}
-        return {side: held(self.store.rows(layer, self._drawn(side, most[side])), HELD_BYTES) for side in most}
+        return {side: cache_rows(self.store.rows(layer, self._drawn(side, most[side])), HELD_BYTES) for side in most}
 
     def _drawn(self, side: str, most: int | None) -> list[str]:
         """Return a seeded sample of clips within the frame budget, in corpus order."""
@@ -362,7 +362,7 @@ class Material:
         return table["clip_id"].gather(np.sort(kept)).to_list()
 
     @torch.no_grad()
-    def probe(self, fitted: Fitted, layer: int, kind: str, data: dict[str, Rows]) -> float:
+    def probe(self, fitted: Fitted, layer: int, kind: str, data: dict[str, RowSource]) -> float:
         """Return balanced accuracy on test groups from the 8 best latents; codes of frames are averaged per clip."""
         if kind == "pooled":
             codes = np.concatenate([_codes(fitted, torch.from_numpy(array(data[side]))) for side in data])
@@ -383,7 +383,7 @@ class Material:
         return curve.scores[0].value
 
 
-def array(rows: Rows) -> np.ndarray:
+def array(rows: RowSource) -> np.ndarray:
     return rows.take(np.arange(rows.height))
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from otoscope.activations.rows import StoredRows
-from otoscope.activations.tensorfile import PRECISIONS, Mapped, RowFile, map_tensor, rounded
-from otoscope.sae.data import Order
+from otoscope.activations.tensorfile import PRECISIONS, MappedTensor, RowFile, map_tensor, to_stored
+from otoscope.sae.data import Shuffle
 
 SHARDS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -76,7 +76,7 @@ def measure(  # noqa: C901  contenders are short and share what they read
             opened = [stack.enter_context(path.open("rb", buffering=0)) for path in files]
             for turn in range(rounds):
                 stream = rows.shuffled(batch, seed=turn, held=TURN * batch)
-                order = Order(rows.height, batch, seed=turn)
+                order = Shuffle(rows.height, batch, seed=turn)
                 for step in range(0, order.steps_per_epoch - TURN, TURN):
                     shard, row = step // TURN % SHARDS, step * batch // SHARDS % (height - TURN * batch)
                     file, some = opened[shard], memory[: TURN * batch]
@@ -116,10 +116,10 @@ def summed(dtype: str, width: int, batch: int, turn_gb: float, spent: dict[str, 
 def write(path: Path, height: int, width: int, dtype: str, *, seed: int) -> None:
     values = torch.randn(height, width, generator=torch.Generator().manual_seed(seed))
     with RowFile(path, name="frames", axes=(width,), dtype=dtype) as file:
-        file.append(rounded(values, dtype))
+        file.append(to_stored(values, dtype))
 
 
-def stored(maps: list[Mapped], width: int, dtype: str) -> StoredRows:
+def stored(maps: list[MappedTensor], width: int, dtype: str) -> StoredRows:
     """Rows of clips of about 250 frames: five seconds at 50 frames per second."""
     height = len(maps[0].values)
     edges = np.linspace(0, height, max(height // 250, 1) + 1).astype(np.int64)

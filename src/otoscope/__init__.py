@@ -5,8 +5,8 @@ Sound becomes activations, activations become codes, and codes become statements
 - corpus: `build_corpus`, `corpus_from_dict`, `Corpus`, `Splits`, `load_audio`
 - encoders: `load_encoder`, `Encoder`, `wrap_encoder` for any module, `capture` for any sub-module by name
 - activations: `extract` (or `iter_extract`) writes an `ActivationStore`
-- SAEs: `fit` and `Bank` train, `TrainConfig` (or `recipe`) holds the settings, `TrainResult` the outcome, `SparseAutoencoder` encodes and
-  decodes (`from_pretrained`, `save_pretrained`), `SparseCoder` is the scikit-learn estimator; sparsifiers are `TopK`,
+- SAEs: `fit` and `Bank` train, `TrainConfig` holds the settings, `TrainResult` the outcome, `SparseAutoencoder`
+  encodes and decodes (`from_pretrained`, `save_pretrained`), `SparseCoder` is the scikit-learn estimator; sparsifiers are `TopK`,
   `BatchTopK`, `JumpReLU`, `Gated`, `ReLU`
 - runs: `load_config`, `RunConfig` and `run` go from a YAML file to a report; `load_results` reads the numbers and `plot`
   draws them

@@ -1,4 +1,6 @@
+from . import plot as plot
 from .activations.extract import extract as extract
+from .activations.extract import iter_extract as iter_extract
 from .activations.store import ActivationStore as ActivationStore
 from .config import load_config as load_config
 from .config.run import RunConfig as RunConfig
@@ -12,19 +14,20 @@ from .encoders.catalog import load_encoder as load_encoder
 from .encoders.custom import wrap_encoder as wrap_encoder
 from .encoders.hooks import capture as capture
 from .errors import OtoscopeError as OtoscopeError
+from .metrics.results import load_results as load_results
 from .pipeline.run import run as run
-from .sae.bank import Bank as Bank
-from .sae.checkpoint import load_sae as load_sae
-from .sae.checkpoint import save_sae as save_sae
-from .sae.config import TrainConfig as TrainConfig
-from .sae.config import recipe as recipe
-from .sae.data import ArrayRows as ArrayRows
-from .sae.fit import fit as fit
-from .sae.model import SparseAutoencoder as SparseAutoencoder
-from .sae.sparsifiers.base import TopK as TopK
-from .sae.sparsifiers.batch_topk import BatchTopK as BatchTopK
-from .sae.sparsifiers.gated import Gated as Gated
-from .sae.sparsifiers.jumprelu import JumpReLU as JumpReLU
-from .sae.sparsifiers.relu import ReLU as ReLU
+from .sae import ArrayRows as ArrayRows
+from .sae import Bank as Bank
+from .sae import BatchTopK as BatchTopK
+from .sae import Gated as Gated
+from .sae import JumpReLU as JumpReLU
+from .sae import ReLU as ReLU
+from .sae import SparseAutoencoder as SparseAutoencoder
+from .sae import TopK as TopK
+from .sae import TrainConfig as TrainConfig
+from .sae import TrainResult as TrainResult
+from .sae import fit as fit
+from .sae import load_sae as load_sae
+from .sae import save_sae as save_sae
 
 __version__: str

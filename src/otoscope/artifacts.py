@@ -162,11 +162,11 @@ def require_fingerprint(path: Path, found: str, wanted: str) -> None:
         )
 
 
-Described = Mapping[str, Any]
+FileRecord = Mapping[str, Any]
 """A file's `bytes` and `sha256`, as cards hold them."""
 
 
-def check_size(name: str, size: int | None, described: Described) -> None:
+def check_size(name: str, size: int | None, described: FileRecord) -> None:
     """Raise `DamagedArtifact` unless a file has the size that its card says."""
     if size is None:
         raise DamagedArtifact(f"{name} is missing; extract again to restore it")

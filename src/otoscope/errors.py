@@ -16,6 +16,7 @@ OtoscopeError
 │   ├── IncompleteArtifact begun but never finished
 │   └── StorageFull        no room left on the device
 ├── EngineError            workers that did not give back what they were asked for
+├── InputError             an array or tensor given to a model has the wrong type, shape or values
 ├── TrainingError          rows or settings that no dictionary can be trained on
 └── EvaluationError        arrays that a metric is not defined for
 """
@@ -86,6 +87,10 @@ class StorageFull(ArtifactError):
 
 class EngineError(OtoscopeError):
     """Workers on other processes or machines did not give back what they were asked for."""
+
+
+class InputError(OtoscopeError, ValueError):
+    """An array or tensor given to a model has the wrong type, shape or values."""
 
 
 class TrainingError(OtoscopeError):

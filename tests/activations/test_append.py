@@ -48,7 +48,7 @@ def add(sound: Path, names: list[str], seconds: float = 0.4) -> Corpus:
 
 def test_only_new_clips_are_encoded_and_old_shards_are_not_touched(sound: Path, tmp_path: Path):
     before = store_of(corpus_of(sound), tmp_path / "store")
-    kept = {n: (tmp_path / "store" / n).stat().st_mtime_ns for s in before.card["shards"] for n in s["files"]}
+    kept = {n: (tmp_path / "store" / n).stat().st_mtime_ns for s in before.manifest["shards"] for n in s["files"]}
     encoder = Counting()
     after = store_of(add(sound, ["clip001b", "aaa", "zzz"]), tmp_path / "store", encoder)
     assert len(encoder.given) == 3
@@ -161,9 +161,11 @@ def test_labels_and_splits_do_not_make_another_store(sound: Path, tmp_path: Path
 def test_a_store_of_the_first_format_is_still_read(sound: Path, tmp_path: Path):
     """What format 1 held: no generation, tables by file name, shards without what is listed."""
     store = store_of(corpus_of(sound), tmp_path / "store")
-    card = {key: value for key, value in store.card.items() if key not in ("generation", "kept", "first", "segments")}
-    tables = {t["file"]: {"bytes": t["bytes"], "sha256": t["sha256"]} for t in store.card["tables"].values()}
-    shards = [{k: v for k, v in shard.items() if k not in ("listed", "segments")} for shard in store.card["shards"]]
+    card = {
+        key: value for key, value in store.manifest.items() if key not in ("generation", "kept", "first", "segments")
+    }
+    tables = {t["file"]: {"bytes": t["bytes"], "sha256": t["sha256"]} for t in store.manifest["tables"].values()}
+    shards = [{k: v for k, v in shard.items() if k not in ("listed", "segments")} for shard in store.manifest["shards"]]
     rewrite(tmp_path / "store" / "manifest.json", lambda _: {**card, "format": 1, "tables": tables, "shards": shards})
     old = ActivationStore.open(tmp_path / "store", verify=True)
     np.testing.assert_array_equal(old.pooled(2), store.pooled(2))

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otoscope.activations.compact import compact
-from otoscope.activations.maintain import collect, info, merge, verify
+from otoscope.activations.compact import compact_store
+from otoscope.activations.maintain import collect_garbage, merge_stores, store_info, verify_store
 from otoscope.activations.segments import Segments
 from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
@@ -36,12 +36,12 @@ def test_a_compacted_store_reads_as_before_and_is_smaller(sound: Path, tmp_path:
     place, corpus = tmp_path / dtype, corpus_of(sound)
     before = store_of(corpus, place, Toy(special=2), dtype=dtype, **SETTINGS)
     fresh = store_of(corpus, tmp_path / "fresh", Toy(special=2), dtype=dtype, **SETTINGS)
-    size = info(place)["bytes_total"]
-    assert compact(place, dry_run=True) == compact(place) == ([0, 1], 5)
-    assert collect(place).sharing == 0
-    assert verify(place) == []
+    size = store_info(place)["bytes_total"]
+    assert compact_store(place, dry_run=True) == compact_store(place) == ([0, 1], 5)
+    assert collect_garbage(place).sharing == 0
+    assert verify_store(place) == []
     after = ActivationStore.open(place, verify=True)
-    assert info(place)["bytes_total"] < size
+    assert store_info(place)["bytes_total"] < size
     assert after.clip_ids == before.clip_ids
     assert after.set_aside.rows() == before.set_aside.rows()
     for layer in (0, 2):
@@ -59,14 +59,14 @@ def test_a_compacted_store_reads_as_before_and_is_smaller(sound: Path, tmp_path:
 def test_an_extraction_finds_a_compacted_store_whole_and_can_append_to_it(sound: Path, tmp_path: Path):
     place = tmp_path / "float32"
     steps(corpus_of(sound), place, Toy(special=2), **SETTINGS)
-    compact(place)
-    collect(place)
+    compact_store(place)
+    collect_garbage(place)
     compacted = ActivationStore.open(place)
     again = Counting(special=2)
     assert steps(corpus_of(sound), place, again, **SETTINGS)[-1].skipped_clips == 7
     assert again.given == []
     assert ActivationStore.open(place).fingerprint == compacted.fingerprint
-    assert compact(place) == ([], 0)
+    assert compact_store(place) == ([], 0)
     write_audio(sound / "new.wav", noise(99, 0.4), RATE_HZ)
     assert store_of(corpus_of(sound), place, again, **SETTINGS).clip_ids == [*compacted.clip_ids, "new.wav"]
     assert len(again.given) == 1
@@ -86,32 +86,32 @@ def test_a_compaction_that_was_killed_leaves_the_store_as_it_was(
         with monkeypatch.context() as patch:
             patch.setattr(f"otoscope.activations.compact.{at}", killed)
             with pytest.raises(KeyboardInterrupt):
-                compact(place)
+                compact_store(place)
         store = ActivationStore.open(place, verify=True)
         assert store.fingerprint == before.fingerprint
         np.testing.assert_array_equal(store.pooled(2), pooled)
     with pytest.raises(ArtifactError, match="was begun and not finished; run it again, then compact"):
-        compact(place)
+        compact_store(place)
     again = Counting(special=2)
     after = store_of(corpus_of(sound), place, again, **SETTINGS)
     assert again.given == []
-    assert info(place)["clips_dropped"] == 0
+    assert store_info(place)["clips_dropped"] == 0
     np.testing.assert_array_equal(after.pooled(2), pooled)
 
 
 def test_what_is_damaged_is_not_copied_and_a_merged_store_can_be_compacted(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "float32", Toy(special=2), **SETTINGS)
-    merge(tmp_path / "merged", [tmp_path / "float32"])
-    assert compact(tmp_path / "merged").clips == 5
+    merge_stores(tmp_path / "merged", [tmp_path / "float32"])
+    assert compact_store(tmp_path / "merged").clips == 5
     path = next((tmp_path / "float32" / "layer_02").glob("frames-00000*"))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match=r"frames-00000\.safetensors is damaged"):
-        compact(tmp_path / "float32")
-    verify(tmp_path / "float32")
+        compact_store(tmp_path / "float32")
+    verify_store(tmp_path / "float32")
     with pytest.raises(ArtifactError, match="is damaged; extract once more, then compact"):
-        compact(tmp_path / "float32")
+        compact_store(tmp_path / "float32")
 
 
 def test_gc_tells_what_it_compacted(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

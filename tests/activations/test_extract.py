@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 import torch
 
-from otoscope.activations.extract import extract
-from otoscope.activations.progress import Progress
+from otoscope.activations.extract import extract, iter_extract
+from otoscope.activations.progress import ExtractionProgress
 from otoscope.activations.sharding import Sharding
-from otoscope.activations.storage.local import Folder
+from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.table import Corpus
@@ -32,9 +32,9 @@ def store_of(corpus: Corpus, folder: Path, encoder: Toy | None = None, **options
     return ActivationStore.open(folder, verify=True)
 
 
-def steps(corpus: Corpus, folder: Path, encoder: Toy | None = None, **options) -> list[Progress]:
+def steps(corpus: Corpus, folder: Path, encoder: Toy | None = None, **options) -> list[ExtractionProgress]:
     options = {"layers": [0, 2], "batch_s": 2.0, "sharding": SMALL, **options}
-    return list(extract(corpus, encoder or Toy(), folder, **options))
+    return list(iter_extract(corpus, encoder or Toy(), folder, **options))
 
 
 def alone(seed: int, seconds: float, layer: int, encoder: Toy | None = None) -> np.ndarray:
@@ -233,11 +233,11 @@ def test_a_flipped_bit_is_found_and_mended_when_checksums_are_asked_for(corpus, 
     assert steps(corpus, tmp_path / "store", verify=True)[0].skipped_clips == 2
     assert contents(tmp_path / "store") == before
     mended = ActivationStore.open(tmp_path / "store")
-    assert mended.as_read(2) != mended.as_read(0) == mended.fingerprint
+    assert mended.content_id(2) != mended.content_id(0) == mended.fingerprint
 
 
 def test_leaving_in_the_middle_leaves_nothing_half_written(corpus, tmp_path):
-    progress = extract(corpus, Toy(), tmp_path / "store", layers=[0], batch_s=0.2, sharding=SMALL)
+    progress = iter_extract(corpus, Toy(), tmp_path / "store", layers=[0], batch_s=0.2, sharding=SMALL)
     next(progress), next(progress)
     assert list((tmp_path / "store").rglob("*.part"))
     progress.close()
@@ -248,7 +248,7 @@ def test_leaving_in_the_middle_leaves_nothing_half_written(corpus, tmp_path):
 
 def test_two_writers_of_one_folder_are_kept_apart(corpus, tmp_path):
     with (
-        Folder(tmp_path / "store").sole_writer(),
+        LocalStorage(tmp_path / "store").write_lock(),
         pytest.raises(ArtifactError, match=r"another process is writing .*store; wait for it"),
     ):
         steps(corpus, tmp_path / "store")
@@ -275,3 +275,12 @@ def test_settings_that_make_no_store_are_refused_before_anything_is_written(corp
     with pytest.raises(error, match=words):
         steps(corpus, tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+def test_extract_returns_the_finished_store_without_output(corpus, tmp_path, capsys):
+    store = extract(corpus, Toy(), tmp_path / "store", layers=[0, 2], sharding=SMALL)
+    assert store.layers == [0, 2]
+    assert store.clip_ids == corpus.clips["clip_id"].to_list()
+    assert capsys.readouterr() == ("", ""), "no bar where nobody watches"
+    extract(corpus, Toy(), tmp_path / "store", layers=[0, 2], sharding=SMALL, progress=True)
+    assert "extracting 2 layers" in capsys.readouterr().err

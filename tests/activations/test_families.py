@@ -8,7 +8,6 @@ import torch
 
 from otoscope.activations.extract import extract
 from otoscope.activations.sharding import Sharding
-from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
 from otoscope.encoders.catalog import load_encoder
 from tests.support.activations import write_corpus
@@ -23,11 +22,9 @@ def test_every_family_is_stored_clip_by_clip_as_it_encodes_and_cut_without_a_sea
     encoder = load_encoder(write_tiny_checkpoint(family, tmp_path / family))
     corpus = write_corpus(tmp_path / "sound", LENGTHS_S)
     window_s = min(1.0, encoder.window_s or 1.0)
-    for _ in extract(
-        corpus, encoder, tmp_path / "store", layers=[0, 3], batch_s=4.0, sharding=Sharding(window_s=window_s)
-    ):
-        pass
-    store = ActivationStore.open(tmp_path / "store", verify=True)
+    sharding = Sharding(window_s=window_s)
+    store = extract(corpus, encoder, tmp_path / "store", layers=[0, 3], batch_s=4.0, sharding=sharding)
+    store.verify()
     assert store.set_aside.is_empty()
     for row in corpus.clips.iter_rows(named=True):
         wave = load_clip(corpus.root, row, rate_hz=encoder.rate_hz)
@@ -50,9 +47,7 @@ def test_every_family_is_stored_clip_by_clip_as_it_encodes_and_cut_without_a_sea
 def test_tokens_of_ast_are_kept_apart_from_its_frames(tmp_path: Path):
     encoder = load_encoder(write_tiny_checkpoint("ast", tmp_path / "ast"))
     corpus = write_corpus(tmp_path / "sound", [0.4, 0.7])
-    for _ in extract(corpus, encoder, tmp_path / "store", layers=[1]):
-        pass
-    store = ActivationStore.open(tmp_path / "store")
+    store = extract(corpus, encoder, tmp_path / "store", layers=[1])
     wave = torch.from_numpy(load_clip(corpus.root, corpus.clips.row(1, named=True), rate_hz=encoder.rate_hz))
     expected = encoder.encode([wave], [1]).tokens[1][0].numpy()
     assert_near(store.tokens(1, ["clip001.wav"])[0], expected)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from otoscope.activations.format import differences
-from otoscope.activations.maintain import collect, info, merge, verify, was_merged
+from otoscope.activations.maintain import collect_garbage, is_merged, merge_stores, store_info, verify_store
 from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.main import main
@@ -25,7 +25,7 @@ def sound(tmp_path: Path) -> Path:
 
 def test_info_counts_what_is_there(sound: Path, tmp_path: Path):
     store = store_of(corpus_of(sound), tmp_path / "store", dtype="float16", segments=Segments(every_s=0.5))
-    found = info(tmp_path / "store")
+    found = store_info(tmp_path / "store")
     assert found["bytes_total"] == sum(len(data) for data in contents(tmp_path / "store").values()) - sum(
         (tmp_path / "store" / name).stat().st_size for name in ("manifest.json", "card.json")
     )
@@ -36,14 +36,14 @@ def test_info_counts_what_is_there(sound: Path, tmp_path: Path):
 
 def test_verify_names_every_file_that_is_damaged(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "store")
-    assert verify(tmp_path / "store") == []
+    assert verify_store(tmp_path / "store") == []
     flipped, cut, gone = (tmp_path / "store" / f"layer_0{i}/{name}" for i, name in enumerate_files())
     data = bytearray(flipped.read_bytes())
     data[-1] ^= 1
     flipped.write_bytes(data)
     cut.write_bytes(cut.read_bytes()[:-1])
     gone.unlink()
-    wrong = verify(tmp_path / "store")
+    wrong = verify_store(tmp_path / "store")
     assert len(wrong) == 3
     for path, words in ((flipped, "its SHA-256"), (cut, "bytes, its card says"), (gone, "is missing")):
         assert any(str(path) in line and words in line for line in wrong)
@@ -65,9 +65,9 @@ def test_gc_removes_what_no_manifest_needs_and_nothing_else(sound: Path, tmp_pat
     leftover = tmp_path / "store" / "layer_00" / ".frames-00009.safetensors.ab12.part"
     leftover.write_bytes(b"x" * 10)
     before = contents(tmp_path / "store")
-    planned = collect(tmp_path / "store", dry_run=True)
+    planned = collect_garbage(tmp_path / "store", dry_run=True)
     assert contents(tmp_path / "store") == before
-    cleared = collect(tmp_path / "store")
+    cleared = collect_garbage(tmp_path / "store")
     assert cleared == planned
     assert {"layer_00/frames-00001.safetensors", "shards/00001.json", "index/00001.parquet"} < set(cleared.files)
     assert cleared.bytes == sum(len(before[name]) for name in cleared.files)
@@ -84,7 +84,7 @@ def test_gc_leaves_what_a_killed_extraction_goes_on_with(sound: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         steps(corpus, tmp_path / "store", Counting(last=6))
     begun = set(contents(tmp_path / "store"))
-    cleared = collect(tmp_path / "store")
+    cleared = collect_garbage(tmp_path / "store")
     assert cleared.waiting.startswith("an extraction was begun and not finished")
     assert begun - set(contents(tmp_path / "store")) == set(cleared.files) == set()
 
@@ -97,7 +97,7 @@ def test_merged_stores_hold_the_clips_of_all(sound: Path, tmp_path: Path):
     options = {"segments": Segments(every_s=0.5)}
     one = store_of(corpus_of(sound), tmp_path / "one", **options)
     two = store_of(corpus_of(tmp_path / "more"), tmp_path / "two", **options)
-    both = merge(tmp_path / "both", [tmp_path / "one", tmp_path / "two"])
+    both = merge_stores(tmp_path / "both", [tmp_path / "one", tmp_path / "two"])
     assert both.clip_ids == sorted({*one.clip_ids, *two.clip_ids})
     both.verify()
     for store in (two, one):
@@ -111,7 +111,7 @@ def test_merged_stores_hold_the_clips_of_all(sound: Path, tmp_path: Path):
 
 def test_a_merged_store_goes_on_growing(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "one")
-    merge(tmp_path / "both", [tmp_path / "one"])
+    merge_stores(tmp_path / "both", [tmp_path / "one"])
     encoder = Counting()
     store = store_of(add(sound, ["zzz"]), tmp_path / "both", encoder)
     assert len(encoder.given) == 1
@@ -124,13 +124,13 @@ def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
     with pytest.raises(
         StaleArtifact, match=r"half cannot be merged with .*one: dtype is float32 in .*one, float16 in .*half"
     ):
-        merge(tmp_path / "both", [tmp_path / "one", tmp_path / "half"])
+        merge_stores(tmp_path / "both", [tmp_path / "one", tmp_path / "half"])
     with pytest.raises(ArtifactError, match="one holds activations already"):
-        merge(tmp_path / "one", [tmp_path / "half"])
+        merge_stores(tmp_path / "one", [tmp_path / "half"])
     write_audio(sound / "clip000.wav", noise(50, 0.5), RATE_HZ)
     steps(corpus_of(sound), tmp_path / "other")
     with pytest.raises(ArtifactError, match=r"'clip000.wav' is other sound in .*other than in a store before it"):
-        merge(tmp_path / "both", [tmp_path / "one", tmp_path / "other"])
+        merge_stores(tmp_path / "both", [tmp_path / "one", tmp_path / "other"])
     assert not (tmp_path / "both" / "manifest.json").exists()
 
 
@@ -138,13 +138,13 @@ def test_a_clip_that_left_is_not_counted_and_cannot_go_alone(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     steps(corpus_of(sound), tmp_path / "store", segments=Segments(every_s=0.5))
-    before = info(tmp_path / "store")
+    before = store_info(tmp_path / "store")
     (sound / "clip002.wav").unlink()
     store = store_of(corpus_of(sound), tmp_path / "store", segments=Segments(every_s=0.5))
-    after = info(tmp_path / "store")
+    after = store_info(tmp_path / "store")
     assert (after["frames"], after["segments"]) == (store.frames, store.segments.height)
     assert after["segments"] < before["segments"]
-    assert collect(tmp_path / "store").sharing == 1
+    assert collect_garbage(tmp_path / "store").sharing == 1
     for command, words in (("info", "1 clip is stored and no longer listed"), ("gc", "1 clip no longer listed cannot")):
         with pytest.raises(SystemExit):
             main(["store", command, str(tmp_path / "store")])
@@ -173,13 +173,13 @@ def test_damage_that_keeps_the_size_is_marked_and_then_mended(sound: Path, tmp_p
     steps(corpus_of(sound), store, first)
     before = contents(store)
     flip(store / name)
-    assert len(verify(store)) == 1
-    collect(store)
+    assert len(verify_store(store)) == 1
+    collect_garbage(store)
     encoder = Counting()
     steps(corpus_of(sound), store, encoder)
     assert len(encoder.given) < len(first.given), "only the clips of the damaged shard are encoded"
     assert contents(store) == before
-    assert verify(store) == []
+    assert verify_store(store) == []
 
 
 def test_a_kept_shard_that_was_marked_is_made_anew(sound: Path, tmp_path: Path):
@@ -187,9 +187,9 @@ def test_a_kept_shard_that_was_marked_is_made_anew(sound: Path, tmp_path: Path):
     before = store_of(add(sound, ["zzz"]), tmp_path / "store")
     frames = before.frames_of(0, "clip000.wav").copy()
     flip(tmp_path / "store" / "layer_00" / "frames-00000.safetensors")
-    verify(tmp_path / "store")
+    verify_store(tmp_path / "store")
     store = store_of(corpus_of(sound), tmp_path / "store")
-    assert verify(tmp_path / "store") == []
+    assert verify_store(tmp_path / "store") == []
     assert store.clip_ids == before.clip_ids
     np.testing.assert_allclose(store.frames_of(0, "clip000.wav"), frames, atol=2e-6)
 
@@ -200,7 +200,7 @@ def test_mending_that_was_killed_goes_on(sound: Path, tmp_path: Path):
     before = contents(store)
     for shard in (0, 1):
         flip(store / "layer_00" / f"frames-{shard:05d}.safetensors")
-    assert len(verify(store)) == 2
+    assert len(verify_store(store)) == 2
     with pytest.raises(KeyboardInterrupt):
         steps(corpus_of(sound), store, Counting(last=4))
     steps(corpus_of(sound), store)
@@ -215,46 +215,46 @@ def test_what_was_read_before_mending_is_told_from_what_is_read_after(sound: Pat
     seen = {first.fingerprint}
     for restore in (lambda: steps(corpus_of(sound), store), lambda: flip(path)) * 2:
         flip(path)
-        verify(store)
-        assert ActivationStore.open(store).as_read(2) in seen
+        verify_store(store)
+        assert ActivationStore.open(store).content_id(2) in seen
         restore()
-        assert verify(store) == []
+        assert verify_store(store) == []
         now = ActivationStore.open(store)
-        assert now.as_read(2) not in seen
-        assert now.as_read() == now.as_read(2)
-        assert now.as_read(0) == now.fingerprint == first.fingerprint
-        seen.add(now.as_read(2))
+        assert now.content_id(2) not in seen
+        assert now.content_id() == now.content_id(2)
+        assert now.content_id(0) == now.fingerprint == first.fingerprint
+        seen.add(now.content_id(2))
 
 
 def test_damage_of_what_all_layers_share_concerns_them_all(sound: Path, tmp_path: Path):
     before = store_of(corpus_of(sound), tmp_path / "store")
     flip(tmp_path / "store" / "index" / "00000.parquet")
-    verify(tmp_path / "store")
+    verify_store(tmp_path / "store")
     after = store_of(corpus_of(sound), tmp_path / "store")
-    assert all(after.as_read(layer) != before.as_read(layer) for layer in before.layers)
+    assert all(after.content_id(layer) != before.content_id(layer) for layer in before.layers)
 
 
 def test_one_file_restored_while_another_breaks_is_counted(sound: Path, tmp_path: Path):
     before = store_of(corpus_of(sound), tmp_path / "store")
     first, second = (tmp_path / "store" / f"layer_{layer:02d}" / "frames-00000.safetensors" for layer in (0, 2))
     flip(first)
-    verify(tmp_path / "store")
+    verify_store(tmp_path / "store")
     flip(first)
     flip(second)
-    verify(tmp_path / "store")
+    verify_store(tmp_path / "store")
     now = ActivationStore.open(tmp_path / "store")
-    assert now.as_read(0) != before.as_read(0)
-    assert now.as_read(2) == before.as_read(2)
+    assert now.content_id(0) != before.content_id(0)
+    assert now.content_id(2) == before.content_id(2)
 
 
 def test_the_count_of_mending_is_not_collected(sound: Path, tmp_path: Path):
     store = tmp_path / "store"
     steps(corpus_of(sound), store)
     flip(store / "layer_02" / "frames-00000.safetensors")
-    verify(store)
+    verify_store(store)
     after = store_of(corpus_of(sound), store)
-    collect(store)
-    assert ActivationStore.open(store).as_read() == after.as_read() != after.fingerprint
+    collect_garbage(store)
+    assert ActivationStore.open(store).content_id() == after.content_id() != after.fingerprint
 
 
 def test_a_mark_goes_when_the_store_is_whole_again(sound: Path, tmp_path: Path):
@@ -263,10 +263,10 @@ def test_a_mark_goes_when_the_store_is_whole_again(sound: Path, tmp_path: Path):
     before = contents(store)
     path = store / "layer_00" / "frames-00000.safetensors"
     flip(path)
-    verify(store)
+    verify_store(store)
     assert set(contents(store)) - set(before) == {"damaged.json"}
     flip(path)  # as it was, from a copy say
-    assert verify(store) == []
+    assert verify_store(store) == []
     assert contents(store) == before
 
 
@@ -277,12 +277,12 @@ def test_damage_is_never_merged(sound: Path, tmp_path: Path, name: str):
     steps(corpus_of(sound), tmp_path / "one")
     flip(tmp_path / "one" / name)
     with pytest.raises(DamagedArtifact, match=rf"one/{name} is damaged: .*otoscope store verify"):
-        merge(tmp_path / "both", [tmp_path / "one"])
+        merge_stores(tmp_path / "both", [tmp_path / "one"])
     assert not (tmp_path / "both" / "manifest.json").exists()
-    verify(tmp_path / "one")
+    verify_store(tmp_path / "one")
     steps(corpus_of(sound), tmp_path / "one")
-    assert merge(tmp_path / "both", [tmp_path / "one"]).clip_ids == [f"clip{i:03d}.wav" for i in range(6)]
-    assert verify(tmp_path / "both") == []
+    assert merge_stores(tmp_path / "both", [tmp_path / "one"]).clip_ids == [f"clip{i:03d}.wav" for i in range(6)]
+    assert verify_store(tmp_path / "both") == []
 
 
 def test_the_commands_say_what_they_did(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -331,9 +331,9 @@ def test_where_no_store_lies_is_told_and_nothing_is_left_there(
 
 def test_a_damaged_merged_store_is_to_be_merged_again(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     steps(corpus_of(sound), tmp_path / "one")
-    merge(tmp_path / "both", [tmp_path / "one"])
-    assert was_merged(tmp_path / "both")
-    assert not was_merged(tmp_path / "one")
+    merge_stores(tmp_path / "both", [tmp_path / "one"])
+    assert is_merged(tmp_path / "both")
+    assert not is_merged(tmp_path / "one")
     for place, remedy in (("both", "merge again, into a new place"), ("one", "the next `otoscope extract`")):
         store = ActivationStore.open(tmp_path / place)
         flip(tmp_path / place / next(name for name in store.files if name.startswith("layer_")))

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, UnknownLayer
-from otoscope.sae.data import Described, Neighbouring, Order
+from otoscope.sae.data import HasLabels, HasNeighbours, Shuffle
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
 from tests.support.activations import Toy, write_corpus
 
@@ -105,7 +105,7 @@ def test_a_buffer_that_batches_do_not_fill_is_refused(store: ActivationStore):
 def test_a_neighbour_lies_beside_a_row_in_its_own_clip(store: ActivationStore):
     rows = store.rows(2)
     every = np.arange(rows.height)
-    beside = rows.neighbour(every)
+    beside = rows.neighbours(every)
     known = beside >= 0
     assert (rows.frames[rows.clip_of(every[~known])] == 1).all()
     assert (np.abs(beside - every)[known] == 1).all()
@@ -116,7 +116,7 @@ def test_a_neighbour_lies_beside_a_row_in_its_own_clip(store: ActivationStore):
 
 def test_a_clip_of_one_frame_has_no_neighbours(store: ActivationStore):
     single = replace(store.rows(2), frames=np.ones(len(store.clip_ids), dtype=np.int64))
-    assert (single.neighbour(np.arange(single.height)) == -1).all()
+    assert (single.neighbours(np.arange(single.height)) == -1).all()
 
 
 def test_a_row_knows_its_clip_frame_and_layer(store: ActivationStore):
@@ -129,9 +129,9 @@ def test_a_row_knows_its_clip_frame_and_layer(store: ActivationStore):
 def test_training_takes_stored_rows_for_neighbours_in_time(store: ActivationStore):
     """A batch is drawn from all clips: hardly a row lies beside another in time."""
     rows = store.rows(2)
-    assert isinstance(rows, Neighbouring)
-    assert isinstance(rows, Described)
-    batches = [Order(rows.height, 64, seed=0).indices(step) for step in range(rows.height // 64)]
+    assert isinstance(rows, HasNeighbours)
+    assert isinstance(rows, HasLabels)
+    batches = [Shuffle(rows.height, 64, seed=0).indices(step) for step in range(rows.height // 64)]
     close = np.mean([np.mean(np.abs(np.diff(batch)) == 1) for batch in batches])
     assert close < 5 * 2 / rows.height + 0.02
 
@@ -212,6 +212,6 @@ def test_the_card_says_what_the_store_was_made_from(store: ActivationStore):
     assert store.layers == [0, 2]
     assert store.width(2) == Toy().width
     assert store.dtype == "bfloat16"
-    assert store.card["encoder"] == {"name": "toy", "revision": "1", "context": None, "rate_hz": 8000}
-    assert store.card["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
-    assert store.card["sound_s"] == pytest.approx(sum(LENGTHS_S))
+    assert store.manifest["encoder"] == {"name": "toy", "revision": "1", "context": None, "rate_hz": 8000}
+    assert store.manifest["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
+    assert store.manifest["sound_s"] == pytest.approx(sum(LENGTHS_S))

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from otoscope.activations.tensorfile import PRECISIONS, RowFile, map_tensor, rounded, widened
+from otoscope.activations.tensorfile import PRECISIONS, RowFile, map_tensor, to_float32, to_stored
 from otoscope.errors import DamagedArtifact
 
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -16,7 +16,7 @@ TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.b
 def write(path: Path, parts: list[torch.Tensor], dtype: str, *, axes: tuple[int, ...] = (3,)) -> None:
     with RowFile(path, name="frames", axes=axes, dtype=dtype) as file:
         for part in parts:
-            file.append(rounded(part, dtype))
+            file.append(to_stored(part, dtype))
 
 
 @pytest.mark.parametrize("dtype", sorted(PRECISIONS))
@@ -28,7 +28,7 @@ def test_safetensors_reads_what_was_appended(tmp_path: Path, dtype: str, counts:
     assert torch.equal(load_file(tmp_path / "a.safetensors")["frames"], expected)
     mapped = map_tensor(tmp_path / "a.safetensors", "frames")
     assert mapped.dtype == dtype
-    np.testing.assert_array_equal(widened(*mapped), expected.float().numpy())
+    np.testing.assert_array_equal(to_float32(*mapped), expected.float().numpy())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -36,7 +36,7 @@ def test_safetensors_reads_what_was_appended(tmp_path: Path, dtype: str, counts:
 def test_bfloat16_rounds_as_torch_does(values: list[float]):
     tensor = torch.tensor(values)
     np.testing.assert_array_equal(
-        widened(rounded(tensor, "bfloat16"), "bfloat16"), tensor.to(torch.bfloat16).float().numpy()
+        to_float32(to_stored(tensor, "bfloat16"), "bfloat16"), tensor.to(torch.bfloat16).float().numpy()
     )
 
 
@@ -44,10 +44,10 @@ def test_rewinding_leaves_no_trace(tmp_path: Path):
     first, unwanted, second = torch.ones(2, 3), torch.full((5, 3), 7.0), torch.zeros(1, 3)
     write(tmp_path / "plain", [first, second], "float32")
     with RowFile(tmp_path / "rewound", name="frames", axes=(3,), dtype="float32") as file:
-        file.append(rounded(first, "float32"))
-        file.append(rounded(unwanted, "float32"))
+        file.append(to_stored(first, "float32"))
+        file.append(to_stored(unwanted, "float32"))
         file.rewind(2)
-        file.append(rounded(second, "float32"))
+        file.append(to_stored(second, "float32"))
     assert (tmp_path / "rewound").read_bytes() == (tmp_path / "plain").read_bytes()
 
 

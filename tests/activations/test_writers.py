@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otoscope.activations.plan import settle
-from otoscope.activations.sharding import Clip, Sharding
-from otoscope.activations.storage.local import Folder
+from otoscope.activations.plan import plan_extraction
+from otoscope.activations.sharding import PlannedClip, Sharding
+from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
-from otoscope.activations.worker import ShardTask, Writing
+from otoscope.activations.worker import ShardTask, WorkerFactory
 from otoscope.errors import AudioError, EngineError
 from otoscope.executors.base import Done, Heard, Lost
 from otoscope.executors.local import Local
@@ -31,12 +31,12 @@ def test_two_writers_of_one_shard_leave_one_whole_shard(sound: Path, tmp_path: P
     """As when a node that was thought dead comes back while its shard is written again."""
     steps(corpus_of(sound), tmp_path / "unbroken")
     steps(corpus_of(sound), tmp_path / "twice")
-    corpus, home = corpus_of(sound), Folder(tmp_path / "twice")
-    card = ActivationStore.open(tmp_path / "twice").card
+    corpus, home = corpus_of(sound), LocalStorage(tmp_path / "twice")
+    card = ActivationStore.open(tmp_path / "twice").manifest
     recipe = {key: card[key] for key in ("format", "encoder", "layers", "dtype", "pooled", "frames", "segments")}
     recipe |= {key: card[key] for key in ("batch_s", "sharding", "versions")}
-    settled = settle(home, corpus, recipe, SMALL, segments=None, bytes_per_s=0.0, verify=False)
-    about = Writing(corpus.root, corpus.clips, Toy, home, settled.card, None, strict=False, threads=1)
+    settled = plan_extraction(home, corpus, recipe, SMALL, segments=None, bytes_per_s=0.0, verify=False)
+    about = WorkerFactory(corpus.root, corpus.clips, Toy, home, settled.card, None, strict=False, threads=1)
     task = ShardTask(0, settled.key_of(0), settled.plan[0], settled.keys, {})
     late, again = about()([task]), about()([task])
     next(late), next(again)
@@ -87,10 +87,10 @@ class Dying:
                 self.deaths -= 1
                 yield (
                     Heard(place, next(iter(start()(task))))
-                    if not isinstance(task, Clip)
+                    if not isinstance(task, PlannedClip)
                     else Lost(place, "gone", self.hung)
                 )
-                if not isinstance(task, Clip):
+                if not isinstance(task, PlannedClip):
                     yield Lost(place, "the process was killed")
                 continue
             for said in start()(task):
@@ -100,13 +100,13 @@ class Dying:
     def _dies(self, task: Any) -> bool:
         if self.deaths <= 0:
             return False
-        if isinstance(task, Clip):
+        if isinstance(task, PlannedClip):
             self.probed.append(task.clip_id)
             return task.clip_id == self.clip_id
         (shard,) = task
         if shard.shard == self.shard:
             return True
-        return any(clip.clip_id == self.clip_id for clip in shard.clips) and self.clip_id not in shard.doomed
+        return any(clip.clip_id == self.clip_id for clip in shard.clips) and self.clip_id not in shard.excluded
 
 
 def test_a_shard_that_was_lost_once_is_written_again_and_counted_once(sound: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ import yaml
 
 from otoscope.config import PAPER_SPARSITIES, RunConfig, load_config, parse_config
 from otoscope.errors import ConfigError
-from otoscope.sae.config import recipe
+from otoscope.sae.config import TrainConfig
 
 MINIMAL = "corpus:\n  kind: synth\n"
 
@@ -27,7 +27,7 @@ def test_a_minimal_configuration_is_the_study_with_the_starter_model(tmp_path: P
 
 
 def test_it_survives_its_own_json(tmp_path: Path) -> None:
-    text = f"{MINIMAL}train: {{recipes: {{mine: {{prefixes: [0.5, 1]}}}}, preset: [default, mine]}}\n"
+    text = f"{MINIMAL}train: {{presets: {{mine: {{prefixes: [0.5, 1]}}}}, preset: [default, mine]}}\n"
     config = load_config(written(tmp_path, text))
     assert parse_config(config.model_dump(mode="json")) == config
 
@@ -81,32 +81,32 @@ def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text
 @pytest.mark.parametrize(
     ("train", "told"),
     [
-        ("recipes: {mine: {sparsifer: relu}}", r"no setting 'sparsifer' of a recipe; did you mean sparsifier\?"),
-        ("recipes: {mine: {name: relu}}", r"no setting 'name' of a recipe; Known: archetypes"),
-        ("recipes: {mine: {sparsifier: rleu}}", r"no sparsifier 'rleu'; did you mean relu\?"),
-        ("recipes: {mine: {init: principel}}", r"train.recipes.mine: init: got 'principel'; did you mean principal\?"),
-        ("recipes: {mine: {epochs: -1}}", r"mine.yaml: train.recipes.mine: epochs: got -1; .* greater than 0"),
-        ("recipes: {mine: {based_on: defualt}}", r"train.recipes.mine: .*'defualt'; did you mean default\?"),
-        ("recipes: {mine: {prefixes: [0.5]}}", r"train.recipes.mine: prefixes: .* rise from above 0 to 1"),
-        ("recipes: {default: {epochs: 1}}", r"train.recipes: 'default' is built in; give your own another name"),
-        ("recipes: {a/b: {epochs: 1}}", r"train.recipes: got the name 'a/b'; take lower case"),
-        ("recipes: {Mine: {epochs: 1}}", r"train.recipes: got the name 'Mine'; take lower case"),
-        ("recipes: {1: {epochs: 1}}", r"train.recipes: got the name 1; take lower case"),
-        ("recipes: {mine: relu}", r"train.recipes.mine: got 'relu'; give `based_on: ...`"),
-        ("recipes: [mine]", r"train.recipes: got \['mine'\]; give `NAME: "),
-        ("{recipes: {mine: {}}, preset: mien}", r"train.preset: no preset 'mien'; did you mean mine\?"),
-        ("{recipes: {mine: {dictionary: archetypal}}, preset: mine}", r"recipes.mine: dictionary.*set unit_norm=False"),
+        ("presets: {mine: {sparsifer: relu}}", r"no training setting 'sparsifer'; did you mean sparsifier\?"),
+        ("presets: {mine: {name: relu}}", r"no training setting 'name'; Known: archetypes"),
+        ("presets: {mine: {sparsifier: rleu}}", r"no sparsifier 'rleu'; did you mean relu\?"),
+        ("presets: {mine: {init: principel}}", r"train.presets.mine: init: got 'principel'; did you mean principal\?"),
+        ("presets: {mine: {epochs: -1}}", r"mine.yaml: train.presets.mine: epochs: got -1; .* greater than 0"),
+        ("presets: {mine: {based_on: defualt}}", r"train.presets.mine: .*'defualt'; did you mean default\?"),
+        ("presets: {mine: {prefixes: [0.5]}}", r"train.presets.mine: prefixes: .* rise from above 0 to 1"),
+        ("presets: {default: {epochs: 1}}", r"train.presets: 'default' is built in; choose another name"),
+        ("presets: {a/b: {epochs: 1}}", r"train.presets: got the name 'a/b'; use lower-case"),
+        ("presets: {Mine: {epochs: 1}}", r"train.presets: got the name 'Mine'; use lower-case"),
+        ("presets: {1: {epochs: 1}}", r"train.presets: got the name 1; use lower-case"),
+        ("presets: {mine: relu}", r"train.presets.mine: got 'relu'; give `based_on: ...`"),
+        ("presets: [mine]", r"train.presets: got \['mine'\]; give `NAME: "),
+        ("{presets: {mine: {}}, preset: mien}", r"train.preset: no preset 'mien'; did you mean mine\?"),
+        ("{presets: {mine: {dictionary: archetypal}}, preset: mine}", r"presets.mine: dictionary.*set unit_norm=False"),
         (
-            "{recipes: {mine: {dead_window_rows: 500, dead_window_epochs: 2}}, preset: mine}",
-            r"recipes.mine: dead_window_rows=500 and dead_window_epochs=2.0: there is one window",
+            "{presets: {mine: {dead_window_rows: 500, dead_window_epochs: 2}}, preset: mine}",
+            r"presets.mine: dead_window_rows=500 and dead_window_epochs=2.0: both set the same window",
         ),
         (
-            "{recipes: {mine: {temporal: 0.1}}, preset: mine, poolings: [pool_then_encode]}",
-            r"recipes.mine: temporal=0.1 and rows without neighbours",
+            "{presets: {mine: {temporal: 0.1}}, preset: mine, poolings: [pool_then_encode]}",
+            r"presets.mine: temporal=0.1 and rows without neighbours",
         ),
         (
-            "{recipes: {mine: {prefixes: [0.001, 0.002, 1]}}, latents: 128, preset: [default, mine]}",
-            r"recipes.mine: prefixes=.* and latents=128: two prefixes",
+            "{presets: {mine: {prefixes: [0.001, 0.002, 1]}}, latents: 128, preset: [default, mine]}",
+            r"presets.mine: prefixes=.* and latents=128: two prefixes",
         ),
         ("{latents: 64, sparsities: [0.99]}", r"train.sparsities: 0.99: k must be at least 1, got 0 of 64 latents"),
     ],
@@ -118,20 +118,20 @@ def test_recipes_that_cannot_be_are_told_before_any_work(tmp_path: Path, train: 
 
 
 def test_a_recipe_of_ones_own_is_a_built_in_one_with_some_settings_changed(tmp_path: Path) -> None:
-    text = f"{MINIMAL}train: {{recipes: {{mine: {{epochs: 5}}, other: {{based_on: mariotte2025, batch: 8}}}}}}\n"
-    train = load_config(written(tmp_path, text), ["train.recipes.mine.sparsifier=relu"]).train
-    assert train.presets == ("default",)
-    assert train.recipe("mine") == recipe("default", epochs=5, sparsifier="relu")
-    assert train.recipe("other") == recipe("mariotte2025", batch=8)
-    assert train.recipe("default") == recipe("default")
+    text = f"{MINIMAL}train: {{presets: {{mine: {{epochs: 5}}, other: {{based_on: mariotte2025, batch: 8}}}}}}\n"
+    train = load_config(written(tmp_path, text), ["train.presets.mine.sparsifier=relu"]).train
+    assert train.preset_names == ("default",)
+    assert train.train_config("mine") == TrainConfig.preset("default", epochs=5, sparsifier="relu")
+    assert train.train_config("other") == TrainConfig.preset("mariotte2025", batch=8)
+    assert train.train_config("default") == TrainConfig.preset("default")
 
 
 def test_a_recipe_that_fits_the_grid_only_in_part_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
     """Frames come first: a temporal recipe may look for the limit, though it cannot train pooled clips."""
-    both = "recipes: {slow: {temporal: 0.1}}, poolings: [encode_then_pool, pool_then_encode]"
+    both = "presets: {slow: {temporal: 0.1}}, poolings: [encode_then_pool, pool_then_encode]"
     strict = "evaluate: {strict: {limit_presets: [mariotte2025, slow]}}"
-    assert load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict}\n")).train.recipe("slow").temporal
-    with pytest.raises(ConfigError, match=r"recipes\.slow: temporal=0\.1"):
+    assert load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict}\n")).train.train_config("slow").temporal
+    with pytest.raises(ConfigError, match=r"presets\.slow: temporal=0\.1"):
         load_config(written(tmp_path, f"{MINIMAL}train: {{{both}, preset: slow}}\n{strict}\n"))
     with pytest.raises(ConfigError, match=r"limit_presets: no preset 'slwo'; did you mean slow\?"):
         load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict.replace('slow', 'slwo')}\n"))

@@ -40,5 +40,5 @@ def test_an_encoder_without_a_model_is_refused():
     class Bare:
         name: str = "bare"
 
-    with pytest.raises(EncoderError, match="bare does not say what its model is"):
+    with pytest.raises(EncoderError, match="bare has no model configuration"):
         reinitialise(Bare(), seed=0)  # pyright: ignore[reportArgumentType]

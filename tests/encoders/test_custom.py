@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from otoscope.activations.extract import extract
-from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.custom import wrap_encoder
 from otoscope.errors import EncoderError, UnknownLayer
@@ -63,9 +62,7 @@ def test_a_click_moves_the_frames_over_it_alone(encoder):
 
 def test_extraction_runs_on_it(encoder, tmp_path: Path):
     corpus = write_corpus(tmp_path / "sound", [0.4, 0.7])
-    for _ in extract(corpus, encoder, tmp_path / "store", layers=[0, 1]):
-        pass
-    store = ActivationStore.open(tmp_path / "store")
+    store = extract(corpus, encoder, tmp_path / "store", layers=[0, 1])
     assert list(store.layers) == [0, 1]
     assert np.isfinite(store.frames_of(1, "clip001.wav")).all()
 
@@ -88,5 +85,5 @@ def test_a_wrong_geometry_or_point_is_refused():
 def test_it_takes_arrays_and_tells_of_slips_as_every_encoder_does(encoder):
     (wave,) = noise(4000)
     assert encoder.encode([wave.numpy()], [0]).layers[0].equal(encoder.encode([wave], [0]).layers[0])
-    with pytest.raises(EncoderError, match=r"was given one tensor of shape \(4000,\); give a list of clips"):
+    with pytest.raises(EncoderError, match=r"got one tensor of shape \(4000,\); give a list of clips"):
         encoder.encode(wave, [0])

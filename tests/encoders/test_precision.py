@@ -1,5 +1,7 @@
 """Fast precision: how far it lies from exact, what it leaves alone, and what it must not change."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,14 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.precision import BF16Conv1d, BF16GroupedConv1d, BF16Linear, bf16_is_faster, fused_attention
+from otoscope.encoders.precision import (
+    BF16Conv1d,
+    BF16GroupedConv1d,
+    BF16Linear,
+    bf16_is_faster,
+    fused_attention,
+    prepare_model,
+)
 from otoscope.encoders.starter import wheel_files
 from otoscope.errors import ConfigError
 from tests.support.sounds import noise
@@ -25,7 +34,7 @@ starter_here = pytest.mark.skipif(wheel_files() is None, reason="the extra start
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_every_layer_of_every_family_stays_near_exact(tiny, family):
     exact, fast = load_encoder(tiny(family)), load_encoder(tiny(family), precision="fast")
-    assert (exact.precision, fast.precision) == ("exact", "fast")
+    assert (exact.runtime.precision, fast.runtime.precision) == ("exact", "fast")
     waves = noise(16000, 12345, 2801, 16000)
     plain, rounded = exact.encode(waves, ALL), fast.encode(waves, ALL)
     assert torch.equal(plain.mask, rounded.mask)
@@ -104,6 +113,26 @@ def test_products_and_convolutions_round_their_operands_alone(stride):
             assert (found.shape, found.dtype) == (expected.shape, torch.float32)
             assert (found - expected).norm() < ROUNDING * expected.norm()
             assert half(given.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("taps", [3, 8, 16, 31])
+def test_convolutions_of_sixteen_channels_per_group_round_their_operands_alone(groups, taps):
+    draw = torch.Generator().manual_seed(0)
+    plain = nn.Conv1d(16 * groups, 16 * groups, taps, stride=2, padding=taps // 2, groups=groups)
+    sound = torch.randn(2, 16 * groups, 60, generator=draw)
+    with torch.inference_mode():
+        expected, rounded = plain(sound), BF16Conv1d(plain)(sound)
+    assert (rounded - expected).norm() < ROUNDING * expected.norm()
+
+
+@here_alone
+def test_convolutions_of_few_channels_per_group_stay_exact():
+    """oneDNN's bfloat16 convolution on AMX is wrong below 16 channels per group."""
+    model = nn.Sequential(nn.Conv1d(1, 64, 10), nn.Conv1d(64, 64, 16, stride=2, groups=16), nn.Conv1d(64, 16, 3))
+    model.config = SimpleNamespace(model_type="toy")  # pyright: ignore[reportAttributeAccessIssue]
+    kinds = [type(layer) for layer in prepare_model(model, precision="fast", device="cpu")]
+    assert kinds == [nn.Conv1d, nn.Conv1d, BF16Conv1d]
 
 
 @pytest.mark.parametrize("masked", [False, True])

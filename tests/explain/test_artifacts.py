@@ -6,7 +6,7 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from otoscope.explain import LatentChoice, Moment, Sound, read_moments, write_moments
+from otoscope.explain import ActivatingClip, LatentChoice, Sound, read_top_clips, write_top_clips
 
 RATE_HZ = 8000
 
@@ -25,9 +25,9 @@ def choice() -> LatentChoice:
     )
 
 
-def moment(peak_s: float | None, seconds: float = 10.0) -> Moment:
+def clip(peak_s: float | None, seconds: float = 10.0) -> ActivatingClip:
     start_s = np.arange(int(seconds * 10)) / 10 if peak_s is not None else np.zeros(0)
-    return Moment(
+    return ActivatingClip(
         latent=12,
         rank=0,
         clip_id="a/b.wav",
@@ -46,7 +46,7 @@ def ramp(_clip: str) -> Sound:
 
 
 def write(folder: Path, peak_s: float | None, **more: object) -> dict:
-    written = write_moments(folder, [(choice(), [moment(peak_s)])], sound_of=ramp, card={"layer": 3}, **more)  # type: ignore[arg-type]
+    written = write_top_clips(folder, [(choice(), [clip(peak_s)])], sound_of=ramp, card={"layer": 3}, **more)  # type: ignore[arg-type]
     return written.rows.row(0, named=True)
 
 
@@ -70,15 +70,15 @@ def test_sound_is_lossless_at_16_bits(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_read_and_an_unfinished_folder_is_not(tmp_path: Path) -> None:
-    written = write_moments(
+    written = write_top_clips(
         tmp_path,
-        [(choice(), [moment(1.0)])],
+        [(choice(), [clip(1.0)])],
         sound_of=ramp,
         card={"layer": 3},
         splits={"a/b.wav": "test"},
         factor_values=lambda _factor, _clip: 440.0,
     )
-    found = read_moments(tmp_path)
+    found = read_top_clips(tmp_path)
     assert found is not None
     assert found.rows.equals(written.rows)
     assert found.card["layer"] == 3
@@ -87,10 +87,10 @@ def test_what_was_written_is_read_and_an_unfinished_folder_is_not(tmp_path: Path
     with Image.open(io.BytesIO((tmp_path / found.rows["picture"][0]).read_bytes())) as picture:
         assert picture.size[0] > 100
     (tmp_path / "card.json").unlink()
-    assert read_moments(tmp_path) is None
+    assert read_top_clips(tmp_path) is None
 
 
-def test_the_same_moments_give_the_same_bytes(tmp_path: Path) -> None:
+def test_write_top_clips_gives_the_same_bytes_for_the_same_clips(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write(tmp_path / name, 1.0)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
@@ -98,4 +98,4 @@ def test_the_same_moments_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_no_choice_gives_an_empty_table(tmp_path: Path) -> None:
-    assert write_moments(tmp_path, [], sound_of=ramp, card={}).rows.is_empty()
+    assert write_top_clips(tmp_path, [], sound_of=ramp, card={}).rows.is_empty()

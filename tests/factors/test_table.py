@@ -8,7 +8,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError, MissingExtra
 from otoscope.factors import table as table_module
 from otoscope.factors.egemaps import Egemaps
-from otoscope.factors.table import FactorTable, build_factors, find_factor
+from otoscope.factors.table import FactorTable, build_factors
 
 
 @pytest.fixture
@@ -123,8 +123,6 @@ def test_unknown_clips_and_factors_are_named(corpus: Corpus) -> None:
     found = build_factors(corpus, egemaps=False)
     with pytest.raises(ConfigError, match=r"'nowhere\.wav' among them"):
         found.values(["nowhere.wav"])
-    with pytest.raises(ConfigError, match="did you mean f0_mean_hz"):
-        find_factor(found, "f0_mean")
 
 
 def test_a_table_is_read_before_anything_is_measured(

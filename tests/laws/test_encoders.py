@@ -154,7 +154,7 @@ def test_frames_lie_within_the_clip_and_never_grow_fewer(load, family, extra):
 def test_the_shortest_clip_is_encoded_and_one_sample_less_refused(load, family):
     encoder = load(family)
     assert encoder.encode(noise(encoder.min_samples), [BLOCKS]).mask.any()
-    shortest = f"shortest that .* can encode is {encoder.min_samples / encoder.rate_hz:.4f} s"
+    shortest = f"shortest clip that .* can encode is {encoder.min_samples / encoder.rate_hz:.4f} s"
     with pytest.raises(EncoderError, match=shortest):
         encoder.encode(noise(9000, encoder.min_samples - 1), [0])
 
@@ -207,12 +207,12 @@ def test_arrays_are_taken_as_tensors_are(load, family):
     [
         (
             torch.zeros(9000),
-            r"was given one tensor of shape \(9000,\); give a list of clips, one channel each: \[wave\]",
+            r"got one tensor of shape \(9000,\); give a list of clips, one channel each: \[wave\]",
         ),
-        (np.zeros(9000), r"was given one array of shape \(9000,\); give a list of clips"),
+        (np.zeros(9000), r"got one array of shape \(9000,\); give a list of clips"),
         (
             torch.zeros(2, 9000),
-            r"was given one tensor of shape \(2, 9000\); give a list of clips.* list\(waves\) where",
+            r"got one tensor of shape \(2, 9000\); give a list of clips.* list\(waves\) if its rows",
         ),
         ([np.zeros((2, 9000))], r"clip 0 has shape \(2, 9000\)"),
         ([[0.0] * 9000], r"clip 0 is a list; give a tensor or an array"),

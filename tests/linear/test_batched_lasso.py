@@ -52,7 +52,7 @@ def test_the_turns_alone_solve_most_problems_and_descent_the_rest(monkeypatch: p
         left.append(int(np.count_nonzero(how["start"])))
         return path(*problem, **how)
 
-    monkeypatch.setattr(batched_lasso.descent, "path", counted)
+    monkeypatch.setattr(batched_lasso.lasso_path, "path", counted)
     _, weights, _ = walk(x, y, 1e-6)
     many = np.count_nonzero(weights, axis=2) > 30
     assert many.sum() > 100

@@ -32,7 +32,11 @@ def test_columns_of_a_subset_have_its_gram_matrix(left_out: int) -> None:
     columns = held.columns(moments)
     assert columns is not None
     x = dense(columns, int(inside.sum()))
-    np.testing.assert_allclose(x.T @ x, moments.gram, atol=1e-10)
+    # The Gram matrix is a difference of sums over all rows, whose columns have variance 1: each sum may be off by
+    # rows^2 * eps, and dividing by n and by the deviations within the subset (most near 1, some 1e-3) magnifies that.
+    magnified = np.finfo(float).eps * len(rows) ** 2 / inside.sum() / np.outer(moments.scale, moments.scale)
+    assert (np.abs(x.T @ x - moments.gram) <= magnified).all()
+    assert np.median(magnified) < 1e-12
     silent = moments.gram.diagonal() == 0
     assert len(columns.values) == np.count_nonzero(rows[inside][:, ~silent])
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.latent_metrics import class_gap, gap_of, infomec, information_gap, modularity, predictability_gap
+from otoscope.metrics.latent_metrics import gap_of, infomec, information_gap, modularity, predictability_gap
 from otoscope.metrics.mutual_information import Information
 
 SPLIT = np.repeat(["train", "valid", "test"], [150, 50, 100])
@@ -87,27 +87,11 @@ def test_sap_is_the_gap_of_held_out_lines() -> None:
     np.testing.assert_array_equal(found.best, scores.argmax(axis=0))
 
 
-def test_sap_of_a_label() -> None:
-    rng = np.random.default_rng(1)
-    number = rng.integers(4, size=300)
-    labels = np.array(["a", "b", "c", "d"])[number]
-    noise = rng.normal(size=(300, 5))
-    ordered = number[:, None] + 0.01 * rng.normal(size=(300, 1))
-    assert class_gap(np.concatenate([noise, ordered], axis=1), labels, split=SPLIT) > 0.8
-    # each of four bins tells one class from the rest, and equally well
-    assert class_gap(np.eye(4)[number], labels, split=SPLIT) < 0.02
-    assert class_gap(np.concatenate([ordered, ordered], axis=1), labels, split=SPLIT) == 0
-    some = np.where(rng.random(300) < 0.2, "", labels)
-    assert class_gap(np.concatenate([noise, ordered], axis=1), some, split=SPLIT) > 0.8
-
-
 def test_bad_input_is_refused() -> None:
     codes = np.random.default_rng(0).normal(size=(300, 2))
     with pytest.raises(EvaluationError, match="rows of codes but"):
         predictability_gap(codes, codes[:5], split=SPLIT)
     with pytest.raises(EvaluationError, match="must be finite"):
         predictability_gap(codes * np.nan, codes, split=SPLIT)
-    with pytest.raises(EvaluationError, match="two classes among the fitted rows"):
-        class_gap(codes, ["same"] * 300, split=SPLIT)
     with pytest.raises(EvaluationError, match="one number a factor"):
         infomec(told([[1.0, 0]]), r2=np.array([1.0]))

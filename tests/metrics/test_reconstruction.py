@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.reconstruction import ReconstructionMeter, measure_reconstruction
+from otoscope.metrics.reconstruction import ReconstructionMeter
+from tests.support.reconstruction import measure_reconstruction
 
 RNG = np.random.default_rng(0)
 ROWS = (RNG.normal(size=(40, 6)) + 5).astype(np.float32)

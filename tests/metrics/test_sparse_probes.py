@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.feature_selection import f_classif
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.sparse_probes import SparseProbeSettings, rank_by_f, sparse_detection, sparse_probe
+from otoscope.metrics.sparse_probes import SparseProbeSettings, rank_by_f, sparse_probe
 
 GROUPS = np.repeat(np.arange(15), 20)
 SPLIT = np.repeat(["train", "valid", "test"], [180, 40, 80])
@@ -38,25 +38,6 @@ def test_each_latent_adds_a_class() -> None:
     assert (found.n, found.groups) == (80, 4)
 
 
-def test_several_labels_at_once_each_have_latents_of_their_own() -> None:
-    codes, labels = told()
-    present = (labels[:, None] == np.array(["a", "b", "c", "d"])) * 1.0
-    present = np.concatenate([present, (present[:, :1] + present[:, 1:2]), np.ones((300, 1))], axis=1)
-    present[::11, 1] = np.nan
-    present[SPLIT == "test", 2] = np.nan
-    curves = sparse_detection(codes, present, groups=GROUPS, split=SPLIT, settings=BRIEF)
-    assert [curve is None for curve in curves] == [False, False, True, False, False, True]
-    for label in (0, 1, 3):
-        curve = curves[label]
-        assert curve is not None
-        assert curve.chosen[0] == label
-        assert curve.scores[0].value > 0.98
-    both = curves[4]
-    assert both is not None
-    assert both.scores[0].value < 0.85
-    assert both.scores[2].value > 0.98
-
-
 @settings(max_examples=6)
 @given(st.integers(0, 2**31 - 1))
 def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
@@ -76,7 +57,5 @@ def test_bad_input_is_refused() -> None:
         sparse_probe(np.ones((300, 2)), labels, groups=GROUPS, split=SPLIT)
     with pytest.raises(EvaluationError, match="disagree"):
         sparse_probe(codes, labels[:4], groups=GROUPS, split=SPLIT)
-    with pytest.raises(EvaluationError, match="hold 0, 1 or NaN"):
-        sparse_detection(codes, np.full((300, 1), 0.5), groups=GROUPS, split=SPLIT)
     with pytest.raises(EvaluationError, match="must increase"):
         sparse_probe(codes, labels, groups=GROUPS, split=SPLIT, settings=SparseProbeSettings(sizes=()))

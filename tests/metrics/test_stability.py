@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
 from otoscope.metrics.stability import (
-    compare_codes,
     compare_dictionaries,
     match_latents,
     matched_latents,
@@ -93,17 +92,6 @@ def test_latents_that_come_back_are_told_from_those_that_do_not() -> None:
     assert found.value == pytest.approx(5 / 11)
     assert found.null_high == 0
     assert matched_latents(seeds, share=0.5).stable[5]
-
-
-def test_shuffled_rows_are_the_null_of_codes() -> None:
-    one, other = codes(0), codes(1)
-    unrelated = compare_codes(one, other, repeats=3)
-    assert unrelated.value == pytest.approx(unrelated.null_mean, abs=0.05)
-    assert compare_codes(one, one).value == pytest.approx(1)
-    groups = np.repeat(np.arange(10), 20)
-    tied = np.maximum(np.random.default_rng(2).normal(size=(10, 12)), 0)[groups] + 0.01 * one
-    within = compare_codes(tied, tied, groups=groups)
-    assert within.null_mean > 0.99 > compare_codes(tied, tied).null_mean
 
 
 def test_bad_input_is_refused() -> None:

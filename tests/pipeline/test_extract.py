@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from otoscope.activations import extract as extracting
-from otoscope.activations.maintain import verify
-from otoscope.activations.storage.remote import CACHE
+from otoscope.activations.maintain import verify_store
+from otoscope.activations.storage.remote import CACHE_VARIABLE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
@@ -53,7 +53,7 @@ def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
     write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
     after = extracted(config, tmp_path / "run")
     assert set(after.clip_ids) - set(before.clip_ids) == {"low/fay_0.wav"}
-    assert [shard["clips"] for shard in after.card["shards"]] == [10, 1]
+    assert [shard["clips"] for shard in after.manifest["shards"]] == [10, 1]
 
 
 @dataclass
@@ -107,7 +107,7 @@ def test_damage_that_a_verification_found_is_mended(config: Path, tmp_path: Path
     path = next((tmp_path / "run" / "activations" / "layer_03").glob("frames-*"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-4] + bytes(byte ^ 0xFF for byte in whole[-4:]))
-    assert len(verify(tmp_path / "run" / "activations")) == 1
+    assert len(verify_store(tmp_path / "run" / "activations")) == 1
     extracted(config, tmp_path / "run")
     assert path.read_bytes() == whole
     run(settings(config), tmp_path / "run", until="extract")
@@ -138,7 +138,7 @@ def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_pat
 
 
 def test_a_whole_run_over_activations_elsewhere(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     place = f"memory://{uuid4().hex}"
     run(settings(config, f"extract.store={place}"), tmp_path / "there")
     run(settings(config), tmp_path / "here")

@@ -12,7 +12,7 @@ from otoscope.config import load_config
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.report.page import write_report
 from otoscope.runs.folder import RunFolder
-from otoscope.sae.config import recipe
+from otoscope.sae.config import TrainConfig
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
 RECIPES = {
@@ -21,7 +21,7 @@ RECIPES = {
     "unused": {"epochs": 3},
 }
 TRAIN = {
-    "recipes": RECIPES,
+    "presets": RECIPES,
     "preset": ["default", "wide-batch", "papers-short"],
     "sparsities": [0.9],
     "layers": [1],
@@ -32,7 +32,7 @@ USED = {name: f"layer01-frames-{name}-m32-k3-seed0" for name in TRAIN["preset"]}
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
-    return write_config(tmp_path_factory.mktemp("recipes") / "mine.yaml", tiny("wavlm"), SUNG, train=TRAIN)
+    return write_config(tmp_path_factory.mktemp("presets") / "mine.yaml", tiny("wavlm"), SUNG, train=TRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def test_every_dictionary_is_made_as_its_recipe_says_and_its_card_tells_it(summa
     cards = {name: read_json(summary.run / "saes" / sae_id / "card.json") for name, sae_id in USED.items()}
     assert {name: card["preset"] for name, card in cards.items()} == {name: name for name in USED}
     wanted = {
-        "default": recipe("default"),
-        "wide-batch": recipe("default", sparsifier="batch_topk", epochs=2),
-        "papers-short": recipe("mariotte2025", epochs=1),
+        "default": TrainConfig.preset("default"),
+        "wide-batch": TrainConfig.preset("default", sparsifier="batch_topk", epochs=2),
+        "papers-short": TrainConfig.preset("mariotte2025", epochs=1),
     }
-    assert {name: card["recipe"] for name, card in cards.items()} == {
+    assert {name: card["config"] for name, card in cards.items()} == {
         name: settings.model_dump(mode="json") for name, settings in wanted.items()
     }
     assert cards["wide-batch"]["model"]["sparsifier"]["kind"] == "batch_topk"
@@ -86,13 +86,13 @@ def test_the_page_and_the_summary_name_the_recipes(summary: RunSummary, capsys: 
 def test_a_recipe_that_changes_trains_its_own_dictionaries_anew_and_no_others(path: Path, copied: Path) -> None:
     weights = {name: copied / "saes" / sae_id / "sae.safetensors" for name, sae_id in USED.items()}
     before = {name: digest(file) for name, file in weights.items()}
-    run(load_config(path, ["train.recipes.papers-short.epochs=2"]), copied, until="train")
+    run(load_config(path, ["train.presets.papers-short.epochs=2"]), copied, until="train")
     assert done_again(copied) == ["train"]
     assert {name for name, file in weights.items() if digest(file) != before[name]} == {"papers-short"}
 
 
 def test_a_recipe_that_nothing_uses_may_change(path: Path, copied: Path) -> None:
-    run(load_config(path, ["train.recipes.unused.epochs=9"]), copied, until="evaluate")
+    run(load_config(path, ["train.presets.unused.epochs=9"]), copied, until="evaluate")
     assert done_again(copied) == []
 
 

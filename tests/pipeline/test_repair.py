@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.activations.maintain import verify
+from otoscope.activations.maintain import verify_store
 from otoscope.artifacts import digest
 from otoscope.config import load_config
 from otoscope.pipeline.run import run
@@ -40,10 +40,10 @@ def test_what_was_made_of_damaged_bytes_is_made_again(config: Path, tmp_path: Pa
     assert "train" in stages_of_last_run(spoiled)[1]
     untouched = digest(spoiled / SAE.format(layer=1) / "card.json")
 
-    assert verify(spoiled / "activations")
+    assert verify_store(spoiled / "activations")
     run(load_config(config), spoiled)
     assert {"extract", "train", "evaluate", "explain", "report"} <= set(stages_of_last_run(spoiled)[0])
-    for name in ("results.parquet", weights, "moments/moments.parquet"):
+    for name in ("results.parquet", weights, "explain/top_clips.parquet"):
         assert digest(spoiled / name) == digest(clean / name), name
     assert digest(spoiled / SAE.format(layer=1) / "card.json") == untouched, "the other layer was whole all along"
 
@@ -58,7 +58,7 @@ def test_a_run_that_shares_the_store_works_again_too(config: Path, tmp_path: Pat
         run(load_config(config, [place]), tmp_path / name, until="train")
     for path in (tmp_path / "store" / "layer_03").glob("frames-*"):
         turn_signs(path)
-    verify(tmp_path / "store")
+    verify_store(tmp_path / "store")
     run(load_config(config, [place]), tmp_path / "one", until="train")
     run(load_config(config, [place]), tmp_path / "two", until="train")
     assert stages_of_last_run(tmp_path / "two")[0] == ["train"]

@@ -51,7 +51,7 @@ def test_every_artifact_is_in_its_place(summary: RunSummary) -> None:
         "activations/manifest.json",
         "saes/index.json",
         "results.parquet",
-        "moments/card.json",
+        "explain/card.json",
         "report/index.html",
         "log.jsonl",
     ):
@@ -168,7 +168,7 @@ def test_dictionaries_that_stay_in_the_grid_are_not_trained_again(summary: RunSu
         ("saes/layer01-frames-default-m64-k6-seed0/sae.safetensors", ["train"]),
         ("activations/layer_02/frames-00000.safetensors", ["extract"]),
         ("factors.json", ["factors"]),
-        ("moments/card.json", ["explain"]),
+        ("explain/card.json", ["explain"]),
         ("stages/evaluate.json", ["evaluate"]),
     ],
 )

@@ -13,7 +13,8 @@ from otoscope.activations.store import ActivationStore
 from otoscope.config import load_config
 from otoscope.errors import TrainingError
 from otoscope.pipeline.run import run
-from otoscope.sae.checkpoint import CARD, load_sae
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import load_sae
 from tests.runs.test_training import Lines
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 

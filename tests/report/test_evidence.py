@@ -6,9 +6,8 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
-from otoscope.metrics.results import load_results
 from otoscope.report import write_report
-from otoscope.report.evidence import Evidence, evidence_in_results, warning
+from otoscope.report.evidence import Evidence, evidence_of_results, warning
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -43,14 +42,14 @@ def test_evidence_is_thin_below_three_groups_or_twenty_clips(evidence: Evidence,
     assert evidence.thin is thin
     assert (said is not None) is thin
     if said:
-        assert evidence.text in said
+        assert evidence.description in said
         assert "at least 3 groups and about 20 clips" in said
         assert "\n" not in said
 
 
 def test_what_makes_evidence_thin_is_said() -> None:
     assert "with a single group no number has an interval" in (warning(Evidence(90, 1)) or "")
-    assert "an interval over 2 groups only spans their values" in (warning(Evidence(90, 2)) or "")
+    assert "an interval over 2 groups merely spans their values" in (warning(Evidence(90, 2)) or "")
     assert "one clip more or less moves an accuracy by 20 points" in (warning(Evidence(5, 4)) or "")
 
 
@@ -61,7 +60,7 @@ def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
     page = page_of(tmp_path, *resting_on(clips, groups))
     (banner,) = page.all("p", role="note")
     assert banner.text.startswith("Nothing can be claimed from these numbers.")
-    assert Evidence(clips, groups).text in banner.text
+    assert Evidence(clips, groups).description in banner.text
     assert "A claim needs at least 3 test groups" in banner.text
     said = page.section("summary")
     assert said.index(banner.text) < said.index("A linear probe")
@@ -78,8 +77,8 @@ def test_enough_evidence_has_no_banner(made: Made) -> None:
 
 
 def test_the_banner_counts_what_the_results_rest_on(made: Made) -> None:
-    assert evidence_in_results(load_results(made.folder)) == Evidence(480, 6)
-    assert evidence_in_results(load_results(made.folder).where(metric="mse")) is None
+    assert evidence_of_results(read_table(made.folder / "results.parquet")) == Evidence(480, 6)
+    assert evidence_of_results(read_table(made.folder / "results.parquet").filter(metric="mse")) is None
 
 
 def test_a_factor_without_a_value_anywhere_has_no_part_in_a_count(tmp_path: Path) -> None:

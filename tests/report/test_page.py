@@ -200,7 +200,7 @@ def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
 
 def test_a_long_name_stays_inside_its_box(tmp_path: Path) -> None:
     name = "F0semitoneFrom27.5Hz_" * 12
-    page = report(tmp_path, labels=[name], sizes={name: 1}, layers=(3,), sae_layers=(), moments=False)
+    page = report(tmp_path, labels=[name], sizes={name: 1}, layers=(3,), sae_layers=(), gallery=False)
     assert page.reading.mistakes == []
     assert "overflow-wrap: anywhere" in page.reading.all("style")[0].text
     assert all(len(t.attributes["id"] or "") < 100 for t in page.reading.all("figure") if "id" in t.attributes)
@@ -215,7 +215,7 @@ def test_a_long_name_stays_inside_its_box(tmp_path: Path) -> None:
         ({"sae_layers": ()}, "gallery", "No gallery"),
         ({"sizes": {}}, "factors", "No factors"),
         ({"sizes": {}}, "categories", "No factors"),
-        ({"moments": False}, "gallery", "No gallery"),
+        ({"explain": False}, "gallery", "No gallery"),
     ],
 )
 def test_a_missing_part_leaves_a_sentence(
@@ -246,14 +246,14 @@ def test_other_shapes_of_runs_give_whole_pages(tmp_path: Path, parts: dict[str, 
 
 
 def test_a_run_folder_with_results_alone_is_enough(tmp_path: Path) -> None:
-    source = make_run(tmp_path / "whole", layers=(3,), sae_layers=(3,), sizes={"pitch": 2}, moments=False)
+    source = make_run(tmp_path / "whole", layers=(3,), sae_layers=(3,), sizes={"pitch": 2}, gallery=False)
     write_table(tmp_path / "bare" / "results.parquet", read_table(source / "results.parquet"))
     page = write_report(tmp_path / "bare", figures=False)
     assert "holds no table of clips" in page.read_text(encoding="utf-8")
 
 
 def test_empty_results_still_give_a_page(tmp_path: Path) -> None:
-    source = make_run(tmp_path / "whole", layers=(3,), sae_layers=(), sizes={}, labels=("digit",), moments=False)
+    source = make_run(tmp_path / "whole", layers=(3,), sae_layers=(), sizes={}, labels=("digit",), gallery=False)
     write_table(tmp_path / "bare" / "results.parquet", read_table(source / "results.parquet").head(0))
     assert "hold no number" in write_report(tmp_path / "bare", figures=False).read_text(encoding="utf-8")
 

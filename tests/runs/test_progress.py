@@ -44,7 +44,7 @@ def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> Non
         "extracting 4 layers",
         "training 4 dictionaries",
         "evaluating 8 representations",
-        "finding moments",
+        "finding top clips",
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title

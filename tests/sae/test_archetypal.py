@@ -9,33 +9,32 @@ from torch import Tensor
 
 from otoscope.errors import ConfigError
 from otoscope.sae.archetypal import Archetypes, centroids
-from otoscope.sae.checkpoint import CARD, WEIGHTS, load_sae, save_sae
+from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.fit import fit
 from otoscope.sae.losses import forward
-from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import TorchEngine
-from otoscope.sae.sparsifiers.catalog import SPARSIFIERS, build_sparsifier
-from otoscope.sae.train import Step, Training, begin, finish, train
-from otoscope.sae.training_state import train_into
+from otoscope.sae.model import SparseAutoencoder, load_sae, save_sae
+from otoscope.sae.optimiser import TorchStepper
+from otoscope.sae.sparsifiers import SPARSIFIERS, build_sparsifier
+from otoscope.sae.train import TrainingRun, TrainStep, begin, finish, fit, train_steps
 from tests.support.planted import planted
+from tests.support.training import train_into
 
 RECIPE = TrainConfig(
     dictionary="archetypal", unit_norm=False, init="points", archetypes=60, batch=128, epochs=10, learning_rate=3e-3
 )
 
 
-def begun(config: TrainConfig = RECIPE, *, seed: int = 0, latents: int = 96) -> Training:
+def begun(config: TrainConfig = RECIPE, *, seed: int = 0, latents: int = 96) -> TrainingRun:
     return begin(planted(0, 1), planted(2), config, latents=latents, k=6, seed=seed)
 
 
-def made(run: Training) -> Archetypes:
+def made(run: TrainingRun) -> Archetypes:
     assert run.sae.archetypes is not None
     return run.sae.archetypes
 
 
-def step_all(run: Training) -> Training:
-    for _ in train(run):
+def step_all(run: TrainingRun) -> TrainingRun:
+    for _ in train_steps(run):
         pass
     return run
 
@@ -65,7 +64,7 @@ def test_without_relaxation_atoms_lie_in_the_hull():
 def test_it_learns_mixtures():
     run = begun()
     before = made(run).mixing.detach().clone()
-    steps = list(train(run))
+    steps = list(train_steps(run))
     assert steps[-1].losses.reconstruction < 0.7 * steps[0].losses.reconstruction
     assert (made(run).mixing - before).abs().sum(dim=1).mean() > 0.1
 
@@ -104,10 +103,10 @@ def test_gradient_equals_plain_autograd():
     sae = SparseAutoencoder(6, 16, build_sparsifier("topk", k=3, latents=16), unit_norm=False, archetypes=5).double()
     assert sae.archetypes is not None
     generator = torch.Generator().manual_seed(0)
-    sae.archetypes.start(torch.randn(5, 6, generator=generator).double(), seed=0)
+    sae.archetypes.initialise(torch.randn(5, 6, generator=generator).double(), seed=0)
     with torch.no_grad():
         sae.archetypes.relaxation.normal_(0, 0.1, generator=generator)
-    sae.start_at_points(sae.archetypes)
+    sae.initialise_at_points(sae.archetypes)
     batch = torch.randn(20, 6, generator=generator).double()
 
     forward(sae, batch).error.backward()
@@ -127,7 +126,7 @@ class Killed(Exception):
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path):
-    def kill(step: Step) -> None:
+    def kill(step: TrainStep) -> None:
         if step.step == 20:
             raise Killed
 
@@ -140,7 +139,7 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path):
 
 
 def test_goes_to_the_plain_engine():
-    assert isinstance(begun().engine, TorchEngine)
+    assert isinstance(begun().stepper, TorchStepper)
 
 
 def test_no_more_points_than_rows():
@@ -186,7 +185,7 @@ def lengths(rows: Tensor) -> Tensor:
 
 def test_steps_that_are_too_long_are_cut_and_others_left():
     archetypes = Archetypes(4, 3, 2, bound=0.5)
-    archetypes.start(2.0 * torch.eye(4, 3) + torch.tensor([0.0, 0.0, 0.0]), seed=0)
+    archetypes.initialise(2.0 * torch.eye(4, 3) + torch.tensor([0.0, 0.0, 0.0]), seed=0)
     most = 0.5 * archetypes.points.square().sum(dim=1).mean().sqrt()
     with torch.no_grad():
         archetypes.relaxation.copy_(torch.tensor([[3.0, 4.0, 0.0], [0.1, 0.0, 0.0]]))

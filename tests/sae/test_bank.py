@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact, TrainingError
-from otoscope.sae.bank import Bank, Member, MemberStep
+from otoscope.sae.bank import Bank, BankMember, MemberStep
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows, Kept
+from otoscope.sae.data import ArrayRows, CachedRows
 from otoscope.sae.plan import member_bytes
 from otoscope.sae.resources import one_thread
-from otoscope.sae.statistics import measure
-from otoscope.sae.train import begin, train
-from otoscope.sae.training_state import PROGRESS, save_progress, train_into
+from otoscope.sae.statistics import compute_statistics
+from otoscope.sae.train import begin, train_steps
+from otoscope.sae.training_state import PROGRESS, save_progress
 from tests.support.planted import planted
+from tests.support.training import train_into
 
 QUICK = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
 NESTED = QUICK.model_copy(update={"sparsifier": "batch_topk", "prefixes": (0.25, 1.0)})
@@ -28,15 +29,15 @@ ARCHETYPAL = QUICK.model_copy(
 PRINCIPAL = QUICK.model_copy(update={"init": "principal", "scaling": "auto", "patience": 0.25})
 
 MEMBERS = [
-    Member(name="one", latents=96, k=5, preset=QUICK),
-    Member(name="more active", latents=96, k=30, preset=QUICK),
-    Member(name="wider", latents=160, k=5, preset=QUICK),
-    Member(name="other seed", latents=96, k=5, seed=1, preset=QUICK),
-    Member(name="other batch", latents=96, k=5, preset=QUICK.model_copy(update={"batch": 100})),
-    Member(name="nested", latents=96, k=5, preset=NESTED),
-    Member(name="gated", latents=96, k=5, preset=QUICK.model_copy(update={"sparsifier": "gated"})),
-    Member(name="archetypal", latents=96, k=5, preset=ARCHETYPAL),
-    Member(name="principal", latents=96, k=20, preset=PRINCIPAL),
+    BankMember(name="one", latents=96, k=5, preset=QUICK),
+    BankMember(name="more active", latents=96, k=30, preset=QUICK),
+    BankMember(name="wider", latents=160, k=5, preset=QUICK),
+    BankMember(name="other seed", latents=96, k=5, seed=1, preset=QUICK),
+    BankMember(name="other batch", latents=96, k=5, preset=QUICK.model_copy(update={"batch": 100})),
+    BankMember(name="nested", latents=96, k=5, preset=NESTED),
+    BankMember(name="gated", latents=96, k=5, preset=QUICK.model_copy(update={"sparsifier": "gated"})),
+    BankMember(name="archetypal", latents=96, k=5, preset=ARCHETYPAL),
+    BankMember(name="principal", latents=96, k=20, preset=PRINCIPAL),
 ]
 
 TRAIN, VALID = planted(0, 1), planted(2, frames=100)
@@ -54,7 +55,7 @@ class Counted:
         return self.rows.take(indices)
 
 
-def kept_in(folder: Path, members: Iterable[Member] = MEMBERS) -> list[Member]:
+def kept_in(folder: Path, members: Iterable[BankMember] = MEMBERS) -> list[BankMember]:
     return [replace(member, folder=folder / member.name, card={"seed": member.seed}) for member in members]
 
 
@@ -62,7 +63,7 @@ def train_bank(bank: Bank) -> list[MemberStep]:
     return list(bank.train())
 
 
-def alone(folder: Path, member: Member) -> None:
+def alone(folder: Path, member: BankMember) -> None:
     with one_thread():
         run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k, seed=member.seed)
         train_into(folder, run, {"seed": member.seed})
@@ -101,7 +102,7 @@ def test_rows_too_many_for_memory_are_read_once_for_all_members(by_themselves: P
     rows = Counted(TRAIN)
     members = kept_in(tmp_path, MEMBERS[:3])
     bank = Bank(rows, VALID, members, workers=2, memory_bytes=2 << 30)
-    assert isinstance(bank.rows, Kept)
+    assert isinstance(bank.rows, CachedRows)
     assert sum(rows.taken) == TRAIN.height
     rows.taken.clear()
     bank.rows = rows
@@ -141,8 +142,8 @@ def test_yields_every_step_and_the_dictionary_with_the_last():
     for member in MEMBERS[:2]:
         own = [s for s in steps if s.name == member.name]
         assert [s.step.step for s in own if s.step] == list(range(1, 40))
-        assert [s.trained is not None for s in own] == [False] * 38 + [True]
-    trained = steps[-1].trained
+        assert [s.result is not None for s in own] == [False] * 38 + [True]
+    trained = steps[-1].result
     assert trained is not None
     assert trained.summary["valid_l0"] <= 30
 
@@ -152,12 +153,12 @@ def test_a_run_whose_steps_were_all_done_is_only_concluded(by_themselves: Path, 
     assert member.folder is not None
     with one_thread():
         run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
-        for _ in train(run):
+        for _ in train_steps(run):
             pass
         save_progress(member.folder, run)
     (only,) = train_bank(Bank(TRAIN, VALID, [member]))
     assert only.step is None
-    assert only.trained is not None
+    assert only.result is not None
     same_bytes(by_themselves / "one", member.folder)
 
 
@@ -188,7 +189,7 @@ def test_little_memory_means_waves_and_the_same_bytes(by_themselves: Path, tmp_p
     members = kept_in(tmp_path, MEMBERS[:4])
     roomy = Bank(TRAIN, VALID, members, workers=2)
     assert len(roomy.waves()) == 1
-    tight = Bank(TRAIN, VALID, members, workers=2, memory_bytes=max(roomy.needs.values()) * 2 + (20 << 20))
+    tight = Bank(TRAIN, VALID, members, workers=2, memory_bytes=max(roomy.required_bytes.values()) * 2 + (20 << 20))
     assert [len(wave) for wave in tight.waves()] == [2, 2]
     assert sorted(m.name for wave in tight.waves() for m in wave) == sorted(m.name for m in members)
     train_bank(tight)
@@ -197,54 +198,55 @@ def test_little_memory_means_waves_and_the_same_bytes(by_themselves: Path, tmp_p
 
 
 def test_says_what_would_fit():
-    huge = Member(name="huge", latents=1_000_000, k=20)
+    huge = BankMember(name="huge", latents=1_000_000, k=20)
     with pytest.raises(
-        TrainingError, match=r"^huge: 1000000 latents of 24 dimensions need .* GiB .* latents would fit"
+        TrainingError,
+        match=r"^huge: training 1000000 latents x 24 .* GiB.*; reduce to about \d+ latents",
     ):
         Bank(TRAIN, VALID, [MEMBERS[0], huge], memory_bytes=1 << 30)
 
 
 def test_what_is_said_to_fit_does_fit():
-    with pytest.raises(TrainingError, match=r"would fit") as said:
-        Bank(TRAIN, VALID, [Member(name="huge", latents=1_000_000, k=20)], memory_bytes=1 << 30)
+    with pytest.raises(TrainingError, match=r"reduce to about") as said:
+        Bank(TRAIN, VALID, [BankMember(name="huge", latents=1_000_000, k=20)], memory_bytes=1 << 30)
     latents = int(str(said.value).split("about ")[1].split()[0])
     assert latents > 10_000
-    Bank(TRAIN, VALID, [Member(name="fits", latents=latents, k=20)], memory_bytes=1 << 30)
+    Bank(TRAIN, VALID, [BankMember(name="fits", latents=latents, k=20)], memory_bytes=1 << 30)
 
 
 @pytest.mark.parametrize("member", [MEMBERS[0], *MEMBERS[6:8]], ids=["kernels", "plain", "archetypal"])
-def test_memory_is_estimated_from_above(member: Member):
+def test_memory_is_estimated_from_above(member: BankMember):
     bank = Bank(TRAIN, VALID, [member])
     run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
-    run.engine.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
-    held = [*run.sae.state_dict().values(), *run.sae.state_dict().values(), *run.engine.state().values()]
+    run.stepper.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
+    held = [*run.sae.state_dict().values(), *run.sae.state_dict().values(), *run.stepper.state().values()]
     kept = sum(value.numel() * value.element_size() for value in held)
-    estimate = member_bytes(24, member.latents, bank.drafts[member.name])
-    assert kept < estimate < bank.needs[member.name]
+    estimate = member_bytes(24, member.latents, bank.resolved[member.name])
+    assert kept < estimate < bank.required_bytes[member.name]
 
 
 def test_moments_may_be_given():
     rows = Counted(TRAIN)
-    bank = Bank(rows, VALID, MEMBERS[:1], moments=measure(TRAIN))
+    bank = Bank(rows, VALID, MEMBERS[:1], statistics=compute_statistics(TRAIN))
     assert sum(rows.taken) == TRAIN.height
-    assert bank.moments.height == TRAIN.height
+    assert bank.statistics.height == TRAIN.height
 
 
 def test_refuses_members_by_name_before_anything_is_read():
     rows = Counted(TRAIN)
-    with pytest.raises(ConfigError, match=r"each member needs a name of its own, got \['one', 'one'\]"):
+    with pytest.raises(ConfigError, match=r"member names must be unique, got \['one', 'one'\]"):
         Bank(rows, VALID, [MEMBERS[0], MEMBERS[0]])
     with pytest.raises(ConfigError, match=r"^greedy: k=97 exceeds latents=96"):
-        Bank(rows, VALID, [MEMBERS[0], Member(name="greedy", latents=96, k=97)])
+        Bank(rows, VALID, [MEMBERS[0], BankMember(name="greedy", latents=96, k=97)])
     with pytest.raises(ConfigError, match=r"^odd: no training preset 'defualt'"):
-        Bank(rows, VALID, [Member(name="odd", latents=96, k=9, preset="defualt")])
+        Bank(rows, VALID, [BankMember(name="odd", latents=96, k=9, preset="defualt")])
     with pytest.raises(TrainingError, match=r"^one: no validation rows"):
         Bank(rows, ArrayRows(np.zeros((0, 24), np.float32)), MEMBERS[:1])
     assert not rows.taken
 
 
 def test_a_member_that_diverges_is_named():
-    wild = Member(name="wild", latents=96, k=5, preset=QUICK.model_copy(update={"learning_rate": 1e30}))
+    wild = BankMember(name="wild", latents=96, k=5, preset=QUICK.model_copy(update={"learning_rate": 1e30}))
     with pytest.raises(TrainingError, match=r"^wild: the loss is not finite"):
         train_bank(Bank(TRAIN, VALID, [MEMBERS[0], wild], workers=2))
 

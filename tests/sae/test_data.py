@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import TrainingError
-from otoscope.sae.data import MIXED, RUN, TABLED_ROWS, ArrayRows, Order, as_rows, chunks, mix, permute
+from otoscope.sae.data import (
+    MIXED_ROWS,
+    RUN_ROWS,
+    TABLE_ROWS,
+    ArrayRows,
+    Shuffle,
+    as_rows,
+    chunks,
+    permute,
+    shuffle_runs,
+)
 
 
 @settings(deadline=None)
@@ -18,7 +28,7 @@ def test_every_row_is_met_once_an_epoch(height: int, seed: int, epoch: int):
 @settings(deadline=None)
 @given(st.integers(2, 500), st.integers(1, 600))
 def test_batches_of_an_epoch_hold_every_row_once(height: int, batch: int):
-    order = Order(height, batch, seed=3)
+    order = Shuffle(height, batch, seed=3)
     for epoch in (0, 1):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         met = np.concatenate([order.indices(step) for step in steps])
@@ -36,14 +46,14 @@ def test_the_shuffle_leaves_no_trace_of_time():
 
 
 def test_epochs_and_seeds_shuffle_differently():
-    order, other = Order(1000, 1000, seed=0), Order(1000, 1000, seed=1)
+    order, other = Shuffle(1000, 1000, seed=0), Shuffle(1000, 1000, seed=1)
     assert not np.array_equal(order.indices(0), order.indices(1))
     assert not np.array_equal(order.indices(0), other.indices(0))
-    assert np.array_equal(order.indices(7), Order(1000, 1000, seed=0).indices(7))
+    assert np.array_equal(order.indices(7), Shuffle(1000, 1000, seed=0).indices(7))
 
 
 def test_a_billion_rows_need_no_table():
-    order = Order(10**9, 1024, seed=0)
+    order = Shuffle(10**9, 1024, seed=0)
     met = order.indices(order.steps_per_epoch - 1)
     assert len(met) == 10**9 % 1024
     assert met.min() >= 0
@@ -55,7 +65,7 @@ def test_a_billion_rows_need_no_table():
 @given(st.integers(1, 700), st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
 def test_rows_in_runs_are_met_once_and_share_their_runs(height: int, run: int, runs: int, epoch: int):
     mixed = run * runs
-    met = mix(np.arange(height, dtype=np.uint64), height=height, key=(1, epoch), run=run, mixed=mixed)
+    met = shuffle_runs(np.arange(height, dtype=np.uint64), height=height, key=(1, epoch), run=run, mixed=mixed)
     assert np.array_equal(np.sort(met), np.arange(height))
     whole = height // run * run
     drawn = [set((met[i : min(i + mixed, whole)] // run).tolist()) for i in range(0, whole, mixed)]
@@ -64,25 +74,25 @@ def test_rows_in_runs_are_met_once_and_share_their_runs(height: int, run: int, r
 
 def test_one_position_goes_where_it_goes_among_all():
     places = np.arange(1000, dtype=np.uint64)
-    met = mix(places, height=1000, key=(0, 0), run=4, mixed=64)
+    met = shuffle_runs(places, height=1000, key=(0, 0), run=4, mixed=64)
     assert [
-        int(mix(places[i : i + 1], height=1000, key=(0, 0), run=4, mixed=64)[0]) for i in range(1000)
+        int(shuffle_runs(places[i : i + 1], height=1000, key=(0, 0), run=4, mixed=64)[0]) for i in range(1000)
     ] == met.tolist()
 
 
 def test_many_rows_are_drawn_in_runs_that_hardly_meet_in_a_batch():
-    order = Order(TABLED_ROWS + 5, 4096, seed=0)
+    order = Shuffle(TABLE_ROWS + 5, 4096, seed=0)
     # half a row of a run lies in a batch on average: (1 - exp(-1/2)) / (1/2) = 79 % as many runs as rows, by Poisson
-    assert len(np.unique(order.indices(3) // RUN)) == pytest.approx(0.79 * 4096, rel=0.03)
-    together = np.concatenate([order.indices(step) for step in range(MIXED // 4096)])
-    assert len(np.unique(together // RUN)) == MIXED // RUN
+    assert len(np.unique(order.indices(3) // RUN_ROWS)) == pytest.approx(0.79 * 4096, rel=0.03)
+    together = np.concatenate([order.indices(step) for step in range(MIXED_ROWS // 4096)])
+    assert len(np.unique(together // RUN_ROWS)) == MIXED_ROWS // RUN_ROWS
     assert not np.array_equal(order.indices(0), order.indices(order.steps_per_epoch))
 
 
-@pytest.mark.parametrize("height", [20_000, TABLED_ROWS + 5, 10**9])
+@pytest.mark.parametrize("height", [20_000, TABLE_ROWS + 5, 10**9])
 def test_neighbours_in_a_batch_are_not_neighbours_in_time(height: int):
     """Not even where rows are drawn in runs of frames that follow each other."""
-    order = Order(height, 4096, seed=0)
+    order = Shuffle(height, 4096, seed=0)
     gaps = np.concatenate([np.abs(np.diff(order.indices(step))) for step in range(4)])
     assert (gaps == 1).mean() < 1e-3
     assert np.median(gaps) > height / 5

@@ -7,8 +7,8 @@ import torch
 from otoscope.errors import ConfigError
 from otoscope.sae.config import FROZEN_DECODER, TrainConfig
 from otoscope.sae.data import ArrayRows
-from otoscope.sae.kernel_optimiser import covers
-from otoscope.sae.train import begin, finish, train
+from otoscope.sae.kernel_optimiser import is_supported
+from otoscope.sae.train import begin, finish, train_steps
 
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))
 
@@ -16,7 +16,7 @@ ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.f
 def test_atoms_stay_and_the_encoder_learns():
     run = begin(ROWS, ROWS, FROZEN_DECODER, latents=32, k=4, seed=3)
     atoms, encoder = run.sae.decoder.detach().clone(), run.sae.encoder.detach().clone()
-    for _ in train(run):
+    for _ in train_steps(run):
         pass
     trained = finish(run)
     assert torch.equal(trained.sae.decoder, atoms)
@@ -33,7 +33,7 @@ def test_learned_atoms_rebuild_better_than_random_ones():
     for frozen in (False, True):
         config = TrainConfig(frozen_decoder=frozen, min_steps_per_epoch=8, min_batch=64)
         run = begin(rows, rows, config, latents=16, k=3, seed=0)
-        for _ in train(run):
+        for _ in train_steps(run):
             pass
         error[frozen] = finish(run).summary["valid_mse"]
     assert error[False] < 0.8 * error[True]
@@ -41,7 +41,7 @@ def test_learned_atoms_rebuild_better_than_random_ones():
 
 def test_kernels_leave_it_to_the_plain_engine():
     run = begin(ROWS, ROWS, FROZEN_DECODER, latents=32, k=4)
-    assert not covers(run.sae, FROZEN_DECODER)
+    assert not is_supported(run.sae, FROZEN_DECODER)
 
 
 def test_archetypal_atoms_cannot_be_frozen():

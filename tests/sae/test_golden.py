@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.sparsifiers.topk import TopK
 
 
 @pytest.mark.shared

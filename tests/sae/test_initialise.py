@@ -9,11 +9,10 @@ import torch
 from otoscope.errors import TrainingError
 from otoscope.sae.config import DEFAULT, TrainConfig
 from otoscope.sae.data import ArrayRows
-from otoscope.sae.fit import fit
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import TopK
-from otoscope.sae.statistics import Axes, measure
-from otoscope.sae.train import begin, finish, train
+from otoscope.sae.sparsifiers.topk import TopK
+from otoscope.sae.statistics import Axes, compute_statistics
+from otoscope.sae.train import begin, finish, fit, train_steps
 from tests.support.planted import planted
 
 WIDTH = 24
@@ -33,7 +32,7 @@ def pca_error(rows: np.ndarray, k: int) -> float:
 def error(sae: SparseAutoencoder, rows: ArrayRows) -> float:
     x = torch.from_numpy(rows.array)
     mean = torch.from_numpy(TRAIN.array.mean(axis=0))
-    return float(((x - sae(x).rebuilt) ** 2).sum() / ((x - mean) ** 2).sum())
+    return float(((x - sae(x).reconstruction) ** 2).sum() / ((x - mean) ** 2).sum())
 
 
 def started(k: int, latents: int = 96) -> SparseAutoencoder:
@@ -45,9 +44,9 @@ def started(k: int, latents: int = 96) -> SparseAutoencoder:
 def test_all_axes_are_no_worse_than_pca_on_any_row(k: int, latents: int):
     sae = started(k, latents)
     away = UNSEEN.array - TRAIN.array.mean(axis=0)
-    axes = measure(TRAIN).axes("rows", centred=True).directions[:k].numpy()
+    axes = compute_statistics(TRAIN).axes("rows", centred=True).directions[:k].numpy()
     by_row = ((away - away @ axes.T @ axes) ** 2).sum(axis=1)
-    found = ((UNSEEN.array - sae(torch.from_numpy(UNSEEN.array)).rebuilt.detach().numpy()) ** 2).sum(axis=1)
+    found = ((UNSEEN.array - sae(torch.from_numpy(UNSEEN.array)).reconstruction.detach().numpy()) ** 2).sum(axis=1)
     assert (found <= by_row * (1 + 1e-4) + 1e-5).all()
     assert error(sae, UNSEEN) <= pca_error(UNSEEN.array, k) + 1e-5
     if k < 16:
@@ -61,7 +60,7 @@ def test_from_few_rows_more_latents_rebuild_unseen_groups_better_and_no_worse_th
     errors: list[float] = []
     for k in (2, 6, 12, 24, 48):
         sae = fit(few, VALID.array, DEFAULT, latents=512, k=k, seed=0).sae
-        rebuilt = sae(torch.from_numpy(of_unseen)).rebuilt.detach().numpy()
+        rebuilt = sae(torch.from_numpy(of_unseen)).reconstruction.detach().numpy()
         errors.append(float(((of_unseen - rebuilt) ** 2).sum() / (away**2).sum()))
         if k <= WIDTH // 4:  # a larger budget leaves places to axes that so few rows do not tell
             assert errors[-1] <= float(((away - away @ axes[:k].T @ axes[:k]) ** 2).sum() / (away**2).sum()) + 1e-4
@@ -74,7 +73,7 @@ def test_as_many_active_latents_as_dimensions_rebuild_any_row():
 
 def test_a_dictionary_too_small_for_all_axes_takes_the_largest():
     sae = started(4, latents=13)
-    axes = measure(TRAIN).axes("rows", centred=True).directions
+    axes = compute_statistics(TRAIN).axes("rows", centred=True).directions
     assert torch.equal(sae.decoder[:12], torch.stack([axes[:6], -axes[:6]], dim=1).flatten(0, 1))
     assert error(sae, UNSEEN) <= pca_error(UNSEEN.array, 4) + 1e-5
 
@@ -83,7 +82,7 @@ def test_training_never_ends_worse_than_it_began_on_the_validation_groups():
     for rate in (1e-3, 0.3):
         run = begin(TRAIN, VALID, QUICK.model_copy(update={"learning_rate": rate}), latents=96, k=6)
         start, encoder = run.best_rank, run.sae.encoder.detach().clone()
-        for _ in train(run):
+        for _ in train_steps(run):
             pass
         trained = finish(run)
         assert run.best_rank <= start
@@ -108,9 +107,9 @@ def test_with_many_rows_training_goes_beyond_pca():
 def test_stops_when_nothing_better_comes():
     config = QUICK.model_copy(update={"learning_rate": 0.3, "patience": 0.5, "epochs": 10.0})
     run = begin(TRAIN, VALID, config, latents=96, k=6)
-    with pytest.raises(TrainingError, match="run `train` to its end"):
+    with pytest.raises(TrainingError, match="run `train_steps` to its end"):
         finish(run)
-    steps = list(train(run))
+    steps = list(train_steps(run))
     summary = finish(run).summary
     assert len(steps) == steps[-1].step == steps[-1].steps == summary["steps"] == summary["planned_steps"] / 2
     assert all(step.steps == summary["planned_steps"] for step in steps[:-1])
@@ -119,8 +118,8 @@ def test_stops_when_nothing_better_comes():
 
 @pytest.mark.parametrize("k", [6, 40])
 def test_further_latents_start_quiet_but_not_mute(k: int):
-    axes = measure(TRAIN).axes("rows", centred=True)
-    number = max(axes.holding(QUICK.axes_share), k // 2)
+    axes = compute_statistics(TRAIN).axes("rows", centred=True)
+    number = max(axes.n_axes_for(QUICK.axes_share), k // 2)
     assert 1 < number < WIDTH
     run = begin(TRAIN, VALID, QUICK, latents=96, k=k)
     lengths = torch.linalg.vector_norm(run.sae.encoder.detach(), dim=1)
@@ -133,7 +132,7 @@ def test_further_latents_start_quiet_but_not_mute(k: int):
 
 def test_axes_hold_the_share_of_the_variance_asked_for():
     axes = Axes(torch.eye(4), torch.tensor([5.0, 3.0, 2.0, -1e-9]))
-    assert [axes.holding(share) for share in (0.1, 0.5, 0.51, 0.8, 0.81, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert [axes.n_axes_for(share) for share in (0.1, 0.5, 0.51, 0.8, 0.81, 1.0)] == [1, 1, 2, 2, 3, 3]
     sae = SparseAutoencoder(3, 7, TopK(2), init="principal")
-    sae.start_at_axes(torch.eye(3), gain=0.5)
+    sae.initialise_at_axes(torch.eye(3), gain=0.5)
     assert torch.equal(sae.decoder[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))

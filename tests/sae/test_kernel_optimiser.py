@@ -11,11 +11,11 @@ from otoscope.sae._kernels import llvm
 from otoscope.sae._kernels.llvm import has_bfloat_products
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows
-from otoscope.sae.kernel_optimiser import FastEngine, covers, pick_engine
+from otoscope.sae.kernel_optimiser import KernelStepper, is_supported, pick_stepper
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import TorchEngine
-from otoscope.sae.sparsifiers.base import TopK
-from otoscope.sae.train import Training, begin, finish, train
+from otoscope.sae.optimiser import TorchStepper
+from otoscope.sae.sparsifiers.topk import TopK
+from otoscope.sae.train import TrainingRun, begin, finish, train_steps
 from otoscope.sae.training_state import load_progress, save_progress
 from otoscope.sae.validation import validate
 
@@ -31,28 +31,29 @@ def superposed(rows: int, *, seed: int) -> ArrayRows:
 
 
 def started(
-    engine: type[FastEngine] | type[TorchEngine], *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0
-) -> Training:
+    engine: type[KernelStepper] | type[TorchStepper], *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0
+) -> TrainingRun:
     rows, valid = superposed(1500, seed=0), superposed(400, seed=1)
-    return begin(rows, valid, preset, latents=160, k=k, seed=seed, engine=engine)
+    return begin(rows, valid, preset, latents=160, k=k, seed=seed, stepper=engine)
 
 
-def trained(run: Training) -> float:
-    for _ in train(run):
+def trained(run: TrainingRun) -> float:
+    for _ in train_steps(run):
         pass
-    return 1 - validate(finish(run).sae, run.valid_rows, run.moments).explained_variance
+    return 1 - validate(finish(run).sae, run.valid_rows, run.statistics).explained_variance
 
 
 @pytest.mark.parametrize("k", [4, 8, 16])
 def test_it_leaves_as_much_unexplained_as_the_plain_engine(k: int) -> None:
     # rounding sends single runs to neighbouring optima, 1 % apart either way; their average stays
-    fast, plain = (np.mean([trained(started(e, k=k, seed=s)) for s in range(3)]) for e in (FastEngine, TorchEngine))
+    fast, plain = (np.mean([trained(started(e, k=k, seed=s)) for s in range(3)]) for e in (KernelStepper, TorchStepper))
     assert fast == pytest.approx(plain, rel=0.01)
 
 
 def test_it_reports_what_the_plain_engine_reports() -> None:
     seen = [
-        [step.losses for _, step in zip(range(5), train(started(e)), strict=False)] for e in (FastEngine, TorchEngine)
+        [step.losses for _, step in zip(range(5), train_steps(started(e)), strict=False)]
+        for e in (KernelStepper, TorchStepper)
     ]
     for fast, plain in zip(*seen, strict=True):
         assert fast == pytest.approx(plain, rel=0.02, abs=1e-3)
@@ -63,19 +64,19 @@ def test_it_holds_the_paper_preset_too() -> None:
         centred=False, scaling="none", decoder_bias=False, init="linear", unit_norm=False,
         learning_rate=1e-3, warmup=0.0, decay=0.0, batch=16, epochs=2, aux_coefficient=0.0,
     )  # fmt: skip
-    fast, plain = trained(started(FastEngine, preset=preset)), trained(started(TorchEngine, preset=preset))
+    fast, plain = trained(started(KernelStepper, preset=preset)), trained(started(TorchStepper, preset=preset))
     assert fast == pytest.approx(plain, rel=0.01)
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    whole = started(FastEngine)
+    whole = started(KernelStepper)
     trained(whole)
-    cut = started(FastEngine)
-    for step in train(cut):
+    cut = started(KernelStepper)
+    for step in train_steps(cut):
         if step.step == 17:
             break
     save_progress(tmp_path, cut)
-    resumed = started(FastEngine)
+    resumed = started(KernelStepper)
     assert load_progress(tmp_path, resumed)
     trained(resumed)
     for name, value in whole.sae.state_dict().items():
@@ -85,16 +86,16 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
 def test_what_the_kernels_do_not_cover_goes_to_the_plain_engine() -> None:
     sae = SparseAutoencoder(8, 32, TopK(4), seed=0)
     nested = TrainConfig(prefixes=(0.5, 1.0))
-    assert not covers(sae, nested)
-    assert isinstance(pick_engine(sae, nested, dead_window_rows=100), TorchEngine)
-    assert isinstance(pick_engine(sae.double(), TrainConfig(), dead_window_rows=100), TorchEngine)
-    with pytest.raises(ConfigError, match="use the plain engine"):
-        FastEngine(SparseAutoencoder(8, 32, TopK(4), seed=0), nested, dead_window_rows=100)
+    assert not is_supported(sae, nested)
+    assert isinstance(pick_stepper(sae, nested, dead_window_rows=100), TorchStepper)
+    assert isinstance(pick_stepper(sae.double(), TrainConfig(), dead_window_rows=100), TorchStepper)
+    with pytest.raises(ConfigError, match="use TorchStepper"):
+        KernelStepper(SparseAutoencoder(8, 32, TopK(4), seed=0), nested, dead_window_rows=100)
 
 
 def test_the_fast_engine_is_taken_where_the_processor_can() -> None:
-    picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
-    assert isinstance(picked, FastEngine) == has_bfloat_products()
+    picked = pick_stepper(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
+    assert isinstance(picked, KernelStepper) == has_bfloat_products()
 
 
 @pytest.mark.parametrize("features", [{}, {"avx512f": True, "avx512bw": True, "avx512vl": True}, None])
@@ -107,7 +108,7 @@ def test_other_processors_train_by_the_plain_engine(
         return features
 
     monkeypatch.setattr(llvm.binding, "get_host_cpu_features", known)
-    picked = pick_engine(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
-    assert isinstance(picked, TorchEngine)
+    picked = pick_stepper(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
+    assert isinstance(picked, TorchStepper)
     rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     assert picked.step(rows, learning_rate=1e-3).l0 <= 4

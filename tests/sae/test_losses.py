@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank, Member
+from otoscope.sae.bank import Bank, BankMember
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows, Neighbouring, held, neighbouring, pairs
-from otoscope.sae.fit import fit
-from otoscope.sae.losses import Contrast, contrast, forward
+from otoscope.sae.data import ArrayRows, HasNeighbours, as_neighbour_source, cache_rows, pair_with_neighbours
+from otoscope.sae.losses import ContrastSettings, contrastive_loss, forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import TorchEngine
-from otoscope.sae.sparsifiers.base import TopK
-from otoscope.sae.train import begin, next_batch
+from otoscope.sae.optimiser import TorchStepper
+from otoscope.sae.sparsifiers.topk import TopK
+from otoscope.sae.train import begin, fit, next_batch
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=6, learning_rate=3e-3, temporal=0.1)
@@ -28,7 +27,7 @@ class Frames:
     def take(self, indices: np.ndarray) -> np.ndarray:
         return self.rows.take(indices)
 
-    def neighbour(self, indices: np.ndarray) -> np.ndarray:
+    def neighbours(self, indices: np.ndarray) -> np.ndarray:
         return np.where(indices % 400 == 399, -1, indices + 1)
 
 
@@ -41,15 +40,15 @@ def test_by_hand():
     e = [[math.exp(v / 0.5) for v in row] for row in s]
     there = (math.log(sum(e[0]) / e[0][0]) + math.log(sum(e[1]) / e[1][1])) / 2
     back = (math.log((e[0][0] + e[1][0]) / e[0][0]) + math.log((e[0][1] + e[1][1]) / e[1][1])) / 2
-    assert contrast(a, b, temperature=0.5).item() == pytest.approx((there + back) / 2, rel=1e-6)
+    assert contrastive_loss(a, b, temperature=0.5).item() == pytest.approx((there + back) / 2, rel=1e-6)
 
 
 def test_extremes():
     rows = torch.eye(6)
-    assert contrast(rows, rows, temperature=0.01).item() == pytest.approx(0.0, abs=1e-6)
-    assert contrast(torch.ones(6, 3), torch.ones(6, 3)).item() == pytest.approx(math.log(6), rel=1e-6)
+    assert contrastive_loss(rows, rows, temperature=0.01).item() == pytest.approx(0.0, abs=1e-6)
+    assert contrastive_loss(torch.ones(6, 3), torch.ones(6, 3)).item() == pytest.approx(math.log(6), rel=1e-6)
     silent = torch.zeros(4, 3, requires_grad=True)
-    contrast(silent, torch.zeros(4, 3)).backward()
+    contrastive_loss(silent, torch.zeros(4, 3)).backward()
     assert silent.grad is not None
     assert torch.isfinite(silent.grad).all()
 
@@ -57,34 +56,34 @@ def test_extremes():
 def test_does_not_depend_on_the_size_of_codes_nor_on_which_half_is_first():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(8, 5, generator=generator), torch.rand(8, 5, generator=generator)
-    torch.testing.assert_close(contrast(7 * a, b), contrast(a, b))
-    torch.testing.assert_close(contrast(b, a), contrast(a, b))
+    torch.testing.assert_close(contrastive_loss(7 * a, b), contrastive_loss(a, b))
+    torch.testing.assert_close(contrastive_loss(b, a), contrastive_loss(a, b))
 
 
 def test_a_batch_is_rows_and_their_neighbours():
     run = begin(TRAIN, VALID, QUICK, latents=96, k=6)
     batch = next_batch(run)
     first, second = np.split(batch.indices, 2)
-    np.testing.assert_array_equal(first, run.plan.order.indices(0))
+    np.testing.assert_array_equal(first, run.plan.shuffle.indices(0))
     np.testing.assert_array_equal(second, np.where(first % 400 == 399, first, first + 1))
     assert batch.rows.shape == (256, 24)
 
 
 def test_rows_kept_in_memory_keep_their_neighbours():
-    kept = held(TRAIN, 1 << 30)
+    kept = cache_rows(TRAIN, 1 << 30)
     assert kept is not TRAIN
-    np.testing.assert_array_equal(pairs(kept, np.array([5, 399])), [5, 399, 6, 399])
-    assert neighbouring(held(planted(0), 1 << 30)) is None
-    assert isinstance(TRAIN, Neighbouring)
+    np.testing.assert_array_equal(pair_with_neighbours(kept, np.array([5, 399])), [5, 399, 6, 399])
+    assert as_neighbour_source(cache_rows(planted(0), 1 << 30)) is None
+    assert isinstance(TRAIN, HasNeighbours)
 
 
 def test_only_the_first_share_of_latents_is_contrasted():
     sae = SparseAutoencoder(6, 20, TopK(5)).double()
     inner = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    seen = forward(sae, inner, contrasted=Contrast(0.3, 0.25))
+    seen = forward(sae, inner, contrast=ContrastSettings(0.3, 0.25))
     codes = sae.sparsifier(sae.preactivate(inner))
     assert seen.penalty is not None
-    torch.testing.assert_close(seen.penalty, 0.3 * contrast(codes[:6, :5], codes[6:, :5]))
+    torch.testing.assert_close(seen.penalty, 0.3 * contrastive_loss(codes[:6, :5], codes[6:, :5]))
     torch.testing.assert_close(seen.error, ((sae.rebuild(codes) - inner) ** 2).mean())
     seen.penalty.backward()
     assert sae.encoder.grad is not None
@@ -96,7 +95,7 @@ def shared_by_neighbours(config: TrainConfig) -> float:
     """Say how much better than chance neighbours find each other by the first codes, in nats."""
     sae = fit(TRAIN, VALID, config, latents=96, k=6).sae
     codes = sae.encode(torch.from_numpy(TRAIN.rows.array[: 4 * 90]))[:, :19].detach()
-    return math.log(90) - contrast(codes[1::4], codes[2::4]).item()
+    return math.log(90) - contrastive_loss(codes[1::4], codes[2::4]).item()
 
 
 def test_neighbours_share_more_of_the_first_codes():
@@ -107,22 +106,22 @@ def test_neighbours_share_more_of_the_first_codes():
 def test_goes_with_every_sparsifier_and_with_prefixes(sparsifier: str):
     config = QUICK.model_copy(update={"sparsifier": sparsifier, "prefixes": (0.2, 1.0), "epochs": 2.0})
     run = begin(TRAIN, VALID, config, latents=96, k=6)
-    assert isinstance(run.engine, TorchEngine)
+    assert isinstance(run.stepper, TorchStepper)
     assert fit(TRAIN, VALID, config, latents=96, k=6).summary["valid_explained_variance"] > 0.05
 
 
 def test_rows_without_neighbours_are_refused_by_name():
-    message = r"temporal=0.1 and rows without neighbours in time \(pooled clips have none\): train on frames"
+    message = r"temporal=0.1 and rows without neighbours in time \(pooled clips\): train on frames"
     with pytest.raises(ConfigError, match=message):
         begin(planted(0), VALID, QUICK, latents=96, k=6)
     with pytest.raises(ConfigError, match="^still: " + message):
-        Bank(planted(0), VALID, [Member(name="still", latents=96, k=6, preset=QUICK)])
+        Bank(planted(0), VALID, [BankMember(name="still", latents=96, k=6, preset=QUICK)])
 
 
 def test_a_bank_trains_it_beside_others():
     plain = QUICK.model_copy(update={"temporal": 0.0})
-    members = [Member(name=name, latents=96, k=6, preset=p) for name, p in (("temporal", QUICK), ("plain", plain))]
-    trained = {s.name: s.trained for s in Bank(TRAIN, VALID, members).train() if s.trained}
+    members = [BankMember(name=name, latents=96, k=6, preset=p) for name, p in (("temporal", QUICK), ("plain", plain))]
+    trained = {s.name: s.result for s in Bank(TRAIN, VALID, members).train() if s.result}
     for member, config in zip(members, (QUICK, plain), strict=True):
         alone = fit(TRAIN, VALID, config, latents=96, k=6)
         assert torch.equal(trained[member.name].sae.encoder, alone.sae.encoder)

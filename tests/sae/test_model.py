@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.errors import ConfigError, TrainingError
+from otoscope.errors import ConfigError, InputError
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import TopK
+from otoscope.sae.sparsifiers.topk import TopK
 
 
 def rows(count: int = 30, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -18,7 +18,7 @@ def test_codes_and_reconstructions_carry_the_units_of_the_rows():
     louder.set_scaling(centre * 10, torch.tensor(5.0))
     here, there = sae(x), louder(x * 10)
     torch.testing.assert_close(there.codes, here.codes * 10)
-    torch.testing.assert_close(there.rebuilt, here.rebuilt * 10)
+    torch.testing.assert_close(there.reconstruction, here.reconstruction * 10)
 
 
 def test_with_one_scale_codes_are_displacements_along_atoms():
@@ -36,7 +36,7 @@ def test_scale_by_dimension_rebuilds_each_in_its_own_unit():
         sae.decoder.copy_(atoms)
     sae.set_scaling(torch.tensor([5.0, -5.0]), torch.tensor([100.0, 0.01]))
     x = torch.tensor([[205.0, -5.03], [-95.0, -4.98]])
-    torch.testing.assert_close(sae(x).rebuilt, x)
+    torch.testing.assert_close(sae(x).reconstruction, x)
 
 
 def test_tied_start_and_unit_atoms():
@@ -76,15 +76,15 @@ def test_weights_are_contiguous_rows_of_latents():
 
 
 def test_refuses_rows_of_another_width():
-    with pytest.raises(TrainingError, match=r"rows are 7 wide, this dictionary was made for 8"):
+    with pytest.raises(InputError, match=r"rows have width 7, this SAE has width 8"):
         SparseAutoencoder(8, 32, TopK(4)).encode(rows(width=7))
 
 
 def test_refuses_scaling_that_would_blow_up():
     sae = SparseAutoencoder(2, 4, TopK(1))
-    with pytest.raises(TrainingError, match=r"scale finite and above 0"):
+    with pytest.raises(InputError, match=r"scale finite and above 0"):
         sae.set_scaling(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    with pytest.raises(TrainingError, match=r"do not fit 2"):
+    with pytest.raises(InputError, match=r"do not fit 2"):
         sae.set_scaling(torch.zeros(3), torch.ones(()))
 
 
@@ -96,39 +96,56 @@ def test_refuses_an_empty_dictionary():
 @pytest.mark.parametrize("k", [1, 4, 16, 32])
 def test_the_gain_starts_every_budget_at_the_size_of_the_rows(k: int):
     sae, x = SparseAutoencoder(8, 32, TopK(k), decoder_bias=False), rows(200)
-    before = (sae(x).rebuilt - x).square().mean()
+    before = (sae(x).reconstruction - x).square().mean()
     sae.fit_gain(x)
-    rebuilt = sae(x).rebuilt
+    rebuilt = sae(x).reconstruction
     # least squares: what is left over is orthogonal to the reconstruction
     assert ((x - rebuilt) * rebuilt).mean().abs() < 1e-5
     assert (rebuilt - x).square().mean() <= before + 1e-6
 
 
-def test_arrays_and_wrong_shapes_are_refused_in_our_words():
+def test_encode_input_errors():
     sae = SparseAutoencoder(6, 16, TopK(3))
-    rows, codes = np.zeros((4, 6), np.float32), np.zeros((4, 16), np.float32)
-    for call, given in ((sae.encode, rows), (sae, rows), (sae.decode, codes), (sae.encode, rows.tolist())):
-        with pytest.raises(TrainingError, match=r"give a tensor \[rows, (width|latents)\].*torch\.as_tensor\(array"):
-            call(given)
+    for call in (sae.encode, sae, sae.decode):
+        with pytest.raises(InputError, match=r"expected an array or a tensor \[rows, (width|latents)\], got list"):
+            call([[0.0] * 6])  # pyright: ignore
     for dtype in (torch.bool, torch.complex64):
-        with pytest.raises(
-            TrainingError, match=rf"rows are {str(dtype)[6:]}; give real numbers, floating point or whole"
-        ):
+        with pytest.raises(InputError, match=rf"rows: expected real numbers, got {str(dtype)[6:]}"):
             sae.encode(torch.zeros(4, 6, dtype=dtype))
-    with pytest.raises(TrainingError, match=r"rows are a single number; give a tensor \[rows, width\]"):
-        sae.encode(torch.tensor(1.0))
-    with pytest.raises(TrainingError, match=r"codes have 6 latents, this dictionary has 16"):
+    for dtype in (bool, object, complex, "U3"):
+        with pytest.raises(InputError, match=r"rows: expected real numbers, got an array of"):
+            sae.encode(np.zeros((4, 6), dtype))
+    for single in (torch.tensor(1.0), np.float64(1.0) * np.ones(())):
+        with pytest.raises(InputError, match=r"rows: expected \[rows, width\], got a single number"):
+            sae.encode(np.asarray(single) if not isinstance(single, torch.Tensor) else single)
+    with pytest.raises(InputError, match=r"codes have 6 latents, this SAE has 16"):
         sae.decode(torch.zeros(4, 6))
+    assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8, ">f4"])
+def test_arrays_give_arrays_with_the_codes_of_tensors(dtype: str | type):
+    sae = SparseAutoencoder(6, 16, TopK(3))
+    x = (10 * rows(4)[:, :6]).abs().numpy().astype(dtype)
+    x.flags.writeable = False
+    expected = sae(torch.from_numpy(x.astype(np.float32)))
+    output = sae(x[::-1])
+    for value in (*output, sae.encode(x), sae.decode(sae.encode(x))):
+        assert isinstance(value, np.ndarray)
+        assert value.dtype == np.float32
+    np.testing.assert_array_equal(output.codes[::-1], expected.codes.detach().numpy())
+    np.testing.assert_array_equal(sae.encode(x), expected.codes.detach().numpy())
+    np.testing.assert_array_equal(sae.decode(sae.encode(x)), expected.reconstruction.detach().numpy())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.uint8])
 def test_rows_of_any_real_kind_are_taken_over_as_float32(dtype: torch.dtype):
     sae, given = SparseAutoencoder(6, 16, TopK(3)), (10 * rows(4)[:, :6]).abs().to(dtype)
     made, expected = sae(given), sae(given.float())
-    assert made.codes.dtype == made.rebuilt.dtype == torch.float32
+    assert made.codes.dtype == made.reconstruction.dtype == torch.float32
     assert torch.equal(made.codes, expected.codes)
     assert torch.equal(sae.encode(given), expected.codes)
-    assert torch.equal(sae.decode(expected.codes.double()), expected.rebuilt)
+    assert torch.equal(sae.decode(expected.codes.double()), expected.reconstruction)
     assert torch.equal(sae.double().encode(given), sae.encode(given.double()))
 
 
@@ -138,11 +155,11 @@ def test_a_row_that_is_not_finite_is_refused_by_its_place(value: float):
     spoilt = torch.zeros(3, 5, 6)
     spoilt[1, 4, 2] = spoilt[2, 0, 0] = value
     for call in (sae.encode, sae):
-        with pytest.raises(TrainingError, match=r"^row \[1, 4\] holds NaN or Inf \(2 such row\(s\) of 15\); remove it"):
+        with pytest.raises(InputError, match=r"^row \[1, 4\] holds NaN or Inf \(2 such row\(s\) of 15\); remove"):
             call(spoilt)
-        with pytest.raises(TrainingError, match=r"^row 4 holds NaN or Inf \(1 such row\(s\) of 5\)"):
+        with pytest.raises(InputError, match=r"^row 4 holds NaN or Inf \(1 such row\(s\) of 5\)"):
             call(spoilt[1])
-        with pytest.raises(TrainingError, match=r"^the row holds NaN or Inf"):
+        with pytest.raises(InputError, match=r"^the row holds NaN or Inf"):
             call(spoilt[1, 4])
 
 
@@ -152,5 +169,5 @@ def test_numbers_as_large_as_float32_holds_are_taken_and_larger_ones_refused():
     assert not torch.isfinite(large.sum())
     assert sae.encode(large).shape == (4, 16)
     assert sae.encode(torch.zeros(0, 6)).shape == (0, 16)
-    with pytest.raises(TrainingError, match=r"^row 0 holds a number too large for float32 \(4 such row\(s\) of 4\)"):
+    with pytest.raises(InputError, match=r"^row 0 holds a number too large for float32 \(4 such row\(s\) of 4\)"):
         sae.encode(10 * large.double())

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.config import MARIOTTE2025, TrainConfig
-from otoscope.sae.losses import GATHER, aux_k
+from otoscope.sae.losses import GATHER_RATIO, aux_k_loss
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import TorchEngine, project_gradient, renormalise
-from otoscope.sae.sparsifiers.base import TopK
+from otoscope.sae.optimiser import TorchStepper, project_gradient, renormalise
+from otoscope.sae.sparsifiers.topk import TopK
 
 WIDTH, LATENTS = 8, 64
 
@@ -16,12 +16,12 @@ def rows(step: int, count: int = 20) -> Tensor:
     return torch.randn(count, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
 
 
-@pytest.mark.parametrize("k", [3, LATENTS // GATHER, 30])
+@pytest.mark.parametrize("k", [3, LATENTS // GATHER_RATIO, 30])
 def test_the_papers_recipe_is_adam_on_the_mean_squared_error(k: int):
     sae = SparseAutoencoder(WIDTH, LATENTS, TopK(k), decoder_bias=False, unit_norm=False, init="linear").double()
     weights = {name: p.detach().clone().requires_grad_() for name, p in sae.named_parameters()}
     adam = torch.optim.Adam(weights.values(), lr=1e-3)
-    engine = TorchEngine(sae, MARIOTTE2025, dead_window_rows=10)
+    engine = TorchStepper(sae, MARIOTTE2025, dead_window_rows=10)
     for step in range(6):
         x = rows(step)
         losses = engine.step(x, learning_rate=1e-3)
@@ -53,7 +53,7 @@ def test_silent_latents_are_counted_in_rows_and_revived():
     with torch.no_grad():
         sae.encoder_bias[:32] = -100.0
     config = TrainConfig(aux_coefficient=1.0)
-    engine = TorchEngine(sae, config, dead_window_rows=60)
+    engine = TorchStepper(sae, config, dead_window_rows=60)
     assert [engine.step(rows(step), learning_rate=1e-3).dead_fraction for step in range(3)] == [0.0, 0.0, 0.0]
     assert (engine.silent_rows[:32] == 60).all()
     assert engine.step(rows(3), learning_rate=1e-3).dead_fraction >= 0.5
@@ -64,27 +64,27 @@ def test_dead_latents_learn_what_is_left_over():
     x = rows(0, 200)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
     dead[10:20] = True
-    loss = aux_k(sae, x, torch.zeros_like(x), dead)
+    loss = aux_k_loss(sae, x, torch.zeros_like(x), dead)
     loss.backward()
     for gradient in (sae.encoder.grad, sae.decoder.grad):
         assert gradient is not None
         assert (gradient[~dead] == 0).all()
         assert (gradient[dead].abs().sum(dim=1) > 0).all()
-    perfect = aux_k(sae, x, x, dead)
+    perfect = aux_k_loss(sae, x, x, dead)
     assert torch.isfinite(perfect)
 
 
 def test_weight_decay_shrinks_the_encoder_alone():
     plain, decayed = (SparseAutoencoder(WIDTH, LATENTS, TopK(4)).double() for _ in range(2))
     for sae, decay in ((plain, 0.0), (decayed, 10.0)):
-        TorchEngine(sae, TrainConfig(weight_decay=decay), dead_window_rows=100).step(rows(0), learning_rate=1e-3)
+        TorchStepper(sae, TrainConfig(weight_decay=decay), dead_window_rows=100).step(rows(0), learning_rate=1e-3)
     start = SparseAutoencoder(WIDTH, LATENTS, TopK(4)).double()
     torch.testing.assert_close(decayed.encoder, plain.encoder - 1e-2 * start.encoder, rtol=0, atol=1e-9)
     torch.testing.assert_close(decayed.decoder, plain.decoder, rtol=0, atol=0)
 
 
 def test_state_of_another_model_is_damage():
-    engine = TorchEngine(SparseAutoencoder(WIDTH, LATENTS, TopK(4)), MARIOTTE2025, dead_window_rows=10)
-    other = TorchEngine(SparseAutoencoder(WIDTH, 32, TopK(4)), MARIOTTE2025, dead_window_rows=10)
-    with pytest.raises(DamagedArtifact, match=r"not of this model"):
+    engine = TorchStepper(SparseAutoencoder(WIDTH, LATENTS, TopK(4)), MARIOTTE2025, dead_window_rows=10)
+    other = TorchStepper(SparseAutoencoder(WIDTH, 32, TopK(4)), MARIOTTE2025, dead_window_rows=10)
+    with pytest.raises(DamagedArtifact, match=r"belongs to another model"):
         engine.restore(other.state())

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank, Member
+from otoscope.sae.bank import Bank, BankMember
 from otoscope.sae.config import DEFAULT, TrainConfig
-from otoscope.sae.data import ArrayRows, held
-from otoscope.sae.fit import fit
-from otoscope.sae.statistics import measure
+from otoscope.sae.data import ArrayRows, cache_rows
+from otoscope.sae.statistics import compute_statistics
+from otoscope.sae.train import fit
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=4, learning_rate=3e-3)
@@ -28,9 +28,9 @@ def test_names_the_clip_and_the_layer_of_what_is_not_finite():
     with pytest.raises(TrainingError, match=r'validation row 9 \(clip "take 9.wav" at layer 3\) holds NaN or Inf'):
         fit(planted(1), labelled(9), QUICK, latents=96, k=6)
     with pytest.raises(TrainingError, match=r'training row 17 \(clip "take 17.wav" at layer 3\) holds NaN or Inf'):
-        fit(labelled(17), planted(1), QUICK, latents=96, k=6, moments=measure(planted(0)))
+        fit(labelled(17), planted(1), QUICK, latents=96, k=6, statistics=compute_statistics(planted(0)))
     with pytest.raises(TrainingError, match=r'training row 17 \(clip "take 17.wav" at layer 3\) holds NaN or Inf'):
-        Bank(labelled(17), planted(1), [Member(name="one", latents=96, k=6, preset=QUICK)])
+        Bank(labelled(17), planted(1), [BankMember(name="one", latents=96, k=6, preset=QUICK)])
 
 
 def test_rows_need_a_label_each():
@@ -40,7 +40,7 @@ def test_rows_need_a_label_each():
 
 def test_prefixes_that_name_the_same_latents_twice_are_refused():
     config = QUICK.model_copy(update={"prefixes": (0.001, 0.002, 1.0)})
-    with pytest.raises(ConfigError, match=r"two prefixes come to the same number of latents"):
+    with pytest.raises(ConfigError, match=r"two prefixes have the same number of latents"):
         fit(planted(0), planted(1), config, latents=96, k=6)
 
 
@@ -52,7 +52,7 @@ def test_rows_that_are_too_many_are_not_kept():
             pytest.fail(f"{len(indices)} rows were read")
 
     rows = Rows()
-    assert held(rows, 1 << 30) is rows
+    assert cache_rows(rows, 1 << 30) is rows
 
 
 def with_outlier(rows: ArrayRows, seed: int) -> ArrayRows:
@@ -70,7 +70,7 @@ def test_an_outlier_dimension_is_told_and_handled():
     def unexplained(config: TrainConfig, *, outlier: bool) -> tuple[float, float, list[str]]:
         rows, held_out = (with_outlier(train, 0), with_outlier(valid, 1)) if outlier else (train, valid)
         trained = fit(rows, held_out, config, latents=96, k=6)
-        rebuilt = trained.sae(torch.from_numpy(held_out.array)).rebuilt.detach().numpy()[:, :24]
+        rebuilt = trained.sae(torch.from_numpy(held_out.array)).reconstruction.detach().numpy()[:, :24]
         error = ((rebuilt - valid.array) ** 2).sum() / ((valid.array - train.array.mean(axis=0)) ** 2).sum()
         return error, trained.summary["valid_dead_fraction"], trained.summary["warnings"]
 
@@ -115,8 +115,8 @@ def test_the_default_scales_an_outlier_dimension_by_itself():
 
 def test_constant_dimensions_are_told():
     array = np.concatenate([planted(0).array, np.ones((400, 2), np.float32)], axis=1)
-    assert measure(ArrayRows(array)).warnings("rows") == [
-        "2 of 26 dimensions do not vary; they are centred and no more"
+    assert compute_statistics(ArrayRows(array)).warnings("rows") == [
+        "2 of 26 dimensions do not vary; they are centred only"
     ]
 
 

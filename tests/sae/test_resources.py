@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank, Member
+from otoscope.sae.bank import Bank, BankMember
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.fit import fit
-from otoscope.sae.optimiser import TorchEngine
+from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.resources import find_device
+from otoscope.sae.train import fit
 from tests.support.planted import planted
 
 NO_GPU = not torch.cuda.is_available()
@@ -22,8 +22,8 @@ def test_compiled_passes_train_the_same_dictionary(sparsifier: str, prefixes: tu
     """The graph that is traced, gradients included, run without fusing anything: what a GPU's compiler is given."""
     recipe = TrainConfig(sparsifier=sparsifier, prefixes=prefixes, batch=64, epochs=2, dead_window_rows=100)
     train = partial(fit, planted(0, 1), planted(2), recipe, latents=48, k=12)
-    plain = train(engine=TorchEngine)
-    compiled = train(engine=partial(TorchEngine, backend="aot_eager"))
+    plain = train(stepper=TorchStepper)
+    compiled = train(stepper=partial(TorchStepper, backend="aot_eager"))
     for name, value in plain.sae.state_dict().items():
         torch.testing.assert_close(compiled.sae.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
@@ -47,7 +47,7 @@ def test_says_which_devices_there_are(name: str, told: str):
 def test_a_missing_device_is_told_before_anything_is_trained():
     rows = planted(0, frames=100)
     with pytest.raises(ConfigError, match="cuda:99"):
-        Bank(rows, rows, [Member(name="a", latents=32, k=4)], device="cuda:99")
+        Bank(rows, rows, [BankMember(name="a", latents=32, k=4)], device="cuda:99")
     with pytest.raises(ConfigError, match="cuda:99"):
         fit(rows, rows, latents=32, k=4, device="cuda:99")
 
@@ -55,7 +55,7 @@ def test_a_missing_device_is_told_before_anything_is_trained():
 @pytest.mark.skipif(NO_GPU, reason="PyTorch finds no GPU")
 def test_a_gpu_trains_what_a_cpu_trains():
     train = partial(fit, planted(0, 1, 2), planted(3), latents=64, k=6)
-    here, there = train(engine=TorchEngine), train(device="cuda")
+    here, there = train(stepper=TorchStepper), train(device="cuda")
     assert there.sae.device.type == "cpu"
     assert there.summary["valid_mse"] == pytest.approx(here.summary["valid_mse"], rel=0.02)
 

@@ -8,23 +8,22 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.fit import fit
 from otoscope.sae.losses import forward
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import Seen, TopK
-from otoscope.sae.sparsifiers.batch_topk import BatchTopK
+from otoscope.sae.sparsifiers.base import BatchState
 from otoscope.sae.sparsifiers.gated import Gated
-from otoscope.sae.sparsifiers.jumprelu import BANDWIDTH, JumpReLU
+from otoscope.sae.sparsifiers.jumprelu import JumpReLU
 from otoscope.sae.sparsifiers.relu import ReLU
-from otoscope.sae.train import begin
+from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
+from otoscope.sae.train import begin, fit
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def seen(pre: Tensor, codes: Tensor) -> Seen:
-    return Seen(draw(len(pre), 4, seed=1), pre, codes, draw(pre.shape[1], 4, seed=2), draw(4, seed=3))
+def seen(pre: Tensor, codes: Tensor) -> BatchState:
+    return BatchState(draw(len(pre), 4, seed=1), pre, codes, draw(pre.shape[1], 4, seed=2), draw(4, seed=3))
 
 
 def test_batch_topk_spends_the_budget_of_the_batch_where_it_is_needed():
@@ -96,7 +95,7 @@ def test_training_begins_at_the_budget(sparsifier: str, init: str):
 
 def test_gated_magnitudes_start_as_if_no_level_were_taken_off():
     sparsifier, pre = Gated(3, 32).double(), draw(500, 32)
-    opening = sparsifier.start_level(pre)
+    opening = sparsifier.initial_threshold(pre)
     codes = sparsifier(pre - opening)
     assert torch.equal(codes > 0, pre > opening)
     assert torch.allclose(codes[codes > 0], pre[codes > 0], atol=1e-6)
@@ -104,7 +103,7 @@ def test_gated_magnitudes_start_as_if_no_level_were_taken_off():
 
 def test_jumprelu_starts_at_its_budget():
     sparsifier, pre = JumpReLU(3, 32).double(), draw(500, 32)
-    sparsifier.start(pre)
+    sparsifier.initialise(pre)
     assert (sparsifier(pre) > 0).sum(dim=1).double().mean().item() == pytest.approx(3, abs=0.1)
 
 
@@ -119,12 +118,12 @@ def test_jumprelu_thresholds_feel_what_passes_near_them():
     # log(pre) is uniform on [-1, 1], density 1/2: d/dt of the integral of exp(u) / 2 over u > t is -exp(t) / 2
     assert found is not None
     assert found.item() == pytest.approx(-0.5 * torch.tensor(0.2).exp().item(), rel=1e-3)
-    assert BANDWIDTH / 2 < 0.8
+    assert sparsifier.bandwidth / 2 < 0.8
 
 
 def test_jumprelu_penalty_counts_and_pushes_thresholds_up():
     sparsifier, pre = JumpReLU(3, 32).double(), draw(500, 32)
-    sparsifier.start(pre)
+    sparsifier.initialise(pre)
     codes = sparsifier(pre)
     penalty = sparsifier.penalty(seen(pre, codes))
     count = (codes > 0).sum(dim=1).double().mean()
@@ -179,7 +178,7 @@ def test_matryoshka_error_by_hand():
         errors = [((codes[:, :m] @ sae.decoder[:m] + 0.1 - x) ** 2).mean() for m in (2, 8, 16)]
     found = forward(sae, x, prefixes=(0.125, 0.5, 1.0))
     torch.testing.assert_close(found.error, torch.stack(errors).mean(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.rebuilt, sae(x).rebuilt, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.rebuilt, sae(x).reconstruction, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("prefixes", [(), (0.5,), (0.5, 0.25, 1.0), (0.0, 1.0)])

@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank, Member
-from otoscope.sae.checkpoint import load_sae, save_sae
-from otoscope.sae.config import TrainConfig, recipe
+from otoscope.sae.bank import Bank, BankMember
+from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows
-from otoscope.sae.fit import fit
-from otoscope.sae.optimiser import Losses, TorchEngine
-from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
-from otoscope.sae.statistics import measure
-from otoscope.sae.train import begin, finish, train
+from otoscope.sae.model import load_sae, save_sae
+from otoscope.sae.optimiser import Losses, TorchStepper
+from otoscope.sae.sparsifiers import SPARSIFIERS
+from otoscope.sae.statistics import compute_statistics
+from otoscope.sae.train import begin, finish, fit, train_steps
 from otoscope.sae.validation import validate
 from tests.support.planted import planted
 
@@ -23,7 +22,7 @@ QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)
 
 def test_learns_and_counts_what_it_says():
     run = begin(planted(0, 1, 2), planted(3), QUICK, latents=96, k=6)
-    steps = list(train(run))
+    steps = list(train_steps(run))
     trained = finish(run)
     assert [step.step for step in steps] == list(range(1, run.plan.steps + 1))
     assert steps[-1].rows == 8 * 1200
@@ -36,7 +35,7 @@ def test_learns_and_counts_what_it_says():
 
 def test_the_best_state_is_kept():
     run = begin(planted(0, 1), planted(2), QUICK.model_copy(update={"learning_rate": 0.3}), latents=96, k=6)
-    seen = [step.valid.mse for step in train(run) if step.valid]
+    seen = [step.valid.mse for step in train_steps(run) if step.valid]
     trained = finish(run)
     assert trained.summary["valid_mse"] == pytest.approx(min(seen), rel=1e-6)
     assert trained.summary["best_step"] == 7 * (1 + int(np.argmin(seen)))
@@ -59,10 +58,10 @@ def test_same_seed_same_weights():
 )
 def test_what_training_returns_is_what_loading_returns(changes: dict[str, object], tmp_path: Path):
     """Frozen and in eval mode, whether one trains by itself or in a bank that keeps a folder."""
-    config, valid = recipe("default", **{"init": "tied", "epochs": 2, **changes}), planted(2)
+    config, valid = TrainConfig.preset("default", **{"init": "tied", "epochs": 2, **changes}), planted(2)
     alone = fit(planted(0, 1), valid, config, latents=96, k=6).sae
-    member = Member(name="one", latents=96, k=6, preset=config, folder=tmp_path)
-    (of_bank,) = [step.trained.sae for step in Bank(planted(0, 1), valid, [member]).train() if step.trained]
+    member = BankMember(name="one", latents=96, k=6, preset=config, folder=tmp_path)
+    (of_bank,) = [step.result.sae for step in Bank(planted(0, 1), valid, [member]).train() if step.result]
     x = torch.from_numpy(valid.array)
     loaded = load_sae(tmp_path).sae
     np.testing.assert_array_equal(of_bank.encode(x).numpy(), loaded.encode(x).numpy())
@@ -74,7 +73,7 @@ def test_what_training_returns_is_what_loading_returns(changes: dict[str, object
 def test_validation_by_hand():
     rows, valid = planted(0), planted(1)
     run = begin(rows, valid, QUICK, latents=96, k=6)
-    found = validate(run.sae, valid, run.moments)
+    found = validate(run.sae, valid, run.statistics)
     x = torch.from_numpy(valid.array)
     codes, rebuilt = run.sae(x)
     mean = torch.from_numpy(rows.array.mean(axis=0))
@@ -93,7 +92,7 @@ def test_constant_dimensions_are_harmless():
     trained = fit(widened(planted(0, 1)), widened(planted(2)), config, latents=96, k=6)
     assert trained.summary["constant_dimensions"] == 2
     assert trained.summary["valid_explained_variance"] > 0.5
-    rebuilt = trained.sae(torch.from_numpy(widened(planted(2)).array)).rebuilt
+    rebuilt = trained.sae(torch.from_numpy(widened(planted(2)).array)).reconstruction
     assert (rebuilt[:, -2:] - 1e4).abs().max() < 5.0
 
 
@@ -101,7 +100,7 @@ def test_moments_may_be_given():
     rows, valid = planted(0), planted(1)
     config = QUICK.model_copy(update={"epochs": 1.0})
     one = fit(rows, valid, config, latents=96, k=6)
-    two = fit(rows, valid, config, latents=96, k=6, moments=measure(rows))
+    two = fit(rows, valid, config, latents=96, k=6, statistics=compute_statistics(rows))
     assert torch.equal(one.sae.decoder, two.sae.decoder)
 
 
@@ -124,7 +123,7 @@ def test_says_which_row_is_bad():
     with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
         fit(planted(0), with_nan(planted(1), 5), QUICK, latents=96, k=6)
     with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf"):
-        fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6, moments=measure(planted(0)))
+        fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6, statistics=compute_statistics(planted(0)))
 
 
 def test_says_when_it_diverges():
@@ -135,18 +134,18 @@ def test_says_when_it_diverges():
 def test_refuses_what_cannot_be_trained():
     rows, valid = planted(0), planted(1)
     with pytest.raises(
-        TrainingError, match=r"no validation rows: .*; give some of groups that training rows are not of"
+        TrainingError, match=r"no validation rows, .*; give rows of groups that are not in the training rows"
     ):
         fit(rows, ArrayRows(np.zeros((0, 24), np.float32)), QUICK, latents=96, k=6)
     with pytest.raises(TrainingError, match=r"1 training row"):
         fit(ArrayRows(rows.array[:1]), valid, QUICK, latents=96, k=6)
-    with pytest.raises(TrainingError, match=r"training rows are 24 wide, validation rows 23"):
+    with pytest.raises(TrainingError, match=r"training rows have width 24, validation rows 23"):
         fit(rows, ArrayRows(valid.array[:, 1:]), QUICK, latents=96, k=6)
     with pytest.raises(ConfigError, match=r"k=97 exceeds latents=96"):
         fit(rows, valid, QUICK, latents=96, k=97)
     with pytest.raises(ConfigError, match=r"^neither k nor sparsity was given; give one"):
         fit(rows, valid, QUICK, latents=96)
-    with pytest.raises(ConfigError, match=r"give k or sparsity, and not both: got k=4, sparsity=0.9"):
+    with pytest.raises(ConfigError, match=r"give k or sparsity, not both: got k=4, sparsity=0.9"):
         fit(rows, valid, QUICK, latents=96, k=4, sparsity=0.9)
     with pytest.raises(ConfigError, match=r"seed must be at least 0, got -1"):
         fit(rows, valid, QUICK, latents=96, k=4, seed=-1)
@@ -173,26 +172,26 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path):
 
 
 def test_a_dictionary_too_large_for_memory_is_told_before_it_is_made():
-    with pytest.raises(TrainingError, match=r"1000000000 latents of 24 dimensions need .* about \d+ latents would fit"):
+    with pytest.raises(TrainingError, match=r"training 1000000000 latents x 24 .* reduce to about \d+ latents"):
         fit(planted(0), planted(1), latents=10**9, k=6)
 
 
 def test_validation_rows_are_looked_at_before_the_first_step():
     """Not first when validation is due: the study's recipe would have done an epoch by then."""
 
-    def refuse(*_: object, **__: object) -> TorchEngine:
+    def refuse(*_: object, **__: object) -> TorchStepper:
         pytest.fail("an engine was made")
 
     bad = with_nan(planted(1), 5)
     with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
-        fit(planted(0), bad, QUICK, latents=96, k=6, engine=refuse)
+        fit(planted(0), bad, QUICK, latents=96, k=6, stepper=refuse)
     with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
-        Bank(planted(0), bad, [Member(name="one", latents=96, k=6, preset=QUICK)])
+        Bank(planted(0), bad, [BankMember(name="one", latents=96, k=6, preset=QUICK)])
 
 
 def test_an_unfinished_run_has_no_result():
     run = begin(planted(0), planted(1), QUICK, latents=96, k=6)
-    next(train(run))
+    next(train_steps(run))
     with pytest.raises(TrainingError, match=r"only 1 of 32 steps are done"):
         finish(run)
 
@@ -204,9 +203,11 @@ def falls(curve: list[float], tolerance: float = 0.0) -> bool:
 
 def test_on_frames_explained_variance_never_falls_as_k_grows():
     rows, valid = planted(0, 1, 2), planted(3)
-    moments = measure(rows)
+    moments = compute_statistics(rows)
     curve = [
-        fit(rows, valid, "default", latents=128, sparsity=sparsity, moments=moments).summary["valid_explained_variance"]
+        fit(rows, valid, "default", latents=128, sparsity=sparsity, statistics=moments).summary[
+            "valid_explained_variance"
+        ]
         for sparsity in (0.99, 0.95, 0.90, 0.85, 0.80, 0.75)
     ]
     assert not falls(curve)
@@ -227,11 +228,11 @@ def test_the_papers_own_curves_do_fall():
 def test_another_engine_may_take_the_steps():
     made: list[int] = []
 
-    class Counting(TorchEngine):
+    class Counting(TorchStepper):
         def step(self, inner: torch.Tensor, *, learning_rate: float) -> Losses:
             made.append(len(inner))
             return super().step(inner, learning_rate=learning_rate)
 
     config = QUICK.model_copy(update={"epochs": 1.0})
-    fit(planted(0), planted(1), config, latents=96, k=6, engine=Counting)
+    fit(planted(0), planted(1), config, latents=96, k=6, stepper=Counting)
     assert made == [128, 128, 128, 16]

@@ -6,15 +6,16 @@ import pytest
 from otoscope.errors import DamagedArtifact, StaleArtifact
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.train import Step, Training, begin, train
-from otoscope.sae.training_state import PROGRESS, load_progress, save_progress, train_into
+from otoscope.sae.train import TrainingRun, TrainStep, begin, train_steps
+from otoscope.sae.training_state import PROGRESS, load_progress, save_progress
 from tests.support.planted import planted
+from tests.support.training import train_into
 
 CONFIG = TrainConfig(batch=64, epochs=3, dead_window_rows=64, learning_rate=3e-3)
 STEPS = 3 * 13
 
 
-def fresh(config: TrainConfig = CONFIG, *, seed: int = 0) -> Training:
+def fresh(config: TrainConfig = CONFIG, *, seed: int = 0) -> TrainingRun:
     return begin(planted(0, 1), planted(2, frames=100), config, latents=96, k=5, seed=seed)
 
 
@@ -26,7 +27,7 @@ class Killed(Exception):
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, kill_after: int):
     whole = train_into(tmp_path / "whole", fresh(), {"seed": 0})
 
-    def kill(step: Step) -> None:
+    def kill(step: TrainStep) -> None:
         # progress is saved after the callback: the step before is the last that the file knows
         if step.step == kill_after:
             raise Killed
@@ -35,7 +36,7 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, kill_after: int):
         train_into(tmp_path / "killed", fresh(), {"seed": 0}, save_every_s=0.0, on_step=kill)
     assert (tmp_path / "killed" / PROGRESS).exists() == (kill_after > 1)
     assert not (tmp_path / "killed" / CARD).exists()
-    first: list[Step] = []
+    first: list[TrainStep] = []
     resumed = train_into(tmp_path / "killed", fresh(), {"seed": 0}, on_step=first.append)
     assert first[0].step == kill_after
     assert resumed.history == whole.history
@@ -49,7 +50,7 @@ def test_nothing_to_continue(tmp_path: Path):
 
 
 @pytest.mark.parametrize("other", [fresh(seed=1), fresh(CONFIG.model_copy(update={"epochs": 4.0}))])
-def test_a_run_with_other_settings_does_not_continue(tmp_path: Path, other: Training):
+def test_a_run_with_other_settings_does_not_continue(tmp_path: Path, other: TrainingRun):
     save_progress(tmp_path, other)
     with pytest.raises(StaleArtifact, match=r"was made from other inputs"):
         load_progress(tmp_path, fresh())
@@ -57,7 +58,7 @@ def test_a_run_with_other_settings_does_not_continue(tmp_path: Path, other: Trai
 
 def test_a_truncated_file_is_damage(tmp_path: Path):
     run = fresh()
-    list(islice(train(run), 2))
+    list(islice(train_steps(run), 2))
     save_progress(tmp_path, run)
     path = tmp_path / PROGRESS
     path.write_bytes(path.read_bytes()[:-100])

@@ -2,36 +2,36 @@
 
 import pytest
 
-from otoscope.sae.bank import Bank, Member
-from otoscope.sae.config import TrainConfig, recipe
-from otoscope.sae.fit import fit
-from otoscope.sae.sparsifiers.base import Sparsifier, TopK
-from otoscope.sae.sparsifiers.batch_topk import BatchTopK
+from otoscope.sae.bank import Bank, BankMember
+from otoscope.sae.config import TrainConfig
+from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.sparsifiers.gated import Gated
 from otoscope.sae.sparsifiers.relu import ReLU
-from otoscope.sae.validation import of_rows, of_start
+from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
+from otoscope.sae.train import fit
+from otoscope.sae.validation import data_warnings, start_warnings
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=2, learning_rate=3e-3)
 FEW = (
-    "95 training rows for 96 latents: learning on means memorising them; "
-    "judge by unseen groups alone, and take more rows or fewer latents"
+    "95 training rows for 96 latents: the SAE can memorise them; "
+    "judge it on held-out groups only, and use more rows or fewer latents"
 )
-ONE = "1 validation row: the choice of the best state and all valid_* rest on it; give more, of whole groups"
+ONE = "1 validation row: the choice of the best state and all valid_* rest on it; give more, of complete groups"
 
 
 @pytest.mark.parametrize(
     ("height", "valid_height", "told"), [(96, 2, []), (95, 2, [FEW]), (96, 1, [ONE]), (95, 1, [FEW, ONE])]
 )
 def test_few_rows_are_told_with_the_results(height: int, valid_height: int, told: list[str]):
-    assert of_rows(height, valid_height, latents=96) == told
+    assert data_warnings(height, valid_height, latents=96) == told
     trained = fit(planted(0, frames=height), planted(1, frames=valid_height), QUICK, latents=96, k=6)
     assert trained.summary["warnings"] == told
 
 
 def test_a_bank_tells_few_rows_once_whatever_its_members():
     members = [
-        Member(name=f"{latents} {k} {seed}", latents=latents, k=k, seed=seed, preset=QUICK)
+        BankMember(name=f"{latents} {k} {seed}", latents=latents, k=k, seed=seed, preset=QUICK)
         for latents in (48, 96, 64)
         for k in (2, 6)
         for seed in (0, 1)
@@ -43,24 +43,26 @@ def test_a_bank_tells_few_rows_once_whatever_its_members():
 def test_an_untrained_dictionary_is_told_unless_few_rows_make_it_one():
     """A penalty that has not settled leaves every later state over its budget: what is kept is the start."""
     few, many, valid = planted(0, frames=60), planted(0, 1, 2), planted(3)
-    relu = fit(many, valid, recipe(sparsifier="relu", epochs=2), latents=256, k=8).summary
+    relu = fit(many, valid, TrainConfig.preset(sparsifier="relu", epochs=2), latents=256, k=8).summary
     assert relu["best_step"] == 0
     (line,) = relu["warnings"]
     assert line.startswith(
-        f"best_step 0: {relu['steps']} steps brought no better state on the validation rows, so this"
+        f"best_step 0: none of {relu['steps']} steps improved on the initial state on the validation rows"
     )
-    assert line.endswith('latents a row are active in the last for k=8: take sparsifier="topk" or "batch_topk"')
-    assert fit(many, valid, recipe(epochs=2), latents=256, k=8).summary["warnings"] == []
+    assert line.endswith("active latents per row at k=8; use a sparsifier without penalty (topk)")
+    assert fit(many, valid, TrainConfig.preset(epochs=2), latents=256, k=8).summary["warnings"] == []
+    # At the preset's learning rate the start wins by 0.2 to 1 %, which the rounding of another processor overturns; at
+    # this one every later state is worse by more than half.
     for name, told in (("topk", 1), ("batch_topk", 1), ("gated", 2)):
-        summary = fit(few, valid, recipe(sparsifier=name), latents=256, k=8).summary
+        summary = fit(few, valid, TrainConfig.preset(sparsifier=name, learning_rate=0.3), latents=256, k=8).summary
         assert (summary["best_step"], len(summary["warnings"])) == (0, told)
 
 
 @pytest.mark.parametrize("sparsifier", [TopK(8), BatchTopK(8), Gated(8, 256), ReLU(8)], ids=repr)
 def test_what_to_do_about_a_start_that_was_kept(sparsifier: Sparsifier):
-    within, beyond = (of_start(sparsifier, height=64, latents=256, steps=9, l0=l0) for l0 in (8.0, 8.5))
-    assert all(line.endswith("untrained start; take more rows or a lower learning rate") for line in within)
-    assert all("8.5 latents a row are active in the last for k=8" in line for line in beyond)
+    within, beyond = (start_warnings(sparsifier, height=64, latents=256, steps=9, l0=l0) for l0 in (8.0, 8.5))
+    assert all(line.endswith("untrained; use more rows or a lower learning rate") for line in within)
+    assert all("the last state has 8.5 active latents per row at k=8" in line for line in beyond)
     assert len(within) == len(beyond) == 1
-    few = of_start(sparsifier, height=63, latents=256, steps=9, l0=8.0)
+    few = start_warnings(sparsifier, height=63, latents=256, steps=9, l0=8.0)
     assert len(few) == (0 if isinstance(sparsifier, TopK | BatchTopK) else 1)

@@ -181,10 +181,8 @@ def run(root: Path, folder: Path, **toy: float) -> None:
     from otoscope.activations.sharding import Sharding
 
     encoder = Toy(**toy)  # type: ignore[arg-type]
-    for _ in extract(
-        corpus_of(root), encoder, folder, layers=[0, 1, 2], batch_s=2.0, sharding=Sharding(shard_clips=6, window_s=1.0)
-    ):
-        pass
+    sharding = Sharding(shard_clips=6, window_s=1.0)
+    extract(corpus_of(root), encoder, folder, layers=[0, 1, 2], batch_s=2.0, sharding=sharding)
 
 
 def kill_again_and_again(root: Path, folder: Path, *, kills: int) -> None:
@@ -240,8 +238,7 @@ def measure_memory(roots: Sequence[Path], folder: Path, *, width: int) -> None:
     def work(root: Path, store: Path) -> None:
         from otoscope.activations.extract import extract
 
-        for _ in extract(corpus_of(root), Toy(width=width), store, layers=[0, 1, 2], batch_s=8.0):
-            pass
+        extract(corpus_of(root), Toy(width=width), store, layers=[0, 1, 2], batch_s=8.0, progress=False)
 
     peaks = [[in_child(partial(work, root, folder / root.name / str(i)))[1] for i in range(3)] for root in roots]
     _tell(json.dumps([min(three) for three in peaks]))

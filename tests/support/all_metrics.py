@@ -7,9 +7,7 @@ import numpy as np
 
 from otoscope.config.mariotte2025 import JudgeSettings
 from otoscope.config.strict import StrictSettings
-from otoscope.metrics.reconstruction import measure_reconstruction
 from otoscope.metrics.record import Record
-from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_detection
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors
 from otoscope.protocols.strict.layers_and_limits import Level, layers_of, limits_of
@@ -27,9 +25,10 @@ from otoscope.protocols.strict.structure import (
 )
 from otoscope.protocols.strict.tasks import Asked, Repetitions, ask, ask_of, counted, tasks_of
 from otoscope.runs.inputs import Clips, Features
+from tests.support.reconstruction import measure_reconstruction
 
 Key = tuple[str, ...]
-"""Protocol, metric, target, split, layer and k of a number."""
+"""Protocol, metric, target, split, layer and dimensions of a number."""
 
 GROUPS = np.array([f"g{i:02d}" for i in np.repeat(np.arange(14), 12)])
 SPLIT = np.repeat(["train", "valid", "test"], [96, 24, 48])
@@ -95,7 +94,7 @@ def study_figures(given: Encoded, clips: Clips, switches: JudgeSettings) -> dict
 def _by_key(records: Iterator[Record]) -> dict[Key, float]:
     found: dict[Key, float] = {}
     for record in records:
-        key = (record.protocol, record.metric, record.target, record.split, str(record.layer), str(record.k))
+        key = (record.protocol, record.metric, record.target, record.split, str(record.layer), str(record.dimensions))
         assert key not in found, key
         found[key] = record.value
     return found
@@ -126,7 +125,6 @@ def _strict(given: Encoded, asked: Asked, about: Record) -> Iterator[Record]:
     yield from mean_r2(read[2], common, about, resamples=RESAMPLES)
     yield from factor_curve(found, common, STRICT, about)
     yield from label_curves(codes, asked, STRICT, about, resamples=RESAMPLES)
-    yield from _detected(codes, asked.clips, about)
     yield from layers_of(read, asked, about, resamples=RESAMPLES)
     yield from _limited(codes, asked, common, about)
     repeat = Repetitions(permutations=2, resamples=RESAMPLES, folds=3)
@@ -135,18 +133,6 @@ def _strict(given: Encoded, asked: Asked, about: Record) -> Iterator[Record]:
         yield from ask(task, codes, split=clips.split, groups=clips.groups, repeat=repeat, about=about).records
     seeds = repeated([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
     yield from seeds.records
-
-
-def _detected(codes: np.ndarray, clips: Clips, about: Record) -> Iterator[Record]:
-    present = (clips.labels["shape"][:, None] == ["flat", "long"]) * 1.0
-    few = SparseProbeSettings(sizes=(1, 2), permutations=1, resamples=RESAMPLES)
-    curves = sparse_detection(codes, present, groups=clips.groups, split=clips.split, settings=few)
-    for name, curve in zip(("flat", "long"), curves, strict=True):
-        if curve is not None:
-            for size, score in zip(curve.sizes, curve.scores, strict=True):
-                yield replace(
-                    about, metric="sparse_detection_balanced_accuracy", target=name, k=size, value=score.value
-                )
 
 
 def _limited(codes: np.ndarray, asked: Asked, common: Common, about: Record) -> Iterator[Record]:

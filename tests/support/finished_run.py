@@ -9,7 +9,7 @@ import yaml
 
 from otoscope.artifacts import environment, write_json, write_table
 from otoscope.corpus.table import Corpus
-from otoscope.explain import LatentChoice, Moment, Sound, write_moments
+from otoscope.explain import ActivatingClip, LatentChoice, Sound, write_top_clips
 from otoscope.metrics.record import Record, to_table
 
 ENCODER = "openai/whisper-tiny.en"
@@ -27,7 +27,7 @@ def make_run(
     labels: Sequence[str] = ("technique",),
     sizes: dict[str, int] | None = None,
     poolings: Sequence[str] = ("encode_then_pool", "pool_then_encode"),
-    moments: bool = True,
+    gallery: bool = True,
     seed: int = 7,
 ) -> Path:
     """Write a whole run folder; leave parts out by empty sequences."""
@@ -43,8 +43,8 @@ def make_run(
         listed = [{"name": n, "source": "eGeMAPSv02", "category": c} for n, c in factors]
         write_json(folder / "factors.json", {"factors": listed, "fingerprint": "5d1ac5a97cb4f0de"})
     _settings(folder, layers, sae_layers)
-    if moments and factors and sae_layers:
-        _moments(folder / "moments", rng, [n for n, _ in factors[:: max(len(factors) // 5, 1)]][:5])
+    if gallery and factors and sae_layers:
+        _top_clips(folder / "explain", rng, [n for n, _ in factors[:: max(len(factors) // 5, 1)]][:5])
     return folder
 
 
@@ -172,8 +172,8 @@ def _settings(folder: Path, layers: Sequence[int], sae_layers: Sequence[int]) ->
             write_json(folder / "saes" / str(place["sae_id"]) / "card.json", card)
 
 
-def _moments(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -> None:
-    chosen: list[tuple[LatentChoice, list[Moment]]] = []
+def _top_clips(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -> None:
+    chosen: list[tuple[LatentChoice, list[ActivatingClip]]] = []
     for rank, factor in enumerate(factors):
         latent = 100 + 37 * rank
         choice = LatentChoice(
@@ -189,7 +189,7 @@ def _moments(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -> 
             also=("pitch factor 2", "pitch factor 3") if rank == 0 else (),
         )
         chosen.append((choice, [_moment(rng, latent, i) for i in range(3)]))
-    write_moments(
+    write_top_clips(
         folder,
         chosen,
         sound_of=lambda clip_id: Sound(made_sound(clip_id), RATE_HZ),
@@ -199,11 +199,11 @@ def _moments(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -> 
     )
 
 
-def _moment(rng: np.random.Generator, latent: int, rank: int) -> Moment:
+def _moment(rng: np.random.Generator, latent: int, rank: int) -> ActivatingClip:
     frames = 200
     start_s = np.arange(frames) * 0.02
     activation = np.maximum(np.convolve(rng.normal(0, 1, frames), np.hanning(15), "same"), 0)
-    return Moment(
+    return ActivatingClip(
         latent=latent,
         rank=rank,
         clip_id=f"test-singer{rank}/clip{rank:03d}.wav",

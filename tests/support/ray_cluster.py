@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from otoscope.activations.extract import extract
+from otoscope.activations.extract import iter_extract
 from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoded
@@ -82,7 +82,7 @@ def two_nodes() -> Iterator[Any]:
 
 
 def run(root: Path, folder: Path, engine: Any, encoder: Toy, **options: Any) -> Iterator[Any]:
-    return extract(
+    return iter_extract(
         corpus_of(root),
         encoder,
         folder,

@@ -20,7 +20,7 @@ SHAPE = {
     "intermediate_size": 32,
 }
 CONVOLUTIONS = {
-    "conv_dim": [8] * 7,
+    "conv_dim": [16] * 7,
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from otoscope.activations.damage import is_marked
 from otoscope.activations.format import CARD, FORMAT, segments_path, shard_card_path
 from otoscope.activations.integrity import check_files
-from otoscope.activations.manifest import finish, read_manifest
+from otoscope.activations.manifest import commit_store, read_manifest
 from otoscope.activations.plan import numbers, stored_keys
-from otoscope.activations.storage.base import Home, home_of, read_card, write_card
+from otoscope.activations.storage.base import Storage, open_storage, read_card, write_card
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
 from otoscope.artifacts import fingerprint, read_table, write_table
@@ -37,16 +37,16 @@ class Compacted(NamedTuple):
     clips: int
 
 
-def compact(place: str | Path, *, dry_run: bool = False) -> Compacted:
+def compact_store(place: str | Path, *, dry_run: bool = False) -> Compacted:
     """Copy what is listed out of shards of which most is not; `collect` then removes the old ones.
 
     Whoever reads meanwhile reads the store as it was, and a killed compaction is begun again by the next. The store
     gets another fingerprint, as after any change of its clips: what was computed from it is computed anew. Raises
     `ArtifactError` for a store that is damaged, of an earlier format, or in the middle of an extraction.
     """
-    home = home_of(place)
+    home = open_storage(place)
     read_manifest(home)  # where there is no store, no lock is left either
-    with home.sole_writer():
+    with home.write_lock():
         manifest = read_manifest(home)
         _require_settled(home, manifest)
         worth = [s for s in manifest["shards"] if 0 < s["listed"] <= (1 - MOSTLY) * s["clips"]]
@@ -66,16 +66,16 @@ def compact(place: str | Path, *, dry_run: bool = False) -> Compacted:
         }
         card = {"fingerprint": fingerprint(card), **card}
         write_card(home, CARD, card)
-        finish(home, card, keys, cards)
+        commit_store(home, card, keys, cards)
         return found
 
 
-def _require_settled(home: Home, manifest: Mapping[str, Any]) -> None:
+def _require_settled(home: Storage, manifest: Mapping[str, Any]) -> None:
     if manifest["format"] != FORMAT or is_marked(home):
         what = "is damaged" if is_marked(home) else "is of an earlier format"
-        raise ArtifactError(f"{home.place} {what}; extract once more, then compact")
+        raise ArtifactError(f"{home.address} {what}; extract once more, then compact")
     if read_card(home, CARD)["fingerprint"] != manifest["fingerprint"]:
-        raise ArtifactError(f"{home.place}: an extraction was begun and not finished; run it again, then compact")
+        raise ArtifactError(f"{home.address}: an extraction was begun and not finished; run it again, then compact")
 
 
 def _listed(store: ActivationStore, shard: int) -> set[str]:
@@ -89,13 +89,13 @@ def _keys(store: ActivationStore, cards: Mapping[int, Mapping[str, Any]]) -> dic
     for number, card in sorted(cards.items()):
         count = _listed(store, number) | aside
         keys |= {clip_id: key for clip_id, key in stored_keys(card).items() if clip_id in count}
-    if fingerprint(sorted(keys.items())) != store.card["corpus"]["sound"]:
+    if fingerprint(sorted(keys.items())) != store.manifest["corpus"]["sound"]:
         raise ArtifactError(f"{store.folder}: its shards are not those of its corpus; extract once more, then compact")
     return keys
 
 
 def _rewrite(
-    home: Home, old: Mapping[str, Any], listed: Collection[str], keys: Mapping[str, str], number: int
+    home: Storage, old: Mapping[str, Any], listed: Collection[str], keys: Mapping[str, str], number: int
 ) -> dict[str, Any]:
     """Write the listed clips of a shard as another; return its card."""
     check_files(home, old["files"], verify=True)
@@ -128,7 +128,7 @@ def _rewrite(
         "segments": len(chosen["segments"]),
         "clips": clips,
         "set_aside": [clip for clip in old["set_aside"] if keys.get(clip[0]) == clip[-1]],
-        "files": {name: home.describe(name) for name in sorted(written)},
+        "files": {name: home.file_record(name) for name in sorted(written)},
     }
     write_card(home, shard_card_path(number), card)
     return card

@@ -8,10 +8,10 @@ survive, and another does not either, is set aside by name.
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 
-from otoscope.activations.plan import Settled
-from otoscope.activations.progress import Progress, Tally
-from otoscope.activations.sharding import Clip
-from otoscope.activations.worker import Probing, ShardTask, Step, Writing
+from otoscope.activations.plan import ExtractionPlan
+from otoscope.activations.progress import ExtractionProgress, ProgressCounter
+from otoscope.activations.sharding import PlannedClip
+from otoscope.activations.worker import ProbeWorker, ShardTask, Step, WorkerFactory
 from otoscope.errors import AudioError, EngineError
 from otoscope.executors.base import TRIES, Done, Engine, Heard, Lost
 
@@ -20,8 +20,8 @@ SUSPECT = 2
 
 
 def write_shards(
-    engine: Engine, about: Writing, settled: Settled, missing: Sequence[int], tally: Tally
-) -> Generator[Progress]:
+    engine: Engine, about: WorkerFactory, settled: ExtractionPlan, missing: Sequence[int], tally: ProgressCounter
+) -> Generator[ExtractionProgress]:
     """Have shards written; yield after every batch that is heard of.
 
     Raises `EngineError` when workers die on a shard again and again and on none of its clips.
@@ -52,7 +52,7 @@ def write_shards(
         left = lost
 
 
-def _task(settled: Settled, shard: int, doomed: dict[str, str]) -> ShardTask:
+def _task(settled: ExtractionPlan, shard: int, doomed: dict[str, str]) -> ShardTask:
     clips = settled.plan[shard]
     ids = [clip.clip_id for clip in clips]
     return ShardTask(
@@ -64,7 +64,7 @@ def _task(settled: Settled, shard: int, doomed: dict[str, str]) -> ShardTask:
     )
 
 
-def _count(tally: Tally, step: Step) -> Progress:
+def _count(tally: ProgressCounter, step: Step) -> ExtractionProgress:
     tally.spent_s["encode"] += step.encode_s
     tally.spent_s["wait"] += step.wait_s
     tally.spent_s["write"] += step.write_s
@@ -74,7 +74,7 @@ def _count(tally: Tally, step: Step) -> Progress:
     return tally.progress(shard=step.shard, clips_new=step.clips)
 
 
-def _take_back(tally: Tally, steps: Sequence[Step]) -> Iterator[Progress]:
+def _take_back(tally: ProgressCounter, steps: Sequence[Step]) -> Iterator[ExtractionProgress]:
     """Count no longer what a lost shard held: all of it is done again."""
     for step in steps:
         tally.add(-step.clips, -step.sound_s, -len(step.set_aside))
@@ -90,11 +90,11 @@ def _give_up(deaths: Counter[int], shards: Sequence[int], event: Lost) -> None:
         )
 
 
-def _guilty(engine: Engine, about: Writing, clips: Sequence[Clip]) -> dict[str, str]:
+def _guilty(engine: Engine, about: WorkerFactory, clips: Sequence[PlannedClip]) -> dict[str, str]:
     """Return the clips that workers die of, with the reason that is kept; with `strict`, raise `AudioError`."""
     suspects = [(clip, "") for clip in clips]
     for _ in range(SUSPECT):
-        tried = engine.run(Probing(about), [clip for clip, _ in suspects], speaks=True)
+        tried = engine.run(ProbeWorker(about), [clip for clip, _ in suspects], speaks=True)
         suspects = [(suspects[e.task][0], "hung" if e.hung else "died") for e in tried if isinstance(e, Lost)]
     reasons = {
         clip.clip_id: f"its worker {what} {2 * SUSPECT} times, {SUSPECT} of them while it was encoded alone"

@@ -4,29 +4,76 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from otoscope.activations.damage import forget, is_marked, look, spoiled_shards
+from otoscope.activations.damage import clear_marks, is_marked, spoiled_shards, verify_files
 from otoscope.activations.dispatch import write_shards
-from otoscope.activations.format import MANIFEST, recipe, shard_card_path
-from otoscope.activations.manifest import finish, has_tables, is_current
-from otoscope.activations.plan import Settled, begin, clear, duration_of, missing_shards, settle
-from otoscope.activations.progress import Progress, Tally
+from otoscope.activations.format import MANIFEST, shard_card_path, store_spec
+from otoscope.activations.manifest import commit_store, has_tables, is_current
+from otoscope.activations.plan import ExtractionPlan, begin, clear, duration_of, missing_shards, plan_extraction
+from otoscope.activations.progress import ExtractionProgress, ProgressCounter, progress_bar
 from otoscope.activations.segments import Segments
 from otoscope.activations.sharding import Sharding
-from otoscope.activations.storage.base import home_of, read_card
+from otoscope.activations.storage.base import open_storage, read_card
+from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.activations.worker import Writing
+from otoscope.activations.worker import WorkerFactory
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError
 from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
+from otoscope.formatting import count
+
+
+class ExtractOptions(TypedDict, total=False):
+    """Keyword arguments that `extract` passes on to `iter_extract`, which documents them."""
+
+    dtype: str
+    pooled: bool
+    frames: bool
+    segments: Segments | None
+    batch_s: float
+    sharding: Sharding | None
+    strict: bool
+    verify: bool
+    threads: int
+    max_set_aside: float
+    engine: Engine | None
+    load: Callable[[], Encoder] | None
 
 
 def extract(
+    corpus: Corpus,
+    encoder: Encoder,
+    folder: Path | str,
+    *,
+    layers: Sequence[int],
+    progress: bool | None = None,
+    **options: Unpack[ExtractOptions],
+) -> ActivationStore:
+    """Encode the clips of a corpus, write the activation store and return it.
+
+    An interrupted extraction resumes when called again; a finished one returns at once. All other options and the
+    errors are those of `iter_extract`.
+
+    Args:
+        corpus: the clips.
+        encoder: the model.
+        folder: folder or fsspec address of the store (`s3://bucket/name`).
+        layers: layers to store.
+        progress: show a progress bar; None shows one in a terminal and in a notebook only.
+        **options: dtype, pooled, frames, segments, batch_s, sharding, ...
+    """
+    with progress_bar(f"extracting {count(len(layers), 'layer')}", corpus.clips.height, show=progress) as advance:
+        for step in iter_extract(corpus, encoder, folder, layers=layers, **options):
+            advance(step)
+    return ActivationStore.open(folder)
+
+
+def iter_extract(
     corpus: Corpus,
     encoder: Encoder,
     folder: Path | str,
@@ -44,7 +91,7 @@ def extract(
     max_set_aside: float = 0.2,
     engine: Engine | None = None,
     load: Callable[[], Encoder] | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[ExtractionProgress]:
     """Write the store of a corpus, a shard at a time, and yield after every batch.
 
     Run it again after a kill: whole shards are kept (their sizes are checked, with `verify` their checksums too) and
@@ -78,7 +125,7 @@ def extract(
         EngineError: workers died again and again, and no clip was found that they die of.
     """
     sharding = sharding or Sharding()
-    card = recipe(
+    card = store_spec(
         encoder,
         layers=layers,
         dtype=dtype,
@@ -88,13 +135,13 @@ def extract(
         batch_s=batch_s,
         sharding=sharding,
     )
-    home = home_of(folder)
-    with home.sole_writer():
+    home = open_storage(folder)
+    with home.write_lock():
         if verify and home.size(MANIFEST) is not None:
             with suppress(ArtifactError):  # of a store that cannot be read as a whole every shard is looked at below
-                look(home)
+                verify_files(home)
         damaged, spoiled = is_marked(home), spoiled_shards(home)
-        settled = settle(
+        settled = plan_extraction(
             home,
             corpus,
             card,
@@ -105,18 +152,18 @@ def extract(
             spoiled=spoiled,
         )
         begin(home, settled)
-        about = Writing(
+        about = WorkerFactory(
             root=corpus.root,
             clips=corpus.clips.select("path", "start_s", "duration_s"),
             load=Given(encoder) if load is None else load,
-            home=home,
-            recipe=settled.card,
+            storage=home,
+            spec=settled.card,
             segments=segments,
             strict=strict,
             threads=threads,
         )
         total_s = float(corpus.clips["duration_s"].sum())
-        tally = Tally(corpus.clips.height, total_s, len(settled.kept) + len(settled.plan), max_set_aside)
+        tally = ProgressCounter(corpus.clips.height, total_s, len(settled.kept) + len(settled.plan), max_set_aside)
         whole, missing = missing_shards(home, settled, verify=verify, spoiled=spoiled)
         _skip(tally, corpus, settled, whole, missing)
         yield tally.progress(shard=0, clips_new=tally.clips)
@@ -129,8 +176,8 @@ def extract(
             if not engine.joins:
                 clear(home)  # what workers that died left
             written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
-            finish(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
-            forget(home)
+            commit_store(home, settled.card, settled.keys, {**settled.kept, **whole, **written})
+            clear_marks(home)
 
 
 @dataclass(frozen=True)
@@ -151,7 +198,11 @@ def _bytes_per_s(card: dict[str, Any]) -> float:
 
 
 def _skip(
-    tally: Tally, corpus: Corpus, settled: Settled, whole: dict[int, dict[str, Any]], missing: Sequence[int]
+    tally: ProgressCounter,
+    corpus: Corpus,
+    settled: ExtractionPlan,
+    whole: dict[int, dict[str, Any]],
+    missing: Sequence[int],
 ) -> None:
     """Count the clips that are stored already."""
     to_do = [clip for shard in missing for clip in settled.plan[shard]]

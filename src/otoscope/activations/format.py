@@ -45,7 +45,7 @@ def table_path(table: str, generation: int) -> str:
     return f"{table}-{generation}.parquet" if generation else f"{table}.parquet"
 
 
-def recipe(
+def store_spec(
     encoder: Encoder,
     *,
     layers: Sequence[int],

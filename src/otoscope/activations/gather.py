@@ -105,7 +105,7 @@ def _gather_bfloat16(addresses: Any, out: Any) -> None:
 _GATHER = {"float32": _gather_float32, "float16": _gather_float16, "bfloat16": _gather_bfloat16}
 
 
-def gather(
+def gather_rows(
     addresses: Int64[np.ndarray, " rows"],
     dtype: str,
     out: Float32[np.ndarray, "rows width"],
@@ -120,7 +120,9 @@ def gather(
 
 
 @njit(cache=True, nogil=True)
-def find(indices: Any, starts: Any, guide: Any, stride: Any, bases: Any, row_bytes: Any, addresses: Any) -> Any:
+def find_addresses(
+    indices: Any, starts: Any, guide: Any, stride: Any, bases: Any, row_bytes: Any, addresses: Any
+) -> Any:
     """Work out where rows lie in memory; return the first clip of them that is not mapped yet, or -1.
 
     Clip c holds the rows `starts[c]` to `starts[c + 1]`; its first row lies at `bases[c]`, 0 where it is not mapped.

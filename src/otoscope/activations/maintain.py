@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.activations.damage import is_marked, look
+from otoscope.activations.damage import is_marked, verify_files
 from otoscope.activations.format import (
     CARD,
     DAMAGED,
@@ -19,9 +19,9 @@ from otoscope.activations.format import (
     shard_card_path,
 )
 from otoscope.activations.integrity import check_files
-from otoscope.activations.manifest import finish, read_manifest
+from otoscope.activations.manifest import commit_store, read_manifest
 from otoscope.activations.plan import stored_keys
-from otoscope.activations.storage.base import ELSEWHERE, Home, home_of, read_card, write_card
+from otoscope.activations.storage.base import REDIRECT, Storage, open_storage, read_card, write_card
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import index_path
 from otoscope.artifacts import fingerprint, read_table, write_table
@@ -40,10 +40,10 @@ class Cleared(NamedTuple):
     sharing: int
 
 
-def info(place: str | Path) -> dict[str, Any]:
+def store_info(place: str | Path) -> dict[str, Any]:
     """Sum up a store: what it was made of, what it holds, and the bytes of each kind of file."""
     store = ActivationStore.open(place)
-    card = store.card
+    card = store.manifest
     sizes: dict[str, int] = {}
     for name, described in store.files.items():
         kind = PurePosixPath(name).name.split("-")[0] if name.startswith("layer_") else "tables"
@@ -68,42 +68,42 @@ def info(place: str | Path) -> dict[str, Any]:
 
 def _segments_listed(store: ActivationStore) -> int:
     """Count the segments of the clips that are listed; tables are read only where a shard holds others beside them."""
-    shards = store.card["shards"]
+    shards = store.manifest["shards"]
     if all(shard["listed"] == shard["clips"] for shard in shards):
         return sum(shard["segments"] for shard in shards)
     return store.segments.height if store.has_segments else 0
 
 
-def verify(place: str | Path) -> list[str]:
+def verify_store(place: str | Path) -> list[str]:
     """Recompute every checksum; return what is wrong with each file that is not as it was written.
 
     Damage is marked in the store (where it can be written), so that the next extraction writes those shards anew.
     """
-    return look(home_of(place))
+    return verify_files(open_storage(place))
 
 
 def is_known_damaged(place: str | Path) -> bool:
     """Whether a verification marked the store as damaged and no extraction has mended it since."""
-    return is_marked(home_of(place))
+    return is_marked(open_storage(place))
 
 
-def was_merged(place: str | Path) -> bool:
+def is_merged(place: str | Path) -> bool:
     """Whether the store was merged from others and no extraction has written to it since: none can mend it."""
-    return "merged" in read_manifest(home_of(place))
+    return "merged" in read_manifest(open_storage(place))
 
 
-def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
+def collect_garbage(place: str | Path, *, dry_run: bool = False) -> Cleared:
     """Remove what the manifest does not need: leftovers of killed runs, shards whose clips are all gone, old tables.
 
     Shards of an extraction that was begun and never finished stay: the next run goes on with them.
     """
-    home = home_of(place)
+    home = open_storage(place)
     read_manifest(home)  # where there is no store, no lock is left either
-    with home.sole_writer():
+    with home.write_lock():
         manifest = read_manifest(home)
         needed = _needed(home, manifest)
         begun = manifest["format"] == FORMAT and read_card(home, CARD)["fingerprint"] != manifest["fingerprint"]
-        spare = [name for name in home.names() if name not in needed and not (begun and _is_shard(name))]
+        spare = [name for name in home.list_files() if name not in needed and not (begun and _is_shard(name))]
         sizes = {name: home.size(name) or 0 for name in spare}
         if not dry_run:
             for name in spare:
@@ -113,29 +113,29 @@ def collect(place: str | Path, *, dry_run: bool = False) -> Cleared:
         return Cleared(spare, sum(sizes.values()), waiting, sharing)
 
 
-def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
+def merge_stores(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
     """Copy the clips of one or several stores of one recipe into a new one.
 
     A clip that several hold is taken from the first. What is copied is checked against its checksum. Raises
     `DamagedArtifact` naming the file of a source that is not as it was written, `StaleArtifact` when the recipes
     differ, `ArtifactError` when one name stands for different sound or when the new place is taken.
     """
-    target = home_of(into)
+    target = open_storage(into)
     if target.size(CARD) is not None:
-        raise ArtifactError(f"{target.place} holds activations already; merge into a new place")
-    sources = [_source(home_of(place)) for place in places]
+        raise ArtifactError(f"{target.address} holds activations already; merge into a new place")
+    sources = [_source(open_storage(place)) for place in places]
     first = sources[0]
     for other in sources[1:]:
         if other.card["recipe"] != first.card["recipe"]:
-            stores = (first.home.place, other.home.place)
+            stores = (first.home.address, other.home.address)
             told = "; ".join(differences(_recipe(first.card), _recipe(other.card), stores=stores))
             raise StaleArtifact(f"{stores[1]} cannot be merged with {stores[0]}: {told}")
     keys: dict[str, str] = {}
     for source in sources:
         for clip_id, key in source.keys.items():
             if keys.setdefault(clip_id, key) != key:
-                raise ArtifactError(f"{clip_id!r} is other sound in {source.home.place} than in a store before it")
-    with target.sole_writer():
+                raise ArtifactError(f"{clip_id!r} is other sound in {source.home.address} than in a store before it")
+    with target.write_lock():
         begun = {**_recipe(first.card), "recipe": first.card["recipe"], "corpus": _joined(sources, keys)}
         written: dict[int, dict[str, Any]] = {}
         for source in sources:
@@ -146,25 +146,25 @@ def merge(into: str | Path, places: Sequence[str | Path]) -> ActivationStore:
         card = {**begun, "kept": kept, "first": len(written)}
         card = {"fingerprint": fingerprint(card), "merged": len(sources), **card}
         write_card(target, CARD, card)
-        finish(target, card, keys, written)
+        commit_store(target, card, keys, written)
     return ActivationStore.open(into)
 
 
 class _Source(NamedTuple):
     """A store to be merged: `keys` names the clips that count in it, with their sound."""
 
-    home: Home
+    home: Storage
     card: dict[str, Any]
     keys: Mapping[str, str]
 
 
-def _source(home: Home) -> _Source:
+def _source(home: Storage) -> _Source:
     card = read_manifest(home)
     if card["format"] != FORMAT or read_card(home, MANIFEST)["format"] != FORMAT:
-        raise ArtifactError(f"{home.place} is of an earlier format; extract once more with this release, then merge")
+        raise ArtifactError(f"{home.address} is of an earlier format; extract once more with this release, then merge")
     cards = {shard_card_path(shard["shard"]): shard["card"] for shard in card["shards"]}
     check_files(home, {table["file"]: table for table in card["tables"].values()} | cards, verify=True)
-    store = ActivationStore.open(home.place)
+    store = ActivationStore.open(home.address)
     listed = {(clip_id, shard) for clip_id, shard in store.clips.select("clip_id", "shard").iter_rows()}
     aside = set(store.set_aside["clip_id"])
     keys: dict[str, str] = {}
@@ -186,7 +186,7 @@ def _joined(sources: Sequence[_Source], keys: Mapping[str, str]) -> dict[str, An
     return {"name": "+".join(names), "clips": len(keys), "sound": fingerprint(sorted(keys.items()))}
 
 
-def _copy(source: Home, shard: Mapping[str, Any], target: Home, number: int) -> dict[str, Any]:
+def _copy(source: Storage, shard: Mapping[str, Any], target: Storage, number: int) -> dict[str, Any]:
     """Copy a shard under another number: tensors as they are, tables with the new number in them."""
     old = int(shard["shard"])
     card = read_card(source, shard_card_path(old))
@@ -196,8 +196,8 @@ def _copy(source: Home, shard: Mapping[str, Any], target: Home, number: int) -> 
         data = path.read_bytes()
         if sha256(data).hexdigest() != described["sha256"]:
             raise DamagedArtifact(
-                f"{source.place}/{name} is damaged: its SHA-256 is not its card's, so nothing was merged; "
-                f"`otoscope store verify {source.place}` marks it, extract that store again, then merge"
+                f"{source.address}/{name} is damaged: its SHA-256 is not its card's, so nothing was merged; "
+                f"`otoscope store verify {source.address}` marks it, extract that store again, then merge"
             )
         renamed = _renumbered(name, old, number)
         with target.publish(renamed) as temporary:
@@ -205,7 +205,7 @@ def _copy(source: Home, shard: Mapping[str, Any], target: Home, number: int) -> 
                 write_table(temporary, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
             else:
                 temporary.write_bytes(data)
-        files[renamed] = target.describe(renamed)
+        files[renamed] = target.file_record(renamed)
     card = {**card, "shard": number, "files": files}
     write_card(target, shard_card_path(number), card)
     return card
@@ -216,11 +216,11 @@ def _renumbered(name: str, old: int, new: int) -> str:
     return str(path.with_name(path.name.replace(f"{old:05d}", f"{new:05d}")))
 
 
-def _needed(home: Home, manifest: Mapping[str, Any]) -> set[str]:
+def _needed(home: Storage, manifest: Mapping[str, Any]) -> set[str]:
     tables = {table["file"] for table in manifest["tables"].values()}
-    needed = {CARD, DAMAGED, MANIFEST, MENDED, ELSEWHERE, *tables}
+    needed = {CARD, DAMAGED, MANIFEST, MENDED, REDIRECT, *tables}
     if home.size(CARD) is None:
-        raise IncompleteArtifact(f"{home.place} has a manifest but no card; extract again")
+        raise IncompleteArtifact(f"{home.address} has a manifest but no card; extract again")
     for shard in manifest["shards"]:
         needed |= {shard_card_path(shard["shard"]), *shard["files"]}
     return needed

@@ -10,22 +10,22 @@ import polars as pl
 
 from otoscope.activations.format import CARD, CLIPS, FORMAT, MANIFEST, SET_ASIDE, shard_card_path, table_path
 from otoscope.activations.integrity import check_files
-from otoscope.activations.storage.base import Home, read_card, write_card
+from otoscope.activations.storage.base import Storage, read_card, write_card
 from otoscope.artifacts import write_table
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 
-def read_manifest(home: Home) -> dict[str, Any]:
+def read_manifest(home: Storage) -> dict[str, Any]:
     """Read the manifest; raise `IncompleteArtifact` where there is none, `DamagedArtifact` where it is no manifest."""
     try:
         card = read_card(home, MANIFEST)
     except IncompleteArtifact as error:
         begun = "was begun but never finished" if home.size(CARD) is not None else "holds no activations"
         raise IncompleteArtifact(
-            f"{home.place} {begun}; run the extraction (again), it goes on where it was"
+            f"{home.address} {begun}; run the extraction (again), it goes on where it was"
         ) from error
     if not isinstance(card, dict) or card.get("format") not in (1, FORMAT) or "shards" not in card:
-        raise DamagedArtifact(f"{home.place}/{MANIFEST} is no manifest of format {FORMAT}; extract again")
+        raise DamagedArtifact(f"{home.address}/{MANIFEST} is no manifest of format {FORMAT}; extract again")
     return card if card["format"] == FORMAT else _of_format_2(card)
 
 
@@ -58,7 +58,7 @@ CLIP_TYPES: dict[str, Any] = {
 ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "reason": pl.String}
 
 
-def is_current(home: Home, fingerprint: str) -> bool:
+def is_current(home: Storage, fingerprint: str) -> bool:
     """Whether the manifest that lies there is that of this store."""
     try:
         return read_card(home, MANIFEST)["fingerprint"] == fingerprint
@@ -66,7 +66,7 @@ def is_current(home: Home, fingerprint: str) -> bool:
         return False
 
 
-def has_tables(home: Home) -> bool:
+def has_tables(home: Storage) -> bool:
     """Whether the tables that the manifest names are there at their full size."""
     try:
         tables = read_card(home, MANIFEST)["tables"].values()
@@ -76,7 +76,9 @@ def has_tables(home: Home) -> bool:
     return True
 
 
-def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> None:
+def commit_store(
+    home: Storage, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]
+) -> None:
     """Write the tables of clips and, last of all, the manifest that makes the store complete.
 
     `shards` are the cards of all shards by number; of their clips those count whose key is the one in `keys`. What an
@@ -88,7 +90,7 @@ def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards:
         reason = aside["reason"][0] if aside.height else "none was given"
         raise CorpusError(f"no clip could be used; the first one: {reason}")
     if read_card(home, CARD) != card:
-        raise StaleArtifact(f"another run has begun another store in {home.place}; give each a place of its own")
+        raise StaleArtifact(f"another run has begun another store in {home.address}; give each a place of its own")
     generation, before = _generation(home, card["fingerprint"])
     tables = {CLIPS: clips, SET_ASIDE: aside}
     for name, table in tables.items():
@@ -111,7 +113,7 @@ def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards:
                 "listed": listed.get(number, 0),
                 "rows": shard["frames"],
                 "segments": shard["segments"],
-                "card": home.describe(shard_card_path(number)),
+                "card": home.file_record(shard_card_path(number)),
                 "files": shard["files"],
             }
             for number, shard in sorted(shards.items())
@@ -122,11 +124,11 @@ def finish(home: Home, card: Mapping[str, Any], keys: Mapping[str, str], shards:
         home.remove(stale)
 
 
-def _described(home: Home, relative: str) -> dict[str, Any]:
-    return {"file": relative, **home.describe(relative)}
+def _described(home: Storage, relative: str) -> dict[str, Any]:
+    return {"file": relative, **home.file_record(relative)}
 
 
-def _generation(home: Home, fingerprint: str) -> tuple[int, set[str]]:
+def _generation(home: Storage, fingerprint: str) -> tuple[int, set[str]]:
     """Return the number of this list of clips, and the tables of the manifest that lies there."""
     try:
         manifest = read_card(home, MANIFEST)

@@ -7,17 +7,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from otoscope.activations.format import CARD, MANIFEST, differences
-from otoscope.activations.integrity import whole_shard
+from otoscope.activations.integrity import read_complete_shard
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import Clip, Sharding, in_order, shards
-from otoscope.activations.storage.base import Home, read_card, write_card
+from otoscope.activations.sharding import PlannedClip, Sharding, assign_shards, sorted_clips
+from otoscope.activations.storage.base import Storage, read_card, write_card
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact
 
 
 @dataclass(frozen=True)
-class Settled:
+class ExtractionPlan:
     """The store as it will be.
 
     `card` is its identity; `keys` says what each clip's activations are a function of beside the recipe; `kept` holds
@@ -27,7 +27,7 @@ class Settled:
     card: dict[str, Any]
     keys: Mapping[str, str]
     kept: Mapping[int, dict[str, Any]]
-    plan: Mapping[int, tuple[Clip, ...]]
+    plan: Mapping[int, tuple[PlannedClip, ...]]
 
     def key_of(self, shard: int) -> str:
         """Identify a planned shard: the same key, the same bytes."""
@@ -35,8 +35,8 @@ class Settled:
         return fingerprint(self.card["recipe"], shard, clips)
 
 
-def settle(
-    home: Home,
+def plan_extraction(
+    home: Storage,
     corpus: Corpus,
     recipe: Mapping[str, Any],
     sharding: Sharding,
@@ -45,14 +45,14 @@ def settle(
     bytes_per_s: float,
     verify: bool,
     spoiled: Collection[int] = (),
-) -> Settled:
+) -> ExtractionPlan:
     """Compare a corpus and a recipe with what lies at a home; nothing is written.
 
     Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them; those of
     `spoiled` shards are not. Raises
     `StaleArtifact` with what differs when the home holds activations of another recipe.
     """
-    clips = in_order(corpus.clips)
+    clips = sorted_clips(corpus.clips)
     keys = clip_keys(corpus, segments)
     wanted = {
         "name": corpus.name,
@@ -73,7 +73,7 @@ def settle(
     there = {
         clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
     }
-    missing = shards([clip for clip in clips if clip.clip_id not in there], sharding, bytes_per_s=bytes_per_s)
+    missing = assign_shards([clip for clip in clips if clip.clip_id not in there], sharding, bytes_per_s=bytes_per_s)
     card = {
         **recipe,
         "recipe": fingerprint(recipe),
@@ -82,10 +82,10 @@ def settle(
         "first": first,
     }
     card = {"fingerprint": fingerprint(card), **card}
-    return Settled(card, keys, kept, dict(enumerate(missing, start=first)))
+    return ExtractionPlan(card, keys, kept, dict(enumerate(missing, start=first)))
 
 
-def begin(home: Home, settled: Settled) -> None:
+def begin(home: Storage, settled: ExtractionPlan) -> None:
     """Write the store's card, and clear what a killed run left half-written."""
     try:
         found = read_card(home, CARD)
@@ -96,9 +96,9 @@ def begin(home: Home, settled: Settled) -> None:
     clear(home)
 
 
-def clear(home: Home) -> None:
+def clear(home: Storage) -> None:
     """Remove what writers that were killed left half-written."""
-    for name in home.names():
+    for name in home.list_files():
         if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
             home.remove(name)
 
@@ -117,7 +117,7 @@ def stored_keys(card: Mapping[str, Any]) -> dict[str, str]:
     return {clip[0]: clip[-1] for clip in (*card["clips"], *card["set_aside"])}
 
 
-def _found(home: Home, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+def _found(home: Storage, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the card that lies there; refuse one of another recipe."""
     try:
         found = read_card(home, CARD)
@@ -126,13 +126,13 @@ def _found(home: Home, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(found, dict) or {key: found.get(key) for key in recipe} != dict(recipe):
         before = {key: value for key, value in found.items() if key in recipe} if isinstance(found, dict) else {}
         raise StaleArtifact(
-            f"{home.place} holds other activations: {'; '.join(differences(before, dict(recipe)))}; "
+            f"{home.address} holds other activations: {'; '.join(differences(before, dict(recipe)))}; "
             "delete the folder or choose another"
         )
     return found
 
 
-def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: bool) -> dict[int, dict[str, Any]]:
+def _kept(home: Storage, found: Mapping[str, Any] | None, *, begun: bool, verify: bool) -> dict[int, dict[str, Any]]:
     """Return the whole shards that an earlier corpus left.
 
     Once this corpus was begun only those count that its card names: what a killed run has finished since is planned.
@@ -141,20 +141,20 @@ def _kept(home: Home, found: Mapping[str, Any] | None, *, begun: bool, verify: b
         return {}
     listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(numbers(home))
     cards = {
-        number: whole_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
+        number: read_complete_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
         for number, key in sorted(listed.items())
     }
     return {number: card for number, card in cards.items() if card is not None}
 
 
-def _first_free(home: Home) -> int:
+def _first_free(home: Storage) -> int:
     """Return the first number of a store without any shard to keep; what an older manifest names must stay readable."""
     return 1 + max(numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
 
 
-def numbers(home: Home) -> list[int]:
+def numbers(home: Storage) -> list[int]:
     """Return the numbers of all shards that lie there or are in use, whole or not."""
-    names = [PurePosixPath(name) for name in home.names()]
+    names = [PurePosixPath(name) for name in home.list_files()]
     found = {int(path.stem) for path in names if path.parent.name == "shards" and path.stem.isdigit()}
     with suppress(ArtifactError, KeyError, TypeError):
         found |= {shard["shard"] for shard in read_card(home, MANIFEST)["shards"]}
@@ -162,18 +162,18 @@ def numbers(home: Home) -> list[int]:
 
 
 def missing_shards(
-    home: Home, settled: Settled, *, verify: bool, spoiled: Collection[int] = ()
+    home: Storage, settled: ExtractionPlan, *, verify: bool, spoiled: Collection[int] = ()
 ) -> tuple[dict[int, dict[str, Any]], list[int]]:
     """Return the cards of the planned shards that are there and whole, and the numbers of the others."""
     found = {
         number: None
         if number in spoiled
-        else whole_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
+        else read_complete_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
         for number in settled.plan
     }
     return {n: card for n, card in found.items() if card is not None}, [n for n, card in found.items() if card is None]
 
 
-def duration_of(clips: Sequence[Clip]) -> float:
+def duration_of(clips: Sequence[PlannedClip]) -> float:
     """Return the seconds of sound of clips, as the corpus gives them."""
     return sum(clip.duration_s for clip in clips)

@@ -11,7 +11,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     tasks: Iterable[Task],
     work: Callable[[Task], Result],
     *,
@@ -52,7 +52,7 @@ def read_ahead(blocks: Iterator[Result], *, count: int = 2) -> Generator[Result]
     >>> list(read_ahead(iter("abc")))
     ['a', 'b', 'c']
     """
-    asking = ahead(repeat(None), lambda _: next(blocks, _END), weigh=lambda _: 1.0, bound=float(count), threads=1)
+    asking = prefetch(repeat(None), lambda _: next(blocks, _END), weigh=lambda _: 1.0, bound=float(count), threads=1)
     with closing(asking):
         for _, block in asking:
             if isinstance(block, _End):

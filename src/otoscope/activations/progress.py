@@ -1,15 +1,19 @@
 """How far an extraction has come, and where its time went."""
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal, NamedTuple, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otoscope.errors import CorpusError
 
 
-class Progress(NamedTuple):
+class ExtractionProgress(NamedTuple):
     """One step of an extraction; `skipped_*` counts what an earlier run had already stored.
 
     `encode_s`, `wait_s` and `write_s` share out `elapsed_s` of this run: inside the encoder, waiting for sound to be
@@ -46,7 +50,7 @@ class Progress(NamedTuple):
         """Share of this run's time in which the encoder worked."""
         return self.encode_s / self.elapsed_s if self.elapsed_s else 0.0
 
-    def spent(self) -> str:
+    def time_summary(self) -> str:
         """Say in a line where the time of this run went."""
         waited, wrote = (part_s / self.elapsed_s if self.elapsed_s else 0.0 for part_s in (self.wait_s, self.write_s))
         return (
@@ -67,7 +71,7 @@ _END = _End()
 
 
 @dataclass
-class Tally:
+class ProgressCounter:
     """Counts an extraction as it goes."""
 
     clips_total: int
@@ -121,9 +125,9 @@ class Tally:
                 f"{self.max_set_aside:g} that is allowed; the last one: {example}"
             )
 
-    def progress(self, *, shard: int, clips_new: int) -> Progress:
+    def progress(self, *, shard: int, clips_new: int) -> ExtractionProgress:
         """Return where things stand."""
-        return Progress(
+        return ExtractionProgress(
             clips=self.clips,
             clips_new=clips_new,
             clips_total=self.clips_total,
@@ -139,3 +143,24 @@ class Tally:
             wait_s=self.spent_s["wait"],
             write_s=self.spent_s["write"],
         )
+
+
+@contextmanager
+def progress_bar(
+    title: str, clips: int, *, show: bool | None = None
+) -> Generator[Callable[[ExtractionProgress], None]]:
+    """Draw a progress bar on standard error; yield the function that advances it.
+
+    `show=None` draws in a terminal, and in a notebook where ipywidgets is installed.
+    """
+    console = Console(stderr=True)
+    if show is None:
+        show = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bars:
+        task = bars.add_task(title, total=clips, speed="")
+
+        def advance(step: ExtractionProgress) -> None:
+            bars.update(task, completed=step.clips, speed=f"{step.times_real_time:.1f} x real time")
+
+        yield advance

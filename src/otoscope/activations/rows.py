@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from otoscope.activations.gather import find, gather
-from otoscope.activations.tensorfile import PRECISIONS, Mapped
+from otoscope.activations.gather import find_addresses, gather_rows
+from otoscope.activations.tensorfile import PRECISIONS, MappedTensor
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact
 
 REMEMBERED = 4
@@ -84,7 +84,7 @@ class StoredRows:
     shard: Int64[np.ndarray, " clips"]
     first: Int64[np.ndarray, " clips"]
     frames: Int64[np.ndarray, " clips"]
-    tensor: Callable[[int], Mapped]
+    tensor: Callable[[int], MappedTensor]
     layer: int
 
     @cached_property
@@ -101,7 +101,7 @@ class StoredRows:
         """Return the position in `clip_ids` of the clip that each row belongs to."""
         return np.searchsorted(self.starts, indices, side="right") - 1
 
-    def neighbour(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+    def neighbours(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the row that follows each in its clip, the one before it for the last; -1 for a clip of one frame."""
         clip = self.clip_of(indices)
         last = indices + 1 == self.starts[clip + 1]
@@ -145,13 +145,15 @@ class StoredRows:
         addresses = np.empty(len(indices), dtype=np.int64)
         row_bytes = self.width * np.dtype(PRECISIONS[self.dtype].mapped).itemsize
         guide, stride = self._guide
-        while (clip := int(find(indices, self.starts, guide, stride, self._bases, row_bytes, addresses))) >= 0:
+        while (
+            clip := int(find_addresses(indices, self.starts, guide, stride, self._bases, row_bytes, addresses))
+        ) >= 0:
             self._map(int(self.shard[clip]))
         return addresses
 
     def _gathered(self, addresses: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
         out = self._memory.lend(len(addresses), self.width)
-        gather(addresses, self.dtype, out)
+        gather_rows(addresses, self.dtype, out)
         return out
 
     @cached_property

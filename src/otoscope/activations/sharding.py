@@ -35,7 +35,7 @@ class Sharding:
             raise ConfigError(f"overlap_s is {self.overlap_s}; allowed: from 0 to below window_s ({self.window_s})")
 
 
-class Clip(NamedTuple):
+class PlannedClip(NamedTuple):
     """One row of the corpus as the plan needs it: its place in the table, its name, and its expected length."""
 
     row: int
@@ -44,11 +44,11 @@ class Clip(NamedTuple):
     duration_s: float
 
 
-class Batch(NamedTuple):
+class ClipBatch(NamedTuple):
     """Clips of about the same length that go through the encoder in one call."""
 
     shard: int
-    clips: tuple[Clip, ...]
+    clips: tuple[PlannedClip, ...]
 
     @property
     def sound_s(self) -> float:
@@ -56,13 +56,15 @@ class Batch(NamedTuple):
         return sum(clip.duration_s for clip in self.clips)
 
 
-def in_order(clips: pl.DataFrame) -> list[Clip]:
+def sorted_clips(clips: pl.DataFrame) -> list[PlannedClip]:
     """Return the clips sorted by name, so that the order of the table does not matter."""
     rows = clips.select("clip_id", "path", "duration_s").iter_rows()
-    return sorted((Clip(i, *row) for i, row in enumerate(rows)), key=lambda clip: clip.clip_id)
+    return sorted((PlannedClip(i, *row) for i, row in enumerate(rows)), key=lambda clip: clip.clip_id)
 
 
-def shards(clips: Sequence[Clip], sharding: Sharding, *, bytes_per_s: float) -> list[tuple[Clip, ...]]:
+def assign_shards(
+    clips: Sequence[PlannedClip], sharding: Sharding, *, bytes_per_s: float
+) -> list[tuple[PlannedClip, ...]]:
     """Share out clips in order of their names.
 
     >>> few = [Clip(i, f"c{i}", f"c{i}.wav", 2.0) for i in range(5)]
@@ -70,8 +72,8 @@ def shards(clips: Sequence[Clip], sharding: Sharding, *, bytes_per_s: float) -> 
     [2, 2, 1]
     """
     longest_s = min(sharding.shard_s, sharding.shard_mb * 1e6 / bytes_per_s if bytes_per_s else sharding.shard_s)
-    found: list[tuple[Clip, ...]] = []
-    begun: list[Clip] = []
+    found: list[tuple[PlannedClip, ...]] = []
+    begun: list[PlannedClip] = []
     held_s = 0.0
     for clip in clips:
         if begun and (len(begun) >= sharding.shard_clips or held_s + clip.duration_s > longest_s):
@@ -82,7 +84,9 @@ def shards(clips: Sequence[Clip], sharding: Sharding, *, bytes_per_s: float) -> 
     return [*found, tuple(begun)] if begun else found
 
 
-def batches(shard: int, clips: Sequence[Clip], *, batch_s: float, window_s: float, padded_s: float) -> list[Batch]:
+def make_batches(
+    shard: int, clips: Sequence[PlannedClip], *, batch_s: float, window_s: float, padded_s: float
+) -> list[ClipBatch]:
     """Sort a shard's clips by length and group neighbours; a clip longer than one window goes alone.
 
     A batch costs what it occupies in memory: its clips times the longest of them, where each counts at least
@@ -92,12 +96,12 @@ def batches(shard: int, clips: Sequence[Clip], *, batch_s: float, window_s: floa
     >>> [len(batch.clips) for batch in batches(0, few, batch_s=4.0, window_s=30.0, padded_s=0.0)]
     [2, 1]
     """
-    found: list[Batch] = []
-    begun: list[Clip] = []
+    found: list[ClipBatch] = []
+    begun: list[PlannedClip] = []
     for clip in sorted(clips, key=lambda clip: (clip.duration_s, clip.clip_id)):
         too_much = (len(begun) + 1) * max(clip.duration_s, padded_s) > batch_s
         if begun and (too_much or clip.duration_s > window_s):
-            found.append(Batch(shard, tuple(begun)))
+            found.append(ClipBatch(shard, tuple(begun)))
             begun = []
         begun.append(clip)
-    return [*found, Batch(shard, tuple(begun))] if begun else found
+    return [*found, ClipBatch(shard, tuple(begun))] if begun else found

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from otoscope.activations.format import segments_path, shard_card_path
 from otoscope.activations.segments import SegmentPool, Segments
-from otoscope.activations.storage.base import Home, write_card
-from otoscope.activations.tensorfile import RowFile, index_path, rounded, tensor_path
-from otoscope.activations.windows import Piece
+from otoscope.activations.storage.base import Storage, write_card
+from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to_stored
+from otoscope.activations.windows import EncodedWindow
 from otoscope.artifacts import write_table
 from otoscope.encoders.base import Frames
 
@@ -55,7 +55,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        home: Home,
+        home: Storage,
         shard: int,
         *,
         recipe: Mapping[str, Any],
@@ -92,7 +92,7 @@ class ShardWriter:
                 self._segment_files[layer] = self._open(name, "segments", (width,))
         return self
 
-    def add(self, clip_id: str, piece: Piece) -> str | None:
+    def add(self, clip_id: str, piece: EncodedWindow) -> str | None:
         """Append a piece to the clip under way; return why the clip cannot be stored, if it cannot."""
         totals = {layer: states.double().sum(0) for layer, states in piece.layers.items()}
         if reason := self._reason_against(piece, totals):
@@ -102,7 +102,7 @@ class ShardWriter:
         count = len(piece.frames.end_s)
         for layer, states in piece.layers.items():
             if self._keeps_frames:
-                self._files[layer].append(rounded(states, self._dtype))
+                self._files[layer].append(to_stored(states, self._dtype))
             self._sums[layer] = self._sums.get(layer, 0.0) + totals[layer]
         for layer, tokens in piece.tokens.items():
             self._token_sums[layer] = self._token_sums.get(layer, 0.0) + tokens.double() * count
@@ -164,7 +164,7 @@ class ShardWriter:
         self._written.append(relative)
         return self._stack.enter_context(RowFile(temporary, name=name, axes=axes, dtype=self._dtype))
 
-    def _reason_against(self, piece: Piece, totals: Mapping[int, Float[Tensor, " width"]]) -> str | None:
+    def _reason_against(self, piece: EncodedWindow, totals: Mapping[int, Float[Tensor, " width"]]) -> str | None:
         # a sum in double of finite float32 is finite, of others never; to look at each cost more than all else here
         for layer, values in [*totals.items(), *piece.tokens.items()]:
             if not torch.isfinite(values).all():
@@ -179,11 +179,11 @@ class ShardWriter:
             axes = tuple(clips[0][layer].shape) if clips else (width,)
             file = self._open(tensor_path(layer, name, self._shard), name, axes)
             for clip in clips:
-                file.append(rounded(clip[layer][None], self._dtype))
+                file.append(to_stored(clip[layer][None], self._dtype))
 
     def _append_segments(self, rows: Mapping[int, Float[Tensor, "segments width"]]) -> None:
         for layer, values in rows.items():
-            self._segment_files[layer].append(rounded(values, self._dtype))
+            self._segment_files[layer].append(to_stored(values, self._dtype))
 
     def _write_table(self, relative: str, table: pl.DataFrame) -> None:
         with self._home.publish(relative) as temporary:
@@ -200,7 +200,7 @@ class ShardWriter:
             "segments": 0 if self._segments is None else self._segments.rows,
             "clips": clips,
             "set_aside": sorted(self._aside),
-            "files": {name: self._home.describe(name) for name in sorted(self._written)},
+            "files": {name: self._home.file_record(name) for name in sorted(self._written)},
         }
         write_card(self._home, shard_card_path(self._shard), card)
 

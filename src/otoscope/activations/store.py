@@ -16,8 +16,8 @@ from otoscope.activations.format import CLIPS, SET_ASIDE, segments_path
 from otoscope.activations.integrity import check_files
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
-from otoscope.activations.storage.base import Home, home_of
-from otoscope.activations.tensorfile import Tensors, index_path, widened
+from otoscope.activations.storage.base import Storage, open_storage
+from otoscope.activations.tensorfile import Tensors, index_path, to_float32
 from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, UnknownLayer
@@ -38,8 +38,8 @@ class ActivationStore:
     could not be used: `clip_id, path, reason`.
     """
 
-    home: Home
-    card: dict[str, Any]
+    storage: Storage
+    manifest: dict[str, Any]
     clips: pl.DataFrame
     set_aside: pl.DataFrame
     _mended: dict[str, int] = field(default_factory=dict[str, int], repr=False)
@@ -51,7 +51,7 @@ class ActivationStore:
         Raises `IncompleteArtifact` when it was never finished and `DamagedArtifact` naming the file that is not
         as the manifest says.
         """
-        home = home_of(folder)
+        home = open_storage(folder)
         card = read_manifest(home)
         tables = {table["file"]: table for table in card["tables"].values()}
         check_files(home, tables, verify=verify)
@@ -68,27 +68,27 @@ class ActivationStore:
     @property
     def folder(self) -> str:
         """Where the store lies."""
-        return self.home.place
+        return self.storage.address
 
     def verify(self) -> None:
         """Recompute every checksum; raise `DamagedArtifact` naming the first file that is not as it was written."""
-        check_files(self.home, self.files, verify=True)
+        check_files(self.storage, self.files, verify=True)
 
     def check_sizes(self) -> None:
         """Look at every file's size, reading none; raise `DamagedArtifact` naming the first that is gone or cut."""
-        check_files(self.home, self.files, verify=False)
+        check_files(self.storage, self.files, verify=False)
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
         """Every file of the store but its manifest and card, with its size and checksum."""
-        return files_of(self.card)
+        return files_of(self.manifest)
 
     @property
     def fingerprint(self) -> str:
         """Identity of all that the store is a function of."""
-        return self.card["fingerprint"]
+        return self.manifest["fingerprint"]
 
-    def as_read(self, layer: int | None = None) -> str:
+    def content_id(self, layer: int | None = None) -> str:
         """Identity of what readers of one layer, or of all, are given.
 
         It is `fingerprint` until a file that a verification found damaged is whole again: what was computed from the
@@ -101,32 +101,32 @@ class ActivationStore:
     @property
     def layers(self) -> list[int]:
         """Indices of the layers that are stored."""
-        return [layer["index"] for layer in self.card["layers"]]
+        return [layer["index"] for layer in self.manifest["layers"]]
 
     @property
     def dtype(self) -> str:
         """Stored precision; whatever it is, readers get float32."""
-        return self.card["dtype"]
+        return self.manifest["dtype"]
 
     @property
     def frames(self) -> int:
         """Number of frames a layer, over all clips."""
-        return self.card["rows"]
+        return self.manifest["rows"]
 
     @property
     def has_frames(self) -> bool:
         """Whether frames are stored, beside or without pooled clips."""
-        return self.card["frames"]
+        return self.manifest["frames"]
 
     @property
     def has_pooled(self) -> bool:
         """Whether pooled clips are stored, beside or without frames."""
-        return self.card["pooled"]
+        return self.manifest["pooled"]
 
     @property
     def has_segments(self) -> bool:
         """Whether segments are stored."""
-        return self.card["segments"] is not None
+        return self.manifest["segments"] is not None
 
     @cached_property
     def clip_ids(self) -> list[str]:
@@ -166,11 +166,11 @@ class ActivationStore:
 
     def _scan(self, path_of: Callable[[int], str]) -> pl.LazyFrame:
         """Scan a table of every shard, without the rows of clips that are stored but no longer listed."""
-        return pl.concat([self._scan_shard(path_of, shard) for shard in self.card["shards"] if shard["listed"]])
+        return pl.concat([self._scan_shard(path_of, shard) for shard in self.manifest["shards"] if shard["listed"]])
 
     def _scan_shard(self, path_of: Callable[[int], str], shard: dict[str, Any]) -> pl.LazyFrame:
         relative = path_of(shard["shard"])
-        rows = pl.scan_parquet(self.home.fetch(relative, shard["files"][relative]))
+        rows = pl.scan_parquet(self.storage.fetch(relative, shard["files"][relative]))
         if shard["listed"] == shard["clips"]:
             return rows
         listed = self.clips.filter(pl.col("shard") == shard["shard"])["clip_id"]
@@ -178,7 +178,7 @@ class ActivationStore:
 
     def width(self, layer: int) -> int:
         """Return the width of a layer."""
-        for described in self.card["layers"]:
+        for described in self.manifest["layers"]:
             if described["index"] == layer:
                 return described["width"]
         raise UnknownLayer(f"{self.folder} holds no layer {layer}; it holds {', '.join(map(str, self.layers))}")
@@ -194,7 +194,7 @@ class ActivationStore:
         """Return what stands for whole clips (AST's CLS and distillation tokens); averaged where a clip was cut."""
         self.width(layer)
         if not self._tensors.hold(layer, "tokens"):
-            raise ArtifactError(f"{self.card['encoder']['name']} has no tokens that stand for a whole clip")
+            raise ArtifactError(f"{self.manifest['encoder']['name']} has no tokens that stand for a whole clip")
         chosen = self._chosen(clip_ids)
         return self._gather(layer, "tokens", chosen["shard"], chosen["pooled_offset"])
 
@@ -205,7 +205,7 @@ class ActivationStore:
         self.width(layer)
         values, dtype = self._tensors.of(layer, "frames", clip["shard"])
         first = clip["first_offset"]
-        return widened(np.array(values[first : first + clip["frames"]]), dtype)
+        return to_float32(np.array(values[first : first + clip["frames"]]), dtype)
 
     def times_of(self, clip_id: str) -> Frames:
         """Return where each frame of a clip lies, in seconds from the clip's start (and hertz where they are kept)."""
@@ -241,11 +241,11 @@ class ActivationStore:
 
     @cached_property
     def _shards(self) -> dict[int, dict[str, Any]]:
-        return {shard["shard"]: shard for shard in self.card["shards"]}
+        return {shard["shard"]: shard for shard in self.manifest["shards"]}
 
     @cached_property
     def _tensors(self) -> Tensors:
-        return Tensors(self.home, {number: shard["files"] for number, shard in self._shards.items()})
+        return Tensors(self.storage, {number: shard["files"] for number, shard in self._shards.items()})
 
     @cached_property
     def _place(self) -> dict[str, int]:

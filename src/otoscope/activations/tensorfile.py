@@ -22,7 +22,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.storage.base import Home
+from otoscope.activations.storage.base import Storage
 from otoscope.errors import DamagedArtifact
 
 
@@ -45,7 +45,7 @@ _HEADER_BYTES = 512
 _SPELLINGS = {precision.header: name for name, precision in PRECISIONS.items()}
 
 
-def rounded(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
+def to_stored(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
     """Round to the stored precision, nearest even; bfloat16 comes back as its bits in uint16.
 
     >>> import torch
@@ -56,7 +56,7 @@ def rounded(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
     return (stored.view(torch.uint16) if dtype == "bfloat16" else stored).numpy()
 
 
-def widened(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
+def to_float32(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
     """Return stored values as float32, exactly; the inverse of `rounded` on what it returned.
 
     >>> widened(np.array([0x3F80], dtype=np.uint16), "bfloat16")
@@ -121,14 +121,14 @@ class RowFile:
         return length.to_bytes(8, "little") + text.ljust(length)
 
 
-class Mapped(NamedTuple):
+class MappedTensor(NamedTuple):
     """A memory-mapped tensor `[rows, ...]` and the precision that its bits are in."""
 
     values: NDArray[Any]
     dtype: str
 
 
-def map_tensor(path: Path, name: str) -> Mapped:
+def map_tensor(path: Path, name: str) -> MappedTensor:
     """Map one tensor of a safetensors file; nothing but the header is read.
 
     Raises `DamagedArtifact` when the file is absent, cut short, or holds no such tensor.
@@ -149,30 +149,32 @@ def map_tensor(path: Path, name: str) -> Mapped:
     if stop - start != math.prod(shape) * kind.itemsize or size < 8 + length + stop:
         raise DamagedArtifact(f"{path} is cut short: {size} bytes for {shape} of {dtype}; extract again to restore it")
     if stop == start:
-        return Mapped(np.empty(shape, dtype=kind), dtype)
+        return MappedTensor(np.empty(shape, dtype=kind), dtype)
     # a plain array over the map: indexing the subclass costs more than the rows of a small batch
-    return Mapped(np.asarray(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)), dtype)
+    return MappedTensor(
+        np.asarray(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)), dtype
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Tensors:
     """What the shards of a store hold beside tables; `files` are the described files of each shard."""
 
-    home: Home
+    home: Storage
     files: Mapping[int, Mapping[str, Any]]
-    _maps: dict[str, Mapped] = field(default_factory=dict[str, Mapped], repr=False)
+    _maps: dict[str, MappedTensor] = field(default_factory=dict[str, MappedTensor], repr=False)
 
     def hold(self, layer: int, kind: str) -> bool:
         """Whether any shard has a tensor of this kind."""
         return any(tensor_path(layer, kind, shard) in files for shard, files in self.files.items())
 
-    def of(self, layer: int, kind: str, shard: int) -> Mapped:
+    def of(self, layer: int, kind: str, shard: int) -> MappedTensor:
         """Return a shard's tensor, with the precision that it is stored in."""
         relative = tensor_path(layer, kind, shard)
         if relative not in self._maps:
             described = self.files[shard].get(relative)
             if described is None:
-                raise DamagedArtifact(f"the manifest of {self.home.place} does not list {relative}; extract again")
+                raise DamagedArtifact(f"the manifest of {self.home.address} does not list {relative}; extract again")
             self._maps[relative] = map_tensor(self.home.fetch(relative, described), kind)
         return self._maps[relative]
 
@@ -185,7 +187,7 @@ class Tensors:
         for number in np.unique(shard).tolist():
             values, dtype = self.of(layer, kind, number)
             here = np.flatnonzero(shard == number)
-            rows = widened(values[offset[here]], dtype)
+            rows = to_float32(values[offset[here]], dtype)
             out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
             out[here] = rows
         return np.empty((0, width), dtype=np.float32) if out is None else out

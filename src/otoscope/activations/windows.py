@@ -40,7 +40,9 @@ class Window(NamedTuple):
     keep_to: int
 
 
-def cut(samples: int, *, window: int, hop: float, steps: Callable[[int], int], overlap: int = 0) -> list[Window]:
+def plan_windows(
+    samples: int, *, window: int, hop: float, steps: Callable[[int], int], overlap: int = 0
+) -> list[Window]:
     """Cut a clip so that the kept steps of its windows tile the clip's own, none twice and none missing.
 
     Args:
@@ -75,7 +77,7 @@ def _first_steps(samples: int, *, window: int, hop: float, stride: int) -> list[
     return [*range(0, last, stride), last]
 
 
-class Grid(NamedTuple):
+class TimeSteps(NamedTuple):
     """Where the frames of one piece of sound lie among its time steps: `step` [frames], and how many steps there are.
 
     Encoders that keep frequency apart have several frames a step.
@@ -85,10 +87,10 @@ class Grid(NamedTuple):
     steps: int
 
 
-def grid(frames: Frames) -> Grid:
+def time_steps(frames: Frames) -> TimeSteps:
     """Count time steps by the frames' ends, which no encoder clips at the start of the sound."""
     ends, step = np.unique(np.round(frames.end_s, 6), return_inverse=True)
-    return Grid(step, len(ends))
+    return TimeSteps(step, len(ends))
 
 
 def hop_samples(frames: Frames, rate_hz: int) -> float:
@@ -98,7 +100,7 @@ def hop_samples(frames: Frames, rate_hz: int) -> float:
     >>> hop_samples(frame_spans(3, rate_hz=50.0, offset_s=0.0), 16000)
     320
     """
-    located = grid(frames)
+    located = time_steps(frames)
     if located.steps < 2:
         raise EncoderError("a window must hold at least two time steps; allow a longer one")
     hop = float(np.max(frames.end_s) - np.min(frames.end_s)) / (located.steps - 1) * rate_hz
@@ -112,13 +114,13 @@ class Placed(NamedTuple):
     frames: Frames
 
 
-def place(frames: Frames, window: Window, *, rate_hz: int) -> Placed:
+def place_frames(frames: Frames, window: Window, *, rate_hz: int) -> Placed:
     """Choose the frames of a window that are kept and move their times to the clip's.
 
     A frame that begins before its sound is clipped at 0 by the encoder; inside a clip that sound exists, so the frame
     gets its full length back and touches the last frame of the window before.
     """
-    located = grid(frames)
+    located = time_steps(frames)
     keep = (located.step >= window.keep_from) & (located.step < window.keep_to)
     shift_s = window.start / rate_hz
     start_s = frames.start_s
@@ -133,7 +135,7 @@ def _moved(times_s: Float[np.ndarray, " frames"], shift_s: float) -> Float[np.nd
     return times_s + shift_s if shift_s else times_s
 
 
-class Piece(NamedTuple):
+class EncodedWindow(NamedTuple):
     """The kept frames of one window of a clip: `layers[i]` is [frames, width], `tokens[i]` [tokens, width].
 
     `clip` is the position among the clips given; `last` says whether the clip ends with this piece.
@@ -147,7 +149,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cutter:
+class Windower:
     """How an encoder's long clips are cut: the window in samples, and the overlap in seconds."""
 
     encoder: Encoder
@@ -169,22 +171,22 @@ class Cutter:
     def windows(self, samples: int) -> list[Window]:
         """Cut a clip of that many samples."""
         if samples <= self.window:
-            return cut(samples, window=self.window, hop=1, steps=self._steps)
+            return plan_windows(samples, window=self.window, hop=1, steps=self._steps)
         hop = hop_samples(self.encoder.frames(self.window), self.encoder.rate_hz)
         overlap = round(self.overlap_s * self.encoder.rate_hz / hop)
-        return cut(samples, window=self.window, hop=hop, steps=self._steps, overlap=overlap)
+        return plan_windows(samples, window=self.window, hop=hop, steps=self._steps, overlap=overlap)
 
     def _steps(self, samples: int) -> int:
-        return grid(self.encoder.frames(samples)).steps if samples >= self.encoder.min_samples else 0
+        return time_steps(self.encoder.frames(samples)).steps if samples >= self.encoder.min_samples else 0
 
 
-def encode_pieces(
-    cutter: Cutter,
+def encode_windows(
+    cutter: Windower,
     waves: Sequence[Float32[np.ndarray, " samples"] | StreamedClip],
     layers: Sequence[int],
     *,
     batch_s: float,
-) -> Iterator[Piece]:
+) -> Iterator[EncodedWindow]:
     """Encode clips of at least `min_samples`, in order, as many windows a call as fit into `batch_s` padded seconds."""
     encoder = cutter.encoder
     windows = [(clip, window) for clip, wave in enumerate(waves) for window in cutter.windows(len(wave))]
@@ -198,7 +200,7 @@ def encode_pieces(
             yield _piece(encoded, row, clip, window, encoder=encoder, last=ends[clip] == first + row)
 
 
-def _calls(windows: Sequence[Window], cutter: Cutter, *, batch_s: float) -> Iterator[tuple[int, int]]:
+def _calls(windows: Sequence[Window], cutter: Windower, *, batch_s: float) -> Iterator[tuple[int, int]]:
     """Yield ranges of windows whose padded length stays within `batch_s`, at least one window each."""
     first, longest_s = 0, 0.0
     for place_, window in enumerate(windows):
@@ -211,7 +213,7 @@ def _calls(windows: Sequence[Window], cutter: Cutter, *, batch_s: float) -> Iter
         yield first, len(windows)
 
 
-def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: Encoder, last: bool) -> Piece:
+def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: Encoder, last: bool) -> EncodedWindow:
     frames = encoder.frames(window.stop - window.start)
     valid = encoded.mask[row]
     if int(valid.sum()) != len(frames.end_s):
@@ -219,11 +221,11 @@ def _piece(encoded: Encoded, row: int, clip: int, window: Window, *, encoder: En
             f"{encoder.name} places {len(frames.end_s)} frames in {window.stop - window.start} samples "
             f"but encodes {int(valid.sum())}; its adapter is wrong"
         )
-    placed = place(frames, window, rate_hz=encoder.rate_hz)
+    placed = place_frames(frames, window, rate_hz=encoder.rate_hz)
     kept = valid.clone()
     kept[valid] = torch.from_numpy(placed.keep).to(valid.device)
     count = int(kept.sum())
     chosen = slice(count) if bool(kept[:count].all()) else kept  # a slice copies nothing
     states: dict[int, Any] = {layer: state[row, chosen].float() for layer, state in encoded.layers.items()}
     tokens: dict[int, Any] = {layer: token[row].float() for layer, token in encoded.tokens.items()}
-    return Piece(clip, placed.frames, states, tokens, last)
+    return EncodedWindow(clip, placed.frames, states, tokens, last)

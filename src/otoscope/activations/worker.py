@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from otoscope.activations.prefetch import ahead, read_ahead
-from otoscope.activations.progress import Tally
+from otoscope.activations.prefetch import prefetch, read_ahead
+from otoscope.activations.progress import ProgressCounter
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import Batch, Clip, batches
+from otoscope.activations.sharding import ClipBatch, PlannedClip, make_batches
 from otoscope.activations.shards import ShardWriter
-from otoscope.activations.storage.base import Home
-from otoscope.activations.windows import Cutter, Piece, encode_pieces
+from otoscope.activations.storage.base import Storage
+from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
 from otoscope.encoders.base import Encoder
@@ -30,7 +30,7 @@ STREAMED_S = 60.0
 class Decoded(NamedTuple):
     """One clip's sound at the encoder's rate, or the reason why there is none to encode."""
 
-    clip: Clip
+    clip: PlannedClip
     wave: Float32[np.ndarray, " samples"] | StreamedClip
     reason: str | None
 
@@ -40,9 +40,9 @@ class ShardTask(NamedTuple):
 
     shard: int
     key: str
-    clips: tuple[Clip, ...]
+    clips: tuple[PlannedClip, ...]
     clip_keys: Mapping[str, str]
-    doomed: Mapping[str, str]
+    excluded: Mapping[str, str]
 
 
 class Step(NamedTuple):
@@ -61,38 +61,38 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Writing:
+class WorkerFactory:
     """All that shards have in common; calling it loads the model and gives the worker."""
 
     root: Path
     clips: pl.DataFrame
     load: Callable[[], Encoder]
-    home: Home
-    recipe: Mapping[str, Any]
+    storage: Storage
+    spec: Mapping[str, Any]
     segments: Segments | None
     strict: bool
     threads: int
 
-    def __call__(self) -> "ShardWork":
+    def __call__(self) -> "ShardWorker":
         """Begin a worker."""
-        sharding = self.recipe["sharding"]
-        return ShardWork(self, Cutter(self.load(), sharding["window_s"], sharding["overlap_s"]))
+        sharding = self.spec["sharding"]
+        return ShardWorker(self, Windower(self.load(), sharding["window_s"], sharding["overlap_s"]))
 
 
 @dataclass(frozen=True)
-class ShardWork:
+class ShardWorker:
     """A worker with its model."""
 
-    about: Writing
-    cutter: Cutter
+    about: WorkerFactory
+    cutter: Windower
 
     def __call__(self, tasks: Sequence[ShardTask]) -> Iterator[Step]:
         """Write shards, in order, while the next batches are decoded; yield after every batch and every window."""
-        batch_s = self.about.recipe["batch_s"]
+        batch_s = self.about.spec["batch_s"]
         of_shard = {task.shard: task for task in tasks}
-        doomed = {clip_id: reason for task in tasks for clip_id, reason in task.doomed.items()}
-        tally = Tally(0, 0.0, 0, 1.0)
-        decoding = ahead(
+        doomed = {clip_id: reason for task in tasks for clip_id, reason in task.excluded.items()}
+        tally = ProgressCounter(0, 0.0, 0, 1.0)
+        decoding = prefetch(
             [batch for task in tasks for batch in self._batches(task)],
             lambda batch: [self.decode(clip, doomed) for clip in batch.clips],
             weigh=lambda batch: batch.sound_s,
@@ -108,11 +108,11 @@ class ShardWork:
                     with tally.timed("write"):
                         writer.commit()
 
-    def _batches(self, task: ShardTask) -> list[Batch]:
-        return batches(
+    def _batches(self, task: ShardTask) -> list[ClipBatch]:
+        return make_batches(
             task.shard,
             task.clips,
-            batch_s=self.about.recipe["batch_s"],
+            batch_s=self.about.spec["batch_s"],
             window_s=self.cutter.window / self.cutter.encoder.rate_hz,
             padded_s=self.cutter.padded_s,
         )
@@ -120,15 +120,15 @@ class ShardWork:
     def _writer(self, task: ShardTask) -> ShardWriter:
         about = self.about
         return ShardWriter(
-            about.home,
+            about.storage,
             task.shard,
-            recipe=about.recipe,
+            recipe=about.spec,
             key=task.key,
             clip_keys=task.clip_keys,
             segments=about.segments,
         )
 
-    def decode(self, clip: Clip, doomed: Mapping[str, str]) -> Decoded:
+    def decode(self, clip: PlannedClip, doomed: Mapping[str, str]) -> Decoded:
         """Decode a clip; one that gives no usable sound leaves the reason in its place."""
         encoder = self.cutter.encoder
         if clip.clip_id in doomed:
@@ -147,12 +147,12 @@ class ShardWork:
         return Decoded(clip, wave, None)
 
     def _store(
-        self, writer: ShardWriter, shard: int, batch: Sequence[Decoded], tally: Tally
+        self, writer: ShardWriter, shard: int, batch: Sequence[Decoded], tally: ProgressCounter
     ) -> Generator[Step, None, tuple[str, ...]]:
         """Encode and store a batch; return why clips of it were set aside."""
         aside: dict[str, str] = {}
 
-        def set_aside(clip: Clip, reason: str) -> None:
+        def set_aside(clip: PlannedClip, reason: str) -> None:
             aside[clip.clip_id] = f"{clip.path}: {reason}"
             self._refuse(writer, clip, reason)
 
@@ -176,7 +176,7 @@ class ShardWork:
             set_aside(usable[0].clip, str(error).removeprefix(f"{usable[0].clip.path}: "))
         return tuple(aside.values())
 
-    def _keep(self, writer: ShardWriter, decoded: Decoded, piece: Piece) -> str | None:
+    def _keep(self, writer: ShardWriter, decoded: Decoded, piece: EncodedWindow) -> str | None:
         """Store a piece; return why its clip cannot be stored, if it cannot."""
         if reason := writer.add(decoded.clip.clip_id, piece):
             return reason
@@ -185,44 +185,44 @@ class ShardWork:
             writer.finish_clip(decoded.clip.clip_id, decoded.clip.path, sound_s=sound_s)
         return None
 
-    def _refuse(self, writer: ShardWriter, clip: Clip, reason: str) -> None:
+    def _refuse(self, writer: ShardWriter, clip: PlannedClip, reason: str) -> None:
         if self.about.strict:
             raise AudioError(f"{clip.path}: {reason}")
         writer.set_aside(clip.clip_id, clip.path, reason)
 
-    def _pieces(self, usable: Sequence[Decoded]) -> Iterator[Piece]:
-        layers = [layer["index"] for layer in self.about.recipe["layers"]]
-        return encode_pieces(self.cutter, [d.wave for d in usable], layers, batch_s=self.about.recipe["batch_s"])
+    def _pieces(self, usable: Sequence[Decoded]) -> Iterator[EncodedWindow]:
+        layers = [layer["index"] for layer in self.about.spec["layers"]]
+        return encode_windows(self.cutter, [d.wave for d in usable], layers, batch_s=self.about.spec["batch_s"])
 
 
 def _is_streamed(usable: Sequence[Decoded]) -> bool:
     return len(usable) == 1 and isinstance(usable[0].wave, StreamedClip)
 
 
-def _step(shard: int, clips: int, sound_s: float, aside: tuple[str, ...], tally: Tally) -> Step:
+def _step(shard: int, clips: int, sound_s: float, aside: tuple[str, ...], tally: ProgressCounter) -> Step:
     spent = dict(tally.spent_s)
     tally.spent_s.update({"encode": 0.0, "wait": 0.0, "write": 0.0})
     return Step(shard, clips, sound_s, aside, spent["encode"], spent["wait"], spent["write"])
 
 
 @dataclass(frozen=True)
-class Probing:
+class ProbeWorker:
     """A worker that decodes and encodes clips one at a time and keeps nothing: it lives, or the clip is at fault.
 
     It yields after every window, to say that it lives.
     """
 
-    about: Writing
+    about: WorkerFactory
 
-    def __call__(self) -> Callable[[Clip], Iterator[None]]:
+    def __call__(self) -> Callable[[PlannedClip], Iterator[None]]:
         """Begin a worker."""
         work = self.about()
-        layers = [layer["index"] for layer in self.about.recipe["layers"]]
+        layers = [layer["index"] for layer in self.about.spec["layers"]]
 
-        def probe(clip: Clip) -> Iterator[None]:
+        def probe(clip: PlannedClip) -> Iterator[None]:
             decoded = work.decode(clip, {})
             if decoded.reason is None:
-                for _ in encode_pieces(work.cutter, [decoded.wave], layers, batch_s=self.about.recipe["batch_s"]):
+                for _ in encode_windows(work.cutter, [decoded.wave], layers, batch_s=self.about.spec["batch_s"]):
                     yield None
 
         return probe

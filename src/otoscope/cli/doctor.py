@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         "doctor",
         help="What is installed, which models resolve, how fast this machine is.\n\nExample: `otoscope doctor`",
     )(_doctor)
-    app.command("models", help="Known models, families, recipes and sparsifiers.\n\nExample: `otoscope models --json`")(
+    app.command("models", help="Known models, families, presets and sparsifiers.\n\nExample: `otoscope models --json`")(
         _models
     )
 
@@ -83,7 +83,8 @@ def _doctor(as_json: Json = False) -> None:
 
 def examine() -> dict[str, Any]:
     """Return what `otoscope doctor` prints, as JSON-able values."""
-    from otoscope.encoders.catalog import MODELS, resolves
+    from otoscope.encoders.catalog import MODELS
+    from otoscope.encoders.resolve import locate
 
     extras = {
         name: {"extra": extra, "release": _release(name), "for": purpose}
@@ -102,7 +103,7 @@ def examine() -> dict[str, Any]:
         "machine": _machine(),
         "packages": {name: _release(name) for name in PACKAGES},
         "extras": extras,
-        "models": {name: resolves(name) for name in MODELS},
+        "models": {name: locate(name) for name in MODELS},
         "problems": problems,
     }
 
@@ -156,11 +157,12 @@ def _release(name: str) -> str | None:
 
 
 def _models(as_json: Json = False) -> None:
-    from otoscope.encoders.catalog import FAMILIES, MODELS, resolves
+    from otoscope.encoders.catalog import FAMILIES, MODELS
+    from otoscope.encoders.resolve import locate
     from otoscope.sae.config import PRESETS
-    from otoscope.sae.sparsifiers.catalog import SPARSIFIERS
+    from otoscope.sae.sparsifiers import SPARSIFIERS
 
-    rows = [{"model": name, **vars_of(card), "found": resolves(name)} for name, card in MODELS.items()]
+    rows = [{"model": name, **vars_of(card), "found": locate(name)} for name, card in MODELS.items()]
     if as_json:
         listing = {"models": rows, "families": sorted(FAMILIES), "presets": sorted(PRESETS)}
         print(json.dumps({**listing, "sparsifiers": sorted(SPARSIFIERS)}))
@@ -174,7 +176,7 @@ def _models(as_json: Json = False) -> None:
     console.print(table)
     console.print("\nfound: where a model lies on this machine; the others (–) are fetched from the hub when asked for")
     console.print(f"Any checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
-    console.print(f"Training recipes: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
+    console.print(f"Training presets: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
 
 
 def vars_of(card: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ STAGE_HELP = {
     "extract": "Record what the layers hold.",
     "train": "Train the dictionaries.",
     "evaluate": "Make the results table, results.parquet, and no page.",
-    "explain": "Find the moments in which the chosen latents fire.",
+    "explain": "Find the clips in which the chosen latents fire most.",
     "report": "Write the page, index.html: the last stage, so everything before it is made too, as by `run`.",
 }
 

@@ -47,9 +47,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _info(place: Place, as_json: Json = False) -> None:
-    from otoscope.activations.maintain import info  # here, so that --help does not wait for torch
+    from otoscope.activations.maintain import store_info  # here, so that --help does not wait for torch
 
-    found = info(_store_of(place))
+    found = store_info(_store_of(place))
     if as_json:
         print(json.dumps(found))
         return
@@ -69,15 +69,15 @@ def _info(place: Place, as_json: Json = False) -> None:
 
 
 def _verify(place: Place, as_json: Json = False) -> None:
-    from otoscope.activations.maintain import is_known_damaged, verify, was_merged
+    from otoscope.activations.maintain import is_known_damaged, is_merged, verify_store
 
     where = _store_of(place)
-    wrong = verify(where)
+    wrong = verify_store(where)
     if as_json:
         print(json.dumps({"place": str(where), "whole": not wrong, "wrong": wrong}))
     if wrong:
         some = "\n".join(wrong[:SHOWN]) + (f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
-        if was_merged(where):
+        if is_merged(where):
             remedy = "a merged store has no configuration that could write it anew: merge again, into a new place"
         elif is_known_damaged(where):
             remedy = "marked; the next `otoscope extract` (or `run`) writes the shards concerned anew"
@@ -93,10 +93,10 @@ def _merge(
     places: Annotated[list[str], typer.Argument(help="stores or run folders, one or more", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    from otoscope.activations.maintain import merge
+    from otoscope.activations.maintain import merge_stores
     from otoscope.formatting import count
 
-    store = merge(into, [_store_of(place) for place in places])
+    store = merge_stores(into, [_store_of(place) for place in places])
     if as_json:
         print(json.dumps({"place": store.folder, "clips": len(store.clip_ids), "fingerprint": store.fingerprint}))
     else:
@@ -105,12 +105,12 @@ def _merge(
 
 def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json: Json = False) -> None:
     from otoscope.activations.compact import Compacted
-    from otoscope.activations.compact import compact as compacted
-    from otoscope.activations.maintain import collect
+    from otoscope.activations.compact import compact_store as compacted
+    from otoscope.activations.maintain import collect_garbage
     from otoscope.formatting import count
 
     moved = compacted(_store_of(place), dry_run=dry_run) if compact else Compacted([], 0)
-    cleared = collect(_store_of(place), dry_run=dry_run)
+    cleared = collect_garbage(_store_of(place), dry_run=dry_run)
     if as_json:
         told: dict[str, Any] = {
             "files": len(cleared.files),

@@ -14,7 +14,7 @@ from otoscope.corpus.catalog import corpus_from_dict
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
-from otoscope.sae.resources import ALLOWED
+from otoscope.sae.resources import DEVICE_HELP
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 
@@ -137,7 +137,7 @@ class RunConfig(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-            raise ValueError(ALLOWED)
+            raise ValueError(DEVICE_HELP)
         return value
 
     @field_validator("corpus", mode="before")

@@ -1,4 +1,4 @@
-"""Which dictionaries are trained: the section `train`."""
+"""Section `train` of a configuration: the SAEs of the grid and their training."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Section, each_once, not_empty, several
 from otoscope.errors import ConfigError, suggest
-from otoscope.sae.config import PRESETS, TrainConfig, described_recipe, find_preset, refuse_pairs
+from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
@@ -19,24 +19,24 @@ Pooling = Literal["encode_then_pool", "pool_then_encode"]
 Latents = Annotated[int, Field(ge=2)]
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
-"""What a recipe may be called: it becomes part of a folder's name, even where file names do not tell cases apart."""
+"""Allowed names of presets: a name is part of a folder name, also on case-insensitive file systems."""
 
 
 class TrainSettings(Section):
-    """Which dictionaries are trained: layers x poolings x presets x latents x sparsities x seeds."""
+    """Grid of SAEs to train: layers x poolings x presets x latents x sparsities x seeds."""
 
-    recipes: dict[str, dict[str, Any]] = Field(
-        default={}, description="recipes of your own by name: the one it is `based_on`, and the settings that differ"
+    presets: dict[str, dict[str, Any]] = Field(
+        default={}, description="your own presets by name: the preset they are `based_on`, and the changed settings"
     )
     preset: str | tuple[str, ...] = Field(
-        default="default", description="a training recipe or several; `otoscope models` lists those that are built in"
+        default="default", description="a training preset or several; `otoscope models` lists the built-in ones"
     )
-    latents: Latents | tuple[Latents, ...] = Field(default=2048, description="size of the dictionary, or several")
+    latents: Latents | tuple[Latents, ...] = Field(default=2048, description="number of latents, or several")
     sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
-    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="a part of the extracted layers")
+    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="some of the extracted layers")
     poolings: tuple[Pooling, ...] = Field(
         default=("encode_then_pool",),
-        description="frames encoded, codes pooled; or the paper's order, pooled rows encoded",
+        description="encode frames and pool the codes, or encode pooled rows as the paper does",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
 
@@ -45,19 +45,21 @@ class TrainSettings(Section):
     def _any(cls, value: object) -> object:
         return not_empty(value)
 
-    @field_validator("recipes", mode="before")
+    @field_validator("presets", mode="before")
     @classmethod
-    def _whole_recipes(cls, value: object) -> object:
+    def _check_presets(cls, value: object) -> object:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"train.recipes: got {value!r}; give `NAME: {{based_on: default, ...}}`")
-        for name, given in value.items():
+            raise ConfigError(f"train.presets: got {value!r}; give `NAME: {{based_on: default, ...}}`")
+        for name, settings in value.items():
             if not isinstance(name, str) or not re.fullmatch(NAME, name):
-                raise ConfigError(f"train.recipes: got the name {name!r}; take lower case letters, digits, _, . and -")
+                raise ConfigError(f"train.presets: got the name {name!r}; use lower-case letters, digits, _, . and -")
             if name in PRESETS:
-                raise ConfigError(f"train.recipes: {name!r} is built in; give your own another name")
-            if not isinstance(given, Mapping):
-                raise ConfigError(f"train.recipes.{name}: got {given!r}; give `based_on: ...` and what differs")
-            _described(name, given)
+                raise ConfigError(f"train.presets: {name!r} is built in; choose another name")
+            if not isinstance(settings, Mapping):
+                raise ConfigError(
+                    f"train.presets.{name}: got {settings!r}; give `based_on: ...` and the changed settings"
+                )
+            _described_preset(name, settings)
         return value
 
     @field_validator("preset")
@@ -73,13 +75,13 @@ class TrainSettings(Section):
         return value
 
     @property
-    def presets(self) -> tuple[str, ...]:
-        """The training recipes, one or several."""
+    def preset_names(self) -> tuple[str, ...]:
+        """Names of the presets, one or several."""
         return several(self.preset)
 
     @property
     def dictionaries(self) -> tuple[int, ...]:
-        """The sizes of dictionaries, one or several."""
+        """Numbers of latents, one or several."""
         return several(self.latents)
 
     @field_validator("sparsities", "seeds", "poolings")
@@ -94,30 +96,32 @@ class TrainSettings(Section):
                 k_from_sparsity(latents, sparsity)
             except ConfigError as error:
                 raise ConfigError(f"train.sparsities: {sparsity}: {error}") from error
-        for name in self.presets:
+        for name in self.preset_names:
             self.require(name, key="train.preset", poolings=self.poolings)
         return self
 
-    def recipe(self, name: str) -> TrainConfig:
-        """Return a recipe by name, one of the configuration's own or one that is built in."""
-        return _described(name, self.recipes[name]) if name in self.recipes else find_preset(name)
+    def train_config(self, name: str) -> TrainConfig:
+        """Return a preset by name, one of this configuration or a built-in one."""
+        return _described_preset(name, self.presets[name]) if name in self.presets else find_preset(name)
 
     def require(self, name: str, *, key: str, poolings: Sequence[Pooling]) -> None:
-        """Raise `ConfigError` unless a recipe exists and can train dictionaries of every size, for these poolings.
+        """Raise `ConfigError` unless a preset exists and is compatible with every number of latents and these poolings.
 
-        `key` is the setting that asks for it.
+        `key` is the setting that names the preset.
         """
-        if name not in PRESETS and name not in self.recipes:
-            raise ConfigError(f"{key}: no preset {name!r}; {suggest(name, [*PRESETS, *self.recipes])}")
+        if name not in PRESETS and name not in self.presets:
+            raise ConfigError(f"{key}: no preset {name!r}; {suggest(name, [*PRESETS, *self.presets])}")
         for latents in self.dictionaries:
             try:
-                refuse_pairs(self.recipe(name), latents=latents, neighbours="pool_then_encode" not in poolings)
+                require_compatible(
+                    self.train_config(name), latents=latents, neighbours="pool_then_encode" not in poolings
+                )
             except ConfigError as error:
-                raise ConfigError(f"train.recipes.{name}: {error}") from error
+                raise ConfigError(f"train.presets.{name}: {error}") from error
 
 
-def _described(name: str, given: Mapping[str, Any]) -> TrainConfig:
+def _described_preset(name: str, settings: Mapping[str, Any]) -> TrainConfig:
     try:
-        return described_recipe(given)
+        return TrainConfig.from_mapping(settings)
     except ConfigError as error:
-        raise ConfigError(f"train.recipes.{name}: {str(error).removeprefix('recipe: ')}") from error
+        raise ConfigError(f"train.presets.{name}: {error}") from error

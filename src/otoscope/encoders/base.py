@@ -1,9 +1,11 @@
-"""What every encoder offers: layers with their frame geometry, and one batch call."""
+"""Interface of every encoder, and the base class that encodes clips of any lengths."""
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,20 +13,23 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from otoscope.encoders.precision import Precision, prepare_model
 from otoscope.errors import EncoderError, UnknownLayer
 
 Wave: TypeAlias = Float[Tensor, " _samples"] | Float[np.ndarray, " _samples"]
 """One clip, one channel: a tensor, or an array such as `load_audio` returns."""
 
+ContextMode = Literal["exact", "short"]
+"""Sound that Whisper encodes per clip: its 30 s window ("exact"), or only the clip ("short")."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's width and frame geometry.
+    """Width and frame geometry of one layer.
 
-    Frame i is centred at `offset_s + i / rate_hz` and sees `receptive_field_s` of sound around
-    its centre before any attention; `attends` says whether attention has since mixed in the rest
-    of the clip. Where a model keeps several patches a moment apart by frequency (AST), `rate_hz`
-    counts moments, and `Encoder.frames` says where each patch lies.
+    Frame i is centred at `offset_s + i / rate_hz`. `receptive_field_s` is the sound that it covers before any
+    attention; `attends` is true where attention has mixed in the rest of the clip. If a model keeps several patches per
+    time step, one per frequency band (AST), `rate_hz` counts time steps and `Encoder.frames` places every patch.
     """
 
     index: int
@@ -36,7 +41,7 @@ class Layer:
 
 
 class Frames(NamedTuple):
-    """Where each frame of one clip lies: seconds, and hertz where the model keeps frequency apart."""
+    """Position of each frame of one clip: seconds, and hertz if the model separates frequencies."""
 
     start_s: Float[np.ndarray, " frames"]
     end_s: Float[np.ndarray, " frames"]
@@ -45,10 +50,10 @@ class Frames(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What one batch gave: per layer `[clips, frames, width]`, the mask of valid frames, and special tokens.
+    """States of one batch: `[clips, frames, width]` per layer, the mask of valid frames, and special tokens.
 
-    `tokens` holds what stands for the whole clip rather than for a moment of it (AST's CLS and
-    distillation tokens), per layer `[clips, tokens, width]`; it is empty for most families.
+    `tokens` holds states that represent the whole clip instead of a moment (AST's CLS and distillation tokens),
+    `[clips, tokens, width]` per layer; it is empty for most families.
     """
 
     layers: Mapping[int, Float[Tensor, "clips frames width"]]
@@ -65,12 +70,12 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Identifier the model was asked for."""
+        """Identifier under which the model was requested."""
         ...
 
     @property
     def revision(self) -> str:
-        """Identity of the weights: the hub's commit, or a digest of the weight file."""
+        """Identity of the weights: the Hub's commit, or a digest of the weight files."""
         ...
 
     @property
@@ -85,89 +90,211 @@ class Encoder(Protocol):
 
     @property
     def window_s(self) -> float | None:
-        """Longest sound that one call takes; None where the architecture sets no bound."""
+        """Longest clip per call; None if the architecture sets no limit."""
         ...
 
     @property
     def min_samples(self) -> int:
-        """Shortest clip that gives a frame, in samples at `rate_hz`; `encode` refuses anything shorter."""
+        """Samples at `rate_hz` of the shortest clip that gives a frame; `encode` refuses anything shorter."""
         ...
 
     def frames(self, samples: int) -> Frames:
-        """Place the valid frames of a clip of that many samples at `rate_hz`."""
+        """Place the valid frames of a clip with this number of samples at `rate_hz`."""
         ...
 
     def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
-        """Run clips of any lengths through the model; padding never changes a valid frame.
+        """Encode clips of any lengths; padding never changes a valid frame.
 
-        `waves` is a list of clips, each one channel of samples at `rate_hz`: tensors, or arrays as `load_audio`
-        returns them. Raises `EncoderError` for anything else, `UnknownLayer` for a layer that is not there.
+        `waves` is a list of clips, each one channel of samples at `rate_hz`: tensors, or arrays as returned by
+        `load_audio`. Raises `EncoderError` for any other input, `UnknownLayer` for a layer that does not exist.
         """
         ...
 
 
-def check_layers(wanted: Sequence[int] | int, layers: Sequence[Layer], name: str) -> None:
-    """Raise `UnknownLayer` unless every wanted index exists."""
-    known = [layer.index for layer in layers]
-    if isinstance(wanted, int):
-        raise UnknownLayer(f"layers is {wanted!r}; give a list, such as [{wanted}]")
-    for index in wanted:
-        if index not in known:
-            raise UnknownLayer(f"{name} has no layer {index}; it has layers {known[0]} to {known[-1]}")
+@dataclass(frozen=True)
+class Runtime:
+    """Device, threads and precision of the forward passes.
+
+    `threads` is the number of CPU threads (None keeps PyTorch's setting). With `together`, clips that cannot disturb
+    each other share a pass: faster on an accelerator, and equal to 1e-5. Without it, every clip has its own pass, and
+    its activations are the same bytes in any batch. `precision` permits bfloat16 products (see `encoders.precision`).
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    together: bool = False
+    precision: Precision = "exact"
+    context: ContextMode = "exact"
+
+    def prepare(self, model: Any) -> Any:
+        """Move a loaded model to the device, in the chosen precision."""
+        return prepare_model(model, precision=self.precision, device=self.device)
+
+    def require_full_context(self, name: str) -> None:
+        """Raise `EncoderError` if `context` is "short"."""
+        if self.context != "exact":
+            raise EncoderError(f"{name} has no short context: it is trained on its whole window; use context='exact'")
+
+    @contextmanager
+    def inference(self) -> Generator[None]:
+        """Run in inference mode, with unrounded float32, deterministic convolutions and `threads` threads."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            # by default, cuDNN rounds the operands of a convolution to TF32
+            with (
+                torch.inference_mode(),
+                torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            ):
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class States(NamedTuple):
+    """States of one forward pass per layer: frames, and special tokens if the family has any."""
+
+    layers: Mapping[int, Float[Tensor, "clips frames width"]]
+    tokens: Mapping[int, Float[Tensor, "clips tokens width"]] = {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class BatchedEncoder(ABC):
+    """Base class of all encoders that run a PyTorch model.
+
+    A family implements `count_frames` and `forward`; it overrides `bucket` if clips of different lengths may share a
+    pass, and `frames` if its frames are not evenly spaced in time.
+    """
+
+    name: str
+    revision: str
+    rate_hz: int
+    layers: tuple[Layer, ...]
+    window_s: float | None = None
+    min_samples: int
+    runtime: Runtime
+    model: Any
+    extractor: Any
+
+    @abstractmethod
+    def count_frames(self, samples: int) -> int:
+        """Return the number of valid frames of a clip."""
+
+    @abstractmethod
+    def forward(self, waves: list[NDArray[np.float32]], layers: Sequence[int]) -> States:
+        """Run one pass over clips of one bucket; frames beyond `count_frames` are discarded."""
+
+    def bucket(self, samples: int) -> Hashable:
+        """Return a key; clips with equal keys may share a pass. By default: clips of equal length."""
+        return samples
+
+    def frames(self, samples: int) -> Frames:
+        """Place the valid frames of a clip; see `Encoder.frames`."""
+        layer = self.layers[0]
+        return frame_spans(self.count_frames(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
+
+    def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
+        """Encode clips of any lengths; see `Encoder.encode`.
+
+        Clips run bucket by bucket and return in their own order, padded with zeros to the longest.
+        """
+        check_layers(layers, self.layers, self.name)
+        clips = as_waves(
+            waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s
+        )
+        counts = [self.count_frames(clip.shape[0]) for clip in clips]
+        buckets: dict[Hashable, list[int]] = {}
+        for i, clip in enumerate(clips):
+            buckets.setdefault(self.bucket(clip.shape[0]) if self.runtime.together else i, []).append(i)
+
+        states: dict[int, Tensor] = {}
+        tokens: dict[int, Tensor] = {}
+        for members in buckets.values():
+            arrays = [clips[i].detach().to("cpu", torch.float32).numpy() for i in members]
+            with self.runtime.inference():
+                batch = self.forward(arrays, layers)
+            # the padded tensors are created outside inference mode, so that callers may train on them
+            for layer in layers:
+                state = batch.layers[layer]
+                padded = states.setdefault(layer, torch.zeros(len(clips), max(counts), state.shape[-1]))
+                for row, i in enumerate(members):
+                    padded[i, : counts[i]] = state[row, : counts[i]]
+            for layer, state in batch.tokens.items():
+                tokens.setdefault(layer, torch.zeros(len(clips), *state.shape[1:]))[members] = state.cpu()
+        mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
+        return Encoded(states, mask, tokens)
+
+    def __repr__(self) -> str:
+        widths = sorted({layer.width for layer in self.layers})
+        number = {"exact": "float32 exact", "fast": "bfloat16 fast"}[self.runtime.precision]
+        return (
+            f"Encoder({self.name!r}, rate {self.rate_hz:,} Hz, layers 0-{self.layers[-1].index}, "
+            f"width {' or '.join(map(str, widths))}, {number})"
+        )
+
+
+def check_layers(requested: Sequence[int] | int, layers: Sequence[Layer], name: str) -> None:
+    """Raise `UnknownLayer` unless every requested index exists."""
+    indices = [layer.index for layer in layers]
+    if isinstance(requested, int):
+        raise UnknownLayer(f"layers is {requested!r}; give a list, such as [{requested}]")
+    for index in requested:
+        if index not in indices:
+            raise UnknownLayer(f"{name} has no layer {index}; it has layers {indices[0]} to {indices[-1]}")
 
 
 def as_waves(
-    given: Sequence[Wave], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
+    waves: Sequence[Wave], *, name: str, rate_hz: int, min_samples: int, window_s: float | None
 ) -> list[Float[Tensor, " _samples"]]:
-    """Return clips as tensors; raise `EncoderError` unless each is one channel of finite sound that a call can take."""
-    if isinstance(given, (Tensor, np.ndarray)):
-        alone = given.ndim == 1
+    """Return clips as tensors; raise `EncoderError` unless each is one channel of finite sound of allowed length."""
+    if isinstance(waves, (Tensor, np.ndarray)):
+        kind = "tensor" if isinstance(waves, Tensor) else "array"
         raise EncoderError(
-            f"{name} was given one {_kind(given)} of shape {tuple(given.shape)}; give a list of clips, one channel "
-            f"each: {'[wave]' if alone else 'list(waves) where its rows are clips, [wave.mean(0)] where channels'}"
+            f"{name} got one {kind} of shape {tuple(waves.shape)}; give a list of clips, one channel each: "
+            + ("[wave]" if waves.ndim == 1 else "list(waves) if its rows are clips, [wave.mean(0)] if channels")
         )
-    if not given:
-        raise EncoderError(f"{name} was given no clips to encode; pass at least one")
-    return [
-        _as_wave(wave, f"clip {position}", name=name, rate_hz=rate_hz, min_samples=min_samples, window_s=window_s)
-        for position, wave in enumerate(given)
-    ]
+    if not waves:
+        raise EncoderError(f"{name} got no clips to encode; pass at least one")
+    tensors = [_as_tensor(wave, f"clip {i}", name) for i, wave in enumerate(waves)]
+    for i, wave in enumerate(tensors):
+        samples = wave.shape[0]
+        if samples < min_samples:
+            raise EncoderError(
+                f"clip {i} lasts {samples / rate_hz:.4f} s; the shortest clip that {name} can encode is "
+                f"{min_samples / rate_hz:.4f} s ({min_samples} samples at {rate_hz} Hz)"
+            )
+        if window_s is not None and samples > round(window_s * rate_hz):
+            raise EncoderError(
+                f"clip {i} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s per call: "
+                "cut it into windows and encode each"
+            )
+        if not torch.isfinite(wave).all():
+            raise EncoderError(f"clip {i} holds NaN or infinite samples; repair or drop it")
+    return tensors
 
 
-def _as_wave(
-    given: object, clip: str, *, name: str, rate_hz: int, min_samples: int, window_s: float | None
-) -> Float[Tensor, " _samples"]:
-    if not isinstance(given, (Tensor, np.ndarray)):
-        raise EncoderError(f"{clip} is a {type(given).__name__}; give a tensor or an array of samples, one channel")
-    if given.ndim != 1:
-        raise EncoderError(f"{clip} has shape {tuple(given.shape)}; {name} takes one channel, [samples]")
-    wave = given if isinstance(given, Tensor) else _from_array(given, clip)
-    if not wave.is_floating_point():
-        raise EncoderError(f"{clip} holds {str(wave.dtype).removeprefix('torch.')} samples; give floats from -1 to 1")
-    samples = wave.shape[0]
-    if samples < min_samples:
-        raise EncoderError(
-            f"{clip} lasts {samples / rate_hz:.4f} s; the shortest that {name} can encode is "
-            f"{min_samples / rate_hz:.4f} s ({min_samples} samples at {rate_hz} Hz)"
-        )
-    if window_s is not None and samples > round(window_s * rate_hz):
-        raise EncoderError(
-            f"{clip} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s a call: "
-            "cut it into windows and encode each"
-        )
-    if not torch.isfinite(wave).all():
-        raise EncoderError(f"{clip} holds NaN or infinite samples; repair or drop it")
-    return wave
+def _as_tensor(wave: object, clip: str, name: str) -> Float[Tensor, " _samples"]:
+    if not isinstance(wave, (Tensor, np.ndarray)):
+        raise EncoderError(f"{clip} is a {type(wave).__name__}; give a tensor or an array of samples, one channel")
+    if wave.ndim != 1:
+        raise EncoderError(f"{clip} has shape {tuple(wave.shape)}; {name} takes one channel, [samples]")
+    is_float = wave.is_floating_point() if isinstance(wave, Tensor) else np.issubdtype(wave.dtype, np.floating)
+    if not is_float:
+        dtype = str(wave.dtype).removeprefix("torch.")
+        raise EncoderError(f"{clip} holds {dtype} samples; give floats from -1 to 1")
+    if isinstance(wave, Tensor):
+        return wave
+    return torch.from_numpy(np.require(wave, np.float32, ["C", "W"]))  # torch warns about read-only arrays
 
 
-def _from_array(given: NDArray[Any], clip: str) -> Tensor:
-    if not np.issubdtype(given.dtype, np.floating):
-        raise EncoderError(f"{clip} holds {given.dtype} samples; give floats from -1 to 1")
-    return torch.from_numpy(np.require(given, np.float32, ["C", "W"]))  # torch warns of what it may not write to
-
-
-def _kind(given: object) -> str:
-    return "tensor" if isinstance(given, Tensor) else "array"
+def block_layers(
+    blocks: int, *, width: int, rate_hz: float, receptive_field_s: float, offset_s: float, attends_from: int = 1
+) -> tuple[Layer, ...]:
+    """Return layers 0 to `blocks` with one geometry; layers from `attends_from` on see the whole clip."""
+    return tuple(
+        Layer(i, width, rate_hz, receptive_field_s, offset_s, attends=i >= attends_from) for i in range(blocks + 1)
+    )
 
 
 def frame_spans(frames: int, *, rate_hz: float, offset_s: float) -> Frames:
@@ -184,7 +311,7 @@ def frame_spans(frames: int, *, rate_hz: float, offset_s: float) -> Frames:
 def convolved_length(length: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
     """Count the outputs of unpadded convolutions: repeatedly `floor((n - kernel) / stride) + 1`, at least 0.
 
-    >>> convolved(16000, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+    >>> convolved_length(16000, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
     49
     """
     for kernel, stride in zip(kernels, strides, strict=True):
@@ -195,7 +322,7 @@ def convolved_length(length: int, kernels: Sequence[int], strides: Sequence[int]
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     """Return the receptive field and the hop of stacked convolutions, both in input samples.
 
-    >>> convolved_field((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+    >>> receptive_field((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
     (400, 320)
     """
     field, hop = 1, 1

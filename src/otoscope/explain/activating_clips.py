@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 
 class TimedCodes(NamedTuple):
-    """Codes of one clip's frames, and where each frame lies, in seconds from the clip's start."""
+    """Codes of a clip's frames, and start and end of each frame in seconds from the start of the clip."""
 
     codes: Float[np.ndarray, "frames latents"]
     start_s: Float[np.ndarray, " frames"]
@@ -17,11 +17,11 @@ class TimedCodes(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """One clip in which a latent fires strongly; `rank` 0 is the strongest.
+class ActivatingClip:
+    """A clip in which a latent fires strongly; `rank` 0 is the strongest.
 
-    `activation` is the code over time with the frames' `start_s` and `end_s`; all three are empty
-    where codes exist for whole clips only. `peak_s` is then None.
+    `activation` is the code over time with the frames' `start_s` and `end_s`. All three are empty, and `peak_s` is
+    None, if only pooled codes exist.
     """
 
     latent: int
@@ -35,7 +35,7 @@ class Moment:
     peak_s: float | None
 
 
-def strongest_moments(
+def top_activating_clips(
     latent: int,
     strength: Float[np.ndarray, " clips"],
     clip_ids: Sequence[str],
@@ -43,14 +43,14 @@ def strongest_moments(
     *,
     codes_of: Callable[[str], TimedCodes] | None,
     top: int = 3,
-) -> list[Moment]:
-    """Find the clips in which a latent is strongest: at most one a group first, then the others.
+) -> list[ActivatingClip]:
+    """Return the clips in which a latent is strongest: first the best clip of each group, then the others.
 
-    `strength` is the latent's pooled code of each clip; clips where it is zero or below never
-    count. `codes_of` gives a clip's codes over time, None where there are pooled codes only.
+    `strength` is the latent's pooled code per clip; clips with zero or less are excluded. `codes_of` returns a clip's
+    codes over time; pass None if only pooled codes exist.
     """
-    picked = _one_per_group_first(strength, clip_ids, groups)[:top]
-    return [_moment(latent, rank, i, strength, clip_ids, groups, codes_of) for rank, i in enumerate(picked)]
+    indices = _one_per_group_first(strength, clip_ids, groups)[:top]
+    return [_activating_clip(latent, rank, i, strength, clip_ids, groups, codes_of) for rank, i in enumerate(indices)]
 
 
 def _one_per_group_first(
@@ -67,7 +67,7 @@ def _one_per_group_first(
     return first + later
 
 
-def _moment(
+def _activating_clip(
     latent: int,
     rank: int,
     index: int,
@@ -75,7 +75,7 @@ def _moment(
     clip_ids: Sequence[str],
     groups: Sequence[str],
     codes_of: Callable[[str], TimedCodes] | None,
-) -> Moment:
+) -> ActivatingClip:
     empty = np.zeros(0)
     activation, start_s, end_s = empty, empty, empty
     peak_s: float | None = None
@@ -86,7 +86,7 @@ def _moment(
         if activation.size:
             peak = int(activation.argmax())
             peak_s = float(start_s[peak] + end_s[peak]) / 2
-    return Moment(
+    return ActivatingClip(
         latent=latent,
         rank=rank,
         clip_id=clip_ids[index],

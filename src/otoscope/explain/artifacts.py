@@ -1,4 +1,4 @@
-"""Moments on disk: sound, picture and activation, so that a report needs no corpus."""
+"""Top-activating clips on disk: sound, spectrogram and activation, so that a report needs no corpus."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import soundfile as sf
 from jaxtyping import Float
 
 from otoscope.artifacts import atomic, environment, fingerprint, read_json, read_table, write_json, write_table
-from otoscope.explain.activating_clips import Moment
+from otoscope.explain.activating_clips import ActivatingClip
 from otoscope.explain.selection import LatentChoice
 from otoscope.explain.spectrogram import spectrogram, to_png
 
@@ -45,78 +45,77 @@ SCHEMA: dict[str, pl.DataType] = {
     "audio": pl.String(),
     "picture": pl.String(),
 }
-"""One row a moment; times but `from_s` (the cut's place in its clip) are seconds from the cut's start."""
+"""One row per clip. Times are seconds from the start of the cut; `from_s` is the start of the cut in its clip."""
 
 
 class Sound(NamedTuple):
-    """A clip's samples, mono, and their rate."""
+    """Mono samples of a clip and their rate."""
 
     wave: Float[np.ndarray, " samples"]
     rate_hz: int
 
 
-class Moments(NamedTuple):
-    """What `write_moments` wrote: a row a moment, and the card."""
+class TopClips(NamedTuple):
+    """Top-activating clips, one row per latent and clip, and their card."""
 
     rows: pl.DataFrame
     card: dict[str, Any]
 
 
-def write_moments(
+def write_top_clips(
     folder: Path,
-    chosen: Sequence[tuple[LatentChoice, Sequence[Moment]]],
+    chosen: Sequence[tuple[LatentChoice, Sequence[ActivatingClip]]],
     *,
     sound_of: Callable[[str], Sound],
     card: Mapping[str, Any],
     splits: Mapping[str, str] | None = None,
     factor_values: Callable[[str, str], float] | None = None,
     max_clip_s: float = MAX_CLIP_S,
-) -> Moments:
-    """Write `moments.parquet`, FLAC and PNG files and `card.json` into a folder.
+) -> TopClips:
+    """Write `top_clips.parquet`, FLAC and PNG files and `card.json` into a folder.
 
-    Each clip is cut to at most `max_clip_s` around its peak. `card` says which layer and
-    dictionary the latents are of (`layer, sae_id, sparsity, ...`); `splits` maps clips to their
-    split; `factor_values(factor, clip_id)` gives the factor's value of a clip. The card is written
-    last: a folder without it is unfinished.
+    Each clip is cut to at most `max_clip_s` around its peak. `card` names the layer and dictionary of the latents
+    (`layer, sae_id, sparsity, ...`). `splits` maps clips to their split. `factor_values(factor, clip_id)` returns the
+    factor's value of a clip. The card is written last: a folder without a card is unfinished.
     """
     rows = [
-        _write_one(folder, choice, moment, sound_of(moment.clip_id), max_clip_s, splits or {}, factor_values)
-        for choice, moments in chosen
-        for moment in moments
+        _write_one(folder, choice, clip, sound_of(clip.clip_id), max_clip_s, splits or {}, factor_values)
+        for choice, clips in chosen
+        for clip in clips
     ]
     table = pl.DataFrame(rows, schema=SCHEMA)
-    write_table(folder / "moments.parquet", table)
+    write_table(folder / "top_clips.parquet", table)
     identity = fingerprint([list(row.values()) for row in rows], dict(card))
-    written = {**card, "moments": len(rows), "max_clip_s": max_clip_s, "fingerprint": identity}
+    written = {**card, "clips": len(rows), "max_clip_s": max_clip_s, "fingerprint": identity}
     write_json(folder / "card.json", {**written, "versions": environment()})
-    return Moments(table, written)
+    return TopClips(table, written)
 
 
-def read_moments(folder: Path) -> Moments | None:
-    """Read what `write_moments` wrote; None where no moments were ever finished there."""
+def read_top_clips(folder: Path) -> TopClips | None:
+    """Load top-activating clips; None if the folder is missing or unfinished."""
     if not (folder / "card.json").is_file():
         return None
-    return Moments(read_table(folder / "moments.parquet"), read_json(folder / "card.json"))
+    return TopClips(read_table(folder / "top_clips.parquet"), read_json(folder / "card.json"))
 
 
 def _write_one(
     folder: Path,
     choice: LatentChoice,
-    moment: Moment,
+    clip: ActivatingClip,
     sound: Sound,
     max_clip_s: float,
     splits: Mapping[str, str],
     factor_values: Callable[[str, str], float] | None,
 ) -> dict[str, Any]:
-    from_s, to_s = _cut(sound.wave.size / sound.rate_hz, moment.peak_s, max_clip_s)
+    from_s, to_s = _cut(sound.wave.size / sound.rate_hz, clip.peak_s, max_clip_s)
     wave = sound.wave[round(from_s * sound.rate_hz) : round(to_s * sound.rate_hz)]
     shown = spectrogram(wave, rate_hz=sound.rate_hz)
-    stem = f"latent{moment.latent:05d}-{moment.rank}"
+    stem = f"latent{clip.latent:05d}-{clip.rank}"
     with atomic(folder / f"{stem}.flac") as temporary:
         sf.write(temporary, np.clip(wave, -1.0, 1.0), sound.rate_hz, format="FLAC", subtype="PCM_16")
     with atomic(folder / f"{stem}.png") as temporary:
         temporary.write_bytes(to_png(shown.levels))
-    inside = (moment.end_s > from_s) & (moment.start_s < to_s)
+    inside = (clip.end_s > from_s) & (clip.start_s < to_s)
     return {
         "factor": choice.factor,
         "score": choice.score,
@@ -130,26 +129,26 @@ def _write_one(
         "also": list(choice.also),
         "seeds_found": choice.seeds_found,
         "seeds_asked": choice.seeds_asked,
-        "rank": moment.rank,
-        "clip_id": moment.clip_id,
-        "group": moment.group,
-        "split": splits.get(moment.clip_id, ""),
-        "strength": moment.strength,
-        "factor_value": factor_values(choice.factor, moment.clip_id) if factor_values else None,
+        "rank": clip.rank,
+        "clip_id": clip.clip_id,
+        "group": clip.group,
+        "split": splits.get(clip.clip_id, ""),
+        "strength": clip.strength,
+        "factor_value": factor_values(choice.factor, clip.clip_id) if factor_values else None,
         "from_s": from_s,
         "duration_s": wave.size / sound.rate_hz,
-        "peak_s": None if moment.peak_s is None else moment.peak_s - from_s,
+        "peak_s": None if clip.peak_s is None else clip.peak_s - from_s,
         "high_hz": shown.high_hz,
-        "start_s": (moment.start_s[inside] - from_s).tolist(),
-        "end_s": (moment.end_s[inside] - from_s).tolist(),
-        "activation": moment.activation[inside].tolist(),
+        "start_s": (clip.start_s[inside] - from_s).tolist(),
+        "end_s": (clip.end_s[inside] - from_s).tolist(),
+        "activation": clip.activation[inside].tolist(),
         "audio": f"{stem}.flac",
         "picture": f"{stem}.png",
     }
 
 
 def _cut(duration_s: float, peak_s: float | None, max_clip_s: float) -> tuple[float, float]:
-    """Place a cut of at most `max_clip_s` around the peak, inside the clip."""
+    """Return start and end of a cut of at most `max_clip_s` around the peak, inside the clip."""
     if duration_s <= max_clip_s:
         return 0.0, duration_s
     centre_s = duration_s / 2 if peak_s is None else peak_s

@@ -1,4 +1,4 @@
-"""Which latent stands for a factor."""
+"""Selection of the latent that follows each factor best."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,18 +9,17 @@ from jaxtyping import Bool, Float, Int
 from otoscope.errors import EvaluationError
 
 MIN_ROWS = 8
-"""Clips in which a factor must be known, and a latent must fire, before a correlation is worth a look."""
+"""Minimum number of clips with a known factor value, and of clips in which a latent fires, for a correlation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentChoice:
     """The latent whose pooled code follows a factor best.
 
-    `train_r` is Pearson's correlation over the clips that chose the latent, `test_r` the same over
-    clips of other groups. `null_high` is the 95th percentile of |test_r| when the whole choice is
-    made for the factor's values in random order. `also` names lower-ranked factors with the same
-    best latent. `seeds_found` counts the dictionaries of other seeds, `seeds_asked` of them, in which
-    the latent was found again; None where nobody looked.
+    `train_r` is Pearson's correlation over the clips on which the latent was chosen, `test_r` over clips of other
+    groups. `null_high` is the 95th percentile of |test_r| when the whole choice is repeated for permuted factor
+    values. `also` lists lower-ranked factors with the same best latent. `seeds_found` of `seeds_asked` dictionaries
+    trained with other seeds contain the latent again; both are None if this was not tested.
     """
 
     factor: str
@@ -52,13 +51,13 @@ def choose_latents(
     seed: int = 0,
     allowed: Bool[np.ndarray, " latents"] | None = None,
 ) -> list[LatentChoice]:
-    """Choose for the best-predicted factors the latent with the largest |Pearson correlation|.
+    """Choose the latent with the largest |Pearson correlation| for each of the best-predicted factors.
 
-    `scores` rank the factors (held-out R² of the codes); those under `min_score` or NaN are left
-    out, as are latents that are not `allowed`. The latent is chosen on `train_mask` (train and
-    validation groups) and its correlation is reported on `test_mask`. A latent is listed once:
-    later factors with the same latent go to its `also`. Returns at most `top` choices, best factor
-    first. Raises `EvaluationError` when shapes disagree or the masks overlap.
+    `scores` rank the factors (held-out R² of the codes); factors with NaN or less than `min_score` are excluded, as are
+    latents that are not `allowed`. The latent is chosen on `train_mask` (training and validation groups), and its
+    correlation is reported on `test_mask`. Each latent is listed once: later factors with the same latent go to its
+    `also`. Returns at most `top` choices, best factor first. Raises `EvaluationError` if shapes disagree or the masks
+    overlap.
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
     chosen: dict[int, LatentChoice] = {}
@@ -141,7 +140,7 @@ def _choose_one(
 def _null_high(
     codes: Float[np.ndarray, "rows permutations"], values: Float[np.ndarray, " rows"], rng: np.random.Generator
 ) -> float:
-    """Correlate, on test, each latent that a shuffled factor chose with that factor shuffled there too."""
+    """Return the 95th percentile of |r| on test clips, over latents chosen for permuted factors."""
     if codes.shape[1] == 0:
         return float("nan")
     shuffled = np.stack([rng.permutation(values) for _ in range(codes.shape[1])], axis=1)
@@ -163,10 +162,10 @@ def _check(
     lengths = {"factors": len(factors), "train_mask": len(train_mask), "test_mask": len(test_mask)}
     for name, length in {**lengths, "groups": len(groups)}.items():
         if length != clips:
-            raise EvaluationError(f"{name} has {length} rows, codes have {clips}; they must be the same clips")
+            raise EvaluationError(f"{name} has {length} rows, codes have {clips}; pass the same clips to both")
     if not len(list(names)) == len(scores) == factors.shape[1]:
         raise EvaluationError(
-            f"{len(list(names))} names and {len(scores)} scores for {factors.shape[1]} factors; they must agree"
+            f"{len(list(names))} names and {len(scores)} scores for {factors.shape[1]} factors; give one of each"
         )
     if bool(np.any(train_mask & test_mask)):
-        raise EvaluationError("train_mask and test_mask share clips; a correlation on those would not be held out")
+        raise EvaluationError("train_mask and test_mask share clips; test clips must be held out")

@@ -1,4 +1,4 @@
-"""Spectrograms as small pictures: decibels on 8 bits, one colour map that is even to the eye."""
+"""Spectrograms as small pictures: decibels on 8 bits, a perceptually uniform colour map."""
 
 import io
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from otoscope.errors import EvaluationError
 
 RANGE_DB = 70.0
 MAP_ANCHORS = ("#10131c", "#2b2a5b", "#6b2f7d", "#b43c72", "#ea6a51", "#fbb567", "#fdf3c7")
-"""Seven colours of evenly rising lightness (dark blue, purple, red, orange, cream) that the map runs through."""
+"""Anchors of the colour map, of evenly rising lightness: dark blue, purple, red, orange, cream."""
 
 
 class Spectrogram(NamedTuple):
@@ -33,10 +33,10 @@ def spectrogram(
     hop_s: float = 0.008,
     high_hz: float | None = 8000.0,
 ) -> Spectrogram:
-    """Take the short-time spectrum of a sound: `20 log10 |STFT|`, Hann window, relative to its loudest point.
+    """Return the spectrogram of a sound: `20 log10 |STFT|`, Hann window, relative to its loudest point.
 
-    `high_hz` is the highest frequency kept, at most half the sample rate. Raises
-    `EvaluationError` for a sound without samples or with values that are not finite.
+    `high_hz` is the highest frequency, at most half the sample rate. Raises `EvaluationError` for a sound without
+    samples or with non-finite values.
 
     >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
     >>> shown = spectrogram(tone, rate_hz=16000)
@@ -63,7 +63,7 @@ def spectrogram(
 
 
 def colour_map() -> UInt8[np.ndarray, "256 3"]:
-    """Return the 256 colours of the map, interpolated between `MAP_ANCHORS`, dark to light."""
+    """Return the 256 colours of the map, interpolated between `MAP_ANCHORS` from dark to light."""
     anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in MAP_ANCHORS], dtype=np.float64)
     where = np.linspace(0, len(anchors) - 1, 256)
     columns = [np.interp(where, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]

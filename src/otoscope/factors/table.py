@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, ConfigError, suggest
+from otoscope.errors import ArtifactError, ConfigError
 from otoscope.factors.egemaps import egemaps_identity, measure_egemaps
 from otoscope.factors.user_table import category, read_own
 
@@ -133,14 +133,6 @@ def build_factors(
 def factors_identity() -> str:
     """Return what factors depend on beside corpus and settings: the release of openSMILE."""
     return egemaps_identity()
-
-
-def find_factor(table: FactorTable, name: str) -> FactorCard:
-    """Return the card of a factor; raise `ConfigError` with the nearest name if there is none."""
-    for card in table.cards:
-        if card.name == name:
-            return card
-    raise ConfigError(f"no factor {name!r}; {suggest(name, table.names)}")
 
 
 def _spell(value: object) -> object:

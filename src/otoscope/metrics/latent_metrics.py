@@ -169,33 +169,6 @@ def predictability_gap(
     return gap_of(scores)
 
 
-def class_gap(
-    codes: Float[np.ndarray, "rows latents"],
-    labels: Shaped[np.ndarray, " rows"],
-    *,
-    split: Shaped[np.ndarray, " rows"],
-) -> float:
-    """Return the SAP of a label: the gap in balanced accuracy between the two best single latents.
-
-    A latent tells classes apart by the nearest class mean of the fitted rows; its balanced accuracy
-    on test rows is rescaled so that chance (1 / classes) is 0 and at least 0. Rows without a label
-    (None or empty) are left out. NaN where no latent beats chance.
-    """
-    fitted, judged = _parts(codes, split)
-    names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
-    fitted, judged = fitted & (names != ""), judged & (names != "")
-    classes, numbers = np.unique(names[fitted], return_inverse=True)
-    if len(classes) < 2 or not judged.any():
-        raise EvaluationError(f"a label needs two classes among the fitted rows and a test row; got {classes.tolist()}")
-    known = judged & np.isin(names, classes)
-    truth = np.searchsorted(classes, names[known])
-    guess = _nearest(codes[fitted].astype(np.float64), numbers, codes[known].astype(np.float64), len(classes))
-    recall = np.stack([(guess[truth == c] == c).mean(axis=0) for c in np.unique(truth)])
-    chance = 1 / len(classes)
-    scores = np.maximum((recall.mean(axis=0) - chance) / (1 - chance), 0)
-    return gap_of(np.where(live_columns(codes[fitted]), scores, 0.0)[:, None]).value
-
-
 def _line_r2(
     codes: Float[np.ndarray, "rows latents"],
     factors: Float[np.ndarray, "rows factors"],
@@ -215,22 +188,6 @@ def _line_r2(
     scores[live] = np.maximum(explained / np.where(defined, total, 1), 0)
     scores[:, ~defined] = math.nan
     return scores
-
-
-def _nearest(
-    fitted: Float[np.ndarray, "fitted latents"],
-    numbers: Int[np.ndarray, " fitted"],
-    others: Float[np.ndarray, "judged latents"],
-    n_classes: int,
-) -> Int[np.ndarray, "judged latents"]:
-    """Return the class whose mean is nearest, by each latent alone."""
-    nearest = np.full(others.shape, np.inf)
-    guess = np.zeros(others.shape, dtype=np.int64)
-    for c in range(n_classes):
-        away = np.abs(others - fitted[numbers == c].mean(axis=0))
-        guess[away < nearest] = c
-        nearest = np.minimum(nearest, away)
-    return guess
 
 
 def _parts(

@@ -132,23 +132,6 @@ class ReconstructionMeter:
             raise EvaluationError("rows, reconstruction or codes hold NaN or infinity; mask such rows out first")
 
 
-def measure_reconstruction(
-    rows: Float[np.ndarray, "rows width"],
-    reconstructed: Float[np.ndarray, "rows width"],
-    codes: Float[np.ndarray, "rows latents"],
-    groups: Shaped[np.ndarray, " rows"],
-    *,
-    mean_train: Float[np.ndarray, " width"],
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Reconstruction:
-    """Return the figures of rows that fit in memory; see `ReconstructionMeter`."""
-    meter = ReconstructionMeter(mean_train)
-    meter.update(rows, reconstructed, codes, groups)
-    return meter.result(resamples=resamples, confidence=confidence, seed=seed)
-
-
 def _squares(x: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
     return np.einsum("ij,ij->i", x, x)
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import polars as pl
 
 from otoscope.metrics.registry import METRICS, find_metric
+from otoscope.resampling.groups import Score
 
 SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),
@@ -20,6 +21,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "latents": pl.Int64(),
     "k": pl.Int64(),
     "sparsity": pl.Float64(),
+    "dimensions": pl.Int64(),
     "seed": pl.Int64(),
     "metric": pl.String(),
     "target": pl.String(),
@@ -34,6 +36,25 @@ SCHEMA: dict[str, pl.DataType] = {
     "unit": pl.String(),
     "higher_is_better": pl.Boolean(),
 }
+
+
+class Bounded(Protocol):
+    """A value with its interval; `Score` has a null too."""
+
+    @property
+    def value(self) -> float:
+        """The value."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +76,8 @@ class Record:
     latents: int | None = None
     k: int | None = None
     sparsity: float | None = None
+    dimensions: int | None = None
+    """Number of dimensions that a regression or probe used, of metrics that begin with `sparse_`."""
     seed: int | None = None
     low: float = math.nan
     high: float = math.nan
@@ -66,6 +89,16 @@ class Record:
     def __post_init__(self) -> None:
         find_metric(self.metric)
 
+    def with_score(self, metric: str, score: Bounded, **changes: Any) -> "Record":
+        """Return a copy that holds a value of a metric, its interval and, if `score` has one, its null.
+
+        >>> about = Record(metric="l0", value=0.0, split="test", representation="dense", layer=3)
+        >>> about.with_score("mig", Score(0.5, 0.4, 0.6, 0.1, 0.2), n=40).null_high
+        0.2
+        """
+        numbers = {name: float(getattr(score, name)) for name in Score._fields if hasattr(score, name)}
+        return replace(self, metric=metric, **numbers, **changes)
+
     def row(self) -> dict[str, Any]:
         """Return the record as a row of `SCHEMA`."""
         metric = METRICS[self.metric]
@@ -75,12 +108,3 @@ class Record:
 def to_table(records: Iterable[Record]) -> pl.DataFrame:
     """Return records as one table with the columns of `SCHEMA`, in the order given."""
     return pl.DataFrame([record.row() for record in records], schema=SCHEMA)
-
-
-def completed(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table of records with the column `preset`, which older tables hold inside `sae_id` only."""
-    if "preset" in table.columns or "sae_id" not in table.columns:
-        return table
-    named = pl.col("sae_id").str.extract(r"^(?:untrained-)?layer\d+-(?:frames|pooled)-(.+)-m\d+-k\d+-seed\d+$")
-    wider = table.with_columns(named.alias("preset"))
-    return wider.select([name for name in SCHEMA if name in wider.columns])

@@ -241,10 +241,6 @@ METRICS: Mapping[str, Metric] = _by_name(
         description="balanced accuracy from the best dimensions",
     ),
     Metric(
-        name="sparse_detection_balanced_accuracy",
-        description="balanced accuracy of separating one class from all others with a few dimensions",
-    ),
-    Metric(
         name="mean_max_cosine",
         unit="cosine",
         bounds=COSINE,

@@ -2,8 +2,7 @@
 
 k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, a logistic
 regression reads the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
-fitted on both, reported on test rows). Two questions: which class (one set of latents for all
-classes), and, for several labels at once, is this label there (a set of latents each).
+fitted on both, reported on test rows).
 """
 
 import math
@@ -93,45 +92,6 @@ def sparse_probe(
         for probe, m, h in zip(real, mean, high, strict=True)
     ]
     return LabelCurve(tuple(settings.sizes), tuple(scores), rankings[0], real[0].n, real[0].groups)
-
-
-def sparse_detection(
-    features: Float[np.ndarray, "rows p"],
-    present: Float[np.ndarray, "rows labels"],
-    *,
-    groups: Shaped[np.ndarray, " rows"],
-    split: Shaped[np.ndarray, " rows"],
-    settings: SparseProbeSettings | None = None,
-    seed: int = 0,
-) -> list[LabelCurve | None]:
-    """Return one curve a label for clips that carry several labels at once.
-
-    Args:
-        features: any representation, one row a clip.
-        present: 1 where a clip has a label, 0 where not, NaN where nobody knows.
-        groups: what must not be shared between splits (singer, speaker).
-        split: train, valid or test for each row.
-        settings: sizes, penalties and repetitions.
-        seed: of the bootstrap and the permutations.
-
-    Each label is a question of its own, answered from latents of its own; chance is 0.5. None for a
-    label that all or no training rows have, or that some split does not know. Raises
-    `EvaluationError` for values other than 0, 1 and NaN.
-    """
-    settings = settings or SparseProbeSettings()
-    if present.ndim != 2 or not np.isin(present[~np.isnan(present)], (0, 1)).all():
-        raise EvaluationError("`present` must be [rows, labels] and hold 0, 1 or NaN only")
-    train = rows_of(split, "train", len(present))
-    curves: list[LabelCurve | None] = []
-    for column in present.T:
-        answers = np.where(np.isnan(column), "", np.where(column == 1, "yes", "no"))
-        asked = len(set(answers[train]) - {""}) == 2
-        known = all((answers[np.asarray(split) == name] != "").any() for name in ("valid", "test"))
-        if asked and known:
-            curves.append(sparse_probe(features, answers, groups=groups, split=split, settings=settings, seed=seed))
-        else:
-            curves.append(None)
-    return curves
 
 
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from otoscope.errors import EvaluationError
@@ -116,26 +116,6 @@ def match_latents(one: Float[np.ndarray, "rows latents"], other: Float[np.ndarra
         partner[rows] = np.flatnonzero(live_other)[theirs]
         correlation[rows] = np.clip(alike[mine, theirs], -1, 1)
     return Matching(partner, correlation)
-
-
-def compare_codes(
-    one: Float[np.ndarray, "rows latents"],
-    other: Float[np.ndarray, "rows others"],
-    *,
-    groups: Shaped[np.ndarray, " rows"] | None = None,
-    repeats: int = 2,
-    seed: int = 0,
-) -> Similarity:
-    """Return the mean correlation of matched latents beside that with the second code's rows shuffled.
-
-    With `groups`, rows are shuffled within groups: the null then keeps what both know of the group.
-    """
-    value = _mean(match_latents(one, other).correlation)
-    draws = [
-        _mean(match_latents(one, permute_rows(other, seed=seed + i, groups=groups)).correlation) for i in range(repeats)
-    ]
-    mean, high = null_summary(np.asarray(draws))
-    return Similarity(value, float(mean), float(high))
 
 
 def matched_latents(

@@ -80,7 +80,7 @@ def _warnings(spec: CorpusSpec, found: Corpus, probed: list[str], *, all_wanted:
     """Say what makes results on this corpus doubtful, though nothing stops the run."""
     left_out = [name for name in found.labels if name not in probed] if all_wanted else []
     told = [f"warning: {name} is not probed: {unprobeable_reason(found, name)}" for name in left_out]
-    if thin_split := evidence.warning(evidence.evidence_in_corpus(found.clips)):
+    if thin_split := evidence.warning(evidence.evidence_of_clips(found.clips)):
         told.append(thin_split)
     if found.clips["group"].n_unique() == found.clips.height:
         told.append(_alone(spec, found))

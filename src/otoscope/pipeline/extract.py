@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from otoscope.activations.extract import extract as extract_activations
+from otoscope.activations.extract import iter_extract as extract_activations
 from otoscope.activations.maintain import is_known_damaged
-from otoscope.activations.progress import Progress
+from otoscope.activations.progress import ExtractionProgress
 from otoscope.activations.segments import Segments
 from otoscope.activations.sharding import Sharding
-from otoscope.activations.storage.base import elsewhere, home_of, point_elsewhere
+from otoscope.activations.storage.base import open_storage, read_redirect, write_redirect
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.config import ExtractSettings, RunConfig
@@ -48,7 +48,7 @@ def extract(run: Context) -> None:
     def work() -> None:
         last = writing.write_elsewhere(settings.store) if settings.store else writing.write_here(folder.activations)
         store = ActivationStore.open(folder.activations)
-        watch.message(f"  {store.card['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        watch.message(f"  {store.manifest['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
         if last is not None and last.skipped_clips:
             new = last.clips - last.skipped_clips
             watch.message(
@@ -58,7 +58,7 @@ def extract(run: Context) -> None:
             folder.log(
                 "extracted", times_real_time=round(last.times_real_time, 2), utilisation=round(last.utilisation, 3)
             )
-            watch.message(f"  {last.spent()}")
+            watch.message(f"  {last.time_summary()}")
 
     _end_swap(folder.activations)
     run_stage(
@@ -82,9 +82,9 @@ class _Writing:
     def __init__(self, run: Context, corpus: Corpus, encoder: Encoder, layers: Sequence[int]) -> None:
         self._run, self._corpus, self._encoder, self._layers = run, corpus, encoder, layers
 
-    def write_here(self, folder: Path) -> Progress | None:
+    def write_here(self, folder: Path) -> ExtractionProgress | None:
         """Write into the run folder; a whole store of other settings is replaced once the new one is whole."""
-        if elsewhere(folder) is not None:
+        if read_redirect(folder) is not None:
             shutil.rmtree(folder)
         try:
             return self._write(folder)
@@ -107,20 +107,20 @@ class _Writing:
         _end_swap(folder)
         return last
 
-    def write_elsewhere(self, place: str) -> Progress | None:
+    def write_elsewhere(self, place: str) -> ExtractionProgress | None:
         """Write to another place, and leave word of it in the run folder."""
         last = self._write(place)
         folder = self._run.folder.activations
-        if elsewhere(folder) is None:
+        if read_redirect(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
-        point_elsewhere(folder, place)
-        (folder / MANIFEST).write_bytes(home_of(place).read(MANIFEST))
+        write_redirect(folder, place)
+        (folder / MANIFEST).write_bytes(open_storage(place).read(MANIFEST))
         return last
 
-    def _write(self, place: Path | str) -> Progress | None:
+    def _write(self, place: Path | str) -> ExtractionProgress | None:
         config, watch = self._run.config, self._run.progress
         settings = config.extract
-        last: Progress | None = None
+        last: ExtractionProgress | None = None
         with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
             for last in extract_activations(
                 self._corpus,

@@ -15,7 +15,7 @@ from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
 from otoscope.executors.base import Engine
 from otoscope.executors.local import Local
-from otoscope.pipeline import corpus, evaluate, extract, report
+from otoscope.pipeline import corpus, evaluate, explain, extract, report
 from otoscope.runs import training
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
@@ -30,7 +30,7 @@ STAGES: dict[str, Stage] = {
     "extract": extract.extract,
     "train": training.train_all,
     "evaluate": evaluate.evaluate_all,
-    "explain": report.explain,
+    "explain": explain.explain,
     "report": report.report,
 }
 """Every stage by name, in order."""

@@ -23,14 +23,13 @@ from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import ProbeSettings, fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
-from otoscope.resampling.groups import Score
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
 from otoscope.runs.training import GridMember, training_grid
-from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import load_sae
 
 NAME = "held_out"
 
@@ -58,7 +57,7 @@ def rebuilt(measured: Reconstruction, split: str, about: Record) -> Iterator[Rec
     shared = replace(about, split=split, n=measured.rows, groups=measured.groups)
     for metric in ("explained_variance", "mse", "cosine", "l0"):
         found = getattr(measured, metric)
-        yield replace(shared, metric=metric, value=found.value, low=found.low, high=found.high)
+        yield shared.with_score(metric, found)
     yield replace(shared, metric="dead_fraction", value=measured.dead_fraction)
     yield replace(shared, metric="always_on_fraction", value=measured.always_on_fraction)
 
@@ -89,7 +88,7 @@ def _probed(
         ("probe_balanced_accuracy", found.balanced_accuracy),
         ("probe_macro_f1", found.macro_f1),
     ):
-        yield _scored(shared, metric, "test", score)
+        yield shared.with_score(metric, score, split="test")
     chosen_by = found.valid_balanced_accuracy
     n, groups = _counted(clips, "valid", values != "")
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=n, groups=groups)
@@ -124,7 +123,7 @@ def _factors(
     spread = completeness(importance, live=fits.live, predicted=predicted)
     for j, name in enumerate(clips.factor_names):
         shared = replace(about, target=name, n=int(fits.n[j]), groups=int(fits.groups[j]))
-        yield _scored(shared, "factor_r2", "test", fits.score(j))
+        yield shared.with_score("factor_r2", fits.score(j), split="test")
         n, groups = _counted(clips, "valid", ~np.isnan(clips.factors[:, j]))
         yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
@@ -142,20 +141,7 @@ def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " f
     return (fits.r2 > min_r2) & above_null
 
 
-def _scored(shared: Record, metric: str, split: str, score: Score) -> Record:
-    return replace(
-        shared,
-        metric=metric,
-        split=split,
-        value=score.value,
-        low=score.low,
-        high=score.high,
-        null_mean=score.null_mean,
-        null_high=score.null_high,
-    )
-
-
-FORMAT = 3
+FORMAT = 4
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from otoscope.artifacts import atomic
 from otoscope.report import tables
-from otoscope.report.figures.figure import Figure, for_page, for_print
+from otoscope.report.figures.figure import Figure, figure_chart, for_page
 from otoscope.report.figures.theme import PRINT_CONFIG, Colour, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
@@ -27,7 +27,7 @@ def write_figure(folder: Path, figure: Figure) -> None:
     The SVG has the same bytes each time; the PDF is the same drawing, but the converter lists its
     objects in any order.
     """
-    svg = _renumbered(vlc.vegalite_to_svg(for_print(figure, PRINT_CONFIG)))
+    svg = _renumbered(vlc.vegalite_to_svg(figure_chart(figure, PRINT_CONFIG).to_dict(validate=False)))
     with atomic(folder / f"{figure.name}.svg") as temporary:
         temporary.write_text(svg, encoding="utf-8")
     with atomic(folder / f"{figure.name}.pdf") as temporary:

@@ -8,11 +8,11 @@ from otoscope.artifacts import atomic
 from otoscope.formatting import count
 from otoscope.report import evidence, glossary
 from otoscope.report.claims import page as claims
-from otoscope.report.claims.sentences import VerdictText
+from otoscope.report.claims.verdicts import Verdict
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.probes import all_figures
 from otoscope.report.layout import Section, render_page, write_figure
-from otoscope.report.run_data import Run, read_run
+from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.strict_findings import strict_findings
@@ -75,7 +75,7 @@ class RunSummary(NamedTuple):
 class ClaimsLink(NamedTuple):
     """Verdicts on the study's claims, and the page that examines them."""
 
-    verdicts: Sequence[tuple[claims.Claim, VerdictText]]
+    verdicts: Sequence[tuple[claims.Claim, Verdict]]
     page: str
 
 
@@ -86,7 +86,7 @@ class PlainFindings(NamedTuple):
     summary: findings.Summary
 
 
-def render(run: Run, figures: Mapping[str, Sequence[Figure]], *, linked: bool = True) -> str:
+def render(run: RunData, figures: Mapping[str, Sequence[Figure]], *, linked: bool = True) -> str:
     """Return the page as text; `linked` states whether the figures' files exist next to it."""
     return render_page(
         title=run.title,
@@ -97,9 +97,9 @@ def render(run: Run, figures: Mapping[str, Sequence[Figure]], *, linked: bool = 
     )
 
 
-def _sections(run: Run, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Section]:
+def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Section]:
     rows = run.results.rows
-    rests_on = evidence.evidence_of(run)
+    rests_on = evidence.evidence_of_run(run)
     examined = claims.examine(rows) if claims.is_asked(rows) else None
     plain, strict = findings.summary(run, rests_on), strict_findings(run)
     first = RunSummary(
@@ -126,7 +126,7 @@ def _sections(run: Run, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Sec
     yield Section("provenance", "Where this comes from", "provenance.html", methods.provenance(run))
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: RunData) -> str:
     parts = [run.encoder]
     if name := run.corpus.get("name"):
         parts.append(str(name))

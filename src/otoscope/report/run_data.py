@@ -1,5 +1,6 @@
 """What a report reads of a run folder; all but the results may be missing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ import yaml
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
 from otoscope.errors import DamagedArtifact
-from otoscope.explain import Moments, read_moments
-from otoscope.metrics.record import SCHEMA, completed
+from otoscope.explain import TopClips, read_top_clips
+from otoscope.metrics.record import SCHEMA
 from otoscope.report.results import Results
 
 NO_CATEGORY = "other"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """A run folder's contents as far as they exist."""
 
     folder: Path
@@ -30,7 +31,7 @@ class Run:
     factors: dict[str, Any]
     cards: dict[str, dict[str, Any]]
     activations: dict[str, Any]
-    moments: Moments | None
+    top_clips: TopClips | None
 
     @property
     def name(self) -> str:
@@ -52,24 +53,33 @@ class Run:
 
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""
-        return self.categories.get(factor, NO_CATEGORY)
+        return category_of(self.categories, factor)
 
     @property
     def categories(self) -> dict[str, str]:
-        """Category of every factor of the factors' card, in its order."""
-        listed = self.factors.get("factors", [])
-        return {f["name"]: f.get("category") or NO_CATEGORY for f in listed}
+        """Category of each factor of the factors' card, in its order."""
+        return categories_of(self.factors)
 
 
-def read_run(folder: Path) -> Run:
+def categories_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the category of each factor listed in the card of a table of factors."""
+    return {f["name"]: f.get("category") or NO_CATEGORY for f in card.get("factors", [])}
+
+
+def category_of(categories: Mapping[str, str], factor: str) -> str:
+    """Return a factor's category, "other" if it has none."""
+    return categories.get(factor, NO_CATEGORY)
+
+
+def read_run(folder: Path) -> RunData:
     """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
-    rows = completed(read_table(folder / "results.parquet"))
+    rows = read_table(folder / "results.parquet")
     if missing := SCHEMA.keys() - set(rows.columns):
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
         )
     judged = set(rows["sae_id"])  # dictionaries of earlier settings may lie beside those of the results
-    return Run(
+    return RunData(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
         config=_yaml(folder / "config.yaml"),
@@ -79,7 +89,7 @@ def read_run(folder: Path) -> Run:
         factors=_json(folder / "factors.json"),
         cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in judged},
         activations=_json(folder / "activations" / "manifest.json"),
-        moments=read_moments(folder / "moments"),
+        top_clips=read_top_clips(folder / "explain"),
     )
 
 

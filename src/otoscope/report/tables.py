@@ -39,7 +39,8 @@ TITLES: dict[str, str] = {
     "preset": "recipe",
 }
 RESULT_COLUMNS = (
-    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "seed", "metric", "value"),
+    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "dimensions", "seed"),
+    *("metric", "value"),
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
 SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")

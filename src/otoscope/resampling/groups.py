@@ -38,10 +38,10 @@ class Score(NamedTuple):
     """A value, its interval over groups, and what the same procedure gives on permuted targets."""
 
     value: float
-    low: float
-    high: float
-    null_mean: float
-    null_high: float
+    low: float = math.nan
+    high: float = math.nan
+    null_mean: float = math.nan
+    null_high: float = math.nan
 
 
 def number_groups(groups: Shaped[np.ndarray, " rows"]) -> tuple[Int[np.ndarray, " rows"], int]:
@@ -124,33 +124,6 @@ def bootstrap_mean(
     sums = group_sums(np.stack([scores, np.ones(len(scores))], axis=1), groups)
     found = bootstrap_sums(sums, lambda s: s[..., 0] / s[..., 1], resamples=resamples, confidence=confidence, seed=seed)
     return Interval(*(float(x) for x in found))
-
-
-def bootstrap_rows(
-    statistic: Callable[[Int[np.ndarray, " drawn"]], float],
-    groups: Shaped[np.ndarray, " rows"],
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Interval:
-    """Return any statistic of row indices with its interval over groups.
-
-    For statistics that no sums express (medians, rank correlations); one call a resample, so
-    prefer `bootstrap_sums` where it applies.
-    """
-    codes, n_groups = number_groups(groups)
-    value = float(statistic(np.arange(len(codes))))
-    if n_groups < 2:
-        return Interval(value, math.nan, math.nan)
-    members = [np.flatnonzero(codes == g) for g in range(n_groups)]
-    counts = resample_counts(n_groups, resamples=resamples, seed=seed)
-    drawn = [
-        float(statistic(np.concatenate([np.tile(rows, times) for rows, times in zip(members, row, strict=True)])))
-        for row in counts
-    ]
-    low, high = quantiles(np.asarray(drawn), confidence)
-    return Interval(value, float(low), float(high))
 
 
 def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> NDArray[Any]:

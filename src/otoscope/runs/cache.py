@@ -27,7 +27,7 @@ from otoscope.artifacts import (
 )
 from otoscope.errors import ArtifactError
 from otoscope.executors.base import Engine, results
-from otoscope.metrics.record import Record, completed, to_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, task
 
@@ -122,7 +122,7 @@ def ensure(
 
 def read_records(folder: Path, parts: Sequence[CachedResult]) -> pl.DataFrame:
     """Return the records of parts, one after the other."""
-    return pl.concat([completed(read_table(_table(folder, part))) for part in parts])
+    return pl.concat([read_table(_table(folder, part)) for part in parts])
 
 
 def read_arrays(folder: Path, part: CachedResult) -> Arrays:

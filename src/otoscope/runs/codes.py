@@ -58,8 +58,8 @@ def encode_rows(
 ) -> EncodedRows:
     """Encode rows and rebuild them."""
     with torch.inference_mode():
-        made = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
-    return EncodedRows(rows, made.rebuilt.numpy(), made.codes.numpy(), clip)
+        output = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
+    return EncodedRows(rows, output.reconstruction.numpy(), output.codes.numpy(), clip)
 
 
 def pool_clips(batch: EncodedRows) -> ClipCodes:

@@ -61,9 +61,9 @@ class RunFolder:
         return self.root / "results.parquet"
 
     @property
-    def moments(self) -> Path:
+    def explain(self) -> Path:
         """Clips at which the chosen latents fire."""
-        return self.root / "moments"
+        return self.root / "explain"
 
     @property
     def report(self) -> Path:

@@ -94,7 +94,7 @@ class EvaluationInputs:
     @property
     def fingerprint(self) -> str:
         """What every number rests on: activations, splits, labels and factors."""
-        return fingerprint(self.store.as_read(), clips_fingerprint(self.clips))
+        return fingerprint(self.store.content_id(), clips_fingerprint(self.clips))
 
     def record_template(self, layer: int, *, protocol: str, representation: str, pooling: str) -> Record:
         """Return what all records of one representation share."""
@@ -103,7 +103,7 @@ class EvaluationInputs:
             value=0.0,
             split="test",
             protocol=protocol,
-            encoder=self.store.card["encoder"]["name"],
+            encoder=self.store.manifest["encoder"]["name"],
             layer=layer,
             representation=representation,
             pooling=pooling,

@@ -23,12 +23,11 @@ from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
 from otoscope.runs.progress import ProgressReporter, task
-from otoscope.sae.bank import Bank, find_room
-from otoscope.sae.bank import Member as BankMember
+from otoscope.sae.bank import Bank, BankMember, fit_in_memory
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows, Rows
-from otoscope.sae.loggers import Log, open_log
+from otoscope.sae.data import ArrayRows, RowSource
+from otoscope.sae.loggers import MetricLogger, open_logger
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
@@ -83,7 +82,7 @@ def training_grid(config: RunConfig, extracted: list[int]) -> list[GridMember]:
     return [
         GridMember(layer, pooling, preset, latents, sparsity, seed)
         for layer, pooling, preset, latents, sparsity, seed in product(
-            layers, settings.poolings, settings.presets, settings.dictionaries, settings.sparsities, settings.seeds
+            layers, settings.poolings, settings.preset_names, settings.dictionaries, settings.sparsities, settings.seeds
         )
     ]
 
@@ -142,11 +141,11 @@ class GridTraining:
             return
         banks = _by_material(missing)
         for (layer, pooling), wanted in banks:  # whatever one of them cannot do is told before the first is trained
-            find_room(*self._rows(layer, pooling), self._seats(wanted))
+            fit_in_memory(*self._rows(layer, pooling), self._bank_members(wanted))
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
-        with task(self.watch, title, len(missing), "dictionaries"), closing(open_log(self.folder.root)) as log:
+        with task(self.watch, title, len(missing), "dictionaries"), closing(open_logger(self.folder.root)) as log:
             for (layer, pooling), wanted in banks:
-                bank = Bank(*self._rows(layer, pooling), self._seats(wanted), device=self.run.config.device)
+                bank = Bank(*self._rows(layer, pooling), self._bank_members(wanted), device=self.run.config.device)
                 for warning in bank.warnings():
                     self.watch.message(f"layer {layer}, {pooling}: {warning}")
                 _train(bank, self.watch, log)
@@ -159,20 +158,20 @@ class GridTraining:
                 self.watch.advance(1, note=banks[place][0].sae_id)
 
     def _inputs(self, member: GridMember) -> str:
-        recipe = self._recipe(member).model_dump(mode="json")
-        return fingerprint(self.store.as_read(member.layer), self.clips, member.sae_id, member.sparsity, recipe)
+        config = self._train_config(member).model_dump(mode="json")
+        return fingerprint(self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config)
 
-    def _recipe(self, member: GridMember) -> TrainConfig:
-        return self.run.config.train.recipe(member.preset)
+    def _train_config(self, member: GridMember) -> TrainConfig:
+        return self.run.config.train.train_config(member.preset)
 
     def _card(self, member: GridMember) -> dict[str, Any]:
         return {
             "sae_id": member.sae_id,
-            "encoder": self.store.card["encoder"],
+            "encoder": self.store.manifest["encoder"],
             "layer": member.layer,
             "pooling": member.pooling,
             "preset": member.preset,
-            "recipe": self._recipe(member).model_dump(mode="json"),
+            "config": self._train_config(member).model_dump(mode="json"),
             "latents": member.latents,
             "k": member.k,
             "sparsity": member.sparsity,
@@ -181,10 +180,10 @@ class GridTraining:
             "activations": self.store.fingerprint,
         }
 
-    def _rows(self, layer: int, pooling: Pooling) -> tuple[Rows, Rows]:
+    def _rows(self, layer: int, pooling: Pooling) -> tuple[RowSource, RowSource]:
         """Return the rows to train on and those to validate by."""
 
-        def rows_of(side: str) -> Rows:
+        def rows_of(side: str) -> RowSource:
             clips = self.clips[side]
             if pooling == "encode_then_pool":
                 return self.store.rows(layer, clips)
@@ -193,14 +192,14 @@ class GridTraining:
 
         return rows_of("train"), rows_of("valid")
 
-    def _seats(self, wanted: Sequence[GridMember]) -> list[BankMember]:
+    def _bank_members(self, wanted: Sequence[GridMember]) -> list[BankMember]:
         return [
             BankMember(
                 name=member.sae_id,
                 latents=member.latents,
                 k=member.k,
                 seed=member.seed,
-                preset=self._recipe(member),
+                preset=self._train_config(member),
                 folder=self.folder.saes / member.sae_id,
                 card=self._card(member),
             )
@@ -236,7 +235,7 @@ def _by_material(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling
     return list(grouped.items())
 
 
-def _train(bank: Bank, watch: ProgressReporter, log: Log) -> None:
+def _train(bank: Bank, watch: ProgressReporter, log: MetricLogger) -> None:
     shown = dict.fromkeys((member.name for member in bank.members), 0.0)
     # what an earlier run with other settings left half done is of no use to this one
     for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):

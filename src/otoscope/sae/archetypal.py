@@ -1,4 +1,4 @@
-"""A dictionary whose atoms are nearly mixtures of points of the data."""
+"""Archetypal dictionary: atoms that are approximately mixtures of data points."""
 
 import math
 
@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-OWN = 0.9
-"""Share of an atom that its two first points make up at the start."""
+OWN_SHARE = 0.9
+"""Initial share of an atom's first two points."""
 
 LLOYD_STEPS = 10
-ROWS_A_POINT = 16
+ROWS_PER_POINT = 16
 
 
 class Archetypes(nn.Module):
     """Atoms near the convex hull of points: `atoms = softmax(logits) points + relaxation`.
 
     Relaxed archetypal dictionary (RA-SAE, Fel et al. 2025, arXiv 2502.12892): every atom is a
-    mixture of points of the data, up to a step of at most `bound` times the points' root mean square
-    length. So atoms stay where data are, and training from another seed finds much the same ones.
+    mixture of data points, plus a step of at most `bound` times the points' root mean square
+    length. Atoms stay close to the data, and trainings with other seeds find similar ones.
     """
 
     points: Float[Tensor, "points width"]
@@ -40,31 +40,31 @@ class Archetypes(nn.Module):
         return self.mixing @ self.points + self.relaxation
 
     @torch.no_grad()
-    def start(self, points: Float[Tensor, "points width"], *, seed: int) -> None:
-        """Take these points; each atom begins near one of them, or between two."""
+    def initialise(self, points: Float[Tensor, "points width"], *, seed: int) -> None:
+        """Set the points; each atom starts near one of them, or between two."""
         self.points.copy_(points)
         latents, number = self.logits.shape
         generator = torch.Generator().manual_seed(seed)
         first = torch.cat([torch.randperm(number, generator=generator) for _ in range(-(-latents // number))])[:latents]
         second = torch.randint(number, (latents,), generator=generator)
         share = 0.5 + 0.5 * torch.rand(latents, generator=generator)
-        mixing = torch.full((latents, number), (1 - OWN) / number)
+        mixing = torch.full((latents, number), (1 - OWN_SHARE) / number)
         rows = torch.arange(latents)
-        mixing[rows, first] += OWN * share
-        mixing[rows, second] += OWN * (1 - share)
+        mixing[rows, first] += OWN_SHARE * share
+        mixing[rows, second] += OWN_SHARE * (1 - share)
         self.logits.copy_(mixing.log())
 
     @torch.no_grad()
     def clip(self) -> None:
-        """Put relaxations that are too long back to the bound."""
-        most = self.bound * self.points.square().sum(dim=1).mean().sqrt()
+        """Shorten relaxations that are longer than the bound."""
+        longest = self.bound * self.points.square().sum(dim=1).mean().sqrt()
         lengths = torch.linalg.vector_norm(self.relaxation, dim=1, keepdim=True).clamp_min(1e-12)
-        self.relaxation.mul_((most / lengths).clamp_max(1.0))
+        self.relaxation.mul_((longest / lengths).clamp_max(1.0))
 
 
 @torch.no_grad()
 def centroids(rows: Float[Tensor, "rows width"], number: int, *, seed: int) -> Float[Tensor, "number width"]:
-    """Return points that stand for the rows: k-means from rows drawn by seed, or all rows if there are no more.
+    """Return k-means centroids of the rows, started from randomly drawn rows; all rows if there are no more.
 
     >>> centroids(torch.tensor([[0.0], [0.2], [5.0], [5.2]]), 2, seed=0).flatten().sort().values
     tensor([0.1000, 5.1000])
@@ -72,15 +72,15 @@ def centroids(rows: Float[Tensor, "rows width"], number: int, *, seed: int) -> F
     if len(rows) <= number:
         return rows
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    found = rows[drawn[:number]].clone()
+    centres = rows[drawn[:number]].clone()
     for _ in range(LLOYD_STEPS):
-        nearest = torch.cdist(rows, found).argmin(dim=1)
+        nearest = torch.cdist(rows, centres).argmin(dim=1)
         sizes = torch.bincount(nearest, minlength=number)
-        sums = torch.zeros_like(found).index_add_(0, nearest, rows)
-        found = torch.where(sizes[:, None] > 0, sums / sizes[:, None].clamp_min(1), found)
-    return found
+        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+        centres = torch.where(sizes[:, None] > 0, sums / sizes[:, None].clamp_min(1), centres)
+    return centres
 
 
 def sample_size(number: int, height: int) -> int:
-    """Return how many rows to look for so many points in."""
-    return min(height, math.ceil(ROWS_A_POINT * number))
+    """Return the number of rows to sample for k-means with `number` points."""
+    return min(height, math.ceil(ROWS_PER_POINT * number))

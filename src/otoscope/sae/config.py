@@ -1,121 +1,158 @@
-"""Recipes: every setting of a training run.
+"""Training configuration: every setting of a run, the presets, and validation without data."""
 
-What can be said of a recipe before there are rows: whether its settings exist, and whether they go together.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.model import Dictionary, Init
-from otoscope.sae.sparsifiers.catalog import check_sparsifier
-from otoscope.sae.statistics import Wanted
+from otoscope.sae.sparsifiers import SparsifierSpec, check_sparsifier
+from otoscope.sae.statistics import ScalingName
 
-LATER = {"dead_window_epochs"}
-"""Settings that recipes of earlier dictionaries did not have; None in these."""
+BASE_KEY = "based_on"
+"""Key of a described configuration that names its preset; every other key is a field of `TrainConfig`."""
 
 
 class TrainConfig(BaseModel):
-    """A recipe; unknown keys and values out of range are refused, a sparsifier that is not there by `ConfigError`."""
+    """Settings of a training run; unknown keys and values out of range raise an error.
+
+    >>> TrainConfig.preset("default", sparsifier={"name": "jumprelu", "bandwidth": 0.2}).sparsifier
+    {'name': 'jumprelu', 'bandwidth': 0.2}
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sparsifier: str = "topk"
+    sparsifier: SparsifierSpec = "topk"
+    """Name of a sparsifier, or a mapping with its `name` and hyper-parameters."""
     centred: bool = True
     """Subtract the mean of the training rows."""
-    scaling: Wanted = "rows"
+    scaling: ScalingName = "rows"
     """Divide by the root mean square deviation of all entries ("rows"), of each dimension, or not at all.
 
-    "auto": by dimension where a single one carries more than `moments.OUTLIER_SHARE` of the variance, else "rows"."""
+    "auto": per dimension if one carries more than `statistics.OUTLIER_SHARE` of the variance, else "rows"."""
     encoder_bias: bool = True
     decoder_bias: bool = True
     init: Init = "tied"
-    """"tied": random atoms, and the encoder alike; "principal": the rows' principal axes, both ways, come first."""
+    """"tied": random atoms and an equal encoder; "principal": the first atoms are the +/- principal axes."""
     axes_share: float = Field(default=0.8, gt=0, le=1)
-    """With `init="principal"`: the axes that hold this share of the variance, k/2 at least, are atoms; others learn.
+    """With `init="principal"`: axes that hold this share of the variance, at least k/2, become atoms.
 
-    Smaller axes carry what is small in every row: they rebuild well, tell a probe little and leave less to learn with
-    (docs/benchmarks.md)."""
+    Smaller axes carry small values in every row: they reconstruct well, help probes little and leave fewer latents to
+    learn (docs/benchmarks.md)."""
     rest_gain: float = Field(default=0.15, gt=0)
-    """How strongly, with `init="principal"`, the encoder of each further latent starts: it wins a place by learning."""
+    """Initial gain of the other encoder rows with `init="principal"`: these latents become active by learning."""
     unit_norm: bool = True
     """Keep every atom at length 1; the gradient along it is projected out."""
 
     dictionary: Dictionary = "free"
-    """"archetypal": atoms are mixtures of points of the data, but for a bounded step (arXiv 2502.12892)."""
+    """"archetypal": atoms are mixtures of data points plus a bounded step (arXiv 2502.12892)."""
     archetypes: int = Field(default=512, ge=2)
-    """Points to mix, at most: k-means centroids of the training rows."""
+    """Maximum number of points to mix: k-means centroids of the training rows."""
     relaxation: float = Field(default=0.1, ge=0)
-    """Longest step away from the mixture, over the root mean square length of the points."""
+    """Longest step away from the mixture, relative to the root mean square length of the points."""
     mixing_rate: float = Field(default=20.0, gt=0)
-    """Learning rate of the logits of mixtures, over that of the weights."""
+    """Learning rate of the mixtures' logits, relative to that of the weights."""
 
     temporal: float = Field(default=0.0, ge=0)
-    """Weight of the contrast between neighbouring frames (see `temporal.contrast`); 0: none."""
+    """Weight of the contrast between neighbouring frames (see `losses.contrastive_loss`); 0: none."""
     temporal_share: float = Field(default=0.2, gt=0, le=1)
-    """Share of the dictionary, its first latents, that neighbours are to have in common."""
+    """Share of the latents, the first ones, that neighbours should have in common."""
 
     frozen_decoder: bool = False
-    """Leave the atoms as they were drawn and train the encoder alone: a baseline (arXiv 2602.14111)."""
+    """Keep the random atoms and train the encoder alone: a baseline (arXiv 2602.14111)."""
 
     prefixes: tuple[float, ...] = (1.0,)
-    """Shares of the dictionary that must each rebuild alone (Matryoshka), rising and ending in 1."""
+    """Shares of the dictionary that must each reconstruct alone (Matryoshka), increasing and ending in 1."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """None: `base_rate / sqrt(latents / 2**14)`, the rule of dictionary_learning and sparsify."""
     base_rate: float = Field(default=1e-3, gt=0)
-    """Those trainers take 2e-4 for 100,000 steps and more; a few hundred steps want a multiple of it."""
+    """Those trainers use 2e-4 for 100,000 steps and more; a few hundred steps need a multiple of it."""
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of the encoder weights a step, times the learning rate (AdamW)."""
+    """Decoupled decay of the encoder weights per step, times the learning rate (AdamW)."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the steps over which the learning rate rises from 0."""
     decay: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps, the last ones, over which the learning rate falls linearly to 0."""
 
     batch: int = Field(default=512, ge=1)
-    """Largest batch; few rows are shared out over at least `min_steps_per_epoch` batches of `min_batch` or more."""
+    """Largest batch; few rows are split into at least `min_steps_per_epoch` batches of `min_batch` or more."""
     min_steps_per_epoch: int = Field(default=1, ge=1)
     min_batch: int = Field(default=1, ge=1)
     epochs: float | None = Field(default=None, gt=0)
-    """None: as many as come nearest to `target_rows`, between 1 and `max_epochs`."""
+    """None: `target_rows` divided by the number of rows, between 1 and `max_epochs`."""
     target_rows: int = Field(default=250_000, ge=1)
     max_epochs: float = Field(default=30.0, gt=0)
     patience: float | None = Field(default=None, gt=0, le=1)
-    """Stop once so large a share of the steps brought nothing better on the validation rows; None: never."""
+    """Early-stopping patience, as a fraction of the planned steps; None disables it."""
     patient_from: float | None = Field(default=None, gt=0)
-    """Rows a latent from which training never stops early; None: it always may."""
+    """Rows per latent from which training never stops early; None: early stopping is always possible."""
 
     aux_coefficient: float = Field(default=1 / 32, ge=0)
-    """Weight of the loss that lets dead latents fit what is left over (AuxK, arXiv 2406.04093); 0: none."""
+    """Weight of the loss that lets dead latents fit the residual (AuxK, arXiv 2406.04093); 0: none."""
     dead_window_rows: int | None = Field(default=None, ge=1)
-    """A latent silent for so many rows is dead. None: an epoch, or a twentieth of the run where that is less."""
+    """A latent silent for this many rows is dead. None: an epoch, or a twentieth of the run if that is less."""
     dead_window_epochs: float | None = Field(default=None, gt=0)
     """The same window in epochs; give one of the two."""
     dead_window_firings: float | None = Field(default=None, gt=0)
-    """A latent silent for the rows in which an average one fires so often is dead, or sooner; with no window given."""
+    """If no window is set: the window is at most the rows in which an average latent fires this many times."""
     validate_rows: int = Field(default=1_000_000, ge=1)
-    """Validate after every epoch, and within an epoch after so many rows."""
+    """Validate after every epoch, and within an epoch after this many rows."""
 
-    @field_validator("sparsifier")
+    @field_validator("sparsifier", mode="before")
     @classmethod
-    def _known(cls, value: str) -> str:
-        return check_sparsifier(value)
+    def _check_sparsifier(cls, value: object) -> SparsifierSpec:
+        if not isinstance(value, str | Mapping):
+            raise ConfigError(f"sparsifier: got {value!r}; give a name, or a mapping with name and hyper-parameters")
+        return check_sparsifier(value)  # pyright: ignore[reportUnknownArgumentType]
 
     @field_validator("prefixes")
     @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_prefixes(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or value[-1] != 1.0 or value[0] <= 0 or any(b <= a for a, b in pairwise(value)):
             raise ValueError(f"prefixes must rise from above 0 to 1, got {value}")
         return value
 
-    @model_serializer(mode="wrap")
-    def _settled(self, dump: Callable[["TrainConfig"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out settings that came later and are not given, so that earlier dictionaries keep their fingerprint."""
-        return {key: value for key, value in dump(self).items() if key not in LATER or value is not None}
+    @classmethod
+    def preset(cls, name: str = "default", /, **changes: Any) -> "TrainConfig":
+        """Return a preset with some of its settings changed.
+
+        Raises `ConfigError` for unknown names and settings, with the nearest one, and for values out of range.
+
+        >>> TrainConfig.preset("default", sparsifier="batch_topk").sparsifier
+        'batch_topk'
+        """
+        settings = find_preset(name).model_dump()
+        for key in changes:
+            if key not in cls.model_fields:
+                raise ConfigError(f"no training setting {key!r}; {suggest(key, cls.model_fields)}")
+        try:
+            return cls.model_validate({**settings, **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = str(first["loc"][0])
+            choices = get_args(cls.model_fields[place].annotation) if first["type"] == "literal_error" else ()
+            problem = suggest(first["input"], choices) if choices else first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{place}: got {first['input']!r}; {problem}") from error
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that a mapping describes: its preset (`default` if left out) and the changes.
+
+        Raises `ConfigError` as `preset` does.
+
+        >>> TrainConfig.from_mapping({"based_on": "mariotte2025", "epochs": 5}).epochs
+        5.0
+        """
+        changes = dict(settings)
+        base = str(changes.pop(BASE_KEY, "default"))
+        for key in changes:
+            if key not in cls.model_fields:
+                raise ConfigError(f"no training setting {key!r}; {suggest(key, [BASE_KEY, *cls.model_fields])}")
+        return cls.preset(base, **changes)
 
 
 MARIOTTE2025 = TrainConfig(
@@ -131,8 +168,8 @@ MARIOTTE2025 = TrainConfig(
     epochs=100,
     aux_coefficient=0.0,
 )
-"""The recipe of arXiv 2509.24793 as its code runs it (PAPER section 1.1), with one deviation: the best checkpoint is
-chosen by the loss on the whole validation set, not on its last batch."""
+"""Preset of arXiv 2509.24793 as its code runs it (PAPER section 1.1), with one deviation: the best checkpoint is
+chosen by the loss on the complete validation set, not on its last batch."""
 
 DEFAULT = TrainConfig(
     scaling="auto",
@@ -145,16 +182,15 @@ DEFAULT = TrainConfig(
     aux_coefficient=1 / 8,
     dead_window_firings=50.0,
 )
-"""Begin at the axes that most of the variance lies along, learn the rest, keep what serves unseen groups best.
+"""Preset that starts at the principal axes, trains the other latents, and keeps the best state on held-out groups.
 
-The leading principal axes of the rows, both ways, are the first atoms; all others begin at random, too quiet to be
-chosen until they learn. The state that serves the validation groups best is kept. With fewer rows than latents, where
-one atom a row is a legal optimum and learning on means memorising, training stops once a third of the steps brought
-nothing better; with more it takes its way to the end.
+The first atoms are the leading principal axes of the rows with both signs; the others start at random with a gain too
+small to be active. With fewer rows than latents, where one atom per row is an optimum and training on means
+memorising, training stops after a third of the steps without improvement; with more rows all steps are taken.
 """
 
 FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})
-"""The default recipe on random atoms that stay as they are: what an encoder alone can make of them."""
+"""The default preset on random, frozen atoms: a baseline in which only the encoder learns."""
 
 PRESETS: dict[str, TrainConfig] = {
     "default": DEFAULT,
@@ -164,74 +200,32 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 def find_preset(name: str) -> TrainConfig:
-    """Return a recipe by name; raise `ConfigError` with the nearest name if there is none."""
+    """Return a preset by name; raise `ConfigError` with the nearest name if there is none."""
     if name not in PRESETS:
         raise ConfigError(f"no training preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
 
 
-def recipe(name: str = "default", /, **changes: Any) -> TrainConfig:
-    """Return a preset with some of its settings changed.
-
-    Raises `ConfigError` for unknown ones and values out of range; for names, with the nearest that there is.
-
-    >>> recipe("default", sparsifier="batch_topk").sparsifier
-    'batch_topk'
-    """
-    settings = find_preset(name).model_dump()
-    for key in changes:
-        if key not in TrainConfig.model_fields:
-            raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, TrainConfig.model_fields)}")
-    try:
-        return TrainConfig.model_validate({**settings, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        words = get_args(TrainConfig.model_fields[place].annotation) if first["type"] == "literal_error" else ()
-        told = suggest(first["input"], words) if words else first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"recipe: {place}: got {first['input']!r}; {told}") from error
-
-
-BASE = "based_on"
-"""The key of a described recipe that names the catalogued one; every other key is a field of `TrainConfig`."""
-
-
-def described_recipe(given: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that a mapping describes: a catalogued one, `default` when left out, and what differs.
-
-    Raises `ConfigError` with the nearest name for an unknown one, and for values out of range.
-
-    >>> described_recipe({"based_on": "mariotte2025", "epochs": 5}).epochs
-    5.0
-    """
-    changes = dict(given)
-    base = str(changes.pop(BASE, "default"))
-    for key in changes:
-        if key not in TrainConfig.model_fields:
-            raise ConfigError(f"no setting {key!r} of a recipe; {suggest(key, [BASE, *TrainConfig.model_fields])}")
-    return recipe(base, **changes)
-
-
-def refuse_pairs(config: TrainConfig, *, latents: int, neighbours: bool) -> None:
-    """Raise `ConfigError` for settings that cannot go together, or not with so many latents or such rows."""
+def require_compatible(config: TrainConfig, *, latents: int, neighbours: bool) -> None:
+    """Raise `ConfigError` for settings that exclude each other, this number of latents, or rows without neighbours."""
     archetypal = config.dictionary == "archetypal"
     blocks = [max(round(share * latents), 1) for share in config.prefixes]
-    refusals = {
-        'dictionary="archetypal" and unit_norm=True: an atom that mixes points has the length that they give it; '
+    conflicts = {
+        'dictionary="archetypal" and unit_norm=True: the length of an atom follows from the points that it mixes; '
         "set unit_norm=False": archetypal and config.unit_norm,
-        f'dictionary="archetypal" and init="{config.init}": its atoms begin at points of the data; '
+        f'dictionary="archetypal" and init="{config.init}": archetypal atoms start at data points; '
         'set init="points"': archetypal and config.init != "points",
-        'init="points" and dictionary="free": only archetypal atoms are made of points; '
+        'init="points" and dictionary="free": only archetypal atoms start at data points; '
         'set dictionary="archetypal", or init="tied"': config.init == "points" and not archetypal,
-        'dictionary="archetypal" and frozen_decoder=True: archetypal atoms exist only as they are trained; '
+        'dictionary="archetypal" and frozen_decoder=True: archetypal atoms must be trained; '
         "set frozen_decoder=False": archetypal and config.frozen_decoder,
-        f"prefixes={config.prefixes} and latents={latents}: two prefixes come to the same number of latents; "
-        "take fewer prefixes or more latents": len(set(blocks)) < len(blocks),
-        f"dead_window_rows={config.dead_window_rows} and dead_window_epochs={config.dead_window_epochs}: there is one "
-        "window; give it in rows or in epochs": bool(config.dead_window_rows and config.dead_window_epochs),
-        f"temporal={config.temporal:g} and rows without neighbours in time (pooled clips have none): train on frames, "
+        f"prefixes={config.prefixes} and latents={latents}: two prefixes have the same number of latents; "
+        "use fewer prefixes or more latents": len(set(blocks)) < len(blocks),
+        f"dead_window_rows={config.dead_window_rows} and dead_window_epochs={config.dead_window_epochs}: both set the "
+        "same window; give one": bool(config.dead_window_rows and config.dead_window_epochs),
+        f"temporal={config.temporal:g} and rows without neighbours in time (pooled clips): train on frames, "
         "or set temporal=0": bool(config.temporal) and not neighbours,
     }
-    for message, impossible in refusals.items():
-        if impossible:
+    for message, conflict in conflicts.items():
+        if conflict:
             raise ConfigError(message)

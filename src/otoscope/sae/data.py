@@ -1,7 +1,4 @@
-"""Where training rows come from, and the order in which they are read.
-
-What some rows know about themselves, beside their values.
-"""
+"""Sources of training rows, and the shuffle in which they are read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,25 +11,28 @@ from torch import Tensor
 
 from otoscope.errors import TrainingError
 
-TABLED_ROWS = 1 << 20
-"""Up to so many rows an epoch's order is worked out at once and kept (8 MB)."""
+NON_NUMERIC_KINDS = "OUScmM"
+"""Kinds of arrays that hold objects, text, complex numbers or times."""
 
-RUN = 16
-"""Rows beyond so many are drawn in runs of stored neighbours, so that a batch of them does not touch a page a row."""
+TABLE_ROWS = 1 << 20
+"""Maximum number of rows whose order per epoch is kept as a table (8 MB)."""
 
-MIXED = 1 << 17
-"""Rows of such runs that are shuffled among each other: of 4,096 rows in a batch, half a row of each run on average."""
+CACHED_EPOCHS = 8
+"""Number of tables that are kept: those of the seeds that are trained in parallel."""
 
-NO_NUMBERS = "OUScmM"
-"""Kinds of arrays that hold objects, texts, complex numbers or times."""
+RUN_ROWS = 16
+"""Larger sources are drawn in runs of this many stored neighbours, so that a batch reads fewer pages than rows."""
 
-TABLES = 8
-"""Orders kept: those of the seeds that are trained side by side."""
+MIXED_ROWS = 1 << 17
+"""Rows of such runs that are shuffled together: a batch of 4,096 has half a row of each run on average."""
 
 
 @runtime_checkable
-class Rows(Protocol):
-    """Activations, a row each, of any number; read by index, so that they need not fit in memory."""
+class RowSource(Protocol):
+    """Any number of activation rows, read by index, so that they need not fit in memory.
+
+    A source may also implement `HasNeighbours` and `HasLabels`.
+    """
 
     @property
     def height(self) -> int:
@@ -41,11 +41,29 @@ class Rows(Protocol):
 
     @property
     def width(self) -> int:
-        """Length of a row."""
+        """Number of dimensions."""
         ...
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """Return these rows as float32, in the order asked for."""
+        """Return these rows as float32, in the order of the indices."""
+        ...
+
+
+@runtime_checkable
+class HasNeighbours(Protocol):
+    """Rows with neighbours in time."""
+
+    def neighbours(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Return the index of an adjacent row for each row; -1 if there is none."""
+        ...
+
+
+@runtime_checkable
+class HasLabels(Protocol):
+    """Rows with a description of their origin."""
+
+    def describe(self, index: int) -> str:
+        """Return a description of a row for messages: its clip, frame and layer."""
         ...
 
 
@@ -53,7 +71,7 @@ class Rows(Protocol):
 class ArrayRows:
     """Rows of an array in memory, or of a memory map; any leading axes count as rows.
 
-    `labels` says what each row is (its clip, say); messages about a row then name it.
+    `labels` describe the rows (their clips, for example) in messages.
 
     >>> ArrayRows(np.eye(3, dtype=np.float32)).take(np.array([2, 0]))
     array([[0., 0., 1.],
@@ -66,7 +84,7 @@ class ArrayRows:
     def __post_init__(self) -> None:
         if self.array.ndim < 2 or self.array.shape[-1] < 1:
             raise TrainingError(f"rows must be an array [rows, width], got shape {list(self.array.shape)}")
-        if self.array.dtype.kind in NO_NUMBERS:
+        if self.array.dtype.kind in NON_NUMERIC_KINDS:
             raise TrainingError(f"rows must be real numbers, got an array of {self.array.dtype}")
         object.__setattr__(self, "array", self.array.reshape(-1, self.array.shape[-1]))
         if self.labels is not None and len(self.labels) != self.height:
@@ -79,27 +97,30 @@ class ArrayRows:
 
     @property
     def width(self) -> int:
-        """Length of a row."""
+        """Number of dimensions."""
         return self.array.shape[1]
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """Return these rows as float32, in the order asked for."""
-        return np.require(self.array[indices], np.float32, ["C", "W"])  # torch warns of what it may not write to
+        """Return these rows as float32, in the order of the indices."""
+        return np.require(self.array[indices], np.float32, ["C", "W"])  # torch warns about read-only arrays
 
     def describe(self, index: int) -> str:
-        """Return a row's label; empty where it has none."""
+        """Return a row's label; empty if there are none."""
         return "" if self.labels is None else self.labels[index]
 
+    def __repr__(self) -> str:
+        return f"ArrayRows({self.height:,} x {self.width}, {self.array.dtype})"
 
-RowsLike: TypeAlias = Rows | Float[np.ndarray, "*rows width"] | Float[Tensor, "*rows width"]
-"""Rows, or an array or tensor that holds them."""
+
+RowsLike: TypeAlias = RowSource | Float[np.ndarray, "*rows width"] | Float[Tensor, "*rows width"]
+"""A source of rows, or an array or tensor of rows."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Rows that were read from their source into memory."""
+class CachedRows:
+    """Rows of a source, read into memory."""
 
-    source: Rows
+    source: RowSource
     array: Float[np.ndarray, "rows width"]
 
     @property
@@ -109,52 +130,81 @@ class Kept:
 
     @property
     def width(self) -> int:
-        """Length of a row."""
+        """Number of dimensions."""
         return self.array.shape[1]
 
     def take(self, indices: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """Return these rows, in the order asked for."""
+        """Return these rows, in the order of the indices."""
         return self.array[indices]
 
 
-def as_rows(given: object) -> Rows:
-    """Return rows as they are, an array or a tensor as `ArrayRows`; raise `TrainingError` for anything else.
+def as_rows(rows: object) -> RowSource:
+    """Return a source unchanged, an array or a tensor as `ArrayRows`; raise `TrainingError` for anything else.
 
     >>> as_rows(np.ones((4, 3))).height
     4
     """
-    if isinstance(given, Rows):
-        return given
-    if isinstance(given, Tensor):
-        return ArrayRows(given.detach().float().cpu().numpy())
-    if isinstance(given, np.ndarray):
-        return ArrayRows(given)
-    raise TrainingError(f"rows are a {type(given).__name__}; give an array or a tensor [rows, width], or `ArrayRows`")
+    if isinstance(rows, RowSource):
+        return rows
+    if isinstance(rows, Tensor):
+        return ArrayRows(rows.detach().float().cpu().numpy())
+    if isinstance(rows, np.ndarray):
+        return ArrayRows(rows)
+    raise TrainingError(f"rows are a {type(rows).__name__}; give an array or a tensor [rows, width], or a `RowSource`")
 
 
-def held(rows: Rows, most_bytes: int) -> Rows:
-    """Return rows read into memory, where they take up no more than so many bytes there; else the rows themselves."""
-    if isinstance(rows, ArrayRows | Kept) or rows.height * rows.width * 4 > most_bytes:
+def cache_rows(rows: RowSource, max_bytes: int) -> RowSource:
+    """Read rows into memory if they take at most `max_bytes` there; else return the source."""
+    if isinstance(rows, ArrayRows | CachedRows) or rows.height * rows.width * 4 > max_bytes:
         return rows
     array = np.empty((rows.height, rows.width), dtype=np.float32)
     for start, chunk in chunks(rows):
         array[start : start + len(chunk)] = chunk
-    return Kept(rows, array)
+    return CachedRows(rows, array)
 
 
-def chunks(rows: Rows, size: int = 4096) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
-    """Yield all rows in their stored order, each chunk with the index of its first row."""
+def chunks(rows: RowSource, size: int = 4096) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
+    """Yield all rows in stored order, each chunk with the index of its first row."""
     for start in range(0, rows.height, size):
         yield start, rows.take(np.arange(start, min(start + size, rows.height), dtype=np.int64))
 
 
-@dataclass(frozen=True)
-class Order:
-    """A seeded shuffle of all rows for every epoch, read by position and stored nowhere.
+def as_neighbour_source(rows: RowSource) -> HasNeighbours | None:
+    """Return the source if its rows have neighbours in time, else None."""
+    source = rows.source if isinstance(rows, CachedRows) else rows
+    return source if isinstance(source, HasNeighbours) else None
 
-    Batch `step` of the run is a pure function of (seed, step): a resumed run needs no more than
-    the number of steps done. The last batch of an epoch holds what is left over. More than `TABLED_ROWS` rows, which
-    may lie on a disk, are drawn in runs (see `mix`).
+
+def pair_with_neighbours(rows: RowSource, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " two_rows"]:
+    """Return the indices, then the neighbour of each; a row without a neighbour is paired with itself."""
+    source = as_neighbour_source(rows)
+    adjacent = indices if source is None else source.neighbours(indices)
+    return np.concatenate([indices, np.where(adjacent < 0, indices, adjacent)])
+
+
+def describe_row(rows: RowSource, index: int, *, name: str) -> str:
+    """Return the name of a row for messages, such as `training row 5 (clip "a.wav", layer 3)`."""
+    label = _row_label(rows, index)
+    return f"{name} row {index} ({label})" if label else f"{name} row {index}"
+
+
+def row_remedy(rows: RowSource, index: int) -> str:
+    """Return advice about an unusable row; only rows with a label come from an extraction."""
+    return "set its clip aside and extract again" if _row_label(rows, index) else "remove the row"
+
+
+def _row_label(rows: RowSource, index: int) -> str:
+    source = rows.source if isinstance(rows, CachedRows) else rows
+    return source.describe(index) if isinstance(source, HasLabels) else ""
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Seeded shuffle of all rows in every epoch, computed from the position.
+
+    The batch of a step is a pure function of (seed, step), so a resumed run needs only
+    the number of steps done. The last batch of an epoch has the remaining rows. Sources of more than `TABLE_ROWS`
+    rows, which may be on disk, are drawn in runs (see `shuffle_runs`).
     """
 
     height: int
@@ -163,56 +213,60 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches in an epoch."""
+        """Number of batches per epoch."""
         return -(-self.height // self.batch)
 
     def indices(self, step: int) -> Int64[np.ndarray, " rows"]:
-        """Return the rows of one batch."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start, stop = place * self.batch, min((place + 1) * self.batch, self.height)
-        if self.height <= TABLED_ROWS:
-            return _epoch(self.height, (self.seed, epoch))[start:stop]
-        return mix(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
+        """Return the row indices of one batch."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        start, stop = batch * self.batch, min((batch + 1) * self.batch, self.height)
+        if self.height <= TABLE_ROWS:
+            return _epoch_indices(self.height, (self.seed, epoch))[start:stop]
+        return shuffle_runs(np.arange(start, stop, dtype=np.uint64), height=self.height, key=(self.seed, epoch))
 
 
-@lru_cache(maxsize=TABLES)
-def _epoch(height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
-    order = permute(np.arange(height, dtype=np.uint64), height=height, key=key)
-    order.setflags(write=False)
-    return order
+@lru_cache(maxsize=CACHED_EPOCHS)
+def _epoch_indices(height: int, key: tuple[int, int]) -> Int64[np.ndarray, " rows"]:
+    indices = permute(np.arange(height, dtype=np.uint64), height=height, key=key)
+    indices.setflags(write=False)
+    return indices
 
 
-def mix(
-    positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, int], run: int = RUN, mixed: int = MIXED
+def shuffle_runs(
+    positions: UInt64[np.ndarray, " rows"],
+    *,
+    height: int,
+    key: tuple[int, int],
+    run: int = RUN_ROWS,
+    mixed: int = MIXED_ROWS,
 ) -> Int64[np.ndarray, " rows"]:
-    """Send positions in [0, height) through a seeded bijection that draws runs of neighbours and shuffles some at once.
+    """Map positions in [0, height) through a seeded bijection that draws runs of stored neighbours.
 
-    `mixed` positions in a row, a multiple of `run`, share runs of `run` rows from everywhere and no others do; the rows
-    that make no whole run come last.
+    Each block of `mixed` positions, a multiple of `run`, receives runs of `run` rows from anywhere and shuffles their
+    rows. Rows beyond the last complete run come last.
 
-    >>> mix(np.arange(10, dtype=np.uint64), height=10, key=(0, 0), run=2, mixed=4).tolist()
+    >>> shuffle_runs(np.arange(10, dtype=np.uint64), height=10, key=(0, 0), run=2, mixed=4).tolist()
     [4, 9, 5, 8, 3, 7, 6, 2, 1, 0]
     """
-    whole = height // run * run
-    out = positions.astype(np.int64)  # what makes no whole run stays where it is
-    group = out // mixed
-    for number in range(int(group.min()), int(group.max()) + 1):
+    in_runs = height // run * run
+    out = positions.astype(np.int64)  # rows beyond the last complete run keep their position
+    block = out // mixed
+    for number in range(int(block.min()), int(block.max()) + 1):
         first = number * mixed
-        size = min(mixed, whole - first)
-        here = (group == number) & (positions < whole)
-        if here.any():
-            inside = permute(positions[here] - np.uint64(first), height=size, key=(*key, 1 + number))
-            runs = permute(((first + inside) // run).astype(np.uint64), height=whole // run, key=key)
-            out[here] = runs * run + inside % run
+        size = min(mixed, in_runs - first)
+        selected = (block == number) & (positions < in_runs)
+        if selected.any():
+            inside = permute(positions[selected] - np.uint64(first), height=size, key=(*key, 1 + number))
+            runs = permute(((first + inside) // run).astype(np.uint64), height=in_runs // run, key=key)
+            out[selected] = runs * run + inside % run
     return out
 
 
 def permute(positions: UInt64[np.ndarray, " rows"], *, height: int, key: tuple[int, ...]) -> Int64[np.ndarray, " rows"]:
-    """Send positions in [0, height) through a seeded bijection of [0, height).
+    """Map positions in [0, height) through a seeded bijection of [0, height), without a table.
 
-    A Feistel network of eight rounds permutes the next power of four; positions that land at or
-    above `height` go through again until they fall inside (cycle walking, Black and Rogaway 2002).
-    No table of `height` entries is ever made.
+    A Feistel network of eight rounds permutes the next power of four; positions at or
+    above `height` are permuted again until they are inside (cycle walking, Black and Rogaway 2002).
 
     >>> sorted(permute(np.arange(5, dtype=np.uint64), height=5, key=(0, 0)).tolist())
     [0, 1, 2, 3, 4]
@@ -233,59 +287,12 @@ def _feistel(
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        left, right = right, left ^ (_splitmix(right ^ key) & mask)
     return (left << half) | right
 
 
-def _mix(values: UInt64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
+def _splitmix(values: UInt64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
     """Scramble 64-bit words with the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-@runtime_checkable
-class Neighbouring(Protocol):
-    """Rows that follow each other in time."""
-
-    def neighbour(self, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Return, for each row, one that lies beside it in time; -1 where there is none."""
-        ...
-
-
-@runtime_checkable
-class Described(Protocol):
-    """Rows that know where they come from."""
-
-    def describe(self, index: int) -> str:
-        """Say what a row is, for a message: its clip, frame and layer."""
-        ...
-
-
-def neighbouring(rows: Rows) -> Neighbouring | None:
-    """Return rows that know their neighbours, or None."""
-    source = rows.source if isinstance(rows, Kept) else rows
-    return source if isinstance(source, Neighbouring) else None
-
-
-def pairs(rows: Rows, indices: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " two_rows"]:
-    """Return rows, then the neighbour of each; a row without one is its own."""
-    known = neighbouring(rows)
-    beside = indices if known is None else known.neighbour(indices)
-    return np.concatenate([indices, np.where(beside < 0, indices, beside)])
-
-
-def remedy(rows: Rows, index: int) -> str:
-    """Return what to do about a row that cannot be trained on: only rows that know their clip came of an extraction."""
-    return "set its clip aside and extract again" if _known(rows, index) else "remove the row"
-
-
-def describe(rows: Rows, index: int, *, name: str) -> str:
-    """Return what to call a row in a message: `training row 5 (clip "a.wav", layer 3)`."""
-    known = _known(rows, index)
-    return f"{name} row {index} ({known})" if known else f"{name} row {index}"
-
-
-def _known(rows: Rows, index: int) -> str:
-    source = rows.source if isinstance(rows, Kept) else rows
-    return source.describe(index) if isinstance(source, Described) else ""

@@ -1,53 +1,53 @@
-"""The fast engine: TopK dictionaries stepped by compiled kernels, where the processor has what they need."""
+"""Compiled training step for TopK, and the choice of the fastest stepper."""
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otoscope.errors import ConfigError, DamagedArtifact
+from otoscope.errors import ConfigError
 from otoscope.sae._kernels.buffers import StepSettings, Weights
 from otoscope.sae._kernels.llvm import has_bfloat_products
 from otoscope.sae._kernels.step import TopKStep
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import Engine, Losses, TorchEngine
-from otoscope.sae.sparsifiers.base import TopK
+from otoscope.sae.optimiser import Losses, Stepper, TorchStepper, require_counters
+from otoscope.sae.sparsifiers.topk import TopK
 
 
-def pick_engine(
+def pick_stepper(
     sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int, threads: int | None = None
-) -> Engine:
-    """Return the fastest engine for a model on this machine; `threads` is for kernels, whose bytes it leaves alone.
+) -> Stepper:
+    """Return the fastest stepper for a model on this machine; `threads` is for kernels and does not change results.
 
     Kernels round products to bfloat16 and sum in float32; after the same steps the held-out
-    fraction of variance unexplained stays within 1 % of the plain engine's (a test says so). On a GPU it is the plain
-    engine, compiled.
+    fraction of variance unexplained is within 1 % of `TorchStepper`'s (a test checks this). On a GPU it is
+    `TorchStepper`, compiled.
     """
     if sae.device.type != "cpu":
-        return TorchEngine(sae, config, dead_window_rows=dead_window_rows, backend="inductor")
-    if has_bfloat_products() and covers(sae, config):
-        return FastEngine(sae, config, dead_window_rows=dead_window_rows, threads=threads)
-    return TorchEngine(sae, config, dead_window_rows=dead_window_rows)
+        return TorchStepper(sae, config, dead_window_rows=dead_window_rows, backend="inductor")
+    if has_bfloat_products() and is_supported(sae, config):
+        return KernelStepper(sae, config, dead_window_rows=dead_window_rows, threads=threads)
+    return TorchStepper(sae, config, dead_window_rows=dead_window_rows)
 
 
-def covers(sae: SparseAutoencoder, config: TrainConfig) -> bool:
-    """Whether the kernels do what a model and its recipe ask: plain TopK on the CPU, in float32, and no more."""
+def is_supported(sae: SparseAutoencoder, config: TrainConfig) -> bool:
+    """Return whether the kernels support a model and its configuration: plain TopK in float32 on the CPU."""
     on_cpu = sae.device.type == "cpu" and sae.encoder.dtype == torch.float32
     plain = config.prefixes == (1.0,) and not (config.temporal or config.frozen_decoder) and sae.archetypes is None
     return type(sae.sparsifier) is TopK and plain and on_cpu
 
 
-class FastEngine:
-    """Steps a TopK model by kernels that work in its own parameters' memory."""
+class KernelStepper:
+    """Stepper for TopK with compiled kernels that update the model's parameters in place."""
 
     def __init__(
         self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int, threads: int | None = None
     ) -> None:
-        if not covers(sae, config):
+        if not is_supported(sae, config):
             raise ConfigError(
-                f"the kernels train TopK and nothing beside it, in float32 on the CPU, not {sae.sparsifier!r} so; "
-                "use the plain engine"
+                "KernelStepper supports only TopK in float32 on the CPU, without prefixes, temporal contrast, frozen "
+                f"decoder and archetypes, got {sae!r}; use TorchStepper"
             )
         self.dead_window_rows = dead_window_rows
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)
@@ -64,20 +64,19 @@ class FastEngine:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         dead = self.silent_rows >= self.dead_window_rows
-        seen = self.kernel(inner.numpy(), learning_rate=learning_rate, dead=dead.numpy())
-        fired = torch.from_numpy(seen.fired > 0)
+        result = self.kernel(inner.numpy(), learning_rate=learning_rate, dead=dead.numpy())
+        fired = torch.from_numpy(result.fired > 0)
         self.silent_rows = torch.where(fired, 0, self.silent_rows + len(inner))
-        return Losses(seen.loss, seen.aux, seen.l0, dead.float().mean().item())
+        return Losses(result.loss, result.aux, result.l0, dead.float().mean().item())
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of Adam's moments and the dead counters."""
+        """Return copies of Adam's moments and of the silent-row counters."""
         moments = {name: torch.from_numpy(np.array(value)) for name, value in self.kernel.state().items()}
         return {"silent_rows": self.silent_rows.clone(), **moments}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned; raise `DamagedArtifact` if it is another model's."""
-        if "silent_rows" not in state or state["silent_rows"].shape != self.silent_rows.shape:
-            raise DamagedArtifact("the saved progress is not of this model; delete it and train again")
+        """Resume from a result of `state`; raise `DamagedArtifact` if it belongs to another model."""
+        require_counters(state, self.silent_rows)
         self.silent_rows = state["silent_rows"].clone()
         self.kernel.restore({name: value.numpy() for name, value in state.items() if name != "silent_rows"})
 

@@ -1,10 +1,9 @@
-"""One sparse autoencoder: scaling, encoder, sparsifier, decoder.
-
-What callers hand to a dictionary: real numbers as tensors, taken over in the dictionary's own precision.
-"""
+"""Sparse autoencoder: scaling, encoder, sparsifier, decoder; loading and saving."""
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -12,68 +11,92 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from otoscope.errors import ConfigError, TrainingError
+from otoscope.errors import ConfigError, DamagedArtifact, InputError
 from otoscope.sae.archetypal import Archetypes
+from otoscope.sae.checkpoint import CARD, WEIGHTS, WRITTEN_KEYS, load_strictly, read_checkpoint, write_checkpoint
+from otoscope.sae.sparsifiers import describe_sparsifier, sparsifier_card, sparsifier_from_card
 from otoscope.sae.sparsifiers.base import Sparsifier
-
-
-def as_reals(given: object, like: Tensor, *, name: str, shape: str) -> Tensor:
-    """Return a tensor of real numbers in the precision of `like`: itself where it has that already.
-
-    Raises `TrainingError` for no tensor, a single number, and what is neither floating point nor whole numbers.
-
-    >>> as_reals(torch.tensor([1, 2]), torch.zeros(1), name="rows", shape="[rows, width]")
-    tensor([1., 2.])
-    """
-    if not isinstance(given, Tensor):
-        raise TrainingError(f"{name} are a {type(given).__name__}; give a tensor {shape}: torch.as_tensor(array)")
-    if not given.ndim:
-        raise TrainingError(f"{name} are a single number; give a tensor {shape}")
-    if given.is_complex() or given.dtype == torch.bool:
-        kind = str(given.dtype).removeprefix("torch.")
-        raise TrainingError(f"{name} are {kind}; give real numbers, floating point or whole")
-    return given.to(like.dtype)
-
-
-def require_finite_rows(rows: Float[Tensor, "*rows width"], given: Real[Tensor, "*rows width"]) -> None:
-    """Raise `TrainingError` naming the first of the `given` rows that, taken over as `rows`, holds NaN or Inf."""
-    if torch.isfinite(rows.detach().sum()):  # tells nearly always, at the cost of a sum; what overflows is looked at
-        return
-    bad = ~torch.isfinite(rows.detach()).reshape(-1, rows.shape[-1]).all(dim=1)
-    if not bad.any():
-        return
-    place = [int(at) for at in np.unravel_index(int(bad.int().argmax()), rows.shape[:-1])]
-    row = f"row {place[0] if len(place) == 1 else place}" if place else "the row"
-    kind = str(rows.dtype).removeprefix("torch.")
-    what = "NaN or Inf" if not torch.isfinite(given).all() else f"a number too large for {kind}"
-    raise TrainingError(
-        f"{row} holds {what} ({int(bad.sum())} such row(s) of {len(bad)}); remove it or mend its source"
-    )
-
 
 Init: TypeAlias = Literal["tied", "linear", "points", "principal"]
 Dictionary: TypeAlias = Literal["free", "archetypal"]
 
+RowArray: TypeAlias = Real[np.ndarray, "*rows width"]
+RowTensor: TypeAlias = Real[Tensor, "*rows width"]
+CodeArray: TypeAlias = Real[np.ndarray, "*rows latents"]
+CodeTensor: TypeAlias = Real[Tensor, "*rows latents"]
 
-class Pass(NamedTuple):
-    """Codes and reconstruction of some rows, both in the encoder's own units."""
+
+def as_float_tensor(values: object, like: Tensor, *, name: str, shape: str) -> Tensor:
+    """Validate and cast an array or a tensor to the dtype of `like`; arrays are also moved to its device.
+
+    Raises `InputError` for other types, single numbers, and values that are not real numbers.
+
+    >>> as_float_tensor(torch.tensor([1, 2]), torch.zeros(1), name="rows", shape="[rows, width]")
+    tensor([1., 2.])
+    """
+    if not isinstance(values, Tensor | np.ndarray):
+        raise InputError(f"{name}: expected an array or a tensor {shape}, got {type(values).__name__}")
+    if not values.ndim:
+        raise InputError(f"{name}: expected {shape}, got a single number")
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.dtype == torch.bool:
+            raise InputError(f"{name}: expected real numbers, got {_dtype_name(values)}")
+        return values.to(like.dtype)
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{name}: expected real numbers, got an array of {values.dtype}")
+    dtype = np.float32 if values.dtype.itemsize <= 4 else np.float64
+    return torch.from_numpy(np.require(values, dtype, ["C", "W"])).to(like)
+
+
+def require_finite_rows(inner: Float[Tensor, "*rows width"], rows: object) -> None:
+    """Raise `InputError` naming the first of `rows` that holds NaN or Inf once it is normalised to `inner`."""
+    if torch.isfinite(inner.detach().sum()):  # a sum is cheaper than a mask; an overflowing sum is checked below
+        return
+    bad = ~torch.isfinite(inner.detach()).reshape(-1, inner.shape[-1]).all(dim=1)
+    if not bad.any():
+        return
+    place = [int(at) for at in np.unravel_index(int(bad.int().argmax()), inner.shape[:-1])]
+    row = f"row {place[0] if len(place) == 1 else place}" if place else "the row"
+    finite = torch.isfinite(rows).all() if isinstance(rows, Tensor) else np.isfinite(rows).all()  # pyright: ignore
+    problem = f"a number too large for {_dtype_name(inner)}" if finite else "NaN or Inf"
+    raise InputError(f"{row} holds {problem} ({int(bad.sum())} such row(s) of {len(bad)}); remove or correct it")
+
+
+def _dtype_name(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+class TensorOutput(NamedTuple):
+    """Codes and reconstruction of rows, both in the encoder's units."""
 
     codes: Float[Tensor, "*rows latents"]
-    rebuilt: Float[Tensor, "*rows width"]
+    reconstruction: Float[Tensor, "*rows width"]
+
+
+class ArrayOutput(NamedTuple):
+    """Codes and reconstruction of rows, both in the encoder's units, as arrays."""
+
+    codes: Float[np.ndarray, "*rows latents"]
+    reconstruction: Float[np.ndarray, "*rows width"]
 
 
 class SparseAutoencoder(nn.Module):
-    """Rows become non-negative sparse codes and are rebuilt from few rows of a dictionary.
+    """Sparse autoencoder of rows of activations.
 
     `x' = (x - centre) / scale; codes' = sparsifier(encoder x' + encoder_bias);
     rebuilt' = codes' decoder + decoder_bias; rebuilt = rebuilt' * scale + centre`.
 
     Encoder and decoder are both stored `[latents, width]`, contiguous: row i belongs to latent i.
-    `centre` `[width]` and `scale` (`[]`, or `[width]` for one a dimension) are part of the
-    checkpoint, so callers pass and receive the encoder's own units; codes carry the unit
+    `centre` `[width]` and `scale` (`[]`, or `[width]` for one per dimension) are part of the
+    checkpoint, so callers pass and receive the encoder's own units. Codes have the unit
     `unit = rms(scale)`, which makes `codes @ decoder` a displacement in those units when the scale
-    is one number. Rows may come as `[rows, width]` or with any leading axes. With `archetypes`, the
-    decoder holds the atoms that these make (see `Archetypes`), and training moves them alone.
+    is one number. Rows may be `[rows, width]` or have any leading axes, as arrays or tensors; the result is of
+    the same kind. With `archetypes`, the decoder holds the atoms computed from them (see `Archetypes`).
+    `card` holds the metadata of a loaded model.
+
+    >>> from otoscope.sae import TopK
+    >>> SparseAutoencoder(width=16, latents=64, sparsifier=TopK(4))
+    SparseAutoencoder(width=16, latents=64, TopK(k=4))
     """
 
     centre: Float[Tensor, " width"]
@@ -97,9 +120,10 @@ class SparseAutoencoder(nn.Module):
             raise ConfigError(f"width and latents must be at least 1, got width={width}, latents={latents}")
         self.width, self.latents, self.unit_norm = width, latents, unit_norm
         self.sparsifier = sparsifier
+        self.card: dict[str, Any] = {}
         generator = torch.Generator().manual_seed(seed)
         encoder, bias, decoder = _INITS[init](width, latents, generator)
-        if unit_norm and init == "linear":  # tied atoms are drawn at length 1
+        if unit_norm and init == "linear":  # tied atoms already have length 1
             decoder = F.normalize(decoder, dim=1)
         self.encoder = nn.Parameter(encoder)
         self.decoder = nn.Parameter(decoder)
@@ -109,48 +133,77 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, sparsifier: Sparsifier | None = None) -> "SparseAutoencoder":
+        """Load a model from a folder, frozen and in eval mode, with its `card`.
+
+        Args:
+            source: folder that `save_pretrained` or `otoscope train` wrote.
+            sparsifier: instance for an SAE whose sparsifier is not part of otoscope; its arguments must equal the
+                saved ones. Code is never imported from a file.
+
+        Raises `IncompleteArtifact` for a missing folder or file, `DamagedArtifact` if weights and card do not match,
+        `StaleArtifact` for another format or version, `ConfigError` for a missing or different sparsifier.
+        """
+        folder = Path(source)
+        tensors, card = read_checkpoint(folder)
+        model = _empty(card["model"], folder, sparsifier)
+        load_strictly(model, tensors, folder / WEIGHTS)
+        model.card = card
+        return model.eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path, card: Mapping[str, Any] | None = None) -> None:
+        """Write weights and card into a folder; without `card`, the model's own.
+
+        A card holds metadata (preset, seed, layer, encoder, fingerprints, summary) as JSON values and NumPy numbers;
+        shape, sparsifier, format, versions and the weights' SHA-256 are added. Raises `ConfigError` naming the key of
+        a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be written.
+        """
+        own = {key: value for key, value in self.card.items() if key not in WRITTEN_KEYS}
+        write_checkpoint(Path(folder), self.state_dict(), self.settings(), own if card is None else card)
+
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and rows must be."""
+        """Device of the weights; tensors must be on it."""
         return self.encoder.device
 
     @property
     def unit(self) -> Float[Tensor, ""]:
-        """What one unit of an inner code is worth in the encoder's own units."""
+        """Size of one unit of an inner code in the encoder's units."""
         return self.scale.square().mean().sqrt()
 
     def set_scaling(self, centre: Float[Tensor, " width"], scale: Float[Tensor, "*width"]) -> None:
-        """Fix centre and scale; raise `TrainingError` unless finite, positive and of the model's width."""
+        """Set centre and scale; raise `InputError` unless finite, positive and of the model's width."""
         if centre.shape != (self.width,) or scale.shape not in ((), (self.width,)):
-            raise TrainingError(f"centre {list(centre.shape)} and scale {list(scale.shape)} do not fit {self.width}")
+            raise InputError(f"centre {list(centre.shape)} and scale {list(scale.shape)} do not fit {self.width}")
         if not (torch.isfinite(centre).all() and torch.isfinite(scale).all() and (scale > 0).all()):
-            raise TrainingError("centre must be finite and scale finite and above 0")
+            raise InputError("centre must be finite and scale finite and above 0")
         self.centre = centre.to(self.centre).clone()
         self.scale = scale.to(self.scale).clone()
 
-    def normalise(self, rows: Real[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        """Return rows centred and scaled; NaN and Inf are let pass (see `encode`)."""
-        rows = as_reals(rows, self.encoder, name="rows", shape="[rows, width]")
-        if rows.shape[-1] != self.width:
-            raise TrainingError(f"rows are {rows.shape[-1]} wide, this dictionary was made for {self.width}")
-        return (rows - self.centre) / self.scale
+    def normalise(self, rows: RowArray | RowTensor) -> Float[Tensor, "*rows width"]:
+        """Return rows centred and scaled; NaN and Inf pass through (`encode` refuses them)."""
+        values = as_float_tensor(rows, self.encoder, name="rows", shape="[rows, width]")
+        if values.shape[-1] != self.width:
+            raise InputError(f"rows have width {values.shape[-1]}, this SAE has width {self.width}")
+        return (values - self.centre) / self.scale
 
     def preactivate(self, inner: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
         """Return the encoder's output for normalised rows, before the sparsifier."""
         return F.linear(inner, self.encoder, self.encoder_bias)
 
     def rebuild(self, inner_codes: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
-        """Return normalised rows rebuilt from inner codes."""
+        """Return normalised rows decoded from inner codes."""
         rebuilt = inner_codes @ self.decoder
         return rebuilt if self.decoder_bias is None else rebuilt + self.decoder_bias
 
     @torch.no_grad()
     def fit_gain(self, inner: Float[Tensor, "rows width"]) -> None:
-        """Stretch the encoder so that these normalised rows are rebuilt at their own size.
+        """Scale the encoder so that the reconstruction of these normalised rows has the right size.
 
-        Atoms drawn at random rebuild `gain * x` and something else, with a gain that grows with the
-        number of active latents; dividing by the least-squares gain `<rebuilt, x> / <rebuilt, rebuilt>`
-        lets large budgets start as well as small ones.
+        Random atoms reconstruct `gain * x` plus noise, with a gain that grows with the number of active latents.
+        Dividing by the least-squares gain `<rebuilt, x> / <rebuilt, rebuilt>` gives large budgets as good a start as
+        small ones.
         """
         rebuilt = self.rebuild(self.sparsifier(self.preactivate(inner)))
         gain = (rebuilt * inner).sum() / rebuilt.square().sum()
@@ -158,53 +211,68 @@ class SparseAutoencoder(nn.Module):
             self.encoder.mul_(gain)
 
     @torch.no_grad()
-    def start_at_points(self, archetypes: Archetypes) -> None:
-        """Make the dictionary anew from archetypes; the encoder looks along each atom."""
+    def initialise_at_points(self, archetypes: Archetypes) -> None:
+        """Set the decoder to the atoms of the archetypes, and the encoder to their directions."""
         self.decoder.copy_(archetypes.atoms())
         self.encoder.copy_(F.normalize(self.decoder, dim=1))
 
     @torch.no_grad()
-    def start_at_axes(self, axes: Float[Tensor, "axes width"], *, gain: float) -> None:
-        """Make orthonormal axes, both ways, the first atoms and their own encoder; `gain` times the others' is theirs.
+    def initialise_at_axes(self, axes: Float[Tensor, "axes width"], *, gain: float) -> None:
+        """Initialise the first atoms with +/- the orthonormal axes (tied encoder); scale other encoder rows by `gain`.
 
-        TopK keeps of any row its k largest coordinates in these axes, as long as the others are quiet: no k
-        coordinates of the same axes come closer, PCA's first k included.
+        TopK then keeps the k largest coordinates of each row in these axes, as long as the other latents are quiet.
+        No other k coordinates in the same axes reconstruct it better, PCA's first k included.
         """
         both = torch.stack([axes, -axes], dim=1).flatten(0, 1)[: self.latents - self.latents % 2]
         self.decoder[: len(both)].copy_(both)
         self.encoder.copy_(F.normalize(self.decoder, dim=1))
         self.encoder[len(both) :] *= gain
 
-    def encode(self, rows: Real[Tensor, "*rows width"]) -> Float[Tensor, "*rows latents"]:
-        """Return the codes of rows, both in the encoder's own units.
+    @overload
+    def encode(self, rows: RowTensor) -> Float[Tensor, "*rows latents"]: ...
+    @overload
+    def encode(self, rows: RowArray) -> Float[np.ndarray, "*rows latents"]: ...
+    def encode(self, rows: RowTensor | RowArray) -> Float[Tensor, "*rows latents"] | Float[np.ndarray, "*rows latents"]:
+        """Return the codes of rows, both in the encoder's units, as an array for an array.
 
-        Rows of any floating point or whole numbers are taken over in the dictionary's precision, float32. Raises
-        `TrainingError` for no such tensor of that width, and naming the row for NaN, Inf and what float32 cannot hold.
+        Floating-point and integer rows are cast to the model's dtype, float32. Raises `InputError` for another type or
+        width, and naming the row for NaN, Inf and values that float32 cannot hold.
 
-        >>> from otoscope.sae.sparsifiers.base import TopK
+        >>> from otoscope.sae import TopK
         >>> sae = SparseAutoencoder(3, 8, TopK(2))
-        >>> sae.encode(torch.ones(5, 3)).shape
-        torch.Size([5, 8])
+        >>> sae.encode(np.ones((5, 3))).shape, sae.encode(torch.ones(5, 3)).shape
+        ((5, 8), torch.Size([5, 8]))
         """
         inner = self.normalise(rows)
         require_finite_rows(inner, rows)
         codes = self.sparsifier(self.preactivate(inner.reshape(-1, self.width))) * self.unit
-        return codes.reshape(*rows.shape[:-1], self.latents)
+        return _like(codes.reshape(*rows.shape[:-1], self.latents), rows)
 
-    def decode(self, codes: Real[Tensor, "*rows latents"]) -> Float[Tensor, "*rows width"]:
-        """Return rows rebuilt from codes, in the encoder's own units; raise `TrainingError` for no such tensor."""
-        codes = as_reals(codes, self.encoder, name="codes", shape="[rows, latents]")
-        if codes.shape[-1] != self.latents:
-            raise TrainingError(f"codes have {codes.shape[-1]} latents, this dictionary has {self.latents}")
-        return self.rebuild(codes / self.unit) * self.scale + self.centre
+    @overload
+    def decode(self, codes: CodeTensor) -> Float[Tensor, "*rows width"]: ...
+    @overload
+    def decode(self, codes: CodeArray) -> Float[np.ndarray, "*rows width"]: ...
+    def decode(self, codes: CodeTensor | CodeArray) -> Float[Tensor, "*rows width"] | Float[np.ndarray, "*rows width"]:
+        """Return the reconstruction from codes in the encoder's units; raise `InputError` as `encode` does."""
+        values = as_float_tensor(codes, self.encoder, name="codes", shape="[rows, latents]")
+        if values.shape[-1] != self.latents:
+            raise InputError(f"codes have {values.shape[-1]} latents, this SAE has {self.latents}")
+        return _like(self.rebuild(values / self.unit) * self.scale + self.centre, codes)
 
-    def forward(self, rows: Real[Tensor, "*rows width"]) -> Pass:
-        """Return the codes of rows and what they rebuild; raise `TrainingError` as `encode` does."""
-        codes = self.encode(rows)
-        return Pass(codes, self.decode(codes))
+    @overload
+    def forward(self, rows: RowTensor) -> TensorOutput: ...
+    @overload
+    def forward(self, rows: RowArray) -> ArrayOutput: ...
+    def forward(self, rows: RowTensor | RowArray) -> TensorOutput | ArrayOutput:
+        """Return the codes and the reconstruction of rows; raise `InputError` as `encode` does."""
+        if isinstance(rows, Tensor):
+            codes = self.encode(rows)
+            return TensorOutput(codes, self.decode(codes))
+        array_codes = self.encode(rows)
+        return ArrayOutput(array_codes, self.decode(array_codes))
 
     def settings(self) -> dict[str, object]:
-        """Return what makes an empty model of the same shape, as JSON-able values."""
+        """Return the settings of an empty model of the same shape, as JSON-able values."""
         return {
             "width": self.width,
             "latents": self.latents,
@@ -213,18 +281,64 @@ class SparseAutoencoder(nn.Module):
             "unit_norm": self.unit_norm,
             "scale_per_dimension": self.scale.ndim == 1,
             "archetypes": None if self.archetypes is None else len(self.archetypes.points),
-            "sparsifier": self.sparsifier.card(),
+            "sparsifier": sparsifier_card(self.sparsifier),
         }
+
+    def __repr__(self) -> str:
+        points = "" if self.archetypes is None else f", archetypes={len(self.archetypes.points)}"
+        sparsifier = describe_sparsifier(self.sparsifier)
+        return f"SparseAutoencoder(width={self.width}, latents={self.latents}, {sparsifier}{points})"
+
+
+@overload
+def _like(values: Tensor, given: Tensor) -> Tensor: ...
+@overload
+def _like(values: Tensor, given: Tensor | np.ndarray) -> Any: ...
+def _like(values: Tensor, given: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """Return a tensor, or an array if the caller gave one."""
+    return values if isinstance(given, Tensor) else values.detach().cpu().numpy()
+
+
+class LoadedSAE(NamedTuple):
+    """A model and its card."""
+
+    sae: SparseAutoencoder
+    card: dict[str, Any]
+
+
+def load_sae(source: str | Path, *, sparsifier: Sparsifier | None = None) -> LoadedSAE:
+    """Load a model and its card: `SparseAutoencoder.from_pretrained` as a function."""
+    sae = SparseAutoencoder.from_pretrained(source, sparsifier=sparsifier)
+    return LoadedSAE(sae, sae.card)
+
+
+def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
+    """Write a model and its card: `SparseAutoencoder.save_pretrained` as a function."""
+    sae.save_pretrained(folder, card)
+
+
+def _empty(settings: Mapping[str, Any], folder: Path, sparsifier: Sparsifier | None) -> SparseAutoencoder:
+    """Build a model from `SparseAutoencoder.settings`, before its weights are loaded."""
+    arguments = dict(settings)
+    try:
+        per_dimension = arguments.pop("scale_per_dimension")
+        built = sparsifier_from_card(arguments.pop("sparsifier"), latents=arguments["latents"], given=sparsifier)
+        sae = SparseAutoencoder(sparsifier=built, **arguments)
+    except (KeyError, TypeError) as error:
+        raise DamagedArtifact(f"{folder / CARD} does not describe an SAE ({error}); train it again") from error
+    if per_dimension:
+        sae.scale = torch.ones(sae.width)
+    return sae
 
 
 def _tied(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw unit atoms uniformly on the sphere; the encoder starts as the decoder (arXiv 2406.04093)."""
+    """Draw unit atoms uniformly on the sphere; the encoder starts equal to the decoder (arXiv 2406.04093)."""
     atoms = F.normalize(torch.randn(latents, width, generator=generator), dim=1)
     return atoms.clone(), torch.zeros(latents), atoms
 
 
 def _linear(width: int, latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw as PyTorch's `nn.Linear` does by default: uniform in ± 1 / sqrt(inputs), weights and bias alike."""
+    """Draw as PyTorch's `nn.Linear` by default: uniform in ± 1 / sqrt(inputs), weights and bias alike."""
 
     def uniform(*shape: int, inputs: int) -> Tensor:
         bound = 1.0 / math.sqrt(inputs)

@@ -1,4 +1,4 @@
-"""One optimisation step: gradients, constraints, Adam, and the count of dead latents."""
+"""Optimiser step: gradients, constraints, Adam, and the count of silent rows per latent."""
 
 from inspect import signature
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,15 +10,17 @@ from torch import Tensor
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.losses import Contrast, aux_k, forward
+from otoscope.sae.losses import ContrastSettings, aux_k_loss, forward
 from otoscope.sae.model import SparseAutoencoder
 
-ISOLATED: dict[str, Any] = {key: True for key in ("isolate_recompiles",) if key in signature(torch.compile).parameters}
-"""Members of a bank differ in shape and budget: each counts its own compilations, where PyTorch can."""
+COMPILE_OPTIONS: dict[str, Any] = {
+    key: True for key in ("isolate_recompiles",) if key in signature(torch.compile).parameters
+}
+"""Members of a bank differ in shape and k: each has its own limit of recompilations, if PyTorch supports it."""
 
 
 class Losses(NamedTuple):
-    """What one step saw, before it changed the weights."""
+    """Losses of one step, before the update."""
 
     reconstruction: float
     aux: float
@@ -27,8 +29,8 @@ class Losses(NamedTuple):
 
 
 @runtime_checkable
-class Engine(Protocol):
-    """Takes steps on one model in place; everything it remembers between steps is in `state`."""
+class Stepper(Protocol):
+    """Optimiser of one model in place; `state` is everything it keeps between steps."""
 
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
@@ -39,44 +41,44 @@ class Engine(Protocol):
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Resume from a result of `state`."""
         ...
 
 
 @runtime_checkable
-class EngineFactory(Protocol):
-    """Makes the engine of a run; raises `ConfigError` for a model or recipe that it cannot step."""
+class StepperFactory(Protocol):
+    """Constructor of the stepper of a run; raises `ConfigError` for an unsupported model or configuration."""
 
-    def __call__(self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int) -> Engine:
-        """Return an engine that updates `sae` in place."""
+    def __call__(self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int) -> Stepper:
+        """Return a stepper that updates `sae` in place."""
         ...
 
 
-class TorchEngine:
-    """The plain engine: autograd and fused Adam, any sparsifier, any device.
+class TorchStepper:
+    """Stepper with autograd and fused Adam, for any sparsifier on any device.
 
-    `backend` compiles the forward and backward passes (`torch.compile`; "inductor" fuses what is not a product).
+    `backend` compiles the forward and backward passes (`torch.compile`; "inductor" fuses all but matrix products).
     """
 
     def __init__(
         self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int, backend: str | None = None
     ) -> None:
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
-        self.forward = torch.compile(forward, backend=backend, **ISOLATED) if backend else forward
+        self.forward = torch.compile(forward, backend=backend, **COMPILE_OPTIONS) if backend else forward
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
-        self.named = {name: p for name, p in sae.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in sae.named_parameters() if p.requires_grad}
         if sae.archetypes is not None:
-            del self.named["decoder"]  # it follows the archetypes
+            del self.parameters["decoder"]  # computed from the archetypes
         if config.frozen_decoder:
             sae.decoder.requires_grad_(False)
-            del self.named["decoder"]
-        self.contrasted = Contrast(config.temporal, config.temporal_share) if config.temporal else None
+            del self.parameters["decoder"]
+        self.contrast = ContrastSettings(config.temporal, config.temporal_share) if config.temporal else None
         special = {"encoder": (config.weight_decay, 1.0), "archetypes.logits": (0.0, config.mixing_rate)}
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": [p], "weight_decay": decay, "times": times}
-                for name, p in self.named.items()
-                for decay, times in [special.get(name, (0.0, 1.0))]
+                {"params": [p], "weight_decay": decay, "rate_factor": factor}
+                for name, p in self.parameters.items()
+                for decay, factor in [special.get(name, (0.0, 1.0))]
             ],
             betas=(0.9, config.beta2),
             fused=True,
@@ -85,72 +87,76 @@ class TorchEngine:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        seen = self.forward(sae, inner, prefixes=self.config.prefixes, contrasted=self.contrasted)
-        loss = seen.error if seen.penalty is None else seen.error + seen.penalty
+        batch = self.forward(sae, inner, prefixes=self.config.prefixes, contrast=self.contrast)
+        loss = batch.error if batch.penalty is None else batch.error + batch.penalty
         dead = self.silent_rows >= self.dead_window_rows
         aux = None
         if self.config.aux_coefficient and dead.any():
-            aux = aux_k(sae, inner, seen.rebuilt, dead)
+            aux = aux_k_loss(sae, inner, batch.rebuilt, dead)
             loss = loss + self.config.aux_coefficient * aux
         sae.zero_grad(set_to_none=True)
         loss.backward()
         if sae.archetypes is not None:
-            pull(sae, sae.archetypes)
+            backward_to_archetypes(sae, sae.archetypes)
         if sae.unit_norm:
             project_gradient(sae)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate * group["times"]
+            group["lr"] = learning_rate * group["rate_factor"]
         self.optimiser.step()
         if sae.archetypes is not None:
-            follow(sae, sae.archetypes)
+            update_atoms(sae, sae.archetypes)
         if sae.unit_norm and not self.config.frozen_decoder:
             renormalise(sae)
-        self.silent_rows = torch.where(seen.fired > 0, 0, self.silent_rows + len(inner))
+        self.silent_rows = torch.where(batch.fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
-            seen.error.item(),
+            batch.error.item(),
             0.0 if aux is None else aux.item(),
-            seen.fired.sum().item() / len(inner),
+            batch.fired.sum().item() / len(inner),
             dead.float().mean().item(),
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of Adam's moments and the dead counters."""
-        found = {"silent_rows": self.silent_rows.clone()}
-        for name, parameter in self.named.items():
+        """Return copies of Adam's moments and of the silent-row counters."""
+        state = {"silent_rows": self.silent_rows.clone()}
+        for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state[parameter].items():
-                found[f"{name}.{key}"] = value.clone()
-        return found
+                state[f"{name}.{key}"] = value.clone()
+        return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned; raise `DamagedArtifact` if it is another model's."""
-        if "silent_rows" not in state or state["silent_rows"].shape != self.silent_rows.shape:
-            raise DamagedArtifact("the saved progress is not of this model; delete it and train again")
+        """Resume from a result of `state`; raise `DamagedArtifact` if it belongs to another model."""
+        require_counters(state, self.silent_rows)
         self.silent_rows = state["silent_rows"].clone().to(self.sae.device)
-        for name, parameter in self.named.items():
+        for name, parameter in self.parameters.items():
             prefix = f"{name}."
-            moments = {
+            self.optimiser.state[parameter] = {
                 key.removeprefix(prefix): value.clone().to(self.sae.device)
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
-            self.optimiser.state[parameter] = moments
 
 
-def pull(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
-    """Hand the gradient of the atoms on to what makes them."""
+def require_counters(state: dict[str, Tensor], silent_rows: Tensor) -> None:
+    """Raise `DamagedArtifact` unless a saved state has counters of the same shape."""
+    if "silent_rows" not in state or state["silent_rows"].shape != silent_rows.shape:
+        raise DamagedArtifact("the saved progress belongs to another model; delete it and train again")
+
+
+def backward_to_archetypes(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
+    """Propagate the gradient of the atoms to the archetypes' parameters."""
     torch.autograd.backward(archetypes.atoms(), sae.decoder.grad)
 
 
 @torch.no_grad()
-def follow(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
-    """Bound the relaxation, and make the atoms anew."""
+def update_atoms(sae: SparseAutoencoder, archetypes: Archetypes) -> None:
+    """Bound the relaxation and recompute the atoms."""
     archetypes.clip()
     sae.decoder.copy_(archetypes.atoms())
 
 
 @torch.no_grad()
 def project_gradient(sae: SparseAutoencoder) -> None:
-    """Remove from each atom's gradient the part along the atom, which renormalising would undo anyway."""
+    """Remove from each atom's gradient the component along the atom, which renormalising would undo."""
     gradient = sae.decoder.grad
     if gradient is not None:
         along = torch.linalg.vecdot(gradient, sae.decoder, dim=1)
@@ -159,5 +165,5 @@ def project_gradient(sae: SparseAutoencoder) -> None:
 
 @torch.no_grad()
 def renormalise(sae: SparseAutoencoder) -> None:
-    """Put every atom back to length 1."""
+    """Scale every atom to length 1."""
     sae.decoder.div_(torch.linalg.vector_norm(sae.decoder, dim=1, keepdim=True).clamp_min(1e-12))

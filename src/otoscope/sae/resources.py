@@ -1,9 +1,4 @@
-"""Where a dictionary is trained.
-
-Threads that train side by side.
-
-What training will need of memory, said before it starts.
-"""
+"""Devices and threads for training."""
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +8,12 @@ import torch
 
 from otoscope.errors import ConfigError
 
-ALLOWED = "give cpu, cuda, or cuda:1 for the second GPU"
-"""What a wrong device is answered with."""
+DEVICE_HELP = "give cpu, cuda, or cuda:1 for the second GPU"
+"""Advice in errors about devices."""
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device that is there; raise `ConfigError` for one that is not, or that lacks float64 sums.
+    """Return an available device; raise `ConfigError` for a missing one, or one without float64 sums.
 
     >>> find_device("cpu")
     device(type='cpu')
@@ -26,9 +21,9 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}; {ALLOWED}") from error
+        raise ConfigError(f"no device {name!r}; {DEVICE_HELP}") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"dictionaries are trained on cpu or cuda, not on {name!r}")
+        raise ConfigError(f"SAEs are trained on cpu or cuda, not on {name!r}")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"device {name!r}: PyTorch finds {count} GPU(s) here; give cpu, or install its CUDA build")
@@ -37,7 +32,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Hold PyTorch to one thread a worker; the sums of its products depend on the number of threads."""
+    """Limit PyTorch to one thread: the rounding of matrix products depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -47,8 +42,8 @@ def one_thread() -> Generator[None]:
 
 
 @contextmanager
-def workers(number: int) -> Generator[ThreadPoolExecutor]:
-    """Give a pool; when its user stops early, what has not begun is dropped."""
+def thread_pool(number: int) -> Generator[ThreadPoolExecutor]:
+    """Open a thread pool that cancels pending tasks on exit."""
     pool = ThreadPoolExecutor(number, "bank")
     try:
         yield pool

@@ -1,11 +1,9 @@
-"""The one training loop: a generator of steps; callers log and save.
-
-What a run ends in.
-"""
+"""Training of one SAE: `fit` in one call, or a run that callers step, save and resume."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,53 +13,74 @@ from torch import Tensor
 
 from otoscope.errors import TrainingError
 from otoscope.sae import validation
-from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import Order, Rows, RowsLike, as_rows, describe, pairs, remedy
-from otoscope.sae.initialise import start
-from otoscope.sae.kernel_optimiser import pick_engine
+from otoscope.sae.config import PRESETS, TrainConfig
+from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
+from otoscope.sae.initialise import initialise
+from otoscope.sae.kernel_optimiser import pick_stepper
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import Engine, EngineFactory, Losses
-from otoscope.sae.plan import Plan, draft
+from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
+from otoscope.sae.plan import Plan, ResolvedConfig, require_free_memory, resolve
 from otoscope.sae.resources import find_device
-from otoscope.sae.sparsifiers.base import whole
-from otoscope.sae.statistics import Moments, measure
+from otoscope.sae.sparsifiers.base import Sparsifier
+from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
 from otoscope.sae.validation import Validation, calibrate, validate
 
 
-class Trained(NamedTuple):
-    """The best model, the validation points, and the numbers for its card.
+class TrainResult(NamedTuple):
+    """Result of a training run: the best model, the validation points, and the numbers for its card.
 
-    `sae` is the state with the least error on validation rows of those within the budget of active latents, on the CPU
-    and as `load_sae` returns it: frozen (no parameter requires a gradient) and in eval mode. `history` holds a
-    mapping for each validation: `step`, `epoch`, the losses of that step's batch, and the measures `valid_*`.
-    `summary` tells of the whole training:
+    `sae` is the state with the lowest error on validation rows among those within the budget of active latents, on
+    the CPU and as `load_sae` returns it: frozen (no parameter requires a gradient) and in eval mode. `history` has one
+    mapping per validation: `step`, `epoch`, the losses of that step's batch, and the measures `valid_*`. `config` is
+    the training configuration. `summary` describes the whole training:
 
-    - `steps` taken of `planned_steps`, and the `best_step` that `sae` is from; `epochs`, `batch` (rows of a step);
-    - `engine` and `device` that trained, `learning_rate` at its peak;
-    - `train_rows`, `valid_rows`; `constant_dimensions` (that do not vary), `largest_variance_share` (of one dimension,
-      0 to 1), `scaling` (what the rows were divided by);
-    - `warnings`, what a reader of results should know, a line each: outlier and constant dimensions, fewer training
-      rows than latents, a single validation row, a start that no step improved on where one should (`best_step` 0);
-    - `dead_window_rows`: a latent that fires for none of so many training rows in a row counts as dead in training;
-    - of `sae` on the validation rows: `valid_mse` (mean square error of a value, in the rows' own units squared),
-      `valid_inner_mse` (after scaling), `valid_explained_variance` (1 is all, 0 the training mean; below 0 is worse),
-      `valid_standardised_explained_variance` (the same, every dimension counting alike), `valid_l0` (active latents a
-      row), `valid_dead_fraction` (share of latents that no validation row activates).
+    - `steps` taken of `planned_steps`, the `best_step` of `sae`, `epochs`, `batch` (rows per step);
+    - `stepper` and `device`, the peak `learning_rate`;
+    - `train_rows`, `valid_rows`, `constant_dimensions` (number), `largest_variance_share` (of one dimension, 0 to 1),
+      `scaling` (divisor of the rows);
+    - `warnings` for readers of results, one line each: outlier and constant dimensions, fewer training rows than
+      latents, a single validation row, a start that no step improved on (`best_step` 0);
+    - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
+    - measures of `sae` on the validation rows: `valid_mse` (per value, in the rows' units squared), `valid_inner_mse`
+      (after scaling), `valid_explained_variance` (1 is perfect, 0 the training mean; negative is worse),
+      `valid_standardised_explained_variance` (the same with equal weight for every dimension), `valid_l0` (active
+      latents per row), `valid_dead_fraction` (share of latents that no validation row activates).
     """
 
     sae: SparseAutoencoder
     history: list[dict[str, float]]
     summary: dict[str, Any]
+    config: TrainConfig
+
+    def __repr__(self) -> str:
+        return "\n".join([f"TrainResult({self.sae!r})", *(f"  {name}: {value}" for name, value in self._lines())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._lines())
+        return f"<table><caption>{escape(repr(self.sae))}</caption>{rows}</table>"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        names = [name for name, preset in PRESETS.items() if preset == self.config]
+        summary = self.summary
+        return [
+            ("preset", names[0] if names else "custom"),
+            ("rows", f"{summary['train_rows']:,} training, {summary['valid_rows']:,} validation"),
+            ("steps", f"{summary['steps']:,} of {summary['planned_steps']:,}, best at {summary['best_step']:,}"),
+            ("explained variance", f"{summary['valid_explained_variance']:.3f} on validation rows"),
+            ("active latents", f"{summary['valid_l0']:.1f} per validation row"),
+            ("dead latents", f"{100 * summary['valid_dead_fraction']:.1f} %"),
+            *(("warning", line) for line in summary["warnings"]),
+        ]
 
 
-UNSEEN = math.inf, math.inf
-"""The rank of no state at all."""
+UNRANKED = math.inf, math.inf
+"""Rank of a run without a validated state."""
 
 
-class Step(NamedTuple):
-    """One step done: what it saw before updating, and validation where one was due.
+class TrainStep(NamedTuple):
+    """Record of one step: losses before the update, and validation where one was due.
 
-    `steps` is how many are planned, or the number of this one where it was the last.
+    `steps` is the planned number, or the number of this step if it was the last.
     """
 
     step: int
@@ -73,174 +92,240 @@ class Step(NamedTuple):
     valid: Validation | None
 
 
-class Batch(NamedTuple):
-    """The rows of one step, and which rows of all they are."""
+class TrainBatch(NamedTuple):
+    """Rows of one step and their indices."""
 
     indices: Int64[np.ndarray, " rows"]
     rows: Float[np.ndarray, "rows width"]
 
 
 @dataclass
-class Training:
-    """A run that can be stepped, saved and continued: model, data, plan, and everything that changes."""
+class TrainingRun:
+    """A run that can be stepped, saved and resumed: model, data, plan and mutable state."""
 
     sae: SparseAutoencoder
-    rows: Rows
-    valid_rows: Rows
-    moments: Moments
+    rows: RowSource
+    valid_rows: RowSource
+    statistics: RowStatistics
     config: TrainConfig
     plan: Plan
-    engine: Engine
+    stepper: Stepper
     seed: int
     step: int = 0
-    best_rank: tuple[float, float] = UNSEEN
+    best_rank: tuple[float, float] = UNRANKED
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken, or validation has brought nothing better for too long."""
+        """Whether all steps are taken or training has stopped early."""
         plan = self.plan
         waited = self.step - self.best_step if plan.validates_after(self.step) else 0
         return self.step >= plan.steps or (plan.patience_steps is not None and waited >= plan.patience_steps)
 
 
-def begin(
+def fit(
     rows: RowsLike,
     valid_rows: RowsLike,
-    preset: TrainConfig | str = "default",
+    config: TrainConfig | str = "default",
     *,
     latents: int,
     k: int | None = None,
     sparsity: float | None = None,
+    sparsifier: Sparsifier | None = None,
     seed: int = 0,
-    moments: Moments | None = None,
-    engine: EngineFactory = pick_engine,
+    statistics: RowStatistics | None = None,
+    stepper: StepperFactory = pick_stepper,
     device: str = "cpu",
-) -> Training:
-    """Check everything and make a run at step 0.
+) -> TrainResult:
+    """Train one SAE and return its best state on the validation rows, frozen and in eval mode.
 
-    Give k or sparsity. `moments` saves reading the training rows once more when many models are
-    trained on them. The start is made on the CPU, whatever the device that trains. Raises `ConfigError` for settings
-    and a device that is not there, `TrainingError` for rows.
+    Args:
+        rows: training rows: an array or tensor `[rows, width]` in any unit (any leading axes count as
+            rows), or a `RowSource` that need not fit in memory.
+        valid_rows: rows to choose the best state by, of groups (speakers, singers) that are not in `rows`.
+        config: name of a preset, or a `TrainConfig`.
+        latents: number of latents.
+        k: number of active latents per row; or instead
+        sparsity: share of inactive latents, which gives `k = int((1 - sparsity) * latents)`.
+        sparsifier: instance to use instead of the sparsifier of `config`, with its own k; a copy of it is trained.
+        seed: seed of initialisation and shuffling; equal seeds give equal SAEs on the same machine.
+        statistics: `compute_statistics(rows)`, to read the rows once for many SAEs.
+        stepper: implementation of the training step; the fastest one that supports the settings by default.
+        device: device to train on, such as "cuda"; the result is on the CPU.
+
+    Raises `ConfigError` for settings and for a missing device, `TrainingError` for rows.
+
+    >>> import numpy as np
+    >>> draw = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    >>> result = fit(draw[:500], draw[500:], latents=16, k=2)
+    >>> result.sae.encode(draw[500:]).shape
+    (100, 16)
+    >>> result.summary["train_rows"], result.summary["valid_l0"] <= 2, len(result.history) > 0
+    (500, True, True)
     """
     rows, valid_rows = as_rows(rows), as_rows(valid_rows)
-    latents, seed = whole(latents, name="latents"), whole(seed, name="seed")
-    found = find_device(device)
-    made = draft(rows, valid_rows, preset, latents=latents, k=k, sparsity=sparsity, seed=seed)
-    config, sparsifier, plan = made
-    moments = moments or measure(rows)
+    resolved = resolve(
+        rows, valid_rows, config, latents=latents, k=k, sparsity=sparsity, sparsifier=sparsifier, seed=seed
+    )
+    if find_device(device).type == "cpu":
+        require_free_memory(rows, resolved)
+    require_all_finite(valid_rows, name="validation")
+    run = start_run(rows, valid_rows, resolved, statistics=statistics, stepper=stepper, device=device)
+    for _ in train_steps(run):
+        pass
+    return finish(run)
+
+
+def begin(
+    rows: RowsLike,
+    valid_rows: RowsLike,
+    config: TrainConfig | str = "default",
+    *,
+    latents: int,
+    k: int | None = None,
+    sparsity: float | None = None,
+    sparsifier: Sparsifier | None = None,
+    seed: int = 0,
+    statistics: RowStatistics | None = None,
+    stepper: StepperFactory = pick_stepper,
+    device: str = "cpu",
+) -> TrainingRun:
+    """Validate settings and rows, and return a run at step 0; see `fit` for the arguments."""
+    rows, valid_rows = as_rows(rows), as_rows(valid_rows)
+    resolved = resolve(
+        rows, valid_rows, config, latents=latents, k=k, sparsity=sparsity, sparsifier=sparsifier, seed=seed
+    )
+    return start_run(rows, valid_rows, resolved, statistics=statistics, stepper=stepper, device=device)
+
+
+def start_run(
+    rows: RowSource,
+    valid_rows: RowSource,
+    resolved: ResolvedConfig,
+    *,
+    statistics: RowStatistics | None = None,
+    stepper: StepperFactory = pick_stepper,
+    device: str = "cpu",
+) -> TrainingRun:
+    """Return a run of resolved settings at step 0. Initialisation always runs on the CPU."""
+    target = find_device(device)
+    config, plan = resolved.config, resolved.plan
+    statistics = statistics or compute_statistics(rows)
     sae = SparseAutoencoder(
         rows.width,
-        latents,
-        sparsifier,
+        resolved.latents,
+        resolved.new_sparsifier(),
         encoder_bias=config.encoder_bias,
         decoder_bias=config.decoder_bias,
         unit_norm=config.unit_norm,
         init=config.init,
-        archetypes=made.archetypes,
-        seed=seed,
+        archetypes=resolved.archetypes,
+        seed=resolved.seed,
     )
-    sae.set_scaling(*moments.scaling(config.scaling, centred=config.centred))
-    start(sae, config, rows, plan.order, moments)
-    sae.to(found)
-    best_rank, best = UNSEEN, dict[str, Tensor]()
-    if config.init == "principal":  # from very few rows nothing may be learned that serves unseen groups better
+    sae.set_scaling(*statistics.scaling(config.scaling, centred=config.centred))
+    initialise(sae, config, rows, plan.shuffle, statistics)
+    sae.to(target)
+    best_rank, best = UNRANKED, dict[str, Tensor]()
+    if config.init == "principal":  # with very few rows no step may improve on the start for unseen groups
         calibrate(sae, valid_rows)
-        best_rank, best = _rank(validate(sae, valid_rows, moments), sparsifier.k), _state(sae)
-    stepper = engine(sae, config, dead_window_rows=plan.dead_window_rows)
-    return Training(sae, rows, valid_rows, moments, config, plan, stepper, seed, best_rank=best_rank, best=best)
+        best_rank, best = _rank(validate(sae, valid_rows, statistics), sae.sparsifier.k), _snapshot(sae)
+    steps = stepper(sae, config, dead_window_rows=plan.dead_window_rows)
+    return TrainingRun(
+        sae, rows, valid_rows, statistics, config, plan, steps, resolved.seed, best_rank=best_rank, best=best
+    )
 
 
-def train(run: Training) -> Iterator[Step]:
-    """Take every step that is left, yielding a record after each; the run may be saved between any two."""
+def train_steps(run: TrainingRun) -> Iterator[TrainStep]:
+    """Take all remaining steps, yielding a record after each; the run may be saved between any two."""
     while not run.done:
         yield advance(run, next_batch(run))
 
 
-def next_batch(run: Training) -> Batch:
+def next_batch(run: TrainingRun) -> TrainBatch:
     """Read the rows of the run's next step."""
-    return read_batch(run.rows, run.plan.order, run.step, paired=bool(run.config.temporal))
+    return read_batch(run.rows, run.plan.shuffle, run.step, paired=bool(run.config.temporal))
 
 
-def read_batch(rows: Rows, order: Order, step: int, *, paired: bool) -> Batch:
-    """Read the rows of a step; `paired`: with the neighbour of each behind them."""
-    indices = order.indices(step)
+def read_batch(rows: RowSource, shuffle: Shuffle, step: int, *, paired: bool) -> TrainBatch:
+    """Read the rows of a step; with `paired`, followed by the neighbour of each."""
+    indices = shuffle.indices(step)
     if paired:
-        indices = pairs(rows, indices)
-    return Batch(indices, rows.take(indices))
+        indices = pair_with_neighbours(rows, indices)
+    return TrainBatch(indices, rows.take(indices))
 
 
-def advance(run: Training, batch: Batch) -> Step:
-    """Take one step on the batch that is due, and validate where that is due."""
+def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
+    """Take one step on its batch, and validate if validation is due."""
     plan, k = run.plan, run.sae.sparsifier.k
     learning_rate = plan.learning_rate(run.step)
     inner = run.sae.normalise(torch.from_numpy(batch.rows).to(run.sae.device))
-    losses = run.engine.step(inner, learning_rate=learning_rate)
+    losses = run.stepper.step(inner, learning_rate=learning_rate)
     if not np.isfinite(losses.reconstruction):
-        raise _diverged(run, batch)
+        raise _divergence_error(run, batch)
     run.step += 1
-    epoch = run.step / plan.order.steps_per_epoch
+    epoch = run.step / plan.shuffle.steps_per_epoch
     valid = None
     if plan.validates_after(run.step):
         calibrate(run.sae, run.valid_rows)
-        valid = validate(run.sae, run.valid_rows, run.moments)
+        valid = validate(run.sae, run.valid_rows, run.statistics)
         run.history.append({"step": run.step, "epoch": epoch, **losses._asdict(), **_prefixed(valid)})
         if (rank := _rank(valid, k)) < run.best_rank:
             run.best_rank, run.best_step = rank, run.step
-            run.best = _state(run.sae)
-    rows_seen = min(run.step * plan.order.batch, round(epoch * run.rows.height))
-    return Step(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
+            run.best = _snapshot(run.sae)
+    rows_seen = min(run.step * plan.shuffle.batch, round(epoch * run.rows.height))
+    return TrainStep(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
 
 
-def finish(run: Training) -> Trained:
-    """Return the best model of a run whose steps are done, on the CPU and as `load_sae` would return it."""
+def finish(run: TrainingRun) -> TrainResult:
+    """Return the best model of a completed run, on the CPU and as `load_sae` would return it."""
     if not run.done:
-        raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train` to its end")
+        raise TrainingError(f"only {run.step} of {run.plan.steps} steps are done; run `train_steps` to its end")
     if not run.best:
-        raise TrainingError("no validation gave a finite error; lower the learning rate")
+        raise TrainingError("validation loss was never finite; lower the learning rate")
     run.sae.load_state_dict(run.best)
     run.sae.eval()
-    valid = validate(run.sae, run.valid_rows, run.moments)
+    valid = validate(run.sae, run.valid_rows, run.statistics)
     summary: dict[str, Any] = {
         "steps": run.step,
         "planned_steps": run.plan.steps,
         "best_step": run.best_step,
-        "engine": type(run.engine).__name__,
+        "stepper": type(run.stepper).__name__,
         "device": str(run.sae.device),
-        "epochs": run.step / run.plan.order.steps_per_epoch,
-        "batch": run.plan.order.batch,
+        "epochs": run.step / run.plan.shuffle.steps_per_epoch,
+        "batch": run.plan.shuffle.batch,
         "train_rows": run.rows.height,
         "valid_rows": run.valid_rows.height,
-        "constant_dimensions": run.moments.constant,
-        "largest_variance_share": run.moments.largest_share,
-        "scaling": run.moments.settle(run.config.scaling),
+        "constant_dimensions": run.statistics.n_constant,
+        "largest_variance_share": run.statistics.largest_variance_share,
+        "scaling": run.statistics.resolve_scaling(run.config.scaling),
         "warnings": _warnings(run),
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
     }
-    return Trained(run.sae.cpu().requires_grad_(False), run.history, summary)
+    return TrainResult(run.sae.cpu().requires_grad_(False), run.history, summary, run.config)
 
 
-def _warnings(run: Training) -> list[str]:
+def _warnings(run: TrainingRun) -> list[str]:
     latents, height = run.sae.latents, run.rows.height
-    found = run.moments.warnings(run.config.scaling) + validation.of_rows(
-        height, run.valid_rows.height, latents=latents
-    )
+    warnings = run.statistics.warnings(run.config.scaling)
+    warnings += validation.data_warnings(height, run.valid_rows.height, latents=latents)
     if run.best_step:
-        return found
+        return warnings
     l0 = run.history[-1]["valid_l0"]
-    return found + validation.of_start(run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0)
+    return warnings + validation.start_warnings(
+        run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0
+    )
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
-    """Order states by how far they overspend the budget, then by error: a denser code rebuilds better for nothing."""
-    return max(valid.l0 / (validation.OVERSPEND * k), 1.0), valid.inner_mse
+    """Rank states by the excess over the L0 budget, then by error: denser codes reconstruct better at no merit."""
+    return max(valid.l0 / (validation.L0_TOLERANCE * k), 1.0), valid.inner_mse
 
 
-def _state(sae: SparseAutoencoder) -> dict[str, Tensor]:
+def _snapshot(sae: SparseAutoencoder) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in sae.state_dict().items()}
 
 
@@ -248,12 +333,12 @@ def _prefixed(valid: Validation) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in valid._asdict().items()}
 
 
-def _diverged(run: Training, batch: Batch) -> TrainingError:
+def _divergence_error(run: TrainingRun, batch: TrainBatch) -> TrainingError:
     bad = ~np.isfinite(batch.rows).all(axis=1)
     if bad.any():
         row = int(batch.indices[int(bad.argmax())])
-        row_name = describe(run.rows, row, name="training")
-        return TrainingError(f"{row_name} holds NaN or Inf; {remedy(run.rows, row)}")
+        row_name = describe_row(run.rows, row, name="training")
+        return TrainingError(f"{row_name} holds NaN or Inf; {row_remedy(run.rows, row)}")
     return TrainingError(
         f"the loss is not finite at step {run.step} with learning rate {run.plan.learning_rate(run.step):g}; lower it"
     )

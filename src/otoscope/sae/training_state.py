@@ -1,10 +1,9 @@
-"""A run that survives being killed: everything that changes in it, in one file."""
+"""Resumable training state: everything that changes during a run, in one file."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,66 +13,43 @@ from torch import Tensor
 
 from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import DamagedArtifact
-from otoscope.sae.checkpoint import load_strictly, save_sae, to_array
-from otoscope.sae.train import UNSEEN, Step, Trained, Training, finish, train
+from otoscope.sae.checkpoint import load_strictly, to_array
+from otoscope.sae.train import UNRANKED, TrainingRun, TrainResult, finish
 
 PROGRESS = "progress.safetensors"
 
 
-def train_into(
-    folder: Path,
-    run: Training,
-    card: Mapping[str, Any],
-    *,
-    save_every_s: float = 30.0,
-    on_step: Callable[[Step], None] | None = None,
-) -> Trained:
-    """Train a run that `begin` has made, or what is left of it, and save the dictionary in `folder`.
+def save_result(folder: Path, run: TrainingRun, card: Mapping[str, Any]) -> TrainResult:
+    """Save the SAE of a completed run and delete its progress.
 
-    Progress is kept in the folder every `save_every_s` seconds; a killed run, begun again with the
-    same settings and rows, ends in the same bytes. The card gets `training` (the summary) and
-    `history` beside what the caller gives.
+    The card gets `training` (the summary) and `history` in addition to `card`.
     """
-    load_progress(folder, run)
-    saved_at = monotonic()
-    for step in train(run):
-        if on_step is not None:
-            on_step(step)
-        if monotonic() - saved_at >= save_every_s:
-            save_progress(folder, run)
-            saved_at = monotonic()
-    return conclude(folder, run, card)
-
-
-def conclude(folder: Path, run: Training, card: Mapping[str, Any]) -> Trained:
-    """Save the dictionary of a run whose steps are done, and remove its progress."""
-    trained = finish(run)
-    save_sae(folder, trained.sae, {**card, "training": trained.summary, "history": trained.history})
+    result = finish(run)
+    result.sae.save_pretrained(folder, {**card, "training": result.summary, "history": result.history})
     clear_progress(folder)
-    return trained
+    return result
 
 
-def save_progress(folder: Path, run: Training) -> None:
-    """Write all that changes during a run into one file: weights, moments, counters, best so far, position."""
-    groups = {"sae": run.sae.state_dict(), "engine": run.engine.state(), "best": run.best}
+def save_progress(folder: Path, run: TrainingRun) -> None:
+    """Write the mutable state of a run into one file: weights, moments, counters, best state, position."""
+    groups = {"sae": run.sae.state_dict(), "stepper": run.stepper.state(), "best": run.best}
     tensors = {f"{group}/{name}": to_array(value) for group, part in groups.items() for name, value in part.items()}
     position = {
-        "identity": identity(run),
+        "fingerprint": run_fingerprint(run),
         "step": run.step,
         "best_rank": run.best_rank if run.best else None,
         "best_step": run.best_step,
         "history": run.history,
     }
-    # the position travels as bytes in the same file: weights and step number can then never disagree
+    # the position is stored as bytes in the same file, so weights and step number cannot disagree
     tensors["position"] = np.frombuffer(json.dumps(position).encode(), dtype=np.uint8)
     write_tensors(folder / PROGRESS, tensors)
 
 
-def load_progress(folder: Path, run: Training) -> bool:
-    """Continue a run that `begin` has made afresh; return whether there was anything to continue.
+def load_progress(folder: Path, run: TrainingRun) -> bool:
+    """Load saved progress into a run at step 0; return whether there was any.
 
-    Raises `StaleArtifact` when the saved run had other settings or rows, `DamagedArtifact` when the
-    file is not whole.
+    Raises `StaleArtifact` if the saved run had other settings or rows, `DamagedArtifact` for an incomplete file.
     """
     path = folder / PROGRESS
     if not path.is_file():
@@ -83,28 +59,28 @@ def load_progress(folder: Path, run: Training) -> bool:
         position = json.loads(tensors.pop("position").tobytes())
     except (KeyError, ValueError) as error:
         raise DamagedArtifact(f"{path} holds no position ({error}); delete it and train again") from error
-    require_fingerprint(path, position["identity"], identity(run))
+    require_fingerprint(path, position["fingerprint"], run_fingerprint(run))
     load_strictly(run.sae, _group(tensors, "sae"), path)
-    run.engine.restore(_group(tensors, "engine"))
+    run.stepper.restore(_group(tensors, "stepper"))
     run.best = _group(tensors, "best")
-    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else UNSEEN
+    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else UNRANKED
     run.step, run.best_step, run.history = position["step"], position["best_step"], position["history"]
     return True
 
 
 def clear_progress(folder: Path) -> None:
-    """Remove what `save_progress` wrote, once the finished model is saved."""
+    """Delete the file that `save_progress` wrote."""
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def identity(run: Training) -> str:
-    """Return a fingerprint of all that decides what a run will become."""
-    moments = hashlib.sha256(run.moments.mean.tobytes() + run.moments.variance.tobytes()).hexdigest()
+def run_fingerprint(run: TrainingRun) -> str:
+    """Return a fingerprint of everything that determines the result of a run."""
+    statistics = hashlib.sha256(run.statistics.mean.tobytes() + run.statistics.variance.tobytes()).hexdigest()
     heights = [run.rows.height, run.valid_rows.height]
-    return fingerprint(run.config.model_dump(), run.sae.settings(), run.seed, heights, moments)
+    return fingerprint(run.config.model_dump(), run.sae.settings(), run.seed, heights, statistics)
 
 
 def _group(tensors: Mapping[str, NDArray[Any]], group: str) -> dict[str, Tensor]:
     prefix = f"{group}/"
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return {name: torch.from_numpy(value.copy()) for name, value in found.items()}
+    arrays = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}

@@ -1,7 +1,4 @@
-"""How well a model rebuilds rows that it was not trained on.
-
-What a reader of a dictionary should know of how it came about: too few rows, or nothing learned.
-"""
+"""Validation on held-out rows, calibration of thresholds, and warnings attached to a trained SAE."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,23 +7,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otoscope.sae.data import Rows, chunks
-from otoscope.sae.initialise import FEW_ROWS
-from otoscope.sae.losses import gathered, gathers
+from otoscope.sae.data import RowSource, chunks
+from otoscope.sae.initialise import FEW_ROWS_PER_LATENT
+from otoscope.sae.losses import gather_forward, use_gather
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import Calibrated, Sparsifier, TopK
-from otoscope.sae.sparsifiers.batch_topk import BatchTopK
-from otoscope.sae.statistics import Moments, require_finite
+from otoscope.sae.sparsifiers.base import Calibrated, Penalised, Sparsifier
+from otoscope.sae.statistics import RowStatistics, require_finite
 
-AT_ONCE = 1024
+VALIDATION_BATCH = 1024
 """Rows that are validated together."""
+
+L0_TOLERANCE = 1.05
+"""Active latents per row, relative to k, up to which states are ranked by their error alone."""
 
 
 class Validation(NamedTuple):
-    """The model on all validation rows: errors in the encoder's own units but for two.
+    """Measures of a model on all validation rows, in the encoder's units with two exceptions.
 
-    `inner_mse` is in the units that training sees; `standardised_explained_variance` counts every dimension
-    that varies alike, however large it is.
+    `inner_mse` is in normalised units; `standardised_explained_variance` gives every varying dimension the same
+    weight.
     """
 
     mse: float
@@ -37,102 +36,97 @@ class Validation(NamedTuple):
     dead_fraction: float
 
 
-class _Rebuilt(NamedTuple):
-    rows: Float[Tensor, "rows width"]
-    fired: Int[Tensor, " latents"]
-
-
 @torch.no_grad()
-def calibrate(sae: SparseAutoencoder, rows: Rows) -> None:
-    """Let a sparsifier that wants to set its threshold by these rows; others are left as they are."""
+def calibrate(sae: SparseAutoencoder, rows: RowSource) -> None:
+    """Calibrate the sparsifier's threshold on these rows, if it has one."""
     if isinstance(sae.sparsifier, Calibrated):
         sae.sparsifier.calibrate(_preactivations(sae, rows))
 
 
-def _preactivations(sae: SparseAutoencoder, rows: Rows) -> Iterator[Float[Tensor, "rows latents"]]:
-    for start, chunk in chunks(rows, AT_ONCE):
+def _preactivations(sae: SparseAutoencoder, rows: RowSource) -> Iterator[Float[Tensor, "rows latents"]]:
+    for start, chunk in chunks(rows, VALIDATION_BATCH):
         require_finite(rows, chunk, start, "validation")
         yield sae.preactivate(sae.normalise(torch.from_numpy(chunk).to(sae.device)))
 
 
 @torch.no_grad()
-def validate(sae: SparseAutoencoder, rows: Rows, moments: Moments) -> Validation:
-    """Score a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and companions."""
+def validate(sae: SparseAutoencoder, rows: RowSource, statistics: RowStatistics) -> Validation:
+    """Evaluate a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and related measures."""
     training = sae.training
     sae.eval()
-    mean = torch.from_numpy(moments.mean).to(sae.device)
+    mean = torch.from_numpy(statistics.mean).to(sae.device)
     residual, total = mean.new_zeros(sae.width), mean.new_zeros(sae.width)
     fired = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
-    for start, chunk in chunks(rows, AT_ONCE):
+    for start, chunk in chunks(rows, VALIDATION_BATCH):
         require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk).to(sae.device)
-        seen = _rebuild(sae, sae.normalise(batch))
-        rebuilt = seen.rows * sae.scale + sae.centre
+        inner_rebuilt, batch_fired = _rebuild(sae, sae.normalise(batch))
+        rebuilt = inner_rebuilt * sae.scale + sae.centre
         residual += (batch - rebuilt).square().sum(dim=0, dtype=torch.float64)
         total += (batch - mean).square().sum(dim=0)
-        fired += seen.fired
+        fired += batch_fired
     sae.train(training)
     entries = rows.height * rows.width
-    varying = torch.from_numpy(moments.varying).to(sae.device)
-    own = torch.from_numpy(moments.variance).to(sae.device)[varying]
+    varying = torch.from_numpy(statistics.varying).to(sae.device)
+    variance = torch.from_numpy(statistics.variance).to(sae.device)[varying]
     return Validation(
         mse=residual.sum().item() / entries,
         inner_mse=(residual / sae.scale.double().square()).sum().item() / entries,
-        explained_variance=_explained(residual, total),
-        standardised_explained_variance=_explained(residual[varying] / own, total[varying] / own),
+        explained_variance=_explained_variance(residual, total),
+        standardised_explained_variance=_explained_variance(residual[varying] / variance, total[varying] / variance),
         l0=float(fired.sum()) / rows.height,
         dead_fraction=1.0 - float((fired > 0).float().mean()),
     )
 
 
-def _explained(residual: Float[Tensor, " width"], total: Float[Tensor, " width"]) -> float:
+def _explained_variance(residual: Float[Tensor, " width"], total: Float[Tensor, " width"]) -> float:
     return 1.0 - (residual.sum() / total.sum()).item() if total.any() else float("nan")
 
 
-def _rebuild(sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]) -> _Rebuilt:
-    sparsifier = gathers(sae)
-    if sparsifier is not None:
-        seen = gathered(sae, sparsifier, inner)
-        return _Rebuilt(seen.rebuilt, seen.fired)
+def _rebuild(
+    sae: SparseAutoencoder, inner: Float[Tensor, "rows width"]
+) -> tuple[Float[Tensor, "rows width"], Int[Tensor, " latents"]]:
+    """Return normalised rows reconstructed, and the number of rows in which each latent was active."""
+    selecting = use_gather(sae)
+    if selecting is not None:
+        batch = gather_forward(sae, selecting, inner)
+        return batch.rebuilt, batch.fired
     codes = sae.sparsifier(sae.preactivate(inner))
-    return _Rebuilt(sae.rebuild(codes), (codes > 0).sum(dim=0))
+    return sae.rebuild(codes), (codes > 0).sum(dim=0)
 
 
-OVERSPEND = 1.05
-"""Active latents a row, over k, up to which a state may be chosen as best by its error alone."""
+def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
+    """Return warnings about the number of training and validation rows.
 
-
-def of_rows(height: int, valid_height: int, *, latents: int) -> list[str]:
-    """Return what is to be said of so many rows before so many latents learn from them.
-
-    >>> of_rows(300, 40, latents=200)
+    >>> data_warnings(300, 40, latents=200)
     []
     """
-    found: list[str] = []
+    warnings: list[str] = []
     if height < latents:
-        found.append(
-            f"{height} training rows for {latents} latents: learning on means memorising them; "
-            "judge by unseen groups alone, and take more rows or fewer latents"
+        warnings.append(
+            f"{height} training rows for {latents} latents: the SAE can memorise them; "
+            "judge it on held-out groups only, and use more rows or fewer latents"
         )
     if valid_height == 1:
-        found.append(
-            "1 validation row: the choice of the best state and all valid_* rest on it; give more, of whole groups"
+        warnings.append(
+            "1 validation row: the choice of the best state and all valid_* rest on it; give more, of complete groups"
         )
-    return found
+    return warnings
 
 
-def of_start(sparsifier: Sparsifier, *, height: int, latents: int, steps: int, l0: float) -> list[str]:
-    """Return what is to be said where training brought nothing better than its start; `l0` is that of its last state.
+def start_warnings(sparsifier: Sparsifier, *, height: int, latents: int, steps: int, l0: float) -> list[str]:
+    """Return a warning if no step improved on the initial state; `l0` is that of the last state.
 
-    Nothing of the k largest from very few rows: principal axes are meant to be kept there (docs/benchmarks.md).
+    There is none for a sparsifier without penalty on very few rows: principal axes are expected to remain best there
+    (docs/benchmarks.md).
     """
-    if isinstance(sparsifier, TopK | BatchTopK) and height < FEW_ROWS * latents:
+    if not isinstance(sparsifier, Penalised) and height < FEW_ROWS_PER_LATENT * latents:
         return []
     k = sparsifier.k
-    remedy = "take more rows or a lower learning rate"
-    if l0 > OVERSPEND * k:
-        remedy = f'{l0:.1f} latents a row are active in the last for k={k}: take sparsifier="topk" or "batch_topk"'
+    advice = "use more rows or a lower learning rate"
+    if l0 > L0_TOLERANCE * k:
+        advice = f"the last state has {l0:.1f} active latents per row at k={k}; use a sparsifier without penalty (topk)"
     return [
-        f"best_step 0: {steps} steps brought no better state on the validation rows, so this is the untrained start; "
-        f"{remedy}"
+        f"best_step 0: none of {steps} steps improved on the initial state on the validation rows, so the SAE is "
+        f"untrained; {advice}"
     ]

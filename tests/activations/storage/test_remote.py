@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from otoscope.activations.format import MENDED
-from otoscope.activations.maintain import collect, merge, verify
+from otoscope.activations.maintain import collect_garbage, merge_stores, verify_store
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import home_of, point_elsewhere, read_card
-from otoscope.activations.storage.remote import CACHE, Remote
+from otoscope.activations.storage.base import open_storage, read_card, write_redirect
+from otoscope.activations.storage.remote import CACHE_VARIABLE, RemoteStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 from tests.activations.test_append import Counting, add
@@ -23,7 +23,7 @@ from tests.support.activations import contents, corpus_of, write_corpus
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -68,8 +68,8 @@ def sound(tmp_path: Path) -> Path:
 
 def objects(place: str) -> dict[str, bytes]:
     """Return every object of a store but its count of what was mended."""
-    home = home_of(place)
-    return {name: home.read(name) for name in home.names() if name != MENDED}
+    home = open_storage(place)
+    return {name: home.read(name) for name in home.list_files() if name != MENDED}
 
 
 def test_the_bytes_are_those_of_a_folder(sound: Path, tmp_path: Path, place: str):
@@ -90,8 +90,8 @@ def test_only_what_is_asked_for_is_fetched_and_only_once(sound: Path, place: str
     before = len(list((cache / "sha256").iterdir()))
     store.frames_of(2, "clip000.wav")
     assert len(list((cache / "sha256").iterdir())) == before + 1
-    home = home_of(place)
-    for name in [name for name in home.names() if name.startswith("layer_02/frames-00000")]:
+    home = open_storage(place)
+    for name in [name for name in home.list_files() if name.startswith("layer_02/frames-00000")]:
         home.remove(name)
     ActivationStore.open(place).frames_of(2, "clip000.wav")  # what was fetched before is read again
     home.remove("layer_00/frames-00000.safetensors")
@@ -113,24 +113,24 @@ def test_new_clips_are_appended_and_a_killed_writer_leaves_the_old_store(sound: 
 
 def test_an_object_that_is_damaged_is_found_and_named(sound: Path, place: str):
     steps(corpus_of(sound), place)  # type: ignore[arg-type]
-    home = home_of(place)
+    home = open_storage(place)
     data = bytearray(home.read("layer_02/pooled-00000.safetensors"))
     data[-1] ^= 1
-    assert isinstance(home, Remote)
+    assert isinstance(home, RemoteStorage)
     home.files.pipe_file(f"{home.root}/layer_02/pooled-00000.safetensors", bytes(data))
-    fresh = Remote.at(place)
-    assert len(verify(fresh.place)) == 1
+    fresh = RemoteStorage.connect(place)
+    assert len(verify_store(fresh.address)) == 1
     with pytest.raises(DamagedArtifact, match=r"pooled-00000\.safetensors is damaged: its SHA-256"):
         ActivationStore.open(place).pooled(2)
 
 
 def test_merge_and_gc_work_there_too(sound: Path, tmp_path: Path, place: str):
     steps(corpus_of(sound), tmp_path / "one")
-    merged = merge(place, [tmp_path / "one"])
-    home = home_of(place)
+    merged = merge_stores(place, [tmp_path / "one"])
+    home = open_storage(place)
     with home.publish("layer_00/frames-00077.safetensors") as temporary:
         temporary.write_bytes(b"left behind")
-    assert collect(place).files == ["layer_00/frames-00077.safetensors"]
+    assert collect_garbage(place).files == ["layer_00/frames-00077.safetensors"]
     np.testing.assert_array_equal(merged.pooled(0), ActivationStore.open(tmp_path / "one").pooled(0))
 
 
@@ -139,7 +139,7 @@ def test_a_writer_that_was_overtaken_by_one_of_another_store_commits_nothing(sou
 
     class Overtaken(Counting):
         def encode(self, waves: Any, layers: Any) -> Any:
-            home = home_of(place)
+            home = open_storage(place)
             with home.publish("card.json") as temporary:
                 temporary.write_text('{"another": "store"}')
             return super().encode(waves, layers)
@@ -152,23 +152,23 @@ def test_a_writer_that_was_overtaken_by_one_of_another_store_commits_nothing(sou
 
 def test_a_folder_can_point_to_it(sound: Path, tmp_path: Path, place: str):
     store = store_of(corpus_of(sound), place)  # type: ignore[arg-type]
-    point_elsewhere(tmp_path / "here", place)
+    write_redirect(tmp_path / "here", place)
     assert ActivationStore.open(tmp_path / "here").fingerprint == store.fingerprint
 
 
 def test_a_home_travels_to_other_processes(place: str):
-    home = pickle.loads(pickle.dumps(home_of(place)))
+    home = pickle.loads(pickle.dumps(open_storage(place)))
     with home.publish("a/b.txt") as temporary:
         temporary.write_text("there")
-    assert home_of(place).read("a/b.txt") == b"there"
+    assert open_storage(place).read("a/b.txt") == b"there"
 
 
 def test_what_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="nowhere://x is no address that fsspec knows"):
-        home_of("nowhere://x")
+        open_storage("nowhere://x")
     with pytest.raises(IncompleteArtifact, match="memory://nothing holds no activations"):
         ActivationStore.open("memory://nothing")
-    assert home_of("file:///tmp").place == "/tmp"
+    assert open_storage("file:///tmp").address == "/tmp"
 
 
 def test_a_server_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch):
@@ -186,10 +186,10 @@ def test_damage_is_marked_and_mended_there_too(sound: Path, place: str):
     steps(corpus_of(sound), place)
     before = objects(place)
     name = "layer_00/frames-00000.safetensors"
-    with home_of(place).publish(name) as temporary:
+    with open_storage(place).publish(name) as temporary:
         temporary.write_bytes(before[name][:-4] + bytes(byte ^ 0xFF for byte in before[name][-4:]))
-    assert len(verify(place)) == 1
+    assert len(verify_store(place)) == 1
     steps(corpus_of(sound), place)
     assert objects(place) == before
-    assert read_card(home_of(place), MENDED) == {name: 1}
-    assert verify(place) == []
+    assert read_card(open_storage(place), MENDED) == {name: 1}
+    assert verify_store(place) == []

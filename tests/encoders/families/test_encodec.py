@@ -43,5 +43,5 @@ def test_stereo_and_normalised_codecs_and_a_preprocessor_of_another_rate_are_ref
     with pytest.raises(EncoderError, match="48000 in the preprocessor and 24000 in the model"):
         load_encoder(folder)
     edit_config(folder, normalize=True)
-    with pytest.raises(EncoderError, match="normalize: True; EnCodec is covered with normalize: False"):
+    with pytest.raises(EncoderError, match="normalize: True; EnCodec is supported with normalize: False"):
         load_encoder(folder)

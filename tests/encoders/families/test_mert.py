@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.families.mert import REQUIRED_SETTINGS
+from otoscope.encoders.families.wav2vec2 import MERT_SETTINGS
 from otoscope.errors import EncoderError
 from tests.support.sounds import noise
 from tests.support.tiny import MERT_FLAGS, edit_config, write_tiny_checkpoint
@@ -23,14 +23,12 @@ def test_mert_is_hubert_at_24_khz_and_75_frames_a_second(tiny):
 OTHERS = {"feature_extractor_cqt": True, "deepnorm": True, "attention_relax": 32.0, "feat_proj_layer_norm": False}
 
 
-@pytest.mark.parametrize("flag", REQUIRED_SETTINGS)
+@pytest.mark.parametrize("flag", MERT_SETTINGS)
 def test_a_mert_that_is_not_hubert_is_refused_naming_the_flag(tmp_path, flag):
-    assert set(MERT_FLAGS) == set(REQUIRED_SETTINGS) == set(OTHERS)
+    assert set(MERT_FLAGS) == set(MERT_SETTINGS) == set(OTHERS)
     folder = write_tiny_checkpoint("mert", tmp_path)
     edit_config(folder, **{flag: OTHERS[flag]})
-    with pytest.raises(
-        EncoderError, match=f"has {flag}: {OTHERS[flag]}; .* only with {flag}: {REQUIRED_SETTINGS[flag]}"
-    ):
+    with pytest.raises(EncoderError, match=f"has {flag}: {OTHERS[flag]}; .* only with {flag}: {MERT_SETTINGS[flag]}"):
         load_encoder(folder)
 
 

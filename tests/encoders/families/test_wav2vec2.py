@@ -83,7 +83,7 @@ def test_only_models_that_mask_exactly_are_padded(tiny, family):
 def test_padding_with_a_mask_is_exact(tiny, family):
     waves = noise(11000, 10400, 9600)  # within a factor of 1.25: these share a pass
     encoder = load_encoder(tiny(family), together=True)
-    assert len({encoder._bucket(len(wave)) for wave in waves}) == 1
+    assert len({encoder.bucket(len(wave)) for wave in waves}) == 1
     shared = encoder.encode(waves, ALL)
     for clip, wave in enumerate(waves):
         alone = encoder.encode([wave], ALL)

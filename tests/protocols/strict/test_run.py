@@ -24,7 +24,7 @@ STRICT = {
     "limit_sparsities": [0.75, 0.9],
     "limit_presets": ["default", "short"],
 }
-TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "recipes": {"short": {"epochs": 2}}}
+TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "presets": {"short": {"epochs": 2}}}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_score_has_groups_and_an_ordered_interval(rows: pl.DataFrame):
 
 
 def test_nothing_is_measured_twice(rows: pl.DataFrame):
-    key = ["layer", "representation", "sae_id", "pooling", "k", "seed", "metric", "target", "split"]
+    key = ["layer", "representation", "sae_id", "pooling", "k", "dimensions", "seed", "metric", "target", "split"]
     assert rows.height == rows.select(key).unique().height
 
 
@@ -89,7 +89,7 @@ def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
 
 
 def test_the_gallery_says_in_how_many_seeds_a_latent_came_back(whole: Path):
-    moments = read_table(whole / "moments" / "moments.parquet")
+    moments = read_table(whole / "explain" / "top_clips.parquet")
     if not moments.is_empty():
         assert (moments["seeds_asked"] == 1).all()
         assert (moments["seeds_found"] >= 1).all()

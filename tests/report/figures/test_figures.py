@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.figures import marks
-from otoscope.report.figures.probes import MAX_FALLS, rising
+from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from tests.report.conftest import Made
@@ -136,8 +136,8 @@ def test_one_width_is_shown_of_each_pooling_and_the_others_are_named(
     rows = [codes(m, layer, "encode_then_pool") for layer, m in enumerate((64, 64, 128))]
     rows += [codes(m, layer, "pool_then_encode") for layer, m in enumerate(pooled_widths)]
     results = Results(to_table(rows))
-    assert results.shown.rows.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
-    assert results.shown.rows.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
+    assert results.shown.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
+    assert results.shown.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
     assert results.not_shown == left
 
 
@@ -157,13 +157,13 @@ def test_charts_show_the_first_recipe_of_several() -> None:
 
     dense = Record(metric="explained_variance", value=0.5, split="test", representation="dense", layer=1)
     results = Results(to_table([dense, codes("my-own"), codes("default"), codes("my-own", "pooled")]))
-    assert results.preset == "my-own"
+    assert results.recipe == "my-own"
     assert results.of("explained_variance")["sae_id"].to_list() == [
         "",
         "layer01-frames-my-own-m64-k6-seed0",
         "layer01-pooled-my-own-m64-k6-seed0",
     ]
-    assert Results(to_table([dense])).preset is None
+    assert Results(to_table([dense])).recipe is None
 
 
 def test_layers_keep_their_colour_whichever_are_shown_and_never_share_one() -> None:
@@ -204,19 +204,21 @@ def _variance(layer: int, *values: float) -> list[Record]:
 
 def test_more_latents_explaining_more_is_said_where_it_holds() -> None:
     rows = to_table([*_variance(1, 0.99, 0.98, 0.97), *_variance(3, 0.9, 0.9, 0.8)])
-    assert rising(rows).endswith("and so it is here.")
+    assert monotonicity_note(rows).endswith("and so it is here.")
 
 
 def test_where_more_latents_explain_less_is_said_with_by_how_much() -> None:
     # a stranger's demo: .986 at 75 %, .990 at 80 %, .980 at 85 %
-    said = rising(to_table([*_variance(3, 0.986, 0.990, 0.980), *_variance(1, 0.99, 0.98)])).replace("\u00a0", " ")
+    said = monotonicity_note(to_table([*_variance(3, 0.986, 0.990, 0.980), *_variance(1, 0.99, 0.98)])).replace(
+        "\u00a0", " "
+    )
     assert "layer 3 explains 98.6 % at 75 % sparsity and 99.0 % at 80 % sparsity, 0.4 points more" in said
     assert "layer 1" not in said
     assert "85 %" not in said
 
 
 def test_only_the_largest_falls_are_named() -> None:
-    said = rising(to_table([r for layer in range(5) for r in _variance(layer, 0.9, 0.91 + layer / 100)]))
+    said = monotonicity_note(to_table([r for layer in range(5) for r in _variance(layer, 0.9, 0.91 + layer / 100)]))
     assert said.count("points more") == MAX_FALLS
     assert "layer 4 explains" in said
     assert "layer 0 explains" not in said

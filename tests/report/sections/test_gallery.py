@@ -9,8 +9,8 @@ import pytest
 
 from otoscope.artifacts import read_json, read_table, write_json, write_table
 from otoscope.report import write_report
-from otoscope.report.sections.factor_ranks import Places
-from otoscope.report.sections.gallery import is_refuted, standing
+from otoscope.report.sections.factor_ranks import FactorRanks
+from otoscope.report.sections.gallery import is_refuted, latent_status
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -32,21 +32,23 @@ from tests.support.page_reader import Reading, read_page
 )
 def test_a_direction_is_named_only_beyond_the_null(train_r: float, test_r: float, null_high: float, said: str) -> None:
     row = {"train_r": train_r, "test_r": test_r, "null_high": null_high, "test_clips": 24, "test_groups": 3}
-    assert standing(row) == said
+    assert latent_status(row) == said
     assert is_refuted(said) == ("Fires" not in said)
 
 
 def test_too_few_clips_or_groups_give_no_verdict() -> None:
     row = {"train_r": 0.6, "test_r": math.nan, "null_high": math.nan, "test_clips": 3, "test_groups": 1}
-    assert standing(row).startswith("Not tested, on fewer than 8 test clips")
+    assert latent_status(row).startswith("Not tested, on fewer than 8 test clips")
     of_two = {"train_r": 0.6, "test_r": 0.5, "null_high": 0.2, "test_clips": 400, "test_groups": 2}
-    assert standing(of_two) == "In the clips of 2 test groups, too few for a claim, it fires when the factor is high"
+    assert (
+        latent_status(of_two) == "In the clips of 2 test groups, too few for a claim, it fires when the factor is high"
+    )
 
 
 def remade(folder: Path, **parts: object) -> Reading:
-    """Write a run's page once more, after its moments were changed."""
-    rows = read_table(folder / "moments" / "moments.parquet")
-    write_table(folder / "moments" / "moments.parquet", rows.with_columns(**parts))  # type: ignore[arg-type]
+    """Write a run's page once more, after its top clips were changed."""
+    rows = read_table(folder / "explain" / "top_clips.parquet")
+    write_table(folder / "explain" / "top_clips.parquet", rows.with_columns(**parts))  # type: ignore[arg-type]
     return read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
 
 
@@ -62,15 +64,15 @@ def test_the_gallery_names_its_dictionary_and_says_that_the_charts_show_it(made:
 
 def test_a_dictionary_that_no_chart_shows_is_said_to_be_one(tmp_path: Path) -> None:
     made = small(tmp_path)
-    card = read_json(made / "moments" / "card.json")
-    write_json(made / "moments" / "card.json", {**card, "sae_id": "layer3-other-204"})
+    card = read_json(made / "explain" / "card.json")
+    write_json(made / "explain" / "card.json", {**card, "sae_id": "layer3-other-204"})
     said = remade(made).section("gallery").replace("\u00a0", " ")
     assert "layer3-other-204 (layer 3, 90 % sparsity, not one of those that the charts show)" in said
 
 
 def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made) -> None:
     rows = read_table(made.folder / "results.parquet")
-    shown = read_table(made.folder / "moments" / "moments.parquet")["factor"].unique()
+    shown = read_table(made.folder / "explain" / "top_clips.parquet")["factor"].unique()
     said = made.reading.section("gallery")
     r2 = rows.filter(metric="factor_r2", split="test", sae_id="layer3-topk-204").filter(pl.col("target").is_in(shown))
     assert r2.height == shown.len() == 5
@@ -90,7 +92,7 @@ def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> N
 
 def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None:
     made = small(tmp_path)
-    factor = read_table(made / "moments" / "moments.parquet")["factor"][0]
+    factor = read_table(made / "explain" / "top_clips.parquet")["factor"][0]
     values = np.array([1.0, 2.0, 3.0, 90.0, np.nan])
     write_table(made / "factors.parquet", pl.DataFrame({"clip_id": list("abcde"), factor: values}))
     page = remade(made, factor_value=pl.lit(2.5))
@@ -100,7 +102,7 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
 
 
 def test_a_rank_is_told_from_the_nearer_end() -> None:
-    places = Places({"f0": np.arange(10.0)})
+    places = FactorRanks({"f0": np.arange(10.0)})
     assert places.rank("f0", 0.5) == "less than in 90\u00a0% of all clips"
     assert places.rank("f0", 9.0) == "more than in 90\u00a0% of all clips"
     assert places.rank("other", 9.0) is None

@@ -35,7 +35,7 @@ def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
 
 @pytest.mark.parametrize(("groups", "warned"), [(2, False), (3, True), (5, True), (6, False)])
 def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: int, warned: bool) -> None:
-    run = read_run(make_run(tmp_path, moments=False))
+    run = read_run(make_run(tmp_path, gallery=False))
     answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
     lead = opening(run, Evidence(60, groups), answers)
     assert (f"Only {groups} test groups" in lead.caveat) == warned

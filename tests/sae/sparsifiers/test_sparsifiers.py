@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from otoscope.errors import ConfigError, DamagedArtifact
-from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
-from otoscope.sae.sparsifiers.catalog import build_sparsifier, sparsifier_from_card
+from otoscope.sae.sparsifiers import build_sparsifier, sparsifier_from_card
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.sparsifiers.topk import TopK
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_unknown_names_get_a_suggestion():
         build_sparsifier("topkk", k=1, latents=4)
 
 
-@pytest.mark.parametrize("card", [{}, {"kind": "topk"}, {"kind": "nope", "k": 3}, {"kind": "topk", "k": 3, "z": 1}])
+@pytest.mark.parametrize("card", [{}, {"name": "topk"}, {"name": "nope", "k": 3}, {"name": "topk", "k": 3, "z": 1}])
 def test_a_card_that_describes_no_sparsifier_is_damage(card: dict[str, object]):
-    with pytest.raises(DamagedArtifact, match=r"cannot be made"):
+    with pytest.raises(DamagedArtifact, match=r"cannot be built"):
         sparsifier_from_card(card, latents=8)

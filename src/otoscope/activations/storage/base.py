@@ -10,23 +10,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from otoscope.activations.storage.local import Folder
-from otoscope.activations.storage.remote import Remote
-from otoscope.artifacts import Described, read_json, write_json
+from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage.remote import RemoteStorage
+from otoscope.artifacts import FileRecord, read_json, write_json
 from otoscope.errors import DamagedArtifact
 
-ELSEWHERE = "elsewhere.json"
+REDIRECT = "elsewhere.json"
 
 
-class Home(Protocol):
+class Storage(Protocol):
     """The files of one store, by the names that its cards give them."""
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """Folder or address, as messages say it."""
         ...
 
-    def fetch(self, relative: str, described: Described) -> Path:
+    def fetch(self, relative: str, described: FileRecord) -> Path:
         """Return a local path with the bytes of a file that does not change any more.
 
         Raises `DamagedArtifact` when the file is not there or its size is not as described.
@@ -45,7 +45,7 @@ class Home(Protocol):
         """Give a temporary path; what lies there when the block succeeds becomes the file, all at once."""
         ...
 
-    def describe(self, relative: str) -> dict[str, Any]:
+    def file_record(self, relative: str) -> dict[str, Any]:
         """Return a file's size and checksum, read from the file itself."""
         ...
 
@@ -53,48 +53,48 @@ class Home(Protocol):
         """Remove a file, if it is there."""
         ...
 
-    def names(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """Return the name of every file, sorted."""
         ...
 
-    def sole_writer(self) -> AbstractContextManager[None]:
+    def write_lock(self) -> AbstractContextManager[None]:
         """Keep other writers of the same store out, where the place can."""
         ...
 
 
-def home_of(place: "str | Path | Home") -> Home:
+def open_storage(place: "str | Path | Storage") -> Storage:
     """Return the home of a store from its folder or its address (`s3://bucket/name`, `memory://name`, ...)."""
     if not isinstance(place, str | Path):
         return place
     if isinstance(place, str) and "://" in place and not place.startswith("file://"):
-        return Remote.at(place)
+        return RemoteStorage.connect(place)
     folder = Path(str(place).removeprefix("file://"))
-    other = elsewhere(folder)
-    return Folder(folder) if other is None else home_of(other)
+    other = read_redirect(folder)
+    return LocalStorage(folder) if other is None else open_storage(other)
 
 
-def elsewhere(folder: Path) -> str | None:
+def read_redirect(folder: Path) -> str | None:
     """Return the place that a folder points to in a store's stead."""
-    path = folder / ELSEWHERE
+    path = folder / REDIRECT
     return str(read_json(path)["place"]) if path.is_file() else None
 
 
-def point_elsewhere(folder: Path, place: str) -> None:
+def write_redirect(folder: Path, place: str) -> None:
     """Let a folder point to a store at another place."""
-    write_json(folder / ELSEWHERE, {"place": place})
+    write_json(folder / REDIRECT, {"place": place})
 
 
-def read_card(home: Home, relative: str) -> Any:
+def read_card(home: Storage, relative: str) -> Any:
     """Read a JSON file; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
     try:
         return json.loads(home.read(relative))
     except ValueError as error:
         raise DamagedArtifact(
-            f"{home.place}/{relative} is not valid JSON ({error}); delete it and extract again"
+            f"{home.address}/{relative} is not valid JSON ({error}); delete it and extract again"
         ) from error
 
 
-def write_card(home: Home, relative: str, value: object) -> None:
+def write_card(home: Storage, relative: str, value: object) -> None:
     """Publish a JSON file."""
     with home.publish(relative) as temporary:
         write_json(temporary, value)

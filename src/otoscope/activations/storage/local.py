@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otoscope.artifacts import Described, atomic, check_size, digest, is_full
+from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full
 from otoscope.errors import ArtifactError, IncompleteArtifact, StorageFull
 
 LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Folder:
+class LocalStorage:
     """A folder of this machine, or one that several machines share."""
 
     folder: Path
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """The folder."""
         return str(self.folder)
 
-    def fetch(self, relative: str, described: Described) -> Path:
+    def fetch(self, relative: str, described: FileRecord) -> Path:
         """Return where the file lies."""
         path = self.folder / relative
         check_size(str(path), self.size(relative), described)
@@ -49,7 +49,7 @@ class Folder:
         """Rename into place."""
         return atomic(self.folder / relative)
 
-    def describe(self, relative: str) -> dict[str, Any]:
+    def file_record(self, relative: str) -> dict[str, Any]:
         """Read the file."""
         path = self.folder / relative
         return {"bytes": path.stat().st_size, "sha256": digest(path)}
@@ -62,13 +62,13 @@ class Folder:
             if path.parent != self.folder:
                 path.parent.rmdir()
 
-    def names(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """List the folder, but for its lock."""
         files = (path for path in self.folder.rglob("*") if path.is_file() and path.name != LOCK)
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
     @contextmanager
-    def sole_writer(self) -> Generator[None]:
+    def write_lock(self) -> Generator[None]:
         """Hold the store's lock; the system gives it back when the process ends, however it ends.
 
         Raises `ArtifactError` when another process writes into the same folder.

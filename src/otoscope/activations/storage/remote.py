@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from otoscope.artifacts import Described, atomic, check_size, digest, is_full
+from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full
 from otoscope.errors import (
     ArtifactError,
     ConfigError,
@@ -19,21 +19,21 @@ from otoscope.errors import (
     StorageFull,
 )
 
-CACHE = "OTOSCOPE_STORE_CACHE"
+CACHE_VARIABLE = "OTOSCOPE_STORE_CACHE"
 """Names the folder that fetched shards are kept in; by default one beneath the user's cache."""
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteStorage:
     """A place that fsspec reaches. `made` remembers what this process uploaded, so that it need not be read back."""
 
-    place: str
+    address: str
     files: Any
     root: str
-    made: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]], repr=False)
+    uploaded: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]], repr=False)
 
     @classmethod
-    def at(cls, place: str) -> "Remote":
+    def connect(cls, place: str) -> "RemoteStorage":
         """Connect to a place; credentials and endpoints come from the environment, as fsspec and s3fs document."""
         try:
             from fsspec.core import url_to_fs  # here: local stores need none of it
@@ -51,11 +51,11 @@ class Remote:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Connect anew in another process."""
-        return Remote.at, (self.place,)
+        return RemoteStorage.connect, (self.address,)
 
-    def fetch(self, relative: str, described: Described) -> Path:
+    def fetch(self, relative: str, described: FileRecord) -> Path:
         """Download a file, once for its checksum."""
-        address = f"{self.place}/{relative}"
+        address = f"{self.address}/{relative}"
         kept = _cache() / "sha256" / str(described["sha256"])
         if kept.is_file() and kept.stat().st_size == described["bytes"]:
             return kept
@@ -64,22 +64,24 @@ class Remote:
             self.files.get_file(self._at(relative), str(temporary))
             if digest(temporary) != described["sha256"]:
                 raise DamagedArtifact(
-                    f"{address} is damaged: its SHA-256 is not its card's; `otoscope store verify {self.place}` marks "
+                    f"{address} is damaged: its SHA-256 is not its card's; `otoscope store verify {self.address}` marks "
                     "what is damaged, then the next extraction writes it anew"
                 )
         return kept
 
     def read(self, relative: str) -> bytes:
         """Download a file."""
-        with _told(f"{self.place}/{relative}"):
+        with _told(f"{self.address}/{relative}"):
             try:
                 return bytes(self.files.cat_file(self._at(relative)))
             except FileNotFoundError as error:
-                raise IncompleteArtifact(f"{self.place}/{relative} is missing; extract again to restore it") from error
+                raise IncompleteArtifact(
+                    f"{self.address}/{relative} is missing; extract again to restore it"
+                ) from error
 
     def size(self, relative: str) -> int | None:
         """Ask for a file's size."""
-        with _told(f"{self.place}/{relative}"):
+        with _told(f"{self.address}/{relative}"):
             try:
                 self.files.invalidate_cache()
                 return int(self.files.info(self._at(relative))["size"])
@@ -99,29 +101,29 @@ class Remote:
                 if is_full(error):
                     raise StorageFull(f"no room left in {scratch}; free some space and run again") from error
                 raise
-            self.made[relative] = {"bytes": temporary.stat().st_size, "sha256": digest(temporary)}
-            with _told(f"{self.place}/{relative}"):
+            self.uploaded[relative] = {"bytes": temporary.stat().st_size, "sha256": digest(temporary)}
+            with _told(f"{self.address}/{relative}"):
                 self.files.makedirs(self._at(relative).rpartition("/")[0], exist_ok=True)
                 self.files.put_file(str(temporary), self._at(relative))
 
-    def describe(self, relative: str) -> dict[str, Any]:
+    def file_record(self, relative: str) -> dict[str, Any]:
         """Return what was uploaded; read it back where another process did."""
-        if relative in self.made:
-            return self.made[relative]
-        with _told(f"{self.place}/{relative}"), tempfile.TemporaryDirectory() as folder:
+        if relative in self.uploaded:
+            return self.uploaded[relative]
+        with _told(f"{self.address}/{relative}"), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
             self.files.get_file(self._at(relative), str(path))
             return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
     def remove(self, relative: str) -> None:
         """Remove a file."""
-        self.made.pop(relative, None)
-        with _told(f"{self.place}/{relative}"), suppress(FileNotFoundError):
+        self.uploaded.pop(relative, None)
+        with _told(f"{self.address}/{relative}"), suppress(FileNotFoundError):
             self.files.rm_file(self._at(relative))
 
-    def names(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """List everything beneath the address."""
-        with _told(self.place):
+        with _told(self.address):
             self.files.invalidate_cache()
             try:
                 found = [str(path) for path in self.files.find(self.root)]
@@ -130,7 +132,7 @@ class Remote:
         return sorted(path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/") for path in found)
 
     @contextmanager
-    def sole_writer(self) -> Generator[None]:
+    def write_lock(self) -> Generator[None]:
         """Keep nobody out: no lock outlives its holder without trusting clocks.
 
         Writers of one store write the same bytes, and `finish` takes no shard that is not its own.
@@ -154,6 +156,6 @@ def _told(address: str) -> Generator[None]:
 
 
 def _cache() -> Path:
-    given = os.environ.get(CACHE)
+    given = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else base / "otoscope" / "stores"

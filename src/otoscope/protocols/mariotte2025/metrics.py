@@ -15,7 +15,8 @@ from otoscope.config.mariotte2025 import ALPHA
 from otoscope.errors import EvaluationError
 from otoscope.linear.lasso import lasso_weights
 from otoscope.sae.resources import one_thread
-from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.sparsifiers.topk import TopK
 
 
 class Forward(NamedTuple):

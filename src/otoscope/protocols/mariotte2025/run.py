@@ -19,9 +19,9 @@ from otoscope.runs.codes import encode_rows
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs, ProtocolRun
 from otoscope.runs.training import GridMember, training_grid
-from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import load_sae
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same inputs would give other numbers."""
 
 POOLING = "pool_then_encode"

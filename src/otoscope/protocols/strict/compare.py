@@ -38,7 +38,7 @@ from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_array
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.training import GridMember
-from otoscope.sae.checkpoint import load_sae
+from otoscope.sae.model import load_sae
 
 SEEDS = f"{strict.NAME}/seeds"
 """The part that holds, for each latent, in how many other seeds it was found."""

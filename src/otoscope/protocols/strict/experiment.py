@@ -89,7 +89,7 @@ def _means(
         start += length
 
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
 
 NOT_MEASURED = {

@@ -11,10 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from otoscope.metrics.emergence import compare_order, emergence
+from otoscope.metrics.latent_metrics import mean_of_known
 from otoscope.metrics.record import Record
 from otoscope.metrics.sparsity_limit import sparsity_limit
 from otoscope.protocols.strict.regression import Linear
 from otoscope.protocols.strict.tasks import Asked
+from otoscope.resampling.groups import Score
 
 CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
@@ -39,19 +41,14 @@ def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resam
         members = np.asarray([kind == category.category for kind in asked.categories])
         shared = replace(about, target=category.category, n=category.factors, groups=groups)
         for i, layer in enumerate(layers):
-            yield replace(
-                shared,
-                metric="category_r2",
-                layer=layer,
-                value=float(category.r2[i]),
-                low=float(category.low[i]),
-                high=float(category.high[i]),
-                null_mean=_mean_of_known(np.maximum(found[layer].null_mean[members], 0)),
-                null_high=_mean_of_known(np.maximum(found[layer].null_high[members], 0)),
+            nulls = (found[layer].null_mean, found[layer].null_high)
+            score = Score(
+                *(float(number[i]) for number in (category.r2, category.low, category.high)),
+                *(mean_of_known(np.maximum(null[members], 0)) for null in nulls),
             )
+            yield shared.with_score("category_r2", score, layer=layer)
         for metric in ("earliest", "centre"):
-            at = getattr(category, metric)
-            yield replace(shared, metric=f"{metric}_layer", value=at.value, low=at.low, high=at.high)
+            yield shared.with_score(f"{metric}_layer", getattr(category, metric))
     yield from _leads(squares, layers, asked, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
     if INPUT in layers:
         blocks = [layer for layer in layers if layer != INPUT]
@@ -73,22 +70,8 @@ def _leads(
     for first, then in CLAIMS:
         if len(layers) > 1 and {first, then} <= set(asked.categories):
             lead = compare_order(squares, asked.categories, first=first, then=then, layers=layers, resamples=resamples)
-            yield replace(
-                about,
-                metric=metric,
-                target=f"{first} before {then}",
-                value=lead.value,
-                low=lead.low,
-                high=lead.high,
-                null_mean=lead.null_mean,
-                null_high=lead.null_high,
-                n=sum(kind in (first, then) for kind in asked.categories),
-            )
-
-
-def _mean_of_known(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+            n = sum(kind in (first, then) for kind in asked.categories)
+            yield about.with_score(metric, lead, target=f"{first} before {then}", n=n)
 
 
 MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}
@@ -114,6 +97,5 @@ def limits_of(levels: Mapping[float, Level], *, kind: str, target: str, about: R
         margin=MARGINS[kind],
     )
     shared = replace(about, target=target)
-    limit, knee = found.limit, found.knee
-    yield replace(shared, metric="sparsity_limit", value=limit.value, low=limit.low, high=limit.high)
-    yield replace(shared, metric="sparsity_knee", value=knee.value, low=knee.low, high=knee.high)
+    yield shared.with_score("sparsity_limit", found.limit)
+    yield shared.with_score("sparsity_knee", found.knee)

@@ -19,7 +19,7 @@ from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import Asked
-from otoscope.resampling.groups import group_folds, group_sums, null_summary, number_groups, patterns, r2_of
+from otoscope.resampling.groups import Score, group_folds, group_sums, null_summary, number_groups, patterns, r2_of
 
 
 class Reading(NamedTuple):
@@ -70,16 +70,9 @@ def factor_records(reading: Reading, asked: Asked, about: Record) -> Iterator[Re
     fitted = asked.split != "test"
     for j, name in enumerate(asked.names):
         shared = replace(about, metric="factor_r2", target=name)
-        yield replace(
-            shared,
-            value=float(reading.r2[j]),
-            low=float(reading.low[j]),
-            high=float(reading.high[j]),
-            null_mean=float(reading.null_mean[j]),
-            null_high=float(reading.null_high[j]),
-            n=int(reading.n[j]),
-            groups=int(reading.groups[j]),
-        )
+        numbers = (reading.r2, reading.low, reading.high, reading.null_mean, reading.null_high)
+        score = Score(*(float(number[j]) for number in numbers))
+        yield shared.with_score("factor_r2", score, n=int(reading.n[j]), groups=int(reading.groups[j]))
         known = fitted & ~np.isnan(asked.values[:, j])
         n_groups = len(np.unique(asked.groups[known]))
         yield replace(shared, split="valid", value=float(reading.held_r2[j]), n=int(known.sum()), groups=n_groups)
@@ -100,18 +93,14 @@ def predicted_share(
     def share(r2: Float[np.ndarray, " factors"]) -> float:
         return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2)[among].mean())
 
-    yield replace(
-        about,
-        metric="predicted_share",
-        target=target,
-        value=share(reading.r2),
-        low=share(reading.low) if n_groups > 1 else float("nan"),
-        high=share(reading.high) if n_groups > 1 else float("nan"),
-        null_mean=float((reading.null_mean[among] >= min_r2).mean()),
-        null_high=float((reading.null_high[among] >= min_r2).mean()),
-        n=int(among.sum()),
-        groups=n_groups,
+    score = Score(
+        share(reading.r2),
+        share(reading.low) if n_groups > 1 else math.nan,
+        share(reading.high) if n_groups > 1 else math.nan,
+        float((reading.null_mean[among] >= min_r2).mean()),
+        float((reading.null_high[among] >= min_r2).mean()),
     )
+    yield about.with_score("predicted_share", score, target=target, n=int(among.sum()), groups=n_groups)
 
 
 class Linear(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from otoscope.activations.extract import extract
+from otoscope.activations.extract import iter_extract
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.corpus.table import SPLITS
@@ -26,7 +26,8 @@ from otoscope.runs.cache import CachedResult
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, GridTraining
-from otoscope.sae.checkpoint import CARD, load_sae
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
@@ -88,7 +89,7 @@ def baseline_part(frame: Frame, name: str, member: GridMember) -> CachedResult:
 def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> CachedResult:
     """The same layer of an encoder that learned nothing."""
     name = "untrained"
-    identity = store.as_read(layer)
+    identity = store.content_id(layer)
     return frame.part(
         f"layer{layer:02d}-{name}", frame.about(name, layer), identity, lambda: store.pooled(layer), full=True
     )
@@ -144,7 +145,7 @@ def untrained_store(frame: Frame, layer: int) -> ActivationStore:
 
     def write() -> None:
         with task(watch, "extracting from the untrained encoder", corpus.clips.height, "clips"):
-            for progress in extract(corpus, encoder, home, layers=[layer], dtype=config.extract.dtype):
+            for progress in iter_extract(corpus, encoder, home, layers=[layer], dtype=config.extract.dtype):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
 
     try:

@@ -82,14 +82,14 @@ class Course:
         """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
         frame, config = self.frame, self.frame.run.config
         settings = frame.settings
-        recipes = {*config.train.presets, "frozen_decoder", *settings.limit_presets}
-        trained = config.train.model_dump(mode="json", exclude={"recipes"})  # those that are used stand by themselves
+        recipes = {*config.train.preset_names, "frozen_decoder", *settings.limit_presets}
+        trained = config.train.model_dump(mode="json", exclude={"presets"})  # those that are used stand by themselves
         return fingerprint(
             FORMAT,
             frame.shared,
             settings.model_dump(mode="json"),
             [_sha(frame, member) for member in training_grid(config, frame.material.store.layers)],
-            {name: config.train.recipe(name).model_dump(mode="json") for name in sorted(recipes)},
+            {name: config.train.train_config(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
             LAYERS,
         )
@@ -143,7 +143,7 @@ class Course:
     def _grid(self) -> list[GridMember]:
         config = self.frame.run.config
         train = config.train
-        first = self.frame.pooling, train.presets[0], train.dictionaries[0], train.seeds[0]
+        first = self.frame.pooling, train.preset_names[0], train.dictionaries[0], train.seeds[0]
         grid = training_grid(config, self.frame.material.store.layers)
         return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 

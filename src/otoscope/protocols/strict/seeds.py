@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 
 from otoscope.metrics.record import Record
 from otoscope.metrics.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
+from otoscope.resampling.groups import Score
 from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10
@@ -44,13 +45,7 @@ def repeated(
     records = [
         _atoms(dictionaries, about),
         _latents(codes, found, about),
-        replace(
-            about,
-            metric="reappearing_share",
-            value=found.value,
-            null_mean=found.null_mean,
-            null_high=found.null_high,
-        ),
+        about.with_score("reappearing_share", Score(found.value, null_mean=found.null_mean, null_high=found.null_high)),
     ]
     others = len(codes) - 1
     return Repeated(records, np.round(found.share * others), others)
@@ -63,27 +58,17 @@ def _atoms(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Re
         for number, (a, b) in enumerate(pairs)
     )
     values = [first.value, *(one.value for one in rest)]
-    return replace(
-        about,
-        metric="mean_max_cosine",
-        value=float(np.mean(values)),
-        low=float(np.min(values)),
-        high=float(np.max(values)),
-        null_mean=first.null_mean,
-        null_high=first.null_high,
-    )
+    score = Score(*_mean_and_range(values), first.null_mean, first.null_high)
+    return about.with_score("mean_max_cosine", score)
 
 
 def _latents(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappearing, about: Record) -> Record:
     values = [float(np.nanmean(match.correlation)) for match in found.matches]
     shuffled = match_latents(codes[0], permute_rows(codes[1], seed=0)).correlation
     floor = float(np.nanmean(shuffled))
-    return replace(
-        about,
-        metric="matched_correlation",
-        value=float(np.mean(values)),
-        low=float(np.min(values)),
-        high=float(np.max(values)),
-        null_mean=floor,
-        null_high=float(np.nanquantile(shuffled, 0.95)),
-    )
+    score = Score(*_mean_and_range(values), floor, float(np.nanquantile(shuffled, 0.95)))
+    return about.with_score("matched_correlation", score)
+
+
+def _mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
+    return float(np.mean(values)), float(np.min(values)), float(np.max(values))

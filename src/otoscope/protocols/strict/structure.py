@@ -35,7 +35,7 @@ from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import Linear, Reading, read_factors, well_read
 from otoscope.protocols.strict.tasks import Asked
-from otoscope.resampling.groups import Interval, bootstrap_sums, r2_of
+from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_of
 
 PLAIN = ("gaps", "explicitness", "curve", "curve_null")
 
@@ -133,12 +133,12 @@ def structure(measured: Measured, common: Common, about: Record, *, null: Measur
         yield replace(shared, metric="effective_latents", value=float(spread.effective_latents[j]))
     n_common = int(common.mask.sum())
     for metric, of in STRUCTURE.items():
-        value, low, high = _interval(metric, lambda mask, of=of: of(measured, mask), common)
-        found = replace(about, metric=metric, target=ALL, value=value, low=low, high=high, n=n_common, groups=groups)
+        found = _interval(metric, lambda mask, of=of: of(measured, mask), common)
+        score = Score(*found)
         if null is not None and METRICS[metric].has_null:
             floor = _interval(metric, lambda mask, of=of: of(null, mask), common)
-            found = replace(found, null_mean=floor.value, null_high=floor.high)
-        yield found
+            score = score._replace(null_mean=floor.value, null_high=floor.high)
+        yield about.with_score(metric, score, target=ALL, n=n_common, groups=groups)
 
 
 def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Common) -> Interval:
@@ -176,18 +176,9 @@ def mean_r2(linear: Linear, common: Common, about: Record, *, resamples: int) ->
     """Yield the mean R2 of the common factors from a linear map, each at least 0, with its interval over groups."""
     if not common.mask.any():
         return
-    value, low, high = _mean_r2(linear.squares[:, common.mask], resamples)
-    yield replace(
-        about,
-        metric="mean_factor_r2",
-        value=value,
-        low=low,
-        high=high,
-        null_mean=mean_of_known(np.maximum(linear.null_mean[common.mask], 0)),
-        null_high=mean_of_known(np.maximum(linear.null_high[common.mask], 0)),
-        n=int(common.mask.sum()),
-        groups=len(linear.squares),
-    )
+    nulls = (mean_of_known(np.maximum(null[common.mask], 0)) for null in (linear.null_mean, linear.null_high))
+    score = Score(*_mean_r2(linear.squares[:, common.mask], resamples), *nulls)
+    yield about.with_score("mean_factor_r2", score, n=int(common.mask.sum()), groups=len(linear.squares))
 
 
 def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
@@ -218,7 +209,7 @@ MOST_PERMUTATIONS = 5
 def label_curves(
     units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, about: Record, *, resamples: int
 ) -> Iterator[Record]:
-    """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions; the column `k` says how many."""
+    """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions."""
     if not live_columns(units[asked.split == "train"]).any():
         return
     few = SparseProbeSettings(
@@ -227,35 +218,15 @@ def label_curves(
     for label, values in asked.clips.labels.items():
         curve = sparse_probe(units, values, groups=asked.groups, split=asked.split, settings=few)
         for size, score in zip(curve.sizes, curve.scores, strict=True):
-            yield replace(
-                about,
-                metric="sparse_probe_balanced_accuracy",
-                target=label,
-                k=size,
-                value=score.value,
-                low=score.low,
-                high=score.high,
-                null_mean=score.null_mean,
-                null_high=score.null_high,
-                n=curve.n,
-                groups=curve.groups,
+            yield about.with_score(
+                "sparse_probe_balanced_accuracy", score, target=label, dimensions=size, n=curve.n, groups=curve.groups
             )
 
 
 def factor_curve(found: Measured, common: Common, settings: StrictSettings, about: Record) -> Iterator[Record]:
-    """Yield mean R2 of the common factors from 1, 2, 4, ... dimensions; the column `k` says how many."""
+    """Yield mean R2 of the common factors from 1, 2, 4, ... dimensions."""
     real, null = mean_curve(found.curve, common), mean_curve(found.curve_null, common)
     groups = int(found.reading.groups.max(initial=0))
     for size, point, floor in zip(settings.sizes, real, null, strict=True):
-        yield replace(
-            about,
-            metric="sparse_r2",
-            k=size,
-            value=point.value,
-            low=point.low,
-            high=point.high,
-            null_mean=floor.value,
-            null_high=floor.high,
-            n=int(common.mask.sum()),
-            groups=groups,
-        )
+        score = Score(*point, null_mean=floor.value, null_high=floor.high)
+        yield about.with_score("sparse_r2", score, dimensions=size, n=int(common.mask.sum()), groups=groups)

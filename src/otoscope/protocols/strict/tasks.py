@@ -22,7 +22,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
-from otoscope.resampling.groups import bootstrap_sums, group_folds, group_sums, null_summary
+from otoscope.resampling.groups import Score, bootstrap_sums, group_folds, group_sums, null_summary
 from otoscope.resampling.nulls import permuted_targets
 from otoscope.runs.inputs import Clips
 
@@ -144,25 +144,15 @@ def ask(
     truth = task.outputs[test]
     told = [_sums(task.kind, found.held[i], found.others[i], wanted[order], truth) for i, order in enumerate(orders)]
     sums = group_sums(told[0], groups[test])
-    value, low, high = bootstrap_sums(sums, lambda s: score_of(task.kind, s), resamples=repeat.resamples)
+    found_at = bootstrap_sums(sums, lambda s: score_of(task.kind, s), resamples=repeat.resamples)
     null = np.asarray([score_of(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
-    null_mean, null_high = null_summary(null)
     shared = replace(about, metric=METRIC_OF[task.kind], target=task.name)
-    on_test = replace(
-        shared,
-        split="test",
-        value=float(value),
-        low=float(low),
-        high=float(high),
-        null_mean=float(null_mean),
-        null_high=float(null_high),
-        n=len(test),
-        groups=len(sums),
-    )
+    score = Score(*(float(end) for end in (*found_at, *null_summary(null))))
+    on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
     held = _sums(task.kind, found.held[0], found.held[0], wanted, wanted).sum(axis=0)
     of_groups = len(np.unique(groups[fitted]))
-    score = float(score_of(task.kind, held[None])[0])
-    return Answer([on_test, replace(shared, split="valid", value=score, n=len(fitted), groups=of_groups)], sums)
+    held_score = float(score_of(task.kind, held[None])[0])
+    return Answer([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=of_groups)], sums)
 
 
 def _sums(
@@ -276,7 +266,4 @@ def counted(asked: Asked, about: Record) -> Iterator[Record]:
         ("as given", given, len(asked.robust.given)),
         ("as asked", asked.robust.effective_rank, len(asked.names)),
     ):
-        yield replace(
-            about, metric="effective_rank", target=target, split="train", value=value, latents=n, n=int(train.sum()),
-            groups=groups,
-        )  # fmt: skip
+        yield replace(about, metric="effective_rank", target=target, split="train", value=value, n=n, groups=groups)

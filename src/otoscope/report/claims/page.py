@@ -9,20 +9,19 @@ import polars as pl
 from otoscope import formatting
 from otoscope.artifacts import atomic
 from otoscope.formatting import comma_list, count, known, percent, sparsity
-from otoscope.metrics.results import ResultsTable
-from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims
-from otoscope.protocols.claims import Claims
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report.claims.sentences import VerdictText, describe_verdicts
+from otoscope.report.claims.formatting import decimal, lead_told, points, shown
+from otoscope.report.claims.numbers import Claims, compat_claims, published_claims
 from otoscope.report.claims.setting import setting
-from otoscope.report.estimates import decimal_with_interval, describe_lead, percent_with_interval, points
-from otoscope.report.evidence import caution, evidence_of
+from otoscope.report.claims.strict_numbers import strict_claims
+from otoscope.report.claims.verdicts import Verdict, verdicts
+from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, compact_figure, kept_figure, order_figure
 from otoscope.report.figures.figure import Figure
 from otoscope.report.glossary import TERMS
 from otoscope.report.layout import Section, render_page, write_figure
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
 
 PAGE = "claims.html"
@@ -67,7 +66,7 @@ class Examined(NamedTuple):
     """The claims' numbers by source, and what held-out groups say of each."""
 
     sources: Mapping[str, Claims]
-    verdicts: tuple[VerdictText, VerdictText, VerdictText]
+    verdicts: tuple[Verdict, Verdict, Verdict]
 
 
 def is_asked(results: pl.DataFrame) -> bool:
@@ -77,13 +76,12 @@ def is_asked(results: pl.DataFrame) -> bool:
 
 def examine(results: pl.DataFrame) -> Examined:
     """Gather the numbers of all three sources and judge; reads a results table alone."""
-    table = ResultsTable(results)
-    strict = strict_claims(table)
-    found = dict(zip(SOURCES, (published_claims(), reproduced_claims(table), strict), strict=True))
-    return Examined(found, describe_verdicts(strict, asked=STRICT in set(results["protocol"])))
+    strict = strict_claims(results)
+    found = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
+    return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
-def write_claims(run: Run, *, figures: bool = True) -> Path | None:
+def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     """Write `report/claims.html` from a run's results, and its charts beside it; None where nothing was asked."""
     results = run.results.rows
     if not is_asked(results):
@@ -96,7 +94,7 @@ def write_claims(run: Run, *, figures: bool = True) -> Path | None:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
-    rests_on = evidence_of(run)
+    rests_on = evidence_of_run(run)
     content = ClaimsSetting(opening(run, rests_on, answers(found)), caution(rests_on), TERMS, setting(run))
     subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), asked of {encoders}"
     text = render(found, charts, subtitle=subtitle, content=content, linked=figures)
@@ -119,7 +117,7 @@ class ExaminedClaim(NamedTuple):
 
     claim: Claim
     rows: Sequence[tuple[str, str]]
-    verdict: VerdictText
+    verdict: Verdict
 
 
 def render(
@@ -153,33 +151,32 @@ def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | No
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.task
+        found = claims.kept
         if found is None:
             yield source, _absent(source, claims)
             continue
-        over = f"mean over {count(found.layers, 'layer')}: " if found.layers > 1 else ""
+        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
         null = found.high.null_high
         beside = f", null up to {percent(null)}" if known(null) else ""
         yield (
             source,
-            f"{over}at {sparsity(found.sparsity)} sparsity codes {percent_with_interval(found.high)}{beside}; "
-            f"layer {percent_with_interval(found.dense)}; {points(found.high.value - found.dense.value)}",
+            f"{over}at {sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
+            f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
         )
 
 
 def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.compactness
+        found = claims.compact
         if found is None:
             yield source, _absent(source, claims)
             continue
         if found.dimensions is not None and not found.factors:
             yield source, "no factor that the layer and its codes both predict"
             continue
-        over = f"mean over {count(found.layers, 'layer')}: " if found.layers > 1 else ""
+        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
         sides = found.completeness
-        codes, dense = (decimal_with_interval(side) for side in (sides.codes, sides.dense))
-        text = f"{over}completeness of codes {codes}, of the layer {dense}"
+        text = f"{over}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
         if found.dimensions is not None:
             dense, codes = found.dimensions.dense, found.dimensions.codes
             text += (
@@ -189,18 +186,18 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if found.few is not None:
             null = found.few.codes.null_high
             beside = f" (null up to {formatting.decimal(null)})" if known(null) else ""
-            codes, dense = (decimal_with_interval(side) for side in (found.few.codes, found.few.dense))
+            codes, dense = decimal(found.few.codes), decimal(found.few.dense)
             text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
         yield source, text
 
 
 def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.ordering
+        found = claims.order
         if found is None:
             yield source, _absent(source, claims)
         elif found.leads:
-            yield source, "; ".join(describe_lead(lead.first, lead.second, lead.estimate) for lead in found.leads)
+            yield source, "; ".join(lead_told(name, lead) for name, lead in found.leads.items())
         else:
             counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
             yield (

@@ -11,7 +11,7 @@ import polars as pl
 
 from otoscope.formatting import NBSP, sparsity
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE
-from otoscope.protocols.comparison import with_seed_means
+from otoscope.protocols.comparing import with_means
 from otoscope.report.figures.figure import Chart
 from otoscope.report.figures.marks import (
     PERCENT,
@@ -195,13 +195,15 @@ LOWEST = -0.5
 """Explained variance below this is drawn here: the reconstruction is worse than no reconstruction."""
 
 
-def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False) -> alt.LayerChart:
+def by_representation(
+    rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False
+) -> alt.LayerChart:
     """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
     data = _plain(rows)
     order = [r.label for r in REPRESENTATIONS.values() if r.label in set(data["series"])]
     kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(UNINFORMATIVE, "nothing")}
     kind = pl.col("representation").replace_strict(kinds, default="other").alias("kind")
-    data, first = data.with_columns(kind), _plain(with_seed_means(rows)).with_columns(kind)
+    data, first = data.with_columns(kind), _plain(with_means(rows)).with_columns(kind)
     colours = alt.Scale(
         domain=["dense", "codes", "other", "nothing"],
         range=[DENSE_COLOUR.light, SAE.light, OTHER.light, NULL.light],
@@ -229,13 +231,13 @@ def beside(rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithm
 
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions that are read, a line a representation."""
-    data = _plain(with_seed_means(rows)).unique(["series", "k"], keep="first", maintain_order=True)
+    data = _plain(with_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)
     names = [name for name in SERIES if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
     colour = colour.scale(domain=names, range=[SERIES[name].light for name in names])
-    x = alt.X("k:O").title("dimensions read").sort(list(sizes)).axis(labelAngle=0)
+    x = alt.X("dimensions:O").title("number of dimensions").sort(list(sizes)).axis(labelAngle=0)
     y = alt.Y("value:Q").title(y_title).axis(format=PERCENT)
-    tips = [alt.Tooltip("series:N", title="representation"), alt.Tooltip("k:Q", title="dimensions")]
+    tips = [alt.Tooltip("series:N", title="representation"), alt.Tooltip("dimensions:Q")]
     tips += [alt.Tooltip(c, format=".4f", title=t) for c, t in _ENDS]
     base = alt.Chart(data).encode(x=x, color=colour)
     layers: list[alt.Chart] = []
@@ -304,7 +306,7 @@ _ENDS = (
     ("null_high:Q", "null, upper end"),
 )
 
-_COLUMNS = ("metric", "representation", "series", "layer", "k", "sparsity", "seed", "target")
+_COLUMNS = ("metric", "representation", "series", "layer", "k", "dimensions", "sparsity", "seed", "target")
 _NUMBERS = ("value", "low", "high", "null_mean", "null_high", "n", "groups")
 
 

@@ -1,25 +1,25 @@
 """The figures about factors: which can be read off, how many dimensions carry each, and where which kinds lie."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from otoscope.formatting import decimal, sparsity
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.marks import R2_FLOOR, named, series_names
+from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
+from otoscope.report.headline import unmeasured_note, with_test_values
 from otoscope.report.results import PREDICTED_R2, Results, predicted
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import category_of
 
 
-def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
+def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
     """A factor metric over dense and all sparsities at the best layer, a panel a category."""
-    results = run.results
     layer = factor_layer(results)
     if layer is None:
         return None
-    rows = named(results.of(metric, layer=layer), results.pooling)
+    rows = with_series_names(results.of(metric, layer=layer), results.pooling)
     rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
     if rows.is_empty():
         return None
@@ -27,7 +27,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
     largest = max([2.0, *rows["value"]])
     top = 2.0 ** math.ceil(math.log2(largest)) if logarithmic else 1.0
     y_title = "effective dimensions (log)" if logarithmic else "held-out R²"
-    categories = _categories(run, rows["target"].unique().to_list())
+    members_of = _members(categories, rows["target"].unique().to_list())
     panels = [
         Panel(
             charts.factor_panel(
@@ -39,7 +39,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
             ),
             f"{category} ({len(members)})",
         )
-        for category, members in categories.items()
+        for category, members in members_of.items()
     ]
     r2_caption = (
         "How well a LASSO fitted on training groups predicts each factor on test groups. 1 is perfect, 0 is no better "
@@ -50,7 +50,7 @@ def factors_against_sparsity(run: Run, metric: str) -> Figure | None:
         "absolute weights. 1 means a single latent carries the factor. It does not grow by itself "
         "with a wider code, so dense and codes can be compared. Factors that nothing predicts have no value."
     )
-    table = factor_table(run, metric, layer)
+    table = factor_table(results, categories, metric, layer)
     return Figure(
         name="effective-latents" if logarithmic else "factor-r2",
         title="How many dimensions carry each factor" if logarithmic else "Which factors can be read off",
@@ -75,14 +75,16 @@ def _notes(table: pl.DataFrame) -> list[str]:
     return said
 
 
-def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
+def factor_table(results: Results, categories: Mapping[str, str], metric: str, layer: int) -> pl.DataFrame:
     """Return a row a factor: category, value from the dense layer and from the codes at each sparsity, and nulls."""
-    rows = run.results.of(metric, layer=layer)
+    rows = results.of(metric, layer=layer)
     wide: dict[str, dict[str, object]] = {}
-    labels = ["dense", *(sparsity(s) for s in run.results.sparsities)]
+    labels = ["dense", *(sparsity(s) for s in results.sparsities)]
     for row in rows.rows(named=True):
         place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
-        target = wide.setdefault(row["target"], {"factor": row["target"], "category": run.category(row["target"])})
+        target = wide.setdefault(
+            row["target"], {"factor": row["target"], "category": category_of(categories, row["target"])}
+        )
         target[place] = row["value"]
         if row["null_high"] is not None:
             target[f"{place} null"] = row["null_high"]
@@ -95,16 +97,15 @@ def factor_table(run: Run, metric: str, layer: int) -> pl.DataFrame:
     return table.drop(empty)
 
 
-def category_map(run: Run) -> Figure | None:
+def category_map(results: Results, categories: Mapping[str, str]) -> Figure | None:
     """Share of each category's factors that are predicted, by layer: dense, and codes at the reference sparsity."""
-    results = run.results
     at = results.reference_sparsity
     found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
-    known = {name: results.of_measured_factors(rows) for name, rows in found.items()}
-    cells = {name: category_cells(run, rows) for name, rows in known.items() if rows.height}
+    known = {name: with_test_values(rows, results) for name, rows in found.items()}
+    cells = {name: category_cells(categories, rows) for name, rows in known.items() if rows.height}
     if not cells:
         return None
-    categories = list(_categories(run, results.factors))
+    shown = list(_members(categories, results.factors))
     titles = {"dense": "dense layer", "SAE": f"codes at {sparsity(at)} sparsity"}
     table = pl.concat([c.with_columns(representation=pl.lit(titles[name])) for name, c in cells.items()])
     return Figure(
@@ -114,19 +115,19 @@ def category_map(run: Run) -> Figure | None:
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
             f"{PREDICTED_R2} and above the upper end of the null. Each share is of the category's own size, so large "
             "categories do not look better than small ones; a cell reads “predicted / all”"
-            + (f": {missing}." if (missing := results.unmeasured_note) else ".")
+            + (f": {missing}." if (missing := unmeasured_note(results)) else ".")
         ),
-        panels=[Panel(charts.category_map(c, categories=categories), titles[name]) for name, c in cells.items()],
+        panels=[Panel(charts.category_map(c, categories=shown), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),
-        height=28 * max(len(categories), 2) + 20,
+        height=28 * max(len(shown), 2) + 20,
     )
 
 
-def category_cells(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+def category_cells(categories: Mapping[str, str], rows: pl.DataFrame) -> pl.DataFrame:
     """Count the predicted factors of each category and layer."""
-    categories = [run.category(t) for t in rows["target"]]
+    names = [category_of(categories, target) for target in rows["target"]]
     r2 = pl.col("value").fill_nan(None)
-    grouped = rows.with_columns(pl.Series("category", categories, dtype=pl.String()))
+    grouped = rows.with_columns(pl.Series("category", names, dtype=pl.String()))
     grouped = grouped.group_by("category", "layer", maintain_order=True).agg(
         predicted().sum().cast(pl.Int64).alias("predicted"),
         pl.len().cast(pl.Int64).alias("factors"),
@@ -145,10 +146,10 @@ def factor_layer(results: Results) -> int | None:
     return min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
 
 
-def _categories(run: Run, factors: Sequence[str]) -> dict[str, list[str]]:
+def _members(categories: Mapping[str, str], factors: Sequence[str]) -> dict[str, list[str]]:
     """Group factors by category, in the order of the factors' card, then of their names."""
-    listed = list(dict.fromkeys(run.categories.values()))
+    listed = list(dict.fromkeys(categories.values()))
     members: dict[str, list[str]] = {c: [] for c in listed}
     for factor in sorted(factors):
-        members.setdefault(run.category(factor), []).append(factor)
+        members.setdefault(category_of(categories, factor), []).append(factor)
     return {c: m for c, m in members.items() if m}

@@ -9,6 +9,7 @@ import altair as alt
 import polars as pl
 
 Chart = alt.Chart | alt.LayerChart
+AnyChart = alt.Chart | alt.LayerChart | alt.ConcatChart | alt.VConcatChart
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,18 @@ def for_page(panel: Panel, height: int) -> dict[str, Any]:
     return {**panel.spec, **({"layer": layers} if layers else {}), **fitted}
 
 
-def for_print(figure: Figure, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the specification of the static figure: all panels on one sheet, four or two to a row."""
+def figure_chart(figure: Figure, config: Mapping[str, Any]) -> AnyChart:
+    """Return a figure as one chart: all panels on one sheet, two per row, or four if they are small."""
     several = len(figure.panels) > 1
-    size = {"width": 220 if figure.small else (320 if several else 640), "height": figure.height}
-    sized: list[dict[str, Any]] = [
-        {**p.spec, **size, "title": p.title if several else figure.title} for p in figure.panels
+    width = 220 if figure.small else (320 if several else 640)
+    panels = [
+        panel.chart.properties(width=width, height=figure.height, title=panel.title if several else figure.title)
+        for panel in figure.panels
     ]
     if not several:
-        return {**sized[0], "config": dict(config)}
-    # Only the top level of a specification may hold named data.
-    datasets = {name: rows for spec in sized for name, rows in spec["datasets"].items()}
-    panels = [{k: v for k, v in spec.items() if k not in ("datasets", "$schema")} for spec in sized]
-    whole = {"$schema": sized[0]["$schema"], "datasets": datasets, "title": figure.title, "concat": panels}
-    return {**whole, "columns": 4 if figure.small else 2, "spacing": 24, "config": dict(config)}
+        return panels[0].configure(**config)
+    sheet = alt.concat(*panels, columns=4 if figure.small else 2, spacing=24, title=figure.title)
+    return sheet.configure(**config)
 
 
 def _without_legend(layer: dict[str, Any]) -> dict[str, Any]:

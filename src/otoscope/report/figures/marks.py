@@ -16,7 +16,7 @@ R2_FLOOR = -0.2
 """Held-out R² has no lower bound; charts clip it here and say so."""
 
 
-def named(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
+def with_series_names(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
     """Add `series`, the representation as the legend names it."""
     pooled_first = (pl.col("pooling") == "pool_then_encode") & (main_pooling != "pool_then_encode")
     series = (

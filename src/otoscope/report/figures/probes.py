@@ -10,12 +10,12 @@ import polars as pl
 from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
 from otoscope.report import tables
 from otoscope.report.figures import charts
-from otoscope.report.figures.factors import category_map, factors_against_sparsity
+from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.marks import named, series_names
+from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 POOLINGS = {
     "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
@@ -34,7 +34,7 @@ def probe_by_layer(results: Results) -> Figure | None:
     at = results.reference_sparsity
     at_reference = pl.col("sparsity").eq_missing(pl.lit(at, dtype=pl.Float64))
     rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
-    rows = named(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
+    rows = with_series_names(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
     if rows.is_empty():
         return None
     codes = f" Blue: the codes of the layer's dictionary at {sparsity(at)} sparsity." if at is not None else ""
@@ -58,7 +58,7 @@ def probe_by_layer(results: Results) -> Figure | None:
     )
 
 
-def probe_against_sparsity(results: Results) -> list[Figure]:
+def probe_by_sparsity(results: Results) -> list[Figure]:
     """Accuracy of probes on codes against sparsity, the dense layer as a line across.
 
     The first label has a panel a layer; a second figure has a panel for each other label, at the
@@ -67,7 +67,7 @@ def probe_against_sparsity(results: Results) -> list[Figure]:
     if results.of("probe_accuracy", "sae").is_empty():
         return []
     rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
-    rows = named(rows.filter(pl.col("value").is_not_nan()), results.pooling)
+    rows = with_series_names(rows.filter(pl.col("value").is_not_nan()), results.pooling)
     first, *others = results.labels
     caption = (
         "Probe accuracy from the codes (blue) as fewer latents may fire; the orange line is the dense layer with its "
@@ -121,7 +121,7 @@ def explained_variance(results: Results) -> Figure | None:
         caption=(
             "Share of the variance around the training mean that the dictionary's reconstruction explains on test "
             "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. "
-            f"{rising(rows)}{null}"
+            f"{monotonicity_note(rows)}{null}"
         ),
         panels=[
             Panel(
@@ -134,7 +134,7 @@ def explained_variance(results: Results) -> Figure | None:
     )
 
 
-def rising(rows: pl.DataFrame) -> str:
+def monotonicity_note(rows: pl.DataFrame) -> str:
     """Say whether more active latents explain more of each layer, and where and by how much they do not."""
     falls: list[tuple[float, str]] = []
     for (layer,), of_layer in rows.filter(pl.col("value").is_not_nan()).sort("layer", "sparsity").group_by("layer"):
@@ -154,29 +154,29 @@ def _at(row: Mapping[str, Any]) -> str:
     return f"{percent(row['value'])} at {sparsity(row['sparsity'])} sparsity"
 
 
-def all_figures(run: Run) -> dict[str, list[Figure]]:
+def all_figures(run: RunData) -> dict[str, list[Figure]]:
     """Return every figure that the run's results allow, by section."""
     results = run.results
     sections: dict[str, list[Figure | None]] = {
         "layers": [probe_by_layer(results)],
-        "sparsity": [*probe_against_sparsity(results)],
+        "sparsity": [*probe_by_sparsity(results)],
         "reconstruction": [explained_variance(results)],
         "factors": [
-            factors_against_sparsity(run, "factor_r2"),
-            factors_against_sparsity(run, "effective_latents"),
+            factors_by_sparsity(results, run.categories, "factor_r2"),
+            factors_by_sparsity(results, run.categories, "effective_latents"),
         ],
-        "categories": [category_map(run)],
-        "strict": [*strict_figures(run)],
+        "categories": [category_map(results, run.categories)],
+        "strict": [*strict_figures(results.rows)],
     }
     return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
 
 
 def _all_probe_metrics(results: Results) -> pl.DataFrame:
     metrics = ["probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"]
-    rows = results.shown.where(metric=metrics).rows
+    rows = results.shown.filter(pl.col("metric").is_in(metrics))
     return tables.result_rows(rows.sort("metric", "target", "layer", "representation", "sparsity", maintain_order=True))
 
 
 def _pooled_first(results: Results, metric: str) -> pl.DataFrame:
-    rows = results.shown.where(metric=metric, representation="sae").rows
+    rows = results.shown.filter((pl.col("metric") == metric) & (pl.col("representation") == "sae"))
     return rows.filter(results.in_other_pooling)

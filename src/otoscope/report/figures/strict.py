@@ -9,12 +9,10 @@ from otoscope import formatting
 from otoscope.formatting import NBSP, comma_list
 from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
-from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.run_data import Run
 from otoscope.report.sections.strict_limits import limits_figure
-from otoscope.report.tables import result_rows
+from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 
 Row = Mapping[str, Any]
 
@@ -25,21 +23,22 @@ FEW = 0.5
 """A representation that predicts fewer of the common factors than this share has no structure to speak of."""
 
 
-def strict_figures(run: Run) -> list[Figure]:
-    """Return the figures of the protocol, none where it was not asked for."""
-    rows = StrictResults.of(run.results.rows)
-    if not rows:
+def strict_figures(results: pl.DataFrame) -> list[Figure]:
+    """Return the figures of the strict protocol; none if it was not run."""
+    rows = strict_rows(results)
+    if not rows.present:
         return []
-    found = [_read(rows), _structure(rows), _few(rows), _layers(rows), limits_figure(rows)]
-    return [figure for figure in found if figure is not None]
+    figures = [tasks(rows), structure(rows), few_dimensions(rows), layers(rows), limits_figure(rows)]
+    return [figure for figure in figures if figure is not None]
 
 
-def _read(rows: StrictResults) -> Figure | None:
+def tasks(rows: StrictRows) -> Figure | None:
+    """Return tasks and factors read from each representation."""
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
     drawn = _one_of_each(rows.tasks)
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
-        part = rows.compared(metric, target)
+        part = rows.beside(metric, target)
         if part.is_empty():
             continue
         if metric.startswith("task_") and (metric, target) not in drawn:
@@ -47,7 +46,7 @@ def _read(rows: StrictResults) -> Figure | None:
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
         name = target or "all factors that dense and codes both predict"
-        panels.append(Panel(charts.beside(part, x_title=title), name))
+        panels.append(Panel(charts.by_representation(part, x_title=title), name))
         used.append(part)
     if not panels:
         return None
@@ -65,24 +64,27 @@ def _read(rows: StrictResults) -> Figure | None:
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
-        table=result_rows(pl.concat(used)),
+        table=listed(pl.concat(used)),
         height=270,
     )
 
 
-def _structure(rows: StrictResults) -> Figure | None:
+def structure(rows: StrictRows) -> Figure | None:
+    """Return compactness and separation of each representation, over the same factors."""
     telling = _telling(rows)
     panels: list[Panel] = []
     drawn = [metric for name in STRUCTURE if (metric := METRICS[name]).axis]
     for metric in drawn:
-        part = rows.compared(metric.name).filter(pl.col("representation").is_in(telling))
+        part = rows.beside(metric.name).filter(pl.col("representation").is_in(telling))
         if part["value"].is_not_nan().any():
             fraction = metric.bounds == SHARE
-            chart = charts.beside(part, x_title=metric.axis, fraction=fraction, logarithmic=metric.logarithmic)
+            chart = charts.by_representation(
+                part, x_title=metric.axis, fraction=fraction, logarithmic=metric.logarithmic
+            )
             panels.append(Panel(chart, metric.axis.removesuffix(" (log)")))
     if not panels:
         return None
-    everything = pl.concat([rows.compared(metric) for metric in STRUCTURE])
+    everything = pl.concat([rows.beside(metric) for metric in STRUCTURE])
     left_out = [representation_label(name) for name in _measured(rows) if name not in telling]
     notes = [
         "Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions. The "
@@ -105,21 +107,19 @@ def _structure(rows: StrictResults) -> Figure | None:
             "one factor out at a time, widened because factors depend on each other."
         ),
         panels=panels,
-        table=result_rows(everything),
+        table=listed(everything),
         height=250,
         notes=notes,
     )
 
 
-def _few(rows: StrictResults) -> Figure | None:
-    questions = [
-        ("sparse_r2", ""),
-        *(("sparse_probe_balanced_accuracy", label) for label in rows.targets("sparse_probe_balanced_accuracy")[:3]),
-    ]
+def few_dimensions(rows: StrictRows) -> Figure | None:
+    """Return scores from the best k dimensions of each representation."""
+    questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in rows.labels[:3])]
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
     for metric, target in questions:
-        part = rows.compared(metric, target)
+        part = rows.beside(metric, target)
         shown = part.filter(pl.col("representation").is_in(CURVES))
         if not shown["value"].is_not_nan().any():
             continue
@@ -130,8 +130,6 @@ def _few(rows: StrictResults) -> Figure | None:
     if not panels:
         return None
     everything = pl.concat(used)
-    # of these metrics the column k says how many dimensions were read
-    listing = result_rows(everything).rename({"k": "dimensions read"})
     return Figure(
         name="strict-few",
         title="What a few dimensions tell",
@@ -142,14 +140,15 @@ def _few(rows: StrictResults) -> Figure | None:
             "“A few dimensions” above says whether it does. Blue is the mean over seeds; the table holds each."
         ),
         panels=panels,
-        table=listing,
+        table=listed(everything),
         height=240,
         legend=[REPRESENTATIONS[name].label for name in CURVES if name in set(everything["representation"])],
     )
 
 
-def _layers(rows: StrictResults) -> Figure | None:
-    found = rows.where(metric="category_r2", split="test").rows.with_columns(pl.lit("dense layer").alias("series"))
+def layers(rows: StrictRows) -> Figure | None:
+    """Return the mean R² of each category of factors by layer."""
+    found = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
     if found["layer"].n_unique() < 2:
         return None
     known = [v for v in [*found["high"], *found["value"]] if formatting.known(v)]
@@ -161,7 +160,7 @@ def _layers(rows: StrictResults) -> Figure | None:
         )
         for category in rows.targets("category_r2")
     ]
-    said = rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows
+    said = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
     return Figure(
         name="strict-layers",
         title="Which kinds of factors appear in which layer",
@@ -172,7 +171,7 @@ def _layers(rows: StrictResults) -> Figure | None:
             "there), its first layer within a tenth of its best, and by how many layers one centre leads another."
         ),
         panels=panels,
-        table=result_rows(pl.concat([found.drop("series"), said.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
+        table=listed(pl.concat([found.drop("series"), said.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
         height=170,
         small=True,
     )
@@ -186,11 +185,11 @@ def _one_of_each(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return list(kinds.values())
 
 
-def _measured(rows: StrictResults) -> list[str]:
-    return rows.compared("effective_latents")["representation"].unique(maintain_order=True).to_list()
+def _measured(rows: StrictRows) -> list[str]:
+    return rows.beside("effective_latents")["representation"].unique(maintain_order=True).to_list()
 
 
-def _telling(rows: StrictResults) -> list[str]:
+def _telling(rows: StrictRows) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
-    shares = rows.compared("predicted_share", "common").filter(pl.col("value") >= FEW)
+    shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= FEW)
     return shares["representation"].unique(maintain_order=True).to_list()

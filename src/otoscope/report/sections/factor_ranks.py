@@ -7,11 +7,11 @@ from jaxtyping import Float
 
 from otoscope.artifacts import read_table
 from otoscope.formatting import percent
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 
 @dataclass(frozen=True)
-class Places:
+class FactorRanks:
     """The known values of each factor over the clips of a corpus."""
 
     values: dict[str, Float[np.ndarray, " clips"]]
@@ -38,14 +38,14 @@ class Places:
         return f"{way} than in {percent(share, 0)} of all clips"
 
 
-def places_of(run: Run) -> Places:
+def factor_ranks(run: RunData) -> FactorRanks:
     """Read the factors of a run's clips; nothing where the run folder holds none."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
-        return Places({})
+        return FactorRanks({})
     table = read_table(path).drop("clip_id")
     known = {name: column[np.isfinite(column)] for name in table.columns for column in [table[name].to_numpy()]}
-    return Places({name: values for name, values in known.items() if values.size})
+    return FactorRanks({name: values for name, values in known.items() if values.size})
 
 
 def short(value: float) -> str:

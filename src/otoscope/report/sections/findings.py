@@ -11,11 +11,20 @@ import polars as pl
 from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.registry import describe_rows
-from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import PREDICTED_R2, Results, median_of, predicted
-from otoscope.report.run_data import Run
+from otoscope.report.headline import (
+    Row,
+    at_codes_layer,
+    codes_of,
+    headline_sparsities,
+    median_of,
+    unmeasured_factors,
+    unmeasured_note,
+    with_test_values,
+)
+from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.run_data import RunData
 
 
 class Tile(NamedTuple):
@@ -41,8 +50,8 @@ def _probe_tiles(results: Results) -> list[Tile]:
         chosen = [f"layer chosen on {best.chosen_on}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
         tiles.append(_tile(name, percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
-    for at in results.headline_sparsities[:1]:
-        if codes := results.codes_of(label, at):
+    for at in headline_sparsities(results)[:1]:
+        if codes := codes_of(results, label, at):
             name = f"{label}, codes at {sparsity(at)}, layer {codes['layer']}"
             lines = [*_how_codes_were_chosen(results, label, codes), *_probe_lines(codes)]
             tiles.append(_tile(name, percent(codes["value"]), codes, lines))
@@ -68,7 +77,7 @@ def _probe_lines(row: Row) -> list[str]:
 
 def _variance_tile(results: Results) -> list[Tile]:
     at = results.reference_sparsity
-    near = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
+    near = at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
     if near is None:
         return []
     name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
@@ -79,15 +88,15 @@ def _factor_tiles(results: Results) -> list[Tile]:
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
-    rows = results.of_measured_factors(results.of("factor_r2", "sae", layer=layer, sparsity=at))
+    rows = with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at), results)
     name = f"codes at {sparsity(at)}"
     if rows.is_empty():
-        name, rows = "dense", results.of_measured_factors(results.of("factor_r2", "dense", layer=layer))
+        name, rows = "dense", with_test_values(results.of("factor_r2", "dense", layer=layer), results)
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
     lines = [f"by chance R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
-    if missing := results.unmeasured_factors:
+    if missing := unmeasured_factors(results):
         lines.append(f"not measured: {count(len(missing), 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
@@ -122,7 +131,7 @@ class Summary(NamedTuple):
     findings: Sequence[Finding]
 
 
-def summary(run: Run, evidence: Evidence | None = None) -> Summary:
+def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     """Return key numbers as tiles, then sentences with intervals, nulls and groups.
 
     Where the evidence is too thin for a claim there are no tiles, and the sentences only state what was measured.
@@ -152,7 +161,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
-    coded = [codes for at in results.headline_sparsities if (codes := results.codes_of(label, at))]
+    coded = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
     if coded:
         topic = f"Probes on codes for the {label}" if thin else f"What sparse codes keep of the {label}"
         found.append(Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in coded)))
@@ -170,7 +179,7 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
         said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
-    if codes := results.codes_of(label, results.reference_sparsity):
+    if codes := codes_of(results, label, results.reference_sparsity):
         said.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(said))] if said else []
 
@@ -194,7 +203,7 @@ def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> s
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     """Say how much of a layer the dictionaries rebuild."""
     said: list[str] = []
-    for at in results.headline_sparsities:
+    for at in headline_sparsities(results):
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
             continue
@@ -223,10 +232,10 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
         f"the codes at {sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
-    found_in = {name: known for name, rows in sources.items() if (known := results.of_measured_factors(rows)).height}
+    found_in = {name: known for name, rows in sources.items() if (known := with_test_values(rows, results)).height}
     if not found_in:
         return []
-    more = f"; {missing}" if (missing := results.unmeasured_note) else ""
+    more = f"; {missing}" if (missing := unmeasured_note(results)) else ""
     if thin:
         said = [_reached(rows, name) for name, rows in found_in.items()]
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(said)}{more}.")]

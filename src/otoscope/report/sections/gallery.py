@@ -14,15 +14,15 @@ import polars as pl
 from otoscope import formatting
 from otoscope.explain.selection import MIN_ROWS
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
-from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.run_data import Run
-from otoscope.report.sections.factor_ranks import Places, places_of, short
+from otoscope.protocols.comparing import MIN_GROUPS
+from otoscope.report.run_data import RunData
+from otoscope.report.sections.factor_ranks import FactorRanks, factor_ranks, short
 
 CHANCE = "Not beyond chance on test clips"
 TURNED = "Turned round on test clips"
 
 
-def standing(row: Mapping[str, Any]) -> str:
+def latent_status(row: Mapping[str, Any]) -> str:
     """Say when a latent fires, or why test clips do not show it.
 
     The size of the test correlation must exceed its null and its sign must be that of the training clips; with
@@ -46,9 +46,9 @@ def is_refuted(said: str) -> bool:
     return said in (CHANCE, TURNED)
 
 
-def tested_r2(run: Run, row: Mapping[str, Any]) -> list[str]:
+def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
     """Return how well all codes of the gallery's dictionary predict the factor on test groups; nothing if unknown."""
-    card = run.moments.card if run.moments else {}
+    card = run.top_clips.card if run.top_clips else {}
     # where other seeds were asked, the strict protocol ranked the factors
     protocol = "strict" if row.get("seeds_asked") else run.results.protocol
     found = run.results.rows.filter(
@@ -67,9 +67,9 @@ def tested_r2(run: Run, row: Mapping[str, Any]) -> list[str]:
     return [f"R² from all codes on test groups {decimal(one['value'], 2)} ({within if bounded else 'no interval'})"]
 
 
-def introduction(run: Run) -> str:
+def introduction(run: RunData) -> str:
     """Return what a card of the gallery shows, and of which dictionary."""
-    pooled = run.moments is not None and run.moments.card.get("pooling") == "pool_then_encode"
+    pooled = run.top_clips is not None and run.top_clips.card.get("pooling") == "pool_then_encode"
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
     return (
         f"For each of the {_factors(run)} that codes predict best on validation groups, the one latent "
@@ -83,13 +83,13 @@ def introduction(run: Run) -> str:
     )
 
 
-def _factors(run: Run) -> str:
-    return count(run.moments.rows["factor"].n_unique() if run.moments else 0, "factor")
+def _factors(run: RunData) -> str:
+    return count(run.top_clips.rows["factor"].n_unique() if run.top_clips else 0, "factor")
 
 
-def _dictionary(run: Run) -> str:
+def _dictionary(run: RunData) -> str:
     """Name the gallery's dictionary, and say whether it is one that the charts are drawn of."""
-    card, results = (run.moments.card if run.moments else {}), run.results
+    card, results = (run.top_clips.card if run.top_clips else {}), run.results
     known: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
     if formatting.known(card.get("sparsity")):
         known.append(f"{sparsity(card['sparsity'])} sparsity")
@@ -99,7 +99,7 @@ def _dictionary(run: Run) -> str:
         known.append("one of those that the charts show")
     elif card.get("sae_id"):
         known.append("not one of those that the charts show")
-    if run.moments is not None and run.moments.rows["seeds_asked"].is_not_null().any():
+    if run.top_clips is not None and run.top_clips.rows["seeds_asked"].is_not_null().any():
         known.append("its latents were looked for in other seeds")
     return f"{named} ({', '.join(known)})" if known else named
 
@@ -161,19 +161,21 @@ class Gallery(NamedTuple):
         return f"{count(len(self.refuted), 'latent')} that test groups do not bear out, without clips"
 
 
-def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Gallery:
+def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
     """Return one card per latent with its strongest clips, or the reason why there are none."""
-    moments = run.moments
-    if moments is None:
-        return Gallery("No gallery: this run has no moments (it has no factors, no dictionary, or no sound).")
-    if moments.rows.is_empty():
+    top_clips = run.top_clips
+    if top_clips is None:
+        return Gallery(
+            "No gallery: this run has no top-activating clips (it has no factors, no dictionary, or no sound)."
+        )
+    if top_clips.rows.is_empty():
         return Gallery("No gallery: no factor is predicted well enough for a latent to stand for it.")
-    budget, places = _Budget(max_bytes), places_of(run)
+    budget, places = _Budget(max_bytes), factor_ranks(run)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
-    for part in moments.rows.partition_by("latent", maintain_order=True):
+    for part in top_clips.rows.partition_by("latent", maintain_order=True):
         rows = part.rows(named=True)
-        if is_refuted(standing(rows[0])):
+        if is_refuted(latent_status(rows[0])):
             refuted.append(_latent(run, rows[:1], places, []))
         else:
             cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
@@ -181,12 +183,12 @@ def gallery(run: Run, *, max_bytes: int = MAX_BYTES) -> Gallery:
     return Gallery("", introduction(run), cards, refuted, left_out)
 
 
-def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[ClipCard]) -> LatentCard:
+def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips: list[ClipCard]) -> LatentCard:
     first = rows[0]
     facts = [
         *_tested(first),
         f"train {decimal(first['train_r'], 2)}",
-        *tested_r2(run, first),
+        *test_r2_notes(run, first),
         f"active in {percent(first['firing'], 0)} of clips",
     ]
     if first.get("seeds_asked"):
@@ -196,7 +198,7 @@ def _latent(run: Run, rows: list[dict[str, Any]], places: Places, clips: list[Cl
     return LatentCard(
         factor=first["factor"],
         subtitle=f"latent {first['latent']}, {run.category(first['factor'])}",
-        facts=f"{standing(first)}: {'; '.join(facts)}.",
+        facts=f"{latent_status(first)}: {'; '.join(facts)}.",
         also=_also(first["also"]) if first["also"] else "",
         clips=clips,
     )
@@ -216,8 +218,8 @@ def _also(factors: list[str]) -> str:
     return f"Also the best single latent for {comma_list([*named, *more])}."
 
 
-def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> ClipCard | None:
-    folder = run.folder / "moments"
+def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budget) -> ClipCard | None:
+    folder = run.folder / "explain"
     sound, picture = folder / row["audio"], folder / row["picture"]
     if not sound.is_file() or not picture.is_file() or not budget.take(sound.stat().st_size + picture.stat().st_size):
         return None
@@ -237,7 +239,7 @@ def _clip(row: dict[str, Any], run: Run, places: Places, budget: _Budget) -> Cli
     )
 
 
-def _caption(row: dict[str, Any], places: Places) -> list[str]:
+def _caption(row: dict[str, Any], places: FactorRanks) -> list[str]:
     where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
     parts = [where, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):

@@ -14,12 +14,13 @@ from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
 from otoscope.report.figures.probes import POOLINGS
+from otoscope.report.headline import unmeasured_note
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
-from otoscope.report.run_data import Run
-from otoscope.report.sections.strict_limits import margin_list
+from otoscope.report.run_data import RunData
+from otoscope.report.sections.strict_limits import margins_told
 
 
-def strict_method(run: Run) -> str | None:
+def strict_method(run: RunData) -> str | None:
     """Return the paragraph; None where the protocol was not asked for."""
     if NAME not in run.results.protocols:
         return None
@@ -64,7 +65,7 @@ def _limits(asked: StrictSettings) -> list[str]:
     levels = comma_list(sparsity(s) for s in asked.limit_sparsities)
     return [
         f"How far sparsity can go is looked for at {levels} with the recipes {comma_list(asked.limit_presets)}; the "
-        f"margins were fixed beforehand: {margin_list()}. otoscope's docs/methods.md gives every formula with its "
+        f"margins were fixed beforehand: {margins_told()}. otoscope's docs/methods.md gives every formula with its "
         "source."
     ]
 
@@ -103,7 +104,7 @@ class SetAside(NamedTuple):
     table: tables.FoldedTable | None = None
 
 
-def methods(run: Run) -> Methods:
+def methods(run: RunData) -> Methods:
     """Return the methods: paragraphs, then every setting of the run and of the dictionaries."""
     paragraphs = [(topic, text) for topic, text in _prose(run).items() if text]
     own = tables.settings(_used(run.config), caption="Settings of the run") if run.config else None
@@ -119,7 +120,7 @@ def _used(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "evaluate": kept}
 
 
-def _prose(run: Run) -> dict[str, str | None]:
+def _prose(run: RunData) -> dict[str, str | None]:
     results = run.results
     return {
         "Sound": _sound(run),
@@ -141,7 +142,7 @@ def _prose(run: Run) -> dict[str, str | None]:
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted from an R² of "
             f"{PREDICTED_R2} on, if it also exceeds the upper end of its null"
-            + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
+            + (f"; {missing}." if (missing := unmeasured_note(results)) else ".")
             + (" openSMILE gives a pitch of 0 where it finds no voice." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
@@ -155,7 +156,7 @@ def _prose(run: Run) -> dict[str, str | None]:
     }
 
 
-def _sound(run: Run) -> str:
+def _sound(run: RunData) -> str:
     name = run.corpus.get("name") or run.name
     if run.clips is None:
         return f"{name}."
@@ -173,7 +174,7 @@ def _sound(run: Run) -> str:
     )
 
 
-def _labels(run: Run) -> str | None:
+def _labels(run: RunData) -> str | None:
     """Name the classes of every label that is asked, most frequent first."""
     if run.clips is None or not run.results.labels:
         return None
@@ -190,7 +191,7 @@ def _labels(run: Run) -> str | None:
     return f"Classes and their clips. {'; '.join(each)}." if each else None
 
 
-def _codes(run: Run) -> str | None:
+def _codes(run: RunData) -> str | None:
     results = run.results
     if not results.sparsities:
         return None
@@ -205,9 +206,9 @@ def _codes(run: Run) -> str | None:
     )
 
 
-def _recipe(run: Run) -> str:
+def _recipe(run: RunData) -> str:
     presets = dict.fromkeys(str(card["preset"]) for card in run.cards.values() if "preset" in card)
-    if (shown := run.results.preset) is not None:
+    if (shown := run.results.recipe) is not None:
         presets = {shown: None, **presets}
     if len(presets) > 1:
         first, *others = presets
@@ -215,7 +216,7 @@ def _recipe(run: Run) -> str:
     return f"Trained with the preset {comma_list(presets)} (all settings below). " if presets else ""
 
 
-def _choices(run: Run) -> str:
+def _choices(run: RunData) -> str:
     results = run.results
     said = [
         f"Where one dense layer stands for all it is layer {results.best_layer.layer}: {results.best_layer.reason}."
@@ -239,7 +240,7 @@ def _choices(run: Run) -> str:
     return " ".join(said)
 
 
-def _sources(run: Run) -> str:
+def _sources(run: RunData) -> str:
     listed = run.factors.get("factors", [])
     sources = dict.fromkeys(str(f.get("source") or "unknown") for f in listed if f["name"] in set(run.results.factors))
     return f"from {comma_list(SOURCES.get(s, s) for s in sources)}" if sources else "source not recorded"
@@ -267,7 +268,7 @@ def _dictionaries(
     )
 
 
-def provenance(run: Run) -> Provenance:
+def provenance(run: RunData) -> Provenance:
     """Return fingerprints, versions, revision and licence of everything, and the results as a download."""
     corpus = {k: run.corpus[k] for k in ("name", "licence", "citation", "clips", "fingerprint") if run.corpus.get(k)}
     first: Mapping[str, Any] = next(iter(run.cards.values()), {})
@@ -278,7 +279,7 @@ def provenance(run: Run) -> Provenance:
         "encoder": {**encoder, **_picked(run.activations, ("revision", "rate_hz", "fingerprint"))},
         "factors": _picked(run.factors, ("fingerprint", "source", "licence")),
         "seed": comma_list(run.results.seeds) or None,
-        "versions": first.get("versions") or (run.moments.card.get("versions") if run.moments else None) or {},
+        "versions": first.get("versions") or (run.top_clips.card.get("versions") if run.top_clips else None) or {},
     }
     rows = run.results.rows
     text = f"Download all {rows.height:,} results as CSV"
@@ -289,7 +290,7 @@ def provenance(run: Run) -> Provenance:
     )
 
 
-def set_aside(run: Run) -> SetAside:
+def set_aside(run: RunData) -> SetAside:
     """Return the clips that could not be used, each with its reason."""
     if run.set_aside is None:
         return SetAside("This run folder holds no table of clips that were set aside.")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
-from otoscope.protocols.comparison import MIN_GROUPS
+from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.evidence import Evidence
-from otoscope.report.run_data import Run
+from otoscope.report.run_data import RunData
 
 FEW_GROUPS = 5
 """Test groups up to which the opening says what an interval over so few is worth."""
@@ -32,7 +32,7 @@ class Opening(NamedTuple):
     caveat: str
 
 
-def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Opening:
+def opening(run: RunData, rests_on: Evidence | None, answers: Sequence[tuple[str, str]] = ()) -> Opening:
     """Return the lead paragraphs; `answers` are claims and outcomes, where claims were asked."""
     caveat = ""
     if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
@@ -48,7 +48,7 @@ def opening(run: Run, rests_on: Evidence | None, answers: Sequence[tuple[str, st
     )
 
 
-def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:
+def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
     layers = run.results.layers
     heard = f"{run.encoder}, {_layers(layers)}," if layers else run.encoder
     scored = ""
@@ -58,7 +58,7 @@ def _asked(run: Run, rests_on: Evidence | None, *, claims: bool) -> str:
             "others."
         )
     elif rests_on is not None:
-        scored = f" Scores are of {rests_on.text} that no fit and no choice has seen."
+        scored = f" Scores are of {rests_on.description} that no fit and no choice has seen."
     if claims:
         return f"Here this is asked of {heard} listening to {_sound(run)}.{scored}"
     asked = [f"the {label}" for label in run.results.labels]
@@ -77,7 +77,7 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layers {layers[0]} to {layers[-1]}" if whole else f"layers {comma_list(layers)}"
 
 
-def _sound(run: Run) -> str:
+def _sound(run: RunData) -> str:
     name = str(run.corpus.get("name") or run.name)
     citation = str(run.corpus.get("citation") or "")
     of = f"the corpus {name}" + (f" ({citation})" if 0 < len(citation) <= 80 else "")

@@ -145,7 +145,7 @@ def load_model(checkpoint: str, switches: Switches, *, device: str = "cpu") -> E
         optional=(TRAINING_ONLY,),
         ignored=(*IGNORED_KEYS, *WAVLM_ONLY),
     )
-    return replace(encoder, model=encoder.runtime.ready(model))
+    return replace(encoder, model=encoder.runtime.prepare(model))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_table
-from otoscope.metrics.record import completed, to_table
+from otoscope.metrics.record import to_table
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.measure import Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
@@ -20,10 +20,11 @@ from otoscope.reproduce.mariotte2025.training import Dictionary
 from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.progress import task
-from otoscope.sae.checkpoint import CARD, load_sae
-from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.checkpoint import CARD
+from otoscope.sae.model import SparseAutoencoder, load_sae
 from otoscope.sae.resources import one_thread
-from otoscope.sae.sparsifiers.base import TopK, k_from_sparsity
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.sparsifiers.topk import TopK
 
 PROBES = "probes.parquet"
 
@@ -66,7 +67,7 @@ def judge_grid(job: Job, reader: Reader, layers: Sequence[int], grid: Sequence[D
     def work() -> None:
         jobs = [partial(_judge_dense, job, reader, layer) for layer in layers]
         jobs += [partial(_judge_codes, job, reader, d, first=d.layer == layers[0]) for d in grid]
-        made = [completed(read_table(probes))]
+        made = [read_table(probes)]
         with task(job.watch, f"{job.model.name}: judging", len(jobs), "representations"):
             for table in _side_by_side(jobs):
                 made.append(table)

@@ -12,7 +12,6 @@ from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.formatting import count
-from otoscope.metrics.record import completed
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.models import Model
 from otoscope.protocols.mariotte2025.published import SOURCE, compare
@@ -119,7 +118,7 @@ def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch:
     card = folder.root / "reproduction.json"
 
     def work() -> None:
-        by_model = {name: completed(read_table(path)) for name, path in paths.items()}
+        by_model = {name: read_table(path) for name, path in paths.items()}
         rows = compare(by_model, models)
         write_table(folder.results, pl.concat(by_model.values()))
         write_table(table, rows)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from otoscope.activations.extract import extract
+from otoscope.activations.extract import iter_extract
 from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
@@ -59,7 +59,7 @@ class Reader:
     @cached_property
     def identity(self) -> str:
         """All that views and labels are a function of."""
-        stores = {name: store.as_read() for name, store in self.stores.items()}
+        stores = {name: store.content_id() for name, store in self.stores.items()}
         labels = {
             name: rows.select("path", "clip_id", f"label_{LABEL}", "group").rows() for name, rows in self._by.items()
         }
@@ -198,7 +198,7 @@ def _extract(job: Job, wanted: Store, corpus: Corpus, takes: pl.DataFrame, encod
 
     def write() -> None:
         with task(job.watch, f"{job.model.name}: encoding {wanted.name}", clips.height, "clips"):
-            for progress in extract(
+            for progress in iter_extract(
                 corpus,
                 encoder,
                 home,

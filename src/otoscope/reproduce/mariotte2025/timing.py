@@ -25,7 +25,7 @@ from otoscope.protocols.strict.structure import measure
 from otoscope.protocols.strict.tasks import ask_of
 from otoscope.reproduce.mariotte2025.encoder import CROP_S, load_model
 from otoscope.runs.inputs import Clips
-from otoscope.sae.bank import Bank, Member
+from otoscope.sae.bank import Bank, BankMember
 from otoscope.sae.config import MARIOTTE2025
 from otoscope.sae.data import ArrayRows
 from otoscope.sae.resources import one_thread
@@ -78,7 +78,7 @@ def training_step_s(settings: Settings, width: int) -> float:
     rows = np.random.default_rng(0).standard_normal((TRAINING_ROWS, width)).astype(np.float32)
     config = MARIOTTE2025.model_copy(update={"epochs": 1.0})
     members = [
-        Member(name=str(s), latents=settings.latents, k=k_from_sparsity(settings.latents, s), preset=config)
+        BankMember(name=str(s), latents=settings.latents, k=k_from_sparsity(settings.latents, s), preset=config)
         for s in settings.sparsities
     ]
     bank = Bank(ArrayRows(rows), ArrayRows(rows[: config.batch]), members)

@@ -13,7 +13,7 @@ from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
 from otoscope.runs.cache import run_stage
 from otoscope.runs.progress import ProgressReporter, task
 from otoscope.runs.training import SAVE_EVERY_S, is_trained
-from otoscope.sae.bank import Bank, Member
+from otoscope.sae.bank import Bank, BankMember
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import MARIOTTE2025, TrainConfig
 from otoscope.sae.data import ArrayRows
@@ -80,7 +80,7 @@ def _bank(job: Job, reader: Reader, layer: int, wanted: Mapping[Dictionary, str]
     if job.settings.checkpoint == "last_batch":
         valid = valid[-(len(valid) % config.batch or config.batch) :]
     members = [
-        Member(
+        BankMember(
             name=d.sae_id,
             latents=job.settings.latents,
             k=d.k,

@@ -1,13 +1,14 @@
-"""From pre-activations to sparse, non-negative codes.
+"""Interface of sparsifiers, and the tools that sparsifiers share.
 
-Reaching a wanted number of active latents without a sweep.
-
-Where a threshold must lie for rows to keep to their budget.
+A sparsifier needs `k` and a call. It may implement further protocols of this module: `SelectsLatents`, `Penalised`,
+`DataInitialised`, `BiasInitialised`, `Calibrated`. A sparsifier with parameters or buffers is an `nn.Module`; these
+are then part of the checkpoint.
 """
 
+import math
 from collections.abc import Iterable
 from operator import index
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,39 +16,51 @@ from torch import Tensor, nn
 
 from otoscope.errors import ConfigError
 
-Card: TypeAlias = dict[str, str | int | float]
-
-
-class Chosen(NamedTuple):
-    """The latents that may be active in each row, and their non-negative values."""
-
-    values: Float[Tensor, "rows k"]
-    indices: Int[Tensor, "rows k"]
-
 
 @runtime_checkable
 class Sparsifier(Protocol):
-    """Turns pre-activations into non-negative codes of the same shape, row by row.
+    """Map from pre-activations to non-negative codes of the same shape, row by row.
 
-    A sparsifier with parameters or buffers is an `nn.Module` too; they then live in the checkpoint.
+    Store each constructor argument under its own name, as scikit-learn's estimators do: the card and the `repr` are
+    made from them. `k`, `latents` and hyper-parameters with a default are the arguments of the built-in sparsifiers.
     """
 
     @property
     def k(self) -> int:
-        """Number of active latents a row: at most, or on average over rows."""
+        """Number of active latents per row: the maximum, or the mean over rows."""
         ...
 
     def __call__(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         """Return the codes of rows; every entry is at least 0."""
         ...
 
-    def card(self) -> Card:
-        """Return what `catalog.build_sparsifier` needs to make this sparsifier again."""
+
+class ActiveLatents(NamedTuple):
+    """Latents that may be active in each row, and their non-negative values."""
+
+    values: Float[Tensor, "rows k"]
+    indices: Int[Tensor, "rows k"]
+
+
+@runtime_checkable
+class SelectsLatents(Protocol):
+    """A sparsifier that selects exactly `k` latents per row.
+
+    The codes are the rectified pre-activations of the selected latents. Decoding then needs only `k` atoms per row.
+    """
+
+    @property
+    def k(self) -> int:
+        """Number of selected latents per row."""
+        ...
+
+    def select(self, pre: Float[Tensor, "rows latents"]) -> ActiveLatents:
+        """Return the selected latents of each row, in any order."""
         ...
 
 
-class Seen(NamedTuple):
-    """What a sparsifier may judge a batch by, in normalised units."""
+class BatchState(NamedTuple):
+    """One training batch as a penalty sees it, in normalised units."""
 
     inner: Float[Tensor, "rows width"]
     pre: Float[Tensor, "rows latents"]
@@ -58,47 +71,52 @@ class Seen(NamedTuple):
 
 @runtime_checkable
 class Penalised(Protocol):
-    """A sparsifier that adds a term of its own to what training minimises."""
+    """A sparsifier that adds a term to the training loss."""
 
-    def penalty(self, seen: Seen) -> Float[Tensor, ""]:
-        """Return the term for one batch; called once a training step, after the codes were made."""
+    def penalty(self, batch: BatchState) -> Float[Tensor, ""]:
+        """Return the term for one batch; called once per training step, after the codes are computed."""
         ...
 
 
 @runtime_checkable
-class Starting(Protocol):
-    """A sparsifier that sets itself up from the first batch, before the first step."""
+class DataInitialised(Protocol):
+    """A sparsifier whose parameters are initialised from the first batch."""
 
-    def start(self, pre: Float[Tensor, "rows latents"]) -> None:
-        """Take in pre-activations of a dictionary that has learnt nothing yet."""
+    def initialise(self, pre: Float[Tensor, "rows latents"]) -> None:
+        """Set parameters from the pre-activations of the untrained model."""
         ...
 
 
 @runtime_checkable
-class Levelled(Protocol):
-    """A sparsifier whose latents are active above 0, so that the encoder's bias says where training begins.
+class BiasInitialised(Protocol):
+    """A sparsifier with latents active above 0, so that the encoder bias sets the initial L0.
 
-    Begun with half of all latents active, its penalty would be steered far beyond what a budget needs and back.
+    Without it half of all latents are active in the first step, and the penalty controller overshoots.
     """
 
-    def start_level(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
-        """Return what to take off pre-activations that have no bias yet, for rows to have `k` active latents."""
+    def initial_threshold(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
+        """Return the value to subtract from pre-activations without bias, so that rows have `k` active latents."""
         ...
 
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """A sparsifier that keeps rows of unseen groups to its budget, after some that it does not learn from."""
+    """A sparsifier whose threshold is calibrated on validation rows so that held-out L0 <= k."""
 
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
-        """Take in the pre-activations of validation rows, part by part; called before every validation."""
+        """Set the threshold from batches of validation pre-activations; called before every validation."""
         ...
 
 
-def k_from_sparsity(latents: int, sparsity: float) -> int:
-    """Return how many latents may be active: `int((1 - sparsity) * latents)`, in floating point as the paper does.
+def max_active(sparsifier: Sparsifier, latents: int) -> int:
+    """Return the largest number of active latents in any row."""
+    return sparsifier.k if isinstance(sparsifier, SelectsLatents) else latents
 
-    Raises `ConfigError` unless the fraction lies in [0, 1) and leaves at least one latent.
+
+def k_from_sparsity(latents: int, sparsity: float) -> int:
+    """Return the number of active latents, `int((1 - sparsity) * latents)` in floating point as in arXiv 2509.24793.
+
+    Raises `ConfigError` unless the fraction is in [0, 1) and leaves at least one latent.
 
     >>> [k_from_sparsity(2048, s) for s in (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)]
     [512, 409, 307, 204, 102, 20]
@@ -108,10 +126,10 @@ def k_from_sparsity(latents: int, sparsity: float) -> int:
     return check_k(int((1 - sparsity) * latents), latents)
 
 
-def whole(value: int, *, name: str) -> int:
-    """Return a whole number of any library as Python's own; raise `ConfigError` for anything else.
+def as_integer(value: int, *, name: str) -> int:
+    """Return an integer of any library as a Python int; raise `ConfigError` for anything else.
 
-    >>> whole(torch.tensor(3), name="k")
+    >>> as_integer(torch.tensor(3), name="k")
     3
     """
     try:
@@ -121,8 +139,8 @@ def whole(value: int, *, name: str) -> int:
 
 
 def check_k(k: int, latents: int) -> int:
-    """Return `k`; raise `ConfigError` unless it is a whole number between 1 and `latents`."""
-    k = whole(k, name="k")
+    """Return `k`; raise `ConfigError` unless it is an integer between 1 and `latents`."""
+    k = as_integer(k, name="k")
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k} of {latents} latents; lower the sparsity or add latents")
     if k > latents:
@@ -130,39 +148,20 @@ def check_k(k: int, latents: int) -> int:
     return k
 
 
-class TopK:
-    """Rectify, then keep the k largest of each row (Makhzani and Frey 2013; Gao et al. 2024, arXiv 2406.04093).
+def check_positive(value: object, *, name: str, below: float = math.inf) -> float:
+    """Return a hyper-parameter; raise `ConfigError` unless it is a number above 0 and at most `below`.
 
-    Of equal values at the border only as many are kept as fit, so a row never holds more than k.
-
-    >>> TopK(2)(torch.tensor([[3.0, -1.0, 1.0, 2.0]]))
-    tensor([[3., 0., 0., 2.]])
+    >>> check_positive(0.5, name="bandwidth")
+    0.5
     """
-
-    def __init__(self, k: int) -> None:
-        self.k = check_k(k, max(k, 1))
-
-    def choose(self, pre: Float[Tensor, "*rows latents"]) -> Chosen:
-        """Return the k largest pre-activations of each row, rectified, in no particular order."""
-        check_k(self.k, pre.shape[-1])
-        values, indices = pre.topk(self.k, dim=-1, sorted=False)
-        return Chosen(values.relu(), indices)
-
-    def __call__(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
-        """Return the codes: zero but for the k largest positive pre-activations of each row."""
-        values, indices = self.choose(pre)
-        return torch.zeros_like(pre).scatter(-1, indices, values)
-
-    def card(self) -> Card:
-        """Return the kind and the budget."""
-        return {"kind": "topk", "k": self.k}
-
-    def __repr__(self) -> str:
-        return f"TopK(k={self.k})"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= below and value < math.inf):
+        most = "" if below == math.inf else f" and at most {below:g}"
+        raise ConfigError(f"{name} must be a number above 0{most}, got {value!r}")
+    return float(value)
 
 
-class Strength(nn.Module):
-    """The weight of a sparsity penalty, steered so that a row has `target` active latents on average.
+class PenaltyController(nn.Module):
+    """Weight of a sparsity penalty, adjusted until rows have `target` active latents on average.
 
     After every training batch `log weight += rate * clip(log(l0 / target), ±1)`: an integral
     controller on a logarithmic scale. The weight is a buffer, so checkpoints and resumed runs keep it.
@@ -170,39 +169,39 @@ class Strength(nn.Module):
 
     weight: Float[Tensor, ""]
 
-    def __init__(self, target: float, *, start: float, rate: float = 0.05) -> None:
+    def __init__(self, target: float, *, start: float, rate: float) -> None:
         super().__init__()
-        self.target, self.rate = target, rate
-        self.register_buffer("weight", torch.tensor(start))
+        self.target, self.rate = target, check_positive(rate, name="penalty_rate")
+        self.register_buffer("weight", torch.tensor(check_positive(start, name="penalty_weight")))
 
     @torch.no_grad()
-    def observe(self, codes: Float[Tensor, "rows latents"]) -> None:
-        """Take in the codes of one training batch."""
+    def update(self, codes: Float[Tensor, "rows latents"]) -> None:
+        """Adjust the weight to the codes of one training batch."""
         l0 = (codes > 0).sum().to(self.weight) / len(codes)
         error = torch.log(l0.clamp_min(0.1) / self.target).clamp(-1.0, 1.0)
         self.weight.mul_(torch.exp(self.rate * error))
 
 
 COARSE_BITS = 12
-"""Low bits of a float32 that are left out of the count: levels lie within 2**-11 of the lowest one."""
+"""Low bits of a float32 that the histogram drops: thresholds are within a factor `1 + 2**-11` of the lowest one."""
 
 
 @torch.no_grad()
-def lowest_level(parts: Iterable[Float[Tensor, "rows latents"]], *, k: int) -> Float[Tensor, ""]:
-    """Return the lowest level, at least 0, above which rows have at most `k` entries on average.
+def threshold_for_l0(batches: Iterable[Float[Tensor, "rows latents"]], *, k: int) -> Float[Tensor, ""]:
+    """Return the lowest threshold, at least 0, above which rows have at most `k` entries on average.
 
-    Rows are given in parts and seen once. The bits of floats that are not negative rise with them, so that counting
-    how often each pattern of high bits occurs ranks all entries, however many.
+    Each batch is read once. The bit patterns of non-negative floats increase with their values, so a histogram of the
+    high bits ranks any number of entries.
 
-    >>> lowest_level([torch.tensor([[5.0, 1.0, -2.0]]), torch.tensor([[4.0, 3.0, 0.5]])], k=1) < 4
+    >>> threshold_for_l0([torch.tensor([[5.0, 1.0, -2.0]]), torch.tensor([[4.0, 3.0, 0.5]])], k=1) < 4
     tensor(True)
     """
     counts, rows = torch.zeros(1 << (31 - COARSE_BITS), dtype=torch.int64), 0
-    for part in parts:
-        keys = part.relu().float().view(torch.int32) >> COARSE_BITS
+    for batch in batches:
+        keys = batch.relu().float().view(torch.int32) >> COARSE_BITS
         counts += keys.flatten().bincount(minlength=len(counts)).cpu()
-        rows += len(part)
-    beyond = counts.sum() - counts.cumsum(0)
-    lowest = int((beyond <= k * rows).nonzero()[0])
-    last_of_its_bin = torch.tensor(((lowest + 1) << COARSE_BITS) - 1, dtype=torch.int32)
-    return last_of_its_bin.view(torch.float32) if lowest else torch.zeros(())
+        rows += len(batch)
+    above = counts.sum() - counts.cumsum(0)
+    lowest_bin = int((above <= k * rows).nonzero()[0])
+    last_of_bin = torch.tensor(((lowest_bin + 1) << COARSE_BITS) - 1, dtype=torch.int32)
+    return last_of_bin.view(torch.float32) if lowest_bin else torch.zeros(())

@@ -1,4 +1,4 @@
-"""A learned threshold for every latent."""
+"""JumpReLU: a learned threshold per latent."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,34 +7,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otoscope.sae.sparsifiers.base import Card, Seen, Strength, lowest_level
-
-BANDWIDTH = 0.5
-"""Width of the window around a threshold, as a difference of logarithms, within which it feels a gradient."""
+from otoscope.sae.sparsifiers.base import BatchState, PenaltyController, check_positive, threshold_for_l0
 
 
 class JumpReLU(nn.Module):
-    """Pass a pre-activation on where it exceeds its latent's threshold (Rajamanoharan et al. 2024, arXiv 2407.14435).
+    """Keep pre-activations above their latent's threshold (Rajamanoharan et al. 2024, arXiv 2407.14435).
 
     The step has no useful gradient, so the logarithm of each threshold learns through a rectangular
-    window of width `BANDWIDTH` (straight-through estimator): with `u = log(pre / threshold)`,
-    `d codes / d log threshold = -threshold [|u| < BANDWIDTH / 2] / BANDWIDTH`, whatever the units.
-    The penalty is the number of active latents itself; its weight is steered until rows have `k`.
-    In eval mode one factor, set by `calibrate`, lifts all thresholds so far that unseen rows keep to `k` as well.
+    window of width `bandwidth` (straight-through estimator): with `u = log(pre / threshold)`,
+    `d codes / d log threshold = -threshold [|u| < bandwidth / 2] / bandwidth`, in any units.
+    The penalty is the number of active latents. Its weight starts at `penalty_weight` and is adjusted at
+    `penalty_rate` until rows have `k` on average. In eval mode all thresholds are multiplied by `lift`, calibrated on
+    validation rows so that held-out L0 <= k.
     """
 
     lift: Float[Tensor, ""]
 
-    def __init__(self, k: int, latents: int) -> None:
+    def __init__(
+        self, k: int, latents: int, *, bandwidth: float = 0.5, penalty_weight: float = 1e-2, penalty_rate: float = 0.05
+    ) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.bandwidth = k, check_positive(bandwidth, name="bandwidth")
+        self.penalty_weight, self.penalty_rate = penalty_weight, penalty_rate
         self.register_buffer("lift", torch.ones(()))
         self.log_threshold = nn.Parameter(torch.full((latents,), -2.0))
-        self.strength = Strength(k, start=1e-2)
+        self.strength = PenaltyController(k, start=penalty_weight, rate=penalty_rate)
 
     @torch.no_grad()
-    def start(self, pre: Float[Tensor, "rows latents"]) -> None:
-        """Begin with one threshold for all latents, at which these rows have `k` active latents on average."""
+    def initialise(self, pre: Float[Tensor, "rows latents"]) -> None:
+        """Set one threshold for all latents, at which these rows have `k` active latents on average."""
         share = 1.0 - self.k / pre.shape[-1]
         ranked = pre.flatten().sort().values
         level = ranked[min(int(share * len(ranked)), len(ranked) - 1)]
@@ -44,55 +45,53 @@ class JumpReLU(nn.Module):
         """Return pre-activations above their thresholds, zero elsewhere."""
         if not self.training:
             return torch.where(pre > self.lift * self.log_threshold.exp(), pre, 0.0)
-        return _Jump.apply(pre, self.log_threshold)  # pyright: ignore[reportReturnType]
+        return _Jump.apply(pre, self.log_threshold, self.bandwidth)  # pyright: ignore[reportReturnType]
 
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
-        """Set the factor at which rows, given in parts, have at most `k` active latents on average."""
+        """Set the factor at which rows have at most `k` active latents on average."""
         threshold = self.log_threshold.detach().exp()
-        self.lift.copy_(lowest_level((part / threshold for part in pre), k=self.k))
+        self.lift.copy_(threshold_for_l0((batch / threshold for batch in pre), k=self.k))
 
-    def penalty(self, seen: Seen) -> Float[Tensor, ""]:
+    def penalty(self, batch: BatchState) -> Float[Tensor, ""]:
         """Return `weight * mean number of active latents`."""
-        self.strength.observe(seen.codes)
-        active: Tensor = _Active.apply(seen.pre, self.log_threshold)  # pyright: ignore[reportAssignmentType]
+        self.strength.update(batch.codes)
+        active: Tensor = _Active.apply(batch.pre, self.log_threshold, self.bandwidth)  # pyright: ignore[reportAssignmentType]
         return self.strength.weight * active.sum(dim=-1).mean()
 
-    def card(self) -> Card:
-        """Return the kind and the budget."""
-        return {"kind": "jumprelu", "k": self.k}
 
-
-def _window(pre: Tensor, log_threshold: Tensor) -> Tensor:
-    """Return `[|log(pre / threshold)| < BANDWIDTH / 2] / BANDWIDTH`."""
-    half = BANDWIDTH / 2
+def _window(pre: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
+    """Return `[|log(pre / threshold)| < bandwidth / 2] / bandwidth`."""
+    half = bandwidth / 2
     near = (pre > (log_threshold - half).exp()) & (pre < (log_threshold + half).exp())
-    return near.to(pre.dtype) / BANDWIDTH
+    return near.to(pre.dtype) / bandwidth
 
 
-def _over_rows(values: Tensor) -> Tensor:
+def _sum_over_rows(values: Tensor) -> Tensor:
     return values.sum(dim=tuple(range(values.ndim - 1)))
 
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, log_threshold: Tensor) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, log_threshold)
+        ctx.bandwidth = bandwidth
         return torch.where(pre > log_threshold.exp(), pre, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pre, log_threshold = ctx.saved_tensors
-        slope = -log_threshold.exp() * _window(pre, log_threshold)
-        return torch.where(pre > log_threshold.exp(), grad, 0.0), _over_rows(grad * slope)
+        slope = -log_threshold.exp() * _window(pre, log_threshold, ctx.bandwidth)
+        return torch.where(pre > log_threshold.exp(), grad, 0.0), _sum_over_rows(grad * slope), None
 
 
 class _Active(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, log_threshold: Tensor) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, log_threshold)
+        ctx.bandwidth = bandwidth
         return (pre > log_threshold.exp()).to(pre.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pre, log_threshold = ctx.saved_tensors
-        return None, _over_rows(-grad * _window(pre, log_threshold))
+        return None, _sum_over_rows(-grad * _window(pre, log_threshold, ctx.bandwidth)), None

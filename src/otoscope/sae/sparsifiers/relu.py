@@ -1,36 +1,33 @@
-"""ReLU codes held sparse by an L1 penalty."""
+"""ReLU codes with an L1 penalty."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otoscope.sae.sparsifiers.base import Card, Seen, Strength, lowest_level
+from otoscope.sae.sparsifiers.base import BatchState, PenaltyController, threshold_for_l0
 
 
 class ReLU(nn.Module):
     """Rectify; a penalty on `sum of codes * atom length` keeps codes sparse (Bricken et al. 2023).
 
-    The weight of the penalty is steered until rows have `k` active latents on average.
+    The weight of the penalty starts at `penalty_weight` and is adjusted at `penalty_rate` until rows have `k` active
+    latents on average (see `PenaltyController`).
     """
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, *, penalty_weight: float = 1e-3, penalty_rate: float = 0.05) -> None:
         super().__init__()
-        self.k = k
-        self.strength = Strength(k, start=1e-3)
+        self.k, self.penalty_weight, self.penalty_rate = k, penalty_weight, penalty_rate
+        self.strength = PenaltyController(k, start=penalty_weight, rate=penalty_rate)
 
     def forward(self, pre: Float[Tensor, "*rows latents"]) -> Float[Tensor, "*rows latents"]:
         """Return the positive pre-activations."""
         return pre.relu()
 
-    def start_level(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
-        """Return the level beyond which these rows have `k` pre-activations on average."""
-        return lowest_level([pre], k=self.k)
+    def initial_threshold(self, pre: Float[Tensor, "rows latents"]) -> Float[Tensor, ""]:
+        """Return the threshold above which these rows have `k` pre-activations on average."""
+        return threshold_for_l0([pre], k=self.k)
 
-    def penalty(self, seen: Seen) -> Float[Tensor, ""]:
+    def penalty(self, batch: BatchState) -> Float[Tensor, ""]:
         """Return `weight * mean over rows of sum_i code_i |atom_i|`."""
-        self.strength.observe(seen.codes)
-        lengths = seen.decoder.norm(dim=1)
-        return self.strength.weight * (seen.codes @ lengths).mean()
-
-    def card(self) -> Card:
-        """Return the kind and the budget."""
-        return {"kind": "relu", "k": self.k}
+        self.strength.update(batch.codes)
+        lengths = batch.decoder.norm(dim=1)
+        return self.strength.weight * (batch.codes @ lengths).mean()

@@ -7,7 +7,7 @@ import pytest
 
 from otoscope.config import RunConfig, load_config
 from otoscope.metrics.record import Record, to_table
-from otoscope.pipeline.report import choose_member
+from otoscope.pipeline.explain import choose_member
 from otoscope.pipeline.run import run
 from otoscope.report.results import Results
 from otoscope.runs.training import GridMember, training_grid
@@ -42,15 +42,15 @@ def judged(grid: list[GridMember], score: dict[str, float]) -> pl.DataFrame:
 
 @pytest.mark.parametrize("first", ["default", "bt"])
 def test_the_gallery_shows_the_recipe_and_layer_of_the_charts(first: str) -> None:
-    recipes = {"bt": {"epochs": 2}}
+    presets = {"bt": {"epochs": 2}}
     other = {"default": "bt", "bt": "default"}[first]
-    grid = grid_of(preset=[first, other], recipes=recipes)
+    grid = grid_of(preset=[first, other], presets=presets)
     # the other recipe does best, and yet the charts show the first
     results = judged(grid, {f"{first}1": 0.7, f"{first}3": 0.6, f"{other}1": 0.8, f"{other}3": 0.9})
     member = choose_member(results, grid)
     charts = Results(results)
     assert (member.preset, member.layer, member.sparsity) == (first, 1, 0.9)
-    assert (charts.preset, charts.codes_layer.layer, charts.reference_sparsity) == (first, 1, 0.9)
+    assert (charts.recipe, charts.codes_layer.layer, charts.reference_sparsity) == (first, 1, 0.9)
     assert member.sae_id in set(charts.of("probe_balanced_accuracy", "sae", sparsity=0.9)["sae_id"])
 
 
@@ -66,6 +66,6 @@ def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny
     heard = Heard()
     run(load_config(write_config(tmp_path / "v.yaml", tiny("whisper"), FOLDER)), tmp_path / "run", until="corpus",
         progress=heard)  # fmt: skip
-    (said,) = [line for line in heard.lines if "supports no claim" in line]
+    (said,) = [line for line in heard.lines if "nothing can be claimed" in line]
     assert said.startswith("warning: nothing can be claimed from a test split of 2 clips of 1 group")
     assert "at least 3 groups and about 20 clips are needed" in said

@@ -1,0 +1,91 @@
+"""Charts from Python: each is built from a small results table, and one is drawn as SVG."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vl_convert as vlc
+
+import otoscope
+from otoscope import plot
+from otoscope.artifacts import read_table
+from otoscope.corpus.audio import write_audio
+from otoscope.errors import EvaluationError
+from otoscope.metrics.record import to_table
+from tests.report.claims.test_page import small_study, strict_study, strictly
+from tests.support.finished_run import make_run
+from tests.support.small_runs import Tiny
+
+HELD_OUT = (plot.probe_by_layer, plot.probe_by_sparsity, plot.reconstruction, plot.factors, plot.categories)
+STRICT = (plot.strict_tasks, plot.strict_structure, plot.strict_few_dimensions, plot.strict_layers)
+CLAIMS = (plot.claim_task, plot.claim_dimensions, plot.claim_layers)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plot")
+    return make_run(folder, layers=(1, 3), sae_layers=(1, 3), sizes={"pitch": 3, "formants": 2}, gallery=False)
+
+
+@pytest.mark.parametrize("chart", HELD_OUT)
+def test_held_out_charts_are_drawn_from_folder_table_and_results(chart, folder: Path) -> None:
+    first = chart(folder).to_dict()
+    assert first["title"]
+    assert first["datasets"]
+    if chart not in (plot.factors, plot.categories):  # a table alone does not hold the categories of factors
+        assert chart(read_table(folder / "results.parquet")).to_dict() == first
+        assert chart(otoscope.load_results(folder)).to_dict() == first
+
+
+def test_factors_has_one_panel_per_category(folder: Path) -> None:
+    table = read_table(folder / "results.parquet")
+    titles = [panel["title"] for panel in plot.factors(folder, "effective_latents").to_dict()["concat"]]
+    assert titles == ["pitch (3)", "formants (2)"]
+    named = plot.factors(table, categories={"pitch factor 1": "voice"}).to_dict()["concat"]
+    assert [panel["title"] for panel in named] == ["voice (1)", "other (4)"]
+    with pytest.raises(EvaluationError, match="known: factor_r2"):
+        plot.factors(table, "mse")
+
+
+@pytest.mark.parametrize("chart", STRICT + CLAIMS)
+def test_strict_and_claim_charts_are_drawn_from_a_table(chart) -> None:
+    predicted = strictly("predicted_share", 0.9, "dense", target="common", n=12)
+    assert chart(to_table([*small_study(), *strict_study(), predicted])).to_dict()["datasets"]
+
+
+def test_charts_without_rows_say_what_is_missing(folder: Path) -> None:
+    empty = read_table(folder / "results.parquet").head(0)
+    for chart in (*HELD_OUT, *STRICT, plot.strict_limits):
+        with pytest.raises(EvaluationError, match="hold no rows for"):
+            chart(empty)
+    with pytest.raises(EvaluationError, match="no probe of 'x'"):
+        plot.probe_by_sparsity(folder, label="x")
+
+
+def test_charts_can_be_drawn_as_svg(folder: Path) -> None:
+    svg = vlc.vegalite_to_svg(plot.factors(folder).to_dict())
+    assert svg.startswith("<svg")
+    assert svg.count("aria-roledescription") > 10
+
+
+def test_activation_draws_the_codes_of_one_latent_over_the_clip(tiny: Tiny, tmp_path: Path) -> None:
+    encoder = otoscope.load_encoder(str(tiny("whisper")))
+    time_s = np.arange(16_000) / 16_000
+    wave = (0.3 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
+    width = encoder.layers[1].width
+    sae = otoscope.SparseAutoencoder(width, 32, otoscope.TopK(8))
+    chart = plot.activation(wave, 3, sae=sae, encoder=encoder, layer=1, rate_hz=16_000).to_dict()
+    codes = max(chart["datasets"].values(), key=len)
+    frames = encoder.frames(wave.size)
+    assert [row["start_s"] for row in codes] == frames.start_s.tolist()
+    expected = sae.encode(encoder.encode([wave], [1]).layers[1][0, : len(codes)])[:, 3]
+    assert [row["code"] for row in codes] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert "image" in vlc.vegalite_to_svg(chart)
+    path = tmp_path / "tone.wav"
+    write_audio(path, wave, 16_000)
+    again = plot.activation(path, 3, sae=sae, encoder=encoder, layer=1).to_dict()
+    assert len(max(again["datasets"].values(), key=len)) == len(codes)
+    with pytest.raises(EvaluationError, match="latents 0 to 31"):
+        plot.activation(wave, 32, sae=sae, encoder=encoder, layer=1, rate_hz=16_000)
+    with pytest.raises(EvaluationError, match="rate_hz is missing"):
+        plot.activation(wave, 3, sae=sae, encoder=encoder, layer=1)
