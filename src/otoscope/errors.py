@@ -15,7 +15,7 @@ OtoscopeError
 │   ├── StaleArtifact      made from other inputs than those at hand
 │   ├── IncompleteArtifact begun but never finished
 │   └── StorageFull        no room left on the device
-├── EngineError            workers that did not give back what they were asked for
+├── ExecutorError          workers failed or cannot be reached
 ├── InputError             an array or tensor given to a model has the wrong type, shape or values
 ├── TrainingError          rows or settings that no dictionary can be trained on
 └── EvaluationError        arrays that a metric is not defined for
@@ -85,7 +85,7 @@ class StorageFull(ArtifactError):
     """No room is left on the device that was to hold the artifact."""
 
 
-class EngineError(OtoscopeError):
+class ExecutorError(OtoscopeError):
     """Workers on other processes or machines did not give back what they were asked for."""
 
 

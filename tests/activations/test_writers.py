@@ -13,9 +13,9 @@ from otoscope.activations.sharding import PlannedClip, Sharding
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.worker import ShardTask, WorkerFactory
-from otoscope.errors import AudioError, EngineError
-from otoscope.executors.base import Done, Heard, Lost
-from otoscope.executors.local import Local
+from otoscope.errors import AudioError, ExecutorError
+from otoscope.executors.base import Done, TaskProgress, WorkerLost
+from otoscope.executors.local import LocalExecutor
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import LENGTHS_S, SMALL, steps, store_of
 from tests.support.activations import Toy, contents, corpus_of, write_corpus
@@ -71,30 +71,30 @@ def test_no_decision_rests_on_the_clock(sound: Path, tmp_path: Path):
 
 
 class Dying:
-    """An engine whose workers die as a script says: which task, how often."""
+    """An executor whose workers die as a script says: which task, how often."""
 
-    joins = False
+    in_process = False
 
     def __init__(self, clip_id: str = "", deaths: int = 10**6, shard: int = -1, *, hung: bool = False) -> None:
         self.clip_id, self.deaths, self.shard, self.hung = clip_id, deaths, shard, hung
         self.probed: list[str] = []
 
-    def run(self, start: Any, tasks: Any, *, speaks: bool) -> Any:
-        assert speaks
-        yield from Local().run(start, [])
+    def run(self, start: Any, tasks: Any, *, heartbeat: bool) -> Any:
+        assert heartbeat
+        yield from LocalExecutor().run(start, [])
         for place, task in enumerate(tasks):
             if self._dies(task):
                 self.deaths -= 1
                 yield (
-                    Heard(place, next(iter(start()(task))))
+                    TaskProgress(place, next(iter(start()(task))))
                     if not isinstance(task, PlannedClip)
-                    else Lost(place, "gone", self.hung)
+                    else WorkerLost(place, "gone", self.hung)
                 )
                 if not isinstance(task, PlannedClip):
-                    yield Lost(place, "the process was killed")
+                    yield WorkerLost(place, "the process was killed")
                 continue
             for said in start()(task):
-                yield Heard(place, said)
+                yield TaskProgress(place, said)
             yield Done(place)
 
     def _dies(self, task: Any) -> bool:
@@ -111,25 +111,25 @@ class Dying:
 
 def test_a_shard_that_was_lost_once_is_written_again_and_counted_once(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "unbroken")
-    engine = Dying("clip002.wav", deaths=1)
-    last = steps(corpus_of(sound), tmp_path / "store", engine=engine)[-1]
+    executor = Dying("clip002.wav", deaths=1)
+    last = steps(corpus_of(sound), tmp_path / "store", executor=executor)[-1]
     assert (last.clips, last.sound_s) == (6, pytest.approx(sum(LENGTHS_S)))
-    assert engine.probed == []
+    assert executor.probed == []
     assert contents(tmp_path / "store") == contents(tmp_path / "unbroken")
 
 
 def test_a_clip_that_kills_every_worker_is_set_aside_and_no_other(sound: Path, tmp_path: Path):
-    engine = Dying("clip002.wav")
-    store = store_of(corpus_of(sound), tmp_path / "store", engine=engine)
+    executor = Dying("clip002.wav")
+    store = store_of(corpus_of(sound), tmp_path / "store", executor=executor)
     assert store.set_aside["clip_id"].to_list() == ["clip002.wav"]
     assert store.set_aside["reason"][0].startswith("its worker died 4 times")
     assert len(store.clip_ids) == 5
     with pytest.raises(AudioError, match=r"clip002\.wav: its worker died 4 times"):
-        steps(corpus_of(sound), tmp_path / "strict", engine=Dying("clip002.wav"), strict=True)
+        steps(corpus_of(sound), tmp_path / "strict", executor=Dying("clip002.wav"), strict=True)
 
 
 def test_a_clip_that_hangs_every_worker_is_set_aside_as_such(sound: Path, tmp_path: Path):
-    store = store_of(corpus_of(sound), tmp_path / "store", engine=Dying("clip002.wav", hung=True))
+    store = store_of(corpus_of(sound), tmp_path / "store", executor=Dying("clip002.wav", hung=True))
     assert store.set_aside.rows() == [
         ("clip002.wav", "clip002.wav", "its worker hung 4 times, 2 of them while it was encoded alone")
     ]
@@ -143,8 +143,8 @@ def test_every_window_of_a_long_clip_is_heard_of(tmp_path: Path):
 
 
 def test_workers_that_die_of_no_clip_in_particular_end_the_run_with_a_reason(sound: Path, tmp_path: Path):
-    with pytest.raises(EngineError, match=r"6 workers died on shard 1, and on none of its clips alone \(the process"):
-        steps(corpus_of(sound), tmp_path / "store", engine=Dying(shard=1))
+    with pytest.raises(ExecutorError, match=r"6 workers died on shard 1, and on none of its clips alone \(the process"):
+        steps(corpus_of(sound), tmp_path / "store", executor=Dying(shard=1))
     store = store_of(corpus_of(sound), tmp_path / "store")
     np.testing.assert_allclose(store.pooled(0).shape, (6, Toy().width))
 
@@ -153,12 +153,12 @@ def test_a_worker_on_another_machine_is_sent_what_it_needs(sound: Path, tmp_path
     import pickle
 
     class Sent:
-        joins = False
+        in_process = False
 
         def run(self, start: Any, tasks: Any, **options: Any) -> Any:
             sent = pickle.loads(pickle.dumps((start, list(tasks))))
-            yield from Local().run(*sent, **options)
+            yield from LocalExecutor().run(*sent, **options)
 
     steps(corpus_of(sound), tmp_path / "here")
-    steps(corpus_of(sound), tmp_path / "there", engine=Sent())
+    steps(corpus_of(sound), tmp_path / "there", executor=Sent())
     assert contents(tmp_path / "here") == contents(tmp_path / "there")

@@ -23,13 +23,13 @@ def test_a_cluster_of_two_nodes_outlives_dead_workers_a_dead_node_and_a_deadly_c
     # a task whose worker died is done by another; an error of a task is raised as it is
     assert told["squares"] == [[i, i * i] for i in range(7)]
     assert told["fails"] == "ValueError: a worker's own error"
-    assert told["dies"].startswith("EngineError: the workers of one task died 1 times (")
+    assert told["dies"].startswith("ExecutorError: the workers of one task died 1 times (")
     # a worker that has been silent for too long is ended, and the others go on
     assert told["hangs"] == [
         ["Done", 0],
         ["Done", 2],
-        *(["Heard", n, n] for n in range(3)),
-        ["Lost", 1, "nothing was heard of it for 5 s", True],
+        *(["TaskProgress", n, n] for n in range(3)),
+        ["WorkerLost", 1, "no heartbeat for 5 s", True],
     ]
     # the store is that of one process, byte for byte, and nothing lies beside it
     assert told["lost"] == {"killed": True, "differ": [], "clips": 36, "of": 36}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from otoscope.cli.main import main
-from otoscope.errors import ConfigError, EngineError
-from otoscope.executors.base import Lost, results
-from otoscope.executors.local import Local, find_engine
+from otoscope.errors import ConfigError, ExecutorError
+from otoscope.executors.base import WorkerLost, run_tasks
+from otoscope.executors.local import LocalExecutor, find_executor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,49 +28,49 @@ def test_a_run_on_a_cluster_leaves_the_bytes_of_a_run_here(tmp_path: Path):
     assert not any(told["differ"].values()), told["differ"]
 
 
-def test_engines_are_found_by_name():
-    assert find_engine("local") == Local()
-    with pytest.raises(ConfigError, match=r"no engine 'rya'; did you mean ray\? Known: local, ray; ray://HOST:PORT"):
-        find_engine("rya")
+def test_find_executor_by_name():
+    assert find_executor("local") == LocalExecutor()
+    with pytest.raises(ConfigError, match=r"no executor 'rya'; did you mean ray\? Known: local, ray; ray://HOST:PORT"):
+        find_executor("rya")
 
 
-def test_a_cluster_that_is_not_there_is_one_clear_error():
+def test_find_executor_checks_the_options_of_ray():
     ray = pytest.importorskip("otoscope.executors.ray", reason="Ray is not installed (extra `ray`)")
-    assert find_engine("ray://host:6379") == ray.RayEngine("host:6379")
-    assert find_engine("ray?silence_s=60") == ray.RayEngine(silence_s=60.0)
-    with pytest.raises(ConfigError, match="'silence=1' is no setting; allowed: silence_s=SECONDS"):
-        find_engine("ray://host:6379?silence=1")
+    assert find_executor("ray://host:6379") == ray.RayExecutor("host:6379")
+    assert find_executor("ray?silence_s=60") == ray.RayExecutor(silence_s=60.0)
+    with pytest.raises(ConfigError, match="unknown option 'silence=1'; allowed: silence_s=SECONDS"):
+        find_executor("ray://host:6379?silence=1")
     with pytest.raises(ConfigError, match=r"silence_s is 0.0; it must be above 0"):
-        find_engine("ray?silence_s=0")
+        find_executor("ray?silence_s=0")
 
 
-def test_an_unknown_engine_is_told_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_unknown_executor_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "my.yaml").write_text("corpus: {kind: synth}\n")
     with pytest.raises(SystemExit) as ended:
-        main(["extract", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "run"), "--engine", "rayy://x"])
+        main(["extract", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "run"), "--executor", "rayy://x"])
     assert ended.value.code == 1
-    assert "no engine 'rayy://x'; did you mean ray?" in capsys.readouterr().err
+    assert "no executor 'rayy://x'; did you mean ray?" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 class Flaky:
-    """An engine that loses each task as often as it is told to."""
+    """An executor that loses a task `losses` times."""
 
-    joins = False
+    in_process = False
 
     def __init__(self, losses: int) -> None:
         self.losses = losses
 
     def run(self, start, tasks):
-        for event in Local().run(start, tasks):
+        for event in LocalExecutor().run(start, tasks):
             if self.losses:
                 self.losses -= 1
-                yield Lost(event.task, "the node went away")
+                yield WorkerLost(event.task, "the node went away")
                 return
             yield event
 
 
-def test_lost_tasks_are_tried_again_and_given_up_in_the_end():
-    assert list(results(Flaky(2), lambda: abs, [-3])) == [(0, 3)]
-    with pytest.raises(EngineError, match=r"the workers of one task died 4 times \(the node went away\)"):
-        list(results(Flaky(9), lambda: abs, [-3]))
+def test_run_tasks_retries_lost_tasks_up_to_a_limit():
+    assert list(run_tasks(Flaky(2), lambda: abs, [-3])) == [(0, 3)]
+    with pytest.raises(ExecutorError, match=r"the workers of one task died 4 times \(the node went away\)"):
+        list(run_tasks(Flaky(9), lambda: abs, [-3]))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from otoscope.config import load_config
-from otoscope.executors.base import Engine
-from otoscope.executors.local import Local
+from otoscope.executors.base import Executor
+from otoscope.executors.local import LocalExecutor
 from otoscope.pipeline.run import run
 from tests.support.small_runs import FOLDER, write_config, write_voices
 from tests.support.tiny import write_tiny_checkpoint
@@ -22,16 +22,16 @@ def files(folder: Path, pattern: str) -> dict[str, bytes]:
 
 
 def both_ways(folder: Path, sections: dict[str, Any]) -> dict[str, Any]:
-    from otoscope.executors.ray import RayEngine
+    from otoscope.executors.ray import RayExecutor
 
     write_voices(folder / "voices", takes=2)
     model = write_tiny_checkpoint("hubert", folder / "model")
     config = load_config(write_config(folder / "small.yaml", model, FOLDER, **sections))
-    engines: dict[str, Engine] = {"here": Local(), "there": RayEngine(workers=2)}
+    executors: dict[str, Executor] = {"here": LocalExecutor(), "there": RayExecutor(workers=2)}
     seconds: dict[str, float] = {}
-    for name, engine in engines.items():
+    for name, executor in executors.items():
         start_s = time.monotonic()
-        run(config, folder / name, until="evaluate", executor=engine)
+        run(config, folder / name, until="evaluate", executor=executor)
         seconds[name] = round(time.monotonic() - start_s, 1)
     differ: dict[str, list[str]] = {}
     for pattern in ("activations/**/*", "saes/*/sae.safetensors", "factors.parquet", "results.parquet"):

@@ -19,9 +19,9 @@ from otoscope.activations.extract import iter_extract
 from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoded
-from otoscope.errors import EngineError
-from otoscope.executors.base import results
-from otoscope.executors.local import Local
+from otoscope.errors import ExecutorError
+from otoscope.executors.base import run_tasks
+from otoscope.executors.local import LocalExecutor
 from tests.support.activations import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 DEADLY = 0.9
@@ -81,7 +81,7 @@ def two_nodes() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def run(root: Path, folder: Path, engine: Any, encoder: Toy, **options: Any) -> Iterator[Any]:
+def run(root: Path, folder: Path, executor: Any, encoder: Toy, **options: Any) -> Iterator[Any]:
     return iter_extract(
         corpus_of(root),
         encoder,
@@ -90,25 +90,25 @@ def run(root: Path, folder: Path, engine: Any, encoder: Toy, **options: Any) -> 
         batch_s=1.0,
         sharding=Sharding(shard_clips=6, window_s=1.0),
         threads=1,
-        engine=engine,
+        executor=executor,
         **options,
     )
 
 
-def lose_a_node(root: Path, folder: Path, engine: Any, cluster: Any, node: Any) -> dict[str, Any]:
+def lose_a_node(root: Path, folder: Path, executor: Any, cluster: Any, node: Any) -> dict[str, Any]:
     """Kill one of two nodes once both have told of a batch; the run must end by itself with the local bytes."""
     meeting = folder / "meeting"
     meeting.mkdir()
     heard: set[int] = set()
     last = None
-    for last in run(root, folder / "two", engine, Meeting(meeting=str(meeting))):
+    for last in run(root, folder / "two", executor, Meeting(meeting=str(meeting))):
         if last.clips_new:
             heard.add(last.shard)
         if len(heard) >= 2 and not (meeting / "sign").exists():
             cluster.remove_node(node, allow_graceful=False)
             (meeting / "sign").touch()
     killed = (meeting / "sign").exists()
-    for _ in run(root, folder / "one", Local(), Toy()):
+    for _ in run(root, folder / "one", LocalExecutor(), Toy()):
         pass
     assert last is not None
     one, two = contents(folder / "one"), contents(folder / "two")
@@ -116,8 +116,8 @@ def lose_a_node(root: Path, folder: Path, engine: Any, cluster: Any, node: Any) 
     return {"killed": killed, "differ": differ, "clips": last.clips, "of": last.clips_total}
 
 
-def meet_a_deadly_clip(root: Path, folder: Path, engine: Any) -> dict[str, Any]:
-    for _ in run(root, folder / "deadly", engine, Deadly(), max_set_aside=0.5):
+def meet_a_deadly_clip(root: Path, folder: Path, executor: Any) -> dict[str, Any]:
+    for _ in run(root, folder / "deadly", executor, Deadly(), max_set_aside=0.5):
         pass
     store = ActivationStore.open(folder / "deadly", verify=True)
     return {"aside": store.set_aside.rows(), "clips": store.clip_ids}
@@ -147,7 +147,7 @@ def fails() -> Callable[[int], int]:
 
 
 def sleeps() -> Callable[[int], Iterator[int]]:
-    """A worker that speaks and then hangs at one number."""
+    """A worker that yields and then hangs at one number."""
 
     def sleep(n: int) -> Iterator[int]:
         yield n
@@ -158,16 +158,16 @@ def sleeps() -> Callable[[int], Iterator[int]]:
 
 
 def hang(address: str) -> list[list[Any]]:
-    from otoscope.executors.ray import RayEngine
+    from otoscope.executors.ray import RayExecutor
 
-    engine = RayEngine(address, silence_s=5.0)
-    return sorted([type(e).__name__, *vars(e).values()] for e in engine.run(sleeps, [0, 1, 2], speaks=True))
+    executor = RayExecutor(address, silence_s=5.0)
+    return sorted([type(e).__name__, *vars(e).values()] for e in executor.run(sleeps, [0, 1, 2], heartbeat=True))
 
 
 def told_by(work: Callable[[], object]) -> str:
     try:
         work()
-    except (EngineError, ValueError) as error:
+    except (ExecutorError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -176,7 +176,7 @@ def break_it(folder: Path) -> dict[str, Any]:
     from functools import partial
 
     from otoscope.corpus.audio import write_audio
-    from otoscope.executors.ray import RayEngine
+    from otoscope.executors.ray import RayExecutor
 
     write_corpus(folder / "sound", [0.3 + 0.02 * i for i in range(36)])
     write_corpus(folder / "bad", [0.3] * 8)
@@ -192,14 +192,14 @@ def break_it(folder: Path) -> dict[str, Any]:
         seconds[name] = round(time.monotonic() - start_s, 1)
 
     with two_nodes() as (cluster, nodes):
-        engine = RayEngine(cluster.address)
+        executor = RayExecutor(cluster.address)
         tasks = list(range(7))
-        timed("squares", lambda: sorted(results(engine, partial(squares, 3, folder / "sign"), tasks)))
-        timed("fails", lambda: told_by(lambda: list(results(engine, fails, [1]))))
+        timed("squares", lambda: sorted(run_tasks(executor, partial(squares, 3, folder / "sign"), tasks)))
+        timed("fails", lambda: told_by(lambda: list(run_tasks(executor, fails, [1]))))
         timed("hangs", lambda: hang(cluster.address))
-        timed("deadly", lambda: meet_a_deadly_clip(folder / "bad", folder, engine))
-        timed("lost", lambda: lose_a_node(folder / "sound", folder, engine, cluster, nodes[1]))
-        timed("dies", lambda: told_by(lambda: list(results(engine, always_dies, [1], tries=1))))
+        timed("deadly", lambda: meet_a_deadly_clip(folder / "bad", folder, executor))
+        timed("lost", lambda: lose_a_node(folder / "sound", folder, executor, cluster, nodes[1]))
+        timed("dies", lambda: told_by(lambda: list(run_tasks(executor, always_dies, [1], tries=1))))
     return found
 
 

@@ -12,32 +12,32 @@ from otoscope.activations.plan import ExtractionPlan
 from otoscope.activations.progress import ExtractionProgress, ProgressCounter
 from otoscope.activations.sharding import PlannedClip
 from otoscope.activations.worker import ProbeWorker, ShardTask, Step, WorkerFactory
-from otoscope.errors import AudioError, EngineError
-from otoscope.executors.base import TRIES, Done, Engine, Heard, Lost
+from otoscope.errors import AudioError, ExecutorError
+from otoscope.executors.base import MAX_WORKER_DEATHS, Done, Executor, TaskProgress, WorkerLost
 
 SUSPECT = 2
 """Workers that may die on a shard before its clips are tried one by one, and on a clip alone before it is set aside."""
 
 
 def write_shards(
-    engine: Engine, about: WorkerFactory, settled: ExtractionPlan, missing: Sequence[int], tally: ProgressCounter
+    executor: Executor, about: WorkerFactory, settled: ExtractionPlan, missing: Sequence[int], tally: ProgressCounter
 ) -> Generator[ExtractionProgress]:
     """Have shards written; yield after every batch that is heard of.
 
-    Raises `EngineError` when workers die on a shard again and again and on none of its clips.
+    Raises `ExecutorError` when workers die on a shard again and again and on none of its clips.
     """
     deaths: Counter[int] = Counter()
     doomed: dict[str, str] = {}
     left = list(missing)
     while left:
         tasks = [_task(settled, shard, doomed) for shard in left]
-        groups = [tasks] if engine.joins else [[task] for task in tasks]
+        groups = [tasks] if executor.in_process else [[task] for task in tasks]
         lost: list[int] = []
         steps: dict[int, list[Step]] = {}
-        for event in engine.run(about, groups, speaks=True):
-            if isinstance(event, Heard):
-                steps.setdefault(event.task, []).append(event.said)
-                yield _count(tally, event.said)
+        for event in executor.run(about, groups, heartbeat=True):
+            if isinstance(event, TaskProgress):
+                steps.setdefault(event.task, []).append(event.value)
+                yield _count(tally, event.value)
             elif isinstance(event, Done):
                 steps.pop(event.task, None)
             else:
@@ -48,7 +48,7 @@ def write_shards(
                 _give_up(deaths, shards, event)
         for shard in lost:
             if deaths[shard] == SUSPECT:
-                doomed |= _guilty(engine, about, settled.plan[shard])
+                doomed |= _guilty(executor, about, settled.plan[shard])
         left = lost
 
 
@@ -81,21 +81,21 @@ def _take_back(tally: ProgressCounter, steps: Sequence[Step]) -> Iterator[Extrac
         yield tally.progress(shard=step.shard, clips_new=-step.clips)
 
 
-def _give_up(deaths: Counter[int], shards: Sequence[int], event: Lost) -> None:
+def _give_up(deaths: Counter[int], shards: Sequence[int], event: WorkerLost) -> None:
     worst = max(shards, key=lambda shard: deaths[shard])
-    if deaths[worst] >= SUSPECT + TRIES:
-        raise EngineError(
+    if deaths[worst] >= SUSPECT + MAX_WORKER_DEATHS:
+        raise ExecutorError(
             f"{deaths[worst]} workers died on shard {worst}, and on none of its clips alone ({event.reason}); "
             "give workers more memory, or write smaller shards"
         )
 
 
-def _guilty(engine: Engine, about: WorkerFactory, clips: Sequence[PlannedClip]) -> dict[str, str]:
+def _guilty(executor: Executor, about: WorkerFactory, clips: Sequence[PlannedClip]) -> dict[str, str]:
     """Return the clips that workers die of, with the reason that is kept; with `strict`, raise `AudioError`."""
     suspects = [(clip, "") for clip in clips]
     for _ in range(SUSPECT):
-        tried = engine.run(ProbeWorker(about), [clip for clip, _ in suspects], speaks=True)
-        suspects = [(suspects[e.task][0], "hung" if e.hung else "died") for e in tried if isinstance(e, Lost)]
+        tried = executor.run(ProbeWorker(about), [clip for clip, _ in suspects], heartbeat=True)
+        suspects = [(suspects[e.task][0], "hung" if e.hung else "died") for e in tried if isinstance(e, WorkerLost)]
     reasons = {
         clip.clip_id: f"its worker {what} {2 * SUSPECT} times, {SUSPECT} of them while it was encoded alone"
         for clip, what in suspects

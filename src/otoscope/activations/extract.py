@@ -23,8 +23,8 @@ from otoscope.activations.worker import WorkerFactory
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError
-from otoscope.executors.base import Engine
-from otoscope.executors.local import Local
+from otoscope.executors.base import Executor
+from otoscope.executors.local import LocalExecutor
 from otoscope.formatting import count
 
 
@@ -41,7 +41,7 @@ class ExtractOptions(TypedDict, total=False):
     verify: bool
     threads: int
     max_set_aside: float
-    engine: Engine | None
+    executor: Executor | None
     load: Callable[[], Encoder] | None
 
 
@@ -89,7 +89,7 @@ def iter_extract(
     verify: bool = False,
     threads: int = 2,
     max_set_aside: float = 0.2,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
     load: Callable[[], Encoder] | None = None,
 ) -> Iterator[ExtractionProgress]:
     """Write the store of a corpus, a shard at a time, and yield after every batch.
@@ -115,14 +115,14 @@ def iter_extract(
         verify: check the SHA-256 of shards that are already there.
         threads: threads that decode and resample ahead of the encoder.
         max_set_aside: share of the clips that may be unusable before the run stops.
-        engine: who encodes; this process when left out. Workers write their own shards, this process the manifest.
+        executor: who encodes; this process when left out. Workers write their own shards, this process the manifest.
         load: how a worker loads the model; when left out it is sent the encoder itself.
 
     Raises:
         StaleArtifact: the folder holds a store of something else; the message says what differs.
         StorageFull: no room is left; what is whole stays, and the same call goes on later.
         CorpusError: too many clips are unusable, or with `strict` the first one is.
-        EngineError: workers died again and again, and no clip was found that they die of.
+        ExecutorError: workers died again and again, and no clip was found that they die of.
     """
     sharding = sharding or Sharding()
     card = store_spec(
@@ -171,9 +171,9 @@ def iter_extract(
         if missing and current:
             home.remove(MANIFEST)
         if missing or not current or damaged or not has_tables(home):
-            engine = engine or Local()
-            yield from write_shards(engine, about, settled, missing, tally)
-            if not engine.joins:
+            executor = executor or LocalExecutor()
+            yield from write_shards(executor, about, settled, missing, tally)
+            if not executor.in_process:
                 clear(home)  # what workers that died left
             written = {shard: read_card(home, shard_card_path(shard)) for shard in missing}
             commit_store(home, settled.card, settled.keys, {**settled.kept, **whole, **written})

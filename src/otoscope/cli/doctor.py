@@ -23,7 +23,7 @@ EXTRAS = {
 """Packages that most runs want, the extra that installs each, and what for; to lack one is a problem."""
 
 OPTIONAL = {
-    "ray": ("ray", "work on a cluster: `--engine ray`"),
+    "ray": ("ray", "work on a cluster: `--executor ray`"),
     "s3fs": ("s3", "activations in a bucket: `extract.store: s3://...`"),
     "tensorboard": ("log", "training curves in TensorBoard"),
 }

@@ -20,8 +20,8 @@ Set = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first clip that cannot be used")]
-Engine = Annotated[
-    str, typer.Option("--engine", help="who does the work: local, ray, or ray://HOST:PORT of a cluster's head")
+Executor = Annotated[
+    str, typer.Option("--executor", help="where work runs: local, ray, or ray://HOST:PORT of a cluster's head")
 ]
 Json = Annotated[bool, typer.Option("--json", help="end with one JSON line on standard output")]
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _demo(out: DemoOut = None, override: Set = None, as_json: Json = False) -> None:
-    _go(DEMO, out=out, overrides=override, until="report", strict=False, engine="local", as_json=as_json)
+    _go(DEMO, out=out, overrides=override, until="report", strict=False, executor="local", as_json=as_json)
 
 
 def _run(
@@ -59,10 +59,10 @@ def _run(
     out: Out = None,
     override: Set = None,
     strict: Strict = False,
-    engine: Engine = "local",
+    executor: Executor = "local",
     as_json: Json = False,
 ) -> None:
-    _go(config, out=out, overrides=override, until="report", strict=strict, engine=engine, as_json=as_json)
+    _go(config, out=out, overrides=override, until="report", strict=strict, executor=executor, as_json=as_json)
 
 
 def _stage_command(until: str):
@@ -71,10 +71,10 @@ def _stage_command(until: str):
         out: Out = None,
         override: Set = None,
         strict: Strict = False,
-        engine: Engine = "local",
+        executor: Executor = "local",
         as_json: Json = False,
     ) -> None:
-        _go(config, out=out, overrides=override, until=until, strict=strict, engine=engine, as_json=as_json)
+        _go(config, out=out, overrides=override, until=until, strict=strict, executor=executor, as_json=as_json)
 
     return command
 
@@ -86,12 +86,12 @@ def _go(
     overrides: list[str] | None,
     until: str,
     strict: bool,
-    engine: str,
+    executor: str,
     as_json: bool,
 ) -> None:
     from otoscope.cli.summary import print_summary  # here, so that --help does not wait for torch
     from otoscope.config import load_config
-    from otoscope.executors.local import find_engine
+    from otoscope.executors.local import find_executor
     from otoscope.pipeline.run import run
     from otoscope.runs.folder import RunFolder
 
@@ -101,7 +101,7 @@ def _go(
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
     bars = TerminalProgress()
-    summary = run(config, folder, until=until, fail_fast=strict, progress=bars, executor=find_engine(engine))
+    summary = run(config, folder, until=until, fail_fast=strict, progress=bars, executor=find_executor(executor))
     if as_json:
         print(json.dumps(summary.as_json()))
     else:

@@ -1,99 +1,107 @@
-"""What every engine offers."""
+"""Executor protocol, its events, and retries."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from otoscope.errors import EngineError
+from otoscope.errors import ExecutorError
 
 Task = TypeVar("Task")
-Said = TypeVar("Said")
+Message = TypeVar("Message")
 Result = TypeVar("Result")
 
-TRIES = 4
-"""Workers that may die on one task before it is given up."""
+MAX_WORKER_DEATHS = 4
+"""Number of workers that may die on one task before the run fails."""
 
 
 @dataclass(frozen=True)
-class Heard(Generic[Said]):
-    """What a task said on its way; `task` is its place among the tasks."""
+class TaskProgress(Generic[Message]):
+    """A value that a running task yielded; `task` is its index among the tasks."""
 
     task: int
-    said: Said
+    value: Message
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task has ended well."""
+    """End of a task without an error."""
 
     task: int
 
 
 @dataclass(frozen=True)
-class Lost:
-    """The worker of a task died, or hung and was ended; what it did is not known, and nothing of it counts."""
+class WorkerLost:
+    """Death of a task's worker, or the end of a hung worker (`hung`); results of this attempt are void."""
 
     task: int
     reason: str
     hung: bool = False
 
 
-class Engine(Protocol):
-    """Runs tasks."""
+class Executor(Protocol):
+    """Runs tasks in workers."""
 
     @property
-    def joins(self) -> bool:
-        """Whether one worker does everything in order, so that tasks are better given to it as one."""
+    def in_process(self) -> bool:
+        """True if a single worker runs all tasks in order, so that batching them into one task costs nothing."""
         ...
 
     def run(
-        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task], *, speaks: bool = False
-    ) -> Generator[Heard[Said] | Done | Lost]:
-        """Let every worker `start` once and then do tasks; yield what is heard, and how each task ended.
+        self,
+        start: Callable[[], Callable[[Task], Iterator[Message]]],
+        tasks: Sequence[Task],
+        *,
+        heartbeat: bool = False,
+    ) -> Generator[TaskProgress[Message] | Done | WorkerLost]:
+        """Call `start` once per worker, run the tasks with its result, and yield their events.
 
-        A lost task is not tried again: whoever asked decides. An exception of a task is raised here. Other processes
-        are sent `start` and the tasks, so both must be picklable. Tasks that speak say something every few minutes at
-        the latest: of such an engine may tell that a worker hangs.
+        A lost task is not retried; the caller decides. An exception in a task is raised here. `start` and the tasks
+        are sent to other processes and must be picklable. Tasks with `heartbeat=True` must yield regularly (every few
+        minutes), so that hung workers can be detected.
         """
         ...
 
 
-def results(
-    engine: Engine, start: Callable[[], Callable[[Task], Result]], tasks: Sequence[Task], *, tries: int = TRIES
+def run_tasks(
+    executor: Executor,
+    start: Callable[[], Callable[[Task], Result]],
+    tasks: Sequence[Task],
+    *,
+    tries: int = MAX_WORKER_DEATHS,
 ) -> Generator[tuple[int, Result]]:
-    """Yield each task's place and its only result as they come; a task whose worker died is tried again.
+    """Yield the index and the result of each task as it completes; retry a task whose worker died.
 
-    Raises `EngineError` when its workers died `tries` times.
+    Raises `ExecutorError` after `tries` worker deaths on one task.
 
-    >>> from otoscope.executors.local import Local
-    >>> list(results(Local(), lambda: abs, [-1, 2]))
+    >>> from otoscope.executors.local import LocalExecutor
+    >>> list(run_tasks(LocalExecutor(), lambda: abs, [-1, 2]))
     [(0, 1), (1, 2)]
     """
-    left, lost = list(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0)
-    while left:
-        again: list[int] = []
-        for event in engine.run(_Once(start), [tasks[place] for place in left]):
-            place = left[event.task]
-            if isinstance(event, Heard):
-                yield place, event.said
-            elif isinstance(event, Lost):
-                lost[place] += 1
-                if lost[place] >= tries:
-                    raise EngineError(f"the workers of one task died {tries} times ({event.reason}); see their logs")
-                again.append(place)
-        left = again
+    pending, deaths = list(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0)
+    while pending:
+        retry: list[int] = []
+        for event in executor.run(_SingleResult(start), [tasks[index] for index in pending]):
+            index = pending[event.task]
+            if isinstance(event, TaskProgress):
+                yield index, event.value
+            elif isinstance(event, WorkerLost):
+                deaths[index] += 1
+                if deaths[index] >= tries:
+                    raise ExecutorError(f"the workers of one task died {tries} times ({event.reason}); see their logs")
+                retry.append(index)
+        pending = retry
 
 
 @dataclass(frozen=True)
-class _Once(Generic[Task, Result]):
-    """A worker of functions in place of generators."""
+class _SingleResult(Generic[Task, Result]):
+    """Adapter from a function per task to a generator per task."""
 
     start: Callable[[], Callable[[Task], Result]]
 
     def __call__(self) -> Callable[[Task], Iterator[Result]]:
         work = self.start()
 
-        def once(task: Task) -> Iterator[Result]:
+        def run_once(task: Task) -> Iterator[Result]:
             yield work(task)
 
-        return once
+        return run_once

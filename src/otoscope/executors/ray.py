@@ -1,11 +1,11 @@
-"""Work done by actors on the machines of a Ray cluster.
+"""Executor on the machines of a Ray cluster.
 
-Each actor is one process that starts once (it loads the model, say) and then does one task at a time. The cluster says
-how many there can be: one a GPU where it has GPUs, else one a processor. Actors and nodes may die at any moment: the
-task is then lost, the others go on, and what the dead left half done is for whoever asked to judge.
+Each actor is one process that starts once (loading the model, for example) and then runs one task at a time. The
+cluster sets the number of actors: one per GPU if it has GPUs, else one per CPU. Actors and nodes may die at any time.
+The task is then lost, the others continue, and the caller handles partial results.
 
-A task is lost when Ray says that its process or its node is gone, and when it ought to speak and has been silent for
-`silence_s` by this process's own clock: its worker hangs and is ended. What machines take the time to be never counts.
+A task is lost if Ray reports that its process or its node is gone, or if a task with a heartbeat has been silent for
+`silence_s` on this process's clock. Clocks of other machines are not used.
 """
 
 import logging
@@ -18,29 +18,29 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from otoscope.errors import ConfigError, EngineError, MissingExtra
-from otoscope.executors.base import Done, Heard, Lost, Said, Task
+from otoscope.errors import ConfigError, ExecutorError, MissingExtra
+from otoscope.executors.base import Done, Message, Task, TaskProgress, WorkerLost
 
 try:
     ray: Any = import_module("ray")
 except ImportError as error:
-    raise MissingExtra('the engine ray needs Ray; pip install "otoscope[ray]"') from error
+    raise MissingExtra('the ray executor needs Ray; pip install "otoscope[ray]"') from error
 
 RayError, RayTaskError = ray.exceptions.RayError, ray.exceptions.RayTaskError
 
 POLL_S = 2.0
-"""How often the cluster is asked for room, where nothing is heard meanwhile."""
+"""Interval between checks of the cluster's capacity while no event arrives."""
 
 SILENCE_S = 1800.0
-"""A worker hangs that has said nothing for so long: sixty times what a batch of thirty seconds takes in real time."""
+"""Silence after which a worker counts as hung: sixty times the real-time duration of a batch of thirty seconds."""
 
 
 @dataclass(frozen=True)
-class RayEngine:
-    """Workers on a Ray cluster: the one at `address` (`HOST:PORT` of its head), else that of RAY_ADDRESS, else here.
+class RayExecutor:
+    """Runs tasks on the Ray cluster at `address` (`HOST:PORT` of its head), else that of RAY_ADDRESS, else a local one.
 
-    The process that runs the stage must be on a machine of the cluster. `workers` bounds the number of actors;
-    `silence_s` is how long a task that speaks may be silent once its worker has loaded the model.
+    The calling process must run on a machine of the cluster. `workers` limits the number of actors; `silence_s` is the
+    maximum silence of a task with a heartbeat after its worker has loaded the model.
     """
 
     address: str | None = None
@@ -53,135 +53,139 @@ class RayEngine:
             raise ConfigError(f"silence_s is {self.silence_s}; it must be above 0")
 
     @property
-    def joins(self) -> bool:
-        """Tasks are handed out one by one."""
+    def in_process(self) -> bool:
+        """False: tasks are assigned one by one."""
         return False
 
     def run(
-        self, start: Callable[[], Callable[[Task], Iterator[Said]]], tasks: Sequence[Task], *, speaks: bool = False
-    ) -> Generator[Heard[Said] | Done | Lost]:
-        """Hand out tasks in order, to as many actors as the cluster has room for."""
+        self,
+        start: Callable[[], Callable[[Task], Iterator[Message]]],
+        tasks: Sequence[Task],
+        *,
+        heartbeat: bool = False,
+    ) -> Generator[TaskProgress[Message] | Done | WorkerLost]:
+        """Assign tasks in order to as many actors as the cluster can run."""
         self._connect()
         pool = _Pool(
-            ray.put(start), self._options(), list(enumerate(tasks)), silence_s=self.silence_s if speaks else math.inf
+            ray.put(start), self._options(), list(enumerate(tasks)), silence_s=self.silence_s if heartbeat else math.inf
         )
         try:
             while pool.busy or pool.waiting:
-                pool.fill(self._room())
-                yield from pool.hear()
-                yield from pool.give_up()
+                pool.assign(self._capacity())
+                yield from pool.poll()
+                yield from pool.end_hung()
         finally:
             pool.end()
 
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        # workers of a laptop's own cluster need no accelerator variables changed behind their back
+        # keep Ray from changing accelerator variables of local workers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # by itself Ray would join any cluster that happens to run on this machine
+        # without an address Ray would join any cluster running on this machine
         where = self.address or os.environ.get("RAY_ADDRESS") or "local"
         try:
             ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(f"no Ray cluster at {where} ({' '.join(str(error).split())[:200]})") from error
+            raise ExecutorError(f"no Ray cluster at {where} ({' '.join(str(error).split())[:200]})") from error
 
     def _options(self) -> dict[str, Any]:
         gpus = ray.cluster_resources().get("GPU", 0.0)
         return {"num_cpus": self.cpus, "num_gpus": 1 if gpus else 0, "max_restarts": 0, "max_task_retries": 0}
 
-    def _room(self) -> int:
-        """Return how many actors the machines that are alive can hold."""
+    def _capacity(self) -> int:
+        """Return the number of actors that the live machines can run."""
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = sum(int(has.get("GPU", 0.0)) for has in alive)
-        room = gpus or sum(math.floor(has.get("CPU", 0.0) / self.cpus) for has in alive)
-        return room if self.workers is None else min(room, self.workers)
+        capacity = gpus or sum(math.floor(has.get("CPU", 0.0) / self.cpus) for has in alive)
+        return capacity if self.workers is None else min(capacity, self.workers)
 
 
 class _Worker:
-    """The process behind an actor."""
+    """Process of an actor."""
 
     def __init__(self, start: Callable[[], Callable[[Any], Iterator[Any]]]) -> None:
         self._work = start()
 
     def do(self, task: Any) -> Iterator[Any]:
-        yield _BEGUN
+        yield _STARTED
         yield from self._work(task)
 
 
-_BEGUN = "begun"
-"""What a worker says first of a task: it has loaded its model, and was not waiting for a machine any more."""
+_STARTED = "started"
+"""First event of a task: the worker has a machine and has loaded its model."""
 
 
 @dataclass
-class _Given:
-    """A task that an actor is at; `heard_s` is when it spoke last, None before it began."""
+class _RunningTask:
+    """A task on an actor; `last_event_s` is the time of its last event, None before it started."""
 
-    place: int
+    index: int
     actor: Any
-    heard_s: float | None = None
+    last_event_s: float | None = None
 
 
 @dataclass
 class _Pool:
-    """Actors, the tasks that they are at, and the tasks that wait."""
+    """Actors, running tasks and waiting tasks."""
 
     start: Any
     options: dict[str, Any]
     waiting: list[tuple[int, Any]]
     silence_s: float
     free: list[Any] = field(default_factory=list[Any])
-    busy: dict[Any, _Given] = field(default_factory=dict[Any, _Given])
-    """By what is heard from it."""
+    busy: dict[Any, _RunningTask] = field(default_factory=dict[Any, _RunningTask])
+    """Running tasks by their stream of events."""
 
-    def fill(self, room: int) -> None:
-        """Give each waiting task an actor while there is room."""
-        while self.waiting and (self.free or len(self.busy) < max(room, 1)):
+    def assign(self, capacity: int) -> None:
+        """Assign waiting tasks to actors, up to the capacity."""
+        while self.waiting and (self.free or len(self.busy) < max(capacity, 1)):
             if not self.free:
                 self.free.append(ray.remote(_Worker).options(**self.options).remote(self.start))
             actor = self.free.pop()
-            place, task = self.waiting.pop(0)
-            heard = actor.do.options(num_returns="streaming").remote(task)
-            self.busy[heard] = _Given(place, actor)
+            index, task = self.waiting.pop(0)
+            stream = actor.do.options(num_returns="streaming").remote(task)
+            self.busy[stream] = _RunningTask(index, actor)
 
-    def hear(self) -> Iterator[Heard[Any] | Done | Lost]:
-        """Wait for news of any task, and tell all that there is."""
+    def poll(self) -> Iterator[TaskProgress[Any] | Done | WorkerLost]:
+        """Wait for events and yield them."""
         ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=POLL_S, fetch_local=False)
-        for heard in ready:
-            given = self.busy[heard]
+        for stream in ready:
+            running = self.busy[stream]
             try:
-                said = ray.get(next(heard))
+                value = ray.get(next(stream))
             except StopIteration:
-                del self.busy[heard]
-                self.free.append(given.actor)
-                yield Done(given.place)
+                del self.busy[stream]
+                self.free.append(running.actor)
+                yield Done(running.index)
             except RayTaskError as error:
                 if isinstance(error.cause, Exception):
                     raise error.cause from error
-                raise EngineError(f"a task failed on its worker: {' '.join(str(error).split())[-300:]}") from error
+                raise ExecutorError(f"a task failed on its worker: {' '.join(str(error).split())[-300:]}") from error
             except RayError as error:
-                del self.busy[heard]
-                _kill(given.actor)
-                yield Lost(given.place, " ".join(str(error).split())[:200])
+                del self.busy[stream]
+                _kill(running.actor)
+                yield WorkerLost(running.index, " ".join(str(error).split())[:200])
             else:
-                begins, given.heard_s = given.heard_s is None, time.monotonic()
-                if not begins:
-                    yield Heard(given.place, said)
+                starting, running.last_event_s = running.last_event_s is None, time.monotonic()
+                if not starting:
+                    yield TaskProgress(running.index, value)
 
-    def give_up(self) -> Iterator[Lost]:
-        """End the actors that have been silent for too long, where nothing that they said waits to be heard."""
+    def end_hung(self) -> Iterator[WorkerLost]:
+        """End actors that exceeded the allowed silence and have no unread event."""
         now_s = time.monotonic()
-        for heard, given in list(self.busy.items()):
-            if given.heard_s is None or now_s - given.heard_s <= self.silence_s:
+        for stream, running in list(self.busy.items()):
+            if running.last_event_s is None or now_s - running.last_event_s <= self.silence_s:
                 continue
-            if ray.wait([heard], timeout=0, fetch_local=False)[0]:
+            if ray.wait([stream], timeout=0, fetch_local=False)[0]:
                 continue
-            del self.busy[heard]
-            _kill(given.actor)
-            yield Lost(given.place, f"nothing was heard of it for {self.silence_s:g} s", hung=True)
+            del self.busy[stream]
+            _kill(running.actor)
+            yield WorkerLost(running.index, f"no heartbeat for {self.silence_s:g} s", hung=True)
 
     def end(self) -> None:
         """End every actor."""
-        for actor in [*self.free, *(given.actor for given in self.busy.values())]:
+        for actor in [*self.free, *(running.actor for running in self.busy.values())]:
             _kill(actor)
 
 

@@ -30,7 +30,7 @@ from jaxtyping import Float32, Float64
 from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.errors import AudioError, DamagedArtifact, MissingExtra
-from otoscope.executors.base import Engine, results
+from otoscope.executors.base import Executor, run_tasks
 
 RATE_HZ = 16_000
 """Rate at which all clips are measured."""
@@ -211,7 +211,7 @@ def measure_ahead(
     root: Path,
     *,
     cache: Path,
-    engine: Engine,
+    executor: Executor,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Have the eGeMAPS functionals of clips measured into a cache that all workers reach.
@@ -222,7 +222,7 @@ def measure_ahead(
     feature_names()
     parts = [clips[start : start + CLIPS_A_PART] for start in range(0, clips.height, CLIPS_A_PART)]
     done = 0
-    for place, _ in results(engine, partial(_Measurer, root, cache), parts):
+    for place, _ in run_tasks(executor, partial(_Measurer, root, cache), parts):
         done += parts[place].height
         if on_progress is not None:
             on_progress(done, clips.height)

@@ -128,8 +128,8 @@ def factors(run: Context) -> None:
     def work() -> None:
         cache = folder.root / "cache" / "egemaps"
         with progress_counter(watch, "measuring factors", "clips") as on_progress:
-            if settings.egemaps and not run.executor.joins:
-                measure_ahead(found.clips, found.root, cache=cache, engine=run.executor, on_progress=on_progress)
+            if settings.egemaps and not run.executor.in_process:
+                measure_ahead(found.clips, found.root, cache=cache, executor=run.executor, on_progress=on_progress)
             table = build_factors(
                 found,
                 egemaps=settings.egemaps,

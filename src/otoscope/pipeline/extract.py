@@ -133,8 +133,8 @@ class _Writing:
                 sharding=Sharding(window_s=settings.window_s, overlap_s=settings.overlap_s),
                 strict=self._run.fail_fast,
                 max_set_aside=config.max_set_aside,
-                engine=self._run.executor,
-                load=None if self._run.executor.joins else partial(_load, config),
+                executor=self._run.executor,
+                load=None if self._run.executor.in_process else partial(_load, config),
             ):
                 watch.advance(last.clips_new, note=f"{last.times_real_time:.1f} x real time")
         return last

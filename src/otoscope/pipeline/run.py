@@ -13,8 +13,8 @@ import yaml
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
 from otoscope.errors import ConfigError, suggest
-from otoscope.executors.base import Engine
-from otoscope.executors.local import Local
+from otoscope.executors.base import Executor
+from otoscope.executors.local import LocalExecutor
 from otoscope.pipeline import corpus, evaluate, explain, extract, report
 from otoscope.runs import training
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
@@ -71,12 +71,12 @@ def run(
     until: str = "report",
     fail_fast: bool = False,
     progress: ProgressReporter | None = None,
-    executor: Engine | None = None,
+    executor: Executor | None = None,
 ) -> RunSummary:
     """Bring a run folder up to date with a configuration, up to and including one stage.
 
     Stages whose inputs did not change are skipped; a run that was killed goes on where it was and
-    ends in the same bytes. `strict` stops at the first clip that cannot be used. `engine` does the work of the stages
+    ends in the same bytes. `strict` stops at the first clip that cannot be used. `executor` does the work of the stages
     `factors`, `extract`, `train` and `evaluate`; this process does it when left out.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
@@ -93,7 +93,7 @@ def run(
                 _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
         for name in stages:
-            STAGES[name](Context(config, folder, progress, model, fail_fast, executor or Local()))
+            STAGES[name](Context(config, folder, progress, model, fail_fast, executor or LocalExecutor()))
         summary = _summary(folder, stages, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary

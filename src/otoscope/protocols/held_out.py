@@ -162,7 +162,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
     def make() -> None:
         title = f"evaluating {count(len(parts), 'representation')}"
-        ensure(folder.parts, parts, watch, title=title, unit="representations", engine=run.executor)
+        ensure(folder.parts, parts, watch, title=title, unit="representations", executor=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
     return ProtocolRun(inputs, make, lambda: read_records(folder.parts, parts))

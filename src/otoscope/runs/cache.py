@@ -26,7 +26,7 @@ from otoscope.artifacts import (
     write_tensors,
 )
 from otoscope.errors import ArtifactError
-from otoscope.executors.base import Engine, results
+from otoscope.executors.base import Executor, run_tasks
 from otoscope.metrics.record import Record, to_table
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, task
@@ -107,14 +107,18 @@ def ensure(
     *,
     title: str,
     unit: str,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Make the parts that are missing or rest on something else, several at once; write each as it is done."""
     missing = [part for part in parts if not is_whole(folder, part)]
     if not missing:
         return
+    if executor is None or executor.in_process:
+        computed = _made(missing)
+    else:
+        computed = run_tasks(executor, _Maker, missing)
     with task(watch, title, len(missing), unit):
-        for place, made in _made(missing) if engine is None or engine.joins else results(engine, _Maker, missing):
+        for place, made in computed:
             part = missing[place]
             _write(folder, part, made)
             watch.advance(1, note=part.name.rsplit("/", 1)[-1])

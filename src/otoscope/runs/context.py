@@ -9,8 +9,8 @@ from typing import Any
 from otoscope.config import RunConfig
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
-from otoscope.executors.base import Engine
-from otoscope.executors.local import Local
+from otoscope.executors.base import Executor
+from otoscope.executors.local import LocalExecutor
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, SilentReporter
 from otoscope.sae.resources import find_device
@@ -63,7 +63,7 @@ class Context:
     progress: ProgressReporter
     encoder: LazyEncoder
     fail_fast: bool = False
-    executor: Engine = field(default_factory=Local)
+    executor: Executor = field(default_factory=LocalExecutor)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without what belongs to this process."""

@@ -17,7 +17,6 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import Pooling, RunConfig
 from otoscope.errors import ArtifactError, UnknownLayer
-from otoscope.executors.base import results
 from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
@@ -136,7 +135,7 @@ class GridTraining:
         missing = [m for m, inputs in self.inputs.items() if not is_trained(self.folder.saes / m.sae_id, inputs)]
         if not missing:
             return
-        if not self.run.executor.joins:
+        if not self.run.executor.in_process:
             self._hand_out(missing)
             return
         banks = _by_material(missing)

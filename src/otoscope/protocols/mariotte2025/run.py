@@ -39,7 +39,7 @@ def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
     def make() -> None:
         title = f"{mariotte2025.NAME}: judging {count(len(parts), 'representation')}"
-        ensure(folder.parts, parts, run.progress, title=title, unit="representations", engine=run.executor)
+        ensure(folder.parts, parts, run.progress, title=title, unit="representations", executor=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
     return ProtocolRun(inputs, make, lambda: read_records(folder.parts, parts))

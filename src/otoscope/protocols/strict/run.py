@@ -133,7 +133,7 @@ class Course:
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.frame.run.folder.parts
         run = self.frame.run
-        ensure(folder, fresh, run.progress, title=f"strict: {title}", unit=unit, engine=run.executor)
+        ensure(folder, fresh, run.progress, title=f"strict: {title}", unit=unit, executor=run.executor)
         self.parts += fresh
 
     def _drop(self, names: set[str]) -> None:
