@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from otoscope.corpus.synth.dataset import SynthCorpus
-from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.protocols.mariotte2025.published import published
 from tests.support.calling import call, fails
 from tests.support.reproductions import SMALL
 from tests.support.small_runs import Tiny
+from tests.support.vocalset_tree import write_vocalset_tree
 
 
 @pytest.fixture(scope="module")

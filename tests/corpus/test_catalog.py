@@ -104,7 +104,7 @@ def test_a_corpus_without_a_test_group_says_so(record, tmp_path):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path,split\na.wav,train\nb.wav,train\nc.wav,valid\n")
     spec = corpus_from_dict({"kind": "manifest", "table": tmp_path / "clips.csv"})
-    with pytest.raises(SplitError, match=r"no group can be spared for test.*Name test_groups"):
+    with pytest.raises(SplitError, match=r"no group is left for test.*Name test_groups"):
         build_corpus(spec, Splits(), cache=tmp_path)
 
 

@@ -141,10 +141,9 @@ def test_labels_and_factors_stay_with_their_clip(record, tmp_path):
 
 
 def test_reasons_beyond_the_commonest_three_are_counted(tmp_path):
-    listing = Listing(
-        "x", tmp_path, "", "", listing_table([]),
-        set_aside_table((f"{i}.wav", reason) for i, reason in enumerate(["silent", "silent", "empty", "short", "NaN", "torn"])),
-    )  # fmt: skip
+    reasons = ("silent", "silent", "empty", "short", "NaN", "torn")
+    unusable = set_aside_table((f"{i}.wav", reason) for i, reason in enumerate(reasons))
+    listing = Listing("x", tmp_path, "", "", listing_table([]), unusable)
     with pytest.raises(CorpusError, match=r"Commonest reasons: 2 x silent; 1 x \w+; 1 x \w+; 2 x others, such as"):
         check_clips(listing)
 

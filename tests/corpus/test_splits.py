@@ -123,16 +123,16 @@ def test_clips_without_a_split_join_their_group(names, side):
 @pytest.mark.parametrize(
     ("given_splits", "splits", "reason"),
     [
-        (dict.fromkeys("ab"), Splits(), r"the corpus has 2 \(a, b\).*choose a finer group"),
-        (dict.fromkeys("abc", "train"), Splits(), "no group can be spared for test: 0 of 3 groups"),
-        (dict.fromkeys("abc", "test"), Splits(), "no group can be spared for valid"),
+        (dict.fromkeys("ab"), Splits(), r"the corpus has 2 \(a, b\).*choose finer groups"),
+        (dict.fromkeys("abc", "train"), Splits(), "no group is left for test: 0 of 3 groups"),
+        (dict.fromkeys("abc", "test"), Splits(), "no group is left for valid"),
         (
             dict(zip("abc", ["train", "test", "test"], strict=True)),
             Splits(),
-            "no group can be spared for valid: 1 of 3",
+            "no group is left for valid: 1 of 3",
         ),
         (dict(zip("abc", ["valid", "valid", "test"], strict=True)), Splits(), "no group is left for train"),
-        (dict.fromkeys("abc"), Splits(test_groups=tuple("abc")), "no group can be spared for valid"),
+        (dict.fromkeys("abc"), Splits(test_groups=tuple("abc")), "no group is left for valid"),
         (dict.fromkeys(["ann", "bob", "cy"]), Splits(test_groups=("anne",)), "group 'anne'; did you mean ann"),
     ],
 )
@@ -143,7 +143,7 @@ def test_what_cannot_be_dealt_says_why(given_splits, splits, reason):
 
 def test_a_group_given_on_two_sides_is_refused():
     clips = pl.DataFrame({"group": ["a", "a", "b", "c"], "split": ["test", "train", "train", "valid"]})
-    with pytest.raises(SplitError, match="group 'a' is given in test and in train"):
+    with pytest.raises(SplitError, match="group 'a' is in test and in train"):
         assign_splits(clips, Splits())
 
 

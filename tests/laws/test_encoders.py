@@ -229,3 +229,11 @@ def test_slips_of_the_caller_are_refused_in_our_words(load, family, waves, told)
 def test_a_layer_that_is_no_list_is_refused(load, family):
     with pytest.raises(UnknownLayer, match=r"layers is 1; give a list, such as \[1\]"):
         load(family).encode(noise(9000), 1)
+
+
+def test_encoder_repr_shows_rate_layers_width_and_precision(load, family):
+    encoder = load(family)
+    expected = (
+        f"Encoder({encoder.name!r}, rate {encoder.rate_hz:,} Hz, layers 0-{BLOCKS}, width {WIDTH}, float32 exact)"
+    )
+    assert repr(encoder) == expected

@@ -8,10 +8,10 @@ import pytest
 
 from otoscope.config import load_config
 from otoscope.corpus.synth.dataset import SynthCorpus, render_corpus
-from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run
 from tests.support.small_runs import FOLDER, SUNG, Tiny, write_config, write_voices
+from tests.support.vocalset_tree import write_vocalset_tree
 
 ONE: dict[str, Any] = {"train": {"sparsities": [0.75], "layers": [1]}}
 

@@ -8,10 +8,10 @@ import pytest
 from otoscope.config.mariotte2025 import Settings
 from otoscope.corpus.datasets.vocalset import TEST_SINGERS
 from otoscope.corpus.synth.dataset import SynthCorpus
-from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import SplitError
 from otoscope.reproduce.mariotte2025.corpus import glance, read_vocalset, sides, takes
+from tests.support.vocalset_tree import write_vocalset_tree
 
 SUNG = SynthCorpus(singers=6, takes=2, duration_s=0.4, techniques=("vibrato", "straight"))
 

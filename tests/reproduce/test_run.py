@@ -13,13 +13,13 @@ import pytest
 from otoscope.artifacts import read_json, read_table
 from otoscope.config.mariotte2025 import parse_settings
 from otoscope.corpus.synth.dataset import SynthCorpus
-from otoscope.corpus.synth.tree import write_vocalset_tree
 from otoscope.errors import EncoderError, StorageFull
 from otoscope.protocols.mariotte2025.models import MODELS, choose_models
 from otoscope.reproduce.mariotte2025 import estimate
 from otoscope.reproduce.mariotte2025.run import Reproduced, reproduce
 from tests.support.reproductions import MOMENTS, SMALL, one_model
 from tests.support.small_runs import Tiny
+from tests.support.vocalset_tree import write_vocalset_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILY = {"AST": "ast", "WavLM": "wavlm", "HuBERT": "hubert", "MERT": "mert"}

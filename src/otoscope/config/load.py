@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from otoscope.config.run import RunConfig
+from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import ConfigError, spelt, suggest
 
 MOST = 3
@@ -85,10 +86,6 @@ def _section(section: Any, key: object) -> Any:
     field = None if section is None else section.model_fields.get(key)
     annotations = () if field is None else (field.annotation, *get_args(field.annotation))
     return next((a for a in annotations if hasattr(a, "model_fields")), None)
-
-
-PATH_KEYS = {"corpus": ("root", "table"), "extract": ("segments",), "factors": ("table",)}
-"""Settings that hold a path; relative ones are read from the folder of the configuration file."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -208,11 +205,21 @@ def _variable(match: re.Match[str]) -> str:
 
 
 def _anchor(raw: dict[str, Any], folder: Path) -> None:
-    for section, keys in PATH_KEYS.items():
-        block = raw.get(section)
-        for key in keys:
-            if isinstance(block, dict) and isinstance(block.get(key), str):
+    """Resolve relative paths against the folder of the configuration; paths are recognised by the type of a field."""
+    for name, block in raw.items():
+        if not isinstance(block, dict):
+            continue
+        model: Any = _section(RunConfig, name)
+        if name == "corpus":
+            kind = str(block.get("kind"))
+            model = corpus_class(kind) if kind in CORPORA else None
+        for key, field in model.model_fields.items() if model is not None else ():
+            if _holds_path(field.annotation) and isinstance(block.get(key), str):
                 block[key] = str(folder / Path(block[key]).expanduser())
-    model = raw.get("model")
-    if isinstance(model, str) and model.startswith((".", "~")):
-        raw["model"] = str(folder / Path(model).expanduser())
+    model_id = raw.get("model")
+    if isinstance(model_id, str) and model_id.startswith((".", "~")):
+        raw["model"] = str(folder / Path(model_id).expanduser())
+
+
+def _holds_path(annotation: Any) -> bool:
+    return annotation is Path or any(_holds_path(part) for part in get_args(annotation))

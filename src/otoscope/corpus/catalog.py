@@ -1,7 +1,8 @@
-"""Every kind of corpus by name, and the one call from settings to a corpus."""
+"""Corpus kinds by name, and the calls from settings to a corpus."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,45 +17,23 @@ from otoscope.errors import ConfigError, spelt, suggest
 Settings = Mapping[str, object]
 Model = TypeVar("Model", bound=BaseModel)
 
-
-def _folder(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.datasets.folder import FolderCorpus
-
-    return validate_settings(FolderCorpus, settings)
-
-
-def _manifest(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.datasets.manifest import ManifestCorpus
-
-    return validate_settings(ManifestCorpus, settings)
-
-
-def _vocalset(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.datasets.vocalset import VocalSetCorpus
-
-    return validate_settings(VocalSetCorpus, settings)
-
-
-def _fsdd(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.datasets.fsdd import FsddCorpus
-
-    return validate_settings(FsddCorpus, settings)
-
-
-def _synth(settings: Settings) -> CorpusSpec:
-    from otoscope.corpus.synth.dataset import SynthCorpus
-
-    return validate_settings(SynthCorpus, settings)
-
-
-CORPORA: dict[str, Callable[[Settings], CorpusSpec]] = {
-    "folder": _folder,
-    "manifest": _manifest,
-    "vocalset": _vocalset,
-    "fsdd": _fsdd,
-    "synth": _synth,
+CORPORA: dict[str, str] = {
+    "folder": "otoscope.corpus.datasets.folder:FolderCorpus",
+    "manifest": "otoscope.corpus.datasets.manifest:ManifestCorpus",
+    "vocalset": "otoscope.corpus.datasets.vocalset:VocalSetCorpus",
+    "fsdd": "otoscope.corpus.datasets.fsdd:FsddCorpus",
+    "synth": "otoscope.corpus.synth.dataset:SynthCorpus",
 }
-"""Kinds of corpora: each name gives the validated settings of its loader, imported when asked for."""
+"""Class of each corpus kind (a `CorpusSpec`), imported when needed."""
+
+
+def corpus_class(kind: object) -> type[CorpusSpec]:
+    """Return the class of a corpus kind; raise `ConfigError` with the nearest known kind."""
+    if kind is None:
+        raise ConfigError(f"corpus.kind is missing; {suggest('', CORPORA)}")
+    if not isinstance(kind, str) or kind not in CORPORA:
+        raise ConfigError(f"no corpus kind {kind!r}; {suggest(kind, CORPORA)}")
+    return resolve_name(CORPORA[kind])
 
 
 def corpus_from_dict(settings: Settings) -> CorpusSpec:
@@ -65,25 +44,20 @@ def corpus_from_dict(settings: Settings) -> CorpusSpec:
     >>> corpus_from_dict({"kind": "fsdd", "root": "recordings", "takes": 5}).kind
     'fsdd'
     """
-    kind = settings.get("kind")
-    if kind is None:
-        raise ConfigError(f"corpus.kind is missing; {suggest('', CORPORA)}")
-    if not isinstance(kind, str) or kind not in CORPORA:
-        raise ConfigError(f"no corpus kind {kind!r}; {suggest(kind, CORPORA)}")
-    return CORPORA[kind](settings)
+    return validate_settings(corpus_class(settings.get("kind")), settings)
 
 
 def validate_settings(model: type[Model], settings: Settings, *, section: str = "corpus") -> Model:
-    """Return settings as a model; every fault is told in one `ConfigError`, in the user's own terms."""
+    """Return settings as a model; raise one `ConfigError` that lists every fault with its key."""
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        faults = [_told(fault, model, section) for fault in error.errors()]
+        faults = [_describe(fault, model, section) for fault in error.errors()]
         raise ConfigError("; ".join(faults)) from error
 
 
-def _told(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
-    """Return one fault of a validation in a sentence: where, what is wrong, what was given."""
+def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
+    """Return a validation error as a sentence: the key, what is wrong, and the value."""
     key = ".".join([section, *(str(part) for part in fault["loc"])])
     name = str(fault["loc"][-1]) if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
@@ -105,21 +79,22 @@ def build_corpus(
     on_progress: ProgressCallback | None = None,
     threads: int | None = None,
 ) -> Corpus:
-    """List, inspect and split: from settings to a corpus of clips that can all be decoded.
+    """List, check and split: from settings to a corpus of clips that can all be decoded.
 
-    `cache` is where a generated corpus writes its sound. Raises `CorpusError`, with `strict` also
-    `AudioError` at the first clip that cannot be used, and `SplitError` when groups cannot be dealt.
+    A generated corpus writes its audio to `cache`. Raises `CorpusError`, `SplitError` if groups cannot be assigned, and
+    with `fail_fast` `AudioError` at the first unusable clip.
     """
     listing = spec.listing(cache)
     clips, set_aside = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
-    known = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
+    extra = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
     return Corpus(
         name=listing.name,
         root=listing.root.resolve(),
-        clips=assign_splits(clips, splits).select(*COLUMNS, *known),
+        clips=assign_splits(clips, splits).select(*COLUMNS, *extra),
         set_aside=set_aside,
         licence=listing.licence,
         citation=listing.citation,
+        group_noun=spec.group_noun,
     )

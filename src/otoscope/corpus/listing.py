@@ -1,18 +1,23 @@
-"""What a loader gives before anything is decoded: which clips there are and what is known of them."""
+"""Clips before decoding: the interface of a corpus kind, the table that it lists, and the search for audio files."""
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, NamedTuple
 
 import polars as pl
+from pydantic import AfterValidator, BaseModel
 
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.errors import CorpusError
 
 ProgressCallback = Callable[[int, int], None]
-"""Called as `on_progress(done, total)` in clips, always from the thread that called."""
+"""Called as `on_progress(done, total)` in clips, always from the calling thread."""
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path in a configuration; `load_config` resolves relative ones against the folder of the file."""
 
 LISTING_COLUMNS: dict[str, pl.DataType] = {
     "path": pl.String(),
@@ -21,17 +26,16 @@ LISTING_COLUMNS: dict[str, pl.DataType] = {
     "group": pl.String(),
     "split": pl.String(),
 }
-"""Columns of every listing; `label_*` (strings, null: unknown) and `factor_*` (floats) follow."""
+"""Columns of every listing; `label_*` (strings, null if unknown) and `factor_*` (floats) follow."""
 
 SET_ASIDE_COLUMNS: dict[str, pl.DataType] = {"path": pl.String(), "reason": pl.String()}
 
 
 class Listing(NamedTuple):
-    """Clips as found: the columns of `LISTED`, then any `label_*` and `factor_*`.
+    """Clips before decoding: the columns of `LISTING_COLUMNS`, then any `label_*` and `factor_*`.
 
-    `path` is relative to `root`; a null `duration_s` means to the end of the file, a null `split`
-    that it is to be assigned, a null label that it is unknown. `set_aside` names files that were
-    found and cannot be listed (`path, reason`).
+    `path` is relative to `root`. Null `duration_s`: to the end of the file; null `split`: to be assigned; null label:
+    unknown. `set_aside` names files that cannot be listed (`path, reason`).
     """
 
     name: str
@@ -42,31 +46,32 @@ class Listing(NamedTuple):
     set_aside: pl.DataFrame = pl.DataFrame(schema=SET_ASIDE_COLUMNS)
 
 
-@runtime_checkable
-class CorpusSpec(Protocol):
-    """Where clips come from: the settings of one loader, validated, with a way to list what is there."""
+class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid"):
+    """Base class of a corpus kind: its validated settings, and the listing of its clips.
 
-    @property
-    def kind(self) -> str:
-        """Name of the loader in a configuration."""
-        ...
+    A subclass narrows `kind` to its name in a configuration and may set `group_noun`, the reader's word for a group.
+    """
 
+    group_noun: ClassVar[str] = "group"
+
+    kind: str
+
+    @abstractmethod
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
-        """List the clips; `cache` is a folder where a generated corpus may write its sound, told by `on_progress`."""
-        ...
+        """List the clips; a generated corpus writes its audio into the folder `cache` and reports to `on_progress`."""
 
 
 class AudioFiles(NamedTuple):
-    """Audio files of a folder: relative paths with forward slashes, sorted, and those that cannot be named."""
+    """Audio files of a folder: sorted relative paths with forward slashes, and files with unusable names."""
 
     paths: list[str]
     set_aside: pl.DataFrame
 
 
 def find_audio(root: Path) -> AudioFiles:
-    """Find every file with an audio extension (any case) under a folder, following links, skipping hidden names.
+    """Return every file with an audio extension (any case) under a folder; follow links, skip hidden names.
 
-    Raises `CorpusError` when there is no such folder or no audio in it; the message says what lies there instead.
+    Raises `CorpusError` if the folder does not exist or holds no audio; the message counts what it holds instead.
     """
     if not root.is_dir():
         state = "is a file, not a folder" if root.is_file() else "does not exist"
@@ -84,13 +89,13 @@ def find_audio(root: Path) -> AudioFiles:
             readable = relative.encode("utf-8", "backslashreplace").decode()
             unnamed.append((readable, "the file's name is not valid UTF-8; rename it"))
     if not paths and not unnamed:
-        seen = ", ".join(f"{n} {extension}" for extension, n in others.most_common(5)) or "nothing"
-        raise CorpusError(f"no audio under {root}: looked for {' '.join(sorted(EXTENSIONS))}; found {seen}")
+        contents = ", ".join(f"{n} {extension}" for extension, n in others.most_common(5)) or "nothing"
+        raise CorpusError(f"no audio under {root}: looked for {' '.join(sorted(EXTENSIONS))}; found {contents}")
     return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)))
 
 
 def listing_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
-    """Return rows as a frame with the columns of `LISTED`, then labels and factors in the order of the first row.
+    """Return rows as a table with the columns of `LISTING_COLUMNS`, then labels and factors in the first row's order.
 
     >>> listing_table([{"path": "a.wav", "group": "ann", "label_digit": "7"}]).columns
     ['path', 'start_s', 'duration_s', 'group', 'split', 'label_digit']
@@ -102,36 +107,36 @@ def listing_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
 
 
 def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
-    """Return pairs of path and reason as a table of what was set aside."""
+    """Return pairs of path and reason as a table of clips that are set aside."""
     return pl.DataFrame(list(rows), schema=SET_ASIDE_COLUMNS, orient="row")
 
 
 def _walk(root: Path) -> Iterable[str]:
-    """Yield the relative path of every file that is not hidden, entering every real folder once.
+    """Yield the relative path of every file that is not hidden; every real folder is entered once.
 
-    A link to a folder elsewhere is followed; one to a folder under root is not, as that folder has its own name.
+    Links to folders outside `root` are followed. Links to folders inside are not: those are entered by their own name.
     """
-    inside = root.resolve()
+    real_root = root.resolve()
     entered: set[Path] = set()
     for folder, below, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        real = here.resolve()
+        current = Path(folder)
+        real = current.resolve()
         if real in entered:
             below.clear()
             continue
         entered.add(real)
-        below[:] = sorted(name for name in below if not _is_hidden(name) and not _leads_back(here / name, inside))
+        below[:] = sorted(name for name in below if not _is_hidden(name) and not _leads_back(current / name, real_root))
         for name in sorted(files):
             if not _is_hidden(name):
-                yield (here / name).relative_to(root).as_posix()
+                yield (current / name).relative_to(root).as_posix()
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def _leads_back(folder: Path, inside: Path) -> bool:
-    return folder.is_symlink() and folder.resolve().is_relative_to(inside)
+def _leads_back(folder: Path, real_root: Path) -> bool:
+    return folder.is_symlink() and folder.resolve().is_relative_to(real_root)
 
 
 def _is_text(name: str) -> bool:

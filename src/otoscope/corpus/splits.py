@@ -1,4 +1,4 @@
-"""Share groups out between train, valid and test, so that no group is ever on two sides."""
+"""Assign groups to train, valid and test, so that no group is in two splits."""
 
 import hashlib
 import math
@@ -12,18 +12,18 @@ from otoscope.errors import SplitError, suggest
 
 
 class Splits(BaseModel):
-    """How groups are shared out: by a stable hash, unless they are named or the corpus says so itself.
+    """Assignment of groups to splits: by a stable hash, unless groups are named or the corpus states its splits.
 
     `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    seed: int = Field(default=0, description="another seed deals the groups differently")
-    valid: float = Field(default=0.2, gt=0.0, lt=1.0, description="share of all groups on which choices are made")
-    test: float = Field(default=0.3, gt=0.0, lt=1.0, description="share of all groups on which results are reported")
-    valid_groups: tuple[str, ...] = Field(default=(), description="exactly these groups are valid")
-    test_groups: tuple[str, ...] = Field(default=(), description="exactly these groups are test")
+    seed: int = Field(default=0, description="a different seed assigns the groups differently")
+    valid: float = Field(default=0.2, gt=0.0, lt=1.0, description="share of all groups used to choose settings")
+    test: float = Field(default=0.3, gt=0.0, lt=1.0, description="share of all groups used for reported results")
+    valid_groups: tuple[str, ...] = Field(default=(), description="the groups of valid, by name")
+    test_groups: tuple[str, ...] = Field(default=(), description="the groups of test, by name")
 
     @model_validator(mode="after")
     def _leaves_some_for_train(self) -> "Splits":
@@ -37,93 +37,92 @@ class Splits(BaseModel):
 
 
 def assign_splits(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
-    """Return clips with every `split` filled from their `group`; given values of `split` are kept.
+    """Return clips with every `split` filled from their `group`; stated splits are kept.
 
-    A clip without a split joins the one given for its group. Raises `SplitError` as `assign_groups` does,
-    and when a given split is no split or puts one group on two sides.
+    A clip without a split gets the split stated for its group. Raises `SplitError` as `assign_groups` does, and if a
+    stated split is unknown or one group has two.
     """
-    given = _given(clips)
-    sides = assign_groups(given, splits)
-    return clips.with_columns(split=pl.col("group").replace_strict(sides, return_dtype=pl.String()))
+    assigned = assign_groups(_stated_splits(clips), splits)
+    return clips.with_columns(split=pl.col("group").replace_strict(assigned, return_dtype=pl.String()))
 
 
-def assign_groups(given: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
-    """Give every group a split: named groups first, then given ones, the rest by rank of their hash.
+def assign_groups(stated: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
+    """Assign every group to a split: named groups first, then stated ones, the others by hash.
 
-    Groups are ranked by SHA-256 of seed and name, so neither order nor number of clips matters.
-    `test` and `valid` each take their share of all groups (rounded, at least one) from the ranks,
-    unless they were given; what remains is train. Given train and test without valid, valid comes
-    out of the train groups by the same ranks.
+    `stated` maps each group to the split that the corpus states, or None. Groups are ranked by the SHA-256 of seed and
+    name, so order and number of clips do not matter. `test` and `valid` take their share of all groups (rounded, at
+    least one) from the ranking unless they are stated; the rest is train. If train and test are stated but valid is
+    not, valid is taken from the train groups in the same ranking.
 
     >>> assign_groups({"ann": None, "bob": "test", "cy": None, "di": None}, Splits())
     {'ann': 'valid', 'bob': 'test', 'cy': 'train', 'di': 'train'}
     """
-    _check_names(given, splits)
-    sides = _stated(given, splits)
+    _check_names(stated, splits)
+    sides = _apply_names(stated, splits)
     free = rank_by_hash((group for group, side in sides.items() if side is None), seed=splits.seed)
     train = rank_by_hash((group for group, side in sides.items() if side == "train"), seed=splits.seed)
-    stated = set(sides.values())
-    if "test" not in stated:
-        # leave a free group for train, and one for valid: it comes out of a given train only where none is free
+    fixed = set(sides.values())
+    if "test" not in fixed:
+        # keep a free group for train and one for valid; valid is taken from a stated train only if none is free
         from_train = len(free) == 1 and len(train) > 1
-        keep = (not train) + ("valid" not in stated and not from_train)
-        test = _take(free, splits.test, of=len(given), keep=keep, split="test")
+        keep = (not train) + ("valid" not in fixed and not from_train)
+        test = _take(free, splits.test, total=len(stated), keep=keep, split="test")
         sides |= dict.fromkeys(test, "test")
         free = free[len(test) :]
-    if "valid" not in stated:
+    if "valid" not in fixed:
         pool, keep = (free, not train) if free else (train, 1)
-        sides |= dict.fromkeys(_take(pool, splits.valid, of=len(given), keep=keep, split="valid"), "valid")
-    dealt = {group: side or "train" for group, side in sides.items()}
-    if "train" not in dealt.values():
+        sides |= dict.fromkeys(_take(pool, splits.valid, total=len(stated), keep=keep, split="valid"), "valid")
+    assigned = {group: side or "train" for group, side in sides.items()}
+    if "train" not in assigned.values():
         raise SplitError("no group is left for train; name fewer valid_groups and test_groups, or give some to train")
-    return dealt
+    return assigned
 
 
 def rank_by_hash(groups: Iterable[str], *, seed: int) -> list[str]:
-    """Return groups in the order of the SHA-256 of seed and name: as good as random, and always the same."""
+    """Return groups in the order of the SHA-256 of seed and name: pseudo-random and reproducible."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest())
 
 
-def _check_names(given: Mapping[str, str | None], splits: Splits) -> None:
-    if len(given) < len(SPLITS):
+def _check_names(stated: Mapping[str, str | None], splits: Splits) -> None:
+    if len(stated) < len(SPLITS):
         raise SplitError(
-            f"train, valid and test need a group each; the corpus has {len(given)} ({', '.join(sorted(given))})."
-            " Add recordings of others, or choose a finer group (folder: group_pattern or group_from; manifest: group)"
+            f"train, valid and test need a group each; the corpus has {len(stated)} ({', '.join(sorted(stated))})."
+            " Add recordings of other groups, or choose finer groups (folder: group_pattern or group_from; manifest: group)"
         )
     for group in (*splits.valid_groups, *splits.test_groups):
-        if group not in given:
-            raise SplitError(f"no usable clip is of the group {group!r}; {suggest(group, given)}")
+        if group not in stated:
+            raise SplitError(f"no usable clip belongs to the group {group!r}; {suggest(group, stated)}")
 
 
-def _stated(given: Mapping[str, str | None], splits: Splits) -> dict[str, str | None]:
-    """Return the given splits after the named ones: naming the groups of a split frees whatever else was in it."""
+def _apply_names(stated: Mapping[str, str | None], splits: Splits) -> dict[str, str | None]:
+    """Return stated splits overridden by named groups; naming the groups of a split releases its stated groups."""
     renamed = {side for side, named in (("valid", splits.valid_groups), ("test", splits.test_groups)) if named}
-    kept = {group: None if side in renamed else side for group, side in given.items()}
-    return kept | dict.fromkeys(splits.valid_groups, "valid") | dict.fromkeys(splits.test_groups, "test")
+    remaining = {group: None if side in renamed else side for group, side in stated.items()}
+    return remaining | dict.fromkeys(splits.valid_groups, "valid") | dict.fromkeys(splits.test_groups, "test")
 
 
-def _take(pool: Sequence[str], share: float, *, of: int, keep: int, split: str) -> Sequence[str]:
+def _take(pool: Sequence[str], share: float, *, total: int, keep: int, split: str) -> Sequence[str]:
     """Return the first groups of a ranked pool: the rounded share of all groups, at least one, leaving `keep`."""
-    count = min(max(1, math.floor(share * of + 0.5)), len(pool) - keep)
+    count = min(max(1, math.floor(share * total + 0.5)), len(pool) - keep)
     if count < 1:
         raise SplitError(
-            f"no group can be spared for {split}: {len(pool)} of {of} groups may still be dealt and {keep} must be kept"
-            f" for the other splits. Name {split}_groups, or give {split} in the corpus's own split column"
+            f"no group is left for {split}: {len(pool)} of {total} groups are unassigned and {keep} are needed"
+            f" for the other splits. Name {split}_groups, or state {split} in the corpus's own split column"
         )
     return pool[:count]
 
 
-def _given(clips: pl.DataFrame) -> dict[str, str | None]:
-    """Return the split given for each group, in the order of names; null where none is given."""
+def _stated_splits(clips: pl.DataFrame) -> dict[str, str | None]:
+    """Return the stated split of each group, ordered by name; None if there is none."""
     pairs = clips.select("group", "split").unique().sort("group", "split", nulls_last=True)
-    given: dict[str, str | None] = {}
+    stated: dict[str, str | None] = {}
     for group, split in pairs.iter_rows():
         if split is not None and split not in SPLITS:
             raise SplitError(f"group {group!r} has the split {split!r}; {suggest(split, SPLITS)}")
-        if split is not None and given.get(group) is not None:
+        if split is not None and stated.get(group) is not None:
             raise SplitError(
-                f"group {group!r} is given in {given[group]} and in {split};"
-                " one group must stay in one split, or results on unseen groups mean nothing"
+                f"group {group!r} is in {stated[group]} and in {split};"
+                " a group must stay in one split, otherwise test groups are not unseen"
             )
-        given[group] = given.get(group) or split
-    return given
+        stated[group] = stated.get(group) or split
+    return stated

@@ -1,5 +1,6 @@
-"""The corpus: one row a clip, saved as Parquet beside a small card."""
+"""The corpus: one row per clip, saved as Parquet with a small JSON card."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import polars as pl
 
 from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
 from otoscope.errors import ConfigError, CorpusError, suggest
+from otoscope.formatting import count
 
 COLUMNS: dict[str, pl.DataType] = {
     "clip_id": pl.String(),
@@ -24,13 +26,13 @@ COLUMNS: dict[str, pl.DataType] = {
 SPLITS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
-    """Clips of sound with their groups, splits, labels and known factors.
+    """Audio clips with their groups, splits, labels and known factors.
 
-    `clips` has the columns of `COLUMNS` (`path` relative to `root`; `digest` the SHA-256 of the
-    file's bytes), then any `label_*` (strings) and `factor_*` (floats), sorted by `clip_id`.
-    `set_aside` lists what could not be used: `path, reason`.
+    `clips` has the columns of `COLUMNS` (`path` relative to `root`; `digest`: SHA-256 of the file), then any `label_*`
+    (strings) and `factor_*` (floats), sorted by `clip_id`. `set_aside` lists unusable clips: `path, reason`.
+    `group_noun` is the word for a group, such as singer.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Corpus:
     set_aside: pl.DataFrame
     licence: str = "unknown"
     citation: str = ""
+    group_noun: str = "group"
 
     def __post_init__(self) -> None:
         if missing := COLUMNS.keys() - set(self.clips.columns):
@@ -69,28 +72,29 @@ class Corpus:
         return self.clips[f"label_{name}"]
 
     def path_of(self, relative: str) -> Path:
-        """Return where a clip's file lies now."""
+        """Return the current path of a clip's file."""
         return self.root / relative
 
     def select(self, clip_ids: Sequence[str]) -> "Corpus":
-        """Return the corpus with these clips only, in its own order."""
+        """Return the corpus restricted to these clips, in its own order."""
         return replace(self, clips=self.clips.filter(pl.col("clip_id").is_in(list(clip_ids))))
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the content: every column but the root folder's own place."""
+        """Identity of the content: name and every column; the root folder may move."""
         return fingerprint(self.name, self.clips.columns, self.clips.rows())
 
     def save(self, path: Path) -> None:
-        """Write `corpus.parquet` (this path), `corpus.json` and `set_aside.parquet` beside it."""
+        """Write `corpus.parquet` (this path), `corpus.json` and `set_aside.parquet` next to it."""
         write_table(path.with_name("set_aside.parquet"), self.set_aside)
         write_table(path, self.clips)
         card = {"name": self.name, "root": str(self.root), "licence": self.licence, "citation": self.citation}
+        card |= {"group_noun": self.group_noun}
         write_json(path.with_suffix(".json"), {**card, "clips": self.clips.height, "fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path) -> "Corpus":
-        """Read what `save` wrote."""
+        """Load a saved corpus."""
         card = read_json(path.with_suffix(".json"))
         return cls(
             name=card["name"],
@@ -99,4 +103,28 @@ class Corpus:
             set_aside=read_table(path.with_name("set_aside.parquet")),
             licence=card["licence"],
             citation=card["citation"],
+            group_noun=card["group_noun"],
         )
+
+    def __repr__(self) -> str:
+        first, *details = self._summary()
+        return "\n".join([f"Corpus({self.name!r}, {first}", *(f"  {line}" for line in details)]) + ")"
+
+    def _repr_html_(self) -> str:
+        first, *details = self._summary()
+        lines = [f"<b>{html.escape(self.name)}</b>: {html.escape(first)}", *map(html.escape, details)]
+        return "<br>".join(lines)
+
+    def _summary(self) -> list[str]:
+        """Return the size, groups per split, labels, factors and clips set aside, one line each."""
+        clips, noun = self.clips, self.group_noun
+        lines = [f"{count(clips.height, 'clip')}, {float(clips['duration_s'].sum()) / 3600:.2f} h"]
+        for split in SPLITS:
+            part = clips.filter(pl.col("split") == split)
+            lines.append(f"{split}: {count(part.height, 'clip')}, {count(part['group'].n_unique(), noun)}")
+        classes = [count(clips[f"label_{name}"].drop_nulls().n_unique(), "class", "classes") for name in self.labels]
+        labels = ", ".join(f"{name} ({number})" for name, number in zip(self.labels, classes, strict=True))
+        lines.append(f"labels: {labels or 'none'}")
+        factors = ", ".join(self.factors[:5]) + (", ..." if len(self.factors) > 5 else "")
+        lines.append(f"factors: {len(self.factors)} ({factors})" if factors else "factors: none")
+        return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from otoscope.artifacts import digest
 from otoscope.corpus.audio import decode
 from otoscope.corpus.datasets.vocalset import VocalSetCorpus
-from otoscope.corpus.synth import SynthCorpus, write_vocalset_tree
-from otoscope.corpus.synth.tree import misspelt
+from otoscope.corpus.synth import SynthCorpus
+from tests.support.vocalset_tree import misspelt, write_vocalset_tree
 
 SMALL = SynthCorpus(singers=2, takes=2, duration_s=0.4, techniques=("belt", "spoken", "vibrato"))
 

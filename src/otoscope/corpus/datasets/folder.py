@@ -2,24 +2,28 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
+from otoscope.corpus.listing import (
+    CorpusSpec,
+    Listing,
+    ProgressCallback,
+    UserPath,
+    find_audio,
+    listing_table,
+    set_aside_table,
+)
 from otoscope.errors import CorpusError, spelt
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
-
-class FolderCorpus(BaseModel):
+class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Every audio file under `root`, with its sub-folder as the label `class`.
 
     >>> FolderCorpus(root="recordings", group_pattern=r"(?P<group>[^_/]+)_[^/]*$").group_of("sung/ann_01.wav")
     'ann'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["folder"] = "folder"
     root: UserPath = Field(description="folder that is searched for audio, sub-folders included")

@@ -2,12 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
+from otoscope.corpus.listing import (
+    CorpusSpec,
+    Listing,
+    ProgressCallback,
+    UserPath,
+    find_audio,
+    listing_table,
+    set_aside_table,
+)
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY-SA 4.0"
@@ -18,10 +25,10 @@ CITATION = (
 NAME = re.compile(r"(?:^|/)(?P<digit>\d)_(?P<speaker>[^_/]+)_(?P<take>\d+)\.wav$", re.IGNORECASE)
 
 
-class FsddCorpus(BaseModel):
+class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Spoken digits named `{digit}_{speaker}_{index}.wav`: label `digit`, group the speaker."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    group_noun: ClassVar[str] = "speaker"
 
     kind: Literal["fsdd"] = "fsdd"
     root: UserPath = Field(description="folder that holds the recordings")

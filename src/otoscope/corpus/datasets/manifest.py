@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback
+from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, UserPath
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
 
@@ -16,15 +15,13 @@ SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "de
 """Other words for a split that a manifest may use."""
 
 
-class ManifestCorpus(BaseModel):
+class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Clips named by the rows of a CSV, TSV or Parquet file.
 
     Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, a group, `split`, and columns
     that begin with `label_` or `factor_`. Of the other columns those named in `labels` and `factors`
     are taken; where neither is set, every column of numbers becomes a factor and every other one a label.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["manifest"] = "manifest"
     table: UserPath = Field(description="CSV, TSV or Parquet file with a row a clip")

@@ -3,12 +3,19 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from otoscope.corpus.datasets.folder import UserPath
-from otoscope.corpus.listing import Listing, ProgressCallback, find_audio, listing_table, set_aside_table
+from otoscope.corpus.listing import (
+    CorpusSpec,
+    Listing,
+    ProgressCallback,
+    UserPath,
+    find_audio,
+    listing_table,
+    set_aside_table,
+)
 from otoscope.errors import CorpusError, suggest
 
 LICENCE = "CC BY 4.0"
@@ -100,10 +107,10 @@ def parse_name(relative_path: str) -> VocalSetName | None:
     return VocalSetName(singer, singer.rstrip("0123456789"), technique, context, vowel, ending)
 
 
-class VocalSetCorpus(BaseModel):
+class VocalSetCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """VocalSet as published, or any folder of its recordings: labels technique, vowel, context and gender."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    group_noun: ClassVar[str] = "singer"
 
     kind: Literal["vocalset"] = "vocalset"
     root: UserPath = Field(description="the unpacked archive, its FULL folder, or any part of it")

@@ -1,24 +1,25 @@
-"""A source-filter singer with known factors."""
+"""A singing synthesiser (glottal source and vocal tract) whose factors are known exactly.
 
-from otoscope.corpus.synth.dataset import SynthCorpus
-from otoscope.corpus.synth.melody import PATTERNS
-from otoscope.corpus.synth.singer import Singer, Voice, draw_singer, draw_singers
-from otoscope.corpus.synth.synthesis import SynthClip, synthesise, synthesise_voice
-from otoscope.corpus.synth.techniques import TECHNIQUES
-from otoscope.corpus.synth.tree import write_vocalset_tree
-from otoscope.corpus.synth.vocal_tract import VOWELS
+Start with `SynthCorpus` (`kind: synth` in a configuration), or with `synthesise` for one clip.
 
-__all__ = [
-    "PATTERNS",
-    "TECHNIQUES",
-    "VOWELS",
-    "Singer",
-    "SynthClip",
-    "SynthCorpus",
-    "Voice",
-    "draw_singer",
-    "draw_singers",
-    "synthesise",
-    "synthesise_voice",
-    "write_vocalset_tree",
-]
+- `SynthCorpus`: settings of a corpus; `render_corpus` writes it to a folder
+- `synthesise`: one clip by a singer; `synthesise_voice` takes every setting of the voice; both return a `SynthClip`
+- `draw_singer`, `draw_singers`: singers (`Singer`) drawn from a seed; `Voice` holds the settings of one clip
+- `TECHNIQUES`, `VOWELS`, `PATTERNS`: ten techniques, five vowels, three note patterns
+
+Modules: `melody` (notes and speech), `trajectories` (vibrato, trill, loudness over time), `source` (glottal pulses and
+breath noise), `vocal_tract` (formants and resonators), `synthesis` (one clip), `dataset` (a corpus).
+"""
+
+from otoscope.corpus.synth.dataset import SynthCorpus as SynthCorpus
+from otoscope.corpus.synth.dataset import render_corpus as render_corpus
+from otoscope.corpus.synth.melody import PATTERNS as PATTERNS
+from otoscope.corpus.synth.singer import Singer as Singer
+from otoscope.corpus.synth.singer import Voice as Voice
+from otoscope.corpus.synth.singer import draw_singer as draw_singer
+from otoscope.corpus.synth.singer import draw_singers as draw_singers
+from otoscope.corpus.synth.synthesis import SynthClip as SynthClip
+from otoscope.corpus.synth.synthesis import synthesise as synthesise
+from otoscope.corpus.synth.synthesis import synthesise_voice as synthesise_voice
+from otoscope.corpus.synth.techniques import TECHNIQUES as TECHNIQUES
+from otoscope.corpus.synth.vocal_tract import VOWELS as VOWELS

@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from otoscope.artifacts import environment, fingerprint, read_json, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
-from otoscope.corpus.listing import Listing, ProgressCallback, listing_table
+from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback, listing_table
 from otoscope.corpus.synth.melody import PATTERNS
 from otoscope.corpus.synth.singer import Singer, draw_singers
 from otoscope.corpus.synth.synthesis import SPEECH, SynthClip, synthesise
@@ -40,7 +40,7 @@ class ClipTask(NamedTuple):
     path: str
 
 
-class SynthCorpus(BaseModel):
+class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Singing with known factors: `takes` clips of each technique by each singer.
 
     Labels are technique, vowel, context and gender, as in VocalSet; the group is the singer. In spoken clips
@@ -48,7 +48,7 @@ class SynthCorpus(BaseModel):
     hold each vowel once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    group_noun: ClassVar[str] = "singer"
 
     kind: Literal["synth"] = "synth"
     singers: int = Field(default=12, ge=1, le=200, description="how many singers, women and men in turn")

@@ -11,9 +11,6 @@ from otoscope.report.run_data import RunData
 FEW_GROUPS = 5
 """Test groups up to which the opening says what an interval over so few is worth."""
 
-VOICES = {"synth": " (singers)", "vocalset": " (singers)", "fsdd": " (speakers)"}
-"""What groups are, by kind of corpus."""
-
 STUDY = (
     "Mariotte et al. (Sparse Autoencoders Make Audio Foundation Models more Explainable, arXiv 2509.24793) claim "
     "three things of sparse autoencoders (SAEs), which rewrite what a layer of an audio model holds as a few active "
@@ -84,5 +81,6 @@ def _sound(run: RunData) -> str:
     if run.clips is None:
         return of
     groups = count(run.clips["group"].n_unique(), "group")
-    kind = VOICES.get(str((run.config.get("corpus") or {}).get("kind")), "")
+    noun = str(run.corpus.get("group_noun") or "group")
+    kind = "" if noun == "group" else f" ({noun}s)"
     return f"{count(run.clips.height, 'clip')} of {groups}{kind} of {of}"

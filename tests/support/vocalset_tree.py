@@ -1,4 +1,4 @@
-"""The folder tree of VocalSet, filled by the synthesiser: for loaders, tests and dry runs without the download."""
+"""VocalSet's folder tree with synthesised clips, for tests without the download."""
 
 import re
 import zlib
@@ -17,11 +17,11 @@ IRREGULAR_ONE_IN = 4
 def write_vocalset_tree(
     folder: Path, spec: SynthCorpus, *, layout: Layout = "by_singer", irregular: bool = False
 ) -> list[Path]:
-    """Sing `spec` into `folder/FULL` as VocalSet is published; return the written paths, sorted.
+    """Render `spec` into `folder/FULL` in the layout of VocalSet; return the written paths, sorted.
 
     `by_singer` gives `FULL/female1/long_tones/vibrato/f1_long_vibrato_a.wav`, `train_test` puts `train` or
-    `test` (the five published test singers) above the singer. With `irregular` a quarter of the names carry
-    the faults of the real ones: no singer, a blank, `vibrado`, `straight_tone`.
+    `test` (the five published test singers) above the singer. With `irregular`, a quarter of the names have
+    errors of the published ones: no singer, a blank, `vibrado`, `straight_tone`.
     """
     written: list[Path] = []
     for task in spec.tasks():
@@ -37,7 +37,7 @@ def write_vocalset_tree(
 
 
 def misspelt(name: str) -> str:
-    """Return a name with a fault of the published ones, or, three times in four, as it is.
+    """Return a name with an error of the published ones; three in four stay unchanged.
 
     >>> misspelt("f4_scales_straight_u.wav")
     'f4_scales_straight_u.wav'
