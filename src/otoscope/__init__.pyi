@@ -23,6 +23,7 @@ from .sae import Gated as Gated
 from .sae import JumpReLU as JumpReLU
 from .sae import ReLU as ReLU
 from .sae import SparseAutoencoder as SparseAutoencoder
+from .sae import SparseCoder as SparseCoder
 from .sae import TopK as TopK
 from .sae import TrainConfig as TrainConfig
 from .sae import TrainResult as TrainResult

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,19 @@ def test_numbers_as_large_as_float32_holds_are_taken_and_larger_ones_refused():
     assert sae.encode(torch.zeros(0, 6)).shape == (0, 16)
     with pytest.raises(InputError, match=r"^row 0 holds a number too large for float32 \(4 such row\(s\) of 4\)"):
         sae.encode(10 * large.double())
+
+
+def test_repr_shows_shape_and_sparsifier():
+    assert repr(SparseAutoencoder(384, 2048, TopK(102))) == "SparseAutoencoder(width=384, latents=2048, TopK(k=102))"
+    assert repr(SparseAutoencoder(8, 32, TopK(4), archetypes=5)).endswith("TopK(k=4), archetypes=5)")
+
+
+def test_save_pretrained_keeps_the_card(tmp_path: Path):
+    sae = SparseAutoencoder(8, 32, TopK(4))
+    assert sae.card == {}
+    sae.save_pretrained(tmp_path / "one", {"layer": 3})
+    loaded = SparseAutoencoder.from_pretrained(str(tmp_path / "one"))
+    assert loaded.card["layer"] == 3
+    assert not loaded.training
+    loaded.save_pretrained(tmp_path / "two")
+    assert SparseAutoencoder.from_pretrained(tmp_path / "two").card == loaded.card

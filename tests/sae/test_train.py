@@ -236,3 +236,20 @@ def test_another_engine_may_take_the_steps():
     config = QUICK.model_copy(update={"epochs": 1.0})
     fit(planted(0), planted(1), config, latents=96, k=6, stepper=Counting)
     assert made == [128, 128, 128, 16]
+
+
+def test_train_result_repr_is_a_few_lines():
+    result = fit(planted(0, frames=90), planted(1), "default", latents=96, k=6)
+    lines = repr(result).splitlines()
+    assert lines[:3] == [
+        "TrainResult(SparseAutoencoder(width=24, latents=96, TopK(k=6)))",
+        "  preset: default",
+        "  rows: 90 training, 400 validation",
+    ]
+    assert lines[-1].startswith("  warning: 90 training rows for 96 latents")
+    assert len(lines) < 12
+    html = result._repr_html_()
+    assert html.startswith("<table>")
+    assert "<th>preset</th><td>default</td>" in html
+    custom = fit(planted(0), planted(1), QUICK, latents=96, k=6)
+    assert "preset: custom" in repr(custom)

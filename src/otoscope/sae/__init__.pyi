@@ -14,6 +14,7 @@ from .loggers import MetricLogger as MetricLogger
 from .model import SparseAutoencoder as SparseAutoencoder
 from .model import load_sae as load_sae
 from .model import save_sae as save_sae
+from .sparse_coder import SparseCoder as SparseCoder
 from .sparsifiers import SPARSIFIERS as SPARSIFIERS
 from .sparsifiers import BatchTopK as BatchTopK
 from .sparsifiers import Gated as Gated

@@ -1,0 +1,59 @@
+"""SparseCoder is a scikit-learn transformer."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from otoscope.errors import InputError
+from otoscope.sae import SparseCoder
+from tests.support.planted import planted
+
+QUICK = {"epochs": 2, "init": "tied"}
+
+
+@parametrize_with_checks([SparseCoder(latents=8, k=2, settings=QUICK)])
+def test_sparse_coder_passes_scikit_learn_check(estimator: BaseEstimator, check: object):
+    check(estimator)  # pyright: ignore
+
+
+def test_sparse_coder_codes_are_those_of_its_sae():
+    rows = planted(0, 1).array
+    coder = SparseCoder(latents=96, k=6, settings=QUICK).fit(rows)
+    codes = coder.transform(rows)
+    np.testing.assert_array_equal(codes, coder.sae_.encode(rows))
+    np.testing.assert_array_equal(coder.inverse_transform(codes), coder.sae_.decode(codes))
+    assert (codes > 0).sum(axis=1).max() <= 6
+    assert coder.result_.summary["valid_rows"] == 160
+    assert list(coder.get_feature_names_out()[:2]) == ["sparsecoder0", "sparsecoder1"]
+    assert coder.get_params()["latents"] == 96
+
+
+def test_sparse_coder_same_random_state_same_codes():
+    rows = planted(0).array
+    coder = SparseCoder(latents=48, k=4, settings=QUICK, random_state=3).fit(rows)
+    np.testing.assert_array_equal(clone(coder).fit(rows).transform(rows), coder.transform(rows))
+    other = clone(coder).set_params(random_state=4).fit(rows)
+    assert not np.array_equal(other.transform(rows), coder.transform(rows))
+
+
+def test_sparse_coder_groups_are_not_split():
+    rows, groups = planted(0, 1, 2, 3).array, np.repeat(["a", "b", "c", "d"], 400)
+    coder = SparseCoder(latents=48, k=4, settings=QUICK, validation_fraction=0.25).fit(rows, groups=groups)
+    assert coder.result_.summary["valid_rows"] == 400
+    errors = [
+        float(((part - coder.inverse_transform(coder.transform(part))) ** 2).mean())
+        for part in (rows[groups == name] for name in "abcd")
+    ]
+    assert any(error == pytest.approx(coder.result_.summary["valid_mse"], rel=1e-5) for error in errors)
+    with pytest.raises(InputError, match=r"groups: expected one per row, 1600, got shape \[3\]"):
+        coder.fit(rows, groups=["a", "b", "c"])
+
+
+def test_sparse_coder_in_a_pipeline():
+    rows = planted(0).array
+    pipeline = make_pipeline(StandardScaler(), SparseCoder(latents=48, k=4, settings=QUICK))
+    assert pipeline.fit_transform(rows).shape == (400, 48)
+    assert pipeline.inverse_transform(pipeline.transform(rows)).shape == rows.shape
