@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from otoscope.sae.config import TrainConfig
+from otoscope import Gated, JumpReLU, ReLU, SparseAutoencoder, TrainConfig, fit, load_sae, save_sae
 from otoscope.sae.losses import ContrastSettings, forward
-from otoscope.sae.model import SparseAutoencoder, load_sae, save_sae
 from otoscope.sae.optimiser import update_atoms
 from otoscope.sae.sparsifiers import SPARSIFIERS, build_sparsifier, sparsifier_card
-from otoscope.sae.sparsifiers.gated import Gated
-from otoscope.sae.sparsifiers.jumprelu import JumpReLU
-from otoscope.sae.sparsifiers.relu import ReLU
-from otoscope.sae.train import fit
 from tests.support.planted import planted
 
 WIDTH, LATENTS, ROWS = 12, 64, 40

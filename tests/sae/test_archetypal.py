@@ -7,15 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from otoscope import SparseAutoencoder, TrainConfig, fit, load_sae, save_sae
 from otoscope.errors import ConfigError
 from otoscope.sae.archetypal import Archetypes, centroids
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.config import TrainConfig
 from otoscope.sae.losses import forward
-from otoscope.sae.model import SparseAutoencoder, load_sae, save_sae
 from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.sparsifiers import SPARSIFIERS, build_sparsifier
-from otoscope.sae.train import TrainingRun, TrainStep, begin, finish, fit, train_steps
+from otoscope.sae.train import TrainingRun, TrainStep, begin, finish, train_steps
 from tests.support.planted import planted
 from tests.support.training import train_into
 

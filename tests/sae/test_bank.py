@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, Bank, TrainConfig
 from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact, TrainingError
-from otoscope.sae.bank import Bank, BankMember, MemberStep
+from otoscope.sae.bank import BankMember, MemberStep
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows, CachedRows
+from otoscope.sae.data import CachedRows
 from otoscope.sae.plan import member_bytes
 from otoscope.sae.resources import one_thread
 from otoscope.sae.statistics import compute_statistics

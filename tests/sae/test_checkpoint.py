@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import SparseAutoencoder, TopK, load_sae, save_sae
 from otoscope.artifacts import digest, read_tensors, write_tensors
 from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
 from otoscope.sae import checkpoint
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.model import SparseAutoencoder, load_sae, save_sae
-from otoscope.sae.sparsifiers.topk import TopK
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from otoscope import BatchTopK, TrainConfig, load_sae
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.config import DEFAULT, MARIOTTE2025, PRESETS, TrainConfig, find_preset
-from otoscope.sae.model import load_sae
+from otoscope.sae.config import DEFAULT, MARIOTTE2025, PRESETS, find_preset
 from otoscope.sae.plan import Plan
-from otoscope.sae.sparsifiers.topk import BatchTopK
 
 
 def plan(config: TrainConfig, height: int, latents: int = 2048) -> Plan:

@@ -4,18 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otoscope import ArrayRows
 from otoscope.errors import TrainingError
-from otoscope.sae.data import (
-    MIXED_ROWS,
-    RUN_ROWS,
-    TABLE_ROWS,
-    ArrayRows,
-    Shuffle,
-    as_rows,
-    chunks,
-    permute,
-    shuffle_runs,
-)
+from otoscope.sae.data import MIXED_ROWS, RUN_ROWS, TABLE_ROWS, Shuffle, as_rows, chunks, permute, shuffle_runs
 
 
 @settings(deadline=None)

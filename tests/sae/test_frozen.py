@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, TrainConfig
 from otoscope.errors import ConfigError
-from otoscope.sae.config import FROZEN_DECODER, TrainConfig
-from otoscope.sae.data import ArrayRows
+from otoscope.sae.config import FROZEN_DECODER
 from otoscope.sae.kernel_optimiser import is_supported
 from otoscope.sae.train import begin, finish, train_steps
 

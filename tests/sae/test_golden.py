@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.sae.model import SparseAutoencoder
+from otoscope import SparseAutoencoder, TopK
 from otoscope.sae.sparsifiers.base import k_from_sparsity
-from otoscope.sae.sparsifiers.topk import TopK
 
 
 @pytest.mark.shared

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.errors import TrainingError
-from otoscope.sae.config import DEFAULT, TrainConfig
-from otoscope.sae.data import ArrayRows
-from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.topk import TopK
+from otoscope.sae.config import DEFAULT
 from otoscope.sae.statistics import Axes, compute_statistics
-from otoscope.sae.train import begin, finish, fit, train_steps
+from otoscope.sae.train import begin, finish, train_steps
 from tests.support.planted import planted
 
 WIDTH = 24

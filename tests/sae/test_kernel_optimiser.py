@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, SparseAutoencoder, TopK, TrainConfig
 from otoscope.errors import ConfigError
 from otoscope.sae._kernels import llvm
 from otoscope.sae._kernels.llvm import has_bfloat_products
-from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows
 from otoscope.sae.kernel_optimiser import KernelStepper, is_supported, pick_stepper
-from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import TorchStepper
-from otoscope.sae.sparsifiers.topk import TopK
 from otoscope.sae.train import TrainingRun, begin, finish, train_steps
 from otoscope.sae.training_state import load_progress, save_progress
 from otoscope.sae.validation import validate

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from otoscope import TrainConfig
 from otoscope.errors import MissingExtra
 from otoscope.sae import loggers
-from otoscope.sae.config import TrainConfig
 from otoscope.sae.loggers import NoLogger, TensorBoardLogger, open_logger, scalars
 from otoscope.sae.train import TrainStep, begin, train_steps
 from tests.support.planted import planted

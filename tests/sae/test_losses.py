@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, Bank, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank, BankMember
-from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows, HasNeighbours, as_neighbour_source, cache_rows, pair_with_neighbours
+from otoscope.sae.bank import BankMember
+from otoscope.sae.data import HasNeighbours, as_neighbour_source, cache_rows, pair_with_neighbours
 from otoscope.sae.losses import ContrastSettings, contrastive_loss, forward
-from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import TorchStepper
-from otoscope.sae.sparsifiers.topk import TopK
-from otoscope.sae.train import begin, fit, next_batch
+from otoscope.sae.train import begin, next_batch
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=6, learning_rate=3e-3, temporal=0.1)

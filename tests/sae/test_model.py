@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import SparseAutoencoder, TopK
 from otoscope.errors import ConfigError, InputError
-from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.topk import TopK
 
 
 def rows(count: int = 30, width: int = 8, seed: int = 0) -> torch.Tensor:

@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from otoscope import SparseAutoencoder, TopK, TrainConfig
 from otoscope.errors import DamagedArtifact
-from otoscope.sae.config import MARIOTTE2025, TrainConfig
+from otoscope.sae.config import MARIOTTE2025
 from otoscope.sae.losses import GATHER_RATIO, aux_k_loss
-from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import TorchStepper, project_gradient, renormalise
-from otoscope.sae.sparsifiers.topk import TopK
 
 WIDTH, LATENTS = 8, 64
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, Bank, TrainConfig, fit
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank, BankMember
-from otoscope.sae.config import DEFAULT, TrainConfig
-from otoscope.sae.data import ArrayRows, cache_rows
+from otoscope.sae.bank import BankMember
+from otoscope.sae.config import DEFAULT
+from otoscope.sae.data import cache_rows
 from otoscope.sae.statistics import compute_statistics
-from otoscope.sae.train import fit
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=4, learning_rate=3e-3)

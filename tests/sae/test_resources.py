@@ -5,12 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from otoscope import Bank, TrainConfig, fit
 from otoscope.errors import ConfigError
-from otoscope.sae.bank import Bank, BankMember
-from otoscope.sae.config import TrainConfig
+from otoscope.sae.bank import BankMember
 from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.resources import find_device
-from otoscope.sae.train import fit
 from tests.support.planted import planted
 
 NO_GPU = not torch.cuda.is_available()

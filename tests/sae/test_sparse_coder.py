@@ -7,8 +7,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from otoscope import SparseCoder
 from otoscope.errors import InputError
-from otoscope.sae import SparseCoder
 from tests.support.planted import planted
 
 QUICK = {"epochs": 2, "init": "tied"}

@@ -7,15 +7,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from otoscope.sae.config import TrainConfig
+from otoscope import BatchTopK, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.sae.losses import forward
-from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.sparsifiers.base import BatchState
-from otoscope.sae.sparsifiers.gated import Gated
-from otoscope.sae.sparsifiers.jumprelu import JumpReLU
-from otoscope.sae.sparsifiers.relu import ReLU
-from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
-from otoscope.sae.train import begin, fit
+from otoscope.sae.train import begin
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

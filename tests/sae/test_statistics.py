@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows
 from otoscope.errors import TrainingError
-from otoscope.sae.data import ArrayRows
 from otoscope.sae.statistics import Scaling, ScalingName, compute_statistics
 
 

@@ -5,15 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from otoscope import ArrayRows, Bank, TrainConfig, fit, load_sae, save_sae
 from otoscope.errors import ConfigError, TrainingError
-from otoscope.sae.bank import Bank, BankMember
-from otoscope.sae.config import TrainConfig
-from otoscope.sae.data import ArrayRows
-from otoscope.sae.model import load_sae, save_sae
+from otoscope.sae.bank import BankMember
 from otoscope.sae.optimiser import Losses, TorchStepper
 from otoscope.sae.sparsifiers import SPARSIFIERS
 from otoscope.sae.statistics import compute_statistics
-from otoscope.sae.train import begin, finish, fit, train_steps
+from otoscope.sae.train import begin, finish, train_steps
 from otoscope.sae.validation import validate
 from tests.support.planted import planted
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from otoscope import TrainConfig
 from otoscope.errors import DamagedArtifact, StaleArtifact
 from otoscope.sae.checkpoint import CARD, WEIGHTS
-from otoscope.sae.config import TrainConfig
 from otoscope.sae.train import TrainingRun, TrainStep, begin, train_steps
 from otoscope.sae.training_state import PROGRESS, load_progress, save_progress
 from tests.support.planted import planted

