@@ -26,7 +26,7 @@ VERSIONED = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soxr
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def is_full(error: Exception) -> bool:
@@ -58,7 +58,7 @@ def atomic(path: Path) -> Generator[Path]:
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         if is_full(error):
             raise StorageFull(f"no room left to write {path}; free some space and run again") from error
-        if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise ArtifactError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
         raise
     finally:

@@ -113,10 +113,10 @@ def suggest(name: object, known: Iterable[object]) -> str:
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 
-def spelt(value: object) -> str:
+def quote(value: object) -> str:
     r"""Return a value for a message as its owner wrote it: a text in quotes, backslashes single.
 
-    >>> print(spelt(r"(?P<group>speaker\d+)"), spelt("two\nlines"), spelt(3))
+    >>> print(quote(r"(?P<group>speaker\d+)"), quote("two\nlines"), quote(3))
     '(?P<group>speaker\d+)' 'two\nlines' 3
     """
     return f"'{value}'" if isinstance(value, str) and value.isprintable() and "'" not in value else repr(value)

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.config.mariotte2025 import Settings, Switches, choices, parse_settings, theirs
+from otoscope.config.mariotte2025 import (
+    ReproductionSettings,
+    Switches,
+    allowed_choices,
+    authors_choices,
+    parse_settings,
+)
 from otoscope.errors import ConfigError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "reproduce-the-paper.md"
@@ -13,19 +19,19 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "reproduce-the-
 
 @pytest.mark.parametrize("switch", Switches.model_fields)
 def test_the_first_choice_is_the_authors_and_every_choice_is_accepted(switch: str) -> None:
-    assert choices(switch)[0] == theirs()[switch]
-    assert len(choices(switch)) > 1
-    for value in choices(switch):
+    assert allowed_choices(switch)[0] == authors_choices()[switch]
+    assert len(allowed_choices(switch)) > 1
+    for value in allowed_choices(switch):
         changed = parse_settings([f"{switch}={value}"])
         assert getattr(changed, switch) == value
-        assert changed.corrected == ({} if value == choices(switch)[0] else {switch: value})
+        assert changed.corrected == ({} if value == allowed_choices(switch)[0] else {switch: value})
 
 
 @pytest.mark.parametrize("switch", Switches.model_fields)
 def test_the_docs_tell_of_every_switch_and_choice(switch: str) -> None:
     row = next((line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{switch}")), "")
     assert row, f"{DOCS.name} has no row for {switch}"
-    assert [c for c in choices(switch) if f"`{c}`" not in row] == []
+    assert [c for c in allowed_choices(switch) if f"`{c}`" not in row] == []
 
 
 def test_effort_is_set_in_the_same_way() -> None:
@@ -50,6 +56,6 @@ def test_a_wrong_setting_is_refused(text: str, told: str) -> None:
 
 
 def test_settings_are_the_studys_when_nothing_is_set() -> None:
-    settings = Settings()
+    settings = ReproductionSettings()
     assert (settings.latents, settings.sae_epochs, settings.probe_epochs, settings.alpha) == (2048, 100, 120, 0.1)
     assert settings.sparsities == (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)

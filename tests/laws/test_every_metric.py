@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.metrics.registry import METRICS
 from tests.support.all_metrics import CORRECTED, Key, every_metric, made_up, study_figures
 
@@ -107,7 +107,7 @@ def test_the_authors_own_figures_see_dead_latents_until_a_switch_is_set(
     longer = encoded.changed(np.arange(12), np.ones(12), dead=12)
 
     def changed(switches: dict[str, str]) -> set[str]:
-        judged = JudgeSettings.model_validate({**CORRECTED.model_dump(), **switches})
+        judged = Mariotte2025Settings.model_validate({**CORRECTED.model_dump(), **switches})
         one, other = (study_figures(given, clips, judged) for given in (encoded, longer))
         differs = {key for key in one if not math.isclose(one[key], other[key], rel_tol=1e-3, abs_tol=1e-4)}
         return {metric_of(key) for key in differs}

@@ -9,14 +9,14 @@ import pytest
 
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.held_out import Settings, measure, rebuilt
+from otoscope.protocols.held_out import HeldOutSettings, measure, rebuilt
 from otoscope.runs.inputs import Clips, Features
 
 GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(
     metric="l0", value=0.0, split="test", representation="sae", layer=3, sae_id="planted", protocol="held_out"
 )
-SETTINGS = Settings(permutations=20, resamples=200)
+SETTINGS = HeldOutSettings(permutations=20, resamples=200)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def clips(codes: np.ndarray) -> Clips:
     )
 
 
-def judged(codes: np.ndarray, clips: Clips, settings: Settings = SETTINGS) -> pl.DataFrame:
+def judged(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
     return to_table(measure(Features(codes, codes), clips, settings, ABOUT))
 
 

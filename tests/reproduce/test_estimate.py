@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import StorageFull
 from otoscope.protocols.mariotte2025.models import choose_models
@@ -49,7 +49,7 @@ def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_are_what_takes_come_to() -> None:
-    found = sizes_of(takes(made_corpus(), Settings(crops=3)))
+    found = sizes_of(takes(made_corpus(), ReproductionSettings(crops=3)))
     assert (found.files, found.train_files, found.test_files) == (25, 16, 5)
     assert found.training_crops == 16 * 3
     assert found.crops == 16 * 3 + 4 + 5
@@ -58,7 +58,7 @@ def test_sizes_are_what_takes_come_to() -> None:
 
 @pytest.mark.usefixtures("known_rates")
 def test_rates_are_multiplied_out(tmp_path: Path) -> None:
-    settings = Settings(crops=3, sae_epochs=10, probe_epochs=7)
+    settings = ReproductionSettings(crops=3, sae_epochs=10, probe_epochs=7)
     found = estimate(Path("vocalset"), tmp_path, models=choose_models(only=["HuBERT"]), settings=settings)
     seconds = {cost.step: cost.seconds for cost in found.costs}
     assert seconds == {
@@ -80,7 +80,7 @@ def test_rates_are_multiplied_out(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("known_rates")
 def test_the_strict_form_counts_five_seeds_and_every_null(tmp_path: Path) -> None:
-    settings = Settings(crops=3, sae_epochs=10, probe_epochs=7)
+    settings = ReproductionSettings(crops=3, sae_epochs=10, probe_epochs=7)
     found = estimate(Path("vocalset"), tmp_path, models=choose_models(only=["HuBERT"]), settings=settings)
     seconds = {cost.step: cost.strict_seconds for cost in found.costs}
     # of two layers: the layer, six sparsities of five seeds, and eleven baselines
@@ -106,7 +106,9 @@ def test_the_strict_form_counts_five_seeds_and_every_null(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("known_rates")
 def test_mert_is_encoded_twice_while_its_rates_are_mixed(tmp_path: Path) -> None:
     both = [
-        estimate(Path("v"), tmp_path, models=choose_models(only=["MERT"]), settings=Settings(mert_rate=rate))
+        estimate(
+            Path("v"), tmp_path, models=choose_models(only=["MERT"]), settings=ReproductionSettings(mert_rate=rate)
+        )
         for rate in ("mixed", "fix")
     ]
     mixed, fixed = ({cost.step: cost for cost in found.costs}["MERT: encode (to fetch)"] for found in both)
@@ -117,15 +119,15 @@ def test_mert_is_encoded_twice_while_its_rates_are_mixed(tmp_path: Path) -> None
 @pytest.mark.usefixtures("known_rates")
 def test_a_plan_for_a_disk_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = choose_models(only=["HuBERT"])
-    estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
+    estimate(Path("v"), tmp_path, models=models, settings=ReproductionSettings()).require_room()
     monkeypatch.setattr(estimate, "free", lambda _: 0.1 * GB)
     with pytest.raises(StorageFull, match=r"needs about \d\.\d GB, 0\.1 GB are free; choose another --out"):
-        estimate(Path("v"), tmp_path, models=models, settings=Settings()).require_room()
+        estimate(Path("v"), tmp_path, models=models, settings=ReproductionSettings()).require_room()
 
 
 def test_a_dictionary_is_as_large_as_its_file(tmp_path: Path) -> None:
     # 2 x 2048 x 768 weights and 2048 biases of four bytes
-    assert dictionary_bytes(Settings(), 768) == 4 * (2 * 2048 * 768 + 2048)
+    assert dictionary_bytes(ReproductionSettings(), 768) == 4 * (2 * 2048 * 768 + 2048)
     assert store_bytes(10, 13, 768) == 10 * 13 * 768 * 4
 
 
@@ -144,6 +146,6 @@ def test_it_says_which_architecture_is_being_measured(tmp_path: Path, monkeypatc
     watch = SilentReporter()
     monkeypatch.setattr(watch, "say", said.append)
     models = choose_models(folder=None, overrides=(), only=("AST", "HuBERT"))
-    estimate(tmp_path, tmp_path, models=models, settings=Settings(), progress=watch)
+    estimate(tmp_path, tmp_path, models=models, settings=ReproductionSettings(), progress=watch)
     assert said[0] == "measuring 2 architectures on this machine: a few minutes"
     assert [line.split(":")[0].strip() for line in said[1:3]] == [model.name for model in models]

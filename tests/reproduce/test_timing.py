@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.protocols.mariotte2025.models import choose_models
 from otoscope.reproduce.mariotte2025 import timing as speed
 from tests.support.small_runs import Tiny, write_voices
 
-SMALL = Settings(latents=64, sparsities=(0.75, 0.9))
+SMALL = ReproductionSettings(latents=64, sparsities=(0.75, 0.9))
 
 
 @pytest.mark.parametrize(("name", "family"), [("AST", "ast"), ("WavLM", "wavlm"), ("MERT", "mert")])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
@@ -38,7 +38,7 @@ STRICT = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
 LEVELS = (0.5, 0.75, 0.9, 0.95)
 RESAMPLES = 20
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=2)
-CORRECTED = JudgeSettings(
+CORRECTED = Mariotte2025Settings(
     completeness_normaliser="live", completeness_of_unpredicted="nan", disentanglement_average="sum"
 )
 """The switches that dead latents and unpredicted factors fall under."""
@@ -86,7 +86,7 @@ def every_metric(given: Encoded, clips: Clips) -> dict[Key, float]:
     return _by_key(_records(given, clips, asked))
 
 
-def study_figures(given: Encoded, clips: Clips, switches: JudgeSettings) -> dict[Key, float]:
+def study_figures(given: Encoded, clips: Clips, switches: Mariotte2025Settings) -> dict[Key, float]:
     """Return the study's figures on factors under some switches."""
     return _by_key(_study(given.layers[-1], clips, ABOUT, switches))
 
@@ -103,7 +103,7 @@ def _by_key(records: Iterator[Record]) -> dict[Key, float]:
 def _records(given: Encoded, clips: Clips, asked: Asked) -> Iterator[Record]:
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
-    brief = held_out.Settings(permutations=2, resamples=RESAMPLES)
+    brief = held_out.HeldOutSettings(permutations=2, resamples=RESAMPLES)
     yield from held_out.measure(Features(codes, codes), clips, brief, about)
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
@@ -147,7 +147,7 @@ def _limited(codes: np.ndarray, asked: Asked, common: Common, about: Record) -> 
     yield from limits_of(levels, kind="factors", target="cut", about=about)
 
 
-def _study(codes: np.ndarray, clips: Clips, about: Record, switches: JudgeSettings) -> Iterator[Record]:
+def _study(codes: np.ndarray, clips: Clips, about: Record, switches: Mariotte2025Settings) -> Iterator[Record]:
     """The study's figures on factors; its probe, which sees the unit of latents, is left out."""
     test = clips.split == "test"
     sides = {name: clips.labels["high"][clips.split == name] for name in ("train", "valid", "test")}

@@ -14,19 +14,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def several(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+def as_tuple(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
     """Return the values of a setting that takes one or a list."""
     return value if isinstance(value, tuple) else (value,)
 
 
-def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+def require_unique(values: tuple[Value, ...]) -> tuple[Value, ...]:
     """Return values; raise `ValueError` unless there is one, and none twice."""
     if not values or len(set(values)) != len(values):
         raise ValueError("give at least one value, each once")
     return values
 
 
-def not_empty(layers: object) -> object:
+def require_layers(layers: object) -> object:
     """Return layers; raise `ValueError` for an empty list."""
     if layers == ():
         raise ValueError("give at least one layer, or all")

@@ -15,51 +15,51 @@ from pydantic import ValidationError
 
 from otoscope.config.run import RunConfig
 from otoscope.corpus.catalog import CORPORA, corpus_class
-from otoscope.errors import ConfigError, spelt, suggest
+from otoscope.errors import ConfigError, quote, suggest
 
-MOST = 3
+MAX_REPORTED = 3
 """Settings that are told at once."""
 
 
-def explain(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
+def describe_errors(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
     """Return one line for pydantic's errors: of each setting the key, what it got, what is allowed."""
     said: dict[str, list[Any]] = {}
     for error in errors:
         said.setdefault(_key(error["loc"]), []).append(error)
     # what is wrong with an entry of a list says more than that a list is no single value
-    told = [_told(key, some, raw) for key, some in said.items() if not any(k.startswith(f"{key}.") for k in said)]
-    return "; ".join(told[:MOST])
+    told = [_describe(key, some, raw) for key, some in said.items() if not any(k.startswith(f"{key}.") for k in said)]
+    return "; ".join(told[:MAX_REPORTED])
 
 
-def _told(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
+def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
     error = errors[0]
     if len(errors) > 1:  # a setting that may be of several kinds is none of them
-        return f"{key}: got {spelt(error['input'])}; should be {', or '.join(map(_kind, errors))}"
+        return f"{key}: got {quote(error['input'])}; should be {', or '.join(map(_expected_kind, errors))}"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{key!r} is missing" + ("" if raw else " (the file is empty)")
     if error["type"] == "literal_error":
-        return f"{key}: got {error['input']!r}; {suggest(error['input'], _words(error))}"
+        return f"{key}: got {error['input']!r}; {suggest(error['input'], _allowed_words(error))}"
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
         told = error["msg"].removeprefix("Value error, ")
         return f"{key}: {told}" if key else told
     if error["type"] == "tuple_type":
         wanted = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{error['input']}]"
-        return f"{key}: got {spelt(error['input'])}; give a list, e.g. {wanted}"
-    return f"{key}: got {spelt(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
+        return f"{key}: got {quote(error['input'])}; give a list, e.g. {wanted}"
+    return f"{key}: got {quote(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
 
 
-def _kind(error: Any) -> str:
+def _expected_kind(error: Any) -> str:
     """Return what a value should have been, for one of the kinds that were tried."""
     if error["type"] == "literal_error":
-        return ", or ".join(_words(error))
+        return ", or ".join(_allowed_words(error))
     if error["type"] == "tuple_type":
         return "a list"
     return error["msg"].removeprefix("Input should be ").partition(",")[0]
 
 
-def _words(error: Any) -> list[str]:
+def _allowed_words(error: Any) -> list[str]:
     return re.findall(r"'([^']*)'", error["ctx"]["expected"])
 
 
@@ -106,14 +106,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_problem(error)}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else type(raw).__name__
         raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
     try:
         return _parse(raw, path, overrides)
     except ConfigError as error:
-        if not (blamed := _to_blame(raw, path, overrides)):
+        if not (blamed := _offending_overrides(raw, path, overrides)):
             raise
         message = str(error).removeprefix(f"{path}: ")
         raise ConfigError(message if message.startswith("--set") else f"{blamed}: {message}") from error
@@ -122,13 +122,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
     raw = deepcopy(raw)
     for override in overrides:
-        _apply(raw, override)
-    expanded = _expand({"name": path.stem, **raw})
-    _anchor(expanded, path.resolve().parent)
+        _apply_override(raw, override)
+    expanded = _expand_variables({"name": path.stem, **raw})
+    _resolve_paths(expanded, path.resolve().parent)
     return parse_config(expanded, where=str(path))
 
 
-def _to_blame(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
+def _offending_overrides(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
     """Return the overrides that spoil a file, as they were given: those it is valid without, or all; or nothing."""
     if not overrides or not _is_valid(raw, path, ()):
         return ""
@@ -152,10 +152,10 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error.errors(), raw)}") from error
+        raise ConfigError(f"{where}: {describe_errors(error.errors(), raw)}") from error
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign:
         raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
@@ -173,7 +173,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: yaml.YAMLError) -> str:
     """Return what is wrong and where, without the name that the reader has for a string."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
@@ -183,11 +183,11 @@ def _problem(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _expand(value: Any) -> Any:
+def _expand_variables(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _expand(v) for k, v in value.items()}
+        return {k: _expand_variables(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand(v) for v in value]
+        return [_expand_variables(v) for v in value]
     if isinstance(value, str):
         return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
     return value
@@ -204,7 +204,7 @@ def _variable(match: re.Match[str]) -> str:
     return found
 
 
-def _anchor(raw: dict[str, Any], folder: Path) -> None:
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Resolve relative paths against the folder of the configuration; paths are recognised by the type of a field."""
     for name, block in raw.items():
         if not isinstance(block, dict):

@@ -91,7 +91,7 @@ class Switches(MetricSwitches):
     )
 
 
-class JudgeSettings(MetricSwitches):
+class Mariotte2025Settings(MetricSwitches):
     """How one representation is judged."""
 
     probe_epochs: int = Field(default=120, ge=1, description="times that a probe sees each training file")
@@ -99,7 +99,7 @@ class JudgeSettings(MetricSwitches):
     seed: int = Field(default=42, ge=0, description="of the split, the crops, the dictionaries and the probes")
 
 
-class Settings(Switches, JudgeSettings):
+class ReproductionSettings(Switches, Mariotte2025Settings):
     """Switches and effort, as `--set NAME=VALUE` gives them; less effort makes a trial, not a reproduction."""
 
     latents: int = Field(default=2048, ge=2, description="atoms of a dictionary")
@@ -112,21 +112,23 @@ class Settings(Switches, JudgeSettings):
     @property
     def corrected(self) -> dict[str, str]:
         """Switches that are not as in the authors' code."""
-        return {name: getattr(self, name) for name, default in theirs().items() if getattr(self, name) != default}
+        return {
+            name: getattr(self, name) for name, default in authors_choices().items() if getattr(self, name) != default
+        }
 
 
-def theirs() -> dict[str, str]:
+def authors_choices() -> dict[str, str]:
     """Return every switch as the authors' code has it."""
     return {name: str(field.default) for name, field in Switches.model_fields.items()}
 
 
-def choices(switch: str) -> tuple[str, ...]:
+def allowed_choices(switch: str) -> tuple[str, ...]:
     """Return what a switch may be, the authors' choice first."""
     annotation: Any = Switches.model_fields[switch].annotation
     return tuple(annotation.__args__)
 
 
-def parse_settings(overrides: Sequence[str] = ()) -> Settings:
+def parse_settings(overrides: Sequence[str] = ()) -> ReproductionSettings:
     """Return settings from `NAME=VALUE` texts; raise `ConfigError` naming what is unknown or not allowed.
 
     >>> parse_settings(["vibrado=fix", "crops=2"]).corrected
@@ -136,9 +138,11 @@ def parse_settings(overrides: Sequence[str] = ()) -> Settings:
     for text in overrides:
         name, sign, value = text.partition("=")
         if not sign:
-            raise ConfigError(f"--set wants NAME=VALUE, got {text!r}; {suggest(name, Settings.model_fields)}")
+            raise ConfigError(
+                f"--set wants NAME=VALUE, got {text!r}; {suggest(name, ReproductionSettings.model_fields)}"
+            )
         try:
             given[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
-    return validate_settings(Settings, given, section="mariotte2025")
+    return validate_settings(ReproductionSettings, given, section="mariotte2025")

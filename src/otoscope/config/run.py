@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Section, Share, each_once, not_empty
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.base import Section, Share, require_layers, require_unique
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
 from otoscope.corpus.catalog import corpus_from_dict
@@ -35,7 +35,7 @@ class ExtractSettings(Section):
     @field_validator("layers")
     @classmethod
     def _any(cls, value: object) -> object:
-        return not_empty(value)
+        return require_layers(value)
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     precision: Literal["exact", "fast"] = Field(
@@ -83,14 +83,15 @@ class EvaluateSettings(Section):
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )
     strict: StrictSettings = Field(default=StrictSettings(), description="settings of the protocol strict")
-    mariotte2025: JudgeSettings = Field(
-        default=JudgeSettings(), description="settings of the protocol mariotte2025: what its authors' defects decide"
+    mariotte2025: Mariotte2025Settings = Field(
+        default=Mariotte2025Settings(),
+        description="settings of the protocol mariotte2025: what its authors' defects decide",
     )
 
     @field_validator("protocols")
     @classmethod
     def _some(cls, value: tuple[ProtocolName, ...]) -> tuple[ProtocolName, ...]:
-        return each_once(value)
+        return require_unique(value)
 
 
 class ReportSettings(Section):

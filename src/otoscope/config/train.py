@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Section, each_once, not_empty, several
+from otoscope.config.base import Section, as_tuple, require_layers, require_unique
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
 from otoscope.sae.sparsifiers.base import k_from_sparsity
@@ -43,7 +43,7 @@ class TrainSettings(Section):
     @field_validator("layers")
     @classmethod
     def _any(cls, value: object) -> object:
-        return not_empty(value)
+        return require_layers(value)
 
     @field_validator("presets", mode="before")
     @classmethod
@@ -65,29 +65,29 @@ class TrainSettings(Section):
     @field_validator("preset")
     @classmethod
     def _some_presets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        each_once(several(value))
+        require_unique(as_tuple(value))
         return value
 
     @field_validator("latents")
     @classmethod
     def _some_latents(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        each_once(several(value))
+        require_unique(as_tuple(value))
         return value
 
     @property
     def preset_names(self) -> tuple[str, ...]:
         """Names of the presets, one or several."""
-        return several(self.preset)
+        return as_tuple(self.preset)
 
     @property
     def dictionaries(self) -> tuple[int, ...]:
         """Numbers of latents, one or several."""
-        return several(self.latents)
+        return as_tuple(self.latents)
 
     @field_validator("sparsities", "seeds", "poolings")
     @classmethod
     def _some(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        return each_once(value)
+        return require_unique(value)
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainSettings":

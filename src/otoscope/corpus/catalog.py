@@ -12,7 +12,7 @@ from otoscope.corpus.checks import check_clips
 from otoscope.corpus.listing import CorpusSpec, ProgressCallback
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
-from otoscope.errors import ConfigError, spelt, suggest
+from otoscope.errors import ConfigError, quote, suggest
 
 Settings = Mapping[str, object]
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,7 +65,7 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     if fault["type"] == "missing":
         field = model.model_fields.get(name)
         return f"{key} is missing ({field.description})" if field and field.description else f"{key} is missing"
-    got = "" if isinstance(fault["input"], Mapping) else f"; got {spelt(fault['input'])}"
+    got = "" if isinstance(fault["input"], Mapping) else f"; got {quote(fault['input'])}"
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -35,7 +35,7 @@ NAME = "held_out"
 
 
 @dataclass(frozen=True)
-class Settings:
+class HeldOutSettings:
     """How the numbers are made; see the configuration's section `evaluate`."""
 
     permutations: int = 10
@@ -44,7 +44,7 @@ class Settings:
     seed: int = 0
 
 
-def measure(features: Features, clips: Clips, settings: Settings, about: Record) -> Iterator[Record]:
+def measure(features: Features, clips: Clips, settings: HeldOutSettings, about: Record) -> Iterator[Record]:
     """Yield every number about one representation; `about` carries what they share (layer, dictionary, ...)."""
     for label, values in clips.labels.items():
         yield from _probed(features.probe, label, values, clips, settings, about)
@@ -67,7 +67,7 @@ def _probed(
     label: str,
     values: Shaped[np.ndarray, " clips"],
     clips: Clips,
-    settings: Settings,
+    settings: HeldOutSettings,
     about: Record,
 ) -> Iterator[Record]:
     shared = replace(about, target=label)
@@ -108,7 +108,7 @@ def _nothing_to_read(shared: Record) -> Iterator[Record]:
 
 
 def _factors(
-    units: Float[np.ndarray, "clips units"], clips: Clips, settings: Settings, about: Record
+    units: Float[np.ndarray, "clips units"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> Iterator[Record]:
     fits = fit_factors(
         units,
@@ -151,7 +151,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the parts of this protocol."""
     config, folder, watch = run.config, run.folder, run.progress
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
-    settings, shared = Settings(**asked), fingerprint(FORMAT, material.fingerprint, asked)
+    settings, shared = HeldOutSettings(**asked), fingerprint(FORMAT, material.fingerprint, asked)
 
     mean_of = _Means(material)
     layers = material.store.layers
@@ -181,7 +181,7 @@ class _Means:
         return self._known[layer, pooling]
 
 
-def _dense_part(material: EvaluationInputs, layer: int, settings: Settings, shared: str) -> CachedResult:
+def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSettings, shared: str) -> CachedResult:
     def make() -> ComputedResult:
         pooled = material.store.pooled(layer)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
@@ -194,7 +194,7 @@ def _sae_part(
     material: EvaluationInputs,
     folder: RunFolder,
     member: GridMember,
-    settings: Settings,
+    settings: HeldOutSettings,
     shared: str,
     mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
 ) -> CachedResult:

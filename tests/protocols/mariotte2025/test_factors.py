@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.factors.user_table import category
 from otoscope.protocols.mariotte2025.factors import (
     count_categories,
@@ -28,7 +28,7 @@ def problem(*, width: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
 
 
 def scored(features, factors, groups, **switches):
-    return score_factors(features, factors, groups, Settings(**switches), width=features.shape[1])
+    return score_factors(features, factors, groups, ReproductionSettings(**switches), width=features.shape[1])
 
 
 def test_a_factor_of_one_dimension_is_complete_and_one_of_five_is_not():
@@ -59,7 +59,7 @@ def test_appended_dead_dimensions_raise_completeness_unless_only_live_ones_count
 def test_one_width_for_both_gives_equal_spreads_equal_scores():
     features, factors, groups = problem()
     wider = np.hstack([features, np.zeros((ROWS, 200), dtype=np.float32)])
-    settings = Settings(completeness_normaliser="width")
+    settings = ReproductionSettings(completeness_normaliser="width")
     both = [score_factors(x, factors, groups, settings, width=30).completeness for x in (features, wider)]
     np.testing.assert_allclose(*both, atol=1e-9)
 
@@ -89,12 +89,12 @@ def test_unseen_singers_agree_with_a_plain_loop():
 
 def test_the_mean_over_ten_factors_ranks_by_what_it_is_told():
     values, by = np.array([0.1, 0.9, np.nan, 0.5]), np.array([3.0, 1.0, 9.0, 2.0])
-    settings = Settings()
+    settings = ReproductionSettings()
     assert top(values, by=by, settings=settings).members.tolist() == [2, 0, 3, 1]
     assert top(values, by=by, settings=settings).mean == pytest.approx(0.5)
     many = np.linspace(0, 1, 21)
     assert top(many, by=many, settings=settings).mean == pytest.approx(many[-10:].mean())
-    assert top(many, by=many, settings=Settings(factors_averaged="all")).mean == pytest.approx(0.5)
+    assert top(many, by=many, settings=ReproductionSettings(factors_averaged="all")).mean == pytest.approx(0.5)
     nothing = np.full(3, np.nan)
     assert np.isnan(top(nothing, by=nothing, settings=settings).mean)
 
@@ -104,8 +104,8 @@ def test_entropy_of_known_histograms_and_who_is_degenerate():
     lone[7] = 50.0
     factors = np.stack([even, lone], axis=1)
     assert entropy_bits(factors) == pytest.approx([np.log2(10), 0.0808], abs=1e-3)
-    assert kept(factors, Settings()).tolist() == [True, True]
-    assert kept(factors, Settings(degenerate_factors="drop")).tolist() == [True, False]
+    assert kept(factors, ReproductionSettings()).tolist() == [True, True]
+    assert kept(factors, ReproductionSettings(degenerate_factors="drop")).tolist() == [True, False]
 
 
 @pytest.mark.shared
@@ -113,11 +113,11 @@ def test_categories_by_substring_have_the_papers_sizes(shared):
     names = pl.read_csv(shared / "paper" / "vocalset_train_egemaps.csv.gz", n_rows=1).columns[1:]
     names = [name for name in names if category(name) != "other"]
     assert len(names) == 88
-    theirs = count_categories(names, Settings())
+    theirs = count_categories(names, ReproductionSettings())
     # PAPER 1.3, 9
     sizes = {"pitch": 14, "formants": 18, "voice quality": 6, "mfcc": 16, "spectral": 17, "rhythm": 5, "loudness": 12}
     assert theirs == sizes
-    assert count_categories(names, Settings(categories="egemaps"))["pitch"] == 10
+    assert count_categories(names, ReproductionSettings(categories="egemaps"))["pitch"] == 10
 
 
 def test_the_average_of_disentanglement_is_divided_once_more_unless_switched():

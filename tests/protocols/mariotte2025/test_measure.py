@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
 
@@ -44,7 +44,7 @@ def values(records, metric: str) -> dict[str, float]:
 
 def test_a_probe_reads_what_is_there_on_the_clips_it_says():
     views, known = made()
-    records = list(judge_probes(views, known, Settings(probe_epochs=400), ABOUT))
+    records = list(judge_probes(views, known, ReproductionSettings(probe_epochs=400), ABOUT))
     (test,) = [r for r in records if r.split == "test"]
     assert (test.metric, test.target, test.n, test.groups) == ("probe_accuracy", "technique", 60, 2)
     assert test.value > 0.85
@@ -54,13 +54,13 @@ def test_a_probe_reads_what_is_there_on_the_clips_it_says():
 def test_clips_without_a_label_take_no_part():
     views, known = made()
     known.test_labels["technique"] = np.where(np.arange(60) < 10, known.test_labels["technique"], "")
-    test = next(r for r in judge_probes(views, known, Settings(probe_epochs=5), ABOUT) if r.split == "test")
+    test = next(r for r in judge_probes(views, known, ReproductionSettings(probe_epochs=5), ABOUT) if r.split == "test")
     assert (test.n, test.groups) == (10, 1)
 
 
 def test_a_factor_that_is_there_is_found_in_one_dimension():
     views, known = made()
-    records = list(judge_factors(views, known, Settings(), ABOUT, width=8, dense=True))
+    records = list(judge_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=True))
     assert values(records, "factor_r2_in_sample")[NAMES[4]] == pytest.approx(0.99, abs=0.01)
     assert values(records, "completeness")[NAMES[4]] == pytest.approx(1.0, abs=0.01)
     assert values(records, "category_count")["pitch"] == 1
@@ -83,9 +83,9 @@ def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
     names = tuple(f"f{i}" for i in range(20))
     none = {"technique": np.array([""] * 80)}
     known = Known(none, none, none, np.array(["a"] * 80), np.array(["a"] * 80), factors, names)
-    strong = Settings(alpha=0.3)
+    strong = ReproductionSettings(alpha=0.3)
 
-    def mean_of(settings: Settings, *, dense: bool) -> float:
+    def mean_of(settings: ReproductionSettings, *, dense: bool) -> float:
         return values(list(judge_factors(views, known, settings, ABOUT, width=30, dense=dense)), "top_completeness")[""]
 
     assert mean_of(strong, dense=True) < 0.8
@@ -96,7 +96,7 @@ def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
 
 def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
     views, known = made(missing=True)
-    records = list(judge_factors(views, known, Settings(), ABOUT, width=8, dense=False))
+    records = list(judge_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=False))
     found = [r for r in records if r.metric == "factor_r2_in_sample"]
     assert {r.target for r in found} == set(NAMES[1:])
     assert {r.n for r in found} == {59}
@@ -106,7 +106,7 @@ def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
 def test_no_factors_no_numbers():
     views, known = made()
     empty = Known(**{**vars(known), "factors": np.full((60, 5), np.nan)})
-    assert list(judge_factors(views, empty, Settings(), ABOUT, width=8, dense=True)) == []
+    assert list(judge_factors(views, empty, ReproductionSettings(), ABOUT, width=8, dense=True)) == []
 
 
 def test_reconstruction_of_known_rows():

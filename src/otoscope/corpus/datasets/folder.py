@@ -15,7 +15,7 @@ from otoscope.corpus.listing import (
     listing_table,
     set_aside_table,
 )
-from otoscope.errors import CorpusError, spelt
+from otoscope.errors import CorpusError, quote
 
 
 class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
@@ -93,7 +93,7 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
         )
         if not rows:
             raise CorpusError(
-                f"group_pattern {spelt(self.group_pattern)} matches none of {len(groups)} paths under {self.root},"
+                f"group_pattern {quote(self.group_pattern)} matches none of {len(groups)} paths under {self.root},"
                 f" such as {next(iter(groups), 'none')}"
             )
         clips = listing_table(rows)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.errors import EvaluationError
 from otoscope.factors.user_table import CATEGORIES, category
 from otoscope.linear.gram import live_columns
@@ -39,7 +39,7 @@ def score_factors(
     features: Float[np.ndarray, "rows p"],
     factors: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
-    settings: JudgeSettings,
+    settings: Mariotte2025Settings,
     *,
     width: int,
 ) -> FactorScores:
@@ -70,14 +70,16 @@ def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray
     return found
 
 
-def kept(factors: Float[np.ndarray, "rows factors"], settings: JudgeSettings) -> Bool[np.ndarray, " factors"]:
+def kept(factors: Float[np.ndarray, "rows factors"], settings: Mariotte2025Settings) -> Bool[np.ndarray, " factors"]:
     """Say which factors take part: all, or those that are not all but constant."""
     if settings.degenerate_factors == "keep":
         return np.ones(factors.shape[1], dtype=bool)
     return entropy_bits(factors) >= DEGENERATE_BITS
 
 
-def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: JudgeSettings) -> Top:
+def top(
+    values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: Mariotte2025Settings
+) -> Top:
     """Average over the ten factors that rank highest `by` something (or all), NaN left out."""
     order = np.flip(np.argsort(np.where(np.isnan(by), -np.inf, by), kind="stable"))
     members = order[~np.isnan(by[order])]
@@ -89,12 +91,12 @@ def top(values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factor
     return Top(float(chosen.mean()), float(chosen.std()), members)
 
 
-def count_categories(names: Sequence[str], settings: JudgeSettings) -> dict[str, int]:
+def count_categories(names: Sequence[str], settings: Mariotte2025Settings) -> dict[str, int]:
     """Count factors by category, in the order of reports.
 
-    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], JudgeSettings())["pitch"]
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Mariotte2025Settings())["pitch"]
     1
-    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], JudgeSettings(categories="egemaps"))["voice quality"]
+    >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Mariotte2025Settings(categories="egemaps"))["voice quality"]
     1
     """
     found = Counter(_substring(name) if settings.categories == "substring" else category(name) for name in names)
@@ -111,7 +113,7 @@ def _substring(factor: str) -> str:
 def _completeness(
     features: Float[np.ndarray, "rows p"],
     importance: Float[np.ndarray, "p factors"],
-    settings: JudgeSettings,
+    settings: Mariotte2025Settings,
     width: int,
 ) -> Float[np.ndarray, " factors"]:
     found = completeness(importance)

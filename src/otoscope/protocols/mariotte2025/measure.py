@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.metrics.record import Record
 from otoscope.protocols.mariotte2025.factors import (
     Top,
@@ -42,7 +42,7 @@ class Known:
     factor_names: tuple[str, ...]
 
 
-def judge_probes(views: Views, known: Known, settings: JudgeSettings, about: Record) -> Iterator[Record]:
+def judge_probes(views: Views, known: Known, settings: Mariotte2025Settings, about: Record) -> Iterator[Record]:
     """Yield the accuracy of the study's probe for every label, on test and (the best epoch's) on validation clips."""
     for label, train in known.train_labels.items():
         valid, test = known.valid_labels[label], known.test_labels[label]
@@ -68,7 +68,7 @@ def judge_probes(views: Views, known: Known, settings: JudgeSettings, about: Rec
 
 
 def judge_factors(
-    views: Views, known: Known, settings: JudgeSettings, about: Record, *, width: int, dense: bool
+    views: Views, known: Known, settings: Mariotte2025Settings, about: Record, *, width: int, dense: bool
 ) -> Iterator[Record]:
     """Yield R2 and completeness of every factor, the means over the ten best, category counts and entropies.
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otoscope.artifacts import fingerprint, read_json
-from otoscope.config.mariotte2025 import JudgeSettings
+from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.formatting import count
 from otoscope.protocols import mariotte2025
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
@@ -68,7 +68,7 @@ def views_of(rows: Float[np.ndarray, "clips width"], clips: Clips) -> Views:
 
 
 def _dense_part(
-    material: EvaluationInputs, known: Known, layer: int, settings: JudgeSettings, shared: str
+    material: EvaluationInputs, known: Known, layer: int, settings: Mariotte2025Settings, shared: str
 ) -> CachedResult:
     def make() -> ComputedResult:
         views = views_of(material.store.pooled(layer), material.clips)
@@ -81,7 +81,12 @@ def _dense_part(
 
 
 def _sae_part(
-    run: Context, material: EvaluationInputs, known: Known, member: GridMember, settings: JudgeSettings, shared: str
+    run: Context,
+    material: EvaluationInputs,
+    known: Known,
+    member: GridMember,
+    settings: Mariotte2025Settings,
+    shared: str,
 ) -> CachedResult:
     home = run.folder.saes / member.sae_id
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import soundfile
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.checks import make_clip_id
 from otoscope.corpus.datasets.vocalset import ENDINGS, VocalSetCorpus
@@ -27,7 +27,7 @@ VALID_SHARE = 0.2
 LABEL = "technique"
 
 
-def glance(root: Path, settings: Settings) -> Corpus:
+def glance(root: Path, settings: ReproductionSettings) -> Corpus:
     """Return what `read_vocalset` would, by names and headers alone: nothing is decoded, digests are empty."""
     listing = VocalSetCorpus(root=root, vowels=ENDINGS).listing(root)
     seconds, rates = zip(*(_header(listing.root / path) for path in listing.clips["path"]), strict=True)
@@ -38,7 +38,7 @@ def glance(root: Path, settings: Settings) -> Corpus:
 
 
 def read_vocalset(
-    root: Path, settings: Settings, *, cache: Path, on_progress: ProgressCallback | None = None
+    root: Path, settings: ReproductionSettings, *, cache: Path, on_progress: ProgressCallback | None = None
 ) -> Corpus:
     """Return VocalSet as the study filters it: ten techniques, and names that end in a vowel, c, f or spoken.
 
@@ -48,7 +48,7 @@ def read_vocalset(
     return _filtered(build_corpus(spec, Splits(), cache=cache, on_progress=on_progress), settings)
 
 
-def _filtered(corpus: Corpus, settings: Settings) -> Corpus:
+def _filtered(corpus: Corpus, settings: ReproductionSettings) -> Corpus:
     named = pl.col("path").map_elements(_says_vibrado, return_dtype=pl.Boolean)
     if settings.vibrado == "drop":
         corpus = replace(corpus, clips=corpus.clips.filter(~named))
@@ -57,7 +57,7 @@ def _filtered(corpus: Corpus, settings: Settings) -> Corpus:
     return replace(corpus, clips=corpus.clips.with_columns(sides.alias("split")))
 
 
-def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
+def sides(corpus: Corpus, settings: ReproductionSettings) -> dict[str, Take]:
     """Return the side of each file by its path: a fifth of the training files, or singers, validates.
 
     Files are ranked by a hash of seed and name: the authors shuffle a list whose order is the file system's, so
@@ -79,7 +79,7 @@ def sides(corpus: Corpus, settings: Settings) -> dict[str, Take]:
     return found
 
 
-def takes(corpus: Corpus, settings: Settings) -> pl.DataFrame:
+def takes(corpus: Corpus, settings: ReproductionSettings) -> pl.DataFrame:
     """Return what is heard of each file: the columns of `Corpus.clips`, and `take, crop, file_s`.
 
     Training files in `crops` random crops of 5 s, validation and test files in their first 5 s, test files
@@ -113,7 +113,7 @@ def _says_vibrado(path: str) -> bool:
     return re.search("vibrado", path, re.IGNORECASE) is not None
 
 
-def _starts(path: str, duration_s: float, take: Take, settings: Settings) -> list[float]:
+def _starts(path: str, duration_s: float, take: Take, settings: ReproductionSettings) -> list[float]:
     spare_s = duration_s - CROP_S
     if take != "train" or spare_s <= 0:
         return [0.0]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.config.strict import StrictSettings
 from otoscope.errors import StorageFull
 from otoscope.factors.egemaps import FACTORS
@@ -38,12 +38,12 @@ def store_bytes(clips: int, layers: int, width: int) -> float:
     return clips * layers * width * FLOAT_BYTES
 
 
-def dictionary_bytes(settings: Settings, width: int) -> float:
+def dictionary_bytes(settings: ReproductionSettings, width: int) -> float:
     """Return the size of one dictionary."""
     return (2 * settings.latents * width + settings.latents) * FLOAT_BYTES
 
 
-def grid_bytes(settings: Settings, width: int, layers: int) -> float:
+def grid_bytes(settings: ReproductionSettings, width: int, layers: int) -> float:
     """Return the size of the dictionaries of some layers, those of one layer at work."""
     dictionaries = len(settings.sparsities) * (layers + TRAINING_COPIES)
     return dictionaries * dictionary_bytes(settings, width)
@@ -136,7 +136,7 @@ def estimate(
     folder: Path,
     *,
     models: Sequence[Model],
-    settings: Settings,
+    settings: ReproductionSettings,
     device: str = "cpu",
     progress: ProgressReporter | None = None,
 ) -> Estimate:
@@ -176,7 +176,11 @@ def sizes_of(heard: pl.DataFrame) -> Sizes:
 
 
 def _costs(
-    models: Sequence[Model], settings: Settings, forwards: dict[str, Forward], sizes: Sizes, paths: list[Path]
+    models: Sequence[Model],
+    settings: ReproductionSettings,
+    forwards: dict[str, Forward],
+    sizes: Sizes,
+    paths: list[Path],
 ) -> Iterator[Cost]:
     strict, cores = StrictSettings(), len(os.sched_getaffinity(0))
     decode_s = speed.decoding_per_s(paths) / cores
@@ -195,7 +199,7 @@ def _costs(
     yield from _judging(settings, strict, sizes, layers, width, sum(f.layers for f in forwards.values()), cores)
 
 
-def _encoding(model: Model, settings: Settings, forward: Forward, sizes: Sizes) -> Cost:
+def _encoding(model: Model, settings: ReproductionSettings, forward: Forward, sizes: Sizes) -> Cost:
     wrong = model.name == "MERT" and settings.mert_rate == "mixed" and forward.layers > min(MISRATED_LAYERS)
     crops = sizes.crops * (2 if wrong else 1)
     whole_s = sizes.whole_s if settings.factor_audio == "whole" else 0.0
@@ -212,7 +216,7 @@ def _encoding(model: Model, settings: Settings, forward: Forward, sizes: Sizes) 
     )
 
 
-def _training(settings: Settings, strict: StrictSettings, sizes: Sizes, layers: int, width: int) -> Cost:
+def _training(settings: ReproductionSettings, strict: StrictSettings, sizes: Sizes, layers: int, width: int) -> Cost:
     step_s = speed.training_step_s(settings, width)
     steps = settings.sae_epochs * -(-sizes.train_files // MARIOTTE2025.batch)
     # an untrained layer and a frozen decoder take as long as a seed; the limit is looked for with two recipes
@@ -227,7 +231,13 @@ def _training(settings: Settings, strict: StrictSettings, sizes: Sizes, layers: 
 
 
 def _judging(
-    settings: Settings, strict: StrictSettings, sizes: Sizes, layers: int, width: int, depth: int, cores: int
+    settings: ReproductionSettings,
+    strict: StrictSettings,
+    sizes: Sizes,
+    layers: int,
+    width: int,
+    depth: int,
+    cores: int,
 ) -> Iterator[Cost]:
     codes = layers * len(settings.sparsities)
     probe_s = [settings.probe_epochs * speed.probe_epoch_s(sizes.train_files, w) for w in (width, settings.latents)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import UnknownLayer
@@ -36,7 +36,7 @@ class ModelRun:
     root: Path
     corpus: Corpus
     factors: FactorTable
-    settings: Settings
+    settings: ReproductionSettings
     device: str
     watch: ProgressReporter
 

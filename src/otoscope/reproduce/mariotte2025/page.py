@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.artifacts import atomic, read_json, read_table
-from otoscope.config.mariotte2025 import Settings, choices, theirs
+from otoscope.config.mariotte2025 import ReproductionSettings, allowed_choices, authors_choices
 from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
 from otoscope.report import tables
@@ -184,10 +184,10 @@ def _switches(settings: dict[str, Any]) -> Switches:
             "switch": name,
             "here": settings[name],
             "as in the authors' code": "yes" if settings[name] == default else f"no: {default}",
-            "choices": ", ".join(choices(name)),
-            "what it decides": Settings.model_fields[name].description or "",
+            "choices": ", ".join(allowed_choices(name)),
+            "what it decides": ReproductionSettings.model_fields[name].description or "",
         }
-        for name, default in theirs().items()
+        for name, default in authors_choices().items()
     ]
-    effort = {name: value for name, value in settings.items() if name not in theirs()}
+    effort = {name: value for name, value in settings.items() if name not in authors_choices()}
     return Switches(tables.table(pl.DataFrame(rows), caption="Switches"), tables.settings(effort, caption="Effort"))

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.artifacts import digest, fingerprint, read_table, write_json, write_table
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.formatting import count
@@ -55,7 +55,7 @@ def reproduce(
     root: Path,
     *,
     models: Sequence[Model],
-    settings: Settings | None = None,
+    settings: ReproductionSettings | None = None,
     device: str = "cpu",
     progress: ProgressReporter | None = None,
 ) -> Reproduced:
@@ -65,7 +65,7 @@ def reproduce(
     Writes into `root`: `corpus.parquet`, `factors.parquet`, a folder for each model, `results.parquet`,
     `comparison.parquet`, `comparison.csv` and `report/index.html`.
     """
-    settings, progress = settings or Settings(), progress or SilentReporter()
+    settings, progress = settings or ReproductionSettings(), progress or SilentReporter()
     folder = RunFolder(root)
     with folder.locked():
         folder.log("reproduce", models=[model.name for model in models], corrected=settings.corrected)
@@ -78,7 +78,7 @@ def reproduce(
         return _compared(folder, opened, settings, progress)
 
 
-def _corpus(folder: RunFolder, data: Path, settings: Settings, watch: ProgressReporter) -> Corpus:
+def _corpus(folder: RunFolder, data: Path, settings: ReproductionSettings, watch: ProgressReporter) -> Corpus:
     inputs = fingerprint(NAME, str(data.resolve()), settings.vibrado, _files(data))
 
     def work() -> None:
@@ -110,7 +110,9 @@ def _factors(folder: RunFolder, corpus: Corpus, watch: ProgressReporter) -> Fact
     return FactorTable.load(folder.factors)
 
 
-def _compared(folder: RunFolder, models: list[Model], settings: Settings, watch: ProgressReporter) -> Reproduced:
+def _compared(
+    folder: RunFolder, models: list[Model], settings: ReproductionSettings, watch: ProgressReporter
+) -> Reproduced:
     paths = {model.name: folder_of(folder.root, model.name).results for model in models}
     held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
     inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))

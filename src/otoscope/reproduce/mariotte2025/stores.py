@@ -19,7 +19,7 @@ from otoscope.activations.extract import iter_extract
 from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import StaleArtifact
@@ -122,7 +122,7 @@ class Job:
 
     model: Model
     folder: RunFolder
-    settings: Settings
+    settings: ReproductionSettings
     watch: ProgressReporter
 
     def about(self, layer: int, representation: str) -> Record:
@@ -156,7 +156,7 @@ class Store(NamedTuple):
     layers: tuple[int, ...]
 
 
-def stores_of(name: str, layers: tuple[int, ...], settings: Settings) -> list[Store]:
+def stores_of(name: str, layers: tuple[int, ...], settings: ReproductionSettings) -> list[Store]:
     """Return the stores that the study needs of a model with these layers.
 
     >>> from otoscope.config.mariotte2025 import Settings

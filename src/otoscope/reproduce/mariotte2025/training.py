@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from otoscope.artifacts import fingerprint
-from otoscope.config.mariotte2025 import Settings
+from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.formatting import count
 from otoscope.reproduce.mariotte2025.corpus import LABEL
 from otoscope.reproduce.mariotte2025.stores import FORMAT, Job, Reader
@@ -33,7 +33,7 @@ class Dictionary(NamedTuple):
         return f"layer{self.layer:02d}-k{self.k}"
 
 
-def grid_of(layers: Sequence[int], settings: Settings) -> list[Dictionary]:
+def grid_of(layers: Sequence[int], settings: ReproductionSettings) -> list[Dictionary]:
     """Return a dictionary for each layer and sparsity.
 
     >>> [d.sae_id for d in grid_of([3, 12], Settings(sparsities=(0.75, 0.99)))]
@@ -66,7 +66,7 @@ def train_grid(job: Job, reader: Reader, grid: Sequence[Dictionary]) -> None:
     run_stage(job.folder, "train", inputs=everything, outputs=outputs, work=work, progress=job.watch)
 
 
-def _recipe(reader: Reader, settings: Settings) -> TrainConfig:
+def _recipe(reader: Reader, settings: ReproductionSettings) -> TrainConfig:
     """Return the study's recipe for stored crops: as many steps, a validation after each pass over the files."""
     files = len(reader.known.train_labels[LABEL])
     epochs = settings.sae_epochs / reader.crops
