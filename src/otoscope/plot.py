@@ -69,7 +69,7 @@ def probe_by_layer(results: AnyResults) -> AnyChart:
     >>> rows = [Record(metric="probe_accuracy", value=0.5 + layer / 10, split="test", representation="dense",
     ...                layer=layer, target="digit", n=40, groups=4) for layer in (1, 2, 3)]
     >>> probe_by_layer(to_table(rows)).to_dict()["title"]
-    'Which layers know the digit'
+    'Probe accuracy by layer: digit'
     """
     return _drawn(probes.probe_by_layer(_shown(results)), "probe_accuracy")
 
@@ -138,17 +138,17 @@ def strict_limits(results: AnyResults) -> AnyChart:
 
 def claim_task(results: AnyResults) -> AnyChart:
     """Return the loss of codes against their layer: published, in the study's way, and on held-out groups."""
-    return _drawn(claims.kept_figure(examine(_rows(results)).sources), "the claim about tasks")
+    return _drawn(claims.task_figure(examine(_rows(results)).sources), "the claim about tasks")
 
 
 def claim_dimensions(results: AnyResults) -> AnyChart:
     """Return how many dimensions a factor takes, from the same three sources."""
-    return _drawn(claims.compact_figure(examine(_rows(results)).sources), "the claim about dimensions")
+    return _drawn(claims.dimensions_figure(examine(_rows(results)).sources), "the claim about dimensions")
 
 
 def claim_layers(results: AnyResults) -> AnyChart:
     """Return the layers in which pitch, formants and MFCC are read, from the same three sources."""
-    return _drawn(claims.order_figure(examine(_rows(results)).sources), "the claim about layers")
+    return _drawn(claims.layers_figure(examine(_rows(results)).sources), "the claim about layers")
 
 
 def activation(

@@ -65,7 +65,7 @@ def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
     said = page.section("summary")
     assert said.index(banner.text) < said.index("A linear probe")
     assert said.startswith("What was measured")
-    for verdict in ("predicted from", "What the layers know", "What sparse codes keep", "Compactness", "points less"):
+    for verdict in ("predicted from", "Probing the layers", "Probing sparse codes", "Compactness", "points less"):
         assert verdict not in said
     assert page.all("dl", class_="tiles") == []
     assert page.mistakes == []
@@ -89,7 +89,7 @@ def test_a_factor_without_a_value_anywhere_has_no_part_in_a_count(tmp_path: Path
     assert "3 further factors have no value on the test clips and are not counted" in said
     (tiles,) = page.all("dl", class_="tiles")
     assert " of 5" in tiles.text
-    assert "not measured: 3 further factors" in tiles.text
+    assert "without a test value: 3 further factors" in tiles.text
     assert page.csv("categories-by-layer")["category"].unique().to_list() == ["pitch"]
 
 

@@ -159,7 +159,7 @@ def test_methods_and_provenance_name_every_setting(made: Made) -> None:
 
 
 def test_files_set_aside_are_listed_with_their_reason(made: Made) -> None:
-    assert "2 files could not be used" in made.reading.section("set-aside")
+    assert "2 files could not be used and are excluded" in made.reading.section("set-aside")
     assert "bad/<b>.wav" in made.reading.section("set-aside")
     assert not made.reading.all("table b")
 
@@ -173,7 +173,7 @@ def test_the_gallery_plays_and_describes_every_clip(made: Made) -> None:
     assert all(s.attributes["preload"] == "none" and "controls" in s.attributes for s in sounds)
     assert all("latent" in (p.attributes["alt"] or "") for p in pictures)
     assert "Also the best single latent for pitch factor 2 and pitch factor 3" in made.reading.section("gallery")
-    assert "by chance |r| up to 0.20" in made.reading.section("gallery")
+    assert "chance |r| up to 0.20" in made.reading.section("gallery")
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_long_name_stays_inside_its_box(tmp_path: Path) -> None:
         ({"sae_layers": ()}, "gallery", "No gallery"),
         ({"sizes": {}}, "factors", "No factors"),
         ({"sizes": {}}, "categories", "No factors"),
-        ({"explain": False}, "gallery", "No gallery"),
+        ({"gallery": False}, "gallery", "No gallery"),
     ],
 )
 def test_a_missing_part_leaves_a_sentence(
@@ -290,7 +290,7 @@ def test_the_tiles_say_how_their_layers_were_chosen_and_what_they_count(made: Ma
     assert len(said) == 1
     assert "layer chosen on validation groups" in said[0]
     assert "dense layer 3 itself:" in said[0]
-    assert "by chance 10.0 %, up to 13.5 %" in said[0].replace("\u00a0", " ")
+    assert "chance 10.0 %, up to 13.5 %" in said[0].replace("\u00a0", " ")
     assert "480 clips of 6 groups" in said[0]
     assert "null" not in said[0]
 
@@ -306,7 +306,7 @@ def test_a_note_on_nulls_stands_only_under_a_table_that_has_them(made: Made) -> 
     for name in ("factor-r2", "effective-latents"):
         (figure,) = made.reading.all("figure", id=f"figure-{name}")
         held = any(column.endswith(" null") for column in made.reading.csv(name).columns)
-        assert ("In the table “null”" in figure.text) == held == (name == "factor-r2")
+        assert ("In the table, “null”" in figure.text) == held == (name == "factor-r2")
 
 
 def test_settings_of_protocols_that_did_not_run_are_left_out(tmp_path: Path) -> None:
@@ -321,5 +321,5 @@ def test_settings_of_protocols_that_did_not_run_are_left_out(tmp_path: Path) -> 
 
 def test_a_sparsity_is_not_said_to_be_the_nearest_to_itself(made: Made) -> None:
     methods = made.reading.section("methods").replace("\u00a0", " ")
-    assert "Where one sparsity stands for all it is 90 %." in methods
-    assert "nearest to 90 %" not in methods
+    assert "Where a single sparsity is shown, it is 90 %." in methods
+    assert "nearest trained to 90 %" not in methods

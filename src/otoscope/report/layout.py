@@ -18,14 +18,13 @@ from otoscope.report.figures.figure import Figure, figure_chart, for_page
 from otoscope.report.figures.theme import PRINT_CONFIG, Colour, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
-"""What the bundled script must offer to the page's own."""
+"""Export of the bundled script for the page's own script."""
 
 
 def write_figure(folder: Path, figure: Figure) -> None:
     """Write one figure as SVG and as PDF, on white.
 
-    The SVG has the same bytes each time; the PDF is the same drawing, but the converter lists its
-    objects in any order.
+    The SVG has the same bytes each time. The PDF shows the same drawing, but the order of its objects varies.
     """
     svg = _renumbered(vlc.vegalite_to_svg(figure_chart(figure, PRINT_CONFIG).to_dict(validate=False)))
     with atomic(folder / f"{figure.name}.svg") as temporary:
@@ -35,7 +34,7 @@ def write_figure(folder: Path, figure: Figure) -> None:
 
 
 def _renumbered(svg: str) -> str:
-    """Number gradients and clips from 0 in each file: the converter counts on from one file to the next."""
+    """Number gradients and clips from 0: the converter's counter runs across files."""
     ids = list(dict.fromkeys(re.findall(r'id="((?:gradient_|clip)\d+)"', svg)))
     new = {old: f"{old.rstrip('0123456789')}{number}" for number, old in enumerate(ids)}
     return re.sub(r'(id="|url\(#)((?:gradient_|clip)\d+)', lambda m: m[1] + new.get(m[2], m[2]), svg)
@@ -139,5 +138,5 @@ def _resource(name: str) -> Markup:
 
 @cache
 def _bundle() -> Markup:
-    """Return Vega, Vega-Lite and vega-embed as one script that may stand inside a page."""
+    """Return Vega, Vega-Lite and vega-embed as one script, safe inside an HTML page."""
     return Markup(vlc.javascript_bundle(snippet=BUNDLED).replace("</script", "<\\/script").replace("<!--", "<\\!--"))

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and its charts as SVG and PDF."""
+"""The report: one self-contained page, and its charts as SVG and PDF files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,33 +22,32 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "sparsity": ("Probing against sparsity", "No probes on codes: the results hold no label or no dictionary."),
     "reconstruction": ("Reconstruction", "No dictionaries: the results hold no explained variance."),
     "factors": ("Factors", "No factors: the results hold no factor regression for this run."),
-    "categories": ("Factor categories by layer", "No factors: there is nothing to sort into categories."),
+    "categories": ("Factor categories by layer", "No factors: there are no categories to show."),
 }
-"""Heading of each section of figures, and what stands there when it has none."""
+"""Heading of each section of figures, and its text if it has none."""
 
 
-PLAINLY = {
+OTHER_PROTOCOLS = {
     "held_out": (
-        "The same clips asked in the plain way: one penalty chosen on validation groups, accuracy over all clips, "
-        "factors as they are, one seed, no baselines. These numbers differ from those above and are a first look, not "
-        "something to claim by."
+        "The same clips, evaluated in the simple way: one penalty chosen on validation groups, accuracy over all "
+        "clips, "
+        "untransformed factors, one seed, no baselines. These numbers differ from those above. They are a first look "
+        "and support no claim."
     ),
     "mariotte2025": (
-        "The same clips asked as the study's own code asks: a probe that keeps its best epoch on the validation clips, "
-        "and factors that are fitted and scored on the same clips. These numbers stand here to be compared with the "
-        "published ones; they say little of unseen groups."
+        "The same clips, evaluated as in the study's code: a probe that keeps its best epoch on the validation clips, "
+        "and factors that are fitted and scored on the same clips. These numbers can be compared with the published "
+        "ones; they say little about unseen groups."
     ),
 }
-"""What stands before another protocol's findings where strict ones stand above them."""
+"""Introduction to another protocol's findings below the strict ones."""
 
 
 def write_report(folder: Path, *, figures: bool = True) -> Path:
-    """Write `report/index.html` in a run folder, and `report/figures/*.svg, *.pdf` beside it.
+    """Write `report/index.html` and `report/figures/*.svg, *.pdf` in a run folder; return the page's path.
 
-    Nothing is computed: all numbers come from `results.parquet`. Where these ask the study's question, `claims.html`
-    examines its three claims. Parts of the run that are missing
-    leave a sentence where their figures would stand. Returns the page's path. Raises
-    `IncompleteArtifact` when there are no results.
+    All numbers come from `results.parquet`. If the results cover the claims of Mariotte et al. 2025, `claims.html` is
+    written too. A section whose part of the run is missing says so. Raises `IncompleteArtifact` without results.
     """
     run = read_run(folder)
     sections = all_figures(run)
@@ -63,7 +62,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
 
 
 class RunSummary(NamedTuple):
-    """Content of the first section; `summary` is None where the strict protocol speaks first."""
+    """Content of the first section; `summary` is None if the strict protocol's findings come first."""
 
     opening: Opening
     caution: str
@@ -115,15 +114,15 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         link = ClaimsLink(list(zip(claims.CLAIMS, examined.verdicts, strict=True)), claims.PAGE)
         yield Section("claim", "The claim, examined", "claims_link.html", link)
     if strict:
-        yield Section("strict", "Asked strictly", "strict.html", strict, figures["strict"])
-        other = PlainFindings(PLAINLY.get(run.results.protocol, ""), plain)
-        yield Section("plain", "Asked plainly", "plain.html", other)
+        yield Section("strict", "Strict protocol", "strict.html", strict, figures["strict"])
+        other = PlainFindings(OTHER_PROTOCOLS.get(run.results.protocol, ""), plain)
+        yield Section("plain", "Other protocol", "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
         yield Section(name, title, "text.html", () if figures[name] else (empty,), figures[name])
     yield Section("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
     yield Section("methods", "Methods", "methods.html", methods.methods(run))
     yield Section("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
-    yield Section("provenance", "Where this comes from", "provenance.html", methods.provenance(run))
+    yield Section("provenance", "Provenance", "provenance.html", methods.provenance(run))
 
 
 def _subtitle(run: RunData) -> str:

@@ -1,4 +1,4 @@
-"""What a report reads of a run folder; all but the results may be missing."""
+"""Contents of a run folder as a report reads them; everything but the results may be missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ NO_CATEGORY = "other"
 
 @dataclass(frozen=True)
 class RunData:
-    """A run folder's contents as far as they exist."""
+    """Contents of a run folder, as far as they exist."""
 
     folder: Path
     results: Results
@@ -40,9 +40,9 @@ class RunData:
 
     @property
     def title(self) -> str:
-        """The page's title: the configuration's, or one made of the corpus and the encoder."""
+        """The page's title: the configuration's, or one built from encoder and corpus."""
         asked = (self.config.get("report") or {}).get("title")
-        return str(asked or f"What {self.encoder} hears in {self.corpus.get('name') or self.name}")
+        return str(asked or f"{self.encoder} on {self.corpus.get('name') or self.name}")
 
     @property
     def encoder(self) -> str:
@@ -72,13 +72,13 @@ def category_of(categories: Mapping[str, str], factor: str) -> str:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` when they lack columns."""
+    """Load a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` if they lack columns."""
     rows = read_table(folder / "results.parquet")
     if missing := SCHEMA.keys() - set(rows.columns):
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
         )
-    judged = set(rows["sae_id"])  # dictionaries of earlier settings may lie beside those of the results
+    judged = set(rows["sae_id"])  # saes/ may also hold dictionaries of earlier settings
     return RunData(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunData:
 
 
 def set_aside(folder: Path) -> pl.DataFrame | None:
-    """Return every clip that could not be used, `path, reason`: those without sound, then those too short to encode."""
+    """Return the clips that could not be used as `path, reason`: undecodable or silent clips, then too short ones."""
     listed, stored = _table(folder / "set_aside.parquet"), folder / "activations"
     heard = ActivationStore.open(stored).set_aside if (stored / "manifest.json").is_file() else None
     found = [table.select("path", "reason") for table in (listed, heard) if table is not None]

@@ -10,14 +10,14 @@ from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.metrics.registry import METRICS
 
 COLUMNS = (
-    "n: how many clips, frames, factors, levels or dictionaries a value is made of; null: the same with targets dealt "
-    "out to the wrong clips, its mean and its upper end."
+    "n: number of clips, frames, factors, levels or dictionaries behind a value; null: the same fit with permuted "
+    "targets, its mean and its upper end."
 )
-"""What the columns of a table of results hold that do not say so themselves."""
+"""Explanation of columns whose names do not explain themselves."""
 
 
 def metric_notes(rows: pl.DataFrame) -> str:
-    """Return what the metrics of a table are; empty for a table that has no such column.
+    """Return the descriptions of a table's metrics; empty for a table without that column.
 
     >>> metric_notes(pl.DataFrame({"metric": ["cosine"], "n": [3]})).split(": ", 1)[0]
     'cosine'
@@ -36,7 +36,6 @@ TITLES: dict[str, str] = {
     "null_mean": "null, mean",
     "null_high": "null, upper end",
     "sae_id": "dictionary",
-    "preset": "recipe",
 }
 RESULT_COLUMNS = (
     *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "dimensions", "seed"),
@@ -44,15 +43,15 @@ RESULT_COLUMNS = (
     *("low", "high", "null_mean", "null_high", "n", "groups"),
 )
 SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")
-"""Columns that say of what a number is; one that never changes is said once."""
+"""Columns that describe a number; a constant column is stated once above the table."""
 LONG_TEXT = 11
-"""Characters from which on a column of texts gets room."""
+"""Minimum length of texts, in characters, for a wider column."""
 MAX_ROWS = 300
-"""Rows a table shows at most; its download always holds all."""
+"""Maximum number of rows shown; the download holds all rows."""
 
 
 class Column(NamedTuple):
-    """Heading of a column; `kind` is "number" (set right), "long" (kept from wrapping at every letter) or empty."""
+    """Heading of a column; `kind` is "number" (right-aligned), "long" (wider) or empty."""
 
     title: str
     kind: str
@@ -81,7 +80,7 @@ class SettingsTable(NamedTuple):
 
 
 class Download(NamedTuple):
-    """A link that holds a whole table as CSV."""
+    """A link with a whole table as CSV in it."""
 
     href: str
     name: str
@@ -99,7 +98,7 @@ class FoldedTable(NamedTuple):
 
 
 def csv_download(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Download:
-    """Return a link that holds the whole table as CSV, floats to the last digit."""
+    """Return a download link with the whole table as CSV, floats in full precision."""
     data = b64encode(rows.write_csv().encode()).decode()
     return Download(f"data:text/csv;charset=utf-8;base64,{data}", f"{name}.csv", text)
 
@@ -118,14 +117,14 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3) -> Fol
     notes.append(metric_notes(rows))
     constant = _constant(rows)
     every = "; ".join(f"{TITLES.get(c, c)} {_spelled(c, value)}" for c, value in constant.items())
-    notes.append(f"In every row that has it: {every}." if every else "")
+    notes.append(f"Same in all rows: {every}." if every else "")
     shown = table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits)
     download = csv_download(rows, name)
     return FoldedTable(title, count(rows.height, "row"), [note for note in notes if note], download, shown)
 
 
 def _constant(rows: pl.DataFrame) -> dict[str, Any]:
-    """Return the columns of settings that hold one value in several rows, where they have any."""
+    """Return the columns of settings that have the same value in all rows, where they have one."""
     if rows.height < 2 or "metric" not in rows.columns:
         return {}
     found = {c: rows[c].drop_nulls().unique().to_list() for c in SETTINGS if c in rows.columns}
@@ -137,7 +136,7 @@ def _spelled(column: str, value: Any) -> str:
 
 
 def table(rows: pl.DataFrame, *, caption: str, digits: int = 3) -> Table:
-    """Return a table whose numbers are shown rounded and hold their exact value."""
+    """Return a table with rounded numbers that keep their exact values."""
     columns = [Column(TITLES.get(c, c.replace("_", " ")), _class(rows[c])) for c in rows.columns]
     cells = [[_cell(row[c], c, digits) for c in rows.columns] for row in rows.rows(named=True)]
     return Table(caption, columns, cells)
@@ -159,7 +158,7 @@ def _cell(value: Any, column: str, digits: int) -> Cell:
 
 
 def result_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep the columns that a reader needs; leave out empty ones, and recipe and seed where there is only one."""
+    """Keep the columns that a reader needs; drop empty ones, and preset and seed if there is only one."""
     kept = [c for c in RESULT_COLUMNS if not _empty(rows[c])]
     single = [c for c in ("preset", "seed") if rows[c].drop_nulls().n_unique() < 2]
     return rows.select([c for c in kept if c not in single])
@@ -192,7 +191,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def spelled(value: Any) -> str:
-    """Return a setting as a reader writes it: yes and no, a dash for nothing, six digits of a number.
+    """Return a setting as text: yes and no, a dash for None, six digits of a number.
 
     >>> spelled(True), spelled(None), spelled([1, 2]), spelled(0.005656854249)
     ('yes', '–', '1, 2', '0.00565685')

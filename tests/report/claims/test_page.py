@@ -16,7 +16,7 @@ from otoscope.report.claims.numbers import Claims, Compact, Kept, Order, Sides, 
 from otoscope.report.claims.page import PAGE, examine, write_claims
 from otoscope.report.claims.strict_numbers import strict_claims
 from otoscope.report.claims.verdicts import compact, kept, ordered
-from otoscope.report.figures.claims import SOURCES, kept_figure
+from otoscope.report.figures.claims import SOURCES, task_figure
 from otoscope.report.run_data import read_run
 
 
@@ -164,7 +164,7 @@ def test_numbers_in_the_studys_way_claim_no_unseen_clips(tmp_path: Path) -> None
     page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    assert "no fit and no choice has seen" not in text.split("<main")[1].split("What the words mean")[0]
+    assert "no fit and no choice has seen" not in text.split("<main")[1].split("<summary>Glossary")[0]
     assert "factors are fitted and scored on the same clips" in text
 
 
@@ -341,7 +341,7 @@ def test_an_order_that_rests_on_the_input_of_the_first_block_decides_nothing(
 
 def test_the_chart_draws_the_interval_by_which_the_verdict_decides() -> None:
     found = task(number(0.7, 0.67, 0.74), number(0.8, 0.76, 0.83))
-    figure = kept_figure({SOURCES[-1]: Claims(found, None, None)})
+    figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
     low, high = figure.table.select("low", "high").row(0)
     assert (low, high) == (pytest.approx(-0.1 - math.hypot(0.03, 0.03)), pytest.approx(-0.1 + math.hypot(0.04, 0.04)))
@@ -375,8 +375,8 @@ def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> No
         "on the same 12 factors",
         "the centre of pitch lies 1.20 layers before that of formants (0.40 to 2.00 before; by chance up to 0.30 "
         "either way)",
-        '<a href="index.html">the report</a>',
-        "What the words mean",
+        '<a href="index.html">report</a>',
+        "Glossary",
     ):
         assert wanted in text, wanted
     for number in (1, 2, 3):
@@ -396,7 +396,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
     page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    asked, verdicts = text.index("What was asked of what</h2>"), text.index("Verdicts</h2>")
+    asked, verdicts = text.index("Setting</h2>"), text.index("Verdicts</h2>")
     assert asked < verdicts
     for wanted in (
         "synth; 200 clips",

@@ -26,7 +26,7 @@ from tests.support.page_reader import Reading, read_page
         (0.6, -0.09, 0.43, "Not beyond chance on test clips"),
         (0.6, 0.43, 0.43, "Not beyond chance on test clips"),
         (0.6, math.nan, 0.43, "Not beyond chance on test clips"),
-        (0.6, -0.5, 0.2, "Turned round on test clips"),
+        (0.6, -0.5, 0.2, "Opposite sign on test clips"),
         (0.6, 0.5, math.nan, "Fires when the factor is high"),
     ],
 )
@@ -58,7 +58,7 @@ def small(folder: Path) -> Path:
 
 def test_the_gallery_names_its_dictionary_and_says_that_the_charts_show_it(made: Made) -> None:
     said = made.reading.section("gallery").replace("\u00a0", " ")
-    assert "of the dictionary layer3-topk-204 (layer 3, 90 % sparsity, one of those that the charts show)" in said
+    assert "of the dictionary layer3-topk-204 (layer 3, 90 % sparsity, shown in the charts)" in said
     assert "Strength is the latent's mean code over the clip's frames" in said
 
 
@@ -67,7 +67,7 @@ def test_a_dictionary_that_no_chart_shows_is_said_to_be_one(tmp_path: Path) -> N
     card = read_json(made / "explain" / "card.json")
     write_json(made / "explain" / "card.json", {**card, "sae_id": "layer3-other-204"})
     said = remade(made).section("gallery").replace("\u00a0", " ")
-    assert "layer3-other-204 (layer 3, 90 % sparsity, not one of those that the charts show)" in said
+    assert "layer3-other-204 (layer 3, 90 % sparsity, not shown in the charts)" in said
 
 
 def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made) -> None:
@@ -85,7 +85,7 @@ def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> N
     made = small(tmp_path)
     chosen = pl.when(pl.col("latent") == 137).then(0.1).otherwise(pl.col("test_r"))
     page = remade(made, test_r=chosen)
-    assert "1 latent that test groups do not bear out" in page.section("gallery")
+    assert "1 latent not confirmed on test groups" in page.section("gallery")
     assert len(page.all("audio")) == len(page.all("img")) == 12
     assert page.mistakes == []
 
@@ -97,12 +97,12 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
     write_table(made / "factors.parquet", pl.DataFrame({"clip_id": list("abcde"), factor: values}))
     page = remade(made, factor_value=pl.lit(2.5))
     said = page.section("gallery").replace("\u00a0", " ")
-    assert "over all clips the factor runs from 1 to 90, median 2.5" in said
-    assert f"{factor} = 2.5, more than in 50 % of all clips" in said
+    assert "over all clips the factor ranges from 1 to 90, median 2.5" in said
+    assert f"{factor} = 2.5, higher than in 50 % of all clips" in said
 
 
 def test_a_rank_is_told_from_the_nearer_end() -> None:
     places = FactorRanks({"f0": np.arange(10.0)})
-    assert places.rank("f0", 0.5) == "less than in 90\u00a0% of all clips"
-    assert places.rank("f0", 9.0) == "more than in 90\u00a0% of all clips"
+    assert places.rank("f0", 0.5) == "lower than in 90\u00a0% of all clips"
+    assert places.rank("f0", 9.0) == "higher than in 90\u00a0% of all clips"
     assert places.rank("other", 9.0) is None

@@ -17,20 +17,20 @@ from tests.support.finished_run import make_run
 def test_a_table_of_results_says_what_its_metrics_are_and_any_other_says_nothing() -> None:
     said = metric_notes(pl.DataFrame({"metric": ["mig", "sap", "mig"], "n": [1, 1, 1]}))
     assert said.count("mig: ") == said.count("sap: ") == 1
-    assert "n: how many clips" in said
+    assert "n: number of clips" in said
     assert metric_notes(pl.DataFrame({"layer": [1]})) == ""
 
 
 def test_the_words_of_the_page_are_explained_once(made: Made) -> None:
-    assert made.text.count("What all the words mean") == 1
+    assert made.text.count("<summary>Glossary</summary>") == 1
     assert all(f"<b>{term}</b>" in made.text for term in TERMS)
 
 
 def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
     first = made.reading.section("summary")
-    assert first.startswith("What was foundopenai/whisper-tiny.en, layers 0 to 4, listens to ")
-    assert "say what its layers and their sparse codes tell of the technique and 88 factors" in first
-    assert "Scores are of 480 clips of 6 groups that no fit and no choice has seen" in first
+    assert first.startswith("What was foundThis page shows, for openai/whisper-tiny.en, layers 0 to 4, on ")
+    assert "how well its layers and their sparse codes predict the technique and 88 factors" in first
+    assert "Scores are computed on 480 clips of 6 groups that no fit and no choice used" in first
 
 
 @pytest.mark.parametrize(("groups", "warned"), [(2, False), (3, True), (5, True), (6, False)])
@@ -38,7 +38,7 @@ def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: in
     run = read_run(make_run(tmp_path, gallery=False))
     answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
     lead = opening(run, Evidence(60, groups), answers)
-    assert (f"Only {groups} test groups" in lead.caveat) == warned
+    assert (f"only {groups} groups" in lead.caveat) == warned
     assert lead.answer == "codes keep the task – undecided; pitch early, formants late – holds"
     assert "arXiv 2509.24793" in lead.study
     assert opening(run, Evidence(60, groups)).study == ""
@@ -46,6 +46,6 @@ def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: in
 
 def test_a_run_without_dictionaries_or_labels_opens_all_the_same(tmp_path: Path) -> None:
     make_run(tmp_path / "dense", sae_layers=(), sizes={})
-    assert "say what its layers tell of the technique." in opening(read_run(tmp_path / "dense"), None).question
+    assert "how well its layers predict the technique." in opening(read_run(tmp_path / "dense"), None).question
     make_run(tmp_path / "bare", labels=(), sizes={})
-    assert "the numbers below describe what was recorded." in opening(read_run(tmp_path / "bare"), None).question
+    assert "the numbers in the results." in opening(read_run(tmp_path / "bare"), None).question

@@ -1,4 +1,4 @@
-"""The page "the claim, examined": three claims, three sources of numbers, and a verdict that the code writes."""
+"""The page `claims.html`: three claims of the study, three sources of numbers, and verdicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from otoscope.report.claims.setting import setting
 from otoscope.report.claims.strict_numbers import strict_claims
 from otoscope.report.claims.verdicts import Verdict, verdicts
 from otoscope.report.evidence import caution, evidence_of_run
-from otoscope.report.figures.claims import SOURCES, compact_figure, kept_figure, order_figure
+from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
 from otoscope.report.glossary import TERMS
 from otoscope.report.layout import Section, render_page, write_figure
@@ -28,7 +28,7 @@ PAGE = "claims.html"
 
 
 class Claim(NamedTuple):
-    """One claim of the study: its short name, the claim itself, and the rule that decides it."""
+    """One claim of the study: a short name, the claim, and the rule of its verdict."""
 
     name: str
     title: str
@@ -40,49 +40,50 @@ CLAIMS = (
     Claim(
         "task",
         "Codes keep the task",
-        "Sparse codes keep what the layer knows about the singing technique, even at 95 % sparsity.",
-        "Holds when the interval of codes minus layer lies above −2 points, fails when it lies below; else undecided.",
+        "Sparse codes keep the layer's information about the singing technique, even at 95 % sparsity.",
+        "Holds if the interval of codes minus layer is above −2 points, fails if it is below; otherwise undecided.",
     ),
     Claim(
         "dimensions",
         "Attributes take fewer dimensions",
-        "A vocal attribute is told by fewer dimensions of the codes than of the layer (higher completeness).",
-        "Holds when the codes' interval of effective dimensions lies below the layer's and a few of them tell no less, "
-        "fails when either lies apart the other way; else undecided.",
+        "A vocal attribute is encoded in fewer dimensions of the codes than of the layer (higher completeness).",
+        "Holds if the codes' interval of effective dimensions is below the layer's and a few of them predict no less, "
+        "fails if either interval is on the other side; otherwise undecided.",
     ),
     Claim(
         "layers",
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
-        "Read from the dense layers, where the study counts codes. Holds when the centre of pitch lies before both "
-        "others, the intervals above 0 and above chance, fails when an interval lies below 0; either way also more "
-        "than by chance without layer 0; else undecided.",
+        "Tested on the dense layers, whereas the study counts codes. Holds if the centre of pitch is before both "
+        "others, "
+        "with intervals above 0 and leads above chance; fails if an interval is below 0. Both also require more than "
+        "chance without layer 0; otherwise undecided.",
     ),
 )
-"""What Mariotte et al. 2025 (arXiv 2509.24793) claim."""
+"""Claims of Mariotte et al. 2025 (arXiv 2509.24793)."""
 
 
 class Examined(NamedTuple):
-    """The claims' numbers by source, and what held-out groups say of each."""
+    """Numbers of the claims by source, and their verdicts from held-out groups."""
 
     sources: Mapping[str, Claims]
     verdicts: tuple[Verdict, Verdict, Verdict]
 
 
 def is_asked(results: pl.DataFrame) -> bool:
-    """Whether a results table holds anything about the claims."""
+    """Return whether a results table holds numbers about the claims."""
     return bool({COMPAT, STRICT} & set(results["protocol"]))
 
 
 def examine(results: pl.DataFrame) -> Examined:
-    """Gather the numbers of all three sources and judge; reads a results table alone."""
+    """Collect the numbers of all three sources from a results table and return the verdicts."""
     strict = strict_claims(results)
     found = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
     return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
 def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
-    """Write `report/claims.html` from a run's results, and its charts beside it; None where nothing was asked."""
+    """Write `report/claims.html` and its figures; return None if the results hold nothing about the claims."""
     results = run.results.rows
     if not is_asked(results):
         return None
@@ -96,7 +97,7 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = evidence_of_run(run)
     content = ClaimsSetting(opening(run, rests_on, answers(found)), caution(rests_on), TERMS, setting(run))
-    subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), asked of {encoders}"
+    subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), examined for {encoders}"
     text = render(found, charts, subtitle=subtitle, content=content, linked=figures)
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -130,7 +131,7 @@ def render(
 ) -> str:
     """Return the page as text."""
     sections = [
-        Section("setting", "What was asked of what", "claims_setting.html", content),
+        Section("setting", "Setting", "claims_setting.html", content),
         Section("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, found.verdicts, strict=True))),
     ]
     numbers = (_of_task, _of_dimensions, _of_layers)
@@ -146,7 +147,7 @@ def answers(found: Examined) -> tuple[tuple[str, str], ...]:
 
 
 def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:
-    return kept_figure(found.sources), compact_figure(found.sources), order_figure(found.sources)
+    return task_figure(found.sources), dimensions_figure(found.sources), layers_figure(found.sources)
 
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
@@ -207,7 +208,7 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
 
 
 def _absent(source: str, claims: Claims) -> str:
-    """Say why a source has no number for a claim."""
+    """Return why a source has no number for a claim."""
     name = {SOURCES[1]: COMPAT, SOURCES[2]: STRICT}.get(source)
     if name is None:
         return "not published"

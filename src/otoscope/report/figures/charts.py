@@ -1,7 +1,4 @@
-"""The charts of results, as Altair specifications: one for the page, the same for SVG and PDF.
-
-The charts of the strict protocol: what stands beside what, few dimensions, layers, limits.
-"""
+"""Single charts of results, as Altair specifications for the page, for SVG and for PDF."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,16 +36,16 @@ from otoscope.report.figures.theme import (
 )
 
 MAX_LABELLED_LAYERS = 9
-"""With more layers than this a heat map's cells are too narrow for text; the tooltips and the table hold it."""
+"""Maximum number of layers for text in the cells of a heat map; with more, tooltips and the table hold it."""
 
 
 def by_layer(rows: pl.DataFrame, *, y_title: str) -> alt.LayerChart:
-    """Draw a metric against the layer: a line a representation with intervals, the null as a grey band."""
+    """Draw a metric against the layer: one line per representation with intervals, the null as a grey band."""
     data = plain_rows(rows)
     series = series_names(rows)
-    # Representations stand a little apart at each layer, so that their intervals do not hide each other.
-    apart = {name: 0.07 * (rank - (len(series) - 1) / 2) for rank, name in enumerate(series)}
-    data = data.with_columns((pl.col("layer") + pl.col("series").replace_strict(apart)).alias("place"))
+    # Representations are offset a little at each layer, so that their intervals do not hide each other.
+    offset = {name: 0.07 * (rank - (len(series) - 1) / 2) for rank, name in enumerate(series)}
+    data = data.with_columns((pl.col("layer") + pl.col("series").replace_strict(offset)).alias("place"))
     layers = data["layer"].unique().sort().to_list()
     around = alt.Scale(domain=[layers[0] - 0.4, layers[-1] + 0.4], nice=False)
     axis = alt.Axis(values=layers, format="d", grid=False)
@@ -66,7 +63,7 @@ def by_layer(rows: pl.DataFrame, *, y_title: str) -> alt.LayerChart:
 
 
 def against_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], top: float) -> alt.LayerChart:
-    """Draw a metric of the codes against sparsity, with the dense layer as a line across and the null in grey.
+    """Draw a metric of the codes against sparsity, the dense layer as a horizontal line and the null in grey.
 
     `top` is the upper end of the vertical axis that all panels share.
     """
@@ -98,7 +95,7 @@ def against_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[f
 def lines_by_layer(
     rows: pl.DataFrame, *, y_title: str, layers: Sequence[int], sparsities: Sequence[float]
 ) -> alt.LayerChart:
-    """Draw a metric against sparsity, a line a layer, the null (where there is one) dotted in grey.
+    """Draw a metric against sparsity: one line per layer, the null (if any) dotted in grey.
 
     `layers` are all layers of the page, so that each keeps its colour.
     """
@@ -125,7 +122,7 @@ def lines_by_layer(
 def factor_panel(
     rows: pl.DataFrame, *, sparsities: Sequence[float], y_title: str, logarithmic: bool, top: float
 ) -> alt.LayerChart:
-    """Draw one category: each factor a light line over dense and the sparsities, their median bold.
+    """Draw one category: one light line per factor over dense and the sparsities, the median bold.
 
     `top` is the upper end of the vertical axis that all panels share; the median of the nulls'
     upper ends is dashed grey.
@@ -142,7 +139,7 @@ def factor_panel(
         .agg(pl.col("value", "null_high").median(), pl.col("target").n_unique().alias("factors"))
         .sort("label")
     )
-    order = ["dense", "", *short]  # an empty place sets the dense layer apart
+    order = ["dense", "", *short]  # an empty position separates the dense layer
     x = alt.X("label:O").title("sparsity (%)").sort(order).scale(domain=order).axis(ticks=False)
     domain = alt.Scale(type="log", domain=[1, top]) if logarithmic else alt.Scale(domain=[R2_FLOOR, top], clamp=True)
     axis = alt.Axis(values=_powers(top)) if logarithmic else alt.Axis(format=".1f")
@@ -168,7 +165,7 @@ def factor_panel(
 
 
 def category_map(cells: pl.DataFrame, *, categories: Sequence[str]) -> Chart:
-    """Draw the share of each category's factors that are predicted, a column a layer."""
+    """Draw the share of predicted factors per category (row) and layer (column)."""
     x = alt.X("layer:O").title("layer")
     y = alt.Y("category:N").title(None).sort(list(categories)).axis(labelLimit=130)
     base = alt.Chart(cells).encode(x=x, y=y)
@@ -192,13 +189,13 @@ def _powers(top: float) -> list[int]:
 
 
 LOWEST = -0.5
-"""Explained variance below this is drawn here: the reconstruction is worse than no reconstruction."""
+"""Lower end of the axis of explained variance; below it the reconstruction is worse than none."""
 
 
 def by_representation(
     rows: pl.DataFrame, *, x_title: str, fraction: bool = True, logarithmic: bool = False
 ) -> alt.LayerChart:
-    """Draw a row a representation: its value with its interval; for codes the mean over seeds, and each seed small."""
+    """Draw one row per representation with its interval; for codes the mean over seeds, and each seed as a ring."""
     data = _plain(rows)
     order = [r.label for r in REPRESENTATIONS.values() if r.label in set(data["series"])]
     kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(UNINFORMATIVE, "nothing")}
@@ -230,7 +227,7 @@ def by_representation(
 
 
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
-    """Draw a value against the number of dimensions that are read, a line a representation."""
+    """Draw a value against the number of dimensions used, one line per representation."""
     data = _plain(with_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)
     names = [name for name in SERIES if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
@@ -275,18 +272,18 @@ def by_layer_strict(rows: pl.DataFrame, *, y_title: str, top: float) -> alt.Laye
 def by_sparsity(
     rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[float], names: Sequence[str]
 ) -> alt.LayerChart:
-    """Draw a value against sparsity up to where hardly a latent is left, a line a recipe; `names` are all of them."""
+    """Draw a value against sparsity up to a few latents: one line per preset; `names` lists all presets."""
     data = _plain(rows).with_columns(pl.Series("label", [sparsity(s) for s in _plain(rows)["sparsity"]]))
     colours = series_colours(names)
     colour = alt.Color("series:N").title(None)
-    colour = colour.scale(domain=list(colours), range=[found.light for found in colours.values()])
+    colour = colour.scale(domain=list(colours), range=[shade.light for shade in colours.values()])
     order = [sparsity(s) for s in sparsities]
     x = alt.X("label:O").title("sparsity").sort(order).scale(domain=order).axis(labelAngle=0)
     floor = data["value"].min()
     low_enough = isinstance(floor, float) and floor < LOWEST
     scale = alt.Scale(domain=[LOWEST, 1], clamp=True) if low_enough else alt.Scale(zero=False)
     y = alt.Y("value:Q").title(y_title).axis(format=PERCENT).scale(scale)
-    tips = [alt.Tooltip("series:N", title="recipe"), alt.Tooltip("label:N", title="sparsity"), alt.Tooltip("k:Q")]
+    tips = [alt.Tooltip("series:N", title="preset"), alt.Tooltip("label:N", title="sparsity"), alt.Tooltip("k:Q")]
     tips += [alt.Tooltip(c, format=".4f", title=t) for c, t in _ENDS]
     base = alt.Chart(data).encode(x=x, color=colour)
     layers: list[alt.Chart] = []

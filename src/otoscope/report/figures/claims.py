@@ -1,4 +1,4 @@
-"""One chart for each claim: the published number, the study's way, and held-out groups side by side."""
+"""One figure per claim: published numbers, the study's method, and held-out groups."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from otoscope.report.figures.marks import PERCENT
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
 POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.0f')"
-"""A difference of fractions as points."""
+"""Vega expression: a difference of fractions in points."""
 
-SOURCES: tuple[str, ...] = ("published", "the study's way, here", "held-out groups, here")
-"""Where a number comes from, in the order of the charts."""
+SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out groups, here")
+"""Sources of numbers, in the order of the charts."""
 
 COLOURS: dict[str, str] = dict(zip(SOURCES, (NULL.light, SAE_POOLED.light, SAE.light), strict=True))
 CATEGORY_COLOURS: dict[str, str] = dict(zip(EARLY_LATE, (DENSE.light, SAE.light, OTHER.light), strict=True))
 
 
-def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
-    """Draw what codes lose against their layer, by sparsity."""
+def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Return the loss of codes against their layer, by sparsity."""
     rows: list[dict[str, Any]] = []
     for source, claims in sources.items():
         if (found := claims.kept) is not None:
@@ -50,21 +50,21 @@ def kept_figure(sources: Mapping[str, Claims]) -> Figure | None:
     layers.append(base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tips))
     return Figure(
         name="claim-1",
-        title="What codes keep of the task",
+        title="Task accuracy of codes compared with their layer",
         caption=(
-            "Accuracy read from codes minus that read from their layer, in points (hundredths), by sparsity: at 0 "
-            "nothing is lost. Published and in the study's way: mean over the layers that were opened, plain accuracy. "
-            "Held-out groups: balanced accuracy of one layer, with the interval of "
-            "the difference (ends of both intervals put together as root of squares, as if they were independent), by "
-            "which the verdict decides; codes where several seeds were trained are their mean."
+            "Accuracy from codes minus accuracy from their layer, in percentage points, by sparsity; 0 means no loss. "
+            "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
+            "groups: "
+            "balanced accuracy of one layer, mean over seeds, with the interval of the difference, on which the "
+            "verdict rests (both intervals combined as the root of squares, as if independent)."
         ),
         panels=[Panel(alt.LayerChart(layer=layers))],
         table=data,
     )
 
 
-def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
-    """Draw completeness of layers and codes, and beside it what held-out groups say of dimensions."""
+def dimensions_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Return completeness of layers and codes, and effective dimensions on held-out groups."""
     rows: list[dict[str, Any]] = []
     for source, claims in sources.items():
         if (found := claims.compact) is not None:
@@ -80,17 +80,19 @@ def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
         return None
     panels = [Panel(_sides(pl.DataFrame(rows, schema=_PAIR), "completeness"), "Completeness")]
     if more:
-        panels.append(Panel(_sides(pl.DataFrame(more, schema=_PAIR), "dimensions"), "Effective dimensions a factor"))
+        panels.append(Panel(_sides(pl.DataFrame(more, schema=_PAIR), "dimensions"), "Effective dimensions per factor"))
     if few:
         panels.append(Panel(_sides(pl.DataFrame(few, schema=_PAIR), "R²"), few[0]["quantity"]))
     return Figure(
         name="claim-2",
-        title="How many dimensions a factor takes",
+        title="Dimensions per factor",
         caption=(
-            "Completeness is 1 when one dimension tells a factor. The published comparison ranks codes by completeness "
-            "and the layer by R², divides by the log of different sizes, and gives 1 to what nothing predicts; on "
-            "held-out groups both sides are judged on the same factors, each with its interval (codes are means "
-            "over seeds). Fewer effective dimensions and a higher R² from few dimensions speak for the claim."
+            "Completeness is 1 if a single dimension carries a factor. The published comparison selects factors of "
+            "codes by completeness and factors of the layer by R², divides by the logarithm of different sizes, and "
+            "assigns 1 "
+            "to factors that are not predicted. On held-out groups both sides are compared on the same factors, with "
+            "intervals (codes are means over seeds). Fewer effective dimensions and a higher R² from few dimensions "
+            "support the claim."
         ),
         panels=panels,
         table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),
@@ -99,8 +101,8 @@ def compact_figure(sources: Mapping[str, Claims]) -> Figure | None:
     )
 
 
-def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
-    """Draw where categories are read: by layer on held-out groups, and counts of the study's first and last layer."""
+def layers_figure(sources: Mapping[str, Claims]) -> Figure | None:
+    """Return categories by layer on held-out groups, and the study's counts in its first and last layer."""
     panels: list[Panel] = []
     tables: list[pl.DataFrame] = []
     strict = next((c.order for c in reversed(list(sources.values())) if c.order and c.order.by_layer is not None), None)
@@ -124,12 +126,13 @@ def order_figure(sources: Mapping[str, Claims]) -> Figure | None:
         return None
     return Figure(
         name="claim-3",
-        title="Where pitch, formants and MFCC are read",
+        title="Pitch, formants and MFCC by layer",
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
-            "a large category is counted more often. On held-out groups the mean R² of each category's factors, read "
-            "from the dense layer, is drawn by layer with its interval; the centre of a curve, by which the verdict "
-            "decides, is the mean of the layers' numbers, each weighted with the R² there."
+            "large categories are counted more often. On held-out groups the chart shows the mean R² of each "
+            "category's "
+            "factors from the dense layer, with its interval. The verdict rests on the centre of each curve: the mean "
+            "layer number weighted with R²."
         ),
         panels=panels,
         table=pl.concat(tables, how="diagonal"),
@@ -184,7 +187,7 @@ def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
 
 
 def _curves(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the curves as the table lists them."""
+    """Return the rows of the table."""
     ordered = rows.sort("target", "layer")
     return ordered.select(
         pl.lit(SOURCES[-1]).alias("source"),

@@ -1,4 +1,4 @@
-"""The figures about factors: which can be read off, how many dimensions carry each, and where which kinds lie."""
+"""Figures of factors: how well they are predicted, from how many dimensions, and in which layers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from otoscope.report.run_data import category_of
 
 
 def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
-    """A factor metric over dense and all sparsities at the best layer, a panel a category."""
+    """Return a factor metric for dense and all sparsities at the layer shown, with one panel per category."""
     layer = factor_layer(results)
     if layer is None:
         return None
@@ -46,18 +46,18 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         f"than the mean; values under {decimal(R2_FLOOR, 1)} are drawn at the edge."
     )
     size_caption = (
-        "How many dimensions share the work of predicting each factor: the exponential of the entropy of the LASSO's "
-        "absolute weights. 1 means a single latent carries the factor. It does not grow by itself "
-        "with a wider code, so dense and codes can be compared. Factors that nothing predicts have no value."
+        "Effective number of dimensions that predict each factor: the exponential of the entropy of the LASSO's "
+        "absolute weights. 1 means that a single latent carries the factor. The number does not depend on the width "
+        "of the code, so dense and codes can be compared. Factors that are not predicted have no value."
     )
     table = factor_table(results, categories, metric, layer)
     return Figure(
         name="effective-latents" if logarithmic else "factor-r2",
-        title="How many dimensions carry each factor" if logarithmic else "Which factors can be read off",
+        title="Effective dimensions per factor" if logarithmic else "R² of each factor",
         caption=(
-            f"{size_caption if logarithmic else r2_caption} Layer {layer}; a panel a category, a thin line a factor, "
-            "the large points the category's median: orange the dense layer, blue the codes"
-            f"{'.' if logarithmic else '; dashed grey the median of the upper ends of the nulls.'}"
+            f"{size_caption if logarithmic else r2_caption} Layer {layer}; one panel per category, one thin line per "
+            "factor, large points for the category's median: orange the dense layer, blue the codes"
+            f"{'.' if logarithmic else '. Dashed grey: median of the upper ends of the nulls.'}"
         ),
         panels=panels,
         table=table,
@@ -69,14 +69,14 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
 
 
 def _notes(table: pl.DataFrame) -> list[str]:
-    said = ["Factors within a category depend on each other; count them as a few facts, not as many."]
+    said = ["Factors within a category depend on each other and are not independent evidence."]
     if any(column.endswith(" null") for column in table.columns):
-        said.append("In the table “null” is the upper end of what permuted factors reach.")
+        said.append("In the table, “null” is the upper end of the R² of permuted factors.")
     return said
 
 
 def factor_table(results: Results, categories: Mapping[str, str], metric: str, layer: int) -> pl.DataFrame:
-    """Return a row a factor: category, value from the dense layer and from the codes at each sparsity, and nulls."""
+    """Return one row per factor: category, value for the dense layer and each sparsity, and nulls."""
     rows = results.of(metric, layer=layer)
     wide: dict[str, dict[str, object]] = {}
     labels = ["dense", *(sparsity(s) for s in results.sparsities)]
@@ -98,7 +98,7 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
 
 
 def category_map(results: Results, categories: Mapping[str, str]) -> Figure | None:
-    """Share of each category's factors that are predicted, by layer: dense, and codes at the reference sparsity."""
+    """Return the share of predicted factors by category and layer: dense, and codes at the reference sparsity."""
     at = results.reference_sparsity
     found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
     known = {name: with_test_values(rows, results) for name, rows in found.items()}
@@ -110,12 +110,12 @@ def category_map(results: Results, categories: Mapping[str, str]) -> Figure | No
     table = pl.concat([c.with_columns(representation=pl.lit(titles[name])) for name, c in cells.items()])
     return Figure(
         name="categories-by-layer",
-        title="Which kinds of factors each layer holds",
+        title="Predicted factors by category and layer",
         caption=(
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
-            f"{PREDICTED_R2} and above the upper end of the null. Each share is of the category's own size, so large "
-            "categories do not look better than small ones; a cell reads “predicted / all”"
-            + (f": {missing}." if (missing := unmeasured_note(results)) else ".")
+            f"{PREDICTED_R2} and above the upper end of the null. Shares are relative to the size of the category. A "
+            "cell "
+            "reads “predicted / all”" + (f": {missing}." if (missing := unmeasured_note(results)) else ".")
         ),
         panels=[Panel(charts.category_map(c, categories=shown), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),
@@ -139,7 +139,7 @@ def category_cells(categories: Mapping[str, str], rows: pl.DataFrame) -> pl.Data
 
 
 def factor_layer(results: Results) -> int | None:
-    """Return the layer whose factors are shown: that of the codes, or the nearest to it that has factors."""
+    """Return the layer whose factors are shown: the codes' layer, or the nearest layer with factors."""
     best = results.codes_layer.layer if results.sparsities else results.best_layer.layer
     having = results.of("factor_r2", "sae")["layer"].unique().sort().to_list()
     having = having or results.of("factor_r2")["layer"].unique().sort().to_list()

@@ -1,4 +1,4 @@
-"""A figure and its panels: what they hold, and the Vega-Lite that the page and print draw of them."""
+"""Figures and their panels, and the Vega-Lite specifications of page and print."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ AnyChart = alt.Chart | alt.LayerChart | alt.ConcatChart | alt.VConcatChart
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart with its own short heading; several stand side by side in a figure."""
+    """One chart with a short heading; a figure has one or more panels."""
 
     chart: Chart
     title: str = ""
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The chart as Vega-Lite without a configuration, so that the theme alone decides."""
+        """The chart as Vega-Lite without a configuration, so that only the theme applies."""
         return {key: value for key, value in self.chart.to_dict(validate=False).items() if key != "config"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one figure shows: its panels, how to read it, and the rows of the table behind it."""
+    """One figure: its panels, how to read them, and the rows of its table."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Figure:
 
 
 def for_page(panel: Panel, height: int) -> dict[str, Any]:
-    """Return the specification that the page draws: as wide as its container, its legend left to the page."""
+    """Return the specification for the page: as wide as its container, without the legend that the page shows."""
     fitted = {"width": "container", "height": height, "autosize": {"type": "fit-x"}}
     layers = [_without_legend(layer) for layer in panel.spec.get("layer", [])]
     return {**panel.spec, **({"layer": layers} if layers else {}), **fitted}

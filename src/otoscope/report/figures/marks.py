@@ -1,4 +1,4 @@
-"""What several charts are made of: rows to draw, axes, colours, tooltips, intervals and nulls."""
+"""Shared parts of charts: rows, axes, colours, tooltips, intervals and nulls."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ SHORT_LABELS = {r.name: r.short_label for r in REPRESENTATIONS.values() if r.sho
 
 PERCENT = ".0%"
 R2_FLOOR = -0.2
-"""Held-out R² has no lower bound; charts clip it here and say so."""
+"""Lower end of axes of held-out R², which has no lower bound; captions state it."""
 
 
 def with_series_names(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
-    """Add `series`, the representation as the legend names it."""
+    """Add `series`, the representation's name in legends."""
     pooled_first = (pl.col("pooling") == "pool_then_encode") & (main_pooling != "pool_then_encode")
     series = (
         pl.when((pl.col("representation") == CODES) & pooled_first)
@@ -28,7 +28,7 @@ def with_series_names(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
 
 
 def null_band(data: pl.DataFrame, place: str, x: alt.X, y_title: str) -> list[alt.Chart]:
-    """Draw the nulls of all representations at each place as one band: from their mean to the highest end."""
+    """Draw the nulls of all representations at each position as one band, from their mean to the highest end."""
     nulls = data.filter(pl.col("null_mean").is_not_null()).group_by(place, maintain_order=True)
     joined = nulls.agg(pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
     if joined.is_empty():
@@ -40,7 +40,7 @@ def null_band(data: pl.DataFrame, place: str, x: alt.X, y_title: str) -> list[al
 
 
 def intervals(data: pl.DataFrame, base: alt.Chart, y_title: str, colour: alt.Color) -> list[alt.Chart]:
-    """Draw an upright line from the lower to the upper end of each interval, where there are any."""
+    """Draw a vertical line for each interval; nothing without intervals."""
     if not data["low"].is_not_null().any():
         return []
     whisker = base.mark_rule(strokeWidth=2, opacity=0.6)
@@ -48,13 +48,13 @@ def intervals(data: pl.DataFrame, base: alt.Chart, y_title: str, colour: alt.Col
 
 
 def series_names(rows: pl.DataFrame) -> list[str]:
-    """Return the names that a legend must explain, in the order of `SERIES`."""
+    """Return the names that a legend explains, in the order of `SERIES`."""
     found = rows["series"].unique().to_list()
     return [n for n in SERIES if n in found] + sorted(n for n in found if n not in SERIES)
 
 
 def series_colour(rows: pl.DataFrame) -> alt.Color:
-    """Colour each series as the legend does."""
+    """Return the colour encoding of the series, as in the legend."""
     colours = series_colours(series_names(rows))
     return (
         alt.Color("series:N")
@@ -80,7 +80,7 @@ def sparsity_axis(sparsities: Sequence[float]) -> alt.X:
 
 
 def tooltip(*first: str) -> list[alt.Tooltip]:
-    """Tell some columns, then the value, its interval, its null and what is behind it."""
+    """Return tooltips of some columns, then value, interval, null and sample size."""
     titles = {"label:N": "sparsity", "series:N": "representation"}
     return [
         *(alt.Tooltip(f, title=titles[f]) if f in titles else alt.Tooltip(f) for f in first),
@@ -95,5 +95,5 @@ def tooltip(*first: str) -> list[alt.Tooltip]:
 
 
 def layered(*layers: alt.Chart) -> alt.LayerChart:
-    """Lay charts over each other, the first at the bottom."""
+    """Overlay charts, the first at the bottom."""
     return alt.LayerChart(layer=list(layers))

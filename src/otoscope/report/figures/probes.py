@@ -1,4 +1,4 @@
-"""The figures of a report: which rows go into which chart, and the words beside it."""
+"""Figures of probes and reconstruction with their captions, and all figures of a report."""
 
 import math
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ from otoscope.report.results import Results
 from otoscope.report.run_data import RunData
 
 POOLINGS = {
-    "encode_then_pool": "every frame is encoded, then the codes are pooled over the clip",
+    "encode_then_pool": "every frame is encoded, then codes are pooled over the clip",
     "pool_then_encode": "frames are averaged over the clip first, then encoded (the order of Mariotte et al. 2025)",
 }
 
 
 LEAST_POINTS = 0.05
-"""Points of variance below which two sparsities count as equal: the numbers shown round to tenths."""
+"""Difference in points of variance below which two sparsities count as equal; shown numbers round to tenths."""
 MAX_FALLS = 3
-"""Places that a caption names at most."""
+"""Maximum number of exceptions that a caption names."""
 
 
 def probe_by_layer(results: Results) -> Figure | None:
-    """Accuracy of a linear probe at each layer, dense and codes at the reference sparsity, a panel a label."""
+    """Return probe accuracy at each layer, for dense activations and codes, with one panel per label."""
     at = results.reference_sparsity
     at_reference = pl.col("sparsity").eq_missing(pl.lit(at, dtype=pl.Float64))
     rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
@@ -41,12 +41,12 @@ def probe_by_layer(results: Results) -> Figure | None:
     labels = results.labels
     return Figure(
         name="probe-by-layer",
-        title=f"Which layers know the {comma_list(labels)}",
+        title=f"Probe accuracy by layer: {comma_list(labels)}",
         caption=(
-            "Accuracy of a linear probe on the clips of groups that no fit or choice has seen. "
-            f"Orange: the layer as it is.{codes} Upright lines: 95{NBSP}% intervals over groups. "
-            "Grey: what the same probe reaches with permuted labels, from the mean to the upper end; "
-            "a point in the grey says nothing."
+            "Accuracy of a linear probe on test groups, which no fit and no choice used. "
+            f"Orange: the dense layer.{codes} Vertical lines: 95{NBSP}% intervals over groups. "
+            "Grey: the null, the same probe with permuted labels, from mean to upper end; "
+            "a point within the grey band is no better than chance."
         ),
         panels=[
             Panel(charts.by_layer(rows.filter(pl.col("target") == label), y_title="accuracy on test groups"), label)
@@ -59,10 +59,10 @@ def probe_by_layer(results: Results) -> Figure | None:
 
 
 def probe_by_sparsity(results: Results) -> list[Figure]:
-    """Accuracy of probes on codes against sparsity, the dense layer as a line across.
+    """Return probe accuracy of codes against sparsity, the dense layer as a horizontal line.
 
-    The first label has a panel a layer; a second figure has a panel for each other label, at the
-    layer that stands for all codes.
+    The first figure has one panel per layer for the first label. A second figure has one panel per further label, at
+    the layer whose codes are shown.
     """
     if results.of("probe_accuracy", "sae").is_empty():
         return []
@@ -70,9 +70,10 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
     rows = with_series_names(rows.filter(pl.col("value").is_not_nan()), results.pooling)
     first, *others = results.labels
     caption = (
-        "Probe accuracy from the codes (blue) as fewer latents may fire; the orange line is the dense layer with its "
-        "interval. Where blue meets orange the codes lose nothing. Grey: permuted labels, from the mean to the upper "
-        "end."
+        "Probe accuracy of the codes (blue) as fewer latents may be active. The orange line is the dense layer with "
+        "its "
+        "interval; where blue meets orange, the codes lose nothing. Grey: the null (permuted labels), from mean to "
+        "upper end."
     )
     of_first = rows.filter(pl.col("target") == first)
     layers = of_first.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()
@@ -99,7 +100,7 @@ def _against_sparsity(
     ]
     return Figure(
         name=name,
-        title=f"What sparse codes keep of the {what}",
+        title=f"Probe accuracy of sparse codes: {what}",
         caption=caption,
         panels=drawn,
         table=tables.result_rows(rows.drop("series")),
@@ -109,7 +110,7 @@ def _against_sparsity(
 
 
 def explained_variance(results: Results) -> Figure | None:
-    """Explained variance against sparsity, a line a layer."""
+    """Return explained variance against sparsity, with one line per layer."""
     rows = results.of("explained_variance", "sae")
     if rows.is_empty():
         return None
@@ -117,10 +118,10 @@ def explained_variance(results: Results) -> Figure | None:
     metrics = ["explained_variance", "mse", "cosine", "l0", "dead_fraction", "always_on_fraction"]
     return Figure(
         name="explained-variance",
-        title="How much of each layer the dictionaries rebuild",
+        title="Explained variance of the dictionaries",
         caption=(
             "Share of the variance around the training mean that the dictionary's reconstruction explains on test "
-            "groups, a line a layer. 100 % is perfect, 0 % is no better than always answering the mean. "
+            "groups, one line per layer. 100 % is perfect, 0 % is no better than predicting the mean. "
             f"{monotonicity_note(rows)}{null}"
         ),
         panels=[
@@ -135,19 +136,19 @@ def explained_variance(results: Results) -> Figure | None:
 
 
 def monotonicity_note(rows: pl.DataFrame) -> str:
-    """Say whether more active latents explain more of each layer, and where and by how much they do not."""
+    """Return whether explained variance grows with active latents, and the largest exceptions."""
     falls: list[tuple[float, str]] = []
     for (layer,), of_layer in rows.filter(pl.col("value").is_not_nan()).sort("layer", "sparsity").group_by("layer"):
         for more, fewer in pairwise(of_layer.rows(named=True)):
             lost = 100 * (fewer["value"] - more["value"])
             if lost >= LEAST_POINTS:
                 falls.append((lost, f"layer {layer} explains {_at(more)} and {_at(fewer)}, {lost:.1f} points more"))
-    expected = "The more latents may fire (to the left), the more a dictionary can explain"
+    expected = "Explained variance should grow with the number of active latents (to the left)"
     if not falls:
-        return f"{expected}, and so it is here."
+        return f"{expected}, as it does here."
     worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
-    rest = f"; {count(len(falls) - MAX_FALLS, 'smaller fall')} beside" if len(falls) > MAX_FALLS else ""
-    return f"{expected}; that does not hold everywhere here: {'; '.join(worst)}{rest}."
+    rest = f"; {count(len(falls) - MAX_FALLS, 'smaller exception')} more" if len(falls) > MAX_FALLS else ""
+    return f"{expected}, with exceptions here: {'; '.join(worst)}{rest}."
 
 
 def _at(row: Mapping[str, Any]) -> str:

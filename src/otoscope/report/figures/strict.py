@@ -1,4 +1,4 @@
-"""The strict protocol's part of the page: sentences first, then a figure for each question."""
+"""Figures of the strict protocol."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
 Row = Mapping[str, Any]
 
 CURVES = tuple(r.name for r in REPRESENTATIONS.values() if r.colour is not None)
-"""Representations whose curves are drawn; the table holds all."""
+"""Representations with a curve; the table holds all representations."""
 
-FEW = 0.5
-"""A representation that predicts fewer of the common factors than this share has no structure to speak of."""
+MIN_PREDICTED = 0.5
+"""Minimum share of the common factors that a representation must predict for its structure to be drawn."""
 
 
 def strict_figures(results: pl.DataFrame) -> list[Figure]:
@@ -36,7 +36,7 @@ def tasks(rows: StrictRows) -> Figure | None:
     """Return tasks and factors read from each representation."""
     panels: list[Panel] = []
     used: list[pl.DataFrame] = []
-    drawn = _one_of_each(rows.tasks)
+    drawn = _first_of_each_kind(rows.tasks)
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         part = rows.beside(metric, target)
         if part.is_empty():
@@ -52,13 +52,14 @@ def tasks(rows: StrictRows) -> Figure | None:
         return None
     return Figure(
         name="strict-read",
-        title="What can be read, and from what else",
+        title="Scores by representation",
         caption=(
-            "Each question is answered by the same ridge regression (one output a class) from every representation, "
-            "its penalty chosen by leaving whole groups out, and scored on groups that nothing has seen. Orange: the "
-            "layer as it is. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the "
-            f"baselines. Grey: codes that know nothing. Lines: 95{NBSP}% intervals over groups. A claim about "
-            "the dictionary needs blue to lie to the right of magenta, not only of grey."
+            "Each target is predicted by the same ridge regression (one output per class) from every representation. "
+            "Its "
+            "penalty is chosen by leaving out whole groups, and it is scored on test groups. Orange: the dense layer. "
+            "Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. Grey: codes "
+            f"without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary needs blue to "
+            "the right of magenta, not only of grey."
         ),
         notes=[f"The table also holds {comma_list(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)
@@ -71,11 +72,11 @@ def tasks(rows: StrictRows) -> Figure | None:
 
 def structure(rows: StrictRows) -> Figure | None:
     """Return compactness and separation of each representation, over the same factors."""
-    telling = _telling(rows)
+    predictive = _predictive(rows)
     panels: list[Panel] = []
     drawn = [metric for name in STRUCTURE if (metric := METRICS[name]).axis]
     for metric in drawn:
-        part = rows.beside(metric.name).filter(pl.col("representation").is_in(telling))
+        part = rows.beside(metric.name).filter(pl.col("representation").is_in(predictive))
         if part["value"].is_not_nan().any():
             fraction = metric.bounds == SHARE
             chart = charts.by_representation(
@@ -85,11 +86,12 @@ def structure(rows: StrictRows) -> Figure | None:
     if not panels:
         return None
     everything = pl.concat([rows.beside(metric) for metric in STRUCTURE])
-    left_out = [representation_label(name) for name in _measured(rows) if name not in telling]
+    left_out = [representation_label(name) for name in _measured(rows) if name not in predictive]
     notes = [
-        "Completeness is scaled by the size of the code, so codes of different sizes are compared by dimensions. The "
-        "null of these measures is what codes of other clips give; these predict nothing, and what predicts nothing "
-        "may look most compact of all, so a null above the value says nothing against it."
+        "Completeness depends on the size of the code; compare codes of different sizes by effective dimensions. The "
+        "null "
+        "of these measures is the value for codes of other clips. These predict nothing and may therefore look most "
+        "compact, so a null above the value is no evidence against it."
     ]
     if left_out:
         notes.append(
@@ -98,13 +100,14 @@ def structure(rows: StrictRows) -> Figure | None:
         )
     return Figure(
         name="strict-structure",
-        title="How compact and how separate, over the same factors",
+        title="Compactness and separation, over the same factors",
         caption=(
-            "Only factors that the dense layer and the codes of every seed predict well enter, the same for all. "
-            "Effective dimensions: how many units share a factor (fewer is more compact). Completeness: the same on a "
-            "scale from 0 to 1 that depends on the size of the code. Disentanglement: whether a unit serves one factor "
-            "only. Explicitness: whether a straight line reads all that can be read. Lines: intervals from leaving "
-            "one factor out at a time, widened because factors depend on each other."
+            "Computed over the factors that the dense layer and the codes of every seed predict well. Effective "
+            "dimensions: number of units that share a factor (fewer is more compact). Completeness: the same on a "
+            "scale "
+            "from 0 to 1 that depends on the size of the code. Disentanglement: 1 if each unit serves a single factor. "
+            "Explicitness: 1 if a linear model predicts as well as a larger one. Lines: intervals from leaving out one "
+            "factor at a time, widened because factors depend on each other."
         ),
         panels=panels,
         table=listed(everything),
@@ -132,12 +135,13 @@ def few_dimensions(rows: StrictRows) -> Figure | None:
     everything = pl.concat(used)
     return Figure(
         name="strict-few",
-        title="What a few dimensions tell",
+        title="Scores from a few dimensions",
         caption=(
-            "The plain test of “fewer dimensions encode the same”: the 1, 2, 4, ... dimensions that serve a question "
-            "best are chosen on training groups, a regression reads only them, and test groups are scored. If single "
-            "latents stand for something, the blue curve starts higher than the others on the left; the sentence "
-            "“A few dimensions” above says whether it does. Blue is the mean over seeds; the table holds each."
+            "A direct test of “fewer dimensions encode the same”: the best 1, 2, 4, ... dimensions for a target are "
+            "chosen "
+            "on training groups, a regression uses only these, and is scored on test groups. If single latents are "
+            "meaningful, the blue curve starts higher than the others on the left; the sentence “A few dimensions” "
+            "above states the result. Blue is the mean over seeds; the table holds each seed."
         ),
         panels=panels,
         table=listed(everything),
@@ -163,12 +167,13 @@ def layers(rows: StrictRows) -> Figure | None:
     said = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
     return Figure(
         name="strict-layers",
-        title="Which kinds of factors appear in which layer",
+        title="Categories of factors by layer",
         caption=(
-            "Mean R² of each category's factors from the dense layers, on test groups, each factor counting alike; in "
-            "brackets how many factors. Band: interval over groups and factors; dashed: the upper end of the null. The "
-            "table ends with the centre of each curve (the mean of the layers' numbers, each weighted with the R² "
-            "there), its first layer within a tenth of its best, and by how many layers one centre leads another."
+            "Mean R² of each category's factors from the dense layers, on test groups, with equal weight per factor; "
+            "the "
+            "number of factors is in brackets. Band: interval over groups and factors. Dashed: upper end of the null. "
+            "The table ends with the centre of each curve (mean layer number weighted with R²), the first layer "
+            "within a tenth of the best, and the leads between centres in layers."
         ),
         panels=panels,
         table=listed(pl.concat([found.drop("series"), said.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
@@ -177,8 +182,8 @@ def layers(rows: StrictRows) -> Figure | None:
     )
 
 
-def _one_of_each(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the first task that names one label, the first that names several, the first that says a value."""
+def _first_of_each_kind(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first task with one label, the first with several labels, and the first regression task."""
     kinds: dict[tuple[str, bool], tuple[str, str]] = {}
     for metric, target in tasks:
         kinds.setdefault((metric, " + " in target), (metric, target))
@@ -189,7 +194,7 @@ def _measured(rows: StrictRows) -> list[str]:
     return rows.beside("effective_latents")["representation"].unique(maintain_order=True).to_list()
 
 
-def _telling(rows: StrictRows) -> list[str]:
+def _predictive(rows: StrictRows) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
-    shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= FEW)
+    shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= MIN_PREDICTED)
     return shares["representation"].unique(maintain_order=True).to_list()

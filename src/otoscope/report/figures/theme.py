@@ -1,4 +1,4 @@
-"""One colour a representation and a layer, in a light and a dark form, through the whole page."""
+"""Colours of representations and layers, each in a light and a dark form, and the theme of all charts."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -30,14 +30,14 @@ SERIES: dict[str, Colour] = {
     "SAE, the study's recipe": SAE_POOLED,
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
-"""Names that legends show, with their colours; blue and orange stay apart for every kind of colour vision."""
+"""Names in legends and their colours; blue and orange are distinguishable with any colour vision."""
 
 FURTHER = (SAE, OTHER, _colour("untrained"))
-"""Colours of what has none of its own, in the order of the legend: recipes that a configuration names."""
+"""Colours of names without their own, in the order of the legend: presets of a configuration."""
 
 
 def series_colours(names: Sequence[str]) -> dict[str, Colour]:
-    """Give each name of a legend its colour: its own, or the next of `FURTHER` that no other name has."""
+    """Return the colour of each name: its own, or the next of `FURTHER` that no other name has."""
     own = {name: SERIES[name] for name in names if name in SERIES}
     free = cycle([colour for colour in FURTHER if colour not in own.values()] or [OTHER])
     return {name: own[name] if name in own else next(free) for name in names}
@@ -49,11 +49,11 @@ LAYER_ANCHORS = (
     Colour("#5f9a1e", "#b4e05a"),
     Colour("#b39b00", "#f7e07a"),
 )
-"""Four points that the layers' colours run through, from the first to the last: apart from all representations."""
+"""Anchors of the layers' colours, from first to last; distinct from all representations."""
 
 
 def layer_colours(layers: Sequence[int]) -> dict[int, Colour]:
-    """Give each layer a colour of its own, evenly along the anchors, in the order of depth."""
+    """Return one colour per layer, evenly spaced along the anchors in order of depth."""
     ordered = sorted(set(layers))
     last = max(len(ordered) - 1, 1)
     return {layer: _between(rank / last) for rank, layer in enumerate(ordered)}
@@ -98,7 +98,7 @@ def chart_config(*, ink: str, quiet: str, grid: str, paper: str | None) -> dict[
 
 HEAT_INK = Colour("#23262c", "#e9e7e3")
 HEAT_INK_STRONG = Colour("#fdfdfd", "#11151a")
-"""Text on the weak and on the strong half of the heat map, which runs light to dark or the other way."""
+"""Text colours on the weak and on the strong half of the heat map."""
 
 HEAT_LIGHT = ("#f2f0ea", "#d3d1cb", "#a19f9c", "#67676a", "#2d2f35")
 HEAT_DARK = ("#25282d", "#44474c", "#74767a", "#a9a9a8", "#e6e3dc")
@@ -109,7 +109,7 @@ DARK_CONFIG = {
     "range": {"heatmap": list(HEAT_DARK)},
 }
 PRINT_FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
-"""Widths of text in the files are measured with a font of these metrics, so viewers should use one."""
+"""Text widths in files are measured with these metrics, so viewers should use one of these fonts."""
 
 PRINT_CONFIG = {
     **LIGHT_CONFIG,
@@ -121,10 +121,7 @@ PRINT_CONFIG = {
 
 
 def page_themes(layers: Sequence[int]) -> dict[str, Any]:
-    """Return what the page's script needs to draw the charts in either scheme.
-
-    `swap` maps every light colour that a chart may hold to its dark form.
-    """
+    """Return the chart themes of the page's script; `swap` maps every light colour to its dark form."""
     meanings: Mapping[str, Colour] = {**SERIES, "null": NULL, "factor": FACTOR, "other": OTHER}
     colours = [*meanings.values(), *layer_colours(layers).values()]
     colours += [HEAT_INK, HEAT_INK_STRONG]

@@ -1,4 +1,4 @@
-"""Where a clip's value of a factor lies among those of all clips."""
+"""Rank of a clip's factor value among all clips."""
 
 from dataclasses import dataclass
 
@@ -12,34 +12,34 @@ from otoscope.report.run_data import RunData
 
 @dataclass(frozen=True)
 class FactorRanks:
-    """The known values of each factor over the clips of a corpus."""
+    """Known values of each factor over the clips of a corpus."""
 
     values: dict[str, Float[np.ndarray, " clips"]]
 
     def span(self, factor: str) -> str | None:
-        """Return least, median and largest value in words; None for a factor without values."""
+        """Return minimum, median and maximum as a phrase; None for a factor without values."""
         known = self.values.get(factor)
         if known is None:
             return None
         low, middle, high = (short(float(v)) for v in np.quantile(known, [0.0, 0.5, 1.0]))
-        return f"over all clips the factor runs from {low} to {high}, median {middle}"
+        return f"over all clips the factor ranges from {low} to {high}, median {middle}"
 
     def rank(self, factor: str, value: float) -> str | None:
-        r"""Say what share of all clips a value exceeds, or falls short of where that is more.
+        r"""Return the share of clips with a lower value, or with a higher value if that share is larger.
 
         >>> Places({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
-        'more than in 75\xa0% of all clips'
+        'higher than in 75\xa0% of all clips'
         """
         known = self.values.get(factor)
         if known is None:
             return None
         below, above = float((known < value).mean()), float((known > value).mean())
-        share, way = (below, "more") if below >= above else (above, "less")
+        share, way = (below, "higher") if below >= above else (above, "lower")
         return f"{way} than in {percent(share, 0)} of all clips"
 
 
 def factor_ranks(run: RunData) -> FactorRanks:
-    """Read the factors of a run's clips; nothing where the run folder holds none."""
+    """Load the factor values of a run's clips; empty if the run folder has none."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
         return FactorRanks({})

@@ -1,7 +1,4 @@
-"""The page's first screen: what was found, in words written from the results.
-
-The page's key numbers as tiles, each with its interval, what chance gives, and what it rests on.
-"""
+"""Findings of the page's first section: key numbers as tiles, and sentences with intervals, nulls and groups."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,7 +33,7 @@ class Tile(NamedTuple):
 
 
 def number_tiles(results: Results) -> list[Tile]:
-    """Return the tiles: what is told apart, rebuilt and predicted."""
+    """Return the tiles: probes, reconstruction and factors."""
     return [*_probe_tiles(results), *_variance_tile(results), *_factor_tiles(results)]
 
 
@@ -59,7 +56,7 @@ def _probe_tiles(results: Results) -> list[Tile]:
 
 
 def _how_codes_were_chosen(results: Results, label: str, codes: Row) -> list[str]:
-    """Say why the codes are of this layer, and what the layer itself gives."""
+    """Return why this layer's codes are shown, and the score of the dense layer."""
     chosen = results.codes_layer
     said = [f"layer with the best codes on {chosen.chosen_on}"] if chosen.chosen_on else []
     same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
@@ -71,7 +68,7 @@ def _probe_lines(row: Row) -> list[str]:
     if formatting.known(row["low"]) and formatting.known(row["high"]):
         lines.append(f"95{NBSP}% interval {percent(row['low'])} to {percent(row['high'])}")
     if formatting.known(row["null_mean"]):
-        lines.append(f"by chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
+        lines.append(f"chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
     return lines
 
 
@@ -81,7 +78,7 @@ def _variance_tile(results: Results) -> list[Tile]:
     if near is None:
         return []
     name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
-    return [_tile(name, percent(near["value"]), near, [f"always answering the mean: 0{NBSP}%"])]
+    return [_tile(name, percent(near["value"]), near, [f"predicting the mean: 0{NBSP}%"])]
 
 
 def _factor_tiles(results: Results) -> list[Tile]:
@@ -95,9 +92,9 @@ def _factor_tiles(results: Results) -> list[Tile]:
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
-    lines = [f"by chance R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
+    lines = [f"chance: R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
     if missing := unmeasured_factors(results):
-        lines.append(f"not measured: {count(len(missing), 'further factor')}")
+        lines.append(f"without a test value: {count(len(missing), 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
 
@@ -107,18 +104,18 @@ def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Tile:
 
 
 TERMS = (
-    "A group is whoever must not be on both sides of a split, such as a singer or a speaker. Numbers are of test "
-    "groups, which no fit and no choice has seen, unless they are said to be of training or validation groups. Sample "
-    "sizes are clips for probes and factors, frames (or clips) for reconstruction. Codes are "
-    "what the latents of a dictionary (a sparse autoencoder, SAE) answer to a clip; sparsity is the share of latents "
-    "held at zero. Chance, or the null, is what the same fit reaches when labels or factors are permuted; “up to” is "
-    f"what 95{NBSP}% of these refits do not exceed."
+    "A group is a set of clips that must stay on one side of a split, such as all clips of one singer or speaker. "
+    "Numbers are computed on test groups, which no fit and no choice used, unless stated otherwise. Sample sizes are "
+    "clips for probes and factors, frames (or clips) for reconstruction. Codes are the activations of the latents of a "
+    "dictionary (a sparse autoencoder, SAE) for a clip; sparsity is the share of latents that are zero. Chance, or the "
+    "null, is the score of the same fit on permuted labels or factors; “up to” is the value that "
+    f"95{NBSP}% of these refits do not exceed."
 )
-"""The words that a newcomer needs for everything below."""
+"""Terms that a newcomer needs to read the numbers."""
 
 
 class Finding(NamedTuple):
-    """What a sentence is about, and the sentence."""
+    """A sentence with its topic."""
 
     topic: str
     text: str
@@ -146,7 +143,7 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
 
 
 def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[Finding]:
-    """Say what the dense layers know of a label, and what the codes lose; briefly for all labels but the first."""
+    """Return the probe scores of the dense layers and the loss of the codes; short for all labels but the first."""
     if label != results.labels[0]:
         return _brief(results, label, thin=thin)
     best = results.best_layer
@@ -155,7 +152,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
     if dense:
         found.append(
             Finding(
-                f"A probe for the {label}" if thin else f"What the layers know of the {label}",
+                f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
                 f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.reason}.",
@@ -163,7 +160,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
         )
     coded = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
     if coded:
-        topic = f"Probes on codes for the {label}" if thin else f"What sparse codes keep of the {label}"
+        topic = f"Probes on codes for the {label}" if thin else f"Probing sparse codes for the {label}"
         found.append(Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in coded)))
     return found
 
@@ -201,7 +198,7 @@ def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> s
 
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
-    """Say how much of a layer the dictionaries rebuild."""
+    """Return how much of the variance of the layers the dictionaries explain."""
     said: list[str] = []
     for at in headline_sparsities(results):
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
@@ -218,13 +215,13 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     return [
         Finding(
             "Reconstruction",
-            f"The dictionaries explain {comma_list(said)}; always answering the training mean explains 0{NBSP}%.",
+            f"The dictionaries explain {comma_list(said)}; predicting the training mean explains 0{NBSP}%.",
         )
     ]
 
 
 def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
-    """Say how many factors are predicted, by what, and with how many dimensions."""
+    """Return how many factors are predicted from the layer and its codes, and from how many dimensions."""
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
@@ -243,8 +240,8 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     found = [
         Finding(
             f"Factors at layer {layer}",
-            f"{comma_list(said)}{more}. Predicted means a held-out R² of at least {PREDICTED_R2} that also "
-            "lies above the factor's null.",
+            f"{comma_list(said)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} and "
+            "above its null.",
         )
     ]
     return [*found, *_compactness(results, layer)]
@@ -259,8 +256,8 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
     return [
         Finding(
             "Compactness",
-            f"The {count(len(both), 'factor')} that both predict take {sizes[0]:.1f} effective dimensions "
-            f"from the dense layer and {sizes[1]:.1f} from the codes at {sparsity(at)} sparsity (medians, "
+            f"The {count(len(both), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions "
+            f"of the dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, "
             f"layer {layer}).",
         )
     ]
@@ -272,7 +269,7 @@ def _predicted(rows: pl.DataFrame, source: str) -> str:
 
 
 def _reached(rows: pl.DataFrame, source: str) -> str:
-    """Say the same of too few clips: a number without the word predicted."""
+    """Return the same count for a test split that is too small to claim a prediction."""
     known = rows.filter(predicted()).height
     return (
         f"{source} give {known} of {count(rows.height, 'factor')} an R² of at least {PREDICTED_R2} above chance "

@@ -1,7 +1,4 @@
-"""The gallery: what single latents sound and look like when they fire.
-
-What the gallery says: which dictionary its latents are of, and how far test groups bear each out.
-"""
+"""The gallery: single latents with the clips in which they fire most, and their test on test groups."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -19,37 +16,37 @@ from otoscope.report.run_data import RunData
 from otoscope.report.sections.factor_ranks import FactorRanks, factor_ranks, short
 
 CHANCE = "Not beyond chance on test clips"
-TURNED = "Turned round on test clips"
+OPPOSITE = "Opposite sign on test clips"
 
 
 def latent_status(row: Mapping[str, Any]) -> str:
-    """Say when a latent fires, or why test clips do not show it.
+    """Return when a latent fires, or why test clips do not confirm it.
 
-    The size of the test correlation must exceed its null and its sign must be that of the training clips; with
-    fewer than three test groups what is said is of these clips.
+    The test correlation must exceed its null in size and have the sign of the training correlation. With fewer than
+    three test groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
-    way = "fires when the factor is high" if train_r >= 0 else "fires when the factor is low"
+    direction = "fires when the factor is high" if train_r >= 0 else "fires when the factor is low"
     if row["test_clips"] < MIN_ROWS:
-        return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {way}"
+        return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {direction}"
     if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
         return CHANCE
     if (test_r >= 0) != (train_r >= 0):
-        return TURNED
+        return OPPOSITE
     if row["test_groups"] < MIN_GROUPS:
-        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, it {way}"
-    return way.capitalize()
+        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, it {direction}"
+    return direction.capitalize()
 
 
-def is_refuted(said: str) -> bool:
-    """Tell whether test clips were asked and do not show what training clips did."""
-    return said in (CHANCE, TURNED)
+def is_refuted(status: str) -> bool:
+    """Return whether test clips contradict the training clips."""
+    return status in (CHANCE, OPPOSITE)
 
 
 def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
-    """Return how well all codes of the gallery's dictionary predict the factor on test groups; nothing if unknown."""
+    """Return the test R² of the factor from all codes of the gallery's dictionary; empty if unknown."""
     card = run.top_clips.card if run.top_clips else {}
-    # where other seeds were asked, the strict protocol ranked the factors
+    # with other seeds, the strict protocol ranked the factors
     protocol = "strict" if row.get("seeds_asked") else run.results.protocol
     found = run.results.rows.filter(
         (pl.col("metric") == "factor_r2")
@@ -68,18 +65,18 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
 
 
 def introduction(run: RunData) -> str:
-    """Return what a card of the gallery shows, and of which dictionary."""
+    """Return the explanation of the cards, with the dictionary of the latents."""
     pooled = run.top_clips is not None and run.top_clips.card.get("pooling") == "pool_then_encode"
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
     return (
-        f"For each of the {_factors(run)} that codes predict best on validation groups, the one latent "
-        f"{_dictionary(run)} whose pooled code follows it best; further factors of the same latent stand on its card. "
-        "The latent was chosen on training and validation groups; the correlation on test groups stands beside it, "
-        "with the upper end of what the same choice gives for shuffled factors. Below are the clips in which the "
-        "latent fires most, of different groups as far as they go; they may be of training groups, the caption says "
-        f"which. Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
-        "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB); the white curve is the latent's activation "
-        "over time, on its own scale from 0 to the clip's maximum. These are the extremes, not typical clips."
+        f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with one of the "
+        f"{_factors(run)} that codes predict best on validation groups; other factors of the same latent are listed on "
+        "its card. The latent was chosen on training and validation groups. Its correlation on test groups is given "
+        "with the upper end of the same choice for permuted factors. The clips are those in which the latent fires "
+        "most, from different groups where possible; the caption names the split, which may be training. Strength is "
+        f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
+        "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
+        "scaled from 0 to the clip's maximum. These clips are extremes, not typical clips."
     )
 
 
@@ -88,7 +85,7 @@ def _factors(run: RunData) -> str:
 
 
 def _dictionary(run: RunData) -> str:
-    """Name the gallery's dictionary, and say whether it is one that the charts are drawn of."""
+    """Return the gallery's dictionary, and whether the charts show it."""
     card, results = (run.top_clips.card if run.top_clips else {}), run.results
     known: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
     if formatting.known(card.get("sparsity")):
@@ -96,18 +93,18 @@ def _dictionary(run: RunData) -> str:
     named = f"of the dictionary {card['sae_id']}" if card.get("sae_id") else "of one dictionary"
     charted = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")
     if card.get("sae_id") in set(charted["sae_id"]):
-        known.append("one of those that the charts show")
+        known.append("shown in the charts")
     elif card.get("sae_id"):
-        known.append("not one of those that the charts show")
+        known.append("not shown in the charts")
     if run.top_clips is not None and run.top_clips.rows["seeds_asked"].is_not_null().any():
-        known.append("its latents were looked for in other seeds")
+        known.append("its latents were matched to other seeds")
     return f"{named} ({', '.join(known)})" if known else named
 
 
 MAX_ALSO = 5
-"""Further factors of the same latent that are named; the rest is counted."""
+"""Maximum number of further factors of a latent that are named; the rest is counted."""
 MAX_BYTES = 8_000_000
-"""Sound and pictures that the gallery may hold, before base64; later clips are left out beyond it."""
+"""Maximum size of sound and pictures before base64; clips beyond it are left out."""
 
 
 @dataclass
@@ -157,8 +154,8 @@ class Gallery(NamedTuple):
 
     @property
     def refuted_title(self) -> str:
-        """Heading over the latents that test groups do not bear out; their clips would mislead."""
-        return f"{count(len(self.refuted), 'latent')} that test groups do not bear out, without clips"
+        """Heading of the latents that test groups do not confirm; their clips are hidden because they would mislead."""
+        return f"{count(len(self.refuted), 'latent')} not confirmed on test groups, without clips"
 
 
 def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
@@ -169,7 +166,7 @@ def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
             "No gallery: this run has no top-activating clips (it has no factors, no dictionary, or no sound)."
         )
     if top_clips.rows.is_empty():
-        return Gallery("No gallery: no factor is predicted well enough for a latent to stand for it.")
+        return Gallery("No gallery: no factor is predicted well enough to choose a latent for it.")
     budget, places = _Budget(max_bytes), factor_ranks(run)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
@@ -187,7 +184,7 @@ def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips
     first = rows[0]
     facts = [
         *_tested(first),
-        f"train {decimal(first['train_r'], 2)}",
+        f"training correlation {decimal(first['train_r'], 2)}",
         *test_r2_notes(run, first),
         f"active in {percent(first['firing'], 0)} of clips",
     ]
@@ -208,7 +205,7 @@ def _tested(row: dict[str, Any]) -> list[str]:
     on = f"on {count(row['test_clips'], 'clip')} of {count(row['test_groups'], 'group')}"
     if not formatting.known(row["test_r"]):
         return [f"no test correlation {on}"]
-    chance = [f"by chance |r| up to {decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
+    chance = [f"chance |r| up to {decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
     return [f"test correlation {decimal(row['test_r'], 2)} {on}", *chance]
 
 
@@ -230,7 +227,7 @@ def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budge
         sound=_data("audio/flac", sound),
         description=(
             f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
-            f"latent {row['latent']} drawn over it{peak}."
+            f"activation of latent {row['latent']}{peak}."
         ),
         caption="; ".join(_caption(row, places)),
         curve=_curve(row),
@@ -246,7 +243,7 @@ def _caption(row: dict[str, Any], places: FactorRanks) -> list[str]:
         rank = places.rank(row["factor"], row["factor_value"])
         parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
     if row["from_s"] > 0:
-        parts.append(f"cut from {row['from_s']:.2f} s on")
+        parts.append(f"starts at {row['from_s']:.2f} s of the clip")
     return parts
 
 

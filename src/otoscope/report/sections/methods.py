@@ -1,7 +1,4 @@
-"""How the numbers were made: prose from the results, and every setting from configuration and cards.
-
-How the strict protocol asked, in one paragraph.
-"""
+"""Methods, provenance and clips set aside: prose from the results, settings from configuration and cards."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +18,7 @@ from otoscope.report.sections.strict_limits import margins_told
 
 
 def strict_method(run: RunData) -> str | None:
-    """Return the paragraph; None where the protocol was not asked for."""
+    """Return a paragraph on the strict protocol; None if it was not run."""
     if NAME not in run.results.protocols:
         return None
     given = (run.config.get("evaluate") or {}).get(NAME)
@@ -31,30 +28,30 @@ def strict_method(run: RunData) -> str | None:
 
 def _reading(asked: StrictSettings) -> list[str]:
     chosen = {
-        "layer": "the layer compared is that whose dense activations predict factors (without any, labels) best",
-        "sparsity": "its sparsity the highest that reads as much as the best up to one standard error",
+        "layer": "the compared layer is the one whose dense activations predict factors (or else labels) best",
+        "sparsity": "its sparsity is the highest within one standard error of the best",
     }
     by = comma_list(said for name, said in chosen.items() if getattr(asked, name) == "chosen")
     return [
-        "Labels and factors are read by ridge regression (one output a class), whose penalty is chosen by leaving "
-        f"whole training and validation groups out, in up to {asked.folds} folds; what is compared is scored once, on "
-        f"test groups.{f' On groups left out, {by}.' if by else ''}",
+        "Labels and factors are predicted by ridge regression (one output per class). Its penalty is chosen by leaving "
+        f"out whole training and validation groups, in up to {asked.folds} folds. Compared scores are computed once, "
+        f"on test groups.{f' On the left-out groups, {by}.' if by else ''}",
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
-        "dominated by a few clips are dropped, and of factors whose rank correlation reaches "
-        f"{asked.near_duplicates} one is asked. A factor is predicted well from an R² of {asked.min_r2} on, above its "
-        f"null of {count(asked.permutations, 'refit')} on permuted clips.",
-        "Dimensions are counted on the weights of a LASSO for each factor, only over factors that the layer and the "
-        "codes of every seed predict well, the same for all; their intervals leave out one factor at a time.",
+        "dominated by a few clips are dropped, and one of several factors with a rank correlation of at least "
+        f"{asked.near_duplicates} is kept. A factor counts as predicted well if its R² is at least {asked.min_r2} and "
+        f"above its null of {count(asked.permutations, 'refit')} on permuted clips.",
+        "Effective dimensions are computed from the weights of a LASSO per factor, over the factors that the layer and "
+        "the codes of every seed predict well. Their intervals leave out one factor at a time.",
     ]
 
 
 def _beside(asked: StrictSettings) -> list[str]:
     names = comma_list(representation_label(name) for name in asked.baselines)
-    said = [f"Beside layer and codes stand {names}."] if asked.baselines else []
+    said = [f"Baselines: {names}."] if asked.baselines else []
     if asked.seeds > 1:
         said.append(
-            f"The dictionary compared is trained {asked.seeds} times with other seeds; numbers of codes are their "
-            "means, with intervals over groups and seeds."
+            f"The compared dictionary is trained with {asked.seeds} seeds; scores of codes are means over seeds, with "
+            "intervals over groups and seeds."
         )
     return said
 
@@ -64,20 +61,19 @@ def _limits(asked: StrictSettings) -> list[str]:
         return []
     levels = comma_list(sparsity(s) for s in asked.limit_sparsities)
     return [
-        f"How far sparsity can go is looked for at {levels} with the recipes {comma_list(asked.limit_presets)}; the "
-        f"margins were fixed beforehand: {margins_told()}. otoscope's docs/methods.md gives every formula with its "
-        "source."
+        f"The sparsity limit is searched at {levels} with the presets {comma_list(asked.limit_presets)}. Margins were "
+        f"fixed in advance: {margins_told()}. otoscope's docs/methods.md gives every formula with its source."
     ]
 
 
 MAX_SETTING = 80
-"""Characters beyond which a value of a card is no setting (histories of training, lists of hashes)."""
+"""Maximum length of a value to count as a setting; histories and lists of hashes are longer."""
 MAX_ALL_ROWS = 20_000
 """Results up to this many rows are offered as one download on the page."""
 MAX_CLASSES = 12
-"""Classes of a label that are named."""
+"""Maximum number of classes of a label that are named."""
 SOURCES = {"truth": "the corpus's own ground truth"}
-"""Sources of factors in words; other sources stand as they are named."""
+"""Descriptions of factor sources; other sources are shown by name."""
 
 
 class Methods(NamedTuple):
@@ -98,7 +94,7 @@ class Provenance(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """Clips that could not be used: a sentence, and a table where there are any."""
+    """Clips that could not be used: a sentence, and a table if there are any."""
 
     text: str
     table: tables.FoldedTable | None = None
@@ -112,7 +108,7 @@ def methods(run: RunData) -> Methods:
 
 
 def _used(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the settings of protocols that did not run."""
+    """Drop the settings of protocols that did not run."""
     asked = config.get("evaluate")
     if not isinstance(asked, Mapping) or not isinstance(asked.get("protocols"), list):
         return dict(config)
@@ -128,7 +124,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
         "Encoder": (
             f"{run.encoder}, frozen and in evaluation mode, layers {comma_list(results.layers)}; layer 0 is the "
             "input of the first block, layer i the output of block i. Dense features of a clip are the mean over its "
-            "valid frames; padding is never counted."
+            "valid frames; padding is excluded."
         ),
         "Dictionaries": _codes(run),
         "Probes": (
@@ -140,19 +136,19 @@ def _prose(run: RunData) -> dict[str, str | None]:
         "Factors": (
             f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
-            "entropy of the absolute weights. A factor counts as predicted from an R² of "
-            f"{PREDICTED_R2} on, if it also exceeds the upper end of its null"
+            "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
+            f"{PREDICTED_R2} and above the upper end of its null"
             + (f"; {missing}." if (missing := unmeasured_note(results)) else ".")
-            + (" openSMILE gives a pitch of 0 where it finds no voice." if "eGeMAPSv02" in _sources(run) else "")
+            + (" openSMILE reports a pitch of 0 for unvoiced frames." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
         else None,
-        "Asked strictly": strict_method(run),
+        "Strict protocol": strict_method(run),
         "Intervals": (
-            f"95{NBSP}% bootstrap intervals that resample whole groups (never single clips); with few groups "
-            "they are wide, and with one group there is none. A dash stands where a number does not apply."
+            f"95{NBSP}% bootstrap intervals resample whole groups, never single clips. With few groups they are "
+            "wide; with one group there is no interval. A dash marks a number that does not apply."
         ),
-        "What is shown": _choices(run),
+        "Choices": _choices(run),
     }
 
 
@@ -175,7 +171,7 @@ def _sound(run: RunData) -> str:
 
 
 def _labels(run: RunData) -> str | None:
-    """Name the classes of every label that is asked, most frequent first."""
+    """Return the classes of every probed label with their clip counts, most frequent first."""
     if run.clips is None or not run.results.labels:
         return None
     each: list[str] = []
@@ -188,7 +184,7 @@ def _labels(run: RunData) -> str | None:
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
         each.append(f"{label}: {comma_list(named)}")
-    return f"Classes and their clips. {'; '.join(each)}." if each else None
+    return f"Clips per class. {'; '.join(each)}." if each else None
 
 
 def _codes(run: RunData) -> str | None:
@@ -197,10 +193,10 @@ def _codes(run: RunData) -> str | None:
         return None
     rows = results.of(["explained_variance", "probe_accuracy", "factor_r2"], "sae")
     budgets = rows.select("sparsity", "k").drop_nulls().unique().sort("sparsity")
-    spelled = [f"{sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
+    sparsities = [f"{sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
     pooling = POOLINGS.get(results.pooling)
     return (
-        f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(spelled)}"
+        f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(sparsities)}"
         + (f"; {pooling}" if pooling else "")
         + f". {_recipe(run)}Seed {results.seed}."
     )
@@ -219,16 +215,16 @@ def _recipe(run: RunData) -> str:
 def _choices(run: RunData) -> str:
     results = run.results
     said = [
-        f"Where one dense layer stands for all it is layer {results.best_layer.layer}: {results.best_layer.reason}."
+        f"Where a single dense layer is shown, it is layer {results.best_layer.layer}: {results.best_layer.reason}."
     ]
     if results.reference_sparsity is not None:
         codes = results.codes_layer
-        said.append(f"Codes are shown of layer {codes.layer} where one layer must do: {codes.reason}.")
+        said.append(f"Where codes of a single layer are shown, it is layer {codes.layer}: {codes.reason}.")
         at, wanted = sparsity(results.reference_sparsity), sparsity(REFERENCE_SPARSITY)
-        nearest = "" if at == wanted else f", the nearest to {wanted} among those trained"
-        said.append(f"Where one sparsity stands for all it is {at}{nearest}.")
+        nearest = "" if at == wanted else f", the nearest trained to {wanted}"
+        said.append(f"Where a single sparsity is shown, it is {at}{nearest}.")
     if others := results.protocols[1:]:
-        strictly = ", those of the section “Asked strictly” the protocol strict" if "strict" in others else ""
+        strictly = "; the section “Strict protocol” shows the protocol strict" if "strict" in others else ""
         more = [name for name in others if name != "strict"]
         also = f"; the results also hold {comma_list(more)}" if more else ""
         said.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")
@@ -236,7 +232,7 @@ def _choices(run: RunData) -> str:
         said.append(f"Charts show seed {results.seed}; the results also hold seeds {comma_list(results.seeds[1:])}.")
     if left := results.not_shown:
         each = [f"{n} latents ({', '.join(filter(None, (recipe, pooling)))})" for pooling, n, recipe in left]
-        said.append(f"Dictionaries that the results hold and no chart of this protocol shows: {comma_list(each)}.")
+        said.append(f"Dictionaries in the results that no chart of this protocol shows: {comma_list(each)}.")
     return " ".join(said)
 
 
@@ -249,7 +245,7 @@ def _sources(run: RunData) -> str:
 def _dictionaries(
     cards: Mapping[str, Mapping[str, Any]],
 ) -> tuple[tables.SettingsTable | None, tables.FoldedTable | None]:
-    """Return the cards' settings: those that all dictionaries share, and those that differ."""
+    """Return the settings that all dictionaries share, and those in which they differ."""
     if not cards:
         return None, None
     flat = {name: tables.flattened(card) for name, card in cards.items()}
@@ -264,12 +260,12 @@ def _dictionaries(
     )
     return (
         tables.settings(same, caption="Settings that all dictionaries share"),
-        tables.folded("What differs between dictionaries", table, "dictionaries"),
+        tables.folded("Settings in which dictionaries differ", table, "dictionaries"),
     )
 
 
 def provenance(run: RunData) -> Provenance:
-    """Return fingerprints, versions, revision and licence of everything, and the results as a download."""
+    """Return fingerprints, versions, revisions and licences, and the results as a download."""
     corpus = {k: run.corpus[k] for k in ("name", "licence", "citation", "clips", "fingerprint") if run.corpus.get(k)}
     first: Mapping[str, Any] = next(iter(run.cards.values()), {})
     revision = _find(first, "revision") or run.config.get("revision")
@@ -293,13 +289,14 @@ def provenance(run: RunData) -> Provenance:
 def set_aside(run: RunData) -> SetAside:
     """Return the clips that could not be used, each with its reason."""
     if run.set_aside is None:
-        return SetAside("This run folder holds no table of clips that were set aside.")
+        return SetAside("This run folder holds no table of clips set aside.")
     if run.set_aside.is_empty():
         return SetAside("No clip was set aside: every file could be used.")
     clips = run.clips.height if run.clips is not None else 0
-    said = f"{count(run.set_aside.height, 'file')} could not be used and stands in no number"
-    beside = f"; {count(clips, 'clip')} could." if clips else "."
-    return SetAside(said + beside, tables.folded("Files set aside", run.set_aside, "set-aside"))
+    verb = "is" if run.set_aside.height == 1 else "are"
+    text = f"{count(run.set_aside.height, 'file')} could not be used and {verb} excluded from all numbers"
+    usable = f"; {count(clips, 'clip')} could be used." if clips else "."
+    return SetAside(text + usable, tables.folded("Files set aside", run.set_aside, "set-aside"))
 
 
 def _picked(card: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

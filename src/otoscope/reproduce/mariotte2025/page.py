@@ -1,4 +1,4 @@
-"""A reproduction's page: every number beside the published one."""
+"""Page of a reproduction: every number compared with the published number."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,14 +28,14 @@ _PLAIN = (1.0, 3)
 
 
 class Matrix(NamedTuple):
-    """One table of cells: a row a model's layer, a column a sparsity, layer number or category."""
+    """One table of cells, such as one row per layer of a model and one column per sparsity or category."""
 
     title: str
     rows: pl.DataFrame
 
 
 def matrix(comparison: pl.DataFrame, metric: str) -> list[Matrix]:
-    """Return a quantity's tables; a cell holds ours, the published number, and the difference with its error."""
+    """Return the tables of a quantity; a cell holds our number, the published number and their difference."""
     rows, title = comparison.filter(pl.col("metric") == metric), TITLES[metric]
     if metric != "probe_accuracy":
         across = "target" if metric == "category_count" else "sparsity"
@@ -43,7 +43,7 @@ def matrix(comparison: pl.DataFrame, metric: str) -> list[Matrix]:
     layers = rows.filter(pl.col("representation") == "dense")
     codes = rows.filter(pl.col("representation") == "sae")
     opened = codes.select("model", "layer").unique(maintain_order=True)
-    # a layer's own probe stands before those of its dictionaries
+    # the layer's own probe comes before those of its dictionaries
     together = [
         pl.concat([one.join(pair, on=["model", "layer"]) for one in (layers, codes)]) for pair in opened.iter_slices(1)
     ]
@@ -54,7 +54,7 @@ def matrix(comparison: pl.DataFrame, metric: str) -> list[Matrix]:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """Return three lines: ours, the published number, and the difference with the published number's error."""
+    """Return three lines: our number, the published number, and their difference with the standard error."""
     scale, digits = _SCALE.get(row["metric"], _PLAIN)
 
     def shown(value: float | None) -> str:
@@ -68,7 +68,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
-    """Set probes out by layer and model."""
+    """Return probes with one row per layer and one column per model."""
     found: dict[int, dict[str, str]] = {}
     for row in rows.iter_rows(named=True):
         found.setdefault(row["layer"], {})[row["model"]] = cell(row)
@@ -79,7 +79,7 @@ def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
-    """Set cells out: a row an opened layer, a column a sparsity or a category."""
+    """Return cells with one row per layer with dictionaries and one column per sparsity or category."""
     values = rows[across].unique(maintain_order=True)
     names = [_column(value, across) for value in (values.sort() if across == "sparsity" else values)]
     table: list[dict[str, str]] = []
@@ -89,7 +89,7 @@ def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
         cells |= dict.fromkeys(names, "")
         for row in part.iter_rows(named=True):
             key = _column(row[across], across)
-            # two runs of one label stand one under the other
+            # two runs of one label share a cell
             cells[key] = f"{cells[key]}\n{cell(row)}" if cells[key] else cell(row)
         table.append(cells)
     return pl.DataFrame(table)
@@ -102,15 +102,15 @@ def _column(value: Any, across: str) -> str:
 
 
 def left_out(comparison: pl.DataFrame) -> str:
-    """Return the sentence about models that were not asked for; empty where all were."""
+    """Return a sentence about models that were not reproduced; empty if all were."""
     models, numbers = not_asked(comparison)
     if not models:
         return ""
-    return f"Not asked for here: {comma_list(models)} ({count(numbers, 'published number')})."
+    return f"Not reproduced here: {comma_list(models)} ({count(numbers, 'published number')})."
 
 
 def write_comparison(folder: Path) -> Path:
-    """Write `report/index.html` of a reproduction from its comparison and card; computes nothing."""
+    """Write `report/index.html` of a reproduction from its comparison and card."""
     comparison, card = read_table(folder / "comparison.parquet"), read_json(folder / "reproduction.json")
     text = render_page(
         title="Mariotte et al. 2025, reproduced",
@@ -161,15 +161,15 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> ComparisonSummar
     compared = comparison.filter(pl.col("here").is_not_null())
     near = compared.filter(pl.col("in_errors").abs() <= 2).height
     stand_ins = [
-        f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} in the place of "
+        f"{name}: {model['checkpoint']}, layers {comma_list(model['layers'])} instead of "
         f"{comma_list(model['published'])}"
         for name, model in card["models"].items()
         if model["layers"] != model["published"]
     ]
     return ComparisonSummary(
         counts=(
-            f"{compared.height} of {count(comparison.height, 'published number')} have one of this run beside them; "
-            f"{near} of these lie within two standard errors of the published number."
+            f"{compared.height} of {count(comparison.height, 'published number')} can be compared with this run; "
+            f"{near} of these are within two standard errors of the published number."
         ),
         source=card["source"],
         claims_page=PAGE,
