@@ -38,8 +38,8 @@ def step_all(run: TrainingRun) -> TrainingRun:
     return run
 
 
-def test_atoms_stay_within_reach_of_the_data():
-    """Every atom is a mixture of points, of non-negative shares that sum to 1, and a step that is not too long."""
+def test_archetypes_atoms_stay_near_the_data():
+    """Every atom is a convex mixture of points plus a bounded step."""
     run = step_all(begun(RECIPE.model_copy(update={"relaxation": 0.05})))
     archetypes = made(run)
     mixing, most = archetypes.mixing, 0.05 * archetypes.points.square().sum(dim=1).mean().sqrt()
@@ -50,7 +50,7 @@ def test_atoms_stay_within_reach_of_the_data():
     assert away.max() > 0.99 * most
 
 
-def test_without_relaxation_atoms_lie_in_the_hull():
+def test_archetypes_without_relaxation_are_in_the_hull():
     run = step_all(begun(RECIPE.model_copy(update={"relaxation": 0.0})))
     points = made(run).points
     atoms = run.sae.decoder.detach()
@@ -60,7 +60,7 @@ def test_without_relaxation_atoms_lie_in_the_hull():
     assert ((atoms @ directions).max(dim=0).values <= (points @ directions).max(dim=0).values + 1e-4).all()
 
 
-def test_it_learns_mixtures():
+def test_archetypes_learn_mixtures():
     run = begun()
     before = made(run).mixing.detach().clone()
     steps = list(train_steps(run))
@@ -68,8 +68,8 @@ def test_it_learns_mixtures():
     assert (made(run).mixing - before).abs().sum(dim=1).mean() > 0.1
 
 
-def test_seeds_find_more_of_the_same_atoms_than_a_free_dictionary_does():
-    """What the constraint is for: arXiv 2502.12892 reports 0.54 -> 0.93 on images."""
+def test_archetypes_agree_more_between_seeds_than_free_atoms():
+    """Stability over seeds is the purpose of the constraint: arXiv 2502.12892 reports 0.54 -> 0.93 on images."""
 
     def agreement(config: TrainConfig) -> float:
         atoms = [
@@ -85,7 +85,7 @@ def test_seeds_find_more_of_the_same_atoms_than_a_free_dictionary_does():
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
-def test_every_sparsifier_trains_on_it_and_keeps_its_atoms(name: str, tmp_path: Path):
+def test_archetypes_train_with_every_sparsifier(name: str, tmp_path: Path):
     config = RECIPE.model_copy(update={"sparsifier": name, "epochs": 3.0, "prefixes": (0.25, 1.0)})
     run = step_all(begun(config))
     torch.testing.assert_close(run.sae.decoder.detach(), made(run).atoms().detach(), rtol=0, atol=0)
@@ -98,7 +98,7 @@ def test_every_sparsifier_trains_on_it_and_keeps_its_atoms(name: str, tmp_path: 
     assert loaded.archetypes is not None
 
 
-def test_gradient_equals_plain_autograd():
+def test_archetypes_gradient_equals_plain_autograd():
     sae = SparseAutoencoder(6, 16, build_sparsifier("topk", k=3, latents=16), unit_norm=False, archetypes=5).double()
     assert sae.archetypes is not None
     generator = torch.Generator().manual_seed(0)
@@ -114,17 +114,17 @@ def test_gradient_equals_plain_autograd():
     logits, step = (p.detach().clone().requires_grad_() for p in (sae.archetypes.logits, sae.archetypes.relaxation))
     codes = sae.sparsifier(sae.preactivate(batch)).detach()
     ((codes @ (logits.softmax(dim=1) @ sae.archetypes.points + step) - batch) ** 2).mean().backward()
-    for found, plain in ((sae.archetypes.logits, logits), (sae.archetypes.relaxation, step)):
+    for actual, plain in ((sae.archetypes.logits, logits), (sae.archetypes.relaxation, step)):
         assert plain.grad is not None
-        torch.testing.assert_close(found.grad, plain.grad, rtol=0, atol=1e-8)
+        torch.testing.assert_close(actual.grad, plain.grad, rtol=0, atol=1e-8)
         assert plain.grad.abs().max() > 1e-4
 
 
 class Killed(Exception):
-    """Stands for the signal."""
+    """Exception that stands for a kill signal."""
 
 
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path):
+def test_archetypes_resumed_run_ends_in_the_same_bytes(tmp_path: Path):
     def kill(step: TrainStep) -> None:
         if step.step == 20:
             raise Killed
@@ -137,16 +137,16 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_goes_to_the_plain_engine():
+def test_archetypes_use_the_torch_stepper():
     assert isinstance(begun().stepper, TorchStepper)
 
 
-def test_no_more_points_than_rows():
+def test_archetypes_are_at_most_the_rows():
     run = begin(planted(0, frames=40), planted(2), RECIPE, latents=96, k=6)
     assert made(run).points.shape == (40, 24)
 
 
-def test_other_atoms_start_at_other_points():
+def test_archetypes_initialise_spreads_atoms_over_points():
     starts = made(begun(latents=200))
     top = starts.mixing.topk(2, dim=1).indices
     assert len({tuple(sorted(pair)) for pair in top.tolist()}) > 150
@@ -155,12 +155,12 @@ def test_other_atoms_start_at_other_points():
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(number=st.integers(1, 12), height=st.integers(2, 40), seed=st.integers(0, 3))
-def test_centroids_lie_among_the_rows(number: int, height: int, seed: int):
+def test_centroids_are_among_the_rows(number: int, height: int, seed: int):
     rows = torch.from_numpy(np.random.default_rng(seed).normal(size=(height, 3)).astype(np.float32))
-    found = centroids(rows, number, seed=seed)
-    assert found.shape == (min(number, height), 3)
-    assert (found <= rows.max(dim=0).values + 1e-5).all()
-    assert (found >= rows.min(dim=0).values - 1e-5).all()
+    actual = centroids(rows, number, seed=seed)
+    assert actual.shape == (min(number, height), 3)
+    assert (actual <= rows.max(dim=0).values + 1e-5).all()
+    assert (actual >= rows.min(dim=0).values - 1e-5).all()
     torch.testing.assert_close(centroids(rows, 1, seed=seed)[0], rows.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
@@ -173,7 +173,7 @@ def test_centroids_lie_among_the_rows(number: int, height: int, seed: int):
         ({"dictionary": "free"}, r'init="points" and dictionary="free": .*; set dictionary="archetypal"'),
     ],
 )
-def test_refuses_what_does_not_go_together(changed: dict[str, object], message: str):
+def test_archetypes_incompatible_settings_errors(changed: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         begun(RECIPE.model_copy(update=changed))
 
@@ -182,7 +182,7 @@ def lengths(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1)
 
 
-def test_steps_that_are_too_long_are_cut_and_others_left():
+def test_archetypes_clip_shortens_long_relaxations_only():
     archetypes = Archetypes(4, 3, 2, bound=0.5)
     archetypes.initialise(2.0 * torch.eye(4, 3) + torch.tensor([0.0, 0.0, 0.0]), seed=0)
     most = 0.5 * archetypes.points.square().sum(dim=1).mean().sqrt()

@@ -1,4 +1,4 @@
-"""A bank changes when dictionaries are trained, never what they become."""
+"""A bank trains SAEs in parallel to the same bytes as alone."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -44,7 +44,7 @@ TRAIN, VALID = planted(0, 1), planted(2, frames=100)
 
 
 class Counted:
-    """Rows that count how often they are read."""
+    """Source that counts its reads."""
 
     def __init__(self, rows: ArrayRows) -> None:
         self.rows, self.height, self.width = rows, rows.height, rows.width
@@ -84,13 +84,13 @@ def by_themselves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_each_member_equals_the_one_trained_alone(by_themselves: Path, tmp_path: Path, workers: int):
+def test_bank_member_equals_the_sae_trained_alone(by_themselves: Path, tmp_path: Path, workers: int):
     train_bank(Bank(TRAIN, VALID, kept_in(tmp_path), workers=workers))
     for member in MEMBERS:
         same_bytes(by_themselves / member.name, tmp_path / member.name)
 
 
-def test_company_and_threads_change_nothing(by_themselves: Path, tmp_path: Path):
+def test_bank_members_do_not_depend_on_others_or_threads(by_themselves: Path, tmp_path: Path):
     for member in kept_in(tmp_path, MEMBERS[1:2]):
         bank = Bank(TRAIN, VALID, [member], workers=3)
         assert bank.threads([member]) == 3
@@ -98,7 +98,7 @@ def test_company_and_threads_change_nothing(by_themselves: Path, tmp_path: Path)
     same_bytes(by_themselves / "more active", tmp_path / "more active")
 
 
-def test_rows_too_many_for_memory_are_read_once_for_all_members(by_themselves: Path, tmp_path: Path):
+def test_bank_reads_large_rows_once_for_all_members(by_themselves: Path, tmp_path: Path):
     rows = Counted(TRAIN)
     members = kept_in(tmp_path, MEMBERS[:3])
     bank = Bank(rows, VALID, members, workers=2, memory_bytes=2 << 30)
@@ -114,7 +114,7 @@ def test_rows_too_many_for_memory_are_read_once_for_all_members(by_themselves: P
 
 
 class Killed(Exception):
-    """Stands for the signal."""
+    """Exception that stands for a kill signal."""
 
 
 def train_until(bank: Bank, kill_after: int) -> None:
@@ -124,7 +124,7 @@ def train_until(bank: Bank, kill_after: int) -> None:
 
 
 @pytest.mark.parametrize("kill_after", [1, 60, 200])
-def test_a_killed_bank_ends_in_the_same_bytes(
+def test_bank_resumed_ends_in_the_same_bytes(
     by_themselves: Path, tmp_path: Path, kill_after: int, monkeypatch: pytest.MonkeyPatch
 ):
     whole = 6 * 39 + 2 * 39
@@ -137,7 +137,7 @@ def test_a_killed_bank_ends_in_the_same_bytes(
         same_bytes(by_themselves / member.name, tmp_path / member.name)
 
 
-def test_yields_every_step_and_the_dictionary_with_the_last():
+def test_bank_train_yields_every_step_and_the_result_last():
     steps = train_bank(Bank(TRAIN, VALID, MEMBERS[:2], workers=2))
     for member in MEMBERS[:2]:
         own = [s for s in steps if s.name == member.name]
@@ -148,7 +148,7 @@ def test_yields_every_step_and_the_dictionary_with_the_last():
     assert trained.summary["valid_l0"] <= 30
 
 
-def test_a_run_whose_steps_were_all_done_is_only_concluded(by_themselves: Path, tmp_path: Path):
+def test_bank_saves_the_result_of_a_completed_run(by_themselves: Path, tmp_path: Path):
     (member,) = kept_in(tmp_path, MEMBERS[:1])
     assert member.folder is not None
     with one_thread():
@@ -162,7 +162,7 @@ def test_a_run_whose_steps_were_all_done_is_only_concluded(by_themselves: Path, 
     same_bytes(by_themselves / "one", member.folder)
 
 
-def test_progress_of_other_settings_is_refused_or_discarded(
+def test_bank_stale_progress_raises_or_is_discarded(
     by_themselves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (member,) = kept_in(tmp_path, MEMBERS[:1])
@@ -177,7 +177,7 @@ def test_progress_of_other_settings_is_refused_or_discarded(
     same_bytes(by_themselves / "one", member.folder)
 
 
-def test_damaged_progress_is_named(tmp_path: Path):
+def test_bank_damaged_progress_error(tmp_path: Path):
     (member,) = kept_in(tmp_path, MEMBERS[:1])
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / PROGRESS).write_bytes(b"half a file")
@@ -185,7 +185,7 @@ def test_damaged_progress_is_named(tmp_path: Path):
         train_bank(Bank(TRAIN, VALID, [member]))
 
 
-def test_little_memory_means_waves_and_the_same_bytes(by_themselves: Path, tmp_path: Path):
+def test_bank_waves_give_the_same_bytes(by_themselves: Path, tmp_path: Path):
     members = kept_in(tmp_path, MEMBERS[:4])
     roomy = Bank(TRAIN, VALID, members, workers=2)
     assert len(roomy.waves()) == 1
@@ -197,7 +197,7 @@ def test_little_memory_means_waves_and_the_same_bytes(by_themselves: Path, tmp_p
         same_bytes(by_themselves / member.name, tmp_path / member.name)
 
 
-def test_says_what_would_fit():
+def test_bank_memory_error_suggests_latents():
     huge = BankMember(name="huge", latents=1_000_000, k=20)
     with pytest.raises(
         TrainingError,
@@ -206,7 +206,7 @@ def test_says_what_would_fit():
         Bank(TRAIN, VALID, [MEMBERS[0], huge], memory_bytes=1 << 30)
 
 
-def test_what_is_said_to_fit_does_fit():
+def test_bank_suggested_latents_fit():
     with pytest.raises(TrainingError, match=r"reduce to about") as said:
         Bank(TRAIN, VALID, [BankMember(name="huge", latents=1_000_000, k=20)], memory_bytes=1 << 30)
     latents = int(str(said.value).split("about ")[1].split()[0])
@@ -215,7 +215,7 @@ def test_what_is_said_to_fit_does_fit():
 
 
 @pytest.mark.parametrize("member", [MEMBERS[0], *MEMBERS[6:8]], ids=["kernels", "plain", "archetypal"])
-def test_memory_is_estimated_from_above(member: BankMember):
+def test_member_bytes_is_an_upper_bound(member: BankMember):
     bank = Bank(TRAIN, VALID, [member])
     run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
     run.stepper.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
@@ -225,14 +225,14 @@ def test_memory_is_estimated_from_above(member: BankMember):
     assert kept < estimate < bank.required_bytes[member.name]
 
 
-def test_moments_may_be_given():
+def test_bank_accepts_statistics():
     rows = Counted(TRAIN)
     bank = Bank(rows, VALID, MEMBERS[:1], statistics=compute_statistics(TRAIN))
     assert sum(rows.taken) == TRAIN.height
     assert bank.statistics.height == TRAIN.height
 
 
-def test_refuses_members_by_name_before_anything_is_read():
+def test_bank_member_errors_before_reading():
     rows = Counted(TRAIN)
     with pytest.raises(ConfigError, match=r"member names must be unique, got \['one', 'one'\]"):
         Bank(rows, VALID, [MEMBERS[0], MEMBERS[0]])
@@ -245,13 +245,13 @@ def test_refuses_members_by_name_before_anything_is_read():
     assert not rows.taken
 
 
-def test_a_member_that_diverges_is_named():
+def test_bank_divergence_error_names_the_member():
     wild = BankMember(name="wild", latents=96, k=5, preset=QUICK.model_copy(update={"learning_rate": 1e30}))
     with pytest.raises(TrainingError, match=r"^wild: the loss is not finite"):
         train_bank(Bank(TRAIN, VALID, [MEMBERS[0], wild], workers=2))
 
 
-def test_leaves_the_threads_of_pytorch_as_they_were():
+def test_one_thread_restores_the_number_of_threads():
     before = torch.get_num_threads()
     with one_thread():
         assert torch.get_num_threads() == 1

@@ -30,7 +30,7 @@ def rewrite_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
     rewrite_card(folder, sha256=digest(folder / WEIGHTS))
 
 
-def test_every_kind_of_model_comes_back(tmp_path: Path):
+def test_load_sae_restores_all_settings(tmp_path: Path):
     sae = SparseAutoencoder(6, 16, TopK(3), encoder_bias=False, decoder_bias=False, unit_norm=False, init="linear")
     sae.set_scaling(torch.arange(6.0), torch.arange(1.0, 7.0))
     save_sae(tmp_path, sae, {})
@@ -42,7 +42,7 @@ def test_every_kind_of_model_comes_back(tmp_path: Path):
     assert torch.equal(loaded(x).reconstruction, sae(x).reconstruction)
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+def test_save_sae_is_deterministic(tmp_path: Path):
     for name in "ab":
         save_sae(tmp_path / name, SparseAutoencoder(6, 16, TopK(3), seed=4), {"seed": 4})
     for file in (WEIGHTS, CARD):
@@ -50,13 +50,13 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CARD])
-def test_a_missing_file_is_an_unfinished_dictionary(folder: Path, file: str):
+def test_load_sae_missing_file_error(folder: Path, file: str):
     (folder / file).unlink()
     with pytest.raises(IncompleteArtifact, match=file):
         load_sae(folder)
 
 
-def test_weights_of_another_card_are_refused(folder: Path):
+def test_load_sae_checksum_error(folder: Path):
     tensors = read_tensors(folder / WEIGHTS)
     tensors["encoder"][0, 0] += 1
     write_tensors(folder / WEIGHTS, tensors)
@@ -64,14 +64,14 @@ def test_weights_of_another_card_are_refused(folder: Path):
         load_sae(folder)
 
 
-def test_a_truncated_file_is_damage(folder: Path):
+def test_load_sae_truncated_file_error(folder: Path):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:-7])
     with pytest.raises(DamagedArtifact, match=r"not a whole safetensors file"):
         load_sae(folder)
 
 
-def test_whole_weights_with_other_keys_are_of_another_version(folder: Path):
+def test_load_sae_other_keys_are_stale(folder: Path):
     tensors = read_tensors(folder / WEIGHTS)
     tensors["threshold"] = tensors.pop("encoder_bias")
     rewrite_weights(folder, tensors)
@@ -80,7 +80,7 @@ def test_whole_weights_with_other_keys_are_of_another_version(folder: Path):
         load_sae(folder)
 
 
-def test_a_misshapen_tensor_is_named(folder: Path):
+def test_load_sae_tensor_shape_error(folder: Path):
     tensors = read_tensors(folder / WEIGHTS)
     tensors["decoder"] = tensors["decoder"].T
     rewrite_weights(folder, tensors)
@@ -88,20 +88,20 @@ def test_a_misshapen_tensor_is_named(folder: Path):
         load_sae(folder)
 
 
-def test_another_format_is_stale(folder: Path):
+def test_load_sae_other_format_is_stale(folder: Path):
     rewrite_card(folder, format=99)
     with pytest.raises(StaleArtifact, match=r"has format 99, this release reads 1"):
         load_sae(folder)
 
 
 @pytest.mark.parametrize("model", [{}, {"width": 6}, {"latents": 4, "sparsifier": {}, "scale_per_dimension": 0}])
-def test_a_card_that_describes_no_model_is_damage(folder: Path, model: dict[str, object]):
+def test_load_sae_invalid_model_card_error(folder: Path, model: dict[str, object]):
     rewrite_card(folder, model=model)
     with pytest.raises(DamagedArtifact, match=r"does not describe an SAE|cannot be built"):
         load_sae(folder)
 
 
-def test_a_card_of_something_else_is_damage(folder: Path):
+def test_load_sae_foreign_card_error(folder: Path):
     (folder / CARD).write_text("[1, 2]")
     with pytest.raises(DamagedArtifact, match=r"not the card of an SAE"):
         load_sae(folder)
@@ -118,7 +118,7 @@ def test_load_sae_missing_folder_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("card", "told"),
+    ("card", "message"),
     [
         ({"home": Path("a")}, r"^card\['home'\]: got PosixPath\('a'\), of type PosixPath; a card holds .*give `str`"),
         ({"runs": [{"at": object}]}, r"^card\['runs'\]\[0\]\['at'\]: got <class 'object'>, of type type; a card holds"),
@@ -129,14 +129,14 @@ def test_load_sae_missing_folder_error(tmp_path: Path):
         ([("seed", 1)], r"^card: got \[\('seed', 1\)\]; give a mapping"),
     ],
 )
-def test_a_card_that_json_cannot_hold_is_refused_by_key_and_spoils_nothing(folder: Path, card: object, told: str):
+def test_save_sae_card_error_names_the_key_and_writes_nothing(folder: Path, card: object, message: str):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), card)  # pyright: ignore[reportArgumentType]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_numbers_of_numpy_are_numbers_on_a_card(tmp_path: Path):
+def test_as_card_converts_numpy_numbers(tmp_path: Path):
     given = {"seed": np.int64(3), "share": np.float32(0.5), "whole": np.bool_(True), "layers": (np.int8(0), {"k": 2})}
     save_sae(tmp_path, SparseAutoencoder(6, 16, TopK(3)), {**given, "counts": {np.int64(7): 1}})
     card = load_sae(tmp_path).card
@@ -145,8 +145,8 @@ def test_numbers_of_numpy_are_numbers_on_a_card(tmp_path: Path):
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CARD])
-def test_a_dictionary_stays_whole_when_its_place_runs_full(folder: Path, file: str, monkeypatch: pytest.MonkeyPatch):
-    """Whichever of the two files finds no room."""
+def test_save_sae_full_disk_keeps_the_old_files(folder: Path, file: str, monkeypatch: pytest.MonkeyPatch):
+    """The error may occur while either of the two files is written."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(*_: object) -> None:

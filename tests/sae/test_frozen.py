@@ -1,4 +1,4 @@
-"""A dictionary of random atoms: the encoder learns, the atoms stay."""
+"""Frozen random atoms with a trained encoder."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from otoscope.sae.train import begin, finish, train_steps
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))
 
 
-def test_atoms_stay_and_the_encoder_learns():
+def test_frozen_decoder_trains_the_encoder_only():
     run = begin(ROWS, ROWS, FROZEN_DECODER, latents=32, k=4, seed=3)
     atoms, encoder = run.sae.decoder.detach().clone(), run.sae.encoder.detach().clone()
     for _ in train_steps(run):
@@ -24,7 +24,7 @@ def test_atoms_stay_and_the_encoder_learns():
     assert trained.history[-1]["valid_mse"] < trained.history[0]["valid_mse"]
 
 
-def test_learned_atoms_rebuild_better_than_random_ones():
+def test_frozen_decoder_is_worse_than_learned_atoms():
     planted = np.random.default_rng(1)
     atoms = planted.standard_normal((16, 12))
     codes = planted.random((600, 16)) * (planted.random((600, 16)) < 0.15)
@@ -39,12 +39,12 @@ def test_learned_atoms_rebuild_better_than_random_ones():
     assert error[False] < 0.8 * error[True]
 
 
-def test_kernels_leave_it_to_the_plain_engine():
+def test_frozen_decoder_uses_the_torch_stepper():
     run = begin(ROWS, ROWS, FROZEN_DECODER, latents=32, k=4)
     assert not is_supported(run.sae, FROZEN_DECODER)
 
 
-def test_archetypal_atoms_cannot_be_frozen():
+def test_frozen_decoder_excludes_archetypes():
     config = TrainConfig(dictionary="archetypal", init="points", unit_norm=False, frozen_decoder=True)
     with pytest.raises(ConfigError, match="frozen_decoder=True"):
         begin(ROWS, ROWS, config, latents=32, k=4)

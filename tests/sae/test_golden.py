@@ -1,4 +1,4 @@
-"""The authors' own forward pass on their own weights (their code's outputs, stored beside the paper's notes)."""
+"""The forward pass equals that of the authors' code on the authors' weights (stored outputs of their code)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 @pytest.mark.shared
-def test_agrees_with_the_authors_code(shared: Path):
+def test_topk_sae_matches_the_authors_code(shared: Path):
     with np.load(shared / "paper" / "golden_small.npz") as golden:
         data = {name: golden[name] for name in golden.files}
     latents, width = data["enc_weight"].shape

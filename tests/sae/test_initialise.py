@@ -1,4 +1,4 @@
-"""The default recipe begins at the leading principal axes, and learns what serves unseen groups better."""
+"""Initialisation at principal axes, and training from there."""
 
 from itertools import pairwise
 
@@ -39,19 +39,19 @@ def started(k: int, latents: int = 96) -> SparseAutoencoder:
 
 @pytest.mark.parametrize("k", [1, 3, 8, 23, 24, 40])
 @pytest.mark.parametrize("latents", [48, 96])
-def test_all_axes_are_no_worse_than_pca_on_any_row(k: int, latents: int):
+def test_initialise_at_all_axes_is_no_worse_than_pca(k: int, latents: int):
     sae = started(k, latents)
     away = UNSEEN.array - TRAIN.array.mean(axis=0)
     axes = compute_statistics(TRAIN).axes("rows", centred=True).directions[:k].numpy()
     by_row = ((away - away @ axes.T @ axes) ** 2).sum(axis=1)
-    found = ((UNSEEN.array - sae(torch.from_numpy(UNSEEN.array)).reconstruction.detach().numpy()) ** 2).sum(axis=1)
-    assert (found <= by_row * (1 + 1e-4) + 1e-5).all()
+    actual = ((UNSEEN.array - sae(torch.from_numpy(UNSEEN.array)).reconstruction.detach().numpy()) ** 2).sum(axis=1)
+    assert (actual <= by_row * (1 + 1e-4) + 1e-5).all()
     assert error(sae, UNSEEN) <= pca_error(UNSEEN.array, k) + 1e-5
     if k < 16:
         assert error(sae, UNSEEN) < 0.98 * pca_error(UNSEEN.array, k)
 
 
-def test_from_few_rows_more_latents_rebuild_unseen_groups_better_and_no_worse_than_pca():
+def test_initialise_few_rows_generalises_no_worse_than_pca():
     few, of_unseen = TRAIN.array[:60], UNSEEN.array
     mean = few.mean(axis=0)
     axes, away = np.linalg.svd(few - mean, full_matrices=True)[2], of_unseen - mean
@@ -60,23 +60,23 @@ def test_from_few_rows_more_latents_rebuild_unseen_groups_better_and_no_worse_th
         sae = fit(few, VALID.array, DEFAULT, latents=512, k=k, seed=0).sae
         rebuilt = sae(torch.from_numpy(of_unseen)).reconstruction.detach().numpy()
         errors.append(float(((of_unseen - rebuilt) ** 2).sum() / (away**2).sum()))
-        if k <= WIDTH // 4:  # a larger budget leaves places to axes that so few rows do not tell
+        if k <= WIDTH // 4:  # a larger k includes axes that so few rows do not determine
             assert errors[-1] <= float(((away - away @ axes[:k].T @ axes[:k]) ** 2).sum() / (away**2).sum()) + 1e-4
     assert all(more <= fewer + 0.005 for fewer, more in pairwise(errors)), errors
 
 
-def test_as_many_active_latents_as_dimensions_rebuild_any_row():
+def test_initialise_with_k_of_width_reconstructs_any_row():
     assert error(started(WIDTH), UNSEEN) < 1e-9
 
 
-def test_a_dictionary_too_small_for_all_axes_takes_the_largest():
+def test_initialise_few_latents_use_the_largest_axes():
     sae = started(4, latents=13)
     axes = compute_statistics(TRAIN).axes("rows", centred=True).directions
     assert torch.equal(sae.decoder[:12], torch.stack([axes[:6], -axes[:6]], dim=1).flatten(0, 1))
     assert error(sae, UNSEEN) <= pca_error(UNSEEN.array, 4) + 1e-5
 
 
-def test_training_never_ends_worse_than_it_began_on_the_validation_groups():
+def test_fit_never_ends_worse_than_the_initial_state():
     for rate in (1e-3, 0.3):
         run = begin(TRAIN, VALID, QUICK.model_copy(update={"learning_rate": rate}), latents=96, k=6)
         start, encoder = run.best_rank, run.sae.encoder.detach().clone()
@@ -89,12 +89,12 @@ def test_training_never_ends_worse_than_it_began_on_the_validation_groups():
     assert torch.equal(trained.sae.encoder, encoder)
 
 
-def test_explained_variance_never_falls_as_k_grows():
-    found = [error(fit(TRAIN, VALID, "default", latents=96, k=k).sae, UNSEEN) for k in (1, 4, 9, 19, 38, 48)]
-    assert all(more <= less + 1e-6 for less, more in pairwise(found))
+def test_fit_explained_variance_does_not_fall_with_k():
+    actual = [error(fit(TRAIN, VALID, "default", latents=96, k=k).sae, UNSEEN) for k in (1, 4, 9, 19, 38, 48)]
+    assert all(more <= less + 1e-6 for less, more in pairwise(actual))
 
 
-def test_with_many_rows_training_goes_beyond_pca():
+def test_fit_many_rows_beats_pca():
     rows = planted(0, 1, 2, 5, 6)
     trained = fit(rows, VALID, DEFAULT.model_copy(update={"epochs": 30.0}), latents=96, k=3)
     start = begin(rows, VALID, DEFAULT, latents=96, k=3).best_rank[1]
@@ -102,7 +102,7 @@ def test_with_many_rows_training_goes_beyond_pca():
     assert trained.summary["valid_inner_mse"] < 0.85 * start
 
 
-def test_stops_when_nothing_better_comes():
+def test_fit_stops_early():
     config = QUICK.model_copy(update={"learning_rate": 0.3, "patience": 0.5, "epochs": 10.0})
     run = begin(TRAIN, VALID, config, latents=96, k=6)
     with pytest.raises(TrainingError, match="run `train_steps` to its end"):
@@ -115,7 +115,7 @@ def test_stops_when_nothing_better_comes():
 
 
 @pytest.mark.parametrize("k", [6, 40])
-def test_further_latents_start_quiet_but_not_mute(k: int):
+def test_initialise_other_latents_are_quiet_but_trainable(k: int):
     axes = compute_statistics(TRAIN).axes("rows", centred=True)
     number = max(axes.n_axes_for(QUICK.axes_share), k // 2)
     assert 1 < number < WIDTH
@@ -123,12 +123,12 @@ def test_further_latents_start_quiet_but_not_mute(k: int):
     lengths = torch.linalg.vector_norm(run.sae.encoder.detach(), dim=1)
     torch.testing.assert_close(lengths[: 2 * number], torch.ones(2 * number))
     torch.testing.assert_close(lengths[2 * number :], torch.full((96 - 2 * number,), QUICK.rest_gain))
-    # what starts quiet lies anywhere, not along the axes left out
+    # quiet latents start in random directions, not along the axes left out
     along = (run.sae.decoder.detach()[2 * number :] @ axes.directions[number:].T).abs()
     assert along.max() < 0.95
 
 
-def test_axes_hold_the_share_of_the_variance_asked_for():
+def test_n_axes_for_holds_the_variance_share():
     axes = Axes(torch.eye(4), torch.tensor([5.0, 3.0, 2.0, -1e-9]))
     assert [axes.n_axes_for(share) for share in (0.1, 0.5, 0.51, 0.8, 0.81, 1.0)] == [1, 1, 2, 2, 3, 3]
     sae = SparseAutoencoder(3, 7, TopK(2), init="principal")

@@ -1,4 +1,4 @@
-"""The fast engine trains the same dictionary as the plain one, only sooner."""
+"""KernelStepper trains the same SAE as TorchStepper, within rounding."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CONFIG = TrainConfig(batch=128, epochs=6)
 
 
 def superposed(rows: int, *, seed: int) -> ArrayRows:
-    """Rows that are sums of few of many directions, with noise."""
+    """Return rows that are sparse sums of many directions, with noise."""
     rng = np.random.default_rng(seed)
     atoms = np.random.default_rng(99).standard_normal((96, 48)) / np.sqrt(48)
     active = (rng.random((rows, 96)) < 0.06) * rng.exponential(1.0, (rows, 96))
@@ -28,10 +28,10 @@ def superposed(rows: int, *, seed: int) -> ArrayRows:
 
 
 def started(
-    engine: type[KernelStepper] | type[TorchStepper], *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0
+    stepper: type[KernelStepper] | type[TorchStepper], *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0
 ) -> TrainingRun:
     rows, valid = superposed(1500, seed=0), superposed(400, seed=1)
-    return begin(rows, valid, preset, latents=160, k=k, seed=seed, stepper=engine)
+    return begin(rows, valid, preset, latents=160, k=k, seed=seed, stepper=stepper)
 
 
 def trained(run: TrainingRun) -> float:
@@ -41,13 +41,13 @@ def trained(run: TrainingRun) -> float:
 
 
 @pytest.mark.parametrize("k", [4, 8, 16])
-def test_it_leaves_as_much_unexplained_as_the_plain_engine(k: int) -> None:
-    # rounding sends single runs to neighbouring optima, 1 % apart either way; their average stays
+def test_kernel_stepper_matches_the_error_of_torch(k: int) -> None:
+    # rounding leads single runs to neighbouring optima, 1 % apart; the average is stable
     fast, plain = (np.mean([trained(started(e, k=k, seed=s)) for s in range(3)]) for e in (KernelStepper, TorchStepper))
     assert fast == pytest.approx(plain, rel=0.01)
 
 
-def test_it_reports_what_the_plain_engine_reports() -> None:
+def test_kernel_stepper_reports_the_losses_of_torch() -> None:
     seen = [
         [step.losses for _, step in zip(range(5), train_steps(started(e)), strict=False)]
         for e in (KernelStepper, TorchStepper)
@@ -56,7 +56,7 @@ def test_it_reports_what_the_plain_engine_reports() -> None:
         assert fast == pytest.approx(plain, rel=0.02, abs=1e-3)
 
 
-def test_it_holds_the_paper_preset_too() -> None:
+def test_kernel_stepper_matches_torch_on_the_paper_preset() -> None:
     preset = TrainConfig(
         centred=False, scaling="none", decoder_bias=False, init="linear", unit_norm=False,
         learning_rate=1e-3, warmup=0.0, decay=0.0, batch=16, epochs=2, aux_coefficient=0.0,
@@ -65,7 +65,7 @@ def test_it_holds_the_paper_preset_too() -> None:
     assert fast == pytest.approx(plain, rel=0.01)
 
 
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
+def test_kernel_stepper_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     whole = started(KernelStepper)
     trained(whole)
     cut = started(KernelStepper)
@@ -80,7 +80,7 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.sae.state_dict()[name]), name
 
 
-def test_what_the_kernels_do_not_cover_goes_to_the_plain_engine() -> None:
+def test_pick_stepper_unsupported_settings_use_torch() -> None:
     sae = SparseAutoencoder(8, 32, TopK(4), seed=0)
     nested = TrainConfig(prefixes=(0.5, 1.0))
     assert not is_supported(sae, nested)
@@ -90,13 +90,13 @@ def test_what_the_kernels_do_not_cover_goes_to_the_plain_engine() -> None:
         KernelStepper(SparseAutoencoder(8, 32, TopK(4), seed=0), nested, dead_window_rows=100)
 
 
-def test_the_fast_engine_is_taken_where_the_processor_can() -> None:
+def test_pick_stepper_uses_kernels_if_supported() -> None:
     picked = pick_stepper(SparseAutoencoder(8, 32, TopK(4), seed=0), TrainConfig(), dead_window_rows=100)
     assert isinstance(picked, KernelStepper) == has_bfloat_products()
 
 
 @pytest.mark.parametrize("features", [{}, {"avx512f": True, "avx512bw": True, "avx512vl": True}, None])
-def test_other_processors_train_by_the_plain_engine(
+def test_pick_stepper_other_processors_use_torch(
     features: dict[str, bool] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def known() -> dict[str, bool]:

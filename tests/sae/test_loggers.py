@@ -22,28 +22,28 @@ def steps() -> list[TrainStep]:
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    actual = EventAccumulator(str(folder))
+    actual.Reload()
+    return {tag: [(e.step, e.value) for e in actual.Scalars(tag)] for tag in actual.Tags()["scalars"]}
 
 
 @installed
-def test_what_is_written_can_be_read_back(tmp_path: Path):
+def test_tensorboard_logger_writes_the_scalars(tmp_path: Path):
     log, made = open_logger(tmp_path), steps()
     for step in made:
         log("one", step)
     log.close()
-    found = curves(tmp_path / "tensorboard" / "one")
+    actual = curves(tmp_path / "tensorboard" / "one")
     validated = [step for step in made if step.valid]
     assert len(validated) == 3
     for step in validated:
         for key, value in scalars(step).items():
-            assert dict(found[key])[step.step] == pytest.approx(value, rel=1e-6)
-    assert [step for step, _ in found["valid/mse"]] == [4, 8, 12]
+            assert dict(actual[key])[step.step] == pytest.approx(value, rel=1e-6)
+    assert [step for step, _ in actual["valid/mse"]] == [4, 8, 12]
 
 
 @installed
-def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path):
+def test_tensorboard_logger_resumes_the_same_curves(tmp_path: Path):
     made = steps()
     killed = TensorBoardLogger(tmp_path)
     for step in made[:9]:
@@ -56,7 +56,7 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path):
     assert [step for step, _ in curves(tmp_path / "one")["valid/mse"]] == [4, 8, 12]
 
 
-def test_where_nothing_is_installed_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_open_logger_without_tensorboard_discards_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loggers, "find_spec", lambda _: None)
     log = open_logger(tmp_path)
     assert isinstance(log, NoLogger)

@@ -10,6 +10,7 @@ from otoscope.sae.bank import BankMember
 from otoscope.sae.data import HasNeighbours, as_neighbour_source, cache_rows, pair_with_neighbours
 from otoscope.sae.losses import ContrastSettings, contrastive_loss, forward
 from otoscope.sae.optimiser import TorchStepper
+from otoscope.sae.sparsifiers import SPARSIFIERS
 from otoscope.sae.train import begin, next_batch
 from tests.support.planted import planted
 
@@ -17,7 +18,7 @@ QUICK = TrainConfig(batch=128, epochs=6, learning_rate=3e-3, temporal=0.1)
 
 
 class Frames:
-    """Rows of which each belongs with the next: 400 frames a clip, as `planted` makes them."""
+    """Rows with their successor as neighbour: 400 frames per clip, as in `planted`."""
 
     def __init__(self, rows: ArrayRows) -> None:
         self.rows, self.height, self.width = rows, rows.height, rows.width
@@ -32,7 +33,7 @@ class Frames:
 TRAIN, VALID = Frames(planted(0, 1, 2)), planted(3)
 
 
-def test_by_hand():
+def test_contrastive_loss_by_hand():
     a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 3.0], [0.0, 1.0]])
     s = [[math.sqrt(0.5), 0.0], [math.sqrt(0.5), 1.0]]
     e = [[math.exp(v / 0.5) for v in row] for row in s]
@@ -41,7 +42,7 @@ def test_by_hand():
     assert contrastive_loss(a, b, temperature=0.5).item() == pytest.approx((there + back) / 2, rel=1e-6)
 
 
-def test_extremes():
+def test_contrastive_loss_extremes():
     rows = torch.eye(6)
     assert contrastive_loss(rows, rows, temperature=0.01).item() == pytest.approx(0.0, abs=1e-6)
     assert contrastive_loss(torch.ones(6, 3), torch.ones(6, 3)).item() == pytest.approx(math.log(6), rel=1e-6)
@@ -51,14 +52,14 @@ def test_extremes():
     assert torch.isfinite(silent.grad).all()
 
 
-def test_does_not_depend_on_the_size_of_codes_nor_on_which_half_is_first():
+def test_contrastive_loss_is_scale_free_and_symmetric():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(8, 5, generator=generator), torch.rand(8, 5, generator=generator)
     torch.testing.assert_close(contrastive_loss(7 * a, b), contrastive_loss(a, b))
     torch.testing.assert_close(contrastive_loss(b, a), contrastive_loss(a, b))
 
 
-def test_a_batch_is_rows_and_their_neighbours():
+def test_next_batch_includes_neighbours():
     run = begin(TRAIN, VALID, QUICK, latents=96, k=6)
     batch = next_batch(run)
     first, second = np.split(batch.indices, 2)
@@ -67,7 +68,7 @@ def test_a_batch_is_rows_and_their_neighbours():
     assert batch.rows.shape == (256, 24)
 
 
-def test_rows_kept_in_memory_keep_their_neighbours():
+def test_cached_rows_keep_their_neighbours():
     kept = cache_rows(TRAIN, 1 << 30)
     assert kept is not TRAIN
     np.testing.assert_array_equal(pair_with_neighbours(kept, np.array([5, 399])), [5, 399, 6, 399])
@@ -75,7 +76,7 @@ def test_rows_kept_in_memory_keep_their_neighbours():
     assert isinstance(TRAIN, HasNeighbours)
 
 
-def test_only_the_first_share_of_latents_is_contrasted():
+def test_forward_contrasts_the_first_latents_only():
     sae = SparseAutoencoder(6, 20, TopK(5)).double()
     inner = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     seen = forward(sae, inner, contrast=ContrastSettings(0.3, 0.25))
@@ -90,25 +91,25 @@ def test_only_the_first_share_of_latents_is_contrasted():
 
 
 def shared_by_neighbours(config: TrainConfig) -> float:
-    """Say how much better than chance neighbours find each other by the first codes, in nats."""
+    """Return the contrast between neighbours by the first codes, in nats better than chance."""
     sae = fit(TRAIN, VALID, config, latents=96, k=6).sae
     codes = sae.encode(torch.from_numpy(TRAIN.rows.array[: 4 * 90]))[:, :19].detach()
     return math.log(90) - contrastive_loss(codes[1::4], codes[2::4]).item()
 
 
-def test_neighbours_share_more_of_the_first_codes():
+def test_temporal_training_makes_neighbours_similar():
     assert shared_by_neighbours(QUICK) > shared_by_neighbours(QUICK.model_copy(update={"temporal": 1e-9})) + 0.1
 
 
-@pytest.mark.parametrize("sparsifier", ["topk", "batch_topk", "relu", "jumprelu", "gated"])
-def test_goes_with_every_sparsifier_and_with_prefixes(sparsifier: str):
+@pytest.mark.parametrize("sparsifier", sorted(SPARSIFIERS))
+def test_temporal_training_with_every_sparsifier_and_prefixes(sparsifier: str):
     config = QUICK.model_copy(update={"sparsifier": sparsifier, "prefixes": (0.2, 1.0), "epochs": 2.0})
     run = begin(TRAIN, VALID, config, latents=96, k=6)
     assert isinstance(run.stepper, TorchStepper)
     assert fit(TRAIN, VALID, config, latents=96, k=6).summary["valid_explained_variance"] > 0.05
 
 
-def test_rows_without_neighbours_are_refused_by_name():
+def test_temporal_training_without_neighbours_error():
     message = r"temporal=0.1 and rows without neighbours in time \(pooled clips\): train on frames"
     with pytest.raises(ConfigError, match=message):
         begin(planted(0), VALID, QUICK, latents=96, k=6)
@@ -116,7 +117,7 @@ def test_rows_without_neighbours_are_refused_by_name():
         Bank(planted(0), VALID, [BankMember(name="still", latents=96, k=6, preset=QUICK)])
 
 
-def test_a_bank_trains_it_beside_others():
+def test_temporal_training_in_a_bank():
     plain = QUICK.model_copy(update={"temporal": 0.0})
     members = [BankMember(name=name, latents=96, k=6, preset=p) for name, p in (("temporal", QUICK), ("plain", plain))]
     trained = {s.name: s.result for s in Bank(TRAIN, VALID, members).train() if s.result}

@@ -12,7 +12,7 @@ def rows(count: int = 30, width: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_codes_and_reconstructions_carry_the_units_of_the_rows():
+def test_codes_and_reconstruction_have_the_units_of_the_rows():
     sae, louder = (SparseAutoencoder(8, 32, TopK(4), seed=1) for _ in range(2))
     centre, x = torch.arange(8.0), rows() + torch.arange(8.0)
     sae.set_scaling(centre, torch.tensor(0.5))
@@ -22,14 +22,14 @@ def test_codes_and_reconstructions_carry_the_units_of_the_rows():
     torch.testing.assert_close(there.reconstruction, here.reconstruction * 10)
 
 
-def test_with_one_scale_codes_are_displacements_along_atoms():
+def test_codes_with_one_scale_are_displacements():
     sae = SparseAutoencoder(8, 32, TopK(4), decoder_bias=False)
     sae.set_scaling(torch.arange(8.0), torch.tensor(3.0))
     codes, rebuilt = sae(rows())
     torch.testing.assert_close(rebuilt, codes @ sae.decoder + sae.centre)
 
 
-def test_scale_by_dimension_rebuilds_each_in_its_own_unit():
+def test_scale_per_dimension_keeps_each_unit():
     sae = SparseAutoencoder(2, 4, TopK(4), decoder_bias=False, encoder_bias=False)
     atoms = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     with torch.no_grad():
@@ -40,14 +40,14 @@ def test_scale_by_dimension_rebuilds_each_in_its_own_unit():
     torch.testing.assert_close(sae(x).reconstruction, x)
 
 
-def test_tied_start_and_unit_atoms():
+def test_init_tied_has_unit_atoms():
     sae = SparseAutoencoder(8, 32, TopK(4))
     assert torch.equal(sae.encoder, sae.decoder)
     torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(32))
     assert sae.encoder.data_ptr() != sae.decoder.data_ptr()
 
 
-def test_linear_start_is_that_of_pytorch():
+def test_init_linear_matches_pytorch():
     sae = SparseAutoencoder(64, 2048, TopK(4), init="linear", unit_norm=False, decoder_bias=False)
     encoder, decoder = torch.nn.Linear(64, 2048), torch.nn.Linear(2048, 64)
     for ours, theirs in (
@@ -60,7 +60,7 @@ def test_linear_start_is_that_of_pytorch():
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
 
 
-def test_seeds_decide_and_leave_the_global_generator_alone():
+def test_init_is_seeded_without_the_global_generator():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     one, same, other = (SparseAutoencoder(8, 32, TopK(4), seed=seed) for seed in (3, 3, 4))
@@ -69,19 +69,19 @@ def test_seeds_decide_and_leave_the_global_generator_alone():
     assert not torch.equal(one.encoder, other.encoder)
 
 
-def test_weights_are_contiguous_rows_of_latents():
+def test_weights_are_contiguous_per_latent():
     sae = SparseAutoencoder(8, 32, TopK(4))
     for weights in (sae.encoder, sae.decoder):
         assert weights.shape == (32, 8)
         assert weights.is_contiguous()
 
 
-def test_refuses_rows_of_another_width():
+def test_encode_width_error():
     with pytest.raises(InputError, match=r"rows have width 7, this SAE has width 8"):
         SparseAutoencoder(8, 32, TopK(4)).encode(rows(width=7))
 
 
-def test_refuses_scaling_that_would_blow_up():
+def test_set_scaling_errors():
     sae = SparseAutoencoder(2, 4, TopK(1))
     with pytest.raises(InputError, match=r"scale finite and above 0"):
         sae.set_scaling(torch.zeros(2), torch.tensor([1.0, 0.0]))
@@ -89,18 +89,18 @@ def test_refuses_scaling_that_would_blow_up():
         sae.set_scaling(torch.zeros(3), torch.ones(()))
 
 
-def test_refuses_an_empty_dictionary():
+def test_init_empty_dictionary_error():
     with pytest.raises(ConfigError, match=r"at least 1, got width=8, latents=0"):
         SparseAutoencoder(8, 0, TopK(1))
 
 
 @pytest.mark.parametrize("k", [1, 4, 16, 32])
-def test_the_gain_starts_every_budget_at_the_size_of_the_rows(k: int):
+def test_fit_gain_matches_the_size_of_the_rows(k: int):
     sae, x = SparseAutoencoder(8, 32, TopK(k), decoder_bias=False), rows(200)
     before = (sae(x).reconstruction - x).square().mean()
     sae.fit_gain(x)
     rebuilt = sae(x).reconstruction
-    # least squares: what is left over is orthogonal to the reconstruction
+    # least squares: the residual is orthogonal to the reconstruction
     assert ((x - rebuilt) * rebuilt).mean().abs() < 1e-5
     assert (rebuilt - x).square().mean() <= before + 1e-6
 
@@ -140,7 +140,7 @@ def test_arrays_give_arrays_with_the_codes_of_tensors(dtype: str | type):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.uint8])
-def test_rows_of_any_real_kind_are_taken_over_as_float32(dtype: torch.dtype):
+def test_encode_casts_real_dtypes_to_float32(dtype: torch.dtype):
     sae, given = SparseAutoencoder(6, 16, TopK(3)), (10 * rows(4)[:, :6]).abs().to(dtype)
     made, expected = sae(given), sae(given.float())
     assert made.codes.dtype == made.reconstruction.dtype == torch.float32
@@ -151,7 +151,7 @@ def test_rows_of_any_real_kind_are_taken_over_as_float32(dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_row_that_is_not_finite_is_refused_by_its_place(value: float):
+def test_encode_non_finite_error_names_the_row(value: float):
     sae = SparseAutoencoder(6, 16, TopK(3))
     spoilt = torch.zeros(3, 5, 6)
     spoilt[1, 4, 2] = spoilt[2, 0, 0] = value
@@ -164,8 +164,8 @@ def test_a_row_that_is_not_finite_is_refused_by_its_place(value: float):
             call(spoilt[1, 4])
 
 
-def test_numbers_as_large_as_float32_holds_are_taken_and_larger_ones_refused():
-    """Rows whose sum overflows are finite all the same."""
+def test_encode_float32_range_error():
+    """Rows with an overflowing sum can be finite."""
     sae, large = SparseAutoencoder(6, 16, TopK(3)), torch.full((4, 6), 3e38)
     assert not torch.isfinite(large.sum())
     assert sae.encode(large).shape == (4, 16)

@@ -16,14 +16,14 @@ def rows(step: int, count: int = 20) -> Tensor:
 
 
 @pytest.mark.parametrize("k", [3, LATENTS // GATHER_RATIO, 30])
-def test_the_papers_recipe_is_adam_on_the_mean_squared_error(k: int):
+def test_torch_stepper_paper_preset_is_adam_on_mse(k: int):
     sae = SparseAutoencoder(WIDTH, LATENTS, TopK(k), decoder_bias=False, unit_norm=False, init="linear").double()
     weights = {name: p.detach().clone().requires_grad_() for name, p in sae.named_parameters()}
     adam = torch.optim.Adam(weights.values(), lr=1e-3)
-    engine = TorchStepper(sae, MARIOTTE2025, dead_window_rows=10)
+    stepper = TorchStepper(sae, MARIOTTE2025, dead_window_rows=10)
     for step in range(6):
         x = rows(step)
-        losses = engine.step(x, learning_rate=1e-3)
+        losses = stepper.step(x, learning_rate=1e-3)
         pre = (x @ weights["encoder"].T + weights["encoder_bias"]).relu()
         values, indices = pre.topk(k, dim=1)
         loss = ((torch.zeros_like(pre).scatter(1, indices, values) @ weights["decoder"] - x) ** 2).mean()
@@ -35,7 +35,7 @@ def test_the_papers_recipe_is_adam_on_the_mean_squared_error(k: int):
         torch.testing.assert_close(parameter.data, weights[name].data, rtol=0, atol=1e-10)
 
 
-def test_atoms_keep_length_one_and_the_gradient_loses_its_part_along_them():
+def test_renormalise_and_project_gradient():
     sae = SparseAutoencoder(WIDTH, LATENTS, TopK(3)).double()
     sae.decoder.grad = torch.randn(LATENTS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     renormalise(sae)
@@ -47,18 +47,18 @@ def test_atoms_keep_length_one_and_the_gradient_loses_its_part_along_them():
     torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(LATENTS, dtype=torch.float64))
 
 
-def test_silent_latents_are_counted_in_rows_and_revived():
+def test_torch_stepper_counts_silent_rows():
     sae = SparseAutoencoder(WIDTH, LATENTS, TopK(4)).double()
     with torch.no_grad():
         sae.encoder_bias[:32] = -100.0
     config = TrainConfig(aux_coefficient=1.0)
-    engine = TorchStepper(sae, config, dead_window_rows=60)
-    assert [engine.step(rows(step), learning_rate=1e-3).dead_fraction for step in range(3)] == [0.0, 0.0, 0.0]
-    assert (engine.silent_rows[:32] == 60).all()
-    assert engine.step(rows(3), learning_rate=1e-3).dead_fraction >= 0.5
+    stepper = TorchStepper(sae, config, dead_window_rows=60)
+    assert [stepper.step(rows(step), learning_rate=1e-3).dead_fraction for step in range(3)] == [0.0, 0.0, 0.0]
+    assert (stepper.silent_rows[:32] == 60).all()
+    assert stepper.step(rows(3), learning_rate=1e-3).dead_fraction >= 0.5
 
 
-def test_dead_latents_learn_what_is_left_over():
+def test_aux_k_loss_trains_dead_latents_only():
     sae = SparseAutoencoder(WIDTH, LATENTS, TopK(4)).double()
     x = rows(0, 200)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
@@ -73,7 +73,7 @@ def test_dead_latents_learn_what_is_left_over():
     assert torch.isfinite(perfect)
 
 
-def test_weight_decay_shrinks_the_encoder_alone():
+def test_torch_stepper_decays_the_encoder_only():
     plain, decayed = (SparseAutoencoder(WIDTH, LATENTS, TopK(4)).double() for _ in range(2))
     for sae, decay in ((plain, 0.0), (decayed, 10.0)):
         TorchStepper(sae, TrainConfig(weight_decay=decay), dead_window_rows=100).step(rows(0), learning_rate=1e-3)
@@ -82,8 +82,8 @@ def test_weight_decay_shrinks_the_encoder_alone():
     torch.testing.assert_close(decayed.decoder, plain.decoder, rtol=0, atol=0)
 
 
-def test_state_of_another_model_is_damage():
-    engine = TorchStepper(SparseAutoencoder(WIDTH, LATENTS, TopK(4)), MARIOTTE2025, dead_window_rows=10)
+def test_torch_stepper_restore_other_model_error():
+    stepper = TorchStepper(SparseAutoencoder(WIDTH, LATENTS, TopK(4)), MARIOTTE2025, dead_window_rows=10)
     other = TorchStepper(SparseAutoencoder(WIDTH, 32, TopK(4)), MARIOTTE2025, dead_window_rows=10)
     with pytest.raises(DamagedArtifact, match=r"belongs to another model"):
-        engine.restore(other.state())
+        stepper.restore(other.state())

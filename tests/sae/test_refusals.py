@@ -1,4 +1,4 @@
-"""Bad rows and impossible settings are named before work starts."""
+"""Errors and warnings about rows and settings before training."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def labelled(bad: int | None) -> ArrayRows:
     return ArrayRows(array, labels=[f'clip "take {i}.wav" at layer 3' for i in range(len(array))])
 
 
-def test_names_the_clip_and_the_layer_of_what_is_not_finite():
+def test_fit_non_finite_error_names_clip_and_layer():
     with pytest.raises(TrainingError, match=r'training row 17 \(clip "take 17.wav" at layer 3\) holds NaN or Inf'):
         fit(labelled(17), planted(1), QUICK, latents=96, k=6)
     with pytest.raises(TrainingError, match=r'validation row 9 \(clip "take 9.wav" at layer 3\) holds NaN or Inf'):
@@ -33,18 +33,18 @@ def test_names_the_clip_and_the_layer_of_what_is_not_finite():
         Bank(labelled(17), planted(1), [BankMember(name="one", latents=96, k=6, preset=QUICK)])
 
 
-def test_rows_need_a_label_each():
+def test_array_rows_label_count_error():
     with pytest.raises(TrainingError, match=r"2 labels for 3 rows"):
         ArrayRows(np.zeros((3, 2), np.float32), labels=["a", "b"])
 
 
-def test_prefixes_that_name_the_same_latents_twice_are_refused():
+def test_fit_equal_prefixes_error():
     config = QUICK.model_copy(update={"prefixes": (0.001, 0.002, 1.0)})
     with pytest.raises(ConfigError, match=r"two prefixes have the same number of latents"):
         fit(planted(0), planted(1), config, latents=96, k=6)
 
 
-def test_rows_that_are_too_many_are_not_kept():
+def test_cache_rows_leaves_large_sources_on_disk():
     class Rows:
         height, width = 1 << 40, 4
 
@@ -56,14 +56,14 @@ def test_rows_that_are_too_many_are_not_kept():
 
 
 def with_outlier(rows: ArrayRows, seed: int) -> ArrayRows:
-    """Let one dimension, which has nothing to do with the others, carry 99 % of the variance."""
+    """Append an independent dimension with 99 % of the variance."""
     rest = rows.array.var(axis=0).sum()
     column = np.random.default_rng(seed).normal(scale=np.sqrt(99 * rest), size=(rows.height, 1))
     return ArrayRows(np.concatenate([rows.array, column.astype(np.float32)], axis=1))
 
 
-def test_an_outlier_dimension_is_told_and_handled():
-    """Left alone it kills latents and hides the other dimensions; scaled by dimension, all live and explain again."""
+def test_fit_outlier_dimension_warning_and_scaling():
+    """Unscaled it kills latents and hides other dimensions; scaling per dimension restores both."""
     train, valid = planted(0, 1, 2), planted(3)
     config = TrainConfig(batch=128, epochs=15, learning_rate=3e-3)
 
@@ -83,13 +83,13 @@ def test_an_outlier_dimension_is_told_and_handled():
     assert line.startswith("dimension 24 carries 99 % of the variance")
     assert 'scaling: "dimensions"' in line
     assert hurt_error > 2 * plain_error
-    assert hurt_error - error > 2 / 3 * (hurt_error - plain_error)  # a code of the six goes to the outlier itself
+    assert hurt_error - error > 2 / 3 * (hurt_error - plain_error)  # one of the six codes serves the outlier
     assert hurt_dead > 0.3
     assert dead <= plain_dead + 0.02
 
 
-def test_the_default_scales_an_outlier_dimension_by_itself():
-    """Every dimension counts alike then: nothing dies that lived without the outlier, and the others stay explained."""
+def test_default_preset_scales_an_outlier_dimension():
+    """With equal weights no more latents die than without the outlier, and other dimensions stay explained."""
     train, valid = planted(0, 1, 2), planted(3)
     config = DEFAULT.model_copy(update={"epochs": 15.0, "init": "tied", "patience": None})
     summaries = {
@@ -106,22 +106,22 @@ def test_the_default_scales_an_outlier_dimension_by_itself():
     assert (summaries["auto"]["scaling"], plain["scaling"]) == ("dimensions", "rows")
     assert summaries["rows"]["valid_dead_fraction"] > summaries["auto"]["valid_dead_fraction"] + 0.1
     assert summaries["auto"]["valid_dead_fraction"] <= plain["valid_dead_fraction"] + 0.02
-    # in the encoder's own units the outlier is nearly all there is; with every dimension alike it is one of 25
-    standardised = {name: found["valid_standardised_explained_variance"] for name, found in summaries.items()}
+    # in the encoder's units the outlier dominates; with equal weights it is one of 25 dimensions
+    standardised = {name: actual["valid_standardised_explained_variance"] for name, actual in summaries.items()}
     assert standardised["auto"] > standardised["rows"] + 0.2
     assert summaries["rows"]["valid_explained_variance"] > 0.9
     assert plain["valid_standardised_explained_variance"] > 0.3
 
 
-def test_constant_dimensions_are_told():
+def test_warnings_name_constant_dimensions():
     array = np.concatenate([planted(0).array, np.ones((400, 2), np.float32)], axis=1)
     assert compute_statistics(ArrayRows(array)).warnings("rows") == [
         "2 of 26 dimensions do not vary; they are centred only"
     ]
 
 
-def test_the_remedy_fits_what_the_rows_are():
-    """Rows of an extraction know their clip; an array of one's own has none to set aside."""
+def test_row_remedy_depends_on_labels():
+    """Rows of an extraction have a clip to set aside; rows of an array have none."""
     values = planted(0).array.copy()
     values[17, 3] = np.nan
     with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf .*; remove the row$"):

@@ -1,4 +1,4 @@
-"""Where a dictionary is trained, and the compiled passes of the path that a GPU takes."""
+"""Devices, and the compiled passes of the GPU path."""
 
 from functools import partial
 
@@ -10,17 +10,18 @@ from otoscope.errors import ConfigError
 from otoscope.sae.bank import BankMember
 from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.resources import find_device
+from otoscope.sae.sparsifiers import SPARSIFIERS
 from tests.support.planted import planted
 
 NO_GPU = not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("prefixes", [(1.0,), (0.5, 1.0)])
-@pytest.mark.parametrize("sparsifier", ["topk", "batch_topk", "relu", "jumprelu", "gated"])
-def test_compiled_passes_train_the_same_dictionary(sparsifier: str, prefixes: tuple[float, ...]):
-    """The graph that is traced, gradients included, run without fusing anything: what a GPU's compiler is given."""
-    recipe = TrainConfig(sparsifier=sparsifier, prefixes=prefixes, batch=64, epochs=2, dead_window_rows=100)
-    train = partial(fit, planted(0, 1), planted(2), recipe, latents=48, k=12)
+@pytest.mark.parametrize("sparsifier", sorted(SPARSIFIERS))
+def test_torch_stepper_compiled_trains_the_same_sae(sparsifier: str, prefixes: tuple[float, ...]):
+    """The traced graph with gradients, as a GPU compiler gets it, runs here without fusion."""
+    config = TrainConfig(sparsifier=sparsifier, prefixes=prefixes, batch=64, epochs=2, dead_window_rows=100)
+    train = partial(fit, planted(0, 1), planted(2), config, latents=48, k=12)
     plain = train(stepper=TorchStepper)
     compiled = train(stepper=partial(TorchStepper, backend="aot_eager"))
     for name, value in plain.sae.state_dict().items():
@@ -28,7 +29,7 @@ def test_compiled_passes_train_the_same_dictionary(sparsifier: str, prefixes: tu
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("cpuu", "no device 'cpuu'; give cpu, cuda, or cuda:1"),
         ("mps", "trained on cpu or cuda, not on 'mps'"),
@@ -38,12 +39,12 @@ def test_compiled_passes_train_the_same_dictionary(sparsifier: str, prefixes: tu
         ("cuda:99", r"device 'cuda:99': PyTorch finds \d+ GPU"),
     ],
 )
-def test_says_which_devices_there_are(name: str, told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_find_device_errors(name: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         find_device(name)
 
 
-def test_a_missing_device_is_told_before_anything_is_trained():
+def test_missing_device_error_before_training():
     rows = planted(0, frames=100)
     with pytest.raises(ConfigError, match="cuda:99"):
         Bank(rows, rows, [BankMember(name="a", latents=32, k=4)], device="cuda:99")
@@ -52,13 +53,13 @@ def test_a_missing_device_is_told_before_anything_is_trained():
 
 
 @pytest.mark.skipif(NO_GPU, reason="PyTorch finds no GPU")
-def test_a_gpu_trains_what_a_cpu_trains():
+def test_fit_on_a_gpu_matches_the_cpu():
     train = partial(fit, planted(0, 1, 2), planted(3), latents=64, k=6)
     here, there = train(stepper=TorchStepper), train(device="cuda")
     assert there.sae.device.type == "cpu"
     assert there.summary["valid_mse"] == pytest.approx(here.summary["valid_mse"], rel=0.02)
 
 
-def test_the_card_says_where_it_was_trained():
+def test_summary_names_the_device():
     rows = planted(0, frames=100)
     assert fit(rows, rows, TrainConfig(epochs=1), latents=32, k=4).summary["device"] == "cpu"

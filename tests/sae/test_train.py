@@ -18,7 +18,7 @@ from tests.support.planted import planted
 QUICK = TrainConfig(batch=128, epochs=8, learning_rate=3e-3)
 
 
-def test_learns_and_counts_what_it_says():
+def test_train_steps_learn_and_report():
     run = begin(planted(0, 1, 2), planted(3), QUICK, latents=96, k=6)
     steps = list(train_steps(run))
     trained = finish(run)
@@ -31,7 +31,7 @@ def test_learns_and_counts_what_it_says():
     assert trained.summary["valid_l0"] <= 6
 
 
-def test_the_best_state_is_kept():
+def test_finish_returns_the_best_state():
     run = begin(planted(0, 1), planted(2), QUICK.model_copy(update={"learning_rate": 0.3}), latents=96, k=6)
     seen = [step.valid.mse for step in train_steps(run) if step.valid]
     trained = finish(run)
@@ -39,7 +39,7 @@ def test_the_best_state_is_kept():
     assert trained.summary["best_step"] == 7 * (1 + int(np.argmin(seen)))
 
 
-def test_same_seed_same_weights():
+def test_fit_is_seeded():
     def weights(seed: int) -> torch.Tensor:
         config = QUICK.model_copy(update={"epochs": 2.0})
         return fit(planted(0, 1), planted(2), config, latents=96, k=6, seed=seed).sae.encoder
@@ -54,8 +54,8 @@ def test_same_seed_same_weights():
     + [{"frozen_decoder": True}, {"dictionary": "archetypal", "init": "points", "unit_norm": False, "archetypes": 50}],
     ids=str,
 )
-def test_what_training_returns_is_what_loading_returns(changes: dict[str, object], tmp_path: Path):
-    """Frozen and in eval mode, whether one trains by itself or in a bank that keeps a folder."""
+def test_fit_bank_and_load_return_the_same_sae(changes: dict[str, object], tmp_path: Path):
+    """The SAE is frozen and in eval mode in all three cases."""
     config, valid = TrainConfig.preset("default", **{"init": "tied", "epochs": 2, **changes}), planted(2)
     alone = fit(planted(0, 1), valid, config, latents=96, k=6).sae
     member = BankMember(name="one", latents=96, k=6, preset=config, folder=tmp_path)
@@ -68,21 +68,21 @@ def test_what_training_returns_is_what_loading_returns(changes: dict[str, object
         assert not any(parameter.requires_grad for parameter in sae.parameters())
 
 
-def test_validation_by_hand():
+def test_validate_by_hand():
     rows, valid = planted(0), planted(1)
     run = begin(rows, valid, QUICK, latents=96, k=6)
-    found = validate(run.sae, valid, run.statistics)
+    actual = validate(run.sae, valid, run.statistics)
     x = torch.from_numpy(valid.array)
     codes, rebuilt = run.sae(x)
     mean = torch.from_numpy(rows.array.mean(axis=0))
     unexplained = ((x - rebuilt) ** 2).sum() / ((x - mean) ** 2).sum()
-    assert found.explained_variance == pytest.approx(1 - unexplained.item(), abs=1e-5)
-    assert found.mse == pytest.approx(((x - rebuilt) ** 2).mean().item(), rel=1e-5)
-    assert found.l0 == pytest.approx((codes > 0).sum(dim=1).float().mean().item())
-    assert found.dead_fraction == pytest.approx((~(codes > 0).any(dim=0)).float().mean().item())
+    assert actual.explained_variance == pytest.approx(1 - unexplained.item(), abs=1e-5)
+    assert actual.mse == pytest.approx(((x - rebuilt) ** 2).mean().item(), rel=1e-5)
+    assert actual.l0 == pytest.approx((codes > 0).sum(dim=1).float().mean().item())
+    assert actual.dead_fraction == pytest.approx((~(codes > 0).any(dim=0)).float().mean().item())
 
 
-def test_constant_dimensions_are_harmless():
+def test_fit_constant_dimensions():
     def widened(rows: ArrayRows) -> ArrayRows:
         return ArrayRows(np.concatenate([rows.array, np.full((rows.height, 2), 1e4, np.float32)], axis=1))
 
@@ -94,7 +94,7 @@ def test_constant_dimensions_are_harmless():
     assert (rebuilt[:, -2:] - 1e4).abs().max() < 5.0
 
 
-def test_moments_may_be_given():
+def test_fit_accepts_statistics():
     rows, valid = planted(0), planted(1)
     config = QUICK.model_copy(update={"epochs": 1.0})
     one = fit(rows, valid, config, latents=96, k=6)
@@ -102,7 +102,7 @@ def test_moments_may_be_given():
     assert torch.equal(one.sae.decoder, two.sae.decoder)
 
 
-def test_plain_arrays_are_rows():
+def test_fit_accepts_arrays_and_tensors():
     rows = np.random.default_rng(0).normal(size=(96, 8)).astype(np.float32)
     wrapped = fit(ArrayRows(rows[:64]), ArrayRows(rows[64:]), latents=16, k=2)
     plain = fit(rows[:64], torch.from_numpy(rows[64:]), latents=16, k=2)
@@ -115,7 +115,7 @@ def with_nan(rows: ArrayRows, row: int) -> ArrayRows:
     return ArrayRows(array)
 
 
-def test_says_which_row_is_bad():
+def test_fit_non_finite_error_names_the_row():
     with pytest.raises(TrainingError, match=r"training row 17 holds NaN or Inf"):
         fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6)
     with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
@@ -124,12 +124,12 @@ def test_says_which_row_is_bad():
         fit(with_nan(planted(0), 17), planted(1), QUICK, latents=96, k=6, statistics=compute_statistics(planted(0)))
 
 
-def test_says_when_it_diverges():
+def test_fit_divergence_error():
     with pytest.raises(TrainingError, match=r"the loss is not finite at step \d+ with learning rate .*; lower it"):
         fit(planted(0), planted(1), QUICK.model_copy(update={"learning_rate": 1e30}), latents=96, k=6)
 
 
-def test_refuses_what_cannot_be_trained():
+def test_fit_rows_and_settings_errors():
     rows, valid = planted(0), planted(1)
     with pytest.raises(
         TrainingError, match=r"no validation rows, .*; give rows of groups that are not in the training rows"
@@ -151,7 +151,7 @@ def test_refuses_what_cannot_be_trained():
         fit(rows, valid, "defualt", latents=96, k=4)
 
 
-def test_settings_of_a_wrong_kind_are_refused_in_our_words():
+def test_fit_setting_type_errors():
     rows, valid = planted(0), planted(1)
     for wrong in ({"k": 1.5}, {"k": 4, "seed": 0.5}, {"k": 4, "latents": "96"}):
         with pytest.raises(ConfigError, match=rf"^{[*wrong][-1]} must be a whole number, got"):
@@ -160,25 +160,25 @@ def test_settings_of_a_wrong_kind_are_refused_in_our_words():
         fit(rows, valid, QUICK, latents=0, k=1)
 
 
-def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path):
+def test_fit_accepts_numpy_integers(tmp_path: Path):
     rows, valid, config = planted(0), planted(1), QUICK.model_copy(update={"epochs": 1.0})
     plain = fit(rows, valid, config, latents=96, k=6, seed=2).sae
-    found = fit(rows, valid, config, latents=np.int64(96), k=np.int64(6), seed=np.int64(2)).sae  # pyright: ignore
-    assert torch.equal(found.encoder, plain.encoder)
-    save_sae(tmp_path, found, {})
+    actual = fit(rows, valid, config, latents=np.int64(96), k=np.int64(6), seed=np.int64(2)).sae  # pyright: ignore
+    assert torch.equal(actual.encoder, plain.encoder)
+    save_sae(tmp_path, actual, {})
     assert load_sae(tmp_path).sae.settings() == plain.settings()
 
 
-def test_a_dictionary_too_large_for_memory_is_told_before_it_is_made():
+def test_fit_memory_error_before_training():
     with pytest.raises(TrainingError, match=r"training 1000000000 latents x 24 .* reduce to about \d+ latents"):
         fit(planted(0), planted(1), latents=10**9, k=6)
 
 
-def test_validation_rows_are_looked_at_before_the_first_step():
-    """Not first when validation is due: the study's recipe would have done an epoch by then."""
+def test_fit_checks_validation_rows_before_training():
+    """The first validation would be too late: it follows an epoch."""
 
     def refuse(*_: object, **__: object) -> TorchStepper:
-        pytest.fail("an engine was made")
+        pytest.fail("an stepper was made")
 
     bad = with_nan(planted(1), 5)
     with pytest.raises(TrainingError, match=r"validation row 5 holds NaN or Inf"):
@@ -187,7 +187,7 @@ def test_validation_rows_are_looked_at_before_the_first_step():
         Bank(planted(0), bad, [BankMember(name="one", latents=96, k=6, preset=QUICK)])
 
 
-def test_an_unfinished_run_has_no_result():
+def test_finish_incomplete_run_error():
     run = begin(planted(0), planted(1), QUICK, latents=96, k=6)
     next(train_steps(run))
     with pytest.raises(TrainingError, match=r"only 1 of 32 steps are done"):
@@ -195,15 +195,15 @@ def test_an_unfinished_run_has_no_result():
 
 
 def falls(curve: list[float], tolerance: float = 0.0) -> bool:
-    """Say whether a curve against growing k falls anywhere."""
+    """Return whether a curve over increasing k decreases anywhere."""
     return any(later < before - tolerance for before, later in pairwise(curve))
 
 
-def test_on_frames_explained_variance_never_falls_as_k_grows():
+def test_fit_frames_explained_variance_does_not_fall_with_k():
     rows, valid = planted(0, 1, 2), planted(3)
-    moments = compute_statistics(rows)
+    statistics = compute_statistics(rows)
     curve = [
-        fit(rows, valid, "default", latents=128, sparsity=sparsity, statistics=moments).summary[
+        fit(rows, valid, "default", latents=128, sparsity=sparsity, statistics=statistics).summary[
             "valid_explained_variance"
         ]
         for sparsity in (0.99, 0.95, 0.90, 0.85, 0.80, 0.75)
@@ -212,7 +212,7 @@ def test_on_frames_explained_variance_never_falls_as_k_grows():
     assert curve[-1] > curve[0] + 0.3
 
 
-def test_the_papers_own_curves_do_fall():
+def test_published_curves_do_fall():
     # test error of the published runs at 99, 95, 90, 85, 80, 75 % (read off the authors' figures, arXiv 2509.24793)
     published = {
         "WavLM layer 1": [2.52e-3, 1.22e-3, 1.00e-3, 8.4e-4, 1.97e-3, 2.3e-3],
@@ -223,7 +223,7 @@ def test_the_papers_own_curves_do_fall():
         assert falls([-error for error in errors])
 
 
-def test_another_engine_may_take_the_steps():
+def test_fit_accepts_another_stepper():
     made: list[int] = []
 
     class Counting(TorchStepper):

@@ -20,15 +20,15 @@ def fresh(config: TrainConfig = CONFIG, *, seed: int = 0) -> TrainingRun:
 
 
 class Killed(Exception):
-    """Stands for the signal."""
+    """Exception that stands for a kill signal."""
 
 
 @pytest.mark.parametrize("kill_after", [1, 12, 13, 14, STEPS - 1, STEPS])
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, kill_after: int):
+def test_training_state_resumed_run_ends_in_the_same_bytes(tmp_path: Path, kill_after: int):
     whole = train_into(tmp_path / "whole", fresh(), {"seed": 0})
 
     def kill(step: TrainStep) -> None:
-        # progress is saved after the callback: the step before is the last that the file knows
+        # progress is saved after the callback: the file has the step before
         if step.step == kill_after:
             raise Killed
 
@@ -45,18 +45,18 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, kill_after: int):
     assert not (tmp_path / "killed" / PROGRESS).exists()
 
 
-def test_nothing_to_continue(tmp_path: Path):
+def test_load_progress_without_a_file(tmp_path: Path):
     assert not load_progress(tmp_path, fresh())
 
 
 @pytest.mark.parametrize("other", [fresh(seed=1), fresh(CONFIG.model_copy(update={"epochs": 4.0}))])
-def test_a_run_with_other_settings_does_not_continue(tmp_path: Path, other: TrainingRun):
+def test_load_progress_other_settings_error(tmp_path: Path, other: TrainingRun):
     save_progress(tmp_path, other)
     with pytest.raises(StaleArtifact, match=r"was made from other inputs"):
         load_progress(tmp_path, fresh())
 
 
-def test_a_truncated_file_is_damage(tmp_path: Path):
+def test_load_progress_truncated_file_error(tmp_path: Path):
     run = fresh()
     list(islice(train_steps(run), 2))
     save_progress(tmp_path, run)

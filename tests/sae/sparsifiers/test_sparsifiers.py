@@ -26,13 +26,13 @@ from tests.support.planted import planted
 @pytest.mark.parametrize(
     ("sparsity", "k"), [(0.75, 512), (0.80, 409), (0.85, 307), (0.90, 204), (0.95, 102), (0.99, 20)]
 )
-def test_budgets_of_the_paper(sparsity: float, k: int):
+def test_k_from_sparsity_of_the_paper(sparsity: float, k: int):
     assert k_from_sparsity(2048, sparsity) == k
 
 
 @settings(deadline=None)
 @given(hnp.arrays("float32", (3, 9), elements=st.integers(-3, 3).map(float)), st.integers(1, 9))
-def test_what_is_kept_is_at_least_as_large_as_what_is_not(pre, k: int):
+def test_topk_keeps_the_largest(pre, k: int):
     pre = torch.from_numpy(pre)
     codes = TopK(k)(pre)
     assert ((codes > 0).sum(dim=1) == (pre > 0).sum(dim=1).clamp(max=k)).all()
@@ -43,38 +43,38 @@ def test_what_is_kept_is_at_least_as_large_as_what_is_not(pre, k: int):
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
-def test_refuses_impossible_sparsity(sparsity: float):
+def test_k_from_sparsity_range_error(sparsity: float):
     with pytest.raises(ConfigError, match=r"sparsity must be at least 0 and below 1"):
         k_from_sparsity(2048, sparsity)
 
 
-def test_refuses_a_budget_that_keeps_nothing():
+def test_check_k_zero_error():
     with pytest.raises(ConfigError, match=r"k must be at least 1, got 0 of 64 latents"):
         k_from_sparsity(64, 0.99)
     with pytest.raises(ConfigError, match=r"k must be at least 1"):
         TopK(0)
 
 
-def test_refuses_a_budget_above_the_latents():
+def test_check_k_above_latents_error():
     with pytest.raises(ConfigError, match=r"k=65 exceeds latents=64"):
         build_sparsifier("topk", k=65, latents=64)
     with pytest.raises(ConfigError, match=r"k=5 exceeds latents=4"):
         TopK(5)(torch.zeros(1, 4))
 
 
-def test_unknown_names_get_a_suggestion():
+def test_build_sparsifier_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match=r"no sparsifier 'topkk'; did you mean topk\?"):
         build_sparsifier("topkk", k=1, latents=4)
 
 
 @pytest.mark.parametrize("card", [{}, {"name": "topk"}, {"name": "nope", "k": 3}, {"name": "topk", "k": 3, "z": 1}])
-def test_a_card_that_describes_no_sparsifier_is_damage(card: dict[str, object]):
+def test_sparsifier_from_card_damaged_error(card: dict[str, object]):
     with pytest.raises(DamagedArtifact, match=r"cannot be built"):
         sparsifier_from_card(card, latents=8)
 
 
 class LeakyTopK:
-    """A sparsifier of a user: the k largest pre-activations, and a share of the positive rest."""
+    """Sparsifier of a user: the k largest pre-activations, and a share of the other positive ones."""
 
     def __init__(self, k: int, *, leak: float = 0.1) -> None:
         self.k, self.leak = k, leak
@@ -118,7 +118,7 @@ def test_check_sparsifier_reduces_a_mapping_without_hyper_parameters():
     assert check_sparsifier({"name": "gated", "penalty_rate": 0.1}) == {"name": "gated", "penalty_rate": 0.1}
 
 
-def test_hyper_parameters_survive_training_and_saving(tmp_path: Path):
+def test_hyper_parameters_are_trained_and_saved(tmp_path: Path):
     config = QUICK.model_copy(update={"sparsifier": {"name": "jumprelu", "bandwidth": 0.2, "penalty_weight": 0.1}})
     result = fit(planted(0), planted(1), config, latents=96, k=6)
     result.sae.save_pretrained(tmp_path)
