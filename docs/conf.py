@@ -6,14 +6,9 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
-from pydantic import BaseModel
 from sphinx.application import Sphinx
 
-from otoscope.corpus.datasets.folder import FolderCorpus
-from otoscope.corpus.datasets.fsdd import FsddCorpus
-from otoscope.corpus.datasets.manifest import ManifestCorpus
-from otoscope.corpus.datasets.vocalset import VocalSetCorpus
-from otoscope.corpus.synth.dataset import SynthCorpus
+from otoscope.corpus.catalog import CORPORA, corpus_class
 
 project = "otoscope"
 author = "the otoscope authors"
@@ -31,7 +26,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 nitpicky = False
 
-# Formulas become MathML, which browsers draw themselves: the pages need no network.
+# Formulas become MathML, which browsers render without a network.
 html_math_renderer = "mathml"
 
 
@@ -46,20 +41,20 @@ def _display(writer: Any, node: Any) -> None:
 
 
 def _corpora(app: Sphinx) -> None:
-    """Write the keys of every corpus as the code has them, to be included in configuration.md."""
-    kinds: list[type[BaseModel]] = [FolderCorpus, ManifestCorpus, VocalSetCorpus, FsddCorpus, SynthCorpus]
+    """Write the keys of every corpus kind from the code, for configuration.md."""
+    kinds = [corpus_class(kind) for kind in CORPORA]
     lines: list[str] = []
     for kind in kinds:
         lines += [
             f"### `kind: {kind.model_fields['kind'].default}`",
             "",
-            "| key | default | what it is |",
+            "| key | default | meaning |",
             "|---|---|---|",
         ]
         for name, field in kind.model_fields.items():
             if name == "kind":
                 continue
-            default = "needed" if field.is_required() else f"`{_shown(field.default)}`"
+            default = "required" if field.is_required() else f"`{_shown(field.default)}`"
             lines.append(f"| `{name}` | {default} | {str(field.description).replace('|', chr(92) + '|')} |")
         lines.append("")
     target = Path(app.srcdir) / "_generated" / "corpora.md"
@@ -74,6 +69,6 @@ def _shown(value: object) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Register the renderer, and what is written from the code."""
+    """Register the renderer and the generated page."""
     app.connect("builder-inited", _corpora)
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))
