@@ -92,9 +92,9 @@ def test_a_clip_too_short_for_the_model_is_set_aside_too(capsys: Capsys, config:
 
 def test_strict_stops_at_the_first(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
     write_audio(voices / "low" / "ann_40.wav", tone(300.0, seconds=0.015), RATE_HZ)
-    assert "low/ann_40.wav: too short: 240 samples" in fails(capsys, "extract", config, "--out", out, "--strict")
+    assert "low/ann_40.wav: too short: 240 samples" in fails(capsys, "extract", config, "--out", out, "--fail-fast")
     (voices / "low" / "ann_21.wav").write_bytes(b"")
-    assert "low/ann_21.wav: empty file" in fails(capsys, "corpus", config, "--out", out, "--strict")
+    assert "low/ann_21.wav: empty file" in fails(capsys, "corpus", config, "--out", out, "--fail-fast")
 
 
 def test_more_than_the_allowed_share_stops_the_run(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_defect_of_our_own_is_called_one(capsys: Capsys, config: Path, monkeyp
     assert outcome.code == 70
     assert outcome.err.splitlines() == [
         "unexpected ValueError: two lines",
-        "This is a defect in otoscope; run again with --debug and report it.",
+        "This is a bug in otoscope; run again with --debug and report it.",
     ]
 
 
@@ -317,7 +317,7 @@ def test_a_single_value_where_a_list_belongs_is_told_with_a_list(capsys: Capsys,
     assert r"got '(?P<grup>speaker\d+)'" in told
 
 
-def test_the_corpus_stage_asks_for_no_group_that_is_given_and_tells_of_missing_labels(
+def test_corpus_warns_of_singleton_groups_and_missing_labels(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for speaker in range(6):
@@ -326,11 +326,11 @@ def test_the_corpus_stage_asks_for_no_group_that_is_given_and_tells_of_missing_l
     config, out = tmp_path / "c.yaml", tmp_path / "run"
     config.write_text("corpus: {kind: folder, root: flat}\n")
     told = " ".join(call(capsys, "corpus", config, "--out", out).err.split())
-    assert "every clip is a group of its own, so one speaker" in told
-    assert "say who is who with group_pattern or group_from" in told
-    assert f"no label: files lie directly in {tmp_path / 'flat'}, sub-folders would be labels" in told
+    assert "every clip is its own group, so one speaker" in told
+    assert "name speakers or singers with group_pattern or group_from" in told
+    assert f"no labels: all files are directly in {tmp_path / 'flat'}; sub-folders would become labels" in told
     given = ("--set", r"corpus.group_pattern=(?P<group>speaker\d+)", "--set", "corpus.class_from=none")
     told = " ".join(call(capsys, "corpus", config, "--out", out, *given).err.split())
-    assert "every clip is a group of its own, as the corpus is told to have them" in told
-    assert "who is who" not in told
+    assert "every clip is its own group, as configured" in told
+    assert "name speakers" not in told
     assert "no label" not in told

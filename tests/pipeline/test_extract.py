@@ -62,7 +62,7 @@ class Heard(SilentReporter):
 
     lines: list[str] = field(default_factory=list[str])
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text.strip())
 
 

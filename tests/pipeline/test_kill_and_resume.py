@@ -80,5 +80,5 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path, told: dict[st
 
 def test_a_run_stopped_by_the_user_says_so(told: dict[str, Any]) -> None:
     assert told["stopped"]["code"] == 130
-    assert told["stopped"]["told"].splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert told["stopped"]["told"].splitlines()[-1] == "stopped; run the same command again to resume"
     assert "Traceback" not in told["stopped"]["told"]

@@ -12,7 +12,8 @@ from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
-from otoscope.pipeline.run import STAGES, RunSummary, run, stages_until
+from otoscope.pipeline.run import RunSummary, run
+from otoscope.pipeline.stages import STAGES, stages_until
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
 CLIPS = 5 * 3 * 2

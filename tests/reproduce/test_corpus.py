@@ -8,10 +8,10 @@ import pytest
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.datasets.vocalset import TEST_SINGERS
 from otoscope.corpus.synth.dataset import SynthCorpus
+from tests.support.vocalset_tree import write_vocalset_tree
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import SplitError
-from otoscope.reproduce.mariotte2025.corpus import glance, read_vocalset, sides, takes
-from tests.support.vocalset_tree import write_vocalset_tree
+from otoscope.reproduce.mariotte2025.corpus import assign_sides, cut_takes, list_vocalset, read_vocalset
 
 SUNG = SynthCorpus(singers=6, takes=2, duration_s=0.4, techniques=("vibrato", "straight"))
 
@@ -41,9 +41,7 @@ LONG = {f"s{i % 4}/{i:02d}.wav": 12.0 for i in range(20)} | {"t0/a.wav": 12.0, "
 
 
 def test_misspelt_vibratos_vanish_or_count(tree: Path, tmp_path: Path) -> None:
-    dropped, fixed = (
-        read_vocalset(tree, ReproductionSettings(vibrado=v), cache=tmp_path).clips for v in ("drop", "fix")
-    )
+    dropped, fixed = (read_vocalset(tree, ReproductionSettings(vibrado=v), cache=tmp_path).clips for v in ("drop", "fix"))
     assert fixed.height == 24
     assert dropped.height == 24 - 6
     lost = fixed.join(dropped, on="path", how="anti")
@@ -59,24 +57,21 @@ def test_test_singers_are_the_published_ones_and_all_others_train(tree: Path, tm
 
 def test_a_glance_sees_what_reading_finds(tree: Path, tmp_path: Path) -> None:
     columns = ["path", "duration_s", "rate_hz", "group", "split", "label_technique"]
-    seen, read = (
-        glance(tree, ReproductionSettings()).clips,
-        read_vocalset(tree, ReproductionSettings(), cache=tmp_path).clips,
-    )
+    seen, read = list_vocalset(tree, ReproductionSettings()).clips, read_vocalset(tree, ReproductionSettings(), cache=tmp_path).clips
     assert seen.select(columns).sort("path").equals(read.select(columns).sort("path"))
 
 
 def test_a_fifth_of_the_training_files_validates_whoever_sings() -> None:
-    side = sides(made_corpus(LONG), ReproductionSettings())
+    side = assign_sides(made_corpus(LONG), ReproductionSettings())
     valid = [path for path, found in side.items() if found == "valid"]
     assert len(valid) == 4
     shared = {p.split("/")[0] for p in valid} & {p.split("/")[0] for p, found in side.items() if found == "train"}
     assert shared, "singers are on both sides"
-    assert sides(made_corpus(LONG), ReproductionSettings(seed=1)) != side
+    assert assign_sides(made_corpus(LONG), ReproductionSettings(seed=1)) != side
 
 
 def test_whole_singers_validate_when_switched() -> None:
-    side = sides(made_corpus(LONG), ReproductionSettings(valid_split="singers"))
+    side = assign_sides(made_corpus(LONG), ReproductionSettings(valid_split="singers"))
     by_singer = {s: {found for path, found in side.items() if path.startswith(s)} for s in ("s0", "s1", "s2", "s3")}
     assert sorted(map(len, by_singer.values())) == [1, 1, 1, 1]
     assert sum(found == {"valid"} for found in by_singer.values()) == 1
@@ -84,14 +79,14 @@ def test_whole_singers_validate_when_switched() -> None:
 
 def test_the_order_of_files_decides_nothing() -> None:
     backwards = dict(reversed(LONG.items()))
-    assert sides(made_corpus(LONG), ReproductionSettings()) == sides(made_corpus(backwards), ReproductionSettings())
+    assert assign_sides(made_corpus(LONG), ReproductionSettings()) == assign_sides(made_corpus(backwards), ReproductionSettings())
     columns = ["take", "clip_id"]
-    one, two = (takes(made_corpus(d), ReproductionSettings()).select(columns).sort(columns) for d in (LONG, backwards))
+    one, two = (cut_takes(made_corpus(d), ReproductionSettings()).select(columns).sort(columns) for d in (LONG, backwards))
     assert one.equals(two)
 
 
 def test_training_files_come_in_random_crops_of_five_seconds_and_others_from_their_start() -> None:
-    heard = takes(made_corpus({**LONG, "s0/short.wav": 2.0, "s1/just.wav": 5.0}), ReproductionSettings(crops=6))
+    heard = cut_takes(made_corpus({**LONG, "s0/short.wav": 2.0, "s1/just.wav": 5.0}), ReproductionSettings(crops=6))
     train = heard.filter((pl.col("take") == "train") & (pl.col("file_s") == 12.0))
     assert (train["duration_s"] == 5.0).all()
     assert train["start_s"].min() >= 0
@@ -106,14 +101,11 @@ def test_training_files_come_in_random_crops_of_five_seconds_and_others_from_the
 
 @pytest.mark.parametrize("seconds", [2.0, 5.0])
 def test_a_file_of_five_seconds_or_less_has_one_crop(seconds: float) -> None:
-    heard = takes(made_corpus({**LONG, "s0/z.wav": seconds}), ReproductionSettings(crops=6, valid_split="singers"))
+    heard = cut_takes(made_corpus({**LONG, "s0/z.wav": seconds}), ReproductionSettings(crops=6, valid_split="singers"))
     mine = heard.filter(pl.col("path") == "s0/z.wav")
     assert mine.select("start_s", "duration_s").rows() == [(0.0, seconds)]
 
 
 def test_one_training_singer_cannot_validate_and_train() -> None:
-    with pytest.raises(SplitError, match="2 training files of 1 groups cannot be shared out"):
-        sides(
-            made_corpus({"s0/a.wav": 6.0, "s0/b.wav": 6.0, "t0/c.wav": 6.0}),
-            ReproductionSettings(valid_split="singers"),
-        )
+    with pytest.raises(SplitError, match="2 training files of 1 groups cannot be split"):
+        assign_sides(made_corpus({"s0/a.wav": 6.0, "s0/b.wav": 6.0, "t0/c.wav": 6.0}), ReproductionSettings(valid_split="singers"))

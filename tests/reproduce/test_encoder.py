@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from otoscope.config.mariotte2025 import Switches
 from otoscope.encoders.catalog import load_encoder
-from otoscope.reproduce.mariotte2025.encoder import Heard, heard, load_model, train_mode
+from otoscope.reproduce.mariotte2025.encoder import StudyEncoder, load_study_encoder, study_encoder, train_mode
 
 Tiny = Callable[[str], Path]
 EVAL = Switches(encoder_mode="eval")
@@ -30,12 +30,12 @@ def mean_of(encoder, sound, layer: int) -> np.ndarray:
 @pytest.mark.parametrize("family", ["hubert", "wavlm", "mert"])
 def test_a_short_crop_is_filled_up_with_zeros_that_count(tiny: Tiny, family: str) -> None:
     inner = load_encoder(tiny(family))
-    playing = heard(inner, crop=True, switches=EVAL)
+    playing = study_encoder(inner, crop=True, switches=EVAL)
     sound = wave(rate_hz=inner.rate_hz)
     filled = functional.pad(sound, (0, 5 * inner.rate_hz - len(sound)))
     np.testing.assert_allclose(mean_of(playing, sound, 3), mean_of(inner, filled, 3), atol=1e-6)
     assert len(playing.frames(len(sound)).end_s) == len(inner.frames(5 * inner.rate_hz).end_s)
-    masked = heard(inner, crop=True, switches=Switches(encoder_mode="eval", padding="masked"))
+    masked = study_encoder(inner, crop=True, switches=Switches(encoder_mode="eval", padding="masked"))
     np.testing.assert_array_equal(mean_of(masked, sound, 3), mean_of(inner, sound, 3))
     assert np.abs(mean_of(masked, sound, 3) - mean_of(playing, sound, 3)).max() > 1e-3
 
@@ -44,9 +44,9 @@ def test_whole_files_are_left_alone_but_for_asts_spectrogram(tiny: Tiny) -> None
     hubert, ast = load_encoder(tiny("hubert")), load_encoder(tiny("ast"))
     sound = wave()
     np.testing.assert_array_equal(
-        mean_of(heard(hubert, crop=False, switches=EVAL), sound, 2), mean_of(hubert, sound, 2)
+        mean_of(study_encoder(hubert, crop=False, switches=EVAL), sound, 2), mean_of(hubert, sound, 2)
     )
-    playing = heard(ast, crop=False, switches=EVAL)
+    playing = study_encoder(ast, crop=False, switches=EVAL)
     made = playing.encode([sound], [2])
     assert bool(made.mask.all())
     assert made.mask.shape[1] == ast.grid.time_steps * ast.grid.bands
@@ -62,7 +62,7 @@ def test_train_mode_disturbs_a_clip_alike_each_time_and_leaves_no_trace(tiny: Ti
     sound, other = wave(1.0), wave(1.0, seed=1)
     clean = mean_of(inner, sound, 3)
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    noisy = heard(inner, crop=False, switches=Switches(), noisy=True)
+    noisy = study_encoder(inner, crop=False, switches=Switches(), stochastic=True)
     first = mean_of(noisy, sound, 3)
     assert np.abs(first - clean).max() > 1e-3
     np.testing.assert_array_equal(first, mean_of(noisy, sound, 3))
@@ -76,7 +76,7 @@ def test_train_mode_disturbs_a_clip_alike_each_time_and_leaves_no_trace(tiny: Ti
 
 def test_eval_mode_switches_the_noise_off(tiny: Tiny) -> None:
     inner = load_encoder(tiny("hubert"))
-    quiet = heard(inner, crop=False, switches=EVAL, noisy=True)
+    quiet = study_encoder(inner, crop=False, switches=EVAL, stochastic=True)
     np.testing.assert_array_equal(mean_of(quiet, wave(), 3), mean_of(inner, wave(), 3))
 
 
@@ -105,7 +105,7 @@ def test_a_dropped_block_hands_on_what_it_was_given(tiny: Tiny) -> None:
 
 def test_sound_of_another_rate_is_played_as_if_it_were_the_models(tiny: Tiny) -> None:
     inner = load_encoder(tiny("mert"))
-    slow = heard(inner, crop=True, switches=EVAL, rate_hz=16_000)
+    slow = study_encoder(inner, crop=True, switches=EVAL, rate_hz=16_000)
     assert (inner.rate_hz, slow.rate_hz) == (24_000, 16_000)
     sound = wave(5.0, rate_hz=16_000)
     np.testing.assert_array_equal(mean_of(slow, sound, 2), mean_of(inner, sound, 2))
@@ -115,7 +115,10 @@ def test_wavlm_in_wav2vec2_is_transformers_own_slip(tiny: Tiny) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     folder = tiny("wavlm")
-    broken, whole = load_model(str(folder), Switches()), load_model(str(folder), Switches(wavlm="wavlm"))
+    broken, whole = (
+        load_study_encoder(str(folder), Switches()),
+        load_study_encoder(str(folder), Switches(wavlm="wavlm")),
+    )
     settings = {k: v for k, v in whole.model.config.to_dict().items() if k not in ("model_type", "architectures")}
     config = Wav2Vec2Config.from_dict(settings)
     theirs = Wav2Vec2Model(config).eval()
@@ -129,19 +132,19 @@ def test_wavlm_in_wav2vec2_is_transformers_own_slip(tiny: Tiny) -> None:
 
 
 def test_other_families_load_in_their_own_architecture(tiny: Tiny) -> None:
-    assert type(load_model(str(tiny("hubert")), Switches()).model).__name__ == "HubertModel"
+    assert type(load_study_encoder(str(tiny("hubert")), Switches()).model).__name__ == "HubertModel"
 
 
 def test_the_revision_tells_how_a_model_is_made_to_hear(tiny: Tiny) -> None:
     mert = load_encoder(tiny("mert"))
-    tells = heard(mert, crop=True, switches=Switches(), noisy=True, rate_hz=16_000).revision
-    assert tells == f"{mert.revision}, padded to 5 s, 16000 Hz played as 24000 Hz, train mode"
-    ast = heard(load_encoder(tiny("ast")), crop=True, switches=Switches())
-    assert isinstance(ast, Heard)
+    tells = study_encoder(mert, crop=True, switches=Switches(), stochastic=True, rate_hz=16_000).revision
+    assert tells == f"{mert.revision}, padded to 5 s, 16000 Hz treated as 24000 Hz, train mode"
+    ast = study_encoder(load_encoder(tiny("ast")), crop=True, switches=Switches())
+    assert isinstance(ast, StudyEncoder)
     assert ast.revision.endswith("padded to 1.28 s, all patches")
     assert (
         load_encoder(tiny("ast")).revision
-        == heard(load_encoder(tiny("ast")), crop=False, switches=Switches(padding="masked")).revision
+        == study_encoder(load_encoder(tiny("ast")), crop=False, switches=Switches(padding="masked")).revision
     )
-    wavlm = heard(load_model(str(tiny("wavlm")), Switches()), crop=False, switches=Switches())
+    wavlm = study_encoder(load_study_encoder(str(tiny("wavlm")), Switches()), crop=False, switches=Switches())
     assert wavlm.revision.endswith("as wav2vec 2.0")

@@ -16,7 +16,7 @@ from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.errors import EncoderError, StorageFull
 from otoscope.protocols.mariotte2025.models import MODELS, choose_models
 from otoscope.reproduce.mariotte2025 import estimate
-from otoscope.reproduce.mariotte2025.run import Reproduced, reproduce
+from otoscope.reproduce.mariotte2025.run import Reproduction, reproduce
 from tests.support.reproductions import MOMENTS, SMALL, one_model
 from tests.support.small_runs import Tiny
 from tests.support.vocalset_tree import write_vocalset_tree
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def four(data: Path, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+def four(data: Path, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
     """The grid of all four architectures, layers 1 and 3 in the place of each published pair."""
     models = choose_models(overrides=[f"{name}={tiny(family)}@1,3" for name, family in FAMILY.items()])
     return reproduce(data, tmp_path_factory.mktemp("four"), models=models, settings=parse_settings(SMALL))
@@ -51,7 +51,7 @@ def rows(folder: Path, **keys: object) -> pl.DataFrame:
     return table.filter(*(pl.col(name) == value for name, value in keys.items()))
 
 
-def test_every_cell_of_the_grid_has_its_numbers(four: Reproduced) -> None:
+def test_every_cell_of_the_grid_has_its_numbers(four: Reproduction) -> None:
     here = four.comparison.filter(pl.col("here").is_not_null())
     wanted = four.comparison.filter(
         # three of the six sparsities were trained, and three blocks stand for twelve
@@ -70,7 +70,7 @@ def test_every_cell_of_the_grid_has_its_numbers(four: Reproduced) -> None:
     assert rows(four.folder, metric="factor_entropy")["value"].is_between(0, 3.33).all()
 
 
-def test_the_comparison_is_written_three_times_alike(four: Reproduced) -> None:
+def test_the_comparison_is_written_three_times_alike(four: Reproduction) -> None:
     written = pl.read_csv(four.folder / "comparison.csv")
     assert written.height == four.comparison.height
     page = four.page.read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_a_model_without_the_published_layers_is_refused_before_any_work(
 def test_a_disk_that_is_too_small_is_refused_before_any_work(
     data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "free", lambda _: 1000.0)
+    monkeypatch.setattr(estimate, "free_bytes", lambda _: 1000.0)
     with pytest.raises(StorageFull, match=r"needs about 0\.0 GB, 0\.0 GB are free; choose another --out"):
         one_model(data, tiny("hubert"), tmp_path)
     assert not (tmp_path / "models").exists()

@@ -1,4 +1,4 @@
-"""A stage is done again exactly when something it rests on changed."""
+"""Stages run again exactly when inputs, code or outputs changed."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ def run(folder: RunFolder, inputs: str, text: str = "made") -> bool:
     )
 
 
-def test_work_is_done_once_for_the_same_inputs(folder: RunFolder) -> None:
+def test_run_stage_skips_unchanged_inputs(folder: RunFolder) -> None:
     assert run(folder, "a")
     assert not run(folder, "a")
 
 
-def test_other_inputs_do_it_again(folder: RunFolder) -> None:
+def test_run_stage_runs_again_for_other_inputs(folder: RunFolder) -> None:
     run(folder, "a")
     assert run(folder, "b")
     assert run(folder, "a")
 
 
-def test_a_missing_or_changed_output_does_it_again(folder: RunFolder) -> None:
+def test_run_stage_runs_again_for_a_missing_or_changed_output(folder: RunFolder) -> None:
     run(folder, "a")
     (folder.root / "out.txt").unlink()
     assert run(folder, "a")
@@ -41,7 +41,7 @@ def test_a_missing_or_changed_output_does_it_again(folder: RunFolder) -> None:
     assert run(folder, "a")
 
 
-def test_a_stage_that_failed_counts_as_not_done(folder: RunFolder) -> None:
+def test_run_stage_runs_again_after_a_failure(folder: RunFolder) -> None:
     run(folder, "a")
 
     def fail() -> None:
@@ -52,20 +52,20 @@ def test_a_stage_that_failed_counts_as_not_done(folder: RunFolder) -> None:
     assert run(folder, "a")
 
 
-def test_a_damaged_card_counts_as_not_done(folder: RunFolder) -> None:
+def test_run_stage_runs_again_for_a_damaged_card(folder: RunFolder) -> None:
     run(folder, "a")
     folder.card("s").write_text("{", encoding="utf-8")
     assert run(folder, "a")
 
 
-def test_two_runs_in_one_folder_are_refused(folder: RunFolder) -> None:
-    with folder.locked(), pytest.raises(ArtifactError, match="another run is at work"), folder.locked():
+def test_run_folder_refuses_a_second_run(folder: RunFolder) -> None:
+    with folder.locked(), pytest.raises(ArtifactError, match="another run is using"), folder.locked():
         pass
     with folder.locked():
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_run_folder_reports_that_it_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ArtifactError, match=r"cannot write .*Not a directory; choose another --out"),

@@ -29,7 +29,7 @@ class Recorder(SilentReporter):
         assert self.running is not None
         self.running = None
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -39,7 +39,7 @@ def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> Non
     run(load_config(config), tmp_path / "out", until="explain", progress=watch)
     assert watch.running is None
     assert list(watch.tasks) == [
-        "singing",
+        "synthesising",
         "checking clips",
         "extracting 4 layers",
         "training 4 dictionaries",
@@ -48,7 +48,7 @@ def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> Non
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title
-    assert "  sang 12 clips in" in "\n".join(watch.lines)
+    assert "  synthesised 12 clips in" in "\n".join(watch.lines)
 
 
 def test_a_run_with_nothing_to_do_shows_no_bar(tmp_path: Path, tiny: Tiny) -> None:

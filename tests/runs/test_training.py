@@ -93,7 +93,7 @@ def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: 
     silent = max(card["valid_dead_fraction"] for card in cards)
     assert came_to.startswith("  validation groups: ")
     assert f" {max(card['valid_explained_variance'] for card in cards):.1%} of the variance explained" in came_to
-    assert f"at most {silent:.1%} of the latents silent" in came_to
+    assert f"at most {silent:.1%} dead latents" in came_to
 
 
 def test_two_recipes_and_two_sizes_are_trained_judged_and_shown(tmp_path: Path, tiny: Tiny) -> None:

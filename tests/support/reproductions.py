@@ -13,14 +13,14 @@ from typing import Any
 
 from otoscope.config.mariotte2025 import parse_settings
 from otoscope.protocols.mariotte2025.models import choose_models
-from otoscope.reproduce.mariotte2025.run import Reproduced, reproduce
+from otoscope.reproduce.mariotte2025.run import Reproduction, reproduce
 from otoscope.runs.progress import ProgressReporter, SilentReporter
 from tests.support.kill_and_resume import child, end_of
 
 SMALL = ("latents=128", "sparsities=[0.75, 0.9, 0.99]", "crops=2", "sae_epochs=6", "probe_epochs=4")
 """Effort of a reproduction of a few seconds."""
 
-MOMENTS = (("encoding check", 1), ("training", 25), ("judging", 2))
+MOMENTS = (("encoding check", 1), ("training", 25), ("evaluating", 2))
 """Where a reproduction is killed, one after the other: in which task, and after how many of its steps."""
 
 
@@ -41,7 +41,7 @@ class Killing(SilentReporter):
 
 def one_model(
     data: Path, model: Path, root: Path, *, settings: Sequence[str] = (), watch: ProgressReporter | None = None
-) -> Reproduced:
+) -> Reproduction:
     """Reproduce the study on one tiny checkpoint in the place of HuBERT."""
     models = choose_models(overrides=[f"HuBERT={model}@1,3"], only=["HuBERT"])
     return reproduce(data, root, models=models, settings=parse_settings([*SMALL, *settings]), progress=watch)

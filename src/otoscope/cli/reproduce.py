@@ -1,11 +1,8 @@
-"""`otoscope reproduce`: the study from beginning to end, every number beside the published one.
-
-Tables of a reproduction on the terminal: what it will cost, and every number beside the published one.
-"""
+"""Command `reproduce`: run the study and print every number next to the published one."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
 import typer
@@ -16,36 +13,39 @@ from rich.table import Table
 from otoscope.cli.progress import TerminalProgress
 from otoscope.cli.stages import Json
 from otoscope.formatting import count
-from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
-from otoscope.reproduce.mariotte2025.estimate import Estimate
-from otoscope.reproduce.mariotte2025.page import TITLES, left_out, matrix
-from otoscope.reproduce.mariotte2025.run import Reproduced
+
+if TYPE_CHECKING:  # `--help` does not wait for torch
+    from otoscope.reproduce.mariotte2025.estimate import Plan
+    from otoscope.reproduce.mariotte2025.run import Reproduction
 
 TABLE_WIDTH = 124
 
 
-def print_comparison(made: Reproduced) -> None:
-    """Print a table for each quantity: ours, the published number, and the difference with its standard error."""
+def print_comparison(result: "Reproduction") -> None:
+    """Print one table per quantity: our number, the published one, and the difference with its standard error."""
+    from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
+    from otoscope.reproduce.mariotte2025.page import TITLES, left_out, matrix
+
     console = _console()
     for metric in TITLES:
-        for table in matrix(made.comparison, metric):
+        for table in matrix(result.comparison, metric):
             console.print(_drawn(table.title, table.rows))
             console.print(f"[dim]standard error of the published number: {STANDARD_ERRORS[metric]}[/dim]\n")
-    compared = made.comparison.filter(pl.col("here").is_not_null())
+    compared = result.comparison.filter(pl.col("here").is_not_null())
     near = compared.filter(pl.col("in_errors").abs() <= 2).height
     console.print(
-        f"{compared.height} of {count(made.comparison.height, 'published number')} have one of ours beside them; "
-        f"{near} lie within 2 standard errors"
+        f"{compared.height} of {count(result.comparison.height, 'published number')} have a number of this run; "
+        f"{near} differ by at most 2 standard errors"
     )
-    if others := left_out(made.comparison):
+    if others := left_out(result.comparison):
         console.print(others)
-    console.print(f"run      {made.folder}", soft_wrap=True)
-    console.print(f"numbers  {made.folder / 'comparison.csv'}", soft_wrap=True)
-    console.print(f"page     {made.page}  (open it in a browser)", soft_wrap=True)
+    console.print(f"run      {result.folder}", soft_wrap=True)
+    console.print(f"numbers  {result.folder / 'comparison.csv'}", soft_wrap=True)
+    console.print(f"page     {result.page}  (open it in a browser)", soft_wrap=True)
 
 
 def _console() -> Console:
-    """Return a console wide enough for whole numbers: none is cut, however narrow the terminal."""
+    """Return a console wide enough that no number is cut, also in a narrow terminal."""
     return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
 
 
@@ -64,26 +64,23 @@ def _drawn(title: str, rows: pl.DataFrame) -> Table:
     return table
 
 
-def print_plan(found: Estimate) -> None:
-    """Print what a reproduction takes, step by step, and the strict form beside it."""
+def print_plan(plan: "Plan") -> None:
+    """Print the steps of a reproduction with rough times and disk space."""
     console = _console()
-    table = Table(title="Estimate for this machine", title_justify="left", box=None, pad_edge=False)
-    for name in ("step", "as the authors did", "time", "disk", "strict, every null", "time", "disk"):
-        table.add_column(
-            name, justify="right" if name in ("time", "disk") else "left", no_wrap=name in ("step", "time", "disk")
-        )
-    for cost in found.costs:
-        theirs = (cost.amount, duration(cost.seconds), size(cost.bytes))
-        table.add_row(cost.step, *theirs, cost.strict_amount, duration(cost.strict_seconds), size(cost.strict_bytes))
-    strict_s, strict_bytes = (sum(getattr(c, name) for c in found.costs) for name in ("strict_seconds", "strict_bytes"))
+    table = Table(title="Plan for this machine", title_justify="left", box=None, pad_edge=False)
+    for name in ("step", "amount", "time", "disk"):
+        table.add_column(name, justify="right" if name in ("time", "disk") else "left", no_wrap=True)
+    for step in plan.steps:
+        table.add_row(step.step, step.amount, duration(step.seconds), size(step.bytes))
     table.add_section()
-    table.add_row("in all", "", duration(found.seconds), size(found.bytes), "", duration(strict_s), size(strict_bytes))
+    table.add_row("total", "", duration(plan.seconds), size(plan.bytes))
     console.print(table)
-    console.print(f"{size(found.free_bytes)} are free where {found.folder} would be")
+    console.print("Times: matrix products at the measured speed; without decoding, factors and regressions.")
+    console.print(f"{size(plan.free_bytes)} are free at {plan.folder}", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a reader says it.
+    """Format a duration.
 
     >>> duration(42.0), duration(5400.0), duration(0.2)
     ('42 s', '1.5 h', '< 1 s')
@@ -96,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def size(amount: float) -> str:
-    """Return bytes as a reader says them.
+    """Format a size in bytes.
 
     >>> size(0), size(12.6e6), size(4.2e9)
     ('–', '13 MB', '4.2 GB')
@@ -108,80 +105,75 @@ def size(amount: float) -> str:
 
 STUDIES = ("mariotte2025",)
 
-Data = Annotated[Path, typer.Option("--data", help="VocalSet's folder, unpacked", show_default=False)]
+Data = Annotated[Path, typer.Option("--data", help="Unpacked folder of VocalSet.", show_default=False)]
 Models = Annotated[
-    Path | None, typer.Option("--models", help="folder of checkpoints, under their hub names", show_default=False)
+    Path | None, typer.Option("--models", help="Folder of checkpoints under their Hub names.", show_default=False)
 ]
 Override = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="NAME=CHECKPOINT, or NAME=CHECKPOINT@LAYER,LAYER with the layers that stand for the published pair",
+        help="NAME=CHECKPOINT, or NAME=CHECKPOINT@LAYER,LAYER to replace the published pair of layers; repeatable.",
         show_default=False,
     ),
 ]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="run this model alone (AST, WavLM, HuBERT, MERT)", show_default=False)
+    list[str] | None,
+    typer.Option("--only", help="Run only this model (AST, WavLM, HuBERT, MERT); repeatable.", show_default=False),
 ]
-Out = Annotated[Path, typer.Option("--out", help="folder of the reproduction")]
-OldOut = Annotated[Path | None, typer.Option("--output", hidden=True, help="the former name of --out")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the reproduction.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="a switch or an effort, e.g. vibrado=fix or crops=100", show_default=False),
+    typer.Option("--set", help="Override a setting, e.g. vibrado=fix or crops=100; repeatable.", show_default=False),
 ]
-Device = Annotated[str, typer.Option("--device", help="where the models run: cpu, cuda, cuda:1, mps")]
-Plan = Annotated[bool, typer.Option("--plan", help="estimate time and disk, and start nothing")]
+Device = Annotated[str, typer.Option("--device", help="Device of the models: cpu, cuda, cuda:1, mps.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print the grid, disk space and a rough time, then exit.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "reproduce",
-        help="Run a published study as its authors did, and set every number beside the published one.\n\n"
+        help="Run a published study as its authors did and compare every number with the published one.\n\n"
         "Example: `otoscope reproduce mariotte2025 --data VocalSet --plan`, then without `--plan`",
     )(_reproduce)
 
 
 def _reproduce(
-    study: Annotated[str, typer.Argument(help="which study: mariotte2025 (arXiv 2509.24793)")],
+    study: Annotated[str, typer.Argument(help="Study: mariotte2025 (arXiv 2509.24793).")],
     data: Data,
     models: Models = None,
     override: Override = None,
     only: Only = None,
     out: Out = Path("runs/mariotte2025"),
-    old_out: OldOut = None,
     settings: Set = None,
     device: Device = "cpu",
-    plan: Plan = False,
+    plan_only: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
-    pass  # here, so that --help does not wait for torch
     from otoscope.config.mariotte2025 import parse_settings
     from otoscope.errors import ConfigError, suggest
     from otoscope.protocols.mariotte2025.models import choose_models
+    from otoscope.reproduce.mariotte2025.estimate import plan as make_plan
     from otoscope.reproduce.mariotte2025.run import reproduce
 
     if study not in STUDIES:
         raise ConfigError(f"no study {study!r}; {suggest(study, STUDIES)}")
-    chosen = parse_settings(settings or ())
-    wanted = choose_models(folder=models, overrides=override or (), only=only or ())
+    parsed = parse_settings(settings or ())
+    chosen = choose_models(folder=models, overrides=override or (), only=only or ())
     if not data.is_dir():
         state = "is a file, not a folder" if data.is_file() else "does not exist"
-        raise ConfigError(f"--data: {data} {state}; give VocalSet's folder, unpacked")
-    folder = old_out or out
-    common: dict[str, Any] = {"models": wanted, "settings": chosen, "device": device}
-    if plan:
-        from otoscope.reproduce.mariotte2025.estimate import estimate
-
-        found = estimate(data, folder, progress=TerminalProgress(), **common)
+        raise ConfigError(f"--data: {data} {state}; give the unpacked folder of VocalSet")
+    if plan_only:
+        plan = make_plan(data, out, models=chosen, settings=parsed)
         if as_json:
-            print(json.dumps(found.as_json()))
+            print(json.dumps(plan.as_json()))
         else:
-            print_plan(found)
-        found.require_room()
+            print_plan(plan)
+        plan.require_disk_space()
         return
-    made = reproduce(data, folder, progress=TerminalProgress(), **common)
+    result = reproduce(data, out, models=chosen, settings=parsed, device=device, progress=TerminalProgress())
     if as_json:
-        print(json.dumps(made.as_json()))
+        print(json.dumps(result.as_json()))
     else:
-        print_comparison(made)
+        print_comparison(result)

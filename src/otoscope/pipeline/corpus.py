@@ -1,4 +1,4 @@
-"""Stages that touch sound: the corpus and its factors."""
+"""Stage `corpus`: list, check and split the clips."""
 
 import os
 import time
@@ -7,15 +7,13 @@ from pathlib import Path
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint
+from otoscope.artifacts import fingerprint
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.checks import class_support, shared_recordings
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.factors.egemaps import measure_ahead
-from otoscope.factors.table import build_factors, factors_identity
 from otoscope.formatting import count
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
@@ -26,7 +24,7 @@ from otoscope.runs.progress import progress_counter
 
 
 def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
-    """Return the clips that listing, and where it was brought up to date extraction, set aside: `path, reason`."""
+    """Return the clips set aside by listing and, if it has run, by extraction: columns `path, reason`."""
     listed = load_corpus(folder).set_aside
     if not extracted:
         return listed
@@ -34,13 +32,13 @@ def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
 
 
 def corpus(run: Context) -> None:
-    """List, decode once, split; write `corpus.parquet` and the table of clips set aside."""
-    config, folder, watch = run.config, run.folder, run.progress
+    """List, decode and split the clips; write `corpus.parquet` and the table of clips set aside."""
+    config, folder, progress = run.config, run.folder, run.progress
     start_s = time.monotonic()
-    with progress_counter(watch, "singing", "clips") as on_sung:
-        listing = config.corpus.listing(folder.sound, on_progress=on_sung)
-    if on_sung.done:
-        watch.message(f"  sang {count(on_sung.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
+    with progress_counter(progress, "synthesising", "clips") as on_rendered:
+        listing = config.corpus.listing(folder.sound, on_progress=on_rendered)
+    if on_rendered.done:
+        progress.message(f"  synthesised {count(on_rendered.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),
@@ -50,7 +48,7 @@ def corpus(run: Context) -> None:
     )
 
     def work() -> None:
-        with progress_counter(watch, "checking clips", "clips") as on_progress:
+        with progress_counter(progress, "checking clips", "clips") as on_progress:
             built = build_corpus(
                 config.corpus,
                 config.splits,
@@ -62,90 +60,61 @@ def corpus(run: Context) -> None:
         built.save(folder.corpus)
 
     outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
-    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=watch)
-    found = load_corpus(folder)
-    sides = found.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
+    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
+    table = load_corpus(folder)
+    splits = table.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
     shares = {
-        split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in sides.iter_rows()
+        split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in splits.iter_rows()
     }
-    watch.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
-    probed = probed_labels(found, config)
-    for text in _warnings(config.corpus, found, probed, all_wanted=config.evaluate.labels is None):
-        watch.message(f"  {text}")
-    if not found.set_aside.is_empty():
-        watch.message(f"  {count(found.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
+    progress.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
+    probed = probed_labels(table, config)
+    for text in _warnings(config.corpus, table, probed, all_labels=config.evaluate.labels is None):
+        progress.message(f"  {text}")
+    if not table.set_aside.is_empty():
+        progress.message(f"  {count(table.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
 
 
-def _warnings(spec: CorpusSpec, found: Corpus, probed: list[str], *, all_wanted: bool) -> list[str]:
-    """Say what makes results on this corpus doubtful, though nothing stops the run."""
-    left_out = [name for name in found.labels if name not in probed] if all_wanted else []
-    told = [f"warning: {name} is not probed: {unprobeable_reason(found, name)}" for name in left_out]
-    if thin_split := evidence.warning(evidence.evidence_of_clips(found.clips)):
-        told.append(thin_split)
-    if found.clips["group"].n_unique() == found.clips.height:
-        told.append(_alone(spec, found))
-    if not found.labels and isinstance(spec, FolderCorpus) and spec.class_from != "none":
-        told.append(f"no label: files lie directly in {spec.root}, sub-folders would be labels")
-    thin = class_support(found.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
+def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels: bool) -> list[str]:
+    """Return warnings about results on this corpus."""
+    excluded = [name for name in corpus.labels if name not in probed] if all_labels else []
+    warnings = [f"warning: {name} is not probed: {unprobeable_reason(corpus, name)}" for name in excluded]
+    if thin_split := evidence.warning(evidence.evidence_of_clips(corpus.clips)):
+        warnings.append(thin_split)
+    if corpus.clips["group"].n_unique() == corpus.clips.height:
+        warnings.append(_singleton_groups(spec, corpus))
+    if not corpus.labels and isinstance(spec, FolderCorpus) and spec.class_from != "none":
+        warnings.append(f"no labels: all files are directly in {spec.root}; sub-folders would become labels")
+    thin = class_support(corpus.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
     ):
-        some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        told.append(
-            f"warning: not in both train and test: {count(len(classes), 'class', 'classes')} of {label} ({some})"
+        names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        warnings.append(
+            f"warning: not in both train and test: {count(len(classes), 'class', 'classes')} of {label} ({names})"
         )
-    leaks = shared_recordings(found.clips).filter("leaks")
+    leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])
         recordings = count(leaks.height, "recording")
-        told.append(f"warning: {recordings} in more than one split under different groups, such as {first}")
-    return told
+        warnings.append(f"warning: {recordings} in more than one split under different groups, such as {first}")
+    return warnings
 
 
-def _alone(spec: CorpusSpec, found: Corpus) -> str:
-    """Say that every clip is a group of its own, and ask who is who only where that was not said."""
-    every = "warning: every clip is a group of its own"
-    unsaid = ""
+def _singleton_groups(spec: CorpusSpec, corpus: Corpus) -> str:
+    """Return the warning that every clip is its own group, with a hint if groups were not configured."""
+    clips, warning = corpus.clips, "warning: every clip is its own group"
+    hint = ""
     if isinstance(spec, FolderCorpus) and spec.group_pattern is None and spec.group_from is None:
-        unsaid = "say who is who with group_pattern or group_from"
-    elif (
-        isinstance(spec, ManifestCorpus) and spec.group is None and (found.clips["group"] == found.clips["path"]).all()
-    ):
-        unsaid = "say who is who in a column `group`, or name the column with `group`"
-    if unsaid:
-        return f"{every}, so one speaker or singer may lie on both sides of the split; {unsaid}"
-    return f"{every}, as the corpus is told to have them: right where no speaker or singer has two clips"
-
-
-def factors(run: Context) -> None:
-    """Measure or collect the factors of every clip; write `factors.parquet`."""
-    config, folder, watch = run.config, run.folder, run.progress
-    found = load_corpus(folder)
-    settings = config.factors
-    table_digest = digest(settings.table) if settings.table is not None and settings.table.is_file() else None
-    inputs = fingerprint(found.fingerprint, settings.model_dump(mode="json"), table_digest, factors_identity())
-
-    def work() -> None:
-        cache = folder.root / "cache" / "egemaps"
-        with progress_counter(watch, "measuring factors", "clips") as on_progress:
-            if settings.egemaps and not run.executor.in_process:
-                measure_ahead(found.clips, found.root, cache=cache, executor=run.executor, on_progress=on_progress)
-            table = build_factors(
-                found,
-                egemaps=settings.egemaps,
-                truth=settings.truth,
-                table=settings.table,
-                cache=cache,
-                on_progress=on_progress,
-            )
-        table.save(folder.factors)
-
-    outputs = [folder.factors, folder.factors.with_suffix(".json")]
-    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=watch)
+        hint = "name speakers or singers with group_pattern or group_from"
+    elif isinstance(spec, ManifestCorpus) and spec.group is None and clips["group"].equals(clips["path"]):
+        hint = "name speakers or singers in a column `group`, or give another column with `group`"
+    if hint:
+        return f"{warning}, so one speaker or singer may be in several splits; {hint}"
+    return f"{warning}, as configured; this is correct only if no speaker or singer has two clips"
 
 
 def _state_of_files(listing: Listing) -> str:
-    """Identity of the files as the file system shows them, so that an unchanged corpus is not decoded again."""
+    """Return a fingerprint of sizes and times of the files: an unchanged corpus is not decoded again."""
     paths = listing.clips["path"].unique().sort().to_list()
     states = [(path, stat.st_size, stat.st_mtime_ns) for path in paths if (stat := _stat(listing.root / path))]
     return fingerprint(str(listing.root), listing.clips.columns, listing.clips.rows(), states)

@@ -68,7 +68,7 @@ def extract(run: Context) -> None:
         outputs=[folder.activations / MANIFEST],
         work=work,
         progress=watch,
-        intact=lambda: _is_whole(folder.activations),
+        intact=lambda: _is_intact(folder.activations),
     )
     aside = ActivationStore.open(folder.activations).set_aside
     if not aside.is_empty():
@@ -163,7 +163,7 @@ def _end_swap(folder: Path) -> None:
         shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     """Whether every file is there at its full size and none is known to be damaged, so that others are mended."""
     try:
         if is_known_damaged(folder):

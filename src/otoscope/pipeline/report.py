@@ -6,15 +6,15 @@ from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.sae.checkpoint import CARD
 
-PAGE = 4
-"""Version of the page, incremented when the same artifacts give another page."""
+REPORT_CODE = ("otoscope.report", "otoscope.protocols", "otoscope.metrics", "otoscope.formatting")
+"""Code that the pages depend on: a new chart or sentence rewrites them."""
 
 
 def report(run: Context) -> None:
-    """Write the page and its figures; reads artifacts, computes nothing."""
-    folder, watch = run.folder, run.progress
+    """Write the pages and figures from the artifacts of the run."""
+    folder = run.folder
     cards = sorted(folder.saes / name / CARD for name in read_table(folder.results)["sae_id"].unique() if name)
-    read = [
+    artifacts = [
         folder.config,
         folder.corpus,
         folder.corpus.with_suffix(".json"),
@@ -25,7 +25,12 @@ def report(run: Context) -> None:
         folder.explain / "card.json",
         *cards,
     ]
-    inputs = fingerprint(PAGE, [digest(path) for path in read])
     run_stage(
-        folder, "report", inputs=inputs, outputs=[folder.report], work=lambda: write_report(folder.root), progress=watch
+        folder,
+        "report",
+        inputs=fingerprint([digest(path) for path in artifacts]),
+        outputs=[folder.report],
+        work=lambda: write_report(folder.root),
+        progress=run.progress,
+        code=REPORT_CODE,
     )

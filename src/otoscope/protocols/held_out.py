@@ -24,6 +24,7 @@ from otoscope.metrics.probes import ProbeSettings, fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
+from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
@@ -141,8 +142,8 @@ def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " f
     return (fits.r2 > min_r2) & above_null
 
 
-FORMAT = 4
-"""Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
+CODE = (*MEASUREMENT_CODE, "otoscope.protocols.held_out")
+"""Code that the numbers depend on."""
 
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
 
@@ -151,7 +152,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the parts of this protocol."""
     config, folder, watch = run.config, run.folder, run.progress
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
-    settings, shared = HeldOutSettings(**asked), fingerprint(FORMAT, material.fingerprint, asked)
+    settings, shared = HeldOutSettings(**asked), fingerprint(code_version(*CODE), material.fingerprint, asked)
 
     mean_of = _Means(material)
     layers = material.store.layers

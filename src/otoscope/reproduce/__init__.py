@@ -1,1 +1,4 @@
-"""Reproductions of published studies, end to end."""
+"""Published studies, reproduced from audio to every number; one room per study.
+
+- `mariotte2025`: Sparse Autoencoders Make Audio Foundation Models more Explainable (arXiv 2509.24793)
+"""

@@ -1,6 +1,7 @@
-"""A stage: skipped when its inputs and outputs are as its card says, otherwise done again.
+"""Cache of a run: a stage or result is computed again only when its inputs, code or files changed.
 
-Results by part: each made once, kept with what it rests on, and taken up again after a kill.
+Each cached item has a card: the fingerprint of its inputs and the SHA-256 of its files. The card is written
+last, so an item whose computation was killed counts as missing.
 """
 
 import os
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from otoscope.artifacts import (
     digest,
     environment,
+    fingerprint,
     read_json,
     read_table,
     read_tensors,
@@ -28,8 +30,40 @@ from otoscope.artifacts import (
 from otoscope.errors import ArtifactError
 from otoscope.executors.base import Executor, run_tasks
 from otoscope.metrics.record import Record, to_table
+from otoscope.runs.code_version import code_version
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, task
+
+MAX_PARALLEL_RESULTS = 4
+"""Results computed at once; each may take half a gigabyte of memory."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def is_current(
+    card: Path,
+    *,
+    inputs: str,
+    root: Path,
+    outputs: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda card: card["outputs"],
+) -> bool:
+    """Return whether a card names these inputs and all of its files still have the digests that it lists.
+
+    `outputs` reads the digests from the card, by path relative to `root`.
+    """
+    try:
+        content = read_json(card)
+        if content["inputs"] != inputs:
+            return False
+        return all((root / name).is_file() and digest(root / name) == sha for name, sha in outputs(content).items())
+    except (ArtifactError, KeyError, TypeError):  # a missing or damaged card
+        return False
+
+
+def write_card(card: Path, *, inputs: str, root: Path, outputs: Sequence[Path], **facts: object) -> None:
+    """Write the card of computed files."""
+    digests = {str(path.relative_to(root)): digest(path) for path in outputs}
+    write_json(card, {"inputs": inputs, "outputs": digests, **facts})
 
 
 def run_stage(
@@ -40,52 +74,33 @@ def run_stage(
     outputs: Sequence[Path],
     work: Callable[[], object],
     progress: ProgressReporter,
+    code: Sequence[str] = (),
     intact: Callable[[], bool] = lambda: True,
 ) -> bool:
-    """Do `work` unless the stage's card holds the fingerprint `inputs` and the digests of `outputs`.
+    """Run `work` unless the stage is current; return whether it ran.
 
-    `intact` says whether what is too large to be read each time is still there.
-    Returns whether work was done. The card is written last, so a stage that was killed counts as
-    not done; what it can reuse of its own unfinished work is its own affair.
+    `code` names the modules that the outputs depend on. `intact` checks artifacts that are too large to be
+    hashed each time.
     """
-    if is_current(folder, name, inputs=inputs, outputs=outputs) and intact():
+    card = folder.card(name)
+    inputs = fingerprint(inputs, sorted(str(path.relative_to(folder.root)) for path in outputs), code_version(*code))
+    if is_current(card, inputs=inputs, root=folder.root) and intact():
         folder.log("skipped", stage=name, fingerprint=inputs)
         progress.message(f"{name}: up to date")
         return False
-    folder.card(name).unlink(missing_ok=True)
+    card.unlink(missing_ok=True)
     folder.log("started", stage=name, fingerprint=inputs)
     start_s = time.monotonic()
     work()
     seconds = time.monotonic() - start_s
-    made = {str(path.relative_to(folder.root)): digest(path) for path in outputs}
-    write_json(folder.card(name), {"stage": name, "fingerprint": inputs, "outputs": made, "versions": environment()})
+    write_card(card, inputs=inputs, root=folder.root, outputs=outputs, stage=name, versions=environment())
     folder.log("finished", stage=name, seconds=round(seconds, 3))
     progress.message(f"{name}: {seconds:.1f} s")
     return True
 
 
-def is_current(folder: RunFolder, name: str, *, inputs: str, outputs: Sequence[Path]) -> bool:
-    """Whether a stage's card and its files agree with what is asked."""
-    try:
-        card = read_json(folder.card(name))
-    except ArtifactError:
-        return False
-    made = {str(path.relative_to(folder.root)): path for path in outputs}
-    return (
-        card.get("fingerprint") == inputs
-        and card.get("outputs", {}).keys() == made.keys()
-        and all(path.is_file() and digest(path) == card["outputs"][name] for name, path in made.items())
-    )
-
-
-MAX_PARALLEL_RESULTS = 4
-"""Parts made at once; each may take half a gigabyte."""
-
-Arrays = dict[str, NDArray[Any]]
-
-
 class ComputedResult(NamedTuple):
-    """What a part came to: records, and arrays that later parts read."""
+    """Records of one representation, and arrays that later results read."""
 
     records: Sequence[Record]
     arrays: Mapping[str, NDArray[Any]] = {}
@@ -93,97 +108,85 @@ class ComputedResult(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedResult:
-    """The results of one representation: what they rest on, and how they are made."""
+    """Results of one representation: file name, fingerprint of the inputs (code included), computation."""
 
     name: str
     inputs: str
     compute: Callable[[], ComputedResult] = field(compare=False)
 
+    def table(self, folder: Path) -> Path:
+        """Return the path of the records; arrays and card have the same stem."""
+        return folder / f"{self.name}.parquet"
+
+    def is_current(self, folder: Path) -> bool:
+        """Return whether the stored result has the same inputs and undamaged files."""
+        card = self.table(folder).with_suffix(".json")
+        return is_current(card, inputs=self.inputs, root=card.parent)
+
 
 def ensure(
     folder: Path,
-    parts: Sequence[CachedResult],
-    watch: ProgressReporter,
+    cached: Sequence[CachedResult],
+    progress: ProgressReporter,
     *,
     title: str,
     unit: str,
     executor: Executor | None = None,
 ) -> None:
-    """Make the parts that are missing or rest on something else, several at once; write each as it is done."""
-    missing = [part for part in parts if not is_whole(folder, part)]
+    """Compute missing or outdated results in parallel; write each as soon as it is computed."""
+    missing = [result for result in cached if not result.is_current(folder)]
     if not missing:
         return
-    if executor is None or executor.in_process:
-        computed = _made(missing)
-    else:
-        computed = run_tasks(executor, _Maker, missing)
-    with task(watch, title, len(missing), unit):
-        for place, made in computed:
-            part = missing[place]
-            _write(folder, part, made)
-            watch.advance(1, note=part.name.rsplit("/", 1)[-1])
+    with task(progress, title, len(missing), unit):
+        if executor is None or executor.in_process:
+            computed = _compute_in_threads(missing)
+        else:
+            computed = run_tasks(executor, _Compute, missing)
+        for index, result in computed:
+            _write(folder, missing[index], result)
+            progress.advance(1, note=missing[index].name.rsplit("/", 1)[-1])
 
 
-def read_records(folder: Path, parts: Sequence[CachedResult]) -> pl.DataFrame:
-    """Return the records of parts, one after the other."""
-    return pl.concat([read_table(_table(folder, part)) for part in parts])
+def read_records(folder: Path, cached: Sequence[CachedResult]) -> pl.DataFrame:
+    """Return the records of cached results, in order."""
+    return pl.concat([read_table(result.table(folder)) for result in cached])
 
 
-def read_arrays(folder: Path, part: CachedResult) -> Arrays:
-    """Return the arrays that a part kept."""
-    return read_tensors(_table(folder, part).with_suffix(".safetensors"))
+def read_arrays(folder: Path, cached: CachedResult) -> Arrays:
+    """Return the arrays of a cached result."""
+    return read_tensors(cached.table(folder).with_suffix(".safetensors"))
 
 
-def is_whole(folder: Path, part: CachedResult) -> bool:
-    """Whether a part's files are there, as its card says, and rest on what is asked."""
-    table = _table(folder, part)
-    try:
-        card = read_json(table.with_suffix(".json"))
-    except ArtifactError:
-        return False
-    # a run that was killed between two files leaves some that their card does not describe
-    if card.get("inputs") != part.inputs or not table.is_file() or digest(table) != card.get("sha256"):
-        return False
-    arrays, kept = table.with_suffix(".safetensors"), card.get("arrays")
-    return kept is None or (arrays.is_file() and digest(arrays) == kept)
+def _compute_in_threads(cached: Sequence[CachedResult]) -> Iterator[tuple[int, ComputedResult]]:
+    """Compute results in threads and yield them in order.
 
-
-def _made(parts: Sequence[CachedResult]) -> Iterator[tuple[int, ComputedResult]]:
-    """Make parts side by side in threads, in order, each with one thread for linear algebra.
-
-    A part is many small problems: threads inside a product would only wait for each other, and one
+    Each thread uses one BLAS thread: a result is many small problems, which gain nothing from more, and one
     thread gives the same bytes on any number of cores.
     """
     workers = min(len(os.sched_getaffinity(0)), MAX_PARALLEL_RESULTS)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(part.compute) for part in parts]
+        futures = [pool.submit(result.compute) for result in cached]
         try:
-            for place in range(len(parts)):
-                yield place, waiting.pop(0).result()  # let go of each, so that its arrays do not pile up
+            for index in range(len(cached)):
+                yield index, futures.pop(0).result()  # drop each future, so that its arrays are freed
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-class _Maker:
-    """Makes parts on another machine."""
+class _Compute:
+    """Worker function of another machine."""
 
-    def __call__(self, part: CachedResult) -> ComputedResult:
+    def __call__(self, cached: CachedResult) -> ComputedResult:
         with threadpool_limits(1, user_api="blas"):
-            return part.compute()
+            return cached.compute()
 
 
-def _write(folder: Path, part: CachedResult, made: ComputedResult) -> None:
-    table = _table(folder, part)
-    card: dict[str, str] = {"inputs": part.inputs}
+def _write(folder: Path, cached: CachedResult, computed: ComputedResult) -> None:
+    table = cached.table(folder)
+    outputs = [table]
     table.with_suffix(".json").unlink(missing_ok=True)
-    write_table(table, to_table(made.records))
-    card["sha256"] = digest(table)
-    if made.arrays:
-        arrays = table.with_suffix(".safetensors")
-        write_tensors(arrays, made.arrays)
-        card["arrays"] = digest(arrays)
-    write_json(table.with_suffix(".json"), card)
-
-
-def _table(folder: Path, part: CachedResult) -> Path:
-    return folder / f"{part.name}.parquet"
+    write_table(table, to_table(computed.records))
+    if computed.arrays:
+        outputs.append(table.with_suffix(".safetensors"))
+        write_tensors(outputs[-1], computed.arrays)
+    write_card(table.with_suffix(".json"), inputs=cached.inputs, root=table.parent, outputs=outputs)

@@ -1,4 +1,4 @@
-"""Codes of whole clips: frames encoded and pooled, or pooled rows encoded."""
+"""SAE codes of whole clips: frames encoded then pooled, or pooled rows encoded."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -19,7 +19,7 @@ FRAMES_PER_BATCH = 8192
 
 
 class EncodedRows(NamedTuple):
-    """Rows that were encoded together, their reconstruction, their codes, and the clip each belongs to."""
+    """Batch of rows with reconstruction, codes and the clip index of each row."""
 
     rows: Float[np.ndarray, "rows width"]
     rebuilt: Float[np.ndarray, "rows width"]
@@ -28,44 +28,44 @@ class EncodedRows(NamedTuple):
 
 
 class ClipCodes(NamedTuple):
-    """Codes of clips: mean, largest, and share of frames on which each latent fires."""
+    """Codes per clip: mean, maximum, and share of frames in which each latent is active."""
 
     mean: Float[np.ndarray, "clips latents"]
     peak: Float[np.ndarray, "clips latents"]
     rate: Float[np.ndarray, "clips latents"]
 
     def concatenated(self) -> Float[np.ndarray, "clips statistics"]:
-        """Return the three side by side."""
+        """Return mean, maximum and rate as one feature matrix."""
         return np.concatenate(self, axis=1)
 
 
 def encode_frames(
     store: ActivationStore, sae: SparseAutoencoder, layer: int, clip_ids: Sequence[str]
 ) -> Iterator[EncodedRows]:
-    """Encode the frames of clips, whole clips at a time; `clip` counts in the order of `clip_ids`."""
-    waiting: list[Float[np.ndarray, "frames width"]] = []
+    """Encode the frames of clips in batches of whole clips; `clip` is the index into `clip_ids`."""
+    buffered: list[Float[np.ndarray, "frames width"]] = []
     first = 0
     for position, (_, frames) in enumerate(store.iter_clips(layer, clip_ids)):
-        waiting.append(frames)
-        if sum(map(len, waiting)) >= FRAMES_PER_BATCH or position + 1 == len(clip_ids):
-            clip = np.repeat(np.arange(first, position + 1), [len(part) for part in waiting])
-            yield encode_rows(sae, np.concatenate(waiting), clip)
-            waiting, first = [], position + 1
+        buffered.append(frames)
+        if sum(map(len, buffered)) >= FRAMES_PER_BATCH or position + 1 == len(clip_ids):
+            clip = np.repeat(np.arange(first, position + 1), [len(part) for part in buffered])
+            yield encode_rows(sae, np.concatenate(buffered), clip)
+            buffered, first = [], position + 1
 
 
 def encode_rows(
     sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], clip: Int[np.ndarray, " rows"]
 ) -> EncodedRows:
-    """Encode rows and rebuild them."""
+    """Return codes and reconstruction of rows."""
     with torch.inference_mode():
         output = sae(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)))
     return EncodedRows(rows, output.reconstruction.numpy(), output.codes.numpy(), clip)
 
 
 def pool_clips(batch: EncodedRows) -> ClipCodes:
-    """Pool the codes of a batch of whole clips, in the order of the clips."""
+    """Pool the codes of a batch of whole clips, one row per clip."""
     starts = np.flatnonzero(np.diff(batch.clip, prepend=-1))
-    # a loop: `reduceat` along the first axis takes ten times as long
+    # a loop, because `reduceat` along the first axis is ten times slower
     clips = [batch.codes[start:stop] for start, stop in pairwise([*starts, len(batch.clip)])]
     return ClipCodes(
         np.stack([codes.mean(axis=0) for codes in clips]),
@@ -83,7 +83,7 @@ def code_features(
     meters: dict[str, ReconstructionMeter] | None = None,
     clips: Clips | None = None,
 ) -> Features:
-    """Return the codes of clips, and measure reconstruction on the way where meters are given."""
+    """Return the codes of clips; update the reconstruction meters, one per split, if given."""
     if member.pooling == "pool_then_encode":
         batches = [encode_rows(sae, store.pooled(member.layer, clip_ids), np.arange(len(clip_ids)))]
     else:
@@ -100,7 +100,7 @@ def code_features(
 
 
 def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:
-    """Return the mean of the training rows: what explained variance is measured against."""
+    """Return the mean of the training rows, the baseline of explained variance."""
     train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
     if pooling == "pool_then_encode":
         return store.pooled(layer, train).mean(axis=0, dtype=np.float64)

@@ -1,7 +1,4 @@
-"""What every stage is given.
-
-The encoder of a run: checked before any work, held until it has been used.
-"""
+"""Shared context of all stages: configuration, run folder, progress, encoder, executor."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,14 +14,17 @@ from otoscope.sae.resources import find_device
 
 
 class LazyEncoder:
-    """Loads the configuration's encoder once, and lets go of it when it is taken."""
+    """Encoder of a configuration, loaded once and released after its use."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._loaded: Encoder | None = None
 
     def load(self) -> Encoder:
-        """Load the model; raise `EncoderError` when it cannot be used, `UnknownLayer` when it lacks a wanted layer."""
+        """Return the encoder.
+
+        Raises `EncoderError` when it cannot be loaded, `UnknownLayer` when it lacks a configured layer.
+        """
         if self._loaded is None:
             config = self._config
             settings = config.extract
@@ -39,7 +39,7 @@ class LazyEncoder:
         return self._loaded
 
     def release(self) -> Encoder:
-        """Return the model and keep no hold of it: later stages need its memory."""
+        """Return the encoder and drop the reference, so that later stages can use its memory."""
         encoder = self.load()
         self._loaded = None
         return encoder
@@ -47,15 +47,15 @@ class LazyEncoder:
 
 def layers_to_extract(config: RunConfig, encoder: Encoder) -> list[int]:
     """Return the layers to extract, in order."""
-    wanted = config.extract.layers
-    return [layer.index for layer in encoder.layers] if wanted == "all" else sorted(set(wanted))
+    layers = config.extract.layers
+    return [layer.index for layer in encoder.layers] if layers == "all" else sorted(set(layers))
 
 
 @dataclass(frozen=True)
 class Context:
-    """A run: what is asked, where it goes, who watches, its model, if one bad clip stops it, and who does the work.
+    """Shared context of the stages of one run.
 
-    In another process it is the same run without its watcher, and the work is done there.
+    A pickled context has no reporter, no loaded encoder and a local executor: it runs where it is opened.
     """
 
     config: RunConfig
@@ -66,5 +66,5 @@ class Context:
     executor: Executor = field(default_factory=LocalExecutor)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel without what belongs to this process."""
+        """Pickle without the progress reporter, the loaded encoder and the executor."""
         return Context, (self.config, self.folder, SilentReporter(), LazyEncoder(self.config), self.fail_fast)

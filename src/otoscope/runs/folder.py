@@ -1,4 +1,4 @@
-"""The run folder: where each stage's artifact lies, one writer at a time, and a log."""
+"""Run folder: paths of all artifacts, a lock for one writer at a time, and a log."""
 
 import json
 from collections.abc import Generator
@@ -16,48 +16,48 @@ from otoscope.errors import ArtifactError, StorageFull
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/NAME/`: every artifact of a run, at its fixed place."""
+    """Paths of the artifacts of a run, `runs/NAME/`."""
 
     root: Path
 
     @property
     def config(self) -> Path:
-        """The configuration the run was made with."""
+        """Configuration of the run."""
         return self.root / "config.yaml"
 
     @property
     def corpus(self) -> Path:
-        """Clips; the card, the clips set aside and the warnings lie beside it."""
+        """Table of clips; its card and the table of clips set aside are in the same folder."""
         return self.root / "corpus.parquet"
 
     @property
     def sound(self) -> Path:
-        """Sound that the run made itself (sung corpora)."""
+        """Synthesised sound."""
         return self.root / "sound"
 
     @property
     def factors(self) -> Path:
-        """One row a clip, one column a factor; the card lies beside it."""
+        """Table with one row per clip and one column per factor; its card is in the same folder."""
         return self.root / "factors.parquet"
 
     @property
     def activations(self) -> Path:
-        """The activation store."""
+        """Activation store."""
         return self.root / "activations"
 
     @property
     def saes(self) -> Path:
-        """One folder a dictionary."""
+        """Folder with one subfolder per SAE."""
         return self.root / "saes"
 
     @property
     def parts(self) -> Path:
-        """Results of each representation, before they are joined."""
+        """Cached results, one table per representation."""
         return self.root / "parts"
 
     @property
     def results(self) -> Path:
-        """The long table of results."""
+        """Results table in long format."""
         return self.root / "results.parquet"
 
     @property
@@ -67,11 +67,11 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Report page."""
         return self.root / "report" / "index.html"
 
     def card(self, stage: str) -> Path:
-        """Record of a finished stage."""
+        """Return the path of the card of a finished stage."""
         return self.root / "stages" / f"{stage}.json"
 
     def log(self, event: str, **facts: object) -> None:
@@ -86,18 +86,16 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the folder; a second run in it is refused, and a killed one leaves no lock behind."""
+        """Lock the folder against a second run; a killed process releases its lock."""
         lock = FileLock(self.root / ".lock")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            held = lock.acquire(timeout=0)
+            acquired = lock.acquire(timeout=0)
         except Timeout as error:
-            raise ArtifactError(
-                f"another run is at work in {self.root}; wait for it or choose another --out"
-            ) from error
+            raise ArtifactError(f"another run is using {self.root}; wait for it or choose another --out") from error
         except OSError as error:
             raise _unwritable(self.root, error) from error
-        with held:
+        with acquired:
             yield
 
 
@@ -108,5 +106,5 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
 
 
 def load_corpus(folder: RunFolder) -> Corpus:
-    """Return the corpus that the first stage wrote."""
+    """Return the corpus of a run."""
     return Corpus.load(folder.corpus)

@@ -1,11 +1,4 @@
-"""What every protocol is given: the activations, and what is known of each clip.
-
-Which labels of a corpus can be probed across groups, and why the others cannot.
-
-What a protocol promises before it works.
-
-Clips and their representations, as arrays.
-"""
+"""Inputs of every protocol: activations, and the labels, groups, splits and factors of the clips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,26 +20,26 @@ from otoscope.runs.folder import load_corpus
 
 
 def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
-    """Return the labels to probe: those that the configuration names, or all that can be.
+    """Return the labels to probe: those that the configuration names, by default all that can be probed.
 
     Raises `CorpusError` when a named label does not exist and `ConfigError` when it cannot be probed.
     """
-    wanted = config.evaluate.labels
-    if wanted is None:
+    labels = config.evaluate.labels
+    if labels is None:
         return [name for name in corpus.labels if unprobeable_reason(corpus, name) is None]
-    for name in wanted:
+    for name in labels:
         if reason := unprobeable_reason(corpus, name):
             raise ConfigError(
-                f"evaluate.labels: {name!r} cannot be probed: {reason}; leave it out, or deal other splits"
+                f"evaluate.labels: {name!r} cannot be probed: {reason}; remove it from the list or change the splits"
             )
-    return list(wanted)
+    return list(labels)
 
 
 def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
-    """Say why a label cannot be probed on unseen groups, or return None when it can."""
+    """Return the reason why a label cannot be probed on unseen groups, or None when it can."""
     column = corpus.label(name)
-    classes = {side: column.filter(corpus.clips["split"] == side).drop_nulls().unique().sort() for side in SPLITS}
-    if empty := [side for side, found in classes.items() if found.is_empty()]:
+    classes = {split: column.filter(corpus.clips["split"] == split).drop_nulls().unique().sort() for split in SPLITS}
+    if empty := [split for split, names in classes.items() if names.is_empty()]:
         return f"no clip of {' and '.join(empty)} has it"
     if len(classes["train"]) == 1:
         return f"all clips of train have the one class {classes['train'][0]!r}"
@@ -57,7 +50,7 @@ def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class ProtocolRun:
-    """Everything that a protocol's rows rest on, what brings them up to date, and the rows once they are."""
+    """Planned evaluation by one protocol: fingerprint of its inputs, computation, resulting table."""
 
     inputs: str
     compute: Callable[[], None]
@@ -66,7 +59,7 @@ class ProtocolRun:
 
 @dataclass(frozen=True)
 class Clips:
-    """What is known of each clip, the same for every representation; all arrays share the clips' order."""
+    """Splits, groups, labels and factors of the clips; all arrays have the same order."""
 
     split: Shaped[np.ndarray, " clips"]
     groups: Shaped[np.ndarray, " clips"]
@@ -76,7 +69,7 @@ class Clips:
 
 
 class Features(NamedTuple):
-    """One representation of clips: rows for probes, and rows in which a column is a latent or a unit."""
+    """Representation of clips: features for probes, and one column per latent or dimension."""
 
     probe: Float[np.ndarray, "clips statistics"]
     units: Float[np.ndarray, "clips units"]
@@ -84,7 +77,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The store, its clips, and their labels and factors, all in the store's order."""
+    """Activation store, corpus, factors and clip arrays, all in the order of the store."""
 
     store: ActivationStore
     corpus: Corpus
@@ -93,11 +86,11 @@ class EvaluationInputs:
 
     @property
     def fingerprint(self) -> str:
-        """What every number rests on: activations, splits, labels and factors."""
+        """Fingerprint of activations, splits, labels and factors."""
         return fingerprint(self.store.content_id(), clips_fingerprint(self.clips))
 
     def record_template(self, layer: int, *, protocol: str, representation: str, pooling: str) -> Record:
-        """Return what all records of one representation share."""
+        """Return a record with the fields that all records of one representation share."""
         return Record(
             metric="l0",
             value=0.0,
@@ -111,7 +104,7 @@ class EvaluationInputs:
 
 
 def load_inputs(run: Context) -> EvaluationInputs:
-    """Read what the stages before wrote."""
+    """Load the artifacts that protocols read."""
     store = ActivationStore.open(run.folder.activations)
     corpus = load_corpus(run.folder).select(store.clip_ids)
     factors = FactorTable.load(run.folder.factors)
@@ -119,7 +112,7 @@ def load_inputs(run: Context) -> EvaluationInputs:
 
 
 def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
-    """Gather labels, groups, splits and factors of the clips, in their order.
+    """Return labels, groups, splits and factors as arrays in the order of the corpus.
 
     Raises what `probed_labels` raises.
     """
@@ -134,12 +127,12 @@ def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
 
 
 def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
-    """Return a label's class of each clip, empty where it is unknown."""
+    """Return the class of each clip, empty where unknown."""
     return corpus.label(name).fill_null("").to_numpy()
 
 
 def clips_fingerprint(clips: Clips) -> str:
     """Return the fingerprint of splits, groups, labels and factors."""
-    known = {name: values.tolist() for name, values in clips.labels.items()}
+    labels = {name: values.tolist() for name, values in clips.labels.items()}
     factors = [np.nan_to_num(clips.factors, nan=-1e300).tobytes().hex(), list(clips.factor_names)]
-    return fingerprint(clips.split.tolist(), clips.groups.tolist(), known, factors)
+    return fingerprint(clips.split.tolist(), clips.groups.tolist(), labels, factors)

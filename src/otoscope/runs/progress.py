@@ -1,4 +1,4 @@
-"""What a stage tells whoever watches it."""
+"""Progress of stages: the interface that the command line and callers implement."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class ProgressReporter(Protocol):
-    """Draws bars, prints lines, or does nothing."""
+    """Receiver of tasks, steps and messages, such as a progress bar."""
 
     def start(self, title: str, total: float, unit: str) -> None:
         """Begin a task of `total` units."""
         ...
 
     def advance(self, amount: float, note: str = "") -> None:
-        """Move the task on; `note` says what the rate alone does not."""
+        """Move the task on; `note` adds a detail to the rate."""
         ...
 
     def finish(self) -> None:
@@ -27,7 +27,7 @@ class ProgressReporter(Protocol):
 
 
 class SilentReporter:
-    """A watch that does nothing."""
+    """Reporter that discards everything."""
 
     def start(self, title: str, total: float, unit: str) -> None:
         """Ignore the task."""
@@ -43,38 +43,38 @@ class SilentReporter:
 
 
 @contextmanager
-def task(watch: ProgressReporter, title: str, total: float, unit: str) -> Generator[None]:
-    """Start a task and finish it whatever happens."""
-    watch.start(title, total, unit)
+def task(progress: ProgressReporter, title: str, total: float, unit: str) -> Generator[None]:
+    """Start a task and finish it, also after an error."""
+    progress.start(title, total, unit)
     try:
         yield
     finally:
-        watch.finish()
+        progress.finish()
 
 
 class ProgressCounter:
-    """An `on_progress(done, total)` whose first call starts the task: where nothing is due, nothing is shown."""
+    """Callback `on_progress(done, total)`; the first call starts the task, so that no work shows no bar."""
 
-    def __init__(self, watch: ProgressReporter, title: str, unit: str) -> None:
-        self._watch, self._title, self._unit = watch, title, unit
+    def __init__(self, progress: ProgressReporter, title: str, unit: str) -> None:
+        self._progress, self._title, self._unit = progress, title, unit
         self.started = False
         self.done = 0
 
     def __call__(self, done: int, total: int) -> None:
         """Move the task on to `done`."""
         if not self.started:
-            self._watch.start(self._title, total, self._unit)
+            self._progress.start(self._title, total, self._unit)
             self.started = True
-        self._watch.advance(done - self.done)
+        self._progress.advance(done - self.done)
         self.done = done
 
 
 @contextmanager
-def progress_counter(watch: ProgressReporter, title: str, unit: str) -> Generator[ProgressCounter]:
-    """Give the counter of a task, and finish the task whatever happens."""
-    counted = ProgressCounter(watch, title, unit)
+def progress_counter(progress: ProgressReporter, title: str, unit: str) -> Generator[ProgressCounter]:
+    """Yield the counter of a task; finish the task, also after an error."""
+    counter = ProgressCounter(progress, title, unit)
     try:
-        yield counted
+        yield counter
     finally:
-        if counted.started:
-            watch.finish()
+        if counter.started:
+            progress.finish()

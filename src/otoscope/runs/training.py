@@ -1,9 +1,9 @@
-"""The training stage: every dictionary of the grid, each continued where it was.
+"""Training of a grid of SAEs on one activation store; interrupted trainings are resumed.
 
-The grid of dictionaries that a configuration asks for.
+A bank trains all SAEs of one layer and pooling together, because they read the same rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint, read_json, write_json
+from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling, RunConfig
-from otoscope.errors import ArtifactError, UnknownLayer
+from otoscope.errors import UnknownLayer
+from otoscope.executors.base import run_tasks
 from otoscope.formatting import count
-from otoscope.runs.cache import run_stage
+from otoscope.runs.cache import is_current
+from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
 from otoscope.runs.progress import ProgressReporter, task
@@ -32,7 +34,7 @@ from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 @dataclass(frozen=True)
 class GridMember:
-    """One dictionary of the grid."""
+    """Settings of one SAE of the grid."""
 
     layer: int
     pooling: Pooling
@@ -41,22 +43,22 @@ class GridMember:
     sparsity: float
     seed: int
     untrained: bool = False
-    """Whether it is a dictionary of the encoder with fresh weights."""
+    """True if it is trained on the encoder with randomly initialised weights."""
 
     @property
     def k(self) -> int:
-        """Latents that may be active in a row."""
+        """Number of active latents per row."""
         return k_from_sparsity(self.latents, self.sparsity)
 
     @property
     def sae_id(self) -> str:
-        """Name of the dictionary, and of its folder."""
+        """Name of the SAE and of its folder."""
         order = {"encode_then_pool": "frames", "pool_then_encode": "pooled"}[self.pooling]
-        of = "untrained-" if self.untrained else ""
-        return f"{of}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
+        prefix = "untrained-" if self.untrained else ""
+        return f"{prefix}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
 
     def columns(self) -> dict[str, Any]:
-        """Return the columns of a record that say which dictionary it is of."""
+        """Return the columns of a record that identify the SAE."""
         return {
             "sae_id": self.sae_id,
             "preset": self.preset,
@@ -69,10 +71,10 @@ class GridMember:
 
 
 def training_grid(config: RunConfig, extracted: list[int]) -> list[GridMember]:
-    """Return every dictionary of a run, in the order in which they are trained.
+    """Return the SAEs of a configuration in training order.
 
-    Raises `UnknownLayer` when `train.layers` names one that is not extracted, `ConfigError` when a
-    sparsity leaves no latent.
+    Raises `UnknownLayer` when `train.layers` names a layer that is not extracted, `ConfigError` when a
+    sparsity leaves no active latent.
     """
     settings = config.train
     layers = extracted if settings.layers == "all" else sorted(set(settings.layers))
@@ -86,79 +88,57 @@ def training_grid(config: RunConfig, extracted: list[int]) -> list[GridMember]:
     ]
 
 
+TRAINING_CODE = ("otoscope.sae",)
+"""Code that the weights depend on."""
+
 SAVE_EVERY_S = 60.0
-"""A killed run loses at most this much training."""
-
-
-def train_all(run: Context) -> None:
-    """Train every dictionary of the grid that is not there yet; write `saes/ID/` each, and `saes/index.json`."""
-    folder, store = run.folder, ActivationStore.open(run.folder.activations)
-    grid = training_grid(run.config, list(store.layers))
-    made = GridTraining(run, store, grid)
-    index = folder.saes / "index.json"
-    files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
-
-    def work() -> None:
-        made.ensure()
-        write_json(index, {"saes": [member.sae_id for member in grid]})
-        run.progress.message(f"  {_came_to([read_json(folder.saes / member.sae_id / CARD) for member in grid])}")
-
-    run_stage(folder, "train", inputs=made.fingerprint, outputs=[index, *files], work=work, progress=run.progress)
-
-
-def _came_to(cards: Sequence[Mapping[str, Any]]) -> str:
-    """Say what the dictionaries explain of the validation rows, and how many of their latents are silent there."""
-    explained = sorted(card["training"]["valid_explained_variance"] for card in cards)
-    span = " to ".join(dict.fromkeys(f"{value:.1%}" for value in (explained[0], explained[-1])))
-    silent = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
-    most = max(silent)
-    where = f", in {silent[most]}" if len(cards) > 1 and most > 0 else ""
-    return f"validation groups: {span} of the variance explained, at most {most:.1%} of the latents silent{where}"
+"""Interval between saved states: a killed run loses at most this much training."""
 
 
 class GridTraining:
-    """Dictionaries of one store: which are wanted, what each rests on, and the training of those that are missing."""
+    """Training of SAEs on one store: input fingerprints, and training of the missing ones."""
 
-    def __init__(self, run: Context, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
-        self.run, self.folder, self.watch, self.store = run, run.folder, run.progress, store
+    def __init__(self, run: Context, store: ActivationStore, grid: Sequence[GridMember]) -> None:
+        self.run, self.folder, self.progress, self.store = run, run.folder, run.progress, store
         split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
-        self.clips = {side: [c for c in store.clip_ids if split_of[c] == side] for side in ("train", "valid")}
-        self.inputs = {member: self._inputs(member) for member in wanted}
+        self.clips = {split: [c for c in store.clip_ids if split_of[c] == split] for split in ("train", "valid")}
+        self.inputs = {member: self._inputs(member) for member in grid}
 
     @property
     def fingerprint(self) -> str:
-        """What all of them rest on."""
+        """Fingerprint of the inputs of all SAEs."""
         return fingerprint(list(self.inputs.values()))
 
     def ensure(self) -> None:
-        """Train those that are not there yet, each continued where it was."""
+        """Train the SAEs that are missing or outdated; resume interrupted trainings."""
         missing = [m for m, inputs in self.inputs.items() if not is_trained(self.folder.saes / m.sae_id, inputs)]
         if not missing:
             return
         if not self.run.executor.in_process:
-            self._hand_out(missing)
+            self._train_remotely(missing)
             return
-        banks = _by_material(missing)
-        for (layer, pooling), wanted in banks:  # whatever one of them cannot do is told before the first is trained
-            fit_in_memory(*self._rows(layer, pooling), self._bank_members(wanted))
+        banks = _group_by_rows(missing)
+        for (layer, pooling), members in banks:  # check all banks before the first is trained
+            fit_in_memory(*self._rows(layer, pooling), self._bank_members(members))
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
-        with task(self.watch, title, len(missing), "dictionaries"), closing(open_logger(self.folder.root)) as log:
-            for (layer, pooling), wanted in banks:
-                bank = Bank(*self._rows(layer, pooling), self._bank_members(wanted), device=self.run.config.device)
+        with task(self.progress, title, len(missing), "dictionaries"), closing(open_logger(self.folder.root)) as log:
+            for (layer, pooling), members in banks:
+                bank = Bank(*self._rows(layer, pooling), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
-                    self.watch.message(f"layer {layer}, {pooling}: {warning}")
-                _train(bank, self.watch, log)
+                    self.progress.message(f"layer {layer}, {pooling}: {warning}")
+                train_bank(bank, self.progress, log)
 
-    def _hand_out(self, missing: Sequence[GridMember]) -> None:
-        """Have a bank trained for each layer and order of pooling, each on a machine of its own."""
-        banks = [wanted for _, wanted in _by_material(missing)]
-        with task(self.watch, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
-            for place, _ in results(self.run.executor, partial(_Trainer, self.run, self.store), banks):
-                self.watch.advance(1, note=banks[place][0].sae_id)
+    def _train_remotely(self, missing: Sequence[GridMember]) -> None:
+        """Train one bank per layer and pooling on the workers of the executor."""
+        banks = [members for _, members in _group_by_rows(missing)]
+        with task(self.progress, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
+            for index, _ in run_tasks(self.run.executor, partial(_TrainBank, self.run, self.store), banks):
+                self.progress.advance(1, note=banks[index][0].sae_id)
 
     def _inputs(self, member: GridMember) -> str:
         config = self._train_config(member).model_dump(mode="json")
-        return fingerprint(self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config)
+        code = code_version(*TRAINING_CODE)
+        return fingerprint(self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config, code)
 
     def _train_config(self, member: GridMember) -> TrainConfig:
         return self.run.config.train.train_config(member.preset)
@@ -180,10 +160,10 @@ class GridTraining:
         }
 
     def _rows(self, layer: int, pooling: Pooling) -> tuple[RowSource, RowSource]:
-        """Return the rows to train on and those to validate by."""
+        """Return training and validation rows."""
 
-        def rows_of(side: str) -> RowSource:
-            clips = self.clips[side]
+        def rows_of(split: str) -> RowSource:
+            clips = self.clips[split]
             if pooling == "encode_then_pool":
                 return self.store.rows(layer, clips)
             labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips]
@@ -191,7 +171,7 @@ class GridTraining:
 
         return rows_of("train"), rows_of("valid")
 
-    def _bank_members(self, wanted: Sequence[GridMember]) -> list[BankMember]:
+    def _bank_members(self, members: Sequence[GridMember]) -> list[BankMember]:
         return [
             BankMember(
                 name=member.sae_id,
@@ -202,44 +182,40 @@ class GridTraining:
                 folder=self.folder.saes / member.sae_id,
                 card=self._card(member),
             )
-            for member in wanted
+            for member in members
         ]
 
 
-class _Trainer:
-    """Trains banks of dictionaries of a run."""
+class _TrainBank:
+    """Worker function that trains one bank."""
 
     def __init__(self, run: Context, store: ActivationStore) -> None:
         self._run, self._store = run, store
 
-    def __call__(self, wanted: Sequence[GridMember]) -> int:
-        GridTraining(self._run, self._store, wanted).ensure()
-        return len(wanted)
+    def __call__(self, members: Sequence[GridMember]) -> int:
+        GridTraining(self._run, self._store, members).ensure()
+        return len(members)
 
 
 def is_trained(folder: Path, inputs: str) -> bool:
-    """Whether a folder holds the dictionary that these inputs give, with the weights of its card."""
-    try:
-        card = read_json(folder / CARD)
-    except ArtifactError:
-        return False
-    weights = folder / WEIGHTS
-    return card.get("inputs") == inputs and weights.is_file() and digest(weights) == card.get("sha256")
+    """Return whether a folder holds the SAE of these inputs with undamaged weights."""
+    return is_current(folder / CARD, inputs=inputs, root=folder, outputs=lambda card: {WEIGHTS: card["sha256"]})
 
 
-def _by_material(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling], list[GridMember]]]:
+def _group_by_rows(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling], list[GridMember]]]:
     grouped: dict[tuple[int, Pooling], list[GridMember]] = {}
     for member in missing:
         grouped.setdefault((member.layer, member.pooling), []).append(member)
     return list(grouped.items())
 
 
-def _train(bank: Bank, watch: ProgressReporter, log: MetricLogger) -> None:
-    shown = dict.fromkeys((member.name for member in bank.members), 0.0)
-    # what an earlier run with other settings left half done is of no use to this one
+def train_bank(bank: Bank, progress: ProgressReporter, log: MetricLogger | None = None) -> None:
+    """Train all members of a bank; report the progress of each, and log every step."""
+    reported = dict.fromkeys((member.name for member in bank.members), 0.0)
+    # states that another configuration left cannot be resumed
     for name, step, trained in bank.train(save_every_s=SAVE_EVERY_S, discard_stale=True):
-        now = 1.0 if step is None or trained is not None else step.step / step.steps
-        watch.advance(now - shown[name], note=name)
-        shown[name] = now
-        if step is not None:
+        share = 1.0 if step is None or trained is not None else step.step / step.steps
+        progress.advance(share - reported[name], note=name)
+        reported[name] = share
+        if log is not None and step is not None:
             log(name, step)

@@ -15,14 +15,15 @@ from otoscope.formatting import count
 from otoscope.protocols import mariotte2025
 from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
+from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs, ProtocolRun
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.model import load_sae
 
-FORMAT = 2
-"""Raised when the same inputs would give other numbers."""
+CODE = (*MEASUREMENT_CODE, "otoscope.protocols.mariotte2025")
+"""Code that the numbers depend on."""
 
 POOLING = "pool_then_encode"
 
@@ -30,7 +31,7 @@ POOLING = "pool_then_encode"
 def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the parts of this protocol: every layer, and every dictionary that was trained on pooled clips."""
     folder, settings = run.folder, run.config.evaluate.mariotte2025
-    shared = fingerprint(FORMAT, material.fingerprint, settings.model_dump(mode="json"))
+    shared = fingerprint(code_version(*CODE), material.fingerprint, settings.model_dump(mode="json"))
     layers = material.store.layers
     known = known_of(material.clips)
     pooled = [member for member in training_grid(run.config, layers) if member.pooling == POOLING]

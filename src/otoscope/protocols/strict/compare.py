@@ -44,10 +44,6 @@ SEEDS = f"{strict.NAME}/seeds"
 """The part that holds, for each latent, in how many other seeds it was found."""
 
 
-LAYERS = 2
-"""Version of what is told of layers; it grows when their records do, so that results are judged anew."""
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Parts that were measured, by what they are of."""
@@ -66,18 +62,16 @@ class Comparison:
         if self.frame.asked.names:
             beside = [self.main, *self.seeds.values(), *self.baselines.values()]
             found.append(self._part(f"{strict.NAME}/structure", beside, self._structure))
-            found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layers, LAYERS))
+            found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layers))
         if self.limits:
             beside = [self.main, *self.seeds.values(), *self.limits.values()]
             found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
         return found
 
-    def _part(
-        self, name: str, beside: list[CachedResult], make: Callable[[], ComputedResult], *version: int
-    ) -> CachedResult:
+    def _part(self, name: str, beside: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
         inputs = [part.inputs for part in beside]
         shared = self.frame.shared, self.frame.settings.min_r2, self.layer
-        return CachedResult(name, fingerprint(*shared, inputs, *version), make)
+        return CachedResult(name, fingerprint(*shared, inputs), make)
 
     def _kept(self, part: CachedResult) -> Arrays:
         return read_arrays(self.frame.run.folder.parts, part)

@@ -27,6 +27,7 @@ from otoscope.protocols.strict.regression import Linear, factor_records, read_li
 from otoscope.protocols.strict.structure import label_curves, measure
 from otoscope.protocols.strict.tasks import Asked, Repetitions, Task, ask, ask_of, continuous_target, tasks_of
 from otoscope.runs.cache import CachedResult, ComputedResult
+from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import FRAMES_PER_BATCH
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs
@@ -89,8 +90,8 @@ def _means(
         start += length
 
 
-FORMAT = 4
-"""Raised when the same inputs would give other numbers, so that old parts are not taken for new ones."""
+CODE = (*MEASUREMENT_CODE, "otoscope.protocols.strict")
+"""Code that the numbers depend on."""
 
 NOT_MEASURED = {
     *("layer", "sparsity", "seeds", "baselines", "min_r2"),
@@ -146,7 +147,7 @@ class Frame:
     def shared(self) -> str:
         """What every measurement rests on beside its representation."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
-        return fingerprint(FORMAT, self.material.fingerprint, settings, self.resamples)
+        return fingerprint(code_version(*CODE), self.material.fingerprint, settings, self.resamples)
 
     def about(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return what all records of one representation share."""

@@ -14,8 +14,8 @@ from otoscope.artifacts import fingerprint, read_json
 from otoscope.errors import ArtifactError, ConfigError
 from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
-from otoscope.protocols.strict.compare import LAYERS, Comparison
-from otoscope.protocols.strict.experiment import FORMAT, Frame, say_plan
+from otoscope.protocols.strict.compare import Comparison
+from otoscope.protocols.strict.experiment import Frame, say_plan
 from otoscope.protocols.strict.representations import baseline_part, codes_part, dense_part, logmel_part, untrained_part
 from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
@@ -85,13 +85,11 @@ class Course:
         recipes = {*config.train.preset_names, "frozen_decoder", *settings.limit_presets}
         trained = config.train.model_dump(mode="json", exclude={"presets"})  # those that are used stand by themselves
         return fingerprint(
-            FORMAT,
             frame.shared,
             settings.model_dump(mode="json"),
             [_sha(frame, member) for member in training_grid(config, frame.material.store.layers)],
             {name: config.train.train_config(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
-            LAYERS,
         )
 
     def make(self) -> None:

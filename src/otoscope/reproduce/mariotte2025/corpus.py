@@ -1,4 +1,4 @@
-"""Which files the study hears, on which side, and which seconds of each."""
+"""Corpus of the study: VocalSet files, their sides, and the crops taken from each file."""
 
 import math
 import re
@@ -27,8 +27,8 @@ VALID_SHARE = 0.2
 LABEL = "technique"
 
 
-def glance(root: Path, settings: ReproductionSettings) -> Corpus:
-    """Return what `read_vocalset` would, by names and headers alone: nothing is decoded, digests are empty."""
+def list_vocalset(root: Path, settings: ReproductionSettings) -> Corpus:
+    """Return the corpus from file names and headers, without decoding; digests are empty."""
     listing = VocalSetCorpus(root=root, vowels=ENDINGS).listing(root)
     seconds, rates = zip(*(_header(listing.root / path) for path in listing.clips["path"]), strict=True)
     known = {"duration_s": pl.Series(seconds, dtype=pl.Float64), "rate_hz": pl.Series(rates, dtype=pl.Int64)}
@@ -40,52 +40,52 @@ def glance(root: Path, settings: ReproductionSettings) -> Corpus:
 def read_vocalset(
     root: Path, settings: ReproductionSettings, *, cache: Path, on_progress: ProgressCallback | None = None
 ) -> Corpus:
-    """Return VocalSet as the study filters it: ten techniques, and names that end in a vowel, c, f or spoken.
+    """Return VocalSet with the filter of the study: ten techniques, names that end in a vowel, c, f or spoken.
 
-    Test are the five published singers. Raises what `build_corpus` raises.
+    The test split is the five published singers. Raises what `build_corpus` raises.
     """
     spec = VocalSetCorpus(root=root, vowels=ENDINGS)
     return _filtered(build_corpus(spec, Splits(), cache=cache, on_progress=on_progress), settings)
 
 
 def _filtered(corpus: Corpus, settings: ReproductionSettings) -> Corpus:
-    named = pl.col("path").map_elements(_says_vibrado, return_dtype=pl.Boolean)
+    misspelt = pl.col("path").map_elements(_is_vibrado, return_dtype=pl.Boolean)
     if settings.vibrado == "drop":
-        corpus = replace(corpus, clips=corpus.clips.filter(~named))
-    # the study's validation files come out of the training singers, so singers are on two sides here: train and test
+        corpus = replace(corpus, clips=corpus.clips.filter(~misspelt))
+    # the study draws validation files from the training singers, so the split is train and test only
     sides = pl.when(pl.col("split") == "test").then(pl.lit("test")).otherwise(pl.lit("train"))
     return replace(corpus, clips=corpus.clips.with_columns(sides.alias("split")))
 
 
-def sides(corpus: Corpus, settings: ReproductionSettings) -> dict[str, Take]:
-    """Return the side of each file by its path: a fifth of the training files, or singers, validates.
+def assign_sides(corpus: Corpus, settings: ReproductionSettings) -> dict[str, Take]:
+    """Return the side of each file by path; a fifth of the training files, or singers, is used for validation.
 
-    Files are ranked by a hash of seed and name: the authors shuffle a list whose order is the file system's, so
-    their very split cannot be had.
+    Files are ranked by a hash of seed and name. The authors shuffle a list in file system order, so their exact
+    split cannot be reproduced.
     """
     by = "path" if settings.valid_split == "files" else "group"
     train = corpus.clips.filter(pl.col("split") == "train")
     ranked = rank_by_hash(train[by].unique().to_list(), seed=settings.seed)
-    held = set(ranked[: max(1, round(VALID_SHARE * len(ranked)))])
-    found: dict[str, Take] = {
-        path: "valid" if key in held else "train" for path, key in zip(train["path"], train[by], strict=True)
+    held_out = set(ranked[: max(1, round(VALID_SHARE * len(ranked)))])
+    sides: dict[str, Take] = {
+        path: "valid" if key in held_out else "train" for path, key in zip(train["path"], train[by], strict=True)
     }
-    if set(found.values()) != {"train", "valid"}:
+    if set(sides.values()) != {"train", "valid"}:
         raise SplitError(
-            f"{train.height} training files of {len(ranked)} {by}s cannot be shared out between train and valid; "
+            f"{train.height} training files of {len(ranked)} {by}s cannot be split into train and valid; "
             "add recordings of training singers"
         )
-    found.update((path, "test") for path in corpus.clips.filter(pl.col("split") == "test")["path"])
-    return found
+    sides.update((path, "test") for path in corpus.clips.filter(pl.col("split") == "test")["path"])
+    return sides
 
 
-def takes(corpus: Corpus, settings: ReproductionSettings) -> pl.DataFrame:
-    """Return what is heard of each file: the columns of `Corpus.clips`, and `take, crop, file_s`.
+def cut_takes(corpus: Corpus, settings: ReproductionSettings) -> pl.DataFrame:
+    """Return the takes of each file: the columns of `Corpus.clips` and `take, crop, file_s`.
 
-    Training files in `crops` random crops of 5 s, validation and test files in their first 5 s, test files
-    whole as well. A file of 5 s or less has one crop, which stands for all.
+    Training files give `crops` random crops of 5 s, validation and test files their first 5 s, test files also
+    the whole file. A file of at most 5 s has one crop.
     """
-    side = sides(corpus, settings)
+    side = assign_sides(corpus, settings)
     rows: list[dict[str, object]] = []
     for clip in corpus.clips.iter_rows(named=True):
         take = side[clip["path"]]
@@ -101,15 +101,15 @@ def takes(corpus: Corpus, settings: ReproductionSettings) -> pl.DataFrame:
 
 
 def _header(path: Path) -> tuple[float, int]:
-    """Return length and rate as the header has them, zeros where there is none to read."""
+    """Return duration and sample rate from the header, zeros if it cannot be read."""
     try:
-        found = soundfile.info(path)
+        header = soundfile.info(path)
     except (soundfile.SoundFileError, OSError):
         return 0.0, 0
-    return found.duration, found.samplerate
+    return header.duration, header.samplerate
 
 
-def _says_vibrado(path: str) -> bool:
+def _is_vibrado(path: str) -> bool:
     return re.search("vibrado", path, re.IGNORECASE) is not None
 
 
@@ -117,6 +117,6 @@ def _starts(path: str, duration_s: float, take: Take, settings: ReproductionSett
     spare_s = duration_s - CROP_S
     if take != "train" or spare_s <= 0:
         return [0.0]
-    draw = np.random.default_rng([settings.seed, zlib.crc32(path.encode())])
-    # milliseconds, so that names of crops are short; equal ones would be one clip
-    return sorted({math.floor(1000 * start) / 1000 for start in draw.uniform(0, spare_s, settings.crops)})
+    rng = np.random.default_rng([settings.seed, zlib.crc32(path.encode())])
+    # milliseconds keep crop names short; equal starts are one clip
+    return sorted({math.floor(1000 * start) / 1000 for start in rng.uniform(0, spare_s, settings.crops)})

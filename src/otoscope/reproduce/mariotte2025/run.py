@@ -1,4 +1,4 @@
-"""The study from beginning to end: a folder a model, each stage skipped when it is there, and one comparison."""
+"""Reproduction of the study: one folder per model, and one comparison with the published numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,20 +18,26 @@ from otoscope.protocols.mariotte2025.published import SOURCE, compare
 from otoscope.report.claims.page import write_claims
 from otoscope.report.run_data import read_run
 from otoscope.reproduce.mariotte2025.corpus import read_vocalset
-from otoscope.reproduce.mariotte2025.estimate import require_room
-from otoscope.reproduce.mariotte2025.model_run import ModelRun, folder_of
+from otoscope.reproduce.mariotte2025.estimate import require_disk_space
+from otoscope.reproduce.mariotte2025.model_run import ModelRun
 from otoscope.reproduce.mariotte2025.page import write_comparison
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, SilentReporter, progress_counter
 
-FORMAT = 2
-"""Raised when the same results would give another comparison."""
+COMPARISON_CODE = (
+    "otoscope.reproduce",
+    "otoscope.protocols",
+    "otoscope.report",
+    "otoscope.metrics",
+    "otoscope.formatting",
+)
+"""Code that the comparison and its pages depend on."""
 
 
 @dataclass(frozen=True)
-class Reproduced:
-    """What a reproduction came to."""
+class Reproduction:
+    """Result of a reproduction: artifacts and the comparison."""
 
     folder: Path
     results: Path
@@ -58,10 +64,10 @@ def reproduce(
     settings: ReproductionSettings | None = None,
     device: str = "cpu",
     progress: ProgressReporter | None = None,
-) -> Reproduced:
-    """Run the study on VocalSet's folder and set every number beside the published one.
+) -> Reproduction:
+    """Run the study on VocalSet and compare every number with the published one.
 
-    Stages whose inputs did not change are skipped; a run that was killed goes on and ends in the same bytes.
+    Stages whose inputs and code did not change are skipped. A killed run resumes and gives the same bytes.
     Writes into `root`: `corpus.parquet`, `factors.parquet`, a folder for each model, `results.parquet`,
     `comparison.parquet`, `comparison.csv` and `report/index.html`.
     """
@@ -71,51 +77,50 @@ def reproduce(
         folder.log("reproduce", models=[model.name for model in models], corrected=settings.corrected)
         corpus = _corpus(folder, data, settings, progress)
         table = _factors(folder, corpus, progress)
-        runs = [ModelRun(model, root, corpus, table, settings, device, progress) for model in models]
-        # what cannot work is told before hours are spent on what comes first
-        require_room(root, sum(run.check() for run in runs))
-        opened = [run.finish() for run in runs]
-        return _compared(folder, opened, settings, progress)
+        runs = [
+            ModelRun(model, _model_folder(root, model), corpus, table, settings, device, progress) for model in models
+        ]
+        # report missing checkpoints, layers and disk space before spending hours on earlier stages
+        require_disk_space(root, sum(run.check() for run in runs))
+        return _compare(folder, [run.run() for run in runs], settings, progress)
 
 
-def _corpus(folder: RunFolder, data: Path, settings: ReproductionSettings, watch: ProgressReporter) -> Corpus:
-    inputs = fingerprint(NAME, str(data.resolve()), settings.vibrado, _files(data))
+def _corpus(folder: RunFolder, data: Path, settings: ReproductionSettings, progress: ProgressReporter) -> Corpus:
+    inputs = fingerprint(NAME, str(data.resolve()), settings.vibrado, _files_fingerprint(data))
 
     def work() -> None:
-        with progress_counter(watch, "checking clips", "clips") as on_progress:
+        with progress_counter(progress, "checking clips", "clips") as on_progress:
             read_vocalset(data, settings, cache=folder.sound, on_progress=on_progress).save(folder.corpus)
 
     outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
-    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=watch)
+    run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
     corpus = Corpus.load(folder.corpus)
     sides = dict(corpus.clips.group_by("split").len().iter_rows())
-    watch.message(
+    progress.message(
         f"  {count(sides.get('train', 0), 'file')} of training singers, {sides.get('test', 0)} of test singers"
     )
     return corpus
 
 
-def _factors(folder: RunFolder, corpus: Corpus, watch: ProgressReporter) -> FactorTable:
-    """Measure eGeMAPS of whole test files, which is all that the study regresses on."""
+def _factors(folder: RunFolder, corpus: Corpus, progress: ProgressReporter) -> FactorTable:
+    """Measure eGeMAPS of whole test files, the only factors that the study regresses on."""
     test = replace(corpus, clips=corpus.clips.filter(pl.col("split") == "test"))
 
     def work() -> None:
-        with progress_counter(watch, "measuring factors", "clips") as on_progress:
+        with progress_counter(progress, "measuring factors", "clips") as on_progress:
             cache = folder.root / "cache" / "egemaps"
             build_factors(test, truth=False, cache=cache, on_progress=on_progress).save(folder.factors)
 
     inputs = fingerprint(test.fingerprint, factors_identity())
     outputs = [folder.factors, folder.factors.with_suffix(".json")]
-    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=watch)
+    run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=progress)
     return FactorTable.load(folder.factors)
 
 
-def _compared(
-    folder: RunFolder, models: list[Model], settings: ReproductionSettings, watch: ProgressReporter
-) -> Reproduced:
-    paths = {model.name: folder_of(folder.root, model.name).results for model in models}
-    held = [(model.name, model.layers, digest(paths[model.name])) for model in models]
-    inputs = fingerprint(FORMAT, held, settings.model_dump(mode="json"))
+def _compare(folder: RunFolder, models: list[Model], settings: ReproductionSettings, progress: ProgressReporter) -> Reproduction:
+    paths = {model.name: _model_folder(folder.root, model).results for model in models}
+    results = [(model.name, model.layers, digest(paths[model.name])) for model in models]
+    inputs = fingerprint(results, settings.model_dump(mode="json"))
     table, csv, page = folder.root / "comparison.parquet", folder.root / "comparison.csv", folder.report
     card = folder.root / "reproduction.json"
 
@@ -131,11 +136,15 @@ def _compared(
         write_claims(read_run(folder.root))
 
     outputs = [folder.results, table, csv, card, page]
-    run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, progress=watch)
-    return Reproduced(folder.root, folder.results, read_table(table), page)
+    run_stage(folder, "compare", inputs=inputs, outputs=outputs, work=work, progress=progress, code=COMPARISON_CODE)
+    return Reproduction(folder.root, folder.results, read_table(table), page)
 
 
-def _files(data: Path) -> str:
-    """Identity of the recordings as the file system shows them."""
-    found = sorted(path for path in data.rglob("*") if path.is_file())
-    return fingerprint([(str(path.relative_to(data)), path.stat().st_size, path.stat().st_mtime_ns) for path in found])
+def _model_folder(root: Path, model: Model) -> RunFolder:
+    return RunFolder(root / "models" / model.name)
+
+
+def _files_fingerprint(data: Path) -> str:
+    """Return a fingerprint of names, sizes and times of the recordings."""
+    files = sorted(path for path in data.rglob("*") if path.is_file())
+    return fingerprint([(str(path.relative_to(data)), path.stat().st_size, path.stat().st_mtime_ns) for path in files])

@@ -1,0 +1,13 @@
+from .cache import CachedResult as CachedResult
+from .cache import ComputedResult as ComputedResult
+from .cache import ensure as ensure
+from .cache import run_stage as run_stage
+from .context import Context as Context
+from .folder import RunFolder as RunFolder
+from .inputs import EvaluationInputs as EvaluationInputs
+from .inputs import ProtocolRun as ProtocolRun
+from .progress import ProgressReporter as ProgressReporter
+from .progress import SilentReporter as SilentReporter
+from .training import GridMember as GridMember
+from .training import GridTraining as GridTraining
+from .training import training_grid as training_grid
