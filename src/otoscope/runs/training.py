@@ -138,7 +138,9 @@ class GridTraining:
     def _inputs(self, member: GridMember) -> str:
         config = self._train_config(member).model_dump(mode="json")
         code = code_version(*TRAINING_CODE)
-        return fingerprint(self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config, code)
+        return fingerprint(
+            self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config, code
+        )
 
     def _train_config(self, member: GridMember) -> TrainConfig:
         return self.run.config.train.train_config(member.preset)
