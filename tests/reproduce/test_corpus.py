@@ -8,10 +8,10 @@ import pytest
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.datasets.vocalset import TEST_SINGERS
 from otoscope.corpus.synth.dataset import SynthCorpus
-from tests.support.vocalset_tree import write_vocalset_tree
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import SplitError
 from otoscope.reproduce.mariotte2025.corpus import assign_sides, cut_takes, list_vocalset, read_vocalset
+from tests.support.vocalset_tree import write_vocalset_tree
 
 SUNG = SynthCorpus(singers=6, takes=2, duration_s=0.4, techniques=("vibrato", "straight"))
 
@@ -41,7 +41,9 @@ LONG = {f"s{i % 4}/{i:02d}.wav": 12.0 for i in range(20)} | {"t0/a.wav": 12.0, "
 
 
 def test_misspelt_vibratos_vanish_or_count(tree: Path, tmp_path: Path) -> None:
-    dropped, fixed = (read_vocalset(tree, ReproductionSettings(vibrado=v), cache=tmp_path).clips for v in ("drop", "fix"))
+    dropped, fixed = (
+        read_vocalset(tree, ReproductionSettings(vibrado=v), cache=tmp_path).clips for v in ("drop", "fix")
+    )
     assert fixed.height == 24
     assert dropped.height == 24 - 6
     lost = fixed.join(dropped, on="path", how="anti")
@@ -57,7 +59,10 @@ def test_test_singers_are_the_published_ones_and_all_others_train(tree: Path, tm
 
 def test_a_glance_sees_what_reading_finds(tree: Path, tmp_path: Path) -> None:
     columns = ["path", "duration_s", "rate_hz", "group", "split", "label_technique"]
-    seen, read = list_vocalset(tree, ReproductionSettings()).clips, read_vocalset(tree, ReproductionSettings(), cache=tmp_path).clips
+    seen, read = (
+        list_vocalset(tree, ReproductionSettings()).clips,
+        read_vocalset(tree, ReproductionSettings(), cache=tmp_path).clips,
+    )
     assert seen.select(columns).sort("path").equals(read.select(columns).sort("path"))
 
 
@@ -79,9 +84,13 @@ def test_whole_singers_validate_when_switched() -> None:
 
 def test_the_order_of_files_decides_nothing() -> None:
     backwards = dict(reversed(LONG.items()))
-    assert assign_sides(made_corpus(LONG), ReproductionSettings()) == assign_sides(made_corpus(backwards), ReproductionSettings())
+    assert assign_sides(made_corpus(LONG), ReproductionSettings()) == assign_sides(
+        made_corpus(backwards), ReproductionSettings()
+    )
     columns = ["take", "clip_id"]
-    one, two = (cut_takes(made_corpus(d), ReproductionSettings()).select(columns).sort(columns) for d in (LONG, backwards))
+    one, two = (
+        cut_takes(made_corpus(d), ReproductionSettings()).select(columns).sort(columns) for d in (LONG, backwards)
+    )
     assert one.equals(two)
 
 
@@ -108,4 +117,7 @@ def test_a_file_of_five_seconds_or_less_has_one_crop(seconds: float) -> None:
 
 def test_one_training_singer_cannot_validate_and_train() -> None:
     with pytest.raises(SplitError, match="2 training files of 1 groups cannot be split"):
-        assign_sides(made_corpus({"s0/a.wav": 6.0, "s0/b.wav": 6.0, "t0/c.wav": 6.0}), ReproductionSettings(valid_split="singers"))
+        assign_sides(
+            made_corpus({"s0/a.wav": 6.0, "s0/b.wav": 6.0, "t0/c.wav": 6.0}),
+            ReproductionSettings(valid_split="singers"),
+        )

@@ -58,7 +58,9 @@ def test_plan_counts_audio_steps_and_bytes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fixed_rate")
 def test_plan_encodes_crops_of_mert_twice_for_mixed_rates(tmp_path: Path) -> None:
     mixed, fixed = (
-        plan(Path("v"), tmp_path, models=choose_models(only=["MERT"]), settings=ReproductionSettings(mert_rate=rate)).steps[0]
+        plan(
+            Path("v"), tmp_path, models=choose_models(only=["MERT"]), settings=ReproductionSettings(mert_rate=rate)
+        ).steps[0]
         for rate in ("mixed", "fix")
     )
     whole_s = 2 * 95e6 * 50 * 60 / 1e9

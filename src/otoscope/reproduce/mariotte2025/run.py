@@ -117,7 +117,9 @@ def _factors(folder: RunFolder, corpus: Corpus, progress: ProgressReporter) -> F
     return FactorTable.load(folder.factors)
 
 
-def _compare(folder: RunFolder, models: list[Model], settings: ReproductionSettings, progress: ProgressReporter) -> Reproduction:
+def _compare(
+    folder: RunFolder, models: list[Model], settings: ReproductionSettings, progress: ProgressReporter
+) -> Reproduction:
     paths = {model.name: _model_folder(folder.root, model).results for model in models}
     results = [(model.name, model.layers, digest(paths[model.name])) for model in models]
     inputs = fingerprint(results, settings.model_dump(mode="json"))

@@ -51,7 +51,8 @@ def store_specs(model: str, layers: tuple[int, ...], settings: ReproductionSetti
     >>> from otoscope.config.mariotte2025 import ReproductionSettings
     >>> [spec.name for spec in store_specs("MERT", tuple(range(13)), ReproductionSettings())]
     ['train', 'check', 'whole', 'train-misrated', 'check-misrated']
-    >>> [spec.name for spec in store_specs("MERT", tuple(range(13)), ReproductionSettings(mert_rate="fix", factor_audio="crop"))]
+    >>> fixed = ReproductionSettings(mert_rate="fix", factor_audio="crop")
+    >>> [spec.name for spec in store_specs("MERT", tuple(range(13)), fixed)]
     ['train', 'check']
     """
     train, check = ("train",), ("valid", "test")
