@@ -109,7 +109,7 @@ def test_resolve_scaling_auto_depends_on_outliers(factor: float, settled: Scalin
     assert torch.equal(statistics.scaling("auto", centred=True)[1], statistics.scaling(settled, centred=True)[1])
     message = statistics.warnings("auto")
     assert (
-        told
+        message
         == ["dimension 1 carries 100 % of the variance: each dimension is divided by its own standard deviation"][
             : len(message)
         ]

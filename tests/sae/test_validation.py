@@ -20,9 +20,9 @@ ONE = "1 validation row: the choice of the best state and all valid_* rest on it
     ("height", "valid_height", "message"), [(96, 2, []), (95, 2, [FEW]), (96, 1, [ONE]), (95, 1, [FEW, ONE])]
 )
 def test_data_warnings_about_few_rows(height: int, valid_height: int, message: list[str]):
-    assert data_warnings(height, valid_height, latents=96) == told
+    assert data_warnings(height, valid_height, latents=96) == message
     trained = fit(planted(0, frames=height), planted(1, frames=valid_height), QUICK, latents=96, k=6)
-    assert trained.summary["warnings"] == told
+    assert trained.summary["warnings"] == message
 
 
 def test_bank_warns_about_few_rows_once():
