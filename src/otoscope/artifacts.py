@@ -1,7 +1,4 @@
-"""Files that know where they come from: atomic writes, JSON cards, fingerprints.
-
-What cards say of a file, held against the file.
-"""
+"""Files of a run: atomic writes, JSON cards, fingerprints, checks of size."""
 
 import errno
 import hashlib
@@ -22,7 +19,7 @@ from safetensors.numpy import save_file
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
 
 VERSIONED = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soxr", "soundfile")
-"""Packages whose release can change a number; every card names them."""
+"""Packages whose version can change results; every card lists them."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,9 +27,9 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def is_full(error: Exception) -> bool:
-    """Say whether an error means that the device, the quota or the largest file size is used up.
+    """Return whether an error means that the device, the quota or the maximum file size is exhausted.
 
-    safetensors and Polars write from Rust and keep the system's error number in their text only.
+    safetensors and Polars write from Rust; their messages contain the system's error number as text.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
     True
@@ -44,11 +41,10 @@ def is_full(error: Exception) -> bool:
 
 @contextmanager
 def atomic(path: Path) -> Generator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block succeeds.
+    """Yield a temporary path next to `path`; rename it to `path` when the block succeeds.
 
-    A reader sees the old file or the new one, never a part. Raises `StorageFull` when the
-    device has no room and `ArtifactError` when the place cannot be written; the temporary file is
-    removed after any failure.
+    Readers see the old or the new file, never a partial one. Raises `StorageFull` if the device is
+    full and `ArtifactError` if the folder is not writable; the temporary file is removed after any failure.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
@@ -67,7 +63,7 @@ def atomic(path: Path) -> Generator[Path]:
 
 
 def canonical_json(value: object) -> str:
-    """Return the one spelling of a JSON value that fingerprints are taken of.
+    """Return the canonical JSON text that fingerprints are computed from.
 
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     '{"a":[1.5,null],"b":1}'
@@ -91,7 +87,7 @@ def digest(path: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the installed release of every package that can change a number."""
+    """Return the installed version of every package that can change results."""
     found: dict[str, str] = {}
     for name in VERSIONED:
         try:
@@ -131,7 +127,7 @@ def read_table(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DamagedArtifact(
-            f"{path} is not a whole Parquet file ({error}); delete it and run the stage again"
+            f"{path} is not a complete Parquet file ({error}); delete it and run the stage again"
         ) from error
 
 
@@ -150,24 +146,24 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DamagedArtifact(
-            f"{path} is not a whole safetensors file ({error}); delete it and run the stage again"
+            f"{path} is not a complete safetensors file ({error}); delete it and run the stage again"
         ) from error
 
 
-def require_fingerprint(path: Path, found: str, wanted: str) -> None:
-    """Raise `StaleArtifact` unless an artifact carries the fingerprint that its reader expects."""
-    if found != wanted:
+def require_fingerprint(path: Path, actual: str, expected: str) -> None:
+    """Raise `StaleArtifact` unless an artifact has the expected fingerprint."""
+    if actual != expected:
         raise StaleArtifact(
-            f"{path} was made from other inputs (fingerprint {found}, expected {wanted}); run its stage again"
+            f"{path} was made from other inputs (fingerprint {actual}, expected {expected}); run its stage again"
         )
 
 
 FileRecord = Mapping[str, Any]
-"""A file's `bytes` and `sha256`, as cards hold them."""
+"""`bytes` and `sha256` of a file, from a card."""
 
 
 def check_size(name: str, size: int | None, described: FileRecord) -> None:
-    """Raise `DamagedArtifact` unless a file has the size that its card says."""
+    """Raise `DamagedArtifact` unless a file has the size given in its card."""
     if size is None:
         raise DamagedArtifact(f"{name} is missing; extract again to restore it")
     if size != described["bytes"]:

@@ -1,24 +1,24 @@
-"""Everything that otoscope raises on purpose.
+"""Exceptions of otoscope, and helpers for their messages.
 
 OtoscopeError
 ├── ConfigError            a setting is unknown, missing or out of range
 ├── MissingExtra           an optional dependency is not installed
 ├── CorpusError            the clips or their table cannot be used
 │   ├── AudioError         one recording cannot be decoded or holds no sound
-│   └── SplitError         groups cannot be shared out as asked
+│   └── SplitError         groups cannot be split as requested
 ├── EncoderError           a pretrained model cannot be used
 │   ├── UnknownEncoder     no such model, folder or family
 │   ├── UnknownLayer       the model has no such layer
-│   └── WeightMismatch     a checkpoint lacks keys or brings keys of another model
+│   └── WeightMismatch     a checkpoint has missing or unexpected keys
 ├── ArtifactError          a file or folder that a stage wrote or reads
 │   ├── DamagedArtifact    checksum, header or schema is wrong
-│   ├── StaleArtifact      made from other inputs than those at hand
-│   ├── IncompleteArtifact begun but never finished
-│   └── StorageFull        no room left on the device
+│   ├── StaleArtifact      made from other inputs than the current ones
+│   ├── IncompleteArtifact started but not finished
+│   └── StorageFull        no space left on the device
 ├── ExecutorError          workers failed or cannot be reached
 ├── InputError             an array or tensor given to a model has the wrong type, shape or values
-├── TrainingError          rows or settings that no dictionary can be trained on
-└── EvaluationError        arrays that a metric is not defined for
+├── TrainingError          rows or settings that no SAE can be trained on
+└── EvaluationError        arrays for which a metric is not defined
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 
 class OtoscopeError(Exception):
-    """Root of all errors that otoscope raises on purpose."""
+    """Base class of all errors that otoscope raises."""
 
 
 class ConfigError(OtoscopeError):
@@ -46,7 +46,7 @@ class AudioError(CorpusError):
 
 
 class SplitError(CorpusError):
-    """Groups cannot be shared out between the splits as asked."""
+    """Groups cannot be split as requested."""
 
 
 class EncoderError(OtoscopeError):
@@ -62,7 +62,7 @@ class UnknownLayer(EncoderError):
 
 
 class WeightMismatch(EncoderError):
-    """A checkpoint lacks keys, or brings keys of another model."""
+    """A checkpoint has missing or unexpected keys."""
 
 
 class ArtifactError(OtoscopeError):
@@ -74,19 +74,19 @@ class DamagedArtifact(ArtifactError):
 
 
 class StaleArtifact(ArtifactError):
-    """The artifact was made from other inputs than those at hand."""
+    """The artifact was made from other inputs than the current ones."""
 
 
 class IncompleteArtifact(ArtifactError):
-    """The artifact was begun but never finished."""
+    """The artifact was started but not finished."""
 
 
 class StorageFull(ArtifactError):
-    """No room is left on the device that was to hold the artifact."""
+    """No space is left on the device."""
 
 
 class ExecutorError(OtoscopeError):
-    """Workers on other processes or machines did not give back what they were asked for."""
+    """Workers in other processes or on other machines failed or cannot be reached."""
 
 
 class InputError(OtoscopeError, ValueError):
@@ -94,7 +94,7 @@ class InputError(OtoscopeError, ValueError):
 
 
 class TrainingError(OtoscopeError):
-    """No dictionary can be trained on these rows with these settings."""
+    """No SAE can be trained on these rows with these settings."""
 
 
 class EvaluationError(OtoscopeError):
@@ -102,19 +102,19 @@ class EvaluationError(OtoscopeError):
 
 
 def suggest(name: object, known: Iterable[object]) -> str:
-    """Return the end of an error message: the nearest of `known`, then all of them.
+    """Return the end of an error message: the most similar of `known`, then all of them.
 
     >>> suggest("wavlmm", ["ast", "wavlm"])
     'did you mean wavlm? Known: ast, wavlm'
     """
     names = sorted(str(k) for k in known)
-    near = [found for found in get_close_matches(str(name), names, n=1) if found != str(name)]
+    near = [match for match in get_close_matches(str(name), names, n=1) if match != str(name)]
     listed = f"Known: {', '.join(names) or 'none'}"
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 
 def quote(value: object) -> str:
-    r"""Return a value for a message as its owner wrote it: a text in quotes, backslashes single.
+    r"""Return a value as the user wrote it: text in quotes, without escaped backslashes.
 
     >>> print(quote(r"(?P<group>speaker\d+)"), quote("two\nlines"), quote(3))
     '(?P<group>speaker\d+)' 'two\nlines' 3

@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them, each with its interval, its null and its groups."""
+"""Formatting of numbers, counts and lists for readers."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +10,12 @@ Number = float | int | None
 
 
 def known(value: Number) -> bool:
-    """Tell whether a value is there and finite."""
+    """Return whether a value is present and finite."""
     return value is not None and math.isfinite(value)
 
 
 def decimal(value: Number, digits: int = 3) -> str:
-    """Return a number with a true minus sign, or a dash where it does not apply.
+    """Return a number with a true minus sign, or a dash if it is missing.
 
     >>> decimal(-0.12345), decimal(float("nan")), decimal(12345.6, 0)
     ('−0.123', '–', '12,346')

@@ -237,7 +237,7 @@ def test_an_unreadable_configuration_is_told(capsys: Capsys, tmp_path: Path, con
 
 
 def test_a_configuration_that_is_a_folder_is_told(capsys: Capsys, tmp_path: Path) -> None:
-    assert "is a folder without config.yaml, so no run; give the run's configuration" in fails(capsys, "run", tmp_path)
+    assert "is a folder without config.yaml; give a run folder or a YAML file" in fails(capsys, "run", tmp_path)
 
 
 def test_a_run_folder_that_cannot_be_is_told(capsys: Capsys, config: Path) -> None:

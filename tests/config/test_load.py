@@ -140,7 +140,7 @@ def test_a_recipe_that_fits_the_grid_only_in_part_is_refused_where_it_is_asked_f
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("evaluate: {protocols: [mariotte2025]}\n", r"mine.yaml: evaluate.protocols: mariotte2025 judges pooled"),
+        ("evaluate: {protocols: [mariotte2025]}\n", r"mine.yaml: evaluate.protocols: mariotte2025 evaluates pooled"),
         ("extract: {frames: false}\n", r"mine.yaml: train.poolings: encode_then_pool needs frames"),
         ("extract: {segment_s: 1.0, segments: a.csv}\n", r"mine.yaml: extract: give segment_s or segments"),
     ],
@@ -157,9 +157,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"is a folder without config.yaml, so no run; give the run's configuration, a YAML file"
-    ):
+    with pytest.raises(ConfigError, match=r"is a folder without config.yaml; give a run folder or a YAML file"):
         load_config(tmp_path)
 
 
@@ -216,7 +214,8 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("examples/*.yaml")), ids=lambda p: p.name)
-def test_every_example_is_valid(path: Path) -> None:
+def test_every_example_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSDD", "recordings")
     assert isinstance(load_config(path), RunConfig)
 
 

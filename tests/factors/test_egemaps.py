@@ -111,7 +111,7 @@ def test_the_cache_follows_content_not_names(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_continues_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egemaps, "CLIPS_A_PART", 2)
+    monkeypatch.setattr(egemaps, "CLIPS_PER_PART", 2)
     table, load = clips({str(i): tone(150 + 10 * i, 0.1) for i in range(6)})
     whole = measure_egemaps(table, tmp_path, load=load).table
 

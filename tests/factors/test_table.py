@@ -75,7 +75,7 @@ def test_no_factors_at_all_is_an_empty_table(corpus: Corpus, tmp_path: Path) -> 
 def test_a_table_of_another_card_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     build_factors(corpus, egemaps=False).save(tmp_path / "factors.parquet")
     pl.DataFrame({"clip_id": ["x/a.wav"], "other": [1.0]}).write_parquet(tmp_path / "factors.parquet")
-    with pytest.raises(ArtifactError, match="name different factors"):
+    with pytest.raises(ArtifactError, match="list different factors"):
         FactorTable.load(tmp_path / "factors.parquet")
 
 
@@ -97,13 +97,13 @@ def test_a_name_of_two_sources_is_refused(corpus: Corpus, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,age\nx/a.wav,1\n", "no column to join by; name one clip_id or path. Its columns: file, age"),
+        ("file,age\nx/a.wav,1\n", "no key column; name one clip_id or path. Its columns: file, age"),
         (
             "path,age\nq/1.wav,1\nq/2.wav,2\nq/3.wav,2\n",
             "The table has 'q/1.wav' and 'q/2.wav'; the corpus has 'x/a.wav'",
         ),
         ("path,age\nx/a.wav,1\nx/a.wav,2\n", "several rows for 'x/a.wav'"),
-        ("path,note\nx/a.wav,hm\n", "no numeric column beside path"),
+        ("path,note\nx/a.wav,hm\n", "no numeric column except path"),
         ("path,age\nx/a.wav,inf\n", "infinite values in age"),
     ],
 )
@@ -115,13 +115,13 @@ def test_a_table_that_does_not_fit_says_why(corpus: Corpus, tmp_path: Path, text
 def test_a_missing_or_broken_table_is_one_error(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         build_factors(corpus, egemaps=False, table=tmp_path / "absent.csv")
-    with pytest.raises(ConfigError, match="neither CSV nor Parquet"):
+    with pytest.raises(ConfigError, match="cannot be read as CSV or Parquet"):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "own.parquet", "not parquet"))
 
 
 def test_unknown_clips_and_factors_are_named(corpus: Corpus) -> None:
     found = build_factors(corpus, egemaps=False)
-    with pytest.raises(ConfigError, match=r"'nowhere\.wav' among them"):
+    with pytest.raises(ConfigError, match=r"including 'nowhere\.wav'"):
         found.values(["nowhere.wav"])
 
 

@@ -67,7 +67,7 @@ def test_load_sae_checksum_error(folder: Path):
 def test_load_sae_truncated_file_error(folder: Path):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:-7])
-    with pytest.raises(DamagedArtifact, match=r"not a whole safetensors file"):
+    with pytest.raises(DamagedArtifact, match=r"not a complete safetensors file"):
         load_sae(folder)
 
 

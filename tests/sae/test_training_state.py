@@ -62,5 +62,5 @@ def test_load_progress_truncated_file_error(tmp_path: Path):
     save_progress(tmp_path, run)
     path = tmp_path / PROGRESS
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DamagedArtifact, match=r"not a whole safetensors file"):
+    with pytest.raises(DamagedArtifact, match=r"not a complete safetensors file"):
         load_progress(tmp_path, fresh())

@@ -1,4 +1,4 @@
-"""What the sections of a configuration share: their model, and checks of lists."""
+"""Base model of configuration sections, and checks of lists."""
 
 from typing import Annotated, TypeVar
 
@@ -9,18 +9,18 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """One block of the configuration: immutable, and a key it does not know is an error."""
+    """Section of the configuration: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def as_tuple(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """Return the values of a setting that takes one or a list."""
+    """Return a setting that takes one value or a list as a tuple."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def require_unique(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Return values; raise `ValueError` unless there is one, and none twice."""
+    """Return values; raise `ValueError` if there are none or a value occurs twice."""
     if not values or len(set(values)) != len(values):
         raise ValueError("give at least one value, each once")
     return values

@@ -1,7 +1,4 @@
-"""Configurations read from YAML, with settings overridden and variables taken from the environment.
-
-What to say of a configuration that cannot be used.
-"""
+"""Loading of configurations: YAML, overrides, environment variables, and error messages."""
 
 import os
 import re
@@ -18,22 +15,24 @@ from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import ConfigError, quote, suggest
 
 MAX_REPORTED = 3
-"""Settings that are told at once."""
+"""Maximum number of settings in one message."""
 
 
 def describe_errors(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
-    """Return one line for pydantic's errors: of each setting the key, what it got, what is allowed."""
-    said: dict[str, list[Any]] = {}
+    """Return pydantic's errors as one line: key, got and allowed values of each setting."""
+    by_key: dict[str, list[Any]] = {}
     for error in errors:
-        said.setdefault(_key(error["loc"]), []).append(error)
-    # what is wrong with an entry of a list says more than that a list is no single value
-    told = [_describe(key, some, raw) for key, some in said.items() if not any(k.startswith(f"{key}.") for k in said)]
-    return "; ".join(told[:MAX_REPORTED])
+        by_key.setdefault(_key(error["loc"]), []).append(error)
+    # an error in a list entry is more specific than the error that the list is not a single value
+    messages = [
+        _describe(key, some, raw) for key, some in by_key.items() if not any(k.startswith(f"{key}.") for k in by_key)
+    ]
+    return "; ".join(messages[:MAX_REPORTED])
 
 
 def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
     error = errors[0]
-    if len(errors) > 1:  # a setting that may be of several kinds is none of them
+    if len(errors) > 1:  # a union: no kind matched
         return f"{key}: got {quote(error['input'])}; should be {', or '.join(map(_expected_kind, errors))}"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
@@ -41,17 +40,17 @@ def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
         return f"{key!r} is missing" + ("" if raw else " (the file is empty)")
     if error["type"] == "literal_error":
         return f"{key}: got {error['input']!r}; {suggest(error['input'], _allowed_words(error))}"
-    if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section: the message names the clash
-        told = error["msg"].removeprefix("Value error, ")
-        return f"{key}: {told}" if key else told
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
     if error["type"] == "tuple_type":
-        wanted = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{error['input']}]"
-        return f"{key}: got {quote(error['input'])}; give a list, e.g. {wanted}"
+        example = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{error['input']}]"
+        return f"{key}: got {quote(error['input'])}; give a list, e.g. {example}"
     return f"{key}: got {quote(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
 
 
 def _expected_kind(error: Any) -> str:
-    """Return what a value should have been, for one of the kinds that were tried."""
+    """Return the expected kind of value of one error of a union."""
     if error["type"] == "literal_error":
         return ", or ".join(_allowed_words(error))
     if error["type"] == "tuple_type":
@@ -64,7 +63,7 @@ def _allowed_words(error: Any) -> list[str]:
 
 
 def _key(location: Iterable[object]) -> str:
-    """Return a location as the configuration spells it, without the kind of value that pydantic tried there."""
+    """Return a location as a dotted key, without pydantic's names of union members."""
     parts: list[str] = []
     section: Any = RunConfig
     for part in location:
@@ -82,7 +81,7 @@ def _keys_at(location: Iterable[object]) -> list[str]:
 
 
 def _section(section: Any, key: object) -> Any:
-    """Return the model of a section within a section; None for a key that is none."""
+    """Return the model of a sub-section; None if the key is not a section."""
     field = None if section is None else section.model_fields.get(key)
     annotations = () if field is None else (field.annotation, *get_args(field.annotation))
     return next((a for a in annotations if hasattr(a, "model_fields")), None)
@@ -91,14 +90,12 @@ def _section(section: Any, key: object) -> Any:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and validate a configuration; each override is `key.sub=VALUE` with VALUE in YAML.
 
-    `${NAME}` and `${NAME:-default}` in strings are taken from the environment. Raises
-    `ConfigError` that names the key, what it got and what is allowed.
+    `${NAME}` and `${NAME:-default}` in strings are replaced from the environment. Raises
+    `ConfigError` with the key, the value and the allowed values.
     """
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(
-            f"{path} is a folder without config.yaml, so no run; give the run's configuration, a YAML file"
-        )
+        raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
     try:
         raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -113,10 +110,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return _parse(raw, path, overrides)
     except ConfigError as error:
-        if not (blamed := _offending_overrides(raw, path, overrides)):
+        if not (offending := _offending_overrides(raw, path, overrides)):
             raise
         message = str(error).removeprefix(f"{path}: ")
-        raise ConfigError(message if message.startswith("--set") else f"{blamed}: {message}") from error
+        raise ConfigError(message if message.startswith("--set") else f"{offending}: {message}") from error
 
 
 def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
@@ -129,7 +126,7 @@ def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConf
 
 
 def _offending_overrides(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
-    """Return the overrides that spoil a file, as they were given: those it is valid without, or all; or nothing."""
+    """Return the overrides that make a valid file invalid: each one that alone does, else all; empty if none."""
     if not overrides or not _is_valid(raw, path, ()):
         return ""
     others = [(*overrides[:at], *overrides[at + 1 :]) for at in range(len(overrides))]
@@ -146,7 +143,7 @@ def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool
 
 
 def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
-    """Validate a configuration that is already a mapping."""
+    """Validate a configuration given as a mapping."""
     try:
         return RunConfig.model_validate(raw)
     except ConfigError as error:
@@ -174,7 +171,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """Return what is wrong and where, without the name that the reader has for a string."""
+    """Return the problem and its position."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
@@ -196,12 +193,10 @@ def _expand_variables(value: Any) -> Any:
 def _variable(match: re.Match[str]) -> str:
     name: str = match.group(1)
     default: str | None = match.group(2)
-    found = os.environ.get(name)
-    if found is None:
-        found = default
-    if found is None:
+    value = os.environ.get(name, default)
+    if value is None:
         raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
-    return found
+    return value
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:

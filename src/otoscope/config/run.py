@@ -1,4 +1,4 @@
-"""The whole run as one validated model."""
+"""Configuration of a run: one validated model with a section per stage."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 
 
 class FactorSettings(Section):
-    """Which factors are measured or known."""
+    """Sources of factors."""
 
     egemaps: bool = Field(default=True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
     truth: bool = Field(default=True, description="the factor_* columns of the corpus")
@@ -28,7 +28,7 @@ class FactorSettings(Section):
 
 
 class ExtractSettings(Section):
-    """What is recorded."""
+    """Layers, precision and windows of the extraction."""
 
     layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="0 is the input of the first block")
 
@@ -39,26 +39,28 @@ class ExtractSettings(Section):
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     precision: Literal["exact", "fast"] = Field(
-        default="exact", description="float32 as transformers computes it, or products in bfloat16"
+        default="exact", description="exact: float32 as in transformers; fast: matrix products in bfloat16"
     )
     context: Literal["exact", "short"] = Field(
-        default="exact", description="Whisper: 30 s as trained, or only the sound there is"
+        default="exact", description="Whisper: exact pads to 30 s as in training; short uses the actual duration"
     )
     window_s: Annotated[float, Field(gt=0.0)] = Field(
-        default=30.0, description="longer clips are encoded in windows of this length, or of what the model takes"
+        default=30.0, description="length of the windows of longer clips, limited by the model"
     )
     overlap_s: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.0, description="sound that neighbouring windows share; each frame is kept from the nearer one"
+        default=0.0,
+        description="overlap of adjacent windows; each frame is taken from the window with the nearer centre",
     )
-    frames: bool = Field(default=True, description="keep every frame, beside the mean over each clip")
+    frames: bool = Field(default=True, description="store every frame in addition to the mean over each clip")
     segment_s: Annotated[float, Field(gt=0.0)] | None = Field(
-        default=None, description="keep the mean over every window of this length, too"
+        default=None, description="also store the mean over every segment of this length"
     )
     segments: Path | None = Field(
-        default=None, description="or over the segments of a table: CSV or Parquet with clip_id, start_s, end_s"
+        default=None,
+        description="also store the mean over each segment of a CSV or Parquet table with clip_id, start_s, end_s",
     )
     store: str | None = Field(
-        default=None, description="where activations are kept, such as s3://bucket/name; the run folder when left out"
+        default=None, description="storage of activations, e.g. s3://bucket/name; default: the run folder"
     )
 
     @model_validator(mode="after")
@@ -69,23 +71,25 @@ class ExtractSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """How the numbers are made."""
+    """Protocols and their settings."""
 
     protocols: tuple[ProtocolName, ...] = Field(
         default=("held_out",),
-        description="held_out: every representation by itself; strict: beside its nulls; mariotte2025: as the study "
-        "did, on dictionaries of pooled clips",
+        description="held_out: dense layers and SAEs on held-out groups; strict: with baselines and nulls; "
+        "mariotte2025: as in the study, on SAEs of pooled clips",
     )
-    labels: tuple[str, ...] | None = Field(default=None, description="labels to probe; all of the corpus when left out")
+    labels: tuple[str, ...] | None = Field(
+        default=None, description="labels to probe; default: all labels of the corpus"
+    )
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
     resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="bootstrap draws of whole groups")
     completeness_min_r2: Share = Field(
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )
-    strict: StrictSettings = Field(default=StrictSettings(), description="settings of the protocol strict")
+    strict: StrictSettings = Field(default=StrictSettings(), description="settings of the strict protocol")
     mariotte2025: Mariotte2025Settings = Field(
         default=Mariotte2025Settings(),
-        description="settings of the protocol mariotte2025: what its authors' defects decide",
+        description="settings of the mariotte2025 protocol: one switch per defect of the published code",
     )
 
     @field_validator("protocols")
@@ -95,22 +99,22 @@ class EvaluateSettings(Section):
 
 
 class ReportSettings(Section):
-    """What the page shows."""
+    """Contents of the page."""
 
     title: str | None = None
     factors: Annotated[int, Field(ge=0, le=30)] = Field(default=8, description="factors in the gallery of latents")
-    clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips a latent in the gallery")
+    clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips per latent in the gallery")
 
 
 class RunConfig(Section):
-    """A run from sound to report."""
+    """Configuration of a run from audio to report."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     model: str = "openai/whisper-tiny.en"
     revision: str | None = None
     corpus: Any
     splits: Splits = Splits()
-    device: str = Field(default="cpu", description="where models run and dictionaries are trained: cpu, cuda, cuda:1")
+    device: str = Field(default="cpu", description="device of encoders and SAE training: cpu, cuda, cuda:1")
     max_set_aside: Share = Field(default=0.2, description="share of unusable clips that stops the run")
     factors: FactorSettings = FactorSettings()
     extract: ExtractSettings = ExtractSettings()
@@ -118,13 +122,19 @@ class RunConfig(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
 
+    def __repr__(self) -> str:
+        """Return the name, the model and the corpus; `model_dump()` has every setting."""
+        return f"RunConfig(name={self.name!r}, model={self.model!r}, corpus={type(self.corpus).__name__})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _frames_to_train_on(self) -> "RunConfig":
         if not self.extract.frames and "encode_then_pool" in self.train.poolings:
             raise ValueError("train.poolings: encode_then_pool needs frames; set pool_then_encode, or extract.frames")
         if "mariotte2025" in self.evaluate.protocols and "pool_then_encode" not in self.train.poolings:
             raise ValueError(
-                "evaluate.protocols: mariotte2025 judges pooled clips; add pool_then_encode to train.poolings"
+                "evaluate.protocols: mariotte2025 evaluates pooled clips; add pool_then_encode to train.poolings"
             )
         return self
 

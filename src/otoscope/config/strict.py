@@ -11,38 +11,41 @@ Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class StrictSettings(BaseModel):
-    """What is asked, of how much, and how often; every bound on cost is a setting."""
+    """Settings of the strict protocol; every limit on its cost is one of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer: Literal["chosen"] | int = Field(
-        default="chosen", description="the layer compared in full; chosen: by dense activations, on groups left out"
+        default="chosen",
+        description="layer of the full comparison; chosen: by dense activations, cross-validated over groups",
     )
     sparsity: Literal["chosen"] | Sparsity = Field(
-        default="chosen", description="the sparsity compared in full; chosen: within one error of the best"
+        default="chosen",
+        description="sparsity of the full comparison; chosen: highest within one standard error of the best",
     )
-    seeds: Annotated[int, Field(ge=1)] = Field(default=5, description="dictionaries trained alike but for the seed")
-    baselines: tuple[str, ...] = Field(default=BASELINES, description="what stands beside dense and codes")
-    folds: Annotated[int, Field(ge=2)] = Field(default=5, description="folds of whole groups that choose penalties")
+    seeds: Annotated[int, Field(ge=1)] = Field(default=5, description="SAEs that differ in the seed only")
+    baselines: tuple[str, ...] = Field(
+        default=BASELINES, description="baselines compared with dense activations and codes"
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(default=5, description="group folds that choose penalties")
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted targets, for nulls")
-    min_r2: Share = Field(default=0.1, description="held-out R2 from which a factor may count as well predicted")
-    near_duplicates: Share = Field(
-        default=0.9, description="absolute rank correlation from which factors count as one; one of them is asked"
-    )
+    min_r2: Share = Field(default=0.1, description="minimum held-out R2 of a well-predicted factor")
+    near_duplicates: Share = Field(default=0.9, description="absolute rank correlation above which factors are merged")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 2, 4, 8, 16, 32, 64), description="dimensions of the k-sparse curves"
     )
     target: str | None = Field(
-        default=None, description="the factor of the continuous task; left out: a pitch where there is one"
+        default=None, description="factor of the regression task; default: a pitch factor if there is one"
     )
     limit_sparsities: tuple[Sparsity, ...] = Field(
-        default=(0.75, 0.9, 0.95, 0.99, 0.995, 0.999), description="where the limit is looked for; empty: nowhere"
+        default=(0.75, 0.9, 0.95, 0.99, 0.995, 0.999),
+        description="sparsities of the search for the limit; empty: no search",
     )
     limit_presets: tuple[str, ...] = Field(
-        default=("mariotte2025", "default"), description="recipes whose limit is looked for"
+        default=("mariotte2025", "default"), description="presets whose limit is searched"
     )
     untrained_context: Literal["same", "short"] = Field(
-        default="same", description="what the untrained encoder hears; short: only the sound there is (Whisper)"
+        default="same", description="Whisper: context of the untrained encoder; short: actual duration only"
     )
 
     @field_validator("baselines")
@@ -56,5 +59,5 @@ class StrictSettings(BaseModel):
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
-            raise ValueError("give values that rise, each once")
+            raise ValueError("give strictly increasing values")
         return value

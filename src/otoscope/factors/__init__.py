@@ -1,1 +1,17 @@
-"""What can be measured or known about a clip: descriptors, ground truth, the user's own table."""
+"""Factors: numbers that describe a clip, to be predicted from its representation.
+
+- `build_factors`: all factors of a corpus in one `FactorTable`
+- `measure_egemaps`: the 88 eGeMAPSv02 functionals through openSMILE (extra `factors`)
+- `read_user_table`: the user's own CSV or Parquet table
+- `category`: pitch, formants, voice quality, ... of a factor's name
+- `logmel_statistics`: mean and standard deviation of log-mel energies, a baseline representation
+"""
+
+from otoscope.factors.egemaps import measure_egemaps as measure_egemaps
+from otoscope.factors.logmel import logmel_statistics as logmel_statistics
+from otoscope.factors.table import FactorCard as FactorCard
+from otoscope.factors.table import FactorTable as FactorTable
+from otoscope.factors.table import build_factors as build_factors
+from otoscope.factors.user_table import CATEGORIES as CATEGORIES
+from otoscope.factors.user_table import category as category
+from otoscope.factors.user_table import read_user_table as read_user_table

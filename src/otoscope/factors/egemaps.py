@@ -4,11 +4,9 @@ The Geneva minimalistic acoustic parameter set, extended (Eyben et al., IEEE Tra
 Computing 7(2), 2016), through openSMILE (extra `factors`). openSMILE's licence allows private,
 research and educational use only; commercial use needs a licence from audEERING.
 
-Every clip is brought to one rate first, so that the factors of a corpus of mixed rates can be
-compared. openSMILE leaves Python's lock while it works and opens a new engine for every clip, so
-threads serve; values do not depend on their number.
-
-Clips measured by many workers into one cache, from where the table is then gathered.
+All clips are resampled to one rate first, so that factors are comparable within a corpus of mixed
+rates. openSMILE releases the GIL and creates a new engine for every clip, so threads are efficient;
+values do not depend on their number. Workers on other machines measure into the same cache.
 """
 
 import math
@@ -33,22 +31,22 @@ from otoscope.errors import AudioError, DamagedArtifact, MissingExtra
 from otoscope.executors.base import Executor, run_tasks
 
 RATE_HZ = 16_000
-"""Rate at which all clips are measured."""
+"""Sample rate of the measurement."""
 
 SHORTEST_S = 0.060
-"""openSMILE's longest window; a shorter clip has no functionals."""
+"""Length of openSMILE's longest window; shorter clips have no functionals."""
 
 FACTORS = 88
 
-CLIPS_A_PART = 128
-"""A killed run loses at most this many clips."""
+CLIPS_PER_PART = 128
+"""Clips written to the cache at once; a killed run loses at most this many."""
 
 Load = Callable[[Mapping[str, object]], Float32[np.ndarray, " samples"]]
 _Item = tuple[str, Mapping[str, object]]
 
 
 class Egemaps(NamedTuple):
-    """`table` holds `clip_id` and the 88 factors, NaN where not measured; `failed` `clip_id, reason`."""
+    """Result: `table` with `clip_id` and 88 factors (NaN if not measured), `failed` with `clip_id, reason`."""
 
     table: pl.DataFrame
     failed: pl.DataFrame
@@ -57,11 +55,11 @@ class Egemaps(NamedTuple):
 class _Measured(NamedTuple):
     values: Float64[np.ndarray, " factors"]
     reason: str | None = None
-    lasting: bool = True
+    cacheable: bool = True
 
 
-def _nothing(reason: str, *, lasting: bool) -> _Measured:
-    return _Measured(np.full(FACTORS, math.nan), reason, lasting)
+def _failure(reason: str, *, cacheable: bool) -> _Measured:
+    return _Measured(np.full(FACTORS, math.nan), reason, cacheable)
 
 
 def measure_egemaps(
@@ -73,17 +71,17 @@ def measure_egemaps(
     on_progress: Callable[[int, int], None] | None = None,
     load: Load | None = None,
 ) -> Egemaps:
-    """Measure every clip of `Corpus.clips`, in its order.
+    """Measure every clip of `Corpus.clips`, in the same order.
 
     Args:
         clips: with `clip_id, path, start_s, duration_s, digest`.
         root: folder that `path` is relative to.
-        cache: folder of finished clips, keyed by content; a killed run continues from it.
-        workers: threads; all cores if absent.
-        on_progress: called with clips done and clips in all.
-        load: decoder of one row at `RATE_HZ`; `load_clip` if absent.
+        cache: folder of finished clips, keyed by content; a killed run resumes from it.
+        workers: threads; default: all cores.
+        on_progress: called with the number of clips done and the total.
+        load: decoder of one row at `RATE_HZ`; default: `load_clip`.
 
-    A clip that is too short, cannot be decoded or that openSMILE fails on is NaN throughout, with a
+    The values of a clip that is too short, cannot be decoded or makes openSMILE fail are NaN, with a
     reason in `failed`. Raises `MissingExtra` without openSMILE.
     """
     names = feature_names()
@@ -94,22 +92,22 @@ def measure_egemaps(
     waiting = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
     done = len(rows) - sum(key in waiting for key in keys)
     copies = Counter(keys)
-    tell = on_progress or _say_nothing
+    report = on_progress or _ignore_progress
     if done:
-        tell(done, len(rows))
+        report(done, len(rows))
 
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or len(sched_getaffinity(0))) as pool:
-        # openSMILE's wrapper warns where a clip gives nothing; that is told as a reason instead
+        # openSMILE's wrapper warns about clips without values; the reason is reported instead
         warnings.simplefilter("ignore", UserWarning)
-        for part in _parts(list(waiting.items()), CLIPS_A_PART):
+        for part in _parts(list(waiting.items()), CLIPS_PER_PART):
             fresh: dict[str, _Measured] = {}
-            for key, found in zip((k for k, _ in part), pool.map(partial(_measure, loader), part), strict=True):
-                fresh[key] = found
+            for key, measured in zip((k for k, _ in part), pool.map(partial(_measure, loader), part), strict=True):
+                fresh[key] = measured
                 done += copies[key]
-                tell(done, len(rows))
+                report(done, len(rows))
             known |= fresh
             if cache is not None:
-                _write_part(cache, {key: found for key, found in fresh.items() if found.lasting}, names)
+                _write_part(cache, {key: measured for key, measured in fresh.items() if measured.cacheable}, names)
 
     values = np.stack([known[key].values for key in keys])
     reasons = [(row["clip_id"], known[key].reason) for row, key in zip(rows, keys, strict=True) if known[key].reason]
@@ -123,7 +121,7 @@ def feature_names() -> tuple[str, ...]:
 
 
 def egemaps_identity() -> str:
-    """Return what a measurement depends on beside the clip; "absent" without openSMILE."""
+    """Return the version and the rate of the measurement; "absent" without openSMILE."""
     try:
         return f"eGeMAPSv02 opensmile-{version('opensmile')} {RATE_HZ} Hz"
     except PackageNotFoundError:
@@ -131,7 +129,7 @@ def egemaps_identity() -> str:
 
 
 def clip_key(clip: Mapping[str, object]) -> str:
-    """Return the identity of a clip's sound and of the way it is measured."""
+    """Return a fingerprint of a clip's audio and of the measurement."""
     return fingerprint(clip["digest"], clip["start_s"], clip["duration_s"], egemaps_identity())
 
 
@@ -154,21 +152,22 @@ def _measure(load: Load, item: _Item) -> _Measured:
     try:
         wave = load(item[1])
     except AudioError as error:
-        return _nothing(str(error), lasting=False)
+        return _failure(str(error), cacheable=False)
     if len(wave) < SHORTEST_S * RATE_HZ:
-        return _nothing(
-            f"{len(wave) / RATE_HZ * 1000:.0f} ms is too short for openSMILE ({SHORTEST_S * 1000:.0f} ms)", lasting=True
+        return _failure(
+            f"{len(wave) / RATE_HZ * 1000:.0f} ms is too short for openSMILE ({SHORTEST_S * 1000:.0f} ms)",
+            cacheable=True,
         )
     if not hasattr(_LOCAL, "smile"):
         _LOCAL.smile = _smile()
-    # openSMILE's wrapper casts to 16 bits without clipping: full scale would wrap round to the other sign
+    # openSMILE's wrapper casts to 16 bits without clipping: full scale would overflow to the opposite sign
     safe = np.clip(wave, -1.0, 1.0 - 2.0**-15)
     try:
         values = np.asarray(_LOCAL.smile(safe, RATE_HZ), dtype=np.float64).reshape(-1)
-    except Exception as error:  # noqa: BLE001 - whatever the engine raises, the other clips go on
-        return _nothing(f"openSMILE failed: {error}", lasting=False)
+    except Exception as error:  # noqa: BLE001 - one failure must not stop the other clips
+        return _failure(f"openSMILE failed: {error}", cacheable=False)
     if not np.isfinite(values).all():
-        return _nothing("openSMILE gave no value", lasting=True)
+        return _failure("openSMILE gave no value", cacheable=True)
     return _Measured(values)
 
 
@@ -177,7 +176,7 @@ def _read_cache(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _Meas
         try:
             part = read_table(path)
         except DamagedArtifact:
-            # nothing is lost: the clips are measured again
+            # the clips are measured again
             path.unlink(missing_ok=True)
             continue
         values = part.select(names).to_numpy()
@@ -185,16 +184,16 @@ def _read_cache(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _Meas
             yield key, _Measured(row, reason)
 
 
-def _write_part(folder: Path, found: Mapping[str, _Measured], names: Sequence[str]) -> None:
-    if not found:
+def _write_part(folder: Path, measured: Mapping[str, _Measured], names: Sequence[str]) -> None:
+    if not measured:
         return
-    values = np.stack([one.values for one in found.values()])
-    reasons = pl.Series("reason", [one.reason for one in found.values()], dtype=pl.String)
-    part = pl.DataFrame({"key": list(found), "reason": reasons}).hstack(
+    values = np.stack([one.values for one in measured.values()])
+    reasons = pl.Series("reason", [one.reason for one in measured.values()], dtype=pl.String)
+    part = pl.DataFrame({"key": list(measured), "reason": reasons}).hstack(
         pl.DataFrame(values, schema=list(names), orient="row")
     )
-    # named by content, so that several runs can share a cache
-    write_table(folder / f"{fingerprint(list(found))}.parquet", part)
+    # the name is a fingerprint of the content, so that runs can share a cache
+    write_table(folder / f"{fingerprint(list(measured))}.parquet", part)
 
 
 def _parts(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
@@ -202,11 +201,11 @@ def _parts(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
         yield items[start : start + size]
 
 
-def _say_nothing(_done: int, _total: int) -> None:
+def _ignore_progress(_done: int, _total: int) -> None:
     """Ignore progress."""
 
 
-def measure_ahead(
+def measure_in_parallel(
     clips: pl.DataFrame,
     root: Path,
     *,
@@ -214,22 +213,22 @@ def measure_ahead(
     executor: Executor,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Have the eGeMAPS functionals of clips measured into a cache that all workers reach.
+    """Measure eGeMAPS functionals with an executor into a cache that all workers can access.
 
-    What is there already is not measured again, and values do not depend on who measured them.
-    Raises `MissingExtra` without openSMILE, before anything is handed out.
+    Cached clips are skipped; values do not depend on the worker. Raises `MissingExtra` without
+    openSMILE, before any task is started.
     """
     feature_names()
-    parts = [clips[start : start + CLIPS_A_PART] for start in range(0, clips.height, CLIPS_A_PART)]
+    parts = [clips[start : start + CLIPS_PER_PART] for start in range(0, clips.height, CLIPS_PER_PART)]
     done = 0
-    for place, _ in run_tasks(executor, partial(_Measurer, root, cache), parts):
-        done += parts[place].height
+    for index, _ in run_tasks(executor, partial(_Measurer, root, cache), parts):
+        done += parts[index].height
         if on_progress is not None:
             on_progress(done, clips.height)
 
 
 class _Measurer:
-    """Measures parts of a corpus."""
+    """Worker that measures parts of a corpus."""
 
     def __init__(self, root: Path, cache: Path) -> None:
         self._root, self._cache = root, cache

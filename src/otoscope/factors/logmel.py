@@ -1,4 +1,4 @@
-"""Pooled log-mel statistics: what a clip's spectrum says without any model."""
+"""Pooled log-mel statistics: a representation of clips without any model."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from otoscope.corpus.table import Corpus
 BANDS = 80
 RATE_HZ = 16_000
 WINDOW_SAMPLES, HOP_SAMPLES = 400, 160
-"""25 ms windows every 10 ms, as the front ends of speech models have them."""
+"""25 ms windows every 10 ms, as in the front ends of speech models."""
 
 FLOOR = 1e-10
 
@@ -46,13 +46,13 @@ def logmel_statistics(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, 
 def logmel_table(
     corpus: Corpus, *, on_clip: Callable[[], object] | None = None
 ) -> Float[np.ndarray, "clips statistics"]:
-    """Return the statistics of every clip of a corpus, in its order."""
-    found: list[NDArray[np.float32]] = []
+    """Return the statistics of every clip of a corpus, in the same order."""
+    statistics: list[NDArray[np.float32]] = []
     for row in _rows(corpus.clips):
-        found.append(logmel_statistics(load_clip(corpus.root, row, rate_hz=RATE_HZ)))
+        statistics.append(logmel_statistics(load_clip(corpus.root, row, rate_hz=RATE_HZ)))
         if on_clip is not None:
             on_clip()
-    return np.stack(found)
+    return np.stack(statistics)
 
 
 def _rows(clips: pl.DataFrame) -> list[dict[str, object]]:

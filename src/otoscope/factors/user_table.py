@@ -1,12 +1,10 @@
-"""The user's own factors: a CSV or Parquet file joined to the clips.
+"""The user's own factors (a CSV or Parquet file joined to the clips), and the categories of factors.
 
-What kind of property a factor is: seven categories over eGeMAPS and the synthesiser's factors.
-
-The categories are those of arXiv:2509.24793 with two repairs. Its code counts logRelF0-H1-H2 and
--H1-A3 as pitch because their names hold "F0"; they are harmonic differences and stand under voice
-quality here, as in eGeMAPS itself (Eyben et al., IEEE Trans. Affective Computing 7(2), 2016, who
-put them beside jitter, shimmer and harmonics-to-noise). And loudnessPeaksPerSec is a rate, so
-rhythm. That gives 10, 18, 10, 16, 17, 6 and 11 factors in the order of `CATEGORIES`.
+Seven categories cover eGeMAPS and the factors of the synthesiser. They are those of arXiv:2509.24793
+with two corrections. Its code counts logRelF0-H1-H2 and -H1-A3 as pitch because their names contain
+"F0"; they are harmonic differences and belong to voice quality, as in eGeMAPS itself (Eyben et al.,
+IEEE Trans. Affective Computing 7(2), 2016, who group them with jitter, shimmer and
+harmonics-to-noise). And loudnessPeaksPerSec is a rate and belongs to rhythm. The result is 10, 18, 10, 16, 17, 6 and 11 factors in the order of `CATEGORIES`.
 """
 
 import re
@@ -20,11 +18,11 @@ from otoscope.errors import ConfigError
 KEYS = ("clip_id", "path")
 
 
-def read_own(file: Path, corpus: Corpus) -> pl.DataFrame:
-    """Return the numeric columns of a table, one row a clip in the corpus's order, null where a clip has none.
+def read_user_table(file: Path, corpus: Corpus) -> pl.DataFrame:
+    """Return the numeric columns of a table, one row per clip in corpus order, null for clips without a row.
 
     The table is joined by its column `clip_id`, or else `path` (relative to the corpus's root, with
-    either slash). Booleans count as 0 and 1; columns of text are not factors and are left out. The
+    either slash). Booleans count as 0 and 1; text columns are ignored. The
     prefix `factor_` is dropped from names. Raises `ConfigError` for a file that is missing or
     unreadable, for no key column, repeated keys, no clip in common, no numeric column, infinities.
     """
@@ -32,12 +30,12 @@ def read_own(file: Path, corpus: Corpus) -> pl.DataFrame:
     key = next((name for name in KEYS if name in table.columns), None)
     if key is None:
         raise ConfigError(
-            f"{file} has no column to join by; name one {' or '.join(KEYS)}. Its columns: {', '.join(table.columns)}"
+            f"{file} has no key column; name one {' or '.join(KEYS)}. Its columns: {', '.join(table.columns)}"
         )
     table = table.with_columns(_plain(key)).filter(pl.col(key).is_not_null())
     repeated = table.filter(pl.col(key).is_duplicated())[key].unique().sort()
     if len(repeated):
-        raise ConfigError(f"{file} has several rows for {_examples(repeated)}; keep one row a {key}")
+        raise ConfigError(f"{file} has several rows for {_examples(repeated)}; keep one row per {key}")
     wanted = corpus.clips.select(_plain(key))
     if not wanted[key].is_in(table[key].implode()).any():
         raise ConfigError(
@@ -47,7 +45,7 @@ def read_own(file: Path, corpus: Corpus) -> pl.DataFrame:
     numeric = [name for name in table.columns if table[name].dtype.is_numeric() or table[name].dtype == pl.Boolean()]
     numeric = [name for name in numeric if name not in KEYS]
     if not numeric:
-        raise ConfigError(f"{file} has no numeric column beside {key}; its columns: {', '.join(table.columns)}")
+        raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}")
     values = table.select(key, pl.col(numeric).cast(pl.Float64()))
     infinite = [name for name in numeric if values[name].is_infinite().any()]
     if infinite:
@@ -64,7 +62,7 @@ def _read(file: Path) -> pl.DataFrame:
             return pl.read_parquet(file)
         return pl.read_csv(file, infer_schema_length=None, null_values=["", "NA", "NaN", "nan"])
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ConfigError(f"the factor table {file} is neither CSV nor Parquet that can be read: {error}") from error
+        raise ConfigError(f"the factor table {file} cannot be read as CSV or Parquet: {error}") from error
 
 
 def _plain(key: str) -> pl.Expr:
@@ -76,7 +74,7 @@ def _examples(keys: pl.Series) -> str:
 
 
 CATEGORIES = ("pitch", "formants", "voice quality", "mfcc", "spectral", "rhythm", "loudness", "other")
-"""In the order in which reports show them; "other" holds what no rule knows, such as users' own factors."""
+"""Categories in report order; "other" is everything else, such as users' own factors."""
 
 _FUNCTIONAL = r"_sma3(nz)?_(amean|stddevNorm|percentile\d+\.0|pctlrange0-2|(mean|stddev)(Rising|Falling)Slope)"
 
@@ -102,7 +100,7 @@ _RULES: tuple[tuple[str, str], ...] = (
 
 
 def category(factor: str) -> str:
-    """Return the category of a factor's name; "other" for a name that no rule knows.
+    """Return the category of a factor's name; "other" for an unknown name.
 
     >>> category("logRelF0-H1-H2_sma3nz_amean"), category("f2_hz"), category("valence")
     ('voice quality', 'formants', 'other')

@@ -177,11 +177,6 @@ def _stable_share(reached: Float[np.ndarray, " latents"], share: float) -> float
     return float((reached[live] >= share - 1e-12).mean()) if live.any() else math.nan
 
 
-def _mean(values: Float[np.ndarray, " n"]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
-
-
 def _unit(atoms: Float[np.ndarray, "latents width"]) -> Float[np.ndarray, "kept width"]:
     wide = atoms.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """Stage `factors`: one row per clip, one column per factor."""
 
 from otoscope.artifacts import digest, fingerprint
-from otoscope.factors.egemaps import measure_ahead
+from otoscope.factors.egemaps import measure_in_parallel
 from otoscope.factors.table import build_factors, factors_identity
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
@@ -21,7 +21,7 @@ def factors(run: Context) -> None:
         cache = folder.root / "cache" / "egemaps"
         with progress_counter(progress, "measuring factors", "clips") as on_progress:
             if settings.egemaps and not run.executor.in_process:
-                measure_ahead(corpus.clips, corpus.root, cache=cache, executor=run.executor, on_progress=on_progress)
+                measure_in_parallel(corpus.clips, corpus.root, cache=cache, executor=run.executor, on_progress=on_progress)
             table = build_factors(
                 corpus,
                 egemaps=settings.egemaps,

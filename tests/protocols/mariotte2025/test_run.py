@@ -67,7 +67,9 @@ def test_probes_of_the_study_and_of_held_out_are_of_the_same_clips(results: pl.D
 
 def test_without_pooled_dictionaries_the_protocol_is_refused_at_once(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "own.yaml", tiny("wavlm"), FOLDER, evaluate={"protocols": ["mariotte2025"]})
-    with pytest.raises(ConfigError, match=r"mariotte2025 judges pooled clips; add pool_then_encode to train\.poolings"):
+    with pytest.raises(
+        ConfigError, match=r"mariotte2025 evaluates pooled clips; add pool_then_encode to train\.poolings"
+    ):
         load_config(config)
 
 

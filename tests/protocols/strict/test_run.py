@@ -150,7 +150,7 @@ def test_test_groups_choose_nothing(whole: Path, rows: pl.DataFrame):
         ("evaluate.strict.sparsity=0.5", "0.5 is not trained"),
         ("evaluate.strict.baselines=[pcaa]", "no baseline 'pcaa'"),
         ("evaluate.protocols=[strict, strict]", "each once"),
-        ("evaluate.strict.sizes=[4, 2]", "values that rise"),
+        ("evaluate.strict.sizes=[4, 2]", "strictly increasing values"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(config: Path, whole: Path, setting: str, message: str):
