@@ -199,9 +199,9 @@ class Loop:
         from scipy.sparse import csc_matrix
         from sklearn.linear_model import lasso_path
 
-        from otoscope.linear.batched_lasso import FEWEST, Lockstep, Trail
-        from otoscope.linear.gram import SWEPT
-        from otoscope.linear.sparse_columns import columns_of
+        from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath
+        from otoscope.linear.gram import MAX_SPARSE_COLUMN_DENSITY
+        from otoscope.linear.sparse_columns import make_sparse_columns
 
         train = self.folds[0][0]
         live = np.ptp(self.x[train], axis=0) > 0
@@ -210,13 +210,13 @@ class Loop:
         y = np.stack([self.plain[0][train], self.permuted[0][train]], axis=1)
         y = (y - y.mean(axis=0)) / y.std(axis=0)
         alphas = np.stack([self.alphas(whole) for whole in (self.plain[0], self.permuted[0])])
-        swept = np.count_nonzero(raw) <= SWEPT * raw.size
-        columns = columns_of(raw, raw.mean(axis=0), np.zeros(raw.shape[1], dtype=bool)) if swept else None
-        solver = Lockstep(x.T @ x / len(x), rank=len(x) - 1, targets=FEWEST, columns=columns)
-        trail = Trail(solver, y.T @ x / len(x), np.ones(2), y.T / np.sqrt(len(y)), 1e-6)
+        swept = np.count_nonzero(raw) <= MAX_SPARSE_COLUMN_DENSITY * raw.size
+        columns = make_sparse_columns(raw, raw.mean(axis=0), np.zeros(raw.shape[1], dtype=bool)) if swept else None
+        solver = BatchedLasso(x.T @ x / len(x), rank=len(x) - 1, targets=MIN_ADMM_TARGETS, columns=columns)
+        trail = BatchedPath(solver, y.T @ x / len(x), np.ones(2), y.T / np.sqrt(len(y)), 1e-6)
         ours = []
         for step in range(ALPHAS):
-            trail.follow(np.arange(2), alphas[:, step])
+            trail.solve_at(np.arange(2), alphas[:, step])
             ours.append(trail.weights.copy())
         # centring stays implicit for a sparse matrix
         sparse = {"X_offset": raw.mean(axis=0), "X_scale": np.ones(raw.shape[1])} if self.kind == "sparse" else {}
@@ -246,7 +246,9 @@ class Loop:
         least = 1.0
         for y in (self.plain[0], self.permuted[0]):
             alphas = self.alphas(y)
-            found = lasso_path.path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
+            found = (
+                lasso_path.solve_path(gram, self.x.T @ y / len(y), 1.0, alphas, 1e-6, rank=len(y) - 1).weights[-1:].T
+            )
             least = min(least, float(objective(self.x, y, found, alphas[-1:])[0]))
         # y'y / n is 1: their rule compares n times the gap of our objective with n times tol
         return least * 1e-6

@@ -5,14 +5,14 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.linear import admm, batched_lasso, lasso_path
-from otoscope.linear.batched_lasso import FEWEST, Lockstep, Trail
+from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from tests.linear.test_lasso_path import codes, objectives
 
 FALL = np.geomspace(1, 0.003, 12)
 
 
-def problems(fire: float, p: int, n: int = 120, targets: int = FEWEST) -> tuple[np.ndarray, np.ndarray]:
+def problems(fire: float, p: int, n: int = 120, targets: int = MIN_ADMM_TARGETS) -> tuple[np.ndarray, np.ndarray]:
     """Standardised features, and targets of which some rest on them and others are noise."""
     x, rng = codes(0, n, p, fire=fire), np.random.default_rng(7)
     planted = x @ (rng.normal(size=(p, targets)) * (rng.random((p, targets)) < 5 / p))
@@ -24,9 +24,9 @@ def walk(x: np.ndarray, y: np.ndarray, tolerance: float) -> tuple[np.ndarray, np
     """Follow every target down the penalties; penalties and weights are [steps, targets, ...]."""
     cross = y.T @ x / len(y)
     alphas = np.abs(cross).max(axis=1) * FALL[:, None]
-    solver = Lockstep(x.T @ x / len(y), rank=len(y) - 1, targets=y.shape[1])
-    trail = Trail(solver, cross, np.ones(y.shape[1]), y.T / np.sqrt(len(y)), tolerance)
-    steps = [(trail.follow(np.arange(y.shape[1]), alpha), trail.weights.copy()) for alpha in alphas]
+    solver = BatchedLasso(x.T @ x / len(y), rank=len(y) - 1, targets=y.shape[1])
+    trail = BatchedPath(solver, cross, np.ones(y.shape[1]), y.T / np.sqrt(len(y)), tolerance)
+    steps = [(trail.solve_at(np.arange(y.shape[1]), alpha), trail.weights.copy()) for alpha in alphas]
     gaps, weights = zip(*steps, strict=True)
     return alphas, np.stack(weights), np.stack(gaps)
 
@@ -46,18 +46,18 @@ def test_every_target_reaches_the_objective_of_scikit_learn(fire: float, p: int)
 def test_the_turns_alone_solve_most_problems_and_descent_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = problems(0.3, 100, n=200)
     left: list[int] = []
-    path = lasso_path.path
+    path = lasso_path.solve_path
 
-    def counted(*problem: Any, **how: Any) -> lasso_path.Path:
+    def counted(*problem: Any, **how: Any) -> lasso_path.LassoPath:
         left.append(int(np.count_nonzero(how["start"])))
         return path(*problem, **how)
 
-    monkeypatch.setattr(batched_lasso.lasso_path, "path", counted)
+    monkeypatch.setattr(batched_lasso.lasso_path, "solve_path", counted)
     _, weights, _ = walk(x, y, 1e-6)
     many = np.count_nonzero(weights, axis=2) > 30
     assert many.sum() > 100
     assert sum(size > 30 for size in left) < 0.2 * many.sum()
-    monkeypatch.setattr(admm, "ROUNDS", 1)
+    monkeypatch.setattr(admm, "MAX_ANCHORS", 1)
     _, _, gaps = walk(x, y, 1e-6)
     assert gaps.max() <= 1e-6
 
@@ -69,7 +69,7 @@ def test_tight_tolerances_are_not_blurred_by_single_precision() -> None:
 
 
 def test_many_targets_are_fitted_as_a_few_alone() -> None:
-    x, y = problems(0.3, 80, n=320, targets=2 * FEWEST)
+    x, y = problems(0.3, 80, n=320, targets=2 * MIN_ADMM_TARGETS)
     groups, split = np.repeat(np.arange(16), 20), np.repeat(["train", "valid", "test"], [200, 40, 80])
     settings = LassoSettings(folds=4, alphas=8, permutations=0, resamples=50)
     many = fit_factors(x, y, groups=groups, split=split, settings=settings)

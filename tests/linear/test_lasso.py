@@ -8,7 +8,7 @@ from sklearn.linear_model import Lasso
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors, lasso_weights
-from otoscope.linear.lasso_path import path
+from otoscope.linear.lasso_path import solve_path
 
 FEW = LassoSettings(permutations=3, resamples=100)
 
@@ -37,7 +37,7 @@ def test_every_solution_of_the_path_is_scikit_learns(n: int, p: int) -> None:
     y = (y - y.mean()) / y.std()
     target = x.T @ y / n
     alphas = np.abs(target).max() * np.geomspace(1, 0.01, 8)
-    found = path(x.T @ x / n, target, 1.0, alphas, 1e-7, rank=n - 1)
+    found = solve_path(x.T @ x / n, target, 1.0, alphas, 1e-7, rank=n - 1)
     assert found.gaps.max() <= 1e-7
     for alpha, weights in zip(alphas, found.weights, strict=True):
         reference = Lasso(alpha=alpha, fit_intercept=False, tol=1e-8, max_iter=100_000).fit(x, y)
@@ -52,12 +52,12 @@ def test_every_solution_of_the_path_is_scikit_learns(n: int, p: int) -> None:
 
 def test_the_largest_penalty_leaves_no_weight() -> None:
     target = np.array([0.3, -0.5])
-    assert not path(np.eye(2), target, 1.0, np.array([0.5]), 1e-9).weights.any()
+    assert not solve_path(np.eye(2), target, 1.0, np.array([0.5]), 1e-9).weights.any()
 
 
 def test_orthogonal_features_are_soft_thresholded() -> None:
     target = np.array([0.3, -0.5, 0.05])
-    found = path(np.eye(3), target, 1.0, np.array([0.1]), 1e-12).weights[0]
+    found = solve_path(np.eye(3), target, 1.0, np.array([0.1]), 1e-12).weights[0]
     np.testing.assert_allclose(found, [0.2, -0.4, 0.0], atol=1e-12)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from otoscope.linear.lasso_path import path
+from otoscope.linear.lasso_path import solve_path
 
 
 def codes(seed: int, n: int, p: int, *, fire: float) -> np.ndarray:
@@ -23,7 +23,7 @@ def noise(seed: int, n: int) -> np.ndarray:
 def solved(x: np.ndarray, y: np.ndarray, fall: np.ndarray, **how: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     target = x.T @ y / len(y)
     alphas = np.abs(target).max() * fall
-    found = path(x.T @ x / len(y), target, 1.0, alphas, 1e-8, rank=len(y) - 1, **how)
+    found = solve_path(x.T @ x / len(y), target, 1.0, alphas, 1e-8, rank=len(y) - 1, **how)
     return alphas, found.weights, found.gaps
 
 
@@ -83,6 +83,6 @@ def test_any_start_leads_to_the_same_objective() -> None:
 
 
 def test_a_silent_target_and_silent_features_get_no_weight() -> None:
-    found = path(np.zeros((3, 3)), np.zeros(3), 0.0, np.array([0.0, 0.0]), 1e-9)
+    found = solve_path(np.zeros((3, 3)), np.zeros(3), 0.0, np.array([0.0, 0.0]), 1e-9)
     assert not found.weights.any()
     assert not found.gaps.any()

@@ -4,7 +4,7 @@ from sklearn.linear_model import Ridge
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.ridge import RidgeSettings, fit_ridge
-from otoscope.resampling.groups import r2_of
+from otoscope.resampling.groups import r2_from_sums
 
 GROUPS = np.repeat(np.arange(12), 10)
 SPLIT = np.repeat(["train", "valid", "test"], [60, 20, 40])
@@ -39,7 +39,7 @@ def test_choice_and_fit_are_scikit_learns(p: int) -> None:
         away = ((factors[test, j] - factors[fitted, j].mean()) ** 2).sum()
         assert found.r2[j] == pytest.approx(1 - wrong / away, abs=1e-6)
         np.testing.assert_allclose(found.guesses[test, j], guess, rtol=1e-6)
-    np.testing.assert_allclose(r2_of(found.squares.sum(axis=0)), found.r2)
+    np.testing.assert_allclose(r2_from_sums(found.squares.sum(axis=0)), found.r2)
     assert found.group_names == ("8", "9", "10", "11")
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from otoscope.linear.gram import Gramian
-from otoscope.linear.sparse_columns import Columns, columns_of, residual_of
+from otoscope.linear.sparse_columns import SparseColumns, compute_residual, make_sparse_columns
 from tests.linear.test_gram import rows_with
 
 
-def dense(columns: Columns, n: int) -> np.ndarray:
+def dense(columns: SparseColumns, n: int) -> np.ndarray:
     """Return the centred columns over the root of n."""
     x = np.zeros((n, len(columns.mean)))
     for j in range(len(columns.mean)):
@@ -18,7 +18,7 @@ def dense(columns: Columns, n: int) -> np.ndarray:
 @pytest.fixture
 def any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep sparse columns however long they are: their numbers do not hang on what is faster."""
-    monkeypatch.setattr("otoscope.linear.gram.SWEPT_PER_COLUMN", np.inf)
+    monkeypatch.setattr("otoscope.linear.gram.MAX_NONZERO_RATIO", np.inf)
 
 
 @pytest.mark.usefixtures("any_shape")
@@ -57,11 +57,11 @@ def test_what_weights_leave_is_what_dense_arithmetic_leaves() -> None:
     rng = np.random.default_rng(4)
     scaled = rng.gamma(2, size=(50, 8)) * (rng.random((50, 8)) < 0.2)
     silent = np.arange(8) == 3
-    columns = columns_of(scaled, scaled.mean(axis=0), silent)
+    columns = make_sparse_columns(scaled, scaled.mean(axis=0), silent)
     y = rng.normal(size=(50, 5))
     y -= y.mean(axis=0)
     weights = rng.normal(size=(8, 5)) * ~silent[:, None]
-    rest, shift = residual_of(columns, y / np.sqrt(50), weights)
+    rest, shift = compute_residual(columns, y / np.sqrt(50), weights)
     left = y - (scaled - scaled.mean(axis=0)) @ weights
     np.testing.assert_allclose(rest * np.sqrt(50) + shift, left, atol=1e-12)
     np.testing.assert_allclose((rest**2).sum(axis=0) - shift**2, (left**2).mean(axis=0), atol=1e-12)

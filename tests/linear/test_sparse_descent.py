@@ -5,11 +5,13 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.linear import lasso_path, sparse_descent
-from otoscope.linear.sparse_columns import Columns, columns_of
-from otoscope.linear.sparse_descent import Problems, sweep_together
+from otoscope.linear.sparse_columns import SparseColumns, make_sparse_columns
+from otoscope.linear.sparse_descent import SparseProblems, solve_sparse
 
 
-def asked(share: float, targets: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Columns, Problems]:
+def asked(
+    share: float, targets: int = 6, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, SparseColumns, SparseProblems]:
     """Sparse codes and noisy targets, each at a penalty of `share` of the smallest that leaves no weight."""
     rng = np.random.default_rng(seed)
     raw = rng.gamma(2, size=(120, 90)) * (rng.random((120, 90)) < 0.08)
@@ -19,14 +21,14 @@ def asked(share: float, targets: int = 6, seed: int = 0) -> tuple[np.ndarray, np
     y = x[:, :targets] + rng.normal(size=(120, targets))
     y = (y - y.mean(axis=0)) / y.std(axis=0)
     cross = x.T @ y / len(y)
-    problems = Problems(y / np.sqrt(len(y)), cross, np.ones(targets), share * np.abs(cross).max(axis=0))
-    return x, y, columns_of(raw, raw.mean(axis=0), np.zeros(x.shape[1], dtype=bool)), problems
+    problems = SparseProblems(y / np.sqrt(len(y)), cross, np.ones(targets), share * np.abs(cross).max(axis=0))
+    return x, y, make_sparse_columns(raw, raw.mean(axis=0), np.zeros(x.shape[1], dtype=bool)), problems
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.03])
 def test_weights_are_those_of_scikit_learn(share: float) -> None:
     x, y, columns, problems = asked(share)
-    found, gaps = sweep_together(columns, problems, np.zeros((x.shape[1], 6)), 1e-10)
+    found, gaps = solve_sparse(columns, problems, np.zeros((x.shape[1], 6)), 1e-10)
     assert gaps.max() <= 1e-10
     for target in range(6):
         theirs = Lasso(alpha=problems.alpha[target], tol=1e-13, max_iter=10**6, fit_intercept=False)
@@ -35,10 +37,10 @@ def test_weights_are_those_of_scikit_learn(share: float) -> None:
 
 @pytest.mark.parametrize("read", [1, 20_000])
 def test_gaps_are_true_gaps_even_of_who_is_given_up(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse_descent, "READ", read)
+    monkeypatch.setattr(sparse_descent, "MAX_VALUES_READ", read)
     x, y, columns, problems = asked(0.01)
     start = np.random.default_rng(1).normal(size=(x.shape[1], 6))
-    found, gaps = sweep_together(columns, problems, start, 1e-9)
+    found, gaps = solve_sparse(columns, problems, start, 1e-9)
     assert (gaps > 1e-9).any()
     for target in range(6):
         weights, cross = found[:, target].copy(), problems.cross[:, target].copy()
@@ -50,9 +52,9 @@ def test_gaps_are_true_gaps_even_of_who_is_given_up(read: int, monkeypatch: pyte
 def test_a_target_is_solved_alike_beside_others_and_alone() -> None:
     x, _, columns, problems = asked(0.1)
     start = np.zeros((x.shape[1], 6))
-    together, _ = sweep_together(columns, problems, start, 1e-8)
-    alone = problems.only(np.arange(6) == 2)
-    np.testing.assert_allclose(sweep_together(columns, alone, start[:, :1], 1e-8)[0][:, 0], together[:, 2], atol=1e-9)
+    together, _ = solve_sparse(columns, problems, start, 1e-8)
+    alone = problems.select(np.arange(6) == 2)
+    np.testing.assert_allclose(solve_sparse(columns, alone, start[:, :1], 1e-8)[0][:, 0], together[:, 2], atol=1e-9)
 
 
 def last_alone(history: np.ndarray) -> np.ndarray:
@@ -68,9 +70,9 @@ def test_mixtures_of_sweeps_spare_most_of_them(monkeypatch: pytest.MonkeyPatch) 
         sweep(*given)
 
     monkeypatch.setattr(sparse_descent, "sweep", counted)
-    monkeypatch.setattr(sparse_descent, "READ", 10**9)
-    sweep_together(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
+    monkeypatch.setattr(sparse_descent, "MAX_VALUES_READ", 10**9)
+    solve_sparse(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
     mixing, count[0] = count[0], 0
     monkeypatch.setattr(sparse_descent, "_shares", last_alone)
-    sweep_together(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
+    solve_sparse(columns, problems, np.zeros((x.shape[1], 6)), 1e-8)
     assert mixing < 0.6 * count[0]

@@ -11,35 +11,35 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otoscope.linear import lasso_path
-from otoscope.linear.admm import Alternating, rungs_of
-from otoscope.linear.lasso_problem import Point, Wanted, gaps_of, slopes_at
-from otoscope.linear.sparse_columns import Columns
-from otoscope.linear.sparse_descent import Problems, sweep_together
+from otoscope.linear.admm import AdmmSolver, rho_powers
+from otoscope.linear.lasso_problem import Iterate, LassoProblems, duality_gaps, slopes_at
+from otoscope.linear.sparse_columns import SparseColumns
+from otoscope.linear.sparse_descent import SparseProblems, solve_sparse
 
-FEW = 0.2
+MAX_PATH_DENSITY = 0.2
 """Share of features with weight below which `descent` takes less time than alternating directions (measured)."""
-WIDEST = 3_072
+MAX_ADMM_FEATURES = 3_072
 """Most features for which inverses are kept."""
-FEWEST = 32
+MIN_ADMM_TARGETS = 32
 """Targets below which the inverses cost more than they save."""
 
 
-class Pace(NamedTuple):
+class SolverHints(NamedTuple):
     """What the path so far tells of each target: its place on the ladder, and whether sweeps took too long."""
 
     rungs: Int[np.ndarray, " targets"]
     slow: Bool[np.ndarray, " targets"]
 
 
-class Lockstep:
+class BatchedLasso:
     """Solves for targets that share a Gram matrix."""
 
     def __init__(
-        self, gram: Float[np.ndarray, "p p"], *, rank: int, targets: int, columns: Columns | None = None
+        self, gram: Float[np.ndarray, "p p"], *, rank: int, targets: int, columns: SparseColumns | None = None
     ) -> None:
         """Take X'X/n, the rank it can have, how many targets will be asked for in all, and sparse rows, if they are."""
         self.gram, self.rank, self.columns = gram, rank, columns
-        self._alternating = Alternating(gram) if targets >= FEWEST and len(gram) <= WIDEST else None
+        self._alternating = AdmmSolver(gram) if targets >= MIN_ADMM_TARGETS and len(gram) <= MAX_ADMM_FEATURES else None
 
     def slopes(
         self, cross: Float[np.ndarray, "targets p"], weights: Float[np.ndarray, "targets p"]
@@ -48,30 +48,35 @@ class Lockstep:
         return slopes_at(self.gram, cross, weights)
 
     def solve(
-        self, wanted: Wanted, start: Point, pace: Pace, tolerance: float
-    ) -> tuple[Point, Float[np.ndarray, " targets"]]:
+        self, wanted: LassoProblems, start: Iterate, pace: SolverHints, tolerance: float
+    ) -> tuple[Iterate, Float[np.ndarray, " targets"]]:
         """Return solutions near `start` and their relative duality gaps; note in `pace` who is slow."""
-        point = Point(start.weights.copy(), start.slopes.copy())
-        gaps = gaps_of(wanted, point, np.arange(len(wanted.alpha)))
+        point = Iterate(start.weights.copy(), start.slopes.copy())
+        gaps = duality_gaps(wanted, point, np.arange(len(wanted.alpha)))
         self._sweep(wanted, point, gaps, pace, tolerance)
         self._alternate(wanted, point, gaps, pace, tolerance)
         self._descend(wanted, point, gaps, tolerance)
         return point, gaps
 
     def _sweep(
-        self, wanted: Wanted, point: Point, gaps: Float[np.ndarray, " targets"], pace: Pace, tolerance: float
+        self,
+        wanted: LassoProblems,
+        point: Iterate,
+        gaps: Float[np.ndarray, " targets"],
+        pace: SolverHints,
+        tolerance: float,
     ) -> None:
         """Bring who is not slow to its solution, or nearer, by sweeps over sparse rows, in place."""
         waiting = np.flatnonzero((gaps > tolerance) & ~pace.slow)
         if self.columns is None or not len(waiting):
             return
-        problems = Problems(
+        problems = SparseProblems(
             np.ascontiguousarray(wanted.values[waiting].T),
             np.ascontiguousarray(wanted.cross[waiting].T),
             wanted.square[waiting],
             wanted.alpha[waiting],
         )
-        found, gaps[waiting] = sweep_together(
+        found, gaps[waiting] = solve_sparse(
             self.columns, problems, np.ascontiguousarray(point.weights[waiting].T), tolerance
         )
         point.weights[waiting] = found.T
@@ -79,18 +84,25 @@ class Lockstep:
         pace.slow[waiting] = gaps[waiting] > tolerance
 
     def _alternate(
-        self, wanted: Wanted, point: Point, gaps: Float[np.ndarray, " targets"], pace: Pace, tolerance: float
+        self,
+        wanted: LassoProblems,
+        point: Iterate,
+        gaps: Float[np.ndarray, " targets"],
+        pace: SolverHints,
+        tolerance: float,
     ) -> None:
         """Bring who has weight on many features to its solution, or nearer, in place."""
-        many = np.count_nonzero(point.weights, axis=1) >= FEW * point.weights.shape[1]
+        many = np.count_nonzero(point.weights, axis=1) >= MAX_PATH_DENSITY * point.weights.shape[1]
         if self._alternating is not None:
             waiting = np.flatnonzero((gaps > tolerance) & many)
-            self._alternating.settle(wanted, point, gaps, waiting, pace.rungs, tolerance)
+            self._alternating.solve(wanted, point, gaps, waiting, pace.rungs, tolerance)
 
-    def _descend(self, wanted: Wanted, point: Point, gaps: Float[np.ndarray, " targets"], tolerance: float) -> None:
+    def _descend(
+        self, wanted: LassoProblems, point: Iterate, gaps: Float[np.ndarray, " targets"], tolerance: float
+    ) -> None:
         """Bring everyone else to its solution, in place."""
         for target in np.flatnonzero(gaps > tolerance):
-            found = lasso_path.path(
+            found = lasso_path.solve_path(
                 self.gram,
                 wanted.cross[target],
                 wanted.square[target],
@@ -104,12 +116,12 @@ class Lockstep:
             point.slopes[one] = self.slopes(wanted.cross[one], point.weights[one])
 
 
-class Trail:
+class BatchedPath:
     """Targets on their way down the penalties, each step begun where the last two lead."""
 
     def __init__(
         self,
-        solver: Lockstep,
+        solver: BatchedLasso,
         cross: Float[np.ndarray, "targets p"],
         square: Float[np.ndarray, " targets"],
         values: Float[np.ndarray, "targets rows"],
@@ -119,27 +131,27 @@ class Trail:
         self.solver, self.tolerance = solver, tolerance
         self.cross, self.square, self.values = cross, square, values
         self.weights, self.slopes = np.zeros_like(cross), cross.copy()
-        self.pace = Pace(np.zeros(len(cross), dtype=np.int64), np.zeros(len(cross), dtype=bool))
-        self._before, self._alphas = Point(self.weights.copy(), cross.copy()), list[Float[np.ndarray, " targets"]]()
+        self.pace = SolverHints(np.zeros(len(cross), dtype=np.int64), np.zeros(len(cross), dtype=bool))
+        self._before, self._alphas = Iterate(self.weights.copy(), cross.copy()), list[Float[np.ndarray, " targets"]]()
 
-    def follow(
+    def solve_at(
         self, members: Int[np.ndarray, " members"], alphas: Float[np.ndarray, " targets"]
     ) -> Float[np.ndarray, " members"]:
         """Solve for smaller penalties; return the relative duality gaps of `members`, whom every later call holds."""
-        here = Point(self.weights[members], self.slopes[members])
+        here = Iterate(self.weights[members], self.slopes[members])
         cross, alpha, start = self.cross[members], alphas[members], here
         if len(self._alphas) > 1:
-            before = Point(self._before.weights[members], self._before.slopes[members])
+            before = Iterate(self._before.weights[members], self._before.slopes[members])
             last, first = self._alphas[-1][members], self._alphas[-2][members]
             fall = (last - alpha) / np.where(first > last, first - last, 1)
             ahead = here.weights + fall[:, None] * (here.weights - before.weights)
             ahead[ahead * here.weights <= 0] = 0
-            start = Point(ahead, self.solver.slopes(cross, ahead))
-            self.pace.rungs[members] = rungs_of(here, before)
+            start = Iterate(ahead, self.solver.slopes(cross, ahead))
+            self.pace.rungs[members] = rho_powers(here, before)
         self._alphas.append(alphas)
         self._before.weights[members], self._before.slopes[members] = here
-        wanted = Wanted(cross, self.square[members], alpha, self.values[members])
-        pace = Pace(*(field[members] for field in self.pace))
+        wanted = LassoProblems(cross, self.square[members], alpha, self.values[members])
+        pace = SolverHints(*(field[members] for field in self.pace))
         found, gaps = self.solver.solve(wanted, start, pace, self.tolerance)
         self.weights[members], self.slopes[members] = found
         self.pace.slow[members] = pace.slow

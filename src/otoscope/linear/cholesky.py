@@ -147,13 +147,13 @@ def solve(
         )
 
 
-DEPENDENT = 1e-10
+MIN_NEW_VARIANCE = 1e-10
 """Share of a feature's variance that must be new beside the features before it."""
-NONE = -1
+NO_FEATURE = -1
 """No feature."""
 
 
-class Support(NamedTuple):
+class ActiveSet(NamedTuple):
     """Room for a factor of at most `most` features; `size[0]` of them are in it."""
 
     factor: Float[np.ndarray, "most most"]
@@ -162,17 +162,17 @@ class Support(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def empty_support(most: int) -> Support:
+def empty_active_set(most: int) -> ActiveSet:
     """Return room for `most` features, none in it; more than `most` must determine each other."""
-    return Support(np.empty((most, most)), np.zeros(most, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    return ActiveSet(np.empty((most, most)), np.zeros(most, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
 @numba.njit(cache=True, nogil=True)
-def update(
+def update_factor(
     routines: Int[np.ndarray, " routines"],
     gram: Float[np.ndarray, "p p"],
     weights: Float[np.ndarray, " p"],
-    support: Support,
+    support: ActiveSet,
 ) -> int:
     """Bring the factor to the features that carry weight now.
 
@@ -186,7 +186,7 @@ def update(
         stop = min(len(chosen), len(support.order))
         support.order[:stop] = heaviest[:stop]
         determined = _factor_tail(routines, gram, support, 0, stop)
-        return heaviest[stop] if determined == NONE and stop < len(heaviest) else determined
+        return heaviest[stop] if determined == NO_FEATURE and stop < len(heaviest) else determined
     factor, order, size = support.factor, support.order, support.size[0]
     inside = np.zeros(len(weights), dtype=np.bool_)
     solid = 0
@@ -201,7 +201,7 @@ def update(
             order[stop] = order[i]
             inside[order[i]] = True
             stop += 1
-    stayed, beyond = stop, NONE
+    stayed, beyond = stop, NO_FEATURE
     for j in range(len(weights)):
         if weights[j] != 0.0 and not inside[j]:
             if stop == len(order):
@@ -212,14 +212,14 @@ def update(
     if stop > stayed and solid > 0:
         _append(routines, gram, support, solid, stayed, stop)
     determined = _factor_tail(routines, gram, support, solid, stop)
-    return beyond if determined == NONE else determined
+    return beyond if determined == NO_FEATURE else determined
 
 
 @numba.njit(cache=True, nogil=True)
 def _append(
     routines: Int[np.ndarray, " routines"],
     gram: Float[np.ndarray, "p p"],
-    support: Support,
+    support: ActiveSet,
     solid: int,
     stayed: int,
     stop: int,
@@ -235,13 +235,13 @@ def _append(
 
 @numba.njit(cache=True, nogil=True)
 def _factor_tail(
-    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], support: Support, solid: int, stop: int
+    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], support: ActiveSet, solid: int, stop: int
 ) -> int:
     """Decompose what stands behind the first `solid` features."""
     factor, order = support.factor, support.order
     support.size[0] = stop
     if stop == solid:
-        return NONE
+        return NO_FEATURE
     for i in range(solid, stop):
         row = gram[order[i]]
         for k in range(solid, i + 1):
@@ -251,15 +251,15 @@ def _factor_tail(
     failed = cholesky(routines, factor, solid, stop - solid)
     whole = stop if failed == 0 else solid + failed - 1
     for i in range(solid, whole):
-        if factor[i, i] ** 2 < DEPENDENT * gram[order[i], order[i]]:
+        if factor[i, i] ** 2 < MIN_NEW_VARIANCE * gram[order[i], order[i]]:
             whole = i
             break
     support.size[0] = whole
-    return order[whole] if whole < stop else NONE
+    return order[whole] if whole < stop else NO_FEATURE
 
 
 @numba.njit(cache=True, nogil=True)
-def carries(weights: Float[np.ndarray, " p"], support: Support) -> bool:
+def all_nonzero(weights: Float[np.ndarray, " p"], support: ActiveSet) -> bool:
     """Say whether every feature of the factor carries weight."""
     for i in range(support.size[0]):
         if weights[support.order[i]] == 0.0:

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otoscope.linear.sparse_columns import Columns, columns_of
+from otoscope.linear.sparse_columns import SparseColumns, make_sparse_columns
 
 REACH = 2.0
 """Rows that are predicted count as no further, in any feature, than so many deviations beyond what fitted rows span.
@@ -27,7 +27,7 @@ was ever fitted: of one singer's clips 40, which took the held-out R2 of a forma
 """
 
 
-def hold_near(
+def clip_to_range(
     rows: Float[np.ndarray, "rows p"],
     lowest: Float[np.ndarray, " p"],
     highest: Float[np.ndarray, " p"],
@@ -52,7 +52,7 @@ class StandardisedRows(NamedTuple):
 
     def within(self, rows: Float[np.ndarray, "rows p"], *, reach: float = REACH) -> Float[np.ndarray, "rows p"]:
         """Return other rows standardised alike, each feature held within `reach` deviations of what these rows span."""
-        return hold_near(self.apply(rows), self.standard.min(axis=0), self.standard.max(axis=0), reach=reach)
+        return clip_to_range(self.apply(rows), self.standard.min(axis=0), self.standard.max(axis=0), reach=reach)
 
     def cross(self, targets: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "p factors"]:
         """Return X'Y/n."""
@@ -72,19 +72,19 @@ def moments_of(rows: Float[np.ndarray, "rows p"]) -> StandardisedRows:
     return StandardisedRows(mean=mean, scale=scale, standard=standard, gram=standard.T @ standard / len(standard))
 
 
-CANCELLED = 1e-6
+MIN_VARIANCE_SHARE = 1e-6
 """Variance within a set, as a share of that over all rows, below which a feature's products are summed afresh."""
-COPY = 1 - 1e-12
+DUPLICATE_CORRELATION = 1 - 1e-12
 """Correlation, of either sign, above which a feature is a copy of one before it."""
-SPARSE = 0.05
+MAX_SPARSE_PRODUCT_DENSITY = 0.05
 """Share of values other than zero up to which products are summed over those values alone (measured)."""
-SWEPT = 0.2
+MAX_SPARSE_COLUMN_DENSITY = 0.2
 """Share of values other than zero up to which rows are also kept as sparse columns, for sweeps.
 
 With them 1,600 rows of 2,048 latents took 0.27, 0.42 and 0.83 of the time at 5, 10 and 20 %, 800 of 1,024 took
 0.96 at 20 % and 1.5 at 30 % (48 and 64 targets, one thread).
 """
-SWEPT_PER_COLUMN = 0.16
+MAX_NONZERO_RATIO = 0.16
 """Values other than zero in a column, over columns, up to which the same holds.
 
 A sweep costs the values of all columns, the other ways the square of the columns: 1,280 rows took 0.70, 0.91 and 1.5 of
@@ -118,10 +118,10 @@ class Gramian:
         self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
         # a mean far above the deviation would drown the products that are wanted
         self.share = np.count_nonzero(wide) / wide.size if (np.abs(mean) <= 100 * scale).all() else 1.0
-        swept = self.share <= SWEPT and self.share * len(wide) <= SWEPT_PER_COLUMN * wide.shape[1]
+        swept = self.share <= MAX_SPARSE_COLUMN_DENSITY and self.share * len(wide) <= MAX_NONZERO_RATIO * wide.shape[1]
         self._zero = wide == 0 if swept else None
         self.total: Float[np.ndarray, "p p"] = (
-            _squares(wide / scale, mean / scale) if self.share <= SPARSE else _product(self.rows)
+            _squares(wide / scale, mean / scale) if self.share <= MAX_SPARSE_PRODUCT_DENSITY else _product(self.rows)
         )
 
     def apply(self, features: Float[np.ndarray, "others p"]) -> Float[np.ndarray, "others p"]:
@@ -140,7 +140,7 @@ class Gramian:
         gram /= n
         gram -= np.outer(mean, mean)
         live = live_columns(chosen)
-        weak = np.flatnonzero(live & (gram.diagonal() < CANCELLED))
+        weak = np.flatnonzero(live & (gram.diagonal() < MIN_VARIANCE_SHARE))
         if len(weak):
             afresh = (chosen - mean).T @ (chosen[:, weak] - mean[weak]) / n
             gram[:, weak] = afresh
@@ -148,7 +148,7 @@ class Gramian:
         scale = np.sqrt(np.where(live, gram.diagonal(), 1))
         gram /= scale
         gram /= scale[:, None]
-        silent = ~live | np.triu(np.abs(gram) > COPY, 1).any(axis=0)
+        silent = ~live | np.triu(np.abs(gram) > DUPLICATE_CORRELATION, 1).any(axis=0)
         gram[silent] = 0
         gram[:, silent] = 0
         return GramSubset(inside, mean, scale, gram)
@@ -165,9 +165,9 @@ class Gramian:
             return standard
         inside = self.rows[moments.inside]
         lowest, highest = ((edge - moments.mean) / moments.scale for edge in (inside.min(axis=0), inside.max(axis=0)))
-        return hold_near(standard, lowest, highest, reach=reach)
+        return clip_to_range(standard, lowest, highest, reach=reach)
 
-    def columns(self, moments: GramSubset) -> Columns | None:
+    def columns(self, moments: GramSubset) -> SparseColumns | None:
         """Return the rows of a set as sparse columns, or nothing where they are not sparse."""
         if self._zero is None:
             return None
@@ -175,7 +175,7 @@ class Gramian:
         uncentred = self.rows[moments.inside] + shift
         uncentred[self._zero[moments.inside]] = 0
         silent = moments.gram.diagonal() == 0
-        return columns_of(uncentred / moments.scale, (moments.mean + shift) / moments.scale, silent)
+        return make_sparse_columns(uncentred / moments.scale, (moments.mean + shift) / moments.scale, silent)
 
     def cross(
         self, moments: GramSubset, targets: Float[np.ndarray, "inside targets"]

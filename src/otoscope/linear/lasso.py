@@ -23,8 +23,16 @@ from threadpoolctl import threadpool_limits
 from otoscope.errors import EvaluationError
 from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
-from otoscope.linear.lasso_tuning import TOLERANCE, LassoSettings, Question, tune
-from otoscope.resampling.groups import Score, bootstrap_sums, group_sums, null_summary, patterns, r2_of, rows_of
+from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
+from otoscope.resampling.groups import (
+    Score,
+    bootstrap_sums,
+    group_sums,
+    missing_patterns,
+    null_summary,
+    r2_from_sums,
+    split_rows,
+)
 from otoscope.resampling.nulls import permuted_order
 
 
@@ -86,7 +94,7 @@ def fit_factors(
     """
     settings = settings or LassoSettings()
     _check(features, targets, groups)
-    parts = {name: rows_of(split, name, len(features)) for name in ("train", "valid", "test")}
+    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
     found = _nothing(features.shape[1], targets.shape[1])
     found.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
     if not found.live.any():
@@ -94,8 +102,8 @@ def fit_factors(
     threads = workers or len(os.sched_getaffinity(0))
     # one thread inside a product: the work is already shared out, and sums then have one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        asked = Question(features[:, found.live], targets, groups, parts, settings, seed)
-        for members, present in patterns(~np.isnan(targets)):
+        asked = LassoDesign(features[:, found.live], targets, groups, parts, settings, seed)
+        for members, present in missing_patterns(~np.isnan(targets)):
             _fit_pattern(found, asked, members, present, pool)
     return found
 
@@ -125,7 +133,7 @@ def lasso_weights(
     for column, factor in enumerate(np.flatnonzero(varies)):
         largest = float(np.abs(correlation[column]).max(initial=0))
         steps = np.geomspace(largest, alpha, 8) if largest > alpha > 0 else np.array([alpha])
-        path = lasso_path.path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
+        path = lasso_path.solve_path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
         found = path.weights[-1]
         weights[live, factor] = found
         r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ found) ** 2)
@@ -134,7 +142,7 @@ def lasso_weights(
 
 def _fit_pattern(
     found: FactorFits,
-    asked: Question,
+    asked: LassoDesign,
     members: Int[np.ndarray, " members"],
     present: Bool[np.ndarray, " rows"],
     pool: ThreadPoolExecutor,
@@ -160,9 +168,9 @@ def _fit_pattern(
     predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
     sums = group_sums(_errors(predicted[:, 0], y_test), asked.groups[test])
     r2, low, high = bootstrap_sums(
-        sums, r2_of, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
+        sums, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
     )
-    null = r2_of(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
+    null = r2_from_sums(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
     alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
     for field, value in zip(found, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
         field[members] = value

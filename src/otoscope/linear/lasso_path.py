@@ -23,25 +23,35 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from otoscope.linear.cholesky import NONE, ROUTINES, Support, carries, empty_support, solve, update
+from otoscope.linear.cholesky import (
+    NO_FEATURE,
+    ROUTINES,
+    ActiveSet,
+    all_nonzero,
+    empty_active_set,
+    solve,
+    update_factor,
+)
 
 ROUNDING = 1e-13
 """How far a slope must exceed the penalty to let a feature in: a copy of a feature with weight sits at the penalty."""
 
 
-class State(NamedTuple):
+class PathState(NamedTuple):
     """Where a path stands; `slope` is c - Gw."""
 
     weights: Float[np.ndarray, " p"]
     slope: Float[np.ndarray, " p"]
-    support: Support
+    support: ActiveSet
 
 
 @numba.njit(cache=True, nogil=True)
-def follow(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], fall: float, state: State) -> None:
+def path_step(
+    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], fall: float, state: PathState
+) -> None:
     """Move along the path as the penalty falls; a weight that would cross zero stops there."""
     weights, support = state.weights, state.support
-    if not carries(weights, support):
+    if not all_nonzero(weights, support):
         return
     chosen = support.order[: support.size[0]]
     step = np.sign(weights[chosen])
@@ -55,7 +65,9 @@ def follow(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"
 
 
 @numba.njit(cache=True, nogil=True)
-def shed(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], feature: int, state: State) -> None:
+def drop_dependent(
+    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], feature: int, state: PathState
+) -> None:
     """Trade the weight of a feature against those that determine it, which changes no prediction, until one is free.
 
     The sum of absolute weights is linear on the way and does not rise.
@@ -85,7 +97,9 @@ def shed(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"],
 
 
 @numba.njit(cache=True, nogil=True)
-def newton(routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], alpha: float, state: State) -> None:
+def newton_step(
+    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], alpha: float, state: PathState
+) -> None:
     """Step towards the minimum on the features of the factor with their signs kept, as far as the objective falls.
 
     The walk bends where a weight reaches zero: it goes on without that feature. Between bends the
@@ -146,20 +160,20 @@ def subtract_rows(
                 slope[i] -= step * row[i]
 
 
-ROUNDS = 1_000
+MAX_NEWTON_STEPS = 1_000
 """Most Newton steps for one penalty; the returned gap tells when they were not enough."""
-SWEEPS = 2
+SWEEPS_PER_NEWTON_STEP = 2
 """Sweeps of coordinate descent before each Newton step: fewer let in too much, more take longer than the step."""
 
 
-class Path(NamedTuple):
+class LassoPath(NamedTuple):
     """Solutions for falling penalties, and the duality gap of each as a share of its objective."""
 
     weights: Float[np.ndarray, "alphas p"]
     gaps: Float[np.ndarray, " alphas"]
 
 
-def path(
+def solve_path(
     gram: Float[np.ndarray, "p p"],
     target: Float[np.ndarray, " p"],
     target_square: float,
@@ -168,7 +182,7 @@ def path(
     *,
     start: Float[np.ndarray, " p"] | None = None,
     rank: int | None = None,
-) -> Path:
+) -> LassoPath:
     """Return the solutions for falling penalties.
 
     Args:
@@ -183,7 +197,7 @@ def path(
     weights = np.zeros(len(target)) if start is None else start.astype(np.float64)
     most = len(target) if rank is None else min(rank, len(target))
     found, gaps = _path(ROUTINES, gram, target, target_square, alphas, tolerance, weights, max(most, 1))
-    return Path(found, gaps)
+    return LassoPath(found, gaps)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -197,12 +211,12 @@ def _path(
     weights: Float[np.ndarray, " p"],
     most: int,
 ) -> tuple[Float[np.ndarray, "alphas p"], Float[np.ndarray, " alphas"]]:
-    state = State(weights, target.copy(), empty_support(most))
+    state = PathState(weights, target.copy(), empty_active_set(most))
     subtract_rows(gram, np.flatnonzero(weights), weights[weights != 0.0], state.slope)
     found, gaps = np.empty((len(alphas), len(target))), np.empty(len(alphas))
     for a in range(len(alphas)):
         if a > 0:
-            follow(routines, gram, alphas[a - 1] - alphas[a], state)
+            path_step(routines, gram, alphas[a - 1] - alphas[a], state)
         gaps[a] = _solve_at(routines, gram, target, target_square, alphas[a], tolerance, state)
         found[a] = weights
     return found, gaps
@@ -216,27 +230,27 @@ def _solve_at(
     target_square: float,
     alpha: float,
     tolerance: float,
-    state: State,
+    state: PathState,
 ) -> float:
     """Solve for one penalty from weights near the solution, in place; return the relative duality gap."""
     weights, slope, support = state.weights, state.slope, state.support
     gap = relative_gap(weights, target, slope, target_square, alpha)
-    for turn in range(ROUNDS):
+    for turn in range(MAX_NEWTON_STEPS):
         if gap <= tolerance:
             break
-        for _ in range(SWEEPS):
+        for _ in range(SWEEPS_PER_NEWTON_STEP):
             _sweep(gram, weights, slope, alpha)
         gap = relative_gap(weights, target, slope, target_square, alpha)
         if gap <= tolerance:
             break
         if turn == 0:
             support.size[0] = 0
-        determined = update(routines, gram, weights, support)
-        while determined != NONE:
-            shed(routines, gram, determined, state)
-            determined = update(routines, gram, weights, support)
+        determined = update_factor(routines, gram, weights, support)
+        while determined != NO_FEATURE:
+            drop_dependent(routines, gram, determined, state)
+            determined = update_factor(routines, gram, weights, support)
         if support.size[0] > 0:
-            newton(routines, gram, alpha, state)
+            newton_step(routines, gram, alpha, state)
             gap = relative_gap(weights, target, slope, target_square, alpha)
     return gap
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from otoscope.linear import lasso_path
 
 
-class Wanted(NamedTuple):
+class LassoProblems(NamedTuple):
     """The problems: X'y/n, y'y/n and the penalty of each target; for sparse rows also y, over the root of n."""
 
     cross: Float[np.ndarray, "targets p"]
@@ -18,7 +18,7 @@ class Wanted(NamedTuple):
     values: Float[np.ndarray, "targets rows"]
 
 
-class Point(NamedTuple):
+class Iterate(NamedTuple):
     """Where each target stands, one a row: weights, and the slopes X'(y - Xw)/n there."""
 
     weights: Float[np.ndarray, "targets p"]
@@ -32,7 +32,9 @@ def slopes_at(
     return cross - weights @ gram
 
 
-def gaps_of(wanted: Wanted, point: Point, members: Int[np.ndarray, " members"]) -> Float[np.ndarray, " members"]:
+def duality_gaps(
+    wanted: LassoProblems, point: Iterate, members: Int[np.ndarray, " members"]
+) -> Float[np.ndarray, " members"]:
     """Return the relative duality gaps of some targets, over all features."""
     return _gaps(
         point.weights[members],

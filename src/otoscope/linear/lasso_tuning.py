@@ -17,16 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.batched_lasso import FEWEST, Lockstep, Pace, Trail
+from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath, SolverHints
 from otoscope.linear.gram import REACH, Gramian, GramSubset
-from otoscope.linear.lasso_problem import Point, Wanted
+from otoscope.linear.lasso_problem import Iterate, LassoProblems
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, group_folds
 
-TOGETHER = 96
+MAX_BATCH_TARGETS = 96
 """Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
 
 
-class Grid(NamedTuple):
+class PenaltyGrid(NamedTuple):
     """Penalties to try and how exactly to solve; see `otoscope.linear.lasso.LassoSettings`."""
 
     fall: Float[np.ndarray, " alphas"]
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
     tolerance: float
 
 
-class Tuned(NamedTuple):
+class TunedLasso(NamedTuple):
     """What was chosen for each target; `weights` are in standard deviations of target over feature.
 
     `gap` is the largest relative duality gap of all problems solved for the target.
@@ -47,7 +47,7 @@ class Tuned(NamedTuple):
     gap: Float[np.ndarray, " targets"]
 
 
-class Fold(NamedTuple):
+class LassoFold(NamedTuple):
     """Rows to fit on, and the rows to score on, standardised by the former."""
 
     fitted: GramSubset
@@ -55,7 +55,7 @@ class Fold(NamedTuple):
     scored_rows: Float[np.ndarray, "scored p"]
 
 
-class _Side(NamedTuple):
+class _FoldTargets(NamedTuple):
     """Targets as one fold sees them, one a row; `values` are those of the fitted rows, over the root of n."""
 
     values: Float[np.ndarray, "targets fitted"]
@@ -64,83 +64,86 @@ class _Side(NamedTuple):
     scored: Float[np.ndarray, "targets scored"]
     variance: Float[np.ndarray, " targets"]
 
-    def only(self, members: slice) -> "_Side":
+    def only(self, members: slice) -> "_FoldTargets":
         """Return some of the targets."""
-        return _Side(*(field[members] for field in self))
+        return _FoldTargets(*(field[members] for field in self))
 
 
-class _Asked(NamedTuple):
+class _FoldProblem(NamedTuple):
     """A fold, what solves on it, and some targets as it sees them."""
 
-    fold: Fold
-    solver: Lockstep
-    side: _Side
+    fold: LassoFold
+    solver: BatchedLasso
+    side: _FoldTargets
 
 
-def fold_of(
+def make_fold(
     rows: Gramian,
     *,
     fitted: Bool[np.ndarray, " rows"],
     scored: Bool[np.ndarray, " rows"],
     reach: float | None = None,
-) -> Fold:
+) -> LassoFold:
     """Return a fold; both sides need a row. `reach` holds the rows that are scored (see `Gramian.within`)."""
     moments = rows.moments(fitted)
-    return Fold(moments, scored, rows.within(moments, rows.rows[scored], reach=reach))
+    return LassoFold(moments, scored, rows.within(moments, rows.rows[scored], reach=reach))
 
 
 def tune(
     rows: Gramian,
     whole: GramSubset,
-    folds: Sequence[Fold],
+    folds: Sequence[LassoFold],
     targets: Float[np.ndarray, "rows targets"],
-    grid: Grid,
+    grid: PenaltyGrid,
     pool: ThreadPoolExecutor,
-) -> Tuned:
+) -> TunedLasso:
     """Choose a penalty for each target and fit it to the rows of `whole`.
 
     Targets are read on the rows of `whole` and of the folds only. Penalties fall from the smallest
     that leaves no weight, on all rows with several folds and on the fitted rows with one. The result
     does not depend on the number of threads.
     """
-    on_whole = _side(rows, whole, whole.inside, targets)
-    sides = [_side(rows, fold.fitted, fold.scored, targets) for fold in folds]
+    on_whole = _fold_targets(rows, whole, whole.inside, targets)
+    sides = [_fold_targets(rows, fold.fitted, fold.scored, targets) for fold in folds]
     first = on_whole if len(folds) > 1 else sides[0]
     alphas = np.abs(first.cross).max(axis=1, initial=0)[:, None] * grid.fall
     count = targets.shape[1]
     solvers = [_solver(rows, fold.fitted, count) for fold in folds]
     last = _solver(rows, whole, count)
 
-    def some(members: slice) -> Tuned:
+    def some(members: slice) -> TunedLasso:
         asked = [
-            _Asked(fold, solver, side.only(members)) for fold, solver, side in zip(folds, solvers, sides, strict=True)
+            _FoldProblem(fold, solver, side.only(members))
+            for fold, solver, side in zip(folds, solvers, sides, strict=True)
         ]
         return _tune(asked, last, on_whole.only(members), alphas[members], grid)
 
-    pieces = -(-count // TOGETHER)
+    pieces = -(-count // MAX_BATCH_TARGETS)
     ends = np.arange(pieces + 1) * count // pieces
     parts = list(pool.map(some, [slice(begin, end) for begin, end in pairwise(ends)]))
-    return Tuned(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return TunedLasso(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def _tune(
-    asked: Sequence[_Asked],
-    last: Lockstep,
-    on_whole: _Side,
+    asked: Sequence[_FoldProblem],
+    last: BatchedLasso,
+    on_whole: _FoldTargets,
     alphas: Float[np.ndarray, "targets alphas"],
-    grid: Grid,
-) -> Tuned:
+    grid: PenaltyGrid,
+) -> TunedLasso:
     """Choose a penalty for each of some targets, then fit it to all rows."""
     count = len(alphas)
     spread = sum((side.variance * (side.scored**2).sum(axis=1) for _, _, side in asked), np.zeros(count))
     scores = np.full(alphas.shape, -np.inf)
     weights, rungs, worst = np.zeros_like(on_whole.cross), np.zeros(count, dtype=np.int64), np.zeros(count)
-    trails = [Trail(solver, side.cross, side.square, side.values, grid.choice_tolerance) for _, solver, side in asked]
+    trails = [
+        BatchedPath(solver, side.cross, side.square, side.values, grid.choice_tolerance) for _, solver, side in asked
+    ]
     going = np.arange(count)
     for step in range(alphas.shape[1]):
         errors = np.zeros(len(going))
         for (fold, _, side), trail in zip(asked, trails, strict=True):
-            worst[going] = np.maximum(worst[going], trail.follow(going, alphas[:, step]))
+            worst[going] = np.maximum(worst[going], trail.solve_at(going, alphas[:, step]))
             missed = side.scored[going] - trail.weights[going] @ fold.scored_rows.T
             errors += side.variance[going] * (missed**2).sum(axis=1)
         seen, varies = scores[going].max(axis=1), spread[going] > 0
@@ -153,30 +156,30 @@ def _tune(
             break
     chosen = scores.argmax(axis=1)
     alpha = alphas[np.arange(count), chosen]
-    start = Point(weights, last.slopes(on_whole.cross, weights))
-    wanted = Wanted(on_whole.cross, on_whole.square, alpha, on_whole.values)
-    found, gaps = last.solve(wanted, start, Pace(rungs, np.zeros(count, dtype=bool)), grid.tolerance)
-    return Tuned(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
+    start = Iterate(weights, last.slopes(on_whole.cross, weights))
+    wanted = LassoProblems(on_whole.cross, on_whole.square, alpha, on_whole.values)
+    found, gaps = last.solve(wanted, start, SolverHints(rungs, np.zeros(count, dtype=bool)), grid.tolerance)
+    return TunedLasso(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
 
 
-def _solver(rows: Gramian, fitted: GramSubset, count: int) -> Lockstep:
-    columns = rows.columns(fitted) if count >= FEWEST else None
-    return Lockstep(fitted.gram, rank=_rank(fitted), targets=count, columns=columns)
+def _solver(rows: Gramian, fitted: GramSubset, count: int) -> BatchedLasso:
+    columns = rows.columns(fitted) if count >= MIN_ADMM_TARGETS else None
+    return BatchedLasso(fitted.gram, rank=_rank(fitted), targets=count, columns=columns)
 
 
 def _rank(moments: GramSubset) -> int:
     return max(int(moments.inside.sum()) - 1, 1)
 
 
-def _side(
+def _fold_targets(
     rows: Gramian, fitted: GramSubset, scored: Bool[np.ndarray, " rows"], targets: Float[np.ndarray, "rows targets"]
-) -> _Side:
+) -> _FoldTargets:
     """Standardise targets by the fitted rows."""
     inside = targets[fitted.inside]
     mean, scale = inside.mean(axis=0), inside.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     standard = (inside - mean) / scale
-    return _Side(
+    return _FoldTargets(
         values=np.ascontiguousarray(standard.T) / np.sqrt(len(standard)),
         cross=rows.cross(fitted, standard),
         square=(standard**2).mean(axis=0),
@@ -223,7 +226,7 @@ class LassoSettings:
             raise EvaluationError(f"folds={self.folds}; give 0 to choose on the validation groups, or 2 and more")
 
 
-class Question:
+class LassoDesign:
     """All rows, those that are fitted in one order, and their Gram matrix, shared by factors of every pattern."""
 
     def __init__(
@@ -242,7 +245,7 @@ class Question:
         self.test = parts["test"]
         self.gramian = Gramian(features[self.fitted])
 
-    def folds(self, present: Bool[np.ndarray, " fitted"]) -> list[Fold]:
+    def folds(self, present: Bool[np.ndarray, " fitted"]) -> list[LassoFold]:
         """Return the folds to choose on, of the rows that are present; none where one side would be empty."""
         if not self.settings.folds:
             sides = [(self.train & present, ~self.train & present)]
@@ -251,7 +254,7 @@ class Question:
             number[present] = group_folds(self.groups[self.fitted[present]], self.settings.folds)
             sides = [(present & (number != fold), number == fold) for fold in range(number.max() + 1)]
         reach = self.settings.reach
-        return [fold_of(self.gramian, fitted=fitted, scored=scored, reach=reach) for fitted, scored in sides]
+        return [make_fold(self.gramian, fitted=fitted, scored=scored, reach=reach) for fitted, scored in sides]
 
     def enough(self, present: Bool[np.ndarray, " rows"]) -> bool:
         """Say whether the rows that are present can be fitted, chosen on and tested on."""
@@ -260,9 +263,9 @@ class Question:
             return False
         return not self.settings.folds or len(np.unique(self.groups[self.fitted[fitted]])) > 1
 
-    def grid(self, n_fitted: int) -> Grid:
+    def grid(self, n_fitted: int) -> PenaltyGrid:
         """Return the penalties, as shares of the largest."""
         settings = self.settings
         smallest = settings.smallest_alpha or (1e-2 if n_fitted < self.features.shape[1] else 1e-3)
         fall = np.geomspace(1, smallest, settings.alphas)
-        return Grid(fall, settings.patience, settings.choice_tolerance, settings.tolerance)
+        return PenaltyGrid(fall, settings.patience, settings.choice_tolerance, settings.tolerance)

@@ -22,10 +22,10 @@ from otoscope.resampling.groups import (
     RESAMPLES,
     bootstrap_sums,
     check_rows,
+    missing_patterns,
     null_summary,
-    patterns,
-    r2_of,
-    rows_of,
+    r2_from_sums,
+    split_rows,
 )
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -86,7 +86,7 @@ def fit_ridge(
     """
     settings = settings or RidgeSettings()
     _check(features, targets, groups, settings)
-    parts = {name: rows_of(split, name, len(features)) for name in ("train", "valid", "test")}
+    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
     live = live_columns(features[parts["train"]])
     if not live.any():
         raise EvaluationError("no feature varies over the training rows; a linear map has nothing to read")
@@ -95,7 +95,7 @@ def fit_ridge(
     five = [np.full(n_factors, math.nan) for _ in range(5)]
     valid_r2, penalty = np.full(n_factors, math.nan), np.full(n_factors, math.nan)
     squares, guesses = np.zeros((len(names), n_factors, 2)), np.full(targets.shape, math.nan)
-    for members, present in patterns(~np.isnan(targets)):
+    for members, present in missing_patterns(~np.isnan(targets)):
         here = {name: np.flatnonzero(rows & present) for name, rows in parts.items()}
         fitted = members[_can_be_fitted(targets[:, members], here)]
         if not len(fitted):
@@ -104,7 +104,9 @@ def fit_ridge(
         test = here["test"]
         _sum_by_group(squares, fitted, np.searchsorted(names, np.asarray(groups)[test]), found.squares)
         own = squares[np.unique(np.searchsorted(names, np.asarray(groups)[test]))][:, fitted]
-        shown = bootstrap_sums(own, r2_of, resamples=settings.resamples, confidence=settings.confidence, seed=seed)
+        shown = bootstrap_sums(
+            own, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=seed
+        )
         for curve, values in zip(five, (*shown, *null_summary(found.null)), strict=True):
             curve[fitted] = values
         valid_r2[fitted], penalty[fitted] = found.valid_r2, found.penalty
@@ -115,7 +117,7 @@ def fit_ridge(
     )
 
 
-class _Found(NamedTuple):
+class _RidgeResult(NamedTuple):
     squares: Float[np.ndarray, "test factors 2"]
     null: Float[np.ndarray, "permutations factors"]
     valid_r2: Float[np.ndarray, " factors"]
@@ -129,7 +131,7 @@ def _fit(
     here: dict[str, Int[np.ndarray, " _part"]],
     settings: RidgeSettings,
     seed: int,
-) -> _Found:
+) -> _RidgeResult:
     train, valid, test = (here[name] for name in ("train", "valid", "test"))
     fitted = np.concatenate([train, valid])
     rng = np.random.default_rng(seed)
@@ -142,15 +144,15 @@ def _fit(
     # what varies over all training rows may not over those that have these factors
     varies = live_columns(features[train])
     standard = np.where(varies, features - mean, 0.0) / np.where(varies, scale, 1.0)
-    tried = _Turned.build(standard[fitted], n_train)
+    tried = _Rotated.build(standard[fitted], n_train)
     products, centre = tried.products(known[:n_train]), known[:n_train].mean(axis=0)
     trial = np.stack([tried.rows[n_train:] @ (products / (tried.variance + p)[:, None]) for p in penalties]) + centre
     errors, away = ((known[n_train:] - trial) ** 2).sum(axis=1), ((known[n_train:] - centre) ** 2).sum(axis=0)
     penalty = penalties[errors.argmin(axis=0)]
-    valid_r2 = r2_of(np.stack([errors.min(axis=0), away], axis=-1))[:n_factors]
+    valid_r2 = r2_from_sums(np.stack([errors.min(axis=0), away], axis=-1))[:n_factors]
 
     order = np.concatenate([fitted, np.setdiff1d(np.arange(len(features)), fitted)])
-    final = _Turned.build(standard[order], len(fitted))
+    final = _Rotated.build(standard[order], len(fitted))
     weights = final.products(known) / (final.variance[:, None] + penalty)
     guesses = np.empty(targets.shape)
     guesses[order] = final.rows @ weights[:, :n_factors] + known[:, :n_factors].mean(axis=0)
@@ -158,11 +160,11 @@ def _fit(
     truth, centre = np.tile(targets[test].astype(np.float64), (1, len(orders))), known.mean(axis=0)
     wrong = truth - (final.rows[in_test] @ weights + centre)
     squares = np.stack([wrong**2, (truth - centre) ** 2], axis=-1)
-    null = r2_of(squares[:, n_factors:].sum(axis=0)).reshape(settings.permutations, n_factors)
-    return _Found(squares[:, :n_factors], null, valid_r2, penalty[:n_factors] / features.shape[1], guesses)
+    null = r2_from_sums(squares[:, n_factors:].sum(axis=0)).reshape(settings.permutations, n_factors)
+    return _RidgeResult(squares[:, :n_factors], null, valid_r2, penalty[:n_factors] / features.shape[1], guesses)
 
 
-class _Turned(NamedTuple):
+class _Rotated(NamedTuple):
     """Rows in the principal coordinates of the first `fitted` ones, centred on them."""
 
     rows: Float[np.ndarray, "rows rank"]
@@ -170,7 +172,7 @@ class _Turned(NamedTuple):
     fitted: int
 
     @classmethod
-    def build(cls, rows: Float[np.ndarray, "rows p"], fitted: int) -> "_Turned":
+    def build(cls, rows: Float[np.ndarray, "rows p"], fitted: int) -> "_Rotated":
         span = rotate(rows - rows[:fitted].mean(axis=0), fitted=fitted)
         return cls(span.rows[:, :-1], span.variance, fitted)
 

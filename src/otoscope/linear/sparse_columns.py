@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
-class Columns(NamedTuple):
+class SparseColumns(NamedTuple):
     """Values of s other than zero, the row of each, where each column starts, and its mean.
 
     A column that no weight may fall to has mean 0 and no values.
@@ -35,18 +35,18 @@ class Residual(NamedTuple):
     shift: Float[np.ndarray, " targets"]
 
 
-def columns_of(
+def make_sparse_columns(
     scaled: Float[np.ndarray, "rows p"], mean: Float[np.ndarray, " p"], silent: Bool[np.ndarray, " p"]
-) -> Columns:
+) -> SparseColumns:
     """Return the columns of rows that are divided by their deviation but not centred; `mean` is theirs."""
     across = scaled.T * ~silent[:, None]
     places = np.nonzero(across)
     starts = np.searchsorted(places[0], np.arange(len(mean) + 1))
-    return Columns(across[places] / np.sqrt(len(scaled)), places[1], starts, np.where(silent, 0, mean))
+    return SparseColumns(across[places] / np.sqrt(len(scaled)), places[1], starts, np.where(silent, 0, mean))
 
 
-def residual_of(
-    columns: Columns, targets: Float[np.ndarray, "rows targets"], weights: Float[np.ndarray, "p targets"]
+def compute_residual(
+    columns: SparseColumns, targets: Float[np.ndarray, "rows targets"], weights: Float[np.ndarray, "p targets"]
 ) -> Residual:
     """Return what weights leave of centred targets, which are divided by the root of n."""
     found = Residual(targets.copy(), weights.T @ columns.mean)
@@ -56,11 +56,11 @@ def residual_of(
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _subtract(
-    columns: Columns, weights: Float[np.ndarray, "p targets"], rest: Float[np.ndarray, "rows targets"]
+    columns: SparseColumns, weights: Float[np.ndarray, "p targets"], rest: Float[np.ndarray, "rows targets"]
 ) -> None:
     values, rows, starts = columns.values, columns.rows, columns.starts
     for j in range(len(weights)):
-        take(values, rows, starts[j], starts[j + 1], weights[j], rest)
+        subtract_column(values, rows, starts[j], starts[j + 1], weights[j], rest)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -88,7 +88,7 @@ def add_product(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def take(
+def subtract_column(
     values: Float[np.ndarray, " values"],
     rows: Int[np.ndarray, " values"],
     first: int,

@@ -1,7 +1,7 @@
 """LASSO on sparse rows for many targets at once: coordinate descent, all targets side by side.
 
 A sweep minimises over one feature after the other (Friedman, Hastie and Tibshirani, J. Stat. Softw.
-33(1), 2010) and reads each value of the rows twice, however many targets there are. Every `MEMORY`
+33(1), 2010) and reads each value of the rows twice, however many targets there are. Every `ANDERSON_DEPTH`
 sweeps the weights are mixed so that the changes of the last sweeps would cancel best (Anderson
 acceleration of coordinate descent; Bertrand and Massias, AISTATS 2021), and a target keeps the
 mixture if its objective is lower. A target leaves when its duality gap over all features is small
@@ -15,21 +15,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.linear.lasso_path import gap_share
-from otoscope.linear.sparse_columns import Columns, Residual, add_product, residual_of, take
+from otoscope.linear.sparse_columns import Residual, SparseColumns, add_product, compute_residual, subtract_column
 
-MEMORY = 5
+ANDERSON_DEPTH = 5
 """Sweeps from which a mixture is made."""
-LOOK = 10
-"""Sweeps between two looks at the gaps; a multiple of `MEMORY`."""
-READ = 64_000_000
+SWEEPS_PER_GAP = 10
+"""Sweeps between two looks at the gaps; a multiple of `ANDERSON_DEPTH`."""
+MAX_VALUES_READ = 64_000_000
 """Most values read for a target: about what a factorisation of its support takes (measured)."""
-RIDGE = 1e-12
+ANDERSON_RIDGE = 1e-12
 """Added to the products of changes, whose traces are 1."""
-QUARTERS = 4
+PACE_CHECKS = 4
 """How often the pace of a target is judged."""
 
 
-class Problems(NamedTuple):
+class SparseProblems(NamedTuple):
     """Centred targets over the root of n, X'y/n and y'y/n of each, and its penalty; a column (an entry) a target."""
 
     targets: Float[np.ndarray, "rows targets"]
@@ -37,35 +37,35 @@ class Problems(NamedTuple):
     square: Float[np.ndarray, " targets"]
     alpha: Float[np.ndarray, " targets"]
 
-    def only(self, kept: Bool[np.ndarray, " targets"]) -> "Problems":
+    def select(self, kept: Bool[np.ndarray, " targets"]) -> "SparseProblems":
         """Return some of the problems."""
-        return Problems(*(np.ascontiguousarray(field[..., kept]) for field in self))
+        return SparseProblems(*(np.ascontiguousarray(field[..., kept]) for field in self))
 
 
-def sweep_together(
-    columns: Columns, problems: Problems, start: Float[np.ndarray, "p targets"], tolerance: float
+def solve_sparse(
+    columns: SparseColumns, problems: SparseProblems, start: Float[np.ndarray, "p targets"], tolerance: float
 ) -> tuple[Float[np.ndarray, "p targets"], Float[np.ndarray, " targets"]]:
     """Return weights and their relative duality gaps; gaps above `tolerance` where sweeps would take too long."""
     found, gaps = start.copy(), np.full(start.shape[1], np.inf)
     going, weights, past = np.arange(len(gaps)), start.copy(), np.full(len(gaps), np.nan)
-    residual = residual_of(columns, problems.targets, weights)
-    looks = max(READ // max(len(columns.values), 1) // LOOK // QUARTERS, 1) * QUARTERS
+    residual = compute_residual(columns, problems.targets, weights)
+    looks = max(MAX_VALUES_READ // max(len(columns.values), 1) // SWEEPS_PER_GAP // PACE_CHECKS, 1) * PACE_CHECKS
     for look in range(1, looks + 1):
-        for _ in range(LOOK // MEMORY):
+        for _ in range(SWEEPS_PER_GAP // ANDERSON_DEPTH):
             weights, residual = _round(columns, problems, weights, residual)
         now = np.empty(len(going))
         _gaps(columns, problems, weights, residual, now)
         done = (now <= tolerance) | (look == looks)
-        if look * QUARTERS % looks == 0:
-            quarter = look * QUARTERS // looks
+        if look * PACE_CHECKS % looks == 0:
+            quarter = look * PACE_CHECKS // looks
             with np.errstate(invalid="ignore"):
-                reached = now * (now / past) ** (QUARTERS - quarter)
+                reached = now * (now / past) ** (PACE_CHECKS - quarter)
             done |= reached > tolerance
             past = now
         if done.any():
             found[:, going[done]], gaps[going[done]] = weights[:, done], now[done]
             kept = ~done
-            going, past, problems = going[kept], past[kept], problems.only(kept)
+            going, past, problems = going[kept], past[kept], problems.select(kept)
             weights = np.ascontiguousarray(weights[:, kept])
             residual = Residual(np.ascontiguousarray(residual.rest[:, kept]), residual.shift[kept])
         if not len(going):
@@ -74,17 +74,17 @@ def sweep_together(
 
 
 def _round(
-    columns: Columns, problems: Problems, weights: Float[np.ndarray, "p targets"], residual: Residual
+    columns: SparseColumns, problems: SparseProblems, weights: Float[np.ndarray, "p targets"], residual: Residual
 ) -> tuple[Float[np.ndarray, "p targets"], Residual]:
-    """Sweep `MEMORY` times, then mix; weights and residual given are spent."""
-    history = np.empty((MEMORY + 1, *weights.shape))
+    """Sweep `ANDERSON_DEPTH` times, then mix; weights and residual given are spent."""
+    history = np.empty((ANDERSON_DEPTH + 1, *weights.shape))
     history[0] = weights
-    for turn in range(MEMORY):
+    for turn in range(ANDERSON_DEPTH):
         sweep(columns, residual.rest, residual.shift, weights, problems.alpha)
         history[turn + 1] = weights
     mixed = np.empty_like(weights)
     _mix(history, _shares(history), mixed)
-    there = residual_of(columns, problems.targets, mixed)
+    there = compute_residual(columns, problems.targets, mixed)
     better = _objectives(there, mixed, problems.alpha) < _objectives(residual, weights, problems.alpha)
     if better.all():
         return mixed, there
@@ -95,12 +95,12 @@ def _round(
 
 def _shares(history: Float[np.ndarray, "states p targets"]) -> Float[np.ndarray, "targets changes"]:
     """Return shares that sum to 1 and make the shares of the changes cancel best."""
-    products = np.zeros((history.shape[2], MEMORY, MEMORY))
+    products = np.zeros((history.shape[2], ANDERSON_DEPTH, ANDERSON_DEPTH))
     _products(history, products)
     whole = np.trace(products, axis1=1, axis2=2)
     products /= np.where(whole > 0, whole, 1)[:, None, None]
-    products += RIDGE * np.eye(MEMORY)
-    shares = np.linalg.solve(products, np.ones((len(whole), MEMORY, 1)))[:, :, 0]
+    products += ANDERSON_RIDGE * np.eye(ANDERSON_DEPTH)
+    shares = np.linalg.solve(products, np.ones((len(whole), ANDERSON_DEPTH, 1)))[:, :, 0]
     return shares / shares.sum(axis=1, keepdims=True)
 
 
@@ -113,7 +113,7 @@ def _objectives(
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def sweep(
-    columns: Columns,
+    columns: SparseColumns,
     rest: Float[np.ndarray, "rows targets"],
     shift: Float[np.ndarray, " targets"],
     weights: Float[np.ndarray, "p targets"],
@@ -138,13 +138,13 @@ def sweep(
         if moved > 0.0:
             for t in range(len(alpha)):
                 shift[t] += mean[j] * steps[t]
-            take(values, rows, first, stop, steps, rest)
+            subtract_column(values, rows, first, stop, steps, rest)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _gaps(
-    columns: Columns,
-    problems: Problems,
+    columns: SparseColumns,
+    problems: SparseProblems,
     weights: Float[np.ndarray, "p targets"],
     residual: Residual,
     gaps: Float[np.ndarray, " targets"],

@@ -30,7 +30,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.ridge import RidgeFits, RidgeSettings, fit_ridge
 from otoscope.metrics.latent_metrics import mean_of_known
-from otoscope.resampling.groups import patterns, rows_of
+from otoscope.resampling.groups import missing_patterns, split_rows
 
 
 class Completeness(NamedTuple):
@@ -189,9 +189,9 @@ def explicitness(
     left = factors - linear.guesses
     losses = np.full((factors.shape[1], len(steps)), math.nan)
     losses[:, 0] = 1 - linear.r2
-    parts = {name: rows_of(split, name, len(codes)) for name in ("train", "valid", "test")}
+    parts = {name: split_rows(split, name, len(codes)) for name in ("train", "valid", "test")}
     near = _radial(codes, parts, steps[-1], seed)
-    for members, present in patterns(~np.isnan(left)):
+    for members, present in missing_patterns(~np.isnan(left)):
         here = {name: np.flatnonzero(rows & present) for name, rows in parts.items()}
         if all(len(rows) for rows in here.values()):
             total = _deviations(factors[:, members], here)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError, suggest
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_of, resample_counts
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_from_sums, resample_counts
 
 REACHED = 0.9
 
@@ -157,7 +157,7 @@ def _by_factor(
     """Return R2, at least 0, of each factor by layer, for all groups or for each draw of them."""
     chosen = squares[:, :, members]
     sums = chosen.sum(axis=1)[None] if counts is None else np.einsum("dg,lgmt->dlmt", counts.astype(np.float64), chosen)
-    return np.maximum(np.nan_to_num(r2_of(sums)), 0)
+    return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0)
 
 
 def _profiles(

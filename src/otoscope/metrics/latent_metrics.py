@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.metrics.mutual_information import Information
-from otoscope.resampling.groups import patterns, rows_of
+from otoscope.resampling.groups import missing_patterns, split_rows
 
 
 class Gap(NamedTuple):
@@ -159,7 +159,7 @@ def predictability_gap(
     if len(codes) != len(factors):
         raise EvaluationError(f"{len(codes)} rows of codes but {len(factors)} of factors; give one each a row")
     scores = np.full((codes.shape[1], factors.shape[1]), math.nan)
-    for members, present in patterns(~np.isnan(factors)):
+    for members, present in missing_patterns(~np.isnan(factors)):
         if (present & fitted).sum() > 1 and (present & judged).any():
             scores[:, members] = _line_r2(codes, factors[:, members], present & fitted, present & judged)
     if predicted is not None:
@@ -196,5 +196,5 @@ def _parts(
     """Return the fitted rows (train and valid) and the test rows."""
     if codes.ndim != 2 or not np.isfinite(codes).all():
         raise EvaluationError(f"codes must be finite and [rows, latents], got shape {codes.shape}")
-    judged = rows_of(split, "test", len(codes))
-    return rows_of(split, "train", len(codes)) | (np.asarray(split) == "valid"), judged
+    judged = split_rows(split, "test", len(codes))
+    return split_rows(split, "train", len(codes)) | (np.asarray(split) == "valid"), judged

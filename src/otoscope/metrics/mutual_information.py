@@ -24,7 +24,7 @@ from otoscope.metrics.binning import (
     rarity_of_chi_square,
     rarity_of_nats,
 )
-from otoscope.resampling.groups import patterns
+from otoscope.resampling.groups import missing_patterns
 
 LEVEL = 0.05
 
@@ -88,7 +88,7 @@ def measure_information(
     shape = (codes.shape[1], factors.shape[1])
     nats, expected, surprise = np.zeros(shape), np.zeros(shape), np.ones(shape)
     entropy = np.full(factors.shape[1], math.nan)
-    for members, present in patterns(factor_bins >= 0):
+    for members, present in missing_patterns(factor_bins >= 0):
         if present.sum() > 3:
             found = _tell(code_bins[present], factor_bins[present][:, members])
             nats[:, members], expected[:, members], surprise[:, members], entropy[members] = found

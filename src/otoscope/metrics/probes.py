@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.logistic import fit_logistic, rotate
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, bootstrap_sums, group_sums, null_summary, rows_of
+from otoscope.resampling.groups import (
+    CONFIDENCE,
+    RESAMPLES,
+    Score,
+    bootstrap_sums,
+    group_sums,
+    null_summary,
+    split_rows,
+)
 from otoscope.resampling.nulls import permuted_targets
 
 
@@ -116,7 +124,7 @@ def fit_probe(
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
     _check(features, names, groups, settings)
     has_label = names != ""
-    parts = [np.flatnonzero(rows_of(split, name, len(names)) & has_label) for name in ("train", "valid", "test")]
+    parts = [np.flatnonzero(split_rows(split, name, len(names)) & has_label) for name in ("train", "valid", "test")]
     classes, number = _number_classes(names, parts)
     data = _Data.build(features, *parts)
     n_train, n_fitted = len(parts[0]), len(parts[0]) + len(parts[1])

@@ -17,7 +17,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.metrics.probes import PENALTIES, Probe, ProbeSettings, fit_probe
 from otoscope.metrics.sparse_regression import SIZES, check_sizes
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, null_summary, rows_of
+from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, null_summary, split_rows
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def sparse_probe(
         raise EvaluationError(
             f"{len(features)} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
         )
-    train = rows_of(split, "train", len(names)) & (names != "")
+    train = split_rows(split, "train", len(names)) & (names != "")
     fitted = np.flatnonzero((train | (np.asarray(split) == "valid")) & (names != ""))
     rng = np.random.default_rng(seed)
     rounds = [names]

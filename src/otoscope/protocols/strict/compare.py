@@ -33,7 +33,7 @@ from otoscope.protocols.strict.structure import (
     structure,
 )
 from otoscope.protocols.strict.tasks import counted, score_of
-from otoscope.resampling.groups import r2_of, resample_counts
+from otoscope.resampling.groups import r2_from_sums, resample_counts
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
@@ -156,9 +156,9 @@ class Comparison:
         resamples = self.frame.resamples
         if self.frame.asked.names and self._common.mask.any():
             squares = kept["linear.squares"][:, self._common.mask]
-            value = np.maximum(r2_of(squares.sum(axis=0)), 0).mean()
+            value = np.maximum(r2_from_sums(squares.sum(axis=0)), 0).mean()
             counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
-            drawn = np.maximum(np.nan_to_num(r2_of(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
+            drawn = np.maximum(np.nan_to_num(r2_from_sums(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
             found["factors"] = Level(float(value), drawn)
         if self.frame.tasks:
             kind, sums = self.frame.tasks[0].kind, kept["task.0"]

@@ -19,7 +19,15 @@ from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import Asked
-from otoscope.resampling.groups import Score, group_folds, group_sums, null_summary, number_groups, patterns, r2_of
+from otoscope.resampling.groups import (
+    Score,
+    group_folds,
+    group_sums,
+    missing_patterns,
+    null_summary,
+    number_groups,
+    r2_from_sums,
+)
 
 
 class Reading(NamedTuple):
@@ -120,7 +128,7 @@ def read_linearly(
     _, n_groups = number_groups(asked.groups[test_rows])
     n_factors = len(asked.names)
     found = Linear(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
-    for members, present in patterns(~np.isnan(asked.values)):
+    for members, present in missing_patterns(~np.isnan(asked.values)):
         fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
         if len(np.unique(asked.groups[fitted])) < 2 or not len(test):
             continue
@@ -138,7 +146,7 @@ def read_linearly(
         padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
         padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
         found.squares[:, members] = group_sums(padded[:, 0], asked.groups[test_rows])
-        mean, high = null_summary(r2_of(sums[:, 1:].sum(axis=0)))
+        mean, high = null_summary(r2_from_sums(sums[:, 1:].sum(axis=0)))
         found.null_mean[members], found.null_high[members] = mean, high
         held = ((read.held[: len(members), :, 0].T - wanted) ** 2).sum(axis=0)
         spread = ((wanted - centre) ** 2).sum(axis=0)

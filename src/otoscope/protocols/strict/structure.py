@@ -35,7 +35,7 @@ from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import Linear, Reading, read_factors, well_read
 from otoscope.protocols.strict.tasks import Asked
-from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_of
+from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_from_sums
 
 PLAIN = ("gaps", "explicitness", "curve", "curve_null")
 
@@ -183,7 +183,7 @@ def mean_r2(linear: Linear, common: Common, about: Record, *, resamples: int) ->
 
 def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
     def mean(sums: NDArray[Any]) -> NDArray[Any]:
-        return np.maximum(np.nan_to_num(r2_of(sums)), 0).mean(axis=-1)
+        return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0).mean(axis=-1)
 
     found = bootstrap_sums(squares, mean, resamples=resamples)
     value, low, high = (float(x) for x in found)
