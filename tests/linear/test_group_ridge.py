@@ -39,5 +39,5 @@ def test_each_problem_gets_the_penalty_that_serves_it():
 
 def test_bad_input_is_refused():
     fitted, others, targets, folds = made()
-    with pytest.raises(EvaluationError, match="no feature varies"):
+    with pytest.raises(EvaluationError, match="all features are constant"):
         fit_group_ridge(np.ones_like(fitted), others, targets[None], folds=folds)

@@ -58,7 +58,7 @@ def test_a_target_is_solved_alike_beside_others_and_alone() -> None:
 
 
 def last_alone(history: np.ndarray) -> np.ndarray:
-    return np.tile(np.eye(sparse_descent.MEMORY)[-1], (history.shape[2], 1))
+    return np.tile(np.eye(sparse_descent.ANDERSON_DEPTH)[-1], (history.shape[2], 1))
 
 
 def test_mixtures_of_sweeps_spare_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

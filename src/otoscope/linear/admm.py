@@ -1,17 +1,16 @@
-"""LASSO for many targets at once by alternating directions, where a factorisation for each would take long.
+"""ADMM (alternating direction method of multipliers) for the LASSO of many targets at once.
 
-With weights z, slopes y within the penalty and a weight rho on their agreement (Boyd et al., Foundations
-and Trends in Machine Learning 3(1), 2011, 6.4),
+Used where a factorisation per target would take long. With weights z, slopes y within the penalty and a weight rho on
+their agreement (Boyd et al., Foundations and Trends in Machine Learning 3(1), 2011, 6.4),
 
     x = (G + rho I)^-1 (c - y + rho z),   v = 1.7 x - 0.7 z + y/rho,   z = soft(v, alpha/rho),   y = rho (v - z)
 
-so that one inverse serves every target, penalty and support, and a turn of all targets is one product
-of matrices. Products are taken in single precision and are of differences from an anchor, a point whose
-slopes are known in double precision; at the anchor they vanish, so the solution is not blurred. After
-every `ITERATIONS_PER_ANCHOR` turns the point becomes the anchor and its duality gap, in double precision over all
-features, says whether it counts. rho comes from a ladder: slopes and weights should settle equally fast,
-and what they changed by between the last two penalties tells (the idea of spectral steps; Xu, Figueiredo
-and Goldstein, AISTATS 2017).
+so that one inverse serves all targets, penalties and active sets, and an iteration of all targets is one matrix
+product. Products are in single precision and are taken of differences from an anchor, a point with slopes in double
+precision; they vanish at the anchor, so the solution keeps double precision. After every `ITERATIONS_PER_ANCHOR`
+iterations the point becomes the anchor, and convergence is checked by its duality gap in double precision over all
+features. rho is a power of `RHO_RATIO`, chosen so that slopes and weights converge equally fast, from their changes
+between the last two penalties (as spectral step sizes; Xu, Figueiredo and Goldstein, AISTATS 2017).
 """
 
 import threading
@@ -23,90 +22,92 @@ from jaxtyping import Float, Float32, Int
 from otoscope.linear.lasso_problem import Iterate, LassoProblems, duality_gaps, slopes_at
 
 ITERATIONS_PER_ANCHOR = 10
-"""Turns between two anchors."""
+"""Iterations between two anchors."""
 MAX_ANCHORS = 20
-"""Most anchors for one penalty."""
+"""Maximum number of anchors per penalty."""
 PATIENCE = 5
-"""Anchors after which a target is given up whose gap, falling as it did, would still be too large after `MAX_ANCHORS`."""
+"""Anchors between checks that abandon a target if its gap, extrapolated to `MAX_ANCHORS`, stays too large."""
 RHO_RATIO = 2.5
-"""Ratio of neighbouring weights on the ladder."""
+"""Ratio of neighbouring values of rho."""
 MAX_RHO_POWER, MIN_RHO_POWER = 1, -9
-"""Ends of the ladder: rho is `RHO_RATIO` to that power."""
+"""Largest and smallest power: rho is `RHO_RATIO` to that power."""
 SHARE, POWER = 0.5, 0.9
 """rho is `SHARE` times (change of slopes over change of weights along the path) to this power (measured)."""
 RELAXATION = 1.7
-"""Relaxation."""
+"""Over-relaxation factor."""
 
 
 class AdmmSolver:
-    """Solves for targets that share a Gram matrix; keeps the inverses that were needed."""
+    """ADMM for targets that share a Gram matrix; caches one inverse per rho."""
 
     def __init__(self, gram: Float[np.ndarray, "p p"]) -> None:
-        """Take X'X/n."""
+        """Set up from X'X/n."""
         self.gram = gram
         self._inverses: dict[int, Float32[np.ndarray, "p p"]] = {}
         self._lock = threading.Lock()
 
     def solve(
         self,
-        wanted: LassoProblems,
+        problems: LassoProblems,
         point: Iterate,
         gaps: Float[np.ndarray, " targets"],
-        waiting: Int[np.ndarray, " waiting"],
-        rungs: Int[np.ndarray, " targets"],
+        open_targets: Int[np.ndarray, " open_targets"],
+        rho_power: Int[np.ndarray, " targets"],
         tolerance: float,
     ) -> None:
-        """Bring those who wait to their solutions, or nearer, in place; `rungs` is each target's place on the ladder.
+        """Improve the targets `open_targets` in place, each with its own power of rho.
 
-        Whose gap falls too slowly to be within `tolerance` after `MAX_ANCHORS` anchors is left where it is.
+        A target whose gap falls too slowly to reach `tolerance` within `MAX_ANCHORS` anchors is abandoned early.
         """
-        duals = np.clip(point.slopes, -wanted.alpha[:, None], wanted.alpha[:, None])
+        duals = np.clip(point.slopes, -problems.alpha[:, None], problems.alpha[:, None])
         past = gaps.copy()
-        for turn in range(1, MAX_ANCHORS + 1):
-            if not len(waiting):
+        for anchor_number in range(1, MAX_ANCHORS + 1):
+            if not len(open_targets):
                 return
-            for rung in np.unique(rungs[waiting]):
-                members = waiting[rungs[waiting] == rung]
+            for power in np.unique(rho_power[open_targets]):
+                members = open_targets[rho_power[open_targets] == power]
                 anchor = Iterate(point.weights[members], point.slopes[members])
-                moved = self._turn(int(rung), anchor, duals[members], wanted.alpha[members])
+                moved = self._iterate(int(power), anchor, duals[members], problems.alpha[members])
                 point.weights[members], duals[members] = moved
-            point.slopes[waiting] = slopes_at(self.gram, wanted.cross[waiting], point.weights[waiting])
-            gaps[waiting] = duality_gaps(wanted, point, waiting)
-            waiting = waiting[gaps[waiting] > tolerance]
-            if turn % PATIENCE == 0:
-                reached = gaps[waiting] * (gaps[waiting] / past[waiting]) ** (MAX_ANCHORS / PATIENCE - turn / PATIENCE)
-                past[waiting] = gaps[waiting]
-                waiting = waiting[reached <= tolerance]
+            point.slopes[open_targets] = slopes_at(self.gram, problems.cross[open_targets], point.weights[open_targets])
+            gaps[open_targets] = duality_gaps(problems, point, open_targets)
+            open_targets = open_targets[gaps[open_targets] > tolerance]
+            if anchor_number % PATIENCE == 0:
+                reached = gaps[open_targets] * (gaps[open_targets] / past[open_targets]) ** (
+                    MAX_ANCHORS / PATIENCE - anchor_number / PATIENCE
+                )
+                past[open_targets] = gaps[open_targets]
+                open_targets = open_targets[reached <= tolerance]
 
-    def _turn(
+    def _iterate(
         self,
-        rung: int,
+        power: int,
         anchor: Iterate,
         duals: Float[np.ndarray, "members p"],
         alpha: Float[np.ndarray, " members"],
     ) -> Iterate:
-        """Return weights and duals after `ITERATIONS_PER_ANCHOR` turns."""
-        rho, inverse = RHO_RATIO**rung, self._inverse(rung)
+        """Return weights and duals after `ITERATIONS_PER_ANCHOR` iterations."""
+        rho, inverse = RHO_RATIO**power, self._inverse(power)
         weights = anchor.weights.copy()
         right = (anchor.slopes - duals).astype(np.float32)
         for _ in range(ITERATIONS_PER_ANCHOR):
             _relax(right @ inverse, anchor.weights, anchor.slopes, weights, duals, alpha, rho, right)
         return Iterate(weights, duals)
 
-    def _inverse(self, rung: int) -> Float32[np.ndarray, "p p"]:
+    def _inverse(self, power: int) -> Float32[np.ndarray, "p p"]:
         """Return (G + rho I)^-1."""
         with self._lock:
-            if rung not in self._inverses:
+            if power not in self._inverses:
                 shifted = self.gram.copy()
-                shifted.flat[:: len(shifted) + 1] += RHO_RATIO**rung
-                self._inverses[rung] = np.linalg.inv(shifted).astype(np.float32)
-            return self._inverses[rung]
+                shifted.flat[:: len(shifted) + 1] += RHO_RATIO**power
+                self._inverses[power] = np.linalg.inv(shifted).astype(np.float32)
+            return self._inverses[power]
 
 
-def rho_powers(here: Iterate, before: Iterate) -> Int[np.ndarray, " targets"]:
-    """Return the place on the ladder that suits a path: what slopes changed by, over what weights changed by."""
-    rise = np.linalg.norm(here.slopes - before.slopes, axis=1)
-    run = np.linalg.norm(here.weights - before.weights, axis=1)
+def choose_rho_powers(current: Iterate, previous: Iterate) -> Int[np.ndarray, " targets"]:
+    """Return the power of rho per target from the change of its slopes over the change of its weights."""
+    rise = np.linalg.norm(current.slopes - previous.slopes, axis=1)
+    run = np.linalg.norm(current.weights - previous.weights, axis=1)
     bend = np.where((rise > 0) & (run > 0), rise / np.where(run > 0, run, 1), 1)
     return np.clip(np.round(np.log(SHARE * bend**POWER) / np.log(RHO_RATIO)), MIN_RHO_POWER, MAX_RHO_POWER).astype(
         np.int64
@@ -124,7 +125,7 @@ def _relax(
     rho: float,
     right: Float32[np.ndarray, "members p"],
 ) -> None:
-    """Bring weights, duals and the next right-hand side up to date, in place."""
+    """Update weights, duals and the next right-hand side, in place."""
     for t in range(len(alpha)):
         cut = alpha[t] / rho
         for j in range(weights.shape[1]):

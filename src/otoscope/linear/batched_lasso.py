@@ -1,8 +1,8 @@
-"""LASSO for many targets at once, side by side down their penalties.
+"""Batched LASSO: solve many targets together along falling penalties.
 
-Three ways to a solution, the next for what the last one left: on sparse rows `sweeps`, as long as they
-are quick; for targets with weight on many features `alternating` directions, all at once; and `descent`,
-one target after the other.
+Three solvers, each for the targets that the one before did not solve: coordinate descent on sparse columns
+(`sparse_descent`) while it converges fast; ADMM (`admm`) for targets with many nonzero weights, all at once; and the
+active-set path solver (`lasso_path`), one target at a time.
 """
 
 from typing import NamedTuple
@@ -11,35 +11,35 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otoscope.linear import lasso_path
-from otoscope.linear.admm import AdmmSolver, rho_powers
+from otoscope.linear.admm import AdmmSolver, choose_rho_powers
 from otoscope.linear.lasso_problem import Iterate, LassoProblems, duality_gaps, slopes_at
 from otoscope.linear.sparse_columns import SparseColumns
 from otoscope.linear.sparse_descent import SparseProblems, solve_sparse
 
 MAX_PATH_DENSITY = 0.2
-"""Share of features with weight below which `descent` takes less time than alternating directions (measured)."""
+"""Share of nonzero weights below which `lasso_path` is faster than ADMM (measured)."""
 MAX_ADMM_FEATURES = 3_072
-"""Most features for which inverses are kept."""
+"""Maximum number of features for ADMM, which keeps p x p inverses."""
 MIN_ADMM_TARGETS = 32
-"""Targets below which the inverses cost more than they save."""
+"""Minimum number of targets for ADMM: with fewer, the inverses cost more than they save."""
 
 
 class SolverHints(NamedTuple):
-    """What the path so far tells of each target: its place on the ladder, and whether sweeps took too long."""
+    """Solver choices per target, learned along the path: power of rho, and whether sparse descent was too slow."""
 
-    rungs: Int[np.ndarray, " targets"]
+    rho_power: Int[np.ndarray, " targets"]
     slow: Bool[np.ndarray, " targets"]
 
 
 class BatchedLasso:
-    """Solves for targets that share a Gram matrix."""
+    """Solver for targets that share a Gram matrix."""
 
     def __init__(
         self, gram: Float[np.ndarray, "p p"], *, rank: int, targets: int, columns: SparseColumns | None = None
     ) -> None:
-        """Take X'X/n, the rank it can have, how many targets will be asked for in all, and sparse rows, if they are."""
+        """Set up from X'X/n, an upper bound of its rank, the total number of targets, and sparse columns if any."""
         self.gram, self.rank, self.columns = gram, rank, columns
-        self._alternating = AdmmSolver(gram) if targets >= MIN_ADMM_TARGETS and len(gram) <= MAX_ADMM_FEATURES else None
+        self._admm = AdmmSolver(gram) if targets >= MIN_ADMM_TARGETS and len(gram) <= MAX_ADMM_FEATURES else None
 
     def slopes(
         self, cross: Float[np.ndarray, "targets p"], weights: Float[np.ndarray, "targets p"]
@@ -48,76 +48,76 @@ class BatchedLasso:
         return slopes_at(self.gram, cross, weights)
 
     def solve(
-        self, wanted: LassoProblems, start: Iterate, pace: SolverHints, tolerance: float
+        self, problems: LassoProblems, start: Iterate, hints: SolverHints, tolerance: float
     ) -> tuple[Iterate, Float[np.ndarray, " targets"]]:
-        """Return solutions near `start` and their relative duality gaps; note in `pace` who is slow."""
+        """Return solutions, started from `start`, and their relative duality gaps; mark slow targets in `hints`."""
         point = Iterate(start.weights.copy(), start.slopes.copy())
-        gaps = duality_gaps(wanted, point, np.arange(len(wanted.alpha)))
-        self._sweep(wanted, point, gaps, pace, tolerance)
-        self._alternate(wanted, point, gaps, pace, tolerance)
-        self._descend(wanted, point, gaps, tolerance)
+        gaps = duality_gaps(problems, point, np.arange(len(problems.alpha)))
+        self._solve_sparse(problems, point, gaps, hints, tolerance)
+        self._solve_dense(problems, point, gaps, hints, tolerance)
+        self._solve_each(problems, point, gaps, tolerance)
         return point, gaps
 
-    def _sweep(
+    def _solve_sparse(
         self,
-        wanted: LassoProblems,
+        problems: LassoProblems,
         point: Iterate,
         gaps: Float[np.ndarray, " targets"],
-        pace: SolverHints,
+        hints: SolverHints,
         tolerance: float,
     ) -> None:
-        """Bring who is not slow to its solution, or nearer, by sweeps over sparse rows, in place."""
-        waiting = np.flatnonzero((gaps > tolerance) & ~pace.slow)
+        """Improve targets that are not slow by sweeps over sparse columns, in place."""
+        waiting = np.flatnonzero((gaps > tolerance) & ~hints.slow)
         if self.columns is None or not len(waiting):
             return
-        problems = SparseProblems(
-            np.ascontiguousarray(wanted.values[waiting].T),
-            np.ascontiguousarray(wanted.cross[waiting].T),
-            wanted.square[waiting],
-            wanted.alpha[waiting],
+        sparse = SparseProblems(
+            np.ascontiguousarray(problems.values[waiting].T),
+            np.ascontiguousarray(problems.cross[waiting].T),
+            problems.square[waiting],
+            problems.alpha[waiting],
         )
         found, gaps[waiting] = solve_sparse(
-            self.columns, problems, np.ascontiguousarray(point.weights[waiting].T), tolerance
+            self.columns, sparse, np.ascontiguousarray(point.weights[waiting].T), tolerance
         )
         point.weights[waiting] = found.T
-        point.slopes[waiting] = self.slopes(wanted.cross[waiting], point.weights[waiting])
-        pace.slow[waiting] = gaps[waiting] > tolerance
+        point.slopes[waiting] = self.slopes(problems.cross[waiting], point.weights[waiting])
+        hints.slow[waiting] = gaps[waiting] > tolerance
 
-    def _alternate(
+    def _solve_dense(
         self,
-        wanted: LassoProblems,
+        problems: LassoProblems,
         point: Iterate,
         gaps: Float[np.ndarray, " targets"],
-        pace: SolverHints,
+        hints: SolverHints,
         tolerance: float,
     ) -> None:
-        """Bring who has weight on many features to its solution, or nearer, in place."""
+        """Improve targets with many nonzero weights by ADMM, in place."""
         many = np.count_nonzero(point.weights, axis=1) >= MAX_PATH_DENSITY * point.weights.shape[1]
-        if self._alternating is not None:
+        if self._admm is not None:
             waiting = np.flatnonzero((gaps > tolerance) & many)
-            self._alternating.solve(wanted, point, gaps, waiting, pace.rungs, tolerance)
+            self._admm.solve(problems, point, gaps, waiting, hints.rho_power, tolerance)
 
-    def _descend(
-        self, wanted: LassoProblems, point: Iterate, gaps: Float[np.ndarray, " targets"], tolerance: float
+    def _solve_each(
+        self, problems: LassoProblems, point: Iterate, gaps: Float[np.ndarray, " targets"], tolerance: float
     ) -> None:
-        """Bring everyone else to its solution, in place."""
+        """Solve all remaining targets one at a time, in place."""
         for target in np.flatnonzero(gaps > tolerance):
             found = lasso_path.solve_path(
                 self.gram,
-                wanted.cross[target],
-                wanted.square[target],
-                wanted.alpha[target : target + 1],
+                problems.cross[target],
+                problems.square[target],
+                problems.alpha[target : target + 1],
                 tolerance,
                 start=point.weights[target],
                 rank=self.rank,
             )
             one = slice(target, target + 1)
             point.weights[target], gaps[target] = found.weights[0], found.gaps[0]
-            point.slopes[one] = self.slopes(wanted.cross[one], point.weights[one])
+            point.slopes[one] = self.slopes(problems.cross[one], point.weights[one])
 
 
 class BatchedPath:
-    """Targets on their way down the penalties, each step begun where the last two lead."""
+    """Solutions of many targets along falling penalties; each start is extrapolated from the last two."""
 
     def __init__(
         self,
@@ -127,32 +127,32 @@ class BatchedPath:
         values: Float[np.ndarray, "targets rows"],
         tolerance: float,
     ) -> None:
-        """Begin without weights."""
+        """Start from zero weights."""
         self.solver, self.tolerance = solver, tolerance
         self.cross, self.square, self.values = cross, square, values
         self.weights, self.slopes = np.zeros_like(cross), cross.copy()
-        self.pace = SolverHints(np.zeros(len(cross), dtype=np.int64), np.zeros(len(cross), dtype=bool))
-        self._before, self._alphas = Iterate(self.weights.copy(), cross.copy()), list[Float[np.ndarray, " targets"]]()
+        self.hints = SolverHints(np.zeros(len(cross), dtype=np.int64), np.zeros(len(cross), dtype=bool))
+        self._previous, self._alphas = Iterate(self.weights.copy(), cross.copy()), list[Float[np.ndarray, " targets"]]()
 
     def solve_at(
         self, members: Int[np.ndarray, " members"], alphas: Float[np.ndarray, " targets"]
     ) -> Float[np.ndarray, " members"]:
-        """Solve for smaller penalties; return the relative duality gaps of `members`, whom every later call holds."""
-        here = Iterate(self.weights[members], self.slopes[members])
-        cross, alpha, start = self.cross[members], alphas[members], here
+        """Solve for smaller penalties; return the duality gaps of `members`, a superset of those of later calls."""
+        current = Iterate(self.weights[members], self.slopes[members])
+        cross, alpha, start = self.cross[members], alphas[members], current
         if len(self._alphas) > 1:
-            before = Iterate(self._before.weights[members], self._before.slopes[members])
+            before = Iterate(self._previous.weights[members], self._previous.slopes[members])
             last, first = self._alphas[-1][members], self._alphas[-2][members]
             fall = (last - alpha) / np.where(first > last, first - last, 1)
-            ahead = here.weights + fall[:, None] * (here.weights - before.weights)
-            ahead[ahead * here.weights <= 0] = 0
-            start = Iterate(ahead, self.solver.slopes(cross, ahead))
-            self.pace.rungs[members] = rho_powers(here, before)
+            extrapolated = current.weights + fall[:, None] * (current.weights - before.weights)
+            extrapolated[extrapolated * current.weights <= 0] = 0
+            start = Iterate(extrapolated, self.solver.slopes(cross, extrapolated))
+            self.hints.rho_power[members] = choose_rho_powers(current, before)
         self._alphas.append(alphas)
-        self._before.weights[members], self._before.slopes[members] = here
-        wanted = LassoProblems(cross, self.square[members], alpha, self.values[members])
-        pace = SolverHints(*(field[members] for field in self.pace))
-        found, gaps = self.solver.solve(wanted, start, pace, self.tolerance)
+        self._previous.weights[members], self._previous.slopes[members] = current
+        problems = LassoProblems(cross, self.square[members], alpha, self.values[members])
+        hints = SolverHints(*(field[members] for field in self.hints))
+        found, gaps = self.solver.solve(problems, start, hints, self.tolerance)
         self.weights[members], self.slopes[members] = found
-        self.pace.slow[members] = pace.slow
+        self.hints.slow[members] = hints.slow
         return gaps

@@ -1,12 +1,12 @@
-"""Cholesky factor of a Gram matrix on the features that carry weight, kept up to date as they change.
+"""Incremental Cholesky factor of a Gram matrix on the active features (those with nonzero weight).
 
-The factor G[order, order] = L L' stays valid up to the first feature that leaves. What follows is
-factored again: rows that stay are moved up, new ones are appended, and only the block of the
-features behind that place is decomposed. Features likely to leave should therefore stand last.
-Sparse codes hold many features that others determine (latents that fire on the same single row):
-the factor ends before the first such feature and names it.
+The factor G[order, order] = L L' stays valid up to the first feature that becomes inactive. The rest is
+refactored: remaining rows are moved up, new ones are appended, and only the block of the features after
+that position is decomposed. Features likely to become inactive should therefore come last. Sparse codes
+hold many features that are determined by others (latents that fire on the same single row): the factor
+ends before the first such feature and returns it.
 
-BLAS and LAPACK on pieces of row-major matrices, called from compiled code without the interpreter.
+BLAS and LAPACK are called from compiled code, on parts of row-major matrices, without the interpreter.
 
 Compiled code may not keep an address from one process to the next, so `ROUTINES` is passed down as
 an argument and the routines are called through it. A row-major lower triangle L is to Fortran the
@@ -148,13 +148,13 @@ def solve(
 
 
 MIN_NEW_VARIANCE = 1e-10
-"""Share of a feature's variance that must be new beside the features before it."""
+"""Minimum share of a feature's variance that the features before it do not explain."""
 NO_FEATURE = -1
 """No feature."""
 
 
 class ActiveSet(NamedTuple):
-    """Room for a factor of at most `most` features; `size[0]` of them are in it."""
+    """Factor of up to `most` active features, `size[0]` of them in use."""
 
     factor: Float[np.ndarray, "most most"]
     order: Int[np.ndarray, " most"]
@@ -163,7 +163,7 @@ class ActiveSet(NamedTuple):
 
 @numba.njit(cache=True, nogil=True)
 def empty_active_set(most: int) -> ActiveSet:
-    """Return room for `most` features, none in it; more than `most` must determine each other."""
+    """Return an empty active set for up to `most` features (the rank of the Gram matrix)."""
     return ActiveSet(np.empty((most, most)), np.zeros(most, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
@@ -174,11 +174,10 @@ def update_factor(
     weights: Float[np.ndarray, " p"],
     support: ActiveSet,
 ) -> int:
-    """Bring the factor to the features that carry weight now.
+    """Update the factor to the features with nonzero weight.
 
-    An empty factor begins with the heaviest features: small weights are the next to vanish. Returns
-    a feature that those before it determine, at which the factor ends, or one for which there is no
-    room, or NONE.
+    An empty factor starts with the largest weights, since small weights are the first to vanish. Returns a feature that
+    is determined by those before it, at which the factor ends, or one that exceeds the capacity, or NO_FEATURE.
     """
     if support.size[0] == 0:
         chosen = np.flatnonzero(weights)
@@ -237,7 +236,7 @@ def _append(
 def _factor_tail(
     routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], support: ActiveSet, solid: int, stop: int
 ) -> int:
-    """Decompose what stands behind the first `solid` features."""
+    """Decompose the block after the first `solid` features."""
     factor, order = support.factor, support.order
     support.size[0] = stop
     if stop == solid:
@@ -260,7 +259,7 @@ def _factor_tail(
 
 @numba.njit(cache=True, nogil=True)
 def all_nonzero(weights: Float[np.ndarray, " p"], support: ActiveSet) -> bool:
-    """Say whether every feature of the factor carries weight."""
+    """Return whether all features of the factor have nonzero weight."""
     for i in range(support.size[0]):
         if weights[support.order[i]] == 0.0:
             return False

@@ -1,14 +1,12 @@
-"""Gram matrices of many sets of rows from one: the sum over all rows, less the rows that a set leaves out.
+"""Gram matrices of subsets of rows, by subtracting the omitted rows from the sum over all rows.
 
 Rows are standardised once by all rows. A set S of n rows with mean m and deviation s (in those
 units) has the Gram matrix
 
     (sum over all rows of x x'  -  sum over rows not in S of x x'  -  n m m') / (n s s')
 
-so that five folds cost two Gram matrices, not five, and a set that lacks a few rows almost nothing.
-A feature that hardly varies within S would be left with rounding: its row is computed from S itself.
-
-Means, deviations and Gram matrix of one set of rows, computed once and shared.
+so that five folds cost two Gram matrices instead of five, and a set that omits a few rows almost nothing.
+A feature that barely varies within S would be dominated by rounding: its row is computed from S directly.
 """
 
 from typing import NamedTuple
@@ -20,10 +18,11 @@ from jaxtyping import Bool, Float
 from otoscope.linear.sparse_columns import SparseColumns, make_sparse_columns
 
 REACH = 2.0
-"""Rows that are predicted count as no further, in any feature, than so many deviations beyond what fitted rows span.
+"""Standard deviations beyond the range of the fitted rows to which each feature of predicted rows is clipped.
 
-A latent that all but slept in the fitted rows has so small a deviation that others stand dozens away, where nothing
-was ever fitted: of one singer's clips 40, which took the held-out R2 of a formant from 0.82 to 0.70.
+A latent that rarely fires in the fitted rows has so small a standard deviation that other rows are dozens of deviations
+away, far from any fitted value: 40 for one singer's clips, which lowered the held-out R2 of a formant from 0.82 to
+0.70.
 """
 
 
@@ -34,12 +33,12 @@ def clip_to_range(
     *,
     reach: float,
 ) -> Float[np.ndarray, "rows p"]:
-    """Return standardised rows, each feature held within `reach` of the span of the rows that were fitted."""
+    """Clip each feature of standardised rows to `reach` beyond the range of the fitted rows."""
     return np.clip(rows, lowest - reach, highest + reach)
 
 
 class StandardisedRows(NamedTuple):
-    """Rows standardised by their own mean and standard deviation, and X'X/n of that."""
+    """Rows standardised by their own mean and standard deviation, and their Gram matrix X'X/n."""
 
     mean: Float[np.ndarray, " p"]
     scale: Float[np.ndarray, " p"]
@@ -51,7 +50,7 @@ class StandardisedRows(NamedTuple):
         return (rows - self.mean) / self.scale
 
     def within(self, rows: Float[np.ndarray, "rows p"], *, reach: float = REACH) -> Float[np.ndarray, "rows p"]:
-        """Return other rows standardised alike, each feature held within `reach` deviations of what these rows span."""
+        """Return other rows standardised by these and clipped per feature to `reach` deviations beyond their range."""
         return clip_to_range(self.apply(rows), self.standard.min(axis=0), self.standard.max(axis=0), reach=reach)
 
     def cross(self, targets: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "p factors"]:
@@ -73,31 +72,32 @@ def moments_of(rows: Float[np.ndarray, "rows p"]) -> StandardisedRows:
 
 
 MIN_VARIANCE_SHARE = 1e-6
-"""Variance within a set, as a share of that over all rows, below which a feature's products are summed afresh."""
+"""Variance within a subset relative to that over all rows below which a feature's products are summed directly."""
 DUPLICATE_CORRELATION = 1 - 1e-12
-"""Correlation, of either sign, above which a feature is a copy of one before it."""
+"""Absolute correlation above which a feature counts as a copy of an earlier one."""
 MAX_SPARSE_PRODUCT_DENSITY = 0.05
-"""Share of values other than zero up to which products are summed over those values alone (measured)."""
+"""Maximum density of nonzero values at which products are summed over these values only (measured)."""
 MAX_SPARSE_COLUMN_DENSITY = 0.2
-"""Share of values other than zero up to which rows are also kept as sparse columns, for sweeps.
+"""Maximum density of nonzero values at which rows are also kept as sparse columns, for `sparse_descent`.
 
-With them 1,600 rows of 2,048 latents took 0.27, 0.42 and 0.83 of the time at 5, 10 and 20 %, 800 of 1,024 took
+With these 1,600 rows of 2,048 latents took 0.27, 0.42 and 0.83 of the time at 5, 10 and 20 %, 800 of 1,024 took
 0.96 at 20 % and 1.5 at 30 % (48 and 64 targets, one thread).
 """
 MAX_NONZERO_RATIO = 0.16
-"""Values other than zero in a column, over columns, up to which the same holds.
+"""Maximum number of nonzero values per column divided by the number of columns, for the same purpose.
 
-A sweep costs the values of all columns, the other ways the square of the columns: 1,280 rows took 0.70, 0.91 and 1.5 of
-the time at 0.05, 0.13 and 0.25 (2, 5 and 10 % of 512 latents), 0.52 and 0.89 at 0.06 and 0.13 (of 1,024).
+A sweep costs the nonzero values of all columns, the other solvers the square of the columns: 1,280 rows took 0.70,
+0.91 and 1.5 of the time at 0.05, 0.13 and 0.25 (2, 5 and 10 % of 512 latents), 0.52 and 0.89 at 0.06 and 0.13 (of
+1,024).
 """
 
 
 class GramSubset(NamedTuple):
-    """A set of rows: which, their mean and deviation, and X'X/n of them standardised by these.
+    """A subset of rows: its mask, mean, standard deviation, and X'X/n of the rows standardised by these.
 
-    Mean and deviation are in units of the rows that `Gramian` holds. Features that do not vary in the
-    set, or that copy an earlier one on it (latents that fire on one row, the same one), have a row of
-    zeros: no weight falls to them, and no prediction is lost.
+    Mean and deviation are in units of the rows of `Gramian`. Features that are constant in the subset, or that copy an
+    earlier one in it (latents that fire on the same single row), have a row of zeros: they get no weight, and
+    predictions stay the same.
     """
 
     inside: Bool[np.ndarray, " rows"]
@@ -107,7 +107,7 @@ class GramSubset(NamedTuple):
 
 
 class Gramian:
-    """Standardised rows, their Gram matrix, and that of any subset of them."""
+    """Standardised rows and the Gram matrix of any subset of them."""
 
     def __init__(self, features: Float[np.ndarray, "rows p"]) -> None:
         """Standardise rows in float64; every column must vary."""
@@ -116,7 +116,7 @@ class Gramian:
         self.mean: Float[np.ndarray, " p"] = mean
         self.scale: Float[np.ndarray, " p"] = scale
         self.rows: Float[np.ndarray, "rows p"] = (wide - mean) / scale
-        # a mean far above the deviation would drown the products that are wanted
+        # with a mean far above the deviation, products before centring would lose precision
         self.share = np.count_nonzero(wide) / wide.size if (np.abs(mean) <= 100 * scale).all() else 1.0
         swept = self.share <= MAX_SPARSE_COLUMN_DENSITY and self.share * len(wide) <= MAX_NONZERO_RATIO * wide.shape[1]
         self._zero = wide == 0 if swept else None
@@ -129,7 +129,7 @@ class Gramian:
         return (features - self.mean) / self.scale
 
     def moments(self, inside: Bool[np.ndarray, " rows"]) -> GramSubset:
-        """Return the moments of the rows that are `inside`; at least one must be."""
+        """Return the moments of the rows in `inside`, at least one."""
         n = int(inside.sum())
         chosen = self.rows[inside]
         if 2 * n > len(inside):
@@ -156,9 +156,9 @@ class Gramian:
     def within(
         self, moments: GramSubset, rows: Float[np.ndarray, "others p"], *, reach: float | None
     ) -> Float[np.ndarray, "others p"]:
-        """Standardise rows (in units of these) by a set, each feature held within `reach` deviations of its span.
+        """Standardise rows (in units of these) by a subset, clipped per feature to `reach` deviations beyond its range.
 
-        `reach` of None leaves rows where they are.
+        With `reach=None` rows are not clipped.
         """
         standard = (rows - moments.mean) / moments.scale
         if reach is None:
@@ -168,7 +168,7 @@ class Gramian:
         return clip_to_range(standard, lowest, highest, reach=reach)
 
     def columns(self, moments: GramSubset) -> SparseColumns | None:
-        """Return the rows of a set as sparse columns, or nothing where they are not sparse."""
+        """Return the rows of a subset as sparse columns, or None if they are not sparse."""
         if self._zero is None:
             return None
         shift = self.mean / self.scale
@@ -180,7 +180,7 @@ class Gramian:
     def cross(
         self, moments: GramSubset, targets: Float[np.ndarray, "inside targets"]
     ) -> Float[np.ndarray, "targets p"]:
-        """Return X'Y/n, transposed, for centred targets on the rows of a set."""
+        """Return X'Y/n, transposed, for centred targets on the rows of a subset."""
         silent = moments.gram.diagonal() == 0
         crossed = targets.T @ self.rows[moments.inside] / (len(targets) * moments.scale)
         crossed[:, silent] = 0
@@ -188,7 +188,7 @@ class Gramian:
 
 
 def _squares(scaled: Float[np.ndarray, "rows p"], shift: Float[np.ndarray, " p"]) -> Float[np.ndarray, "p p"]:
-    """Return the sum of products of the standardised rows from the few values that are not zero before centring."""
+    """Return the sum of products of the standardised rows from the nonzero values before centring."""
     gram = _sparse_product(scaled)
     gram -= len(scaled) * np.outer(shift, shift)
     return gram

@@ -1,7 +1,7 @@
-"""Ridge regression of many targets at once, its penalty chosen by leaving whole groups out.
+"""Ridge regression of many targets with the penalty chosen by leave-group-out cross-validation.
 
 Leaving a fold out needs no new fit: with H the hat matrix of all fitted rows and g the rows of a
-fold, what the other folds predict for it is y_g - (I - H_gg)^-1 (y_g - (Hy)_g) (the block form of
+fold, the prediction of the other folds for it is y_g - (I - H_gg)^-1 (y_g - (Hy)_g) (the block form of
 the leave-one-out identity; Hastie, Tibshirani and Friedman 2009, section 7.10), so one
 eigendecomposition serves every fold, penalty and permutation.
 """
@@ -15,17 +15,17 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 
 PENALTIES = tuple(float(10.0**power) for power in range(-3, 5))
-"""Penalties, where the features' Gram matrix has a mean diagonal of 1."""
+"""Penalties, for a Gram matrix with a mean diagonal of 1."""
 
 CONSTANT = 1e4
-"""Square of the constant feature that stands for the intercept: large, so that it is hardly penalised."""
+"""Square of the constant feature that serves as intercept: large, so that it is barely penalised."""
 
 
 class GroupRidge(NamedTuple):
-    """What `fit_group_ridge` found.
+    """Result of `fit_group_ridge`.
 
-    `held` predicts each fitted row from the folds that do not hold it, `others` the rows that were not
-    fitted; `penalty` is the one chosen for each problem.
+    `held` are out-of-fold predictions of the fitted rows, `others` predictions of the rows that were not fitted;
+    `penalty` is the chosen penalty per problem.
     """
 
     held: Float[np.ndarray, "problems fitted outputs"]
@@ -43,12 +43,12 @@ def fit_group_ridge(
 ) -> GroupRidge:
     """Fit every problem on the fitted rows and predict the others.
 
-    Features are standardised by the fitted rows; a problem's outputs share the penalty that has the
-    smallest squared error over the folds. Raises `EvaluationError` where no feature varies.
+    Features are standardised by the fitted rows; the outputs of a problem share the penalty with the
+    smallest squared error over the folds. Raises `EvaluationError` if all features are constant.
     """
     live = live_columns(fitted)
     if not live.any():
-        raise EvaluationError("no feature varies over the fitted rows; there is nothing to read")
+        raise EvaluationError("all features are constant on the fitted rows; at least one must vary")
     near, far = _with_constant(fitted[:, live], others[:, live])
     variance, left, right = _decompose(near)
     problems, n, outputs = targets.shape

@@ -1,13 +1,12 @@
-"""How well each factor is predicted from codes by a sparse linear map, on groups never fitted.
+"""Held-out prediction of factors by a LASSO with a tuned penalty.
 
 Per factor: minimise 1/(2n) |y - Xw|^2 + alpha |w|_1 on the training rows for falling alpha, choose
-alpha by R2 on the validation groups, fit again on training and validation rows together at that
-alpha, and report R2 on the test groups, relative to the mean of the rows that were fitted. With
-`folds`, training and validation groups together are shared out into folds, and alpha is chosen by
-R2 over all folds, each predicted from the others. X and y are standardised on the fitted rows each
-time, and rows to be predicted are held within `reach` deviations of what the fitted rows span. The
-null repeats all of it, choice of alpha included, on targets whose rows were permuted among the fitted
-rows.
+alpha by R2 on the validation groups, refit on training and validation rows together at that alpha, and
+report R2 on the test groups, relative to the mean of the fitted rows. With `folds`, training and
+validation groups together are split into folds, and alpha is chosen by R2 over all folds, each predicted
+from the others. X and y are standardised on the fitted rows of each fit, and predicted rows are clipped to
+`reach` standard deviations beyond the range of the fitted rows. The null repeats the whole procedure,
+choice of alpha included, on targets whose rows were permuted among the fitted rows.
 """
 
 import math
@@ -37,13 +36,12 @@ from otoscope.resampling.nulls import permuted_order
 
 
 class FactorFits(NamedTuple):
-    """What `fit_factors` found; every array runs over factors, NaN where a factor could not be fitted.
+    """Result of `fit_factors`: arrays over factors, NaN where a factor could not be fitted.
 
-    `weights` are those of the last fit, in standard deviations of factor over feature, 0 for
-    features that are constant on the training rows (`live` is False there). `n` and `groups` count
-    the test rows and groups that have the factor. `valid_r2` is the R2 that chose the penalty, on
-    validation groups or over folds. `gap` is the largest duality gap, as a share of the objective, of
-    all problems solved for the factor and its null: no objective is further than this from the least.
+    `weights` are those of the final fit, in standard deviations of factor per feature; 0 for features that are constant
+    on the training rows (`live` is False). `n` and `groups` count the test rows and groups that have the factor.
+    `valid_r2` is the R2 by which the penalty was chosen, on validation groups or over folds. `gap` is the maximum
+    relative duality gap of all problems solved for the factor and its null.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -78,34 +76,34 @@ def fit_factors(
     """Return held-out R2, interval, null and weights of a tuned LASSO for every factor.
 
     Args:
-        features: dense activations or codes, one row a clip.
-        targets: factors; NaN where a clip has none. Rows without a factor are left out for it.
-        groups: what must not be shared between splits (singer, speaker).
+        features: dense activations or codes, one row per clip.
+        targets: factors; NaN where a clip has no value. Such rows are excluded for that factor.
+        groups: units that no two splits may share (singer, speaker).
         split: train, valid or test for each row.
         settings: grid and repetitions.
         seed: of the bootstrap and of the permutations.
-        workers: threads over factors; the result does not depend on it. All cores if absent.
+        workers: threads over factors, by default all cores; the result does not depend on it.
 
     A factor scores NaN when it is constant on the training rows or has no row in some split.
-    Memory is about 8 p^2 bytes for each fold (one without folds) and 16 p^2 besides; from 32 targets
-    (permuted ones count) of up to 3,072 features, 25 p^2 more for each fold. Raises
+    Memory is about 8 p^2 bytes per fold (one without `folds`) plus 16 p^2; from 32 targets (permuted ones
+    included) of up to 3,072 features, 25 p^2 more per fold. Raises
     `EvaluationError` for non-finite features, a missing split, arrays of different length, or folds
     over a single group.
     """
     settings = settings or LassoSettings()
     _check(features, targets, groups)
     parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
-    found = _nothing(features.shape[1], targets.shape[1])
-    found.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
-    if not found.live.any():
-        return found
+    fits = _empty_fits(features.shape[1], targets.shape[1])
+    fits.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
+    if not fits.live.any():
+        return fits
     threads = workers or len(os.sched_getaffinity(0))
-    # one thread inside a product: the work is already shared out, and sums then have one order
+    # one BLAS thread: work is parallel over factors already, and sums keep one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        asked = LassoDesign(features[:, found.live], targets, groups, parts, settings, seed)
+        design = LassoDesign(features[:, fits.live], targets, groups, parts, settings, seed)
         for members, present in missing_patterns(~np.isnan(targets)):
-            _fit_pattern(found, asked, members, present, pool)
-    return found
+            _fit_pattern(fits, design, members, present, pool)
+    return fits
 
 
 def lasso_weights(
@@ -134,48 +132,48 @@ def lasso_weights(
         largest = float(np.abs(correlation[column]).max(initial=0))
         steps = np.geomspace(largest, alpha, 8) if largest > alpha > 0 else np.array([alpha])
         path = lasso_path.solve_path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
-        found = path.weights[-1]
-        weights[live, factor] = found
-        r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ found) ** 2)
+        solution = path.weights[-1]
+        weights[live, factor] = solution
+        r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ solution) ** 2)
     return weights, r2
 
 
 def _fit_pattern(
-    found: FactorFits,
-    asked: LassoDesign,
+    fits: FactorFits,
+    design: LassoDesign,
     members: Int[np.ndarray, " members"],
     present: Bool[np.ndarray, " rows"],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Fit the factors that are present on the same rows, with their permutations; write into `found`."""
-    settings, fitted = asked.settings, present[asked.fitted]
-    if not asked.enough(present):
+    """Fit the factors that are present on the same rows, with their permutations; write into `fits`."""
+    settings, fitted = design.settings, present[design.fitted]
+    if not design.is_feasible(present):
         return
-    decisive = fitted if settings.folds else fitted & asked.train
-    members = members[live_columns(asked.targets[np.ix_(asked.fitted[decisive], members)])]
+    decisive = fitted if settings.folds else fitted & design.train
+    members = members[live_columns(design.targets[np.ix_(design.fitted[decisive], members)])]
     if not len(members):
         return
-    inside = asked.fitted[fitted]
-    y, test = asked.targets[np.ix_(inside, members)], np.flatnonzero(asked.test & present)
-    orders = [np.arange(len(y)), *_orders(asked.groups[inside], settings, asked.seed)]
+    inside = design.fitted[fitted]
+    y, test = design.targets[np.ix_(inside, members)], np.flatnonzero(design.test & present)
+    orders = [np.arange(len(y)), *_orders(design.groups[inside], settings, design.seed)]
     targets = np.zeros((len(fitted), len(orders) * len(members)))
     targets[fitted] = np.concatenate([y[order] for order in orders], axis=1)
-    folds, whole = asked.folds(fitted), asked.gramian.moments(fitted)
-    tuned = tune(asked.gramian, whole, folds, targets, asked.grid(int(folds[0].fitted.inside.sum())), pool)
+    folds, all_fitted = design.folds(fitted), design.gramian.moments(fitted)
+    tuned = tune(design.gramian, all_fitted, folds, targets, design.grid(int(folds[0].fitted.inside.sum())), pool)
 
-    rows = asked.gramian.within(whole, asked.gramian.apply(asked.features[test]), reach=settings.reach)
-    y_test = (asked.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
+    rows = design.gramian.within(all_fitted, design.gramian.apply(design.features[test]), reach=settings.reach)
+    y_test = (design.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
     predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
-    sums = group_sums(_errors(predicted[:, 0], y_test), asked.groups[test])
+    sums = group_sums(_errors(predicted[:, 0], y_test), design.groups[test])
     r2, low, high = bootstrap_sums(
-        sums, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=asked.seed
+        sums, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=design.seed
     )
     null = r2_from_sums(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
     alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
-    for field, value in zip(found, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
+    for field, value in zip(fits, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
         field[members] = value
-    found.weights[np.ix_(np.flatnonzero(found.live), members)] = tuned.weights[: len(members)].T
-    found.n[members], found.groups[members], found.gap[members] = len(test), len(sums), gap.max(axis=0)
+    fits.weights[np.ix_(np.flatnonzero(fits.live), members)] = tuned.weights[: len(members)].T
+    fits.n[members], fits.groups[members], fits.gap[members] = len(test), len(sums), gap.max(axis=0)
 
 
 def _errors(
@@ -206,7 +204,7 @@ def _orders(
             yield rng.permutation(len(groups))
 
 
-def _nothing(p: int, factors: int) -> FactorFits:
+def _empty_fits(p: int, factors: int) -> FactorFits:
     return FactorFits(
         *np.full((7, factors), math.nan),
         weights=np.zeros((p, factors)),
@@ -226,9 +224,9 @@ def _check(
         raise EvaluationError(f"features and factors must be [rows, ...], got {features.shape} and {targets.shape}")
     if not len(features) == len(targets) == len(groups):
         raise EvaluationError(
-            f"{len(features)} rows of features, {len(targets)} of factors and {len(groups)} groups; give one each a row"
+            f"{len(features)} rows of features, {len(targets)} of factors, {len(groups)} groups; give one each per row"
         )
     if not np.isfinite(features).all():
         raise EvaluationError("features hold NaN or infinity; drop such rows first")
     if np.isinf(targets).any():
-        raise EvaluationError("factors hold infinity; use NaN for what is missing")
+        raise EvaluationError("factors hold infinity; use NaN for missing values")

@@ -1,20 +1,15 @@
-"""LASSO on a Gram matrix that many targets share: coordinate descent finds the features, Newton solves for them.
+"""LASSO path of one target on a shared Gram matrix: coordinate descent selects features, Newton steps solve for them.
 
 Minimises 1/(2n) |y - Xw|^2 + alpha |w|_1 (scikit-learn's objective) from G = X'X/n, c = X'y/n and
-y'y/n alone, so that X is read once for any number of targets and penalties (covariance updates;
+y'y/n only, so that X is read once for any number of targets and penalties (covariance updates;
 Friedman, Hastie and Tibshirani, J. Stat. Softw. 33(1), 2010). Each penalty starts from the solution
-of the one before, moved along the path: with signs s on the features that carry weight, the path is
-linear in alpha with slope -G^-1 s (Efron et al., Annals of Statistics 32(2), 2004). Then sweeps of
-coordinate descent, which let features in and out, alternate with Newton steps on the features that
-carry weight, which would take coordinate descent thousands of sweeps near interpolation; a Newton
-step is walked only as far as the objective falls, and a weight that reaches zero on the way stays
-there. Every move lowers the objective. A solution counts once its duality gap, over all features,
-is below `tolerance` times its objective; that bounds how far the objective is from the least.
-
-Walks of a LASSO's weights on the features that carry weight: along the path, to the Newton point, off a copy.
-
-Each walk moves many weights at once by means of the factor of `support`, and none raises the objective
-but the one along the path, which is for the penalty to come. See `otoscope.linear.lasso_path`.
+of the previous one, moved along the path: with signs s on the active features, the path is linear in
+alpha with slope -G^-1 s (Efron et al., Annals of Statistics 32(2), 2004). Then sweeps of coordinate
+descent, which add and remove features, alternate with Newton steps on the active features, which would
+take coordinate descent thousands of sweeps near interpolation. A Newton step stops where the objective
+stops falling, and a weight that reaches zero on the way stays zero. No step raises the objective, except
+the step along the path, which prepares the next penalty. A solution is accepted once its duality gap, over
+all features, is below `tolerance` times its objective, which bounds the excess over the minimum.
 """
 
 from typing import NamedTuple
@@ -34,11 +29,11 @@ from otoscope.linear.cholesky import (
 )
 
 ROUNDING = 1e-13
-"""How far a slope must exceed the penalty to let a feature in: a copy of a feature with weight sits at the penalty."""
+"""Excess of a slope over the penalty required to add a feature; copies of active features are at the penalty."""
 
 
 class PathState(NamedTuple):
-    """Where a path stands; `slope` is c - Gw."""
+    """State of the solver; `slope` is c - Gw."""
 
     weights: Float[np.ndarray, " p"]
     slope: Float[np.ndarray, " p"]
@@ -49,7 +44,7 @@ class PathState(NamedTuple):
 def path_step(
     routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], fall: float, state: PathState
 ) -> None:
-    """Move along the path as the penalty falls; a weight that would cross zero stops there."""
+    """Move along the path as the penalty falls by `fall`; a weight that would change sign becomes zero."""
     weights, support = state.weights, state.support
     if not all_nonzero(weights, support):
         return
@@ -68,9 +63,9 @@ def path_step(
 def drop_dependent(
     routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], feature: int, state: PathState
 ) -> None:
-    """Trade the weight of a feature against those that determine it, which changes no prediction, until one is free.
+    """Move along a null direction of the Gram matrix until a coefficient reaches zero; predictions do not change.
 
-    The sum of absolute weights is linear on the way and does not rise.
+    `feature` is determined by the active features. The sum of absolute weights does not rise.
     """
     weights, support = state.weights, state.support
     chosen = np.append(support.order[: support.size[0]], feature)
@@ -79,7 +74,7 @@ def drop_dependent(
     trade[-1] = -1.0
     if weights[feature] < 0.0:
         trade *= -1.0
-    # rounding must not turn the walk away from the end that is sure to come: the feature's own zero
+    # rounding must not reverse the direction in which the feature's own weight reaches zero
     if (trade * np.sign(weights[chosen])).sum() > ROUNDING:
         trade *= -1.0
     first, length = len(chosen) - 1, np.inf
@@ -100,10 +95,10 @@ def drop_dependent(
 def newton_step(
     routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], alpha: float, state: PathState
 ) -> None:
-    """Step towards the minimum on the features of the factor with their signs kept, as far as the objective falls.
+    """Step towards the minimum on the active features with fixed signs, as far as the objective falls.
 
-    The walk bends where a weight reaches zero: it goes on without that feature. Between bends the
-    objective is a parabola, so its minimum along the whole walk is found exactly.
+    Where a weight reaches zero, the step continues without that feature. Between these points the objective is a
+    parabola, so its minimum along the whole step is exact.
     """
     weights, slope, support = state.weights, state.slope, state.support
     chosen = support.order[: support.size[0]]
@@ -151,7 +146,7 @@ def subtract_rows(
     steps: Float[np.ndarray, " chosen"],
     slope: Float[np.ndarray, " p"],
 ) -> None:
-    """Subtract from the slope what weights that grew by `steps` explain."""
+    """Update the slope after the weights of `chosen` grew by `steps`."""
     for a in range(len(chosen)):
         step = steps[a]
         if step != 0.0:
@@ -161,13 +156,13 @@ def subtract_rows(
 
 
 MAX_NEWTON_STEPS = 1_000
-"""Most Newton steps for one penalty; the returned gap tells when they were not enough."""
+"""Maximum number of Newton steps per penalty; a larger returned gap shows that they were not enough."""
 SWEEPS_PER_NEWTON_STEP = 2
-"""Sweeps of coordinate descent before each Newton step: fewer let in too much, more take longer than the step."""
+"""Coordinate descent sweeps before each Newton step: fewer add too many features, more cost more than the step."""
 
 
 class LassoPath(NamedTuple):
-    """Solutions for falling penalties, and the duality gap of each as a share of its objective."""
+    """Solutions for falling penalties, and the relative duality gap of each."""
 
     weights: Float[np.ndarray, "alphas p"]
     gaps: Float[np.ndarray, " alphas"]
@@ -190,9 +185,9 @@ def solve_path(
         target: X'y/n.
         target_square: y'y/n.
         alphas: penalties, largest first.
-        tolerance: largest duality gap as a share of the objective.
-        start: weights to begin from; zeros if absent.
-        rank: at most so many features are solved for at once (rows less one); any number if absent.
+        tolerance: maximum duality gap relative to the objective.
+        start: initial weights; zeros if absent.
+        rank: maximum number of active features (rows - 1); unlimited if absent.
     """
     weights = np.zeros(len(target)) if start is None else start.astype(np.float64)
     most = len(target) if rank is None else min(rank, len(target))
@@ -259,7 +254,7 @@ def _solve_at(
 def _sweep(
     gram: Float[np.ndarray, "p p"], weights: Float[np.ndarray, " p"], slope: Float[np.ndarray, " p"], alpha: float
 ) -> None:
-    """Minimise over one feature after the other; `slope` is kept up to date."""
+    """Minimise over one feature after another, updating `slope`."""
     for j in range(len(weights)):
         old = weights[j]
         if old == 0.0 and abs(slope[j]) <= alpha + ROUNDING:

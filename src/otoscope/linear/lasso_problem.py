@@ -1,4 +1,4 @@
-"""LASSO problems of many targets over one Gram matrix: what is asked, where each stands, how far from solved."""
+"""State of a batched LASSO: problems, iterates, duality gaps."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from otoscope.linear import lasso_path
 
 
 class LassoProblems(NamedTuple):
-    """The problems: X'y/n, y'y/n and the penalty of each target; for sparse rows also y, over the root of n."""
+    """Problems per target: X'y/n, y'y/n, the penalty, and y / sqrt(n) for sparse columns."""
 
     cross: Float[np.ndarray, "targets p"]
     square: Float[np.ndarray, " targets"]
@@ -19,7 +19,7 @@ class LassoProblems(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """Where each target stands, one a row: weights, and the slopes X'(y - Xw)/n there."""
+    """Weights per target and their slopes X'(y - Xw)/n."""
 
     weights: Float[np.ndarray, "targets p"]
     slopes: Float[np.ndarray, "targets p"]
@@ -28,20 +28,20 @@ class Iterate(NamedTuple):
 def slopes_at(
     gram: Float[np.ndarray, "p p"], cross: Float[np.ndarray, "targets p"], weights: Float[np.ndarray, "targets p"]
 ) -> Float[np.ndarray, "targets p"]:
-    """Return X'(y - Xw)/n, of X'X/n and X'y/n."""
+    """Return X'(y - Xw)/n from X'X/n and X'y/n."""
     return cross - weights @ gram
 
 
 def duality_gaps(
-    wanted: LassoProblems, point: Iterate, members: Int[np.ndarray, " members"]
+    problems: LassoProblems, point: Iterate, members: Int[np.ndarray, " members"]
 ) -> Float[np.ndarray, " members"]:
-    """Return the relative duality gaps of some targets, over all features."""
+    """Return the relative duality gaps of `members`, over all features."""
     return _gaps(
         point.weights[members],
-        wanted.cross[members],
+        problems.cross[members],
         point.slopes[members],
-        wanted.square[members],
-        wanted.alpha[members],
+        problems.square[members],
+        problems.alpha[members],
     )
 
 

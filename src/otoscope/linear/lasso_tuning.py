@@ -1,10 +1,8 @@
-"""A LASSO with its penalty chosen on other groups, for many targets over the same rows of features.
+"""Penalty selection for the LASSO over group folds, for many targets on the same rows of features.
 
-The Gram matrices are computed once and shared by all targets, which go down the penalties together:
-at each they are fitted on the rows outside every fold, standardised by these rows alone, and scored
-on the fold; the penalty with the best R2 over all folds together is then fitted to all rows.
-
-What `fit_factors` is asked: settings, rows to fit and to test on, and the folds and penalties that follow.
+The Gram matrices are computed once and shared by all targets. At each penalty, targets are fitted on the rows outside
+each fold, standardised by these rows only, and scored on the fold. The penalty with the best R2 over all folds is then
+fitted to all rows. `LassoDesign` holds the settings, the rows to fit and to test on, and the resulting folds.
 """
 
 from collections.abc import Sequence
@@ -23,11 +21,11 @@ from otoscope.linear.lasso_problem import Iterate, LassoProblems
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, group_folds
 
 MAX_BATCH_TARGETS = 96
-"""Most targets solved together: enough for products of matrices, few enough to stay near the processor."""
+"""Maximum number of targets per batch: enough for matrix products, few enough for the processor's cache."""
 
 
 class PenaltyGrid(NamedTuple):
-    """Penalties to try and how exactly to solve; see `otoscope.linear.lasso.LassoSettings`."""
+    """Penalties and tolerances; see `LassoSettings`."""
 
     fall: Float[np.ndarray, " alphas"]
     patience: int | None
@@ -36,9 +34,9 @@ class PenaltyGrid(NamedTuple):
 
 
 class TunedLasso(NamedTuple):
-    """What was chosen for each target; `weights` are in standard deviations of target over feature.
+    """Chosen penalty and weights per target; `weights` are in standard deviations of target per feature.
 
-    `gap` is the largest relative duality gap of all problems solved for the target.
+    `gap` is the maximum relative duality gap of all problems solved for the target.
     """
 
     alpha: Float[np.ndarray, " targets"]
@@ -48,7 +46,7 @@ class TunedLasso(NamedTuple):
 
 
 class LassoFold(NamedTuple):
-    """Rows to fit on, and the rows to score on, standardised by the former."""
+    """Rows to fit on, and rows to score on, standardised by the fitted rows."""
 
     fitted: GramSubset
     scored: Bool[np.ndarray, " rows"]
@@ -56,7 +54,7 @@ class LassoFold(NamedTuple):
 
 
 class _FoldTargets(NamedTuple):
-    """Targets as one fold sees them, one a row; `values` are those of the fitted rows, over the root of n."""
+    """Targets of one fold, standardised by its fitted rows; `values` are divided by sqrt(n)."""
 
     values: Float[np.ndarray, "targets fitted"]
     cross: Float[np.ndarray, "targets p"]
@@ -70,7 +68,7 @@ class _FoldTargets(NamedTuple):
 
 
 class _FoldProblem(NamedTuple):
-    """A fold, what solves on it, and some targets as it sees them."""
+    """A fold, its solver, and its targets."""
 
     fold: LassoFold
     solver: BatchedLasso
@@ -84,7 +82,7 @@ def make_fold(
     scored: Bool[np.ndarray, " rows"],
     reach: float | None = None,
 ) -> LassoFold:
-    """Return a fold; both sides need a row. `reach` holds the rows that are scored (see `Gramian.within`)."""
+    """Return a fold with at least one fitted and one scored row; `reach` clips scored rows (see `Gramian.within`)."""
     moments = rows.moments(fitted)
     return LassoFold(moments, scored, rows.within(moments, rows.rows[scored], reach=reach))
 
@@ -99,9 +97,8 @@ def tune(
 ) -> TunedLasso:
     """Choose a penalty for each target and fit it to the rows of `whole`.
 
-    Targets are read on the rows of `whole` and of the folds only. Penalties fall from the smallest
-    that leaves no weight, on all rows with several folds and on the fitted rows with one. The result
-    does not depend on the number of threads.
+    Only the rows of `whole` and of the folds are used. Penalties fall from the smallest that leaves all weights zero:
+    on all rows with several folds, on the fitted rows with one. The result does not depend on the number of threads.
     """
     on_whole = _fold_targets(rows, whole, whole.inside, targets)
     sides = [_fold_targets(rows, fold.fitted, fold.scored, targets) for fold in folds]
@@ -112,11 +109,11 @@ def tune(
     last = _solver(rows, whole, count)
 
     def some(members: slice) -> TunedLasso:
-        asked = [
+        fold_problems = [
             _FoldProblem(fold, solver, side.only(members))
             for fold, solver, side in zip(folds, solvers, sides, strict=True)
         ]
-        return _tune(asked, last, on_whole.only(members), alphas[members], grid)
+        return _tune(fold_problems, last, on_whole.only(members), alphas[members], grid)
 
     pieces = -(-count // MAX_BATCH_TARGETS)
     ends = np.arange(pieces + 1) * count // pieces
@@ -125,31 +122,34 @@ def tune(
 
 
 def _tune(
-    asked: Sequence[_FoldProblem],
+    fold_problems: Sequence[_FoldProblem],
     last: BatchedLasso,
     on_whole: _FoldTargets,
     alphas: Float[np.ndarray, "targets alphas"],
     grid: PenaltyGrid,
 ) -> TunedLasso:
-    """Choose a penalty for each of some targets, then fit it to all rows."""
+    """Choose a penalty for each target of a batch, then fit it to all rows."""
     count = len(alphas)
-    spread = sum((side.variance * (side.scored**2).sum(axis=1) for _, _, side in asked), np.zeros(count))
+    total_variance = sum(
+        (side.variance * (side.scored**2).sum(axis=1) for _, _, side in fold_problems), np.zeros(count)
+    )
     scores = np.full(alphas.shape, -np.inf)
-    weights, rungs, worst = np.zeros_like(on_whole.cross), np.zeros(count, dtype=np.int64), np.zeros(count)
-    trails = [
-        BatchedPath(solver, side.cross, side.square, side.values, grid.choice_tolerance) for _, solver, side in asked
+    weights, rho_power, worst = np.zeros_like(on_whole.cross), np.zeros(count, dtype=np.int64), np.zeros(count)
+    paths = [
+        BatchedPath(solver, side.cross, side.square, side.values, grid.choice_tolerance)
+        for _, solver, side in fold_problems
     ]
     going = np.arange(count)
     for step in range(alphas.shape[1]):
         errors = np.zeros(len(going))
-        for (fold, _, side), trail in zip(asked, trails, strict=True):
-            worst[going] = np.maximum(worst[going], trail.solve_at(going, alphas[:, step]))
-            missed = side.scored[going] - trail.weights[going] @ fold.scored_rows.T
+        for (fold, _, side), path in zip(fold_problems, paths, strict=True):
+            worst[going] = np.maximum(worst[going], path.solve_at(going, alphas[:, step]))
+            missed = side.scored[going] - path.weights[going] @ fold.scored_rows.T
             errors += side.variance[going] * (missed**2).sum(axis=1)
-        seen, varies = scores[going].max(axis=1), spread[going] > 0
-        scores[going, step] = np.where(varies, 1 - errors / np.where(varies, spread[going], 1), -np.inf)
+        seen, varies = scores[going].max(axis=1), total_variance[going] > 0
+        scores[going, step] = np.where(varies, 1 - errors / np.where(varies, total_variance[going], 1), -np.inf)
         better = going[scores[going, step] > seen]
-        weights[better], rungs[better] = trails[0].weights[better], trails[0].pace.rungs[better]
+        weights[better], rho_power[better] = paths[0].weights[better], paths[0].hints.rho_power[better]
         if grid.patience:
             going = going[step - scores[going].argmax(axis=1) < grid.patience]
         if not len(going):
@@ -157,8 +157,8 @@ def _tune(
     chosen = scores.argmax(axis=1)
     alpha = alphas[np.arange(count), chosen]
     start = Iterate(weights, last.slopes(on_whole.cross, weights))
-    wanted = LassoProblems(on_whole.cross, on_whole.square, alpha, on_whole.values)
-    found, gaps = last.solve(wanted, start, SolverHints(rungs, np.zeros(count, dtype=bool)), grid.tolerance)
+    problems = LassoProblems(on_whole.cross, on_whole.square, alpha, on_whole.values)
+    found, gaps = last.solve(problems, start, SolverHints(rho_power, np.zeros(count, dtype=bool)), grid.tolerance)
     return TunedLasso(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
 
 
@@ -189,23 +189,21 @@ def _fold_targets(
 
 
 TOLERANCE = 1e-6
-"""Largest duality gap of a solution, as a share of its objective."""
+"""Maximum relative duality gap of a solution."""
 
 
 @dataclass(frozen=True)
 class LassoSettings:
     """Grid, stopping rule and repetitions of `fit_factors`.
 
-    `alphas` penalties fall evenly in their logarithm from the smallest that leaves no weight to
-    `smallest_alpha` times that; left out, it is 0.01 with fewer training rows than features and
-    0.001 otherwise (below 0.01 a fit with more features than rows only nears interpolation; glmnet
-    stops there too). After `patience` penalties in a row without a better R2, smaller ones are not
-    tried; None tries them all. `folds` of 0 chooses on the validation groups, 2 or more on so many
-    folds of the training and validation groups together. Penalties are compared at duality gaps of
-    `choice_tolerance` of the objective; what is reported is fitted to `tolerance`. The null permutes
-    rows freely, or `within_groups` so that it keeps what the codes know of the group. `reach`: rows that
-    are predicted count as no further, in any feature, than so many deviations beyond what the fitted
-    rows span; None: as they are.
+    `alphas` penalties fall geometrically from the smallest that leaves all weights zero to `smallest_alpha` times
+    that; by default 0.01 with fewer training rows than features and 0.001 otherwise (below 0.01 a fit with more
+    features than rows approaches interpolation; glmnet stops there too). `patience` penalties in a row without a better
+    R2 end the search; None tries all. With `folds=0` the penalty is chosen on the validation groups, with 2 or more on
+    that number of folds of the training and validation groups together. Penalties are compared at relative duality
+    gaps of `choice_tolerance`; the reported fit has `tolerance`. The null permutes rows freely, or `within_groups`,
+    which preserves information about the group. `reach` clips each feature of predicted rows to that many standard
+    deviations beyond the range of the fitted rows; None leaves them unchanged.
     """
 
     alphas: int = 20
@@ -221,13 +219,13 @@ class LassoSettings:
     reach: float | None = REACH
 
     def __post_init__(self) -> None:
-        """Raise `EvaluationError` for a number of folds that chooses nothing."""
+        """Raise `EvaluationError` for a negative number of folds or a single fold."""
         if self.folds < 0 or self.folds == 1:
-            raise EvaluationError(f"folds={self.folds}; give 0 to choose on the validation groups, or 2 and more")
+            raise EvaluationError(f"folds={self.folds}; give 0 to choose on the validation groups, or 2 or more")
 
 
 class LassoDesign:
-    """All rows, those that are fitted in one order, and their Gram matrix, shared by factors of every pattern."""
+    """Rows, splits and Gram matrix of the fitted rows, shared by factors with any pattern of missing values."""
 
     def __init__(
         self,
@@ -246,7 +244,7 @@ class LassoDesign:
         self.gramian = Gramian(features[self.fitted])
 
     def folds(self, present: Bool[np.ndarray, " fitted"]) -> list[LassoFold]:
-        """Return the folds to choose on, of the rows that are present; none where one side would be empty."""
+        """Return the folds of the present rows on which the penalty is chosen."""
         if not self.settings.folds:
             sides = [(self.train & present, ~self.train & present)]
         else:
@@ -256,15 +254,15 @@ class LassoDesign:
         reach = self.settings.reach
         return [make_fold(self.gramian, fitted=fitted, scored=scored, reach=reach) for fitted, scored in sides]
 
-    def enough(self, present: Bool[np.ndarray, " rows"]) -> bool:
-        """Say whether the rows that are present can be fitted, chosen on and tested on."""
+    def is_feasible(self, present: Bool[np.ndarray, " rows"]) -> bool:
+        """Return whether the present rows suffice to fit, to choose a penalty and to test."""
         fitted = present[self.fitted]
         if not (present & self.test).any() or not fitted[self.train].any() or not fitted[~self.train].any():
             return False
         return not self.settings.folds or len(np.unique(self.groups[self.fitted[fitted]])) > 1
 
     def grid(self, n_fitted: int) -> PenaltyGrid:
-        """Return the penalties, as shares of the largest."""
+        """Return the penalties relative to the largest."""
         settings = self.settings
         smallest = settings.smallest_alpha or (1e-2 if n_fitted < self.features.shape[1] else 1e-3)
         fall = np.geomspace(1, smallest, settings.alphas)

@@ -1,10 +1,10 @@
-"""Many multinomial logistic regressions on the same rows at once, in coordinates where that is fast.
+"""Batched multinomial logistic regression: many problems on the same rows.
 
 Minimises mean cross-entropy + penalty/2 |W|^2, intercepts unpenalised. Two exact changes of
-coordinates: an L2 penalty sees only the span of the rows, so features are first rotated into it
-(p columns become at most as many as there are rows, with the same optimum); there the Gram matrix is
-diagonal, and with it the bound on the Hessian that Böhning gives (Ann. Inst. Stat. Math. 44, 1992),
-which scales the coordinates before L-BFGS (Liu and Nocedal, Math. Program. 45, 1989).
+coordinates: the optimum under an L2 penalty lies in the span of the rows, so features are first rotated into it
+(at most as many columns as rows, same optimum); there the Gram matrix is diagonal, and so is Böhning's
+bound on the Hessian (Ann. Inst. Stat. Math. 44, 1992), which scales the coordinates before L-BFGS (Liu and
+Nocedal, Math. Program. 45, 1989).
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ HALVINGS = 30
 
 
 class Span(NamedTuple):
-    """Rows in coordinates of the span of the first of them, and the mean square of those along each.
+    """Rows in principal coordinates of the fitted rows, and the mean square along each.
 
     The last column of `rows` is 1 for the intercept, so it is one longer than `variance`.
     """
@@ -30,9 +30,9 @@ class Span(NamedTuple):
 def rotate(rows: Float[np.ndarray, "rows p"], *, fitted: int, negligible: float = 1e-12) -> Span:
     """Return all rows in the principal coordinates of the first `fitted` ones.
 
-    What other rows have outside that span meets weights of zero and is dropped. The smaller of the
-    two Gram matrices is decomposed, and the directions themselves are formed only where p is the
-    smaller. Directions that hold less than `negligible` of the largest one's mean square are rounding.
+    Components of other rows outside that span have zero weight and are dropped. The smaller of the two
+    Gram matrices is decomposed; directions are formed only if p is the smaller dimension. Directions with less than
+    `negligible` of the largest mean square are rounding errors and are dropped.
     """
     if rows.shape[1] <= fitted:
         variance, directions = np.linalg.eigh(rows[:fitted].T @ rows[:fitted] / fitted)
@@ -59,9 +59,8 @@ def fit_logistic(
 ) -> Float[np.ndarray, "problems q classes"]:
     """Return the weights of each problem; `rows` come from `rotate` (q = rank + 1).
 
-    Every class must occur in every problem. A problem is solved when its scaled gradient has
-    fallen to `tolerance` of what it is at zero weights, or after `iterations` (the objective falls in
-    every one of them, so the result is then merely less exact).
+    Every class must occur in every problem. A problem is solved once its scaled gradient falls to `tolerance` times
+    that at zero weights, or after `iterations` (the objective falls in each, so the result is only less exact).
     """
     problems = len(penalties)
     ridge = np.repeat(penalties[:, None], rows.shape[1], axis=1)
@@ -78,7 +77,7 @@ def fit_logistic(
 
 
 class _Batch(NamedTuple):
-    """Problems that share their rows; points are in scaled coordinates."""
+    """Problems on shared rows; points are in scaled coordinates."""
 
     rows: Float[np.ndarray, "rows q"]
     targets: Float[np.ndarray, "rows problems classes"]
@@ -170,7 +169,7 @@ def _step(
     loss: Float[np.ndarray, " problems"],
     slope: NDArray[Any],
 ) -> tuple[NDArray[Any], Float[np.ndarray, " problems"], NDArray[Any]]:
-    """Halve each problem's step until its loss falls enough; problems that cannot fall stay where they are."""
+    """Halve each problem's step until its loss falls enough; problems whose loss cannot fall stay unchanged."""
     fall = _dot(direction, slope)
     length = np.where(fall < 0, 1.0, 0.0)
     poor = length < 0

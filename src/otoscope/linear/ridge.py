@@ -1,9 +1,9 @@
-"""What a linear map reads of continuous targets, all of them at once, on groups it never saw.
+"""Held-out prediction of continuous targets by ridge regression with a tuned penalty.
 
 Per target: minimise mean squared error + penalty * p |w|^2 with p the number of features that vary
-(as `probes` does), the penalty chosen by R2 on validation rows, fitted again on training and
-validation rows, R2 on test rows. In the principal coordinates of the rows every penalty and every
-target costs one product, so permuted targets are nearly free.
+(as in `metrics.probes`). The penalty is chosen by R2 on validation rows; the model is refitted on training and
+validation rows and scored by R2 on test rows. In the principal coordinates of the rows each penalty and target costs
+one product, so permuted targets are cheap.
 """
 
 import math
@@ -42,7 +42,7 @@ class RidgeSettings:
 
 
 class RidgeFits(NamedTuple):
-    """What `fit_ridge` found; NaN for a factor that could not be fitted.
+    """Result of `fit_ridge`; NaN for a factor that could not be fitted.
 
     `squares` holds each test group's squared error and squared deviation from the fitted mean (0 for
     a group without the factor), in the order of `group_names`: R2 is 1 - errors / deviations, summed
@@ -73,9 +73,9 @@ def fit_ridge(
     """Return held-out R2 of a tuned linear map for every target, with interval and null.
 
     Args:
-        features: any representation, one row a clip.
-        targets: factors; NaN where a clip has none.
-        groups: what must not be shared between splits (singer, speaker).
+        features: any representation, one row per clip.
+        targets: factors; NaN where a clip has no value.
+        groups: units that no two splits may share (singer, speaker).
         split: train, valid or test for each row.
         settings: grid and repetitions.
         seed: of the bootstrap and the permutations.
@@ -89,7 +89,9 @@ def fit_ridge(
     parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
     live = live_columns(features[parts["train"]])
     if not live.any():
-        raise EvaluationError("no feature varies over the training rows; a linear map has nothing to read")
+        raise EvaluationError(
+            "all features are constant on the training rows; a linear map needs at least one that varies"
+        )
     names = np.unique(np.asarray(groups)[parts["test"]])
     n_factors = targets.shape[1]
     five = [np.full(n_factors, math.nan) for _ in range(5)]
@@ -141,7 +143,7 @@ def _fit(
     penalties = np.asarray(settings.penalties, dtype=np.float64) * features.shape[1]
 
     mean, scale = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
-    # what varies over all training rows may not over those that have these factors
+    # features that vary over all training rows may be constant on the rows that have these factors
     varies = live_columns(features[train])
     standard = np.where(varies, features - mean, 0.0) / np.where(varies, scale, 1.0)
     tried = _Rotated.build(standard[fitted], n_train)

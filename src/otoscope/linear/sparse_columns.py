@@ -1,12 +1,12 @@
-"""Standardised sparse rows, column by column, without the zeros that centring would fill.
+"""Standardised sparse matrix in column format (CSC); centring is kept separate so that zeros stay zeros.
 
-A standardised column is x = s - m with s = 0 where the code is, so that with R = y - S W for the
-residual of targets, and b = W'm beside it,
+A standardised column is x = s - m with s = 0 where the code is, so that with the residual
+R = y - S W of targets and b = W'm,
 
     y - X W = R + b,    X'(y - X W)/n = S'R/n + m b,    |y - X W|^2/n = |R|^2/n - b^2
 
-because centred columns and centred targets sum to zero. Values and residuals are held divided by the
-root of n. Targets stand side by side in memory, so that one pass over the values serves them all.
+because centred columns and centred targets sum to zero. Values and residuals are divided by sqrt(n).
+Targets are contiguous in memory, so that one pass over the values serves all of them.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 
 
 class SparseColumns(NamedTuple):
-    """Values of s other than zero, the row of each, where each column starts, and its mean.
+    """Nonzero values of s, their rows, the start of each column, and its mean.
 
-    A column that no weight may fall to has mean 0 and no values.
+    A column that is excluded from the fit has mean 0 and no values.
     """
 
     values: Float[np.ndarray, " values"]
@@ -29,7 +29,7 @@ class SparseColumns(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """R and b, a column (an entry) a target."""
+    """R and b, one column (entry) per target."""
 
     rest: Float[np.ndarray, "rows targets"]
     shift: Float[np.ndarray, " targets"]
@@ -38,7 +38,7 @@ class Residual(NamedTuple):
 def make_sparse_columns(
     scaled: Float[np.ndarray, "rows p"], mean: Float[np.ndarray, " p"], silent: Bool[np.ndarray, " p"]
 ) -> SparseColumns:
-    """Return the columns of rows that are divided by their deviation but not centred; `mean` is theirs."""
+    """Return the columns of rows that are divided by their standard deviation but not centred; `mean` is their mean."""
     across = scaled.T * ~silent[:, None]
     places = np.nonzero(across)
     starts = np.searchsorted(places[0], np.arange(len(mean) + 1))
@@ -48,7 +48,7 @@ def make_sparse_columns(
 def compute_residual(
     columns: SparseColumns, targets: Float[np.ndarray, "rows targets"], weights: Float[np.ndarray, "p targets"]
 ) -> Residual:
-    """Return what weights leave of centred targets, which are divided by the root of n."""
+    """Return the residual of centred targets divided by sqrt(n)."""
     found = Residual(targets.copy(), weights.T @ columns.mean)
     _subtract(columns, weights, found.rest)
     return found
@@ -96,7 +96,7 @@ def subtract_column(
     steps: Float[np.ndarray, " targets"],
     rest: Float[np.ndarray, "rows targets"],
 ) -> None:
-    """Subtract one column times the steps of its weight from the residuals."""
+    """Subtract one column times the changes of its weights from the residuals."""
     for k in range(first, stop):
         value, row = values[k], rest[rows[k]]
         for t in range(len(steps)):

@@ -1,11 +1,11 @@
-"""LASSO on sparse rows for many targets at once: coordinate descent, all targets side by side.
+"""Coordinate descent for the LASSO of many targets on sparse columns.
 
 A sweep minimises over one feature after the other (Friedman, Hastie and Tibshirani, J. Stat. Softw.
-33(1), 2010) and reads each value of the rows twice, however many targets there are. Every `ANDERSON_DEPTH`
-sweeps the weights are mixed so that the changes of the last sweeps would cancel best (Anderson
+33(1), 2010) and reads each nonzero value twice, for any number of targets. Every `ANDERSON_DEPTH`
+sweeps the weights are combined so that the changes of the last sweeps cancel best (Anderson
 acceleration of coordinate descent; Bertrand and Massias, AISTATS 2021), and a target keeps the
-mixture if its objective is lower. A target leaves when its duality gap over all features is small
-enough, or when its gap falls too slowly to get there.
+combination if its objective is lower. A target is done once its duality gap over all features is small
+enough, and abandoned if its gap falls too slowly to get there.
 """
 
 from typing import NamedTuple
@@ -18,19 +18,19 @@ from otoscope.linear.lasso_path import gap_share
 from otoscope.linear.sparse_columns import Residual, SparseColumns, add_product, compute_residual, subtract_column
 
 ANDERSON_DEPTH = 5
-"""Sweeps from which a mixture is made."""
+"""Number of sweeps that are combined."""
 SWEEPS_PER_GAP = 10
-"""Sweeps between two looks at the gaps; a multiple of `ANDERSON_DEPTH`."""
+"""Sweeps between two evaluations of the gaps; a multiple of `ANDERSON_DEPTH`."""
 MAX_VALUES_READ = 64_000_000
-"""Most values read for a target: about what a factorisation of its support takes (measured)."""
+"""Maximum number of values read per target: about the cost of factorising its active set (measured)."""
 ANDERSON_RIDGE = 1e-12
-"""Added to the products of changes, whose traces are 1."""
+"""Ridge added to the matrices of products of changes, whose traces are 1."""
 PACE_CHECKS = 4
-"""How often the pace of a target is judged."""
+"""Number of times that the rate of convergence of a target is checked."""
 
 
 class SparseProblems(NamedTuple):
-    """Centred targets over the root of n, X'y/n and y'y/n of each, and its penalty; a column (an entry) a target."""
+    """Centred targets divided by sqrt(n), X'y/n, y'y/n and the penalty; one column (entry) per target."""
 
     targets: Float[np.ndarray, "rows targets"]
     cross: Float[np.ndarray, "p targets"]
@@ -38,14 +38,14 @@ class SparseProblems(NamedTuple):
     alpha: Float[np.ndarray, " targets"]
 
     def select(self, kept: Bool[np.ndarray, " targets"]) -> "SparseProblems":
-        """Return some of the problems."""
+        """Return the problems of the targets in `kept`."""
         return SparseProblems(*(np.ascontiguousarray(field[..., kept]) for field in self))
 
 
 def solve_sparse(
     columns: SparseColumns, problems: SparseProblems, start: Float[np.ndarray, "p targets"], tolerance: float
 ) -> tuple[Float[np.ndarray, "p targets"], Float[np.ndarray, " targets"]]:
-    """Return weights and their relative duality gaps; gaps above `tolerance` where sweeps would take too long."""
+    """Return weights and their relative duality gaps; gaps exceed `tolerance` where sweeps would take too long."""
     found, gaps = start.copy(), np.full(start.shape[1], np.inf)
     going, weights, past = np.arange(len(gaps)), start.copy(), np.full(len(gaps), np.nan)
     residual = compute_residual(columns, problems.targets, weights)
@@ -76,7 +76,7 @@ def solve_sparse(
 def _round(
     columns: SparseColumns, problems: SparseProblems, weights: Float[np.ndarray, "p targets"], residual: Residual
 ) -> tuple[Float[np.ndarray, "p targets"], Residual]:
-    """Sweep `ANDERSON_DEPTH` times, then mix; weights and residual given are spent."""
+    """Sweep `ANDERSON_DEPTH` times, then combine; `weights` and `residual` are overwritten."""
     history = np.empty((ANDERSON_DEPTH + 1, *weights.shape))
     history[0] = weights
     for turn in range(ANDERSON_DEPTH):
@@ -94,7 +94,7 @@ def _round(
 
 
 def _shares(history: Float[np.ndarray, "states p targets"]) -> Float[np.ndarray, "targets changes"]:
-    """Return shares that sum to 1 and make the shares of the changes cancel best."""
+    """Return the shares, summing to 1, whose combination of the changes is smallest."""
     products = np.zeros((history.shape[2], ANDERSON_DEPTH, ANDERSON_DEPTH))
     _products(history, products)
     whole = np.trace(products, axis1=1, axis2=2)
@@ -119,7 +119,7 @@ def sweep(
     weights: Float[np.ndarray, "p targets"],
     alpha: Float[np.ndarray, " targets"],
 ) -> None:
-    """Minimise over one feature after the other, in place."""
+    """Minimise over one feature after another, in place."""
     values, rows, starts, mean = columns.values, columns.rows, columns.starts, columns.mean
     steps = np.empty(len(alpha))
     for j in range(len(mean)):
@@ -149,7 +149,7 @@ def _gaps(
     residual: Residual,
     gaps: Float[np.ndarray, " targets"],
 ) -> None:
-    """Write the duality gap of each target as a share of its objective."""
+    """Write the relative duality gap of each target."""
     values, rows, starts, mean = columns.values, columns.rows, columns.starts, columns.mean
     rest, shift, alpha = residual.rest, residual.shift, problems.alpha
     count = len(alpha)
@@ -213,7 +213,7 @@ def _mix(
 def _choose(
     better: Bool[np.ndarray, " targets"], new: Float[np.ndarray, "any targets"], kept: Float[np.ndarray, "any targets"]
 ) -> None:
-    """Overwrite the targets that do better."""
+    """Overwrite the targets that improved."""
     for j in range(len(kept)):
         for t in range(len(better)):
             if better[t]:

@@ -1,1 +1,38 @@
-"""."""
+"""Resampling by group: bootstrap intervals, folds, splits and null models.
+
+Start with `bootstrap_mean` for an interval and `group_folds` for cross-validation.
+
+- intervals: `bootstrap_mean` of per-row scores, `bootstrap_sums` of any statistic of sums (`group_sums`); results are
+  `Interval` and `Score`
+- splits: `group_folds` keeps groups whole, `split_rows` selects the rows of a split, `missing_patterns` groups targets
+  with values on the same rows
+- nulls: `permuted_order` and `permute_rows` permute rows, `random_sparse_codes` preserves L0, `random_dictionary` draws
+  directions
+"""
+
+from otoscope.resampling.groups import (
+    Interval,
+    Score,
+    bootstrap_mean,
+    bootstrap_sums,
+    group_folds,
+    group_sums,
+    missing_patterns,
+    split_rows,
+)
+from otoscope.resampling.nulls import permute_rows, permuted_order, random_dictionary, random_sparse_codes
+
+__all__ = [
+    "Interval",
+    "Score",
+    "bootstrap_mean",
+    "bootstrap_sums",
+    "group_folds",
+    "group_sums",
+    "missing_patterns",
+    "permute_rows",
+    "permuted_order",
+    "random_dictionary",
+    "random_sparse_codes",
+    "split_rows",
+]

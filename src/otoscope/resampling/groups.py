@@ -1,15 +1,9 @@
-"""Intervals that respect groups: whole groups are resampled, never single rows.
+"""Cluster bootstrap, group folds, split masks and patterns of missing values.
 
-Clips of one singer resemble each other, so an interval over clips is too narrow. Every interval
-here resamples groups with replacement (the cluster bootstrap; Davison and Hinkley 1997, section
-3.8) and takes percentiles. Metrics that depend on the rows only through sums (means, ratios of
+Clips of one singer resemble each other, so a confidence interval over clips is too narrow. Every interval
+resamples whole groups with replacement (the cluster bootstrap; Davison and Hinkley 1997, section 3.8)
+and takes percentiles. Metrics that depend on the rows only through sums (means, ratios of
 sums, confusion matrices) are computed for all resamples in one matrix product.
-
-Folds that keep groups whole.
-
-Rows by split, checked.
-
-Targets of which some rows have no value: taken together wherever the same rows are missing.
 """
 
 import math
@@ -35,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A value, its interval over groups, and what the same procedure gives on permuted targets."""
+    """A value, its interval over groups, and the null of the same procedure on permuted targets."""
 
     value: float
     low: float = math.nan
@@ -60,7 +54,7 @@ def group_sums(values: Float[np.ndarray, "rows ..."], groups: Shaped[np.ndarray,
     Raises `EvaluationError` when `values` and `groups` differ in length.
     """
     if len(values) != len(groups):
-        raise EvaluationError(f"{len(values)} rows of values but {len(groups)} group names; give one group a row")
+        raise EvaluationError(f"{len(values)} rows of values but {len(groups)} group names; give one group per row")
     codes, n_groups = number_groups(groups)
     sums = np.zeros((n_groups, *values.shape[1:]))
     np.add.at(sums, codes, np.asarray(values, dtype=np.float64))
@@ -68,7 +62,7 @@ def group_sums(values: Float[np.ndarray, "rows ..."], groups: Shaped[np.ndarray,
 
 
 def resample_counts(n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Int[np.ndarray, "resamples groups"]:
-    """Return how often each group is drawn in each resample; every row sums to `n_groups`."""
+    """Return the number of draws of each group per resample; every row sums to `n_groups`."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
 
@@ -81,10 +75,10 @@ def bootstrap_sums(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return value, low and high of a statistic that depends on the rows through sums only.
+    """Return value, low and high of a statistic that depends on the rows only through sums.
 
     `statistic` maps sums `[resamples, ...]` to `[resamples, ...]`; the value is the statistic of
-    all groups together. Resamples where it is undefined (NaN) are left out of the percentiles;
+    all groups together. Resamples where it is undefined (NaN) are excluded from the percentiles;
     with fewer than two groups both ends are NaN.
     """
     value = np.asarray(statistic(sums.sum(axis=0, keepdims=True))[0])
@@ -98,7 +92,7 @@ def bootstrap_sums(
 
 
 def r2_from_sums(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
-    """Return 1 - first / second of sums of squared errors and deviations; NaN where nothing deviates."""
+    """Return 1 - first / second of sums of squared errors and deviations; NaN where all deviations are zero."""
     defined = sums[..., 1] > 0
     return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
 
@@ -113,8 +107,8 @@ def bootstrap_mean(
 ) -> Interval:
     """Return the mean of per-row scores with its interval over groups.
 
-    Each resample is the mean over all rows of the drawn groups, so that large groups weigh more,
-    as they do in the value itself. Raises `EvaluationError` without rows.
+    Each resample is the mean over all rows of the drawn groups, so that large groups have more weight,
+    as in the value itself. Raises `EvaluationError` without rows.
 
     >>> bootstrap_mean(np.array([0.0, 1.0]), np.array(["a", "a"]))
     Interval(value=0.5, low=nan, high=nan)
@@ -129,7 +123,7 @@ def bootstrap_mean(
 def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> NDArray[Any]:
     """Return the two ends of the central `confidence` of the resamples, `[2, ...]`, NaN where all are NaN."""
     if not 0 < confidence < 1:
-        raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+        raise EvaluationError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual")
     tail = (1 - confidence) / 2
     flat = drawn.reshape(len(drawn), -1)
     defined = ~np.isnan(flat).all(axis=0)
@@ -182,18 +176,18 @@ def group_folds(groups: Shaped[np.ndarray, " rows"], folds: int) -> Int[np.ndarr
 
 
 def split_rows(split: Shaped[np.ndarray, " rows"], name: str, n_rows: int) -> Bool[np.ndarray, " rows"]:
-    """Return which rows belong to a split; raise `EvaluationError` if none do.
+    """Return the mask of rows of a split; raise `EvaluationError` if it is empty.
 
-    >>> rows_of(np.array(["train", "test"]), "test", 2)
+    >>> split_rows(np.array(["train", "test"]), "test", 2)
     array([False,  True])
     """
     if len(split) != n_rows:
-        raise EvaluationError(f"{n_rows} rows but {len(split)} splits; give one split a row")
+        raise EvaluationError(f"{n_rows} rows but {len(split)} splits; give one split per row")
     found = np.asarray(split) == name
     if not found.any():
         have = ", ".join(sorted({str(s) for s in split})) or "none"
         raise EvaluationError(
-            f"no row belongs to the split {name!r}; present: {have}. Share groups out over train, valid and test"
+            f"no row belongs to the split {name!r}; present: {have}. Assign groups to train, valid and test"
         )
     return found
 
@@ -206,7 +200,7 @@ def check_rows(
     """Raise `EvaluationError` unless features, targets and groups have the same rows and features are finite."""
     if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
         raise EvaluationError(
-            f"features {features.shape}, targets {targets.shape} and {len(groups)} groups disagree; give one each a row"
+            f"features {features.shape}, targets {targets.shape}, {len(groups)} groups disagree; give one each per row"
         )
     if not np.isfinite(features).all():
         raise EvaluationError("features hold NaN or infinity; drop such rows first")
@@ -215,9 +209,9 @@ def check_rows(
 def missing_patterns(
     known: Bool[np.ndarray, "rows targets"],
 ) -> Iterator[tuple[Int[np.ndarray, " members"], Bool[np.ndarray, " rows"]]]:
-    """Yield targets that are known on the same rows, and those rows.
+    """Yield targets with values on the same rows, and the mask of these rows.
 
-    >>> [(m.tolist(), p.tolist()) for m, p in patterns(np.array([[True, True, False], [True, True, True]]))]
+    >>> [(m.tolist(), p.tolist()) for m, p in missing_patterns(np.array([[True, True, False], [True, True, True]]))]
     [([2], [False, True]), ([0, 1], [True, True])]
     """
     rows, which = np.unique(known, axis=1, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What a metric gives when there is nothing to find: permuted rows, random codes, random dictionaries."""
+"""Null models: permuted rows, random sparse codes, random dictionaries."""
 
 import numba
 import numpy as np
@@ -11,19 +11,19 @@ from otoscope.resampling.groups import number_groups
 def permuted_order(
     n_rows: int, *, seed: int, groups: Shaped[np.ndarray, " rows"] | None = None
 ) -> Int[np.ndarray, " rows"]:
-    """Return a random order of the rows; with `groups`, one in which every row keeps its group.
+    """Return a random permutation of the rows; with `groups`, one within each group.
 
-    Permuting freely breaks every tie between codes and targets. Permuting within groups keeps what
-    the codes know of the group (singer, speaker) and breaks the rest.
+    A free permutation destroys all dependence between codes and targets. A permutation within groups preserves the
+    dependence on the group (singer, speaker) and destroys the rest.
     """
     rng = np.random.default_rng(seed)
     if groups is None:
         return rng.permutation(n_rows)
     if len(groups) != n_rows:
-        raise EvaluationError(f"{n_rows} rows but {len(groups)} groups; give one group a row")
+        raise EvaluationError(f"{n_rows} rows but {len(groups)} groups; give one group per row")
     codes, _ = number_groups(groups)
     order = np.arange(n_rows)
-    # sorted by group twice, the second time with a random key inside: position for position the same groups
+    # two sorts by group, the second with a random key within groups, have the same group at each position
     order[np.argsort(codes, kind="stable")] = np.lexsort((rng.random(n_rows), codes))
     return order
 
@@ -33,10 +33,10 @@ def permuted_targets(
     groups: Shaped[np.ndarray, " rows"],
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " rows"]:
-    """Return the row whose target each row gets: any other's, or of one whole group where groups have one target each.
+    """Return the row from which each row takes its target; constant targets per group are permuted between groups.
 
-    A target that never varies within a group (a singer's gender) has as many independent values as
-    there are groups; dealt out row by row it would make a null that anything beats.
+    A target that is constant within groups (a singer's gender) has only as many independent values as there are groups;
+    permuted row by row it would give a null that is too easy to exceed.
 
     >>> permuted_targets(np.array(["f", "f", "m"]), np.array([0, 0, 1]), np.random.default_rng(3)).tolist()
     [2, 2, 0]
@@ -61,10 +61,10 @@ def random_sparse_codes(
 ) -> Float[np.ndarray, "rows latents"]:
     """Return random codes with the same L0 in every row and the same values in every latent.
 
-    Both margins of the firing pattern are kept exactly: pairs of rows trade latents that only one
-    of them has (the curveball walk; Strona et al., Nature Communications 5:4114, 2014, whose five
-    trades a row are the default here). Then each latent's own values are dealt out at random to
-    the rows on which it now fires. Ties between latents, and between latents and targets, are gone.
+    Both margins of the firing pattern are preserved exactly: pairs of rows exchange latents that only one of them has
+    (the curveball algorithm; Strona et al., Nature Communications 5:4114, 2014; five trades per row as there). Then
+    the values of each latent are assigned at random to the rows on which it now fires. This removes dependence
+    between latents, and between latents and targets.
     """
     rng = np.random.default_rng(seed)
     fires = codes != 0
@@ -93,7 +93,7 @@ def _trade(
                 owned[n_owned] = latent
                 n_owned += 1
                 n_first += fires[first, latent]
-        # a partial Fisher-Yates shuffle: the first row gets as many of the contested latents as before
+        # a partial Fisher-Yates shuffle: the first row gets as many of the exchanged latents as before
         for i in range(n_owned):
             if i < n_first:
                 j = i + np.random.randint(n_owned - i)  # noqa: NPY002
@@ -104,7 +104,7 @@ def _trade(
 
 
 def random_dictionary(latents: int, width: int, *, seed: int) -> Float[np.ndarray, "latents width"]:
-    """Return directions drawn evenly from the unit sphere, one a latent, float32.
+    """Return directions drawn uniformly from the unit sphere, one per latent, float32.
 
     >>> random_dictionary(3, 2, seed=0).shape
     (3, 2)
