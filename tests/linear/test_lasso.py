@@ -192,7 +192,7 @@ def test_bad_input_is_refused() -> None:
         fit_factors(codes, factors[1:], groups=groups, split=split)
     with pytest.raises(EvaluationError, match="no row belongs to the split 'test'"):
         fit_factors(codes, factors, groups=groups, split=np.where(split == "test", "train", split))
-    with pytest.raises(EvaluationError, match="use NaN for what is missing"):
+    with pytest.raises(EvaluationError, match="use NaN for missing values"):
         fit_factors(codes, np.full_like(factors, np.inf), groups=groups, split=split)
     with pytest.raises(EvaluationError, match="complete rows"):
         lasso_weights(codes, np.full_like(factors, np.nan), alpha=0.1)
