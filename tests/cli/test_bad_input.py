@@ -90,7 +90,7 @@ def test_a_clip_too_short_for_the_model_is_set_aside_too(capsys: Capsys, config:
     assert "1 file could not be used" in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_strict_stops_at_the_first(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
+def test_fail_fast_stops_at_the_first_unusable_clip(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
     write_audio(voices / "low" / "ann_40.wav", tone(300.0, seconds=0.015), RATE_HZ)
     assert "low/ann_40.wav: too short: 240 samples" in fails(capsys, "extract", config, "--out", out, "--fail-fast")
     (voices / "low" / "ann_21.wav").write_bytes(b"")
@@ -244,14 +244,16 @@ def test_a_run_folder_that_cannot_be_is_told(capsys: Capsys, config: Path) -> No
     assert "choose another --out" in fails(capsys, "corpus", config, "--out", config)
 
 
-def test_debug_shows_where_an_error_arose(capsys: Capsys, tmp_path: Path) -> None:
+def test_debug_prints_the_traceback(capsys: Capsys, tmp_path: Path) -> None:
     outcome = call(capsys, "run", tmp_path / "none.yaml", "--debug")
     assert outcome.code == 1
     assert "Traceback (most recent call last)" in outcome.err
     assert outcome.err.splitlines()[-1].startswith("error: no configuration file")
 
 
-def test_a_defect_of_our_own_is_called_one(capsys: Capsys, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_reports_an_unexpected_error_as_a_bug(
+    capsys: Capsys, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ValueError("two\nlines")
 

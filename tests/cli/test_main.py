@@ -27,12 +27,12 @@ Capsys = pytest.CaptureFixture[str]
 COMMANDS = sorted(str(command.name) for command in app.registered_commands)
 
 
-def test_every_command_is_there() -> None:
+def test_commands_are_complete() -> None:
     assert set(COMMANDS) == {"demo", "run", "reproduce", "synth", "doctor", "models"} | set(STAGES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_by_an_example(capsys: Capsys, command: str) -> None:
+def test_help_of_every_command_has_an_example(capsys: Capsys, command: str) -> None:
     outcome = call(capsys, command, "--help")
     assert outcome.code == 0
     assert re.search(rf"Example:\s+otoscope {command}", outcome.out)
@@ -58,14 +58,14 @@ def test_version(capsys: Capsys) -> None:
         (["synth", "x", "--singers", "many"], "Invalid value for '--singers'"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(capsys: Capsys, arguments: list[str], told: str) -> None:
+def test_main_exits_with_2_for_an_invalid_command_line(capsys: Capsys, arguments: list[str], told: str) -> None:
     outcome = call(capsys, *arguments)
     assert outcome.code == 2
     assert told in outcome.err
     assert "Traceback" not in outcome.err
 
 
-def test_doctor_says_what_is_here_and_how_fast(capsys: Capsys) -> None:
+def test_doctor_prints_speed_packages_and_models(capsys: Capsys) -> None:
     outcome = call(capsys, "doctor")
     assert outcome.code == 0, outcome.out
     assert re.search(r"^speed .* \d+ GFLOP/s", outcome.out, flags=re.M)
@@ -83,7 +83,7 @@ def test_doctor_names_what_is_missing_and_fails(capsys: Capsys, monkeypatch: pyt
     assert "fix the problems" in outcome.out
 
 
-def test_doctor_lists_every_extra_and_lets_those_that_few_need_be_missing(
+def test_doctor_lists_every_extra_and_accepts_missing_optional_ones(
     capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -95,13 +95,13 @@ def test_doctor_lists_every_extra_and_lets_those_that_few_need_be_missing(
     assert 'ray: no-such-package missing: pip install "otoscope[ray]" (work on a cluster)' in outcome.out
 
 
-def test_doctor_gives_json(capsys: Capsys) -> None:
+def test_doctor_prints_json(capsys: Capsys) -> None:
     told = json.loads(call(capsys, "doctor", "--json").out)
     assert told["machine"]["float32_gflops"] > 0.1
     assert told["problems"] == []
 
 
-def test_models_are_listed_by_whole_names(capsys: Capsys) -> None:
+def test_models_lists_full_names(capsys: Capsys) -> None:
     shown = call(capsys, "models").out
     told = json.loads(call(capsys, "models", "--json").out)
     assert len(told["models"]) > 10
@@ -129,7 +129,7 @@ def test_synth_tells_a_value_out_of_range(capsys: Capsys, tmp_path: Path) -> Non
     assert "singers: Input should be greater than or equal to 1; got 0" in outcome.told
 
 
-def test_the_summary_shows_numbers_beside_their_nulls(capsys: Capsys, tmp_path: Path, tiny: Tiny) -> None:
+def test_summary_prints_results_with_their_nulls(capsys: Capsys, tmp_path: Path, tiny: Tiny) -> None:
     write_voices(tmp_path / "voices")
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER)
     outcome = call(capsys, "evaluate", config, "--out", tmp_path / "out")
@@ -142,7 +142,7 @@ def test_the_summary_shows_numbers_beside_their_nulls(capsys: Capsys, tmp_path: 
     assert "nan" not in outcome.out.lower()
 
 
-def test_the_run_folder_is_named_after_the_configuration(
+def test_run_folder_is_named_after_the_configuration(
     capsys: Capsys, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -155,13 +155,13 @@ def test_the_run_folder_is_named_after_the_configuration(
     assert again == load_config(tmp_path / "mine.yaml")
 
 
-def test_the_demo_is_what_the_readme_says() -> None:
+def test_demo_configuration_matches_the_readme() -> None:
     demo = yaml.safe_load((Path(__file__).parents[2] / "src/otoscope/cli/demo.yaml").read_text())
     assert demo["corpus"]["kind"] == "synth"
     assert demo["model"] == "starter"
 
 
-def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) -> None:
+def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) -> None:
     write_voices(tmp_path / "voices")
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, train={"layers": [1]})
     script = Path(sys.executable).with_name("otoscope")
@@ -178,7 +178,7 @@ def test_a_console_script_runs_from_sound_to_report(tmp_path: Path, tiny: Tiny) 
     assert "nothing can be claimed from a test split of 12 clips of 2 groups" in warned
 
 
-def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otoscope.cli.progress.LINE_EVERY_S", 0.0)
     bars = TerminalProgress()
     bars.start("training 2 dictionaries", 2, "dictionaries")
@@ -196,7 +196,7 @@ def test_bars_draw_on_a_terminal_and_print_lines_elsewhere(capsys: Capsys, monke
     assert shown.err.endswith("train: 1.0 s\n")
 
 
-def test_a_bar_stays_one_line_in_a_narrow_terminal() -> None:
+def test_progress_bar_stays_one_line_in_a_narrow_terminal() -> None:
     bars = TerminalProgress()
     bars.console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     bars.start("evaluating 12 representations", 12, "representations")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_run_on_a_cluster_leaves_the_bytes_of_a_run_here(tmp_path: Path):
+def test_run_gives_the_same_bytes_on_a_cluster(tmp_path: Path):
     pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
     sections = json.dumps({"train": {"sparsities": [0.75], "latents": 32}})
     command = [sys.executable, "-m", "tests.support.cluster_run", str(tmp_path), sections]

@@ -48,7 +48,7 @@ def broken(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def test_a_new_recording_is_appended(config: Path, tmp_path: Path):
+def test_extract_appends_a_new_recording(config: Path, tmp_path: Path):
     before = extracted(config, tmp_path / "run")
     write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
     after = extracted(config, tmp_path / "run")
@@ -66,7 +66,7 @@ class Heard(SilentReporter):
         self.lines.append(text.strip())
 
 
-def test_the_summary_tells_kept_clips_from_new_ones(config: Path, tmp_path: Path):
+def test_extract_reports_stored_and_new_clips(config: Path, tmp_path: Path):
     first, second = Heard(), Heard()
     run(settings(config), tmp_path / "run", until="extract", progress=first)
     write_audio(tmp_path / "voices" / "low" / "fay_0.wav", tone(250.0), RATE_HZ)
@@ -75,7 +75,7 @@ def test_the_summary_tells_kept_clips_from_new_ones(config: Path, tmp_path: Path
     assert "10 clips kept, 1 new (0.4 s)" in second.lines
 
 
-def test_a_store_of_other_settings_is_kept_until_the_new_one_is_whole(
+def test_extract_keeps_the_old_store_until_the_new_one_is_complete(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = extracted(config, tmp_path / "run")
@@ -92,7 +92,7 @@ def test_a_store_of_other_settings_is_kept_until_the_new_one_is_whole(
     assert not list((tmp_path / "run").glob("activations.*"))
 
 
-def test_a_run_that_was_killed_between_the_two_renames_goes_on(config: Path, tmp_path: Path):
+def test_extract_resumes_after_a_kill_between_the_renames(config: Path, tmp_path: Path):
     store = extracted(config, tmp_path / "run").fingerprint
     folder = tmp_path / "run" / "activations"
     folder.rename(folder.with_name("activations.new"))
@@ -102,7 +102,7 @@ def test_a_run_that_was_killed_between_the_two_renames_goes_on(config: Path, tmp
     assert not list((tmp_path / "run").glob("activations.*"))
 
 
-def test_damage_that_a_verification_found_is_mended(config: Path, tmp_path: Path):
+def test_extract_repairs_damage_found_by_verify(config: Path, tmp_path: Path):
     extracted(config, tmp_path / "run")
     path = next((tmp_path / "run" / "activations" / "layer_03").glob("frames-*"))
     whole = path.read_bytes()
@@ -114,7 +114,7 @@ def test_damage_that_a_verification_found_is_mended(config: Path, tmp_path: Path
     assert "extract" in stages_of_last_run(tmp_path / "run")[1]
 
 
-def test_segments_and_no_frames(config: Path, tmp_path: Path):
+def test_extract_stores_segments_without_frames(config: Path, tmp_path: Path):
     store = extracted(
         config, tmp_path / "run", "extract.frames=false", "extract.segment_s=0.1", "train.poolings=[pool_then_encode]"
     )
@@ -127,7 +127,7 @@ def test_segments_and_no_frames(config: Path, tmp_path: Path):
         settings(config, "extract.segment_s=1.0", "extract.segments=x.csv")
 
 
-def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_path: Path):
+def test_extract_reads_segments_next_to_the_configuration(config: Path, tmp_path: Path):
     (tmp_path / "parts.csv").write_text("clip_id,start_s,end_s\nlow/ann_0.wav,0.1,0.3\n")
     store = extracted(config, tmp_path / "run", "extract.segments=parts.csv")
     assert store.segments["clip_id"].to_list() == ["low/ann_0.wav"]
@@ -137,7 +137,7 @@ def test_a_table_of_segments_lies_beside_the_configuration(config: Path, tmp_pat
     ]
 
 
-def test_a_whole_run_over_activations_elsewhere(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_extract_writes_to_another_location(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     place = f"memory://{uuid4().hex}"
     run(settings(config, f"extract.store={place}"), tmp_path / "there")

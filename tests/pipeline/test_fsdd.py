@@ -35,7 +35,7 @@ def results(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(folder / "results.parquet").filter(pl.col("split") == "test")
 
 
-def test_the_cut_is_whole_and_split_by_speaker(folder: Path) -> None:
+def test_fsdd_subset_is_complete_and_split_by_speaker(folder: Path) -> None:
     corpus = Corpus.load(folder / "corpus.parquet")
     assert corpus.clips.height == 6 * 10 * 3
     assert corpus.set_aside.is_empty()
@@ -46,7 +46,7 @@ def test_the_cut_is_whole_and_split_by_speaker(folder: Path) -> None:
     }
 
 
-def test_digits_of_unseen_speakers_are_read_well_above_the_null(results: pl.DataFrame) -> None:
+def test_fsdd_digits_are_predicted_above_the_null(results: pl.DataFrame) -> None:
     """Measured: 93 and 95 % in the layers, 98 % in the codes; permuted labels give 5 to 8 %."""
     probes = results.filter(pl.col("metric") == "probe_accuracy")
     assert probes.height == 4
@@ -56,7 +56,7 @@ def test_digits_of_unseen_speakers_are_read_well_above_the_null(results: pl.Data
     assert (probes["low"] > probes["null_high"]).all()
 
 
-def test_factors_of_real_speech_are_measured_and_some_are_predicted(folder: Path, results: pl.DataFrame) -> None:
+def test_fsdd_factors_are_measured_and_some_predicted(folder: Path, results: pl.DataFrame) -> None:
     table = pl.read_parquet(folder / "factors.parquet")
     assert table.shape == (180, 89)
     assert table.drop("clip_id").select(pl.all().is_finite().mean()).mean_horizontal().item() > 0.99
@@ -65,7 +65,7 @@ def test_factors_of_real_speech_are_measured_and_some_are_predicted(folder: Path
     assert predicted.height >= 5
 
 
-def test_codes_explain_more_the_less_sparse_they_are(results: pl.DataFrame) -> None:
+def test_fsdd_denser_codes_explain_more_variance(results: pl.DataFrame) -> None:
     variance = results.filter(pl.col("metric") == "explained_variance").sort("k")
     assert variance["k"].to_list() == [12, 32]
     assert 0.4 < variance["value"][0] < variance["value"][1] < 1.0

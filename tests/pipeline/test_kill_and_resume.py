@@ -44,7 +44,7 @@ def results(folder: Path, name: str) -> bytes:
         ("evaluate", "parts/layer00-dense.parquet", "results.parquet"),
     ],
 )
-def test_killed_within_a_stage_the_same_command_ends_in_the_same_bytes(
+def test_run_killed_in_a_stage_resumes_to_the_same_bytes(
     folder: Path, told: dict[str, Any], stage: str, there: str, not_there: str
 ) -> None:
     outcome = told[stage]
@@ -55,20 +55,20 @@ def test_killed_within_a_stage_the_same_command_ends_in_the_same_bytes(
     assert results(folder, f"killed-in-{stage}") == results(folder, "unbroken")
 
 
-def test_what_was_whole_is_kept(told: dict[str, Any]) -> None:
+def test_run_killed_in_a_stage_keeps_finished_results(told: dict[str, Any]) -> None:
     assert [name for name in told["evaluate"]["untouched"] if name.startswith("parts/layer")] == [
         f"parts/layer0{layer}-dense.{kind}" for layer in (0, 1, 2) for kind in ("json", "parquet")
     ]
     assert len([name for name in told["evaluate"]["untouched"] if name.endswith("sae.safetensors")]) == 4
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(folder: Path, told: dict[str, Any]) -> None:
+def test_run_killed_at_random_resumes_to_the_same_bytes(folder: Path, told: dict[str, Any]) -> None:
     assert told["random"]["killed"] == 2, "no run lived long enough to be killed"
     assert told["random"]["code"] == 0
     assert results(folder, "killed-at-random") == results(folder, "unbroken")
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path, told: dict[str, Any]) -> None:
+def test_run_on_a_full_disk_fails_in_one_line_and_loses_nothing(folder: Path, told: dict[str, Any]) -> None:
     outcome = told["full"]
     assert outcome["code"] == 1
     assert "Traceback" not in outcome["told"]
@@ -78,7 +78,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path, told: dict[st
     assert results(folder, "full") == results(folder, "unbroken")
 
 
-def test_a_run_stopped_by_the_user_says_so(told: dict[str, Any]) -> None:
+def test_run_stopped_by_the_user_prints_how_to_resume(told: dict[str, Any]) -> None:
     assert told["stopped"]["code"] == 130
     assert told["stopped"]["told"].splitlines()[-1] == "stopped; run the same command again to resume"
     assert "Traceback" not in told["stopped"]["told"]

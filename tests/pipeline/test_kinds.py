@@ -62,7 +62,7 @@ def results_of(config: Path, *overrides: str, out: Path, until: str = "evaluate"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_corpus_gives_results(kind: str, tmp_path: Path, tiny: Tiny) -> None:
+def test_run_works_with_every_kind_of_corpus(kind: str, tmp_path: Path, tiny: Tiny) -> None:
     write, labels, _ = KINDS[kind]
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), write(tmp_path), **ONE)
     results = results_of(config, out=tmp_path / "out")
@@ -77,7 +77,7 @@ def test_every_kind_of_corpus_gives_results(kind: str, tmp_path: Path, tiny: Tin
     assert ("factor_r2" in set(results["metric"])) == (kind in ("manifest", "synth"))
 
 
-def test_published_test_singers_of_vocalset_stay_test(tmp_path: Path, tiny: Tiny) -> None:
+def test_vocalset_keeps_the_published_test_singers(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), vocalset(tmp_path), **ONE)
     run(load_config(config), tmp_path / "out", until="corpus")
     clips = pl.read_parquet(tmp_path / "out" / "corpus.parquet")
@@ -85,7 +85,7 @@ def test_published_test_singers_of_vocalset_stay_test(tmp_path: Path, tiny: Tiny
 
 
 @pytest.mark.parametrize(("family", "layers"), [("ast", 4), ("mert", 4), ("wav2vec2", 4)])
-def test_every_family_of_model_gives_results(family: str, layers: int, tmp_path: Path, tiny: Tiny) -> None:
+def test_run_works_with_every_encoder_family(family: str, layers: int, tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny(family), folder(tmp_path), **ONE)
     results = results_of(config, out=tmp_path / "out")
     assert set(results["encoder"]) == {str(tiny(family))}
@@ -94,7 +94,7 @@ def test_every_family_of_model_gives_results(family: str, layers: int, tmp_path:
     assert variance["value"].is_finite().all()
 
 
-def test_an_octave_is_heard_by_every_layer_and_code(tmp_path: Path, tiny: Tiny) -> None:
+def test_run_predicts_an_octave_from_every_layer_and_sae(tmp_path: Path, tiny: Tiny) -> None:
     """Even random weights on a spectrogram tell low from high: sound, labels and splits meet in the right rows."""
     config = write_config(tmp_path / "mine.yaml", tiny("whisper"), folder(tmp_path), **ONE)
     probes = results_of(config, out=tmp_path / "out").filter(pl.col("metric") == "probe_accuracy")
@@ -115,7 +115,9 @@ def test_an_octave_is_heard_by_every_layer_and_code(tmp_path: Path, tiny: Tiny) 
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_a_run_may_ask_for_less_or_more(overrides: list[str], metrics: set[str], tmp_path: Path, tiny: Tiny) -> None:
+def test_run_accepts_reduced_and_extended_settings(
+    overrides: list[str], metrics: set[str], tmp_path: Path, tiny: Tiny
+) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), synth(tmp_path), **ONE)
     results = results_of(config, *overrides, out=tmp_path / "out", until="explain")
     asked = {"probe_accuracy", "factor_r2", "explained_variance"}
@@ -134,14 +136,14 @@ def test_a_run_may_ask_for_less_or_more(overrides: list[str], metrics: set[str],
     ],
     ids=["nothing known", "paper's order"],
 )
-def test_the_page_is_written_whatever_is_asked(overrides: list[str], tmp_path: Path, tiny: Tiny) -> None:
+def test_report_is_written_for_reduced_and_extended_settings(overrides: list[str], tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), synth(tmp_path), **ONE)
     summary = run(load_config(config, overrides), tmp_path / "out")
     assert summary.report is not None
     assert "<html" in summary.report.read_text(encoding="utf-8")
 
 
-def test_a_table_of_ones_own_brings_factors_and_its_content_counts(tmp_path: Path, tiny: Tiny) -> None:
+def test_factors_of_a_user_table_depend_on_its_content(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), folder(tmp_path), **ONE)
     paths = sorted(str(p.relative_to(tmp_path / "voices")) for p in (tmp_path / "voices").rglob("*.wav"))
     own = pl.DataFrame({"path": paths, "height": [float("high" in path) + 0.01 * i for i, path in enumerate(paths)]})
@@ -153,7 +155,7 @@ def test_a_table_of_ones_own_brings_factors_and_its_content_counts(tmp_path: Pat
     assert not before.equals(after)
 
 
-def test_egemaps_factors_are_measured(tmp_path: Path, tiny: Tiny) -> None:
+def test_factors_include_egemaps(tmp_path: Path, tiny: Tiny) -> None:
     pytest.importorskip("opensmile")
     settings = {**ONE, "factors": {"egemaps": True}}
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), {**FOLDER, **folder(tmp_path)}, **settings)
@@ -165,7 +167,7 @@ def test_egemaps_factors_are_measured(tmp_path: Path, tiny: Tiny) -> None:
     assert high - low == pytest.approx(12.0, abs=1.0)
 
 
-def test_a_changed_file_is_heard_again_and_an_unchanged_one_is_not_decoded(tmp_path: Path, tiny: Tiny) -> None:
+def test_corpus_decodes_changed_files_only(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), folder(tmp_path), **ONE)
     before = results_of(config, out=tmp_path / "out")
     path = tmp_path / "voices" / "low" / "ann_0.wav"

@@ -6,11 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.artifacts import digest, read_json, write_table
+from otoscope.artifacts import digest, read_json
 from otoscope.cli.summary import print_summary
 from otoscope.config import load_config
 from otoscope.pipeline.run import RunSummary, run
-from otoscope.report.page import write_report
 from otoscope.runs.folder import RunFolder
 from otoscope.sae.config import TrainConfig
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
@@ -51,7 +50,7 @@ def done_again(folder: Path) -> list[str]:
     return [name for name in stages_of_last_run(folder)[0] if name != "corpus"]
 
 
-def test_every_dictionary_is_made_as_its_recipe_says_and_its_card_tells_it(summary: RunSummary) -> None:
+def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> None:
     cards = {name: read_json(summary.run / "saes" / sae_id / "card.json") for name, sae_id in USED.items()}
     assert {name: card["preset"] for name, card in cards.items()} == {name: name for name in USED}
     wanted = {
@@ -67,13 +66,13 @@ def test_every_dictionary_is_made_as_its_recipe_says_and_its_card_tells_it(summa
     assert not list(summary.run.glob("saes/*unused*"))
 
 
-def test_results_name_the_recipe_of_every_dictionary_and_of_nothing_else(summary: RunSummary) -> None:
+def test_results_name_the_preset_of_saes_only(summary: RunSummary) -> None:
     results = pl.read_parquet(summary.run / "results.parquet")
     named = results.select("representation", "preset", "sae_id").unique().sort("sae_id").rows()
     assert named == [("dense", None, ""), *sorted(("sae", name, sae_id) for name, sae_id in USED.items())]
 
 
-def test_the_page_and_the_summary_name_the_recipes(summary: RunSummary, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_summary_name_the_presets(summary: RunSummary, capsys: pytest.CaptureFixture[str]) -> None:
     page = (summary.run / "report" / "index.html").read_text(encoding="utf-8")
     print_summary(summary, RunFolder(summary.run))
     told = capsys.readouterr().out
@@ -83,7 +82,7 @@ def test_the_page_and_the_summary_name_the_recipes(summary: RunSummary, capsys: 
         assert name in told, name
 
 
-def test_a_recipe_that_changes_trains_its_own_dictionaries_anew_and_no_others(path: Path, copied: Path) -> None:
+def test_train_retrains_only_saes_of_a_changed_preset(path: Path, copied: Path) -> None:
     weights = {name: copied / "saes" / sae_id / "sae.safetensors" for name, sae_id in USED.items()}
     before = {name: digest(file) for name, file in weights.items()}
     run(load_config(path, ["train.presets.papers-short.epochs=2"]), copied, until="train")
@@ -91,23 +90,6 @@ def test_a_recipe_that_changes_trains_its_own_dictionaries_anew_and_no_others(pa
     assert {name for name, file in weights.items() if digest(file) != before[name]} == {"papers-short"}
 
 
-def test_a_recipe_that_nothing_uses_may_change(path: Path, copied: Path) -> None:
+def test_train_ignores_changes_of_unused_presets(path: Path, copied: Path) -> None:
     run(load_config(path, ["train.presets.unused.epochs=9"]), copied, until="evaluate")
     assert done_again(copied) == []
-
-
-def test_results_of_before_the_column_are_joined_anew_without_being_made_again(path: Path, copied: Path) -> None:
-    """Neither parts nor results of an earlier release hold `preset`."""
-    now = pl.read_parquet(copied / "results.parquet")
-    for table in [copied / "results.parquet", *copied.glob("parts/*.parquet")]:
-        write_table(table, pl.read_parquet(table).drop("preset"))
-        card = table.with_suffix(".json")
-        if card.is_file():
-            card.write_text(card.read_text().replace(read_json(card)["sha256"], digest(table)))
-    (copied / "stages" / "evaluate.json").unlink()
-    kept = {table: digest(table) for table in copied.glob("parts/*.parquet")}
-    write_report(copied)
-    assert "Trained with the preset default" in (copied / "report" / "index.html").read_text(encoding="utf-8")
-    run(load_config(path), copied, until="evaluate")
-    assert {table: digest(table) for table in kept} == kept
-    assert pl.read_parquet(copied / "results.parquet").equals(now)

@@ -27,7 +27,7 @@ def turn_signs(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_what_was_made_of_damaged_bytes_is_made_again(config: Path, tmp_path: Path) -> None:
+def test_run_recomputes_results_of_damaged_activations(config: Path, tmp_path: Path) -> None:
     clean, spoiled = tmp_path / "clean", tmp_path / "spoiled"
     run(load_config(config), clean)
     run(load_config(config), spoiled, until="extract")
@@ -51,7 +51,7 @@ def test_what_was_made_of_damaged_bytes_is_made_again(config: Path, tmp_path: Pa
     assert stages_of_last_run(spoiled)[0] == []
 
 
-def test_a_run_that_shares_the_store_works_again_too(config: Path, tmp_path: Path) -> None:
+def test_run_recomputes_results_of_a_shared_damaged_store(config: Path, tmp_path: Path) -> None:
     """It never saw the mark: another run had the store mended."""
     place = f"extract.store={tmp_path / 'store'}"
     for name in ("one", "two"):

@@ -41,7 +41,7 @@ def results(summary: RunSummary) -> pl.DataFrame:
     return pl.read_parquet(summary.results)
 
 
-def test_every_artifact_is_in_its_place(summary: RunSummary) -> None:
+def test_run_writes_every_artifact(summary: RunSummary) -> None:
     for name in (
         "config.yaml",
         "corpus.parquet",
@@ -65,7 +65,7 @@ def test_every_artifact_is_in_its_place(summary: RunSummary) -> None:
     assert not list(summary.run.rglob("progress.safetensors"))
 
 
-def test_the_summary_says_what_was_made(summary: RunSummary) -> None:
+def test_run_summary_has_clips_report_time_and_memory(summary: RunSummary) -> None:
     assert (summary.clips, summary.set_aside) == (CLIPS, 0)
     assert summary.report == summary.run / "report" / "index.html"
     assert 0 < summary.seconds < 300
@@ -89,7 +89,7 @@ def test_results_have_the_schema_and_every_metric(results: pl.DataFrame) -> None
     assert results.select("layer", "representation", "sae_id", "metric", "target", "split").is_duplicated().sum() == 0
 
 
-def test_values_lie_where_they_can(results: pl.DataFrame) -> None:
+def test_results_are_within_their_bounds(results: pl.DataFrame) -> None:
     known = results.filter(pl.col("value").is_not_nan())
     shares = known.filter(pl.col("metric").str.starts_with("probe_") | pl.col("metric").str.ends_with("_fraction"))
     assert shares["value"].is_between(0.0, 1.0).all()
@@ -100,7 +100,7 @@ def test_values_lie_where_they_can(results: pl.DataFrame) -> None:
     assert (known.filter(pl.col("metric") == "l0").select(pl.col("value") <= pl.col("k") + 1e-9)).to_series().all()
 
 
-def test_numbers_on_test_groups_carry_interval_null_and_counts(results: pl.DataFrame) -> None:
+def test_results_on_test_groups_have_interval_null_and_counts(results: pl.DataFrame) -> None:
     probes = results.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))
     assert set(probes["target"]) == {"technique", "vowel", "context", "gender"}
     assert (probes["groups"] == 2).all()
@@ -110,14 +110,14 @@ def test_numbers_on_test_groups_carry_interval_null_and_counts(results: pl.DataF
     assert (probes["null_high"] >= probes["null_mean"]).all()
 
 
-def test_codes_of_all_poolings_are_told_apart_and_sparser_ones_fire_less(results: pl.DataFrame) -> None:
+def test_results_have_fewer_active_latents_for_sparser_saes(results: pl.DataFrame) -> None:
     fired = results.filter((pl.col("metric") == "l0") & (pl.col("split") == "test")).sort("layer", "k")
     assert fired["k"].to_list() == [6, 16, 6, 16]
     values = fired["value"].to_numpy().reshape(2, 2)
     assert (values[:, 0] < values[:, 1]).all()
 
 
-def test_a_second_run_does_nothing(summary: RunSummary, path: Path) -> None:
+def test_run_skips_everything_the_second_time(summary: RunSummary, path: Path) -> None:
     before = {p: digest(p) for p in (summary.run / "results.parquet", summary.run / "report" / "index.html")}
     second = run(load_config(path), summary.run)
     assert stages_of_last_run(summary.run) == ([], list(STAGES))
@@ -125,7 +125,7 @@ def test_a_second_run_does_nothing(summary: RunSummary, path: Path) -> None:
     assert {p: digest(p) for p in before} == before
 
 
-def test_another_title_rewrites_the_page_only(summary: RunSummary, path: Path) -> None:
+def test_run_rewrites_only_the_page_for_another_title(summary: RunSummary, path: Path) -> None:
     done, _ = again(summary, path, "report.title=Another one")
     assert done == ["report"]
     assert summary.report is not None
@@ -143,7 +143,7 @@ def test_another_title_rewrites_the_page_only(summary: RunSummary, path: Path) -
         ("max_set_aside=0.5", ["corpus"]),
     ],
 )
-def test_a_changed_setting_reruns_what_depends_on_it(
+def test_run_repeats_the_stages_that_depend_on_a_setting(
     summary: RunSummary, path: Path, override: str, redone: list[str]
 ) -> None:
     again(summary, path, until="evaluate")
@@ -155,7 +155,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(
     assert digest(summary.run / "results.parquet") == whole
 
 
-def test_dictionaries_that_stay_in_the_grid_are_not_trained_again(summary: RunSummary, path: Path) -> None:
+def test_train_keeps_saes_that_stay_in_the_grid(summary: RunSummary, path: Path) -> None:
     again(summary, path, until="train")
     made = {p: p.stat().st_mtime_ns for p in summary.run.glob("saes/*-m64-k16-seed0/sae.safetensors")}
     again(summary, path, "train.sparsities=[0.75, 0.5]", until="train")
@@ -173,9 +173,7 @@ def test_dictionaries_that_stay_in_the_grid_are_not_trained_again(summary: RunSu
         ("stages/evaluate.json", ["evaluate"]),
     ],
 )
-def test_a_lost_artifact_is_made_again_and_nothing_else(
-    summary: RunSummary, path: Path, lost: str, redone: list[str]
-) -> None:
+def test_run_restores_only_a_lost_artifact(summary: RunSummary, path: Path, lost: str, redone: list[str]) -> None:
     again(summary, path)
     results = digest(summary.run / "results.parquet")
     (summary.run / lost).unlink()
@@ -184,7 +182,7 @@ def test_a_lost_artifact_is_made_again_and_nothing_else(
     assert digest(summary.run / "results.parquet") == results
 
 
-def test_damaged_weights_are_trained_again(summary: RunSummary, path: Path) -> None:
+def test_train_repeats_damaged_weights(summary: RunSummary, path: Path) -> None:
     weights = summary.run / "saes/layer01-frames-default-m64-k6-seed0/sae.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-8] + b"\0" * 8)
@@ -192,7 +190,7 @@ def test_damaged_weights_are_trained_again(summary: RunSummary, path: Path) -> N
     assert weights.read_bytes() == whole
 
 
-def test_a_part_that_its_card_does_not_describe_is_made_again(summary: RunSummary, path: Path) -> None:
+def test_evaluate_recomputes_a_part_that_differs_from_its_card(summary: RunSummary, path: Path) -> None:
     """Killed between a part's table and its card, and then asked for the older settings once more."""
     again(summary, path, until="evaluate")
     whole = digest(summary.run / "results.parquet")
@@ -203,7 +201,7 @@ def test_a_part_that_its_card_does_not_describe_is_made_again(summary: RunSummar
     assert digest(summary.run / "results.parquet") == whole
 
 
-def test_only_what_the_last_stage_needs_is_done(path: Path, tmp_path: Path) -> None:
+def test_run_until_a_stage_runs_only_its_inputs(path: Path, tmp_path: Path) -> None:
     for until in ("factors", "extract", "train"):
         made = run(load_config(path), tmp_path / until, until=until)
         done, _ = stages_of_last_run(tmp_path / until)
@@ -215,13 +213,13 @@ def test_only_what_the_last_stage_needs_is_done(path: Path, tmp_path: Path) -> N
         run(load_config(path), tmp_path / "x", until="tran")
 
 
-def test_an_older_report_is_not_called_this_runs(summary: RunSummary, path: Path) -> None:
+def test_run_summary_omits_the_report_of_an_earlier_run(summary: RunSummary, path: Path) -> None:
     made = run(load_config(path), summary.run, until="train")
     assert (made.report, made.results) == (None, None)
     assert (summary.run / "report" / "index.html").is_file()
 
 
-def test_the_page_names_the_dictionaries_of_its_results_only(summary: RunSummary, path: Path) -> None:
+def test_report_names_only_saes_of_its_results(summary: RunSummary, path: Path) -> None:
     again(summary, path, "train.latents=16", "train.sparsities=[0.5]", until="train")
     again(summary, path)
     assert list(summary.run.glob("saes/*-m16-*"))
@@ -231,7 +229,7 @@ def test_the_page_names_the_dictionaries_of_its_results_only(summary: RunSummary
     assert "-m16-" not in page
 
 
-def test_the_order_of_clips_is_one_and_the_same(summary: RunSummary) -> None:
+def test_run_keeps_one_order_of_clips_in_all_artifacts(summary: RunSummary) -> None:
     corpus = pl.read_parquet(summary.run / "corpus.parquet")["clip_id"].to_list()
     factors = pl.read_parquet(summary.run / "factors.parquet")["clip_id"].to_list()
     stored = pl.read_parquet(summary.run / "activations" / "clips.parquet")["clip_id"].to_list()
@@ -239,13 +237,13 @@ def test_the_order_of_clips_is_one_and_the_same(summary: RunSummary) -> None:
     assert np.unique(corpus).size == CLIPS
 
 
-def test_two_runs_elsewhere_give_the_same_bytes(summary: RunSummary, path: Path, tmp_path: Path) -> None:
+def test_run_gives_the_same_bytes_in_another_folder(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     again(summary, path, until="evaluate")
     run(load_config(path), tmp_path / "other", until="evaluate")
     assert digest(tmp_path / "other" / "results.parquet") == digest(summary.run / "results.parquet")
 
 
-def test_a_configuration_made_in_python_runs_like_one_that_was_read(summary: RunSummary, path: Path) -> None:
+def test_run_accepts_a_configuration_from_python(summary: RunSummary, path: Path) -> None:
     again(summary, path)
     config = RunConfig.model_validate(load_config(path).model_dump() | {"name": "sung"})
     assert config == load_config(path)

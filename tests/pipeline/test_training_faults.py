@@ -68,7 +68,7 @@ def trained(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "place"), [("frames", 'frame 2 of clip "{}" at layer 1'), ("pooled", 'clip "{}" at layer 1')]
 )
-def test_a_store_that_holds_no_numbers_names_clip_and_layer(root: Path, kind: str, place: str, value: float) -> None:
+def test_train_names_clip_and_layer_of_non_finite_rows(root: Path, kind: str, place: str, value: float) -> None:
     store = ActivationStore.open(root / "out" / "activations")
     split = dict(pl.read_parquet(root / "out" / "corpus.parquet").select("clip_id", "split").iter_rows())
     clip_id = [clip for clip in store.clip_ids if split[clip] == "train"][4]
@@ -84,7 +84,7 @@ def test_a_store_that_holds_no_numbers_names_clip_and_layer(root: Path, kind: st
         train(root)
 
 
-def test_constant_dimensions_are_told_and_trained_on(root: Path) -> None:
+def test_train_warns_of_constant_dimensions(root: Path) -> None:
     spoil(root, "frames", filled(7.0, slice(0, 3)))
     lines = train(root).lines
     width = ActivationStore.open(root / "out" / "activations").width(1)
@@ -92,7 +92,7 @@ def test_constant_dimensions_are_told_and_trained_on(root: Path) -> None:
     assert len(trained(root)) == 2
 
 
-def test_rows_that_never_vary_name_clip_and_layer(root: Path) -> None:
+def test_train_names_clip_and_layer_of_constant_rows(root: Path) -> None:
     spoil(root, "frames", filled(1.0))
     with pytest.raises(
         TrainingError, match=r'^all \d+ training rows equal training row 0 \(frame 0 of clip ".*" at layer 1\)'
@@ -110,7 +110,7 @@ def alone_in_training(root: Path) -> None:
     (root / "mine.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_one_training_row_is_told_before_the_frames_of_that_clip_are_trained_on(root: Path) -> None:
+def test_train_refuses_a_single_row_before_any_training(root: Path) -> None:
     alone_in_training(root)
     with pytest.raises(TrainingError, match=r"^layer01-pooled-default-m64-k6-seed0: 1 training row\(s\): a dictionary"):
         train(root)
@@ -119,7 +119,7 @@ def test_one_training_row_is_told_before_the_frames_of_that_clip_are_trained_on(
     assert trained(root) == {"layer01-frames-default-m64-k6-seed0"}
 
 
-def test_a_grid_too_large_for_memory_is_told_before_its_smaller_part_is_trained(root: Path) -> None:
+def test_train_refuses_a_grid_too_large_before_any_training(root: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"m90000000-\S+: 90000000 latents of \d+ .* need .* about \d+ latents would fit"
     ):
@@ -127,7 +127,7 @@ def test_a_grid_too_large_for_memory_is_told_before_its_smaller_part_is_trained(
     assert trained(root) == set()
 
 
-def test_dictionaries_of_another_store_are_trained_again(root: Path) -> None:
+def test_train_repeats_saes_of_another_store(root: Path) -> None:
     """The fingerprint of the activations decides, not the names of files."""
     train(root)
     before = {name: load_sae(root / "out" / "saes" / name).card["activations"] for name in trained(root)}

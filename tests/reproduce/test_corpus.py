@@ -40,7 +40,7 @@ def made_corpus(durations: dict[str, float]) -> Corpus:
 LONG = {f"s{i % 4}/{i:02d}.wav": 12.0 for i in range(20)} | {"t0/a.wav": 12.0, "t0/b.wav": 3.0}
 
 
-def test_misspelt_vibratos_vanish_or_count(tree: Path, tmp_path: Path) -> None:
+def test_vocalset_drops_or_fixes_misspelt_vibrato(tree: Path, tmp_path: Path) -> None:
     dropped, fixed = (
         read_vocalset(tree, ReproductionSettings(vibrado=v), cache=tmp_path).clips for v in ("drop", "fix")
     )
@@ -51,13 +51,13 @@ def test_misspelt_vibratos_vanish_or_count(tree: Path, tmp_path: Path) -> None:
     assert set(lost["label_technique"]) == {"vibrato"}
 
 
-def test_test_singers_are_the_published_ones_and_all_others_train(tree: Path, tmp_path: Path) -> None:
+def test_vocalset_uses_the_published_test_singers(tree: Path, tmp_path: Path) -> None:
     clips = read_vocalset(tree, ReproductionSettings(), cache=tmp_path).clips
     assert set(clips.filter(pl.col("split") == "test")["group"]) == set(TEST_SINGERS) & set(clips["group"])
     assert set(clips["split"]) == {"train", "test"}
 
 
-def test_a_glance_sees_what_reading_finds(tree: Path, tmp_path: Path) -> None:
+def test_list_vocalset_agrees_with_read_vocalset(tree: Path, tmp_path: Path) -> None:
     columns = ["path", "duration_s", "rate_hz", "group", "split", "label_technique"]
     seen, read = (
         list_vocalset(tree, ReproductionSettings()).clips,
@@ -66,7 +66,7 @@ def test_a_glance_sees_what_reading_finds(tree: Path, tmp_path: Path) -> None:
     assert seen.select(columns).sort("path").equals(read.select(columns).sort("path"))
 
 
-def test_a_fifth_of_the_training_files_validates_whoever_sings() -> None:
+def test_assign_sides_validates_on_a_fifth_of_the_files() -> None:
     side = assign_sides(made_corpus(LONG), ReproductionSettings())
     valid = [path for path, found in side.items() if found == "valid"]
     assert len(valid) == 4
@@ -75,14 +75,14 @@ def test_a_fifth_of_the_training_files_validates_whoever_sings() -> None:
     assert assign_sides(made_corpus(LONG), ReproductionSettings(seed=1)) != side
 
 
-def test_whole_singers_validate_when_switched() -> None:
+def test_assign_sides_can_validate_on_whole_singers() -> None:
     side = assign_sides(made_corpus(LONG), ReproductionSettings(valid_split="singers"))
     by_singer = {s: {found for path, found in side.items() if path.startswith(s)} for s in ("s0", "s1", "s2", "s3")}
     assert sorted(map(len, by_singer.values())) == [1, 1, 1, 1]
     assert sum(found == {"valid"} for found in by_singer.values()) == 1
 
 
-def test_the_order_of_files_decides_nothing() -> None:
+def test_assign_sides_ignores_the_order_of_files() -> None:
     backwards = dict(reversed(LONG.items()))
     assert assign_sides(made_corpus(LONG), ReproductionSettings()) == assign_sides(
         made_corpus(backwards), ReproductionSettings()
@@ -94,7 +94,7 @@ def test_the_order_of_files_decides_nothing() -> None:
     assert one.equals(two)
 
 
-def test_training_files_come_in_random_crops_of_five_seconds_and_others_from_their_start() -> None:
+def test_cut_takes_crops_training_files_at_random() -> None:
     heard = cut_takes(made_corpus({**LONG, "s0/short.wav": 2.0, "s1/just.wav": 5.0}), ReproductionSettings(crops=6))
     train = heard.filter((pl.col("take") == "train") & (pl.col("file_s") == 12.0))
     assert (train["duration_s"] == 5.0).all()
@@ -109,13 +109,13 @@ def test_training_files_come_in_random_crops_of_five_seconds_and_others_from_the
 
 
 @pytest.mark.parametrize("seconds", [2.0, 5.0])
-def test_a_file_of_five_seconds_or_less_has_one_crop(seconds: float) -> None:
+def test_cut_takes_gives_short_files_one_crop(seconds: float) -> None:
     heard = cut_takes(made_corpus({**LONG, "s0/z.wav": seconds}), ReproductionSettings(crops=6, valid_split="singers"))
     mine = heard.filter(pl.col("path") == "s0/z.wav")
     assert mine.select("start_s", "duration_s").rows() == [(0.0, seconds)]
 
 
-def test_one_training_singer_cannot_validate_and_train() -> None:
+def test_assign_sides_refuses_a_single_training_singer() -> None:
     with pytest.raises(SplitError, match="2 training files of 1 groups cannot be split"):
         assign_sides(
             made_corpus({"s0/a.wav": 6.0, "s0/b.wav": 6.0, "t0/c.wav": 6.0}),

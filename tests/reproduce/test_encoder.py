@@ -28,7 +28,7 @@ def mean_of(encoder, sound, layer: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["hubert", "wavlm", "mert"])
-def test_a_short_crop_is_filled_up_with_zeros_that_count(tiny: Tiny, family: str) -> None:
+def test_study_encoder_pads_short_crops_with_zeros(tiny: Tiny, family: str) -> None:
     inner = load_encoder(tiny(family))
     playing = study_encoder(inner, crop=True, switches=EVAL)
     sound = wave(rate_hz=inner.rate_hz)
@@ -40,7 +40,7 @@ def test_a_short_crop_is_filled_up_with_zeros_that_count(tiny: Tiny, family: str
     assert np.abs(mean_of(masked, sound, 3) - mean_of(playing, sound, 3)).max() > 1e-3
 
 
-def test_whole_files_are_left_alone_but_for_asts_spectrogram(tiny: Tiny) -> None:
+def test_study_encoder_pads_whole_files_for_ast_only(tiny: Tiny) -> None:
     hubert, ast = load_encoder(tiny("hubert")), load_encoder(tiny("ast"))
     sound = wave()
     np.testing.assert_array_equal(
@@ -57,7 +57,7 @@ def test_whole_files_are_left_alone_but_for_asts_spectrogram(tiny: Tiny) -> None
     np.testing.assert_allclose(mean_of(playing, sound, 2), states.mean(dim=0).numpy(), atol=1e-5)
 
 
-def test_train_mode_disturbs_a_clip_alike_each_time_and_leaves_no_trace(tiny: Tiny) -> None:
+def test_train_mode_is_reproducible_and_restores_all_state(tiny: Tiny) -> None:
     inner = load_encoder(tiny("hubert"))
     sound, other = wave(1.0), wave(1.0, seed=1)
     clean = mean_of(inner, sound, 3)
@@ -74,13 +74,13 @@ def test_train_mode_disturbs_a_clip_alike_each_time_and_leaves_no_trace(tiny: Ti
     np.testing.assert_array_equal(mean_of(inner, sound, 3), clean)
 
 
-def test_eval_mode_switches_the_noise_off(tiny: Tiny) -> None:
+def test_study_encoder_in_eval_mode_is_deterministic(tiny: Tiny) -> None:
     inner = load_encoder(tiny("hubert"))
     quiet = study_encoder(inner, crop=False, switches=EVAL, stochastic=True)
     np.testing.assert_array_equal(mean_of(quiet, wave(), 3), mean_of(inner, wave(), 3))
 
 
-def test_a_dropped_block_hands_on_what_it_was_given(tiny: Tiny) -> None:
+def test_train_mode_returns_the_input_of_a_dropped_block(tiny: Tiny) -> None:
     inner = load_encoder(tiny("hubert"))
     config = inner.model.config
     config.layerdrop, config.apply_spec_augment = 1.0, False
@@ -103,7 +103,7 @@ def test_a_dropped_block_hands_on_what_it_was_given(tiny: Tiny) -> None:
     assert 0.3 < np.mean(shares) < 0.7
 
 
-def test_sound_of_another_rate_is_played_as_if_it_were_the_models(tiny: Tiny) -> None:
+def test_study_encoder_treats_another_rate_as_its_own(tiny: Tiny) -> None:
     inner = load_encoder(tiny("mert"))
     slow = study_encoder(inner, crop=True, switches=EVAL, rate_hz=16_000)
     assert (inner.rate_hz, slow.rate_hz) == (24_000, 16_000)
@@ -111,7 +111,7 @@ def test_sound_of_another_rate_is_played_as_if_it_were_the_models(tiny: Tiny) ->
     np.testing.assert_array_equal(mean_of(slow, sound, 2), mean_of(inner, sound, 2))
 
 
-def test_wavlm_in_wav2vec2_is_transformers_own_slip(tiny: Tiny) -> None:
+def test_load_study_encoder_loads_wavlm_as_wav2vec2(tiny: Tiny) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     folder = tiny("wavlm")
@@ -131,11 +131,11 @@ def test_wavlm_in_wav2vec2_is_transformers_own_slip(tiny: Tiny) -> None:
     assert np.abs(mean_of(broken, wave(), 2) - mean_of(whole, wave(), 2)).max() > 1e-3
 
 
-def test_other_families_load_in_their_own_architecture(tiny: Tiny) -> None:
+def test_load_study_encoder_keeps_other_architectures(tiny: Tiny) -> None:
     assert type(load_study_encoder(str(tiny("hubert")), Switches()).model).__name__ == "HubertModel"
 
 
-def test_the_revision_tells_how_a_model_is_made_to_hear(tiny: Tiny) -> None:
+def test_study_encoder_revision_describes_the_input_pipeline(tiny: Tiny) -> None:
     mert = load_encoder(tiny("mert"))
     tells = study_encoder(mert, crop=True, switches=Switches(), stochastic=True, rate_hz=16_000).revision
     assert tells == f"{mert.revision}, padded to 5 s, 16000 Hz treated as 24000 Hz, train mode"

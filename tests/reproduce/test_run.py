@@ -51,7 +51,7 @@ def rows(folder: Path, **keys: object) -> pl.DataFrame:
     return table.filter(*(pl.col(name) == value for name, value in keys.items()))
 
 
-def test_every_cell_of_the_grid_has_its_numbers(four: Reproduction) -> None:
+def test_reproduce_fills_every_cell_of_the_grid(four: Reproduction) -> None:
     here = four.comparison.filter(pl.col("here").is_not_null())
     wanted = four.comparison.filter(
         # three of the six sparsities were trained, and three blocks stand for twelve
@@ -70,7 +70,7 @@ def test_every_cell_of_the_grid_has_its_numbers(four: Reproduction) -> None:
     assert rows(four.folder, metric="factor_entropy")["value"].is_between(0, 3.33).all()
 
 
-def test_the_comparison_is_written_three_times_alike(four: Reproduction) -> None:
+def test_reproduce_writes_the_comparison_as_table_csv_and_page(four: Reproduction) -> None:
     written = pl.read_csv(four.folder / "comparison.csv")
     assert written.height == four.comparison.height
     page = four.page.read_text(encoding="utf-8")
@@ -80,20 +80,20 @@ def test_the_comparison_is_written_three_times_alike(four: Reproduction) -> None
     assert card["models"]["WavLM"]["layers"] == [1, 3]
 
 
-def test_the_mislabelled_run_stands_under_the_wrong_sparsity(one: Path) -> None:
+def test_reproduce_labels_the_mislabelled_probe_as_published(one: Path) -> None:
     probes = rows(one, metric="probe_accuracy", representation="sae", layer=1, split="test")
     assert sorted(probes["sparsity"]) == [0.75, 0.75, 0.9]
     assert probes.filter(pl.col("sae_id").str.contains("read-at"))["k"].to_list() == [32]
     assert rows(one, metric="mse", layer=1)["sparsity"].to_list() == [0.75, 0.9, 0.99]
 
 
-def test_nothing_is_done_twice(one: Path, data: Path, tiny: Tiny) -> None:
+def test_reproduce_skips_everything_the_second_time(one: Path, data: Path, tiny: Tiny) -> None:
     before = {path: path.stat().st_mtime_ns for path in one.rglob("*.safetensors")}
     one_model(data, tiny("hubert"), one)
     assert before == {path: path.stat().st_mtime_ns for path in one.rglob("*.safetensors")}
 
 
-def test_a_switch_of_the_metrics_leaves_encodings_and_dictionaries_alone(one: Path, data: Path, tiny: Tiny) -> None:
+def test_reproduce_keeps_stores_and_saes_for_a_metric_switch(one: Path, data: Path, tiny: Tiny) -> None:
     def events() -> list[dict[str, str]]:
         lines = (one / "models" / "HuBERT" / "log.jsonl").read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["event"] == "finished"]
@@ -107,7 +107,7 @@ def test_a_switch_of_the_metrics_leaves_encodings_and_dictionaries_alone(one: Pa
     assert not rows(one, metric="completeness")["value"].is_nan().any()
 
 
-def test_other_ears_make_other_encodings(one: Path, data: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_reproduce_extracts_again_for_encoder_switches(one: Path, data: Path, tiny: Tiny, tmp_path: Path) -> None:
     found = one_model(
         data, tiny("hubert"), tmp_path, settings=["encoder_mode=eval", "padding=masked", "factor_audio=crop"]
     ).folder
@@ -118,7 +118,7 @@ def test_other_ears_make_other_encodings(one: Path, data: Path, tiny: Tiny, tmp_
 
 
 @pytest.mark.parametrize("by", ["test", "valid"])
-def test_layers_can_be_chosen_anew(data: Path, tiny: Tiny, tmp_path: Path, by: str) -> None:
+def test_reproduce_can_choose_the_layers(data: Path, tiny: Tiny, tmp_path: Path, by: str) -> None:
     models = choose_models(overrides=[f"HuBERT={tiny('hubert')}"], only=["HuBERT"])
     settings = parse_settings([*SMALL, f"layers={by}", "factor_audio=crop", "sparsities=[0.9]"])
     found = reproduce(data, tmp_path, models=models, settings=settings)
@@ -134,7 +134,7 @@ def test_layers_can_be_chosen_anew(data: Path, tiny: Tiny, tmp_path: Path, by: s
     ]
 
 
-def test_a_killed_reproduction_ends_in_the_same_bytes(data: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_reproduce_resumes_after_kills_to_the_same_bytes(data: Path, tiny: Tiny, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.reproductions", str(data), str(tiny("hubert")), str(tmp_path)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=True)
@@ -149,16 +149,14 @@ def test_a_killed_reproduction_ends_in_the_same_bytes(data: Path, tiny: Tiny, tm
         assert path.read_bytes() == other.read_bytes(), path
 
 
-def test_a_model_without_the_published_layers_is_refused_before_any_work(
-    data: Path, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_reproduce_refuses_missing_layers_before_any_work(data: Path, tiny: Tiny, tmp_path: Path) -> None:
     models = choose_models(overrides=[f"HuBERT={tiny('hubert')}"], only=["HuBERT"])
     with pytest.raises(EncoderError, match=r"has layers 0 to 3, not \[12\]; name a pair with --model HuBERT="):
         reproduce(data, tmp_path, models=models, settings=parse_settings(SMALL))
     assert not (tmp_path / "models").exists()
 
 
-def test_a_disk_that_is_too_small_is_refused_before_any_work(
+def test_reproduce_refuses_a_small_disk_before_any_work(
     data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "free_bytes", lambda _: 1000.0)

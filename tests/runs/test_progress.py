@@ -33,7 +33,7 @@ class Recorder(SilentReporter):
         self.lines.append(text)
 
 
-def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> None:
+def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "sung.yaml", tiny("wavlm"), {**SUNG, "singers": 4, "takes": 1})
     watch = Recorder()
     run(load_config(config), tmp_path / "out", until="explain", progress=watch)
@@ -51,7 +51,7 @@ def test_every_task_of_a_run_moves_to_its_end(tmp_path: Path, tiny: Tiny) -> Non
     assert "  synthesised 12 clips in" in "\n".join(watch.lines)
 
 
-def test_a_run_with_nothing_to_do_shows_no_bar(tmp_path: Path, tiny: Tiny) -> None:
+def test_progress_shows_no_bar_for_a_current_run(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "sung.yaml", tiny("wavlm"), {**SUNG, "singers": 4, "takes": 1})
     run(load_config(config), tmp_path / "out", until="train")
     watch = Recorder()
@@ -62,7 +62,7 @@ def test_a_run_with_nothing_to_do_shows_no_bar(tmp_path: Path, tiny: Tiny) -> No
     ]
 
 
-def test_a_task_that_fails_is_finished() -> None:
+def test_task_is_finished_after_an_error() -> None:
     watch = Recorder()
 
     def fail(done: int = 0, total: int = 0) -> None:

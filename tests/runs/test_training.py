@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> tuple[Path,
     return root / "out", watch
 
 
-def test_every_dictionary_comes_to_its_end(trained: tuple[Path, Lines]) -> None:
+def test_training_finishes_every_sae(trained: tuple[Path, Lines]) -> None:
     folder, watch = trained
     made = {path.parent.name for path in folder.glob("saes/*/card.json")}
     assert len(made) == 2 * 2 * 2
@@ -54,7 +54,7 @@ def test_every_dictionary_comes_to_its_end(trained: tuple[Path, Lines]) -> None:
     assert not list(folder.glob("saes/*/progress.safetensors"))
 
 
-def test_a_dictionary_of_the_grid_is_the_one_trained_alone(trained: tuple[Path, Lines], tmp_path: Path) -> None:
+def test_training_in_a_grid_equals_training_alone(trained: tuple[Path, Lines], tmp_path: Path) -> None:
     folder, _ = trained
     name = "layer01-pooled-default-m64-k6-seed1"
     store, card = ActivationStore.open(folder / "activations"), load_sae(folder / "saes" / name).card
@@ -67,13 +67,13 @@ def test_a_dictionary_of_the_grid_is_the_one_trained_alone(trained: tuple[Path, 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra `log` is absent")
-def test_curves_of_every_dictionary_lie_beside(trained: tuple[Path, Lines]) -> None:
+def test_training_writes_curves_of_every_sae(trained: tuple[Path, Lines]) -> None:
     folder, _ = trained
     names = {path.parent.name for path in folder.glob("tensorboard/*/events.*")}
     assert names == {path.parent.name for path in folder.glob("saes/*/card.json")}
 
 
-def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_warns_of_an_outlier_dimension(trained: tuple[Path, Lines], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = trained
     pooled = ActivationStore.pooled
 
@@ -96,7 +96,7 @@ def test_an_outlier_dimension_is_told(trained: tuple[Path, Lines], monkeypatch: 
     assert f"at most {silent:.1%} dead latents" in came_to
 
 
-def test_two_recipes_and_two_sizes_are_trained_judged_and_shown(tmp_path: Path, tiny: Tiny) -> None:
+def test_training_of_two_presets_and_sizes_is_evaluated_and_shown(tmp_path: Path, tiny: Tiny) -> None:
     write_voices(tmp_path / "voices")
     train = {"preset": ["mariotte2025", "default"], "latents": [32, 64], "sparsities": [0.9], "layers": [1]}
     config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, train=train)

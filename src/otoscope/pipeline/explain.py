@@ -79,7 +79,7 @@ def explain(run: Context) -> None:
             factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
         )
 
-    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, progress=watch)
+    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, progress=watch, code=["otoscope.explain"])
 
 
 def choose_member(results: pl.DataFrame, grid: list[GridMember], compared: Reappearing | None = None) -> GridMember:
