@@ -41,15 +41,15 @@ class RunData:
     @property
     def title(self) -> str:
         """The page's title: the configuration's, or one built from encoder and corpus."""
-        asked = (self.config.get("report") or {}).get("title")
-        return str(asked or f"{self.encoder} on {self.corpus.get('name') or self.name}")
+        title = (self.config.get("report") or {}).get("title")
+        return str(title or f"{self.encoder} on {self.corpus.get('name') or self.name}")
 
     @property
     def encoder(self) -> str:
         """The encoder's identifier, as the results name it."""
-        named = self.results.rows["encoder"].drop_nulls()
-        found = [e for e in named.unique(maintain_order=True) if e]
-        return found[0] if found else str(self.config.get("model") or "the encoder")
+        column = self.results.rows["encoder"].drop_nulls()
+        names = [name for name in column.unique(maintain_order=True) if name]
+        return names[0] if names else str(self.config.get("model") or "the encoder")
 
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""
@@ -78,7 +78,7 @@ def read_run(folder: Path) -> RunData:
         raise DamagedArtifact(
             f"{folder / 'results.parquet'} lacks the columns {sorted(missing)}; delete it and evaluate again"
         )
-    judged = set(rows["sae_id"])  # saes/ may also hold dictionaries of earlier settings
+    evaluated = set(rows["sae_id"])  # saes/ may also hold dictionaries of earlier settings
     return RunData(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
@@ -87,7 +87,9 @@ def read_run(folder: Path) -> RunData:
         clips=_table(folder / "corpus.parquet"),
         set_aside=set_aside(folder),
         factors=_json(folder / "factors.json"),
-        cards={p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in judged},
+        cards={
+            p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in evaluated
+        },
         activations=_json(folder / "activations" / "manifest.json"),
         top_clips=read_top_clips(folder / "explain"),
     )
@@ -96,9 +98,9 @@ def read_run(folder: Path) -> RunData:
 def set_aside(folder: Path) -> pl.DataFrame | None:
     """Return the clips that could not be used as `path, reason`: undecodable or silent clips, then too short ones."""
     listed, stored = _table(folder / "set_aside.parquet"), folder / "activations"
-    heard = ActivationStore.open(stored).set_aside if (stored / "manifest.json").is_file() else None
-    found = [table.select("path", "reason") for table in (listed, heard) if table is not None]
-    return pl.concat(found) if found else None
+    too_short = ActivationStore.open(stored).set_aside if (stored / "manifest.json").is_file() else None
+    tables = [table.select("path", "reason") for table in (listed, too_short) if table is not None]
+    return pl.concat(tables) if tables else None
 
 
 def _json(path: Path) -> dict[str, Any]:

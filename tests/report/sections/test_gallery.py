@@ -9,8 +9,7 @@ import pytest
 
 from otoscope.artifacts import read_json, read_table, write_json, write_table
 from otoscope.report import write_report
-from otoscope.report.sections.factor_ranks import FactorRanks
-from otoscope.report.sections.gallery import is_refuted, latent_status
+from otoscope.report.sections.gallery import FactorRanks, is_refuted, latent_status
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page

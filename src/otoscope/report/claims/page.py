@@ -78,8 +78,8 @@ def is_asked(results: pl.DataFrame) -> bool:
 def examine(results: pl.DataFrame) -> Examined:
     """Collect the numbers of all three sources from a results table and return the verdicts."""
     strict = strict_claims(results)
-    found = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
-    return Examined(found, verdicts(strict, asked=STRICT in set(results["protocol"])))
+    examined = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
+    return Examined(examined, verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
 def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
@@ -88,17 +88,17 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     if not is_asked(results):
         return None
     page = run.folder / "report" / PAGE
-    found = examine(results)
-    charts = _figures(found)
+    examined = examine(results)
+    charts = _figures(examined)
     if figures:
         for figure in charts:
             if figure is not None:
                 write_figure(page.parent / "figures", figure)
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = evidence_of_run(run)
-    content = ClaimsSetting(opening(run, rests_on, answers(found)), caution(rests_on), TERMS, setting(run))
+    content = ClaimsSetting(opening(run, rests_on, answers(examined)), caution(rests_on), TERMS, setting(run))
     subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), examined for {encoders}"
-    text = render(found, charts, subtitle=subtitle, content=content, linked=figures)
+    text = render(examined, charts, subtitle=subtitle, content=content, linked=figures)
     with atomic(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
@@ -122,7 +122,7 @@ class ExaminedClaim(NamedTuple):
 
 
 def render(
-    found: Examined,
+    examined: Examined,
     charts: tuple[Figure | None, Figure | None, Figure | None],
     *,
     subtitle: str,
@@ -132,75 +132,75 @@ def render(
     """Return the page as text."""
     sections = [
         Section("setting", "Setting", "claims_setting.html", content),
-        Section("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, found.verdicts, strict=True))),
+        Section("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, examined.verdicts, strict=True))),
     ]
     numbers = (_of_task, _of_dimensions, _of_layers)
-    for claim, verdict, figure, rows_of in zip(CLAIMS, found.verdicts, charts, numbers, strict=True):
-        examined = ExaminedClaim(claim, list(rows_of(found.sources)), verdict)
-        sections.append(Section(claim.name, claim.title, "claim.html", examined, [figure] if figure else []))
+    for claim, verdict, figure, rows_of in zip(CLAIMS, examined.verdicts, charts, numbers, strict=True):
+        shown_claim = ExaminedClaim(claim, list(rows_of(examined.sources)), verdict)
+        sections.append(Section(claim.name, claim.title, "claim.html", shown_claim, [figure] if figure else []))
     return render_page(title="The claim, examined", subtitle=subtitle, sections=sections, linked=linked)
 
 
-def answers(found: Examined) -> tuple[tuple[str, str], ...]:
+def answers(examined: Examined) -> tuple[tuple[str, str], ...]:
     """Return each claim's name and outcome."""
-    return tuple((claim.title, verdict.outcome) for claim, verdict in zip(CLAIMS, found.verdicts, strict=True))
+    return tuple((claim.title, verdict.outcome) for claim, verdict in zip(CLAIMS, examined.verdicts, strict=True))
 
 
-def _figures(found: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:
-    return task_figure(found.sources), dimensions_figure(found.sources), layers_figure(found.sources)
+def _figures(examined: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:
+    return task_figure(examined.sources), dimensions_figure(examined.sources), layers_figure(examined.sources)
 
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.kept
-        if found is None:
+        claim = claims.kept
+        if claim is None:
             yield source, _absent(source, claims)
             continue
-        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
-        null = found.high.null_high
-        beside = f", null up to {percent(null)}" if known(null) else ""
+        prefix = f"mean over {count(claim.cells, 'layer')}: " if claim.cells > 1 else ""
+        null = claim.high.null_high
+        null_text = f", null up to {percent(null)}" if known(null) else ""
         yield (
             source,
-            f"{over}at {sparsity(found.sparsity)} sparsity codes {shown(found.high)}{beside}; "
-            f"layer {shown(found.dense)}; {points(found.high.value - found.dense.value)}",
+            f"{prefix}at {sparsity(claim.sparsity)} sparsity codes {shown(claim.high)}{null_text}; "
+            f"layer {shown(claim.dense)}; {points(claim.high.value - claim.dense.value)}",
         )
 
 
 def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.compact
-        if found is None:
+        claim = claims.compact
+        if claim is None:
             yield source, _absent(source, claims)
             continue
-        if found.dimensions is not None and not found.factors:
+        if claim.dimensions is not None and not claim.factors:
             yield source, "no factor that the layer and its codes both predict"
             continue
-        over = f"mean over {count(found.cells, 'layer')}: " if found.cells > 1 else ""
-        sides = found.completeness
-        text = f"{over}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
-        if found.dimensions is not None:
-            dense, codes = found.dimensions.dense, found.dimensions.codes
+        prefix = f"mean over {count(claim.cells, 'layer')}: " if claim.cells > 1 else ""
+        sides = claim.completeness
+        text = f"{prefix}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
+        if claim.dimensions is not None:
+            dense, codes = claim.dimensions.dense, claim.dimensions.codes
             text += (
                 f"; effective dimensions {formatting.decimal(codes.value, 1)} and "
-                f"{formatting.decimal(dense.value, 1)}, on the same {count(found.factors, 'factor')}"
+                f"{formatting.decimal(dense.value, 1)}, on the same {count(claim.factors, 'factor')}"
             )
-        if found.few is not None:
-            null = found.few.codes.null_high
-            beside = f" (null up to {formatting.decimal(null)})" if known(null) else ""
-            codes, dense = decimal(found.few.codes), decimal(found.few.dense)
-            text += f"; R² from {found.few_k} dimensions {codes}{beside} and {dense}"
+        if claim.few is not None:
+            null = claim.few.codes.null_high
+            null_text = f" (null up to {formatting.decimal(null)})" if known(null) else ""
+            codes, dense = decimal(claim.few.codes), decimal(claim.few.dense)
+            text += f"; R² from {claim.few_k} dimensions {codes}{null_text} and {dense}"
         yield source, text
 
 
 def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        found = claims.order
-        if found is None:
+        claim = claims.order
+        if claim is None:
             yield source, _absent(source, claims)
-        elif found.leads:
-            yield source, "; ".join(lead_told(name, lead) for name, lead in found.leads.items())
+        elif claim.leads:
+            yield source, "; ".join(lead_told(name, lead) for name, lead in claim.leads.items())
         else:
-            counts = (f"{name} {_count(found.early, name)} → {_count(found.late, name)}" for name in found.early)
+            counts = (f"{name} {_count(claim.early, name)} → {_count(claim.late, name)}" for name in claim.early)
             yield (
                 source,
                 f"of the ten best factors, from the first to the last layer with dictionaries: {', '.join(counts)}",

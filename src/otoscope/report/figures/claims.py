@@ -176,7 +176,7 @@ def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
     y = alt.Y("source:N").title(None).sort(list(SOURCES)).axis(labelLimit=170, grid=False)
     shift = alt.YOffset("series:N").sort(["dense", "SAE"])
     colour = alt.Color("series:N").title(None).scale(domain=["dense", "SAE"], range=[DENSE.light, SAE.light])
-    x = alt.X("value:Q").title(title).scale(alt.Scale(zero=False)).axis(grid=True, tickCount=5)
+    x = alt.X("value:Q").title(title).scale(alt.Scale(zero=False, padding=8)).axis(grid=True, tickCount=5)
     base = alt.Chart(data).encode(y=y, yOffset=shift, color=colour)
     tips = ["source:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
     layers: list[alt.Chart] = []

@@ -69,20 +69,20 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
 
 
 def _notes(table: pl.DataFrame) -> list[str]:
-    said = ["Factors within a category depend on each other and are not independent evidence."]
+    notes = ["Factors within a category depend on each other and are not independent evidence."]
     if any(column.endswith(" null") for column in table.columns):
-        said.append("In the table, “null” is the upper end of the R² of permuted factors.")
-    return said
+        notes.append("In the table, “null” is the upper end of the R² of permuted factors.")
+    return notes
 
 
 def factor_table(results: Results, categories: Mapping[str, str], metric: str, layer: int) -> pl.DataFrame:
     """Return one row per factor: category, value for the dense layer and each sparsity, and nulls."""
     rows = results.of(metric, layer=layer)
-    wide: dict[str, dict[str, object]] = {}
+    by_factor: dict[str, dict[str, object]] = {}
     labels = ["dense", *(sparsity(s) for s in results.sparsities)]
     for row in rows.rows(named=True):
         place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
-        target = wide.setdefault(
+        target = by_factor.setdefault(
             row["target"], {"factor": row["target"], "category": category_of(categories, row["target"])}
         )
         target[place] = row["value"]
@@ -92,7 +92,7 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
     schema: dict[str, pl.DataType] = {"factor": pl.String(), "category": pl.String()}
     for label in labels:
         schema |= {label: pl.Float64(), f"{label} null": pl.Float64()}
-    table = pl.DataFrame(list(wide.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
+    table = pl.DataFrame(list(by_factor.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
     empty = [c for c in table.columns if table[c].dtype.is_float() and table[c].fill_nan(None).is_null().all()]
     return table.drop(empty)
 
@@ -100,9 +100,9 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
 def category_map(results: Results, categories: Mapping[str, str]) -> Figure | None:
     """Return the share of predicted factors by category and layer: dense, and codes at the reference sparsity."""
     at = results.reference_sparsity
-    found = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
-    known = {name: with_test_values(rows, results) for name, rows in found.items()}
-    cells = {name: category_cells(categories, rows) for name, rows in known.items() if rows.height}
+    by_series = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
+    with_values = {name: with_test_values(rows, results) for name, rows in by_series.items()}
+    cells = {name: category_cells(categories, rows) for name, rows in with_values.items() if rows.height}
     if not cells:
         return None
     shown = list(_members(categories, results.factors))
@@ -141,9 +141,9 @@ def category_cells(categories: Mapping[str, str], rows: pl.DataFrame) -> pl.Data
 def factor_layer(results: Results) -> int | None:
     """Return the layer whose factors are shown: the codes' layer, or the nearest layer with factors."""
     best = results.codes_layer.layer if results.sparsities else results.best_layer.layer
-    having = results.of("factor_r2", "sae")["layer"].unique().sort().to_list()
-    having = having or results.of("factor_r2")["layer"].unique().sort().to_list()
-    return min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
+    candidates = results.of("factor_r2", "sae")["layer"].unique().sort().to_list()
+    candidates = candidates or results.of("factor_r2")["layer"].unique().sort().to_list()
+    return min(candidates, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
 
 
 def _members(categories: Mapping[str, str], factors: Sequence[str]) -> dict[str, list[str]]:

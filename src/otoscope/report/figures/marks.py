@@ -11,7 +11,7 @@ from otoscope.report.figures.theme import NULL, SERIES, series_colours
 
 SHORT_LABELS = {r.name: r.short_label for r in REPRESENTATIONS.values() if r.short_label}
 
-PERCENT = ".0%"
+PERCENT = ".1~%"
 R2_FLOOR = -0.2
 """Lower end of axes of held-out R², which has no lower bound; captions state it."""
 
@@ -30,10 +30,10 @@ def with_series_names(rows: pl.DataFrame, main_pooling: str) -> pl.DataFrame:
 def null_band(data: pl.DataFrame, place: str, x: alt.X, y_title: str) -> list[alt.Chart]:
     """Draw the nulls of all representations at each position as one band, from their mean to the highest end."""
     nulls = data.filter(pl.col("null_mean").is_not_null()).group_by(place, maintain_order=True)
-    joined = nulls.agg(pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
-    if joined.is_empty():
+    nulls_by_position = nulls.agg(pl.col("null_mean").mean(), pl.col("null_high").max()).sort(place)
+    if nulls_by_position.is_empty():
         return []
-    base = alt.Chart(joined).encode(x=x)
+    base = alt.Chart(nulls_by_position).encode(x=x)
     mean = alt.Y("null_mean:Q").title(y_title)
     band = base.mark_area(opacity=0.25, color=NULL.light).encode(y=mean, y2="null_high:Q")
     return [band, base.mark_line(strokeDash=[4, 3], strokeWidth=1.2, color=NULL.light).encode(y=mean)]
@@ -49,8 +49,8 @@ def intervals(data: pl.DataFrame, base: alt.Chart, y_title: str, colour: alt.Col
 
 def series_names(rows: pl.DataFrame) -> list[str]:
     """Return the names that a legend explains, in the order of `SERIES`."""
-    found = rows["series"].unique().to_list()
-    return [n for n in SERIES if n in found] + sorted(n for n in found if n not in SERIES)
+    names = rows["series"].unique().to_list()
+    return [n for n in SERIES if n in names] + sorted(n for n in names if n not in SERIES)
 
 
 def series_colour(rows: pl.DataFrame) -> alt.Color:

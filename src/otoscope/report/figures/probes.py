@@ -75,16 +75,16 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
         "interval; where blue meets orange, the codes lose nothing. Grey: the null (permuted labels), from mean to "
         "upper end."
     )
-    of_first = rows.filter(pl.col("target") == first)
-    layers = of_first.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()
-    at_layer = {f"layer {layer}": of_first.filter(pl.col("layer") == layer) for layer in layers}
+    first_rows = rows.filter(pl.col("target") == first)
+    layers = first_rows.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()
+    at_layer = {f"layer {layer}": first_rows.filter(pl.col("layer") == layer) for layer in layers}
     figures = [_against_sparsity(results, "probe-against-sparsity", first, caption, at_layer)]
     if others:
         layer = results.codes_layer.layer
         of_layer = rows.filter(pl.col("layer") == layer)
         per_label = {label: of_layer.filter(pl.col("target") == label) for label in others}
-        said = f"{caption} Layer {layer}."
-        figures.append(_against_sparsity(results, "probe-against-sparsity-others", comma_list(others), said, per_label))
+        text = f"{caption} Layer {layer}."
+        figures.append(_against_sparsity(results, "probe-against-sparsity-others", comma_list(others), text, per_label))
     return figures
 
 
@@ -94,7 +94,7 @@ def _against_sparsity(
     rows = pl.concat(list(panels.values()))
     top = min(math.ceil(20 * max(v for v in [*rows["value"], *rows["high"], 0.05] if known(v))) / 20, 1.0)
     sparsities = results.sparsities
-    drawn = [
+    panels_drawn = [
         Panel(charts.against_sparsity(part, y_title="accuracy", sparsities=sparsities, top=top), title)
         for title, part in panels.items()
     ]
@@ -102,9 +102,9 @@ def _against_sparsity(
         name=name,
         title=f"Probe accuracy of sparse codes: {what}",
         caption=caption,
-        panels=drawn,
+        panels=panels_drawn,
         table=tables.result_rows(rows.drop("series")),
-        height=230 if len(drawn) > 1 else 300,
+        height=230 if len(panels_drawn) > 1 else 300,
         legend=series_names(rows),
     )
 
@@ -146,7 +146,7 @@ def monotonicity_note(rows: pl.DataFrame) -> str:
     expected = "Explained variance should grow with the number of active latents (to the left)"
     if not falls:
         return f"{expected}, as it does here."
-    worst = [said for _, said in sorted(falls, reverse=True)[:MAX_FALLS]]
+    worst = [text for _, text in sorted(falls, reverse=True)[:MAX_FALLS]]
     rest = f"; {count(len(falls) - MAX_FALLS, 'smaller exception')} more" if len(falls) > MAX_FALLS else ""
     return f"{expected}, with exceptions here: {'; '.join(worst)}{rest}."
 

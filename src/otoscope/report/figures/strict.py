@@ -35,19 +35,19 @@ def strict_figures(results: pl.DataFrame) -> list[Figure]:
 def tasks(rows: StrictRows) -> Figure | None:
     """Return tasks and factors read from each representation."""
     panels: list[Panel] = []
-    used: list[pl.DataFrame] = []
+    table_rows: list[pl.DataFrame] = []
     drawn = _first_of_each_kind(rows.tasks)
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
         part = rows.beside(metric, target)
         if part.is_empty():
             continue
         if metric.startswith("task_") and (metric, target) not in drawn:
-            used.append(part)
+            table_rows.append(part)
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
         name = target or "all factors that dense and codes both predict"
         panels.append(Panel(charts.by_representation(part, x_title=title), name))
-        used.append(part)
+        table_rows.append(part)
     if not panels:
         return None
     return Figure(
@@ -65,7 +65,7 @@ def tasks(rows: StrictRows) -> Figure | None:
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
-        table=listed(pl.concat(used)),
+        table=listed(pl.concat(table_rows)),
         height=270,
     )
 
@@ -120,19 +120,19 @@ def few_dimensions(rows: StrictRows) -> Figure | None:
     """Return scores from the best k dimensions of each representation."""
     questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in rows.labels[:3])]
     panels: list[Panel] = []
-    used: list[pl.DataFrame] = []
+    table_rows: list[pl.DataFrame] = []
     for metric, target in questions:
         part = rows.beside(metric, target)
-        shown = part.filter(pl.col("representation").is_in(CURVES))
-        if not shown["value"].is_not_nan().any():
+        drawn_rows = part.filter(pl.col("representation").is_in(CURVES))
+        if not drawn_rows["value"].is_not_nan().any():
             continue
         title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
         name = "factors (mean R²)" if metric == "sparse_r2" else target
-        panels.append(Panel(charts.by_size(shown, y_title=title, sizes=rows.sizes), name))
-        used.append(part)
+        panels.append(Panel(charts.by_size(drawn_rows, y_title=title, sizes=rows.sizes), name))
+        table_rows.append(part)
     if not panels:
         return None
-    everything = pl.concat(used)
+    everything = pl.concat(table_rows)
     return Figure(
         name="strict-few",
         title="Scores from a few dimensions",
@@ -152,19 +152,19 @@ def few_dimensions(rows: StrictRows) -> Figure | None:
 
 def layers(rows: StrictRows) -> Figure | None:
     """Return the mean R² of each category of factors by layer."""
-    found = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
-    if found["layer"].n_unique() < 2:
+    curves = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
+    if curves["layer"].n_unique() < 2:
         return None
-    known = [v for v in [*found["high"], *found["value"]] if formatting.known(v)]
-    top = min(max(known, default=1.0), 1.0)
+    values = [v for v in [*curves["high"], *curves["value"]] if formatting.known(v)]
+    top = min(max(values, default=1.0), 1.0)
     panels = [
         Panel(
-            charts.by_layer_strict(found.filter(pl.col("target") == category), y_title="mean R²", top=top),
-            f"{category} ({found.filter(pl.col('target') == category)['n'][0]})",
+            charts.by_layer_strict(curves.filter(pl.col("target") == category), y_title="mean R²", top=top),
+            f"{category} ({curves.filter(pl.col('target') == category)['n'][0]})",
         )
         for category in rows.targets("category_r2")
     ]
-    said = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
+    summaries = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
     return Figure(
         name="strict-layers",
         title="Categories of factors by layer",
@@ -176,7 +176,7 @@ def layers(rows: StrictRows) -> Figure | None:
             "within a tenth of the best, and the leads between centres in layers."
         ),
         panels=panels,
-        table=listed(pl.concat([found.drop("series"), said.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
+        table=listed(pl.concat([curves.drop("series"), summaries.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
         height=170,
         small=True,
     )

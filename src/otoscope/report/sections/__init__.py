@@ -1,1 +1,8 @@
-"""."""
+"""Content of the page's sections, as plain data for the templates of the same names.
+
+- `opening`: lead paragraphs
+- `findings`: key numbers and sentences of the held-out protocol
+- `strict_findings`, `strict_structure`, `strict_limits`, `strict_rows`: findings of the strict protocol
+- `gallery`: latents and their top-activating clips
+- `methods`: methods, provenance and clips set aside
+"""

@@ -58,9 +58,9 @@ def _probe_tiles(results: Results) -> list[Tile]:
 def _how_codes_were_chosen(results: Results, label: str, codes: Row) -> list[str]:
     """Return why this layer's codes are shown, and the score of the dense layer."""
     chosen = results.codes_layer
-    said = [f"layer with the best codes on {chosen.chosen_on}"] if chosen.chosen_on else []
+    parts = [f"layer with the best codes on {chosen.chosen_on}"] if chosen.chosen_on else []
     same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-    return [*said, f"dense layer {codes['layer']} itself: {percent(same['value'])}"] if same else said
+    return [*parts, f"dense layer {codes['layer']} itself: {percent(same['value'])}"] if same else parts
 
 
 def _probe_lines(row: Row) -> list[str]:
@@ -134,12 +134,12 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     Where the evidence is too thin for a claim there are no tiles, and the sentences only state what was measured.
     """
     results, thin = run.results, evidence is not None and evidence.thin
-    found = [
+    findings = [
         *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
         *variance_findings(results, thin=thin),
         *factor_findings(results, thin=thin),
     ]
-    return Summary([] if thin else number_tiles(results), found)
+    return Summary([] if thin else number_tiles(results), findings)
 
 
 def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[Finding]:
@@ -148,9 +148,9 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
         return _brief(results, label, thin=thin)
     best = results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if dense:
-        found.append(
+        findings.append(
             Finding(
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
@@ -158,11 +158,13 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
-    coded = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
-    if coded:
+    rows_of_codes = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
+    if rows_of_codes:
         topic = f"Probes on codes for the {label}" if thin else f"Probing sparse codes for the {label}"
-        found.append(Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in coded)))
-    return found
+        findings.append(
+            Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in rows_of_codes))
+        )
+    return findings
 
 
 def _where(thin: bool) -> str:
@@ -172,13 +174,13 @@ def _where(thin: bool) -> str:
 def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     best = results.best_layer_for(label)
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
-    said: list[str] = []
+    parts: list[str] = []
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
-        said.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
+        parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
     if codes := codes_of(results, label, results.reference_sparsity):
-        said.append(_loss_sentence(results, label, codes, thin=thin))
-    return [Finding(f"The {label}", " ".join(said))] if said else []
+        parts.append(_loss_sentence(results, label, codes, thin=thin))
+    return [Finding(f"The {label}", " ".join(parts))] if parts else []
 
 
 def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> str:
@@ -199,7 +201,7 @@ def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> s
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     """Return how much of the variance of the layers the dictionaries explain."""
-    said: list[str] = []
+    parts: list[str] = []
     for at in headline_sparsities(results):
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
@@ -209,13 +211,13 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         span = f"{percent(high['value'])} (layer {high['layer']})"
         if low["layer"] != high["layer"]:
             span = f"{percent(low['value'])} (layer {low['layer']}) to {span}"
-        said.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
-    if not said:
+        parts.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
+    if not parts:
         return []
     return [
         Finding(
             "Reconstruction",
-            f"The dictionaries explain {comma_list(said)}; predicting the training mean explains 0{NBSP}%.",
+            f"The dictionaries explain {comma_list(parts)}; predicting the training mean explains 0{NBSP}%.",
         )
     ]
 
@@ -229,34 +231,34 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
         f"the codes at {sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
-    found_in = {name: known for name, rows in sources.items() if (known := with_test_values(rows, results)).height}
-    if not found_in:
+    by_source = {name: known for name, rows in sources.items() if (known := with_test_values(rows, results)).height}
+    if not by_source:
         return []
     more = f"; {missing}" if (missing := unmeasured_note(results)) else ""
     if thin:
-        said = [_reached(rows, name) for name, rows in found_in.items()]
-        return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(said)}{more}.")]
-    said = [_predicted(rows, name) for name, rows in found_in.items()]
-    found = [
+        parts = [_reached(rows, name) for name, rows in by_source.items()]
+        return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
+    parts = [_predicted(rows, name) for name, rows in by_source.items()]
+    findings = [
         Finding(
             f"Factors at layer {layer}",
-            f"{comma_list(said)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} and "
-            "above its null.",
+            f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} "
+            "and above its null.",
         )
     ]
-    return [*found, *_compactness(results, layer)]
+    return [*findings, *_compactness(results, layer)]
 
 
 def _compactness(results: Results, layer: int) -> list[Finding]:
     at = results.reference_sparsity
-    both = _predicted_by_both(results, layer)
-    sizes = [_median_size(results, layer, "dense", None, both), _median_size(results, layer, "sae", at, both)]
+    targets = _predicted_by_both(results, layer)
+    sizes = [_median_size(results, layer, "dense", None, targets), _median_size(results, layer, "sae", at, targets)]
     if not (sizes[0] and sizes[1]):
         return []
     return [
         Finding(
             "Compactness",
-            f"The {count(len(both), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions "
+            f"The {count(len(targets), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions "
             f"of the dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, "
             f"layer {layer}).",
         )

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from otoscope import formatting
+from otoscope.artifacts import read_table
 from otoscope.explain.selection import MIN_ROWS
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.protocols.comparing import MIN_GROUPS
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.factor_ranks import FactorRanks, factor_ranks, short
 
 CHANCE = "Not beyond chance on test clips"
 OPPOSITE = "Opposite sign on test clips"
@@ -48,7 +50,7 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
     card = run.top_clips.card if run.top_clips else {}
     # with other seeds, the strict protocol ranked the factors
     protocol = "strict" if row.get("seeds_asked") else run.results.protocol
-    found = run.results.rows.filter(
+    scores = run.results.rows.filter(
         (pl.col("metric") == "factor_r2")
         & (pl.col("split") == "test")
         & (pl.col("protocol") == protocol)
@@ -56,12 +58,14 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
         & (pl.col("target") == row["factor"])
         & pl.col("value").is_not_nan()
     )
-    if found.is_empty():
+    if scores.is_empty():
         return []
-    one = found.row(0, named=True)
-    bounded = formatting.known(one["low"]) and formatting.known(one["high"])
-    within = f"95{NBSP}% interval {decimal(one['low'], 2)} to {decimal(one['high'], 2)}"
-    return [f"R² from all codes on test groups {decimal(one['value'], 2)} ({within if bounded else 'no interval'})"]
+    score = scores.row(0, named=True)
+    has_interval = formatting.known(score["low"]) and formatting.known(score["high"])
+    interval = f"95{NBSP}% interval {decimal(score['low'], 2)} to {decimal(score['high'], 2)}"
+    return [
+        f"R² from all codes on test groups {decimal(score['value'], 2)} ({interval if has_interval else 'no interval'})"
+    ]
 
 
 def introduction(run: RunData) -> str:
@@ -87,18 +91,65 @@ def _factors(run: RunData) -> str:
 def _dictionary(run: RunData) -> str:
     """Return the gallery's dictionary, and whether the charts show it."""
     card, results = (run.top_clips.card if run.top_clips else {}), run.results
-    known: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
+    notes: list[str] = [f"layer {card['layer']}"] if "layer" in card else []
     if formatting.known(card.get("sparsity")):
-        known.append(f"{sparsity(card['sparsity'])} sparsity")
-    named = f"of the dictionary {card['sae_id']}" if card.get("sae_id") else "of one dictionary"
+        notes.append(f"{sparsity(card['sparsity'])} sparsity")
+    name = f"of the dictionary {card['sae_id']}" if card.get("sae_id") else "of one dictionary"
     charted = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")
     if card.get("sae_id") in set(charted["sae_id"]):
-        known.append("shown in the charts")
+        notes.append("shown in the charts")
     elif card.get("sae_id"):
-        known.append("not shown in the charts")
+        notes.append("not shown in the charts")
     if run.top_clips is not None and run.top_clips.rows["seeds_asked"].is_not_null().any():
-        known.append("its latents were matched to other seeds")
-    return f"{named} ({', '.join(known)})" if known else named
+        notes.append("its latents were matched to other seeds")
+    return f"{name} ({', '.join(notes)})" if notes else name
+
+
+@dataclass(frozen=True)
+class FactorRanks:
+    """Known values of each factor over the clips of a corpus."""
+
+    values: dict[str, Float[np.ndarray, " clips"]]
+
+    def span(self, factor: str) -> str | None:
+        """Return minimum, median and maximum as a phrase; None for a factor without values."""
+        known = self.values.get(factor)
+        if known is None:
+            return None
+        low, middle, high = (short(float(v)) for v in np.quantile(known, [0.0, 0.5, 1.0]))
+        return f"over all clips the factor ranges from {low} to {high}, median {middle}"
+
+    def rank(self, factor: str, value: float) -> str | None:
+        r"""Return the share of clips with a lower value, or with a higher value if that share is larger.
+
+        >>> Places({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
+        'higher than in 75\xa0% of all clips'
+        """
+        known = self.values.get(factor)
+        if known is None:
+            return None
+        below, above = float((known < value).mean()), float((known > value).mean())
+        share, way = (below, "higher") if below >= above else (above, "lower")
+        return f"{way} than in {percent(share, 0)} of all clips"
+
+
+def factor_ranks(run: RunData) -> FactorRanks:
+    """Load the factor values of a run's clips; empty if the run folder has none."""
+    path = run.folder / "factors.parquet"
+    if not path.is_file():
+        return FactorRanks({})
+    table = read_table(path).drop("clip_id")
+    known = {name: column[np.isfinite(column)] for name in table.columns for column in [table[name].to_numpy()]}
+    return FactorRanks({name: values for name, values in known.items() if values.size})
+
+
+def short(value: float) -> str:
+    """Return a value with four digits and a true minus sign.
+
+    >>> short(-12.3456)
+    '−12.35'
+    """
+    return f"{value:.4g}".replace("-", "−")
 
 
 MAX_ALSO = 5
@@ -210,9 +261,9 @@ def _tested(row: dict[str, Any]) -> list[str]:
 
 
 def _also(factors: list[str]) -> str:
-    named, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
+    names, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
     more = [count(rest, "further factor")] if rest > 0 else []
-    return f"Also the best single latent for {comma_list([*named, *more])}."
+    return f"Also the best single latent for {comma_list([*names, *more])}."
 
 
 def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budget) -> ClipCard | None:
@@ -237,8 +288,8 @@ def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budge
 
 
 def _caption(row: dict[str, Any], places: FactorRanks) -> list[str]:
-    where = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
-    parts = [where, f"strength {decimal(row['strength'], 2)}"]
+    group = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
+    parts = [group, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
         rank = places.rank(row["factor"], row["factor_value"])
         parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))

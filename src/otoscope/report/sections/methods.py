@@ -21,48 +21,48 @@ def strict_method(run: RunData) -> str | None:
     """Return a paragraph on the strict protocol; None if it was not run."""
     if NAME not in run.results.protocols:
         return None
-    given = (run.config.get("evaluate") or {}).get(NAME)
-    asked = StrictSettings.model_validate(given if isinstance(given, Mapping) else {})
-    return " ".join([*_reading(asked), *_beside(asked), *_limits(asked)])
+    values = (run.config.get("evaluate") or {}).get(NAME)
+    settings = StrictSettings.model_validate(values if isinstance(values, Mapping) else {})
+    return " ".join([*_reading(settings), *_beside(settings), *_limits(settings)])
 
 
-def _reading(asked: StrictSettings) -> list[str]:
+def _reading(settings: StrictSettings) -> list[str]:
     chosen = {
         "layer": "the compared layer is the one whose dense activations predict factors (or else labels) best",
         "sparsity": "its sparsity is the highest within one standard error of the best",
     }
-    by = comma_list(said for name, said in chosen.items() if getattr(asked, name) == "chosen")
+    by = comma_list(sentences for name, sentences in chosen.items() if getattr(settings, name) == "chosen")
     return [
         "Labels and factors are predicted by ridge regression (one output per class). Its penalty is chosen by leaving "
-        f"out whole training and validation groups, in up to {asked.folds} folds. Compared scores are computed once, "
-        f"on test groups.{f' On the left-out groups, {by}.' if by else ''}",
+        f"out whole training and validation groups, in up to {settings.folds} folds. Compared scores are computed "
+        f"once, on test groups.{f' On the left-out groups, {by}.' if by else ''}",
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
         "dominated by a few clips are dropped, and one of several factors with a rank correlation of at least "
-        f"{asked.near_duplicates} is kept. A factor counts as predicted well if its R² is at least {asked.min_r2} and "
-        f"above its null of {count(asked.permutations, 'refit')} on permuted clips.",
+        f"{settings.near_duplicates} is kept. A factor counts as predicted well if its R² is at least "
+        f"{settings.min_r2} and above its null of {count(settings.permutations, 'refit')} on permuted clips.",
         "Effective dimensions are computed from the weights of a LASSO per factor, over the factors that the layer and "
         "the codes of every seed predict well. Their intervals leave out one factor at a time.",
     ]
 
 
-def _beside(asked: StrictSettings) -> list[str]:
-    names = comma_list(representation_label(name) for name in asked.baselines)
-    said = [f"Baselines: {names}."] if asked.baselines else []
-    if asked.seeds > 1:
-        said.append(
-            f"The compared dictionary is trained with {asked.seeds} seeds; scores of codes are means over seeds, with "
-            "intervals over groups and seeds."
+def _beside(settings: StrictSettings) -> list[str]:
+    names = comma_list(representation_label(name) for name in settings.baselines)
+    sentences = [f"Baselines: {names}."] if settings.baselines else []
+    if settings.seeds > 1:
+        sentences.append(
+            f"The compared dictionary is trained with {settings.seeds} seeds; scores of codes are means over seeds, "
+            "with intervals over groups and seeds."
         )
-    return said
+    return sentences
 
 
-def _limits(asked: StrictSettings) -> list[str]:
-    if not asked.limit_sparsities or not asked.limit_presets:
+def _limits(settings: StrictSettings) -> list[str]:
+    if not settings.limit_sparsities or not settings.limit_presets:
         return []
-    levels = comma_list(sparsity(s) for s in asked.limit_sparsities)
+    levels = comma_list(sparsity(s) for s in settings.limit_sparsities)
     return [
-        f"The sparsity limit is searched at {levels} with the presets {comma_list(asked.limit_presets)}. Margins were "
-        f"fixed in advance: {margins_told()}. otoscope's docs/methods.md gives every formula with its source."
+        f"The sparsity limit is searched at {levels} with the presets {comma_list(settings.limit_presets)}. Margins "
+        f"were fixed in advance: {margins_told()}. otoscope's docs/methods.md gives every formula with its source."
     ]
 
 
@@ -109,10 +109,10 @@ def methods(run: RunData) -> Methods:
 
 def _used(config: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the settings of protocols that did not run."""
-    asked = config.get("evaluate")
-    if not isinstance(asked, Mapping) or not isinstance(asked.get("protocols"), list):
+    settings = config.get("evaluate")
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("protocols"), list):
         return dict(config)
-    kept = {k: v for k, v in asked.items() if not isinstance(v, Mapping) or k in asked["protocols"]}
+    kept = {k: v for k, v in settings.items() if not isinstance(v, Mapping) or k in settings["protocols"]}
     return {**config, "evaluate": kept}
 
 
@@ -214,26 +214,28 @@ def _recipe(run: RunData) -> str:
 
 def _choices(run: RunData) -> str:
     results = run.results
-    said = [
+    sentences = [
         f"Where a single dense layer is shown, it is layer {results.best_layer.layer}: {results.best_layer.reason}."
     ]
     if results.reference_sparsity is not None:
         codes = results.codes_layer
-        said.append(f"Where codes of a single layer are shown, it is layer {codes.layer}: {codes.reason}.")
+        sentences.append(f"Where codes of a single layer are shown, it is layer {codes.layer}: {codes.reason}.")
         at, wanted = sparsity(results.reference_sparsity), sparsity(REFERENCE_SPARSITY)
         nearest = "" if at == wanted else f", the nearest trained to {wanted}"
-        said.append(f"Where a single sparsity is shown, it is {at}{nearest}.")
+        sentences.append(f"Where a single sparsity is shown, it is {at}{nearest}.")
     if others := results.protocols[1:]:
         strictly = "; the section “Strict protocol” shows the protocol strict" if "strict" in others else ""
         more = [name for name in others if name != "strict"]
         also = f"; the results also hold {comma_list(more)}" if more else ""
-        said.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")
+        sentences.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")
     if len(results.seeds) > 1:
-        said.append(f"Charts show seed {results.seed}; the results also hold seeds {comma_list(results.seeds[1:])}.")
-    if left := results.not_shown:
-        each = [f"{n} latents ({', '.join(filter(None, (recipe, pooling)))})" for pooling, n, recipe in left]
-        said.append(f"Dictionaries in the results that no chart of this protocol shows: {comma_list(each)}.")
-    return " ".join(said)
+        sentences.append(
+            f"Charts show seed {results.seed}; the results also hold seeds {comma_list(results.seeds[1:])}."
+        )
+    if hidden := results.not_shown:
+        each = [f"{n} latents ({', '.join(filter(None, (recipe, pooling)))})" for pooling, n, recipe in hidden]
+        sentences.append(f"Dictionaries in the results that no chart of this protocol shows: {comma_list(each)}.")
+    return " ".join(sentences)
 
 
 def _sources(run: RunData) -> str:

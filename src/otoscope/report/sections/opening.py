@@ -76,10 +76,10 @@ def _layers(layers: Sequence[int]) -> str:
 def _sound(run: RunData) -> str:
     name = str(run.corpus.get("name") or run.name)
     citation = str(run.corpus.get("citation") or "")
-    of = f"the corpus {name}" + (f" ({citation})" if 0 < len(citation) <= 80 else "")
+    corpus = f"the corpus {name}" + (f" ({citation})" if 0 < len(citation) <= 80 else "")
     if run.clips is None:
-        return of
+        return corpus
     groups = count(run.clips["group"].n_unique(), "group")
     noun = str(run.corpus.get("group_noun") or "group")
     kind = "" if noun == "group" else f" ({noun}s)"
-    return f"{count(run.clips.height, 'clip')} of {groups}{kind} of {of}"
+    return f"{count(run.clips.height, 'clip')} of {groups}{kind} of {corpus}"

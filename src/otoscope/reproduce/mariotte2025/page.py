@@ -69,12 +69,12 @@ def cell(row: dict[str, Any]) -> str:
 
 def _every_layer(rows: pl.DataFrame) -> pl.DataFrame:
     """Return probes with one row per layer and one column per model."""
-    found: dict[int, dict[str, str]] = {}
+    by_layer: dict[int, dict[str, str]] = {}
     for row in rows.iter_rows(named=True):
-        found.setdefault(row["layer"], {})[row["model"]] = cell(row)
+        by_layer.setdefault(row["layer"], {})[row["model"]] = cell(row)
     models = rows["model"].unique(maintain_order=True).to_list()
     return pl.DataFrame(
-        [{"layer": str(layer), **{m: cells.get(m, "") for m in models}} for layer, cells in sorted(found.items())]
+        [{"layer": str(layer), **{m: cells.get(m, "") for m in models}} for layer, cells in sorted(by_layer.items())]
     )
 
 
@@ -84,7 +84,7 @@ def _opened(rows: pl.DataFrame, across: str) -> pl.DataFrame:
     names = [_column(value, across) for value in (values.sort() if across == "sparsity" else values)]
     table: list[dict[str, str]] = []
     for (model, layer), part in rows.group_by("model", "layer", maintain_order=True):
-        here = next((found for found in part["layer_here"] if found is not None and found != layer), None)
+        here = next((by_layer for by_layer in part["layer_here"] if by_layer is not None and by_layer != layer), None)
         cells = {"layer of": f"{model} {layer}" + (f"\n(here {here})" if here is not None else "")}
         cells |= dict.fromkeys(names, "")
         for row in part.iter_rows(named=True):
