@@ -169,7 +169,7 @@ def test_bad_input_is_refused() -> None:
         fit_probe(features, labels, groups=groups, split=np.where(split == "valid", "train", split))
     with pytest.raises(EvaluationError, match="no row of the split 'test' has this label"):
         fit_probe(features, np.where(split == "test", "", labels), groups=groups, split=split)
-    with pytest.raises(EvaluationError, match="no feature varies"):
+    with pytest.raises(EvaluationError, match="all features are constant"):
         fit_probe(np.ones((240, 3)), labels, groups=groups, split=split)
     with pytest.raises(EvaluationError, match="NaN or infinity"):
         fit_probe(np.full((240, 3), np.nan), labels, groups=groups, split=split)

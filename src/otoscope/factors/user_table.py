@@ -4,7 +4,8 @@ Seven categories cover eGeMAPS and the factors of the synthesiser. They are thos
 with two corrections. Its code counts logRelF0-H1-H2 and -H1-A3 as pitch because their names contain
 "F0"; they are harmonic differences and belong to voice quality, as in eGeMAPS itself (Eyben et al.,
 IEEE Trans. Affective Computing 7(2), 2016, who group them with jitter, shimmer and
-harmonics-to-noise). And loudnessPeaksPerSec is a rate and belongs to rhythm. The result is 10, 18, 10, 16, 17, 6 and 11 factors in the order of `CATEGORIES`.
+harmonics-to-noise). And loudnessPeaksPerSec is a rate and belongs to rhythm. The result is 10, 18, 10,
+16, 17, 6 and 11 factors in the order of `CATEGORIES`.
 """
 
 import re

@@ -1,20 +1,7 @@
-"""Baselines by name.
+"""Baselines: fitted codes (PCA, ICA, NMF, k-means, random directions) and codes without information.
 
-What every fitted baseline is: training rows in, a function from rows to codes out.
-
-Principal components: the directions of most variance.
-
-Independent components: a rotation of the whitened rows to directions that are as far from normal as they can be.
-
-Non-negative parts: rows, shifted to be non-negative, as sums of non-negative atoms.
-
-Clusters: each row becomes its nearest centroid, the sparsest code there is.
-
-The real codes, dealt out to the wrong rows.
-
-Codes as sparse as the real ones that know nothing of the rows.
-
-A dictionary that learned nothing: random directions, the k strongest kept.
+A fitted baseline takes training rows and returns a function from rows to codes. A baseline made from codes permutes or
+redraws the codes of the SAE.
 """
 
 import warnings
@@ -31,7 +18,7 @@ from otoscope.resampling.nulls import permute_rows, random_dictionary, random_sp
 
 
 class Encode(Protocol):
-    """Turns rows into codes, each row by itself."""
+    """Function from rows to codes, row by row."""
 
     def __call__(self, rows: Float[np.ndarray, "rows width"], /) -> Float[np.ndarray, "rows latents"]:
         """Return the codes of rows, float32."""
@@ -39,11 +26,10 @@ class Encode(Protocol):
 
 
 class Fit(Protocol):
-    """Learns a code from training rows.
+    """Function that fits a code on training rows.
 
-    `latents` and `k` are those of the dictionary that the baseline stands beside; a method that is
-    bounded by the width takes as many as it can. Raises `EvaluationError` for rows that it cannot
-    be fitted to.
+    `latents` and `k` are those of the SAE that it is compared with; a method limited by the width uses
+    the maximum it allows. Raises `EvaluationError` for rows that it cannot be fitted to.
     """
 
     def __call__(self, rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
@@ -52,7 +38,7 @@ class Fit(Protocol):
 
 
 def check_rows(rows: Float[np.ndarray, "rows width"], *, least: int = 2) -> None:
-    """Raise `EvaluationError` unless there are enough rows and all are finite."""
+    """Raise `EvaluationError` if there are too few rows or a value is not finite."""
     if rows.ndim != 2 or len(rows) < least:
         raise EvaluationError(f"a baseline is fitted on [rows, width] of at least {least} rows, got {rows.shape}")
     if not np.isfinite(rows).all():
@@ -63,7 +49,7 @@ def fit_pca(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, s
     """Return the scores on the principal components, strongest first: a rotation, dense and signed.
 
     As many components as width, rows and `latents` allow (Jolliffe, *Principal Component Analysis*,
-    2002). Nothing is drawn at random; `k` and `seed` are not used.
+    2002). Deterministic; `k` and `seed` are not used.
     """
     del k, seed
     check_rows(rows)
@@ -79,7 +65,7 @@ def fit_pca(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, s
 
 
 MOST_COMPONENTS = 128
-"""Independent components looked for at most: beyond it the search takes minutes and no longer settles."""
+"""Maximum number of independent components; with more, the search takes minutes and does not converge."""
 
 ICA_ITERATIONS = 100
 
@@ -87,7 +73,7 @@ ICA_ITERATIONS = 100
 def fit_ica(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
     """Return the sources that FastICA finds (Hyvärinen and Oja, Neural Networks 13, 2000): dense and signed.
 
-    The search may end unsettled after `ITERATIONS`; what it found by then is the baseline. `k` is not used.
+    The search may stop unconverged after `ICA_ITERATIONS`; its last state is the baseline. `k` is not used.
     """
     del k
     check_rows(rows)
@@ -103,15 +89,14 @@ def fit_ica(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, s
 
 
 NMF_ITERATIONS = 100
-"""Updates, of the fit and of each later code: always so many, so that a code does not depend on its neighbours."""
+"""Fixed number of updates of the fit and of each code, so that a code does not depend on other rows."""
 
 
 def fit_nmf(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
     """Return the weights of the parts that non-negative matrix factorisation finds (Lee and Seung, Nature 401, 1999).
 
-    Activations have either sign: each dimension is shifted by its smallest training value first,
-    and what other rows have below that counts as 0. Multiplicative updates, started by singular
-    vectors; `k` is not used.
+    Activations have either sign, so each dimension is shifted by its training minimum, and smaller values
+    of other rows are set to 0. Multiplicative updates, initialised by singular vectors; `k` is not used.
     """
     del k
     check_rows(rows)
@@ -155,7 +140,7 @@ def fit_kmeans(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int
 
 
 def permuted(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:
-    """Return the codes with their rows in random order: every tie among latents kept, every tie to targets gone."""
+    """Return the codes with their rows in random order: relations among latents stay, relations to targets are lost."""
     return permute_rows(codes, seed=seed)
 
 
@@ -190,11 +175,11 @@ FITTED: dict[str, Fit] = {
     "kmeans": fit_kmeans,
     "random_topk": fit_random_topk,
 }
-"""Codes that are learned from the training rows of a layer."""
+"""Fitted baselines by name."""
 
 
 class OfCodes(Protocol):
-    """Makes codes that know nothing out of a dictionary's."""
+    """Function from the codes of an SAE to uninformative codes."""
 
     def __call__(self, codes: Float[np.ndarray, "rows latents"], /, *, seed: int) -> Float[np.ndarray, "rows latents"]:
         """Return other codes of the same shape."""
@@ -202,11 +187,11 @@ class OfCodes(Protocol):
 
 
 FROM_CODES: dict[str, OfCodes] = {"random_codes": random_codes, "permuted": permuted}
-"""Codes that are made from a dictionary's own."""
+"""Baselines made from the SAE's own codes, by name."""
 
 
 def find_fitted(name: str) -> Fit:
-    """Return a baseline by name; raise `EvaluationError` with the nearest name if there is none."""
+    """Return a fitted baseline by name; raise `EvaluationError` with the most similar name if it is unknown."""
     if name not in FITTED:
         raise EvaluationError(f"no baseline {name!r}; {suggest(name, FITTED)}")
     return FITTED[name]

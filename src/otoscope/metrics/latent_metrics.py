@@ -1,12 +1,11 @@
-"""By how much the most informative latent of a factor leads the next (Chen et al., NeurIPS 2018).
+"""Metrics of single latents and factors: MIG, modularity, InfoMEC and SAP.
 
-Whether each latent tells about one factor only (Ridgeway and Mozer, NeurIPS 2018).
+- MIG: gap between the two most informative latents of a factor (Chen et al., NeurIPS 2018)
+- modularity: latents that share information with one factor only (Ridgeway and Mozer, NeurIPS 2018)
+- InfoM and InfoC: modularity and compactness from normalised mutual information (InfoMEC; Hsu et al., NeurIPS 2023)
+- SAP: gap between the two most predictive latents of a factor (Kumar et al., ICLR 2018)
 
-Modularity and compactness from normalised mutual information (InfoMEC; Hsu et al., NeurIPS 2023).
-
-Explicitness, the third, is a linear map's held-out share of what can be known: `otoscope.metrics.dci`.
-
-By how much the best single latent predicts a factor better than the next (SAP; Kumar et al., ICLR 2018).
+Explicitness, the third part of InfoMEC, is the held-out R2 of a linear map: `otoscope.metrics.dci`.
 """
 
 import math

@@ -185,7 +185,7 @@ class _Data(NamedTuple):
     ) -> "_Data":
         live = live_columns(features[train])
         if not live.any():
-            raise EvaluationError("no feature varies over the training rows; a probe has nothing to read")
+            raise EvaluationError("all features are constant on the training rows")
         used = features[np.concatenate([train, valid, test])][:, live].astype(np.float64)
         used -= used[: len(train)].mean(axis=0)
         used /= used[: len(train)].std(axis=0)

@@ -1,7 +1,7 @@
-"""How much of the activations a dictionary gives back, and how its latents fire.
+"""Reconstruction quality of an SAE, and activity of its latents.
 
-Explained variance is measured against the mean of the TRAINING rows, so that a constant guess
-scores 0 or less and rows that lie off centre cannot make it look good:
+Explained variance is relative to the mean of the TRAINING rows, so that a constant prediction
+scores 0 or less and an offset of the rows cannot inflate it:
 1 - sum |x - xhat|^2 / sum |x - mean_train|^2.
 """
 
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from otoscope.errors import EvaluationError
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums, resample_counts
 
-# what is summed over the rows of a group, in this order
+# columns of the sums per group
 ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
 
 
 class Reconstruction(NamedTuple):
-    """What one dictionary does on one set of rows.
+    """Figures of one SAE on one set of rows.
 
     `mse` is the mean over rows and width; `cosine` the mean over rows, 0 for a row or a
     reconstruction of norm zero; `l0` the mean number of latents other than zero in a row;
-    `dead_fraction` the share of latents that fire on no row, `always_on_fraction` on 99 % of the
-    rows or more; `firing_rate` the share of rows on which each latent fires, `[latents]`.
+    `dead_fraction` the share of latents active on no row, `always_on_fraction` on at least 99 % of the
+    rows; `firing_rate` the share of rows on which each latent is active, `[latents]`.
     """
 
     explained_variance: Interval
@@ -40,11 +40,11 @@ class Reconstruction(NamedTuple):
 
 
 class ReconstructionMeter:
-    """Adds up rows batch by batch; memory depends on width, latents and groups, not on rows.
+    """Accumulator over batches of rows; memory depends on width, latents and groups, not on rows.
 
     Args:
         mean_train: mean of the training rows, `[width]`, in the encoder's units.
-        always_on: share of rows from which on a latent counts as always on.
+        always_on: minimum share of active rows of an always-on latent.
     """
 
     def __init__(self, mean_train: Float[np.ndarray, " width"], *, always_on: float = 0.99) -> None:
@@ -81,10 +81,10 @@ class ReconstructionMeter:
             self._sums[name] = self._sums.get(name, np.zeros(5)) + stats[rows_of].sum(axis=0)
 
     def result(self, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Reconstruction:
-        """Return the figures over everything added so far; raise `EvaluationError` if nothing was."""
+        """Return the figures of all rows added so far; raise `EvaluationError` without rows."""
         if self._firing is None:
             raise EvaluationError("no rows were added; a reconstruction needs at least one")
-        # sorted, so that the order in which batches came does not change the interval
+        # sorted, so that the order of batches does not change the interval
         sums = np.stack([self._sums[name] for name in sorted(self._sums)])
         rows = int(sums[:, ROWS].sum())
         value, low, high = bootstrap_sums(sums, self._figures, resamples=resamples, confidence=confidence, seed=seed)

@@ -1,4 +1,4 @@
-"""One result is one row: the long table that reports and explorers read."""
+"""Rows of the results table: one number with its interval, null and origin."""
 
 import math
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ class Bounded(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One number with everything needed to read it; NaN and None mean "does not apply"."""
+    """One row of the results table; NaN and None mean "not applicable"."""
 
     metric: str
     value: float
@@ -71,7 +71,7 @@ class Record:
     encoder: str = ""
     sae_id: str = ""
     preset: str | None = None
-    """The recipe of the dictionary."""
+    """Training preset of the SAE."""
     pooling: str = ""
     latents: int | None = None
     k: int | None = None
@@ -100,11 +100,11 @@ class Record:
         return replace(self, metric=metric, **numbers, **changes)
 
     def row(self) -> dict[str, Any]:
-        """Return the record as a row of `SCHEMA`."""
+        """Return the record as a row with the columns of `SCHEMA`."""
         metric = METRICS[self.metric]
         return {**asdict(self), "unit": metric.unit, "higher_is_better": metric.higher_is_better}
 
 
 def to_table(records: Iterable[Record]) -> pl.DataFrame:
-    """Return records as one table with the columns of `SCHEMA`, in the order given."""
+    """Return records as one table with the columns of `SCHEMA`, in the given order."""
     return pl.DataFrame([record.row() for record in records], schema=SCHEMA)

@@ -1,7 +1,7 @@
-"""How well a label is told from its 1, 2, 4, ... 64 best latents, on groups never fitted.
+"""Balanced accuracy of a label from its best 1, 2, 4, ... 64 latents, on held-out groups.
 
 k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, a logistic
-regression reads the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
+regression uses the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
 fitted on both, reported on test rows).
 """
 
@@ -77,7 +77,7 @@ def sparse_probe(
         rounds.append(shuffled)
     rankings = [rank_by_f(features[train], told[train])[: settings.sizes[-1]] for told in rounds]
     if not len(rankings[0]):
-        raise EvaluationError("no feature varies over the training rows; there is nothing to choose from")
+        raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
 
     def curve(told: Shaped[np.ndarray, " rows"], ranking: Int[np.ndarray, " most"], resamples: int) -> list[Probe]:
         one = ProbeSettings(settings.penalties, 0, resamples, settings.confidence, settings.tolerance)
@@ -97,8 +97,8 @@ def sparse_probe(
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
     """Return the columns that vary, from the largest F ratio between classes to the smallest.
 
-    F is the variance between class means over the variance within classes. Columns that tell all
-    classes apart without any spread come first.
+    F is the variance between class means over the variance within classes. Columns that separate all
+    classes without any spread come first.
     """
     live = live_columns(rows)
     x = rows[:, live].astype(np.float64)

@@ -190,7 +190,7 @@ def _try(
     train, valid, test = (np.flatnonzero(parts[name]) for name in ("train", "valid", "test"))
     live = np.flatnonzero(live_columns(features[train]))
     if not len(live):
-        raise EvaluationError("no feature varies over the training rows; there is nothing to choose from")
+        raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
     fitted = np.concatenate([train, valid])
     rng = np.random.default_rng(seed)
     orders = [fitted, *(rng.permutation(fitted) for _ in range(settings.permutations))]

@@ -1,8 +1,8 @@
-"""What comes back when a dictionary is trained again from another seed.
+"""Stability of SAEs over seeds: similarity of dictionaries, matching of latents.
 
-Dictionaries are compared by their atoms, latents by what they do on the same rows. The best of many
-candidates is never near 0, so each number stands beside the same one for random dictionaries of that
-size, or for codes whose rows were shuffled.
+Dictionaries are compared by their atoms, latents by their activations on the same rows. The best of
+many candidates is never near 0, so each number has a null: random dictionaries of the same size, or
+codes with shuffled rows.
 """
 
 import math
@@ -23,7 +23,7 @@ SHARE = 0.8
 
 
 class Similarity(NamedTuple):
-    """A likeness of two dictionaries and its null: mean and 95 % point."""
+    """Similarity of two dictionaries, with mean and 95 % point of its null."""
 
     value: float
     null_mean: float
@@ -31,14 +31,14 @@ class Similarity(NamedTuple):
 
 
 class Matching(NamedTuple):
-    """The partner of each latent of the first code in the second (-1: none) and their correlation (NaN: dead)."""
+    """Match of each latent of the first code in the second (-1: none) and their correlation (NaN: dead)."""
 
     partner: Int[np.ndarray, " latents"]
     correlation: Float[np.ndarray, " latents"]
 
 
 class Reappearing(NamedTuple):
-    """Which latents of the reference seed come back.
+    """Latents of the reference seed that reappear in other seeds.
 
     `share` is in how many of the other seeds each latent has a partner of the asked correlation (NaN:
     dead), `stable` whether that reaches the asked share, `value` the stable share of live latents, and
@@ -79,7 +79,7 @@ def compare_dictionaries(
     repeats: int = 5,
     seed: int = 0,
 ) -> Similarity:
-    """Return the mean max cosine of two dictionaries beside that of pairs of random ones of the same sizes.
+    """Return the mean max cosine of two dictionaries and the null of random pairs of the same sizes.
 
     Random atoms are even on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for
     widths that differ.
@@ -127,7 +127,7 @@ def matched_latents(
     repeats: int = 1,
     seed: int = 0,
 ) -> Reappearing:
-    """Say which latents of one seed reappear in the others.
+    """Return the latents of one seed that reappear in the others.
 
     A latent reappears in a seed where its partner (`match_latents`) has at least that correlation; it
     is stable when it does so in at least `share` of the other seeds. Claims about single latents are

@@ -21,7 +21,9 @@ def factors(run: Context) -> None:
         cache = folder.root / "cache" / "egemaps"
         with progress_counter(progress, "measuring factors", "clips") as on_progress:
             if settings.egemaps and not run.executor.in_process:
-                measure_in_parallel(corpus.clips, corpus.root, cache=cache, executor=run.executor, on_progress=on_progress)
+                measure_in_parallel(
+                    corpus.clips, corpus.root, cache=cache, executor=run.executor, on_progress=on_progress
+                )
             table = build_factors(
                 corpus,
                 egemaps=settings.egemaps,
