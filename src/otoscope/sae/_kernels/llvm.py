@@ -1,4 +1,4 @@
-"""Vector building blocks, written out in LLVM's vector types because loops over bfloat16 do not vectorise well.
+"""LLVM vector operations for the kernels, written explicitly because loops over bfloat16 do not vectorise well.
 
 A packed table holds two bfloat16 numbers in each 32-bit word: word i of a row is column i in the low
 half and column `words + i` in the high half. Shifting left or masking turns either half into float32,
@@ -17,7 +17,7 @@ LANES = 16
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """Make an intrinsic, which is called without the context that its definition takes first."""
+    """Create an intrinsic; callers omit the context argument of its definition."""
     return numba_intrinsic(function)
 
 
@@ -46,12 +46,12 @@ BFLOATS = ir.VectorType(_Bfloat(), 2 * LANES)
 
 
 def has_vectors() -> bool:
-    """Say whether this machine has the 32 wide registers that the kernels are laid out for (AVX-512)."""
+    """Return whether the CPU has AVX-512, whose 32 wide registers the kernels are laid out for."""
     return bool(_features().get("avx512f") and _features().get("avx512bw") and _features().get("avx512vl"))
 
 
 def has_bfloat_products() -> bool:
-    """Say whether this machine multiplies pairs of bfloat16 in one instruction (AVX-512 BF16)."""
+    """Return whether the CPU multiplies pairs of bfloat16 in one instruction (AVX-512 BF16)."""
     return bool(has_vectors() and _features().get("avx512bf16"))
 
 
@@ -63,7 +63,7 @@ def _features() -> dict[str, bool]:
 
 
 def at(builder: Builder, pointer: Value, offset: Value | int) -> Value:
-    """Point so many elements further."""
+    """Return `pointer` advanced by `offset` elements."""
     return builder.gep(pointer, [ir.Constant(I64, offset) if isinstance(offset, int) else offset])
 
 
@@ -76,7 +76,7 @@ def load(
     align: int = 4,
     mask: Value | None = None,
 ) -> Value:
-    """Load a vector; lanes that a mask leaves out are 0 and their memory is not touched."""
+    """Load a vector; masked-out lanes are 0 and their memory is not accessed."""
     place = builder.bitcast(at(builder, pointer, offset), kind.as_pointer())
     if mask is None:
         return builder.load(place, align=align)
@@ -85,7 +85,7 @@ def load(
 
 
 def store(builder: Builder, value: Value, pointer: Value, offset: Value | int, *, mask: Value | None = None) -> None:
-    """Store a vector, or the lanes of it that a mask names."""
+    """Store a vector, or its lanes selected by `mask`."""
     place = builder.bitcast(at(builder, pointer, offset), value.type.as_pointer())
     if mask is None:
         builder.store(value, place, align=4)
@@ -94,7 +94,7 @@ def store(builder: Builder, value: Value, pointer: Value, offset: Value | int, *
 
 
 def splat(builder: Builder, value: Value, count: int = LANES) -> Value:
-    """Repeat one number in every lane."""
+    """Return a vector with `value` in every lane."""
     vector = ir.VectorType(value.type, count)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
     return builder.shuffle_vector(
@@ -103,7 +103,7 @@ def splat(builder: Builder, value: Value, count: int = LANES) -> Value:
 
 
 def call(builder: Builder, name: str, result: ir.Type, values: Sequence[Value], **options: Any) -> Value:
-    """Call one of LLVM's own functions."""
+    """Call an LLVM intrinsic function."""
     kind = ir.FunctionType(result, [v.type for v in values])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values), **options)
 
