@@ -158,26 +158,6 @@ def test_labels_and_splits_do_not_make_another_store(sound: Path, tmp_path: Path
     assert store_of(other, tmp_path / "store").fingerprint == before.fingerprint
 
 
-def test_a_store_of_the_first_format_is_still_read(sound: Path, tmp_path: Path):
-    """What format 1 held: no generation, tables by file name, shards without what is listed."""
-    store = store_of(corpus_of(sound), tmp_path / "store")
-    card = {
-        key: value for key, value in store.manifest.items() if key not in ("generation", "kept", "first", "segments")
-    }
-    tables = {t["file"]: {"bytes": t["bytes"], "sha256": t["sha256"]} for t in store.manifest["tables"].values()}
-    shards = [{k: v for k, v in shard.items() if k not in ("listed", "segments")} for shard in store.manifest["shards"]]
-    rewrite(tmp_path / "store" / "manifest.json", lambda _: {**card, "format": 1, "tables": tables, "shards": shards})
-    old = ActivationStore.open(tmp_path / "store", verify=True)
-    np.testing.assert_array_equal(old.pooled(2), store.pooled(2))
-    assert old.index.equals(store.index)
-
-
-def rewrite(path: Path, change: Callable[[object], object]) -> None:
-    import json
-
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
 def test_an_empty_folder_is_no_store(tmp_path: Path):
     os.makedirs(tmp_path / "store")  # noqa: PTH103
     with pytest.raises(IncompleteArtifact, match="holds no activations"):

@@ -3,10 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otoscope.activations.compact import compact_store
-from otoscope.activations.maintain import collect_garbage, merge_stores, store_info, verify_store
+from otoscope.activations.format import Sharding
+from otoscope.activations.maintain import collect_garbage, compact_store, merge_stores, store_info, verify_store
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.main import main
 from otoscope.corpus.audio import write_audio

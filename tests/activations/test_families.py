@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from otoscope.activations.extract import extract
-from otoscope.activations.sharding import Sharding
+from otoscope.activations.format import Sharding
 from otoscope.corpus.audio import load_clip
 from otoscope.encoders.catalog import load_encoder
 from tests.support.activations import write_corpus

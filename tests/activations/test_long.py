@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import otoscope.activations.worker as extraction
-from otoscope.activations.sharding import Sharding
+from otoscope.activations.format import Sharding
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import AudioError
 from tests.activations.test_extract import steps, store_of

@@ -207,54 +207,17 @@ def test_mending_that_was_killed_goes_on(sound: Path, tmp_path: Path):
     assert contents(store) == before
 
 
-def test_what_was_read_before_mending_is_told_from_what_is_read_after(sound: Path, tmp_path: Path):
-    """By layer, however the bytes became whole again, and each time anew; damage alone changes nothing."""
+def test_content_id_follows_the_checksums_of_a_layer(sound: Path, tmp_path: Path):
     store = tmp_path / "store"
-    first = store_of(corpus_of(sound), store)
-    path = store / "layer_02" / "frames-00000.safetensors"
-    seen = {first.fingerprint}
-    for restore in (lambda: steps(corpus_of(sound), store), lambda: flip(path)) * 2:
-        flip(path)
-        verify_store(store)
-        assert ActivationStore.open(store).content_id(2) in seen
-        restore()
-        assert verify_store(store) == []
-        now = ActivationStore.open(store)
-        assert now.content_id(2) not in seen
-        assert now.content_id() == now.content_id(2)
-        assert now.content_id(0) == now.fingerprint == first.fingerprint
-        seen.add(now.content_id(2))
-
-
-def test_damage_of_what_all_layers_share_concerns_them_all(sound: Path, tmp_path: Path):
-    before = store_of(corpus_of(sound), tmp_path / "store")
-    flip(tmp_path / "store" / "index" / "00000.parquet")
-    verify_store(tmp_path / "store")
-    after = store_of(corpus_of(sound), tmp_path / "store")
-    assert all(after.content_id(layer) != before.content_id(layer) for layer in before.layers)
-
-
-def test_one_file_restored_while_another_breaks_is_counted(sound: Path, tmp_path: Path):
-    before = store_of(corpus_of(sound), tmp_path / "store")
-    first, second = (tmp_path / "store" / f"layer_{layer:02d}" / "frames-00000.safetensors" for layer in (0, 2))
-    flip(first)
-    verify_store(tmp_path / "store")
-    flip(first)
-    flip(second)
-    verify_store(tmp_path / "store")
-    now = ActivationStore.open(tmp_path / "store")
-    assert now.content_id(0) != before.content_id(0)
-    assert now.content_id(2) == before.content_id(2)
-
-
-def test_the_count_of_mending_is_not_collected(sound: Path, tmp_path: Path):
-    store = tmp_path / "store"
-    steps(corpus_of(sound), store)
+    before = store_of(corpus_of(sound), store)
     flip(store / "layer_02" / "frames-00000.safetensors")
     verify_store(store)
-    after = store_of(corpus_of(sound), store)
-    collect_garbage(store)
-    assert ActivationStore.open(store).content_id() == after.content_id() != after.fingerprint
+    repaired = store_of(corpus_of(sound), store)
+    assert all(repaired.content_id(layer) == before.content_id(layer) for layer in (None, 0, 2))
+    other = store_of(corpus_of(sound), tmp_path / "other", Toy(revision="2", width=6), layers=[0, 1])
+    assert other.content_id(0) == before.content_id(0), "same bytes"
+    assert len({before.content_id(), before.content_id(0), before.content_id(2), other.content_id()}) == 4
+    assert store_of(add(sound, ["zzz"]), store).content_id(0) != before.content_id(0)
 
 
 def test_a_mark_goes_when_the_store_is_whole_again(sound: Path, tmp_path: Path):

@@ -1,60 +1,36 @@
-import weakref
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from otoscope.activations.rows import LARGEST, REMEMBERED, Lending
+from otoscope.activations.rows import find_addresses, gather_rows
+from otoscope.activations.tensorfile import PRECISIONS, to_float32, to_stored
 
 
-def address(array: np.ndarray) -> int:
-    return array.ctypes.data
+@pytest.mark.parametrize("dtype", sorted(PRECISIONS))
+@pytest.mark.parametrize("rows", [0, 1, 4, 7])
+def test_rows_land_where_they_should_exactly(dtype: str, rows: int):
+    stored = to_stored(torch.randn(20, 5, generator=torch.Generator().manual_seed(1)), dtype)
+    offset = np.random.default_rng(rows).integers(0, 20, rows)
+    out = np.full((rows, 5), np.nan, dtype=np.float32)
+    gather_rows(stored.ctypes.data + offset * stored.strides[0], dtype, out)
+    np.testing.assert_array_equal(out, to_float32(stored, dtype)[offset])
 
 
-def test_memory_that_nobody_holds_is_lent_again():
-    lending = Lending()
-    lent = lending.lend(4, 3)
-    before = address(lent)
-    del lent
-    assert address(lending.lend(3, 4)) == before
-    assert address(lending.lend(2, 2)) == before
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_finite_number_of_sixteen_bits_is_widened_exactly(dtype: str):
+    bits = np.arange(2**16, dtype=np.uint16)
+    stored = bits.view(np.float16) if dtype == "float16" else bits
+    stored = stored[np.isfinite(to_float32(stored, dtype))][:, None]
+    out = np.empty((len(stored), 1), dtype=np.float32)
+    every = np.arange(len(stored))
+    gather_rows(stored.ctypes.data + every * stored.strides[0], dtype, out)
+    np.testing.assert_array_equal(out.view(np.uint32), to_float32(stored, dtype).view(np.uint32))
 
 
-@pytest.mark.parametrize(
-    "keep",
-    [
-        lambda lent: lent,
-        lambda lent: lent[1:2],
-        torch.from_numpy,
-        lambda lent: torch.from_numpy(lent)[0],
-        lambda lent: torch.from_numpy(lent).numpy(),
-        memoryview,
-    ],
-)
-def test_what_is_held_in_any_form_is_never_lent_twice(keep: Callable[[np.ndarray], Any]):
-    lending = Lending()
-    lent = lending.lend(4, 3)
-    lent[:] = 1.0
-    before, held = address(lent), keep(lent)
-    del lent
-    for _ in range(REMEMBERED + 2):
-        other = lending.lend(4, 3)
-        assert address(other) != before
-        other[:] = 2.0
-    assert (np.asarray(held) == 1.0).all()
-
-
-def test_every_batch_may_be_kept():
-    lending = Lending()
-    kept = [lending.lend(2, 2) for _ in range(20)]
-    assert len({address(array) for array in kept}) == 20
-
-
-def test_memory_larger_than_a_batch_is_not_remembered():
-    lending = Lending()
-    lent = lending.lend(LARGEST // 4 + 1, 1)
-    block = weakref.ref(lent.base)
-    del lent
-    assert block() is None
+def test_a_row_is_found_in_its_clip_and_a_clip_that_is_not_mapped_is_named():
+    starts, bases = np.array([0, 3, 3, 10]), np.array([1000, 2000, 5000])
+    guide = np.array([0, 2, 2, 2, 2])  # the clips of rows 0, 4 and 8, and of the last behind the end
+    addresses = np.empty(4, dtype=np.int64)
+    assert find_addresses(np.array([0, 2, 3, 9]), starts, guide, 4, bases, 8, addresses) == -1
+    assert addresses.tolist() == [1000, 1016, 5000, 5048]
+    assert find_addresses(np.array([2, 3]), starts, guide, 4, np.array([1000, 2000, 0]), 8, addresses) == 2

@@ -74,32 +74,24 @@ def test_rows_are_the_frames_of_the_clips_one_after_another(store: ActivationSto
 def test_rows_beyond_the_last_are_refused(store: ActivationStore):
     rows = store.rows(0)
     for index in (-1, rows.height):
-        with pytest.raises(ArtifactError, match=f"rows 0 to {rows.height - 1} exist; asked for {index}"):
+        with pytest.raises(
+            ArtifactError, match=f"{index} to {index} are out of range; allowed: 0 to {rows.height - 1}"
+        ):
             rows.take(np.array([index]))
 
 
-@pytest.mark.parametrize(("batch", "block", "held"), [(8, 4, 16), (16, 1, 64), (32, 16, 8192)])
-def test_a_shuffled_epoch_holds_every_row_once_and_follows_its_seed(store: ActivationStore, batch, block, held):
-    rows = store.rows(2)
-
-    def epoch(seed: int, epoch: int) -> np.ndarray:
-        batches = [*rows.shuffled(batch, seed=seed, epoch=epoch, block=block, held=held)]
-        assert max(len(part) for part in batches) == batch
-        return np.concatenate(batches)
-
-    stored = rows.take(np.arange(rows.height))
-    first = epoch(0, 0)
-    np.testing.assert_array_equal(np.sort(first, axis=0), np.sort(stored, axis=0))
-    assert len({row.tobytes() for row in first}) == len({row.tobytes() for row in stored})
-    np.testing.assert_array_equal(first, epoch(0, 0))
-    assert not np.array_equal(first, epoch(1, 0))
-    assert not np.array_equal(first, epoch(0, 1))
-    assert not np.array_equal(first, stored)
+def test_store_repr_fits_in_one_line(store: ActivationStore):
+    expected = f"ActivationStore({store.folder!r}, 6 clips, {store.frames:,} frames, layers 0, 2, float32, toy, "
+    assert repr(store) == expected + "frames + pooled clips)"
+    html = store._repr_html_()
+    assert "<th>clips</th><td>6 clips</td>" in html
+    assert "sha256" not in html
 
 
-def test_a_buffer_that_batches_do_not_fill_is_refused(store: ActivationStore):
-    with pytest.raises(ConfigError, match=r"held \(100\) must be a multiple of the batch \(64\) and of the block"):
-        next(store.rows(0).shuffled(64, seed=0, held=100))
+def test_store_opens_from_a_run_folder(store: ActivationStore, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "activations").symlink_to(store.folder)
+    assert ActivationStore.open(tmp_path / "run").fingerprint == store.fingerprint
 
 
 def test_a_neighbour_lies_beside_a_row_in_its_own_clip(store: ActivationStore):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otoscope.activations.plan import plan_extraction
-from otoscope.activations.sharding import PlannedClip, Sharding
+from otoscope.activations.format import Sharding
+from otoscope.activations.plan import PlannedClip, plan_extraction
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.worker import ShardTask, WorkerFactory

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otoscope.activations.format import MENDED
 from otoscope.encoders.base import Encoded, Frames, Layer, Wave, as_waves, check_layers, frame_spans
 from otoscope.errors import OtoscopeError
 
@@ -143,11 +142,11 @@ def corpus_of(root: Path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a store but its lock and its count of what was mended, by relative name."""
+    """Return every file of a store except its lock, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", MENDED)
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -178,7 +177,7 @@ def in_child(work: Callable[[], None], *, kill_after_s: float | None = None) -> 
 def run(root: Path, folder: Path, **toy: float) -> None:
     """Extract all layers of a corpus with small shards."""
     from otoscope.activations.extract import extract
-    from otoscope.activations.sharding import Sharding
+    from otoscope.activations.format import Sharding
 
     encoder = Toy(**toy)  # type: ignore[arg-type]
     sharding = Sharding(shard_clips=6, window_s=1.0)

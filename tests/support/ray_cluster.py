@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.sharding import Sharding
+from otoscope.activations.format import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoded
 from otoscope.errors import ExecutorError

@@ -1,11 +1,10 @@
-"""Names of the files of a store, and the recipe that all of them share."""
+"""File names of a store, and the specification that its shards share."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import Sharding
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.artifacts import environment
 from otoscope.encoders.base import Encoder, check_layers
@@ -15,34 +14,53 @@ FORMAT = 2
 CARD = "card.json"
 MANIFEST = "manifest.json"
 DAMAGED = "damaged.json"
-"""Lists the files that a verification found damaged, until an extraction has written them anew."""
-MENDED = "mended.json"
-"""Counts how often each file was found damaged and has been whole again since."""
+"""List of files that a verification found damaged; removed once an extraction has rewritten them."""
 CLIPS = "clips"
 SET_ASIDE = "set_aside"
-UNSAID = {"precision": "exact"}
-"""What a setting is where a recipe leaves it out."""
 UNRELATED = frozenset({"scikit-learn"})
-"""Packages that `environment` names and that no activation passes through."""
+"""Packages in `environment` that do not affect activations."""
 
 
 def segments_path(shard: int) -> str:
-    """Return where the segment rows of a shard lie."""
+    """Return the path of a shard's segment table."""
     return f"segments/{shard:05d}.parquet"
 
 
 def shard_card_path(shard: int) -> str:
-    """Return where the card of a shard lies."""
+    """Return the path of a shard's card."""
     return f"shards/{shard:05d}.json"
 
 
 def table_path(table: str, generation: int) -> str:
-    """Return where a table of the whole store lies: a new file whenever clips come or go.
+    """Return the path of a store-wide table; each change of the clips starts a new generation.
 
     >>> table_path("clips", 0), table_path("clips", 2)
     ('clips.parquet', 'clips-2.parquet')
     """
     return f"{table}-{generation}.parquet" if generation else f"{table}.parquet"
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Limits of shards, and windows of long clips.
+
+    A shard ends before it exceeds `shard_clips` clips, `shard_s` seconds of sound or `shard_mb` megabytes over all
+    layers; a clip above a limit gets its own shard. Clips longer than `window_s` (or than the encoder's own limit, if
+    that is shorter) are encoded in windows that overlap by at least `overlap_s`.
+    """
+
+    shard_clips: int = 256
+    shard_s: float = 1800.0
+    shard_mb: float = 256.0
+    window_s: float = 30.0
+    overlap_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("shard_clips", "shard_s", "shard_mb", "window_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.overlap_s < self.window_s:
+            raise ConfigError(f"overlap_s is {self.overlap_s}; allowed: from 0 to below window_s ({self.window_s})")
 
 
 def store_spec(
@@ -56,58 +74,58 @@ def store_spec(
     batch_s: float = 30.0,
     sharding: Sharding | None = None,
 ) -> dict[str, Any]:
-    """Return all that a clip's activations are a function of beside its sound, as plain JSON.
+    """Return everything but the sound that determines a clip's activations, as plain JSON.
 
-    Raises `UnknownLayer` for a layer that the encoder lacks, `ConfigError` for settings that make no store.
+    Raises `UnknownLayer` for a layer that the encoder lacks, `ConfigError` for invalid settings.
     """
     if not layers:
-        raise ConfigError("no layer was asked for; name at least one")
+        raise ConfigError("layers is empty; name at least one layer")
     check_layers(layers, encoder.layers, encoder.name)
     if dtype not in PRECISIONS:
         raise ConfigError(f"activations cannot be stored as {dtype!r}; {suggest(dtype, PRECISIONS)}")
     if not (pooled or frames or segments):
-        raise ConfigError("a store holds pooled clips, frames or segments; all were switched off")
+        raise ConfigError("a store holds pooled clips, frames or segments; all are switched off")
     if batch_s <= 0:
         raise ConfigError(f"batch_s is {batch_s}; it must be above 0")
-    wanted = set(layers)
     return {
         "format": FORMAT,
         "encoder": {
             "name": encoder.name,
             "revision": encoder.revision,
             "context": getattr(encoder, "context", None),
-            **_unless_exact(encoder),
+            "precision": getattr(encoder, "precision", "exact"),
             "rate_hz": encoder.rate_hz,
         },
-        "layers": [asdict(layer) for layer in encoder.layers if layer.index in wanted],
+        "layers": [asdict(layer) for layer in encoder.layers if layer.index in set(layers)],
         "dtype": dtype,
         "pooled": pooled,
         "frames": frames,
-        "segments": None if segments is None else segments.card(),
+        "segments": None if segments is None else segments.settings(),
         "batch_s": batch_s,
         "sharding": asdict(sharding or Sharding()),
         "versions": {name: release for name, release in environment().items() if name not in UNRELATED},
     }
 
 
-def _unless_exact(encoder: Encoder) -> dict[str, str]:
-    precision = getattr(encoder, "precision", "exact")
-    return {} if precision == "exact" else {"precision": precision}
+def spec_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a card or manifest that `store_spec` wrote."""
+    names = ("format", "encoder", "layers", "dtype", "pooled", "frames", "segments", "batch_s", "sharding", "versions")
+    return {name: manifest[name] for name in names}
 
 
 def differences(
-    found: dict[str, Any], wanted: dict[str, Any], prefix: str = "", *, stores: tuple[str, str] | None = None
+    stored: dict[str, Any], requested: dict[str, Any], prefix: str = "", *, stores: tuple[str, str] | None = None
 ) -> list[str]:
-    """Say where two identities differ, one phrase a setting; of two `stores`, name both.
+    """List the settings in which two specifications differ, one phrase per setting; `stores` names both.
 
     >>> differences({"dtype": "float16", "encoder": {"name": "a"}}, {"dtype": "float32", "encoder": {"name": "b"}})
-    ['dtype is float16, asked for float32', 'encoder.name is a, asked for b']
+    ['dtype is float16, requested float32', 'encoder.name is a, requested b']
     >>> differences({"dtype": "float16"}, {"dtype": "float32"}, stores=("runs/a", "runs/b"))
     ['dtype is float16 in runs/a, float32 in runs/b']
     """
     phrases: list[str] = []
-    for key in sorted(found.keys() | wanted.keys()):
-        old, new = (given.get(key, UNSAID.get(key)) for given in (found, wanted))
+    for key in sorted(stored.keys() | requested.keys()):
+        old, new = stored.get(key), requested.get(key)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
@@ -115,16 +133,16 @@ def differences(
         elif key == "layers" and isinstance(old, list) and isinstance(new, list):
             phrases += _layer_difference(old, new, stores)
         else:
-            phrases.append(f"{prefix}{key} is {_beside(old, new, stores)}")
+            phrases.append(f"{prefix}{key} is {_compared(old, new, stores)}")
     return phrases
 
 
-def _beside(old: object, new: object, stores: tuple[str, str] | None) -> str:
-    return f"{old}, asked for {new}" if stores is None else f"{old} in {stores[0]}, {new} in {stores[1]}"
+def _compared(old: object, new: object, stores: tuple[str, str] | None) -> str:
+    return f"{old}, requested {new}" if stores is None else f"{old} in {stores[0]}, {new} in {stores[1]}"
 
 
 def _layer_difference(old: list[Any], new: list[Any], stores: tuple[str, str] | None) -> list[str]:
     indices = [layer["index"] for layer in old], [layer["index"] for layer in new]
     if indices[0] != indices[1]:
-        return [f"layers are {_beside(*indices, stores)}"]
-    return ["the layers' geometry is another"]
+        return [f"layers are {_compared(*indices, stores)}"]
+    return ["the geometry of the layers differs"]

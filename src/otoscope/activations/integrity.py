@@ -1,34 +1,104 @@
-"""Whether what lies in a store is whole: shards and files held against their cards."""
+"""Integrity of stored files: sizes, checksums, and marks of damage.
+
+Extraction checks sizes only, since hashing a large store in every run would cost more than most runs. `verify_files`
+hashes everything and marks damaged files in the store; the next extraction rewrites their shards and clears the marks.
+"""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any
 
-from otoscope.activations.format import shard_card_path
-from otoscope.activations.storage.base import Storage, read_card
-from otoscope.artifacts import check_size
+from otoscope.activations.format import DAMAGED, MANIFEST, shard_card_path
+from otoscope.activations.manifest import files_of, read_manifest
+from otoscope.activations.storage.base import Storage, read_card, write_card
+from otoscope.artifacts import FileRecord, check_size
 from otoscope.errors import ArtifactError, DamagedArtifact
 
 
-def read_complete_shard(
-    home: Storage, shard: int, *, recipe: str, key: str | None, verify: bool
-) -> dict[str, Any] | None:
-    """Return the card of a finished shard of this recipe and key, or None when it has to be written (again)."""
+def check_file(storage: Storage, name: str, record: FileRecord, *, verify: bool) -> None:
+    """Raise `DamagedArtifact` if the size of a file, or with `verify` its SHA-256, differs from its record."""
+    check_size(f"{storage.address}/{name}", storage.size(name), record)
+    if verify and storage.file_record(name)["sha256"] != record["sha256"]:
+        raise DamagedArtifact(
+            f"{storage.address}/{name} is damaged: its SHA-256 differs from its card; run `otoscope store verify "
+            f"{storage.address}` to mark the damage, then extract again"
+        )
+
+
+def check_files(storage: Storage, files: Mapping[str, FileRecord], *, verify: bool) -> None:
+    """Check several files; raise `DamagedArtifact` for the first that is damaged."""
+    for name, record in files.items():
+        check_file(storage, name, record, verify=verify)
+
+
+def tables_complete(storage: Storage) -> bool:
+    """Return whether the tables in the manifest exist at their full size."""
     try:
-        card = read_card(home, shard_card_path(shard))
-        if card["recipe"] != recipe or (key is not None and card["key"] != key):
+        tables = read_card(storage, MANIFEST)["tables"].values()
+        check_files(storage, {table["file"]: table for table in tables}, verify=False)
+    except (ArtifactError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def read_complete_shard(
+    storage: Storage, shard: int, *, spec_id: str, key: str | None, verify: bool
+) -> dict[str, Any] | None:
+    """Return the card of a complete shard with this specification and key; None if it has to be written."""
+    try:
+        card = read_card(storage, shard_card_path(shard))
+        if card["spec_id"] != spec_id or (key is not None and card["key"] != key):
             return None
-        check_files(home, card["files"], verify=verify)
+        check_files(storage, card["files"], verify=verify)
     except (ArtifactError, KeyError, TypeError):
         return None
     return card
 
 
-def check_files(home: Storage, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
-    """Raise `DamagedArtifact` naming the first file whose size, or with `verify` whose SHA-256, is not the card's."""
-    for name, expected in files.items():
-        check_size(f"{home.address}/{name}", home.size(name), expected)
-        if verify and home.file_record(name)["sha256"] != expected["sha256"]:
-            raise DamagedArtifact(
-                f"{home.address}/{name} is damaged: its SHA-256 is not its card's; `otoscope store verify {home.address}` "
-                "marks what is damaged, then the next extraction writes it anew"
-            )
+def verify_files(storage: Storage) -> list[str]:
+    """Recompute every checksum, mark damaged files if the store is writable, and return one message per file."""
+    messages: list[str] = []
+    damaged: dict[str, Any] = {}
+    for name, record in files_of(read_manifest(storage)).items():
+        try:
+            check_file(storage, name, record, verify=True)
+        except DamagedArtifact as error:
+            messages.append(str(error).partition(";")[0])
+            damaged[name] = {key: record[key] for key in ("bytes", "sha256")}
+    with suppress(ArtifactError, OSError):  # read-only stores can be verified too
+        if damaged:
+            write_card(storage, DAMAGED, damaged)
+        else:
+            clear_marks(storage)
+    return messages
+
+
+def clear_marks(storage: Storage) -> None:
+    """Remove the marks of damage."""
+    if is_marked(storage):
+        storage.remove(DAMAGED)
+
+
+def is_marked(storage: Storage) -> bool:
+    """Return whether a verification found damage that no extraction has repaired since."""
+    return storage.size(DAMAGED) is not None
+
+
+def damaged_shards(storage: Storage) -> set[int]:
+    """Return the numbers of the shards with a marked file that is still damaged."""
+    if not is_marked(storage):
+        return set()
+    return {
+        int(PurePosixPath(name).stem.rpartition("-")[2])
+        for name, record in read_card(storage, DAMAGED).items()
+        if "/" in name and not _is_intact(storage, name, record)
+    }
+
+
+def _is_intact(storage: Storage, name: str, record: FileRecord) -> bool:
+    try:
+        check_file(storage, name, record, verify=True)
+    except (ArtifactError, OSError):
+        return False
+    return True

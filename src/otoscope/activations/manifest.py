@@ -1,7 +1,4 @@
-"""The manifest of a whole store, and stores that an earlier release wrote.
-
-Declaring a store whole: the tables of its clips, and last of all its manifest.
-"""
+"""Manifest and clip tables, written last: a store without a manifest is incomplete."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,42 +6,9 @@ from typing import Any
 import polars as pl
 
 from otoscope.activations.format import CARD, CLIPS, FORMAT, MANIFEST, SET_ASIDE, shard_card_path, table_path
-from otoscope.activations.integrity import check_files
 from otoscope.activations.storage.base import Storage, read_card, write_card
 from otoscope.artifacts import write_table
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
-
-
-def read_manifest(home: Storage) -> dict[str, Any]:
-    """Read the manifest; raise `IncompleteArtifact` where there is none, `DamagedArtifact` where it is no manifest."""
-    try:
-        card = read_card(home, MANIFEST)
-    except IncompleteArtifact as error:
-        begun = "was begun but never finished" if home.size(CARD) is not None else "holds no activations"
-        raise IncompleteArtifact(
-            f"{home.address} {begun}; run the extraction (again), it goes on where it was"
-        ) from error
-    if not isinstance(card, dict) or card.get("format") not in (1, FORMAT) or "shards" not in card:
-        raise DamagedArtifact(f"{home.address}/{MANIFEST} is no manifest of format {FORMAT}; extract again")
-    return card if card["format"] == FORMAT else _of_format_2(card)
-
-
-def files_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return every file that a manifest names, but for the store's own card, with its size and checksum."""
-    tables = {table["file"]: table for table in manifest["tables"].values()}
-    return tables | {
-        name: described
-        for shard in manifest["shards"]
-        for name, described in ({shard_card_path(shard["shard"]): shard["card"]} | shard["files"]).items()
-    }
-
-
-def _of_format_2(card: dict[str, Any]) -> dict[str, Any]:
-    """Describe a store of format 1, whose shards held the clips of one corpus, in the terms of format 2."""
-    tables = {name: {"file": table_path(name, 0), **card["tables"][table_path(name, 0)]} for name in (CLIPS, SET_ASIDE)}
-    shards = [{**shard, "listed": shard["clips"], "segments": 0} for shard in card["shards"]]
-    return {**card, "generation": 0, "segments": None, "tables": tables, "shards": shards}
-
 
 CLIP_TYPES: dict[str, Any] = {
     "clip_id": pl.String,
@@ -55,46 +19,59 @@ CLIP_TYPES: dict[str, Any] = {
     "frames": pl.Int64,
     "sound_s": pl.Float64,
 }
-ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "reason": pl.String}
+SET_ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "reason": pl.String}
 
 
-def is_current(home: Storage, fingerprint: str) -> bool:
-    """Whether the manifest that lies there is that of this store."""
+def read_manifest(storage: Storage) -> dict[str, Any]:
+    """Read the manifest; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it is invalid."""
     try:
-        return read_card(home, MANIFEST)["fingerprint"] == fingerprint
+        manifest = read_card(storage, MANIFEST)
+    except IncompleteArtifact as error:
+        state = "was begun but never finished" if storage.size(CARD) is not None else "holds no activations"
+        raise IncompleteArtifact(f"{storage.address} {state}; run the extraction (again), it resumes") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "shards" not in manifest:
+        raise DamagedArtifact(f"{storage.address}/{MANIFEST} is not a manifest of format {FORMAT}; extract again")
+    return manifest
+
+
+def files_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return size and checksum of every file in a manifest, by path."""
+    tables = {table["file"]: table for table in manifest["tables"].values()}
+    return tables | {
+        name: record
+        for shard in manifest["shards"]
+        for name, record in ({shard_card_path(shard["shard"]): shard["card"]} | shard["files"]).items()
+    }
+
+
+def is_current(storage: Storage, fingerprint: str) -> bool:
+    """Return whether the stored manifest has this fingerprint."""
+    try:
+        return read_card(storage, MANIFEST)["fingerprint"] == fingerprint
     except (ArtifactError, KeyError, TypeError):
         return False
 
 
-def has_tables(home: Storage) -> bool:
-    """Whether the tables that the manifest names are there at their full size."""
-    try:
-        tables = read_card(home, MANIFEST)["tables"].values()
-        check_files(home, {table["file"]: table for table in tables}, verify=False)
-    except (ArtifactError, KeyError, TypeError, AttributeError):
-        return False
-    return True
-
-
 def commit_store(
-    home: Storage, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]
+    storage: Storage, card: Mapping[str, Any], keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]
 ) -> None:
-    """Write the tables of clips and, last of all, the manifest that makes the store complete.
+    """Write the clip tables, then the manifest that makes the store complete.
 
-    `shards` are the cards of all shards by number; of their clips those count whose key is the one in `keys`. What an
-    earlier manifest names stays until this one lies beside it: whoever reads meanwhile reads the store as it was.
-    Raises `StaleArtifact` when another writer has begun another store here.
+    `shards` holds the cards of all shards by number; a clip is listed if its key equals the one in `keys`. Tables of
+    the previous manifest stay until the new one is written, so readers always see a complete store. Raises
+    `StaleArtifact` if another writer has begun a different store here.
     """
-    clips, aside = _clips(keys, shards), _aside(keys, shards)
+    clips, set_aside = _clip_table(keys, shards), _set_aside_table(keys, shards)
     if clips.is_empty():
-        reason = aside["reason"][0] if aside.height else "none was given"
+        reason = set_aside["reason"][0] if set_aside.height else "no reason recorded"
         raise CorpusError(f"no clip could be used; the first one: {reason}")
-    if read_card(home, CARD) != card:
-        raise StaleArtifact(f"another run has begun another store in {home.address}; give each a place of its own")
-    generation, before = _generation(home, card["fingerprint"])
-    tables = {CLIPS: clips, SET_ASIDE: aside}
+    if read_card(storage, CARD) != card:
+        raise StaleArtifact(f"another run has begun another store in {storage.address}; use a separate folder for each")
+    generation, previous_tables = _generation(storage, card["fingerprint"])
+    tables = {CLIPS: clips, SET_ASIDE: set_aside}
+    paths = {name: table_path(name, generation) for name in tables}
     for name, table in tables.items():
-        with home.publish(table_path(name, generation)) as temporary:
+        with storage.publish(paths[name]) as temporary:
             write_table(temporary, table)
     listed = dict(clips.group_by("shard").len().iter_rows())
     manifest = {
@@ -104,8 +81,8 @@ def commit_store(
         "clips": clips.height,
         "rows": int(clips["frames"].sum()),
         "sound_s": float(clips["sound_s"].sum()),
-        "set_aside": aside.height,
-        "tables": {name: _described(home, table_path(name, generation)) for name in tables},
+        "set_aside": set_aside.height,
+        "tables": {name: {"file": path, **storage.file_record(path)} for name, path in paths.items()},
         "shards": [
             {
                 "shard": number,
@@ -113,48 +90,45 @@ def commit_store(
                 "listed": listed.get(number, 0),
                 "rows": shard["frames"],
                 "segments": shard["segments"],
-                "card": home.file_record(shard_card_path(number)),
+                "card": storage.file_record(shard_card_path(number)),
                 "files": shard["files"],
             }
             for number, shard in sorted(shards.items())
         ],
     }
-    write_card(home, MANIFEST, manifest)
-    for stale in before - {table_path(name, generation) for name in tables}:
-        home.remove(stale)
+    write_card(storage, MANIFEST, manifest)
+    for stale in previous_tables - set(paths.values()):
+        storage.remove(stale)
 
 
-def _described(home: Storage, relative: str) -> dict[str, Any]:
-    return {"file": relative, **home.file_record(relative)}
-
-
-def _generation(home: Storage, fingerprint: str) -> tuple[int, set[str]]:
-    """Return the number of this list of clips, and the tables of the manifest that lies there."""
+def _generation(storage: Storage, fingerprint: str) -> tuple[int, set[str]]:
+    """Return the generation of the new tables, and the paths of the tables in the current manifest."""
     try:
-        manifest = read_card(home, MANIFEST)
+        manifest = read_card(storage, MANIFEST)
         files = {str(table["file"]) for table in manifest["tables"].values()}
         return int(manifest["generation"]) + (manifest["fingerprint"] != fingerprint), files
     except (ArtifactError, KeyError, TypeError, AttributeError):
         return 0, set()
 
 
-def _clips(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
-    rows = [(clip[0], clip[1], number, place, *clip[2:5]) for number, place, clip in _counted(keys, shards, "clips")]
+def _clip_table(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
+    listed = _listed(keys, shards, "clips")
+    rows = [(clip[0], clip[1], number, position, *clip[2:5]) for number, position, clip in listed]
     return pl.DataFrame(rows, schema=CLIP_TYPES, orient="row").sort("clip_id")
 
 
-def _aside(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
-    rows = [tuple(clip[:3]) for _, _, clip in _counted(keys, shards, "set_aside")]
-    return pl.DataFrame(rows, schema=ASIDE_TYPES, orient="row").sort("clip_id")
+def _set_aside_table(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:
+    rows = [tuple(clip[:3]) for _, _, clip in _listed(keys, shards, "set_aside")]
+    return pl.DataFrame(rows, schema=SET_ASIDE_TYPES, orient="row").sort("clip_id")
 
 
-def _counted(
+def _listed(
     keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]], kind: str
 ) -> Iterator[tuple[int, int, list[Any]]]:
-    """Yield the clips that count, each once, with their shard and place in it."""
-    seen: set[str] = set()
+    """Yield each listed clip once, with its shard and its position in the shard."""
+    listed: set[str] = set()
     for number, shard in sorted(shards.items()):
-        for place, clip in enumerate(shard[kind]):
-            if keys.get(clip[0]) == clip[-1] and clip[0] not in seen:
-                seen.add(clip[0])
-                yield number, place, clip
+        for position, clip in enumerate(shard[kind]):
+            if keys.get(clip[0]) == clip[-1] and clip[0] not in listed:
+                listed.add(clip[0])
+                yield number, position, clip

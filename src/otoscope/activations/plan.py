@@ -1,110 +1,187 @@
-"""What is stored already, and which shards are to be written: settled before any work, and the same after a kill."""
+"""Deterministic extraction plan: clips per shard and batch, shards to reuse and shards to write.
+
+The plan follows from the corpus table and the stored cards alone, so an interrupted extraction resumes to the same
+bytes.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from otoscope.activations.format import CARD, MANIFEST, differences
+import polars as pl
+
+from otoscope.activations.format import CARD, MANIFEST, Sharding, differences
 from otoscope.activations.integrity import read_complete_shard
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import PlannedClip, Sharding, assign_shards, sorted_clips
 from otoscope.activations.storage.base import Storage, read_card, write_card
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact
 
 
+class PlannedClip(NamedTuple):
+    """One clip of the corpus: its row in the table, id, path and expected duration."""
+
+    row: int
+    clip_id: str
+    path: str
+    duration_s: float
+
+
+class ClipBatch(NamedTuple):
+    """Clips of similar length that are encoded in one call."""
+
+    shard: int
+    clips: tuple[PlannedClip, ...]
+
+    @property
+    def sound_s(self) -> float:
+        """Seconds of sound, according to the corpus table."""
+        return sum(clip.duration_s for clip in self.clips)
+
+
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """The store as it will be.
+    """Shards of the finished store.
 
-    `card` is its identity; `keys` says what each clip's activations are a function of beside the recipe; `kept` holds
-    the cards of shards that an earlier corpus left; `plan` the clips of each shard of this one, by number.
+    `card` identifies the store; `keys` identifies the sound (and segments) of each clip; `reused` holds the cards of
+    shards that an earlier corpus left; `shards` lists the clips of each planned shard by number.
     """
 
     card: dict[str, Any]
     keys: Mapping[str, str]
-    kept: Mapping[int, dict[str, Any]]
-    plan: Mapping[int, tuple[PlannedClip, ...]]
+    reused: Mapping[int, dict[str, Any]]
+    shards: Mapping[int, tuple[PlannedClip, ...]]
 
-    def key_of(self, shard: int) -> str:
-        """Identify a planned shard: the same key, the same bytes."""
-        clips = [(clip.clip_id, self.keys[clip.clip_id]) for clip in self.plan[shard]]
-        return fingerprint(self.card["recipe"], shard, clips)
+    def shard_key(self, shard: int) -> str:
+        """Identify the content of a planned shard: equal keys mean equal bytes."""
+        clips = [(clip.clip_id, self.keys[clip.clip_id]) for clip in self.shards[shard]]
+        return fingerprint(self.card["spec_id"], shard, clips)
+
+
+def sorted_clips(clips: pl.DataFrame) -> list[PlannedClip]:
+    """Return the clips sorted by id, whatever the order of the table."""
+    rows = clips.select("clip_id", "path", "duration_s").iter_rows()
+    return sorted((PlannedClip(i, *row) for i, row in enumerate(rows)), key=lambda clip: clip.clip_id)
+
+
+def assign_shards(
+    clips: Sequence[PlannedClip], sharding: Sharding, *, bytes_per_s: float
+) -> list[tuple[PlannedClip, ...]]:
+    """Divide clips into shards, in the given order.
+
+    >>> few = [PlannedClip(i, f"c{i}", f"c{i}.wav", 2.0) for i in range(5)]
+    >>> [len(shard) for shard in assign_shards(few, Sharding(shard_s=4.0), bytes_per_s=1.0)]
+    [2, 2, 1]
+    """
+    longest_s = min(sharding.shard_s, sharding.shard_mb * 1e6 / bytes_per_s if bytes_per_s else sharding.shard_s)
+    shards: list[tuple[PlannedClip, ...]] = []
+    current: list[PlannedClip] = []
+    current_s = 0.0
+    for clip in clips:
+        if current and (len(current) >= sharding.shard_clips or current_s + clip.duration_s > longest_s):
+            shards.append(tuple(current))
+            current, current_s = [], 0.0
+        current.append(clip)
+        current_s += clip.duration_s
+    return [*shards, tuple(current)] if current else shards
+
+
+def make_batches(
+    shard: int, clips: Sequence[PlannedClip], *, batch_s: float, window_s: float, padded_s: float
+) -> list[ClipBatch]:
+    """Sort a shard's clips by length and group neighbours; a clip longer than one window forms its own batch.
+
+    The cost of a batch is the memory it occupies: number of clips times the longest of them. Each clip counts at least
+    `padded_s`, since an encoder that pads to a fixed context spends the same on all.
+
+    >>> few = [PlannedClip(i, f"c{i}", f"c{i}.wav", s) for i, s in enumerate([1.0, 9.0, 1.0])]
+    >>> [len(batch.clips) for batch in make_batches(0, few, batch_s=4.0, window_s=30.0, padded_s=0.0)]
+    [2, 1]
+    """
+    batches: list[ClipBatch] = []
+    current: list[PlannedClip] = []
+    for clip in sorted(clips, key=lambda clip: (clip.duration_s, clip.clip_id)):
+        is_full = (len(current) + 1) * max(clip.duration_s, padded_s) > batch_s
+        if current and (is_full or clip.duration_s > window_s):
+            batches.append(ClipBatch(shard, tuple(current)))
+            current = []
+        current.append(clip)
+    return [*batches, ClipBatch(shard, tuple(current))] if current else batches
 
 
 def plan_extraction(
-    home: Storage,
+    storage: Storage,
     corpus: Corpus,
-    recipe: Mapping[str, Any],
+    spec: Mapping[str, Any],
     sharding: Sharding,
     *,
     segments: Segments | None,
     bytes_per_s: float,
     verify: bool,
-    spoiled: Collection[int] = (),
+    damaged: Collection[int] = (),
 ) -> ExtractionPlan:
-    """Compare a corpus and a recipe with what lies at a home; nothing is written.
+    """Compare a corpus and a specification with the stored shards; write nothing.
 
-    Clips that an earlier corpus of the same recipe left there are kept, whatever came or went beside them; those of
-    `spoiled` shards are not. Raises
-    `StaleArtifact` with what differs when the home holds activations of another recipe.
+    Stored clips of the same specification are reused, except those of `damaged` shards. Raises `StaleArtifact` with
+    the differences if the store has another specification.
     """
     clips = sorted_clips(corpus.clips)
     keys = clip_keys(corpus, segments)
-    wanted = {
+    identity = {
         "name": corpus.name,
         "clips": len(clips),
         "sound": fingerprint([(c.clip_id, keys[c.clip_id]) for c in clips]),
     }
-    found = _found(home, recipe)
-    begun = found is not None and found["corpus"] == wanted
-    kept = {
+    stored = _stored_card(storage, spec)
+    resumed = stored is not None and stored["corpus"] == identity
+    reused = {
         number: card
-        for number, card in _kept(home, found, begun=begun, verify=verify).items()
-        if number not in spoiled and any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
+        for number, card in _complete_shards(storage, stored, resumed=resumed, verify=verify).items()
+        if number not in damaged and any(keys.get(clip_id) == key for clip_id, key in stored_keys(card).items())
     }
-    if begun and found is not None and [[n, card["key"]] for n, card in kept.items()] == found["kept"]:
-        first = int(found["first"])
+    if resumed and stored is not None and [[n, card["key"]] for n, card in reused.items()] == stored["kept"]:
+        first = int(stored["first"])
     else:
-        first = 1 + max(numbers(home), default=-1) if kept else _first_free(home)
-    there = {
-        clip_id for card in kept.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
+        first = 1 + max(shard_numbers(storage), default=-1) if reused else _first_free_number(storage)
+    stored_ids = {
+        clip_id for card in reused.values() for clip_id, key in stored_keys(card).items() if keys.get(clip_id) == key
     }
-    missing = assign_shards([clip for clip in clips if clip.clip_id not in there], sharding, bytes_per_s=bytes_per_s)
+    new_clips = [clip for clip in clips if clip.clip_id not in stored_ids]
     card = {
-        **recipe,
-        "recipe": fingerprint(recipe),
-        "corpus": wanted,
-        "kept": [[n, card["key"]] for n, card in kept.items()],
+        **spec,
+        "spec_id": fingerprint(spec),
+        "corpus": identity,
+        "kept": [[n, card["key"]] for n, card in reused.items()],
         "first": first,
     }
     card = {"fingerprint": fingerprint(card), **card}
-    return ExtractionPlan(card, keys, kept, dict(enumerate(missing, start=first)))
+    shards = assign_shards(new_clips, sharding, bytes_per_s=bytes_per_s)
+    return ExtractionPlan(card, keys, reused, dict(enumerate(shards, start=first)))
 
 
-def begin(home: Storage, settled: ExtractionPlan) -> None:
-    """Write the store's card, and clear what a killed run left half-written."""
+def begin_store(storage: Storage, plan: ExtractionPlan) -> None:
+    """Write the store's card, and remove partial files of an interrupted run."""
     try:
-        found = read_card(home, CARD)
+        stored = read_card(storage, CARD)
     except IncompleteArtifact:
-        found = None
-    if found != settled.card:
-        write_card(home, CARD, settled.card)
-    clear(home)
+        stored = None
+    if stored != plan.card:
+        write_card(storage, CARD, plan.card)
+    remove_partial_files(storage)
 
 
-def clear(home: Storage) -> None:
-    """Remove what writers that were killed left half-written."""
-    for name in home.list_files():
+def remove_partial_files(storage: Storage) -> None:
+    """Remove temporary files of writers that were killed."""
+    for name in storage.list_files():
         if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
-            home.remove(name)
+            storage.remove(name)
 
 
 def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
-    """Identify each clip's sound, and its segments where a table gives them. Labels and splits do not count."""
+    """Identify each clip's sound, and its segments if they come from a table; labels and splits are ignored."""
     rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s").iter_rows()
     if segments is not None:
         segments.check(set(corpus.clips["clip_id"]))
@@ -117,63 +194,61 @@ def stored_keys(card: Mapping[str, Any]) -> dict[str, str]:
     return {clip[0]: clip[-1] for clip in (*card["clips"], *card["set_aside"])}
 
 
-def _found(home: Storage, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the card that lies there; refuse one of another recipe."""
+def shard_numbers(storage: Storage) -> list[int]:
+    """Return the numbers of all shards that exist or that the manifest lists, complete or not."""
+    paths = [PurePosixPath(name) for name in storage.list_files()]
+    numbers = {int(path.stem) for path in paths if path.parent.name == "shards" and path.stem.isdigit()}
+    with suppress(ArtifactError, KeyError, TypeError):
+        numbers |= {shard["shard"] for shard in read_card(storage, MANIFEST)["shards"]}
+    return sorted(numbers)
+
+
+def missing_shards(
+    storage: Storage, plan: ExtractionPlan, *, verify: bool, damaged: Collection[int] = ()
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """Return the cards of planned shards that are complete, and the numbers of the others."""
+    spec_id = plan.card["spec_id"]
+    cards = {
+        number: None
+        if number in damaged
+        else read_complete_shard(storage, number, spec_id=spec_id, key=plan.shard_key(number), verify=verify)
+        for number in plan.shards
+    }
+    return {n: card for n, card in cards.items() if card is not None}, [n for n, card in cards.items() if card is None]
+
+
+def _stored_card(storage: Storage, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the stored card; refuse one of another specification."""
     try:
-        found = read_card(home, CARD)
+        stored = read_card(storage, CARD)
     except IncompleteArtifact:
         return None
-    if not isinstance(found, dict) or {key: found.get(key) for key in recipe} != dict(recipe):
-        before = {key: value for key, value in found.items() if key in recipe} if isinstance(found, dict) else {}
+    if not isinstance(stored, dict) or {key: stored.get(key) for key in spec} != dict(spec):
+        before = {key: value for key, value in stored.items() if key in spec} if isinstance(stored, dict) else {}
         raise StaleArtifact(
-            f"{home.address} holds other activations: {'; '.join(differences(before, dict(recipe)))}; "
+            f"{storage.address} holds other activations: {'; '.join(differences(before, dict(spec)))}; "
             "delete the folder or choose another"
         )
-    return found
+    return stored
 
 
-def _kept(home: Storage, found: Mapping[str, Any] | None, *, begun: bool, verify: bool) -> dict[int, dict[str, Any]]:
-    """Return the whole shards that an earlier corpus left.
+def _complete_shards(
+    storage: Storage, stored: Mapping[str, Any] | None, *, resumed: bool, verify: bool
+) -> dict[int, dict[str, Any]]:
+    """Return the complete shards that an earlier corpus left.
 
-    Once this corpus was begun only those count that its card names: what a killed run has finished since is planned.
+    For a resumed extraction only the shards named in its card count; shards finished since then are planned ones.
     """
-    if found is None:
+    if stored is None:
         return {}
-    listed: dict[int, str | None] = dict(found["kept"]) if begun else dict.fromkeys(numbers(home))
+    expected: dict[int, str | None] = dict(stored["kept"]) if resumed else dict.fromkeys(shard_numbers(storage))
     cards = {
-        number: read_complete_shard(home, number, recipe=found["recipe"], key=key, verify=verify)
-        for number, key in sorted(listed.items())
+        number: read_complete_shard(storage, number, spec_id=stored["spec_id"], key=key, verify=verify)
+        for number, key in sorted(expected.items())
     }
     return {number: card for number, card in cards.items() if card is not None}
 
 
-def _first_free(home: Storage) -> int:
-    """Return the first number of a store without any shard to keep; what an older manifest names must stay readable."""
-    return 1 + max(numbers(home), default=-1) if home.size(MANIFEST) is not None else 0
-
-
-def numbers(home: Storage) -> list[int]:
-    """Return the numbers of all shards that lie there or are in use, whole or not."""
-    names = [PurePosixPath(name) for name in home.list_files()]
-    found = {int(path.stem) for path in names if path.parent.name == "shards" and path.stem.isdigit()}
-    with suppress(ArtifactError, KeyError, TypeError):
-        found |= {shard["shard"] for shard in read_card(home, MANIFEST)["shards"]}
-    return sorted(found)
-
-
-def missing_shards(
-    home: Storage, settled: ExtractionPlan, *, verify: bool, spoiled: Collection[int] = ()
-) -> tuple[dict[int, dict[str, Any]], list[int]]:
-    """Return the cards of the planned shards that are there and whole, and the numbers of the others."""
-    found = {
-        number: None
-        if number in spoiled
-        else read_complete_shard(home, number, recipe=settled.card["recipe"], key=settled.key_of(number), verify=verify)
-        for number in settled.plan
-    }
-    return {n: card for n, card in found.items() if card is not None}, [n for n, card in found.items() if card is None]
-
-
-def duration_of(clips: Sequence[PlannedClip]) -> float:
-    """Return the seconds of sound of clips, as the corpus gives them."""
-    return sum(clip.duration_s for clip in clips)
+def _first_free_number(storage: Storage) -> int:
+    """Return the first shard number if nothing is reused; shards of an older manifest must stay readable."""
+    return 1 + max(shard_numbers(storage), default=-1) if storage.size(MANIFEST) is not None else 0

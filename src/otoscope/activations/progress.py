@@ -1,4 +1,4 @@
-"""How far an extraction has come, and where its time went."""
+"""Progress of an extraction: counts, speed, and time per phase."""
 
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -14,10 +14,11 @@ from otoscope.errors import CorpusError
 
 
 class ExtractionProgress(NamedTuple):
-    """One step of an extraction; `skipped_*` counts what an earlier run had already stored.
+    """State of an extraction after one step.
 
-    `encode_s`, `wait_s` and `write_s` share out `elapsed_s` of this run: inside the encoder, waiting for sound to be
-    decoded, and writing. `clips_new` is what this step added to `clips`.
+    `clips_new` is the increase of `clips` in this step; `skipped_*` counts what an earlier run had stored.
+    `encode_s`, `wait_s` and `write_s` are the parts of `elapsed_s` spent in the encoder, waiting for decoded sound,
+    and writing.
     """
 
     clips: int
@@ -37,42 +38,43 @@ class ExtractionProgress(NamedTuple):
 
     @property
     def clips_per_s(self) -> float:
-        """Clips a second in this run."""
+        """Clips per second in this run."""
         return (self.clips - self.skipped_clips) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of sound a second in this run."""
+        """Seconds of sound per second in this run."""
         return (self.sound_s - self.skipped_s) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def utilisation(self) -> float:
-        """Share of this run's time in which the encoder worked."""
+        """Fraction of this run's time spent in the encoder."""
         return self.encode_s / self.elapsed_s if self.elapsed_s else 0.0
 
     def time_summary(self) -> str:
-        """Say in a line where the time of this run went."""
+        """Return one line on how this run spent its time."""
         waited, wrote = (part_s / self.elapsed_s if self.elapsed_s else 0.0 for part_s in (self.wait_s, self.write_s))
         return (
-            f"{self.times_real_time:.1f} times real time; the encoder worked {self.utilisation:.0%} of the time, "
-            f"waited for sound {waited:.0%}, wrote {wrote:.0%}"
+            f"{self.times_real_time:.1f} times real time; time in the encoder {self.utilisation:.0%}, "
+            f"waiting for sound {waited:.0%}, writing {wrote:.0%}"
         )
 
 
-Part = Literal["encode", "wait", "write"]
+Phase = Literal["encode", "wait", "write"]
 Item = TypeVar("Item")
 
 
-class _End:
-    pass
+class EndOfItems:
+    """Type of the sentinel `END`."""
 
 
-_END = _End()
+END = EndOfItems()
+"""Marks an exhausted iterator."""
 
 
 @dataclass
 class ProgressCounter:
-    """Counts an extraction as it goes."""
+    """Running counts of an extraction."""
 
     clips_total: int
     sound_total_s: float
@@ -83,50 +85,50 @@ class ProgressCounter:
     set_aside: int = 0
     skipped_clips: int = 0
     skipped_s: float = 0.0
-    spent_s: dict[Part, float] = field(default_factory=lambda: {"encode": 0.0, "wait": 0.0, "write": 0.0})
-    begun_s: float = field(default_factory=time.perf_counter)
+    spent_s: dict[Phase, float] = field(default_factory=lambda: {"encode": 0.0, "wait": 0.0, "write": 0.0})
+    started_s: float = field(default_factory=time.perf_counter)
 
     def skip(self, clips: int, sound_s: float, set_aside: int) -> None:
-        """Count a shard that is already there."""
+        """Count clips that are stored already."""
         self.skipped_clips += clips
         self.skipped_s += sound_s
         self.add(clips, sound_s, set_aside)
 
     def add(self, clips: int, sound_s: float, set_aside: int) -> None:
-        """Count clips that are done with, usable or not."""
+        """Count processed clips, usable or not."""
         self.clips += clips
         self.sound_s += sound_s
         self.set_aside += set_aside
 
     @contextmanager
-    def timed(self, part: Part) -> Generator[None]:
-        """Count the time of a block."""
+    def timed(self, phase: Phase) -> Generator[None]:
+        """Add the time of a block to a phase."""
         start_s = time.perf_counter()
         try:
             yield
         finally:
-            self.spent_s[part] += time.perf_counter() - start_s
+            self.spent_s[phase] += time.perf_counter() - start_s
 
-    def through(self, items: Iterable[Item], part: Part) -> Generator[Item]:
-        """Pass items on and count the time that each took to come."""
+    def timed_items(self, items: Iterable[Item], phase: Phase) -> Generator[Item]:
+        """Yield items; add the time that each takes to arrive to a phase."""
         iterator = iter(items)
         while True:
-            with self.timed(part):
-                item = next(iterator, _END)
-            if isinstance(item, _End):
+            with self.timed(phase):
+                item = next(iterator, END)
+            if isinstance(item, EndOfItems):
                 return
             yield item
 
     def check(self, example: str) -> None:
-        """Raise `CorpusError` when more clips than allowed were set aside."""
+        """Raise `CorpusError` if more clips than allowed are set aside."""
         if self.set_aside > self.max_set_aside * self.clips_total:
             raise CorpusError(
-                f"{self.set_aside} of {self.clips_total} clips cannot be used, more than the share of "
-                f"{self.max_set_aside:g} that is allowed; the last one: {example}"
+                f"{self.set_aside} of {self.clips_total} clips cannot be used, more than the allowed "
+                f"fraction of {self.max_set_aside:g}; the last one: {example}"
             )
 
     def progress(self, *, shard: int, clips_new: int) -> ExtractionProgress:
-        """Return where things stand."""
+        """Return the current state."""
         return ExtractionProgress(
             clips=self.clips,
             clips_new=clips_new,
@@ -138,7 +140,7 @@ class ProgressCounter:
             set_aside=self.set_aside,
             skipped_clips=self.skipped_clips,
             skipped_s=self.skipped_s,
-            elapsed_s=time.perf_counter() - self.begun_s,
+            elapsed_s=time.perf_counter() - self.started_s,
             encode_s=self.spent_s["encode"],
             wait_s=self.spent_s["wait"],
             write_s=self.spent_s["write"],

@@ -1,7 +1,4 @@
-"""Stretches of a clip that are pooled on their own: windows of one length, or those of a table.
-
-Means over segments, taken while a clip's frames come by.
-"""
+"""Segments of clips, and means over their frames, computed while a clip is encoded."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +18,7 @@ from otoscope.errors import ConfigError, suggest
 COLUMNS = ("clip_id", "start_s", "end_s")
 
 
-class Span(NamedTuple):
+class SegmentSpan(NamedTuple):
     """One segment of a clip, from `start_s` up to `end_s`; `number` counts the clip's segments from 0."""
 
     number: int
@@ -29,38 +26,38 @@ class Span(NamedTuple):
     end_s: float
 
 
-class Member(NamedTuple):
-    """A segment and those of the frames at hand whose centres lie in it."""
+class SegmentFrames(NamedTuple):
+    """A segment and the indices of the frames whose centres are in it."""
 
-    span: Span
+    span: SegmentSpan
     frames: Int64[np.ndarray, " frames"]
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """How clips are divided: into windows of `every_s` seconds, or as `table` says (`clip_id, start_s, end_s`).
+    """Division of clips into windows of `every_s` seconds, or by a `table` (`clip_id, start_s, end_s`).
 
-    A frame belongs to every segment in which its centre lies. Segments of a table may overlap and leave gaps; a clip
-    that the table does not name has none.
+    A frame belongs to every segment that contains its centre. Segments of a table may overlap and leave gaps; a clip
+    without table rows has no segments.
 
-    >>> Segments(every_s=0.5).card()
+    >>> Segments(every_s=0.5).settings()
     {'every_s': 0.5}
     """
 
     every_s: float | None = None
     table: pl.DataFrame | None = None
-    _spans: Mapping[str, list[Span]] = field(init=False, repr=False)
+    _spans: Mapping[str, list[SegmentSpan]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.every_s is None) == (self.table is None):
-            raise ConfigError("segments are windows of one length or those of a table; give one of the two")
+            raise ConfigError("segments need either every_s or a table; give exactly one of the two")
         if self.every_s is not None and not self.every_s > 0:
-            raise ConfigError(f"segments last {self.every_s:g} s; they must last more than 0")
+            raise ConfigError(f"every_s is {self.every_s:g}; it must be above 0")
         object.__setattr__(self, "_spans", {} if self.table is None else _spans_of(self.table))
 
     @classmethod
     def read(cls, path: Path) -> "Segments":
-        """Read a table from CSV or Parquet; raise `ConfigError` when it cannot be read or lacks a column."""
+        """Read a table from CSV or Parquet; raise `ConfigError` if it is unreadable or lacks a column."""
         try:
             table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -69,36 +66,37 @@ class Segments:
             ) from error
         return cls(table=table)
 
-    def card(self) -> dict[str, Any]:
-        """Return what all clips have in common; which segments a clip has belongs to the clip."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings shared by all clips; table rows are part of each clip's key instead."""
         return {"every_s": self.every_s} if self.table is None else {"table": True}
 
     def key(self, clip_id: str) -> str | None:
-        """Identify the segments of one clip; None where they follow from the card."""
+        """Identify the segments of one clip; None if they follow from the settings."""
         return None if self.table is None else fingerprint(self._spans.get(clip_id, []))
 
     def check(self, clip_ids: set[str]) -> None:
-        """Raise `ConfigError` when the table names a clip that the corpus does not have."""
+        """Raise `ConfigError` if the table has a clip that the corpus lacks."""
         if unknown := sorted(self._spans.keys() - clip_ids):
-            raise ConfigError(
-                f"the table of segments names no clip of the corpus: {suggest(unknown[0], clip_ids)}"[:400]
-            )
+            nearest = suggest(unknown[0], clip_ids)
+            raise ConfigError(f"the table of segments has a clip that the corpus lacks: {nearest}"[:400])
 
-    def members(self, clip_id: str, centre_s: Float[np.ndarray, " frames"]) -> Iterator[Member]:
-        """Yield the segments of a clip that some of its frames lie in, in order of their ends."""
+    def assign_frames(self, clip_id: str, centre_s: Float[np.ndarray, " frames"]) -> Iterator[SegmentFrames]:
+        """Yield the segments of a clip that contain any of its frames, in order of their ends."""
         if self.every_s is not None:
-            # a centre on a boundary belongs to the later window, whatever the rounding of the product
+            # a centre on a boundary belongs to the later window, independent of rounding
             number = np.floor(centre_s / self.every_s + 1e-9).astype(np.int64)
             for n in np.unique(number).tolist():
-                yield Member(Span(n, n * self.every_s, (n + 1) * self.every_s), np.flatnonzero(number == n))
+                yield SegmentFrames(
+                    SegmentSpan(n, n * self.every_s, (n + 1) * self.every_s), np.flatnonzero(number == n)
+                )
             return
         for span in self._spans.get(clip_id, []):
-            found = np.flatnonzero((centre_s >= span.start_s) & (centre_s < span.end_s))
-            if len(found):
-                yield Member(span, found)
+            inside = np.flatnonzero((centre_s >= span.start_s) & (centre_s < span.end_s))
+            if len(inside):
+                yield SegmentFrames(span, inside)
 
 
-def _spans_of(table: pl.DataFrame) -> dict[str, list[Span]]:
+def _spans_of(table: pl.DataFrame) -> dict[str, list[SegmentSpan]]:
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise ConfigError(f"the table of segments lacks the columns {missing}; it has {table.columns}")
     chosen = table.select(pl.col("clip_id").cast(pl.String), pl.col("start_s", "end_s").cast(pl.Float64))
@@ -108,10 +106,10 @@ def _spans_of(table: pl.DataFrame) -> dict[str, list[Span]]:
         raise ConfigError(
             f"a segment of {clip_id} goes from {start_s} s to {end_s} s; it must begin at 0 or later and end after"
         )
-    spans: dict[str, list[Span]] = {}
+    spans: dict[str, list[SegmentSpan]] = {}
     for clip_id, start_s, end_s in chosen.sort("clip_id", "end_s", "start_s").iter_rows():
-        of_clip = spans.setdefault(clip_id, [])
-        of_clip.append(Span(len(of_clip), start_s, end_s))
+        clip_spans = spans.setdefault(clip_id, [])
+        clip_spans.append(SegmentSpan(len(clip_spans), start_s, end_s))
     return spans
 
 
@@ -127,59 +125,59 @@ SCHEMA: dict[str, Any] = {
 
 
 @dataclass
-class _Open:
-    """A segment under way: the sum over its frames so far, a layer each."""
+class _OpenSegment:
+    """A segment being pooled: number of frames so far, and their sum per layer."""
 
-    span: Span
+    span: SegmentSpan
     frames: int = 0
     sums: dict[int, Any] = field(default_factory=dict[int, Any])
 
 
-class SegmentPool:
-    """Pools the segments of a clip after those of another; a row is due once no later frame can lie in its segment."""
+class SegmentPooler:
+    """Pools segments clip after clip; a segment's row is returned once no later frame can be in it."""
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenSegment] = {}
         self._table: list[tuple[Any, ...]] = []
-        self._whole = 0
+        self._finished = 0
 
     @property
     def rows(self) -> int:
-        """Number of rows given out for clips that are whole."""
-        return self._whole
+        """Number of rows of finished clips."""
+        return self._finished
 
     def add(
         self, clip_id: str, frames: Frames, layers: Mapping[int, Float[Tensor, "frames width"]]
     ) -> dict[int, Float[Tensor, "segments width"]]:
-        """Take the frames of a clip's next piece; return the rows of the segments that ended with it."""
+        """Add the frames of a clip's next window; return the rows of the segments that end in it."""
         if not len(frames.end_s):
             return {}
         centre_s = 0.5 * (frames.start_s + frames.end_s)
-        for span, chosen in self._segments.members(clip_id, centre_s):
-            under_way = self._open.setdefault(span.number, _Open(span))
-            under_way.frames += len(chosen)
+        for span, chosen in self._segments.assign_frames(clip_id, centre_s):
+            segment = self._open.setdefault(span.number, _OpenSegment(span))
+            segment.frames += len(chosen)
             index = torch.from_numpy(chosen)
             for layer, states in layers.items():
                 total = states[index.to(states.device)].double().sum(0)
-                under_way.sums[layer] = under_way.sums.get(layer, 0.0) + total
+                segment.sums[layer] = segment.sums.get(layer, 0.0) + total
         latest_s = float(centre_s.max())
         return self._close(clip_id, [n for n, part in self._open.items() if part.span.end_s <= latest_s])
 
     def finish(self, clip_id: str, *, sound_s: float) -> dict[int, Float[Tensor, "segments width"]]:
-        """End a clip; return the rows of its last segments, which end with the sound at the latest."""
+        """Finish a clip; return the rows of its last segments, which end no later than the sound."""
         rows = self._close(clip_id, list(self._open), end_s=sound_s)
-        self._whole = len(self._table)
+        self._finished = len(self._table)
         return rows
 
     def drop(self) -> int:
-        """Forget the clip under way; return how many rows are left."""
+        """Discard the current clip; return the number of remaining rows."""
         self._open.clear()
-        del self._table[self._whole :]
-        return self._whole
+        del self._table[self._finished :]
+        return self._finished
 
     def table(self, shard: int) -> pl.DataFrame:
-        """Return a row a segment, in the order of the rows given out."""
+        """Return one row per segment, in the order of the returned rows."""
         rows = [(*row, shard, offset) for offset, row in enumerate(self._table)]
         return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 

@@ -1,9 +1,10 @@
-"""Reading a store: pooled clips, frames of a clip, and rows for training."""
+"""Reader of activation stores: pooled clips, frames of a clip, segments, and rows for training."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,20 +12,20 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from otoscope.activations.damage import mended
-from otoscope.activations.format import CLIPS, SET_ASIDE, segments_path
+from otoscope.activations.format import CARD, CLIPS, SET_ASIDE, segments_path
 from otoscope.activations.integrity import check_files
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.storage.base import Storage, open_storage
-from otoscope.activations.tensorfile import Tensors, index_path, to_float32
+from otoscope.activations.tensorfile import MappedTensors, index_path, to_float32
 from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, UnknownLayer
+from otoscope.formatting import count
 
 
 class ClipFrames(NamedTuple):
-    """One clip and its frames `[frames, width]` in one layer."""
+    """Frames `[frames, width]` of one clip in one layer."""
 
     clip_id: str
     frames: Float[np.ndarray, "frames width"]
@@ -32,131 +33,151 @@ class ClipFrames(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ActivationStore:
-    """A whole store; tensors are mapped into memory shard by shard, when they are first asked for.
+    """A complete store; tensors are memory-mapped shard by shard on first use.
 
-    `clips` is the table of clips in the order of `clip_id`, which is the order of every result; `set_aside` lists what
-    could not be used: `clip_id, path, reason`.
+    `clips` is the table of clips sorted by `clip_id`, the order of every result; `set_aside` lists the unusable clips
+    (`clip_id, path, reason`).
     """
 
     storage: Storage
     manifest: dict[str, Any]
     clips: pl.DataFrame
     set_aside: pl.DataFrame
-    _mended: dict[str, int] = field(default_factory=dict[str, int], repr=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> "ActivationStore":
-        """Open a store in a folder or at an address; with `verify`, check every file's SHA-256 first.
+        """Open a store from its folder, its run's folder or an address; with `verify`, check every SHA-256 first.
 
-        Raises `IncompleteArtifact` when it was never finished and `DamagedArtifact` naming the file that is not
-        as the manifest says.
+        Raises `IncompleteArtifact` if it was never finished, `DamagedArtifact` with the first damaged file.
         """
-        home = open_storage(folder)
-        card = read_manifest(home)
-        tables = {table["file"]: table for table in card["tables"].values()}
-        check_files(home, tables, verify=verify)
-        paths = {name: home.fetch(table["file"], table) for name, table in card["tables"].items()}
-        store = cls(home, card, read_table(paths[CLIPS]), read_table(paths[SET_ASIDE]), mended(home))
+        storage = open_storage(_store_folder(folder))
+        manifest = read_manifest(storage)
+        check_files(storage, {table["file"]: table for table in manifest["tables"].values()}, verify=verify)
+        paths = {name: storage.fetch(table["file"], table) for name, table in manifest["tables"].items()}
+        store = cls(storage, manifest, read_table(paths[CLIPS]), read_table(paths[SET_ASIDE]))
         if verify:
             store.verify()
         return store
 
+    def __repr__(self) -> str:
+        return f"ActivationStore({self.folder!r}, {', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in self._facts().items())
+        return f"<table><caption>ActivationStore {escape(self.folder)}</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """Return the lines of the representation."""
+        kinds = {"frames": self.has_frames, "pooled clips": self.has_pooled, "segments": self.has_segments}
+        facts = {"clips": count(len(self.clip_ids), "clip")}
+        if not self.set_aside.is_empty():
+            facts["set aside"] = f"{self.set_aside.height:,} set aside"
+        facts["frames"] = count(self.frames, "frame") if self.has_frames else "no frames"
+        facts["layers"] = f"layers {_ranges(self.layers)}" if len(self.layers) > 1 else f"layer {self.layers[0]}"
+        facts["dtype"] = self.dtype
+        facts["encoder"] = self.manifest["encoder"]["name"]
+        facts["stored"] = " + ".join(name for name, stored in kinds.items() if stored)
+        return facts
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be opened again in another process; what is mapped stays behind."""
+        """Pickle by path; memory maps are reopened."""
         return ActivationStore.open, (self.folder,)
 
     @property
     def folder(self) -> str:
-        """Where the store lies."""
+        """Folder or address of the store."""
         return self.storage.address
 
     def verify(self) -> None:
-        """Recompute every checksum; raise `DamagedArtifact` naming the first file that is not as it was written."""
+        """Recompute every checksum; raise `DamagedArtifact` for the first damaged file."""
         check_files(self.storage, self.files, verify=True)
 
     def check_sizes(self) -> None:
-        """Look at every file's size, reading none; raise `DamagedArtifact` naming the first that is gone or cut."""
+        """Check the size of every file; raise `DamagedArtifact` for the first that is missing or cut short."""
         check_files(self.storage, self.files, verify=False)
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
-        """Every file of the store but its manifest and card, with its size and checksum."""
+        """Size and checksum of every file except the manifest and the card, by path."""
         return files_of(self.manifest)
 
     @property
     def fingerprint(self) -> str:
-        """Identity of all that the store is a function of."""
+        """Identity of the inputs: encoder, settings and clips."""
         return self.manifest["fingerprint"]
 
     def content_id(self, layer: int | None = None) -> str:
-        """Identity of what readers of one layer, or of all, are given.
-
-        It is `fingerprint` until a file that a verification found damaged is whole again: what was computed from the
-        damaged bytes is stale, though the store is a function of the same things as before.
-        """
-        other = () if layer is None else tuple(f"layer_{n:02d}/" for n in self.layers if n != layer)
-        again = {name: times for name, times in self._mended.items() if not name.startswith(other)}
-        return fingerprint(self.fingerprint, again) if again else self.fingerprint
+        """Identity of the stored bytes of one layer, or of all layers, from the checksums in the manifest."""
+        prefix = "" if layer is None else f"layer_{layer:02d}/"
+        digests = {
+            name: record["sha256"]
+            for name, record in self.files.items()
+            if not name.startswith("layer_") or name.startswith(prefix)
+        }
+        return fingerprint(digests)
 
     @property
     def layers(self) -> list[int]:
-        """Indices of the layers that are stored."""
+        """Indices of the stored layers."""
         return [layer["index"] for layer in self.manifest["layers"]]
 
     @property
     def dtype(self) -> str:
-        """Stored precision; whatever it is, readers get float32."""
+        """Stored precision; readers always get float32."""
         return self.manifest["dtype"]
 
     @property
     def frames(self) -> int:
-        """Number of frames a layer, over all clips."""
+        """Number of frames per layer, over all clips."""
         return self.manifest["rows"]
 
     @property
     def has_frames(self) -> bool:
-        """Whether frames are stored, beside or without pooled clips."""
+        """True if frames are stored."""
         return self.manifest["frames"]
 
     @property
     def has_pooled(self) -> bool:
-        """Whether pooled clips are stored, beside or without frames."""
+        """True if pooled clips are stored."""
         return self.manifest["pooled"]
 
     @property
     def has_segments(self) -> bool:
-        """Whether segments are stored."""
+        """True if segments are stored."""
         return self.manifest["segments"] is not None
 
     @cached_property
     def clip_ids(self) -> list[str]:
-        """Names of the usable clips, sorted: the order of `pooled` and `rows`."""
+        """Ids of the usable clips, sorted: the order of `pooled` and `rows`."""
         return self.clips["clip_id"].to_list()
 
     @property
     def index(self) -> pl.DataFrame:
-        """A row a frame in the order of `rows`: `clip_id, frame, start_s, end_s, [low_hz, high_hz,] shard, offset`."""
+        """One row per frame in the order of `rows`: `clip_id, frame, start_s, end_s, shard, offset`.
+
+        Encoders with frequency bands add `low_hz, high_hz`.
+        """
         return self.scan_index().sort("clip_id", "frame", maintain_order=True).collect()
 
     def scan_index(self) -> pl.LazyFrame:
-        """Return the index without reading it, shard after shard, for stores whose index is large."""
+        """Return the index as a lazy frame, for stores with a large index."""
         self._require_frames()
         return self._scan(index_path)
 
     @cached_property
     def segments(self) -> pl.DataFrame:
-        """A row a segment: `clip_id, segment, start_s, end_s, frames, shard, offset`, sorted by clip and segment.
+        """One row per segment: `clip_id, segment, start_s, end_s, frames, shard, offset`, sorted by clip and segment.
 
-        `segment` counts the windows or the table's rows of a clip; one in which no frame's centre lies has no row.
+        `segment` counts a clip's windows or table rows; a segment that contains no frame centre has no row.
         """
         if not self.has_segments:
             raise ArtifactError(f"{self.folder} holds no segments; extract with segment_s or a table of segments")
         return self._scan(segments_path).sort("clip_id", "segment").collect()
 
     def pooled_segments(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "segments width"]:
-        """Return the mean over each segment's frames, as float32, in the order of `segments`; of some clips only.
+        """Return the mean over each segment's frames, as float32, in the order of `segments`.
 
-        With `clip_ids` the rows are those of `segments` that belong to these clips, still in its order.
+        With `clip_ids`, only rows of these clips are returned, still in the order of `segments`.
         """
         chosen = self.segments
         if clip_ids is not None:
@@ -165,7 +186,7 @@ class ActivationStore:
         return self._gather(layer, "segments", chosen["shard"], chosen["offset"])
 
     def _scan(self, path_of: Callable[[int], str]) -> pl.LazyFrame:
-        """Scan a table of every shard, without the rows of clips that are stored but no longer listed."""
+        """Scan a table over all shards, without the rows of clips that are stored but no longer listed."""
         return pl.concat([self._scan_shard(path_of, shard) for shard in self.manifest["shards"] if shard["listed"]])
 
     def _scan_shard(self, path_of: Callable[[int], str], shard: dict[str, Any]) -> pl.LazyFrame:
@@ -178,9 +199,9 @@ class ActivationStore:
 
     def width(self, layer: int) -> int:
         """Return the width of a layer."""
-        for described in self.manifest["layers"]:
-            if described["index"] == layer:
-                return described["width"]
+        for stored in self.manifest["layers"]:
+            if stored["index"] == layer:
+                return stored["width"]
         raise UnknownLayer(f"{self.folder} holds no layer {layer}; it holds {', '.join(map(str, self.layers))}")
 
     def pooled(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "clips width"]:
@@ -191,10 +212,10 @@ class ActivationStore:
         return self._gather(layer, "pooled", chosen["shard"], chosen["pooled_offset"])
 
     def tokens(self, layer: int, clip_ids: Sequence[str] | None = None) -> Float[np.ndarray, "clips tokens width"]:
-        """Return what stands for whole clips (AST's CLS and distillation tokens); averaged where a clip was cut."""
+        """Return whole-clip tokens (AST's CLS and distillation tokens), averaged over the windows of a long clip."""
         self.width(layer)
-        if not self._tensors.hold(layer, "tokens"):
-            raise ArtifactError(f"{self.manifest['encoder']['name']} has no tokens that stand for a whole clip")
+        if not self._tensors.contains(layer, "tokens"):
+            raise ArtifactError(f"{self.manifest['encoder']['name']} has no whole-clip tokens")
         chosen = self._chosen(clip_ids)
         return self._gather(layer, "tokens", chosen["shard"], chosen["pooled_offset"])
 
@@ -203,17 +224,17 @@ class ActivationStore:
         self._require_frames()
         clip = self.clips.row(self._positions([clip_id])[0], named=True)
         self.width(layer)
-        values, dtype = self._tensors.of(layer, "frames", clip["shard"])
+        values, dtype = self._tensors.get(layer, "frames", clip["shard"])
         first = clip["first_offset"]
         return to_float32(np.array(values[first : first + clip["frames"]]), dtype)
 
     def times_of(self, clip_id: str) -> Frames:
-        """Return where each frame of a clip lies, in seconds from the clip's start (and hertz where they are kept)."""
+        """Return the times of a clip's frames in seconds from its start (and frequencies, if stored)."""
         self._require_frames()
         shard = self._shards[self.clips["shard"][self._positions([clip_id])[0]]]
-        found = self._scan_shard(index_path, shard).filter(pl.col("clip_id") == clip_id).collect()
-        low_hz, high_hz = (found[c].to_numpy() if c in found.columns else None for c in ("low_hz", "high_hz"))
-        return Frames(found["start_s"].to_numpy(), found["end_s"].to_numpy(), low_hz, high_hz)
+        rows = self._scan_shard(index_path, shard).filter(pl.col("clip_id") == clip_id).collect()
+        low_hz, high_hz = (rows[c].to_numpy() if c in rows.columns else None for c in ("low_hz", "high_hz"))
+        return Frames(rows["start_s"].to_numpy(), rows["end_s"].to_numpy(), low_hz, high_hz)
 
     def iter_clips(self, layer: int, clip_ids: Sequence[str] | None = None) -> Iterator[ClipFrames]:
         """Yield clips one at a time with their frames, in the order of `clip_ids`."""
@@ -221,7 +242,7 @@ class ActivationStore:
             yield ClipFrames(clip_id, self.frames_of(layer, clip_id))
 
     def rows(self, layer: int, clip_ids: Sequence[str] | None = None) -> StoredRows:
-        """Return the frames of some clips as rows to gather from; nothing is read yet."""
+        """Return the frames of some clips as rows for training; nothing is read yet."""
         self._require_frames()
         width = self.width(layer)
         chosen = self._chosen(clip_ids)
@@ -235,7 +256,7 @@ class ActivationStore:
             shard=shard,
             first=first,
             frames=frames,
-            tensor=lambda shard: self._tensors.of(layer, "frames", shard),
+            tensor=lambda shard: self._tensors.get(layer, "frames", shard),
             layer=layer,
         )
 
@@ -244,23 +265,23 @@ class ActivationStore:
         return {shard["shard"]: shard for shard in self.manifest["shards"]}
 
     @cached_property
-    def _tensors(self) -> Tensors:
-        return Tensors(self.storage, {number: shard["files"] for number, shard in self._shards.items()})
+    def _tensors(self) -> MappedTensors:
+        return MappedTensors(self.storage, {number: shard["files"] for number, shard in self._shards.items()})
 
     @cached_property
-    def _place(self) -> dict[str, int]:
-        return {clip_id: place for place, clip_id in enumerate(self.clip_ids)}
+    def _position(self) -> dict[str, int]:
+        return {clip_id: position for position, clip_id in enumerate(self.clip_ids)}
 
     def _positions(self, clip_ids: Sequence[str]) -> list[int]:
         for clip_id in clip_ids:
-            if clip_id not in self._place:
-                raise ArtifactError(f"{self.folder} holds no clip {clip_id!r}; {self._whereabouts(clip_id)}")
-        return [self._place[clip_id] for clip_id in clip_ids]
+            if clip_id not in self._position:
+                raise ArtifactError(f"{self.folder} holds no clip {clip_id!r}; {self._missing_reason(clip_id)}")
+        return [self._position[clip_id] for clip_id in clip_ids]
 
-    def _whereabouts(self, clip_id: str) -> str:
-        aside = self.set_aside.filter(pl.col("clip_id") == clip_id)
-        if not aside.is_empty():
-            return f"it was set aside: {aside['reason'][0]}"
+    def _missing_reason(self, clip_id: str) -> str:
+        set_aside = self.set_aside.filter(pl.col("clip_id") == clip_id)
+        if not set_aside.is_empty():
+            return f"it was set aside: {set_aside['reason'][0]}"
         near = get_close_matches(clip_id, self.clip_ids, n=1)
         return f"did you mean {near[0]}?" if near else f"its {len(self.clip_ids)} clips begin with {self.clip_ids[0]}"
 
@@ -273,3 +294,22 @@ class ActivationStore:
 
     def _gather(self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series) -> Float[np.ndarray, "rows *axes"]:
         return self._tensors.gather(layer, kind, shards, offsets, width=self.width(layer))
+
+
+def _store_folder(folder: str | Path) -> str | Path:
+    """Return the store in a run folder; any other address as it is."""
+    if isinstance(folder, str) and "://" in folder:
+        return folder
+    inside = Path(folder) / "activations"
+    return inside if inside.is_dir() and not (Path(folder) / CARD).is_file() else folder
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Format sorted integers as ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -1,10 +1,8 @@
-"""Safetensors files of one tensor that are written row by row and read through a memory map.
+"""Safetensors files with one tensor, written row by row and read through a memory map.
 
-The `safetensors` package writes a tensor that is whole in memory and, through NumPy, cannot read bfloat16. A store
-needs neither: its frames arrive a window at a time, and a reader touches the rows it was asked for. The format is
-small enough to speak directly: eight bytes with the header's length, the header in JSON (padded with spaces), the data.
-
-Tensors of a store, mapped into memory shard by shard when they are first asked for.
+The `safetensors` package writes only tensors that fit in memory and cannot read bfloat16 through NumPy. A store
+writes frames window by window and reads single rows, so it implements the format itself: eight bytes with the length
+of the header, the header in JSON (padded with spaces), the data.
 """
 
 import json
@@ -27,7 +25,7 @@ from otoscope.errors import DamagedArtifact
 
 
 class Precision(NamedTuple):
-    """How one number is spelt in the header, rounded by torch, and mapped by NumPy."""
+    """Names of a precision: in the header, in torch, and in NumPy."""
 
     header: str
     rounded_to: torch.dtype
@@ -39,14 +37,14 @@ PRECISIONS: dict[str, Precision] = {
     "float16": Precision("F16", torch.float16, np.float16),
     "bfloat16": Precision("BF16", torch.bfloat16, np.uint16),
 }
-"""The precisions of a store; NumPy has no bfloat16, so its bits are mapped as uint16."""
+"""Precisions of a store; NumPy has no bfloat16, so its bits are mapped as uint16."""
 
 _HEADER_BYTES = 512
-_SPELLINGS = {precision.header: name for name, precision in PRECISIONS.items()}
+_NAME_OF_HEADER = {precision.header: name for name, precision in PRECISIONS.items()}
 
 
 def to_stored(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
-    """Round to the stored precision, nearest even; bfloat16 comes back as its bits in uint16.
+    """Round to the stored precision (nearest even); bfloat16 is returned as its bits in uint16.
 
     >>> import torch
     >>> hex(rounded(torch.tensor([1.0]), "bfloat16")[0])
@@ -70,9 +68,9 @@ def to_float32(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
 
 
 class RowFile:
-    """One tensor `[rows, ...]` that grows at its end; the header is written when the block closes.
+    """Writer of one tensor `[rows, ...]`; the header is written when the block closes.
 
-    `rewind` takes back the newest rows, for a clip that turns out to be unusable half-way.
+    `rewind` removes the newest rows, for a clip that turns out to be unusable half-way.
     """
 
     def __init__(self, path: Path, *, name: str, axes: tuple[int, ...], dtype: str) -> None:
@@ -88,14 +86,14 @@ class RowFile:
         return self
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add rows already rounded to this file's precision."""
+        """Append rows in this file's precision."""
         if rows.shape[1:] != self.axes:
             raise ValueError(f"{self.name} takes rows of shape {self.axes}, got {rows.shape[1:]}")
         self._file.write(np.ascontiguousarray(rows).data if rows.size else b"")
         self.rows += rows.shape[0]
 
     def rewind(self, rows: int) -> None:
-        """Keep the first `rows` rows only."""
+        """Truncate to the first `rows` rows."""
         self._file.seek(_HEADER_BYTES + rows * self._row_bytes)
         self._file.truncate()
         self.rows = rows
@@ -111,36 +109,36 @@ class RowFile:
             self._file.close()
 
     def _header(self) -> bytes:
-        described = {
+        entry = {
             "dtype": PRECISIONS[self.dtype].header,
             "shape": [self.rows, *self.axes],
             "data_offsets": [0, self.rows * self._row_bytes],
         }
-        text = json.dumps({self.name: described}, separators=(",", ":")).encode()
+        text = json.dumps({self.name: entry}, separators=(",", ":")).encode()
         length = _HEADER_BYTES - 8
         return length.to_bytes(8, "little") + text.ljust(length)
 
 
 class MappedTensor(NamedTuple):
-    """A memory-mapped tensor `[rows, ...]` and the precision that its bits are in."""
+    """A memory-mapped tensor `[rows, ...]` and its stored precision."""
 
     values: NDArray[Any]
     dtype: str
 
 
 def map_tensor(path: Path, name: str) -> MappedTensor:
-    """Map one tensor of a safetensors file; nothing but the header is read.
+    """Map one tensor of a safetensors file; only the header is read.
 
-    Raises `DamagedArtifact` when the file is absent, cut short, or holds no such tensor.
+    Raises `DamagedArtifact` if the file is missing, cut short, or has no such tensor.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            described = json.loads(file.read(min(length, size)))[name]
-        dtype = _SPELLINGS[described["dtype"]]
-        shape = tuple(int(n) for n in described["shape"])
-        start, stop = described["data_offsets"]
+            entry = json.loads(file.read(min(length, size)))[name]
+        dtype = _NAME_OF_HEADER[entry["dtype"]]
+        shape = tuple(int(n) for n in entry["shape"])
+        start, stop = entry["data_offsets"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedArtifact(
             f"{path} is not a whole safetensors file with a tensor {name!r} ({error!r}); extract again to restore it"
@@ -150,51 +148,51 @@ def map_tensor(path: Path, name: str) -> MappedTensor:
         raise DamagedArtifact(f"{path} is cut short: {size} bytes for {shape} of {dtype}; extract again to restore it")
     if stop == start:
         return MappedTensor(np.empty(shape, dtype=kind), dtype)
-    # a plain array over the map: indexing the subclass costs more than the rows of a small batch
+    # a plain array: indexing the memmap subclass costs more than copying the rows of a small batch
     return MappedTensor(
         np.asarray(np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)), dtype
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Tensors:
-    """What the shards of a store hold beside tables; `files` are the described files of each shard."""
+class MappedTensors:
+    """Tensors of a store, mapped on first use; `files` holds the file records of each shard."""
 
-    home: Storage
+    storage: Storage
     files: Mapping[int, Mapping[str, Any]]
     _maps: dict[str, MappedTensor] = field(default_factory=dict[str, MappedTensor], repr=False)
 
-    def hold(self, layer: int, kind: str) -> bool:
-        """Whether any shard has a tensor of this kind."""
+    def contains(self, layer: int, kind: str) -> bool:
+        """Return whether any shard has a tensor of this kind."""
         return any(tensor_path(layer, kind, shard) in files for shard, files in self.files.items())
 
-    def of(self, layer: int, kind: str, shard: int) -> MappedTensor:
-        """Return a shard's tensor, with the precision that it is stored in."""
+    def get(self, layer: int, kind: str, shard: int) -> MappedTensor:
+        """Return a shard's tensor and its stored precision."""
         relative = tensor_path(layer, kind, shard)
         if relative not in self._maps:
-            described = self.files[shard].get(relative)
-            if described is None:
-                raise DamagedArtifact(f"the manifest of {self.home.address} does not list {relative}; extract again")
-            self._maps[relative] = map_tensor(self.home.fetch(relative, described), kind)
+            record = self.files[shard].get(relative)
+            if record is None:
+                raise DamagedArtifact(f"the manifest of {self.storage.address} does not list {relative}; extract again")
+            self._maps[relative] = map_tensor(self.storage.fetch(relative, record), kind)
         return self._maps[relative]
 
     def gather(
         self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series, *, width: int
     ) -> Float[np.ndarray, "rows *axes"]:
-        """Return rows of small tensors as float32, each from its shard and offset."""
+        """Return rows as float32, each from its shard and offset."""
         shard, offset = shards.to_numpy(), offsets.to_numpy()
         out: np.ndarray | None = None
         for number in np.unique(shard).tolist():
-            values, dtype = self.of(layer, kind, number)
-            here = np.flatnonzero(shard == number)
-            rows = to_float32(values[offset[here]], dtype)
+            values, dtype = self.get(layer, kind, number)
+            positions = np.flatnonzero(shard == number)
+            rows = to_float32(values[offset[positions]], dtype)
             out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
-            out[here] = rows
+            out[positions] = rows
         return np.empty((0, width), dtype=np.float32) if out is None else out
 
 
 def tensor_path(layer: int, kind: str, shard: int) -> str:
-    """Return where a shard of one layer lies; `kind` is frames, pooled, segments or tokens.
+    """Return the path of a shard's tensor; `kind` is frames, pooled, segments or tokens.
 
     >>> tensor_path(3, "frames", 0)
     'layer_03/frames-00000.safetensors'
@@ -203,5 +201,5 @@ def tensor_path(layer: int, kind: str, shard: int) -> str:
 
 
 def index_path(shard: int) -> str:
-    """Return where the frame rows of a shard lie."""
+    """Return the path of a shard's frame index."""
     return f"index/{shard:05d}.parquet"

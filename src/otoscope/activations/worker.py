@@ -1,20 +1,21 @@
-"""Shards from their clips: what a worker does, in this process or on another machine."""
+"""Workers that decode, encode and write shards, in this process or on another machine."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from otoscope.activations.prefetch import prefetch, read_ahead
-from otoscope.activations.progress import ProgressCounter
+from otoscope.activations.plan import ClipBatch, PlannedClip, make_batches
+from otoscope.activations.progress import END, EndOfItems, ProgressCounter
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import ClipBatch, PlannedClip, make_batches
 from otoscope.activations.shards import ShardWriter
 from otoscope.activations.storage.base import Storage
 from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
@@ -24,11 +25,14 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import AudioError
 
 STREAMED_S = 60.0
-"""A clip longer than this, and than a window, is decoded while it is encoded: it is never whole in memory."""
+"""Clips longer than this, and than a window, are decoded while they are encoded, never held in memory as a whole."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-class Decoded(NamedTuple):
-    """One clip's sound at the encoder's rate, or the reason why there is none to encode."""
+class DecodedClip(NamedTuple):
+    """Sound of a clip at the encoder's rate, or the reason why it cannot be encoded."""
 
     clip: PlannedClip
     wave: Float32[np.ndarray, " samples"] | StreamedClip
@@ -36,7 +40,7 @@ class Decoded(NamedTuple):
 
 
 class ShardTask(NamedTuple):
-    """One shard to be written: its clips with their keys, and those that must not be touched, each with the reason."""
+    """One shard to write: its clips with their keys, and the clips to exclude, each with the reason."""
 
     shard: int
     key: str
@@ -45,10 +49,10 @@ class ShardTask(NamedTuple):
     excluded: Mapping[str, str]
 
 
-class Step(NamedTuple):
-    """A batch that is done with: what it held, why clips were set aside, and where the time since the last step went.
+class BatchDone(NamedTuple):
+    """A finished batch: its clips, the reasons of clips set aside, and the time spent since the previous event.
 
-    On the way through a clip of many windows, each but the last is a step that is done with nothing yet.
+    Within a clip of many windows, each window but the last gives an event without clips.
     """
 
     shard: int
@@ -62,7 +66,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """All that shards have in common; calling it loads the model and gives the worker."""
+    """Settings shared by all shards of a store; a call loads the model and returns a worker."""
 
     root: Path
     clips: pl.DataFrame
@@ -73,156 +77,215 @@ class WorkerFactory:
     strict: bool
     threads: int
 
+    @property
+    def layers(self) -> list[int]:
+        """Indices of the layers to store."""
+        return [layer["index"] for layer in self.spec["layers"]]
+
     def __call__(self) -> "ShardWorker":
-        """Begin a worker."""
+        """Load the model and return a worker."""
         sharding = self.spec["sharding"]
         return ShardWorker(self, Windower(self.load(), sharding["window_s"], sharding["overlap_s"]))
 
 
 @dataclass(frozen=True)
 class ShardWorker:
-    """A worker with its model."""
+    """A worker with its loaded model."""
 
-    about: WorkerFactory
-    cutter: Windower
+    factory: WorkerFactory
+    windower: Windower
 
-    def __call__(self, tasks: Sequence[ShardTask]) -> Iterator[Step]:
-        """Write shards, in order, while the next batches are decoded; yield after every batch and every window."""
-        batch_s = self.about.spec["batch_s"]
-        of_shard = {task.shard: task for task in tasks}
-        doomed = {clip_id: reason for task in tasks for clip_id, reason in task.excluded.items()}
-        tally = ProgressCounter(0, 0.0, 0, 1.0)
+    def __call__(self, tasks: Sequence[ShardTask]) -> Iterator[BatchDone]:
+        """Write shards in order while threads decode the next batches; yield after every batch and window."""
+        factory, windower = self.factory, self.windower
+        batch_s = factory.spec["batch_s"]
+        task_of = {task.shard: task for task in tasks}
+        excluded = {clip_id: reason for task in tasks for clip_id, reason in task.excluded.items()}
+        counter = ProgressCounter(0, 0.0, 0, 1.0)
+        window_s = windower.window / windower.encoder.rate_hz
+        batches = [
+            batch
+            for task in tasks
+            for batch in make_batches(
+                task.shard, task.clips, batch_s=batch_s, window_s=window_s, padded_s=windower.padded_s
+            )
+        ]
         decoding = prefetch(
-            [batch for task in tasks for batch in self._batches(task)],
-            lambda batch: [self.decode(clip, doomed) for clip in batch.clips],
+            batches,
+            lambda batch: [self.decode(clip, excluded) for clip in batch.clips],
             weigh=lambda batch: batch.sound_s,
             bound=4.0 * batch_s,
-            threads=self.about.threads,
+            threads=factory.threads,
         )
         with closing(decoding):
-            for shard, parts in groupby(tally.through(decoding, "wait"), key=lambda part: part[0].shard):
-                with self._writer(of_shard[shard]) as writer:
-                    for batch, decoded in parts:
-                        aside = yield from self._store(writer, shard, decoded, tally)
-                        yield _step(batch.shard, len(batch.clips), batch.sound_s, aside, tally)
-                    with tally.timed("write"):
+            timed = counter.timed_items(decoding, "wait")
+            for shard, group in groupby(timed, key=lambda item: item[0].shard):
+                with self._writer(task_of[shard]) as writer:
+                    for batch, clips in group:
+                        yield from self._store(writer, batch, clips, counter)
+                    with counter.timed("write"):
                         writer.commit()
 
-    def _batches(self, task: ShardTask) -> list[ClipBatch]:
-        return make_batches(
-            task.shard,
-            task.clips,
-            batch_s=self.about.spec["batch_s"],
-            window_s=self.cutter.window / self.cutter.encoder.rate_hz,
-            padded_s=self.cutter.padded_s,
-        )
-
     def _writer(self, task: ShardTask) -> ShardWriter:
-        about = self.about
+        factory = self.factory
         return ShardWriter(
-            about.storage,
+            factory.storage,
             task.shard,
-            recipe=about.spec,
+            spec=factory.spec,
             key=task.key,
             clip_keys=task.clip_keys,
-            segments=about.segments,
+            segments=factory.segments,
         )
 
-    def decode(self, clip: PlannedClip, doomed: Mapping[str, str]) -> Decoded:
-        """Decode a clip; one that gives no usable sound leaves the reason in its place."""
-        encoder = self.cutter.encoder
-        if clip.clip_id in doomed:
-            return Decoded(clip, np.empty(0, dtype=np.float32), doomed[clip.clip_id])
+    def decode(self, clip: PlannedClip, excluded: Mapping[str, str]) -> DecodedClip:
+        """Decode a clip; the result of an unusable clip holds the reason instead of sound."""
+        encoder = self.windower.encoder
+        empty = np.empty(0, dtype=np.float32)
+        if clip.clip_id in excluded:
+            return DecodedClip(clip, empty, excluded[clip.clip_id])
         try:
-            row = self.about.clips.row(clip.row, named=True)
-            if clip.duration_s > max(STREAMED_S, self.cutter.window / encoder.rate_hz):
-                wave = StreamedClip(self.about.root, row, rate_hz=encoder.rate_hz, wrap_blocks=read_ahead)
+            row = self.factory.clips.row(clip.row, named=True)
+            if clip.duration_s > max(STREAMED_S, self.windower.window / encoder.rate_hz):
+                wave = StreamedClip(self.factory.root, row, rate_hz=encoder.rate_hz, wrap_blocks=prefetch_items)
             else:
-                wave = load_clip(self.about.root, row, rate_hz=encoder.rate_hz)
+                wave = load_clip(self.factory.root, row, rate_hz=encoder.rate_hz)
         except AudioError as error:
-            return Decoded(clip, np.empty(0, dtype=np.float32), str(error).removeprefix(f"{clip.path}: "))
+            return DecodedClip(clip, empty, _reason(error, clip))
         if len(wave) < encoder.min_samples:
             shortest = f"{encoder.name} needs {encoder.min_samples} for a frame"
-            return Decoded(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
-        return Decoded(clip, wave, None)
+            return DecodedClip(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
+        return DecodedClip(clip, wave, None)
 
     def _store(
-        self, writer: ShardWriter, shard: int, batch: Sequence[Decoded], tally: ProgressCounter
-    ) -> Generator[Step, None, tuple[str, ...]]:
-        """Encode and store a batch; return why clips of it were set aside."""
-        aside: dict[str, str] = {}
+        self, writer: ShardWriter, batch: ClipBatch, clips: Sequence[DecodedClip], counter: ProgressCounter
+    ) -> Generator[BatchDone]:
+        """Encode and store a batch; yield after every window and at the end."""
+        reasons: dict[str, str] = {}
 
         def set_aside(clip: PlannedClip, reason: str) -> None:
-            aside[clip.clip_id] = f"{clip.path}: {reason}"
-            self._refuse(writer, clip, reason)
+            if self.factory.strict:
+                raise AudioError(f"{clip.path}: {reason}")
+            reasons[clip.clip_id] = f"{clip.path}: {reason}"
+            writer.set_aside(clip.clip_id, clip.path, reason)
 
-        usable = [decoded for decoded in batch if decoded.reason is None]
-        for clip, _, reason in batch:
-            if reason is not None:
-                set_aside(clip, reason)
+        usable: list[DecodedClip] = []
+        for decoded in clips:
+            if decoded.reason is None:
+                usable.append(decoded)
+            else:
+                set_aside(decoded.clip, decoded.reason)
+        encoded = encode_windows(
+            self.windower, [d.wave for d in usable], self.factory.layers, batch_s=self.factory.spec["batch_s"]
+        )
         try:
-            for piece in tally.through(self._pieces(usable), "encode"):
-                decoded = usable[piece.clip]
-                if decoded.clip.clip_id not in aside:
-                    with tally.timed("write"):
-                        if reason := self._keep(writer, decoded, piece):
+            for window in counter.timed_items(encoded, "encode"):
+                decoded = usable[window.clip]
+                if decoded.clip.clip_id not in reasons:
+                    with counter.timed("write"):
+                        if reason := self._store_window(writer, decoded, window):
                             set_aside(decoded.clip, reason)
-                if not piece.last:
-                    yield _step(shard, 0, 0.0, (), tally)
+                if not window.last:
+                    yield _batch_done(batch.shard, 0, 0.0, (), counter)
         except AudioError as error:
-            # a long clip, alone in its batch, of which a part that was decoded on the way is no sound
-            if aside or not _is_streamed(usable):
+            if reasons or not _is_streamed(usable):
                 raise
-            set_aside(usable[0].clip, str(error).removeprefix(f"{usable[0].clip.path}: "))
-        return tuple(aside.values())
+            set_aside(usable[0].clip, _reason(error, usable[0].clip))
+        yield _batch_done(batch.shard, len(batch.clips), batch.sound_s, tuple(reasons.values()), counter)
 
-    def _keep(self, writer: ShardWriter, decoded: Decoded, piece: EncodedWindow) -> str | None:
-        """Store a piece; return why its clip cannot be stored, if it cannot."""
-        if reason := writer.add(decoded.clip.clip_id, piece):
+    def _store_window(self, writer: ShardWriter, decoded: DecodedClip, window: EncodedWindow) -> str | None:
+        """Store a window; return the reason if its clip cannot be stored."""
+        if reason := writer.add(decoded.clip.clip_id, window):
             return reason
-        if piece.last:
-            sound_s = len(decoded.wave) / self.cutter.encoder.rate_hz
+        if window.last:
+            sound_s = len(decoded.wave) / self.windower.encoder.rate_hz
             writer.finish_clip(decoded.clip.clip_id, decoded.clip.path, sound_s=sound_s)
         return None
 
-    def _refuse(self, writer: ShardWriter, clip: PlannedClip, reason: str) -> None:
-        if self.about.strict:
-            raise AudioError(f"{clip.path}: {reason}")
-        writer.set_aside(clip.clip_id, clip.path, reason)
 
-    def _pieces(self, usable: Sequence[Decoded]) -> Iterator[EncodedWindow]:
-        layers = [layer["index"] for layer in self.about.spec["layers"]]
-        return encode_windows(self.cutter, [d.wave for d in usable], layers, batch_s=self.about.spec["batch_s"])
+def _is_streamed(clips: Sequence[DecodedClip]) -> bool:
+    """Return whether the clips are one long clip, decoded while it is encoded."""
+    return len(clips) == 1 and isinstance(clips[0].wave, StreamedClip)
 
 
-def _is_streamed(usable: Sequence[Decoded]) -> bool:
-    return len(usable) == 1 and isinstance(usable[0].wave, StreamedClip)
+def _reason(error: AudioError, clip: PlannedClip) -> str:
+    return str(error).removeprefix(f"{clip.path}: ")
 
 
-def _step(shard: int, clips: int, sound_s: float, aside: tuple[str, ...], tally: ProgressCounter) -> Step:
-    spent = dict(tally.spent_s)
-    tally.spent_s.update({"encode": 0.0, "wait": 0.0, "write": 0.0})
-    return Step(shard, clips, sound_s, aside, spent["encode"], spent["wait"], spent["write"])
+def _batch_done(
+    shard: int, clips: int, sound_s: float, set_aside: tuple[str, ...], counter: ProgressCounter
+) -> BatchDone:
+    spent = dict(counter.spent_s)
+    counter.spent_s.update({"encode": 0.0, "wait": 0.0, "write": 0.0})
+    return BatchDone(shard, clips, sound_s, set_aside, spent["encode"], spent["wait"], spent["write"])
 
 
 @dataclass(frozen=True)
 class ProbeWorker:
-    """A worker that decodes and encodes clips one at a time and keeps nothing: it lives, or the clip is at fault.
+    """Factory of workers that encode single clips and discard the result, to find clips that kill a worker.
 
-    It yields after every window, to say that it lives.
+    They yield after every window, so that hung workers can be detected.
     """
 
-    about: WorkerFactory
+    factory: WorkerFactory
 
     def __call__(self) -> Callable[[PlannedClip], Iterator[None]]:
-        """Begin a worker."""
-        work = self.about()
-        layers = [layer["index"] for layer in self.about.spec["layers"]]
+        """Load the model and return a worker."""
+        worker = self.factory()
 
         def probe(clip: PlannedClip) -> Iterator[None]:
-            decoded = work.decode(clip, {})
+            decoded = worker.decode(clip, {})
             if decoded.reason is None:
-                for _ in encode_windows(work.cutter, [decoded.wave], layers, batch_s=self.about.spec["batch_s"]):
+                batch_s = self.factory.spec["batch_s"]
+                for _ in encode_windows(worker.windower, [decoded.wave], self.factory.layers, batch_s=batch_s):
                     yield None
 
         return probe
+
+
+def prefetch(
+    tasks: Iterable[Task],
+    work: Callable[[Task], Result],
+    *,
+    weigh: Callable[[Task], float],
+    bound: float,
+    threads: int,
+) -> Generator[tuple[Task, Result]]:
+    """Yield each task with its result, in order, while threads work on the next tasks.
+
+    Pending results weigh at most `bound` together, unless a single one weighs more. An exception of `work` is raised
+    at its task's turn; closing the generator early cancels the tasks that have not started.
+
+    >>> list(prefetch([3, 1], lambda n: n * n, weigh=float, bound=4.0, threads=2))
+    [(3, 9), (1, 1)]
+    """
+    pending: deque[tuple[Task, float, Future[Result]]] = deque()
+    load = 0.0
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="otoscope-prefetch")
+    try:
+        for task in tasks:
+            weight = weigh(task)
+            while pending and load + weight > bound:
+                first, first_weight, future = pending.popleft()
+                load -= first_weight
+                yield first, future.result()
+            pending.append((task, weight, pool.submit(work, task)))
+            load += weight
+        while pending:
+            first, _, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prefetch_items(items: Iterator[Result], *, count: int = 2) -> Generator[Result]:
+    """Yield the items of an iterator while a thread fetches at most `count` more.
+
+    >>> list(prefetch_items(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    fetching = prefetch(repeat(None), lambda _: next(items, END), weigh=lambda _: 1.0, bound=float(count), threads=1)
+    with closing(fetching):
+        for _, item in fetching:
+            if isinstance(item, EndOfItems):
+                return
+            yield item

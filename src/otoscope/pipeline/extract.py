@@ -1,15 +1,15 @@
-"""The extraction stage: what the layers hold while every clip plays, in place or elsewhere."""
+"""Stage `extract`: encode the corpus into the activation store, in the run folder or at another address."""
 
 import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from otoscope.activations.extract import iter_extract as extract_activations
+from otoscope.activations.extract import iter_extract
+from otoscope.activations.format import Sharding
 from otoscope.activations.maintain import is_known_damaged
 from otoscope.activations.progress import ExtractionProgress
 from otoscope.activations.segments import Segments
-from otoscope.activations.sharding import Sharding
 from otoscope.activations.storage.base import open_storage, read_redirect, write_redirect
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
@@ -27,15 +27,15 @@ MANIFEST = "manifest.json"
 
 
 def extract(run: Context) -> None:
-    """Run the encoder over every clip that is not stored yet; write the activation store."""
+    """Encode every clip that is not stored yet and write the activation store."""
     config, folder, watch = run.config, run.folder, run.progress
     settings = config.extract
-    found = load_corpus(folder)
+    corpus = load_corpus(folder)
     encoder = run.encoder.release()
     layers = layers_to_extract(config, encoder)
     table = settings.segments
     inputs = fingerprint(
-        found.fingerprint,
+        corpus.fingerprint,
         encoder.name,
         encoder.revision,
         settings.model_dump(mode="json"),
@@ -43,12 +43,17 @@ def extract(run: Context) -> None:
         layers,
         run.fail_fast,
     )
-    writing = _Writing(run, found, encoder, layers)
+    extraction = _Extraction(run, corpus, encoder, layers)
 
     def work() -> None:
-        last = writing.write_elsewhere(settings.store) if settings.store else writing.write_here(folder.activations)
+        if is_known_damaged(folder.activations):
+            watch.message(
+                "  the store is damaged and will be repaired; what this run computed from it before is kept: delete saes/ "
+                "and results.parquet to compute it again"
+            )
+        last = extraction.write_to(settings.store) if settings.store else extraction.write_in_run(folder.activations)
         store = ActivationStore.open(folder.activations)
-        watch.message(f"  {store.manifest['sound_s']:,.0f} s of sound, {store.frames:,} frames a layer")
+        watch.message(f"  {store.manifest['sound_s']:,.0f} s of sound, {store.frames:,} frames per layer")
         if last is not None and last.skipped_clips:
             new = last.clips - last.skipped_clips
             watch.message(
@@ -76,56 +81,56 @@ def extract(run: Context) -> None:
         watch.message(f"  {count(aside.height, 'clip')} set aside, such as {first['path']} ({first['reason']})")
 
 
-class _Writing:
-    """One extraction and the places it may go to."""
+class _Extraction:
+    """One extraction, with methods for its possible targets."""
 
     def __init__(self, run: Context, corpus: Corpus, encoder: Encoder, layers: Sequence[int]) -> None:
         self._run, self._corpus, self._encoder, self._layers = run, corpus, encoder, layers
 
-    def write_here(self, folder: Path) -> ExtractionProgress | None:
-        """Write into the run folder; a whole store of other settings is replaced once the new one is whole."""
+    def write_in_run(self, folder: Path) -> ExtractionProgress | None:
+        """Write to the run folder; a complete store with other settings is replaced once the new one is complete."""
         if read_redirect(folder) is not None:
             shutil.rmtree(folder)
         try:
             return self._write(folder)
         except StaleArtifact as error:
-            said = str(error).removeprefix(f"{folder} holds other activations: ").split(";")[0]
+            reason = str(error).removeprefix(f"{folder} holds other activations: ").split(";")[0]
         if not (folder / MANIFEST).is_file():
-            self._run.progress.message(f"  what was begun before is not what is asked for ({said}); it is replaced")
+            self._run.progress.message(f"  the unfinished store has other settings ({reason}) and is replaced")
             shutil.rmtree(folder)
             return self._write(folder)
         self._run.progress.message(
-            f"  what was extracted before is not what is asked for ({said}); it is kept until the new one is whole"
+            f"  the existing store has other settings ({reason}) and is kept until the new one is complete"
         )
-        beside = _beside(folder, "new")
+        new = _sibling(folder, "new")
         try:
-            last = self._write(beside)
-        except StaleArtifact:  # begun for yet other settings, and never whole
-            shutil.rmtree(beside)
-            last = self._write(beside)
-        folder.rename(_beside(folder, "old"))
+            last = self._write(new)
+        except StaleArtifact:  # begun with other settings, and never finished
+            shutil.rmtree(new)
+            last = self._write(new)
+        folder.rename(_sibling(folder, "old"))
         _end_swap(folder)
         return last
 
-    def write_elsewhere(self, place: str) -> ExtractionProgress | None:
-        """Write to another place, and leave word of it in the run folder."""
-        last = self._write(place)
+    def write_to(self, address: str) -> ExtractionProgress | None:
+        """Write to another address, and redirect the run folder to it."""
+        last = self._write(address)
         folder = self._run.folder.activations
         if read_redirect(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
-        write_redirect(folder, place)
-        (folder / MANIFEST).write_bytes(open_storage(place).read(MANIFEST))
+        write_redirect(folder, address)
+        (folder / MANIFEST).write_bytes(open_storage(address).read(MANIFEST))
         return last
 
-    def _write(self, place: Path | str) -> ExtractionProgress | None:
+    def _write(self, address: Path | str) -> ExtractionProgress | None:
         config, watch = self._run.config, self._run.progress
         settings = config.extract
         last: ExtractionProgress | None = None
         with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
-            for last in extract_activations(
+            for last in iter_extract(
                 self._corpus,
                 self._encoder,
-                place,
+                address,
                 layers=self._layers,
                 dtype=settings.dtype,
                 frames=settings.frames,
@@ -141,7 +146,7 @@ class _Writing:
 
 
 def _load(config: RunConfig) -> Encoder:
-    """Load the model of a run in another process."""
+    """Load the model of a run in a worker."""
     return LazyEncoder(config).release()
 
 
@@ -151,20 +156,20 @@ def _segments(settings: ExtractSettings) -> Segments | None:
     return None if settings.segment_s is None else Segments(every_s=settings.segment_s)
 
 
-def _beside(folder: Path, word: str) -> Path:
+def _sibling(folder: Path, word: str) -> Path:
     return folder.with_name(f"{folder.name}.{word}")
 
 
 def _end_swap(folder: Path) -> None:
-    """End what a killed run may have left between the two renames: the old store gone, the new one not yet in place."""
-    if not folder.exists() and (_beside(folder, "new") / MANIFEST).is_file():
-        _beside(folder, "new").rename(folder)
+    """Finish a swap of stores that a kill interrupted between its two renames."""
+    if not folder.exists() and (_sibling(folder, "new") / MANIFEST).is_file():
+        _sibling(folder, "new").rename(folder)
     if (folder / MANIFEST).is_file():
-        shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
+        shutil.rmtree(_sibling(folder, "old"), ignore_errors=True)
 
 
 def _is_intact(folder: Path) -> bool:
-    """Whether every file is there at its full size and none is known to be damaged, so that others are mended."""
+    """Return whether every file has its full size and none is marked as damaged."""
     try:
         if is_known_damaged(folder):
             return False

@@ -9,7 +9,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from otoscope.activations.format import MENDED
 from otoscope.activations.maintain import collect_garbage, merge_stores, verify_store
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import open_storage, read_card, write_redirect
@@ -67,9 +66,9 @@ def sound(tmp_path: Path) -> Path:
 
 
 def objects(place: str) -> dict[str, bytes]:
-    """Return every object of a store but its count of what was mended."""
+    """Return every object of a store."""
     home = open_storage(place)
-    return {name: home.read(name) for name in home.list_files() if name != MENDED}
+    return {name: home.read(name) for name in home.list_files()}
 
 
 def test_the_bytes_are_those_of_a_folder(sound: Path, tmp_path: Path, place: str):
@@ -182,7 +181,7 @@ def test_a_server_that_is_not_there_is_one_clear_error(monkeypatch: pytest.Monke
         ActivationStore.open("s3://bucket/store")
 
 
-def test_damage_is_marked_and_mended_there_too(sound: Path, place: str):
+def test_verify_store_marks_damage_that_extraction_repairs(sound: Path, place: str):
     steps(corpus_of(sound), place)
     before = objects(place)
     name = "layer_00/frames-00000.safetensors"
@@ -191,5 +190,4 @@ def test_damage_is_marked_and_mended_there_too(sound: Path, place: str):
     assert len(verify_store(place)) == 1
     steps(corpus_of(sound), place)
     assert objects(place) == before
-    assert read_card(open_storage(place), MENDED) == {name: 1}
     assert verify_store(place) == []

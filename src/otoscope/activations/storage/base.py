@@ -1,8 +1,8 @@
-"""Where a store lies: a folder, or a place that fsspec reaches. Every file of a store passes through here.
+"""Storage backends of activation stores: a local folder, or any address that fsspec reaches.
 
-A folder is written by renaming and read through memory maps. An object store has neither: an object appears whole when
-its upload ends, so a shard's card goes up after its tensors and the manifest after everything; and what is read is
-fetched once into a cache that is addressed by content, from where it is mapped.
+Local files are written under a temporary name, renamed, and read through memory maps. An object store can do neither:
+an object appears when its upload ends, so a shard's card is uploaded after its tensors and the manifest last. Remote
+files are downloaded once into a content-addressed cache and mapped from there.
 """
 
 import json
@@ -15,86 +15,84 @@ from otoscope.activations.storage.remote import RemoteStorage
 from otoscope.artifacts import FileRecord, read_json, write_json
 from otoscope.errors import DamagedArtifact
 
-REDIRECT = "elsewhere.json"
+REDIRECT = "redirect.json"
+"""File in a run folder that names the address of its store (`extract.store`)."""
 
 
 class Storage(Protocol):
-    """The files of one store, by the names that its cards give them."""
+    """Files of one store, addressed by path relative to the store."""
 
     @property
     def address(self) -> str:
-        """Folder or address, as messages say it."""
+        """Folder or URL, as shown in messages."""
         ...
 
-    def fetch(self, relative: str, described: FileRecord) -> Path:
-        """Return a local path with the bytes of a file that does not change any more.
-
-        Raises `DamagedArtifact` when the file is not there or its size is not as described.
-        """
+    def fetch(self, relative: str, record: FileRecord) -> Path:
+        """Return a local path of an immutable file; raise `DamagedArtifact` if it is missing or has another size."""
         ...
 
     def read(self, relative: str) -> bytes:
-        """Return the bytes of a small file as it is now; raise `IncompleteArtifact` when it is not there."""
+        """Read a small mutable file; raise `IncompleteArtifact` if it is missing."""
         ...
 
     def size(self, relative: str) -> int | None:
-        """Return a file's size in bytes, None where it is not there."""
+        """Return the size of a file in bytes, None if it is missing."""
         ...
 
     def publish(self, relative: str) -> AbstractContextManager[Path]:
-        """Give a temporary path; what lies there when the block succeeds becomes the file, all at once."""
+        """Yield a temporary path; its file appears at `relative`, atomically, when the block succeeds."""
         ...
 
     def file_record(self, relative: str) -> dict[str, Any]:
-        """Return a file's size and checksum, read from the file itself."""
+        """Return size and SHA-256 of a file, computed from its bytes."""
         ...
 
     def remove(self, relative: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         ...
 
     def list_files(self) -> list[str]:
-        """Return the name of every file, sorted."""
+        """Return the relative paths of all files, sorted."""
         ...
 
     def write_lock(self) -> AbstractContextManager[None]:
-        """Keep other writers of the same store out, where the place can."""
+        """Acquire the store's write lock, if the backend supports one."""
         ...
 
 
-def open_storage(place: "str | Path | Storage") -> Storage:
-    """Return the home of a store from its folder or its address (`s3://bucket/name`, `memory://name`, ...)."""
-    if not isinstance(place, str | Path):
-        return place
-    if isinstance(place, str) and "://" in place and not place.startswith("file://"):
-        return RemoteStorage.connect(place)
-    folder = Path(str(place).removeprefix("file://"))
-    other = read_redirect(folder)
-    return LocalStorage(folder) if other is None else open_storage(other)
+def open_storage(address: "str | Path | Storage") -> Storage:
+    """Return the backend of a folder or URL (`s3://bucket/name`, `memory://name`, ...); follow a redirect."""
+    if not isinstance(address, str | Path):
+        return address
+    if isinstance(address, str) and "://" in address and not address.startswith("file://"):
+        return RemoteStorage.connect(address)
+    folder = Path(str(address).removeprefix("file://"))
+    target = read_redirect(folder)
+    return LocalStorage(folder) if target is None else open_storage(target)
 
 
 def read_redirect(folder: Path) -> str | None:
-    """Return the place that a folder points to in a store's stead."""
+    """Return the address that a folder redirects to, None without a redirect."""
     path = folder / REDIRECT
-    return str(read_json(path)["place"]) if path.is_file() else None
+    return str(read_json(path)["address"]) if path.is_file() else None
 
 
-def write_redirect(folder: Path, place: str) -> None:
-    """Let a folder point to a store at another place."""
-    write_json(folder / REDIRECT, {"place": place})
+def write_redirect(folder: Path, address: str) -> None:
+    """Redirect a folder to a store at another address."""
+    write_json(folder / REDIRECT, {"address": address})
 
 
-def read_card(home: Storage, relative: str) -> Any:
-    """Read a JSON file; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
+def read_card(storage: Storage, relative: str) -> Any:
+    """Read a JSON file; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it is malformed."""
     try:
-        return json.loads(home.read(relative))
+        return json.loads(storage.read(relative))
     except ValueError as error:
         raise DamagedArtifact(
-            f"{home.address}/{relative} is not valid JSON ({error}); delete it and extract again"
+            f"{storage.address}/{relative} is not valid JSON ({error}); delete it and extract again"
         ) from error
 
 
-def write_card(home: Storage, relative: str, value: object) -> None:
-    """Publish a JSON file."""
-    with home.publish(relative) as temporary:
+def write_card(storage: Storage, relative: str, value: object) -> None:
+    """Write a JSON file atomically."""
+    with storage.publish(relative) as temporary:
         write_json(temporary, value)

@@ -1,4 +1,4 @@
-"""Stores at addresses that fsspec reaches: uploaded file by file, fetched once into a cache by content."""
+"""Stores at fsspec addresses: uploaded file by file, downloaded once into a content-addressed cache."""
 
 import os
 import tempfile
@@ -20,12 +20,12 @@ from otoscope.errors import (
 )
 
 CACHE_VARIABLE = "OTOSCOPE_STORE_CACHE"
-"""Names the folder that fetched shards are kept in; by default one beneath the user's cache."""
+"""Environment variable with the folder of downloaded shards; by default a folder in the user's cache."""
 
 
 @dataclass(frozen=True)
 class RemoteStorage:
-    """A place that fsspec reaches. `made` remembers what this process uploaded, so that it need not be read back."""
+    """Storage behind fsspec. `uploaded` holds the records of files uploaded by this process."""
 
     address: str
     files: Any
@@ -33,64 +33,63 @@ class RemoteStorage:
     uploaded: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]], repr=False)
 
     @classmethod
-    def connect(cls, place: str) -> "RemoteStorage":
-        """Connect to a place; credentials and endpoints come from the environment, as fsspec and s3fs document."""
+    def connect(cls, address: str) -> "RemoteStorage":
+        """Connect to an address; credentials and endpoints come from the environment, as in fsspec and s3fs."""
         try:
-            from fsspec.core import url_to_fs  # here: local stores need none of it
+            from fsspec.core import url_to_fs  # here: local stores do not need it
         except ImportError as error:
-            raise MissingExtra(f'{place} needs fsspec; pip install "otoscope[s3]"') from error
+            raise MissingExtra(f'{address} needs fsspec; pip install "otoscope[s3]"') from error
         try:
-            files, root = url_to_fs(place.rstrip("/"))
+            files, root = url_to_fs(address.rstrip("/"))
         except ImportError as error:
             raise MissingExtra(
-                f'{place} needs a package of its own ({error}); for S3: pip install "otoscope[s3]"'
+                f'{address} needs a package of its own ({error}); for S3: pip install "otoscope[s3]"'
             ) from error
         except ValueError as error:
-            raise ConfigError(f"{place} is no address that fsspec knows ({error})") from error
-        return cls(place.rstrip("/"), files, root)
+            raise ConfigError(f"{address} is not an address that fsspec supports ({error})") from error
+        return cls(address.rstrip("/"), files, root)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Connect anew in another process."""
+        """Pickle by address; the connection is opened again."""
         return RemoteStorage.connect, (self.address,)
 
-    def fetch(self, relative: str, described: FileRecord) -> Path:
-        """Download a file, once for its checksum."""
+    def fetch(self, relative: str, record: FileRecord) -> Path:
+        """Download a file unless the cache holds its checksum."""
         address = f"{self.address}/{relative}"
-        kept = _cache() / "sha256" / str(described["sha256"])
-        if kept.is_file() and kept.stat().st_size == described["bytes"]:
-            return kept
-        check_size(address, self.size(relative), described)
-        with atomic(kept) as temporary, _told(address):
-            self.files.get_file(self._at(relative), str(temporary))
-            if digest(temporary) != described["sha256"]:
+        cached = _cache() / "sha256" / str(record["sha256"])
+        if cached.is_file() and cached.stat().st_size == record["bytes"]:
+            return cached
+        check_size(address, self.size(relative), record)
+        with atomic(cached) as temporary, _translate_errors(address):
+            self.files.get_file(self._path(relative), str(temporary))
+            if digest(temporary) != record["sha256"]:
                 raise DamagedArtifact(
-                    f"{address} is damaged: its SHA-256 is not its card's; `otoscope store verify {self.address}` marks "
-                    "what is damaged, then the next extraction writes it anew"
+                    f"{address} is damaged: its SHA-256 differs from its card; run `otoscope store verify "
+                    f"{self.address}` to mark the damage, then extract again"
                 )
-        return kept
+        return cached
 
     def read(self, relative: str) -> bytes:
-        """Download a file."""
-        with _told(f"{self.address}/{relative}"):
+        """Download a small file."""
+        address = f"{self.address}/{relative}"
+        with _translate_errors(address):
             try:
-                return bytes(self.files.cat_file(self._at(relative)))
+                return bytes(self.files.cat_file(self._path(relative)))
             except FileNotFoundError as error:
-                raise IncompleteArtifact(
-                    f"{self.address}/{relative} is missing; extract again to restore it"
-                ) from error
+                raise IncompleteArtifact(f"{address} is missing; extract again to restore it") from error
 
     def size(self, relative: str) -> int | None:
-        """Ask for a file's size."""
-        with _told(f"{self.address}/{relative}"):
+        """Return the size of a file, None if it is missing."""
+        with _translate_errors(f"{self.address}/{relative}"):
             try:
                 self.files.invalidate_cache()
-                return int(self.files.info(self._at(relative))["size"])
+                return int(self.files.info(self._path(relative))["size"])
             except FileNotFoundError:
                 return None
 
     @contextmanager
     def publish(self, relative: str) -> Generator[Path]:
-        """Write locally, then upload."""
+        """Write to a local temporary file, then upload it."""
         scratch = _cache() / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -102,60 +101,60 @@ class RemoteStorage:
                     raise StorageFull(f"no room left in {scratch}; free some space and run again") from error
                 raise
             self.uploaded[relative] = {"bytes": temporary.stat().st_size, "sha256": digest(temporary)}
-            with _told(f"{self.address}/{relative}"):
-                self.files.makedirs(self._at(relative).rpartition("/")[0], exist_ok=True)
-                self.files.put_file(str(temporary), self._at(relative))
+            with _translate_errors(f"{self.address}/{relative}"):
+                self.files.makedirs(self._path(relative).rpartition("/")[0], exist_ok=True)
+                self.files.put_file(str(temporary), self._path(relative))
 
     def file_record(self, relative: str) -> dict[str, Any]:
-        """Return what was uploaded; read it back where another process did."""
+        """Return size and SHA-256 of a file; files of other processes are downloaded for it."""
         if relative in self.uploaded:
             return self.uploaded[relative]
-        with _told(f"{self.address}/{relative}"), tempfile.TemporaryDirectory() as folder:
+        with _translate_errors(f"{self.address}/{relative}"), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
-            self.files.get_file(self._at(relative), str(path))
+            self.files.get_file(self._path(relative), str(path))
             return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
     def remove(self, relative: str) -> None:
-        """Remove a file."""
+        """Remove a file if it exists."""
         self.uploaded.pop(relative, None)
-        with _told(f"{self.address}/{relative}"), suppress(FileNotFoundError):
-            self.files.rm_file(self._at(relative))
+        with _translate_errors(f"{self.address}/{relative}"), suppress(FileNotFoundError):
+            self.files.rm_file(self._path(relative))
 
     def list_files(self) -> list[str]:
-        """List everything beneath the address."""
-        with _told(self.address):
+        """List all files below the address."""
+        with _translate_errors(self.address):
             self.files.invalidate_cache()
             try:
-                found = [str(path) for path in self.files.find(self.root)]
+                paths = [str(path) for path in self.files.find(self.root)]
             except FileNotFoundError:
                 return []
-        return sorted(path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/") for path in found)
+        return sorted(path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/") for path in paths)
 
     @contextmanager
     def write_lock(self) -> Generator[None]:
-        """Keep nobody out: no lock outlives its holder without trusting clocks.
+        """No-op: object stores offer no reliable lock.
 
-        Writers of one store write the same bytes, and `finish` takes no shard that is not its own.
+        Writers of the same store write the same bytes, and `commit_store` refuses a store that another writer began.
         """
         yield
 
-    def _at(self, relative: str) -> str:
+    def _path(self, relative: str) -> str:
         return f"{self.root}/{relative}"
 
 
 @contextmanager
-def _told(address: str) -> Generator[None]:
-    """Turn what a file system says into one line that names the address."""
+def _translate_errors(address: str) -> Generator[None]:
+    """Turn errors of a file system into a one-line `ArtifactError` with the address."""
     try:
         yield
     except (FileNotFoundError, OtoscopeError):
         raise
-    except Exception as error:  # every file system brings errors of its own
+    except Exception as error:  # every fsspec backend raises its own classes
         kind = StorageFull if is_full(error) else ArtifactError
         raise kind(f"{address} cannot be reached or written: {' '.join(str(error).split())}") from error
 
 
 def _cache() -> Path:
-    given = os.environ.get(CACHE_VARIABLE)
+    folder = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else base / "otoscope" / "stores"
+    return Path(folder) if folder else base / "otoscope" / "stores"

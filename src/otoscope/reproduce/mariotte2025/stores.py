@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.sharding import Sharding
+from otoscope.activations.format import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config.mariotte2025 import ReproductionSettings

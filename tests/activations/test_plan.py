@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otoscope.activations.sharding import PlannedClip, Sharding, assign_shards, make_batches, sorted_clips
+from otoscope.activations.plan import PlannedClip, Sharding, assign_shards, make_batches, sorted_clips
 from otoscope.errors import ConfigError
 
 lengths = st.lists(st.floats(0.01, 60.0), min_size=1, max_size=60)

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from otoscope.activations.prefetch import prefetch
+from otoscope.activations.worker import prefetch
 
 
 def test_results_come_in_order_and_no_more_than_the_bound_is_held():
