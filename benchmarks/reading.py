@@ -1,13 +1,11 @@
-"""Rows of a store read in shuffled batches, beside a plain copy of the same bytes from the page cache.
+"""Rows of a store read in shuffled batches, compared with a copy of the same bytes from the page cache.
 
     python benchmarks/reading.py          # last line is JSON
 
-Contenders take turns every few batches; ratios are medians over turns, so that what else the machine does falls on all
-alike. `read` lets the system copy as many bytes of a file, in order, into memory that is already there; `copy` copies
-them there from a memory map. `shuffled` is `StoredRows.shuffled`: runs of 16 rows from everywhere, shuffled among
-each other. `take` gathers rows shuffled one by one over all shards, in batches of float32 as training does. All use
-one thread, and are counted in stored bytes a second: a float16 row leaves `take` at twice its
-size.
+Contenders take turns every few batches; ratios are medians over turns, so that other load affects all alike. `read`
+copies as many bytes of a file, in order, into existing memory by a system call; `copy` copies them from a memory map.
+`take` gathers rows shuffled over all shards, in batches of float32 as training does. All use one thread and are counted
+in stored bytes per second: a float16 row leaves `take` at twice its size.
 """
 
 import argparse
@@ -46,21 +44,16 @@ def main() -> None:
         for dtype in ("float32", "float16")
         for width in (384, 768, 1024)
     ]
-    print(
-        "| precision | width | read, GB/s | copy, GB/s "
-        "| shuffled / read | shuffled / copy | take / read | take / copy |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| precision | width | read, GB/s | copy, GB/s | take / read | take / copy |")
+    print("|---|---|---|---|---|---|")
     for row in found:
-        ratios = [row[f"{own}_to_{other}"] for own in ("shuffled", "take") for other in ("read", "copy")]
+        ratios = [row[f"{own}_to_{other}"] for own in ("take",) for other in ("read", "copy")]
         told = " | ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"| {row['dtype']} | {row['width']} | {row['read']:.1f} | {row['copy']:.1f} | {told} |")
     print(json.dumps({"bench": "reading", "rows": found}))
 
 
-def measure(  # noqa: C901  contenders are short and share what they read
-    dtype: str, width: int, *, mb: int, rounds: int, batch: int, clock: Callable[[], float]
-) -> dict[str, Any]:
+def measure(dtype: str, width: int, *, mb: int, rounds: int, batch: int, clock: Callable[[], float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="otoscope-reading-") as name:
         folder = Path(name)
         files = [folder / f"{shard}.safetensors" for shard in range(SHARDS)]
@@ -70,12 +63,11 @@ def measure(  # noqa: C901  contenders are short and share what they read
         maps = [map_tensor(path, "frames") for path in files]
         rows = stored(maps, width, dtype)
         memory = np.ones_like(maps[0].values)
-        spent: dict[str, list[float]] = {"read": [], "copy": [], "take": [], "shuffled": []}
+        spent: dict[str, list[float]] = {"read": [], "copy": [], "take": []}
         rows.take(np.arange(rows.height))  # every page is mapped
         with ExitStack() as stack:
             opened = [stack.enter_context(path.open("rb", buffering=0)) for path in files]
             for turn in range(rounds):
-                stream = rows.shuffled(batch, seed=turn, held=TURN * batch)
                 order = Shuffle(rows.height, batch, seed=turn)
                 for step in range(0, order.steps_per_epoch - TURN, TURN):
                     shard, row = step // TURN % SHARDS, step * batch // SHARDS % (height - TURN * batch)
@@ -94,11 +86,7 @@ def measure(  # noqa: C901  contenders are short and share what they read
                         for indices in batches:
                             rows.take(indices)
 
-                    def shuffle(stream: Any = stream) -> None:
-                        for _ in range(TURN):
-                            next(stream)
-
-                    for kind, work in (("shuffled", shuffle), ("read", read), ("copy", copy), ("take", take)):
+                    for kind, work in (("read", read), ("copy", copy), ("take", take)):
                         spent[kind].append(timed(work, clock))
         return summed(dtype, width, batch, TURN * batch * memory.strides[0] / 1e9, spent)
 
@@ -107,7 +95,7 @@ def summed(dtype: str, width: int, batch: int, turn_gb: float, spent: dict[str, 
     speed = {name: round(turn_gb / statistics.median(times), 2) for name, times in spent.items()}
     ratios = {
         f"{own}_to_{other}": round(statistics.median(np.array(spent[other]) / np.array(spent[own])), 2)
-        for own in ("shuffled", "take")
+        for own in ("take",)
         for other in ("read", "copy")
     }
     return {"dtype": dtype, "width": width, "batch": batch, **speed, **ratios}

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def test_an_old_shard_that_was_damaged_is_made_anew(sound: Path, tmp_path: Path)
 def test_other_settings_are_refused_and_the_store_is_kept(sound: Path, tmp_path: Path):
     steps(corpus_of(sound), tmp_path / "store")
     before = contents(tmp_path / "store")
-    with pytest.raises(StaleArtifact, match="dtype is float32, asked for float16"):
+    with pytest.raises(StaleArtifact, match="dtype is float32, requested float16"):
         steps(add(sound, ["zzz"]), tmp_path / "store", dtype="float16")
     assert contents(tmp_path / "store") == before
 

@@ -77,19 +77,19 @@ def test_a_compaction_that_was_killed_leaves_the_store_as_it_was(
     place = tmp_path / "float32"
     before = store_of(corpus_of(sound), place, Toy(special=2), **SETTINGS)
     pooled = before.pooled(2)
-    for at in ("write_card", "finish"):
+    for at in ("write_card", "commit_store"):
 
         def killed(*_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"otoscope.activations.compact.{at}", killed)
+            patch.setattr(f"otoscope.activations.maintain.{at}", killed)
             with pytest.raises(KeyboardInterrupt):
                 compact_store(place)
         store = ActivationStore.open(place, verify=True)
         assert store.fingerprint == before.fingerprint
         np.testing.assert_array_equal(store.pooled(2), pooled)
-    with pytest.raises(ArtifactError, match="was begun and not finished; run it again, then compact"):
+    with pytest.raises(ArtifactError, match="is unfinished; run it again, then compact"):
         compact_store(place)
     again = Counting(special=2)
     after = store_of(corpus_of(sound), place, again, **SETTINGS)
@@ -116,8 +116,8 @@ def test_what_is_damaged_is_not_copied_and_a_merged_store_can_be_compacted(sound
 def test_gc_tells_what_it_compacted(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     steps(corpus_of(sound), tmp_path / "float32", Toy(special=2), **SETTINGS)
     for options, words in (
-        (["--dry-run"], "2 shards would be written anew without 5 clips no longer listed"),
-        ([], "2 shards written anew without 5 clips no longer listed"),
+        (["--dry-run"], "2 shards would be rewritten without 5 clips no longer listed"),
+        ([], "2 shards rewritten without 5 clips no longer listed"),
     ):
         with pytest.raises(SystemExit):
             main(["store", "gc", str(tmp_path / "float32"), "--compact", *options])

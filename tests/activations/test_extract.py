@@ -181,7 +181,9 @@ def test_too_many_bad_clips_stop_the_run(tmp_path):
     write_corpus(tmp_path / "sound", [0.5] * 2)
     for i in range(3):
         (tmp_path / "sound" / f"empty{i}.wav").write_bytes(b"")
-    with pytest.raises(CorpusError, match=r"\d of 5 clips cannot be used, more than the share of 0\.2 .*empty file"):
+    with pytest.raises(
+        CorpusError, match=r"\d of 5 clips cannot be used, more than the allowed fraction of 0\.2; .*empty file"
+    ):
         steps(corpus_of(tmp_path / "sound"), tmp_path / "store")
 
 
@@ -195,11 +197,11 @@ def test_a_corpus_of_nothing_usable_makes_no_store(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dtype": "float16"}, "dtype is float32, asked for float16"),
-        ({"layers": [0, 1]}, r"layers are \[0, 2\], asked for \[0, 1\]"),
-        ({"encoder": Toy(revision="2")}, "encoder.revision is 1, asked for 2"),
-        ({"pooled": False}, "pooled is True, asked for False"),
-        ({"sharding": Sharding(window_s=2.0)}, "sharding.window_s is 1.0, asked for 2.0"),
+        ({"dtype": "float16"}, "dtype is float32, requested float16"),
+        ({"layers": [0, 1]}, r"layers are \[0, 2\], requested \[0, 1\]"),
+        ({"encoder": Toy(revision="2")}, "encoder.revision is 1, requested 2"),
+        ({"pooled": False}, "pooled is True, requested False"),
+        ({"sharding": Sharding(window_s=2.0)}, "sharding.window_s is 1.0, requested 2.0"),
     ],
 )
 def test_another_store_in_the_same_folder_is_refused_and_kept(corpus, tmp_path, change, words):
@@ -232,8 +234,6 @@ def test_a_flipped_bit_is_found_and_mended_when_checksums_are_asked_for(corpus, 
     assert steps(corpus, tmp_path / "store")[0].skipped_clips == 6
     assert steps(corpus, tmp_path / "store", verify=True)[0].skipped_clips == 2
     assert contents(tmp_path / "store") == before
-    mended = ActivationStore.open(tmp_path / "store")
-    assert mended.content_id(2) != mended.content_id(0) == mended.fingerprint
 
 
 def test_leaving_in_the_middle_leaves_nothing_half_written(corpus, tmp_path):
@@ -265,9 +265,9 @@ def test_a_folder_that_is_a_file_is_one_clear_error(corpus, tmp_path):
     ("options", "error", "words"),
     [
         ({"layers": [7]}, UnknownLayer, "toy has no layer 7; it has layers 0 to 2"),
-        ({"layers": []}, ConfigError, "no layer was asked for"),
+        ({"layers": []}, ConfigError, "layers is empty"),
         ({"dtype": "float23"}, ConfigError, "stored as 'float23'; did you mean float32"),
-        ({"pooled": False, "frames": False}, ConfigError, "all were switched off"),
+        ({"pooled": False, "frames": False}, ConfigError, "all are switched off"),
         ({"batch_s": 0.0}, ConfigError, "batch_s is 0.0; it must be above 0"),
     ],
 )

@@ -85,7 +85,7 @@ def test_gc_leaves_what_a_killed_extraction_goes_on_with(sound: Path, tmp_path: 
         steps(corpus, tmp_path / "store", Counting(last=6))
     begun = set(contents(tmp_path / "store"))
     cleared = collect_garbage(tmp_path / "store")
-    assert cleared.waiting.startswith("an extraction was begun and not finished")
+    assert cleared.waiting.startswith("an extraction is unfinished")
     assert begun - set(contents(tmp_path / "store")) == set(cleared.files) == set()
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_merged_is_refused(sound: Path, tmp_path: Path):
         merge_stores(tmp_path / "one", [tmp_path / "half"])
     write_audio(sound / "clip000.wav", noise(50, 0.5), RATE_HZ)
     steps(corpus_of(sound), tmp_path / "other")
-    with pytest.raises(ArtifactError, match=r"'clip000.wav' is other sound in .*other than in a store before it"):
+    with pytest.raises(ArtifactError, match=r"'clip000.wav' has other sound in .*other than in an earlier store"):
         merge_stores(tmp_path / "both", [tmp_path / "one", tmp_path / "other"])
     assert not (tmp_path / "both" / "manifest.json").exists()
 
@@ -145,14 +145,14 @@ def test_a_clip_that_left_is_not_counted_and_cannot_go_alone(
     assert (after["frames"], after["segments"]) == (store.frames, store.segments.height)
     assert after["segments"] < before["segments"]
     assert collect_garbage(tmp_path / "store").sharing == 1
-    for command, words in (("info", "1 clip is stored and no longer listed"), ("gc", "1 clip no longer listed cannot")):
+    for command, words in (("info", "1 clip is stored but no longer listed"), ("gc", "1 clip no longer listed cannot")):
         with pytest.raises(SystemExit):
             main(["store", command, str(tmp_path / "store")])
         assert words in capsys.readouterr().out
 
 
 def test_precisions_that_differ_are_named_with_their_stores():
-    told = differences({"encoder": {"precision": "fast"}}, {"encoder": {}}, stores=("a", "b"))
+    told = differences({"encoder": {"precision": "fast"}}, {"encoder": {"precision": "exact"}}, stores=("a", "b"))
     assert told == ["encoder.precision is fast in a, exact in b"]
 
 
@@ -297,7 +297,7 @@ def test_a_damaged_merged_store_is_to_be_merged_again(sound: Path, tmp_path: Pat
     merge_stores(tmp_path / "both", [tmp_path / "one"])
     assert is_merged(tmp_path / "both")
     assert not is_merged(tmp_path / "one")
-    for place, remedy in (("both", "merge again, into a new place"), ("one", "the next `otoscope extract`")):
+    for place, remedy in (("both", "merge again, into a new folder"), ("one", "the next `otoscope extract`")):
         store = ActivationStore.open(tmp_path / place)
         flip(tmp_path / place / next(name for name in store.files if name.startswith("layer_")))
         with pytest.raises(SystemExit) as ended:

@@ -108,8 +108,8 @@ def test_a_table_is_read_from_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "give one of the two"),
-        ({"every_s": 0.0}, "segments last 0 s; they must last more than 0"),
+        ({}, "give exactly one of the two"),
+        ({"every_s": 0.0}, "every_s is 0; it must be above 0"),
         ({"table": pl.DataFrame({"clip_id": ["a"]})}, r"lacks the columns \['start_s', 'end_s'\]"),
         (
             {"table": pl.DataFrame({"clip_id": ["a"], "start_s": [1.0], "end_s": [0.5]})},
@@ -124,5 +124,5 @@ def test_what_are_no_segments_is_refused(given, words):
 
 def test_a_table_that_names_an_unknown_clip_is_refused(corpus: Corpus, tmp_path: Path):
     table = pl.DataFrame({"clip_id": ["clip01.wav"], "start_s": [0.0], "end_s": [0.5]})
-    with pytest.raises(ConfigError, match=r"names no clip of the corpus.*did you mean clip001\.wav"):
+    with pytest.raises(ConfigError, match=r"has a clip that the corpus lacks.*did you mean clip001\.wav"):
         steps(corpus, tmp_path / "store", segments=Segments(table=table))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from otoscope.activations.store import ActivationStore
-from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, UnknownLayer
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, UnknownLayer
 from otoscope.sae.data import HasLabels, HasNeighbours, Shuffle
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
 from tests.support.activations import Toy, write_corpus
@@ -81,7 +81,7 @@ def test_rows_beyond_the_last_are_refused(store: ActivationStore):
 
 
 def test_store_repr_fits_in_one_line(store: ActivationStore):
-    expected = f"ActivationStore({store.folder!r}, 6 clips, {store.frames:,} frames, layers 0, 2, float32, toy, "
+    expected = f"ActivationStore({store.folder!r}, 6 clips, {store.frames:,} frames, layers 0, 2, bfloat16, toy, "
     assert repr(store) == expected + "frames + pooled clips)"
     html = store._repr_html_()
     assert "<th>clips</th><td>6 clips</td>" in html
@@ -179,7 +179,7 @@ def test_a_folder_without_a_manifest_is_no_store(copy: Path, tmp_path: Path):
 
 def test_a_manifest_of_another_format_is_refused(copy: Path):
     (copy / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(DamagedArtifact, match=r"manifest\.json is no manifest of format 2"):
+    with pytest.raises(DamagedArtifact, match=r"manifest\.json is not a manifest of format 2"):
         ActivationStore.open(copy)
 
 
@@ -188,7 +188,7 @@ def test_what_is_not_stored_is_refused_with_what_is(store: ActivationStore, tmp_
         store.pooled(1)
     with pytest.raises(ArtifactError, match=r"holds no clip 'clip02.wav'; did you mean clip002.wav\?"):
         store.frames_of(0, "clip02.wav")
-    with pytest.raises(ArtifactError, match="toy has no tokens that stand for a whole clip"):
+    with pytest.raises(ArtifactError, match="toy has no whole-clip tokens"):
         store.tokens(0)
     corpus = write_corpus(tmp_path / "sound", [0.5, 0.5])
     pooled = store_of(corpus, tmp_path / "pooled", frames=False)
@@ -204,6 +204,12 @@ def test_the_card_says_what_the_store_was_made_from(store: ActivationStore):
     assert store.layers == [0, 2]
     assert store.width(2) == Toy().width
     assert store.dtype == "bfloat16"
-    assert store.manifest["encoder"] == {"name": "toy", "revision": "1", "context": None, "rate_hz": 8000}
+    assert store.manifest["encoder"] == {
+        "name": "toy",
+        "revision": "1",
+        "context": None,
+        "precision": "exact",
+        "rate_hz": 8000,
+    }
     assert store.manifest["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
     assert store.manifest["sound_s"] == pytest.approx(sum(LENGTHS_S))

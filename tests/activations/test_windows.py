@@ -89,7 +89,7 @@ def test_patches_of_one_moment_share_a_step_and_keep_their_frequencies():
         np.repeat([0.0, 1000.0], 4),
         np.repeat([1000.0, 2000.0], 4),
     )
-    assert time_steps(frames).steps == 4
+    assert time_steps(frames).n_steps == 4
     placed = place_frames(frames, Window(800, 1600, 1, 1, 3), rate_hz=8000)
     assert placed.keep.tolist() == [False, True, True, False] * 2
     assert placed.frames.low_hz is not None

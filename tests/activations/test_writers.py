@@ -35,9 +35,9 @@ def test_two_writers_of_one_shard_leave_one_whole_shard(sound: Path, tmp_path: P
     card = ActivationStore.open(tmp_path / "twice").manifest
     recipe = {key: card[key] for key in ("format", "encoder", "layers", "dtype", "pooled", "frames", "segments")}
     recipe |= {key: card[key] for key in ("batch_s", "sharding", "versions")}
-    settled = plan_extraction(home, corpus, recipe, SMALL, segments=None, bytes_per_s=0.0, verify=False)
-    about = WorkerFactory(corpus.root, corpus.clips, Toy, home, settled.card, None, strict=False, threads=1)
-    task = ShardTask(0, settled.key_of(0), settled.plan[0], settled.keys, {})
+    plan = plan_extraction(home, corpus, recipe, SMALL, segments=None, bytes_per_s=0.0, verify=False)
+    about = WorkerFactory(corpus.root, corpus.clips, Toy, home, plan.card, None, strict=False, threads=1)
+    task = ShardTask(0, plan.shard_key(0), plan.shards[0], plan.keys, {})
     late, again = about()([task]), about()([task])
     next(late), next(again)
     for _ in again:
@@ -131,7 +131,7 @@ def test_a_clip_that_kills_every_worker_is_set_aside_and_no_other(sound: Path, t
 def test_a_clip_that_hangs_every_worker_is_set_aside_as_such(sound: Path, tmp_path: Path):
     store = store_of(corpus_of(sound), tmp_path / "store", executor=Dying("clip002.wav", hung=True))
     assert store.set_aside.rows() == [
-        ("clip002.wav", "clip002.wav", "its worker hung 4 times, 2 of them while it was encoded alone")
+        ("clip002.wav", "clip002.wav", "its worker hung 4 times, 2 of them while encoding this clip alone")
     ]
 
 
@@ -143,7 +143,7 @@ def test_every_window_of_a_long_clip_is_heard_of(tmp_path: Path):
 
 
 def test_workers_that_die_of_no_clip_in_particular_end_the_run_with_a_reason(sound: Path, tmp_path: Path):
-    with pytest.raises(ExecutorError, match=r"6 workers died on shard 1, and on none of its clips alone \(the process"):
+    with pytest.raises(ExecutorError, match=r"6 workers died on shard 1, but on none of its clips alone \(the process"):
         steps(corpus_of(sound), tmp_path / "store", executor=Dying(shard=1))
     store = store_of(corpus_of(sound), tmp_path / "store")
     np.testing.assert_allclose(store.pooled(0).shape, (6, Toy().width))

@@ -33,6 +33,6 @@ def test_a_cluster_of_two_nodes_outlives_dead_workers_a_dead_node_and_a_deadly_c
     ]
     # the store is that of one process, byte for byte, and nothing lies beside it
     assert told["lost"] == {"killed": True, "differ": [], "clips": 36, "of": 36}
-    reason = "its worker died 4 times, 2 of them while it was encoded alone"
+    reason = "its worker died 4 times, 2 of them while encoding this clip alone"
     assert told["deadly"]["aside"] == [["clip003b.wav", "clip003b.wav", reason]]
     assert told["deadly"]["clips"] == [f"clip{i:03d}.wav" for i in range(8)]

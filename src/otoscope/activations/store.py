@@ -108,13 +108,9 @@ class ActivationStore:
 
     def content_id(self, layer: int | None = None) -> str:
         """Identity of the stored bytes of one layer, or of all layers, from the checksums in the manifest."""
-        prefix = "" if layer is None else f"layer_{layer:02d}/"
-        digests = {
-            name: record["sha256"]
-            for name, record in self.files.items()
-            if not name.startswith("layer_") or name.startswith(prefix)
-        }
-        return fingerprint(digests)
+        layers = "layer_" if layer is None else f"layer_{layer:02d}/"
+        prefixes = (layers, "index/", "segments/", CLIPS)
+        return fingerprint({n: record["sha256"] for n, record in self.files.items() if n.startswith(prefixes)})
 
     @property
     def layers(self) -> list[int]:

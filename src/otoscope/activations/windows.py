@@ -82,7 +82,7 @@ class TimeSteps(NamedTuple):
     """
 
     step: Int[np.ndarray, " frames"]
-    count: int
+    n_steps: int
 
 
 def time_steps(frames: Frames) -> TimeSteps:
@@ -99,9 +99,9 @@ def hop_samples(frames: Frames, rate_hz: int) -> float:
     320
     """
     steps = time_steps(frames)
-    if steps.count < 2:
+    if steps.n_steps < 2:
         raise EncoderError("a window must hold at least two time steps; allow a longer one")
-    hop = float(np.max(frames.end_s) - np.min(frames.end_s)) / (steps.count - 1) * rate_hz
+    hop = float(np.max(frames.end_s) - np.min(frames.end_s)) / (steps.n_steps - 1) * rate_hz
     return round(hop) if abs(hop - round(hop)) < ROUNDING else hop
 
 
@@ -177,7 +177,7 @@ class Windower:
         return plan_windows(samples, window=self.window, hop=hop, steps=self._steps, overlap=overlap)
 
     def _steps(self, samples: int) -> int:
-        return time_steps(self.encoder.frames(samples)).count if samples >= self.encoder.min_samples else 0
+        return time_steps(self.encoder.frames(samples)).n_steps if samples >= self.encoder.min_samples else 0
 
 
 def encode_windows(

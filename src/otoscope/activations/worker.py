@@ -168,12 +168,9 @@ class ShardWorker:
             reasons[clip.clip_id] = f"{clip.path}: {reason}"
             writer.set_aside(clip.clip_id, clip.path, reason)
 
-        usable: list[DecodedClip] = []
-        for decoded in clips:
-            if decoded.reason is None:
-                usable.append(decoded)
-            else:
-                set_aside(decoded.clip, decoded.reason)
+        usable = [decoded for decoded in clips if decoded.reason is None]
+        for clip, reason in _unusable(clips):
+            set_aside(clip, reason)
         encoded = encode_windows(
             self.windower, [d.wave for d in usable], self.factory.layers, batch_s=self.factory.spec["batch_s"]
         )
@@ -200,6 +197,10 @@ class ShardWorker:
             sound_s = len(decoded.wave) / self.windower.encoder.rate_hz
             writer.finish_clip(decoded.clip.clip_id, decoded.clip.path, sound_s=sound_s)
         return None
+
+
+def _unusable(clips: Sequence[DecodedClip]) -> list[tuple[PlannedClip, str]]:
+    return [(decoded.clip, decoded.reason) for decoded in clips if decoded.reason is not None]
 
 
 def _is_streamed(clips: Sequence[DecodedClip]) -> bool:

@@ -77,15 +77,14 @@ def _verify(place: Place, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"place": str(where), "whole": not damaged, "wrong": damaged}))
     if damaged:
-        shown = "\n".join(damaged[:MAX_SHOWN]) + (
-            f"\nand {len(damaged) - MAX_SHOWN} more" if len(damaged) > MAX_SHOWN else ""
-        )
+        hidden = len(damaged) - MAX_SHOWN
+        shown = "\n".join(damaged[:MAX_SHOWN]) + (f"\nand {hidden} more" if hidden > 0 else "")
         if is_merged(where):
             remedy = "a merged store cannot be extracted again: merge again, into a new folder"
         elif is_known_damaged(where):
             remedy = (
-                "marked; the next `otoscope extract` (or `run`) rewrites these shards. Runs that read the damaged files "
-                "are not detected: delete their `saes/` and `results.parquet`"
+                "marked; the next `otoscope extract` (or `run`) rewrites these shards. Results computed from the damaged "
+                "files stay: delete `saes/` and `results.parquet` of such runs"
             )
         else:
             remedy = "the store is read-only, so the damage is not marked; verify again with write access"
@@ -110,7 +109,7 @@ def _merge(
 
 
 def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json: Json = False) -> None:
-    from otoscope.activations.maintain import CompactionReport, collect_garbage
+    from otoscope.activations.maintain import CompactionReport, collect_garbage, compact_store
     from otoscope.formatting import count
 
     compacted = compact_store(_store_of(place), dry_run=dry_run) if compact else CompactionReport([], 0)

@@ -48,8 +48,8 @@ def extract(run: Context) -> None:
     def work() -> None:
         if is_known_damaged(folder.activations):
             watch.message(
-                "  the store is damaged and will be repaired; what this run computed from it before is kept: delete saes/ "
-                "and results.parquet to compute it again"
+                "  the store is damaged and will be repaired; what this run computed from it stays: delete saes/ and "
+                "results.parquet to compute it again"
             )
         last = extraction.write_to(settings.store) if settings.store else extraction.write_in_run(folder.activations)
         store = ActivationStore.open(folder.activations)

@@ -11,7 +11,7 @@ import pytest
 
 from otoscope.activations.maintain import collect_garbage, merge_stores, verify_store
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import open_storage, read_card, write_redirect
+from otoscope.activations.storage.base import open_storage, write_redirect
 from otoscope.activations.storage.remote import CACHE_VARIABLE, RemoteStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
@@ -163,7 +163,7 @@ def test_a_home_travels_to_other_processes(place: str):
 
 
 def test_what_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="nowhere://x is no address that fsspec knows"):
+    with pytest.raises(ConfigError, match="nowhere://x is not an address that fsspec supports"):
         open_storage("nowhere://x")
     with pytest.raises(IncompleteArtifact, match="memory://nothing holds no activations"):
         ActivationStore.open("memory://nothing")
