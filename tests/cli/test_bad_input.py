@@ -133,7 +133,7 @@ def test_more_clips_too_short_for_the_model_than_allowed_stop_the_run(
         (["train.latents"], "--set wants key.sub=VALUE, got 'train.latents'"),
         (["train.layers=["], "--set 'train.layers=[': the value is not valid YAML"),
         (["evaluate.labels=[clas]"], "has no label 'clas'; did you mean class?"),
-        (["splits.test_groups=[eva]"], "no usable clip is of the group 'eva'; did you mean eve?"),
+        (["splits.test_groups=[eva]"], "no usable clip belongs to the group 'eva'; did you mean eve?"),
         (["corpus.group_pattern=(?P<group>[a-z]+)_0"], "20 x group_pattern finds no group"),
         (["factors.table=nowhere.csv"], "nowhere.csv does not exist"),
         (["device=gpu"], "device: got 'gpu'; give cpu, cuda, or cuda:1"),
