@@ -115,7 +115,7 @@ class ReadOnly(np.ndarray):
     def __getitem__(self, key):  # pyright: ignore
         actual = np.array(self.view(np.ndarray)[key])
         actual.setflags(write=False)
-        return found
+        return actual
 
 
 def test_array_rows_take_returns_writable_arrays():
