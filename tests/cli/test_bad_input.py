@@ -299,14 +299,14 @@ def test_synth_sings_into_no_folder_of_other_recordings(capsys: Capsys, tmp_path
     small = ("--singers", 1, "--takes", 1, "--duration-s", 0.3)
     outcome = call(capsys, "synth", mine, *small)
     assert outcome.code == 1
-    assert "holds what synth did not write (ann); name a new or an empty folder" in outcome.err
+    assert "holds files that synth did not write (ann); name a new or an empty folder" in outcome.err
     assert [path.name for path in mine.rglob("*")] == ["ann", "a.wav"]
     (tmp_path / "empty").mkdir()
     assert call(capsys, "synth", tmp_path / "empty", *small).code == 0
     assert call(capsys, "synth", tmp_path / "empty", *small).code == 0
     assert not (tmp_path / "empty" / ".synth.json").exists()
     outcome = call(capsys, "synth", tmp_path / "empty", *small, "--seed", 1)
-    assert "holds a corpus sung with other settings" in outcome.err
+    assert "holds a corpus with other settings" in outcome.err
 
 
 def test_a_single_value_where_a_list_belongs_is_told_with_a_list(capsys: Capsys, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_slices_may_overlap_as_windows_do(tmp_path: Path, seed: int):
 def test_what_was_left_behind_is_forgotten(tmp_path: Path):
     streamed = StreamedClip(write(tmp_path / "a.wav", 2.0, 16_000).parent, clip("a.wav"), rate_hz=16_000)
     assert len(streamed[16_000:17_000]) == 1000
-    with pytest.raises(ValueError, match="samples before 16000 are forgotten; asked for 0 to 100"):
+    with pytest.raises(ValueError, match="samples before 16000 are discarded; got a slice from 0 to 100"):
         streamed[0:100]
 
 

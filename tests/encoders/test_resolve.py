@@ -58,13 +58,13 @@ def test_a_cache_without_the_preprocessor_does_not_count(caches, tiny):
     put_into_hub_cache(caches, tiny("wavlm"), "someone/wavlm-tiny")
     next((caches / "hub").rglob("preprocessor_config.json")).unlink()
     assert locate("someone/wavlm-tiny") is None
-    with pytest.raises(UnknownEncoder, match="not whole in the Hugging Face cache"):
+    with pytest.raises(UnknownEncoder, match="not complete in the Hugging Face cache"):
         load_encoder("someone/wavlm-tiny")
 
 
 def test_the_alias_of_the_starter_never_asks_the_hub(caches, monkeypatch, tiny):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the Hub was contacted"))
     assert locate("starter") is None
     with pytest.raises(MissingExtra, match=r"starter model openai/whisper-tiny\.en is not installed"):
         resolve("starter")
@@ -75,8 +75,8 @@ def test_the_alias_of_the_starter_never_asks_the_hub(caches, monkeypatch, tiny):
 def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
     assert locate("microsoft/wavlm-base-plu") is None
     expected = (
-        r"no model 'microsoft/wavlm-base-plu': no such folder, not whole in the Hugging Face cache, "
-        r"the hub was not asked \(HF_HUB_OFFLINE\); did you mean microsoft/wavlm-base-plus\?"
+        r"no model 'microsoft/wavlm-base-plu': no such folder, not complete in the Hugging Face cache, "
+        r"the Hub was not contacted \(HF_HUB_OFFLINE\); did you mean microsoft/wavlm-base-plus\?"
     )
     with pytest.raises(UnknownEncoder, match=expected):
         load_encoder("microsoft/wavlm-base-plu")
@@ -84,7 +84,7 @@ def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./neither"])
 def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(caches, monkeypatch, name):
-    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the Hub was contacted"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UnknownEncoder, match="there is no such folder"):
         load_encoder(name)
@@ -104,7 +104,7 @@ def test_the_wheel_stands_in_for_a_hub_that_cannot_be_reached(caches, monkeypatc
     found = resolve(STARTER_ID)
     assert (found.location, found.folder) == ("wheel", tiny("whisper"))
     assert found.name == resolve("starter").name == resolve(found.name).name == "openai/whisper-tiny.en (starter wheel)"
-    with pytest.raises(UnknownEncoder, match=r"the hub did not give it \(ConnectError\)"):
+    with pytest.raises(UnknownEncoder, match=r"the Hub did not provide it \(ConnectError\)"):
         resolve("openai/whisper-tiny")
 
 
@@ -123,7 +123,7 @@ def test_the_starter_without_wheel_or_network_names_the_extra(caches):
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, tiny):
     assert locate(tmp_path) is None
-    with pytest.raises(UnknownEncoder, match=r"no model folder: it holds no config\.json"):
+    with pytest.raises(UnknownEncoder, match=r"not a model folder: it has no config\.json"):
         load_encoder(tmp_path)
     shutil.copy(tiny("hubert") / "config.json", tmp_path)
     with pytest.raises(UnknownEncoder, match=r"neither model\.safetensors nor pytorch_model\.bin"):
@@ -140,7 +140,7 @@ def test_a_family_without_an_adapter_is_named_with_the_nearest(tmp_path):
 def test_a_config_without_a_family_or_that_is_no_json_is_refused(tmp_path):
     folder = write_tiny_checkpoint("hubert", tmp_path)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(UnknownEncoder, match="names no model_type"):
+    with pytest.raises(UnknownEncoder, match="has no model_type"):
         load_encoder(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(EncoderError, match="not valid JSON"):
@@ -170,7 +170,7 @@ def test_known_models_have_identifiers_of_the_hub():
 
 def test_a_mere_name_is_never_asked_of_the_hub_and_the_starter_is_known(caches, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the Hub was contacted"))
     assert locate("startr") is None
     with pytest.raises(UnknownEncoder, match=r"OWNER/NAME\); did you mean starter\? Known: .*, starter"):
         load_encoder("startr")

@@ -1,4 +1,4 @@
-"""The sole decoder: any file that libsndfile reads becomes mono float32, or a reason why not."""
+"""Audio input and output: any file that libsndfile reads becomes mono float32, or an `AudioError` with the reason."""
 
 import io
 import math
@@ -38,14 +38,14 @@ EXTENSIONS = frozenset(
         ".voc",
     ]
 )
-"""Lower-case file extensions that are taken for audio when a folder is searched."""
+"""Lower-case file extensions that count as audio when a folder is searched."""
 
 
 UNSTATED = 1 << 40
-"""libsndfile gives a larger count of samples than this where a stream does not state its length."""
+"""libsndfile reports more samples than this if a stream does not state its length."""
 
 MPEG_SLACK = 1152
-"""Samples of one MP3 frame: without a Xing header the promised length is an estimate to within a frame."""
+"""Samples of one MP3 frame: without a Xing header the declared length is accurate to one frame."""
 
 BLOCK = 1 << 20
 """Samples read at a time."""
@@ -61,29 +61,28 @@ class Recording(NamedTuple):
 def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Recording:
     """Decode a recording, or a segment of it, at its own rate; channels are averaged to mono.
 
-    Raises `AudioError` with the reason when the file is missing, empty, no audio, cut short, holds
-    NaN or infinity, is silent or too short (`peaks.SILENCE_DBFS`, `SHORTEST_S`), or when the segment
-    reaches beyond its end.
+    Raises `AudioError` with the reason if the file is missing, empty, not audio, truncated, silent or too short
+    (`validation.SILENCE_DBFS`, `SHORTEST_S`), contains NaN or infinity, or if the segment exceeds the recording.
     """
     check_file(path)
     with open_audio(path) as file:
         rate_hz = file.samplerate
-        first, wanted = segment_samples(file, start_s, duration_s)
+        first, samples = segment_samples(file, start_s, duration_s)
         seek_to(file, first)
-        channels = _read(file, wanted)
-        if cut := truncation_message(file, first=first, wanted=wanted, found=len(channels)):
-            raise AudioError(cut)
+        channels = _read(file, samples)
+        if message := truncation_message(file, first=first, expected=samples, decoded=len(channels)):
+            raise AudioError(message)
     wave = to_mono(channels)
-    peaks = SignalCheck()
-    peaks.add(wave, channels)
-    peaks.check(rate_hz)
+    signal = SignalCheck()
+    signal.add(wave, channels)
+    signal.check(rate_hz)
     return Recording(wave, rate_hz)
 
 
-class _Straight(soundfile.SoundFile):
-    """A sound file that is read from one place on; soundfile seeks after every block otherwise.
+class _SequentialFile(soundfile.SoundFile):
+    """A sound file without seeks between blocks; soundfile seeks after every block by default.
 
-    After a seek an MP3 decoder lacks the bits that frames before it lent to the next ones, and its samples are wrong.
+    After a seek, an MP3 decoder lacks the bit reservoir of the preceding frames, and its samples are wrong.
     """
 
     def seekable(self) -> bool:
@@ -92,36 +91,36 @@ class _Straight(soundfile.SoundFile):
 
 @contextmanager
 def open_audio(path: Path) -> Generator[soundfile.SoundFile]:
-    """Open a sound file; what libsndfile has against it becomes an `AudioError`."""
+    """Open a sound file; errors of libsndfile become `AudioError`."""
     try:
-        with _Straight(path) as file:
+        with _SequentialFile(path) as file:
             yield file
-    # soundfile answers a headerless .raw file with TypeError
+    # soundfile raises TypeError for a headerless .raw file
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
 
 
 def segment_samples(file: soundfile.SoundFile, start_s: float, duration_s: float | None) -> tuple[int, int]:
-    """Return the first sample and the number of samples of a segment; raise `AudioError` where it does not lie within.
+    """Return the first sample and the number of samples of a segment.
 
-    A file that does not state its length is refused.
+    Raises `AudioError` if the segment is not within the file, or if the file does not state its length.
     """
     if file.frames > UNSTATED:
-        raise AudioError("states no length (a stream); write it again with an encoder that does")
+        raise AudioError("states no length (a stream); write it again with an encoder that states it")
     return _segment(start_s, duration_s, frames=file.frames, rate_hz=file.samplerate)
 
 
 def seek_to(file: soundfile.SoundFile, sample: int) -> None:
-    """Move to a sample, and not at all where reading begins there anyway."""
+    """Seek to a sample; do nothing for the first, because an MP3 is exact only without seeks."""
     if sample:
         file.seek(sample)
 
 
-def truncation_message(file: soundfile.SoundFile, *, first: int, wanted: int, found: int) -> str:
-    """Say that fewer samples were found than wanted, beyond what an MP3's estimate allows; else nothing."""
-    if found + MPEG_SLACK * (file.format == "MP3") >= wanted:
+def truncation_message(file: soundfile.SoundFile, *, first: int, expected: int, decoded: int) -> str:
+    """Return a message if samples are missing beyond the tolerance of an MP3's estimate; otherwise an empty string."""
+    if decoded + MPEG_SLACK * (file.format == "MP3") >= expected:
         return ""
-    return f"truncated: the header promises {file.frames} samples, {first + found} can be decoded"
+    return f"truncated: the header declares {file.frames} samples, {first + decoded} can be decoded"
 
 
 def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " resampled"]:
@@ -137,7 +136,7 @@ def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int)
 
 
 def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
-    """Decode one row of `Corpus.clips` and bring it to `rate_hz`; raises what `decode` raises, with the clip's name."""
+    """Decode one row of `Corpus.clips` and resample it to `rate_hz`; errors as `decode`, with the clip's path."""
     start_s, duration_s = clip["start_s"], clip["duration_s"]
     if not isinstance(start_s, float) or not isinstance(duration_s, float | None):
         raise AudioError(
@@ -151,7 +150,7 @@ def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float3
 
 
 def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
-    """Decode a whole file, mono, at `rate_hz`; raises what `decode` raises, with the file's name."""
+    """Decode a whole file, mono, at `rate_hz`; errors as `decode`, with the file's path."""
     try:
         sound = decode(Path(path))
     except AudioError as error:
@@ -162,9 +161,8 @@ def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " sampl
 def write_audio(path: Path, wave: Float32[np.ndarray, " samples"], rate_hz: int) -> None:
     """Write a mono WAV of 16-bit integers atomically, without dither: the same wave gives the same bytes.
 
-    Values lie on the grid `i / 32768`, so reading gives the wave back to half a step (`2 ** -16`).
-    Raises `AudioError` for NaN, infinity or a peak above 1 (nothing is clipped in silence) and
-    `StorageFull` when the device has no room.
+    Values are rounded to `i / 32768`, an error of at most half a step (`2 ** -16`). Raises `AudioError` for NaN,
+    infinity or a peak above 1 (nothing is clipped silently) and `StorageFull` if the device is full.
     """
     if path.suffix.lower() != ".wav":
         raise AudioError(f"sound is written as .wav only; got {path.name}")
@@ -179,46 +177,46 @@ def write_audio(path: Path, wave: Float32[np.ndarray, " samples"], rate_hz: int)
 
 
 def check_file(path: Path) -> None:
-    """Raise `AudioError` when a file is not there, cannot be read, is empty, or shorter than its header promises."""
+    """Raise `AudioError` if a file is missing, unreadable, empty, or shorter than its header declares."""
     try:
         size = path.stat().st_size
         if path.is_dir():
             raise AudioError("is a folder, not a file")
         if size == 0:
             raise AudioError("empty file (0 bytes)")
-        promised = declared_bytes(path)
+        declared = declared_bytes(path)
     except FileNotFoundError as error:
         raise AudioError("no such file") from error
     except OSError as error:
         raise AudioError(f"cannot be read ({error.strerror})") from error
-    if promised is not None and promised > size:
-        raise AudioError(f"truncated: the header promises {promised} bytes, the file has {size}")
+    if declared is not None and declared > size:
+        raise AudioError(f"truncated: the header declares {declared} bytes, the file has {size}")
 
 
 def _segment(start_s: float, duration_s: float | None, *, frames: int, rate_hz: int) -> tuple[int, int]:
-    """Return the first sample and the number of samples of a segment; it must lie within the file."""
+    """Return the first sample and the number of samples of a segment; it must be within the file."""
     if not (math.isfinite(start_s) and start_s >= 0.0):
         raise AudioError(f"a segment starts at 0 s or later; got start_s={start_s:g}")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0.0):
         raise AudioError(f"a segment lasts more than 0 s; got duration_s={duration_s:g}")
     first = round(start_s * rate_hz)
-    wanted = frames - first if duration_s is None else round(duration_s * rate_hz)
-    # a file no longer than a segment's rounding is left to the check of the shortest clip
-    if first + wanted > frames + 1 or (first and first >= frames):
+    samples = frames - first if duration_s is None else round(duration_s * rate_hz)
+    # a file shorter than the rounding of a segment fails the check of the shortest clip
+    if first + samples > frames + 1 or (first and first >= frames):
         end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
-        raise AudioError(f"the segment {start_s:g} s to {end} reaches beyond the recording ({frames / rate_hz:g} s)")
-    return first, min(wanted, frames - first)
+        raise AudioError(f"the segment {start_s:g} s to {end} exceeds the recording ({frames / rate_hz:g} s)")
+    return first, min(samples, frames - first)
 
 
-def _read(file: soundfile.SoundFile, wanted: int) -> Float32[np.ndarray, "samples channels"]:
-    """Read at most that many samples, block by block: a false header never makes a huge allocation."""
+def _read(file: soundfile.SoundFile, samples: int) -> Float32[np.ndarray, "samples channels"]:
+    """Read at most `samples` samples in blocks, so that a wrong header causes no huge allocation."""
     blocks: list[np.ndarray] = []
-    while wanted > 0:
-        block = file.read(min(wanted, BLOCK), dtype="float32", always_2d=True)
+    while samples > 0:
+        block = file.read(min(samples, BLOCK), dtype="float32", always_2d=True)
         if not len(block):
             break
         blocks.append(block)
-        wanted -= len(block)
+        samples -= len(block)
     return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), dtype=np.float32)
 
 

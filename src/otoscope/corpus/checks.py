@@ -1,9 +1,7 @@
-"""Decode every clip once before anything is built on it: real length, real rate, digest, or a reason why not.
+"""Checks of a corpus: decode every clip once; find classes with too few clips and recordings in several groups.
 
-What a reader of results should know of a corpus: classes too thin to score, one recording in two groups.
-
-Neither stops a run. A class that train never shows cannot be recognised and one that test never
-shows cannot be scored: averages over classes take the usable ones and say which were left out.
+Decoding gives the actual length and rate and a digest, or the reason why a clip is set aside. The other checks never
+stop a run: a class without clips in train or test cannot be scored, so averages use the other classes and name it.
 """
 
 import os
@@ -24,14 +22,14 @@ from otoscope.errors import AudioError, CorpusError
 
 
 class CheckedClips(NamedTuple):
-    """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, and what was set aside."""
+    """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, and the clips set aside."""
 
     clips: pl.DataFrame
     set_aside: pl.DataFrame
 
 
-class _Fact(NamedTuple):
-    """What decoding one clip showed."""
+class _DecodedClip(NamedTuple):
+    """Result of decoding one clip; `reason` is set if it is unusable."""
 
     clip_id: str
     duration_s: float
@@ -68,16 +66,15 @@ def check_clips(
 ) -> CheckedClips:
     """Decode every listed clip once, in threads; the result does not depend on their number.
 
-    A clip that cannot be used is set aside with its reason. Raises `AudioError` at the first such
-    clip in path order when `strict`; `CorpusError` when more than the share `max_set_aside` of all
-    clips is unusable, or none is left, with the commonest reasons.
+    An unusable clip is set aside with its reason. With `fail_fast`, raises `AudioError` at the first one in path order.
+    Raises `CorpusError` with the most frequent reasons if a larger share than `max_set_aside` is unusable, or all are.
     """
     if fail_fast and not listing.set_aside.is_empty():
         path, reason = listing.set_aside.row(0)
         raise AudioError(f"{path}: {reason}")
     ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
-    facts = _facts(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
-    measured = pl.DataFrame(facts, schema=_FACTS, orient="row")
+    decoded = _decode_all(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
+    measured = pl.DataFrame(decoded, schema=_DECODED_COLUMNS, orient="row")
     merged = pl.concat([ordered.drop("duration_s"), measured], how="horizontal")
     bad = merged.filter(pl.col("reason").is_not_null())
     set_aside = listing.set_aside.vstack(bad.select(path="clip_id", reason="reason")).sort("path", "reason")
@@ -85,7 +82,7 @@ def check_clips(
     return CheckedClips(merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id"), set_aside)
 
 
-_FACTS: dict[str, pl.DataType] = {
+_DECODED_COLUMNS: dict[str, pl.DataType] = {
     "clip_id": pl.String(),
     "duration_s": pl.Float64(),
     "rate_hz": pl.Int64(),
@@ -94,61 +91,61 @@ _FACTS: dict[str, pl.DataType] = {
 }
 
 
-def _facts(
+def _decode_all(
     root: Path, ordered: pl.DataFrame, *, strict: bool, on_progress: ProgressCallback | None, threads: int | None
-) -> list[_Fact]:
+) -> list[_DecodedClip]:
     clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
     files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
-    facts: list[_Fact] = []
+    decoded: list[_DecodedClip] = []
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
-        pending = [pool.submit(_inspect_file, root, of_file) for of_file in files]
-        for future in pending:  # in path order, whichever ends first
+        pending = [pool.submit(_decode_file, root, of_file) for of_file in files]
+        for future in pending:  # in path order, regardless of completion order
             of_file = future.result()
-            facts.extend(of_file)
-            failed = next((fact for fact in of_file if fact.reason), None)
+            decoded.extend(of_file)
+            failed = next((clip for clip in of_file if clip.reason), None)
             if strict and failed is not None:
                 raise AudioError(f"{failed.clip_id}: {failed.reason}")
             if on_progress is not None:
-                on_progress(len(facts), len(clips))
+                on_progress(len(decoded), len(clips))
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest of the corpus
-    return facts
+        pool.shutdown(cancel_futures=True)  # on an interrupt, do not wait for the rest of the corpus
+    return decoded
 
 
-def _inspect_file(root: Path, clips: Sequence[_Clip]) -> list[_Fact]:
+def _decode_file(root: Path, clips: Sequence[_Clip]) -> list[_DecodedClip]:
     """Hash a file once and decode each of its clips."""
     path = root / clips[0].path
     try:
         sha256 = digest(path)
     except OSError:
-        sha256 = ""  # decoding says what is wrong with the file
-    return [_inspect_clip(path, clip, sha256) for clip in clips]
+        sha256 = ""  # decoding reports the reason
+    return [_decode_clip(path, clip, sha256) for clip in clips]
 
 
-def _inspect_clip(path: Path, clip: _Clip, sha256: str) -> _Fact:
+def _decode_clip(path: Path, clip: _Clip, sha256: str) -> _DecodedClip:
     try:
-        found = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s)
+        length = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s)
     except AudioError as error:
-        return _Fact(make_clip_id(*clip), 0.0, 0, sha256, str(error))
-    duration_s = found.samples / found.rate_hz
+        return _DecodedClip(make_clip_id(*clip), 0.0, 0, sha256, str(error))
+    duration_s = length.samples / length.rate_hz
     clip_id = make_clip_id(*clip, end_s=clip.start_s + duration_s)
-    return _Fact(clip_id, duration_s, found.rate_hz, sha256, None)
+    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None)
 
 
 def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:
     share = set_aside.height / total if total else 1.0
     if share <= allowed and set_aside.height < total:
         return
-    # a reason's figures differ from file to file; its opening words are what files share
+    # the numbers in a reason differ between files; the first words are shared
     kinds = Counter(str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"])
-    commonest = "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(3))
+    frequent = "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(3))
     rest = sum(n for _, n in kinds.most_common()[3:])
     others = f"; {rest} x others" if rest else ""
     example = f", such as {set_aside['path'][0]} ({set_aside['reason'][0]})" if set_aside.height else ""
     raise CorpusError(
         f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
-        f" Commonest reasons: {commonest}{others}{example}. Mend or remove them, or raise max_set_aside"
+        f" Most frequent reasons: {frequent}{others}{example}. Repair or remove them, or raise max_set_aside"
     )
 
 
@@ -157,10 +154,10 @@ def _seconds(value: float) -> str:
 
 
 def class_support(clips: pl.DataFrame) -> pl.DataFrame:
-    """Count, for every class of every label, its clips and groups in each split.
+    """Count the clips and groups of every class of every label per split.
 
     Columns: `label, class, clips, groups`, clips in `train, valid, test`, `usable` (clips in train
-    and in test), `reason` (why not, else null). Clips with an unknown label (null) are not counted.
+    and in test), `reason` (null if usable). Clips with an unknown label (null) are not counted.
     Rows are sorted by label and class.
     """
     tables = [_support(clips, column) for column in sorted(clips.columns) if column.startswith("label_")]
@@ -168,10 +165,10 @@ def class_support(clips: pl.DataFrame) -> pl.DataFrame:
 
 
 def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
-    """Find clips with the same sound (bytes of the file and segment) in more than one group.
+    """Return clips with the same audio (file bytes and segment) in more than one group.
 
-    Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: they lie in more than one split, so
-    a result on test knows the answer from train). Rows are sorted by their first clip.
+    Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: in more than one split, so that test clips occur in
+    train). Rows are sorted by their first clip.
     """
     return (
         clips.group_by("digest", "start_s", "duration_s")
@@ -217,5 +214,5 @@ def _support(clips: pl.DataFrame, column: str) -> pl.DataFrame:
         .when(pl.col("test") == 0)
         .then(pl.lit("no clip in test"))
     )
-    judged = counts.with_columns(reason=reason).with_columns(usable=pl.col("reason").is_null())
-    return judged.sort("class").select(*_SUPPORT).cast(pl.Schema(_SUPPORT))
+    support = counts.with_columns(reason=reason).with_columns(usable=pl.col("reason").is_null())
+    return support.sort("class").select(*_SUPPORT).cast(pl.Schema(_SUPPORT))

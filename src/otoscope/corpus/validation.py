@@ -1,6 +1,7 @@
-"""What a sound file's header promises: libsndfile quietly shortens a cut file, this does not.
+"""Validation of audio files: the length that the header declares, and checks of the whole signal.
 
-What makes a clip as a whole unusable: too short, silent, or with samples that are no numbers.
+libsndfile shortens a truncated file silently; the declared length reveals it. A clip is unusable if it is too short,
+silent, or contains NaN or infinity.
 """
 
 import math
@@ -15,28 +16,27 @@ from jaxtyping import Float32
 from otoscope.errors import AudioError
 
 UNKNOWN_SIZE = 0x7FFF_0000
-"""Encoders that write to a pipe put sizes from here up: they did not know the length."""
+"""Encoders that write to a pipe use sizes from this value up, because the length is unknown."""
 
 OGG_PAGE = 65_307
 """Longest page of an Ogg stream in bytes: 27 of header, 255 lengths, 255 x 255 of content (RFC 3533)."""
 
 
 def declared_bytes(path: Path) -> int | None:
-    """Return how long the header says the file is, up to the end of its sound, in bytes.
+    """Return the length of the file up to the end of its audio, in bytes, as declared by the header.
 
-    Knows WAV (RIFF, RIFX, RF64), AIFF, AU, CAF, Wave64 and NIST Sphere, whose headers state the size
-    of the sound, and Ogg by its last page; None for every other format, for a header cut before it
-    says, and for a stream of unstated length.
+    Supports WAV (RIFF, RIFX, RF64), AIFF, AU, CAF, Wave64 and NIST Sphere, whose headers state the size of the audio,
+    and Ogg by its last page. None for other formats, for a truncated header, and for a stream of unstated length.
     """
     with path.open("rb") as file:
         magic = file.read(4)
         match magic:
             case b"RIFF" | b"RF64":
-                return _iff(file, wanted=b"data", order="little")
+                return _iff(file, chunk=b"data", order="little")
             case b"RIFX":
-                return _iff(file, wanted=b"data", order="big")
+                return _iff(file, chunk=b"data", order="big")
             case b"FORM":
-                return _iff(file, wanted=b"SSND", order="big")
+                return _iff(file, chunk=b"SSND", order="big")
             case b".snd":
                 start, size = (int.from_bytes(file.read(4), "big") for _ in range(2))
                 return start + size if 0 < size < UNKNOWN_SIZE else None
@@ -52,17 +52,17 @@ def declared_bytes(path: Path) -> int | None:
                 return None
 
 
-def _iff(file: BinaryIO, *, wanted: bytes, order: Literal["little", "big"]) -> int | None:
-    """Walk chunks of (name, 32-bit size, body padded to even) to the one that holds the sound."""
+def _iff(file: BinaryIO, *, chunk: bytes, order: Literal["little", "big"]) -> int | None:
+    """Find the audio among chunks of (name, 32-bit size, body padded to even)."""
     long_size: int | None = None
     file.seek(12)
     while len(head := file.read(8)) == 8:
         name, size = head[:4], int.from_bytes(head[4:], order)
         body = file.tell()
-        if name == b"ds64":  # RF64 keeps 64-bit sizes here: the whole file's, then the sound's
+        if name == b"ds64":  # RF64 stores 64-bit sizes here: the file, then the audio
             file.seek(body + 8)
             long_size = int.from_bytes(file.read(8), order)
-        if name == wanted:
+        if name == chunk:
             if long_size is not None and size == 0xFFFF_FFFF:
                 return body + long_size
             return body + size if 0 < size < UNKNOWN_SIZE else None
@@ -71,7 +71,7 @@ def _iff(file: BinaryIO, *, wanted: bytes, order: Literal["little", "big"]) -> i
 
 
 def _caf(file: BinaryIO) -> int | None:
-    """Walk chunks of (name, 64-bit size, body); -1 is a stream of unstated length."""
+    """Find the audio among chunks of (name, 64-bit size, body); -1 is a stream of unstated length."""
     file.seek(8)
     while len(head := file.read(12)) == 12:
         size = int.from_bytes(head[4:], "big", signed=True)
@@ -82,7 +82,7 @@ def _caf(file: BinaryIO) -> int | None:
 
 
 def _wave64(file: BinaryIO) -> int | None:
-    """Walk chunks of (16-byte name, 64-bit size that counts its own header, body padded to eight)."""
+    """Find the audio among chunks of (16-byte name, 64-bit size including the header, body padded to eight)."""
     file.seek(40)
     while len(head := file.read(24)) == 24:
         start, size = file.tell() - 24, int.from_bytes(head[16:], "little")
@@ -93,7 +93,7 @@ def _wave64(file: BinaryIO) -> int | None:
 
 
 def _nist(file: BinaryIO) -> int | None:
-    """Multiply the fields of a Sphere header; compressed sound has no size that they tell."""
+    """Return the product of a Sphere header's fields; None for compressed audio, whose size they do not state."""
     file.seek(0)
     text = file.read(1024).decode("ascii", "replace")
     length = re.match(r"NIST_1A\n\s*(\d+)\n", text)
@@ -101,12 +101,12 @@ def _nist(file: BinaryIO) -> int | None:
     channels = re.search(r"^channel_count -i (\d+)", text, re.MULTILINE)
     if length is None or None in counts or "embedded" in text:
         return None
-    samples, width = (int(found[1]) for found in counts if found)
+    samples, width = (int(field[1]) for field in counts if field)
     return int(length[1]) + samples * width * (int(channels[1]) if channels else 1)
 
 
 def _ogg(file: BinaryIO) -> int | None:
-    """Return where the last page that begins in the file would end."""
+    """Return the end of the last page that starts within the file."""
     size = file.seek(0, os.SEEK_END)
     tail_start = max(0, size - OGG_PAGE)
     file.seek(tail_start)
@@ -119,16 +119,16 @@ def _ogg(file: BinaryIO) -> int | None:
 
 
 SILENCE_DBFS = -90.0
-"""A recording whose peak around its mean stays below this holds no sound (about one step of 16 bits)."""
+"""A recording counts as silent if its peak around the mean is below this (about one step of 16 bits)."""
 
 SHORTEST_S = 0.010
-"""A clip shorter than this is refused: no encoder here makes a frame of less."""
+"""Shortest accepted clip; every supported encoder needs more for one frame."""
 
 
 class SignalCheck:
-    """What is asked of a clip's sound as a whole, gathered block by block: its length, its loudest sample, bad samples.
+    """Length, peak and invalid samples of a clip, accumulated block by block.
 
-    A peak is taken around the mean: a constant offset is no sound.
+    The peak is measured around the mean, so a constant offset counts as silence.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class SignalCheck:
         self._low = self._high = self._sum = np.zeros(0)
 
     def add(self, wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"]) -> None:
-        """Take a block: its mono mean, and the channels that it is the mean of."""
+        """Add a block: its mono mean, and the channels."""
         if not len(wave):
             return
         signals = (wave, *channels.T)
@@ -149,10 +149,10 @@ class SignalCheck:
         self._samples += len(wave)
 
     def check(self, rate_hz: int) -> None:
-        """Raise `AudioError` when the clip is too short, holds NaN or infinity, or is silent."""
+        """Raise `AudioError` if the clip is too short, contains NaN or infinity, or is silent."""
         if self._samples < SHORTEST_S * rate_hz:
             raise AudioError(
-                f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are needed"
+                f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are required"
             )
         if self._bad:
             raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")

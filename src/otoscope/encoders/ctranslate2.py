@@ -1,4 +1,4 @@
-"""Read a CTranslate2 Whisper model and spell its weights as Hugging Face does.
+"""Reader of CTranslate2 Whisper models; returns weights under their Hugging Face names.
 
 A `model.bin` (binary version 4 and later, little-endian; OpenNMT CTranslate2, `python/ctranslate2/specs/model_spec.py`)
 is a header (u32 version, string specification, u32 revision), then a u32 count of variables, each a string name,
@@ -28,13 +28,13 @@ EXPECTED_SETTINGS = {
     "decoder/activation": 3,  # GELU by the error function
     "decoder/start_from_zero_embedding": 0,
 }
-"""Scalars of the decoder that an ordinary Whisper has; a model with others is another architecture."""
+"""Scalars of an ordinary Whisper's decoder; other values mean another architecture."""
 
 TIED = {"decoder/projection/weight": "decoder/embeddings/weight"}
 
 
 class CT2Model(NamedTuple):
-    """What a `model.bin` holds; the arrays are views of the bytes they were read from."""
+    """Contents of a `model.bin`; the arrays are views of the bytes."""
 
     specification: str
     variables: Mapping[str, Array]
@@ -43,16 +43,16 @@ class CT2Model(NamedTuple):
 
 @dataclass
 class _Cursor:
-    """A place in the bytes of a `model.bin`."""
+    """A read position in the bytes of a `model.bin`."""
 
     data: memoryview
-    place: int = 0
+    position: int = 0
 
     def take(self, size: int) -> memoryview:
-        if self.place + size > len(self.data):
-            raise EncoderError(f"model.bin ends early: {size} bytes wanted at {self.place} of {len(self.data)}")
-        self.place += size
-        return self.data[self.place - size : self.place]
+        if self.position + size > len(self.data):
+            raise EncoderError(f"model.bin ends early: {size} bytes expected at {self.position} of {len(self.data)}")
+        self.position += size
+        return self.data[self.position - size : self.position]
 
     def number(self, code: str) -> int:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
@@ -62,7 +62,7 @@ class _Cursor:
 
 
 def read_ct2(data: memoryview) -> CT2Model:
-    """Parse the bytes of a `model.bin`; raise `EncoderError` if they are cut short, left over or of another version."""
+    """Parse the bytes of a `model.bin`; raise `EncoderError` if they are truncated, too long or of an unsupported version."""
     cursor = _Cursor(data)
     if (version := cursor.number("I")) < 4:
         raise EncoderError(f"model.bin has binary version {version}; 4 and later are read")
@@ -76,19 +76,19 @@ def read_ct2(data: memoryview) -> CT2Model:
             raise EncoderError(f"variable {name} of model.bin has type {kind}; known: {sorted(TYPES)}")
         variables[name] = np.frombuffer(cursor.take(size), TYPES[kind]).reshape(shape)
     aliases = {cursor.text(): cursor.text() for _ in range(cursor.number("I"))}
-    if cursor.place != len(data):
-        raise EncoderError(f"model.bin has {len(data) - cursor.place} bytes too many")
+    if cursor.position != len(data):
+        raise EncoderError(f"model.bin has {len(data) - cursor.position} bytes too many")
     return CT2Model(specification, variables, aliases)
 
 
 def require_plain_whisper(model: CT2Model) -> None:
-    """Raise `EncoderError` unless a model is an unquantised Whisper with the usual settings and tied embeddings."""
+    """Raise `EncoderError` unless a model is an unquantised Whisper with ordinary settings and tied embeddings."""
     if model.specification != "WhisperSpec":
         raise EncoderError(f"model.bin holds a {model.specification}; only WhisperSpec is read")
-    for name, usual in EXPECTED_SETTINGS.items():
-        found = int(model.variables[name]) if name in model.variables else usual
-        if found != usual:
-            raise EncoderError(f"{name} of model.bin is {found}; an ordinary Whisper has {usual}")
+    for name, expected in EXPECTED_SETTINGS.items():
+        value = int(model.variables[name]) if name in model.variables else expected
+        if value != expected:
+            raise EncoderError(f"{name} of model.bin is {value}; an ordinary Whisper has {expected}")
     if dict(model.aliases) != TIED:
         raise EncoderError("the output projection of model.bin is not tied to its embeddings")
     kinds = {array.dtype.str for array in model.variables.values() if array.ndim}
@@ -97,12 +97,12 @@ def require_plain_whisper(model: CT2Model) -> None:
 
 
 def count_blocks(variables: Mapping[str, Array], side: str) -> int:
-    """Return how many blocks the encoder or decoder has."""
+    """Return the number of blocks of the encoder or decoder."""
     return len({name.split("/")[1] for name in variables if re.match(rf"{side}/layer_\d+/", name)})
 
 
 def _rules(variables: Mapping[str, Array]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """List (name here, name there, projections stacked in it); no projections: weight and bias map one to one."""
+    """Return (CTranslate2 name, Hugging Face name, stacked projections); without projections, names map one to one."""
     rules: list[tuple[str, str, tuple[str, ...]]] = [
         ("encoder/conv1", "model.encoder.conv1", ()),
         ("encoder/conv2", "model.encoder.conv2", ()),
@@ -110,53 +110,52 @@ def _rules(variables: Mapping[str, Array]) -> list[tuple[str, str, tuple[str, ..
     for side in ("encoder", "decoder"):
         rules.append((f"{side}/layer_norm", f"model.{side}.layer_norm", ()))
         for i in range(count_blocks(variables, side)):
-            here, there = f"{side}/layer_{i}", f"model.{side}.layers.{i}"
+            ct2, hf = f"{side}/layer_{i}", f"model.{side}.layers.{i}"
             rules += [
-                (f"{here}/self_attention/layer_norm", f"{there}.self_attn_layer_norm", ()),
-                (f"{here}/self_attention/linear_0", f"{there}.self_attn", ("q_proj", "k_proj", "v_proj")),
-                (f"{here}/self_attention/linear_1", f"{there}.self_attn.out_proj", ()),
-                (f"{here}/ffn/layer_norm", f"{there}.final_layer_norm", ()),
-                (f"{here}/ffn/linear_0", f"{there}.fc1", ()),
-                (f"{here}/ffn/linear_1", f"{there}.fc2", ()),
+                (f"{ct2}/self_attention/layer_norm", f"{hf}.self_attn_layer_norm", ()),
+                (f"{ct2}/self_attention/linear_0", f"{hf}.self_attn", ("q_proj", "k_proj", "v_proj")),
+                (f"{ct2}/self_attention/linear_1", f"{hf}.self_attn.out_proj", ()),
+                (f"{ct2}/ffn/layer_norm", f"{hf}.final_layer_norm", ()),
+                (f"{ct2}/ffn/linear_0", f"{hf}.fc1", ()),
+                (f"{ct2}/ffn/linear_1", f"{hf}.fc2", ()),
             ]
             if side == "decoder":
                 rules += [
-                    (f"{here}/attention/layer_norm", f"{there}.encoder_attn_layer_norm", ()),
-                    (f"{here}/attention/linear_0", f"{there}.encoder_attn", ("q_proj",)),
-                    (f"{here}/attention/linear_1", f"{there}.encoder_attn", ("k_proj", "v_proj")),
-                    (f"{here}/attention/linear_2", f"{there}.encoder_attn.out_proj", ()),
+                    (f"{ct2}/attention/layer_norm", f"{hf}.encoder_attn_layer_norm", ()),
+                    (f"{ct2}/attention/linear_0", f"{hf}.encoder_attn", ("q_proj",)),
+                    (f"{ct2}/attention/linear_1", f"{hf}.encoder_attn", ("k_proj", "v_proj")),
+                    (f"{ct2}/attention/linear_2", f"{hf}.encoder_attn.out_proj", ()),
                 ]
     return rules
 
 
 def huggingface_weights(model: CT2Model) -> dict[str, Array]:
-    """Return the weights under their Hugging Face names, stacked projections taken apart.
+    """Return the weights under their Hugging Face names, with stacked projections split.
 
-    Whisper's key projections have no bias: CTranslate2 stacks zeros in their place, which are checked and
-    left out. Raises `EncoderError` if an array of the model is not used exactly once.
+    Whisper's key projections have no bias: CTranslate2 stacks zeros instead, which are checked and dropped. Raises `EncoderError` if an array of the model is not used exactly once.
     """
-    left = {name: array for name, array in model.variables.items() if array.ndim}  # scalars are settings
+    remaining = {name: array for name, array in model.variables.items() if array.ndim}  # scalars are settings
     named: dict[str, Array] = {
-        "model.decoder.embed_tokens.weight": left.pop("decoder/embeddings/weight"),
-        "model.encoder.embed_positions.weight": left.pop("encoder/position_encodings/encodings"),
-        "model.decoder.embed_positions.weight": left.pop("decoder/position_encodings/encodings"),
+        "model.decoder.embed_tokens.weight": remaining.pop("decoder/embeddings/weight"),
+        "model.encoder.embed_positions.weight": remaining.pop("encoder/position_encodings/encodings"),
+        "model.decoder.embed_positions.weight": remaining.pop("decoder/position_encodings/encodings"),
     }
-    for here, there, projections in _rules(model.variables):
-        scale, shift = ("gamma", "beta") if here.endswith("layer_norm") else ("weight", "bias")
+    for ct2, hf, projections in _rules(model.variables):
+        scale, shift = ("gamma", "beta") if ct2.endswith("layer_norm") else ("weight", "bias")
         try:
-            weight, bias = left.pop(f"{here}/{scale}"), left.pop(f"{here}/{shift}")
+            weight, bias = remaining.pop(f"{ct2}/{scale}"), remaining.pop(f"{ct2}/{shift}")
         except KeyError as error:
             raise EncoderError(f"model.bin lacks {error.args[0]}") from error
         if not projections:
-            named[f"{there}.weight"], named[f"{there}.bias"] = weight, bias
+            named[f"{hf}.weight"], named[f"{hf}.bias"] = weight, bias
             continue
         pieces = zip(projections, np.split(weight, len(projections)), np.split(bias, len(projections)), strict=True)
         for projection, weight_piece, bias_piece in pieces:
-            named[f"{there}.{projection}.weight"] = weight_piece
+            named[f"{hf}.{projection}.weight"] = weight_piece
             if projection != "k_proj":
-                named[f"{there}.{projection}.bias"] = bias_piece
+                named[f"{hf}.{projection}.bias"] = bias_piece
             elif np.any(bias_piece):
-                raise EncoderError(f"the key bias of {here} in model.bin is not zero")
-    if left:
-        raise EncoderError(f"model.bin holds arrays that no Whisper has: {', '.join(sorted(left)[:5])}")
+                raise EncoderError(f"the key bias of {ct2} in model.bin is not zero")
+    if remaining:
+        raise EncoderError(f"model.bin holds arrays that no Whisper has: {', '.join(sorted(remaining)[:5])}")
     return named

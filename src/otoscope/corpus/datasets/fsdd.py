@@ -31,21 +31,21 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
     group_noun: ClassVar[str] = "speaker"
 
     kind: Literal["fsdd"] = "fsdd"
-    root: UserPath = Field(description="folder that holds the recordings")
+    root: UserPath = Field(description="folder of the recordings")
     takes: int | None = Field(default=None, ge=1, description="keep only recordings with an index below this")
     speakers: tuple[str, ...] | None = Field(default=None, description="keep only these speakers")
 
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
-        """List the recordings; files with another kind of name are set aside."""
-        found = find_audio(self.root)
-        matches = {path: NAME.search(path) for path in found.paths}
+        """List the recordings; set aside files with other names."""
+        files = find_audio(self.root)
+        matches = {path: NAME.search(path) for path in files.paths}
         unnamed = set_aside_table(
             (p, "not named {digit}_{speaker}_{index}.wav") for p, match in matches.items() if not match
         )
-        known = {match["speaker"] for match in matches.values() if match}
+        speakers = {match["speaker"] for match in matches.values() if match}
         for speaker in self.speakers or ():
-            if speaker not in known:
-                raise CorpusError(f"no speaker {speaker!r} under {self.root}; {suggest(speaker, known)}")
+            if speaker not in speakers:
+                raise CorpusError(f"no speaker {speaker!r} under {self.root}; {suggest(speaker, speakers)}")
         rows = [
             {"path": path, "group": match["speaker"], "label_digit": match["digit"]}
             for path, match in matches.items()
@@ -53,7 +53,7 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
         ]
         if not rows:
             raise CorpusError(f"no recording named {{digit}}_{{speaker}}_{{index}}.wav is left under {self.root}")
-        return Listing("fsdd", self.root, LICENCE, CITATION, listing_table(rows), found.set_aside.vstack(unnamed))
+        return Listing("fsdd", self.root, LICENCE, CITATION, listing_table(rows), files.set_aside.vstack(unnamed))
 
     def _keeps(self, speaker: str, take: int) -> bool:
         return (self.takes is None or take < self.takes) and (self.speakers is None or speaker in self.speakers)

@@ -1,4 +1,4 @@
-"""A table of recordings: CSV, TSV or Parquet with a `path` column and whatever is known of each clip."""
+"""A table of recordings: CSV, TSV or Parquet with a `path` column, labels and factors."""
 
 import os
 from pathlib import Path
@@ -12,35 +12,33 @@ from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
 
 SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
-"""Other words for a split that a manifest may use."""
+"""Accepted synonyms of split names."""
 
 
 class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Clips named by the rows of a CSV, TSV or Parquet file.
 
-    Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, a group, `split`, and columns
-    that begin with `label_` or `factor_`. Of the other columns those named in `labels` and `factors`
-    are taken; where neither is set, every column of numbers becomes a factor and every other one a label.
+    Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, a group, `split`, and columns that begin with
+    `label_` or `factor_`. `labels` and `factors` name further columns; if neither is set, every numeric column becomes
+    a factor and every other column a label.
     """
 
     kind: Literal["manifest"] = "manifest"
-    table: UserPath = Field(description="CSV, TSV or Parquet file with a row a clip")
+    table: UserPath = Field(description="CSV, TSV or Parquet file with one row per clip")
     root: UserPath | None = Field(
         default=None, description="folder that paths are relative to; the manifest's own folder by default"
     )
     group: str | None = Field(
         default=None,
-        description="column that must stay in one split; `group` where there is one, else each file by itself",
+        description="column whose values stay in one split; default: `group` if it exists, else each file",
     )
-    labels: tuple[str, ...] | None = Field(
-        default=None, description="columns that are labels, even where they are numbers"
-    )
-    factors: tuple[str, ...] | None = Field(default=None, description="columns that are factors: numbers")
+    labels: tuple[str, ...] | None = Field(default=None, description="columns that are labels, even if numeric")
+    factors: tuple[str, ...] | None = Field(default=None, description="columns that are numeric factors")
     licence: str = Field(default="unknown", description="licence of the recordings, carried into the report")
     citation: str = Field(default="", description="how to cite the recordings, carried into the report")
 
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
-        """List the clips of the manifest; missing files are found out when the clips are inspected."""
+        """List the clips of the manifest; missing files are reported when the clips are decoded."""
         table = self._read()
         root = self.root or self.table.parent
         if not root.is_dir():
@@ -55,15 +53,15 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
         )
         if clips["group"].null_count():
             raise CorpusError(f"{self.table.name}: {clips['group'].null_count()} rows have no {group}")
-        known = [*self._labels(table, group), *self._factors(table, group)]
-        clips = clips.with_columns(table.select(known)) if known else clips
+        extra = [*self._labels(table, group), *self._factors(table, group)]
+        clips = clips.with_columns(table.select(extra)) if extra else clips
         return Listing(self.table.stem, root, self.licence, self.citation, clips)
 
     def _read(self) -> pl.DataFrame:
-        """Return the manifest with every column as text, so that a label `01` stays what it is."""
+        """Return the manifest with every column as text, so that a label `01` is unchanged."""
         suffix = self.table.suffix.lower()
         if suffix not in (".csv", ".tsv", ".parquet"):
-            raise CorpusError(f"a manifest is .csv, .tsv or .parquet; got {self.table.name}")
+            raise CorpusError(f"a manifest must be .csv, .tsv or .parquet; got {self.table.name}")
         try:
             if suffix == ".parquet":
                 table = pl.read_parquet(self.table)
@@ -84,19 +82,19 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
             raise CorpusError(f"{self.table.name} has no column {name!r}; {suggest(name, table.columns)}")
         return name
 
-    def _free(self, table: pl.DataFrame, group: str) -> list[str]:
-        """Return columns with no meaning of their own that hold anything."""
-        taken = {*LISTING_COLUMNS, "end_s", group}
+    def _other_columns(self, table: pl.DataFrame, group: str) -> list[str]:
+        """Return non-empty columns without a predefined meaning."""
+        reserved = {*LISTING_COLUMNS, "end_s", group}
         return [
             c
             for c in table.columns
-            if c not in taken and not c.startswith(("label_", "factor_")) and table[c].null_count() < table.height
+            if c not in reserved and not c.startswith(("label_", "factor_")) and table[c].null_count() < table.height
         ]
 
     def _labels(self, table: pl.DataFrame, group: str) -> list[pl.Expr]:
         named = [self._column(table, name) for name in self.labels or ()]
         if self.labels is None and self.factors is None:
-            named = [c for c in self._free(table, group) if not _is_numeric(table[c])]
+            named = [c for c in self._other_columns(table, group) if not _is_numeric(table[c])]
         prefixed = [c.removeprefix("label_") for c in table.columns if c.startswith("label_")]
         both = {name: name for name in named} | {name: f"label_{name}" for name in prefixed}
         return [pl.col(column).alias(f"label_{name}") for name, column in both.items()]
@@ -104,7 +102,7 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
     def _factors(self, table: pl.DataFrame, group: str) -> list[pl.Expr]:
         named = [self._column(table, name) for name in self.factors or ()]
         if self.labels is None and self.factors is None:
-            named = [c for c in self._free(table, group) if _is_numeric(table[c])]
+            named = [c for c in self._other_columns(table, group) if _is_numeric(table[c])]
         prefixed = [c.removeprefix("factor_") for c in table.columns if c.startswith("factor_")]
         both = {name: name for name in named} | {name: f"factor_{name}" for name in prefixed}
         return [_numbers(table, column).alias(f"factor_{name}") for name, column in both.items()]
@@ -140,9 +138,9 @@ def _split(table: pl.DataFrame) -> pl.Expr:
 
 
 def _relative(path: str, root: Path) -> str:
-    """Return a path relative to root with forward slashes; one outside root is refused."""
+    """Return a path relative to root with forward slashes; raise `CorpusError` if it is outside root."""
     relative = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
     relative = relative.replace(os.sep, "/")
     if relative.startswith("../") or relative == "..":
-        raise CorpusError(f"{path} lies outside the root {root}; set `root` to a folder that holds every recording")
+        raise CorpusError(f"{path} is outside the root {root}; set `root` to a folder that contains every recording")
     return relative

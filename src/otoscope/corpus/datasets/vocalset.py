@@ -1,4 +1,4 @@
-"""VocalSet: twenty professional singers, seventeen techniques, five vowels, with their irregular file names."""
+"""VocalSet: twenty professional singers, seventeen techniques, five vowels, and irregular file names."""
 
 import re
 from collections.abc import Iterable
@@ -39,15 +39,15 @@ TECHNIQUES = (
 """The ten techniques that the literature classifies (Wilkins et al. 2018)."""
 
 DYNAMICS = ("fast_forte", "fast_piano", "forte", "messa", "pp", "slow_forte", "slow_piano")
-"""The other seven: tempo and loudness rather than technique."""
+"""The other seven: tempo and loudness, not technique."""
 
 CONTEXTS = ("arpeggios", "excerpts", "long_tones", "scales")
 VOWELS = ("a", "e", "i", "o", "u")
 ENDINGS = (*VOWELS, "c", "f", "spoken")
-"""Last words of a name that the paper's filter lets through; c and f are keys (C and F major), not vowels."""
+"""Last words of a name that pass the paper's filter; c and f are keys (C and F major), not vowels."""
 
 TEST_SINGERS = ("female2", "female8", "male3", "male5", "male10")
-"""Singers of the published test split; the other fifteen train."""
+"""Singers of the published test split; the other fifteen are the training split."""
 
 ALIASES = {"vibrado": "vibrato", "liptrill": "lip_trill", "vocalfry": "vocal_fry", "sow_forte": "slow_forte"}
 """Spellings on disk that differ from the technique's name."""
@@ -63,17 +63,17 @@ CONTEXT_WORDS = {
     "caro": "excerpts",
     "dona": "excerpts",
 }
-"""Folders and words of a name that tell the exercise; row, caro and dona are the three excerpts."""
+"""Folder names and words of a name that identify the exercise; row, caro and dona are the three excerpts."""
 
 TREES = ("FULL", "data_by_singer", "data_by_technique", "data_by_vowel")
 """Folders of the published archive, each with every recording; the first that exists is read."""
 
 
 class VocalSetName(NamedTuple):
-    """What a path of VocalSet tells.
+    """Fields of a VocalSet path.
 
-    `vowel` is None for excerpts and for the few names without one; `ending` is the last word of the
-    name, which the paper filters on.
+    `vowel` is None for excerpts and for the few names without one; `ending` is the last word of the name, which the
+    paper filters on.
     """
 
     singer: str
@@ -85,9 +85,9 @@ class VocalSetName(NamedTuple):
 
 
 def parse_name(relative_path: str) -> VocalSetName | None:
-    """Read singer, technique, exercise and vowel off a path; None when it names no singer or no technique.
+    """Return the singer, technique, exercise and vowel of a path; None without a singer or a technique.
 
-    Folders win over the file's own name, which may lack the singer or carry another's
+    Folders take precedence over the file name, which may lack the singer or name a different one
     (`male8/excerpts/vibrato/m9_caro_vibrato.wav` is sung by male8).
 
     >>> parse_name("female1/arpeggios/belt/f1_arpeggios_belt_c_a.wav")
@@ -117,11 +117,11 @@ class VocalSetCorpus(CorpusSpec, frozen=True, extra="forbid"):
     techniques: tuple[str, ...] = Field(default=TECHNIQUES, description="keep only these techniques")
     vowels: tuple[str, ...] | None = Field(
         default=None,
-        description="keep only names that end in these; the paper's filter is a e i o u c f spoken. None keeps all",
+        description="keep only names that end in these; the paper's filter is a e i o u c f spoken. Default: all",
     )
     split: Literal["published", "by_group"] = Field(
         default="published",
-        description="published: five given test singers, the others train; by_group: dealt like any corpus",
+        description="published: the five published test singers, the others train; by_group: as in any corpus",
     )
 
     @field_validator("techniques")
@@ -135,20 +135,20 @@ class VocalSetCorpus(CorpusSpec, frozen=True, extra="forbid"):
         return None if names is None else _known(names, ENDINGS, "vowel")
 
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
-        """List the recordings that the filters keep; paths that name no singer or technique are set aside."""
+        """List the recordings that pass the filters; set aside paths without a singer or technique."""
         root = next((self.root / tree for tree in TREES if (self.root / tree).is_dir()), self.root)
-        found = find_audio(root)
-        names = {path: parse_name(path) for path in found.paths}
+        files = find_audio(root)
+        names = {path: parse_name(path) for path in files.paths}
         unnamed = set_aside_table(
             (p, "its path names no singer or no technique of VocalSet") for p, n in names.items() if not n
         )
         rows = [self._row(path, name) for path, name in names.items() if name and self._keeps(name)]
         if not rows:
             raise CorpusError(
-                f"none of {len(names)} recordings under {root} is left: {unnamed.height} name no singer or technique,"
-                " the filters `techniques` and `vowels` drop the others"
+                f"none of {len(names)} recordings under {root} passes the filters: {unnamed.height} name no singer or"
+                " technique, `techniques` and `vowels` exclude the others"
             )
-        return Listing("vocalset", root, LICENCE, CITATION, listing_table(rows), found.set_aside.vstack(unnamed))
+        return Listing("vocalset", root, LICENCE, CITATION, listing_table(rows), files.set_aside.vstack(unnamed))
 
     def _keeps(self, name: VocalSetName) -> bool:
         return name.technique in self.techniques and (self.vowels is None or name.ending in self.vowels)
@@ -167,7 +167,7 @@ class VocalSetCorpus(CorpusSpec, frozen=True, extra="forbid"):
 
 
 def _plain(part: str) -> str:
-    """Lower case, with one underscore for each run of blanks, hyphens and underscores."""
+    """Return lower case with one underscore per run of blanks, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "_", part.strip()).strip("_").lower()
 
 
@@ -179,15 +179,15 @@ def _singer(part: str) -> str | None:
 
 
 def _technique(part: str) -> str | None:
-    """Find the longest technique that stands in a folder or name as whole words."""
+    """Return the longest technique that occurs in a folder or file name as whole words."""
     for spelling in sorted((*TECHNIQUES, *DYNAMICS, *ALIASES), key=len, reverse=True):
         if f"_{spelling}_" in f"_{part}_":
             return ALIASES.get(spelling, spelling)
     return None
 
 
-def _first(found: Iterable[str | None]) -> str | None:
-    return next((value for value in found if value is not None), None)
+def _first(values: Iterable[str | None]) -> str | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _known(names: tuple[str, ...], allowed: tuple[str, ...], what: str) -> tuple[str, ...]:

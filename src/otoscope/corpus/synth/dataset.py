@@ -1,7 +1,4 @@
-"""A sung corpus as settings: who sings what, how often and how long.
-
-Sing a whole corpus into a folder: in threads, skipping what is already there.
-"""
+"""Corpus of synthesised singing: its settings, and rendering into a folder in threads."""
 
 import os
 from collections.abc import Sequence
@@ -23,14 +20,14 @@ from otoscope.corpus.synth.vocal_tract import VOWELS
 from otoscope.errors import CorpusError, suggest
 
 SOUND_VERSION = 1
-"""Raised whenever the same settings would sound different: sung files are kept by it."""
+"""Incremented when the same settings give different samples; part of the cache key of rendered files."""
 
 LICENCE = "CC0 1.0 (made by otoscope's singing synthesiser)"
 CITATION = "otoscope's built-in source-filter singing synthesiser"
 
 
 class ClipTask(NamedTuple):
-    """One clip to sing. `path` is where VocalSet would keep it."""
+    """One clip to synthesise; `path` follows VocalSet's layout."""
 
     who: Singer
     technique: str
@@ -43,31 +40,31 @@ class ClipTask(NamedTuple):
 class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """Singing with known factors: `takes` clips of each technique by each singer.
 
-    Labels are technique, vowel, context and gender, as in VocalSet; the group is the singer. In spoken clips
-    the vowel is that of every second syllable. Takes walk through vowels and patterns, so that five takes
-    hold each vowel once.
+    Labels are technique, vowel, context and gender, as in VocalSet; the group is the singer. In spoken clips the vowel
+    is that of every second syllable. Takes cycle through vowels and patterns, so that five takes contain each vowel
+    once.
     """
 
     group_noun: ClassVar[str] = "singer"
 
     kind: Literal["synth"] = "synth"
-    singers: int = Field(default=12, ge=1, le=200, description="how many singers, women and men in turn")
+    singers: int = Field(default=12, ge=1, le=200, description="number of singers, alternating women and men")
     takes: int = Field(default=5, ge=1, le=1000, description="clips of each technique by each singer")
     duration_s: float = Field(default=2.0, ge=0.3, le=600.0, description="length of every clip")
     rate_hz: int = Field(default=16_000, ge=8_000, le=96_000, description="sample rate of the files")
-    seed: int = Field(default=0, ge=0, description="draws the singers and everything they do")
+    seed: int = Field(default=0, ge=0, description="seed of the singers and of all their clips")
     techniques: tuple[str, ...] = Field(default=tuple(TECHNIQUES), description="techniques to sing")
     vowels: tuple[str, ...] = Field(default=tuple(VOWELS), description="vowels to sing on")
     patterns: tuple[str, ...] = Field(default=tuple(PATTERNS), description="note patterns to sing")
 
     @field_validator("techniques", "vowels", "patterns")
     @classmethod
-    def _known(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
+    def _check_names(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
         field = str(getattr(info, "field_name", ""))
-        known = {"techniques": TECHNIQUES, "vowels": VOWELS, "patterns": PATTERNS}[field]
+        allowed = {"techniques": TECHNIQUES, "vowels": VOWELS, "patterns": PATTERNS}[field]
         for name in names:
-            if name not in known:
-                raise ValueError(f"no such name {name!r}; {suggest(name, known)}")
+            if name not in allowed:
+                raise ValueError(f"no such name {name!r}; {suggest(name, allowed)}")
         if not names or len(set(names)) < len(names):
             raise ValueError("name at least one, and none twice")
         return names
@@ -78,11 +75,11 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
         return fingerprint(SOUND_VERSION, self.model_dump(mode="json"))
 
     def tasks(self) -> list[ClipTask]:
-        """Return every clip that is to be sung, sorted by path."""
-        voices = draw_singers(self.singers, seed=self.seed)
+        """Return every clip to synthesise, sorted by path."""
+        singers = draw_singers(self.singers, seed=self.seed)
         tasks = [
             self._task(who, technique, start=s + t, take=take)
-            for s, who in enumerate(voices)
+            for s, who in enumerate(singers)
             for t, technique in enumerate(self.techniques)
             for take in range(self.takes)
         ]
@@ -91,9 +88,9 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     def listing(
         self, cache: Path, *, on_progress: ProgressCallback | None = None, threads: int | None = None
     ) -> Listing:
-        """Sing what is not there yet into `cache/synth-FINGERPRINT` and list it.
+        """Render missing clips into `cache/synth-FINGERPRINT` and list the corpus.
 
-        Beside the WAV files lie `truth.parquet` (path, time_s, f0_hz with 0 for no voice, loudness_db) and a card.
+        The folder also contains `truth.parquet` (path, time_s, f0_hz with 0 where unvoiced, loudness_db) and a card.
         """
         root = cache / f"synth-{self.fingerprint}"
         clips = render_corpus(self, root, on_progress=on_progress, threads=threads)
@@ -101,20 +98,20 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
 
     def _task(self, who: Singer, technique: str, *, start: int, take: int) -> ClipTask:
         vowels, patterns = self.vowels, self.patterns
-        lap, step = divmod(take, len(vowels) * len(patterns))
-        # vowel and pattern advance together; the extra step per lap of vowels keeps pairs distinct
-        # when their numbers share a divisor
+        cycle, step = divmod(take, len(vowels) * len(patterns))
+        # vowel and pattern advance together; the extra step per cycle of vowels keeps pairs distinct
+        # if their numbers share a divisor
         vowel = vowels[(start + step) % len(vowels)]
         shift = step // len(vowels) if len(vowels) % len(patterns) == 0 else 0
         pattern = patterns[(start + step + shift) % len(patterns)]
         pattern = SPEECH if technique == "spoken" else pattern
-        number = take if technique == "spoken" else lap
+        number = take if technique == "spoken" else cycle
         path = f"{who.name}/{pattern}/{technique}/{file_name(who, technique, vowel, pattern, number=number)}"
         return ClipTask(who, technique, vowel, pattern, self.seed * 1_000_003 + take, path)
 
 
 def file_name(who: Singer, technique: str, vowel: str, pattern: str, *, number: int) -> str:
-    """Name a clip as VocalSet does: `f1_long_vibrato_a.wav`, a second one `f1_long_vibrato_2_a.wav`."""
+    """Return a file name in VocalSet's style: `f1_long_vibrato_a.wav`, for a second take `f1_long_vibrato_2_a.wav`."""
     exercise = {"long_tones": "long", SPEECH: "row"}.get(pattern, pattern)
     ending = "spoken" if pattern == SPEECH else f"{technique}_{vowel}"
     if number:
@@ -123,11 +120,11 @@ def file_name(who: Singer, technique: str, vowel: str, pattern: str, *, number: 
 
 
 CARD, CLIPS, TRUTH = "synth.json", "clips.parquet", "truth.parquet"
-BEGUN = ".synth.json"
-"""Says whose a folder is while it is sung into, so that a song that was cut off can go on."""
+IN_PROGRESS = ".synth.json"
+"""Marks the settings of an unfinished folder, so that an interrupted run can resume."""
 
 
-class _Sung(NamedTuple):
+class _RenderedClip(NamedTuple):
     row: dict[str, object]
     truth: pl.DataFrame
 
@@ -135,76 +132,76 @@ class _Sung(NamedTuple):
 def render_corpus(
     spec: SynthCorpus, root: Path, *, on_progress: ProgressCallback | None = None, threads: int | None = None
 ) -> pl.DataFrame:
-    """Sing every clip of `spec` under `root`; return the listing's table.
+    """Render every clip of `spec` under `root`; return the listing's table.
 
-    The card is written last: with it in place only missing WAV files are sung again, without it (a run that
-    was cut off) all are sung and the missing ones written. Files never differ between the two, nor with `threads`.
+    The card is written last. If it exists, only missing WAV files are synthesised; otherwise (an interrupted run) all
+    clips are synthesised and missing files written. The files are the same either way, and for any `threads`.
     """
     tasks = spec.tasks()
-    whole = _is_whole(spec, root)
-    due = [task for task in tasks if not (root / task.path).is_file()] if whole else tasks
-    if not whole:
-        write_json(root / BEGUN, {"fingerprint": spec.fingerprint})
-    sung = _sing_in_threads(due, spec, root, on_progress=on_progress, threads=threads)
-    if whole:
+    complete = _is_complete(spec, root)
+    pending = [task for task in tasks if not (root / task.path).is_file()] if complete else tasks
+    if not complete:
+        write_json(root / IN_PROGRESS, {"fingerprint": spec.fingerprint})
+    rendered = _render_in_threads(pending, spec, root, on_progress=on_progress, threads=threads)
+    if complete:
         return read_table(root / CLIPS)
-    clips = listing_table([one.row for one in sung])
-    write_table(root / TRUTH, pl.concat([one.truth for one in sung]))
+    clips = listing_table([clip.row for clip in rendered])
+    write_table(root / TRUTH, pl.concat([clip.truth for clip in rendered]))
     write_table(root / CLIPS, clips)
     card = {"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json"), "clips": clips.height}
     write_json(root / CARD, {**card, "environment": environment()})
-    (root / BEGUN).unlink(missing_ok=True)
+    (root / IN_PROGRESS).unlink(missing_ok=True)
     return clips
 
 
 def check_output_folder(spec: SynthCorpus, root: Path) -> None:
-    """Raise `CorpusError` unless `spec` may be sung into a folder: a new or an empty one, or one that it was sung into.
+    """Raise `CorpusError` unless a folder is new, empty, or was rendered from the same `spec`.
 
-    Among other recordings sung ones would be taken for theirs; among those of other settings, old sound for new.
+    Other recordings would be mixed with synthesised ones, and clips of other settings would be reused.
     """
     if root.exists() and not root.is_dir():
-        raise CorpusError(f"{root} is a file; name a new folder to sing into")
-    for name in (CARD, BEGUN):
+        raise CorpusError(f"{root} is a file; name a new folder")
+    for name in (CARD, IN_PROGRESS):
         if (root / name).is_file():
             if read_json(root / name)["fingerprint"] == spec.fingerprint:
                 return
-            raise CorpusError(f"{root} holds a corpus sung with other settings; name a new or an empty folder")
+            raise CorpusError(f"{root} holds a corpus with other settings; name a new or an empty folder")
     others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
     if others:
-        some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise CorpusError(f"{root} holds what synth did not write ({some}); name a new or an empty folder")
+        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise CorpusError(f"{root} holds files that synth did not write ({names}); name a new or an empty folder")
 
 
-def _is_whole(spec: SynthCorpus, root: Path) -> bool:
+def _is_complete(spec: SynthCorpus, root: Path) -> bool:
     if not all((root / name).is_file() for name in (CARD, CLIPS, TRUTH)):
         return False
     return read_json(root / CARD)["fingerprint"] == spec.fingerprint
 
 
-def _sing_in_threads(
+def _render_in_threads(
     tasks: Sequence[ClipTask],
     spec: SynthCorpus,
     root: Path,
     *,
     on_progress: ProgressCallback | None,
     threads: int | None,
-) -> list[_Sung]:
-    sung: list[_Sung] = []
+) -> list[_RenderedClip]:
+    rendered: list[_RenderedClip] = []
 
-    def one_task(task: ClipTask) -> _Sung:
-        return _sing_one(task, spec, root)
+    def render(task: ClipTask) -> _RenderedClip:
+        return _render_one(task, spec, root)
 
-    # the kernels, the FFT and the random numbers release the interpreter's lock
+    # the kernels, the FFT and the random number generator release the GIL
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for done, one in enumerate(pool.map(one_task, tasks), start=1):
-            sung.append(one)
+        for done, clip in enumerate(pool.map(render, tasks), start=1):
+            rendered.append(clip)
             if on_progress is not None:
                 on_progress(done, len(tasks))
-    return sung
+    return rendered
 
 
 def render_task(task: ClipTask, spec: SynthCorpus) -> SynthClip:
-    """Sing one clip of a corpus."""
+    """Synthesise one clip of a corpus."""
     return synthesise(
         task.who,
         task.technique,
@@ -216,7 +213,7 @@ def render_task(task: ClipTask, spec: SynthCorpus) -> SynthClip:
     )
 
 
-def _sing_one(task: ClipTask, spec: SynthCorpus, root: Path) -> _Sung:
+def _render_one(task: ClipTask, spec: SynthCorpus, root: Path) -> _RenderedClip:
     clip = render_task(task, spec)
     path = root / task.path
     if not path.is_file():
@@ -238,4 +235,4 @@ def _sing_one(task: ClipTask, spec: SynthCorpus, root: Path) -> _Sung:
             "loudness_db": clip.loudness_db,
         }
     )
-    return _Sung(row, truth)
+    return _RenderedClip(row, truth)

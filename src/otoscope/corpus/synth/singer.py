@@ -1,7 +1,4 @@
-"""Who sings: a throat drawn from a seed.
-
-How it is sung: the settings of one clip, all of them known factors.
-"""
+"""Singers drawn from a seed, and the voice settings of one clip, which are known factors."""
 
 import re
 import zlib
@@ -16,12 +13,12 @@ NAME = re.compile(r"(female|male)([1-9]\d*)")
 
 @dataclass(frozen=True)
 class Singer:
-    """A voice that stays the same from clip to clip.
+    """Constant properties of a singer.
 
     `tonic_low_hz..tonic_high_hz` bound the note that a pattern starts from; `jitter` is a share of the
     period, `rd` the shape of the glottal pulse (Fant 1995: 0.4 pressed, 1 modal, 2.7 breathy), `tilt` a slope
-    added to the pulse's own, `ring_db` the singer's formant near 3 kHz. `wobble_semitones` is the vibrato
-    that creeps into notes that should have none; `skill` (0..1) how far a technique is carried out.
+    added to the pulse's own, `ring_db` the singer's formant near 3 kHz. `wobble_semitones` is the
+    unintended vibrato of straight notes; `skill` (0..1) the degree to which techniques are carried out.
     """
 
     name: str
@@ -45,12 +42,12 @@ class Singer:
 
     @property
     def code(self) -> str:
-        """The short name that VocalSet's files begin with, such as `f1`."""
+        """Prefix of VocalSet's file names, such as `f1`."""
         return self.name[0] + self.name.removeprefix(self.gender)
 
 
 def draw_singer(name: str, *, seed: int = 0) -> Singer:
-    """Draw the singer of this name (`female1`, `male3`, ...); the same name and seed give the same voice.
+    """Return the singer of this name (`female1`, `male3`, ...); the same name and seed give the same voice.
 
     Tract lengths follow Goldstein (1980): about 14.5 cm for women, 17 cm for men.
 
@@ -59,7 +56,7 @@ def draw_singer(name: str, *, seed: int = 0) -> Singer:
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise ConfigError(f"singer name {name!r} is not understood; use female1, female2, ... or male1, male2, ...")
+        raise ConfigError(f"invalid singer name {name!r}; use female1, female2, ... or male1, male2, ...")
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     female = match[1] == "female"
     voice = rng.normal(0.0, 1.0)  # high, light voices go with short tracts
@@ -87,7 +84,7 @@ def draw_singer(name: str, *, seed: int = 0) -> Singer:
 
 
 def draw_singers(count: int, *, seed: int = 0) -> list[Singer]:
-    """Return `count` singers, women and men in turn: female1, male1, female2, ...
+    """Return `count` singers, alternating women and men: female1, male1, female2, ...
 
     >>> [s.name for s in draw_singers(3)]
     ['female1', 'male1', 'female2']
@@ -99,12 +96,12 @@ def draw_singers(count: int, *, seed: int = 0) -> list[Singer]:
 class Voice:
     """Settings of larynx and tract for one clip; a technique is a change of them.
 
-    Rates are 0 where the motion is absent. `aspiration_db` is the level of the breath noise against the
-    tone, both as they leave the mouth. `pulse_*` is the opening and closing of a trillo, `lip_*` that of the lips;
-    depths are shares of the amplitude, 0..1. `open_share` is the part of a period that a pulse takes,
-    `melody_share` how much of the score's intervals is sung.
-    `formant_shift` scales all formants, `jaw` F1 alone. `unsteady` is the share of time without voice.
-    `instability_semitones` is slow random motion of the pitch.
+    Rates are 0 without the modulation. `aspiration_db` is the level of the breath noise relative to the tone, both at
+    the mouth. `pulse_*` is the opening and closing of the glottis in a trillo, `lip_*` that of the lips; depths are
+    shares of the amplitude, 0..1. `open_share` is the part of a period that a pulse takes, `melody_share` scales the
+    intervals of the score.
+    `formant_shift` scales all formants, `jaw` F1 alone. `unsteady` is the share of unvoiced time.
+    `instability_semitones` is slow random variation of the pitch.
     """
 
     tonic_hz: float

@@ -1,12 +1,9 @@
-"""The glottal source: Liljencrants-Fant pulses with jitter, shimmer and subharmonics.
-
-What enters the tract: pulses with their slope, and breath, at the rate of the clip.
-"""
+"""The glottal source: Liljencrants-Fant pulses with jitter, shimmer and subharmonics, and breath noise."""
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -14,15 +11,13 @@ from numba import njit
 from scipy.optimize import root_scalar
 from scipy.signal import lfilter
 
-from otoscope.corpus.synth.melody import CONTROL_RATE_HZ
+from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, FloatArray
 from otoscope.corpus.synth.singer import Singer, Voice
 from otoscope.corpus.synth.trajectories import Trajectories
 from otoscope.corpus.synth.vocal_tract import low_gain, tilt_gain
 
-Track = np.ndarray[Any, np.dtype[np.float64]]
-
 RD_RANGE = (0.35, 2.7)
-"""Values of Rd that Fant's regressions describe: pressed to breathy."""
+"""Range of Rd that Fant's regressions cover: pressed to breathy."""
 
 LF_ENTRIES = 96
 LF_COLUMNS = 5
@@ -31,8 +26,8 @@ LF_COLUMNS = 5
 class LFShape(NamedTuple):
     """One period of the LF model on the unit interval: instants and growth rates.
 
-    `peak` is where the flow is largest, `closure` where its derivative is most negative,
-    `growth` and `decay` the exponents of the open and of the return phase, `return_s` its time constant.
+    `peak` is the instant of the largest flow, `closure` that of its most negative derivative; `growth` and `decay` are
+    the exponents of the open and the return phase, `return_s` is the time constant of the return phase.
     """
 
     peak: float
@@ -45,7 +40,7 @@ class LFShape(NamedTuple):
 def lf_shape(rd: float) -> LFShape:
     """Solve the LF model for one Rd (Fant 1995, "The LF-model revisited", STL-QPSR 36(2-3), equations 2-5).
 
-    `growth` is where the net flow of the period is zero, `decay` where the return phase meets zero at its end.
+    `growth` makes the net flow of the period zero, `decay` makes the return phase end at zero.
     """
     return_s = (-1.0 + 4.8 * rd) / 100.0
     skew = (22.4 + 11.8 * rd) / 100.0
@@ -73,17 +68,17 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 @lru_cache(maxsize=1)
-def lf_table() -> Track:
+def lf_table() -> FloatArray:
     """Return the LF shapes of `LF_ENTRIES` evenly spaced Rd, shape [LF_ENTRIES, LF_COLUMNS]."""
     return np.array([lf_shape(rd) for rd in np.linspace(*RD_RANGE, LF_ENTRIES)])
 
 
 class GlottalSource(NamedTuple):
-    """What the glottis gives: pulses [oversampled samples], openness 0..1 and the pulse instants in seconds."""
+    """Glottal pulses [oversampled samples], openness 0..1 and the pulse instants in seconds."""
 
-    pulses: Track
-    openness: Track
-    instants_s: Track
+    pulses: FloatArray
+    openness: FloatArray
+    instants_s: FloatArray
 
 
 def glottal_source(
@@ -99,12 +94,12 @@ def glottal_source(
     open_share: float,
     rng: np.random.Generator,
 ) -> GlottalSource:
-    """Pulse the glottis along control tracks; the result is the derivative of the flow, peak -1 at gain 1.
+    """Synthesise glottal pulses from control signals: the derivative of the flow, peak -1 at gain 1.
 
     `jitter` is the mean absolute difference of neighbouring periods over their mean, `shimmer_db` the mean
     absolute difference of neighbouring peaks in dB. For independent Gaussian deviations of spread `s` that
-    mean is `2 s / sqrt(pi)`. `subharmonics` (0..1) weakens and delays every second pulse. `open_share` squeezes
-    the pulse into a part of its period, as in fry. Where `f0_hz` is 0 the glottis rests.
+    mean is `2 s / sqrt(pi)`. `subharmonics` (0..1) weakens and delays every second pulse. `open_share` compresses
+    the pulse into a part of its period, as in fry. There are no pulses where `f0_hz` is 0.
     """
     spread = math.sqrt(math.pi) / 2.0
     ceiling = int(len(f0_hz) / tick_hz * max(float(f0_hz.max(initial=0.0)), 1.0) * 1.6) + 16
@@ -120,14 +115,14 @@ def glottal_source(
 
 @njit(cache=True, nogil=True)
 def _pulse(
-    pulses: Track,
-    openness: Track,
-    instants: Track,
-    f0_hz: Track,
-    gain: Track,
-    rd: Track,
-    deviations: Track,
-    table: Track,
+    pulses: FloatArray,
+    openness: FloatArray,
+    instants: FloatArray,
+    f0_hz: FloatArray,
+    gain: FloatArray,
+    rd: FloatArray,
+    deviations: FloatArray,
+    table: FloatArray,
     tick_hz: float,
     rate_hz: float,
     subharmonics: float,
@@ -142,7 +137,7 @@ def _pulse(
             time_s += 1.0 / tick_hz
             continue
         odd = count % 2
-        # every second pulse comes late and weak: energy at half the pitch
+        # every second pulse is late and weak: energy at half the pitch
         period_s = (1.0 + deviations[count, 0] + 0.1 * subharmonics * (1 - 2 * odd)) / f0_hz[tick]
         peak = gain[tick] * math.exp(deviations[count, 1]) * (1.0 - 0.7 * subharmonics * odd)
         place = (min(max(rd[tick], low), high) - low) / (high - low) * (len(table) - 1)
@@ -176,16 +171,16 @@ def _pulse(
 OVERSAMPLED_HZ = 64_000
 
 BREATH_EDGE_HZ = 1_000.0
-"""About this lies most of the breath noise: it rises by 6 dB per octave below, falls by 12 above."""
+"""Centre of the breath noise: it rises by 6 dB per octave below and falls by 12 above."""
 
 
 def oversampling(rate_hz: int) -> int:
-    """Return how many times faster than `rate_hz` the pulses are drawn, so that their overtones do not fold."""
+    """Return the oversampling factor of the pulses at which their overtones do not alias."""
     return max(math.ceil(OVERSAMPLED_HZ / rate_hz), 2)
 
 
 def glottal_pulses(voice: Voice, tracks: Trajectories, *, rate_hz: float, rng: np.random.Generator) -> GlottalSource:
-    """Pulse the glottis; on the air that comes in, the pulse runs backwards."""
+    """Synthesise the pulses of a voice; ingressive voice has time-reversed pulses."""
     step = -1 if voice.ingressive else 1
     source = glottal_source(
         f0_hz=np.ascontiguousarray(np.where(tracks.gain > 0.0, tracks.f0_hz, 0.0)[::step]),
@@ -202,11 +197,11 @@ def glottal_pulses(voice: Voice, tracks: Trajectories, *, rate_hz: float, rng: n
     return GlottalSource(source.pulses[::step], source.openness[::step], source.instants_s)
 
 
-def decimate(pulses: Track, voice: Voice, who: Singer, *, samples: int, times: int, rate_hz: int) -> Track:
-    """Give the pulses their slope and the singer's formant, and bring them to `rate_hz`; shape [samples].
+def decimate(pulses: FloatArray, voice: Voice, who: Singer, *, samples: int, times: int, rate_hz: int) -> FloatArray:
+    """Apply the spectral tilt and the singer's formant, and decimate to `rate_hz`; shape [samples].
 
-    All in one pass through the spectrum: the slope, a bell of `ring_db` near 3 kHz, a high-pass at 25 Hz, and
-    the cut above the new Nyquist frequency.
+    One multiplication in the spectrum: the tilt, a peak of `ring_db` near 3 kHz, a high-pass at 25 Hz, and the cut
+    above the new Nyquist frequency.
     """
     length = smooth_length(samples + rate_hz // 20)
     spectrum = np.fft.rfft(pulses, n=length * times)[: length // 2 + 1]
@@ -236,16 +231,16 @@ def smooth_length(least: int) -> int:
 
 
 class BreathNoise(NamedTuple):
-    """Noise of the glottis, still to pass the tract, and of consonants, made at teeth and lips."""
+    """Noise of the glottis, which is filtered by the tract, and of consonants, which is not."""
 
-    air: Track
-    hiss: Track
+    air: FloatArray
+    hiss: FloatArray
 
 
 def breath_noise(
     tracks: Trajectories, source: GlottalSource, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
 ) -> BreathNoise:
-    """Return noise that follows the control tracks, that of the glottis louder while it is open; shape [samples]."""
+    """Return noise with the levels of the control signals; glottal noise is louder while it is open; shape [samples]."""
     white = rng.standard_normal(samples)
     pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
     soft = np.asarray(lfilter([1.0, -1.0], np.poly([pole] * 3), white), dtype=np.float64)

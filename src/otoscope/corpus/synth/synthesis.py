@@ -1,14 +1,14 @@
-"""One clip of singing, with everything that is true of it."""
+"""Synthesis of one clip with its ground truth."""
 
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
 
 from otoscope.corpus.synth import melody
-from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, Melody
+from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, FloatArray, Melody
 from otoscope.corpus.synth.singer import Singer, Voice
 from otoscope.corpus.synth.source import breath_noise, decimate, glottal_pulses, oversampling
 from otoscope.corpus.synth.techniques import TECHNIQUES, neutral_voice
@@ -17,20 +17,17 @@ from otoscope.corpus.synth.vocal_tract import VOWELS, bandwidths_hz, formants_hz
 from otoscope.errors import ConfigError, suggest
 
 FRAMES_HZ = 100.0
-"""Rate of the true pitch and loudness tracks."""
+"""Frame rate of the true pitch and loudness."""
 
 SPEECH = "excerpts"
-"""The context of spoken clips, as VocalSet calls it: they follow no notes."""
+"""Context of spoken clips in VocalSet; they follow no notes."""
 
 CONSONANT = 0.15
-"""Level of a voiceless consonant against the tone."""
-
-
-Track = np.ndarray[Any, np.dtype[np.float64]]
+"""Level of a voiceless consonant relative to the tone."""
 
 
 class SynthClip(NamedTuple):
-    """A clip and its ground truth; frame i is centred on `(i + 1/2) / 100` s, `f0_hz` is 0 without voice."""
+    """A clip and its ground truth; frame i is centred at `(i + 1/2) / 100` s, `f0_hz` is 0 where unvoiced."""
 
     wave: Float32[np.ndarray, " samples"]
     rate_hz: int
@@ -50,9 +47,9 @@ def synthesise(
     rate_hz: int = 16_000,
     seed: int = 0,
 ) -> SynthClip:
-    """Sing one clip; the same arguments give the same samples.
+    """Synthesise one clip; the same arguments give the same samples.
 
-    Spoken clips follow no notes: their pattern is not used, and every second syllable has the asked vowel.
+    Spoken clips ignore the pattern, and every second syllable has the given vowel.
 
     >>> from otoscope.corpus.synth.singer import draw_singer
     >>> clip = synthesise(draw_singer("male1"), "vibrato", "a", "long_tones", duration_s=1.0)
@@ -79,7 +76,7 @@ def synthesise_voice(
     rate_hz: int,
     rng: np.random.Generator,
 ) -> SynthClip:
-    """Sing with given settings of the voice: glottal pulses and breath through a tract, as loud as asked."""
+    """Synthesise a clip with given voice settings: glottal pulses and breath noise, filtered by the tract."""
     _check(vowel, duration_s=duration_s, rate_hz=rate_hz)
     if pattern == SPEECH:
         score = melody.spoken_melody(duration_s=duration_s, rng=rng)
@@ -123,13 +120,13 @@ def formant_trajectories(
     voice: Voice,
     vowel: str,
     score: Melody,
-    f0_hz: Track,
+    f0_hz: FloatArray,
     *,
     up_to_hz: float,
     mixed: bool,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "ticks formants"]:
-    """Return the formants over time; F1 is kept above the pitch, as singers do (Sundberg 1975)."""
+    """Return the formants over time; F1 stays above the pitch, as singers tune it (Sundberg 1975)."""
     names = list(VOWELS)
     length_cm = who.tract_length_cm / voice.formant_shift
     shapes = [formants_hz(v, tract_length_cm=length_cm, up_to_hz=up_to_hz) for v in names]
@@ -150,8 +147,8 @@ def formant_trajectories(
     return centres
 
 
-def pitch_factors(f0_hz: Track) -> dict[str, float]:
-    """Summarise a pitch track: mean in Hz, spread in semitones, share of frames with voice."""
+def pitch_factors(f0_hz: FloatArray) -> dict[str, float]:
+    """Return the factors of a pitch track: mean in Hz, spread in semitones, voiced share."""
     voiced = f0_hz[f0_hz > 0.0]
     semitones = 12.0 * np.log2(voiced)
     return {
@@ -162,7 +159,7 @@ def pitch_factors(f0_hz: Track) -> dict[str, float]:
 
 
 def voice_factors(voice: Voice) -> dict[str, float]:
-    """Return the settings that are factors; a rate is 0 where its motion has no depth."""
+    """Return the voice settings that are factors; a rate is 0 if its modulation has no depth."""
     return {
         "vibrato_rate_hz": voice.vibrato_rate_hz if voice.vibrato_extent_semitones > 0.0 else 0.0,
         "vibrato_extent_semitones": voice.vibrato_extent_semitones,
@@ -186,6 +183,6 @@ def _check(vowel: str, *, duration_s: float, rate_hz: int) -> None:
     if vowel not in VOWELS:
         raise ConfigError(f"no vowel {vowel!r}; {suggest(vowel, VOWELS)}")
     if not 8_000 <= rate_hz <= 96_000:
-        raise ConfigError(f"rate_hz must lie in 8000..96000, got {rate_hz}")
+        raise ConfigError(f"rate_hz must be in 8000..96000, got {rate_hz}")
     if not 0.3 <= duration_s <= 600.0:
-        raise ConfigError(f"duration_s must lie in 0.3..600, got {duration_s}")
+        raise ConfigError(f"duration_s must be in 0.3..600, got {duration_s}")

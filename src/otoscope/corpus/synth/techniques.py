@@ -1,4 +1,4 @@
-"""The ten techniques of VocalSet, each a recipe over the same voice."""
+"""The ten techniques of VocalSet as changes of a neutral voice."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,13 +8,13 @@ import numpy as np
 from otoscope.corpus.synth.singer import Singer, Voice
 
 Technique = Callable[[Voice, Singer, float, np.random.Generator], Voice]
-"""Changes a plain voice; the number (0..1) is how far the technique is carried out."""
+"""Changes a neutral voice; the number (0..1) is the degree to which the technique is carried out."""
 
 
 def neutral_voice(who: Singer, rng: np.random.Generator) -> Voice:
-    """Return the singer's ordinary voice on a note of choice, a little different every time.
+    """Return the singer's neutral voice on a random tonic, with small random variation.
 
-    A louder voice is pressed and bright, a soft one lax and dark.
+    A louder voice is more pressed and brighter, a soft one laxer and darker.
     """
     effort = float(rng.normal(0.0, 1.0))
     return Voice(
@@ -50,7 +50,7 @@ def belt(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) ->
 
 
 def breathy(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator) -> Voice:
-    """A lax glottis that never quite closes: strong first harmonic, weak upper ones, audible air."""
+    """A lax, incompletely closing glottis: strong first harmonic, weak upper ones, audible air."""
     return replace(
         voice,
         rd=min(voice.rd + 1.1 * degree, 2.65),
@@ -62,7 +62,7 @@ def breathy(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator
 
 
 def inhaled(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """Voice on the air that comes in: reversed pulses, more air than tone, breaks, an unsteady high pitch."""
+    """Ingressive voice: reversed pulses, more air than tone, breaks, an unsteady high pitch."""
     return replace(
         voice,
         tonic_hz=voice.tonic_hz * 2.0 ** (rng.uniform(0.0, 7.0) * degree / 12.0),
@@ -82,7 +82,7 @@ def inhaled(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator)
 
 
 def lip_trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """Lips that flap 18 to 30 times a second and let few high partials out."""
+    """Lips that vibrate 18 to 30 times per second and damp high partials."""
     return replace(
         voice,
         tilt_db_per_octave=voice.tilt_db_per_octave - 4.0 * degree,
@@ -97,7 +97,7 @@ def lip_trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generato
 
 
 def spoken(voice: Voice, who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """Speech: the speaking pitch, no vibrato, rougher and less resonant than song."""
+    """Speech: the speaking pitch, no vibrato, rougher and less resonant than singing."""
     return replace(
         voice,
         tonic_hz=who.speech_hz * 2.0 ** float(rng.normal(0.0, 0.12)),
@@ -112,12 +112,12 @@ def spoken(voice: Voice, who: Singer, degree: float, rng: np.random.Generator) -
 
 
 def straight(voice: Voice, _who: Singer, degree: float, _rng: np.random.Generator) -> Voice:
-    """Steady tone: what is left of the vibrato is held down."""
+    """Steady tone: the remaining vibrato is reduced."""
     return replace(voice, vibrato_extent_semitones=voice.vibrato_extent_semitones * (1.0 - 0.7 * degree))
 
 
 def trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """Two neighbouring notes in quick turn."""
+    """Two neighbouring notes in quick alternation."""
     return replace(
         voice,
         trill_rate_hz=float(rng.uniform(4.0, 7.0)),
@@ -127,7 +127,7 @@ def trill(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -
 
 
 def trillo(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """One note restruck by the glottis, faster and faster, each time with a little air."""
+    """One note repeated by the glottis, accelerating, each time with a little air."""
     return replace(
         voice,
         pulse_rate_hz=float(rng.uniform(4.5, 9.0)),
@@ -144,7 +144,7 @@ def vibrato(voice: Voice, who: Singer, degree: float, rng: np.random.Generator) 
 
 
 def vocal_fry(voice: Voice, _who: Singer, degree: float, rng: np.random.Generator) -> Voice:
-    """Short irregular pulses 30 to 70 times a second, heavily damped between, nearly deaf to the score."""
+    """Short irregular pulses 30 to 70 times per second, heavily damped, almost independent of the score."""
     return replace(
         voice,
         tonic_hz=float(rng.uniform(32.0, 62.0)),

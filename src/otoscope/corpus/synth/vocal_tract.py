@@ -1,16 +1,15 @@
-"""Vowels as formants of a tract of known length, and the filter that makes them sound."""
+"""The vocal tract: formants of vowels for a tract length, and the resonators that apply them."""
 
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numba import njit
 
-Track = np.ndarray[Any, np.dtype[np.float64]]
+from otoscope.corpus.synth.melody import FloatArray
 
 MEN_TRACT_CM = 17.0
-"""Length of the tract that the table of formants belongs to."""
+"""Tract length of the formant table."""
 
 SOUND_CM_PER_S = 35_000.0
 
@@ -27,7 +26,7 @@ VOWELS: dict[str, tuple[float, float, float, float]] = {
 def formants_hz(vowel: str, *, tract_length_cm: float, up_to_hz: float) -> Float64[np.ndarray, " formants"]:
     """Return a vowel's formants below `up_to_hz` in a tract of this length.
 
-    The table is scaled by `17 cm / tract_length_cm`; above F4 the resonances of a uniform tube go on,
+    The table is scaled by `17 cm / tract_length_cm`; above F4 the resonances of a uniform tube follow,
     `c / 2 L` apart, so that the mean slope of the spectrum does not depend on the sampling rate.
 
     >>> formants_hz("a", tract_length_cm=17.0, up_to_hz=3000.0)
@@ -40,7 +39,7 @@ def formants_hz(vowel: str, *, tract_length_cm: float, up_to_hz: float) -> Float
     return everything[everything < up_to_hz]
 
 
-def bandwidths_hz(centres_hz: Track, *, damping: float = 1.0) -> Track:
+def bandwidths_hz(centres_hz: FloatArray, *, damping: float = 1.0) -> FloatArray:
     """Return a bandwidth for each formant: `damping * (50 + 0.025 F + (F / 2500)^2 * 20)`, any shape."""
     return damping * (50.0 + 0.025 * centres_hz + 20.0 * (centres_hz / 2500.0) ** 2)
 
@@ -66,7 +65,7 @@ def resonate(
 
 
 @njit(cache=True, nogil=True)
-def _cascade(signals: Track, pole_b: Track, pole_c: Track, ticks_per_sample: float) -> None:
+def _cascade(signals: FloatArray, pole_b: FloatArray, pole_c: FloatArray, ticks_per_sample: float) -> None:
     ticks, formants = pole_b.shape
     older = np.zeros((2, formants))
     for s in range(signals.shape[0]):
@@ -82,13 +81,13 @@ def _cascade(signals: Track, pole_b: Track, pole_c: Track, ticks_per_sample: flo
             signals[s, n] = value
 
 
-def tilt_gain(freqs_hz: Track, tilt_db_per_octave: float, *, from_hz: float = 200.0) -> Track:
+def tilt_gain(freqs_hz: FloatArray, tilt_db_per_octave: float, *, from_hz: float = 200.0) -> FloatArray:
     """Return the gain of a straight slope in dB per octave above `from_hz`, same shape as `freqs_hz`."""
     octaves = np.log2(np.maximum(freqs_hz, from_hz) / from_hz)
     return 10.0 ** (tilt_db_per_octave * octaves / 20.0)
 
 
-def low_gain(freqs_hz: Track, edge_hz: float) -> Track:
+def low_gain(freqs_hz: FloatArray, edge_hz: float) -> FloatArray:
     """Return a raised-cosine roll-off that is 1 below 0.88 of `edge_hz` and 0 above it, same shape."""
     start = 0.88 * edge_hz
     slope = np.clip((freqs_hz - start) / (edge_hz - start), 0.0, 1.0)
