@@ -28,6 +28,7 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import EvaluationError
 from otoscope.explain.spectrogram import spectrogram, to_png
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims.page import examine
 from otoscope.report.figures import claims, probes, strict
 from otoscope.report.figures import factors as factor_figures
@@ -36,7 +37,6 @@ from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of
 from otoscope.report.sections.strict_limits import limits_figure
-from otoscope.report.sections.strict_rows import StrictRows, strict_rows
 from otoscope.sae.model import SparseAutoencoder
 
 CONFIG = {name: value for name, value in LIGHT_CONFIG.items() if value is not None}
@@ -232,8 +232,8 @@ def _categories(results: AnyResults, categories: Mapping[str, str] | None) -> Ma
     return categories_of(read_json(card)) if card.is_file() else {}
 
 
-def _strict(results: AnyResults, figure_of: Callable[[StrictRows], Figure | None]) -> AnyChart:
-    return _drawn(figure_of(strict_rows(_rows(results))), "this chart of the protocol strict")
+def _strict(results: AnyResults, figure_of: Callable[[StrictResults], Figure | None]) -> AnyChart:
+    return _drawn(figure_of(StrictResults.of(_rows(results))), "this chart of the protocol strict")
 
 
 def _drawn(figure: Figure | None, what: str) -> AnyChart:

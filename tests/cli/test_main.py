@@ -175,7 +175,7 @@ def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) ->
     assert Path(told["results"]).is_file()
     assert told["set_aside"] == 0
     (warned,) = [line for line in done.stderr.splitlines() if "arning" in line]
-    assert "nothing can be claimed from a test split of 12 clips of 2 groups" in warned
+    assert "a test split of 12 clips of 2 groups supports no claim" in warned
 
 
 def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from otoscope.artifacts import write_table
-from otoscope.cli.summary import _sparsities, print_summary  # pyright: ignore[reportPrivateUsage]
+from otoscope.cli.summary import print_summary, sparsity_table
 from otoscope.metrics.record import SCHEMA
+from otoscope.metrics.results import ResultsTable
 from otoscope.pipeline.run import RunSummary
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.training import GridMember
@@ -31,7 +32,7 @@ def results(grid: list[GridMember]) -> pl.DataFrame:
 
 def shown(grid: list[GridMember]) -> list[list[str]]:
     """Return the table's lines in words, its head first."""
-    table = _sparsities(results(grid))
+    table = sparsity_table(ResultsTable(results(grid)))
     assert table is not None
     console = Console(width=200)
     with console.capture() as capture:
@@ -46,7 +47,7 @@ def member(preset: str, latents: int, sparsity: float = 0.9) -> GridMember:
 def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
     grid = [member(preset, latents) for preset in ("frozen_decoder", "default") for latents in (128, 64)]
     head, *lines = shown(grid)
-    assert head[:3] == ["recipe", "latents", "sparsity"]
+    assert head[:3] == ["preset", "latents", "sparsity"]
     assert [line[:2] for line in lines] == [
         ["default", "64"], ["default", "128"], ["frozen_decoder", "64"], ["frozen_decoder", "128"]
     ]  # fmt: skip
@@ -58,7 +59,7 @@ def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
     [
         ([member("default", 64), member("default", 64, 0.95)], "sparsity"),
         ([member("default", 64), member("default", 128)], "latents"),
-        ([member("default", 64), member("mariotte2025", 64)], "recipe"),
+        ([member("default", 64), member("mariotte2025", 64)], "preset"),
     ],
 )
 def test_what_all_have_in_common_has_no_column(grid: list[GridMember], first: str):
@@ -76,7 +77,7 @@ def test_numbers_on_too_little_are_printed_under_a_warning(
     found = RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 12)
     print_summary(found, RunFolder(tmp_path))
     said = capsys.readouterr().out
-    assert ("warning: nothing can be claimed from a test split of 3 clips of 1 group" in said) is warns
+    assert ("warning: a test split of 3 clips of 1 group supports no claim" in said) is warns
     if warns:
         assert said.index("warning") < said.index("Sparse codes of layer")
 

@@ -50,7 +50,7 @@ def test_the_gallery_shows_the_recipe_and_layer_of_the_charts(first: str) -> Non
     member = choose_member(results, grid)
     charts = Results(results)
     assert (member.preset, member.layer, member.sparsity) == (first, 1, 0.9)
-    assert (charts.recipe, charts.codes_layer.layer, charts.reference_sparsity) == (first, 1, 0.9)
+    assert (charts.preset, charts.codes_layer.layer, charts.reference_sparsity) == (first, 1, 0.9)
     assert member.sae_id in set(charts.of("probe_balanced_accuracy", "sae", sparsity=0.9)["sae_id"])
 
 
@@ -66,6 +66,6 @@ def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny
     heard = Heard()
     run(load_config(write_config(tmp_path / "v.yaml", tiny("whisper"), FOLDER)), tmp_path / "run", until="corpus",
         progress=heard)  # fmt: skip
-    (said,) = [line for line in heard.lines if "nothing can be claimed" in line]
-    assert said.startswith("warning: nothing can be claimed from a test split of 2 clips of 1 group")
+    (said,) = [line for line in heard.lines if "supports no claim" in line]
+    assert said.startswith("warning: a test split of 2 clips of 1 group supports no claim")
     assert "at least 3 groups and about 20 clips are needed" in said

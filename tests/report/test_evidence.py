@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.metrics.results import load_results
 from otoscope.report import write_report
 from otoscope.report.evidence import Evidence, evidence_of_results, warning
 from tests.report.conftest import Made
@@ -49,7 +50,7 @@ def test_evidence_is_thin_below_three_groups_or_twenty_clips(evidence: Evidence,
 
 def test_what_makes_evidence_thin_is_said() -> None:
     assert "with a single group no number has an interval" in (warning(Evidence(90, 1)) or "")
-    assert "an interval over 2 groups merely spans their values" in (warning(Evidence(90, 2)) or "")
+    assert "an interval over 2 groups only spans their values" in (warning(Evidence(90, 2)) or "")
     assert "one clip more or less moves an accuracy by 20 points" in (warning(Evidence(5, 4)) or "")
 
 
@@ -77,8 +78,8 @@ def test_enough_evidence_has_no_banner(made: Made) -> None:
 
 
 def test_the_banner_counts_what_the_results_rest_on(made: Made) -> None:
-    assert evidence_of_results(read_table(made.folder / "results.parquet")) == Evidence(480, 6)
-    assert evidence_of_results(read_table(made.folder / "results.parquet").filter(metric="mse")) is None
+    assert evidence_of_results(load_results(made.folder)) == Evidence(480, 6)
+    assert evidence_of_results(load_results(made.folder).where(metric="mse")) is None
 
 
 def test_a_factor_without_a_value_anywhere_has_no_part_in_a_count(tmp_path: Path) -> None:

@@ -1,33 +1,35 @@
-"""One screen at the end of a run: what was found, each number beside its null."""
+"""Summary of a run in the terminal: key numbers with their intervals and nulls, and the paths of the artifacts."""
 
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.artifacts import read_table
 from otoscope.formatting import count, known
+from otoscope.metrics.representation import CODES, DENSE
+from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.pipeline.run import RunSummary
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
 from otoscope.report.claims.page import PAGE
-from otoscope.report.sections.strict_rows import strict_rows
 from otoscope.runs.folder import RunFolder
 
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
-    """Print what a run came to and where its artifacts are."""
+    """Print the key numbers of a run and the paths of its artifacts."""
     console = Console(highlight=False)
     if summary.results is not None:
-        results = read_table(summary.results)
-        if (rests_on := evidence.evidence_of_results(results)) and (said := evidence.warning(rests_on)):
-            console.print(said, soft_wrap=True)
+        results = load_results(summary.results)
+        tested = evidence.evidence_of_results(results)
+        if tested is not None and (warning := evidence.warning(tested)):
+            console.print(warning, soft_wrap=True)
             console.print()
-        for table in (_probes(results), _sparsities(results), _strict(results)):
+        tables = (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows)))
+        for table in tables:
             if table is not None:
                 console.print(table)
                 console.print()
-    aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
+    set_aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
     clips = count(summary.clips, "clip")
-    console.print(f"{clips}{aside}; {summary.seconds:,.1f} s, at most {summary.peak_rss_mb:,.0f} MB of memory")
+    console.print(f"{clips}{set_aside}; {summary.seconds:,.1f} s, peak memory {summary.peak_rss_mb:,.0f} MB")
     console.print(f"run      {folder.root}", soft_wrap=True)
     if summary.results is not None:
         console.print(f"results  {summary.results}", soft_wrap=True)
@@ -37,77 +39,73 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
             console.print(f"claims   {claims}", soft_wrap=True)
 
 
-def _probes(results: pl.DataFrame) -> Table | None:
-    found = results.filter(
-        (pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test") & (pl.col("representation") == "dense")
-    ).sort("target", "layer")
-    if found.is_empty():
+def probe_table(results: ResultsTable) -> Table | None:
+    """Return the accuracy of probes on dense layers; None without probes."""
+    probes = results.where(metric="probe_accuracy", split="test", representation=DENSE).rows.sort("target", "layer")
+    if probes.is_empty():
         return None
-    groups = int(found["groups"].to_numpy().max())
+    groups = int(probes["groups"].to_numpy().max())
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
-    table = Table(title=f"Linear probes on dense layers{of_groups}", box=None, title_justify="left")
-    for name in ("label", "layer", "accuracy", "95 % interval", "permuted labels"):
-        table.add_column(name, justify="right")
-    for row in found.iter_rows(named=True):
-        table.add_row(row["target"], str(row["layer"]), *_cells(row))
+    table = _table(f"Linear probes on dense layers{of_groups}", "label", "layer", *PROBE_COLUMNS)
+    for row in probes.iter_rows(named=True):
+        table.add_row(row["target"], str(row["layer"]), *_probe_cells(row))
     return table
 
 
-def _sparsities(results: pl.DataFrame) -> Table | None:
-    """At the layer that the validation groups choose: accuracy and explained variance by sparsity."""
-    codes = results.filter(pl.col("representation") == "sae")
-    probes = codes.filter(pl.col("metric") == "probe_accuracy")
-    by_valid = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
-    chosen = codes.filter(by_valid)
-    if not chosen.is_empty():
-        # the first label, as in the report
-        chosen = chosen.filter(pl.col("target") == chosen["target"][0]).sort("value", descending=True)
-    if chosen.is_empty():
+def sparsity_table(results: ResultsTable) -> Table | None:
+    """Return accuracy and explained variance by sparsity, at the layer chosen on validation groups."""
+    codes = results.where(representation=CODES)
+    scored = codes.where(metric="probe_balanced_accuracy", split="valid")
+    if not scored:
         return None
-    best = chosen.row(0, named=True)
-    same = pl.all_horizontal(pl.col(name) == best[name] for name in ("layer", "pooling", "seed"))
-    accuracy = probes.filter(same & (pl.col("target") == best["target"]) & (pl.col("split") == "test"))
-    variance = results.filter(same & (pl.col("metric") == "explained_variance") & (pl.col("split") == "test"))
-    explained = dict(variance.select("sae_id", "value").iter_rows())
-    table = Table(
-        title=f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {best['target']}",
-        box=None,
-        title_justify="left",
-    )
-    accuracy = accuracy.rename({"preset": "recipe"})
-    # a grid of one recipe and one size needs no column to say so
-    told = [name for name in ("recipe", "latents") if accuracy[name].n_unique() > 1]
-    for name in (*told, "sparsity", "k", "accuracy", "95 % interval", "permuted labels", "explained variance"):
-        table.add_column(name, justify="right")
-    for row in accuracy.sort("recipe", "latents", "sparsity").iter_rows(named=True):
+    # the first label, as in the report
+    label = scored.values("target")[0]
+    best = scored.where(target=label).rows.sort("value", descending=True).row(0, named=True)
+    chosen = codes.where(layer=best["layer"], pooling=best["pooling"], seed=best["seed"], split="test")
+    explained = {row["sae_id"]: row["value"] for row in chosen.where(metric="explained_variance")}
+    accuracy = chosen.where(metric="probe_accuracy", target=label).rows
+    # a column appears only where the SAEs differ in it
+    varying = [name for name in ("preset", "latents") if accuracy[name].n_unique() > 1]
+    title = f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {label}"
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained variance")
+    for row in accuracy.sort("preset", "latents", "sparsity").iter_rows(named=True):
         share = explained.get(row["sae_id"])
-        shown = "" if share is None else f"{share:.3f}"
-        which = (str(row[name]) for name in told)
-        table.add_row(*which, f"{row['sparsity']:.0%}", str(row["k"]), *_cells(row), shown)
+        settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
+        table.add_row(*settings, *_probe_cells(row), "" if share is None else f"{share:.3f}")
     return table
 
 
-def _cells(row: dict[str, float]) -> tuple[str, str, str]:
+PROBE_COLUMNS = ("accuracy", "95 % interval", "permuted labels")
+
+
+def _probe_cells(row: Row) -> tuple[str, str, str]:
     interval = f"{row['low']:.1%} to {row['high']:.1%}" if known(row["low"]) else ""
     null = f"{row['null_mean']:.1%}" if known(row["null_mean"]) else ""
     return f"{row['value']:.1%}", interval, null
 
 
-def _strict(results: pl.DataFrame) -> Table | None:
-    """What the strict protocol read: from the layer, from its codes, and from the best of what these must beat."""
-    rows = strict_rows(results)
-    if not rows.present:
+def strict_table(results: StrictResults) -> Table | None:
+    """Return layer, codes and best baseline on every task of the strict protocol; None without tasks."""
+    factors = results.comparison("mean_factor_r2")
+    comparisons = [*results.task_comparisons, *([factors] if factors else [])]
+    if not comparisons:
         return None
-    table = Table(title=f"Asked strictly, layer {rows.layer}", box=None, title_justify="left")
-    for name in ("question", "dense layer", "SAE codes", "best baseline", "which", "permuted targets"):
+    columns = ("question", "dense layer", "SAE codes", "best baseline", "which", "permuted targets")
+    table = _table(f"Strict protocol, layer {results.layer}", *columns)
+    for comparison in comparisons:
+        best, null = comparison.best_baseline, comparison.codes.null_mean
+        table.add_row(
+            comparison.target or "common factors",
+            f"{comparison.dense.value:.3f}",
+            f"{comparison.codes.value:.3f}",
+            *((f"{best.estimate.value:.3f}", best.label) if best else ("", "")),
+            f"{null:.3f}" if known(null) else "",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=None, title_justify="left")
+    for name in columns:
         table.add_column(name, justify="right")
-    for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
-        dense, codes = rows.one(metric, "dense", target), rows.one(metric, "sae", target)
-        best = rows.best(metric, target)
-        if dense is None or codes is None:
-            continue
-        shown = [f"{row['value']:.3f}" for row in (dense, codes)]
-        beside = (f"{best.number.value:.3f}", best.told) if best else ("", "")
-        null = f"{codes['null_mean']:.3f}" if known(codes["null_mean"]) else ""
-        table.add_row(target or "common factors", *shown, *beside, null)
-    return table if table.row_count else None
+    return table

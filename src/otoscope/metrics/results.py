@@ -29,13 +29,14 @@ class Conditions(TypedDict, total=False):
     target: str | Collection[str]
     representation: str | Collection[str]
     split: str | Collection[str]
-    layer: int | Collection[int] | None
+    layer: int | Collection[int | None] | None
     pooling: str | Collection[str]
-    preset: str | Collection[str] | None
-    latents: int | Collection[int] | None
-    k: int | Collection[int] | None
-    sparsity: float | Collection[float] | None
-    seed: int | Collection[int] | None
+    preset: str | Collection[str | None] | None
+    latents: int | Collection[int | None] | None
+    k: int | Collection[int | None] | None
+    dimensions: int | Collection[int | None] | None
+    sparsity: float | Collection[float | None] | None
+    seed: int | Collection[int | None] | None
     sae_id: str | Collection[str]
     protocol: str | Collection[str]
     encoder: str | Collection[str]

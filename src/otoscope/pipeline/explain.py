@@ -96,7 +96,7 @@ def choose_member(results: pl.DataFrame, grid: list[GridMember], compared: Reapp
         grid,
         key=lambda m: (
             m.pooling != "encode_then_pool",
-            m.preset != charts.recipe,
+            m.preset != charts.preset,
             m.seed != charts.seed,
             m.latents != charts.latents,
             abs(m.sparsity - REFERENCE_SPARSITY),

@@ -8,7 +8,7 @@ from otoscope.artifacts import atomic
 from otoscope.formatting import count
 from otoscope.report import evidence, glossary
 from otoscope.report.claims import page as claims
-from otoscope.report.claims.verdicts import Verdict
+from otoscope.report.claims.sentences import VerdictText
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.probes import all_figures
 from otoscope.report.layout import Section, render_page, write_figure
@@ -74,7 +74,7 @@ class RunSummary(NamedTuple):
 class ClaimsLink(NamedTuple):
     """Verdicts on the study's claims, and the page that examines them."""
 
-    verdicts: Sequence[tuple[claims.Claim, Verdict]]
+    verdicts: Sequence[tuple[claims.Claim, VerdictText]]
     page: str
 
 

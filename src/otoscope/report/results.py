@@ -1,195 +1,221 @@
-"""Which rows of a results table the charts and sentences are about."""
+"""Results of a run as the report's charts and sentences show them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import polars as pl
 
+from otoscope.formatting import count
+from otoscope.metrics.representation import CODES, DENSE
+from otoscope.metrics.results import ResultsTable, Row, matches
+
 PREFERRED_POOLING = "encode_then_pool"
+
 REFERENCE_SPARSITY = 0.9
+HEADLINE_SPARSITIES = (0.9, 0.95)
+
 PREDICTED_R2 = 0.1
-"""A factor counts as predicted from this held-out R² on, if it also lies above its null."""
+"""Held-out R² from which a factor counts as predicted, if it also exceeds its null."""
 
 VALIDATION, TEST = "validation groups", "test groups"
 
-SHOWN = ("dense", "sae")
-"""Representations that the ordinary charts are about; the strict protocol's part of the page shows the others."""
+SHOWN = (DENSE, CODES)
+"""Representations in the charts of the held-out protocol; the section on the strict protocol shows the others."""
 
 
-@dataclass(frozen=True)
-class Results:
-    """All rows of `results.parquet`, and the views of it that the page shows.
+@dataclass(frozen=True, repr=False)
+class Results(ResultsTable):
+    """All rows of `results.parquet`, and the selections that the report shows.
 
-    Charts show one protocol, one recipe, one seed and one number of latents: the first of each (the lowest
-    seed, the most frequent number of latents); the tables' full download holds every row.
+    Charts show one protocol, preset, seed and number of latents: the first of each (the lowest seed, the most frequent
+    number of latents). The downloads of the tables hold every row.
     """
 
-    rows: pl.DataFrame
+    @cached_property
+    def shown(self) -> ResultsTable:
+        """Test rows of the protocol, preset, seed and width in the charts."""
+        return self.chosen.where(split="test")
 
     @cached_property
-    def shown(self) -> pl.DataFrame:
-        """Rows of the protocol, seed and dictionary width that the charts are drawn of, split "test"."""
-        return self.chosen.filter(pl.col("split") == "test")
-
-    @cached_property
-    def chosen(self) -> pl.DataFrame:
-        """The same of all splits: layers are chosen by what was reached on validation groups."""
-        rows = self.rows.filter(pl.col("protocol") == self.protocol)
-        if self.recipe is not None:
-            rows = rows.filter(pl.col("preset").is_null() | (pl.col("preset") == self.recipe))
+    def chosen(self) -> ResultsTable:
+        """The same of all splits: layers are chosen on validation groups."""
+        table = self.where(protocol=self.protocol)
+        if self.preset is not None:
+            table = table.where(preset=(None, self.preset))
         if self.seed is not None:
-            rows = rows.filter(pl.col("seed").is_null() | (pl.col("seed") == self.seed))
+            table = table.where(seed=(None, self.seed))
         if self.latents is not None:
-            main = ~self.in_other_pooling & (pl.col("latents") == self.latents)
-            others = ((pl.col("pooling") == p) & (pl.col("latents") == self._width_in(p)) for p in self.other_poolings)
-            rows = rows.filter(pl.any_horizontal(pl.col("representation") != "sae", main, *others))
-        return rows
+            main = ~self.in_other_pooling & matches(latents=self.latents)
+            others = (matches(pooling=p, latents=self._width_in(p)) for p in self.other_poolings)
+            not_codes = pl.col("representation") != CODES
+            table = ResultsTable(table.rows.filter(pl.any_horizontal(not_codes, main, *others)))
+        return table
 
     @cached_property
     def protocols(self) -> list[str]:
         """All protocols, in the order of the table."""
-        return self.rows["protocol"].unique(maintain_order=True).to_list()
+        return self.unique("protocol")
 
     @property
     def protocol(self) -> str:
-        """The protocol that the charts show."""
+        """Protocol in the charts."""
         return self.protocols[0] if self.protocols else ""
 
     @cached_property
-    def recipe(self) -> str | None:
-        """The training recipe that the charts show; None where dictionaries are not named by theirs."""
-        named = self._of_dictionaries["preset"].drop_nulls()
-        return None if named.is_empty() else str(named[0])
+    def preset(self) -> str | None:
+        """Training preset in the charts; None where the SAEs have none."""
+        return next(iter(self._codes.unique("preset")), None)
 
     @cached_property
     def seeds(self) -> list[int]:
-        """All seeds of dictionaries, ascending."""
-        return self._of_dictionaries["seed"].drop_nulls().unique().sort().to_list()
+        """All seeds of SAEs, ascending."""
+        return sorted(self._codes.unique("seed"))
 
     @property
     def seed(self) -> int | None:
-        """The seed that the charts show; None where no dictionary names one."""
+        """Seed in the charts; None without SAEs."""
         return self.seeds[0] if self.seeds else None
 
     @cached_property
     def latents(self) -> int | None:
-        """The dictionary width that the charts show; None where there is no dictionary."""
-        widths = self._of_dictionaries.filter(~self.in_other_pooling)["latents"].drop_nulls()
-        if widths.is_empty():
-            return None
-        counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
-        return int(counted["latents"][0])
+        """Width of the SAEs in the charts; None without SAEs."""
+        return _most_frequent(self._codes.rows.filter(~self.in_other_pooling)["latents"])
 
     def _width_in(self, pooling: str) -> int | None:
-        """The width shown of codes pooled in another way: the charts' own where it was trained, else the most rows'."""
-        of_recipe = (pl.col("preset") == self.recipe).fill_null(True) if self.recipe is not None else pl.lit(True)
-        widths = self._of_dictionaries.filter((pl.col("pooling") == pooling) & of_recipe)["latents"].drop_nulls()
-        if self.latents in widths or widths.is_empty():
-            return self.latents
-        counted = widths.value_counts().sort(["count", "latents"], descending=[True, False])
-        return int(counted["latents"][0])
+        """Return the width shown for codes pooled in another way: the charts' own where it was trained, else theirs."""
+        codes = self._codes.where(pooling=pooling)
+        if self.preset is not None:
+            codes = codes.where(preset=(None, self.preset))
+        widths = codes.rows["latents"].drop_nulls()
+        return self.latents if self.latents in widths else _most_frequent(widths) or self.latents
 
     @property
     def not_shown(self) -> list[tuple[str, int, str]]:
-        """Pooling, latents and recipe (empty where unnamed) of the dictionaries that the results hold beside."""
+        """Pooling, latents and preset (empty without one) of the SAEs that the charts leave out."""
         named = [pl.col("pooling"), pl.col("latents"), pl.col("preset").fill_null("")]
-        known = pl.col("latents").is_not_null() & (pl.col("pooling") != "")
-        held, shown = (
-            rows.filter(known & (pl.col("representation") == "sae")).select(named).unique()
-            for rows in (self._of_dictionaries, self.chosen)
+        complete = pl.col("latents").is_not_null() & (pl.col("pooling") != "")
+        trained, shown = (
+            table.where(representation=CODES).rows.filter(complete).select(named).unique()
+            for table in (self._codes, self.chosen)
         )
-        left = held.join(shown, on=held.columns, how="anti").sort(held.columns)
-        return [(str(p), int(latents), str(recipe)) for p, latents, recipe in left.iter_rows()]
+        left_out = trained.join(shown, on=trained.columns, how="anti").sort(trained.columns)
+        return [(str(pooling), int(latents), str(preset)) for pooling, latents, preset in left_out.iter_rows()]
 
     @property
-    def _of_dictionaries(self) -> pl.DataFrame:
-        return self.rows.filter((pl.col("representation") == "sae") & (pl.col("protocol") == self.protocol))
+    def _codes(self) -> ResultsTable:
+        return self.where(representation=CODES, protocol=self.protocol)
 
     @cached_property
     def pooling(self) -> str:
-        """How the codes that the charts show were pooled: `encode_then_pool` where present."""
+        """Pooling of the codes in the charts: `encode_then_pool` where present."""
         return PREFERRED_POOLING if PREFERRED_POOLING in self.poolings or not self.poolings else self.poolings[0]
 
     @cached_property
     def poolings(self) -> list[str]:
-        """All ways in which codes were pooled for probes and factors, in the order of the table."""
-        read = self._of_dictionaries.filter(pl.col("metric").str.contains("^(probe|factor)_"))
-        return read["pooling"].unique(maintain_order=True).to_list()
+        """All poolings of codes for probes and factors, in the order of the table."""
+        rows = self._codes.rows.filter(pl.col("metric").str.contains("^(probe|factor)_"))
+        return rows["pooling"].unique(maintain_order=True).to_list()
 
     @property
     def other_poolings(self) -> list[str]:
-        """The ways of pooling that the charts do not show as the main one."""
+        """Poolings that the charts do not show as the main one."""
         return [p for p in self.poolings if p != self.pooling]
 
     @property
     def in_other_pooling(self) -> pl.Expr:
-        """Whether a row is of codes that were pooled in another way than the charts show."""
+        """Condition: codes of another pooling than the charts show."""
         return pl.col("pooling").is_in(self.other_poolings)
 
     @cached_property
     def layers(self) -> list[int]:
         """All layers, ascending."""
-        return self.rows["layer"].drop_nulls().unique().sort().to_list()
+        return sorted(self.unique("layer"))
 
     @cached_property
     def labels(self) -> list[str]:
         """Targets of the probes, in the order of the table."""
-        return self._targets("probe_accuracy")
+        return self.shown.where(metric="probe_accuracy").unique("target")
 
     @cached_property
     def factors(self) -> list[str]:
-        """Factors that were regressed, in the order of the table."""
-        return self._targets("factor_r2")
+        """Factors with a regression, in the order of the table."""
+        return self.shown.where(metric="factor_r2").unique("target")
 
     @cached_property
     def sparsities(self) -> list[float]:
-        """Sparsities of the dictionaries, ascending."""
-        return self.shown["sparsity"].drop_nulls().unique().sort().to_list()
+        """Sparsities of the SAEs, ascending."""
+        return sorted(self.shown.unique("sparsity"))
 
     @cached_property
     def reference_sparsity(self) -> float | None:
-        """The sparsity that stands for all where only one can be shown: the one nearest to 90 %."""
+        """Sparsity where only one can be shown: the nearest to 90 %."""
         return min(self.sparsities, key=lambda s: (abs(s - REFERENCE_SPARSITY), s), default=None)
+
+    @property
+    def headline_sparsities(self) -> list[float]:
+        """Return 90 % and 95 % where such SAEs exist, else the reference sparsity."""
+        near = [s for s in self.sparsities if any(abs(s - headline) < 1e-9 for headline in HEADLINE_SPARSITIES)]
+        return near or ([self.reference_sparsity] if self.reference_sparsity is not None else [])
 
     @cached_property
     def best_layer(self) -> "BestLayer":
-        """The dense layer that stands for all where only one can be shown."""
+        """Dense layer where only one can be shown."""
         return _choose_layer(self, self.labels[0] if self.labels else None)
 
     def best_layer_for(self, label: str) -> "BestLayer":
-        """The dense layer that knows a label best."""
+        """Return the dense layer from which a label is predicted best."""
         return _choose_layer(self, label)
 
     @cached_property
     def codes_layer(self) -> "BestLayer":
-        """The layer whose codes stand for all; the gallery's latents are chosen by the same rule."""
+        """Layer of the codes where only one can be shown; the gallery's latents are chosen by the same rule."""
         return _choose_codes_layer(self)
 
-    def of(self, metric: str | Sequence[str], representation: str | None = None, **equal: Any) -> pl.DataFrame:
-        """Return the shown rows of a metric; codes only of the pooling that the charts show."""
-        metrics = [metric] if isinstance(metric, str) else list(metric)
-        rows = self.shown.filter(pl.col("metric").is_in(metrics))
-        rows = rows.filter((pl.col("representation") != "sae") | ~self.in_other_pooling)
+    def of(self, metric: str | Collection[str], representation: str | None = None, **conditions: Any) -> pl.DataFrame:
+        """Return the shown rows of a metric; codes only of the pooling in the charts."""
+        table = self.shown.where(metric=metric, **conditions)
         if representation is not None:
-            rows = rows.filter(pl.col("representation") == representation)
-        for column, value in equal.items():
-            rows = rows.filter(pl.col(column).eq_missing(pl.lit(value)))
-        return rows
+            table = table.where(representation=representation)
+        return table.rows.filter((pl.col("representation") != CODES) | ~self.in_other_pooling)
 
-    def one(self, metric: str, representation: str, **equal: Any) -> dict[str, Any] | None:
+    def one(self, metric: str, representation: str, **conditions: Any) -> Row | None:
         """Return the first such row with a value, or None."""
-        rows = self.of(metric, representation, **equal).filter(pl.col("value").is_not_nan())
-        return rows.row(0, named=True) if rows.height else None
+        return ResultsTable(self.of(metric, representation, **conditions)).measured.first()
 
-    def _targets(self, metric: str) -> list[str]:
-        return self.shown.filter(pl.col("metric") == metric)["target"].unique(maintain_order=True).to_list()
+    def codes_of(self, label: str, sparsity: float | None) -> Row | None:
+        """Return a label's row from codes of a sparsity, at the layer of the codes."""
+        return self.at_codes_layer(self.of("probe_accuracy", CODES, target=label, sparsity=sparsity))
+
+    def at_codes_layer(self, rows: pl.DataFrame) -> Row | None:
+        """Return the row of the layer of the codes, or of the layer nearest to it."""
+        layer = self.codes_layer.layer or 0
+        near = rows.filter(pl.col("value").is_not_nan()).sort((pl.col("layer") - layer).abs(), "layer")
+        return near.row(0, named=True) if near.height else None
+
+    @cached_property
+    def unmeasured_factors(self) -> list[str]:
+        """Factors without a held-out R² from any representation: unknown or constant on the test clips."""
+        measured = set(self.shown.where(metric="factor_r2").measured.unique("target"))
+        return [name for name in self.factors if name not in measured]
+
+    def with_test_values(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Keep the rows of factors that have a held-out R² from some representation."""
+        return rows.filter(~pl.col("target").is_in(self.unmeasured_factors))
+
+    @property
+    def unmeasured_note(self) -> str | None:
+        """Number of factors that no count includes, as a clause; None where all were measured."""
+        if not (missing := len(self.unmeasured_factors)):
+            return None
+        verb, counts = ("has", "is") if missing == 1 else ("have", "are")
+        return f"{count(missing, 'further factor')} {verb} no value on the test clips and {counts} not counted"
 
 
 @dataclass(frozen=True)
 class BestLayer:
-    """A layer, the sentence that says how it was chosen, and the groups that chose it."""
+    """A layer, the reason for its choice as a clause, and the groups that it was chosen on."""
 
     layer: int | None
     reason: str
@@ -197,57 +223,65 @@ class BestLayer:
 
 
 def predicted() -> pl.Expr:
-    """Return the rule by which a row of `factor_r2` counts as predicted."""
+    """Return the condition on rows of `factor_r2` under which a factor counts as predicted."""
     above_null = pl.col("value") > pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
     return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2) & above_null
 
 
+def median_of(rows: pl.DataFrame, column: str) -> float | None:
+    """Return the median of a column without missing values."""
+    median = rows[column].fill_nan(None).median()
+    return median if isinstance(median, float) else None
+
+
 def _choose_layer(results: Results, label: str | None) -> BestLayer:
-    dense = results.chosen.filter((pl.col("representation") == "dense") & pl.col("value").is_not_nan())
+    dense = results.chosen.where(representation=DENSE).measured
     if label is not None:
-        probes = dense.filter(pl.col("target") == label)
-        held = (pl.col("metric") == "probe_balanced_accuracy") & (pl.col("split") == "valid")
         reason = "the highest balanced accuracy of the dense probe on the validation groups"
-        scored = probes.filter(held)
-        alike = scored.filter(pl.col("value") == pl.col("value").max())["layer"].unique().sort().to_list()
-        if len(alike) == 1:
-            return BestLayer(alike[0], f"it has {reason}", VALIDATION)
-        if alike:
-            tied = ", ".join(map(str, alike))
-            said = f"layers {tied} tie for {reason}, and it lies in their middle"
-            return BestLayer(alike[len(alike) // 2], said, VALIDATION)
-        if layer := _highest(probes.filter((pl.col("metric") == "probe_accuracy") & (pl.col("split") == "test"))):
+        scored = dense.where(target=label, metric="probe_balanced_accuracy", split="valid").rows
+        tied = scored.filter(pl.col("value") == pl.col("value").max())["layer"].unique().sort().to_list()
+        if len(tied) == 1:
+            return BestLayer(tied[0], f"it has {reason}", VALIDATION)
+        if tied:
+            middle = f"layers {', '.join(map(str, tied))} tie for {reason}, and it is the middle one"
+            return BestLayer(tied[len(tied) // 2], middle, VALIDATION)
+        if layer := _highest(dense.where(target=label, metric="probe_accuracy", split="test").rows):
             return BestLayer(
                 layer[0],
                 "it has the highest accuracy of the dense probe on the test groups, so its own number is a maximum "
-                "over layers and a little optimistic",
+                "over layers and slightly optimistic",
                 TEST,
             )
     for split, groups in (("valid", VALIDATION), ("test", TEST)):
-        r2 = dense.filter((pl.col("metric") == "factor_r2") & (pl.col("split") == split))
+        r2 = dense.where(metric="factor_r2", split=split).rows
         if layer := _highest(r2.group_by("layer").agg(pl.col("value").median())):
-            said = f"the dense layer's median R² over the factors is highest there on the {groups}"
-            return BestLayer(layer[0], said, groups)
-    rebuilt = results.of("explained_variance", "sae").group_by("layer").agg(pl.col("value").mean())
-    if layer := _highest(rebuilt):
-        return BestLayer(layer[0], "the dictionaries explain most of its variance")
+            return BestLayer(layer[0], f"the dense layer's median R² over factors is highest on the {groups}", groups)
+    explained = results.of("explained_variance", CODES).group_by("layer").agg(pl.col("value").mean())
+    if layer := _highest(explained):
+        return BestLayer(layer[0], "the SAEs explain most of its variance")
     return BestLayer(results.layers[0] if results.layers else None, "it is the first")
 
 
 def _choose_codes_layer(results: Results) -> BestLayer:
-    codes = results.chosen.filter((pl.col("representation") == "sae") & pl.col("value").is_not_nan())
-    codes = codes.filter(~results.in_other_pooling & (pl.col("sparsity") == pl.lit(results.reference_sparsity)))
-    if codes["layer"].n_unique() == 1:
-        return BestLayer(codes["layer"][0], "no other has dictionaries")
-    for metric, what in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
-        held = codes.filter((pl.col("metric") == metric) & (pl.col("split") == "valid"))
-        if layer := _highest(held.group_by("layer").agg(pl.col("value").mean())):
-            return BestLayer(layer[0], f"its codes do best in the {what} on the {VALIDATION}", VALIDATION)
+    codes = results.chosen.where(representation=CODES, sparsity=results.reference_sparsity).measured
+    codes = ResultsTable(codes.rows.filter(~results.in_other_pooling))
+    if len(layers := codes.unique("layer")) == 1:
+        return BestLayer(layers[0], "no other has SAEs")
+    for metric, name in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
+        scored = codes.where(metric=metric, split="valid").rows
+        if layer := _highest(scored.group_by("layer").agg(pl.col("value").mean())):
+            return BestLayer(layer[0], f"its codes do best in the {name} on the {VALIDATION}", VALIDATION)
     best = results.best_layer.layer
-    having = results.of(["probe_accuracy", "factor_r2", "explained_variance"], "sae")["layer"].unique().to_list()
-    nearest = min(having, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
-    return BestLayer(nearest, "it is the nearest to the best layer that has a dictionary")
+    trained = results.of(["probe_accuracy", "factor_r2", "explained_variance"], CODES)["layer"].unique().to_list()
+    nearest = min(trained, key=lambda layer: (abs(layer - (best or 0)), layer), default=None)
+    return BestLayer(nearest, "it is the layer with an SAE that is nearest to the best layer")
 
 
-def _highest(rows: pl.DataFrame) -> list[int]:
+def _highest(rows: pl.DataFrame) -> Sequence[int]:
     return rows.sort(["value", "layer"], descending=[True, False])["layer"].head(1).to_list()
+
+
+def _most_frequent(widths: pl.Series) -> int | None:
+    """Return the most frequent width, the smallest of equals."""
+    counted = widths.drop_nulls().rename("latents").value_counts().sort(["count", "latents"], descending=[True, False])
+    return int(counted["latents"][0]) if counted.height else None

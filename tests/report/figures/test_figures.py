@@ -136,8 +136,8 @@ def test_one_width_is_shown_of_each_pooling_and_the_others_are_named(
     rows = [codes(m, layer, "encode_then_pool") for layer, m in enumerate((64, 64, 128))]
     rows += [codes(m, layer, "pool_then_encode") for layer, m in enumerate(pooled_widths)]
     results = Results(to_table(rows))
-    assert results.shown.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
-    assert results.shown.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
+    assert results.shown.rows.filter(results.in_other_pooling)["latents"].unique().to_list() == [shown]
+    assert results.shown.rows.filter(~results.in_other_pooling)["latents"].unique().to_list() == [64]
     assert results.not_shown == left
 
 
@@ -157,13 +157,13 @@ def test_charts_show_the_first_recipe_of_several() -> None:
 
     dense = Record(metric="explained_variance", value=0.5, split="test", representation="dense", layer=1)
     results = Results(to_table([dense, codes("my-own"), codes("default"), codes("my-own", "pooled")]))
-    assert results.recipe == "my-own"
+    assert results.preset == "my-own"
     assert results.of("explained_variance")["sae_id"].to_list() == [
         "",
         "layer01-frames-my-own-m64-k6-seed0",
         "layer01-pooled-my-own-m64-k6-seed0",
     ]
-    assert Results(to_table([dense])).recipe is None
+    assert Results(to_table([dense])).preset is None
 
 
 def test_layers_keep_their_colour_whichever_are_shown_and_never_share_one() -> None:

@@ -7,11 +7,16 @@ import pytest
 
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import CODES, DENSE
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures.charts import by_representation, by_size
-from otoscope.report.sections.strict_findings import _layers, _predicted, _tasks
-from otoscope.report.sections.strict_limits import limit_findings, limits_figure, of_recipes
-from otoscope.report.sections.strict_rows import StrictRows, strict_rows
-from otoscope.report.sections.strict_structure import compactness_findings, few_findings
+from otoscope.report.sections.strict_findings import (
+    compactness_findings,
+    factor_findings,
+    few_dimension_findings,
+    layer_findings,
+    task_findings,
+)
+from otoscope.report.sections.strict_limits import limit_findings, limits_figure, preset_list
 
 SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
 SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}
@@ -26,15 +31,15 @@ def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
     return row(metric, CODES, value, seed=seed, **{**named, **more})
 
 
-def rows_of(*records: Record) -> StrictRows:
-    return strict_rows(to_table([codes("reappearing_share", 0.4, split="all"), *records]))
+def rows_of(*records: Record) -> StrictResults:
+    return StrictResults.of(to_table([codes("reappearing_share", 0.4, split="all"), *records]))
 
 
 @pytest.mark.parametrize(
     ("recipes", "legend"),
     [
-        (["mariotte2025", "default"], ["SAE, the study's recipe", "SAE codes"]),
-        (["mariotte2025", "default", "mine"], ["SAE, the study's recipe", "SAE, default", "SAE, mine"]),
+        (["mariotte2025", "default"], ["SAE, the study's preset", "SAE codes"]),
+        (["mariotte2025", "default", "mine"], ["SAE, the study's preset", "SAE, default", "SAE, mine"]),
     ],
 )
 def test_recipes_whose_limit_is_looked_for_are_told_apart(recipes: list[str], legend: list[str]):
@@ -53,12 +58,16 @@ def test_recipes_whose_limit_is_looked_for_are_told_apart(recipes: list[str], le
 
 
 def test_other_protocols_are_not_looked_at():
-    assert not strict_rows(to_table([replace(SHARED, protocol="held_out")])).present
+    assert not StrictResults.of(to_table([replace(SHARED, protocol="held_out")]))
 
 
 @pytest.mark.parametrize(
     ("value", "low", "said"),
-    [(0.9, 0.85, "beyond both intervals"), (0.75, 0.6, "lead, within the intervals"), (0.5, 0.4, "do not beat that")],
+    [
+        (0.9, 0.85, "beyond both intervals"),
+        (0.75, 0.6, "exceed that within the intervals"),
+        (0.5, 0.4, "do not exceed that"),
+    ],
 )
 def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low: float, said: str):
     rows = rows_of(
@@ -67,7 +76,7 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
         row("task_balanced_accuracy", "logmel", 0.7, target="digit", low=0.6, high=0.8),
         row("task_balanced_accuracy", "permuted", 0.99, target="digit"),
     )
-    (finding,) = _tasks(rows)
+    (finding,) = task_findings(rows)
     assert "log-mel statistics" in finding.text
     assert said in finding.text
 
@@ -77,9 +86,9 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
     [
         (1.0, 3.0, "more compact"),
         (6.5, 9.0, "less compact"),
-        (2.0, 7.0, "not decided"),
+        (2.0, 7.0, "undecided"),
         # beyond the layer's value, but not beyond its interval
-        (2.0, 4.5, "not decided"),
+        (2.0, 4.5, "undecided"),
     ],
 )
 def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float, said: str):
@@ -94,12 +103,12 @@ def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float
 def test_order_of_layers_and_limits_are_spelled_out():
     lead = row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3)
     rows = rows_of(lead, row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99))
-    (order,), (limit,) = _layers(rows), limit_findings(rows)
+    (order,), (limit,) = layer_findings(rows), limit_findings(rows)
     assert "0.50 layers after that of formants (0.10 to 0.80 after; by chance up to 0.30 either way)" in order.text
     assert order.text.endswith("and the interval excludes 0.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
-    (resting,) = _layers(rows_of(lead, blocks))
-    assert resting.text.endswith("no more than by chance without layer 0, the input of the first block.")
+    (resting,) = layer_findings(rows_of(lead, blocks))
+    assert resting.text.endswith("but not beyond chance without layer 0, the input of the first block.")
     assert "factors 95" in limit.text
 
 
@@ -111,9 +120,9 @@ def test_codes_are_told_as_the_mean_over_seeds():
         codes(accuracy, 0.8, target="digit", low=0.7, high=0.9, seed=1),
         row(accuracy, "untrained", 0.9, target="digit"),
     )
-    (finding,) = _tasks(rows)
+    (finding,) = task_findings(rows)
     assert "70.0\xa0% from the codes (48.0\xa0% to 92.0\xa0%; mean of 2 seeds, which reach" in finding.text
-    assert "An untrained encoder tells it better than the trained layer (90.0" in finding.text
+    assert "An untrained encoder exceeds the trained layer (90.0" in finding.text
 
 
 def test_all_that_do_best_are_named():
@@ -124,7 +133,7 @@ def test_all_that_do_best_are_named():
         row("task_balanced_accuracy", "ica", 0.75, target="digit"),
         row("task_balanced_accuracy", "pca", 0.7, target="digit"),
     )
-    (finding,) = _tasks(rows)
+    (finding,) = task_findings(rows)
     assert "independent components and SAE with random atoms, reach 75.0" in finding.text
 
 
@@ -134,7 +143,7 @@ def test_all_that_do_best_are_named():
         ([(0.3, 0.25, 0.35), (0.6, 0.55, 0.65)], "higher than the layer, beyond the intervals"),
         ([(0.1, 0.05, 0.12), (0.3, 0.25, 0.35)], "lower than the layer, beyond the intervals"),
         ([(0.22, 0.1, 0.3), (0.45, 0.3, 0.6)], "higher than the layer, within the intervals"),
-        ([(0.2, 0.1, 0.3), (0.3, 0.2, 0.5)], "At no number of dimensions up to 8 do the codes tell more"),
+        ([(0.2, 0.1, 0.3), (0.3, 0.2, 0.5)], "At no number of dimensions up to 8 do the codes predict more"),
         ([(0.3, 0.25, 0.35), (0.3, 0.2, 0.5)], "Codes and layer lead in turn"),
     ],
 )
@@ -144,10 +153,10 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, fl
     for k, one, other in zip((1, 8), layer, found, strict=True):
         records += [row("sparse_r2", DENSE, one[0], dimensions=k, low=one[1], high=one[2])]
         records += [codes("sparse_r2", other[0], dimensions=k, low=other[1], high=other[2])]
-    (finding,) = few_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
+    (finding,) = few_dimension_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
     assert said in finding.text
     assert "0.90 from log-mel statistics, the best baseline" in finding.text
-    (undecided,) = few_findings(rows_of(*(replace(r, groups=2) for r in records)))
+    (undecided,) = few_dimension_findings(rows_of(*(replace(r, groups=2) for r in records)))
     assert "2 test groups are too few" in undecided.text
 
 
@@ -175,10 +184,11 @@ def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
     levels = {0.75: 0.3, 0.9: 0.6, 0.99: 0.55}
     records = [codes("mean_factor_r2", value, sparsity=s, preset="default") for s, value in levels.items()]
     (finding,) = limit_findings(rows_of(limit, *records))
-    assert "factors undetermined (the densest have 30.0\xa0%, sparser ones 60.0\xa0%, at 90\xa0%)" in finding.text
+    assert "factors undetermined (densest 30.0\xa0%, sparser 60.0\xa0% at 90\xa0%)" in finding.text
     fallen = [replace(r, value=0.7) if r.sparsity == 0.75 else r for r in records]
     (finding,) = limit_findings(rows_of(limit, *fallen))
-    assert "(75\xa0% sparsity): with the recipe default factors 99\xa0% (90\xa0% to 99\xa0%)" in finding.text
+    assert "against the densest (75\xa0% sparsity), as do" in finding.text
+    assert "preset default: factors 99\xa0% (90\xa0% to 99\xa0%)" in finding.text
     assert "2 points of R²" in finding.text
 
 
@@ -196,11 +206,11 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
         row("predicted_share", DENSE, 0.9, groups=groups),
         codes("predicted_share", 0.8, groups=groups),
     )
-    for (finding,) in (_tasks(rows), compactness_findings(rows), _layers(rows)):
+    for (finding,) in (task_findings(rows), compactness_findings(rows), layer_findings(rows)):
         assert f"{said} to decide (at least 3)" in finding.text
-        for verdict in ("beat that beyond", "do not beat", "more compact than the layer", "interval excludes"):
+        for verdict in ("exceed that beyond", "do not beat", "more compact than the layer", "interval excludes"):
             assert verdict not in finding.text
-    (factors,) = _predicted(rows)
+    (factors,) = factor_findings(rows)
     assert "predicted well" not in factors.text
 
 
@@ -208,27 +218,27 @@ def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():
     rows = rows_of(
         row("mig", "logmel", 0.1), row("mig", DENSE, 0.2), codes("mig", 0.4, seed=1), codes("mig", 0.3, seed=0)
     )
-    found = rows.beside("mig")
+    found = rows.compared("mig")
     assert found["series"].to_list() == ["dense layer", "SAE codes", "SAE codes", "log-mel statistics"]
     assert found["value"].to_list() == [0.2, 0.3, 0.4, 0.1]
-    assert rows.over_seeds("mig") == [0.3, 0.4]
+    assert (rows.comparison("mig") or pytest.fail("no comparison")).seeds == (0.3, 0.4)
 
 
 def test_without_factors_and_further_seeds_the_dictionary_read_in_full_is_the_one_compared():
     of = {"k": 2, "sae_id": "layer03-frames-default-m64-k2-seed0", "sparsity": 0.95}
     read = codes("sparse_probe_balanced_accuracy", 0.4, target="digit", **of, dimensions=1)
-    found = strict_rows(to_table([codes("explained_variance", 0.9), codes("explained_variance", 0.8, **of), read]))
+    found = StrictResults.of(to_table([codes("explained_variance", 0.9), codes("explained_variance", 0.8, **of), read]))
     assert found.main is not None
     assert (found.main["sparsity"], found.main["k"]) == (0.95, 2)
-    assert found.seeds == [of["sae_id"]]
+    assert found.sae_ids == [of["sae_id"]]
 
 
 def test_charts_draw_each_representation_once():
     rows = rows_of(row("mig", DENSE, 0.2, low=0.1, high=0.3), codes("mig", 0.3), codes("mig", 0.4, seed=1))
-    spec = by_representation(rows.beside("mig"), x_title="MIG").to_dict(validate=False)
+    spec = by_representation(rows.compared("mig"), x_title="MIG").to_dict(validate=False)
     assert any(len(rows) == 2 for rows in spec["datasets"].values())
     few = rows_of(*(row("sparse_r2", DENSE, 0.1 * k, dimensions=k) for k in (1, 2, 4)))
-    drawn = by_size(few.beside("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)
+    drawn = by_size(few.compared("sparse_r2"), y_title="R²", sizes=few.sizes).to_dict(validate=False)
     assert few.sizes == [1, 2, 4]
     assert drawn["layer"]
 
@@ -238,5 +248,5 @@ def test_charts_draw_each_representation_once():
     [(["mariotte2025", "default"], True, True), (["default"], False, True), (["mariotte2025"], True, False)],
 )
 def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
-    said = of_recipes(recipes)
-    assert ("the study's recipe" in said, "this run's" in said) == (study, own)
+    said = preset_list(recipes)
+    assert ("the study's preset" in said, "this run's" in said) == (study, own)

@@ -9,13 +9,14 @@ import polars as pl
 from otoscope import formatting
 from otoscope.artifacts import atomic
 from otoscope.formatting import comma_list, count, known, percent, sparsity
+from otoscope.metrics.results import ResultsTable
+from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims
+from otoscope.protocols.claims import Claims
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.report.claims.formatting import decimal, lead_told, points, shown
-from otoscope.report.claims.numbers import Claims, compat_claims, published_claims
+from otoscope.report.claims.sentences import VerdictText, describe_verdicts
 from otoscope.report.claims.setting import setting
-from otoscope.report.claims.strict_numbers import strict_claims
-from otoscope.report.claims.verdicts import Verdict, verdicts
+from otoscope.report.estimates import decimal_with_interval, describe_lead, percent_with_interval, points
 from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
@@ -67,7 +68,7 @@ class Examined(NamedTuple):
     """Numbers of the claims by source, and their verdicts from held-out groups."""
 
     sources: Mapping[str, Claims]
-    verdicts: tuple[Verdict, Verdict, Verdict]
+    verdicts: tuple[VerdictText, VerdictText, VerdictText]
 
 
 def is_asked(results: pl.DataFrame) -> bool:
@@ -77,9 +78,10 @@ def is_asked(results: pl.DataFrame) -> bool:
 
 def examine(results: pl.DataFrame) -> Examined:
     """Collect the numbers of all three sources from a results table and return the verdicts."""
-    strict = strict_claims(results)
-    examined = dict(zip(SOURCES, (published_claims(), compat_claims(results), strict), strict=True))
-    return Examined(examined, verdicts(strict, asked=STRICT in set(results["protocol"])))
+    table = ResultsTable(results)
+    strict = strict_claims(table)
+    examined = dict(zip(SOURCES, (published_claims(), reproduced_claims(table), strict), strict=True))
+    return Examined(examined, describe_verdicts(strict, asked=STRICT in set(results["protocol"])))
 
 
 def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
@@ -118,7 +120,7 @@ class ExaminedClaim(NamedTuple):
 
     claim: Claim
     rows: Sequence[tuple[str, str]]
-    verdict: Verdict
+    verdict: VerdictText
 
 
 def render(
@@ -152,32 +154,32 @@ def _figures(examined: Examined) -> tuple[Figure | None, Figure | None, Figure |
 
 def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        claim = claims.kept
+        claim = claims.task
         if claim is None:
             yield source, _absent(source, claims)
             continue
-        prefix = f"mean over {count(claim.cells, 'layer')}: " if claim.cells > 1 else ""
+        prefix = f"mean over {count(claim.layers, 'layer')}: " if claim.layers > 1 else ""
         null = claim.high.null_high
         null_text = f", null up to {percent(null)}" if known(null) else ""
         yield (
             source,
-            f"{prefix}at {sparsity(claim.sparsity)} sparsity codes {shown(claim.high)}{null_text}; "
-            f"layer {shown(claim.dense)}; {points(claim.high.value - claim.dense.value)}",
+            f"{prefix}at {sparsity(claim.sparsity)} sparsity codes {percent_with_interval(claim.high)}{null_text}; "
+            f"layer {percent_with_interval(claim.dense)}; {points(claim.high.value - claim.dense.value)}",
         )
 
 
 def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        claim = claims.compact
+        claim = claims.compactness
         if claim is None:
             yield source, _absent(source, claims)
             continue
         if claim.dimensions is not None and not claim.factors:
             yield source, "no factor that the layer and its codes both predict"
             continue
-        prefix = f"mean over {count(claim.cells, 'layer')}: " if claim.cells > 1 else ""
+        prefix = f"mean over {count(claim.layers, 'layer')}: " if claim.layers > 1 else ""
         sides = claim.completeness
-        text = f"{prefix}completeness of codes {decimal(sides.codes)}, of the layer {decimal(sides.dense)}"
+        text = f"{prefix}completeness of codes {decimal_with_interval(sides.codes)}, of the layer {decimal_with_interval(sides.dense)}"
         if claim.dimensions is not None:
             dense, codes = claim.dimensions.dense, claim.dimensions.codes
             text += (
@@ -187,18 +189,18 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if claim.few is not None:
             null = claim.few.codes.null_high
             null_text = f" (null up to {formatting.decimal(null)})" if known(null) else ""
-            codes, dense = decimal(claim.few.codes), decimal(claim.few.dense)
+            codes, dense = decimal_with_interval(claim.few.codes), decimal_with_interval(claim.few.dense)
             text += f"; R² from {claim.few_k} dimensions {codes}{null_text} and {dense}"
         yield source, text
 
 
 def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
     for source, claims in sources.items():
-        claim = claims.order
+        claim = claims.ordering
         if claim is None:
             yield source, _absent(source, claims)
         elif claim.leads:
-            yield source, "; ".join(lead_told(name, lead) for name, lead in claim.leads.items())
+            yield source, "; ".join(describe_lead(lead.first, lead.second, lead.estimate) for lead in claim.leads)
         else:
             counts = (f"{name} {_count(claim.early, name)} → {_count(claim.late, name)}" for name in claim.early)
             yield (

@@ -8,7 +8,7 @@ import polars as pl
 
 from otoscope.formatting import NBSP, sparsity
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE
-from otoscope.protocols.comparing import with_means
+from otoscope.protocols.comparison import with_seed_means
 from otoscope.report.figures.figure import Chart
 from otoscope.report.figures.marks import (
     PERCENT,
@@ -200,7 +200,7 @@ def by_representation(
     order = [r.label for r in REPRESENTATIONS.values() if r.label in set(data["series"])]
     kinds = {DENSE: "dense", CODES: "codes", **dict.fromkeys(UNINFORMATIVE, "nothing")}
     kind = pl.col("representation").replace_strict(kinds, default="other").alias("kind")
-    data, first = data.with_columns(kind), _plain(with_means(rows)).with_columns(kind)
+    data, first = data.with_columns(kind), _plain(with_seed_means(rows)).with_columns(kind)
     colours = alt.Scale(
         domain=["dense", "codes", "other", "nothing"],
         range=[DENSE_COLOUR.light, SAE.light, OTHER.light, NULL.light],
@@ -228,7 +228,7 @@ def by_representation(
 
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions used, one line per representation."""
-    data = _plain(with_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)
+    data = _plain(with_seed_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)
     names = [name for name in SERIES if name in set(data["series"])]
     colour = alt.Color("series:N").title(None)
     colour = colour.scale(domain=names, range=[SERIES[name].light for name in names])

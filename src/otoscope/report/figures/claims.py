@@ -7,8 +7,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from otoscope.protocols.comparing import Number, difference
-from otoscope.report.claims.numbers import EARLY_LATE, Claims, Kept
+from otoscope.protocols.claim_sources import EARLY_LATE
+from otoscope.protocols.claims import Claims, TaskClaim
+from otoscope.protocols.comparison import Estimate, difference
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import PERCENT
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
@@ -27,7 +28,7 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     """Return the loss of codes against their layer, by sparsity."""
     rows: list[dict[str, Any]] = []
     for source, claims in sources.items():
-        if (found := claims.kept) is not None:
+        if (found := claims.task) is not None:
             rows += [_loss(source, found, sparsity, number) for sparsity, number in found.codes.items()]
     if not rows:
         return None
@@ -67,9 +68,11 @@ def dimensions_figure(sources: Mapping[str, Claims]) -> Figure | None:
     """Return completeness of layers and codes, and effective dimensions on held-out groups."""
     rows: list[dict[str, Any]] = []
     for source, claims in sources.items():
-        if (found := claims.compact) is not None:
+        if (found := claims.compactness) is not None:
             rows += _pair(source, "completeness", found.completeness.dense, found.completeness.codes)
-    held = next((claims.compact for claims in reversed(list(sources.values())) if claims.compact is not None), None)
+    held = next(
+        (claims.compactness for claims in reversed(list(sources.values())) if claims.compactness is not None), None
+    )
     more: list[dict[str, Any]] = []
     if held is not None and held.dimensions is not None:
         more += _pair(SOURCES[-1], "effective dimensions", held.dimensions.dense, held.dimensions.codes)
@@ -105,14 +108,16 @@ def layers_figure(sources: Mapping[str, Claims]) -> Figure | None:
     """Return categories by layer on held-out groups, and the study's counts in its first and last layer."""
     panels: list[Panel] = []
     tables: list[pl.DataFrame] = []
-    strict = next((c.order for c in reversed(list(sources.values())) if c.order and c.order.by_layer is not None), None)
-    if strict is not None and strict.by_layer is not None and strict.by_layer["layer"].n_unique() > 1:
-        panels.append(Panel(_by_layer(strict.by_layer), "Held-out groups: mean R² by layer"))
-        tables.append(_curves(strict.by_layer))
+    strict = next(
+        (c.ordering for c in reversed(list(sources.values())) if c.ordering and c.ordering.curves is not None), None
+    )
+    if strict is not None and strict.curves is not None and strict.curves["layer"].n_unique() > 1:
+        panels.append(Panel(_by_layer(strict.curves), "Held-out groups: mean R² by layer"))
+        tables.append(_curves(strict.curves))
     counts: list[dict[str, Any]] = []
     for source, claims in sources.items():
-        if claims.order is not None:
-            for end, values in (("first", claims.order.early), ("last", claims.order.late)):
+        if claims.ordering is not None:
+            for end, values in (("first", claims.ordering.early), ("last", claims.ordering.late)):
                 counts += [{"source": source, "layer": end, "category": c, "count": v} for c, v in values.items()]
     if counts:
         data = pl.DataFrame(counts)
@@ -150,7 +155,7 @@ _PAIR = {
 }
 
 
-def _pair(source: str, quantity: str, dense: Number, codes: Number) -> list[dict[str, Any]]:
+def _pair(source: str, quantity: str, dense: Estimate, codes: Estimate) -> list[dict[str, Any]]:
     return [
         {"source": source, "quantity": quantity, "series": name, "value": n.value, "low": _known(n.low)}
         | {"high": _known(n.high)}
@@ -159,7 +164,7 @@ def _pair(source: str, quantity: str, dense: Number, codes: Number) -> list[dict
     ]
 
 
-def _loss(source: str, found: Kept, sparsity: float, number: Number) -> dict[str, Any]:
+def _loss(source: str, found: TaskClaim, sparsity: float, number: Estimate) -> dict[str, Any]:
     change = difference(number, found.dense)
     return {
         "source": source,

@@ -9,7 +9,6 @@ from otoscope.formatting import decimal, sparsity
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
-from otoscope.report.headline import unmeasured_note, with_test_values
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import category_of
 
@@ -101,7 +100,7 @@ def category_map(results: Results, categories: Mapping[str, str]) -> Figure | No
     """Return the share of predicted factors by category and layer: dense, and codes at the reference sparsity."""
     at = results.reference_sparsity
     by_series = {"dense": results.of("factor_r2", "dense"), "SAE": results.of("factor_r2", "sae", sparsity=at)}
-    with_values = {name: with_test_values(rows, results) for name, rows in by_series.items()}
+    with_values = {name: results.with_test_values(rows) for name, rows in by_series.items()}
     cells = {name: category_cells(categories, rows) for name, rows in with_values.items() if rows.height}
     if not cells:
         return None
@@ -115,7 +114,7 @@ def category_map(results: Results, categories: Mapping[str, str]) -> Figure | No
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
             f"{PREDICTED_R2} and above the upper end of the null. Shares are relative to the size of the category. A "
             "cell "
-            "reads “predicted / all”" + (f": {missing}." if (missing := unmeasured_note(results)) else ".")
+            "reads “predicted / all”" + (f": {missing}." if (missing := results.unmeasured_note) else ".")
         ),
         panels=[Panel(charts.category_map(c, categories=shown), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),

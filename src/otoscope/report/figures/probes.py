@@ -174,10 +174,10 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
 
 def _all_probe_metrics(results: Results) -> pl.DataFrame:
     metrics = ["probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"]
-    rows = results.shown.filter(pl.col("metric").is_in(metrics))
+    rows = results.shown.where(metric=metrics).rows
     return tables.result_rows(rows.sort("metric", "target", "layer", "representation", "sparsity", maintain_order=True))
 
 
 def _pooled_first(results: Results, metric: str) -> pl.DataFrame:
-    rows = results.shown.filter((pl.col("metric") == metric) & (pl.col("representation") == "sae"))
+    rows = results.shown.where(metric=metric, representation="sae").rows
     return rows.filter(results.in_other_pooling)

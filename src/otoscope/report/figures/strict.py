@@ -9,10 +9,11 @@ from otoscope import formatting
 from otoscope.formatting import NBSP, comma_list
 from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.sections.strict_limits import limits_figure
-from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
+from otoscope.report.tables import result_rows
 
 Row = Mapping[str, Any]
 
@@ -25,20 +26,20 @@ MIN_PREDICTED = 0.5
 
 def strict_figures(results: pl.DataFrame) -> list[Figure]:
     """Return the figures of the strict protocol; none if it was not run."""
-    rows = strict_rows(results)
-    if not rows.present:
+    rows = StrictResults.of(results)
+    if not rows:
         return []
     figures = [tasks(rows), structure(rows), few_dimensions(rows), layers(rows), limits_figure(rows)]
     return [figure for figure in figures if figure is not None]
 
 
-def tasks(rows: StrictRows) -> Figure | None:
+def tasks(rows: StrictResults) -> Figure | None:
     """Return tasks and factors read from each representation."""
     panels: list[Panel] = []
     table_rows: list[pl.DataFrame] = []
     drawn = _first_of_each_kind(rows.tasks)
     for metric, target in [*rows.tasks, ("mean_factor_r2", "")]:
-        part = rows.beside(metric, target)
+        part = rows.compared(metric, target)
         if part.is_empty():
             continue
         if metric.startswith("task_") and (metric, target) not in drawn:
@@ -65,18 +66,18 @@ def tasks(rows: StrictRows) -> Figure | None:
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
-        table=listed(pl.concat(table_rows)),
+        table=result_rows(pl.concat(table_rows)),
         height=270,
     )
 
 
-def structure(rows: StrictRows) -> Figure | None:
+def structure(rows: StrictResults) -> Figure | None:
     """Return compactness and separation of each representation, over the same factors."""
     predictive = _predictive(rows)
     panels: list[Panel] = []
     drawn = [metric for name in STRUCTURE if (metric := METRICS[name]).axis]
     for metric in drawn:
-        part = rows.beside(metric.name).filter(pl.col("representation").is_in(predictive))
+        part = rows.compared(metric.name).filter(pl.col("representation").is_in(predictive))
         if part["value"].is_not_nan().any():
             fraction = metric.bounds == SHARE
             chart = charts.by_representation(
@@ -85,7 +86,7 @@ def structure(rows: StrictRows) -> Figure | None:
             panels.append(Panel(chart, metric.axis.removesuffix(" (log)")))
     if not panels:
         return None
-    everything = pl.concat([rows.beside(metric) for metric in STRUCTURE])
+    everything = pl.concat([rows.compared(metric) for metric in STRUCTURE])
     left_out = [representation_label(name) for name in _measured(rows) if name not in predictive]
     notes = [
         "Completeness depends on the size of the code; compare codes of different sizes by effective dimensions. The "
@@ -110,19 +111,22 @@ def structure(rows: StrictRows) -> Figure | None:
             "factor at a time, widened because factors depend on each other."
         ),
         panels=panels,
-        table=listed(everything),
+        table=result_rows(everything),
         height=250,
         notes=notes,
     )
 
 
-def few_dimensions(rows: StrictRows) -> Figure | None:
+def few_dimensions(rows: StrictResults) -> Figure | None:
     """Return scores from the best k dimensions of each representation."""
-    questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in rows.labels[:3])]
+    questions = [
+        ("sparse_r2", ""),
+        *(("sparse_probe_balanced_accuracy", label) for label in rows.targets("sparse_probe_balanced_accuracy")[:3]),
+    ]
     panels: list[Panel] = []
     table_rows: list[pl.DataFrame] = []
     for metric, target in questions:
-        part = rows.beside(metric, target)
+        part = rows.compared(metric, target)
         drawn_rows = part.filter(pl.col("representation").is_in(CURVES))
         if not drawn_rows["value"].is_not_nan().any():
             continue
@@ -144,15 +148,15 @@ def few_dimensions(rows: StrictRows) -> Figure | None:
             "above states the result. Blue is the mean over seeds; the table holds each seed."
         ),
         panels=panels,
-        table=listed(everything),
+        table=result_rows(everything),
         height=240,
         legend=[REPRESENTATIONS[name].label for name in CURVES if name in set(everything["representation"])],
     )
 
 
-def layers(rows: StrictRows) -> Figure | None:
+def layers(rows: StrictResults) -> Figure | None:
     """Return the mean R² of each category of factors by layer."""
-    curves = rows.of("category_r2").with_columns(pl.lit("dense layer").alias("series"))
+    curves = rows.where(metric="category_r2", split="test").rows.with_columns(pl.lit("dense layer").alias("series"))
     if curves["layer"].n_unique() < 2:
         return None
     values = [v for v in [*curves["high"], *curves["value"]] if formatting.known(v)]
@@ -164,7 +168,7 @@ def layers(rows: StrictRows) -> Figure | None:
         )
         for category in rows.targets("category_r2")
     ]
-    summaries = rows.of(["centre_layer", "earliest_layer", "layer_lead"])
+    summaries = rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows
     return Figure(
         name="strict-layers",
         title="Categories of factors by layer",
@@ -176,7 +180,9 @@ def layers(rows: StrictRows) -> Figure | None:
             "within a tenth of the best, and the leads between centres in layers."
         ),
         panels=panels,
-        table=listed(pl.concat([curves.drop("series"), summaries.with_columns(pl.lit(None, pl.Int64).alias("layer"))])),
+        table=result_rows(
+            pl.concat([curves.drop("series"), summaries.with_columns(pl.lit(None, pl.Int64).alias("layer"))])
+        ),
         height=170,
         small=True,
     )
@@ -190,11 +196,11 @@ def _first_of_each_kind(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str
     return list(kinds.values())
 
 
-def _measured(rows: StrictRows) -> list[str]:
-    return rows.beside("effective_latents")["representation"].unique(maintain_order=True).to_list()
+def _measured(rows: StrictResults) -> list[str]:
+    return rows.compared("effective_latents")["representation"].unique(maintain_order=True).to_list()
 
 
-def _predictive(rows: StrictRows) -> list[str]:
+def _predictive(rows: StrictResults) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
-    shares = rows.beside("predicted_share", "common").filter(pl.col("value") >= MIN_PREDICTED)
+    shares = rows.compared("predicted_share", "common").filter(pl.col("value") >= MIN_PREDICTED)
     return shares["representation"].unique(maintain_order=True).to_list()

@@ -8,19 +8,10 @@ import polars as pl
 from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.registry import describe_rows
+from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.headline import (
-    Row,
-    at_codes_layer,
-    codes_of,
-    headline_sparsities,
-    median_of,
-    unmeasured_factors,
-    unmeasured_note,
-    with_test_values,
-)
-from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.results import PREDICTED_R2, Results, median_of, predicted
 from otoscope.report.run_data import RunData
 
 
@@ -47,8 +38,8 @@ def _probe_tiles(results: Results) -> list[Tile]:
         chosen = [f"layer chosen on {best.chosen_on}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
         tiles.append(_tile(name, percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
-    for at in headline_sparsities(results)[:1]:
-        if codes := codes_of(results, label, at):
+    for at in results.headline_sparsities[:1]:
+        if codes := results.codes_of(label, at):
             name = f"{label}, codes at {sparsity(at)}, layer {codes['layer']}"
             lines = [*_how_codes_were_chosen(results, label, codes), *_probe_lines(codes)]
             tiles.append(_tile(name, percent(codes["value"]), codes, lines))
@@ -74,7 +65,7 @@ def _probe_lines(row: Row) -> list[str]:
 
 def _variance_tile(results: Results) -> list[Tile]:
     at = results.reference_sparsity
-    near = at_codes_layer(results.of("explained_variance", "sae", sparsity=at), results)
+    near = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if near is None:
         return []
     name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
@@ -85,15 +76,15 @@ def _factor_tiles(results: Results) -> list[Tile]:
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
-    rows = with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at), results)
+    rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
     name = f"codes at {sparsity(at)}"
     if rows.is_empty():
-        name, rows = "dense", with_test_values(results.of("factor_r2", "dense", layer=layer), results)
+        name, rows = "dense", results.with_test_values(results.of("factor_r2", "dense", layer=layer))
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
     lines = [f"chance: R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
-    if missing := unmeasured_factors(results):
+    if missing := results.unmeasured_factors:
         lines.append(f"without a test value: {count(len(missing), 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
@@ -158,7 +149,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
                 f"Layer {best.layer} was chosen because {best.reason}.",
             )
         )
-    rows_of_codes = [codes for at in headline_sparsities(results) if (codes := codes_of(results, label, at))]
+    rows_of_codes = [codes for at in results.headline_sparsities if (codes := results.codes_of(label, at))]
     if rows_of_codes:
         topic = f"Probes on codes for the {label}" if thin else f"Probing sparse codes for the {label}"
         findings.append(
@@ -178,7 +169,7 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
         parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
-    if codes := codes_of(results, label, results.reference_sparsity):
+    if codes := results.codes_of(label, results.reference_sparsity):
         parts.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(parts))] if parts else []
 
@@ -202,7 +193,7 @@ def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> s
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     """Return how much of the variance of the layers the dictionaries explain."""
     parts: list[str] = []
-    for at in headline_sparsities(results):
+    for at in results.headline_sparsities:
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
             continue
@@ -231,10 +222,10 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         "the dense activations": results.of("factor_r2", "dense", layer=layer),
         f"the codes at {sparsity(at)} sparsity": results.of("factor_r2", "sae", layer=layer, sparsity=at),
     }
-    by_source = {name: known for name, rows in sources.items() if (known := with_test_values(rows, results)).height}
+    by_source = {name: known for name, rows in sources.items() if (known := results.with_test_values(rows)).height}
     if not by_source:
         return []
-    more = f"; {missing}" if (missing := unmeasured_note(results)) else ""
+    more = f"; {missing}" if (missing := results.unmeasured_note) else ""
     if thin:
         parts = [_reached(rows, name) for name, rows in by_source.items()]
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]

@@ -14,7 +14,7 @@ from otoscope import formatting
 from otoscope.artifacts import read_table
 from otoscope.explain.selection import MIN_ROWS
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
-from otoscope.protocols.comparing import MIN_GROUPS
+from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
 
 CHANCE = "Not beyond chance on test clips"

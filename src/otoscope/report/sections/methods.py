@@ -11,10 +11,9 @@ from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
 from otoscope.report.figures.probes import POOLINGS
-from otoscope.report.headline import unmeasured_note
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.strict_limits import margins_told
+from otoscope.report.sections.strict_limits import margin_list
 
 
 def strict_method(run: RunData) -> str | None:
@@ -62,7 +61,7 @@ def _limits(settings: StrictSettings) -> list[str]:
     levels = comma_list(sparsity(s) for s in settings.limit_sparsities)
     return [
         f"The sparsity limit is searched at {levels} with the presets {comma_list(settings.limit_presets)}. Margins "
-        f"were fixed in advance: {margins_told()}. otoscope's docs/methods.md gives every formula with its source."
+        f"were fixed in advance: {margin_list()}. otoscope's docs/methods.md gives every formula with its source."
     ]
 
 
@@ -138,7 +137,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
             f"{PREDICTED_R2} and above the upper end of its null"
-            + (f"; {missing}." if (missing := unmeasured_note(results)) else ".")
+            + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" openSMILE reports a pitch of 0 for unvoiced frames." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
@@ -204,7 +203,7 @@ def _codes(run: RunData) -> str | None:
 
 def _recipe(run: RunData) -> str:
     presets = dict.fromkeys(str(card["preset"]) for card in run.cards.values() if "preset" in card)
-    if (shown := run.results.recipe) is not None:
+    if (shown := run.results.preset) is not None:
         presets = {shown: None, **presets}
     if len(presets) > 1:
         first, *others = presets

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
-from otoscope.protocols.comparing import MIN_GROUPS
+from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.evidence import Evidence
 from otoscope.report.run_data import RunData
 

@@ -1,205 +1,290 @@
-"""What the strict protocol found, in sentences that the code writes from the numbers."""
+"""Findings of the strict protocol as sentences."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-import polars as pl
-
-from otoscope.formatting import NBSP, backed, comma_list, decimal, ends, known, percent, sparsity
-from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, Representation
-from otoscope.protocols.comparing import number_of
-from otoscope.report.claims.formatting import lead_told, seeds_told
-from otoscope.report.claims.numbers import MARGIN
+from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, known, percent, sparsity
+from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
+from otoscope.protocols.comparison import MIN_GROUPS, Advantage, Comparison, Relation
+from otoscope.protocols.strict.results import FEW, FewDimensions, Lead, StrictResults, compare_few_dimensions
+from otoscope.report.estimates import capitalised, describe_lead, dimensions, interval, seed_range
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_limits import limit_findings
-from otoscope.report.sections.strict_rows import StrictRows, listed, strict_rows
-from otoscope.report.sections.strict_structure import (
-    against,
-    compactness_findings,
-    few,
-    few_findings,
-    lead,
-    of_all,
-    within_chance,
-)
-from otoscope.report.tables import FoldedTable, folded
+from otoscope.report.tables import FoldedTable, folded, result_rows
 
 Row = Mapping[str, Any]
 
+LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
+"""Representations without learned atoms, without a trained encoder, or without either."""
+
+ADVANTAGES: dict[Advantage, str] = {
+    Advantage.BEYOND_INTERVALS: "The codes exceed that beyond both intervals.",
+    Advantage.WITHIN_INTERVALS: "The codes exceed that within the intervals.",
+    Advantage.NONE: "The codes do not exceed that.",
+}
+
+COMPACTNESS: dict[Relation, str] = {
+    Relation.LOWER: "The codes are more compact than the layer: the intervals are disjoint.",
+    Relation.HIGHER: "The codes are less compact than the layer: the intervals are disjoint.",
+    Relation.OVERLAP: "The intervals of codes and layer overlap: undecided.",
+}
+
+FEW_DIMENSIONS: dict[FewDimensions, str] = {
+    FewDimensions.HIGHER: (
+        "The codes start higher than the layer, beyond the intervals: fewer of their dimensions predict the same."
+    ),
+    FewDimensions.LOWER: (
+        "The codes start lower than the layer, beyond the intervals: they need more dimensions for the same."
+    ),
+    FewDimensions.HIGHER_WITHIN_INTERVALS: ("The codes start higher than the layer, within the intervals: undecided."),
+    FewDimensions.NOT_HIGHER: (
+        f"At no number of dimensions up to {FEW} do the codes predict more: no evidence that fewer of theirs suffice."
+    ),
+    FewDimensions.MIXED: "Codes and layer lead in turn: no evidence that fewer dimensions of the codes suffice.",
+}
+
 
 class StrictSummary(NamedTuple):
-    """Introduction, findings, the representations compared, and a table of counts."""
+    """Introduction, findings, the representations compared (label, name, description), and a table of counts."""
 
     introduction: str
     findings: Sequence[Finding]
-    representations: Sequence[Representation]
+    representations: Sequence[tuple[str, str, str]]
     counts: FoldedTable | None
 
 
 def strict_findings(run: RunData) -> StrictSummary | None:
-    """Return what was compared, the findings, and what each representation is; None where strict was not asked."""
-    rows = strict_rows(run.results.rows)
-    if not rows.present:
+    """Return the content of the section; None if the run did not use the strict protocol."""
+    results = StrictResults.of(run.results.rows)
+    if not results:
         return None
-    found = [
-        *_asked(rows, run),
-        *_tasks(rows),
-        *_predicted(rows),
-        *compactness_findings(rows),
-        *few_findings(rows),
-        *_seeds(rows, run),
-        *_layers(rows),
-        *limit_findings(rows),
+    findings = [
+        *setting_findings(results, run),
+        *task_findings(results),
+        *factor_findings(results),
+        *compactness_findings(results),
+        *few_dimension_findings(results),
+        *seed_findings(results, run),
+        *layer_findings(results),
+        *limit_findings(results),
     ]
-    present = set(rows.rows["representation"])
-    shown = [entry for name, entry in REPRESENTATIONS.items() if name in present]
-    return StrictSummary(_bridge(rows, present), found, shown, _counts(rows))
+    present = set(results.unique("representation"))
+    shown = [(entry.label, name, entry.description) for name, entry in REPRESENTATIONS.items() if name in present]
+    return StrictSummary(_introduction(results, present), findings, shown, _counts(results))
 
 
-def _bridge(rows: StrictRows, present: Set[str]) -> str:
-    """Say what makes these the numbers to claim by, as far as it was asked for."""
-    means = "codes are means over seeds, " if len(rows.seeds) > 1 else ""
-    beside = [REPRESENTATIONS[name].label for name in BASELINES if name in present]
-    stands = f"and everything stands beside baselines ({comma_list(beside)})" if beside else "and no baseline was asked"
+def _introduction(results: StrictResults, present: Set[str]) -> str:
+    """Return the reasons why these are the numbers for claims."""
+    means = "codes are means over seeds, " if len(results.sae_ids) > 1 else ""
+    labels = [REPRESENTATIONS[name].label for name in BASELINES if name in present]
+    baselines = f"and every question is also answered from baselines ({comma_list(labels)})"
     return (
-        "What may be claimed: penalties are chosen by leaving whole groups out, accuracy is balanced over classes, "
-        "each factor is replaced by the rank of its value among the clips, near duplicates are asked once, "
-        f"{means}{stands}."
+        "These numbers support claims: penalties are chosen by leaving whole groups out, accuracy is balanced over "
+        "classes, each factor is replaced by the rank of its value among the clips, near duplicates count once, "
+        f"{means}{baselines if labels else 'but no baseline was computed'}."
     )
 
 
-def _counts(rows: StrictRows) -> FoldedTable | None:
-    """Return the table of what the sentences name and no figure draws."""
-    named = ["predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share"]
-    title = "Table: how many factors are asked and predicted, and what comes back in other seeds"
-    return folded(title, listed(rows.rows.filter(pl.col("metric").is_in(named))), "strict-counts")
+def _counts(results: StrictResults) -> FoldedTable | None:
+    """Return the table of the numbers that the sentences quote and no figure draws."""
+    metrics = ("predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share")
+    title = "Table: factors selected and predicted, and agreement between seeds"
+    return folded(title, result_rows(results.where(metric=metrics).rows), "strict-counts")
 
 
-def _asked(rows: StrictRows, run: RunData) -> list[Finding]:
-    main = rows.main
+def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
+    """Return the layer, codes and factors compared."""
+    main = results.main
     if main is None:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
-    how = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
-    by = f" ({comma_list(how)} chosen on groups left out of the fits, never on test groups)" if how else ""
-    said = (
-        f"Layer {rows.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
-        f"{main['latents']} latents) are compared in full{by}."
+    chosen = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
+    how = f" ({comma_list(chosen)} chosen on groups left out of the fits, never on test groups)" if chosen else ""
+    text = (
+        f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
+        f"{main['latents']} latents) are compared in full{how}."
     )
-    if len(rows.seeds) > 1:
-        said += f" Numbers of codes are means over {len(rows.seeds)} seeds, their intervals over groups and seeds."
-    ranks = {row["target"]: row for row in rows.rows.filter(pl.col("metric") == "effective_rank").iter_rows(named=True)}
+    if (seeds := len(results.sae_ids)) > 1:
+        text += f" Numbers of codes are means over {seeds} seeds, their intervals cover groups and seeds."
+    ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
     if len(ranks) == 2:
-        given, asked = ranks["as given"], ranks["as asked"]
-        said += (
-            f" Of {given['n']} factors {asked['n']} are asked, each as the rank of its value among the "
-            "clips: factors dominated by a few clips are dropped and near duplicates counted once. Many still depend "
-            f"on each other; together they vary in about {asked['value']:.0f} independent directions (effective rank)."
+        given, used = ranks["as given"], ranks["as asked"]
+        text += (
+            f" Of {given['n']} factors {used['n']} are used, each as the rank of its value among the "
+            "clips: factors dominated by a few clips are dropped and near duplicates count once. Many still depend "
+            f"on each other; together they vary in about {used['value']:.0f} independent directions (effective rank)."
         )
-    return [Finding("What is asked", said)]
+    return [Finding("Setting", text)]
 
 
-def _tasks(rows: StrictRows) -> list[Finding]:
-    found: list[Finding] = []
-    for metric, target in rows.tasks:
-        dense, codes = rows.one(metric, DENSE, target), rows.one(metric, CODES, target)
-        if dense is None or codes is None:
-            continue
-        as_percent = metric != "task_r2"
-        shown = percent if as_percent else decimal
-        kind = (
-            "a value"
-            if metric == "task_r2"
-            else ("several labels at once, each class told or not" if " + " in target else "one label")
-        )
-        seeds = rows.over_seeds(metric, target)
-        over = f"; {told}" if (told := seeds_told(seeds, shown)) else ""
-        said = (
-            f"{'R²' if metric == 'task_r2' else 'Balanced accuracy'} {shown(dense['value'])} from the dense layer "
-            f"({backed(dense, as_percent=as_percent)}), {shown(codes['value'])} from the codes "
-            f"({ends(codes, shown)}{over})."
-        )
-        if all(_at_null(row) for row in (dense, codes)):
-            said += " Neither exceeds what permuted targets reach: it cannot be read."
-        elif best := rows.best(metric, target):
-            verb, many = ("baseline", "reaches") if len(best.names) == 1 else ("baselines", "reach")
-            said += f" The best {verb}, {best.told}, {many} {shown(best.number.value)}."
-            said += f" {against(number_of(codes), best.number)}{_unlearned(rows, metric, target, shown)}"
-        found.append(Finding(f"The {target} ({kind})", said))
-    return found
+def task_findings(results: StrictResults) -> list[Finding]:
+    """Return the comparison on each task."""
+    return [_task_finding(comparison) for comparison in results.task_comparisons]
 
 
-def _unlearned(rows: StrictRows, metric: str, target: str, shown: Callable[[float], str]) -> str:
-    """Remark that an encoder that learned nothing tells more, where it does."""
-    dense, fresh = rows.one(metric, DENSE, target), rows.one(metric, "untrained", target)
-    if dense is None or fresh is None or not fresh["value"] > dense["value"] + MARGIN:
-        return ""
-    return (
-        f" An untrained encoder tells it better than the trained layer ({shown(fresh['value'])}): it lies in the sound."
+def _task_finding(comparison: Comparison) -> Finding:
+    target, codes = comparison.target, comparison.codes
+    regression = comparison.metric == "task_r2"
+    text_of = decimal if regression else percent
+    kind = "one label"
+    if regression or " + " in target:
+        kind = "a value" if regression else "several labels at once, each class present or not"
+    seeds = f"; {text}" if (text := seed_range(comparison.seeds, text_of)) else ""
+    said = (
+        f"{'R²' if regression else 'Balanced accuracy'} {text_of(comparison.dense.value)} from the dense layer "
+        f"({backed(vars(comparison.dense), as_percent=not regression)}), {text_of(codes.value)} from the codes "
+        f"({ends(vars(codes), text_of)}{seeds})."
     )
+    if comparison.at_chance:
+        said += " Neither exceeds permuted targets: it cannot be read."
+    elif best := comparison.best_baseline:
+        subject = "baseline" if len(best.representations) == 1 else "baselines"
+        verb = "reaches" if len(best.representations) == 1 else "reach"
+        said += f" The best {subject}, {best.label}, {verb} {text_of(best.estimate.value)}."
+        said += f" {_advantage(comparison)}{_untrained(comparison, text_of)}"
+    return Finding(f"The {target} ({kind})", said)
 
 
-def _predicted(rows: StrictRows) -> list[Finding]:
-    dense, codes = rows.one("predicted_share", DENSE), rows.one("predicted_share", CODES)
+def _advantage(comparison: Comparison) -> str:
+    advantage = comparison.advantage
+    if advantage is None or advantage is Advantage.TOO_FEW_GROUPS:
+        return f"Advantage of the codes: {too_few(comparison.codes.groups)}."
+    return ADVANTAGES[advantage]
+
+
+def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
+    """Return a remark where an untrained encoder exceeds the trained layer."""
+    if not comparison.untrained_is_better:
+        return ""
+    value = text_of(comparison.others["untrained"].value)
+    return f" An untrained encoder exceeds the trained layer ({value}): the answer lies in the audio itself."
+
+
+def factor_findings(results: StrictResults) -> list[Finding]:
+    """Return the number of factors that layer and codes predict."""
+    dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
     if dense is None or codes is None:
         return []
+    verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
     said = (
-        f"{of_all(dense)} factors {'have a good R² on these clips' if few(dense) else 'are predicted well'} from the "
-        f"dense layer, {of_all(codes)} from the codes (permuted factors: {of_all(dense, 'null_high')} and "
-        f"{of_all(codes, 'null_high')} at most)."
+        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes (permuted factors: at "
+        f"most {_share(dense, 'null_high')} and {_share(codes, 'null_high')})."
     )
-    common = rows.one("mean_factor_r2", DENSE)
+    common = results.comparison("mean_factor_r2")
     if common is not None:
-        again = rows.one("mean_factor_r2", CODES)
-        mean = decimal(again["value"], 2) if again else "–"
         said += (
-            f" {common['n']} are predicted by both and every seed; over these the mean R² of a linear map is "
-            f"{decimal(common['value'], 2)} from the dense layer and {mean} from the codes."
+            f" {common.dense.n} are predicted by both and every seed; over these the mean R² of a linear map is "
+            f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes."
         )
     return [Finding("Factors", said)]
 
 
-def _at_null(row: Row) -> bool:
-    return known(row["null_high"]) and row["value"] <= row["null_high"]
-
-
-def _seeds(rows: StrictRows, run: RunData) -> list[Finding]:
-    found = {
-        metric: rows.rows.filter(pl.col("metric") == metric).rows(named=True)
-        for metric in ("mean_max_cosine", "matched_correlation", "reappearing_share")
-    }
-    if not all(found.values()):
+def compactness_findings(results: StrictResults) -> list[Finding]:
+    """Return the number of dimensions over which a factor spreads."""
+    comparison = results.comparison("effective_latents")
+    if comparison is None or not (comparison.dense.measured and comparison.codes.measured):
         return []
-    atoms, latents, share = (found[metric][0] for metric in found)
-    recipe = run.cards.get(str(share["sae_id"]), {}).get("config") or {}
-    start = (
-        " Every seed starts with the leading principal axes of the same rows, so part of this likeness is the start."
-        if recipe.get("init") == "principal"
-        else ""
+    dense, codes = comparison.dense, comparison.codes
+    seeds = f"; {text}" if (text := seed_range(comparison.seeds, dimensions)) else ""
+    decision = COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(min(dense.groups, codes.groups))}.")
+    said = (
+        f"A factor takes {dimensions(dense.value)} effective dimensions of the dense layer "
+        f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "
+        f"({ends(vars(codes), dimensions)}{seeds}), the geometric mean over the {codes.n} common factors. {decision}"
     )
-    return [
-        Finding(
-            "What comes back",
-            f"Over {share['n']} seeds the atoms of two dictionaries have a mean largest cosine of "
-            f"{decimal(atoms['value'], 2)} (random dictionaries {decimal(atoms['null_mean'], 2)}); "
-            f"matched latents correlate at {decimal(latents['value'], 2)} on average (clips shuffled "
-            f"{decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
-            f"{percent(share['value'])} of the latents that fire reappear in at least 80{NBSP}% of the "
-            f"other seeds (shuffled {percent(share['null_mean'])}); the gallery names only such latents.{start}",
-        )
+    r2 = results.comparison("mean_factor_r2")
+    if r2 is not None and r2.codes.value < r2.dense.value:
+        said += f" They also predict less (mean R² {decimal(r2.codes.value, 2)} against {decimal(r2.dense.value, 2)})."
+    less = {name: estimate for name in LEARNED_LESS if (estimate := comparison.others.get(name)) and estimate.measured}
+    shares = {name: results.one("predicted_share", name, "common") for name in less}
+    each = [
+        f"{representation_label(name)} {dimensions(estimate.value)} ({_share(share)} factors predicted)"
+        for name, estimate in less.items()
+        if (share := shares[name]) is not None
     ]
+    if each:
+        said += f" What learned less or nothing: {comma_list(each)}."
+    if any(estimate.value <= codes.high for estimate in less.values()):
+        said += (
+            " Some of these lie within the interval of the codes or below: compactness alone does not show learning."
+        )
+    return [Finding("Compactness", said)]
 
 
-def _layers(rows: StrictRows) -> list[Finding]:
+def few_dimension_findings(results: StrictResults) -> list[Finding]:
+    """Return the mean R² from the best dimension and the best eight, and the decision."""
+    compared = results.few_dimensions
     said: list[str] = []
-    of_blocks = rows.of("layer_lead_of_blocks").rows(named=True)
-    for row in rows.of("layer_lead").iter_rows(named=True):
-        if known(row["value"]):
-            beside = next((b for b in of_blocks if b["target"] == row["target"] and within_chance(b)), None)
-            rests = ", but no more than by chance without layer 0, the input of the first block" if beside else ""
-            said.append(f"{lead_told(row['target'], number_of(row))}, {lead(row)}{rests}")
+    for size in (size for size in (results.sizes[0] if results.sizes else 0, FEW) if size in compared):
+        comparison = compared[size]
+        dense, codes, best = comparison.dense, comparison.codes, comparison.best_baseline
+        parts = [
+            f"{_two(codes.value)}{interval(codes, _two)} from the codes",
+            f"{_two(dense.value)}{interval(dense, _two)} from the dense layer",
+            *([f"{_two(best.estimate.value)} from {best.label}, the best baseline"] if best else []),
+        ]
+        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
     if not said:
         return []
-    text = "; ".join(said)
-    return [Finding("Pitch early, formants and phonemes late", f"{text[0].upper()}{text[1:]}.")]
+    comparisons = list(compared.values())
+    groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
+    decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
+    text = f"Mean R² of the common factors from the best {'; from '.join(dict.fromkeys(said))}. {decision}"
+    return [Finding("A few dimensions", text)]
+
+
+def seed_findings(results: StrictResults, run: RunData) -> list[Finding]:
+    """Return the agreement between SAEs of different seeds."""
+    metrics = ("mean_max_cosine", "matched_correlation", "reappearing_share")
+    atoms, latents, share = (results.where(metric=metric).first() for metric in metrics)
+    if atoms is None or latents is None or share is None:
+        return []
+    config = run.cards.get(str(share["sae_id"]), {}).get("config") or {}
+    start = (
+        " Every seed starts with the leading principal axes of the same rows, which explains part of this agreement."
+        if config.get("init") == "principal"
+        else ""
+    )
+    text = (
+        f"Over {share['n']} seeds the atoms of two SAEs have a mean largest cosine of {decimal(atoms['value'], 2)} "
+        f"(random atoms {decimal(atoms['null_mean'], 2)}); matched latents correlate at {decimal(latents['value'], 2)} "
+        f"on average (clips shuffled {decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
+        f"{percent(share['value'])} of the latents that fire reappear in at least 80{NBSP}% of the other seeds "
+        f"(shuffled {percent(share['null_mean'])}); the gallery names only such latents.{start}"
+    )
+    return [Finding("Agreement between seeds", text)]
+
+
+LEADS: dict[Lead, str] = {
+    Lead.DECIDED: "and the interval excludes 0",
+    Lead.UNDECIDED: "but the interval includes 0",
+}
+
+
+def layer_findings(results: StrictResults) -> list[Finding]:
+    """Return the order of categories over the layers."""
+    said: list[str] = []
+    for lead in results.leads:
+        if lead.estimate.measured:
+            rests = ", but not beyond chance without layer 0, the input of the first block"
+            decision = LEADS.get(lead.decision, too_few(lead.estimate.groups))
+            text = describe_lead(lead.first, lead.second, lead.estimate)
+            said.append(f"{text}, {decision}{rests if lead.rests_on_input else ''}")
+    if not said:
+        return []
+    return [Finding("Pitch early, formants and phonemes late", f"{capitalised('; '.join(said))}.")]
+
+
+def too_few(groups: int) -> str:
+    """Return the text in place of a decision."""
+    return f"{count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
+
+
+def _share(row: Row, column: str = "value") -> str:
+    """Return a share as a count of all."""
+    return f"{round(row[column] * row['n'])} of {row['n']}" if known(row[column]) else "–"
+
+
+def _two(value: float) -> str:
+    return decimal(value, 2)

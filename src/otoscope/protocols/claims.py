@@ -1,0 +1,254 @@
+"""The three claims of Mariotte et al. 2025 (arXiv 2509.24793), and the rules that decide them.
+
+`otoscope.protocols.claim_sources` fills them from the published tables, from the study's own protocol in this run, and
+from held-out groups (the strict protocol). Only held-out groups decide a claim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+import polars as pl
+
+from otoscope.protocols.comparison import (
+    MARGIN,
+    MIN_GROUPS,
+    Baseline,
+    Estimate,
+    Relation,
+    Verdict,
+    difference,
+    disjoint,
+    relation,
+)
+from otoscope.protocols.strict.results import LayerLead, better_than_densest
+
+HIGH_SPARSITY = 0.95
+"""Sparsity at which the study's text reads its figures; the nearest that was trained stands for it."""
+
+FEW = 4
+"""Dimensions that stand for few: the nearest size of the k-sparse curves is read."""
+
+
+class Reason(Enum):
+    """Reason for a verdict."""
+
+    TOO_FEW_GROUPS = "too few groups"
+    # the task
+    AT_CHANCE = "the codes do not exceed permuted targets"
+    NO_INTERVAL = "no interval"
+    LOSS = "a loss beyond the margin over the whole interval"
+    GAIN = "a gain over the whole interval"
+    LOSS_EXCLUDED = "the interval excludes a loss beyond the margin"
+    LOSS_POSSIBLE = "the interval includes a loss beyond the margin"
+    LOSS_LIKELY = "a loss beyond the margin, but the interval includes less"
+    # dimensions
+    NO_COMMON_FACTOR = "no factor is predicted by both"
+    MORE_DIMENSIONS = "the codes need more dimensions"
+    LESS_FROM_FEW = "few dimensions of the codes predict less"
+    FEWER_DIMENSIONS = "the codes need fewer dimensions"
+    FEWER_BUT_LESS = "fewer dimensions, but a few of them predict less"
+    DIMENSIONS_OVERLAP = "the intervals overlap"
+    # layers
+    EARLIER = "earlier than by chance"
+    LATER = "later than by chance"
+    RESTS_ON_INPUT = "not beyond chance without the input layer"
+    LEAD_UNCLEAR = "an interval includes 0, or chance reaches as far"
+
+
+class Judgement(NamedTuple):
+    """Verdict on a claim and the reason for it."""
+
+    verdict: Verdict
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class OtherTargets:
+    """Other targets of the first claim: their number, and the losses beyond the margin by target."""
+
+    count: int
+    losses: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class TaskClaim:
+    """Claim 1, codes keep the task: what a probe reads from a layer and from its codes, by sparsity.
+
+    `layers` counts the layers averaged over. At the sparsity that stands for a high one the codes' value is the mean
+    over seeds, and `seeds` holds the value of each. `limit` is the sparsity limit of the task, `test_clips` the number
+    of classified clips (0 for a regression).
+    """
+
+    dense: Estimate
+    codes: Mapping[float, Estimate]
+    target: str
+    layers: int = 1
+    limit: Estimate | None = None
+    others: OtherTargets | None = None
+    best_baseline: Baseline | None = None
+    seeds: tuple[float, ...] = ()
+    test_clips: int = 0
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity that stands for a high one."""
+        return min(self.codes, key=lambda sparsity: (abs(sparsity - HIGH_SPARSITY), sparsity))
+
+    @property
+    def high(self) -> Estimate:
+        """Estimate from the codes at that sparsity."""
+        return self.codes[self.sparsity]
+
+    @property
+    def losses(self) -> dict[float, float]:
+        """Codes minus dense layer, by sparsity."""
+        return {s: codes.value - self.dense.value for s, codes in sorted(self.codes.items())}
+
+    @property
+    def better_sparsity(self) -> float | None:
+        """Sparsity that exceeds the densest codes by more than the margin: then no limit can be determined."""
+        return better_than_densest({s: codes.value for s, codes in self.codes.items()}, MARGIN)
+
+    def judge(self) -> Judgement:
+        """Decide whether codes of high sparsity keep what the layer holds on the task.
+
+        With d the codes' value minus the layer's, and its interval (`comparison.difference`):
+
+        - holds: the lower end of the interval lies above -2 points, which excludes a loss of 2 points, and the codes
+          exceed their null;
+        - does not hold: the upper end lies below -2 points, or the codes do not exceed their null;
+        - undecided: otherwise, and without an interval or with fewer than `MIN_GROUPS` groups.
+
+        Seeds, sparsity limits, baselines and other targets inform and do not change the verdict.
+        """
+        codes, change = self.high, difference(self.high, self.dense)
+        if codes.at_chance:
+            return Judgement(Verdict.FAILS, Reason.AT_CHANCE)
+        if not change.bounded:
+            return Judgement(Verdict.UNDECIDED, Reason.NO_INTERVAL)
+        if change.too_few_groups:
+            return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
+        if change.high < -MARGIN:
+            return Judgement(Verdict.FAILS, Reason.LOSS)
+        if change.low > -MARGIN:
+            return Judgement(Verdict.HOLDS, Reason.GAIN if change.low > 0 else Reason.LOSS_EXCLUDED)
+        return Judgement(Verdict.UNDECIDED, Reason.LOSS_POSSIBLE if change.value >= -MARGIN else Reason.LOSS_LIKELY)
+
+
+class LayerAndCodes(NamedTuple):
+    """One quantity of a layer and of its codes."""
+
+    dense: Estimate
+    codes: Estimate
+
+    @property
+    def relation(self) -> Relation:
+        """Relation of the codes to the layer."""
+        return relation(self.codes, self.dense)
+
+
+@dataclass(frozen=True)
+class CompactnessClaim:
+    """Claim 2, attributes take fewer dimensions: completeness, effective dimensions, and R² from few dimensions.
+
+    The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict,
+    `unlearned` holds the effective dimensions of codes that learned nothing, by representation, `seeds` those of each
+    seed, and `best_few` the best baseline from `few_k` dimensions.
+    """
+
+    completeness: LayerAndCodes
+    layers: int = 1
+    dimensions: LayerAndCodes | None = None
+    few: LayerAndCodes | None = None
+    few_k: int = FEW
+    factors: int = 0
+    unlearned: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    seeds: tuple[float, ...] = ()
+    best_few: Baseline | None = None
+
+    @property
+    def learned(self) -> bool:
+        """True if no codes that learned nothing are as compact as the trained ones."""
+        if self.dimensions is None:
+            return True
+        codes = self.dimensions.codes
+        most = codes.high if codes.bounded else codes.value
+        return not any(estimate.value <= most for estimate in self.unlearned.values())
+
+    def judge(self) -> Judgement | None:
+        """Decide whether a factor takes fewer dimensions of the codes than of the layer; None if not measured.
+
+        It holds when the codes take fewer effective dimensions and a few of them predict as much as a few of the
+        layer's, within 2 points; it fails when the codes take more, or a few of them predict less. Either way the
+        intervals must be disjoint and rest on at least `MIN_GROUPS` groups.
+        """
+        if self.dimensions is None:
+            return None
+        if not self.factors:
+            return Judgement(Verdict.UNDECIDED, Reason.NO_COMMON_FACTOR)
+        dense, codes = self.dimensions
+        fewer, more = disjoint(codes, dense), disjoint(dense, codes)
+        keeps = self.few is None or self.few.codes.value >= self.few.dense.value - MARGIN
+        less = self.few is not None and disjoint(self.few.codes, self.few.dense)
+        if (more or less or (fewer and keeps)) and min(dense.groups, codes.groups) < MIN_GROUPS:
+            return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
+        if more or less:
+            return Judgement(Verdict.FAILS, Reason.MORE_DIMENSIONS if more else Reason.LESS_FROM_FEW)
+        if fewer and keeps:
+            return Judgement(Verdict.HOLDS, Reason.FEWER_DIMENSIONS)
+        return Judgement(Verdict.UNDECIDED, Reason.FEWER_BUT_LESS if fewer else Reason.DIMENSIONS_OVERLAP)
+
+
+@dataclass(frozen=True)
+class OrderingClaim:
+    """Claim 3, pitch early and formants late: category counts in an early and a late layer, or leads in layers.
+
+    `curves` holds the mean R² of each category by layer.
+    """
+
+    early: Mapping[str, float] = field(default_factory=dict[str, float])
+    late: Mapping[str, float] = field(default_factory=dict[str, float])
+    leads: Sequence[LayerLead] = ()
+    curves: pl.DataFrame | None = None
+    layers: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Smallest number of test groups behind a lead."""
+        return min(lead.estimate.groups for lead in self.leads)
+
+    @property
+    def reversed_leads(self) -> list[LayerLead]:
+        """Leads whose whole interval lies below 0, also beyond chance without layer 0."""
+        return [lead for lead in self.leads if lead.estimate.high < 0 and lead.stands(-1.0)]
+
+    def judge(self) -> Judgement | None:
+        """Decide whether pitch is read in earlier layers than formants and MFCC; None if not measured.
+
+        It holds when the interval of every lead lies above 0 and its value above the null's upper end; it fails when
+        the whole interval of one lies below 0. Where layer 0, the input of the first block, is among the layers, such
+        leads must also exceed chance over the outputs of blocks alone. Fewer than `MIN_GROUPS` groups decide nothing.
+        """
+        if not self.leads:
+            return None
+        if self.groups < MIN_GROUPS:
+            return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
+        if all(lead.estimate.low > 0 and not lead.estimate.at_chance for lead in self.leads):
+            if all(lead.stands(1.0) for lead in self.leads):
+                return Judgement(Verdict.HOLDS, Reason.EARLIER)
+            return Judgement(Verdict.UNDECIDED, Reason.RESTS_ON_INPUT)
+        if any(lead.estimate.high < 0 for lead in self.leads):
+            if self.reversed_leads:
+                return Judgement(Verdict.FAILS, Reason.LATER)
+            return Judgement(Verdict.UNDECIDED, Reason.RESTS_ON_INPUT)
+        return Judgement(Verdict.UNDECIDED, Reason.LEAD_UNCLEAR)
+
+
+class Claims(NamedTuple):
+    """Numbers of the three claims from one source; None where the source lacks them."""
+
+    task: TaskClaim | None
+    compactness: CompactnessClaim | None
+    ordering: OrderingClaim | None

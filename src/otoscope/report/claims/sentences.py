@@ -1,0 +1,294 @@
+"""Text of the verdicts on the three claims: outcome, sentence, and notes that inform without changing the outcome."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from otoscope import formatting
+from otoscope.formatting import comma_list, count, percent, sparsity
+from otoscope.metrics.representation import representation_label
+from otoscope.protocols.claims import (
+    Claims,
+    CompactnessClaim,
+    Judgement,
+    LayerAndCodes,
+    OrderingClaim,
+    Reason,
+    TaskClaim,
+)
+from otoscope.protocols.comparison import MARGIN, MIN_GROUPS, Estimate, Verdict, difference, disjoint
+from otoscope.report.estimates import (
+    capitalised,
+    decimal_with_interval,
+    describe_lead,
+    dimensions,
+    interval,
+    percent_with_interval,
+    points,
+    seed_range,
+    signed_points,
+)
+
+
+class VerdictText(NamedTuple):
+    """Verdict on a claim as the page shows it: outcome, reason, and notes."""
+
+    outcome: Verdict
+    sentence: str
+    notes: tuple[str, ...] = ()
+
+
+NOT_ASKED = VerdictText(
+    Verdict.NOT_ASKED,
+    "This run has no numbers from held-out groups for this claim. To compute them, write a configuration with this "
+    "audio under `corpus`, this model under `model`, at least two `extract.layers`, and `evaluate.protocols: "
+    "[mariotte2025, strict]`, and run `otoscope run CONFIG.yaml`; `otoscope reproduce` alone does not compute them. "
+    "Numbers from the study's own protocol cannot decide, for the reasons that its switches list.",
+)
+
+REQUIREMENTS = (
+    "It needs a label that is probed, or a factor, and SAEs of the layer compared.",
+    "It needs factors that the layer and its codes both predict.",
+    "It needs at least two `extract.layers`, and factors of pitch and of formants or MFCC.",
+)
+"""Requirements of each claim."""
+
+
+def describe_verdicts(claims: Claims, *, asked: bool = False) -> tuple[VerdictText, VerdictText, VerdictText]:
+    """Return the verdict on each claim from held-out groups; `asked`: the run used the strict protocol."""
+    task, compactness, ordering = (
+        describe_task(claims.task),
+        describe_compactness(claims.compactness),
+        describe_ordering(claims.ordering),
+    )
+    if not asked:
+        return task, compactness, ordering
+    missing = (
+        VerdictText(Verdict.NOT_MEASURED, f"This run cannot answer the question. {needs}") for needs in REQUIREMENTS
+    )
+    first, second, third = (
+        other if text is NOT_ASKED else text for text, other in zip((task, compactness, ordering), missing, strict=True)
+    )
+    return first, second, third
+
+
+REASONS: dict[Reason, str] = {
+    Reason.NO_INTERVAL: ", without an interval",
+    Reason.LOSS: ", a loss of more than 2 points over the whole interval",
+    Reason.GAIN: ", a gain, and the whole interval lies above 0",
+    Reason.LOSS_LIKELY: ", more than the margin of 2 points, but the interval includes smaller losses",
+    Reason.MORE_DIMENSIONS: ": the codes need more, and the intervals are disjoint",
+    Reason.LESS_FROM_FEW: ": few dimensions of the codes predict less, and the intervals are disjoint",
+    Reason.FEWER_DIMENSIONS: ": the codes need fewer, and the intervals are disjoint",
+    Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
+    Reason.EARLIER: ". Each lead exceeds chance, and no interval includes 0",
+    Reason.RESTS_ON_INPUT: (
+        ". That rests on layer 0, the input of the first block: over the outputs of blocks alone it does not exceed "
+        "chance"
+    ),
+    Reason.LEAD_UNCLEAR: ". An interval includes 0, or chance reaches as far",
+}
+"""Ends of sentences that depend on the reason alone."""
+
+
+def describe_task(claim: TaskClaim | None) -> VerdictText:
+    """Return the verdict on the first claim."""
+    if claim is None:
+        return NOT_ASKED
+    judgement, codes, change = claim.judge(), claim.high, difference(claim.high, claim.dense)
+    text = (
+        f"At {sparsity(claim.sparsity)} sparsity the codes reach {percent_with_interval(codes)} on {claim.target}, the "
+        f"layer itself {percent_with_interval(claim.dense)}: {points(change.value)}"
+    )
+    if change.bounded:
+        text += f" (difference {signed_points(change.low)} to {signed_points(change.high)} points)"
+    return VerdictText(judgement.verdict, f"{text}{_task_reason(judgement, codes, change)}.", tuple(_task_notes(claim)))
+
+
+def _task_reason(judgement: Judgement, codes: Estimate, change: Estimate) -> str:
+    gain = "a gain in this sample" if change.value > 0 else ""
+    match judgement.reason:
+        case Reason.AT_CHANCE:
+            return f", and no more than permuted targets give (up to {percent(codes.null_high)})"
+        case Reason.TOO_FEW_GROUPS:
+            return f", but {_too_few(change.groups)}"
+        case Reason.LOSS_EXCLUDED:
+            return f", {gain + ', ' if gain else ''}and the interval excludes a loss of 2 points"
+        case Reason.LOSS_POSSIBLE:
+            return f"{', ' + gain if gain else ''}, but the interval does not exclude a loss of 2 points"
+        case reason:
+            return REASONS[reason]
+
+
+def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
+    """Return the verdict on the second claim."""
+    judgement = claim and claim.judge()
+    if claim is None or claim.dimensions is None or judgement is None:
+        return NOT_ASKED
+    if judgement.reason is Reason.NO_COMMON_FACTOR:
+        return VerdictText(
+            judgement.verdict, "No factor is predicted by both the layer and its codes, so there is nothing to compare."
+        )
+    dense, codes = claim.dimensions
+    text = (
+        f"On the {count(claim.factors, 'factor')} that both predict, the regression of a factor spreads over "
+        f"{_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means)"
+    )
+    notes = tuple(_compactness_notes(claim))
+    match judgement.reason:
+        case Reason.TOO_FEW_GROUPS:
+            end = f": {_too_few(min(dense.groups, codes.groups))}"
+        case Reason.DIMENSIONS_OVERLAP:
+            end = f": the codes take {_leaning(claim.dimensions)}, but the intervals overlap"
+        case reason:
+            end = REASONS[reason]
+    if judgement.verdict is Verdict.HOLDS:
+        notes = (*_unlearned_notes(claim), *notes)
+    return VerdictText(judgement.verdict, f"{text}{end}.", notes)
+
+
+def _leaning(sides: LayerAndCodes) -> str:
+    if dimensions(sides.codes.value) == dimensions(sides.dense.value):
+        return "as many"
+    return "more dimensions rather than fewer" if sides.codes.value > sides.dense.value else "fewer dimensions"
+
+
+def _spread(estimate: Estimate) -> str:
+    return f"{dimensions(estimate.value)}{interval(estimate, dimensions)}"
+
+
+def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
+    """Return the verdict on the third claim."""
+    judgement = claim and claim.judge()
+    if claim is None or judgement is None:
+        return NOT_ASKED
+    leads = (describe_lead(lead.first, lead.second, lead.estimate) for lead in claim.leads)
+    match judgement.reason:
+        case Reason.TOO_FEW_GROUPS:
+            end = f": {_too_few(claim.groups)}"
+        case Reason.LATER:
+            later = claim.reversed_leads
+            after = comma_list(lead.second for lead in later)
+            end = f". {capitalised(later[0].first)} comes later than {after}, and the interval excludes 0"
+        case reason:
+            end = REASONS[reason]
+    return VerdictText(judgement.verdict, f"{capitalised('; '.join(leads))}{end}.", tuple(_ordering_notes(claim)))
+
+
+def _too_few(groups: int) -> str:
+    return f"{count(groups, 'group is', 'groups are')} too few to decide (at least {MIN_GROUPS})"
+
+
+def _task_notes(claim: TaskClaim) -> Iterator[str]:
+    """Yield seeds, the worth of one clip, the sparsity limit, the best baseline, and other targets."""
+    yield from _seed_notes("The value of the codes", claim.seeds, percent)
+    if claim.test_clips and 2 / claim.test_clips >= MARGIN:
+        yield (
+            f"One of the {claim.test_clips} test clips moves an accuracy by {100 / claim.test_clips:.1f} points; the "
+            f"margin is {100 * MARGIN:.0f}."
+        )
+    yield from _limit_notes(claim)
+    yield from _baseline_notes(claim)
+    if claim.others is None or not claim.others.count:
+        return
+    others = count(claim.others.count, "other target")
+    if losses := claim.others.losses:
+        each = [f"{target} {points(change.value)}{_change_interval(change)}" for target, change in losses.items()]
+        yield f"Of {others} the same codes lose more than 2 points on {len(each)}: {'; '.join(each)}."
+    else:
+        yield f"Of {others} the same codes lose more than 2 points on none."
+
+
+def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float], str]) -> Iterator[str]:
+    if text := seed_range(values, text_of):
+        yield f"{subject} is the {text}."
+    elif values:
+        yield f"{subject} comes from a single seed."
+
+
+def _limit_notes(claim: TaskClaim) -> Iterator[str]:
+    """Yield the sparsity up to which codes keep what the densest codes reach."""
+    limit, densest = claim.limit, min(claim.codes)
+    if limit is None or not limit.measured or len(claim.codes) < 2:
+        return
+    base = f"the densest codes ({sparsity(densest)} sparsity, {percent(claim.codes[densest].value)})"
+    if (better := claim.better_sparsity) is not None:
+        yield (
+            f"The sparsity limit cannot be determined: sparser codes ({percent(claim.codes[better].value)} at "
+            f"{sparsity(better)}) exceed {base}, so a loss against them says little."
+        )
+    elif limit.value <= densest:
+        yield f"The next sparsity level already loses more than 2 points against {base}."
+    else:
+        limit_text = f"{sparsity(limit.value)} sparsity{interval(limit, sparsity)}"
+        yield f"No more than 2 points are lost against {base} up to {limit_text}."
+
+
+def _baseline_notes(claim: TaskClaim) -> Iterator[str]:
+    if (best := claim.best_baseline) is None:
+        return
+    codes, one = claim.high, len(best.representations) == 1
+    matched = f" (matched to codes at {sparsity(best.sparsity)} sparsity)" if formatting.known(best.sparsity) else ""
+    name = f"{best.label}{matched}, {percent_with_interval(best.estimate)}"
+    if best.estimate.value > codes.value:
+        verb = "baseline reaches" if one else "baselines reach"
+        yield f"The best {verb} more: {name}{_overlap(codes, best.estimate)}."
+    else:
+        verb = "baseline is" if one else "baselines are"
+        yield f"The best {verb} {name}{_overlap(best.estimate, codes)}."
+
+
+def _overlap(lower: Estimate, higher: Estimate) -> str:
+    if not (lower.bounded and higher.bounded):
+        return ""
+    return "; the intervals are disjoint" if disjoint(lower, higher) else "; the intervals overlap"
+
+
+def _change_interval(change: Estimate) -> str:
+    return f" ({signed_points(change.low)} to {signed_points(change.high)})" if change.bounded else ""
+
+
+def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
+    """Yield seeds, R² from few dimensions, and why completeness does not decide."""
+    yield from _seed_notes("The number of dimensions of the codes", claim.seeds, dimensions)
+    if (few := claim.few) is not None:
+        best = claim.best_few
+        baseline = f"; of the best baseline, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
+        yield (
+            f"The {count(claim.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
+            f"{decimal_with_interval(few.codes, 2)}, of the layer {decimal_with_interval(few.dense, 2)}{baseline}."
+        )
+    dense, codes = claim.completeness
+    would = "would hold" if disjoint(dense, codes) else "would be undecided"
+    would = "would not hold" if disjoint(codes, dense) else would
+    yield (
+        f"By completeness, the study's measure, the claim {would} ({decimal_with_interval(codes, 2)} for the codes, "
+        f"{decimal_with_interval(dense, 2)} for the layer). It does not decide here: completeness is divided by the "
+        "logarithm of the number of dimensions, so a wider code scores higher for the same spread."
+    )
+
+
+def _unlearned_notes(claim: CompactnessClaim) -> Iterator[str]:
+    """Yield the effective dimensions of sparse codes that learned nothing."""
+    if not claim.unlearned:
+        return
+    each = [f"{dimensions(e.value)} dimensions ({representation_label(name)})" for name, e in claim.unlearned.items()]
+    if claim.learned:
+        conclusion = "more than of codes that were learned"
+    else:
+        conclusion = "being sparse is enough for that, so it does not show that anything was learned"
+    yield f"A factor takes {comma_list(each)}: {conclusion}."
+
+
+def _ordering_notes(claim: OrderingClaim) -> Iterator[str]:
+    """Yield the leads over the outputs of blocks alone, and the centre of a flat curve."""
+    blocks = [(lead, lead.blocks) for lead in claim.leads if lead.blocks is not None and lead.blocks.measured]
+    if blocks:
+        each = "; ".join(describe_lead(lead.first, lead.second, estimate) for lead, estimate in blocks)
+        yield f"Without layer 0, the input of the first block: {each}."
+    if claim.curves is not None and claim.curves["layer"].n_unique() > 1:
+        layers: list[int] = claim.curves["layer"].unique().to_list()
+        flat = formatting.decimal(sum(layers) / len(layers), 2)
+        yield (
+            f"Layers run from {min(layers)} to {max(layers)}: a flat curve has its centre at {flat}, and the distance "
+            "between two nearly flat curves is small."
+        )

@@ -1,0 +1,100 @@
+"""Text of estimates: values with their intervals, differences in points, ranges over seeds, leads in layers."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from otoscope import formatting
+from otoscope.formatting import percent
+from otoscope.protocols.comparison import Estimate
+
+
+def percent_with_interval(estimate: Estimate) -> str:
+    """Return a fraction as a percentage with its interval."""
+    return f"{percent(estimate.value)}{interval(estimate, percent)}"
+
+
+def decimal_with_interval(estimate: Estimate, digits: int = 3) -> str:
+    """Return a number with its interval."""
+    text_of = partial(formatting.decimal, digits=digits)
+    return f"{text_of(estimate.value)}{interval(estimate, text_of)}"
+
+
+def interval(estimate: Estimate, text_of: Callable[[float], str]) -> str:
+    """Return the interval in brackets; empty where there is none or it is a point."""
+    if not estimate.bounded or estimate.low == estimate.high == estimate.value:
+        return ""
+    return f" ({text_of(estimate.low)} to {text_of(estimate.high)})"
+
+
+def points(difference: float) -> str:
+    """Return a difference of two fractions in points.
+
+    >>> points(-0.0349), points(0.01), points(0.0)
+    ('3.5 points less', '1.0 points more', 'as much')
+    """
+    if abs(difference) < 0.0005:
+        return "as much"
+    direction = "less" if difference < 0 else "more"
+    return f"{formatting.decimal(100 * abs(difference), 1)} points {direction}"
+
+
+def signed_points(difference: float) -> str:
+    """Return a difference of two fractions as points with their sign.
+
+    >>> signed_points(-0.0349), signed_points(0.01)
+    ('−3.5', '+1.0')
+    """
+    text = formatting.decimal(100 * difference, 1)
+    return text if text.startswith("−") else f"+{text}"
+
+
+def dimensions(value: float) -> str:
+    """Return a number of dimensions."""
+    return formatting.decimal(value, 1)
+
+
+def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
+    r"""Return that a number is a mean over seeds, with the range over seeds; empty for one seed.
+
+    >>> seed_range([0.7, 0.8, 0.75], percent)
+    'mean of 3 seeds, which reach 70.0\xa0% to 80.0\xa0%'
+    """
+    if len(values) < 2:
+        return ""
+    return f"mean of {len(values)} seeds, which reach {text_of(min(values))} to {text_of(max(values))}"
+
+
+def describe_lead(first: str, second: str, lead: Estimate) -> str:
+    """Return by how many layers one category's centre precedes or follows another's, with interval and null.
+
+    >>> describe_lead("pitch", "mfcc", Estimate(-0.2, -0.37, -0.06, null_high=0.09))
+    'the centre of pitch lies 0.20 layers after that of mfcc (0.06 to 0.37 after; by chance up to 0.09 either way)'
+    >>> describe_lead("pitch", "mfcc", Estimate(0.2, -0.1, 0.5))
+    'the centre of pitch lies 0.20 layers before that of mfcc (from 0.10 after to 0.50 before)'
+    """
+    notes: list[str] = [_lead_interval(lead)] if lead.bounded else []
+    if formatting.known(lead.null_high):
+        notes.append(f"by chance up to {_layers(lead.null_high)} either way")
+    in_brackets = f" ({'; '.join(notes)})" if notes else ""
+    distance = f"{_layers(lead.value)} layers {_direction(lead.value)}"
+    return f"the centre of {first} lies {distance} that of {second}{in_brackets}"
+
+
+def _lead_interval(lead: Estimate) -> str:
+    if lead.low < 0 < lead.high:
+        return f"from {_layers(lead.low)} after to {_layers(lead.high)} before"
+    near, far = sorted((lead.low, lead.high), key=abs)
+    return f"{_layers(near)} to {_layers(far)} {_direction(lead.value)}"
+
+
+def _layers(distance: float) -> str:
+    return formatting.decimal(abs(distance), 2 if abs(distance) >= 0.01 else 3)
+
+
+def _direction(distance: float) -> str:
+    return "after" if distance < 0 else "before"
+
+
+def capitalised(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,132 @@
+"""Numbers of the three claims from published tables, the study's protocol, and held-out groups."""
+
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+import pytest
+
+from otoscope.metrics.record import Record
+from otoscope.protocols.claim_sources import formant_agreement, published_claims, reproduced_claims, strict_claims
+from otoscope.protocols.claims import Claims, OtherTargets, Reason
+from otoscope.protocols.comparison import Verdict
+from tests.support.claim_studies import small_study, strict_study, strictly, table
+
+
+def test_published_claims_are_means_over_the_eight_opened_layers() -> None:
+    found = published_claims()
+    assert found.task is not None
+    assert found.task.layers == 8
+    assert found.task.dense.value == pytest.approx((81.8 + 82 + 72.5 + 55 + 73 + 59.8 + 72.5 + 76.2) / 800)
+    at_95 = (80 + 82.25 + 72.25 + 53.75 + 69.75 + 56.25 + 69.75 + 68.5) / 800
+    assert found.task.codes[0.95].value == pytest.approx(at_95)
+    assert found.compactness is not None
+    assert found.compactness.completeness.codes.value == pytest.approx(0.6935)
+    assert found.ordering is not None
+    assert found.ordering.early["pitch"] == pytest.approx((4.8 + 3.7 + 3.7 + 3.5) / 4)
+    assert found.ordering.late["formants"] == pytest.approx((2.0 + 2.7 + 0.7 + 3.0) / 4)
+
+
+def test_reproduced_claims_are_means_over_opened_layers() -> None:
+    found = reproduced_claims(table(small_study()))
+    assert found.task is not None
+    assert (found.task.dense.value, found.task.layers) == (pytest.approx(0.7), 2)
+    assert found.task.losses == pytest.approx({0.75: 0.0, 0.95: -0.1})
+    assert found.task.sparsity == 0.95
+    assert found.compactness is not None
+    assert found.compactness.completeness.dense.value == pytest.approx(0.52)
+    assert found.ordering is not None
+    assert (found.ordering.early["pitch"], found.ordering.late["pitch"]) == (3.0, 1.0)
+
+
+def test_strict_claims_average_seeds_of_one_sae_per_sparsity() -> None:
+    found = strict_claims(table(strict_study()))
+    assert found.task is not None
+    assert {s: n.value for s, n in found.task.codes.items()} == {
+        0.75: 0.79,
+        0.95: pytest.approx(0.7895),
+        0.99: 0.79,
+    }
+    assert found.compactness is not None
+    assert found.compactness.dimensions is not None
+    assert found.compactness.dimensions.codes.value == 5.5
+    assert found.compactness.seeds == (5.0, 6.0)
+    assert (found.compactness.few_k, found.compactness.factors) == (4, 12)
+    assert found.ordering is not None
+    assert [lead.estimate.null_high for lead in found.ordering.leads] == [0.3]
+
+
+def test_reproduced_claims_leave_out_other_presets() -> None:
+    theirs = [replace(r, preset="mariotte2025") if r.representation == "sae" else r for r in small_study()]
+    ours = [replace(r, preset="default", value=0.0) for r in small_study() if r.representation == "sae"]
+    assert reproduced_claims(table([*ours, *theirs])) == reproduced_claims(table(theirs))
+    alone = reproduced_claims(table([r for r in [*theirs, *ours] if r.preset != "mariotte2025"]))
+    assert alone.task is not None
+    assert alone.task.high.value == 0.0
+
+
+@pytest.mark.parametrize("records", [[], small_study()[:1], strict_study()[:1]])
+def test_claims_are_none_where_numbers_are_missing(records: list[Record]) -> None:
+    rows = table(records)
+    assert reproduced_claims(rows) == strict_claims(rows) == Claims(None, None, None)
+
+
+def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
+    codes: dict[str, Any] = {"sparsity": 0.95, "seed": 0, "sae_id": "layer01-k95-seed0"}
+    accuracy = "task_balanced_accuracy"
+    records = [
+        *strict_study(),
+        strictly(accuracy, 0.9, "dense", target="vowel", low=0.89, high=0.91, null_high=0.3),
+        strictly(accuracy, 0.8, "sae", target="vowel", low=0.79, high=0.81, **codes),
+        strictly(accuracy, 0.9, "dense", target="gender", null_high=0.6),
+        strictly(accuracy, 0.89, "sae", target="gender", **codes),
+        strictly("task_r2", 0.5, "dense", target="f0", null_high=0.1),
+        strictly("task_r2", 0.4, "sae", target="f0", **codes),
+        # nothing can be lost on a target that the layer does not predict
+        strictly(accuracy, 0.3, "dense", target="take", null_high=0.35),
+        strictly(accuracy, 0.1, "sae", target="take", **codes),
+        strictly(accuracy, 0.85, "pca", target="technique", low=0.84, high=0.86, sparsity=0.99),
+        strictly(accuracy, 0.7, "logmel", target="technique", low=0.6, high=0.8),
+        strictly(accuracy, 0.99, "permuted", target="technique"),
+    ]
+    claim = strict_claims(table(records)).task
+    assert claim is not None
+    assert claim.seeds == (0.79, 0.789)
+    assert claim.others is not None
+    assert claim.others.count == 3
+    losses = {target: round(change.value, 9) for target, change in claim.others.losses.items()}
+    assert losses == {"vowel": -0.1, "f0 (R²)": -0.1}
+    assert claim.best_baseline is not None
+    assert (claim.best_baseline.representations, claim.best_baseline.sparsity) == (("pca",), 0.99)
+    alone = strict_claims(table(strict_study())).task
+    assert alone is not None
+    assert (alone.best_baseline, alone.others) == (None, OtherTargets(0, {}))
+    kept = strict_claims(table([r for r in records if r.target not in ("vowel", "f0")])).task
+    assert kept is not None
+    assert kept.others == OtherTargets(1, {})
+    worse = [replace(r, value=0.6, low=0.59, high=0.61) if r.representation == "pca" else r for r in records]
+    best = strict_claims(table(worse)).task
+    assert best is not None
+    assert best.best_baseline is not None
+    assert best.best_baseline.representations == ("logmel",)
+
+
+def test_strict_claims_on_two_groups_are_undecided():
+    claims = strict_claims(table([replace(r, groups=2) for r in strict_study()]))
+    for claim in claims:
+        assert claim is not None
+        assert claim.judge() == (Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
+
+
+def test_strict_claims_of_the_small_study_hold():
+    verdicts = [
+        claim and (judgement := claim.judge()) and judgement.verdict for claim in strict_claims(table(strict_study()))
+    ]
+    assert verdicts == [Verdict.HOLDS] * 3
+
+
+@pytest.mark.parametrize(("measured", "r"), [([900.0, 1200.0, 1500.0], 1.0), ([1500.0, 1200.0, 900.0], -1.0)])
+def test_formant_agreement_is_the_correlation_with_the_truth(measured: list[float], r: float):
+    factors = pl.DataFrame({"f2_hz": [900.0, 1200.0, 1500.0], "F2frequency_sma3nz_amean": measured})
+    assert formant_agreement(factors) == {"F2": pytest.approx(r)}
+    assert formant_agreement(factors.select("f2_hz")) == {}

@@ -1,0 +1,127 @@
+"""Sentences and notes of the verdicts."""
+
+from dataclasses import replace
+
+import pytest
+
+from otoscope.protocols.claims import (
+    Claims,
+    CompactnessClaim,
+    LayerAndCodes,
+    OrderingClaim,
+    OtherTargets,
+    Reason,
+    TaskClaim,
+)
+from otoscope.protocols.comparison import Baseline, Estimate, Verdict
+from otoscope.protocols.strict.results import LayerLead
+from otoscope.report.claims.sentences import (
+    REASONS,
+    describe_compactness,
+    describe_ordering,
+    describe_task,
+    describe_verdicts,
+)
+
+
+def estimate(value: float, low: float = float("nan"), high: float = float("nan"), null_high: float = float("nan")):
+    """Return an estimate on enough groups."""
+    return Estimate(value, low, high, null_high, groups=5)
+
+
+TASK = TaskClaim(estimate(0.8, 0.79, 0.81), {0.95: estimate(0.8, 0.79, 0.81, 0.2)}, "technique")
+COMPACT = CompactnessClaim(
+    LayerAndCodes(estimate(0.4), estimate(0.6)),
+    dimensions=LayerAndCodes(estimate(20.0, 15.0, 25.0), estimate(5.0, 4.0, 6.0)),
+    factors=9,
+)
+ORDER = OrderingClaim(leads=[LayerLead("pitch", "formants", estimate(1.2, 0.4, 2.0, 0.3), estimate(0.5, -0.1, 1.0))])
+
+
+@pytest.mark.parametrize(
+    ("codes", "end"),
+    [
+        (estimate(0.80, 0.79, 0.81, 0.2), ", and the interval excludes a loss of 2 points."),
+        (estimate(0.81, 0.80, 0.82, 0.2), ", a gain in this sample, and the interval excludes a loss of 2 points."),
+        (estimate(0.85, 0.84, 0.86, 0.2), ", a gain, and the whole interval lies above 0."),
+        (estimate(0.79, 0.7, 0.88), ", but the interval does not exclude a loss of 2 points."),
+        (estimate(0.85, 0.75, 0.95), ", a gain in this sample, but the interval does not exclude a loss of 2 points."),
+        (estimate(0.19, 0.1, 0.3, 0.2), ", and no more than permuted targets give (up to 20.0\xa0%)."),
+        (replace(estimate(0.8, 0.8, 0.8), groups=1), ", but 1 group is too few to decide (at least 3)."),
+    ],
+)
+def test_describe_task_ends_with_the_reason(codes: Estimate, end: str):
+    sentence = describe_task(replace(TASK, codes={0.95: codes})).sentence
+    assert sentence.startswith("At 95\xa0% sparsity the codes reach ")
+    assert sentence.endswith(end)
+
+
+def test_every_reason_has_a_sentence():
+    special = {
+        *(Reason.TOO_FEW_GROUPS, Reason.AT_CHANCE, Reason.LOSS_EXCLUDED, Reason.LOSS_POSSIBLE),
+        *(Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_OVERLAP, Reason.LATER),
+    }
+    assert set(REASONS) | special == set(Reason)
+
+
+def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
+    claim = replace(
+        TASK,
+        seeds=(0.789, 0.79),
+        others=OtherTargets(3, {"vowel": estimate(-0.1, -0.114, -0.086), "f0 (R²)": estimate(-0.1)}),
+        best_baseline=Baseline(("pca",), estimate(0.85, 0.84, 0.86), 0.99),
+    )
+    notes = " ".join(describe_task(claim).notes)
+    assert "The value of the codes is the mean of 2 seeds, which reach 78.9\xa0% to 79.0\xa0%." in notes
+    assert "Of 3 other targets the same codes lose more than 2 points on 2: " in notes
+    assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
+    assert (
+        "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
+        "(84.0\xa0% to 86.0\xa0%); the intervals are disjoint."
+    ) in notes
+    best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
+    notes = " ".join(describe_task(replace(claim, best_baseline=best, others=OtherTargets(1, {}))).notes)
+    assert "The best baseline is log-mel statistics, 70.0\xa0% (60.0\xa0% to 80.0\xa0%)" in notes
+    assert "Of 1 other target the same codes lose more than 2 points on none" in notes
+    assert not describe_task(TASK).notes
+
+
+def test_describe_task_notes_the_sparsity_limit():
+    limited = replace(TASK, codes={0.9: estimate(0.8), 0.95: estimate(0.79)}, limit=estimate(0.95, 0.9, 0.99))
+    assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)
+    steep = replace(limited, limit=estimate(0.9, 0.9, 0.95))
+    assert "next sparsity level already loses more than 2 points" in " ".join(describe_task(steep).notes)
+    beaten = " ".join(describe_task(replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})).notes)
+    assert "sparser codes (80.0\xa0% at 90\xa0%) exceed the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten
+
+
+@pytest.mark.parametrize(
+    ("untrained", "conclusion"),
+    [(5.5, "does not show that anything was learned"), (9.0, "more than of codes that were learned")],
+)
+def test_describe_compactness_notes_codes_that_learned_nothing(untrained: float, conclusion: str):
+    text = describe_compactness(replace(COMPACT, unlearned={"untrained_sae": estimate(untrained)}))
+    assert text.outcome is Verdict.HOLDS
+    (note,) = (note for note in text.notes if "learned" in note)
+    assert f"{untrained} dimensions (SAE of untrained encoder)" in note
+    assert conclusion in note
+    assert not any("learned" in note for note in describe_compactness(COMPACT).notes)
+
+
+def test_describe_ordering_gives_leads_with_and_without_layer_0():
+    text = describe_ordering(ORDER)
+    assert text.sentence.startswith("The centre of pitch lies 1.20 layers before that of formants (0.40 to 2.00 before")
+    assert text.notes[0].startswith("Without layer 0")
+    alone = OrderingClaim(leads=[replace(ORDER.leads[0], blocks=estimate(float("nan")))])
+    assert not describe_ordering(alone).notes
+    resting = OrderingClaim(leads=[replace(ORDER.leads[0], blocks=estimate(0.2, -0.1, 1.0, 0.3))])
+    assert "rests on layer 0" in describe_ordering(resting).sentence
+
+
+def test_describe_verdicts_of_missing_claims_say_what_they_need():
+    missing = describe_verdicts(Claims(None, None, None), asked=True)
+    assert [text.outcome for text in missing] == [Verdict.NOT_MEASURED] * 3
+    assert "at least two `extract.layers`" in missing[2].sentence
+    absent = describe_verdicts(Claims(None, None, None))
+    assert [text.outcome for text in absent] == [Verdict.NOT_ASKED] * 3
+    assert all("evaluate.protocols: [mariotte2025, strict]" in text.sentence for text in absent)
