@@ -10,7 +10,7 @@ Number = float | int | None
 
 
 def known(value: Number) -> bool:
-    """Return whether a value is present and finite."""
+    """Return True if a value is present and finite."""
     return value is not None and math.isfinite(value)
 
 
@@ -77,7 +77,7 @@ def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
 
 
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
-    """Return what stands in brackets behind a number: interval, null, clips and groups."""
+    """Return the bracketed details of a number: interval, null, clips and groups."""
     shown = percent if as_percent else decimal
     parts: list[str] = []
     if known(row["low"]) and known(row["high"]):

@@ -1,4 +1,4 @@
-"""What the authors' defects did, a switch each: the first choice is theirs, the others put it right."""
+"""Switches of the authors' defects: the first choice reproduces the defect, the others correct it."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,14 +10,14 @@ from otoscope.corpus.catalog import validate_settings
 from otoscope.errors import ConfigError, suggest
 
 ALPHA = 0.1
-"""The one LASSO penalty of the study, for every representation, never tuned."""
+"""LASSO penalty of the study, the same for every representation, never tuned."""
 
 
 PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 
 
 class MetricSwitches(BaseModel):
-    """Deviations in how a representation is judged; the defaults are what the authors' code does."""
+    """Switches of the metrics; the defaults reproduce the authors' code."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class MetricSwitches(BaseModel):
 
 
 class Switches(MetricSwitches):
-    """Every deviation that a defect forced on the authors, those in what is heard and trained too."""
+    """All switches: metrics, audio input and training."""
 
     vibrado: Literal["drop", "fix"] = Field(
         default="drop", description='files named "vibrado" vanish from the corpus, or count as vibrato'
@@ -92,7 +92,7 @@ class Switches(MetricSwitches):
 
 
 class Mariotte2025Settings(MetricSwitches):
-    """How one representation is judged."""
+    """Settings of the evaluation of one representation."""
 
     probe_epochs: int = Field(default=120, ge=1, description="times that a probe sees each training file")
     alpha: float = Field(default=ALPHA, gt=0, description="LASSO penalty, never tuned")
@@ -100,7 +100,7 @@ class Mariotte2025Settings(MetricSwitches):
 
 
 class ReproductionSettings(Switches, Mariotte2025Settings):
-    """Switches and effort, as `--set NAME=VALUE` gives them; less effort makes a trial, not a reproduction."""
+    """Switches and effort, set by `--set NAME=VALUE`; with less effort a run is a trial, not a reproduction."""
 
     latents: int = Field(default=2048, ge=2, description="atoms of a dictionary")
     sparsities: tuple[float, ...] = Field(default=PAPER_SPARSITIES, min_length=1, description="one dictionary each")
@@ -111,25 +111,25 @@ class ReproductionSettings(Switches, Mariotte2025Settings):
 
     @property
     def corrected(self) -> dict[str, str]:
-        """Switches that are not as in the authors' code."""
+        """Switches that differ from the authors' code."""
         return {
             name: getattr(self, name) for name, default in authors_choices().items() if getattr(self, name) != default
         }
 
 
 def authors_choices() -> dict[str, str]:
-    """Return every switch as the authors' code has it."""
+    """Return the authors' choice of every switch."""
     return {name: str(field.default) for name, field in Switches.model_fields.items()}
 
 
 def allowed_choices(switch: str) -> tuple[str, ...]:
-    """Return what a switch may be, the authors' choice first."""
+    """Return the allowed choices of a switch, the authors' choice first."""
     annotation: Any = Switches.model_fields[switch].annotation
     return tuple(annotation.__args__)
 
 
 def parse_settings(overrides: Sequence[str] = ()) -> ReproductionSettings:
-    """Return settings from `NAME=VALUE` texts; raise `ConfigError` naming what is unknown or not allowed.
+    """Return settings from `NAME=VALUE` texts; raise `ConfigError` for an unknown name or a value not allowed.
 
     >>> parse_settings(["vibrado=fix", "crops=2"]).corrected
     {'vibrado': 'fix'}

@@ -11,7 +11,7 @@ Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class StrictSettings(BaseModel):
-    """Settings of the strict protocol; every limit on its cost is one of them."""
+    """Settings of the strict protocol, including all limits on its cost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -28,8 +28,8 @@ class Encode(Protocol):
 class Fit(Protocol):
     """Function that fits a code on training rows.
 
-    `latents` and `k` are those of the SAE that it is compared with; a method limited by the width uses
-    the maximum it allows. Raises `EvaluationError` for rows that it cannot be fitted to.
+    `latents` and `k` are those of the SAE under comparison; a method limited by the width uses
+    its maximum. Raises `EvaluationError` for rows that it cannot be fitted to.
     """
 
     def __call__(self, rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
@@ -38,7 +38,7 @@ class Fit(Protocol):
 
 
 def check_rows(rows: Float[np.ndarray, "rows width"], *, least: int = 2) -> None:
-    """Raise `EvaluationError` if there are too few rows or a value is not finite."""
+    """Raise `EvaluationError` for too few rows or values that are not finite."""
     if rows.ndim != 2 or len(rows) < least:
         raise EvaluationError(f"a baseline is fitted on [rows, width] of at least {least} rows, got {rows.shape}")
     if not np.isfinite(rows).all():
@@ -71,9 +71,9 @@ ICA_ITERATIONS = 100
 
 
 def fit_ica(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
-    """Return the sources that FastICA finds (Hyvärinen and Oja, Neural Networks 13, 2000): dense and signed.
+    """Return the sources found by FastICA (Hyvärinen and Oja, Neural Networks 13, 2000): dense and signed.
 
-    The search may stop unconverged after `ICA_ITERATIONS`; its last state is the baseline. `k` is not used.
+    After `ICA_ITERATIONS` the last state is used, even if unconverged. `k` is not used.
     """
     del k
     check_rows(rows)
@@ -93,7 +93,7 @@ NMF_ITERATIONS = 100
 
 
 def fit_nmf(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
-    """Return the weights of the parts that non-negative matrix factorisation finds (Lee and Seung, Nature 401, 1999).
+    """Return the component weights of a non-negative matrix factorisation (Lee and Seung, Nature 401, 1999).
 
     Activations have either sign, so each dimension is shifted by its training minimum, and smaller values
     of other rows are set to 0. Multiplicative updates, initialised by singular vectors; `k` is not used.
@@ -120,7 +120,7 @@ def _shifted(rows: Float[np.ndarray, "rows width"], least: Float[np.ndarray, " w
 def fit_kmeans(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
     """Return one-hot membership of `latents` clusters (Lloyd 1982, in mini-batches: Sculley, WWW 2010).
 
-    At most half as many clusters as rows; pooled over a clip's frames, the code is a histogram of
+    The number of clusters is at most half the number of rows. Pooled over a clip's frames, the code is a histogram of
     audio words. `k` is not used: one cluster is active.
     """
     del k
@@ -140,7 +140,7 @@ def fit_kmeans(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int
 
 
 def permuted(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:
-    """Return the codes with their rows in random order: relations among latents stay, relations to targets are lost."""
+    """Return the codes with their rows permuted: relations among latents stay, relations to targets are lost."""
     return permute_rows(codes, seed=seed)
 
 

@@ -1,21 +1,19 @@
-"""Over how many latents a factor spreads, and over how many factors a latent does.
+"""DCI: disentanglement, completeness and explicitness of a code, and its relative size.
 
-Completeness and disentanglement of Eastwood and Williams (ICLR 2018), with four repairs that the
-strict protocol needs. A factor that nothing predicts scores NaN (an empty column has entropy 0 and
-would score 1). Latents that never fire are left out of the normaliser, so that appending dead
-latents changes nothing. The effective number of latents, exp of the entropy, stands beside
-completeness, because the same number of latents scores higher in a wider code. And the average
-disentanglement is the sum of D weighted by importance, which is 1 for the identity; the code
-published with arXiv:2509.24793 takes the mean of the weighted terms and so divides once more by
-the number of latents.
+Completeness and disentanglement follow Eastwood and Williams (ICLR 2018), with four changes for the strict protocol:
 
-How easily factors can be read, and how large the code is: the E and S of DCI-ES (Eastwood et al., ICLR 2023).
+- A factor that is not predicted scores NaN (an empty column has entropy 0 and would score 1).
+- Dead latents are excluded from the normaliser, so appending dead latents changes nothing.
+- The effective number of latents, exp of the entropy, is reported next to completeness, because the same number of
+  latents scores higher in a wider code.
+- The average disentanglement is the importance-weighted sum of D, which is 1 for the identity. The code published with
+  arXiv:2509.24793 takes the mean of the weighted terms and so divides once more by the number of latents.
 
-Disentanglement, completeness and informativeness stand in `otoscope.metrics.dci` and
-`lasso`. Explicitness asks what capacity a probe needs. The probes here: a tuned linear map, then the
-same with 16, 32, ... 512 radial functions around training rows fitted to what it leaves (Nyström
-features; Williams and Seeger, NeurIPS 2000). They see distances between standardised rows only, so
-order, unit and dead latents do not matter.
+Explicitness and size are the E and S of DCI-ES (Eastwood et al., ICLR 2023). Explicitness measures the capacity that a
+probe needs. The probes are a tuned linear map, and the same map plus 16, 32, ... 512 radial functions centred on
+training rows and fitted to its residuals (Nyström features; Williams and Seeger, NeurIPS 2000). They depend only on
+distances between standardised rows, so order, unit and dead latents do not matter. Informativeness is in
+`otoscope.metrics.lasso`.
 """
 
 import math
@@ -34,14 +32,14 @@ from otoscope.resampling.groups import missing_patterns, split_rows
 
 
 class Completeness(NamedTuple):
-    """Per factor: 1 - H / log(live latents), and exp(H); NaN where the factor is not predicted."""
+    """Per factor: 1 - H / log(live latents), and exp(H); NaN if the factor is not predicted."""
 
     completeness: Float[np.ndarray, " factors"]
     effective_latents: Float[np.ndarray, " factors"]
 
 
 class Disentanglement(NamedTuple):
-    """The average weighted by importance, D of each latent (NaN where unused), and each latent's share."""
+    """Average D weighted by importance, D of each latent (NaN if unused), and each latent's share."""
 
     value: float
     latents: Float[np.ndarray, " latents"]
@@ -54,19 +52,19 @@ def completeness(
     live: Bool[np.ndarray, " latents"],
     predicted: Bool[np.ndarray, " factors"] | None = None,
 ) -> Completeness:
-    """Return how few latents carry each factor.
+    """Return the completeness of each factor: 1 if one latent carries it, 0 if all live latents carry it equally.
 
     With p the importances of a factor scaled to sum 1 and H = -sum p log p over live latents,
-    completeness is 1 - H / log(live latents): 1 for one latent, 0 for all alike.
+    completeness is 1 - H / log(live latents).
 
     Args:
-        importance: importances, 0 or more; absolute LASSO weights of standardised codes, say.
-        live: latents that vary on the rows the importances were fitted on. Others must carry none.
-        predicted: factors to score, those whose held-out R2 exceeds a threshold, say; all if absent.
+        importance: non-negative importances, e.g. absolute LASSO weights of standardised codes.
+        live: latents that vary on the rows the importances were fitted on. All others must have importance 0.
+        predicted: factors to score, e.g. those whose held-out R2 exceeds a threshold; default: all.
 
-    A factor that is not predicted, or whose importances are all zero, is NaN in both; completeness
-    is NaN as well with fewer than two live latents. Raises `EvaluationError` for negative or
-    non-finite importances, for shapes that disagree, and for importance on a latent that is not live.
+    Both values are NaN for a factor that is not predicted or whose importances are all zero; completeness
+    is also NaN with fewer than two live latents. Raises `EvaluationError` for negative or
+    non-finite importances, inconsistent shapes, and importance on a latent that is not live.
 
     >>> completeness(np.array([[1.0, 1.0], [0.0, 1.0]]), live=np.array([True, True]))
     Completeness(completeness=array([1., 0.]), effective_latents=array([1., 2.]))
@@ -77,18 +75,18 @@ def completeness(
     if predicted is not None:
         entropy = np.where(predicted, entropy, math.nan)
     scaled = 1 - entropy / math.log(n_live) if n_live > 1 else np.full_like(entropy, math.nan)
-    # rounding may leave the bounds by an ulp
+    # rounding may exceed the bounds by an ulp
     return Completeness(np.clip(scaled, 0, 1), np.exp(entropy))
 
 
 def disentanglement(
     importance: Float[np.ndarray, "latents factors"], *, predicted: Bool[np.ndarray, " factors"] | None = None
 ) -> Disentanglement:
-    """Return how few factors each latent serves, and the average weighted by importance.
+    """Return the disentanglement D of each latent, and the average weighted by importance.
 
-    D of a latent is 1 - H(row) / log(factors) with the row scaled to sum 1; the average is
-    sum over latents of share * D with share = row sum / sum of all. Only `predicted` factors count.
-    NaN when fewer than two factors count or no latent carries anything.
+    D of a latent is 1 - H(row) / log(factors) with the row scaled to sum 1. The average is the sum
+    over latents of share * D with share = row sum / total. Only `predicted` factors count.
+    NaN if fewer than two factors count or all importances are zero.
 
     >>> disentanglement(np.eye(3)).value
     1.0
@@ -100,7 +98,7 @@ def disentanglement(
     undefined = np.full(len(rows), math.nan)
     if rows.shape[1] < 2 or total == 0:
         return Disentanglement(math.nan, undefined, np.zeros(len(rows)))
-    # scaled first, so that a sum of huge importances cannot overflow
+    # scale first, so that the sum of huge importances cannot overflow
     share = (rows / rows.max()).sum(axis=1)
     share /= share.sum()
     scores = np.clip(1 - _entropy(rows.T) / math.log(rows.shape[1]), 0, 1)
@@ -137,12 +135,12 @@ def _check(
 
 
 CAPACITIES = (0, 16, 32, 64, 128, 256, 512)
-"""Radial functions beside the linear map; each step counts as one unit of capacity, a doubling."""
+"""Numbers of radial functions added to the linear map; each step counts as one unit of capacity, a doubling."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 
 
 class Explicitness(NamedTuple):
-    """Mean and each factor's explicitness; held-out loss (1 - R2) by capacity; the linear map's fits."""
+    """Mean explicitness, explicitness per factor, held-out loss (1 - R2) per capacity, and the linear fits."""
 
     value: float
     factors: Float[np.ndarray, " factors"]
@@ -161,21 +159,21 @@ def explicitness(
     capacities: Sequence[int] = CAPACITIES,
     seed: int = 0,
 ) -> Explicitness:
-    """Return how little more than a linear map it takes to read each factor.
+    """Return the explicitness of each factor: how little capacity beyond a linear map a probe needs.
 
-    With l_t the loss (1 - R2 on test rows) at step t = 1..T, l* the lowest, first reached at t*, and
-    loss 1 for knowing nothing: E = 1 - A / Z, where A is the area between the curve and l* up to t*
-    (trapezoids) and Z = (T - 1)(1 - l*) / 2. 1: the linear map reads all that can be read. 0: the loss
-    falls evenly from nothing to its lowest. -1: only the largest probe reads anything.
+    With l_t the loss (1 - R2 on test rows) at step t = 1..T, l* the minimum, first reached at t*, and
+    1 the loss without information: E = 1 - A / Z, where A is the area between the curve and l* up to t*
+    (trapezoids) and Z = (T - 1)(1 - l*) / 2. 1: the linear map reaches the minimum. 0: the loss
+    falls linearly to its minimum. -1: only the largest probe predicts anything.
 
     Args:
-        codes: any representation, one row a clip.
-        factors: NaN where a clip has none.
-        groups: what must not be shared between splits (singer, speaker).
+        codes: any representation, one row per clip.
+        factors: factor values; NaN if missing.
+        groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row; penalties are chosen on valid.
-        predicted: factors to score; all if absent.
-        capacities: radial functions at each step, from 0, increasing; at most as many as fitted rows are used.
-        seed: of the choice of training rows.
+        predicted: factors to score; default: all.
+        capacities: increasing numbers of radial functions, from 0; limited by the number of training rows.
+        seed: seed for the selection of training rows.
 
     NaN for a factor that no probe predicts. Raises `EvaluationError` as `fit_ridge` does, and for
     capacities that do not increase from 0.
@@ -204,11 +202,10 @@ def explicitness(
 
 
 def relative_size(n_factors: int, live: Bool[np.ndarray, " latents"]) -> float:
-    """Return the S of DCI-ES: factors over latents that vary, 1 where there is a latent a factor.
+    """Return the S of DCI-ES: number of factors / number of live latents, at most 1.
 
-    A code with more latents than factors pays for it here and not in completeness. The number of
-    factors is best given as their effective rank, rounded, where they depend on each other. More
-    factors than latents count as 1; NaN without a live latent.
+    Completeness does not penalise a code with more latents than factors; this score does. If the factors depend on
+    each other, pass their rounded effective rank as `n_factors`. NaN without a live latent.
 
     >>> relative_size(16, np.ones(64, dtype=bool))
     0.25
@@ -220,7 +217,7 @@ def relative_size(n_factors: int, live: Bool[np.ndarray, " latents"]) -> float:
 def _radial(
     codes: Float[np.ndarray, "rows latents"], parts: dict[str, Bool[np.ndarray, " rows"]], most: int, seed: int
 ) -> Float[np.ndarray, "rows centres"]:
-    """Return exp(-d^2 / mean d^2) of the distances d from every row to some training rows."""
+    """Return exp(-d^2 / mean d^2) of the distances d from every row to randomly chosen training rows."""
     train = np.flatnonzero(parts["train"])
     live = live_columns(codes[train])
     x = codes[:, live].astype(np.float64)
@@ -235,7 +232,7 @@ def _loss(
     left: Float[np.ndarray, "rows factors"],
     here: dict[str, Int[np.ndarray, " _part"]],
 ) -> Float[np.ndarray, " factors"]:
-    """Return the squared test error of a ridge from radial functions, its penalty chosen on validation rows."""
+    """Return the squared test error of a ridge on radial functions, with the penalty chosen on validation rows."""
     train, valid, test = (here[name] for name in ("train", "valid", "test"))
     first, centre = near[train], left[train].mean(axis=0)
     mean = first.mean(axis=0)
@@ -243,7 +240,7 @@ def _loss(
     variance, axes = np.linalg.eigh(spread.T @ spread / len(train))
     turned = axes.T @ (spread.T @ (left[train] - centre) / len(train))
     ridges = np.asarray(RIDGES)[:, None, None] * max(float(variance.mean()), 1e-300)
-    # the smallest penalty per factor that validation rows like best
+    # per factor, the smallest of the penalties with minimum validation error
     weights = axes @ (turned / (np.maximum(variance, 0)[:, None] + ridges))
     errors = ((left[valid] - centre - (near[valid] - mean) @ weights) ** 2).sum(axis=1)
     chosen = weights[errors.argmin(axis=0), :, np.arange(left.shape[1])].T
@@ -253,7 +250,7 @@ def _loss(
 def _deviations(
     factors: Float[np.ndarray, "rows factors"], here: dict[str, Int[np.ndarray, " _part"]]
 ) -> Float[np.ndarray, " factors"]:
-    """Return the squared deviation of test rows from the mean of the fitted ones, NaN where there is none."""
+    """Return the squared deviation of the test rows from the mean of the fitted rows, NaN if it is zero."""
     fitted = np.concatenate([here["train"], here["valid"]])
     total = ((factors[here["test"]] - factors[fitted].mean(axis=0)) ** 2).sum(axis=0)
     return np.where(total > 0, total, math.nan)

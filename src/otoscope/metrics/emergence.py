@@ -1,8 +1,8 @@
-"""In which layers a category of factors can be read, and whether one category comes before another.
+"""Emergence: profile of a category of factors over layers, and order of two categories.
 
-From held-out squared errors by layer, group and factor (`ridge.RidgeFits.squares`). A category's
-profile is the mean over its factors, so that 18 formant descriptors do not outvote 6 of rhythm. One
-bootstrap draws groups and factors, each with replacement, the same draw in every layer.
+Computed from held-out squared errors by layer, group and factor (`ridge.RidgeFits.squares`). A category's
+profile is the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. One
+bootstrap draws groups and factors, each with replacement, with the same draws in every layer.
 """
 
 import math
@@ -19,11 +19,11 @@ REACHED = 0.9
 
 
 class Emergence(NamedTuple):
-    """One category over layers.
+    """Profile of one category over layers.
 
-    `r2` is the mean of its factors' R2 (each at least 0) by layer; `earliest` the first layer with
-    `reached` of the profile's maximum, `centre` the mean layer weighted by the profile; `factors`
-    counts those that could be scored. NaN for a category that no layer predicts.
+    `r2` is the mean of its factors' R2 (each at least 0) by layer; `earliest` the first layer that reaches
+    the share `reached` of the profile's maximum; `centre` the mean layer weighted by the profile; `factors`
+    the number of factors that could be scored. NaN for a category that no layer predicts.
     """
 
     category: str
@@ -36,10 +36,10 @@ class Emergence(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """By how many layers one category's centre lies before another's, and how often shuffled categories lead as far.
+    """Lead of one category over another: difference of their centres in layers, with interval and null.
 
-    `value` > 0: the first named comes earlier. `null_high` is the absolute lead that 95 % of the shuffled categories do
-    not exceed, either way; `p` is two-sided.
+    `value` > 0: the first category emerges earlier. `null_high` is the 95 % point of the absolute lead under shuffled
+    categories; `p` is two-sided.
     """
 
     value: float
@@ -64,12 +64,12 @@ def emergence(
 
     Args:
         squares: squared error and squared deviation of the test rows of each group, by layer and factor.
-        categories: of each factor; factors that are near duplicates are best reduced to one first.
-        layers: their numbers; 0, 1, 2, ... if absent.
-        reached: share of the maximum that counts as there.
-        resamples: draws of the bootstrap.
-        confidence: of the intervals; their ends are NaN with one group.
-        seed: of the bootstrap.
+        categories: category of each factor; reduce near duplicates to one factor first.
+        layers: layer numbers; default: 0, 1, 2, ...
+        reached: share of the maximum that defines the earliest layer.
+        resamples: number of bootstrap draws.
+        confidence: level of the intervals; their bounds are NaN with one group.
+        seed: seed of the bootstrap.
     """
     numbers = _layer_numbers(squares, categories, layers)
     if not 0 < reached <= 1:
@@ -114,9 +114,9 @@ def compare_order(
     """Test a claim such as "pitch comes before formants".
 
     The value is the centre layer of `then` minus that of `first`; its interval draws groups and
-    factors. The null deals the factors of both out at random into categories of the same sizes: p is
-    the share of deals whose absolute lead is at least the one found (the found one counted in).
-    Raises `EvaluationError` for a category that no factor has.
+    factors. The null assigns the factors of both at random to categories of the same sizes: p is
+    the share of assignments whose absolute lead is at least the observed one (which is included).
+    Raises `EvaluationError` for a category without factors.
     """
     numbers = _layer_numbers(squares, categories, layers)
     for name in (first, then):
@@ -154,7 +154,7 @@ def _by_factor(
     members: Int[np.ndarray, " members"],
     counts: Int[np.ndarray, "draws groups"] | None,
 ) -> Float[np.ndarray, "draws layers members"]:
-    """Return R2, at least 0, of each factor by layer, for all groups or for each draw of them."""
+    """Return R2, at least 0, of each factor by layer, for all groups or for each draw of groups."""
     chosen = squares[:, :, members]
     sums = chosen.sum(axis=1)[None] if counts is None else np.einsum("dg,lgmt->dlmt", counts.astype(np.float64), chosen)
     return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0)
@@ -166,7 +166,7 @@ def _profiles(
     counts: Int[np.ndarray, "draws groups"] | None,
     factors: Float[np.ndarray, "draws members"] | None,
 ) -> Float[np.ndarray, "draws layers"]:
-    """Return the mean over factors, all alike or weighted by how often a draw has them."""
+    """Return the mean over factors, unweighted or weighted by their counts in a draw."""
     if not len(members):
         return np.full((1 if factors is None else len(factors), len(squares)), math.nan)
     r2 = _by_factor(squares, members, counts)
@@ -193,7 +193,7 @@ def _earliest(
 def _group_draws(
     squares: Float[np.ndarray, "layers groups factors 2"], resamples: int, seed: int
 ) -> Int[np.ndarray, "draws groups"] | None:
-    """Return how often each draw has each group; None with fewer than two groups."""
+    """Return the count of each group in each draw; None with fewer than two groups."""
     return resample_counts(squares.shape[1], resamples=resamples, seed=seed) if squares.shape[1] > 1 else None
 
 
@@ -206,7 +206,7 @@ def _factor_draws(n: int, resamples: int, rng: np.random.Generator) -> Float[np.
 def _scored(
     squares: Float[np.ndarray, "layers groups factors 2"], members: Int[np.ndarray, " m"]
 ) -> Int[np.ndarray, " s"]:
-    """Return the factors that have test rows, and that vary there, in every layer."""
+    """Return the factors with test rows that vary in every layer."""
     return members[(squares[:, :, members, 1].sum(axis=1) > 0).all(axis=0)]
 
 

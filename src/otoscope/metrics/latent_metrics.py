@@ -21,7 +21,7 @@ from otoscope.resampling.groups import missing_patterns, split_rows
 
 
 class Gap(NamedTuple):
-    """The mean over factors; per factor the gap (NaN where nothing is told) and its best latent (-1 likewise)."""
+    """Mean over factors; per factor the gap (NaN without information) and its best latent (-1 without information)."""
 
     value: float
     factors: Float[np.ndarray, " factors"]
@@ -31,16 +31,16 @@ class Gap(NamedTuple):
 def information_gap(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Gap:
     """Return the mutual information gap (MIG) of every factor.
 
-    With a_ij the share of factor j's entropy that latent i tells (`measure_information`), sorted
-    downwards: MIG_j = a_(1)j - a_(2)j. 1: one latent tells all and no other anything. 0: two tell
-    the same, so that a feature split in two halves scores 0 however clear the halves are. NaN for a
-    factor that no latent tells about or that is not `predicted`.
+    With a_ij the share of factor j's entropy that latent i explains (`measure_information`), sorted in
+    descending order: MIG_j = a_(1)j - a_(2)j. 1: one latent explains all, no other explains anything. 0: two
+    latents explain equally much, so a feature split into two latents scores 0 even if both are pure. NaN for a
+    factor that no latent explains or that is not `predicted`.
     """
     return gap_of(found.only(predicted))
 
 
 def gap_of(scores: Float[np.ndarray, "latents factors"]) -> Gap:
-    """Return the gap between the two largest scores, 0 or more, of each column; NaN columns stay NaN."""
+    """Return the gap between the two largest non-negative scores of each column; NaN columns stay NaN."""
     known = np.nan_to_num(scores)
     padded = np.concatenate([known, np.zeros((2, known.shape[1]))])
     top = np.sort(padded, axis=0)[::-1][:2]
@@ -51,13 +51,13 @@ def gap_of(scores: Float[np.ndarray, "latents factors"]) -> Gap:
 
 
 def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
-    """Return the mean of what is not NaN; NaN without any."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
 
 
 class Modularity(NamedTuple):
-    """Mean weighted by what a latent tells, plain mean, and each latent's (NaN where it tells nothing)."""
+    """Mean weighted by information, plain mean, and modularity per latent (NaN without information)."""
 
     value: float
     unweighted: float
@@ -65,12 +65,12 @@ class Modularity(NamedTuple):
 
 
 def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Modularity:
-    """Return how far each latent is from the template that tells about its best factor only.
+    """Return the distance of each latent from the template with information on its best factor only.
 
-    With a_ij what latent i tells about factor j and t_i its largest: 1 - sum over the other factors
-    of a_ij^2 / (t_i^2 (J - 1)), J the factors that count. The paper's plain mean over latents is
-    `unweighted`; in `value` a latent weighs t_i, so that a code of thousands is not judged by latents
-    that hardly tell anything. Duplicated latents change neither. NaN with fewer than two factors.
+    With a_ij the information of latent i on factor j and t_i its maximum: 1 - sum over the other factors
+    of a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. The paper's plain mean over latents is
+    `unweighted`; `value` weights latents by t_i, so that the many latents of a large code with almost no
+    information do not dominate. Duplicated latents change neither. NaN with fewer than two factors.
     """
     scores = found.only(predicted)
     counted = scores[:, ~np.isnan(scores).all(axis=0)]
@@ -86,7 +86,7 @@ def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | 
 
 
 class InfoMEC(NamedTuple):
-    """InfoM and InfoC, per latent and per factor what they are made of, and InfoE where R2 was given."""
+    """InfoM, InfoC, and InfoE if R2 was given; the terms of InfoM per latent and of InfoC per factor."""
 
     modularity: float
     compactness: float
@@ -103,16 +103,15 @@ def infomec(
 ) -> InfoMEC:
     """Return InfoM, InfoC and InfoE.
 
-    With a_ij what latent i tells about factor j, over latents that tell anything and J factors that
-    are told of: a latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is
+    With a_ij the information of latent i on factor j, over informative latents and the J factors they inform on: a
+    latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is
     the mean over latents. A factor's share is max_i a_ij / sum_i a_ij, rescaled from 1/n..1 with n
-    the live latents; InfoC is the mean over factors. InfoE is the mean of `r2`, the held-out R2 of a
+    the number of live latents; InfoC is the mean over factors. InfoE is the mean of `r2`, the held-out R2 of a
     linear map from the code (the predictive information of the linear Gaussian family; Xu et al.,
-    ICLR 2020), negative ones counting 0.
+    ICLR 2020), with negative values counted as 0.
 
-    Dead latents are pruned, as the paper asks: they enter neither sum nor n. A latent that tells
-    nothing and a factor that nothing tells about are NaN. Duplicated latents leave InfoM, halve a
-    factor's share, and leave InfoE.
+    Dead latents are pruned, as in the paper: they enter neither the sums nor n. Latents and factors without
+    information are NaN. Duplicating latents leaves InfoM and InfoE unchanged and halves a factor's share.
     """
     scores = found.only(predicted)
     counted = np.asarray(~np.isnan(scores).all(axis=0))
@@ -123,7 +122,7 @@ def infomec(
 
 
 def _rescaled(scores: Float[np.ndarray, "latents factors"], n: int, *, axis: int) -> Float[np.ndarray, " kept"]:
-    """Return the largest share along an axis, from 1/n..1 to 0..1; NaN where all are 0 or n is below 2."""
+    """Return the largest share along an axis, rescaled from 1/n..1 to 0..1; NaN if all are 0 or n is below 2."""
     total = scores.sum(axis=axis)
     told = total > 0
     share = scores.max(axis=axis, initial=0) / np.where(told, total, 1)
@@ -149,9 +148,9 @@ def predictability_gap(
 ) -> Gap:
     """Return the separated attribute predictability (SAP) of every continuous factor.
 
-    The score of a latent is the R2, on test rows, of the straight line fitted on training and
-    validation rows, relative to their mean and at least 0; SAP is the gap of the two best. The paper
-    scores the rows it fitted. NaN for a factor that no latent predicts, that is constant or missing,
+    The score of a latent is the R2 on test rows of a line fitted on training and validation rows,
+    relative to their mean and at least 0; SAP is the gap between the two best scores. The paper
+    scores the fitted rows instead. NaN for a factor that no latent predicts, that is constant or missing,
     or that is not `predicted`; latents that are constant on the fitted rows score 0.
     """
     fitted, judged = _parts(codes, split)

@@ -1,9 +1,9 @@
-"""How much each latent tells about each factor, beyond what chance tells.
+"""Mutual information between latents and factors, corrected for chance.
 
-Mutual information of binned values (`otoscope.metrics.binning`), corrected by its exact expectation
-when the rows of one side are shuffled, which depends on the bin sizes alone (Vinh, Epps and Bailey,
-JMLR 11, 2010): with plain counts a latent that fires on 30 rows seems to tell a lot about everything.
-A pair that chance explains counts as nothing, so that 2,000 latents' noise does not add up.
+Estimated from binned values (`otoscope.metrics.binning`) and corrected by its exact expectation under shuffled
+rows, which depends on the bin sizes alone (Vinh, Epps and Bailey, JMLR 11, 2010). Without the correction, a latent
+that fires on 30 rows seems informative about every factor. A pair that chance explains counts as 0, so that the
+noise of 2,000 latents does not add up.
 """
 
 import math
@@ -30,11 +30,11 @@ LEVEL = 0.05
 
 
 class Information(NamedTuple):
-    """What `measure_information` found.
+    """Result of `measure_information`.
 
-    `adjusted` is the share of a factor's entropy that a latent tells, 0 to 1, chance taken off, 0
-    where chance explains it; NaN for a factor that is constant or missing everywhere. `nats` is the
-    plain estimate and `expected` what shuffled rows give on average. `live` latents vary over the rows.
+    `adjusted` is the share of a factor's entropy that a latent explains beyond chance, 0 to 1, and 0
+    if chance explains it; NaN for a factor that is constant or always missing. `nats` is the
+    plain estimate and `expected` its mean under shuffled rows. `live` latents vary over the rows.
     """
 
     adjusted: Float[np.ndarray, "latents factors"]
@@ -44,7 +44,7 @@ class Information(NamedTuple):
     live: Bool[np.ndarray, " latents"]
 
     def only(self, predicted: Bool[np.ndarray, " factors"] | None) -> Float[np.ndarray, "latents factors"]:
-        """Return `adjusted` with NaN for factors that are not predicted; raise if the mask does not fit."""
+        """Return `adjusted` with NaN for factors that are not predicted; raise for a mask of another shape."""
         if predicted is None:
             return self.adjusted
         if predicted.shape != self.entropy.shape or predicted.dtype != np.bool_:
@@ -64,23 +64,23 @@ def measure_information(
     """Return the mutual information of every latent with every factor.
 
     With I the mutual information of the bins, E its mean over all orders of the rows and H the
-    factor's entropy, `adjusted` is (I - E) / (H - E). It is set to 0 where either of two tests at level
-    `level` / (live latents * factors) lets chance explain it, so that codes that know nothing get NaN
-    and not noise from every metric. One compares I with the chi-square law of its degrees of freedom
-    scaled to the mean E (Wilks); it is too easy on latents that fire on few rows. The other compares
+    factor's entropy, `adjusted` is (I - E) / (H - E). It is 0 unless both of two tests at level
+    `level` / (live latents * factors) are significant, so that uninformative codes get NaN
+    instead of noise from every metric. The first compares I with the chi-square law of its degrees of freedom
+    scaled to the mean E (Wilks); it is too lenient for latents that fire on few rows. The second compares
     Pearson's chi-square with the gamma law of its exact mean and variance over all orders of the rows
-    (Dawson, Biometrika 41, 1954); it is too easy where many bins are small. Passing both is hard enough.
+    (Dawson, Biometrika 41, 1954); it is too lenient if many bins are small.
 
     Args:
-        codes: one row a clip; any sign, any unit.
-        factors: NaN where a clip has none; such rows are left out for that factor.
-        classes: factors whose values are class numbers, each value a bin.
-        bins: most bins of a column.
-        smallest: fewest rows in a bin.
-        level: largest chance that codes which know nothing get any information at all (Bonferroni).
+        codes: one row per clip; any sign, any unit.
+        factors: factor values; rows with NaN are excluded for that factor.
+        classes: factors whose values are class numbers, with one bin per value.
+        bins: maximum number of bins per column.
+        smallest: minimum number of rows per bin.
+        level: maximum probability that uninformative codes get any information at all (Bonferroni).
 
-    The rows count as independent here; where they come in groups the null of permuted codes decides.
-    Raises `EvaluationError` for codes that are not finite or arrays that disagree in length.
+    Rows count as independent; for grouped rows, the null of permuted codes decides.
+    Raises `EvaluationError` for codes that are not finite or arrays of different lengths.
     """
     _check(codes, factors, level)
     code_bins = bin_columns(codes, bins=bins, smallest=smallest)
@@ -110,7 +110,7 @@ class _Told(NamedTuple):
 
 
 def _tell(code_bins: Int[np.ndarray, "rows latents"], factor_bins: Int[np.ndarray, "rows factors"]) -> _Told:
-    """Return mutual information, its mean over orders, how rare it is among them, and entropy; nothing is missing."""
+    """Return mutual information, its mean over orders, its rarity among them, and entropy; no value may be missing."""
     n = len(code_bins)
     code_sizes, factor_sizes = _sizes(code_bins), _sizes(factor_bins)
     counts = np.arange(n + 1, dtype=np.float64)
@@ -129,7 +129,7 @@ def _tell(code_bins: Int[np.ndarray, "rows latents"], factor_bins: Int[np.ndarra
 
 
 def _sizes(bins: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "columns bins"]:
-    """Return how many rows lie in each bin of each column."""
+    """Return the number of rows in each bin of each column."""
     sizes = np.zeros((bins.shape[1], int(bins.max(initial=0)) + 1), dtype=np.int64)
     for column in range(bins.shape[1]):
         sizes[column] = np.bincount(bins[:, column], minlength=sizes.shape[1])
@@ -146,8 +146,8 @@ def _sum_over_cells(
 ) -> tuple[Float[np.ndarray, "latents factors"], Float[np.ndarray, "latents factors"]]:
     """Return the sums of c log c and of c^2 / ab over the cells of every table of latent by factor.
 
-    Only rows outside bin 0 are counted (for a sparse code those on which the latent fires); the
-    cells of bin 0 are what the factor's bins have left.
+    Only rows outside bin 0 are counted (in a sparse code: those on which the latent fires); the
+    cells of bin 0 are the remainders of the factor's bins.
     """
     n_latents, n_rows = code_bins.shape
     n_factors = factor_bins.shape[1]

@@ -1,13 +1,11 @@
-"""What a linear map reads of a label, on groups it never saw.
+"""Linear probes of labels, evaluated on held-out groups.
 
 Multinomial logistic regression on features standardised by the training rows, minimising mean
-cross-entropy + penalty * p/2 |W|^2 with p the number of features that vary: relative penalties, so
-that one grid serves a layer of 384 and a code of 6,144. The penalty is chosen by balanced accuracy
-on the validation groups (ties: lower cross-entropy), the map is fitted again on training and
-validation rows together at that penalty, and scored on the test groups. The null fits at the same
-penalty to labels permuted among the fitted rows, or among groups where each group has one label.
-
-Tables of true and predicted classes, a group each, and the shares that were right.
+cross-entropy + penalty * p/2 |W|^2 with p the number of features that vary. Penalties are relative, so
+that one grid serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy
+on the validation groups (ties: lower cross-entropy). The map is refitted on training and
+validation rows at that penalty and scored on the test groups. The null uses the same
+penalty and labels permuted among the fitted rows, or among groups if each group has one label.
 """
 
 from collections.abc import Sequence
@@ -36,7 +34,7 @@ from otoscope.resampling.nulls import permuted_targets
 def confusions(
     truth: Int[np.ndarray, " rows"], guess: Int[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], n: int
 ) -> Float[np.ndarray, "groups classes classes"]:
-    """Return one table of counts a group, true class by predicted class."""
+    """Return one table of counts per group, true class by predicted class."""
     cells = np.zeros((len(truth), n * n))
     cells[np.arange(len(truth)), truth * n + guess] = 1
     return group_sums(cells, groups).reshape(-1, n, n)
@@ -53,7 +51,7 @@ def shares_right(tables: Float[np.ndarray, "tables classes classes"]) -> Float[n
 
 
 def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:
-    """Return the mean of part/whole over the classes where whole is not zero."""
+    """Return the mean of part/whole over the classes with non-zero `whole`."""
     counts = whole > 0
     ratio = np.divide(part, whole, out=np.zeros_like(part), where=counts)
     return ratio.sum(axis=1) / counts.sum(axis=1)
@@ -65,7 +63,7 @@ PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Grid and repetitions of `fit_probe`."""
+    """Penalty grid and repetitions of `fit_probe`."""
 
     penalties: Sequence[float] = PENALTIES
     permutations: int = 20
@@ -75,11 +73,11 @@ class ProbeSettings:
 
 
 class Probe(NamedTuple):
-    """What a probe reads of one label.
+    """Held-out scores of a probe for one label.
 
     `confusion` counts test rows by true (first axis) and predicted class, in the order of
-    `classes`; `penalty` is the relative one that was chosen, `valid_accuracy` and
-    `valid_balanced_accuracy` what the training rows alone reach with it on the validation rows;
+    `classes`; `penalty` is the chosen relative penalty; `valid_accuracy` and
+    `valid_balanced_accuracy` are those on the validation rows after fitting the training rows alone;
     `n` and `groups` count the test rows and groups.
     """
 
@@ -107,18 +105,18 @@ def fit_probe(
     """Return accuracy, balanced accuracy and macro-F1 on the test groups, each with interval and null.
 
     Args:
-        features: dense activations or codes, one row a clip.
-        labels: class of each row; rows without one (None or empty) are left out.
-        groups: what must not be shared between splits (singer, speaker).
+        features: dense activations or codes, one row per clip.
+        labels: class of each row; rows without a label (None or empty) are excluded.
+        groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row.
         settings: grid and repetitions.
-        seed: of the bootstrap and of the permutations.
+        seed: seed for bootstrap and permutations.
 
     Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean
-    over the classes that occur among the test rows or were predicted (scikit-learn's rule). A test
-    row of a class that no fitted row has counts as wrong; a class without test rows has no recall.
-    Raises `EvaluationError` for a label with fewer than two classes among the training rows, for a
-    missing split, for features that do not vary, and for non-finite features.
+    over the classes that occur in the test rows or predictions (scikit-learn's rule). A test
+    row of a class without fitted rows counts as wrong; a class without test rows has no recall.
+    Raises `EvaluationError` for fewer than two classes in the training rows, a
+    missing split, features that are all constant, and non-finite features.
     """
     settings = settings or ProbeSettings()
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
@@ -214,7 +212,7 @@ def _choose(
     balanced = figures[:, 1]
     shifted = logits - logits.max(axis=2, keepdims=True)
     log_share = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
-    # rows of classes that no training row has tell nothing about the penalty
+    # rows of classes without training rows carry no information on the penalty
     seen = np.isin(truth, present)
     doubt = -log_share[:, seen, truth[seen]].mean(axis=1) if seen.any() else np.zeros(len(penalties))
     best = int(np.lexsort((doubt, -balanced))[0])
@@ -234,7 +232,7 @@ def _fit_and_apply(
     *,
     start: Float[np.ndarray, "problems q classes"],
 ) -> Float[np.ndarray, "problems test classes"]:
-    """Return logits of other rows, minus infinity for classes that no fitted row has."""
+    """Return logits of other rows, minus infinity for classes without fitted rows."""
     present = np.unique(classes[0])
     weights = fit_logistic(
         rows,
@@ -253,7 +251,7 @@ def _fit_and_apply(
 def _number_classes(
     names: Shaped[np.ndarray, " rows"], parts: Sequence[Int[np.ndarray, " _part"]]
 ) -> tuple[tuple[str, ...], Int[np.ndarray, " rows"]]:
-    """Return the classes of all rows used, and every row's class as their index (rows not used: 0)."""
+    """Return the classes of all used rows, and every row's class index (unused rows: 0)."""
     for part, split in zip(parts, ("train", "valid", "test"), strict=True):
         if not len(part):
             raise EvaluationError(f"no row of the split {split!r} has this label; a probe needs some in each split")

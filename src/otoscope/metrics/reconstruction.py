@@ -1,6 +1,6 @@
 """Reconstruction quality of an SAE, and activity of its latents.
 
-Explained variance is relative to the mean of the TRAINING rows, so that a constant prediction
+Explained variance is relative to the mean of the training rows, so that a constant prediction
 scores 0 or less and an offset of the rows cannot inflate it:
 1 - sum |x - xhat|^2 / sum |x - mean_train|^2.
 """
@@ -22,8 +22,8 @@ ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
 class Reconstruction(NamedTuple):
     """Figures of one SAE on one set of rows.
 
-    `mse` is the mean over rows and width; `cosine` the mean over rows, 0 for a row or a
-    reconstruction of norm zero; `l0` the mean number of latents other than zero in a row;
+    `mse` is the mean over rows and width; `cosine` the mean over rows, 0 if a row or its
+    reconstruction has norm zero; `l0` the mean number of non-zero latents per row;
     `dead_fraction` the share of latents active on no row, `always_on_fraction` on at least 99 % of the
     rows; `firing_rate` the share of rows on which each latent is active, `[latents]`.
     """
@@ -62,7 +62,7 @@ class ReconstructionMeter:
     ) -> None:
         """Add a batch of rows, their reconstruction, their codes and each row's group.
 
-        Raises `EvaluationError` when the shapes disagree or a value is not finite.
+        Raises `EvaluationError` for inconsistent shapes or non-finite values.
         """
         self._check(rows, reconstructed, codes, groups)
         x, xhat = rows.astype(np.float64), reconstructed.astype(np.float64)
@@ -81,7 +81,7 @@ class ReconstructionMeter:
             self._sums[name] = self._sums.get(name, np.zeros(5)) + stats[rows_of].sum(axis=0)
 
     def result(self, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Reconstruction:
-        """Return the figures of all rows added so far; raise `EvaluationError` without rows."""
+        """Return the figures of all rows added; raise `EvaluationError` without rows."""
         if self._firing is None:
             raise EvaluationError("no rows were added; a reconstruction needs at least one")
         # sorted, so that the order of batches does not change the interval
@@ -100,7 +100,7 @@ class ReconstructionMeter:
         )
 
     def draws(self, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, " resamples"]:
-        """Return explained variance under the bootstrap of `result`: the same draws of groups for the same seed."""
+        """Return explained variance under the bootstrap of `result`, with the same group draws for the same seed."""
         sums = np.stack([self._sums[name] for name in sorted(self._sums)])
         counts = resample_counts(len(sums), resamples=resamples, seed=seed)
         return self._figures(counts @ sums)[:, 0]

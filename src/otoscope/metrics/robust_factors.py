@@ -1,9 +1,9 @@
-"""Factors that a few odd clips cannot rule: what the strict protocol regresses on.
+"""Robust factors: the regression targets of the strict protocol, insensitive to outlying clips.
 
-Learned on training rows, applied to all. (1) openSMILE writes -201 dB where a level difference has
-no voiced frame: missing. (2) Columns that do not vary, and ratios to a mean near zero, are dropped:
-one clip in a thousand would hold most of their variance. (3) Near duplicates are grouped and one
-stands for each group. (4) Values become normal scores of their rank (van der Waerden).
+Fitted on training rows, applied to all: (1) Level differences of clips without voiced frames, which openSMILE writes as
+-201 dB, become missing. (2) Constant columns and ratios to a mean near zero are dropped: one clip in a thousand would
+hold most of their variance. (3) Near duplicates are grouped, with one representative per group. (4) Values are
+replaced by the normal scores of their ranks (van der Waerden).
 """
 
 import math
@@ -30,11 +30,11 @@ DUPLICATE = 0.95
 
 @dataclass(frozen=True)
 class RobustFactors:
-    """What was learned on training rows.
+    """Selection and scaling of factors, fitted on training rows.
 
-    `names` are the factors kept, in the order given; `dropped` says why a factor was not; `stands_for`
+    `names` are the factors kept, in input order; `dropped` gives the reason for each excluded factor; `stands_for`
     lists the near duplicates that each kept factor represents, itself first; `effective_rank` is that
-    of the kept factors; `knots` hold each kept factor's distinct training values and their scores.
+    of the kept factors; `knots` are each kept factor's distinct training values and their scores.
     """
 
     names: tuple[str, ...]
@@ -45,10 +45,10 @@ class RobustFactors:
     knots: tuple[tuple[Float[np.ndarray, " values"], Float[np.ndarray, " values"]], ...]
 
     def apply(self, values: Float[np.ndarray, "rows given"]) -> Float[np.ndarray, "rows kept"]:
-        """Return the kept factors of any rows as normal scores, NaN where a clip has none.
+        """Return the kept factors of any rows as normal scores, NaN if missing.
 
-        Between two training values the score is interpolated, beyond them it stays at the last one.
-        Raises `EvaluationError` unless `values` has a column for every factor given when learning.
+        Scores are interpolated between training values and constant beyond them.
+        Raises `EvaluationError` unless `values` has one column per factor of the fit.
         """
         if values.ndim != 2 or values.shape[1] != len(self.given):
             raise EvaluationError(f"expected {len(self.given)} factors a row, got shape {values.shape}")
@@ -69,22 +69,22 @@ def make_robust(
     duplicate: float = DUPLICATE,
     fewest: int = 10,
 ) -> RobustFactors:
-    """Learn which factors to keep, and their scores, from training rows.
+    """Fit the selection of factors and their scores on training rows.
 
-    Dropped: factors with fewer than `fewest` training values or no variation, and those named
+    Dropped: factors with fewer than `fewest` training values or no variation, and factors named
     `*_stddevNorm` (deviation over mean) with more than 0.5 % of the training values beyond 10 robust
-    deviations (1.4826 times the median absolute deviation) from the median, the mark of a mean that
-    crosses zero. Grouped: factors whose absolute Spearman correlation exceeds `duplicate`, all pairs
-    of a group (complete linkage); the one that correlates best with the others stands for them.
+    deviations (1.4826 times the median absolute deviation) from the median, which indicates a mean that
+    crosses zero. Grouped: factors whose absolute Spearman correlation exceeds `duplicate` for all pairs
+    of a group (complete linkage); the factor most correlated with the others represents the group.
 
     Args:
-        values: one column a factor, NaN where a clip has none.
-        names: of the columns; the rules for openSMILE go by them.
-        train: rows to learn from.
+        values: one column per factor, NaN if missing.
+        names: column names; the openSMILE rules match on them.
+        train: training rows.
         duplicate: absolute rank correlation above which two factors count as one; 1 or more keeps all.
-        fewest: training values a factor needs.
+        fewest: minimum number of training values per factor.
 
-    Raises `EvaluationError` for infinite values, for arrays that disagree, and when nothing is left.
+    Raises `EvaluationError` for infinite values, inconsistent arrays, and when no factor remains.
     """
     _check(values, names, train)
     known = without_sentinels(values[train], names)
@@ -115,8 +115,8 @@ def without_sentinels(
 ) -> Float[np.ndarray, "rows factors"]:
     """Return the values with NaN for openSMILE's level differences of clips without voice.
 
-    It writes -201 dB for a frame without voice. A mean at or below -200 dB rests on such frames
-    alone or nearly so; the deviation that goes with it means nothing either.
+    openSMILE writes -201 dB for an unvoiced frame. A mean at or below -200 dB comes from (almost) only
+    such frames, and the corresponding deviation is meaningless as well.
     """
     found = values.astype(np.float64)
     for j, name in enumerate(names):
@@ -130,7 +130,7 @@ def without_sentinels(
 
 
 def normal_scores(values: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "rows factors"]:
-    """Return the normal quantile of each value's rank / (n + 1) in its column, ties at their mean rank.
+    """Return the normal quantile of each value's rank / (n + 1) in its column; ties share their mean rank.
 
     >>> normal_scores(np.array([[10.0], [1000.0], [np.nan], [11.0]])).T.round(2)
     array([[-0.67,  0.67,   nan,  0.  ]])
@@ -142,7 +142,7 @@ def normal_scores(values: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray
 def effective_rank(values: Float[np.ndarray, "rows columns"]) -> float:
     """Return exp of the entropy of the correlation matrix's eigenvalues scaled to sum 1 (Roy and Vetterli, 2007).
 
-    Missing values count as the column's mean. Columns that do not vary are left out; NaN without any.
+    Missing values are replaced by the column's mean. Constant columns are excluded; NaN if no column varies.
 
     >>> round(effective_rank(np.array([[1.0, 2, 0], [0, 0, 1], [1, 2, 1], [0, 0, 0]])), 3)
     1.89
@@ -166,7 +166,7 @@ def _reason_to_drop(column: Float[np.ndarray, " rows"], name: str, fewest: int) 
         return "does not vary over the training rows"
     if RATIO.fullmatch(name):
         away = np.abs(known - np.median(known))
-        # where more than half of the clips share one value the median deviation is 0 and tells nothing
+        # if more than half of the clips share one value, the median deviation is 0: use the mean deviation
         scale = 1.4826 * np.median(away) or away.mean()
         share = float((away > DEVIATIONS * scale).mean())
         if share > TAIL:
@@ -175,7 +175,7 @@ def _reason_to_drop(column: Float[np.ndarray, " rows"], name: str, fewest: int) 
 
 
 def _correlation(scores: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "factors factors"]:
-    """Return correlations, each over the rows that both columns have."""
+    """Return correlations, each over the rows without missing values in both columns."""
     here = ~np.isnan(scores)
     if here.all():
         return np.atleast_2d(np.corrcoef(scores, rowvar=False))
@@ -191,7 +191,7 @@ def _correlation(scores: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray,
 
 
 def _group(alike: Float[np.ndarray, "factors factors"], duplicate: float) -> list[list[int]]:
-    """Return groups of factors that are all alike, the most typical of each first, the others in order."""
+    """Return groups of near-duplicate factors, the most typical of each first, the others in order."""
     n_factors = len(alike)
     if n_factors < 2 or duplicate >= 1:
         return [[j] for j in range(n_factors)]

@@ -1,6 +1,6 @@
-"""Balanced accuracy of a label from its best 1, 2, 4, ... 64 latents, on held-out groups.
+"""Sparse probes: held-out balanced accuracy of a label from its best 1, 2, 4, ... 64 latents.
 
-k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, a logistic
+k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, and a logistic
 regression uses the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
 fitted on both, reported on test rows).
 """
@@ -56,9 +56,9 @@ def sparse_probe(
 ) -> LabelCurve:
     """Return the curve of balanced accuracy over the number of latents for one label.
 
-    Latents are ranked by the F ratio of the analysis of variance between the classes of the training
-    rows (for two classes: the squared mean difference over the variance within them). A size above
-    the number of live latents uses all of them. Arguments and errors as of `probes.fit_probe`.
+    Latents are ranked by the F ratio of an analysis of variance between the classes of the training
+    rows (for two classes: the squared mean difference over the variance within classes). A size above
+    the number of live latents uses all of them. Arguments and errors as in `probes.fit_probe`.
     """
     settings = settings or SparseProbeSettings()
     check_sizes(settings.sizes)
@@ -95,10 +95,10 @@ def sparse_probe(
 
 
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
-    """Return the columns that vary, from the largest F ratio between classes to the smallest.
+    """Return the columns that vary, by decreasing F ratio between classes.
 
     F is the variance between class means over the variance within classes. Columns that separate all
-    classes without any spread come first.
+    classes without variance within them come first.
     """
     live = live_columns(rows)
     x = rows[:, live].astype(np.float64)
@@ -108,6 +108,6 @@ def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " row
         members = x[names == name]
         between += len(members) * members.mean(axis=0) ** 2
     within = len(x) - between
-    # with unit variance F grows with the share between classes, and rounding cannot turn it over
+    # with unit variance F increases with the share between classes, and rounding cannot reverse it
     ratio = np.where(within > 1e-12 * len(x), between / np.maximum(within, 1e-12 * len(x)), math.inf)
     return np.flatnonzero(live)[np.argsort(-ratio, kind="stable")]

@@ -1,11 +1,9 @@
-"""How well a factor is predicted from its 1, 2, 4, ... 64 best latents, on groups never fitted.
+"""Sparse regression: held-out R2 of a factor from its 1, 2, 4, ... 64 best latents.
 
-The plain test of "fewer dimensions encode the same" (Gurnee et al., arXiv:2305.01610, carried from
-classes to factors): it needs no entropy and no normaliser, and dense units, principal components
-and codes take part on equal terms. Latents are chosen on training rows, the ridge penalty on
-validation rows, weights fitted on both, R2 reported on test rows.
-
-Greedy choice of a few columns for many targets at once, from products of columns alone.
+k-sparse probing (Gurnee et al., arXiv:2305.01610) applied to factors instead of classes: a direct test of whether fewer
+dimensions encode the same. It needs no entropy and no normaliser, and treats dense units, principal components
+and codes alike. Latents are selected on training rows, greedily and for many targets at once from the Gram matrix; the
+ridge penalty is chosen on validation rows, the weights are fitted on both, and R2 is reported on test rows.
 """
 
 import math
@@ -41,22 +39,20 @@ def pursue(
     size: int,
     ridge: float = 1e-3,
 ) -> Int[np.ndarray, "targets size"]:
-    """Return the columns that orthogonal matching pursuit takes for each target, in order.
+    """Return the columns selected by orthogonal matching pursuit for each target, in order of selection.
 
-    In each step the column with the largest absolute product with what is left of the target joins,
-    and all weights are fitted again (Pati et al., Asilomar 1993; from products only, as Rubinstein
-    et al., Technion CS-2008-08), with `ridge` on the diagonal so that duplicated columns do no harm.
+    Each step adds the column with the largest absolute product with the target's residual and refits
+    all weights (Pati et al., Asilomar 1993; from the Gram matrix only, as Rubinstein et al., Technion
+    CS-2008-08). `ridge` on the diagonal makes duplicated columns harmless. Ties go to the first column.
 
     Args:
         gram: X'X/n of standardised columns.
         cross: X'Y/n.
-        size: how many columns to take, at most p.
+        size: number of columns to select, at most p.
         ridge: added to the diagonal of the fits.
-
-    Ties go to the first column.
     """
-    # scikit-learn's orthogonal_mp_gram chooses the same sets (64 of 512 columns for 150 targets) but takes 0.79 s where
-    # this takes 0.12 s, and 1.2 s with the path that tells the order.
+    # scikit-learn's orthogonal_mp_gram selects the same sets (64 of 512 columns for 150 targets) but takes 0.79 s
+    # instead of 0.12 s, and 1.2 s with the path that gives the order.
     chosen = np.empty((cross.shape[1], size), dtype=np.int64)
     for begin in range(0, cross.shape[1], CHUNK):
         chosen[begin : begin + CHUNK] = _pursue(gram, cross[:, begin : begin + CHUNK].T, size, ridge)
@@ -68,7 +64,7 @@ def _pursue(
 ) -> Int[np.ndarray, "targets size"]:
     targets = np.arange(len(cross))
     chosen = np.empty((len(cross), size), dtype=np.int64)
-    # row k: products of every column with the k-th taken one, made orthogonal to those before it
+    # row k: products of every column with the k-th selected one, orthogonalised against those before it
     turned = np.empty((len(cross), size, len(gram)))
     left = cross.astype(np.float64).copy()
     free = np.ones(cross.shape, dtype=bool)
@@ -76,7 +72,7 @@ def _pursue(
         best = np.where(free, np.abs(left), -1.0).argmax(axis=1)
         chosen[:, step] = best
         free[targets, best] = False
-        # Gram-Schmidt on products: what the new column adds beyond those taken
+        # Gram-Schmidt on products: the part of the new column orthogonal to those selected
         so_far = turned[targets, :step, best]
         fresh = gram[best] - (so_far[:, None] @ turned[:, :step])[:, 0]
         length = np.sqrt(np.maximum(fresh[targets, best] + ridge, ridge))
@@ -87,14 +83,14 @@ def _pursue(
 
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""How many latents take part in each point of a curve."""
+"""Numbers of latents at the points of a curve."""
 
 
 @dataclass(frozen=True)
 class SparseSettings:
     """Points of the curve, grid of ridge penalties (times the number of rows) and repetitions.
 
-    The null repeats choice and fits on targets permuted among the training and validation rows.
+    The null repeats selection and fits on targets permuted among the training and validation rows.
     """
 
     sizes: Sequence[int] = SIZES
@@ -107,8 +103,8 @@ class SparseSettings:
 class FactorCurves(NamedTuple):
     """Held-out R2 by number of latents; NaN for a factor that could not be fitted.
 
-    `chosen` lists the latents in the order taken (-1 where fewer live ones exist or the factor was not
-    fitted), `n` and `groups` count the test rows and groups that have the factor.
+    `chosen` lists the latents in order of selection (-1 if there are fewer live ones or the factor was not
+    fitted); `n` and `groups` count the test rows and groups that have the factor.
     """
 
     sizes: tuple[int, ...]
@@ -134,17 +130,17 @@ def sparse_regression(
     """Return each factor's curve of held-out R2 over the number of latents.
 
     Args:
-        features: any representation, one row a clip.
-        targets: factors, best made robust first; NaN where a clip has none.
-        groups: what must not be shared between splits (singer, speaker).
+        features: any representation, one row per clip.
+        targets: factors, preferably robust ones; NaN if missing.
+        groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row.
         settings: sizes, penalties and repetitions.
-        seed: of the bootstrap and the permutations.
+        seed: seed for bootstrap and permutations.
 
-    Latents are taken by orthogonal matching pursuit on the standardised training rows. A size above
+    Latents are selected by orthogonal matching pursuit on the standardised training rows. A size above
     the number of live latents uses all of them. R2 is relative to the mean of the fitted rows and may
     be negative. Memory is about 8 p^2 bytes. Raises `EvaluationError` for non-finite features, a
-    missing split, sizes that are not increasing, or no feature that varies.
+    missing split, sizes that do not increase, or features that are all constant.
     """
     settings = settings or SparseSettings()
     _check(features, targets, groups, settings)
@@ -172,7 +168,7 @@ def sparse_regression(
 
 
 class _Trials(NamedTuple):
-    """Latents taken; squared error and deviation of every test row; R2 of the permuted targets."""
+    """Selected latents, squared error and deviation of every test row, and R2 of the permuted targets."""
 
     chosen: Int[np.ndarray, "factors most"]
     squares: Float[np.ndarray, "test factors sizes 2"]
@@ -260,6 +256,6 @@ def _check(
 
 
 def check_sizes(sizes: Sequence[int]) -> None:
-    """Raise `EvaluationError` unless sizes start at 1 or more and increase."""
+    """Raise `EvaluationError` unless sizes increase from 1 or more."""
     if not sizes or sizes[0] < 1 or any(b <= a for a, b in pairwise(sizes)):
         raise EvaluationError(f"sizes must increase from 1 or more, got {tuple(sizes)}; {SIZES} is usual")

@@ -1,7 +1,7 @@
-"""Up to which sparsity a curve holds, and where it bends.
+"""Sparsity limit of a metric: the sparsest level without loss, and the knee of the curve.
 
-For reconstruction, probes and factors alike: a value at each sparsity, and the same under a bootstrap
-whose draws are shared by all sparsities, so that what they have in common cancels.
+Applies to reconstruction, probes and factors. The input is one value per sparsity and bootstrap draws that all
+sparsities share, so that their common variation cancels.
 """
 
 import math
@@ -17,9 +17,9 @@ MARGIN = 0.02
 
 
 class SparsityLimit(NamedTuple):
-    """The sparsest level within the margin, the bend, and the loss at every level, each with its interval.
+    """Sparsest level within the margin, knee, and loss at every level, each with its interval.
 
-    `censored` says that even the sparsest level tried is within the margin: the limit lies beyond.
+    `censored`: even the sparsest level is within the margin, so the limit is beyond it.
     """
 
     limit: Interval
@@ -31,7 +31,7 @@ class SparsityLimit(NamedTuple):
 
 
 class TwoLines(NamedTuple):
-    """Two lines that meet at `at`: slope before and after, and the sum of squares that they leave."""
+    """Two lines that meet at `at`: slope before and after, and the residual sum of squares."""
 
     at: float
     before: float
@@ -48,22 +48,22 @@ def sparsity_limit(
     higher_is_better: bool = True,
     confidence: float = CONFIDENCE,
 ) -> SparsityLimit:
-    """Return the sparsest level whose loss against the densest stays within a margin, and the knee.
+    """Return the sparsest level whose loss relative to the densest stays within a margin, and the knee.
 
-    The loss of a level is how much worse its value is than the densest one's; the limit is the last
-    level before the first loss above `margin`, going from dense to sparse. The knee is where two
-    lines that meet fit the values best over log10(1 - sparsity), the scale on which k halves evenly;
-    NaN with fewer than four levels, or where one line does as well.
+    The loss of a level is the deterioration of its value relative to the densest level. The limit is the last
+    level before the first loss above `margin`, going from dense to sparse. The knee is the point where two
+    joined lines fit the values best over log10(1 - sparsity), a scale on which each halving of k is one step;
+    NaN with fewer than four levels, or if one line fits as well.
 
     Args:
-        sparsity: share of latents that rest, 0 to below 1, increasing, two levels or more.
-        values: one a level, of one metric.
-        draws: the values under a bootstrap over groups (or seeds), one row a draw; no intervals without.
-        margin: loss that still counts as none, in the metric's unit; set it before looking.
+        sparsity: shares of inactive latents, 0 to below 1, increasing, at least two levels.
+        values: one value per level, of one metric.
+        draws: values under a bootstrap over groups (or seeds), one row per draw; default: no intervals.
+        margin: maximum loss that counts as none, in the metric's unit; set it before looking at results.
         higher_is_better: False for errors.
-        confidence: of the intervals.
+        confidence: level of the intervals.
 
-    Undefined draws (NaN) are left out. Raises `EvaluationError` for levels out of order or range,
+    Undefined draws (NaN) are excluded. Raises `EvaluationError` for levels out of order or range,
     values that are not finite, or a negative margin.
     """
     _check(sparsity, values, draws, margin)
@@ -89,10 +89,9 @@ def fit_two_lines(
 ) -> TwoLines:
     """Return the continuous two-piece linear least squares fit y = a + b x + c max(x - at, 0).
 
-    For each of `candidates` places of the bend, evenly between the second and the last but one point,
-    the rest is linear least squares (Hudson, JASA 61, 1966); the best place wins, the first of ties.
-
-    Raises `EvaluationError` with fewer than four points or where x repeats itself.
+    Linear least squares for each of `candidates` positions of the bend, evenly spaced between the second and the last
+    but one point (Hudson, JASA 61, 1966); the best position is returned, the first of ties.
+    Raises `EvaluationError` with fewer than four points or repeated x.
     """
     order = np.argsort(x)
     places, seen = x[order].astype(np.float64), y[order].astype(np.float64)
@@ -112,21 +111,21 @@ def _design(places: Float[np.ndarray, " points"], at: float) -> Float[np.ndarray
 def _left_by_bends(
     places: Float[np.ndarray, " points"], seen: Float[np.ndarray, "draws points"], bends: Float[np.ndarray, " bends"]
 ) -> Float[np.ndarray, "draws bends"]:
-    """Return the sum of squares that the best two lines with each bend leave of each draw."""
+    """Return the residual sum of squares of the best two lines per draw and bend."""
     centred = seen - seen.mean(axis=1, keepdims=True)
     bases = np.linalg.qr(np.stack([_design(places, float(at)) for at in bends]))[0]
     left = np.stack([((centred - centred @ basis @ basis.T) ** 2).sum(axis=1) for basis in bases], axis=1)
-    # rounding must not choose between bends that fit perfectly
+    # rounding must not decide between bends that fit perfectly
     return np.where(left < 1e-24 * np.maximum((centred**2).sum(axis=1, keepdims=True), 1e-300), 0, left)
 
 
 def _knees(
     sparsity: Float[np.ndarray, " levels"], values: Float[np.ndarray, "draws levels"]
 ) -> Float[np.ndarray, " draws"]:
-    """Return the sparsity at each draw's bend, NaN where there are too few levels or nothing bends."""
+    """Return the sparsity at each draw's bend, NaN with too few levels or without a bend."""
     if len(sparsity) < 4:
         return np.full(len(values), math.nan)
-    # falls with sparsity, and points must rise
+    # x must increase; log10(1 - sparsity) decreases with sparsity
     scale = -np.log10(1 - sparsity)
     bends = np.linspace(scale[1], scale[-2], 200)
     left = _left_by_bends(scale, values, bends)

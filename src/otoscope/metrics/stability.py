@@ -1,7 +1,7 @@
 """Stability of SAEs over seeds: similarity of dictionaries, matching of latents.
 
 Dictionaries are compared by their atoms, latents by their activations on the same rows. The best of
-many candidates is never near 0, so each number has a null: random dictionaries of the same size, or
+many candidates is never near 0, so each figure has a null: random dictionaries of the same size, or
 codes with shuffled rows.
 """
 
@@ -40,9 +40,9 @@ class Matching(NamedTuple):
 class Reappearing(NamedTuple):
     """Latents of the reference seed that reappear in other seeds.
 
-    `share` is in how many of the other seeds each latent has a partner of the asked correlation (NaN:
-    dead), `stable` whether that reaches the asked share, `value` the stable share of live latents, and
-    the null what shuffled rows give.
+    `share` is the share of the other seeds in which each latent has a partner of the required correlation (NaN:
+    dead); `stable` is true if it reaches the required share; `value` is the stable share of live latents; the null is
+    the same share for shuffled rows.
     """
 
     value: float
@@ -57,8 +57,8 @@ class Reappearing(NamedTuple):
 def mean_max_cosine(one: Float[np.ndarray, "latents width"], other: Float[np.ndarray, "others width"]) -> float:
     """Return the mean over the atoms of both dictionaries of the largest cosine with an atom of the other.
 
-    The mean of the two directions of MMCS (Sharkey et al., 2022), so that the order of the two does
-    not matter. Atoms of length 0 are left out; NaN where a dictionary has no other.
+    The mean of the two directions of MMCS (Sharkey et al., 2022), hence symmetric. Atoms of length 0
+    are excluded; NaN if a dictionary has no other atoms.
 
     >>> mean_max_cosine(np.eye(3), np.eye(3)[[2, 0, 1]] * 5)
     1.0
@@ -81,8 +81,8 @@ def compare_dictionaries(
 ) -> Similarity:
     """Return the mean max cosine of two dictionaries and the null of random pairs of the same sizes.
 
-    Random atoms are even on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for
-    widths that differ.
+    Random atoms are uniform on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for
+    different widths.
     """
     value = mean_max_cosine(one, other)
     draws = [
@@ -97,11 +97,11 @@ def compare_dictionaries(
 
 
 def match_latents(one: Float[np.ndarray, "rows latents"], other: Float[np.ndarray, "rows others"]) -> Matching:
-    """Pair the latents of two codes of the same rows, one to one, so that the summed correlation is largest.
+    """Pair the latents of two codes of the same rows, one to one, with maximum total correlation.
 
     The assignment is exact (scipy's `linear_sum_assignment`; PW-MCC of Song et al., arXiv:2505.20254,
-    with Pearson correlations of activations). Latents that do not vary take no part: their partner is
-    -1 and their correlation NaN. A live latent left over when the other code has fewer has
+    with Pearson correlations of activations). Latents that do not vary are excluded: their partner is
+    -1 and their correlation NaN. A live latent without a partner, if the other code has fewer, has
     correlation 0. Raises `EvaluationError` for codes of different rows.
     """
     if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or not len(one):
@@ -129,17 +129,17 @@ def matched_latents(
 ) -> Reappearing:
     """Return the latents of one seed that reappear in the others.
 
-    A latent reappears in a seed where its partner (`match_latents`) has at least that correlation; it
-    is stable when it does so in at least `share` of the other seeds. Claims about single latents are
-    to be made of stable ones only.
+    A latent reappears in a seed if its partner (`match_latents`) has at least the required correlation; it
+    is stable if it reappears in at least `share` of the other seeds. Restrict claims about single latents
+    to stable ones.
 
     Args:
-        codes_by_seed: codes of the same rows, one array a seed, at least two.
-        correlation: what a partner must reach.
-        share: of the other seeds, 0 to 1.
-        reference: the seed whose latents are asked about.
-        repeats: shufflings of the other seeds' rows for the null.
-        seed: of the shufflings.
+        codes_by_seed: codes of the same rows, one array per seed, at least two.
+        correlation: minimum correlation with a partner.
+        share: minimum share of the other seeds, 0 to 1.
+        reference: index of the seed whose latents are matched.
+        repeats: number of shuffles of the other seeds' rows for the null.
+        seed: seed of the shuffles.
     """
     if len(codes_by_seed) < 2 or not 0 <= reference < len(codes_by_seed):
         raise EvaluationError(f"give codes of two seeds or more and one of them as reference; got {len(codes_by_seed)}")
