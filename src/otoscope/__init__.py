@@ -5,11 +5,11 @@ Sound becomes activations, activations become codes, and codes become statements
 - corpus: `build_corpus`, `corpus_from_dict`, `Corpus`, `Splits`, `load_audio`
 - encoders: `load_encoder`, `Encoder`, `wrap_encoder` for any module, `capture` for any sub-module by name
 - activations: `extract` (or `iter_extract`) writes an `ActivationStore`
-- SAEs: `fit` and `Bank` train with the settings of a `TrainConfig` and return a `TrainResult`; `SparseAutoencoder` encodes
-  and decodes (`from_pretrained`, `save_pretrained`); `SparseCoder` is the scikit-learn estimator; the sparsifiers are
-  `TopK`, `BatchTopK`, `JumpReLU`, `Gated` and `ReLU`
-- runs: `load_config`, `RunConfig` and `run` go from a YAML file to a report; `load_results` reads the numbers and `plot`
-  draws them
+- SAEs: `fit` and `Bank` train with the settings of a `TrainConfig` and return a `TrainResult`; `SparseAutoencoder`
+  encodes and decodes (`from_pretrained`, `save_pretrained`); `SparseCoder` is the scikit-learn estimator; the
+  sparsifiers are `TopK`, `BatchTopK`, `JumpReLU`, `Gated` and `ReLU`
+- runs: `load_config`, `RunConfig` and `run` go from a YAML file to a report; `load_results` reads the numbers and
+  `plot` draws them
 
 >>> import otoscope
 >>> sae = otoscope.SparseAutoencoder(width=16, latents=64, sparsifier=otoscope.TopK(4))
