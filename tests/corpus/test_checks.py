@@ -106,7 +106,8 @@ def test_too_many_bad_clips_stop_the_run_with_the_commonest_reasons(record, tmp_
     (tmp_path / "empty.wav").touch()
     listing = listing_of(tmp_path, ["good.wav", "still0.wav", "still1.wav", "still2.wav", "empty.wav"])
     with pytest.raises(
-        CorpusError, match=r"4 of 5 clips .* \(allowed: 20%\)\. Most frequent reasons: 3 x silent; 1 x empty file, such as"
+        CorpusError,
+        match=r"4 of 5 clips .* \(allowed: 20%\)\. Most frequent reasons: 3 x silent; 1 x empty file, such as",
     ):
         check_clips(listing)
     assert check_clips(listing, max_set_aside=0.8).clips["clip_id"].to_list() == ["good.wav"]

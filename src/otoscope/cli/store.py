@@ -83,7 +83,7 @@ def _verify(place: Place, as_json: Json = False) -> None:
             remedy = "a merged store cannot be extracted again: merge again, into a new folder"
         elif is_known_damaged(where):
             remedy = (
-                "marked; the next `otoscope extract` (or `run`) rewrites these shards. Results computed from the damaged "
+                "marked; the next `otoscope extract` (or `run`) rewrites these shards. Results computed from damaged "
                 "files stay: delete `saes/` and `results.parquet` of such runs"
             )
         else:

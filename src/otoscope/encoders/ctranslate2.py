@@ -62,7 +62,7 @@ class _Cursor:
 
 
 def read_ct2(data: memoryview) -> CT2Model:
-    """Parse the bytes of a `model.bin`; raise `EncoderError` if they are truncated, too long or of an unsupported version."""
+    """Parse the bytes of a `model.bin`; raise `EncoderError` if truncated, too long or of an unsupported version."""
     cursor = _Cursor(data)
     if (version := cursor.number("I")) < 4:
         raise EncoderError(f"model.bin has binary version {version}; 4 and later are read")
@@ -132,7 +132,8 @@ def _rules(variables: Mapping[str, Array]) -> list[tuple[str, str, tuple[str, ..
 def huggingface_weights(model: CT2Model) -> dict[str, Array]:
     """Return the weights under their Hugging Face names, with stacked projections split.
 
-    Whisper's key projections have no bias: CTranslate2 stacks zeros instead, which are checked and dropped. Raises `EncoderError` if an array of the model is not used exactly once.
+    Whisper's key projections have no bias: CTranslate2 stacks zeros instead, which are checked and dropped. Raises
+    `EncoderError` if an array of the model is not used exactly once.
     """
     remaining = {name: array for name, array in model.variables.items() if array.ndim}  # scalars are settings
     named: dict[str, Array] = {

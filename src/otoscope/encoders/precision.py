@@ -179,7 +179,7 @@ def register_attention() -> None:
 
 
 class BiasedAttention(nn.Module):
-    r"""WavLM's attention (arXiv:2110.13900, 3.1) through fused kernels; transformers always computes the averaged weights.
+    r"""WavLM's attention (arXiv:2110.13900, 3.1) in fused kernels; transformers always computes the mean weights.
 
     The scores get $g_i\,b_{j-i}$: a learned bias for the distance between frames, gated by the query. Only clips of
     equal length share a pass, so no padding needs a mask.
@@ -228,8 +228,8 @@ MIN_GROUP_CHANNELS = 4
 """Fewest channels per group for which a grouped convolution is faster as a product (a depthwise one is not)."""
 
 EXACT_ONLY_FAMILIES = ("encodec",)
-"""Families whose fast mode is exact. EnCodec has a dozen convolutions without a norm: the component shared by all frames
-dominates their differences, and rounding is relative to the sum; a probe lost 19 points at a cosine above 0.999.
+"""Families whose fast mode is exact. EnCodec has a dozen convolutions without a norm: the component shared by all
+frames dominates their differences, and rounding is relative to the sum; a probe lost 19 points at a cosine above 0.999.
 """
 
 

@@ -279,7 +279,7 @@ def mean_over_seeds(rows: pl.DataFrame) -> Row:
 
 
 def with_seed_means(rows: pl.DataFrame) -> pl.DataFrame:
-    """Replace the codes' rows of one metric, target, layer, k and number of dimensions by one row, the mean over seeds."""
+    """Replace the codes' rows of one metric, target, layer, k and dimension count by their mean over seeds."""
     keys = ("representation", "metric", "target", "layer", "k", "dimensions", "split")
     parts: list[pl.DataFrame] = []
     for (representation, *_), part in rows.group_by(keys, maintain_order=True):

@@ -29,11 +29,11 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
     root: UserPath = Field(description="folder that is searched for audio, sub-folders included")
     class_from: Literal["top", "parent", "none"] = Field(
         default="top",
-        description="source of the label `class`: the first folder under root, the folder that contains the file, or none",
+        description="source of the label `class`: the first folder under root, the folder of the file, or none",
     )
     group_from: Literal["file", "parent", "top"] | None = Field(
         default=None,
-        description="source of the group, which stays in one split: each file (the default), its folder, or the first folder",
+        description="source of the group, which stays in one split: each file (default), its folder, or the first folder",
     )
     group_pattern: str | None = Field(
         default=None,

@@ -179,7 +179,10 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
             continue
         prefix = f"mean over {count(claim.layers, 'layer')}: " if claim.layers > 1 else ""
         sides = claim.completeness
-        text = f"{prefix}completeness of codes {decimal_with_interval(sides.codes)}, of the layer {decimal_with_interval(sides.dense)}"
+        text = (
+            f"{prefix}completeness of codes {decimal_with_interval(sides.codes)}, of the layer "
+            f"{decimal_with_interval(sides.dense)}"
+        )
         if claim.dimensions is not None:
             dense, codes = claim.dimensions.dense, claim.dimensions.codes
             text += (
