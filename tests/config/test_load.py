@@ -1,4 +1,4 @@
-"""Configurations say what is wrong with them, in one line."""
+"""Tests of loading configurations, and of their one-line errors."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_minimal_configuration_is_the_study_with_the_starter_model(tmp_path: Path) -> None:
+def test_load_config_minimal_file_has_study_defaults(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, MINIMAL))
     assert config.name == "mine"
     assert config.model == "openai/whisper-tiny.en"
@@ -26,7 +26,7 @@ def test_a_minimal_configuration_is_the_study_with_the_starter_model(tmp_path: P
     assert config.train.latents == 2048
 
 
-def test_it_survives_its_own_json(tmp_path: Path) -> None:
+def test_parse_config_round_trip_through_json(tmp_path: Path) -> None:
     text = f"{MINIMAL}train: {{presets: {{mine: {{prefixes: [0.5, 1]}}}}, preset: [default, mine]}}\n"
     config = load_config(written(tmp_path, text))
     assert parse_config(config.model_dump(mode="json")) == config
@@ -54,7 +54,7 @@ def test_it_survives_its_own_json(tmp_path: Path) -> None:
         ("corpus: {kind: fsdd, root: '${NO_SUCH_VARIABLE}'}\n", "NO_SUCH_VARIABLE, which is not set"),
     ],
 )
-def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None:
+def test_load_config_error_names_the_mistake(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config(written(tmp_path, text))
 
@@ -72,7 +72,7 @@ def test_mistakes_are_told_by_name(tmp_path: Path, text: str, told: str) -> None
         ("train: {latents: 1, layers: 3}", r"train.latents: got 1; .*; train.layers: got 3; .*"),
     ],
 )
-def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_load_config_union_error_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
     path = written(tmp_path, f"{MINIMAL}{text}\n")
     with pytest.raises(ConfigError, match=rf"^{path}: ([a-z.]+\.)?{told}$"):
         load_config(path)
@@ -111,13 +111,13 @@ def test_a_setting_of_several_kinds_is_told_in_one_sentence(tmp_path: Path, text
         ("{latents: 64, sparsities: [0.99]}", r"train.sparsities: 0.99: k must be at least 1, got 0 of 64 latents"),
     ],
 )
-def test_recipes_that_cannot_be_are_told_before_any_work(tmp_path: Path, train: str, told: str) -> None:
+def test_load_config_rejects_impossible_presets(tmp_path: Path, train: str, told: str) -> None:
     train = train if train.startswith("{") else f"{{{train}}}"
     with pytest.raises(ConfigError, match=told):
         load_config(written(tmp_path, f"{MINIMAL}train: {train}\n"))
 
 
-def test_a_recipe_of_ones_own_is_a_built_in_one_with_some_settings_changed(tmp_path: Path) -> None:
+def test_train_config_of_user_preset_changes_its_base(tmp_path: Path) -> None:
     text = f"{MINIMAL}train: {{presets: {{mine: {{epochs: 5}}, other: {{based_on: mariotte2025, batch: 8}}}}}}\n"
     train = load_config(written(tmp_path, text), ["train.presets.mine.sparsifier=relu"]).train
     assert train.preset_names == ("default",)
@@ -126,8 +126,8 @@ def test_a_recipe_of_ones_own_is_a_built_in_one_with_some_settings_changed(tmp_p
     assert train.train_config("default") == TrainConfig.preset("default")
 
 
-def test_a_recipe_that_fits_the_grid_only_in_part_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
-    """Frames come first: a temporal recipe may look for the limit, though it cannot train pooled clips."""
+def test_load_config_preset_incompatible_with_grid_is_refused(tmp_path: Path) -> None:
+    """A temporal preset is allowed for the sparsity limit (frames), but not for training on pooled clips."""
     both = "presets: {slow: {temporal: 0.1}}, poolings: [encode_then_pool, pool_then_encode]"
     strict = "evaluate: {strict: {limit_presets: [mariotte2025, slow]}}"
     assert load_config(written(tmp_path, f"{MINIMAL}train: {{{both}}}\n{strict}\n")).train.train_config("slow").temporal
@@ -145,30 +145,30 @@ def test_a_recipe_that_fits_the_grid_only_in_part_is_refused_where_it_is_asked_f
         ("extract: {segment_s: 1.0, segments: a.csv}\n", r"mine.yaml: extract: give segment_s or segments"),
     ],
 )
-def test_settings_that_clash_are_told_without_the_whole_configuration(tmp_path: Path, text: str, told: str) -> None:
+def test_load_config_conflict_error_is_short(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(written(tmp_path, MINIMAL + text))
     assert "kind" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_load_config_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_config(tmp_path / "none.yaml")
 
 
-def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+def test_load_config_folder_without_config_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a folder without config.yaml; give a run folder or a YAML file"):
         load_config(tmp_path)
 
 
-def test_a_binary_file_is_told(tmp_path: Path) -> None:
+def test_load_config_binary_file_raises(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(path)
 
 
-def test_overrides_reach_any_depth_and_are_validated(tmp_path: Path) -> None:
+def test_load_config_overrides_nested_keys_and_validates(tmp_path: Path) -> None:
     path = written(tmp_path, MINIMAL)
     config = load_config(path, ["train.latents=128", "extract.layers=[1, 2]", "name=other"])
     assert (config.train.latents, config.extract.layers, config.name) == (128, (1, 2), "other")
@@ -190,20 +190,20 @@ def test_overrides_reach_any_depth_and_are_validated(tmp_path: Path) -> None:
         (["train.latents"], r"^--set wants key\.sub=VALUE"),
     ],
 )
-def test_what_an_override_spoils_is_not_blamed_on_the_file(tmp_path: Path, overrides: list[str], told: str) -> None:
+def test_load_config_error_names_the_override_not_the_file(tmp_path: Path, overrides: list[str], told: str) -> None:
     path = written(tmp_path, MINIMAL)
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(path, overrides)
     assert str(path) not in str(caught.value)
 
 
-def test_a_file_that_is_wrong_by_itself_is_blamed(tmp_path: Path) -> None:
+def test_load_config_error_of_invalid_file_names_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, MINIMAL + "trian: {}\n")
     with pytest.raises(ConfigError, match=rf"^{path}: unknown key 'trian'"):
         load_config(path, ["train.latents=128"])
 
 
-def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_config_resolves_paths_against_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "model: ./tiny\ncorpus: {kind: fsdd, root: '${DIGITS:-digits}'}\nfactors: {table: mine.csv}\n"
     config = load_config(written(tmp_path, text))
     assert config.corpus.root == tmp_path / "digits"
@@ -214,12 +214,12 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("examples/*.yaml")), ids=lambda p: p.name)
-def test_every_example_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_config_accepts_every_example(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSDD", "recordings")
     assert isinstance(load_config(path), RunConfig)
 
 
-def test_the_documented_defaults_are_the_defaults() -> None:
+def test_run_config_defaults_equal_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     block = page.split("```yaml\n")[1].split("```")[0]
     documented = yaml.safe_load(block)

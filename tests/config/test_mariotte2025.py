@@ -1,4 +1,4 @@
-"""Switches: the authors' choice first, every one told of, and a wrong one refused in the user's words."""
+"""Tests of the reproduction's switches: defaults, documentation and errors."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "reproduce-the-
 
 
 @pytest.mark.parametrize("switch", Switches.model_fields)
-def test_the_first_choice_is_the_authors_and_every_choice_is_accepted(switch: str) -> None:
+def test_switch_first_choice_is_the_authors(switch: str) -> None:
     assert allowed_choices(switch)[0] == authors_choices()[switch]
     assert len(allowed_choices(switch)) > 1
     for value in allowed_choices(switch):
@@ -28,13 +28,13 @@ def test_the_first_choice_is_the_authors_and_every_choice_is_accepted(switch: st
 
 
 @pytest.mark.parametrize("switch", Switches.model_fields)
-def test_the_docs_tell_of_every_switch_and_choice(switch: str) -> None:
+def test_switch_and_its_choices_are_documented(switch: str) -> None:
     row = next((line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{switch}")), "")
     assert row, f"{DOCS.name} has no row for {switch}"
     assert [c for c in allowed_choices(switch) if f"`{c}`" not in row] == []
 
 
-def test_effort_is_set_in_the_same_way() -> None:
+def test_parse_settings_accepts_effort() -> None:
     found = parse_settings(["sparsities=[0.75, 0.9]", "crops=100", "seed=7"])
     assert (found.sparsities, found.crops, found.seed) == ((0.75, 0.9), 100, 7)
     assert found.corrected == {}
@@ -50,12 +50,12 @@ def test_effort_is_set_in_the_same_way() -> None:
         ("sparsities=[", "not valid YAML"),
     ],
 )
-def test_a_wrong_setting_is_refused(text: str, told: str) -> None:
+def test_parse_settings_wrong_setting_is_refused(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)):
         parse_settings([text])
 
 
-def test_settings_are_the_studys_when_nothing_is_set() -> None:
+def test_reproduction_settings_default_to_the_study() -> None:
     settings = ReproductionSettings()
     assert (settings.latents, settings.sae_epochs, settings.probe_epochs, settings.alpha) == (2048, 100, 120, 0.1)
     assert settings.sparsities == (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)

@@ -15,7 +15,7 @@ LOUDNESS = "equivalentSoundLevel_dBp"
 
 
 def tone(f0_hz: float, seconds: float = 0.5, peak: float = 0.5) -> np.ndarray:
-    """Twenty harmonics falling by 6 dB an octave."""
+    """Twenty harmonics falling by 6 dB per octave."""
     times = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     wave = sum(np.sin(2 * np.pi * k * f0_hz * times) / k for k in range(1, 21))
     return (peak * wave / np.abs(wave).max()).astype(np.float32)
@@ -42,7 +42,7 @@ def clips(waves: Mapping[str, np.ndarray]) -> tuple[pl.DataFrame, Callable[[Mapp
     return pl.DataFrame(rows), load
 
 
-def test_pitch_and_level_are_those_of_the_tone(tmp_path: Path) -> None:
+def test_egemaps_measures_pitch_and_level_of_a_tone(tmp_path: Path) -> None:
     table, load = clips({"low": tone(110), "high": tone(220), "soft": tone(220, peak=0.05)})
     found = measure_egemaps(table, tmp_path, load=load).table
     pitch = dict(zip(found["clip_id"], found[PITCH], strict=True))
@@ -55,7 +55,7 @@ def test_pitch_and_level_are_those_of_the_tone(tmp_path: Path) -> None:
     assert found["clip_id"].to_list() == ["low", "high", "soft"]
 
 
-def test_full_scale_does_not_wrap_round(tmp_path: Path) -> None:
+def test_egemaps_full_scale_does_not_overflow(tmp_path: Path) -> None:
     table, load = clips({"full": tone(220, peak=1.0), "over": 1.2 * tone(220, peak=1.0), "near": tone(220, peak=0.99)})
     found = measure_egemaps(table, tmp_path, load=load).table
     jitter = found["HNRdBACF_sma3nz_amean"]
@@ -63,7 +63,7 @@ def test_full_scale_does_not_wrap_round(tmp_path: Path) -> None:
     assert found[PITCH][1] == pytest.approx(found[PITCH][2], abs=0.1)
 
 
-def test_what_cannot_be_measured_is_nan_with_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_egemaps_failed_clip_is_nan_with_reason(tmp_path: Path) -> None:
     table, load = clips({"short": tone(200, 0.05), "broken": np.zeros(0, np.float32), "good": tone(200)})
     found = measure_egemaps(table, tmp_path, load=load, cache=tmp_path / "cache")
     values = found.table.drop("clip_id").to_numpy()
@@ -73,12 +73,12 @@ def test_what_cannot_be_measured_is_nan_with_a_reason_and_the_rest_goes_on(tmp_p
     assert reasons == {"short": "50 ms is too short for openSMILE (60 ms)", "broken": "broken: holds no sound"}
 
 
-def test_silence_has_finite_factors(tmp_path: Path) -> None:
+def test_egemaps_of_silence_are_finite(tmp_path: Path) -> None:
     table, load = clips({"silent": np.zeros(RATE_HZ, np.float32)})
     assert np.isfinite(measure_egemaps(table, tmp_path, load=load).table.drop("clip_id").to_numpy()).all()
 
 
-def test_threads_do_not_change_a_bit(tmp_path: Path) -> None:
+def test_egemaps_do_not_depend_on_threads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table, load = clips(
         {f"{i:02d}": tone(100 + 20 * i, 0.2) + rng.normal(0, 0.01, 3200).astype(np.float32) for i in range(12)}
@@ -88,7 +88,7 @@ def test_threads_do_not_change_a_bit(tmp_path: Path) -> None:
     assert one.equals(many, null_equal=True)
 
 
-def test_the_cache_follows_content_not_names(tmp_path: Path) -> None:
+def test_egemaps_cache_is_keyed_by_content(tmp_path: Path) -> None:
     waves = {"a": tone(150, 0.2), "b": tone(170, 0.2), "copy of a": tone(150, 0.2)}
     table, load = clips(waves)
     calls: list[str] = []
@@ -110,7 +110,7 @@ def test_the_cache_follows_content_not_names(tmp_path: Path) -> None:
     assert len(calls) == 3
 
 
-def test_a_killed_run_continues_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_egemaps_resume_after_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egemaps, "CLIPS_PER_PART", 2)
     table, load = clips({str(i): tone(150 + 10 * i, 0.1) for i in range(6)})
     whole = measure_egemaps(table, tmp_path, load=load).table
@@ -133,7 +133,7 @@ def test_a_killed_run_continues_where_it_was(tmp_path: Path, monkeypatch: pytest
     assert resumed.equals(whole)
 
 
-def test_a_damaged_part_of_the_cache_is_measured_again(tmp_path: Path) -> None:
+def test_egemaps_damaged_cache_is_measured_again(tmp_path: Path) -> None:
     table, load = clips({"a": tone(150, 0.2)})
     first = measure_egemaps(table, tmp_path, load=load, cache=tmp_path / "c").table
     part = next((tmp_path / "c").glob("*.parquet"))
@@ -141,7 +141,7 @@ def test_a_damaged_part_of_the_cache_is_measured_again(tmp_path: Path) -> None:
     assert measure_egemaps(table, tmp_path, load=load, cache=tmp_path / "c").table.equals(first)
 
 
-def test_without_opensmile_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_egemaps_without_opensmile_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opensmile", None)
     table, load = clips({"a": tone(150, 0.2)})
     with pytest.raises(MissingExtra, match=r'pip install "otoscope\[factors\]", or set'):

@@ -34,7 +34,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_truth_and_own_factors_stand_side_by_side(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_joins_truth_and_user_factors(corpus: Corpus, tmp_path: Path) -> None:
     own = write(
         tmp_path / "own.csv", "path,valence,loud,note\ny/a.wav,3,true,hm\n./x\\b.wav,1.5,false,\nz.wav,9,true,\n"
     )
@@ -48,14 +48,14 @@ def test_truth_and_own_factors_stand_side_by_side(corpus: Corpus, tmp_path: Path
     np.testing.assert_array_equal(values, [[300, 3, 1], [100, np.nan, np.nan], [np.nan, 1.5, 0]])
 
 
-def test_parquet_joins_by_clip_id_and_drops_the_prefix(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_joins_parquet_by_clip_id(corpus: Corpus, tmp_path: Path) -> None:
     pl.DataFrame({"clip_id": ["x/a.wav"], "factor_age": [7]}).write_parquet(tmp_path / "own.parquet")
     found = build_factors(corpus, egemaps=False, truth=False, table=tmp_path / "own.parquet")
     assert found.names == ["age"]
     assert found.values(["x/a.wav"])[0, 0] == 7
 
 
-def test_saving_and_loading_gives_the_same_table(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_round_trip_is_equal(corpus: Corpus, tmp_path: Path) -> None:
     found = build_factors(corpus, egemaps=False)
     found.save(tmp_path / "factors.parquet")
     again = FactorTable.load(tmp_path / "factors.parquet")
@@ -65,21 +65,21 @@ def test_saving_and_loading_gives_the_same_table(corpus: Corpus, tmp_path: Path)
     assert again.fingerprint == found.fingerprint
 
 
-def test_no_factors_at_all_is_an_empty_table(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_without_factors_is_empty(corpus: Corpus, tmp_path: Path) -> None:
     found = build_factors(corpus, egemaps=False, truth=False)
     assert found.values(["x/a.wav"]).shape == (1, 0)
     found.save(tmp_path / "factors.parquet")
     assert FactorTable.load(tmp_path / "factors.parquet").names == []
 
 
-def test_a_table_of_another_card_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_of_another_card_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     build_factors(corpus, egemaps=False).save(tmp_path / "factors.parquet")
     pl.DataFrame({"clip_id": ["x/a.wav"], "other": [1.0]}).write_parquet(tmp_path / "factors.parquet")
     with pytest.raises(ArtifactError, match="list different factors"):
         FactorTable.load(tmp_path / "factors.parquet")
 
 
-def test_a_name_of_two_sources_is_refused(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factor_name_in_two_sources_is_refused(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = write(tmp_path / "own.csv", "path,f0_mean_hz\nx/a.wav,1\n")
     with pytest.raises(ConfigError, match="'f0_mean_hz' comes from truth and from table; rename"):
         build_factors(corpus, egemaps=False, table=own)
@@ -107,25 +107,25 @@ def test_a_name_of_two_sources_is_refused(corpus: Corpus, tmp_path: Path, monkey
         ("path,age\nx/a.wav,inf\n", "infinite values in age"),
     ],
 )
-def test_a_table_that_does_not_fit_says_why(corpus: Corpus, tmp_path: Path, text: str, message: str) -> None:
+def test_factor_table_mismatch_is_explained(corpus: Corpus, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "own.csv", text))
 
 
-def test_a_missing_or_broken_table_is_one_error(corpus: Corpus, tmp_path: Path) -> None:
+def test_factor_table_missing_or_broken_raises(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         build_factors(corpus, egemaps=False, table=tmp_path / "absent.csv")
     with pytest.raises(ConfigError, match="cannot be read as CSV or Parquet"):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "own.parquet", "not parquet"))
 
 
-def test_unknown_clips_and_factors_are_named(corpus: Corpus) -> None:
+def test_factor_table_names_unknown_clips_and_factors(corpus: Corpus) -> None:
     found = build_factors(corpus, egemaps=False)
     with pytest.raises(ConfigError, match=r"including 'nowhere\.wav'"):
         found.values(["nowhere.wav"])
 
 
-def test_a_table_is_read_before_anything_is_measured(
+def test_factor_table_is_read_before_measurement(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> Egemaps:

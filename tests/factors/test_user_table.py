@@ -11,25 +11,25 @@ from otoscope.factors.egemaps import feature_names
 from otoscope.factors.user_table import _RULES, CATEGORIES, category
 
 
-def test_every_functional_has_one_category_and_each_category_its_number() -> None:
+def test_category_counts_of_all_functionals() -> None:
     # the authors count 14, 18, 6, 16, 17, 5, 12: four harmonic differences move to voice quality
     # and loudnessPeaksPerSec to rhythm
     counts = Counter(category(name) for name in feature_names())
     assert [counts[name] for name in CATEGORIES] == [10, 18, 10, 16, 17, 6, 11, 0]
 
 
-def test_no_name_fits_the_rules_of_two_categories() -> None:
+def test_category_rules_are_disjoint() -> None:
     for name in feature_names():
         assert len([pattern for _, pattern in _RULES if re.fullmatch(pattern, name)]) == 1, name
 
 
 @pytest.mark.shared
-def test_the_authors_own_columns_are_known(shared: Path) -> None:
+def test_category_covers_the_authors_columns(shared: Path) -> None:
     columns = pl.read_csv(shared / "paper" / "vocalset_train_egemaps.csv.gz", n_rows=1).columns
     assert {name for name in columns if category(name) == "other"} == {"path", "name"}
 
 
-def test_every_factor_of_the_synthesiser_is_known() -> None:
+def test_category_covers_every_synthesiser_factor() -> None:
     factors = synthesise(draw_singer("male1"), "vibrato", "a", "long_tones", duration_s=0.5).factors
     assert {name for name in factors if category(name) == "other"} == set()
 
@@ -46,5 +46,5 @@ def test_every_factor_of_the_synthesiser_is_known() -> None:
         ("my_jitter", "other"),
     ],
 )
-def test_names(name: str, expected: str) -> None:
+def test_category_of_names(name: str, expected: str) -> None:
     assert category(name) == expected

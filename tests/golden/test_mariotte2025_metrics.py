@@ -1,4 +1,4 @@
-"""Against outputs of the functions published with arXiv:2509.24793, on real eGeMAPS rows."""
+"""Metrics compared with outputs of the code published with arXiv:2509.24793, on real eGeMAPS rows."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def golden(shared: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("side", ["codes", "hidden"])
-def test_lasso_at_the_papers_penalty(golden: dict[str, np.ndarray], side: str) -> None:
+def test_lasso_at_the_papers_penalty_equals_published_code(golden: dict[str, np.ndarray], side: str) -> None:
     weights, r2 = lasso_weights(golden[side], golden["factors"], alpha=0.1)
     np.testing.assert_allclose(r2, golden[f"{side}_r2"], atol=1e-3)
     np.testing.assert_allclose(np.abs(weights), golden[f"{side}_lasso_abs_weights"], atol=5e-3)
 
 
 @pytest.mark.parametrize("side", ["codes", "hidden"])
-def test_completeness_with_the_papers_normaliser(golden: dict[str, np.ndarray], side: str) -> None:
+def test_completeness_with_the_papers_normaliser_equals_published(golden: dict[str, np.ndarray], side: str) -> None:
     importance = golden[f"{side}_lasso_abs_weights"].astype(np.float64)
     # the authors divide by the log of all columns, dead ones included, and score an empty column 1
     ours = completeness(importance, live=np.ones(len(importance), dtype=bool)).completeness
@@ -37,7 +37,7 @@ def test_completeness_with_the_papers_normaliser(golden: dict[str, np.ndarray], 
 
 
 @pytest.mark.parametrize("side", ["codes", "hidden"])
-def test_disentanglement_before_the_papers_second_division(golden: dict[str, np.ndarray], side: str) -> None:
+def test_disentanglement_before_second_division_equals_published(golden: dict[str, np.ndarray], side: str) -> None:
     importance = golden[f"{side}_lasso_abs_weights"].astype(np.float64)
     found = disentanglement(importance)
     used = importance.any(axis=1)

@@ -1,4 +1,4 @@
-"""What holds for every metric of disentanglement, whatever the codes: order, unit, dead latents, bounds."""
+"""Properties of every metric of disentanglement: invariance to order, scale and dead latents; bounds."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SPLIT = np.repeat(["train", "valid", "test"], [105, 30, 45])
 
 
 def clips(seed: int, *, sparse: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that know three factors; the fourth is missing on some rows, the fifth constant, the sixth absent."""
+    """Codes of three factors; the fourth is missing on some rows, the fifth is constant, the sixth always missing."""
     rng = np.random.default_rng(seed)
     codes = rng.normal(size=(180, 8))
     if sparse:
@@ -37,7 +37,7 @@ def agree(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
 
 @settings(max_examples=12)
 @given(SEEDS, st.booleans())
-def test_order_unit_and_dead_latents_do_not_matter(seed: int, sparse: bool) -> None:
+def test_disentanglement_ignores_order_scale_and_dead_latents(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
     rng = np.random.default_rng(seed)
     plain = card(codes, factors)
@@ -49,7 +49,7 @@ def test_order_unit_and_dead_latents_do_not_matter(seed: int, sparse: bool) -> N
 
 @settings(max_examples=12)
 @given(SEEDS, st.booleans())
-def test_bounds_and_what_is_undefined(seed: int, sparse: bool) -> None:
+def test_disentanglement_bounds_and_undefined_values(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
     found = card(codes, factors)
     assert set(found) == set(NAMES)
@@ -64,13 +64,13 @@ def test_bounds_and_what_is_undefined(seed: int, sparse: bool) -> None:
 
 @settings(max_examples=12)
 @given(SEEDS, st.booleans())
-def test_the_unit_of_factors_does_not_matter(seed: int, sparse: bool) -> None:
+def test_disentanglement_ignores_scale_of_factors(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
     agree(card(codes, factors), card(codes, 40 * factors + 7))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_codes_that_know_nothing_are_undefined_or_near_zero(seed: int) -> None:
+def test_disentanglement_of_random_codes_is_nan_or_near_zero(seed: int) -> None:
     codes, _ = clips(seed, sparse=True)
     known = np.random.default_rng(seed).normal(size=(180, 4))
     found = top(card(codes, known))

@@ -1,4 +1,4 @@
-"""What holds for every encoder, whatever its family."""
+"""Properties of every encoder family."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,14 +38,14 @@ def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_family_has_a_tiny_checkpoint_and_every_known_model_a_family():
+def test_families_have_tiny_checkpoints_and_models_have_families():
     covered = {name.removesuffix("-large") for name in TINY}
     renamed = {"mert": "mert_model", "ast": "audio-spectrogram-transformer"}
     assert {renamed.get(name, name) for name in covered} == set(FAMILIES)
     assert {model.family for model in MODELS.values()} == set(FAMILIES)
 
 
-def test_shapes_masks_and_frames_agree(load, family):
+def test_encoder_shapes_masks_and_frames_agree(load, family):
     encoder = load(family)
     encoded = encoder.encode(noise(*LENGTHS), ALL)
     assert [layer.index for layer in encoder.layers] == list(ALL)
@@ -65,18 +65,18 @@ def test_shapes_masks_and_frames_agree(load, family):
     assert sorted(encoded.tokens) == (list(ALL) if family == "ast" else [])
 
 
-def test_the_mask_is_a_run_of_valid_frames_then_padding(load, family):
+def test_encoder_mask_is_valid_frames_then_padding(load, family):
     mask = load(family).encode(noise(*LENGTHS), [0]).mask
     assert (mask[:, :-1] | ~mask[:, 1:]).all()
 
 
-def test_two_passes_give_the_same_bytes(load, family):
+def test_encoder_is_deterministic(load, family):
     encoder, waves = load(family), noise(*LENGTHS)
     first, second = encoder.encode(waves, ALL), encoder.encode(waves, ALL)
     assert all(torch.equal(first.layers[i], second.layers[i]) for i in ALL)
 
 
-def test_a_clips_bytes_do_not_depend_on_its_neighbours(load, family):
+def test_encoder_output_does_not_depend_on_other_clips(load, family):
     encoder, waves = load(family), noise(*LENGTHS)
     batch = encoder.encode(waves, ALL)
     for clip, wave in enumerate(waves):
@@ -85,7 +85,7 @@ def test_a_clips_bytes_do_not_depend_on_its_neighbours(load, family):
             assert torch.equal(batch.layers[layer][clip][batch.mask[clip]], alone.layers[layer][0])
 
 
-def test_sharing_a_pass_changes_no_valid_frame(load, family):
+def test_encoder_batching_changes_no_valid_frame(load, family):
     waves = noise(*LENGTHS)
     apart = load(family).encode(waves, ALL)
     shared = load(family, together=True).encode(waves, ALL)
@@ -94,13 +94,13 @@ def test_sharing_a_pass_changes_no_valid_frame(load, family):
         assert_near(shared.layers[layer], apart.layers[layer])
 
 
-def test_the_order_of_clips_is_kept(load, family):
+def test_encoder_keeps_the_order_of_clips(load, family):
     encoder, waves = load(family, together=True), noise(*LENGTHS)
     forth, back = encoder.encode(waves, [1]), encoder.encode(waves[::-1], [1])
     assert_near(forth.layers[1], back.layers[1].flip(0))
 
 
-def test_stopping_early_gives_the_same_layers(load, family):
+def test_encoder_early_exit_gives_the_same_layers(load, family):
     encoder, waves = load(family), noise(*LENGTHS)
     everything = encoder.encode(waves, ALL)
     for layer in ALL:
@@ -109,14 +109,14 @@ def test_stopping_early_gives_the_same_layers(load, family):
         assert torch.equal(only.layers[layer], everything.layers[layer])
 
 
-def test_the_model_is_frozen_in_eval_mode_and_float32(load, family):
+def test_encoder_model_is_frozen_in_eval_mode_and_float32(load, family):
     model = load(family).model
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_encoding_draws_no_random_numbers_and_leaves_its_input_alone(load, family):
+def test_encoder_uses_no_random_numbers_and_keeps_its_input(load, family):
     encoder, (wave,) = load(family), noise(9000)
     before, state = wave.clone(), torch.random.get_rng_state()
     encoder.encode([wave], ALL)
@@ -124,14 +124,14 @@ def test_encoding_draws_no_random_numbers_and_leaves_its_input_alone(load, famil
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_what_comes_out_can_be_trained_on(load, family):
+def test_encoder_output_can_be_trained_on(load, family):
     state = load(family).encode(noise(9000), [1]).layers[1]
     weight = torch.ones(WIDTH, requires_grad=True)
     (state @ weight).sum().backward()
     assert weight.grad is not None
 
 
-def test_encoding_leaves_the_number_of_threads_as_it_was(load, family):
+def test_encoder_restores_the_number_of_threads(load, family):
     before = torch.get_num_threads()
     load_encoder(load(family).name, threads=before + 1).encode(noise(9000), [0])
     assert torch.get_num_threads() == before
@@ -139,7 +139,7 @@ def test_encoding_leaves_the_number_of_threads_as_it_was(load, family):
 
 @settings(max_examples=40, deadline=None)
 @given(extra=st.integers(0, 18000))
-def test_frames_lie_within_the_clip_and_never_grow_fewer(load, family, extra):
+def test_encoder_frames_are_within_the_clip_and_monotonic(load, family, extra):
     encoder = load(family)
     samples = encoder.min_samples + extra
     frames, longer = encoder.frames(samples), encoder.frames(samples + 1)
@@ -151,7 +151,7 @@ def test_frames_lie_within_the_clip_and_never_grow_fewer(load, family, extra):
     assert len(longer.start_s) >= len(frames.start_s)
 
 
-def test_the_shortest_clip_is_encoded_and_one_sample_less_refused(load, family):
+def test_encoder_shortest_clip_passes_and_shorter_is_refused(load, family):
     encoder = load(family)
     assert encoder.encode(noise(encoder.min_samples), [BLOCKS]).mask.any()
     shortest = f"shortest clip that .* can encode is {encoder.min_samples / encoder.rate_hz:.4f} s"
@@ -159,7 +159,7 @@ def test_the_shortest_clip_is_encoded_and_one_sample_less_refused(load, family):
         encoder.encode(noise(9000, encoder.min_samples - 1), [0])
 
 
-def test_a_clip_longer_than_the_window_is_refused(load, family):
+def test_encoder_clip_longer_than_window_is_refused(load, family):
     encoder = load(family)
     if encoder.window_s is None:
         assert encoder.encode(noise(10 * encoder.rate_hz), [0]).mask.sum() > 9 * encoder.layers[0].rate_hz
@@ -170,18 +170,18 @@ def test_a_clip_longer_than_the_window_is_refused(load, family):
         encoder.encode(noise(whole + 1), [0])
 
 
-def test_silence_gives_finite_frames(load, family):
+def test_encoder_frames_of_silence_are_finite(load, family):
     state = load(family).encode([torch.zeros(9000)], ALL)
     assert all(state.layers[i].isfinite().all() for i in ALL)
 
 
 @pytest.mark.parametrize("layer", [-1, BLOCKS + 1])
-def test_an_unknown_layer_is_named(load, family, layer):
+def test_encoder_error_names_unknown_layer(load, family, layer):
     with pytest.raises(UnknownLayer, match=f"has no layer {layer}; it has layers 0 to {BLOCKS}"):
         load(family).encode(noise(9000), [0, layer])
 
 
-def test_what_is_no_sound_is_refused(load, family):
+def test_encoder_invalid_audio_is_refused(load, family):
     encoder = load(family)
     with pytest.raises(EncoderError, match="no clips"):
         encoder.encode([], [0])
@@ -191,8 +191,8 @@ def test_what_is_no_sound_is_refused(load, family):
         encoder.encode([torch.full((9000,), torch.nan)], [0])
 
 
-def test_arrays_are_taken_as_tensors_are(load, family):
-    """`load_audio` returns arrays, and whoever reads sound otherwise has float64 or a view backwards."""
+def test_encoder_accepts_arrays_like_tensors(load, family):
+    """`load_audio` returns arrays; other readers return float64 or views with negative strides."""
     encoder, (wave,) = load(family), noise(9000)
     expected = encoder.encode([wave], [1]).layers[1]
     array = wave.numpy()
@@ -221,12 +221,12 @@ def test_arrays_are_taken_as_tensors_are(load, family):
         ([np.full(9000, np.inf)], "clip 0 holds NaN or infinite"),
     ],
 )
-def test_slips_of_the_caller_are_refused_in_our_words(load, family, waves, told):
+def test_encoder_wrong_arguments_are_refused_with_our_error(load, family, waves, told):
     with pytest.raises(EncoderError, match=told):
         load(family).encode(waves, [0])
 
 
-def test_a_layer_that_is_no_list_is_refused(load, family):
+def test_encoder_layer_that_is_no_list_is_refused(load, family):
     with pytest.raises(UnknownLayer, match=r"layers is 1; give a list, such as \[1\]"):
         load(family).encode(noise(9000), 1)
 

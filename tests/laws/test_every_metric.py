@@ -1,4 +1,4 @@
-"""No metric that a table of results may hold sees the order or the unit of latents, or dead ones; all keep bounds."""
+"""Properties of every metric in the results: invariance to order, scale and dead latents; bounds."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.support.all_metrics import CORRECTED, Key, every_metric, made_up, stu
 SEEDS = st.integers(0, 2**31 - 1)
 
 OF_ALL_LATENTS = {"dead_fraction", "always_on_fraction"}
-"""Shares of all latents, the dead ones too: appending some must change them."""
+"""Shares of all latents including dead ones: appending dead latents must change them."""
 
 LIMITS_HERE = {
     "l0": (0.0, 12.0),
@@ -27,13 +27,13 @@ LIMITS_HERE = {
     "layer_lead": (-2.0, 2.0),
     "layer_lead_of_blocks": (-2.0, 2.0),
 }
-"""Bounds of 12 latents, 6 factors and 3 layers, where they are tighter than those of the registry."""
+"""Bounds for 12 latents, 6 factors and 3 layers, if tighter than those of the registry."""
 
 ROUNDING = 1e-9
 
 UNDEFINED = {name for name, metric in METRICS.items() if metric.undefined_without_factors}
 HELD_OUT = {"completeness", "effective_latents", "disentanglement"}
-"""Metrics of structure that the held-out protocol writes."""
+"""Metrics of structure in the held-out protocol."""
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,12 @@ def metric_of(key: Key) -> str:
     return key[1]
 
 
-def test_every_metric_is_asked_about(plain: dict[Key, float]) -> None:
+def test_every_metric_covers_the_registry(plain: dict[Key, float]) -> None:
     assert {metric_of(key) for key in plain} == set(METRICS)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_metric_is_defined_where_codes_know_the_factors_and_within_its_bounds(
-    plain: dict[Key, float], metric: str
-) -> None:
+def test_metric_of_informative_codes_is_within_bounds(plain: dict[Key, float], metric: str) -> None:
     values = np.array([value for key, value in plain.items() if metric_of(key) == metric])
     low, high = LIMITS_HERE.get(metric, METRICS[metric].bounds)
     assert not np.isnan(values).all()
@@ -63,7 +61,7 @@ def test_a_metric_is_defined_where_codes_know_the_factors_and_within_its_bounds(
 
 @settings(max_examples=4)
 @given(SEEDS)
-def test_no_metric_sees_the_order_or_the_unit_of_latents_or_dead_ones(seed: int) -> None:
+def test_every_metric_ignores_order_scale_and_dead_latents(seed: int) -> None:
     encoded, clips = made_up(seed)
     rng = np.random.default_rng(seed)
     order, unit = rng.permutation(12), 10.0 ** rng.uniform(-2, 2, 12)
@@ -75,7 +73,7 @@ def test_no_metric_sees_the_order_or_the_unit_of_latents_or_dead_ones(seed: int)
     assert shares == [(0.0, pytest.approx(5 / 17))]
 
 
-def test_what_codes_that_know_nothing_leave_undefined_is_nan_and_not_a_score() -> None:
+def test_every_metric_of_random_codes_is_nan_if_undefined() -> None:
     encoded, clips = made_up(1)
     rng = np.random.default_rng(4)
 
@@ -89,7 +87,7 @@ def test_what_codes_that_know_nothing_leave_undefined_is_nan_and_not_a_score() -
         values = {key: value for key, value in found.items() if key[0] == protocol and metric_of(key) in metrics}
         assert {metric_of(key) for key in values} == metrics
         assert np.isnan(list(values.values())).all(), values
-    # without a common factor there is no mean over them, and no limit of it
+    # without a common factor there is no mean and no sparsity limit
     assert not {"mean_factor_r2", "sparsity_limit", "sparsity_knee"} & {metric_of(key) for key in found}
 
 
@@ -100,7 +98,7 @@ def test_what_codes_that_know_nothing_leave_undefined_is_nan_and_not_a_score() -
         ({"disentanglement_average": "mean"}, {"disentanglement_average": "sum"}, {"disentanglement"}),
     ],
 )
-def test_the_authors_own_figures_see_dead_latents_until_a_switch_is_set(
+def test_study_figures_depend_on_dead_latents_unless_corrected(
     theirs: dict[str, str], put_right: dict[str, str], moved: set[str]
 ) -> None:
     encoded, clips = made_up(2)
@@ -112,7 +110,7 @@ def test_the_authors_own_figures_see_dead_latents_until_a_switch_is_set(
         differs = {key for key in one if not math.isclose(one[key], other[key], rel_tol=1e-3, abs_tol=1e-4)}
         return {metric_of(key) for key in differs}
 
-    # their correlation with entropy is scaled and shifted with completeness, and does not change
+    # the correlation with entropy is invariant to the scale and offset of completeness
     assert changed(theirs) == moved
     assert not changed(put_right)
 

@@ -1,4 +1,4 @@
-"""What holds for every metric of disentanglement and prediction, whatever the numbers."""
+"""Properties of completeness, disentanglement and the predictive fits."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ def figures(importance: np.ndarray, live: np.ndarray) -> np.ndarray:
 
 
 @given(IMPORTANCES)
-def test_bounds(importance: np.ndarray) -> None:
+def test_dci_bounds(importance: np.ndarray) -> None:
     spread = completeness(importance, live=np.ones(len(importance), dtype=bool))
     value = disentanglement(importance).value
     defined = ~np.isnan(spread.completeness)
@@ -33,20 +33,20 @@ def test_bounds(importance: np.ndarray) -> None:
 
 
 @given(IMPORTANCES, SEEDS)
-def test_the_order_of_latents_does_not_matter(importance: np.ndarray, seed: int) -> None:
+def test_dci_ignores_order_of_latents(importance: np.ndarray, seed: int) -> None:
     live = np.ones(len(importance), dtype=bool)
     order = np.random.default_rng(seed).permutation(len(importance))
     np.testing.assert_allclose(figures(importance[order], live), figures(importance, live), rtol=1e-9, atol=1e-9)
 
 
 @given(IMPORTANCES, st.floats(1e-3, 1e3))
-def test_the_unit_of_importance_does_not_matter(importance: np.ndarray, scale: float) -> None:
+def test_dci_ignores_scale_of_importance(importance: np.ndarray, scale: float) -> None:
     live = np.ones(len(importance), dtype=bool)
     np.testing.assert_allclose(figures(scale * importance, live), figures(importance, live), rtol=1e-9, atol=1e-9)
 
 
 @given(IMPORTANCES, st.integers(1, 50))
-def test_appended_dead_latents_change_nothing(importance: np.ndarray, dead: int) -> None:
+def test_dci_ignores_appended_dead_latents(importance: np.ndarray, dead: int) -> None:
     live = np.ones(len(importance), dtype=bool)
     longer = np.concatenate([importance, np.zeros((dead, importance.shape[1]))])
     longer_live = np.concatenate([live, np.zeros(dead, dtype=bool)])
@@ -65,7 +65,7 @@ def clips(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np
 
 @settings(max_examples=8, deadline=None)
 @given(SEEDS)
-def test_fits_do_not_see_order_unit_or_dead_latents(seed: int) -> None:
+def test_lasso_and_probe_ignore_order_scale_and_dead_latents(seed: int) -> None:
     codes, factors, labels, groups, split = clips(seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(10)

@@ -1,4 +1,4 @@
-"""Laws of every baseline, and what each is known to do."""
+"""Properties of all baselines, and known results of each."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def rows(n: int = 400, width: int = 10, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", sorted(FITTED))
-def test_a_code_is_finite_repeatable_and_row_by_row(name: str):
+def test_baseline_code_is_finite_repeatable_and_row_by_row(name: str):
     train, new = rows(), rows(64, seed=1)
     encode, again = (FITTED[name](train, latents=24, k=3, seed=5) for _ in range(2))
     codes = encode(new)
@@ -26,7 +26,7 @@ def test_a_code_is_finite_repeatable_and_row_by_row(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(FITTED))
-def test_rows_that_cannot_be_fitted_are_refused(name: str):
+def test_baseline_refuses_rows_that_cannot_be_fitted(name: str):
     with pytest.raises(EvaluationError, match="at least 2 rows"):
         FITTED[name](rows(1), latents=4, k=1, seed=0)
     broken = rows()
@@ -35,7 +35,7 @@ def test_rows_that_cannot_be_fitted_are_refused(name: str):
         FITTED[name](broken, latents=4, k=1, seed=0)
 
 
-def test_principal_components_are_uncorrelated_and_fall_in_variance():
+def test_pca_components_are_uncorrelated_by_decreasing_variance():
     train = rows()
     codes = FITTED["pca"](train, latents=100, k=1, seed=0)(train).astype(np.float64)
     covariance = np.cov(codes.T, bias=True)
@@ -45,7 +45,7 @@ def test_principal_components_are_uncorrelated_and_fall_in_variance():
     np.testing.assert_allclose(variances.sum(), train.astype(np.float64).var(axis=0).sum(), rtol=1e-4)
 
 
-def test_independent_components_find_mixed_sources():
+def test_ica_recovers_mixed_sources():
     rng = np.random.default_rng(0)
     sources = rng.laplace(size=(4000, 4))
     mixed = (sources @ rng.standard_normal((4, 4))).astype(np.float32)
@@ -54,11 +54,11 @@ def test_independent_components_find_mixed_sources():
     assert (match.max(axis=0) > 0.98).all()
 
 
-def test_parts_are_not_negative():
+def test_nmf_codes_are_not_negative():
     assert (FITTED["nmf"](rows(), latents=6, k=1, seed=0)(rows(50, seed=2)) >= 0).all()
 
 
-def test_a_cluster_a_row():
+def test_kmeans_assigns_one_cluster_per_row():
     rng = np.random.default_rng(0)
     centres = 20 * np.eye(4, 10)
     member = rng.integers(4, size=500)
@@ -69,14 +69,14 @@ def test_a_cluster_a_row():
     assert all(len(set(member[owner == cluster])) == 1 for cluster in set(owner))
 
 
-def test_random_directions_keep_k_of_each_row():
+def test_random_topk_keeps_k_latents_per_row():
     codes = FITTED["random_topk"](rows(), latents=24, k=3, seed=0)(rows(50, seed=1))
     assert ((codes != 0).sum(axis=1) <= 3).all()
     assert (codes >= 0).all()
 
 
 @pytest.mark.parametrize("name", sorted(FROM_CODES))
-def test_codes_that_know_nothing_keep_each_latents_values(name: str):
+def test_uninformative_codes_keep_each_latents_values(name: str):
     rng = np.random.default_rng(0)
     codes = rng.random((80, 12)) * (rng.random((80, 12)) < 0.3)
     made = FROM_CODES[name](codes, seed=1)
@@ -86,6 +86,6 @@ def test_codes_that_know_nothing_keep_each_latents_values(name: str):
     np.testing.assert_array_equal(kept, np.sort((codes != 0).sum(axis=1)))
 
 
-def test_an_unknown_baseline_gets_a_suggestion():
+def test_find_fitted_suggests_a_name():
     with pytest.raises(EvaluationError, match="no baseline 'pcaa'; did you mean pca"):
         find_fitted("pcaa")

@@ -12,20 +12,20 @@ def factors(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(400, 3))
 
 
-def test_the_area_is_worked_out_by_hand() -> None:
+def test_explicitness_score_of_hand_computed_curves() -> None:
     curves = np.array(
         [
             [0.2, 0.2, 0.2],  # all at once
-            [1.0, 0.6, 0.2],  # evenly from nothing
+            [1.0, 0.6, 0.2],  # linear from 1
             [1.0, 1.0, 0.0],  # only the last probe: 3/2 of the triangle
-            [0.5, 0.1, 0.3],  # lowest in the middle: area 0.2 of 0.9
-            [1.1, 1.0, 1.2],  # nothing
+            [0.5, 0.1, 0.3],  # minimum in the middle: area 0.2 of 0.9
+            [1.1, 1.0, 1.2],  # never below 1
         ]
     )
     np.testing.assert_allclose(_score(curves), [1, 0, -0.5, 1 - 0.2 / 0.9, np.nan], atol=1e-12)
 
 
-def test_a_linear_code_is_explicit_and_a_bent_one_less_so() -> None:
+def test_explicitness_is_lower_for_nonlinear_code() -> None:
     known = factors()
     mixed = known @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     plain = explicitness(mixed, known, groups=GROUPS, split=SPLIT)
@@ -36,8 +36,8 @@ def test_a_linear_code_is_explicit_and_a_bent_one_less_so() -> None:
     assert (less.losses[:, -1] < less.losses[:, 0] - 0.05).all()
 
 
-def test_what_only_a_curve_reads_is_not_explicit() -> None:
-    # a parabola: no line reads it, radial functions do
+def test_explicitness_of_parabola_is_low() -> None:
+    # a parabola: no line predicts it, radial functions do
     code = np.random.default_rng(2).normal(size=(400, 1))
     found = explicitness(code, code**2, groups=GROUPS, split=SPLIT)
     assert found.losses[0, 0] > 0.9
@@ -45,20 +45,20 @@ def test_what_only_a_curve_reads_is_not_explicit() -> None:
     assert found.value < 0.95
 
 
-def test_unpredicted_factors_are_nan() -> None:
+def test_explicitness_of_unpredicted_factor_is_nan() -> None:
     known = factors()
     found = explicitness(known, known, groups=GROUPS, split=SPLIT, predicted=np.array([True, False, True]))
     np.testing.assert_array_equal(np.isnan(found.factors), [False, True, False])
 
 
-def test_larger_codes_pay_for_their_size() -> None:
+def test_relative_size_decreases_with_live_latents() -> None:
     assert relative_size(16, np.ones(64, dtype=bool)) == 0.25
     assert relative_size(16, np.arange(64) < 32) == 0.5
     assert relative_size(80, np.ones(64, dtype=bool)) == 1.0
     assert np.isnan(relative_size(3, np.zeros(2, dtype=bool)))
 
 
-def test_capacities_must_increase() -> None:
+def test_explicitness_capacities_must_increase() -> None:
     with pytest.raises(EvaluationError, match="increase from 0"):
         explicitness(factors(), factors(), groups=GROUPS, split=SPLIT, capacities=(0, 8, 8))
 
@@ -67,29 +67,29 @@ def every(n: int) -> np.ndarray:
     return np.ones(n, dtype=bool)
 
 
-def test_one_latent_a_factor_is_complete_and_disentangled() -> None:
+def test_dci_of_one_latent_per_factor_is_one() -> None:
     found = completeness(np.eye(4), live=every(4))
     np.testing.assert_array_equal(found.completeness, np.ones(4))
     np.testing.assert_array_equal(found.effective_latents, np.ones(4))
     assert disentanglement(np.eye(4)).value == 1.0
 
 
-def test_all_latents_alike_is_the_other_end() -> None:
+def test_dci_of_equal_importances_is_zero() -> None:
     found = completeness(np.ones((16, 3)), live=every(16))
     np.testing.assert_allclose(found.completeness, np.zeros(3), atol=1e-12)
     np.testing.assert_allclose(found.effective_latents, np.full(3, 16))
     assert disentanglement(np.ones((16, 3))).value == pytest.approx(0, abs=1e-12)
 
 
-def test_duplicated_latents_double_the_effective_number() -> None:
+def test_effective_latents_double_with_duplicated_latents() -> None:
     importance = np.random.default_rng(0).random((5, 3))
     once = completeness(importance, live=every(5)).effective_latents
     twice = completeness(np.repeat(importance, 2, axis=0), live=every(10)).effective_latents
     np.testing.assert_allclose(twice, 2 * once)
 
 
-def test_the_same_effective_number_scores_higher_in_a_wider_code() -> None:
-    # why effective_latents stands beside completeness (1 - log 15.2 / log p; 0.59 at 768 and 0.643 at 2,048)
+def test_completeness_is_higher_in_wider_code_for_equal_latents() -> None:
+    # the reason to report effective_latents next to completeness (1 - log 15.2 / log p; 0.59 at 768 and 0.643 at 2,048)
     column = np.zeros((2048, 1))
     column[:15] = 1
     narrow = completeness(column[:768], live=every(768))
@@ -98,7 +98,7 @@ def test_the_same_effective_number_scores_higher_in_a_wider_code() -> None:
     assert wide.completeness[0] - narrow.completeness[0] == pytest.approx(0.05, abs=0.01)
 
 
-def test_a_factor_that_nothing_predicts_is_undefined_not_perfect() -> None:
+def test_completeness_of_unpredicted_factor_is_nan() -> None:
     importance = np.array([[1.0, 0, 2], [1, 0, 0]])
     found = completeness(importance, live=every(2), predicted=np.array([True, True, False]))
     np.testing.assert_array_equal(np.isnan(found.completeness), [False, True, True])
@@ -111,7 +111,7 @@ def test_disentanglement_counts_predicted_factors_only() -> None:
     assert disentanglement(importance, predicted=np.array([True, True, False])).value == 1.0
 
 
-def test_what_is_undefined_is_nan() -> None:
+def test_dci_undefined_values_are_nan() -> None:
     assert np.isnan(disentanglement(np.zeros((3, 2))).value)
     assert np.isnan(disentanglement(np.ones((3, 1))).value)
     one = completeness(np.array([[1.0], [0.0]]), live=np.array([True, False]))
@@ -122,11 +122,11 @@ def test_what_is_undefined_is_nan() -> None:
     assert np.isnan(unused.latents[1])
 
 
-def test_shares_sum_to_one() -> None:
+def test_disentanglement_shares_sum_to_one() -> None:
     assert disentanglement(np.random.default_rng(1).random((7, 4))).share.sum() == pytest.approx(1)
 
 
-def test_bad_input_is_refused() -> None:
+def test_dci_bad_input_is_refused() -> None:
     with pytest.raises(EvaluationError, match="0 or more"):
         completeness(-np.eye(2), live=every(2))
     with pytest.raises(EvaluationError, match="one boolean a latent"):

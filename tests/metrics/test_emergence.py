@@ -10,7 +10,7 @@ LAYERS, GROUPS = 9, 8
 
 
 def squares(profiles: list[np.ndarray], seed: int = 0, noise: float = 0.0) -> np.ndarray:
-    """One factor a profile of R2 over layers, with the same deviation in every layer."""
+    """Squares of one factor per profile of R2 over layers, with the same deviation in every layer."""
     rng = np.random.default_rng(seed)
     away = np.broadcast_to(rng.uniform(1, 2, (1, GROUPS, len(profiles))), (LAYERS, GROUPS, len(profiles)))
     r2 = np.stack(profiles, axis=1)[:, None] + noise * rng.normal(size=away.shape)
@@ -21,14 +21,14 @@ def hump(at: float) -> np.ndarray:
     return 0.8 * np.exp(-((np.arange(LAYERS) - at) ** 2) / 4)
 
 
-def test_a_profile_is_the_mean_over_factors_and_bad_fits_count_as_nothing() -> None:
+def test_emergence_profile_is_mean_over_factors_clipped_at_zero() -> None:
     found = emergence(squares([np.full(LAYERS, 0.6), np.full(LAYERS, -5.0)]), ["pitch", "pitch"])[0]
     np.testing.assert_allclose(found.r2, 0.3)
     assert found.factors == 2
     assert found.centre.value == pytest.approx(4)
 
 
-def test_earliest_and_centre_of_a_hump() -> None:
+def test_emergence_earliest_and_centre_of_a_peak() -> None:
     both = emergence(squares([hump(2)] * 4 + [hump(6)] * 4, noise=0.02), ["pitch"] * 4 + ["formants"] * 4)
     early, late = both
     assert (early.category, late.category) == ("pitch", "formants")
@@ -41,13 +41,13 @@ def test_earliest_and_centre_of_a_hump() -> None:
         assert ((one.low <= one.r2) & (one.r2 <= one.high)).all()
 
 
-def test_layers_may_have_any_numbers() -> None:
+def test_emergence_accepts_any_layer_numbers() -> None:
     numbers = [0, 1, 2, 3, 4, 6, 8, 10, 12]
     found = emergence(squares([hump(8)]), ["pitch"], layers=numbers)[0]
     assert found.earliest.value == 12
 
 
-def test_an_order_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
+def test_compare_order_detects_true_order_only() -> None:
     kinds = ["pitch"] * 6 + ["formants"] * 6
     there = compare_order(squares([hump(2)] * 6 + [hump(6)] * 6, noise=0.05), kinds, first="pitch", then="formants")
     assert there.value > 3
@@ -64,7 +64,7 @@ def test_an_order_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**31 - 1))
-def test_the_order_of_factors_and_groups_and_the_unit_do_not_matter(seed: int) -> None:
+def test_emergence_ignores_order_and_scale(seed: int) -> None:
     rng = np.random.default_rng(seed)
     table = squares([hump(rng.uniform(0, 8)) for _ in range(7)], seed=seed, noise=0.2)
     kinds = np.array(["pitch", "formants"])[np.arange(7) % 2]
@@ -80,7 +80,7 @@ def test_the_order_of_factors_and_groups_and_the_unit_do_not_matter(seed: int) -
         assert (one.r2 <= 1).all()
 
 
-def test_false_claims_come_as_often_as_the_test_allows() -> None:
+def test_compare_order_false_positive_rate_matches_level() -> None:
     small = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_false_claims_come_as_often_as_the_test_allows() -> None:
     assert 1 <= small <= 14
 
 
-def test_what_nothing_predicts_has_no_layer() -> None:
+def test_emergence_of_unpredicted_category_is_nan() -> None:
     found = emergence(squares([np.full(LAYERS, -0.1)]), ["pitch"])[0]
     assert np.isnan(found.centre.value)
     assert np.isnan(found.earliest.value)
@@ -102,13 +102,13 @@ def test_what_nothing_predicts_has_no_layer() -> None:
     assert np.isnan(compare_order(table, ["pitch", "formants"], first="pitch", then="formants").p)
 
 
-def test_one_group_gives_no_interval() -> None:
+def test_emergence_of_one_group_has_no_interval() -> None:
     found = emergence(squares([hump(3)])[:, :1], ["pitch"])[0]
     assert np.isnan([found.centre.low, found.earliest.high]).all()
     assert np.isnan(found.low).all()
 
 
-def test_bad_input_is_refused() -> None:
+def test_emergence_bad_input_is_refused() -> None:
     table = squares([hump(3)])
     with pytest.raises(EvaluationError, match="a category a factor"):
         emergence(table, ["a", "b"])

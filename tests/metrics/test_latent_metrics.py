@@ -1,4 +1,4 @@
-"""MIG, modularity, InfoMEC and SAP on codes whose scores can be worked out by hand."""
+"""MIG, modularity, InfoMEC and SAP with scores computed by hand."""
 
 import numpy as np
 import pytest
@@ -17,18 +17,18 @@ def told(adjusted: list[list[float]], live: list[bool] | None = None) -> Informa
     return Information(table, table, np.zeros_like(table), np.ones(table.shape[1]), alive)
 
 
-def test_the_gap_is_that_of_the_best_two() -> None:
+def test_information_gap_is_between_best_two_latents() -> None:
     found = information_gap(told([[0.9, 0.2, 0], [0.3, 0.2, 0], [0, 0.1, 0]]))
     np.testing.assert_allclose(found.factors, [0.6, 0, np.nan])
     np.testing.assert_array_equal(found.best, [0, 0, -1])
     assert found.value == pytest.approx(0.3)
 
 
-def test_a_single_latent_leads_by_all_it_tells() -> None:
+def test_gap_of_single_latent_is_its_score() -> None:
     assert gap_of(np.array([[0.4]])).value == 0.4
 
 
-def test_modularity_is_the_share_of_the_template() -> None:
+def test_modularity_of_hand_computed_latents() -> None:
     found = modularity(told([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.8, 0.4, 0], [0, 0, 0]]))
     expected = [1, 0, 1 - 0.25 / 2]
     np.testing.assert_allclose(found.latents, [*expected, np.nan])
@@ -36,14 +36,14 @@ def test_modularity_is_the_share_of_the_template() -> None:
     assert found.value == pytest.approx(np.average(expected, weights=[1.0, 0.5, 0.8]))
 
 
-def test_info_modularity_and_compactness_rescale_the_largest_share() -> None:
+def test_infomec_rescales_the_largest_share() -> None:
     found = infomec(told([[0.6, 0.2], [0, 0.2], [0, 0]], live=[True, True, False]), r2=np.array([0.5, -3]))
     np.testing.assert_allclose(found.latents, [(0.75 - 0.5) / 0.5, 1, np.nan])
     np.testing.assert_allclose(found.factors, [1, 0])
     assert (found.modularity, found.compactness, found.explicitness) == pytest.approx((0.75, 0.5, 0.25))
 
 
-def test_only_predicted_factors_count() -> None:
+def test_latent_metrics_count_predicted_factors_only() -> None:
     table = told([[0.9, 0.9], [0, 0.1]])
     first = np.array([True, False])
     assert information_gap(table, predicted=first).value == pytest.approx(0.9)
@@ -53,13 +53,13 @@ def test_only_predicted_factors_count() -> None:
     assert infomec(table, r2=np.array([0.25, 1.0]), predicted=first).explicitness == 0.25
 
 
-def test_nothing_told_is_undefined() -> None:
+def test_latent_metrics_without_information_are_nan() -> None:
     table = told([[0.0, 0], [0, 0]])
     for value in (information_gap(table).value, modularity(table).value, *infomec(table)[:3]):
         assert np.isnan(value)
 
 
-def test_duplicated_latents_as_documented() -> None:
+def test_latent_metrics_of_duplicated_latents_as_documented() -> None:
     once = told([[0.8, 0.1], [0.2, 0.7]])
     twice = told([[0.8, 0.1], [0.2, 0.7], [0.8, 0.1], [0.2, 0.7]])
     assert information_gap(twice).value == 0
@@ -69,7 +69,7 @@ def test_duplicated_latents_as_documented() -> None:
     np.testing.assert_allclose(infomec(twice).factors, [(0.4 - 0.25) / 0.75, (0.4375 - 0.25) / 0.75])
 
 
-def test_sap_is_the_gap_of_held_out_lines() -> None:
+def test_predictability_gap_equals_held_out_lines() -> None:
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(300, 4))
     factors = codes @ rng.normal(size=(4, 3)) + 0.3 * rng.normal(size=(300, 3))
@@ -87,7 +87,7 @@ def test_sap_is_the_gap_of_held_out_lines() -> None:
     np.testing.assert_array_equal(found.best, scores.argmax(axis=0))
 
 
-def test_bad_input_is_refused() -> None:
+def test_latent_metrics_bad_input_is_refused() -> None:
     codes = np.random.default_rng(0).normal(size=(300, 2))
     with pytest.raises(EvaluationError, match="rows of codes but"):
         predictability_gap(codes, codes[:5], split=SPLIT)

@@ -11,27 +11,27 @@ from otoscope.metrics.binning import Margin, bin_classes, bin_columns, bin_facto
 from otoscope.metrics.mutual_information import measure_information
 
 
-def test_zeros_of_a_sparse_code_are_one_bin_and_the_rest_is_cut_evenly() -> None:
+def test_bin_columns_puts_zeros_in_one_bin_and_cuts_the_rest() -> None:
     column = np.concatenate([np.zeros(60), np.arange(1, 91)])[:, None]
     sizes = np.bincount(bin_columns(column, bins=10)[:, 0])
     np.testing.assert_array_equal(sizes, [60, *[10] * 9])
 
 
-def test_a_latent_that_hardly_fires_gets_few_bins() -> None:
+def test_bin_columns_gives_rarely_active_latent_few_bins() -> None:
     column = np.concatenate([np.zeros(90), np.arange(1, 11)])[:, None]
     np.testing.assert_array_equal(np.bincount(bin_columns(column)[:, 0]), [90, 5, 5])
     column[93:] = 0
     np.testing.assert_array_equal(np.bincount(bin_columns(column)[:, 0]), [97, 3])
 
 
-def test_a_value_that_many_rows_share_is_a_bin_wherever_it_lies() -> None:
+def test_bin_columns_gives_frequent_value_its_own_bin() -> None:
     column = np.concatenate([np.linspace(-1, 0.4, 40), np.full(40, 0.5), np.linspace(0.6, 1, 20)])[:, None]
     bins = bin_columns(column, bins=5, smallest=1)[:, 0]
     assert set(bins[40:80]) == {0}
     assert 0 not in set(bins[:40]) | set(bins[80:])
 
 
-def test_ties_stay_together_and_missing_values_have_no_bin() -> None:
+def test_bin_columns_keeps_ties_together_and_missing_unbinned() -> None:
     column = np.array([1.0, 1, 2, 2, 3, 3, np.nan])[:, None]
     bins = bin_columns(column, bins=4, smallest=1)[:, 0]
     assert bins[6] == -1
@@ -42,7 +42,7 @@ def test_ties_stay_together_and_missing_values_have_no_bin() -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(1e-3, 1e3), st.integers(2, 12))
-def test_bins_do_not_see_a_rescaling(seed: int, scale: float, bins: int) -> None:
+def test_bin_columns_ignores_scale(seed: int, scale: float, bins: int) -> None:
     rng = np.random.default_rng(seed)
     column = np.maximum(rng.normal(size=(80, 2)), rng.choice([-9, 0, 0.5]))
     found = bin_columns(column, bins=bins)
@@ -54,7 +54,7 @@ def test_bins_do_not_see_a_rescaling(seed: int, scale: float, bins: int) -> None
         assert (np.diff(where[rest]) >= 0).all()
 
 
-def test_classes_are_numbered_one_bin_each() -> None:
+def test_bin_factors_gives_each_class_one_bin() -> None:
     values = np.stack([np.arange(40.0) % 13, np.arange(40.0)], axis=1)
     bins = bin_factors(values, classes=np.array([True, False]))
     np.testing.assert_array_equal(bins[:, 0], bin_classes(values[:, :1])[:, 0])
@@ -62,7 +62,7 @@ def test_classes_are_numbered_one_bin_each() -> None:
     assert bins[:, 1].max() < 10
 
 
-def test_information_and_its_expectation_are_scikit_learns() -> None:
+def test_information_and_expectation_equal_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     codes = np.stack([np.maximum(rng.normal(size=300) - t, 0) for t in (-9, 0, 1, 2)], axis=1)
     factors = codes[:, :3] + rng.normal(size=(300, 3))
@@ -79,7 +79,7 @@ def test_information_and_its_expectation_are_scikit_learns() -> None:
     np.testing.assert_allclose(found.entropy, [mutual_info_score(x[x >= 0], x[x >= 0]) for x in b.T])
 
 
-def test_the_expectation_is_the_mean_over_shuffled_rows() -> None:
+def test_information_expectation_is_mean_over_shuffled_rows() -> None:
     rng = np.random.default_rng(1)
     code, factor = np.maximum(rng.normal(size=(120, 1)), 0), rng.normal(size=(120, 1))
     shuffled = [measure_information(code[rng.permutation(120)], factor).nats[0, 0] for _ in range(400)]
@@ -87,7 +87,7 @@ def test_the_expectation_is_the_mean_over_shuffled_rows() -> None:
     assert np.mean(shuffled) == pytest.approx(expected, abs=4 * np.std(shuffled) / 20)
 
 
-def test_a_copy_tells_all_and_noise_nothing() -> None:
+def test_information_of_copy_is_one_and_of_noise_zero() -> None:
     rng = np.random.default_rng(2)
     factors = rng.normal(size=(500, 3))
     found = measure_information(np.concatenate([np.exp(factors), rng.normal(size=(500, 40))], axis=1), factors)
@@ -97,25 +97,25 @@ def test_a_copy_tells_all_and_noise_nothing() -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1))
-def test_codes_that_know_nothing_get_no_information_except_by_the_stated_chance(seed: int) -> None:
-    # 25 x 240 pairs at a family-wise level of 0.001 each: one false find has a chance of 2.5 %
+def test_information_of_random_codes_is_zero_at_the_level(seed: int) -> None:
+    # 25 x 240 pairs at a family-wise level of 0.001 each: the probability of a false positive is 2.5 %
     rng = np.random.default_rng(seed)
     codes = np.maximum(rng.normal(size=(200, 40)) - rng.uniform(0, 2, 40), 0)
     assert not measure_information(codes, rng.normal(size=(200, 6)), level=0.001).adjusted.any()
 
 
-def test_false_finds_come_no_oftener_than_stated() -> None:
+def test_information_false_positive_rate_is_at_most_level() -> None:
     rng = np.random.default_rng(3)
     finds = 0
     for _ in range(200):
         codes = np.maximum(rng.normal(size=(150, 10)) - rng.uniform(-1, 1, 10), 0)
         finds += measure_information(codes, rng.normal(size=(150, 2)), level=0.2).adjusted.any()
-    # the stated chance is 20 %; the laws are approximations that together err on the safe side
+    # the level is 20 %; the laws are approximations that are conservative together
     assert finds <= 40
 
 
-def test_rare_latents_and_uneven_factors_are_no_find() -> None:
-    # thousands of latents that fire on 1 to 50 of 2,000 rows, against bins of all sizes: where one law alone fails
+def test_information_of_rare_latents_and_uneven_factors_is_zero() -> None:
+    # thousands of latents that fire on 1 to 50 of 2,000 rows, against bins of all sizes: either test alone fails
     rng = np.random.default_rng(4)
     often = np.repeat([1, 2, 3, 6, 25, 50], 200)
     codes = np.zeros((2000, len(often)))
@@ -126,7 +126,7 @@ def test_rare_latents_and_uneven_factors_are_no_find() -> None:
     assert not measure_information(codes, factors).adjusted.any()
 
 
-def test_the_moments_of_chi_square_are_those_of_shuffled_rows() -> None:
+def test_rarity_of_chi_square_agrees_with_shuffled_rows() -> None:
     rng = np.random.default_rng(5)
     sizes_a, sizes_b = np.array([[180, 12, 8]]), np.array([[70, 70, 60]])
     a, b = (np.repeat(np.arange(3), sizes[0]) for sizes in (sizes_a, sizes_b))
@@ -137,7 +137,7 @@ def test_the_moments_of_chi_square_are_those_of_shuffled_rows() -> None:
         assert rarity_of_chi_square(np.array([[at]]), one, other, 200)[0, 0] == pytest.approx(share, rel=0.35)
 
 
-def test_constant_and_missing_factors_are_nan() -> None:
+def test_information_of_constant_or_missing_factor_is_nan() -> None:
     codes = np.random.default_rng(0).normal(size=(50, 2))
     factors = np.stack([np.full(50, 3.0), np.full(50, np.nan), codes[:, 0]], axis=1)
     found = measure_information(codes, factors)
@@ -145,7 +145,7 @@ def test_constant_and_missing_factors_are_nan() -> None:
     assert found.adjusted[0, 2] == 1
 
 
-def test_bad_input_is_refused() -> None:
+def test_information_bad_input_is_refused() -> None:
     codes = np.zeros((4, 2))
     with pytest.raises(EvaluationError, match="of equal rows"):
         measure_information(codes, np.zeros((3, 1)))

@@ -13,7 +13,7 @@ FEW = ProbeSettings(permutations=5, resamples=100)
 
 
 def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Four classes whose means differ, plus an offset a group; 12 groups of 20 rows."""
+    """Four classes with different means, plus an offset per group; 12 groups of 20 rows."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(12), 20)
     split = np.repeat(["train", "valid", "test"], [140, 40, 60])
@@ -23,7 +23,7 @@ def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("p", [20, 400])
-def test_the_optimum_is_scikit_learns_on_either_side_of_the_rotation(p: int) -> None:
+def test_fit_logistic_equals_scikit_learn_for_few_and_many_features(p: int) -> None:
     rng = np.random.default_rng(p)
     x, y = rng.normal(size=(100, p)) * rng.gamma(2, size=p), rng.integers(3, size=100)
     x[:, :3] += 2 * np.eye(3)[y]
@@ -42,13 +42,13 @@ def test_the_optimum_is_scikit_learns_on_either_side_of_the_rotation(p: int) -> 
     ours = objective(span.rows[:80] @ found, float((found[:-1] ** 2).sum()))
     theirs = objective(reference.decision_function(x[:80]), float((reference.coef_**2).sum()))
     assert ours == pytest.approx(theirs, rel=1e-8)
-    # rows that were not fitted are seen through the same span; sums over classes are free without a penalty
+    # other rows are projected on the same span; sums over classes are arbitrary without a penalty
     logits, expected = span.rows[80:] @ found, reference.decision_function(x[80:])
     centred = expected - expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), centred, atol=1e-4)
 
 
-def test_rotation_keeps_every_inner_product_with_the_fitted_rows() -> None:
+def test_rotate_preserves_inner_products_with_fitted_rows() -> None:
     rng = np.random.default_rng(0)
     for p in (10, 200):
         x = rng.normal(size=(50, p))
@@ -56,7 +56,7 @@ def test_rotation_keeps_every_inner_product_with_the_fitted_rows() -> None:
         np.testing.assert_allclose(turned @ turned[:40].T, x @ x[:40].T, atol=1e-8)
 
 
-def test_problems_solved_together_are_problems_solved_alone() -> None:
+def test_fit_logistic_batch_equals_single_problems() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(60, 8)), rng.integers(3, size=(4, 60))
     span = rotate(x, fitted=60)
@@ -71,7 +71,7 @@ def test_problems_solved_together_are_problems_solved_alone() -> None:
     np.testing.assert_allclose(solve(slice(0, 4)), alone, atol=1e-6)
 
 
-def test_figures_are_scikit_learns() -> None:
+def test_shares_right_equals_scikit_learn() -> None:
     rng = np.random.default_rng(2)
     # class 3 never occurs, class 4 is never predicted
     truth, guess = rng.choice([0, 1, 2, 4], 50), rng.integers(4, size=50)
@@ -87,7 +87,7 @@ def test_figures_are_scikit_learns() -> None:
     np.testing.assert_allclose(shares_right(table)[0], expected)
 
 
-def test_classes_are_read_on_unseen_groups_and_permuted_labels_are_not() -> None:
+def test_probe_predicts_classes_on_unseen_groups_above_null() -> None:
     features, labels, groups, split = told()
     found = fit_probe(features, labels, groups=groups, split=split, settings=FEW)
     for score in (found.accuracy, found.balanced_accuracy, found.macro_f1):
@@ -101,14 +101,14 @@ def test_classes_are_read_on_unseen_groups_and_permuted_labels_are_not() -> None
     assert found.valid_accuracy > 0.8
 
 
-def test_noise_is_not_read() -> None:
+def test_probe_of_noise_is_near_chance() -> None:
     _, labels, groups, split = told()
     noise = np.random.default_rng(9).normal(size=(240, 500))
     found = fit_probe(noise, labels, groups=groups, split=split, settings=FEW)
     assert found.balanced_accuracy.value < 0.5
 
 
-def test_a_probe_is_repeatable_and_its_seed_only_moves_interval_and_null() -> None:
+def test_probe_seed_changes_interval_and_null_only() -> None:
     features, labels, groups, split = told()
     one, same, other = (
         fit_probe(features, labels, groups=groups, split=split, settings=FEW, seed=s) for s in (0, 0, 1)
@@ -118,7 +118,7 @@ def test_a_probe_is_repeatable_and_its_seed_only_moves_interval_and_null() -> No
     assert one.accuracy != other.accuracy
 
 
-def test_a_class_that_only_the_test_groups_have_counts_as_wrong() -> None:
+def test_probe_class_only_in_test_groups_counts_as_wrong() -> None:
     features, labels, groups, split = told()
     strange = labels.astype(object)
     strange[200:220] = "unheard"
@@ -130,7 +130,7 @@ def test_a_class_that_only_the_test_groups_have_counts_as_wrong() -> None:
     assert found.accuracy.value <= 40 / 60
 
 
-def test_a_class_that_training_or_test_groups_lack_is_no_crash() -> None:
+def test_probe_accepts_class_missing_in_train_or_test_groups() -> None:
     features, labels, groups, split = told()
     absent = labels.copy()
     absent[(split == "train") & (labels == "a")] = "b"
@@ -141,7 +141,7 @@ def test_a_class_that_training_or_test_groups_lack_is_no_crash() -> None:
     assert np.isfinite(fit_probe(features, gone, groups=groups, split=split, settings=FEW).balanced_accuracy.value)
 
 
-def test_rows_without_a_label_are_left_out() -> None:
+def test_probe_excludes_rows_without_label() -> None:
     features, labels, groups, split = told()
     holes = labels.astype(object)
     holes[::5] = None
@@ -152,7 +152,7 @@ def test_rows_without_a_label_are_left_out() -> None:
     assert found.accuracy == alone.accuracy
 
 
-def test_constant_features_and_separable_classes_are_no_trouble() -> None:
+def test_probe_accepts_constant_features_and_separable_classes() -> None:
     features, labels, groups, split = told()
     easy = np.concatenate([features + 50 * (labels == "a")[:, None], np.ones((240, 5))], axis=1)
     with warnings.catch_warnings():
@@ -161,7 +161,7 @@ def test_constant_features_and_separable_classes_are_no_trouble() -> None:
     assert found.accuracy.value == 1
 
 
-def test_bad_input_is_refused() -> None:
+def test_probe_bad_input_is_refused() -> None:
     features, labels, groups, split = told()
     with pytest.raises(EvaluationError, match="the one class 'a'"):
         fit_probe(features, np.full(240, "a"), groups=groups, split=split)

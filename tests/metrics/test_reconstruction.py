@@ -12,7 +12,7 @@ CODES = np.maximum(RNG.normal(size=(40, 9)), 0).astype(np.float32)
 GROUPS = np.repeat(["a", "b", "c", "d"], 10)
 
 
-def test_a_perfect_reconstruction_explains_everything() -> None:
+def test_explained_variance_of_perfect_reconstruction_is_one() -> None:
     found = measure_reconstruction(ROWS, ROWS, CODES, GROUPS, mean_train=MEAN)
     assert found.explained_variance == (1.0, 1.0, 1.0)
     assert found.mse.value == 0
@@ -20,7 +20,7 @@ def test_a_perfect_reconstruction_explains_everything() -> None:
     assert (found.rows, found.groups) == (40, 4)
 
 
-def test_the_training_mean_explains_nothing_and_a_worse_guess_less() -> None:
+def test_explained_variance_of_training_mean_is_zero() -> None:
     constant = np.broadcast_to(MEAN, ROWS.shape)
     assert measure_reconstruction(ROWS, constant, CODES, GROUPS, mean_train=MEAN).explained_variance.value == 0
     zeros = np.zeros_like(ROWS)
@@ -29,7 +29,7 @@ def test_the_training_mean_explains_nothing_and_a_worse_guess_less() -> None:
     assert worse.cosine.value == 0
 
 
-def test_rows_off_centre_do_not_flatter_the_training_mean() -> None:
+def test_explained_variance_is_not_inflated_by_an_offset() -> None:
     shifted = ROWS + 3
     own_mean = np.broadcast_to(shifted.mean(axis=0), ROWS.shape)
     spread = ((shifted - MEAN) ** 2).sum()
@@ -37,7 +37,7 @@ def test_rows_off_centre_do_not_flatter_the_training_mean() -> None:
     assert found.explained_variance.value == pytest.approx(1 - ((shifted - own_mean) ** 2).sum() / spread, rel=1e-6)
 
 
-def test_firing_is_counted_by_hand() -> None:
+def test_firing_figures_of_hand_computed_codes() -> None:
     codes = np.array([[1.0, 0, 2, 0], [1, 0, 0, 0], [3, 0, 0, 4]])
     rows = np.ones((3, 2))
     found = measure_reconstruction(rows, rows, codes, np.array([0, 0, 1]), mean_train=np.zeros(2))
@@ -47,7 +47,7 @@ def test_firing_is_counted_by_hand() -> None:
     np.testing.assert_allclose(found.firing_rate, [1, 0, 1 / 3, 1 / 3])
 
 
-def test_batches_in_any_order_give_what_one_batch_gives() -> None:
+def test_meter_result_does_not_depend_on_batches() -> None:
     rebuilt = ROWS + 0.3 * RNG.normal(size=ROWS.shape).astype(np.float32)
     whole = measure_reconstruction(ROWS, rebuilt, CODES, GROUPS, mean_train=MEAN)
     meter = ReconstructionMeter(MEAN)
@@ -58,13 +58,13 @@ def test_batches_in_any_order_give_what_one_batch_gives() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-def test_rows_that_equal_the_training_mean_leave_explained_variance_undefined() -> None:
+def test_explained_variance_of_constant_rows_is_nan() -> None:
     rows = np.broadcast_to(MEAN, (4, 6))
     found = measure_reconstruction(rows, rows, CODES[:4], GROUPS[:4], mean_train=MEAN)
     assert np.isnan(found.explained_variance.value)
 
 
-def test_bad_input_is_refused() -> None:
+def test_meter_bad_input_is_refused() -> None:
     meter = ReconstructionMeter(MEAN)
     with pytest.raises(EvaluationError, match="no rows were added"):
         meter.result()

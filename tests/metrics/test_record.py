@@ -1,4 +1,4 @@
-"""The table of results."""
+"""Tests of result records."""
 
 import pytest
 

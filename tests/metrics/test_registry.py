@@ -1,4 +1,4 @@
-"""The registry of metrics."""
+"""Tests of the registry of metrics."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_registry_is_documented_in_methods() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_metric_is_described_completely(metric: Metric) -> None:
+def test_metric_description_is_complete(metric: Metric) -> None:
     assert METRICS[metric.name] is metric
     assert metric.description
     assert not metric.description.endswith(".")

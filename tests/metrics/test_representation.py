@@ -1,4 +1,4 @@
-"""The registry of representations."""
+"""Tests of the registry of representations."""
 
 from otoscope.metrics.baselines import FITTED, FROM_CODES
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE

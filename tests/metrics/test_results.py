@@ -1,4 +1,4 @@
-"""Selecting rows of a results table."""
+"""Tests of results tables."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ TABLE = ResultsTable(
         ({"target": "vowel"}, []),
     ],
 )
-def test_where_keeps_rows_that_meet_all_conditions(conditions: dict[str, Any], values: list[float]):
+def test_where_selects_rows_that_meet_all_conditions(conditions: dict[str, Any], values: list[float]):
     assert TABLE.where(**conditions).measured.values() == values
 
 
@@ -52,7 +52,7 @@ def test_where_rejects_an_unknown_column():
         TABLE.where(**{"layers": 3})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-def test_results_table_gives_rows_values_and_entries():
+def test_results_table_returns_rows_values_and_entries():
     assert (len(TABLE), len(TABLE.measured), bool(TABLE.where(layer=9))) == (4, 3, False)
     assert TABLE.unique("layer") == [1, 2, 3]
     assert TABLE.unique("seed") == [0, 1]
@@ -60,7 +60,7 @@ def test_results_table_gives_rows_values_and_entries():
     assert [row["value"] for row in TABLE.measured] == [0.1, 0.2, 0.3]
 
 
-def test_results_table_repr_says_what_it_holds_and_how_to_select():
+def test_results_table_repr_shows_content_and_selection():
     text = repr(TABLE)
     assert text.startswith("ResultsTable: 4 rows")
     assert "layer: 1, 2, 3" in text
@@ -70,7 +70,7 @@ def test_results_table_repr_says_what_it_holds_and_how_to_select():
     assert "<f0>" not in html
 
 
-def test_load_results_takes_a_folder_a_file_or_a_summary(tmp_path: Path):
+def test_load_results_accepts_folder_file_or_summary(tmp_path: Path):
     write_table(tmp_path / "results.parquet", TABLE.rows)
 
     class Summary:

@@ -30,7 +30,7 @@ def table(seed: int = 0) -> tuple[np.ndarray, list[str]]:
     return np.stack(list(columns.values()), axis=1), list(columns)
 
 
-def test_what_cannot_be_used_is_dropped_and_the_reason_kept() -> None:
+def test_make_robust_drops_unusable_factors_with_reason() -> None:
     found = make_robust(*table(), train=EVERY)
     assert set(found.names) - {"pitch", "pitch_doubled"} == {"tilt", "loudness_stddevNorm"}
     assert len(found.names) == 3
@@ -40,7 +40,7 @@ def test_what_cannot_be_used_is_dropped_and_the_reason_kept() -> None:
     assert "mean near zero" in found.dropped["mfcc9_stddevNorm"]
 
 
-def test_near_duplicates_are_named_after_one_of_them() -> None:
+def test_make_robust_groups_near_duplicates_under_one_name() -> None:
     found = make_robust(*table(), train=EVERY)
     groups = {frozenset(members) for members in found.stands_for.values()}
     assert groups == {
@@ -52,7 +52,7 @@ def test_near_duplicates_are_named_after_one_of_them() -> None:
     assert len(make_robust(*table(), train=EVERY, duplicate=1.0).names) == 5
 
 
-def test_scores_are_normal_and_one_wild_clip_changes_little() -> None:
+def test_robust_scores_are_normal_and_insensitive_to_outlier() -> None:
     values, names = table()
     found = make_robust(values, names, train=EVERY)
     scores = found.apply(values)
@@ -65,7 +65,7 @@ def test_scores_are_normal_and_one_wild_clip_changes_little() -> None:
     assert np.abs(np.delete(changed - plain, 17, axis=0)).max() < 0.3
 
 
-def test_other_rows_are_scored_by_the_training_rows_alone() -> None:
+def test_robust_apply_uses_training_rows_only() -> None:
     values, names = table()
     train = np.arange(200) < 120
     one = make_robust(values, names, train=train)
@@ -78,7 +78,7 @@ def test_other_rows_are_scored_by_the_training_rows_alone() -> None:
     np.testing.assert_allclose(beyond, one.apply(values[train]).max(axis=0)[None])
 
 
-def test_ties_share_a_score_and_missing_values_stay_missing() -> None:
+def test_normal_scores_of_ties_are_equal_and_missing_stay_missing() -> None:
     column = np.array([0.0, 0, 0, 1, 2, np.nan])[:, None]
     scores = normal_scores(column)[:, 0]
     np.testing.assert_allclose(scores[:5], norm.ppf(np.array([2, 2, 2, 4, 5]) / 6))
@@ -86,7 +86,7 @@ def test_ties_share_a_score_and_missing_values_stay_missing() -> None:
 
 
 @given(st.integers(0, 2**31 - 1))
-def test_scores_keep_the_order_and_do_not_see_the_unit(seed: int) -> None:
+def test_normal_scores_keep_order_and_ignore_scale(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(60, 3)).round(1)
     scores = normal_scores(values)
@@ -95,7 +95,7 @@ def test_scores_keep_the_order_and_do_not_see_the_unit(seed: int) -> None:
         assert spearmanr(one, other).statistic == pytest.approx(1)
 
 
-def test_a_level_difference_without_voice_is_missing_together_with_its_deviation() -> None:
+def test_without_sentinels_removes_level_and_its_deviation() -> None:
     names = ["F1amplitudeLogRelF0_sma3nz_amean", "F1amplitudeLogRelF0_sma3nz_stddevNorm", "loudness_sma3_amean"]
     values = np.array([[-201.0, 0.0, -201.0], [-60.0, 0.3, 1.0]])
     found = without_sentinels(values, names)
@@ -116,11 +116,11 @@ def test_effective_rank_counts_directions() -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("duplicate", "kept"), [(DUPLICATE, 60), (StrictSettings().near_duplicates, 55)])
-def test_egemaps_of_vocalset_as_documented(shared: Path, duplicate: float, kept: int) -> None:
+def test_make_robust_on_vocalset_egemaps_as_documented(shared: Path, duplicate: float, kept: int) -> None:
     found = pl.read_csv(shared / "paper" / "vocalset_train_egemaps.csv.gz").select(pl.selectors.numeric())
     values, names = found.to_numpy().astype(np.float64), found.columns
     robust = make_robust(values, names, train=np.ones(len(values), dtype=bool), duplicate=duplicate)
-    # all are ratios to a mean that crosses zero; those of F0, loudness, formant frequencies and bandwidths stay
+    # all are ratios to a mean that crosses zero; those of F0, loudness, formant frequencies and bandwidths are kept
     assert len(robust.dropped) == 18
     assert all(name.endswith("_stddevNorm") for name in robust.dropped)
     assert not any(name.startswith(("F0semitone", "loudness", "F1freq")) for name in robust.dropped)
@@ -130,7 +130,7 @@ def test_egemaps_of_vocalset_as_documented(shared: Path, duplicate: float, kept:
     assert robust.effective_rank == pytest.approx(19.7, abs=0.06)
 
 
-def test_bad_input_is_refused() -> None:
+def test_robust_factors_bad_input_is_refused() -> None:
     values, names = table()
     with pytest.raises(EvaluationError, match="one name a column"):
         make_robust(values, names[1:], train=EVERY)

@@ -21,18 +21,18 @@ def told(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return codes, np.array(["a", "b", "c", "d"])[number]
 
 
-def test_the_ranking_is_that_of_the_analysis_of_variance() -> None:
+def test_rank_by_f_equals_analysis_of_variance() -> None:
     codes, labels = told()
     codes = codes + 0.3 * np.random.default_rng(0).normal(size=codes.shape)
     np.testing.assert_array_equal(rank_by_f(codes, labels), np.argsort(-f_classif(codes, labels)[0]))
 
 
-def test_each_latent_adds_a_class() -> None:
+def test_sparse_probe_gains_one_class_per_latent() -> None:
     codes, labels = told()
     found = sparse_probe(codes, labels, groups=GROUPS, split=SPLIT, settings=BRIEF)
     assert set(found.chosen) == {0, 1, 2, 3}
     values = [score.value for score in found.scores]
-    # one detector tells its class from the rest, two tell two, and three are enough for four
+    # k detectors separate k classes from the rest; three suffice for four classes
     np.testing.assert_allclose(values, [0.5, 0.75, 1], atol=0.02)
     assert all(score.null_high < 0.4 for score in found.scores)
     assert (found.n, found.groups) == (80, 4)
@@ -40,7 +40,7 @@ def test_each_latent_adds_a_class() -> None:
 
 @settings(max_examples=6)
 @given(st.integers(0, 2**31 - 1))
-def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
+def test_sparse_probe_ignores_order_scale_and_dead_latents(seed: int) -> None:
     codes, labels = told(seed)
     codes += 0.2 * np.random.default_rng(seed).normal(size=codes.shape)
     rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
     np.testing.assert_allclose([s.value for s in other.scores], [s.value for s in one.scores], atol=0.03)
 
 
-def test_bad_input_is_refused() -> None:
+def test_sparse_probe_bad_input_is_refused() -> None:
     codes, labels = told()
     with pytest.raises(EvaluationError, match="nothing to choose from"):
         sparse_probe(np.ones((300, 2)), labels, groups=GROUPS, split=SPLIT)

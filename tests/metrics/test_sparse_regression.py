@@ -14,7 +14,7 @@ BRIEF = SparseSettings(sizes=(1, 2, 4, 8), permutations=2, resamples=50)
 
 
 def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Factor 0 is one latent, factor 1 two alike, factor 2 eight alike, factor 3 none."""
+    """Factors of one latent, two equal ones, eight equal ones and none."""
     rng = np.random.default_rng(seed)
     codes = np.maximum(rng.normal(size=(300, p)), 0)
     factors = np.stack([codes[:, 0], codes[:, 1:3].sum(axis=1), codes[:, 3:11].sum(axis=1)], axis=1)
@@ -23,7 +23,7 @@ def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_the_pursuit_takes_the_columns_of_scikit_learns(size: int) -> None:
+def test_pursue_selects_columns_of_scikit_learn(size: int) -> None:
     rng = np.random.default_rng(size)
     x = moments_of(rng.normal(size=(200, 25)) @ rng.normal(size=(25, 25)))
     y = moments_of(x.standard @ rng.normal(size=(25, 40)) + rng.normal(size=(200, 40))).standard
@@ -33,16 +33,16 @@ def test_the_pursuit_takes_the_columns_of_scikit_learns(size: int) -> None:
         assert set(taken[j]) == set(np.flatnonzero(reference.coef_))
 
 
-def test_duplicated_columns_do_no_harm() -> None:
+def test_pursue_handles_duplicated_columns() -> None:
     rng = np.random.default_rng(0)
     x = moments_of(np.repeat(rng.normal(size=(100, 4)), 3, axis=1))
     taken = pursue(x.gram, x.cross(x.standard @ rng.normal(size=(12, 5))), size=12)
     assert all(len(set(row)) == 12 for row in taken)
-    # one of each before the second of any
+    # one of each pair is selected before any duplicate
     assert all(set(row[:4] // 3) == {0, 1, 2, 3} for row in taken)
 
 
-def test_a_curve_rises_to_what_the_factor_is_made_of() -> None:
+def test_sparse_regression_curve_rises_to_true_number_of_latents() -> None:
     codes, factors = told()
     found = sparse_regression(codes, factors, groups=GROUPS, split=SPLIT, settings=BRIEF)
     assert found.sizes == (1, 2, 4, 8)
@@ -60,7 +60,7 @@ def test_a_curve_rises_to_what_the_factor_is_made_of() -> None:
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31 - 1))
-def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
+def test_sparse_regression_ignores_order_scale_and_dead_latents(seed: int) -> None:
     codes, factors = told(seed, p=12)
     rng = np.random.default_rng(seed)
     order = rng.permutation(12)
@@ -71,7 +71,7 @@ def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), atol=1e-8)
 
 
-def test_more_latents_than_there_are_is_all_of_them() -> None:
+def test_sparse_regression_size_is_limited_by_live_latents() -> None:
     codes, factors = told(p=5)
     factors = factors[:, :2]
     found = sparse_regression(codes, factors, groups=GROUPS, split=SPLIT, settings=SparseSettings(sizes=(4, 5, 64)))
@@ -80,7 +80,7 @@ def test_more_latents_than_there_are_is_all_of_them() -> None:
     assert (found.chosen[:, 5:] == -1).all()
 
 
-def test_missing_values_are_left_out_for_their_factor_alone() -> None:
+def test_sparse_regression_excludes_missing_values_per_factor() -> None:
     codes, factors = told()
     holes = factors.copy()
     holes[SPLIT == "valid", 1], holes[::10, 2], holes[:, 3] = np.nan, np.nan, 1.0
@@ -91,7 +91,7 @@ def test_missing_values_are_left_out_for_their_factor_alone() -> None:
     assert (found.n[1], found.n[2], found.n[0]) == (0, 72, 80)
 
 
-def test_bad_input_is_refused() -> None:
+def test_sparse_regression_bad_input_is_refused() -> None:
     codes, factors = told()
     with pytest.raises(EvaluationError, match="must increase"):
         sparse_regression(codes, factors, groups=GROUPS, split=SPLIT, settings=SparseSettings(sizes=(2, 1)))

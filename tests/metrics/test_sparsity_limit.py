@@ -10,11 +10,11 @@ LEVELS = np.array([0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999])
 
 
 def curve(at: float = 0.95, top: float = 0.9, slope: float = 0.3) -> np.ndarray:
-    """Flat up to a sparsity, then falling by `slope` a decade of active latents."""
+    """Curve that is flat up to a sparsity, then falls by `slope` per decade of active latents."""
     return top - slope * np.maximum(np.log10(1 - at) - np.log10(1 - LEVELS), 0)
 
 
-def test_the_limit_is_the_last_level_before_the_fall() -> None:
+def test_sparsity_limit_is_last_level_before_the_drop() -> None:
     found = sparsity_limit(LEVELS, curve(), margin=0.02)
     assert found.limit.value == 0.95
     assert not found.censored
@@ -22,24 +22,24 @@ def test_the_limit_is_the_last_level_before_the_fall() -> None:
     assert np.isnan([found.limit.low, found.knee.high]).all()
 
 
-def test_a_wider_margin_reaches_further_and_the_end_is_called_so() -> None:
+def test_sparsity_limit_with_wide_margin_is_censored() -> None:
     assert sparsity_limit(LEVELS, curve(), margin=0.15).limit.value == 0.98
     found = sparsity_limit(LEVELS, curve(), margin=1)
     assert found.limit.value == 0.999
     assert found.censored
 
 
-def test_levels_after_the_first_break_do_not_count() -> None:
+def test_sparsity_limit_ignores_levels_after_first_loss() -> None:
     values = np.array([0.9, 0.9, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
     assert sparsity_limit(LEVELS, values).limit.value == 0.8
 
 
-def test_errors_fall_the_other_way() -> None:
+def test_sparsity_limit_of_errors_reverses_direction() -> None:
     assert sparsity_limit(LEVELS, 1 - curve(), higher_is_better=False).limit.value == 0.95
     assert sparsity_limit(LEVELS, 1 - curve()).censored
 
 
-def test_the_knee_is_where_the_curve_was_bent() -> None:
+def test_sparsity_limit_knee_is_at_the_bend() -> None:
     assert sparsity_limit(LEVELS, curve(0.95)).knee.value == pytest.approx(0.95, abs=0.003)
     assert sparsity_limit(LEVELS, curve(0.9)).knee.value == pytest.approx(0.9, abs=0.004)
     straight = 0.5 + 0.2 * np.log10(1 - LEVELS)
@@ -47,7 +47,7 @@ def test_the_knee_is_where_the_curve_was_bent() -> None:
     assert np.isnan(sparsity_limit(LEVELS[:3], straight[:3]).knee.value)
 
 
-def test_what_all_levels_share_cancels() -> None:
+def test_sparsity_limit_cancels_common_variation_of_draws() -> None:
     rng = np.random.default_rng(0)
     draws = curve() + 0.1 * rng.normal(size=(300, 1))
     found = sparsity_limit(LEVELS, curve(), draws=draws)
@@ -58,13 +58,13 @@ def test_what_all_levels_share_cancels() -> None:
     assert wide.knee.low < 0.95 < wide.knee.high
 
 
-def test_undefined_draws_are_left_out() -> None:
+def test_sparsity_limit_excludes_undefined_draws() -> None:
     draws = np.stack([curve(), np.full(9, np.nan)])
     assert sparsity_limit(LEVELS, curve(), draws=draws).limit.low == 0.95
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(0, 0.3), st.floats(0, 0.3))
-def test_a_limit_is_a_level_and_never_shrinks_with_the_margin(seed: int, one: float, other: float) -> None:
+def test_sparsity_limit_is_monotonic_in_margin(seed: int, one: float, other: float) -> None:
     values = np.random.default_rng(seed).uniform(0.5, 1, 9)
     narrow, wide = (sparsity_limit(LEVELS, values, margin=m).limit.value for m in sorted((one, other)))
     assert narrow in LEVELS
@@ -74,7 +74,7 @@ def test_a_limit_is_a_level_and_never_shrinks_with_the_margin(seed: int, one: fl
 
 
 @given(st.integers(0, 2**31 - 1))
-def test_two_lines_are_never_worse_than_one(seed: int) -> None:
+def test_fit_two_lines_is_never_worse_than_one_line(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, y = np.sort(rng.uniform(size=8)) + np.arange(8) * 1e-3, rng.normal(size=8)
     found = fit_two_lines(x, y)
@@ -83,13 +83,13 @@ def test_two_lines_are_never_worse_than_one(seed: int) -> None:
     assert x[1] <= found.at <= x[-2]
 
 
-def test_two_lines_find_slopes() -> None:
+def test_fit_two_lines_recovers_slopes() -> None:
     x = np.linspace(0, 1, 11)
     found = fit_two_lines(x, np.where(x < 0.5, 2 * x, 1 - (x - 0.5)))
     assert (found.at, found.before, found.after) == pytest.approx((0.5, 2, -1), abs=0.02)
 
 
-def test_bad_input_is_refused() -> None:
+def test_sparsity_limit_bad_input_is_refused() -> None:
     with pytest.raises(EvaluationError, match="increasing levels"):
         sparsity_limit(LEVELS[::-1].copy(), curve())
     with pytest.raises(EvaluationError, match="from 0 to below 1"):

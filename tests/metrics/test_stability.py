@@ -16,15 +16,15 @@ def codes(seed: int, latents: int = 12) -> np.ndarray:
     return np.maximum(np.random.default_rng(seed).normal(size=(200, latents)) - 0.5, 0)
 
 
-def test_cosines_of_two_by_two() -> None:
+def test_mean_max_cosine_of_two_by_two() -> None:
     one, other = np.eye(2), np.array([[3.0, 4.0], [0.0, 0.0]])
-    # best of 0.6 and 0.8 for the one live atom; 0.6 and 0.8 the other way
+    # best of 0.6 and 0.8 for the one live atom; 0.6 and 0.8 in the other direction
     assert mean_max_cosine(one, other) == pytest.approx((0.8 + 0.7) / 2)
     assert np.isnan(mean_max_cosine(one, np.zeros((3, 2))))
 
 
 @given(st.integers(0, 2**31 - 1))
-def test_a_dictionary_is_itself_in_any_order_and_length(seed: int) -> None:
+def test_mean_max_cosine_ignores_order_and_length_of_atoms(seed: int) -> None:
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(10, 6))
     other = rng.normal(size=(7, 6))
@@ -33,7 +33,7 @@ def test_a_dictionary_is_itself_in_any_order_and_length(seed: int) -> None:
     assert mean_max_cosine(again, other) == pytest.approx(mean_max_cosine(other, atoms))
 
 
-def test_random_dictionaries_score_as_their_null() -> None:
+def test_compare_dictionaries_scores_random_pair_as_null() -> None:
     rng = np.random.default_rng(0)
     found = compare_dictionaries(rng.normal(size=(300, 32)), rng.normal(size=(300, 32)))
     # the best of 300 candidates in 32 dimensions, far from 0
@@ -41,7 +41,7 @@ def test_random_dictionaries_score_as_their_null() -> None:
     assert found.null_mean > 0.4
 
 
-def test_matching_finds_the_shuffled_latents() -> None:
+def test_match_latents_recovers_shuffled_latents() -> None:
     one = codes(0)
     order = np.random.default_rng(1).permutation(12)
     found = match_latents(one, 3 * one[:, order])
@@ -49,7 +49,7 @@ def test_matching_finds_the_shuffled_latents() -> None:
     np.testing.assert_allclose(found.correlation, 1)
 
 
-def test_matching_is_one_to_one_even_if_two_like_the_same() -> None:
+def test_match_latents_is_one_to_one_with_shared_best_partner() -> None:
     one = np.repeat(codes(0, 1), 2, axis=1)
     other = np.concatenate([one[:, :1], codes(5, 1)], axis=1)
     found = match_latents(one, other)
@@ -59,7 +59,7 @@ def test_matching_is_one_to_one_even_if_two_like_the_same() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**31 - 1))
-def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
+def test_match_latents_ignores_order_scale_and_dead_latents(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = codes(seed), codes(seed + 1)
     other[:, :6] += one[:, :6]
@@ -73,14 +73,14 @@ def test_order_unit_and_dead_latents_do_not_matter(seed: int) -> None:
     assert (np.abs(plain.correlation) <= 1).all()
 
 
-def test_latents_that_come_back_are_told_from_those_that_do_not() -> None:
+def test_matched_latents_identifies_reappearing_latents() -> None:
     base = codes(0)
     seeds = []
     for seed in range(5):
         rng = np.random.default_rng(100 + seed)
         own = codes(200 + seed)
         own[:, :6] = base[:, :6] + 0.1 * rng.random((200, 6))
-        # latent 5 comes back in half of the seeds only
+        # latent 5 reappears in half of the seeds only
         if seed > 2:
             own[:, 5] = codes(300 + seed, 1)[:, 0]
         own[:, 11] = 0
@@ -94,7 +94,7 @@ def test_latents_that_come_back_are_told_from_those_that_do_not() -> None:
     assert matched_latents(seeds, share=0.5).stable[5]
 
 
-def test_bad_input_is_refused() -> None:
+def test_stability_bad_input_is_refused() -> None:
     with pytest.raises(EvaluationError, match="of one width"):
         mean_max_cosine(np.eye(2), np.eye(3))
     with pytest.raises(EvaluationError, match="of the same rows"):

@@ -1,4 +1,4 @@
-"""A corpus whose true factors are known, sung once for all truth tests."""
+"""Corpus with known factors, synthesised once for all truth tests."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from otoscope.metrics.robust_factors import make_robust
 
 @dataclass(frozen=True)
 class Sung:
-    """True factors of sung clips, raw and robust, the singer and the side of each clip."""
+    """True factors of sung clips, raw and robust, with the singer and the split of each clip."""
 
     factors: np.ndarray
     robust: np.ndarray

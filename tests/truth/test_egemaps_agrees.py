@@ -1,4 +1,4 @@
-"""What openSMILE measures of a sung clip leads to the conclusions of its true factors, but for the formants."""
+"""Measured eGeMAPS factors lead to the same conclusions as true factors, except for formants."""
 
 from pathlib import Path
 
@@ -19,15 +19,15 @@ PAIRS = {
     "loudness_db": "equivalentSoundLevel_dBp",
     "f2_hz": "F2frequency_sma3nz_amean",
 }
-"""True factors and the openSMILE functionals of that name."""
+"""True factors and the openSMILE functionals of the same quantity."""
 
 AGREE = ("f0_mean_hz", "loudness_db")
-"""Of these openSMILE knows what the truth knows."""
+"""Factors for which openSMILE agrees with the truth."""
 
 
 @pytest.fixture(scope="module")
 def both() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True and measured factors, a column a pair, and the singer of each clip."""
+    """True and measured factors, one column per pair, and the singer of each clip."""
     pytest.importorskip("opensmile")
     from otoscope.factors.egemaps import measure_egemaps
 
@@ -52,7 +52,7 @@ def both() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def codes(both: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """Six latents a true factor, each tuned to a part of its range, and twelve that know nothing."""
+    """Six latents per true factor, each tuned to a part of its range, and twelve uninformative ones."""
     true, _, _ = both
     rng = np.random.default_rng(0)
     place = make_robust(true, list(PAIRS), train=np.ones(len(true), dtype=bool), duplicate=1.0).apply(true)
@@ -61,7 +61,7 @@ def codes(both: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     return np.maximum(np.concatenate([tuned.reshape(len(true), -1), noise], axis=1), 0)
 
 
-def test_both_name_latents_of_the_same_factor(
+def test_egemaps_and_truth_select_latents_of_the_same_factor(
     both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
 ) -> None:
     true, found, _ = both
@@ -70,15 +70,15 @@ def test_both_name_latents_of_the_same_factor(
         assert information_gap(known).best[j] // 6 == j, name
     for j, name in enumerate(AGREE):
         assert information_gap(measured).best[j] // 6 == j, name
-        # and of each of the six they say the same
+        # the information of each latent is the same
         np.testing.assert_allclose(measured.adjusted[:18, j], known.adjusted[:18, j], atol=0.05, err_msg=name)
     assert not measured.adjusted[18:].any()
 
 
-def test_of_formants_no_agreement_is_to_be_had(
+def test_egemaps_formants_disagree_with_truth(
     both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
 ) -> None:
-    """docs/synthesiser.md says why: the roots that eGeMAPS takes for formants hardly follow the resonances."""
+    """The roots that eGeMAPS reports as formants hardly follow the resonances (docs/synthesiser.md)."""
     true, found, _ = both
     followed = [spearmanr(true[:, j], found[:, j]).statistic for j in range(3)]
     assert min(followed[:2]) > 0.98
@@ -88,7 +88,7 @@ def test_of_formants_no_agreement_is_to_be_had(
     assert measure_information(codes, found).adjusted[formant, 2].max() < 0.2
 
 
-def test_both_say_how_many_latents_pitch_takes(
+def test_egemaps_and_truth_agree_on_latents_for_pitch(
     both: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
 ) -> None:
     true, found, singers = both

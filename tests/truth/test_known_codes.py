@@ -1,6 +1,6 @@
-"""Codes whose worth is known: each metric must say what is true, on arrays and on sung clips.
+"""Metrics of codes with known properties, on arrays and on synthesised clips.
 
-docs/methods.md prints the table of the second half; the figures there are the ones asserted here.
+The second half computes the table in docs/methods.md and asserts its figures.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.truth.conftest import Sung
 GROUPS = np.repeat(np.arange(20), 30)
 SPLIT = np.repeat(["train", "valid", "test"], [360, 90, 150])
 STRUCTURE = ("mig", "infom", "infoc", "sap", "completeness", "disentanglement", "sparse_r2")
-"""Metrics that a rotation must lower; modularity over many factors is high for almost anything."""
+"""Metrics that a rotation must lower; modularity over many factors is high for almost any code."""
 
 
 def judge(codes: np.ndarray, factors: np.ndarray) -> dict[str, float]:
@@ -29,13 +29,13 @@ def independent() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(600, 6))
 
 
-def test_the_factors_themselves_are_at_the_top(independent: np.ndarray) -> None:
+def test_metrics_of_the_factors_themselves_are_near_one(independent: np.ndarray) -> None:
     for codes in (independent, 3 * independent[:, ::-1] + 1):
         for name, value in judge(codes, independent).items():
             assert value > 0.97, name
 
 
-def test_a_rotation_keeps_what_is_known_and_loses_its_structure(independent: np.ndarray) -> None:
+def test_metrics_of_rotation_keep_information_and_lose_structure(independent: np.ndarray) -> None:
     mixed = judge(independent @ rotation(6, np.random.default_rng(3)), independent)
     assert mixed["infoe"] > 0.99
     assert mixed["explicitness"] > 0.99
@@ -43,7 +43,7 @@ def test_a_rotation_keeps_what_is_known_and_loses_its_structure(independent: np.
         assert mixed[name] < 0.55, name
 
 
-def test_permuted_codes_are_undefined_or_nothing(independent: np.ndarray) -> None:
+def test_metrics_of_permuted_codes_are_nan_or_zero(independent: np.ndarray) -> None:
     found = judge(independent[np.random.default_rng(1).permutation(600)], independent)
     for name in ("mig", "modularity", "infom", "infoc", "completeness", "disentanglement"):
         assert np.isnan(found[name]), name
@@ -51,7 +51,7 @@ def test_permuted_codes_are_undefined_or_nothing(independent: np.ndarray) -> Non
         assert found[name] < 0.02, name
 
 
-def test_random_codes_with_the_same_firing_tell_nothing(independent: np.ndarray) -> None:
+def test_metrics_of_random_codes_with_equal_firing_are_nan(independent: np.ndarray) -> None:
     sparse = np.maximum(np.concatenate([independent, -independent], axis=1) - 0.8, 0)
     real, random = judge(sparse, independent), judge(random_sparse_codes(sparse, seed=0), independent)
     for name in ("mig", "infom", "infoc", "completeness", "disentanglement"):
@@ -60,7 +60,7 @@ def test_random_codes_with_the_same_firing_tell_nothing(independent: np.ndarray)
     assert real["sparse_r2"] > 0.4 > 0.02 > random["sparse_r2"]
 
 
-def test_duplicated_latents_as_documented(independent: np.ndarray) -> None:
+def test_metrics_of_duplicated_latents_as_documented(independent: np.ndarray) -> None:
     noisy = independent + 0.3 * np.random.default_rng(2).normal(size=independent.shape)
     once, twice = judge(noisy, independent), judge(np.repeat(noisy, 2, axis=1), independent)
     for name in ("mig", "sap"):
@@ -71,27 +71,27 @@ def test_duplicated_latents_as_documented(independent: np.ndarray) -> None:
     assert twice["infoc"] == pytest.approx(once["infoc"] / 2, abs=0.05)
 
 
-def test_one_hot_bins_are_pure_but_many(independent: np.ndarray) -> None:
+def test_metrics_of_one_hot_bins_are_modular_but_not_compact(independent: np.ndarray) -> None:
     bins, mixed = (
         judge(codes, independent)
         for codes in (one_hot_bins(independent), independent @ rotation(6, np.random.default_rng(3)))
     )
     for name in ("modularity", "infom", "disentanglement"):
         assert bins[name] > 0.9, name
-    # five latents share each factor: what asks for one latent a factor is low, and stays so by design
+    # five latents share each factor: metrics that require one latent per factor are low by design
     for name in ("mig", "sap"):
         assert bins[name] < 0.1, name
     assert bins["completeness"] > mixed["completeness"] + 0.2
 
 
-def test_the_published_completeness_grows_with_dead_latents_and_likes_what_nothing_predicts() -> None:
+def test_published_completeness_depends_on_dead_latents() -> None:
     alike = np.zeros((768, 2))
     alike[:15, 0] = 1.0
     padded = np.concatenate([alike, np.zeros((1280, 2))])
     before, after = published_completeness(alike), published_completeness(padded)
     assert before[0] == pytest.approx(0.592, abs=5e-4)
     assert after[0] == pytest.approx(0.645, abs=5e-4)
-    # the second factor is predicted by nothing
+    # no latent predicts the second factor
     assert before[1] == after[1] == 1.0
     for table in (alike, padded):
         ours = completeness(table, live=np.arange(len(table)) < 768)
@@ -106,7 +106,7 @@ SHOWN = ("mig", "modularity", "infom", "infoc", "infoe", "sap", "explicitness", 
 
 @pytest.fixture(scope="module")
 def cards(sung: Sung) -> dict[str, Card]:
-    """Every metric for codes made of the true factors of sung clips, by their name in docs/methods.md."""
+    """Metrics of codes computed from the true factors of sung clips, by name in docs/methods.md."""
     rng = np.random.default_rng(0)
     standard = (sung.robust - sung.robust.mean(axis=0)) / sung.robust.std(axis=0)
     codes = {
@@ -120,7 +120,7 @@ def cards(sung: Sung) -> dict[str, Card]:
     return {name: score_card(x, sung.robust, groups=sung.groups, split=sung.split) for name, x in codes.items()}
 
 
-def test_the_documentation_prints_these_figures(cards: dict[str, Card]) -> None:
+def test_metrics_of_sung_clips_equal_the_documented_table(cards: dict[str, Card]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
     for name, card in cards.items():
         line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
@@ -130,21 +130,21 @@ def test_the_documentation_prints_these_figures(cards: dict[str, Card]) -> None:
 
 
 @pytest.mark.parametrize("metric", STRUCTURE)
-def test_sung_truth_stands_above_its_rotation_and_its_permutation(cards: dict[str, Card], metric: str) -> None:
+def test_metric_of_sung_truth_exceeds_rotation_and_permutation(cards: dict[str, Card], metric: str) -> None:
     values = {name: top(card)[metric] for name, card in cards.items()}
     assert values["the factors themselves"] > 2 * values["a rotation"]
     assert values["with noise of half their size"] > values["a rotation"] + 0.15
     assert not values["rows permuted"] > 0.02
 
 
-def test_sung_truth_is_explicit_however_it_is_turned(cards: dict[str, Card]) -> None:
+def test_explicitness_of_sung_truth_is_high_under_rotation(cards: dict[str, Card]) -> None:
     for name in ("the factors themselves", "every latent twice", "a rotation"):
         assert top(cards[name])["explicitness"] > 0.99
         assert top(cards[name])["infoe"] > 0.85
     assert top(cards["rows permuted"])["infoe"] < 0.01
 
 
-def test_sung_one_hot_bins_and_doubles_as_documented(cards: dict[str, Card]) -> None:
+def test_metrics_of_sung_bins_and_duplicates_as_documented(cards: dict[str, Card]) -> None:
     bins, doubled, oracle, rotated = (
         top(cards[name]) for name in ("one-hot fifths", "every latent twice", "the factors themselves", "a rotation")
     )
