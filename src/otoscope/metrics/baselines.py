@@ -28,8 +28,8 @@ class Encode(Protocol):
 class Fit(Protocol):
     """Function that fits a code on training rows.
 
-    `latents` and `k` are those of the SAE under comparison; a method limited by the width uses
-    its maximum. Raises `EvaluationError` for rows that it cannot be fitted to.
+    `latents` and `k` are those of the SAE under comparison; a method limited by the width uses its maximum. Raises
+    `EvaluationError` for rows that it cannot be fitted to.
     """
 
     def __call__(self, rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
@@ -48,8 +48,8 @@ def check_rows(rows: Float[np.ndarray, "rows width"], *, least: int = 2) -> None
 def fit_pca(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
     """Return the scores on the principal components, strongest first: a rotation, dense and signed.
 
-    As many components as width, rows and `latents` allow (Jolliffe, *Principal Component Analysis*,
-    2002). Deterministic; `k` and `seed` are not used.
+    As many components as width, rows and `latents` allow (Jolliffe, *Principal Component Analysis*, 2002).
+    Deterministic; `k` and `seed` are not used.
     """
     del k, seed
     check_rows(rows)
@@ -95,8 +95,8 @@ NMF_ITERATIONS = 100
 def fit_nmf(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int, seed: int) -> Encode:
     """Return the component weights of a non-negative matrix factorisation (Lee and Seung, Nature 401, 1999).
 
-    Activations have either sign, so each dimension is shifted by its training minimum, and smaller values
-    of other rows are set to 0. Multiplicative updates, initialised by singular vectors; `k` is not used.
+    Activations have either sign, so each dimension is shifted by its training minimum, and smaller values of other rows
+    are set to 0. Multiplicative updates, initialised by singular vectors; `k` is not used.
     """
     del k
     check_rows(rows)

@@ -1,9 +1,9 @@
 """Binning of values by rank, and tests for tables of bins.
 
-A column's most frequent value gets its own bin if it fills at least one bin's share of the rows: the zero
-of a sparse code, or of a factor that most clips lack. The other values are cut by rank into bins of equal
-count, with ties in one bin and at least `smallest` rows per bin (five, as the chi-square test requires).
-Bins do not depend on the scale of a column. The tests need only the bin sizes.
+A column's most frequent value gets its own bin if it fills at least one bin's share of the rows: the zero of a sparse
+code, or of a factor that most clips lack. The other values are cut by rank into bins of equal count, with ties in one
+bin and at least `smallest` rows per bin (five, as the chi-square test requires). Bins do not depend on the scale of a
+column. The tests need only the bin sizes.
 """
 
 import math

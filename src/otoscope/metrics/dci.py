@@ -13,7 +13,7 @@ Explicitness and size are the E and S of DCI-ES (Eastwood et al., ICLR 2023). Ex
 probe needs. The probes are a tuned linear map, and the same map plus 16, 32, ... 512 radial functions centred on
 training rows and fitted to its residuals (Nyström features; Williams and Seeger, NeurIPS 2000). They depend only on
 distances between standardised rows, so order, unit and dead latents do not matter. Informativeness is in
-`otoscope.metrics.lasso`.
+`otoscope.linear.lasso`.
 """
 
 import math
@@ -54,17 +54,17 @@ def completeness(
 ) -> Completeness:
     """Return the completeness of each factor: 1 if one latent carries it, 0 if all live latents carry it equally.
 
-    With p the importances of a factor scaled to sum 1 and H = -sum p log p over live latents,
-    completeness is 1 - H / log(live latents).
+    Completeness is 1 - H / log(live latents), with H = -sum p log p over live latents and p the importances of a factor
+    scaled to sum 1.
 
     Args:
         importance: non-negative importances, e.g. absolute LASSO weights of standardised codes.
         live: latents that vary on the rows the importances were fitted on. All others must have importance 0.
         predicted: factors to score, e.g. those whose held-out R2 exceeds a threshold; default: all.
 
-    Both values are NaN for a factor that is not predicted or whose importances are all zero; completeness
-    is also NaN with fewer than two live latents. Raises `EvaluationError` for negative or
-    non-finite importances, inconsistent shapes, and importance on a latent that is not live.
+    Both values are NaN for a factor that is not predicted or whose importances are all zero; completeness is also NaN
+    with fewer than two live latents. Raises `EvaluationError` for negative or non-finite importances, inconsistent
+    shapes, and importance on a latent that is not live.
 
     >>> completeness(np.array([[1.0, 1.0], [0.0, 1.0]]), live=np.array([True, True]))
     Completeness(completeness=array([1., 0.]), effective_latents=array([1., 2.]))
@@ -84,9 +84,9 @@ def disentanglement(
 ) -> Disentanglement:
     """Return the disentanglement D of each latent, and the average weighted by importance.
 
-    D of a latent is 1 - H(row) / log(factors) with the row scaled to sum 1. The average is the sum
-    over latents of share * D with share = row sum / total. Only `predicted` factors count.
-    NaN if fewer than two factors count or all importances are zero.
+    D of a latent is 1 - H(row) / log(factors) with the row scaled to sum 1. The average is the sum over latents of
+    share * D with share = row sum / total. Only `predicted` factors count. NaN if fewer than two factors count or all
+    importances are zero.
 
     >>> disentanglement(np.eye(3)).value
     1.0
@@ -161,10 +161,10 @@ def explicitness(
 ) -> Explicitness:
     """Return the explicitness of each factor: how little capacity beyond a linear map a probe needs.
 
-    With l_t the loss (1 - R2 on test rows) at step t = 1..T, l* the minimum, first reached at t*, and
-    1 the loss without information: E = 1 - A / Z, where A is the area between the curve and l* up to t*
-    (trapezoids) and Z = (T - 1)(1 - l*) / 2. 1: the linear map reaches the minimum. 0: the loss
-    falls linearly to its minimum. -1: only the largest probe predicts anything.
+    With l_t the loss (1 - R2 on test rows) at step t = 1..T, l* the minimum, first reached at t*, and 1 the loss
+    without information: E = 1 - A / Z, where A is the area between the curve and l* up to t* (trapezoids) and
+    Z = (T - 1)(1 - l*) / 2. 1: the linear map reaches the minimum. 0: the loss falls linearly to its minimum. -1: only the
+    largest probe predicts anything.
 
     Args:
         codes: any representation, one row per clip.
@@ -175,8 +175,8 @@ def explicitness(
         capacities: increasing numbers of radial functions, from 0; limited by the number of training rows.
         seed: seed for the selection of training rows.
 
-    NaN for a factor that no probe predicts. Raises `EvaluationError` as `fit_ridge` does, and for
-    capacities that do not increase from 0.
+    NaN for a factor that no probe predicts. Raises `EvaluationError` as `fit_ridge` does, and for capacities that do
+    not increase from 0.
     """
     steps = tuple(capacities)
     if len(steps) < 2 or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
@@ -204,8 +204,8 @@ def explicitness(
 def relative_size(n_factors: int, live: Bool[np.ndarray, " latents"]) -> float:
     """Return the S of DCI-ES: number of factors / number of live latents, at most 1.
 
-    Completeness does not penalise a code with more latents than factors; this score does. If the factors depend on
-    each other, pass their rounded effective rank as `n_factors`. NaN without a live latent.
+    Completeness does not penalise a code with more latents than factors; this score does. If the factors depend on each
+    other, pass their rounded effective rank as `n_factors`. NaN without a live latent.
 
     >>> relative_size(16, np.ones(64, dtype=bool))
     0.25

@@ -1,8 +1,8 @@
 """Emergence: profile of a category of factors over layers, and order of two categories.
 
-Computed from held-out squared errors by layer, group and factor (`ridge.RidgeFits.squares`). A category's
-profile is the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. One
-bootstrap draws groups and factors, each with replacement, with the same draws in every layer.
+Computed from held-out squared errors by layer, group and factor (`RidgeFits.squares`). A category's profile is
+the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. One bootstrap draws
+groups and factors, each with replacement, with the same draws in every layer.
 """
 
 import math
@@ -21,9 +21,9 @@ REACHED = 0.9
 class Emergence(NamedTuple):
     """Profile of one category over layers.
 
-    `r2` is the mean of its factors' R2 (each at least 0) by layer; `earliest` the first layer that reaches
-    the share `reached` of the profile's maximum; `centre` the mean layer weighted by the profile; `factors`
-    the number of factors that could be scored. NaN for a category that no layer predicts.
+    `r2` is the mean of its factors' R2 (each at least 0) by layer; `earliest` the first layer that reaches the share
+    `reached` of the profile's maximum; `centre` the mean layer weighted by the profile; `factors` the number of factors
+    that could be scored. NaN for a category that no layer predicts.
     """
 
     category: str
@@ -113,10 +113,9 @@ def compare_order(
 ) -> Lead:
     """Test a claim such as "pitch comes before formants".
 
-    The value is the centre layer of `then` minus that of `first`; its interval draws groups and
-    factors. The null assigns the factors of both at random to categories of the same sizes: p is
-    the share of assignments whose absolute lead is at least the observed one (which is included).
-    Raises `EvaluationError` for a category without factors.
+    The value is the centre layer of `then` minus that of `first`; its interval draws groups and factors. The null
+    assigns the factors of both at random to categories of the same sizes: p is the share of assignments whose absolute
+    lead is at least the observed one (which is included). Raises `EvaluationError` for a category without factors.
     """
     numbers = _layer_numbers(squares, categories, layers)
     for name in (first, then):

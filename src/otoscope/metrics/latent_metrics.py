@@ -31,10 +31,10 @@ class Gap(NamedTuple):
 def information_gap(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Gap:
     """Return the mutual information gap (MIG) of every factor.
 
-    With a_ij the share of factor j's entropy that latent i explains (`measure_information`), sorted in
-    descending order: MIG_j = a_(1)j - a_(2)j. 1: one latent explains all, no other explains anything. 0: two
-    latents explain equally much, so a feature split into two latents scores 0 even if both are pure. NaN for a
-    factor that no latent explains or that is not `predicted`.
+    With a_ij the share of factor j's entropy that latent i explains (`measure_information`), sorted in descending
+    order: MIG_j = a_(1)j - a_(2)j. 1: one latent explains all, no other explains anything. 0: two latents explain
+    equally much, so a feature split into two latents scores 0 even if both are pure. NaN for a factor that no latent
+    explains or that is not `predicted`.
     """
     return gap_of(found.only(predicted))
 
@@ -65,12 +65,12 @@ class Modularity(NamedTuple):
 
 
 def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Modularity:
-    """Return the distance of each latent from the template with information on its best factor only.
+    """Return the similarity of each latent to the template with information on its best factor only.
 
-    With a_ij the information of latent i on factor j and t_i its maximum: 1 - sum over the other factors
-    of a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. The paper's plain mean over latents is
-    `unweighted`; `value` weights latents by t_i, so that the many latents of a large code with almost no
-    information do not dominate. Duplicated latents change neither. NaN with fewer than two factors.
+    With a_ij the information of latent i on factor j and t_i its maximum: 1 - sum over the other factors of
+    a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. The paper's plain mean over latents is `unweighted`;
+    `value` weights latents by t_i, so that the many latents of a large code with almost no information do not dominate.
+    Duplicated latents change neither. NaN with fewer than two factors.
     """
     scores = found.only(predicted)
     counted = scores[:, ~np.isnan(scores).all(axis=0)]
@@ -104,14 +104,13 @@ def infomec(
     """Return InfoM, InfoC and InfoE.
 
     With a_ij the information of latent i on factor j, over informative latents and the J factors they inform on: a
-    latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is
-    the mean over latents. A factor's share is max_i a_ij / sum_i a_ij, rescaled from 1/n..1 with n
-    the number of live latents; InfoC is the mean over factors. InfoE is the mean of `r2`, the held-out R2 of a
-    linear map from the code (the predictive information of the linear Gaussian family; Xu et al.,
-    ICLR 2020), with negative values counted as 0.
+    latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is the mean over latents. A factor's
+    share is max_i a_ij / sum_i a_ij, rescaled from 1/n..1 with n the number of live latents; InfoC is the mean over
+    factors. InfoE is the mean of `r2`, the held-out R2 of a linear map from the code (the predictive information of the
+    linear Gaussian family; Xu et al., ICLR 2020), with negative values counted as 0.
 
-    Dead latents are pruned, as in the paper: they enter neither the sums nor n. Latents and factors without
-    information are NaN. Duplicating latents leaves InfoM and InfoE unchanged and halves a factor's share.
+    Dead latents are pruned, as in the paper: they enter neither the sums nor n. Latents and factors without information
+    are NaN. Duplicating latents leaves InfoM and InfoE unchanged and halves a factor's share.
     """
     scores = found.only(predicted)
     counted = np.asarray(~np.isnan(scores).all(axis=0))
@@ -148,10 +147,10 @@ def predictability_gap(
 ) -> Gap:
     """Return the separated attribute predictability (SAP) of every continuous factor.
 
-    The score of a latent is the R2 on test rows of a line fitted on training and validation rows,
-    relative to their mean and at least 0; SAP is the gap between the two best scores. The paper
-    scores the fitted rows instead. NaN for a factor that no latent predicts, that is constant or missing,
-    or that is not `predicted`; latents that are constant on the fitted rows score 0.
+    The score of a latent is the R2 on test rows of a line fitted on training and validation rows, relative to their
+    mean and at least 0; SAP is the gap between the two best scores. The paper scores the fitted rows instead. NaN for a
+    factor that no latent predicts, that is constant or missing, or that is not `predicted`; latents that are constant
+    on the fitted rows score 0.
     """
     fitted, judged = _parts(codes, split)
     if len(codes) != len(factors):

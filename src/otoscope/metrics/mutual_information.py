@@ -1,9 +1,9 @@
 """Mutual information between latents and factors, corrected for chance.
 
-Estimated from binned values (`otoscope.metrics.binning`) and corrected by its exact expectation under shuffled
-rows, which depends on the bin sizes alone (Vinh, Epps and Bailey, JMLR 11, 2010). Without the correction, a latent
-that fires on 30 rows seems informative about every factor. A pair that chance explains counts as 0, so that the
-noise of 2,000 latents does not add up.
+Estimated from binned values (`otoscope.metrics.binning`) and corrected by its exact expectation under shuffled rows,
+which depends on the bin sizes alone (Vinh, Epps and Bailey, JMLR 11, 2010). Without the correction, a latent that fires
+on 30 rows seems informative about every factor. A pair that chance explains counts as 0, so that the noise of 2,000
+latents does not add up.
 """
 
 import math
@@ -32,9 +32,9 @@ LEVEL = 0.05
 class Information(NamedTuple):
     """Result of `measure_information`.
 
-    `adjusted` is the share of a factor's entropy that a latent explains beyond chance, 0 to 1, and 0
-    if chance explains it; NaN for a factor that is constant or always missing. `nats` is the
-    plain estimate and `expected` its mean under shuffled rows. `live` latents vary over the rows.
+    `adjusted` is the share of a factor's entropy that a latent explains beyond chance, 0 to 1, and 0 if chance explains
+    it; NaN for a factor that is constant or always missing. `nats` is the plain estimate and `expected` its mean under
+    shuffled rows. `live` latents vary over the rows.
     """
 
     adjusted: Float[np.ndarray, "latents factors"]
@@ -63,13 +63,12 @@ def measure_information(
 ) -> Information:
     """Return the mutual information of every latent with every factor.
 
-    With I the mutual information of the bins, E its mean over all orders of the rows and H the
-    factor's entropy, `adjusted` is (I - E) / (H - E). It is 0 unless both of two tests at level
-    `level` / (live latents * factors) are significant, so that uninformative codes get NaN
-    instead of noise from every metric. The first compares I with the chi-square law of its degrees of freedom
-    scaled to the mean E (Wilks); it is too lenient for latents that fire on few rows. The second compares
-    Pearson's chi-square with the gamma law of its exact mean and variance over all orders of the rows
-    (Dawson, Biometrika 41, 1954); it is too lenient if many bins are small.
+    With I the mutual information of the bins, E its mean over all orders of the rows and H the factor's entropy,
+    `adjusted` is (I - E) / (H - E). It is 0 unless both of two tests at level `level` / (live latents * factors) are
+    significant, so that uninformative codes get NaN instead of noise from every metric. The first compares I with the
+    chi-square law of its degrees of freedom scaled to the mean E (Wilks); it is too lenient for latents that fire on
+    few rows. The second compares Pearson's chi-square with the gamma law of its exact mean and variance over all orders
+    of the rows (Dawson, Biometrika 41, 1954); it is too lenient if many bins are small.
 
     Args:
         codes: one row per clip; any sign, any unit.
@@ -79,8 +78,8 @@ def measure_information(
         smallest: minimum number of rows per bin.
         level: maximum probability that uninformative codes get any information at all (Bonferroni).
 
-    Rows count as independent; for grouped rows, the null of permuted codes decides.
-    Raises `EvaluationError` for codes that are not finite or arrays of different lengths.
+    Rows count as independent; for grouped rows, the null of permuted codes decides. Raises `EvaluationError` for codes
+    that are not finite or arrays of different lengths.
     """
     _check(codes, factors, level)
     code_bins = bin_columns(codes, bins=bins, smallest=smallest)
@@ -146,8 +145,8 @@ def _sum_over_cells(
 ) -> tuple[Float[np.ndarray, "latents factors"], Float[np.ndarray, "latents factors"]]:
     """Return the sums of c log c and of c^2 / ab over the cells of every table of latent by factor.
 
-    Only rows outside bin 0 are counted (in a sparse code: those on which the latent fires); the
-    cells of bin 0 are the remainders of the factor's bins.
+    Only rows outside bin 0 are counted (in a sparse code: those on which the latent fires); the cells of bin 0 are the
+    remainders of the factor's bins.
     """
     n_latents, n_rows = code_bins.shape
     n_factors = factor_bins.shape[1]

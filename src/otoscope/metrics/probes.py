@@ -1,11 +1,10 @@
 """Linear probes of labels, evaluated on held-out groups.
 
-Multinomial logistic regression on features standardised by the training rows, minimising mean
-cross-entropy + penalty * p/2 |W|^2 with p the number of features that vary. Penalties are relative, so
-that one grid serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy
-on the validation groups (ties: lower cross-entropy). The map is refitted on training and
-validation rows at that penalty and scored on the test groups. The null uses the same
-penalty and labels permuted among the fitted rows, or among groups if each group has one label.
+Multinomial logistic regression on features standardised by the training rows. With p the number of
+features that vary, the loss is mean cross-entropy + penalty * p/2 |W|^2. Penalties are relative, so that one grid
+serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy on the validation groups (ties: lower
+cross-entropy). The map is refitted on training and validation rows at that penalty and scored on the test groups. The
+null uses the same penalty and labels permuted among the fitted rows, or among groups if each group has one label.
 """
 
 from collections.abc import Sequence
@@ -75,10 +74,9 @@ class ProbeSettings:
 class Probe(NamedTuple):
     """Held-out scores of a probe for one label.
 
-    `confusion` counts test rows by true (first axis) and predicted class, in the order of
-    `classes`; `penalty` is the chosen relative penalty; `valid_accuracy` and
-    `valid_balanced_accuracy` are those on the validation rows after fitting the training rows alone;
-    `n` and `groups` count the test rows and groups.
+    `confusion` counts test rows by true (first axis) and predicted class, in the order of `classes`; `penalty` is the
+    chosen relative penalty; `valid_accuracy` and `valid_balanced_accuracy` are those on the validation rows after
+    fitting the training rows alone; `n` and `groups` count the test rows and groups.
     """
 
     accuracy: Score
@@ -112,11 +110,10 @@ def fit_probe(
         settings: grid and repetitions.
         seed: seed for bootstrap and permutations.
 
-    Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean
-    over the classes that occur in the test rows or predictions (scikit-learn's rule). A test
-    row of a class without fitted rows counts as wrong; a class without test rows has no recall.
-    Raises `EvaluationError` for fewer than two classes in the training rows, a
-    missing split, features that are all constant, and non-finite features.
+    Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean over the classes that
+    occur in the test rows or predictions (scikit-learn's rule). A test row of a class without fitted rows counts as
+    wrong; a class without test rows has no recall. Raises `EvaluationError` for fewer than two classes in the training
+    rows, a missing split, features that are all constant, and non-finite features.
     """
     settings = settings or ProbeSettings()
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)

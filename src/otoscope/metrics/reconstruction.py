@@ -1,8 +1,7 @@
 """Reconstruction quality of an SAE, and activity of its latents.
 
-Explained variance is relative to the mean of the training rows, so that a constant prediction
-scores 0 or less and an offset of the rows cannot inflate it:
-1 - sum |x - xhat|^2 / sum |x - mean_train|^2.
+Explained variance is relative to the mean of the training rows, so that a constant prediction scores 0 or less and an
+offset of the rows cannot inflate it: 1 - sum |x - xhat|^2 / sum |x - mean_train|^2.
 """
 
 from collections.abc import Iterator
@@ -22,10 +21,10 @@ ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
 class Reconstruction(NamedTuple):
     """Figures of one SAE on one set of rows.
 
-    `mse` is the mean over rows and width; `cosine` the mean over rows, 0 if a row or its
-    reconstruction has norm zero; `l0` the mean number of non-zero latents per row;
-    `dead_fraction` the share of latents active on no row, `always_on_fraction` on at least 99 % of the
-    rows; `firing_rate` the share of rows on which each latent is active, `[latents]`.
+    `mse` is the mean over rows and width; `cosine` the mean over rows, 0 if a row or its reconstruction has norm zero;
+    `l0` the mean number of non-zero latents per row; `dead_fraction` the share of latents active on no row,
+    `always_on_fraction` on at least 99 % of the rows; `firing_rate` the share of rows on which each latent is active,
+    `[latents]`.
     """
 
     explained_variance: Interval

@@ -2,8 +2,8 @@
 
 Fitted on training rows, applied to all: (1) Level differences of clips without voiced frames, which openSMILE writes as
 -201 dB, become missing. (2) Constant columns and ratios to a mean near zero are dropped: one clip in a thousand would
-hold most of their variance. (3) Near duplicates are grouped, with one representative per group. (4) Values are
-replaced by the normal scores of their ranks (van der Waerden).
+hold most of their variance. (3) Near duplicates are grouped, with one representative per group. (4) Values are replaced
+by the normal scores of their ranks (van der Waerden).
 """
 
 import math
@@ -33,8 +33,8 @@ class RobustFactors:
     """Selection and scaling of factors, fitted on training rows.
 
     `names` are the factors kept, in input order; `dropped` gives the reason for each excluded factor; `stands_for`
-    lists the near duplicates that each kept factor represents, itself first; `effective_rank` is that
-    of the kept factors; `knots` are each kept factor's distinct training values and their scores.
+    lists the near duplicates that each kept factor represents, itself first; `effective_rank` is that of the kept
+    factors; `knots` are each kept factor's distinct training values and their scores.
     """
 
     names: tuple[str, ...]
@@ -47,8 +47,8 @@ class RobustFactors:
     def apply(self, values: Float[np.ndarray, "rows given"]) -> Float[np.ndarray, "rows kept"]:
         """Return the kept factors of any rows as normal scores, NaN if missing.
 
-        Scores are interpolated between training values and constant beyond them.
-        Raises `EvaluationError` unless `values` has one column per factor of the fit.
+        Scores are interpolated between training values and constant beyond them. Raises `EvaluationError` unless
+        `values` has one column per factor of the fit.
         """
         if values.ndim != 2 or values.shape[1] != len(self.given):
             raise EvaluationError(f"expected {len(self.given)} factors a row, got shape {values.shape}")
@@ -71,11 +71,11 @@ def make_robust(
 ) -> RobustFactors:
     """Fit the selection of factors and their scores on training rows.
 
-    Dropped: factors with fewer than `fewest` training values or no variation, and factors named
-    `*_stddevNorm` (deviation over mean) with more than 0.5 % of the training values beyond 10 robust
-    deviations (1.4826 times the median absolute deviation) from the median, which indicates a mean that
-    crosses zero. Grouped: factors whose absolute Spearman correlation exceeds `duplicate` for all pairs
-    of a group (complete linkage); the factor most correlated with the others represents the group.
+    Dropped: factors with fewer than `fewest` training values or no variation, and factors named `*_stddevNorm`
+    (deviation over mean) with more than 0.5 % of the training values beyond 10 robust deviations (1.4826 times the
+    median absolute deviation) from the median, which indicates a mean that crosses zero. Grouped: factors whose
+    absolute Spearman correlation exceeds `duplicate` for all pairs of a group (complete linkage); the factor most
+    correlated with the others represents the group.
 
     Args:
         values: one column per factor, NaN if missing.
@@ -115,8 +115,8 @@ def without_sentinels(
 ) -> Float[np.ndarray, "rows factors"]:
     """Return the values with NaN for openSMILE's level differences of clips without voice.
 
-    openSMILE writes -201 dB for an unvoiced frame. A mean at or below -200 dB comes from (almost) only
-    such frames, and the corresponding deviation is meaningless as well.
+    openSMILE writes -201 dB for an unvoiced frame. A mean at or below -200 dB comes from (almost) only such frames, and
+    the corresponding deviation is meaningless as well.
     """
     found = values.astype(np.float64)
     for j, name in enumerate(names):

@@ -1,8 +1,8 @@
 """Sparse probes: held-out balanced accuracy of a label from its best 1, 2, 4, ... 64 latents.
 
-k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, and a logistic
-regression uses the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows,
-fitted on both, reported on test rows).
+k-sparse probing (Gurnee et al., arXiv:2305.01610): latents are ranked on training rows, and a logistic regression uses
+the first k of them (`otoscope.metrics.probes`: penalty chosen on validation rows, fitted on both, reported on test
+rows).
 """
 
 import math
@@ -56,9 +56,9 @@ def sparse_probe(
 ) -> LabelCurve:
     """Return the curve of balanced accuracy over the number of latents for one label.
 
-    Latents are ranked by the F ratio of an analysis of variance between the classes of the training
-    rows (for two classes: the squared mean difference over the variance within classes). A size above
-    the number of live latents uses all of them. Arguments and errors as in `probes.fit_probe`.
+    Latents are ranked by the F ratio of an analysis of variance between the classes of the training rows (for two
+    classes: the squared mean difference over the variance within classes). A size above the number of live latents uses
+    all of them. Arguments and errors as in `probes.fit_probe`.
     """
     settings = settings or SparseProbeSettings()
     check_sizes(settings.sizes)
@@ -97,8 +97,8 @@ def sparse_probe(
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
     """Return the columns that vary, by decreasing F ratio between classes.
 
-    F is the variance between class means over the variance within classes. Columns that separate all
-    classes without variance within them come first.
+    F is the variance between class means over the variance within classes. Columns that separate all classes without
+    variance within them come first.
     """
     live = live_columns(rows)
     x = rows[:, live].astype(np.float64)

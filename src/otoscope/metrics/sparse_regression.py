@@ -1,8 +1,8 @@
 """Sparse regression: held-out R2 of a factor from its 1, 2, 4, ... 64 best latents.
 
 k-sparse probing (Gurnee et al., arXiv:2305.01610) applied to factors instead of classes: a direct test of whether fewer
-dimensions encode the same. It needs no entropy and no normaliser, and treats dense units, principal components
-and codes alike. Latents are selected on training rows, greedily and for many targets at once from the Gram matrix; the
+dimensions encode the same. It needs no entropy and no normaliser, and treats dense units, principal components and
+codes alike. Latents are selected on training rows, greedily and for many targets at once from the Gram matrix; the
 ridge penalty is chosen on validation rows, the weights are fitted on both, and R2 is reported on test rows.
 """
 
@@ -41,9 +41,9 @@ def pursue(
 ) -> Int[np.ndarray, "targets size"]:
     """Return the columns selected by orthogonal matching pursuit for each target, in order of selection.
 
-    Each step adds the column with the largest absolute product with the target's residual and refits
-    all weights (Pati et al., Asilomar 1993; from the Gram matrix only, as Rubinstein et al., Technion
-    CS-2008-08). `ridge` on the diagonal makes duplicated columns harmless. Ties go to the first column.
+    Each step adds the column with the largest absolute product with the target's residual and refits all weights (Pati
+    et al., Asilomar 1993; from the Gram matrix only, as Rubinstein et al., Technion CS-2008-08). `ridge` on the
+    diagonal makes duplicated columns harmless. Ties go to the first column.
 
     Args:
         gram: X'X/n of standardised columns.
@@ -103,8 +103,8 @@ class SparseSettings:
 class FactorCurves(NamedTuple):
     """Held-out R2 by number of latents; NaN for a factor that could not be fitted.
 
-    `chosen` lists the latents in order of selection (-1 if there are fewer live ones or the factor was not
-    fitted); `n` and `groups` count the test rows and groups that have the factor.
+    `chosen` lists the latents in order of selection (-1 if there are fewer live ones or the factor was not fitted); `n`
+    and `groups` count the test rows and groups that have the factor.
     """
 
     sizes: tuple[int, ...]
@@ -137,10 +137,10 @@ def sparse_regression(
         settings: sizes, penalties and repetitions.
         seed: seed for bootstrap and permutations.
 
-    Latents are selected by orthogonal matching pursuit on the standardised training rows. A size above
-    the number of live latents uses all of them. R2 is relative to the mean of the fitted rows and may
-    be negative. Memory is about 8 p^2 bytes. Raises `EvaluationError` for non-finite features, a
-    missing split, sizes that do not increase, or features that are all constant.
+    Latents are selected by orthogonal matching pursuit on the standardised training rows. A size above the number of
+    live latents uses all of them. R2 is relative to the mean of the fitted rows and may be negative. Memory is about
+    8 p^2 bytes. Raises `EvaluationError` for non-finite features, a missing split, sizes that do not increase, or
+    features that are all constant.
     """
     settings = settings or SparseSettings()
     _check(features, targets, groups, settings)

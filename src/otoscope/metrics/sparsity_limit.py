@@ -50,10 +50,10 @@ def sparsity_limit(
 ) -> SparsityLimit:
     """Return the sparsest level whose loss relative to the densest stays within a margin, and the knee.
 
-    The loss of a level is the deterioration of its value relative to the densest level. The limit is the last
-    level before the first loss above `margin`, going from dense to sparse. The knee is the point where two
-    joined lines fit the values best over log10(1 - sparsity), a scale on which each halving of k is one step;
-    NaN with fewer than four levels, or if one line fits as well.
+    The loss of a level is the deterioration of its value relative to the densest level. The limit is the last level
+    before the first loss above `margin`, going from dense to sparse. The knee is the point where two joined lines fit
+    the values best over log10(1 - sparsity), a scale on which each halving of k is one step; NaN with fewer than four
+    levels, or if one line fits as well.
 
     Args:
         sparsity: shares of inactive latents, 0 to below 1, increasing, at least two levels.
@@ -63,8 +63,8 @@ def sparsity_limit(
         higher_is_better: False for errors.
         confidence: level of the intervals.
 
-    Undefined draws (NaN) are excluded. Raises `EvaluationError` for levels out of order or range,
-    values that are not finite, or a negative margin.
+    Undefined draws (NaN) are excluded. Raises `EvaluationError` for levels out of order or range, values that are not
+    finite, or a negative margin.
     """
     _check(sparsity, values, draws, margin)
     sign = 1.0 if higher_is_better else -1.0
@@ -90,8 +90,8 @@ def fit_two_lines(
     """Return the continuous two-piece linear least squares fit y = a + b x + c max(x - at, 0).
 
     Linear least squares for each of `candidates` positions of the bend, evenly spaced between the second and the last
-    but one point (Hudson, JASA 61, 1966); the best position is returned, the first of ties.
-    Raises `EvaluationError` with fewer than four points or repeated x.
+    but one point (Hudson, JASA 61, 1966); the best position is returned, the first of ties. Raises `EvaluationError`
+    with fewer than four points or repeated x.
     """
     order = np.argsort(x)
     places, seen = x[order].astype(np.float64), y[order].astype(np.float64)

@@ -1,8 +1,7 @@
 """Stability of SAEs over seeds: similarity of dictionaries, matching of latents.
 
-Dictionaries are compared by their atoms, latents by their activations on the same rows. The best of
-many candidates is never near 0, so each figure has a null: random dictionaries of the same size, or
-codes with shuffled rows.
+Dictionaries are compared by their atoms, latents by their activations on the same rows. The best of many candidates is
+never near 0, so each figure has a null: random dictionaries of the same size, or codes with shuffled rows.
 """
 
 import math
@@ -40,9 +39,9 @@ class Matching(NamedTuple):
 class Reappearing(NamedTuple):
     """Latents of the reference seed that reappear in other seeds.
 
-    `share` is the share of the other seeds in which each latent has a partner of the required correlation (NaN:
-    dead); `stable` is true if it reaches the required share; `value` is the stable share of live latents; the null is
-    the same share for shuffled rows.
+    `share` is the share of the other seeds in which each latent has a partner of the required correlation (NaN: dead);
+    `stable` is true if it reaches the required share; `value` is the stable share of live latents; the null is the same
+    share for shuffled rows.
     """
 
     value: float
@@ -57,8 +56,8 @@ class Reappearing(NamedTuple):
 def mean_max_cosine(one: Float[np.ndarray, "latents width"], other: Float[np.ndarray, "others width"]) -> float:
     """Return the mean over the atoms of both dictionaries of the largest cosine with an atom of the other.
 
-    The mean of the two directions of MMCS (Sharkey et al., 2022), hence symmetric. Atoms of length 0
-    are excluded; NaN if a dictionary has no other atoms.
+    The mean of the two directions of MMCS (Sharkey et al., 2022), hence symmetric. Atoms of length 0 are excluded; NaN
+    if a dictionary has no other atoms.
 
     >>> mean_max_cosine(np.eye(3), np.eye(3)[[2, 0, 1]] * 5)
     1.0
@@ -81,8 +80,7 @@ def compare_dictionaries(
 ) -> Similarity:
     """Return the mean max cosine of two dictionaries and the null of random pairs of the same sizes.
 
-    Random atoms are uniform on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for
-    different widths.
+    Random atoms are uniform on the sphere (`nulls.random_dictionary`). Raises `EvaluationError` for different widths.
     """
     value = mean_max_cosine(one, other)
     draws = [
@@ -99,10 +97,10 @@ def compare_dictionaries(
 def match_latents(one: Float[np.ndarray, "rows latents"], other: Float[np.ndarray, "rows others"]) -> Matching:
     """Pair the latents of two codes of the same rows, one to one, with maximum total correlation.
 
-    The assignment is exact (scipy's `linear_sum_assignment`; PW-MCC of Song et al., arXiv:2505.20254,
-    with Pearson correlations of activations). Latents that do not vary are excluded: their partner is
-    -1 and their correlation NaN. A live latent without a partner, if the other code has fewer, has
-    correlation 0. Raises `EvaluationError` for codes of different rows.
+    The assignment is exact (scipy's `linear_sum_assignment`; PW-MCC of Song et al., arXiv:2505.20254, with Pearson
+    correlations of activations). Latents that do not vary are excluded: their partner is -1 and their correlation NaN.
+    A live latent without a partner, if the other code has fewer, has correlation 0. Raises `EvaluationError` for codes
+    of different rows.
     """
     if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or not len(one):
         raise EvaluationError(f"codes must be [rows, latents] of the same rows, got {one.shape} and {other.shape}")
@@ -129,9 +127,8 @@ def matched_latents(
 ) -> Reappearing:
     """Return the latents of one seed that reappear in the others.
 
-    A latent reappears in a seed if its partner (`match_latents`) has at least the required correlation; it
-    is stable if it reappears in at least `share` of the other seeds. Restrict claims about single latents
-    to stable ones.
+    A latent reappears in a seed if its partner (`match_latents`) has at least the required correlation; it is stable if
+    it reappears in at least `share` of the other seeds. Restrict claims about single latents to stable ones.
 
     Args:
         codes_by_seed: codes of the same rows, one array per seed, at least two.
