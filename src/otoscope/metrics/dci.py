@@ -163,8 +163,8 @@ def explicitness(
 
     With l_t the loss (1 - R2 on test rows) at step t = 1..T, l* the minimum, first reached at t*, and 1 the loss
     without information: E = 1 - A / Z, where A is the area between the curve and l* up to t* (trapezoids) and
-    Z = (T - 1)(1 - l*) / 2. 1: the linear map reaches the minimum. 0: the loss falls linearly to its minimum. -1: only the
-    largest probe predicts anything.
+    Z = (T - 1)(1 - l*) / 2. 1: the linear map reaches the minimum. 0: the loss falls linearly to its minimum.
+    -1: only the largest probe predicts anything.
 
     Args:
         codes: any representation, one row per clip.

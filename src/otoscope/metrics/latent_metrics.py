@@ -68,9 +68,9 @@ def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | 
     """Return the similarity of each latent to the template with information on its best factor only.
 
     With a_ij the information of latent i on factor j and t_i its maximum: 1 - sum over the other factors of
-    a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. The paper's plain mean over latents is `unweighted`;
-    `value` weights latents by t_i, so that the many latents of a large code with almost no information do not dominate.
-    Duplicated latents change neither. NaN with fewer than two factors.
+    a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. `unweighted` is the paper's plain mean over
+    latents; `value` weights latents by t_i, so that the many latents of a large code with almost no information do not
+    dominate. Duplicated latents change neither. NaN with fewer than two factors.
     """
     scores = found.only(predicted)
     counted = scores[:, ~np.isnan(scores).all(axis=0)]

@@ -1,8 +1,8 @@
 """Linear probes of labels, evaluated on held-out groups.
 
-Multinomial logistic regression on features standardised by the training rows. With p the number of
-features that vary, the loss is mean cross-entropy + penalty * p/2 |W|^2. Penalties are relative, so that one grid
-serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy on the validation groups (ties: lower
+Multinomial logistic regression on features standardised by the training rows. With p the number of features that vary,
+the loss is mean cross-entropy + penalty * p/2 |W|^2. Penalties are relative, so that one grid serves a layer of 384
+units and a code of 6,144. The penalty is chosen by balanced accuracy on the validation groups (ties: lower
 cross-entropy). The map is refitted on training and validation rows at that penalty and scored on the test groups. The
 null uses the same penalty and labels permuted among the fitted rows, or among groups if each group has one label.
 """
