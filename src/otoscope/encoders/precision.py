@@ -179,7 +179,7 @@ def register_attention() -> None:
 
 
 class BiasedAttention(nn.Module):
-    r"""WavLM's attention (arXiv:2110.13900, 3.1) in fused kernels; transformers always computes the mean weights.
+    r"""WavLM's attention (arXiv:2110.13900, 3.1) through fused kernels; transformers also averages the weights.
 
     The scores get $g_i\,b_{j-i}$: a learned bias for the distance between frames, gated by the query. Only clips of
     equal length share a pass, so no padding needs a mask.

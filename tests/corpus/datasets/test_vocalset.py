@@ -123,7 +123,7 @@ def test_filters_keep_what_they_name(root):
     only = VocalSetCorpus(root=root, techniques=("fast_forte",), split="by_group").listing(root).clips
     assert set(only["label_technique"]) == {"fast_forte"}
     assert only["split"].null_count() == 5
-    with pytest.raises(CorpusError, match=r"none of 20 recordings .* is left"):
+    with pytest.raises(CorpusError, match=r"none of 20 recordings .* passes the filters"):
         VocalSetCorpus(root=root, techniques=("belt",)).listing(root)
 
 

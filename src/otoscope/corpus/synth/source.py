@@ -240,7 +240,7 @@ class BreathNoise(NamedTuple):
 def breath_noise(
     tracks: Trajectories, source: GlottalSource, *, samples: int, times: int, rate_hz: int, rng: np.random.Generator
 ) -> BreathNoise:
-    """Return noise [samples] with the levels of the control signals; glottal noise is louder while it is open."""
+    """Return noise at the levels of the control signals; glottal noise follows the openness; shape [samples]."""
     white = rng.standard_normal(samples)
     pole = math.exp(-2.0 * math.pi * BREATH_EDGE_HZ / rate_hz)
     soft = np.asarray(lfilter([1.0, -1.0], np.poly([pole] * 3), white), dtype=np.float64)

@@ -55,8 +55,8 @@ class Trajectories(NamedTuple):
     """Control signals at `CONTROL_RATE_HZ`.
 
     `f0_hz` is the pitch, also in unvoiced parts; `gain` the strength of the pulses, 0 where unvoiced; `air` the
-    strength of the breath noise; `burst` that of voiceless consonants; `rd` the shape of the pulse; `lips` (0..1) the
-    opening of the lips.
+    strength of the breath noise; `burst` that of voiceless consonants; `rd` the shape of the pulse; `lips` (0..1)
+    the opening of the lips.
     """
 
     f0_hz: Float64[np.ndarray, " ticks"]
