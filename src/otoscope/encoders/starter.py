@@ -196,7 +196,7 @@ def _generation(config: dict[str, Any], special: dict[str, int], ct2: dict[str, 
 
 
 def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """Return Whisper's log-mel settings: 25 ms windows every 10 ms at 16 kHz, padded to 30 s (arXiv:2212.04356, 2.2)."""
+    """Return Whisper's log-mel settings: 25 ms windows every 10 ms at 16 kHz, 30 s in all (arXiv:2212.04356, 2.2)."""
     rate_hz, hop_samples, window_s = 16000, 160, 30
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
