@@ -54,7 +54,8 @@ def apply(source: Path, step: str, code: str) -> None:
 @pytest.mark.parametrize("name", list(sections()))
 def test_extension_example_runs_from_the_page(name: str, tmp_path: Path) -> None:
     *steps, (last, example) = sections()[name]
-    assert steps and last == "run"
+    assert steps
+    assert last == "run"
     source = tmp_path / "src"
     shutil.copytree(PACKAGE, source / "otoscope", ignore=shutil.ignore_patterns("__pycache__"))
     for step, code in steps:

@@ -139,7 +139,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _recipes_of_limits(self) -> "RunConfig":
+    def _check_limit_presets(self) -> "RunConfig":
         for name in self.evaluate.strict.limit_presets:
             self.train.require(name, key="evaluate.strict.limit_presets", poolings=self.train.poolings[:1])
         return self

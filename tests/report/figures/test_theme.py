@@ -12,7 +12,7 @@ def test_a_name_keeps_its_colour_whatever_stands_beside_it(name: str) -> None:
     assert series_colours([name])[name] == series_colours(["mine", "yours", name])[name] == SERIES[name]
 
 
-@pytest.mark.parametrize("own", [["SAE", "dense"], ["untrained encoder", "SAE, the study's recipe"], []])
+@pytest.mark.parametrize("own", [["SAE", "dense"], ["untrained encoder", "SAE, the study's preset"], []])
 def test_names_without_a_colour_get_one_that_no_name_beside_them_has(own: list[str]) -> None:
     colours = series_colours([*own, "mine", "yours"])
     assert len(set(colours.values())) == len(colours)

@@ -33,7 +33,7 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
     )
     group_from: Literal["file", "parent", "top"] | None = Field(
         default=None,
-        description="source of the group, kept in one split: each file (the default), its folder, or the first folder",
+        description="source of the group, which stays in one split: file (default), its folder, or the first folder",
     )
     group_pattern: str | None = Field(
         default=None,

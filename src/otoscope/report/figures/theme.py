@@ -27,7 +27,7 @@ SERIES: dict[str, Colour] = {
     "SAE, pooled first": SAE_POOLED,
     "dense layer": DENSE,
     "SAE codes": SAE,
-    "SAE, the study's recipe": SAE_POOLED,
+    "SAE, the study's preset": SAE_POOLED,
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
 """Names in legends and their colours; blue and orange are distinguishable with any colour vision."""

@@ -197,11 +197,11 @@ def _codes(run: RunData) -> str | None:
     return (
         f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(sparsities)}"
         + (f"; {pooling}" if pooling else "")
-        + f". {_recipe(run)}Seed {results.seed}."
+        + f". {_training_settings(run)}Seed {results.seed}."
     )
 
 
-def _recipe(run: RunData) -> str:
+def _training_settings(run: RunData) -> str:
     presets = dict.fromkeys(str(card["preset"]) for card in run.cards.values() if "preset" in card)
     if (shown := run.results.preset) is not None:
         presets = {shown: None, **presets}
