@@ -201,7 +201,7 @@ class Loop:
 
         from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath
         from otoscope.linear.gram import MAX_SPARSE_COLUMN_DENSITY
-        from otoscope.linear.sparse_columns import make_sparse_columns
+        from otoscope.linear.sparse_descent import make_sparse_columns
 
         train = self.folds[0][0]
         live = np.ptp(self.x[train], axis=0) > 0

@@ -174,7 +174,7 @@ class Limits:
         import torch
 
         from otoscope.sae._kernels.buffers import Team
-        from otoscope.sae._kernels.matmul import multiply_rows
+        from otoscope.sae._kernels.forward import multiply_rows
         from otoscope.sae._kernels.tables import padded, words_for
 
         x, weights = torch.randn(case.batch, case.width), torch.randn(case.latents, case.width)

@@ -36,7 +36,7 @@ from otoscope.report.figures.figure import AnyChart, Figure, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of
-from otoscope.report.sections.strict_limits import limits_figure
+from otoscope.report.sections.strict_findings import limits_figure
 from otoscope.sae.model import SparseAutoencoder
 
 CONFIG = {name: value for name, value in LIGHT_CONFIG.items() if value is not None}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otoscope.linear.gram import Gramian
-from otoscope.linear.sparse_columns import SparseColumns, compute_residual, make_sparse_columns
+from otoscope.linear.sparse_descent import SparseColumns, compute_residual, make_sparse_columns
 from tests.linear.test_gram import rows_with
 
 

@@ -5,8 +5,7 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.linear import lasso_path, sparse_descent
-from otoscope.linear.sparse_columns import SparseColumns, make_sparse_columns
-from otoscope.linear.sparse_descent import SparseProblems, solve_sparse
+from otoscope.linear.sparse_descent import SparseColumns, SparseProblems, make_sparse_columns, solve_sparse
 
 
 def asked(

@@ -2,11 +2,16 @@
 
 import sys
 import time
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line on standard output.")]
+
 
 MIN_SHARE = 0.02
 """Share of a task that must be done before its rate is shown."""

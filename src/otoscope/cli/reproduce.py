@@ -10,8 +10,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.cli.progress import TerminalProgress
-from otoscope.cli.stages import Json
+from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.formatting import count
 
 if TYPE_CHECKING:  # `--help` does not wait for torch

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from otoscope.linear import lasso_path
 from otoscope.linear.admm import AdmmSolver, choose_rho_powers
 from otoscope.linear.lasso_problem import Iterate, LassoProblems, duality_gaps, slopes_at
-from otoscope.linear.sparse_columns import SparseColumns
-from otoscope.linear.sparse_descent import SparseProblems, solve_sparse
+from otoscope.linear.sparse_descent import SparseColumns, SparseProblems, solve_sparse
 
 MAX_PATH_DENSITY = 0.2
 """Share of nonzero weights below which `lasso_path` is faster than ADMM (measured)."""

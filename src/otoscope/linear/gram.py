@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otoscope.linear.sparse_columns import SparseColumns, make_sparse_columns
+from otoscope.linear.sparse_descent import SparseColumns, make_sparse_columns
 
 REACH = 2.0
 """Standard deviations beyond the range of the fitted rows to which each feature of predicted rows is clipped.

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.report.figures import marks
+from otoscope.report.figures import figure
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
@@ -19,8 +19,8 @@ def test_svg_figures_are_drawings_with_marks_in_them(made: Made) -> None:
     for file in files:
         root = ET.fromstring(file.read_text(encoding="utf-8"))
         assert root.tag == f"{SVG}svg"
-        marks = [e for e in root.iter(f"{SVG}path") if e.get("aria-roledescription")]
-        assert len(marks) > 10, file.name
+        figure = [e for e in root.iter(f"{SVG}path") if e.get("aria-roledescription")]
+        assert len(figure) > 10, file.name
 
 
 def test_pdf_figures_are_whole_pdf_files(made: Made) -> None:
@@ -183,7 +183,7 @@ def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
 
 def test_a_legend_names_dense_before_the_codes() -> None:
     rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
-    assert marks.series_names(rows) == ["dense", "SAE", "random"]
+    assert figure.series_names(rows) == ["dense", "SAE", "random"]
 
 
 def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:

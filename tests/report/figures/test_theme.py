@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from otoscope.report.figures.marks import series_colour, series_names
+from otoscope.report.figures.figure import series_colour, series_names
 from otoscope.report.figures.theme import OTHER, SERIES, series_colours
 
 

@@ -14,9 +14,11 @@ from otoscope.report.sections.strict_findings import (
     factor_findings,
     few_dimension_findings,
     layer_findings,
+    limit_findings,
+    limits_figure,
+    preset_list,
     task_findings,
 )
-from otoscope.report.sections.strict_limits import limit_findings, limits_figure, preset_list
 
 SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
 SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}

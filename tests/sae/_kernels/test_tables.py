@@ -5,8 +5,8 @@ import pytest
 import torch
 from numba import njit
 
+from otoscope.sae._kernels.forward import multiply_rows
 from otoscope.sae._kernels.gather import add_listed, add_products, add_weighted
-from otoscope.sae._kernels.matmul import multiply_rows
 from otoscope.sae._kernels.tables import padded, words_for, write_weights
 
 WIDTHS = [1, 31, 33, 48, 256, 288, 768, 800]

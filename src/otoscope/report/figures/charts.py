@@ -9,10 +9,10 @@ import polars as pl
 from otoscope.formatting import NBSP, sparsity
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE
 from otoscope.protocols.comparison import with_seed_means
-from otoscope.report.figures.figure import Chart
-from otoscope.report.figures.marks import (
+from otoscope.report.figures.figure import (
     PERCENT,
     R2_FLOOR,
+    Chart,
     intervals,
     layered,
     null_band,

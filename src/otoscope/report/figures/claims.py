@@ -10,8 +10,7 @@ import polars as pl
 from otoscope.protocols.claim_sources import EARLY_LATE
 from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate, difference
-from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.marks import PERCENT
+from otoscope.report.figures.figure import PERCENT, Figure, Panel
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
 POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.0f')"

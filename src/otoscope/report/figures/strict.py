@@ -12,7 +12,7 @@ from otoscope.metrics.representation import REPRESENTATIONS, representation_labe
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.sections.strict_limits import limits_figure
+from otoscope.report.sections.strict_findings import limits_figure
 from otoscope.report.tables import result_rows
 
 Row = Mapping[str, Any]

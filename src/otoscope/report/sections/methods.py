@@ -13,7 +13,7 @@ from otoscope.report import tables
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.strict_limits import margin_list
+from otoscope.report.sections.strict_findings import margin_list
 
 
 def strict_method(run: RunData) -> str | None:
