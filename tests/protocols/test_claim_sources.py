@@ -115,12 +115,12 @@ def test_strict_claims_on_two_groups_are_undecided():
     claims = strict_claims(table([replace(r, groups=2) for r in strict_study()]))
     for claim in claims:
         assert claim is not None
-        assert claim.judge() == (Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
+        assert claim.decide() == (Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
 
 
 def test_strict_claims_of_the_small_study_hold():
     verdicts = [
-        claim and (judgement := claim.judge()) and judgement.verdict for claim in strict_claims(table(strict_study()))
+        claim and (judgement := claim.decide()) and judgement.verdict for claim in strict_claims(table(strict_study()))
     ]
     assert verdicts == [Verdict.HOLDS] * 3
 

@@ -44,7 +44,7 @@ def number(
 def test_task_claim_is_judged_by_the_interval_of_the_change(
     codes: Estimate, dense: Estimate, verdict: Verdict, reason: Reason
 ):
-    assert TaskClaim(dense, {0.95: codes}, "technique").judge() == (verdict, reason)
+    assert TaskClaim(dense, {0.95: codes}, "technique").decide() == (verdict, reason)
 
 
 def test_task_claim_has_a_limit_only_where_the_densest_codes_are_not_beaten():
@@ -80,7 +80,7 @@ NARROW, WIDE = number(5.0, 4.0, 6.0), number(20.0, 15.0, 25.0)
     ],
 )
 def test_compactness_claim_needs_disjoint_intervals(claim: CompactnessClaim, verdict: Verdict):
-    judgement = claim.judge()
+    judgement = claim.decide()
     assert judgement is not None
     assert judgement.verdict is verdict
 
@@ -98,7 +98,7 @@ def test_compactness_claim_needs_disjoint_intervals(claim: CompactnessClaim, ver
     ],
 )
 def test_compactness_claim_names_the_reason(claim: CompactnessClaim, reason: Reason):
-    judgement = claim.judge()
+    judgement = claim.decide()
     assert judgement is not None
     assert judgement.reason is reason
 
@@ -123,7 +123,7 @@ def test_compactness_claim_shows_no_learning_where_untrained_codes_match(untrain
 def test_ordering_claim_needs_every_lead(leads: list[Estimate], verdict: Verdict):
     categories = ("formants", "mfcc")
     claim = OrderingClaim(leads=[LayerLead("pitch", *pair) for pair in zip(categories, leads, strict=False)])
-    judgement = claim.judge()
+    judgement = claim.decide()
     assert judgement is not None
     assert judgement.verdict is verdict
 
@@ -140,12 +140,12 @@ def test_ordering_claim_needs_every_lead(leads: list[Estimate], verdict: Verdict
     ],
 )
 def test_ordering_claim_must_not_rest_on_the_input_layer(lead: Estimate, blocks: Estimate, verdict: Verdict):
-    judgement = OrderingClaim(leads=[LayerLead("pitch", "formants", lead, blocks)]).judge()
+    judgement = OrderingClaim(leads=[LayerLead("pitch", "formants", lead, blocks)]).decide()
     assert judgement is not None
     assert judgement.verdict is verdict
     assert (judgement.reason is Reason.RESTS_ON_INPUT) == (verdict is Verdict.UNDECIDED)
 
 
 def test_claims_without_numbers_are_not_judged():
-    assert CompactnessClaim(LayerAndCodes(number(0.5), number(0.6))).judge() is None
-    assert OrderingClaim(early={"pitch": 4.0}).judge() is None
+    assert CompactnessClaim(LayerAndCodes(number(0.5), number(0.6))).decide() is None
+    assert OrderingClaim(early={"pitch": 4.0}).decide() is None

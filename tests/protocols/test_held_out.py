@@ -9,7 +9,7 @@ import pytest
 
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.held_out import HeldOutSettings, measure, rebuilt
+from otoscope.protocols.held_out import HeldOutSettings, measure_representation, reconstruction_records
 from otoscope.runs.inputs import Clips, Features
 
 GROUPS, EACH, LATENTS = 20, 20, 12
@@ -49,7 +49,7 @@ def clips(codes: np.ndarray) -> Clips:
 
 
 def judged(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
-    return to_table(measure(Features(codes, codes), clips, settings, ABOUT))
+    return to_table(measure_representation(Features(codes, codes), clips, settings, ABOUT))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_reconstruction_rows_carry_intervals_and_counts(codes: np.ndarray, clips
     rows = codes @ rng.standard_normal((LATENTS, 6)).astype(np.float32) + 1.0  # no row is zero, which has no direction
     meter = ReconstructionMeter(rows.mean(axis=0))
     meter.update(rows, rows.copy(), codes, clips.groups)
-    found = to_table(rebuilt(meter.result(resamples=100), "test", ABOUT))
+    found = to_table(reconstruction_records(meter.result(resamples=100), "test", ABOUT))
     values = dict(found.select("metric", "value").iter_rows())
     assert values["explained_variance"] == pytest.approx(1.0)
     assert values["mse"] == pytest.approx(0.0)

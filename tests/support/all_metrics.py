@@ -9,21 +9,28 @@ from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
-from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors
-from otoscope.protocols.strict.layers_and_limits import Level, layers_of, limits_of
-from otoscope.protocols.strict.regression import factor_records, predicted_share, read_linearly
-from otoscope.protocols.strict.seeds import repeated
+from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, measure_factors
+from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
+from otoscope.protocols.strict.regression import factor_records, fit_ridge_scores, predicted_share_records
+from otoscope.protocols.strict.seeds import compare_seeds
 from otoscope.protocols.strict.structure import (
-    Common,
-    Measured,
+    CommonFactors,
+    RepresentationScores,
     common_factors,
-    factor_curve,
-    label_curves,
-    mean_r2,
-    measure,
-    structure,
+    factor_curve_records,
+    label_curve_records,
+    mean_r2_records,
+    score_representation,
+    structure_records,
 )
-from otoscope.protocols.strict.tasks import Asked, Repetitions, ask, ask_of, counted, tasks_of
+from otoscope.protocols.strict.tasks import (
+    FactorTargets,
+    Repetitions,
+    available_tasks,
+    effective_rank_records,
+    evaluate_task,
+    prepare_factors,
+)
 from otoscope.runs.inputs import Clips, Features
 from tests.support.reconstruction import measure_reconstruction
 
@@ -82,8 +89,8 @@ def made_up(seed: int) -> tuple[Encoded, Clips]:
 
 def every_metric(given: Encoded, clips: Clips) -> dict[Key, float]:
     """Return every number that the protocols write of these codes."""
-    asked = ask_of(clips, CATEGORIES, near_duplicates=0.9)
-    return _by_key(_records(given, clips, asked))
+    targets = prepare_factors(clips, CATEGORIES, near_duplicates=0.9)
+    return _by_key(_records(given, clips, targets))
 
 
 def study_figures(given: Encoded, clips: Clips, switches: Mariotte2025Settings) -> dict[Key, float]:
@@ -100,63 +107,65 @@ def _by_key(records: Iterator[Record]) -> dict[Key, float]:
     return found
 
 
-def _records(given: Encoded, clips: Clips, asked: Asked) -> Iterator[Record]:
+def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[Record]:
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
     brief = held_out.HeldOutSettings(permutations=2, resamples=RESAMPLES)
-    yield from held_out.measure(Features(codes, codes), clips, brief, about)
+    yield from held_out.measure_representation(Features(codes, codes), clips, brief, about)
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
     quality = measure_reconstruction(rows, rebuilt, codes, clips.groups, mean_train=rows.mean(axis=0))
-    yield from held_out.rebuilt(quality, "test", about)
-    yield from _strict(given, asked, replace(about, protocol="strict"))
+    yield from held_out.reconstruction_records(quality, "test", about)
+    yield from _strict(given, targets, replace(about, protocol="strict"))
     yield from _study(codes, clips, replace(about, protocol="mariotte2025"), CORRECTED)
 
 
-def _strict(given: Encoded, asked: Asked, about: Record) -> Iterator[Record]:
+def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[Record]:
     codes = given.layers[-1]
-    read = {i: read_linearly(layer, asked, folds=3, permutations=2) for i, layer in enumerate(given.layers)}
-    found: Measured = measure(codes, asked, STRICT, resamples=RESAMPLES)
-    common = Common(common_factors(found, [found], min_r2=0.1), asked.names, 5.0)
-    yield from counted(asked, about)
-    yield from factor_records(found.reading, asked, about)
-    yield from predicted_share(found.reading, 0.1, about, among=np.ones(len(asked.names), dtype=bool))
-    yield from structure(found, common, about)
-    yield from mean_r2(read[2], common, about, resamples=RESAMPLES)
-    yield from factor_curve(found, common, STRICT, about)
-    yield from label_curves(codes, asked, STRICT, about, resamples=RESAMPLES)
-    yield from layers_of(read, asked, about, resamples=RESAMPLES)
-    yield from _limited(codes, asked, common, about)
+    read = {i: fit_ridge_scores(layer, targets, folds=3, permutations=2) for i, layer in enumerate(given.layers)}
+    found: RepresentationScores = measure_factors(codes, targets, STRICT, resamples=RESAMPLES)
+    common = CommonFactors(common_factors(found, [found], min_r2=0.1), targets.names, 5.0)
+    yield from effective_rank_records(targets, about)
+    yield from factor_records(found.lasso, targets, about)
+    yield from predicted_share_records(found.lasso, 0.1, about, among=np.ones(len(targets.names), dtype=bool))
+    yield from structure_records(found, common, about)
+    yield from mean_r2_records(read[2], common, about, resamples=RESAMPLES)
+    yield from factor_curve_records(found, common, STRICT, about)
+    yield from label_curve_records(codes, targets, STRICT, about, resamples=RESAMPLES)
+    yield from layer_records(read, targets, about, resamples=RESAMPLES)
+    yield from _limited(codes, targets, common, about)
     repeat = Repetitions(permutations=2, resamples=RESAMPLES, folds=3)
-    clips = asked.clips
-    for task in tasks_of(clips.labels, clips.factors, clips.factor_names, split=clips.split, target="pitch a"):
-        yield from ask(task, codes, split=clips.split, groups=clips.groups, repeat=repeat, about=about).records
-    seeds = repeated([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
+    clips = targets.clips
+    for task in available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target="pitch a"):
+        yield from evaluate_task(
+            task, codes, split=clips.split, groups=clips.groups, repeat=repeat, about=about
+        ).records
+    seeds = compare_seeds([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
     yield from seeds.records
 
 
-def _limited(codes: np.ndarray, asked: Asked, common: Common, about: Record) -> Iterator[Record]:
+def _limited(codes: np.ndarray, targets: FactorTargets, common: CommonFactors, about: Record) -> Iterator[Record]:
     """Codes cut to their largest values, relative to each latent's own largest, stand for sparser dictionaries."""
     height = codes / np.maximum(codes.max(axis=0), 1e-12)
     levels: dict[float, Level] = {}
     for level in LEVELS:
         kept = np.where(height >= level / 2, codes, 0)
-        linear = read_linearly(kept, asked, folds=3, permutations=1)
-        (mean,) = [r.value for r in mean_r2(linear, common, about, resamples=2)] or [np.nan]
+        linear = fit_ridge_scores(kept, targets, folds=3, permutations=1)
+        (mean,) = [r.value for r in mean_r2_records(linear, common, about, resamples=2)] or [np.nan]
         levels[level] = Level(mean, np.full(RESAMPLES, mean))
-    yield from limits_of(levels, kind="factors", target="cut", about=about)
+    yield from limit_records(levels, kind="factors", target="cut", about=about)
 
 
 def _study(codes: np.ndarray, clips: Clips, about: Record, switches: Mariotte2025Settings) -> Iterator[Record]:
     """The study's figures on factors; its probe, which sees the unit of latents, is left out."""
     test = clips.split == "test"
     sides = {name: clips.labels["high"][clips.split == name] for name in ("train", "valid", "test")}
-    known = Known(
+    known = ClipTargets(
         *({"high": side} for side in sides.values()),
         clips.groups[test],
         clips.groups[test],
         clips.factors[test],
         clips.factor_names,
     )
-    views = Views(codes[None, clips.split == "train"], codes[clips.split == "valid"], codes[test], codes[test])
-    yield from judge_factors(views, known, switches, about, width=5, dense=True)
+    views = SplitFeatures(codes[None, clips.split == "train"], codes[clips.split == "valid"], codes[test], codes[test])
+    yield from measure_factors(views, known, switches, about, width=5, dense=True)

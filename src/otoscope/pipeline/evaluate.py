@@ -15,8 +15,8 @@ from otoscope.runs.inputs import EvaluationInputs, ProtocolRun, load_inputs
 
 PROTOCOLS: dict[str, Callable[[Context, EvaluationInputs], ProtocolRun]] = {
     "held_out": held_out.plan,
-    "mariotte2025": mariotte2025.judge,
-    "strict": strict.judge,
+    "mariotte2025": mariotte2025.plan,
+    "strict": strict.plan,
 }
 """Function of each name in `evaluate.protocols`; a new protocol adds one here and its name to the configuration."""
 

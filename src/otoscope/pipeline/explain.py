@@ -22,7 +22,7 @@ from otoscope.explain import (
 )
 from otoscope.factors.table import FactorTable
 from otoscope.protocols import strict
-from otoscope.protocols.strict.compare import Reappearing, reappearing
+from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import code_features, encode_rows
@@ -40,7 +40,7 @@ def explain(run: Context) -> None:
     config, folder, watch = run.config, run.folder, run.progress
     store = ActivationStore.open(folder.activations)
     results = read_table(folder.results)
-    compared = reappearing(folder, results)
+    compared = read_reappearing_latents(folder, results)
     member = choose_member(results, training_grid(config, store.layers), compared)
     shown = config.report.model_dump(mode="json", include={"factors", "clips"})
     corpus = load_corpus(folder).select(store.clip_ids)
@@ -82,7 +82,9 @@ def explain(run: Context) -> None:
     run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, progress=watch, code=["otoscope.explain"])
 
 
-def choose_member(results: pl.DataFrame, grid: list[GridMember], compared: Reappearing | None = None) -> GridMember:
+def choose_member(
+    results: pl.DataFrame, grid: list[GridMember], compared: ReappearingLatents | None = None
+) -> GridMember:
     """Choose the dictionary that the gallery shows, by validation groups.
 
     The dictionary that the strict protocol compared in full comes first, because the seed stability of its latents is
@@ -115,7 +117,7 @@ def _choose(
     sae: SparseAutoencoder,
     member: GridMember,
     results: pl.DataFrame,
-    compared: Reappearing | None,
+    compared: ReappearingLatents | None,
     watch: ProgressReporter,
 ) -> list[tuple[LatentChoice, list[ActivatingClip]]]:
     clips = clip_arrays(corpus, FactorTable.load(folder.factors), config)
@@ -138,7 +140,7 @@ def _choose(
         test_mask=clips.split == "test",
         groups=groups,
         top=config.report.factors,
-        allowed=None if compared is None else compared.allowed,
+        allowed=None if compared is None else compared.stable,
     )
     with_clips: list[tuple[LatentChoice, list[ActivatingClip]]] = []
     for choice in chosen:
@@ -150,7 +152,7 @@ def _choose(
             codes_of=_codes_over_time(store, sae, member),
             top=config.report.clips,
         )
-        with_clips.append((choice if compared is None else compared.told(choice), top_clips))
+        with_clips.append((choice if compared is None else compared.with_seed_counts(choice), top_clips))
         watch.advance(1, note=choice.factor)
     return with_clips
 

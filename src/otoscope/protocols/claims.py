@@ -111,7 +111,7 @@ class TaskClaim:
         """Sparsity that exceeds the densest codes by more than the margin: then no limit can be determined."""
         return better_than_densest({s: codes.value for s, codes in self.codes.items()}, MARGIN)
 
-    def judge(self) -> Judgement:
+    def decide(self) -> Judgement:
         """Decide whether codes of high sparsity keep what the layer holds on the task.
 
         With d the codes' value minus the layer's, and its interval (`comparison.difference`):
@@ -177,7 +177,7 @@ class CompactnessClaim:
         most = codes.high if codes.bounded else codes.value
         return not any(estimate.value <= most for estimate in self.unlearned.values())
 
-    def judge(self) -> Judgement | None:
+    def decide(self) -> Judgement | None:
         """Decide whether a factor takes fewer dimensions of the codes than of the layer; None if not measured.
 
         It holds when the codes take fewer effective dimensions and a few of them predict as much as a few of the
@@ -224,7 +224,7 @@ class OrderingClaim:
         """Leads whose whole interval lies below 0, also beyond chance without layer 0."""
         return [lead for lead in self.leads if lead.estimate.high < 0 and lead.stands(-1.0)]
 
-    def judge(self) -> Judgement | None:
+    def decide(self) -> Judgement | None:
         """Decide whether pitch is read in earlier layers than formants and MFCC; None if not measured.
 
         It holds when the interval of every lead lies above 0 and its value above the null's upper end; it fails when

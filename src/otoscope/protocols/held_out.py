@@ -45,15 +45,17 @@ class HeldOutSettings:
     seed: int = 0
 
 
-def measure(features: Features, clips: Clips, settings: HeldOutSettings, about: Record) -> Iterator[Record]:
+def measure_representation(
+    features: Features, clips: Clips, settings: HeldOutSettings, about: Record
+) -> Iterator[Record]:
     """Yield every number about one representation; `about` carries what they share (layer, dictionary, ...)."""
     for label, values in clips.labels.items():
-        yield from _probed(features.probe, label, values, clips, settings, about)
+        yield from _probe_records(features.probe, label, values, clips, settings, about)
     if clips.factor_names:
-        yield from _factors(features.units, clips, settings, about)
+        yield from _factor_records(features.units, clips, settings, about)
 
 
-def rebuilt(measured: Reconstruction, split: str, about: Record) -> Iterator[Record]:
+def reconstruction_records(measured: Reconstruction, split: str, about: Record) -> Iterator[Record]:
     """Yield the numbers on reconstruction and firing of one dictionary on one split."""
     shared = replace(about, split=split, n=measured.rows, groups=measured.groups)
     for metric in ("explained_variance", "mse", "cosine", "l0"):
@@ -63,7 +65,7 @@ def rebuilt(measured: Reconstruction, split: str, about: Record) -> Iterator[Rec
     yield replace(shared, metric="always_on_fraction", value=measured.always_on_fraction)
 
 
-def _probed(
+def _probe_records(
     features: Float[np.ndarray, "clips statistics"],
     label: str,
     values: Shaped[np.ndarray, " clips"],
@@ -73,7 +75,7 @@ def _probed(
 ) -> Iterator[Record]:
     shared = replace(about, target=label)
     if not live_columns(features[clips.split == "train"]).any():
-        yield from _nothing_to_read(shared)
+        yield from _empty_probe_records(shared)
         return
     found = fit_probe(
         features,
@@ -91,24 +93,24 @@ def _probed(
     ):
         yield shared.with_score(metric, score, split="test")
     chosen_by = found.valid_balanced_accuracy
-    n, groups = _counted(clips, "valid", values != "")
+    n, groups = _count_clips_and_groups(clips, "valid", values != "")
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=n, groups=groups)
 
 
-def _counted(clips: Clips, split: str, known: Bool[np.ndarray, " clips"]) -> tuple[int, int]:
+def _count_clips_and_groups(clips: Clips, split: str, known: Bool[np.ndarray, " clips"]) -> tuple[int, int]:
     """Count the clips of a split whose value is known, and their groups."""
     chosen = (clips.split == split) & known
     return int(chosen.sum()), len(np.unique(clips.groups[chosen]))
 
 
-def _nothing_to_read(shared: Record) -> Iterator[Record]:
+def _empty_probe_records(shared: Record) -> Iterator[Record]:
     """Yield a probe's rows without a value, as for a dictionary that is dead: it was asked and says nothing."""
     for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
         yield replace(shared, metric=metric, split="test", value=math.nan)
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=math.nan)
 
 
-def _factors(
+def _factor_records(
     units: Float[np.ndarray, "clips units"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> Iterator[Record]:
     fits = fit_factors(
@@ -125,7 +127,7 @@ def _factors(
     for j, name in enumerate(clips.factor_names):
         shared = replace(about, target=name, n=int(fits.n[j]), groups=int(fits.groups[j]))
         yield shared.with_score("factor_r2", fits.score(j), split="test")
-        n, groups = _counted(clips, "valid", ~np.isnan(clips.factors[:, j]))
+        n, groups = _count_clips_and_groups(clips, "valid", ~np.isnan(clips.factors[:, j]))
         yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))
@@ -154,22 +156,22 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
     settings, shared = HeldOutSettings(**asked), fingerprint(code_version(*CODE), material.fingerprint, asked)
 
-    mean_of = _Means(material)
+    mean_of = _TrainMeans(material)
     layers = material.store.layers
     parts = [
         *(_dense_part(material, layer, settings, shared) for layer in layers),
         *(_sae_part(material, folder, member, settings, shared, mean_of) for member in training_grid(config, layers)),
     ]
 
-    def make() -> None:
+    def compute() -> None:
         title = f"evaluating {count(len(parts), 'representation')}"
         ensure(folder.parts, parts, watch, title=title, unit="representations", executor=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
-    return ProtocolRun(inputs, make, lambda: read_records(folder.parts, parts))
+    return ProtocolRun(inputs, compute, lambda: read_records(folder.parts, parts))
 
 
-class _Means:
+class _TrainMeans:
     """The mean of the training rows of each layer, worked out once in each process."""
 
     def __init__(self, material: EvaluationInputs) -> None:
@@ -183,12 +185,12 @@ class _Means:
 
 
 def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSettings, shared: str) -> CachedResult:
-    def make() -> ComputedResult:
+    def compute() -> ComputedResult:
         pooled = material.store.pooled(layer)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
-        return ComputedResult(list(measure(Features(pooled, pooled), material.clips, settings, about)))
+        return ComputedResult(list(measure_representation(Features(pooled, pooled), material.clips, settings, about)))
 
-    return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), make)
+    return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
 
 
 def _sae_part(
@@ -199,11 +201,11 @@ def _sae_part(
     shared: str,
     mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
 ) -> CachedResult:
-    home = folder.saes / member.sae_id
+    sae_folder = folder.saes / member.sae_id
 
-    def make() -> ComputedResult:
+    def compute() -> ComputedResult:
         store, clips = material.store, material.clips
-        sae = load_sae(home).sae
+        sae = load_sae(sae_folder).sae
         meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
         features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
         shared_by_all = material.record_template(
@@ -212,7 +214,7 @@ def _sae_part(
         about = replace(shared_by_all, **member.columns())
         records: list[Record] = []
         for split, meter in meters.items():
-            records += rebuilt(meter.result(resamples=settings.resamples), split, about)
-        return ComputedResult([*records, *measure(features, clips, settings, about)])
+            records += reconstruction_records(meter.result(resamples=settings.resamples), split, about)
+        return ComputedResult([*records, *measure_representation(features, clips, settings, about)])
 
-    return CachedResult(member.sae_id, fingerprint(shared, read_json(home / "card.json")["sha256"]), make)
+    return CachedResult(member.sae_id, fingerprint(shared, read_json(sae_folder / "card.json")["sha256"]), compute)

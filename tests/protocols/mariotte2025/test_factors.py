@@ -10,9 +10,9 @@ from otoscope.factors.user_table import category
 from otoscope.protocols.mariotte2025.factors import (
     count_categories,
     entropy_bits,
-    kept,
+    included_factors,
+    mean_over_top,
     score_factors,
-    top,
 )
 
 ROWS = 200
@@ -90,13 +90,15 @@ def test_unseen_singers_agree_with_a_plain_loop():
 def test_the_mean_over_ten_factors_ranks_by_what_it_is_told():
     values, by = np.array([0.1, 0.9, np.nan, 0.5]), np.array([3.0, 1.0, 9.0, 2.0])
     settings = ReproductionSettings()
-    assert top(values, by=by, settings=settings).members.tolist() == [2, 0, 3, 1]
-    assert top(values, by=by, settings=settings).mean == pytest.approx(0.5)
+    assert mean_over_top(values, by=by, settings=settings).members.tolist() == [2, 0, 3, 1]
+    assert mean_over_top(values, by=by, settings=settings).mean == pytest.approx(0.5)
     many = np.linspace(0, 1, 21)
-    assert top(many, by=many, settings=settings).mean == pytest.approx(many[-10:].mean())
-    assert top(many, by=many, settings=ReproductionSettings(factors_averaged="all")).mean == pytest.approx(0.5)
+    assert mean_over_top(many, by=many, settings=settings).mean == pytest.approx(many[-10:].mean())
+    assert mean_over_top(many, by=many, settings=ReproductionSettings(factors_averaged="all")).mean == pytest.approx(
+        0.5
+    )
     nothing = np.full(3, np.nan)
-    assert np.isnan(top(nothing, by=nothing, settings=settings).mean)
+    assert np.isnan(mean_over_top(nothing, by=nothing, settings=settings).mean)
 
 
 def test_entropy_of_known_histograms_and_who_is_degenerate():
@@ -104,8 +106,8 @@ def test_entropy_of_known_histograms_and_who_is_degenerate():
     lone[7] = 50.0
     factors = np.stack([even, lone], axis=1)
     assert entropy_bits(factors) == pytest.approx([np.log2(10), 0.0808], abs=1e-3)
-    assert kept(factors, ReproductionSettings()).tolist() == [True, True]
-    assert kept(factors, ReproductionSettings(degenerate_factors="drop")).tolist() == [True, False]
+    assert included_factors(factors, ReproductionSettings()).tolist() == [True, True]
+    assert included_factors(factors, ReproductionSettings(degenerate_factors="drop")).tolist() == [True, False]
 
 
 @pytest.mark.shared

@@ -5,13 +5,19 @@ import pytest
 
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.mariotte2025.measure import Known, Views, judge_factors, judge_probes, judge_reconstruction
+from otoscope.protocols.mariotte2025.measure import (
+    ClipTargets,
+    SplitFeatures,
+    measure_factors,
+    measure_probes,
+    measure_reconstruction,
+)
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="dense", layer=1, protocol="mariotte2025")
 NAMES = (*(f"mfcc{i}_sma3_amean" for i in (1, 2, 3, 4)), "F0semitoneFrom27.5Hz_sma3nz_amean")
 
 
-def made(*, missing: bool = False) -> tuple[Views, Known]:
+def made(*, missing: bool = False) -> tuple[SplitFeatures, ClipTargets]:
     """Three classes that the first columns tell; five factors, the last told by one column."""
     rng = np.random.default_rng(0)
 
@@ -26,7 +32,7 @@ def made(*, missing: bool = False) -> tuple[Views, Known]:
         factors[:, 0] = np.nan
         factors[3, 2] = np.nan
     label = {"technique": np.array(["a", "b", "c"] * 20)}
-    known = Known(
+    known = ClipTargets(
         train_labels=label,
         valid_labels={"technique": label["technique"][:30]},
         test_labels=label,
@@ -35,7 +41,7 @@ def made(*, missing: bool = False) -> tuple[Views, Known]:
         factors=factors,
         factor_names=NAMES,
     )
-    return Views(side(60, 1)[None], side(30, 2), test, test), known
+    return SplitFeatures(side(60, 1)[None], side(30, 2), test, test), known
 
 
 def values(records, metric: str) -> dict[str, float]:
@@ -44,7 +50,7 @@ def values(records, metric: str) -> dict[str, float]:
 
 def test_a_probe_reads_what_is_there_on_the_clips_it_says():
     views, known = made()
-    records = list(judge_probes(views, known, ReproductionSettings(probe_epochs=400), ABOUT))
+    records = list(measure_probes(views, known, ReproductionSettings(probe_epochs=400), ABOUT))
     (test,) = [r for r in records if r.split == "test"]
     assert (test.metric, test.target, test.n, test.groups) == ("probe_accuracy", "technique", 60, 2)
     assert test.value > 0.85
@@ -54,13 +60,15 @@ def test_a_probe_reads_what_is_there_on_the_clips_it_says():
 def test_clips_without_a_label_take_no_part():
     views, known = made()
     known.test_labels["technique"] = np.where(np.arange(60) < 10, known.test_labels["technique"], "")
-    test = next(r for r in judge_probes(views, known, ReproductionSettings(probe_epochs=5), ABOUT) if r.split == "test")
+    test = next(
+        r for r in measure_probes(views, known, ReproductionSettings(probe_epochs=5), ABOUT) if r.split == "test"
+    )
     assert (test.n, test.groups) == (10, 1)
 
 
 def test_a_factor_that_is_there_is_found_in_one_dimension():
     views, known = made()
-    records = list(judge_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=True))
+    records = list(measure_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=True))
     assert values(records, "factor_r2_in_sample")[NAMES[4]] == pytest.approx(0.99, abs=0.01)
     assert values(records, "completeness")[NAMES[4]] == pytest.approx(1.0, abs=0.01)
     assert values(records, "category_count")["pitch"] == 1
@@ -79,14 +87,16 @@ def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
     # ten factors predicted by many columns, ten by nothing: the latter are perfectly complete
     told = spread[:, None] + 0.1 * rng.standard_normal((80, 10))
     factors = np.hstack([told, rng.standard_normal((80, 10))])
-    views = Views(features[None], features, features, features)
+    views = SplitFeatures(features[None], features, features, features)
     names = tuple(f"f{i}" for i in range(20))
     none = {"technique": np.array([""] * 80)}
-    known = Known(none, none, none, np.array(["a"] * 80), np.array(["a"] * 80), factors, names)
+    known = ClipTargets(none, none, none, np.array(["a"] * 80), np.array(["a"] * 80), factors, names)
     strong = ReproductionSettings(alpha=0.3)
 
     def mean_of(settings: ReproductionSettings, *, dense: bool) -> float:
-        return values(list(judge_factors(views, known, settings, ABOUT, width=30, dense=dense)), "top_completeness")[""]
+        return values(list(measure_factors(views, known, settings, ABOUT, width=30, dense=dense)), "top_completeness")[
+            ""
+        ]
 
     assert mean_of(strong, dense=True) < 0.8
     assert mean_of(strong, dense=False) == pytest.approx(1.0, abs=0.05)
@@ -96,7 +106,7 @@ def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
 
 def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
     views, known = made(missing=True)
-    records = list(judge_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=False))
+    records = list(measure_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=False))
     found = [r for r in records if r.metric == "factor_r2_in_sample"]
     assert {r.target for r in found} == set(NAMES[1:])
     assert {r.n for r in found} == {59}
@@ -105,14 +115,14 @@ def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
 
 def test_no_factors_no_numbers():
     views, known = made()
-    empty = Known(**{**vars(known), "factors": np.full((60, 5), np.nan)})
-    assert list(judge_factors(views, empty, ReproductionSettings(), ABOUT, width=8, dense=True)) == []
+    empty = ClipTargets(**{**vars(known), "factors": np.full((60, 5), np.nan)})
+    assert list(measure_factors(views, empty, ReproductionSettings(), ABOUT, width=8, dense=True)) == []
 
 
 def test_reconstruction_of_known_rows():
     rows = np.array([[0.0, 0.0], [2.0, 2.0]], dtype=np.float32)
     codes = np.array([[1.0, 0.0, 0.0], [1.0, 2.0, 0.0]], dtype=np.float32)
-    records = list(judge_reconstruction(rows, rows + 0.5, codes, np.array([1.0, 1.0]), ABOUT))
+    records = list(measure_reconstruction(rows, rows + 0.5, codes, np.array([1.0, 1.0]), ABOUT))
     assert {r.metric: r.value for r in records} == pytest.approx(
         {"mse": 0.25, "explained_variance": 0.75, "l0": 1.5, "dead_fraction": 1 / 3}
     )

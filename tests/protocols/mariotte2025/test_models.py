@@ -15,12 +15,12 @@ def test_the_rule_chooses_the_published_pair_from_the_published_probes(name: str
     rows = rows.filter(
         (rows["metric"] == "probe_accuracy") & (rows["model"] == name) & (rows["representation"] == "dense")
     )
-    assert MODELS[name].chosen(dict(rows.select("layer", "value").iter_rows())) == MODELS[name].published
+    assert MODELS[name].choose_layers(dict(rows.select("layer", "value").iter_rows())) == MODELS[name].published
 
 
 def test_the_last_layer_counts_once_even_when_it_is_best() -> None:
-    assert MODELS["HuBERT"].chosen({0: 0.1, 1: 0.5, 2: 0.9}) == (1, 2)
-    assert MODELS["AST"].chosen({0: 0.5, 1: 0.5, 2: 0.5}) == (0, 1)
+    assert MODELS["HuBERT"].choose_layers({0: 0.1, 1: 0.5, 2: 0.9}) == (1, 2)
+    assert MODELS["AST"].choose_layers({0: 0.5, 1: 0.5, 2: 0.5}) == (0, 1)
 
 
 def test_checkpoints_of_a_folder_go_by_hub_name_or_the_studys(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from otoscope.protocols.mariotte2025.published import (
     KEYS,
     STANDARD_ERRORS,
     compare,
-    not_asked,
+    models_not_run,
     published,
     standard_error,
 )
@@ -136,11 +136,11 @@ def test_ours_stand_beside_theirs_in_every_row() -> None:
 def test_models_that_were_not_asked_for_have_no_rows_and_are_named() -> None:
     table = compare({"AST": rows("AST", {6: 0.8})}, [MODELS["AST"]])
     assert set(table["model"]) == {"AST"}
-    others, numbers = not_asked(table)
+    others, numbers = models_not_run(table)
     assert sorted(others) == ["HuBERT", "MERT", "WavLM"]
     assert numbers + table.height == published().height
     everything = compare({name: rows(name, {}) for name in MODELS}, list(MODELS.values()))
-    assert (everything.height, not_asked(everything)) == (published().height, ([], 0))
+    assert (everything.height, models_not_run(everything)) == (published().height, ([], 0))
 
 
 def test_a_stand_ins_layers_take_the_places_of_the_published_pair() -> None:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from otoscope.protocols.strict.run import Held, best_layer, sparsest_good
+from otoscope.protocols.strict.run import HeldOutScores, best_layer, sparsest_within_error
 
 
-def held(mean: float, *, spread: float = 0.0, seed: int = 0) -> Held:
+def held(mean: float, *, spread: float = 0.0, seed: int = 0) -> HeldOutScores:
     noise = np.random.default_rng(seed).standard_normal(40)
-    return Held(mean + spread * (noise - noise.mean()), np.zeros(0))
+    return HeldOutScores(mean + spread * (noise - noise.mean()), np.zeros(0))
 
 
 def test_the_layer_that_reads_most_and_the_lowest_of_equals():
@@ -16,23 +16,23 @@ def test_the_layer_that_reads_most_and_the_lowest_of_equals():
 
 
 def test_what_cannot_be_read_counts_as_nothing_however_bad():
-    poor = Held(np.array([-50.0, 0.9]), np.zeros(0))
-    fair = Held(np.array([0.1, 0.5]), np.zeros(0))
+    poor = HeldOutScores(np.array([-50.0, 0.9]), np.zeros(0))
+    fair = HeldOutScores(np.array([0.1, 0.5]), np.zeros(0))
     assert best_layer({0: fair, 1: poor}) == 1
 
 
 def test_a_loss_within_one_standard_error_is_no_loss():
     found = {0.75: held(0.50, spread=0.1, seed=1), 0.9: held(0.495, spread=0.1, seed=2), 0.99: held(0.3)}
-    assert sparsest_good(found, independent=20) == 0.9
-    assert sparsest_good({0.75: held(0.5), 0.9: held(0.49)}, independent=20) == 0.75
+    assert sparsest_within_error(found, independent=20) == 0.9
+    assert sparsest_within_error({0.75: held(0.5), 0.9: held(0.49)}, independent=20) == 0.75
 
 
 def test_fewer_independent_factors_make_a_wider_error():
     found = {0.75: held(0.50, spread=0.1, seed=1), 0.9: held(0.47, spread=0.1, seed=2)}
-    assert sparsest_good(found, independent=1000) == 0.75
-    assert sparsest_good(found, independent=4) == 0.9
+    assert sparsest_within_error(found, independent=1000) == 0.75
+    assert sparsest_within_error(found, independent=4) == 0.9
 
 
 def test_tasks_decide_where_there_are_no_factors():
     none = np.zeros(0)
-    assert best_layer({0: Held(none, np.array([0.3])), 1: Held(none, np.array([0.8]))}) == 1
+    assert best_layer({0: HeldOutScores(none, np.array([0.3])), 1: HeldOutScores(none, np.array([0.8]))}) == 1

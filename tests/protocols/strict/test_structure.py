@@ -7,49 +7,59 @@ import pytest
 
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.regression import predicted_share, read_linearly, well_read
-from otoscope.protocols.strict.structure import Common, Measured, common_factors, jackknife, mean_r2, measure, structure
-from otoscope.protocols.strict.tasks import Asked, ask_of, continuous_target
+from otoscope.protocols.strict.regression import fit_ridge_scores, predicted_factors, predicted_share_records
+from otoscope.protocols.strict.structure import (
+    CommonFactors,
+    RepresentationScores,
+    common_factors,
+    jackknife,
+    mean_r2_records,
+    score_representation,
+    structure_records,
+)
+from otoscope.protocols.strict.tasks import FactorTargets, continuous_target, prepare_factors
 from otoscope.runs.inputs import Clips
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=1)
 SETTINGS = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
 
 
-def world(n_factors: int = 6, seed: int = 0) -> tuple[Asked, np.ndarray]:
+def world(n_factors: int = 6, seed: int = 0) -> tuple[FactorTargets, np.ndarray]:
     rng = np.random.default_rng(seed)
     groups = np.repeat([f"g{i:02d}" for i in range(15)], 12)
     split = np.repeat(["train", "valid", "test"], [96, 36, 48])
     factors = rng.standard_normal((180, n_factors))
     names = tuple(f"f{j}" for j in range(n_factors))
     clips = Clips(split, groups, {}, factors, names)
-    return ask_of(clips, dict.fromkeys(names, "pitch"), near_duplicates=0.9), factors
+    return prepare_factors(clips, dict.fromkeys(names, "pitch"), near_duplicates=0.9), factors
 
 
-def measured(asked: Asked, units: np.ndarray) -> Measured:
-    return measure(units.astype(np.float32), asked, SETTINGS, resamples=100)
+def measured(targets: FactorTargets, units: np.ndarray) -> RepresentationScores:
+    return score_representation(units.astype(np.float32), targets, SETTINGS, resamples=100)
 
 
 @pytest.fixture(scope="module")
-def known() -> dict[str, Measured]:
-    asked, factors = world()
+def known() -> dict[str, RepresentationScores]:
+    targets, factors = world()
     rotation = np.linalg.qr(np.random.default_rng(5).standard_normal((6, 6)))[0]
     return {
-        "oracle": measured(asked, factors),
-        "rotated": measured(asked, factors @ rotation),
-        "permuted": measured(asked, np.random.default_rng(7).permutation(factors)),
+        "oracle": measured(targets, factors),
+        "rotated": measured(targets, factors @ rotation),
+        "permuted": measured(targets, np.random.default_rng(7).permutation(factors)),
     }
 
 
-def over_all(found: Measured, common: Common, null: Measured | None = None) -> dict[str, Record]:
-    return {r.metric: r for r in structure(found, common, ABOUT, null=null) if r.target == ""}
+def over_all(
+    found: RepresentationScores, common: CommonFactors, null: RepresentationScores | None = None
+) -> dict[str, Record]:
+    return {r.metric: r for r in structure_records(found, common, ABOUT, null=null) if r.target == ""}
 
 
-def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[str, Measured]):
-    asked, _ = world()
+def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[str, RepresentationScores]):
+    targets, _ = world()
     mask = common_factors(known["oracle"], [known["rotated"]], min_r2=0.1)
     assert mask.all()
-    common = Common(mask, asked.names, 6.0)
+    common = CommonFactors(mask, targets.names, 6.0)
     oracle, rotated = over_all(known["oracle"], common), over_all(known["rotated"], common)
     assert oracle["effective_latents"].value == pytest.approx(1.0, abs=0.2)
     assert rotated["effective_latents"].value > 2
@@ -61,31 +71,31 @@ def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[st
         assert np.isnan(record.low) or record.low <= record.value <= record.high
 
 
-def test_permuted_codes_predict_nothing_and_stand_beside_as_the_null(known: dict[str, Measured]):
-    asked, _ = world()
-    assert not well_read(known["permuted"].reading, 0.1).any()
-    common = Common(np.ones(6, dtype=bool), asked.names, 6.0)
+def test_permuted_codes_predict_nothing_and_stand_beside_as_the_null(known: dict[str, RepresentationScores]):
+    targets, _ = world()
+    assert not predicted_factors(known["permuted"].lasso, 0.1).any()
+    common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
     beside = over_all(known["oracle"], common, known["permuted"])
     assert beside["sap"].null_mean < 0.3 or np.isnan(beside["sap"].null_mean)
     assert np.isnan(beside["relative_size"].null_mean)
-    (share,) = predicted_share(known["permuted"].reading, 0.1, ABOUT, among=common.mask)
+    (share,) = predicted_share_records(known["permuted"].lasso, 0.1, ABOUT, among=common.mask)
     assert share.value == 0
 
 
-def test_factors_that_one_side_cannot_predict_are_left_out(known: dict[str, Measured]):
-    asked, factors = world()
+def test_factors_that_one_side_cannot_predict_are_left_out(known: dict[str, RepresentationScores]):
+    targets, factors = world()
     blind = factors.copy()
     blind[:, 2] = np.random.default_rng(3).standard_normal(len(blind))
-    mask = common_factors(known["oracle"], [known["rotated"], measured(asked, blind)], min_r2=0.1)
+    mask = common_factors(known["oracle"], [known["rotated"], measured(targets, blind)], min_r2=0.1)
     assert mask.tolist() == [True, True, False, True, True, True]
-    records = list(structure(known["oracle"], Common(mask, asked.names, 5.0), ABOUT))
+    records = list(structure_records(known["oracle"], CommonFactors(mask, targets.names, 5.0), ABOUT))
     assert "f2" not in {record.target for record in records}
     assert {record.n for record in records if record.target == "" and record.metric == "mig"} == {5}
 
 
-def test_what_is_kept_comes_back_whole(known: dict[str, Measured]):
-    again = Measured.of(known["oracle"].arrays())
-    common = Common(np.ones(6, dtype=bool), tuple("abcdef"), 6.0)
+def test_what_is_kept_comes_back_whole(known: dict[str, RepresentationScores]):
+    again = RepresentationScores.from_arrays(known["oracle"].to_arrays())
+    common = CommonFactors(np.ones(6, dtype=bool), tuple("abcdef"), 6.0)
     for metric, record in over_all(again, common).items():
         expected = over_all(known["oracle"], common)[metric].value
         assert record.value == pytest.approx(expected, rel=1e-5), metric
@@ -93,7 +103,7 @@ def test_what_is_kept_comes_back_whole(known: dict[str, Measured]):
 
 def test_leaving_one_out_knows_the_error_of_a_mean():
     values = np.random.default_rng(0).standard_normal(50)
-    common = Common(np.ones(50, dtype=bool), tuple(map(str, range(50))), 50.0)
+    common = CommonFactors(np.ones(50, dtype=bool), tuple(map(str, range(50))), 50.0)
     found = jackknife(lambda mask: float(values[mask].mean()), common)
     error = 1.96 * values.std(ddof=1) / np.sqrt(50)
     assert found.high - found.value == pytest.approx(error, rel=1e-6)
@@ -102,12 +112,12 @@ def test_leaving_one_out_knows_the_error_of_a_mean():
 
 
 def test_a_linear_map_reads_what_is_linear_with_missing_values():
-    asked, factors = world()
-    values = asked.values.copy()
+    targets, factors = world()
+    values = targets.values.copy()
     values[::7, 1] = np.nan
-    part = dataclasses.replace(asked, values=values)
-    linear = read_linearly(factors, part, folds=3, permutations=3)
-    (record,) = mean_r2(linear, Common(np.ones(6, dtype=bool), asked.names, 6.0), ABOUT, resamples=100)
+    part = dataclasses.replace(targets, values=values)
+    linear = fit_ridge_scores(factors, part, folds=3, permutations=3)
+    (record,) = mean_r2_records(linear, CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0), ABOUT, resamples=100)
     assert record.value > 0.9
     assert record.null_mean < 0.1
     assert (linear.held_r2 > 0.9).all()
@@ -115,13 +125,13 @@ def test_a_linear_map_reads_what_is_linear_with_missing_values():
 
 
 def test_the_continuous_task_asks_for_a_pitch():
-    asked, _ = world()
-    assert continuous_target(asked, None) == "f0"
-    assert continuous_target(asked, "f3") == "f3"
+    targets, _ = world()
+    assert continuous_target(targets, None) == "f0"
+    assert continuous_target(targets, "f3") == "f3"
 
 
 def test_a_corpus_without_usable_factors_asks_for_none():
-    asked, _ = world()
-    bare = dataclasses.replace(asked.clips, factors=np.ones((180, 1)), factor_names=("still",))
-    assert ask_of(bare, {}, near_duplicates=0.9).names == ()
-    assert continuous_target(ask_of(bare, {}, near_duplicates=0.9), None) is None
+    targets, _ = world()
+    bare = dataclasses.replace(targets.clips, factors=np.ones((180, 1)), factor_names=("still",))
+    assert prepare_factors(bare, {}, near_duplicates=0.9).names == ()
+    assert continuous_target(prepare_factors(bare, {}, near_duplicates=0.9), None) is None

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.tasks import Answer, Repetitions, Task, ask, continuous, several, single, tasks_of
+from otoscope.protocols.strict.tasks import (
+    Repetitions,
+    Task,
+    TaskResult,
+    available_tasks,
+    continuous_task,
+    evaluate_task,
+    multi_label_task,
+    single_label_task,
+)
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="dense", layer=0)
 REPEAT = Repetitions(permutations=5, resamples=100, folds=4)
@@ -23,18 +32,18 @@ def hidden(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features, np.stack([colour, shape]), 3 + features[:, 5] + 0.1 * rng.standard_normal(240)
 
 
-def asked(task: Task, features: np.ndarray) -> Answer:
-    return ask(task, features, split=SPLIT, groups=GROUPS, repeat=REPEAT, about=ABOUT)
+def evaluate(task: Task, features: np.ndarray) -> TaskResult:
+    return evaluate_task(task, features, split=SPLIT, groups=GROUPS, repeat=REPEAT, about=ABOUT)
 
 
 def test_each_kind_reads_what_is_there_and_not_what_is_shuffled():
     features, (colour, shape), value = hidden()
-    both = several({"colour": colour, "shape": shape}, split=SPLIT)
+    both = multi_label_task({"colour": colour, "shape": shape}, split=SPLIT)
     assert both is not None
     chance = {"colour": 1 / 3, "colour + shape": 0.5, "value": 0.0}
-    for task in (single("colour", colour), both, continuous("value", value)):
-        test, held = asked(task, features).records
-        shuffled = asked(task, np.random.default_rng(9).permutation(features)).records[0]
+    for task in (single_label_task("colour", colour), both, continuous_task("value", value)):
+        test, held = evaluate(task, features).records
+        shuffled = evaluate(task, np.random.default_rng(9).permutation(features)).records[0]
         assert test.value > 0.85, task.name
         assert held.value > 0.8
         assert held.split == "valid"
@@ -48,16 +57,16 @@ def test_rare_classes_are_judged_as_often_as_common_ones():
     rng = np.random.default_rng(1)
     rare = rng.random(240) < 0.1
     features = rng.standard_normal((240, 4)) + 3 * rare[:, None]
-    task = single("rare", np.where(rare, "yes", "no"))
-    assert asked(task, features).records[0].value > 0.9
+    task = single_label_task("rare", np.where(rare, "yes", "no"))
+    assert evaluate(task, features).records[0].value > 0.9
 
 
 def test_a_constant_answer_is_chance_for_several_labels():
     _, (colour, shape), _ = hidden()
-    task = several({"colour": colour, "shape": shape}, split=SPLIT)
+    task = multi_label_task({"colour": colour, "shape": shape}, split=SPLIT)
     assert task is not None
     noise = np.random.default_rng(3).standard_normal((240, 5))
-    assert asked(task, noise).records[0].value == pytest.approx(0.5, abs=0.12)
+    assert evaluate(task, noise).records[0].value == pytest.approx(0.5, abs=0.12)
     assert set(task.classes) == {"colour=red", "colour=green", "colour=blue", "shape=round", "shape=square"}
 
 
@@ -66,15 +75,17 @@ def test_unknown_rows_are_left_out():
     colour = colour.copy()
     colour[GROUPS == "g23"] = ""
     value[GROUPS == "g22"] = np.nan
-    assert asked(single("colour", colour), features).records[0].n == 70
-    assert asked(continuous("value", value), features).records[0].groups == 7
+    assert evaluate(single_label_task("colour", colour), features).records[0].n == 70
+    assert evaluate(continuous_task("value", value), features).records[0].groups == 7
 
 
 def test_the_answer_does_not_see_the_test_targets():
     features, (colour, _), _ = hidden()
     other = colour.copy()
     other[SPLIT == "test"] = "red"
-    first, second = (asked(single("colour", values), features).records[1].value for values in (colour, other))
+    first, second = (
+        evaluate(single_label_task("colour", values), features).records[1].value for values in (colour, other)
+    )
     assert first == second
 
 
@@ -84,10 +95,10 @@ def test_what_a_corpus_allows():
     names = ("pitch", "level")
 
     def kinds(labels: dict[str, np.ndarray], target: str | None) -> list[str]:
-        return [task.kind for task in tasks_of(labels, factors, names, split=SPLIT, target=target)]
+        return [task.kind for task in available_tasks(labels, factors, names, split=SPLIT, target=target)]
 
     assert kinds({"colour": colour}, None) == ["single"]
     assert kinds({"colour": colour, "shape": shape}, "level") == ["single", "single", "several", "continuous"]
     assert kinds({}, "pitch") == ["continuous"]
     rare = np.where(np.arange(240) == 3, "once", "always")
-    assert several({"rare": rare, "same": np.full(240, "x")}, split=SPLIT) is None
+    assert multi_label_task({"rare": rare, "same": np.full(240, "x")}, split=SPLIT) is None

@@ -27,7 +27,7 @@ class FactorScores(NamedTuple):
     disentanglement: float
 
 
-class Top(NamedTuple):
+class TopFactors(NamedTuple):
     """Mean and standard deviation over the factors that rank highest, and which they are."""
 
     mean: float
@@ -70,16 +70,18 @@ def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray
     return found
 
 
-def kept(factors: Float[np.ndarray, "rows factors"], settings: Mariotte2025Settings) -> Bool[np.ndarray, " factors"]:
+def included_factors(
+    factors: Float[np.ndarray, "rows factors"], settings: Mariotte2025Settings
+) -> Bool[np.ndarray, " factors"]:
     """Say which factors take part: all, or those that are not all but constant."""
     if settings.degenerate_factors == "keep":
         return np.ones(factors.shape[1], dtype=bool)
     return entropy_bits(factors) >= DEGENERATE_BITS
 
 
-def top(
+def mean_over_top(
     values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: Mariotte2025Settings
-) -> Top:
+) -> TopFactors:
     """Average over the ten factors that rank highest `by` something (or all), NaN left out."""
     order = np.flip(np.argsort(np.where(np.isnan(by), -np.inf, by), kind="stable"))
     members = order[~np.isnan(by[order])]
@@ -87,8 +89,8 @@ def top(
     chosen = values[members]
     chosen = chosen[~np.isnan(chosen)]
     if not len(chosen):
-        return Top(float("nan"), float("nan"), members)
-    return Top(float(chosen.mean()), float(chosen.std()), members)
+        return TopFactors(float("nan"), float("nan"), members)
+    return TopFactors(float(chosen.mean()), float(chosen.std()), members)
 
 
 def count_categories(names: Sequence[str], settings: Mariotte2025Settings) -> dict[str, int]:
@@ -99,11 +101,13 @@ def count_categories(names: Sequence[str], settings: Mariotte2025Settings) -> di
     >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Mariotte2025Settings(categories="egemaps"))["voice quality"]
     1
     """
-    found = Counter(_substring(name) if settings.categories == "substring" else category(name) for name in names)
+    found = Counter(
+        _category_by_substring(name) if settings.categories == "substring" else category(name) for name in names
+    )
     return {name: found[name] for name in CATEGORIES if name != "other" or found[name]}
 
 
-def _substring(factor: str) -> str:
+def _category_by_substring(factor: str) -> str:
     """Sort as the study's code does: harmonic differences hold "F0", the rate of loudness peaks "loudness"."""
     if factor.startswith("logRelF0"):
         return "pitch"

@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.metrics.record import Record
 from otoscope.protocols.mariotte2025.factors import (
-    Top,
+    TopFactors,
     count_categories,
     entropy_bits,
-    kept,
+    included_factors,
+    mean_over_top,
     score_factors,
-    top,
 )
 from otoscope.protocols.mariotte2025.metrics import fit_probe
 
 
-class Views(NamedTuple):
+class SplitFeatures(NamedTuple):
     """One representation of all clips: `train` has some crops of each file, `whole` is what factors are read from."""
 
     train: Float[np.ndarray, "crops files width"]
@@ -30,7 +30,7 @@ class Views(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known:
+class ClipTargets:
     """What is known of the clips, in the order of `Views`: labels by name, singers, and the factors of `whole`."""
 
     train_labels: dict[str, Shaped[np.ndarray, " files"]]
@@ -42,13 +42,15 @@ class Known:
     factor_names: tuple[str, ...]
 
 
-def judge_probes(views: Views, known: Known, settings: Mariotte2025Settings, about: Record) -> Iterator[Record]:
+def measure_probes(
+    views: SplitFeatures, known: ClipTargets, settings: Mariotte2025Settings, about: Record
+) -> Iterator[Record]:
     """Yield the accuracy of the study's probe for every label, on test and (the best epoch's) on validation clips."""
     for label, train in known.train_labels.items():
         valid, test = known.valid_labels[label], known.test_labels[label]
         # an unknown label is the empty string: such clips take no part
         on = [side != "" for side in (train, valid, test)]
-        codes = _numbered([side[chosen] for side, chosen in zip((train, valid, test), on, strict=True)])
+        codes = _class_indices([side[chosen] for side, chosen in zip((train, valid, test), on, strict=True)])
         if not all(map(len, codes)):
             continue
         probe = fit_probe(
@@ -67,19 +69,19 @@ def judge_probes(views: Views, known: Known, settings: Mariotte2025Settings, abo
         yield replace(shared, split="valid", value=accuracy, n=len(codes[1]))
 
 
-def judge_factors(
-    views: Views, known: Known, settings: Mariotte2025Settings, about: Record, *, width: int, dense: bool
+def measure_factors(
+    views: SplitFeatures, known: ClipTargets, settings: Mariotte2025Settings, about: Record, *, width: int, dense: bool
 ) -> Iterator[Record]:
     """Yield R2 and completeness of every factor, the means over the ten best, category counts and entropies.
 
     Clips with a gap in their factors take no part, nor do factors without any value.
     """
-    rows, columns = complete(known.factors)
+    rows, columns = complete_rows(known.factors)
     if not columns.any() or rows.sum() < 2:
         return
-    factors, names = known.factors[np.ix_(rows, columns)], _chosen(known.factor_names, columns)
-    taking_part = kept(factors, settings)
-    factors, names = factors[:, taking_part], _chosen(names, taking_part)
+    factors, names = known.factors[np.ix_(rows, columns)], _select_names(known.factor_names, columns)
+    taking_part = included_factors(factors, settings)
+    factors, names = factors[:, taking_part], _select_names(names, taking_part)
     if not names:
         return
     groups = known.whole_groups[rows]
@@ -92,10 +94,10 @@ def judge_factors(
         yield replace(one, metric="completeness", value=float(scores.completeness[j]))
         if dense:
             yield replace(one, metric="factor_entropy", value=float(entropy[j]))
-    best = top(scores.r2, by=scores.r2, settings=settings)
-    yield from _averaged("top_r2_in_sample", best, about)
+    best = mean_over_top(scores.r2, by=scores.r2, settings=settings)
+    yield from _mean_records("top_r2_in_sample", best, about)
     by = scores.r2 if dense and settings.reference_ranking == "r2" else scores.completeness
-    yield from _averaged("top_completeness", top(scores.completeness, by=by, settings=settings), about)
+    yield from _mean_records("top_completeness", mean_over_top(scores.completeness, by=by, settings=settings), about)
     for group, number in count_categories([names[j] for j in best.members], settings).items():
         yield replace(about, metric="category_count", target=group, value=float(number))
     correlation = _correlation(scores.completeness, entropy)
@@ -103,7 +105,7 @@ def judge_factors(
     yield replace(about, metric="disentanglement", value=scores.disentanglement)
 
 
-def judge_reconstruction(
+def measure_reconstruction(
     rows: Float[np.ndarray, "rows width"],
     rebuilt: Float[np.ndarray, "rows width"],
     codes: Float[np.ndarray, "rows latents"],
@@ -120,7 +122,7 @@ def judge_reconstruction(
     yield replace(about, metric="dead_fraction", value=float((codes == 0).all(axis=0).mean()))
 
 
-def complete(
+def complete_rows(
     factors: Float[np.ndarray, "rows factors"],
 ) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " factors"]]:
     """Return the factors that have any value, and the rows that have all of these."""
@@ -129,16 +131,16 @@ def complete(
     return np.logical_not(missing[:, columns].any(axis=1)), columns
 
 
-def _averaged(metric: str, found: Top, about: Record) -> Iterator[Record]:
+def _mean_records(metric: str, found: TopFactors, about: Record) -> Iterator[Record]:
     yield replace(about, metric=metric, value=found.mean)
     yield replace(about, metric=metric, target="deviation", value=found.deviation)
 
 
-def _chosen(names: Sequence[str], mask: Bool[np.ndarray, " factors"]) -> tuple[str, ...]:
+def _select_names(names: Sequence[str], mask: Bool[np.ndarray, " factors"]) -> tuple[str, ...]:
     return tuple(name for name, taken in zip(names, mask, strict=True) if taken)
 
 
-def _numbered(sides: list[Shaped[np.ndarray, " rows"]]) -> list[Int[np.ndarray, " rows"]]:
+def _class_indices(sides: list[Shaped[np.ndarray, " rows"]]) -> list[Int[np.ndarray, " rows"]]:
     """Number the classes, those of training first, so that a class which training lacks lies beyond its outputs."""
     order: dict[str, int] = {}
     for side in sides:

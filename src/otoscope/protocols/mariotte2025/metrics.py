@@ -78,7 +78,7 @@ def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disent
     >>> disentanglement(np.eye(4)).average
     0.25
     """
-    _check(abs_weights)
+    _check_importances(abs_weights)
     scores = 1 - _entropy(abs_weights.T) / np.log(abs_weights.shape[1])
     total = abs_weights.sum(dtype=np.float64)
     share = abs_weights.sum(axis=1, dtype=np.float64) / total if total else np.zeros(len(abs_weights))
@@ -91,7 +91,7 @@ def completeness(abs_weights: Float[np.ndarray, "latents factors"]) -> Float[np.
     >>> completeness(np.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
     [0.0, 1.0]
     """
-    _check(abs_weights)
+    _check_importances(abs_weights)
     return 1 - _entropy(abs_weights) / np.log(abs_weights.shape[0])
 
 
@@ -103,7 +103,7 @@ def _entropy(columns: Float[np.ndarray, "parts columns"]) -> Float[np.ndarray, "
     return -(share * logs).sum(axis=0)
 
 
-def _check(abs_weights: Float[np.ndarray, "latents factors"]) -> None:
+def _check_importances(abs_weights: Float[np.ndarray, "latents factors"]) -> None:
     if abs_weights.ndim != 2 or min(abs_weights.shape) < 2:
         raise EvaluationError(f"importances must be at least 2 latents by 2 factors, got shape {abs_weights.shape}")
     if not np.isfinite(abs_weights).all() or (abs_weights < 0).any():
@@ -123,8 +123,8 @@ class Probe(NamedTuple):
     def accuracy(self, rows: Float[np.ndarray, "rows width"], classes: Int[np.ndarray, " rows"]) -> float:
         """Return the share of rows whose class is the likeliest; a class that training lacked is always wrong."""
         with one_thread(), torch.inference_mode():
-            found = functional.linear(torch.from_numpy(rows), self.weight, self.bias).argmax(dim=1)
-        return float(np.mean(found.numpy() == classes))
+            predictions = functional.linear(torch.from_numpy(rows), self.weight, self.bias).argmax(dim=1)
+        return float(np.mean(predictions.numpy() == classes))
 
 
 def fit_probe(
@@ -145,20 +145,20 @@ def fit_probe(
     width, outputs = crops.shape[2], int(classes.max()) + 1
     weight, bias = (_uniform(shape, width, generator) for shape in ((outputs, width), (outputs,)))
     optimiser = torch.optim.Adam([weight, bias], lr=LEARNING_RATE)
-    rows, wanted = torch.from_numpy(crops), torch.from_numpy(classes)
-    held, held_wanted = torch.from_numpy(valid), torch.from_numpy(valid_classes)
-    seen = held_wanted < outputs
+    rows, targets = torch.from_numpy(crops), torch.from_numpy(classes)
+    valid_rows, valid_targets = torch.from_numpy(valid), torch.from_numpy(valid_classes)
+    predictable = valid_targets < outputs
     best, least = Probe(weight.detach().clone(), bias.detach().clone(), 0), float("inf")
     with one_thread():
         for epoch in range(epochs):
-            for batch in torch.randperm(len(wanted), generator=generator).split(BATCH):
+            for batch in torch.randperm(len(targets), generator=generator).split(BATCH):
                 logits = functional.linear(rows[epoch % len(rows), batch], weight, bias)
                 optimiser.zero_grad()
-                functional.cross_entropy(logits, wanted[batch]).backward()
+                functional.cross_entropy(logits, targets[batch]).backward()
                 optimiser.step()
             with torch.inference_mode():
-                logits = functional.linear(held[seen], weight, bias)
-                loss = float(functional.cross_entropy(logits, held_wanted[seen]))
+                logits = functional.linear(valid_rows[predictable], weight, bias)
+                loss = float(functional.cross_entropy(logits, valid_targets[predictable]))
             if loss < least:
                 best, least = Probe(weight.detach().clone(), bias.detach().clone(), epoch), loss
     return best

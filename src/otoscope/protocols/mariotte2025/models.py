@@ -9,7 +9,7 @@ from otoscope.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
-class Model:
+class StudyModel:
     """One of the four models: what stands for it here, and which layers stand for its published pair."""
 
     name: str
@@ -19,7 +19,7 @@ class Model:
     with_last: bool
     """How the authors chose the pair: the best layer and the last (speech models), or the two best."""
 
-    def chosen(self, accuracy: Mapping[int, float]) -> tuple[int, ...]:
+    def choose_layers(self, accuracy: Mapping[int, float]) -> tuple[int, ...]:
         """Choose the pair anew from the probes' accuracy by layer, in the order of depth; ties go to the earlier."""
         ranked = sorted(accuracy, key=lambda layer: (-accuracy[layer], layer))
         if self.with_last:
@@ -29,7 +29,7 @@ class Model:
 
 
 MODELS = {
-    name: Model(name, checkpoint, layers, layers, with_last)
+    name: StudyModel(name, checkpoint, layers, layers, with_last)
     for name, checkpoint, layers, with_last in (
         ("AST", "MIT/ast-finetuned-audioset-10-10-0.4593", (6, 12), False),
         ("WavLM", "microsoft/wavlm-base-plus", (1, 12), True),
@@ -47,7 +47,7 @@ PAIR = 2
 
 def choose_models(
     *, folder: Path | None = None, overrides: Iterable[str] = (), only: Sequence[str] = ()
-) -> list[Model]:
+) -> list[StudyModel]:
     """Return the models to open.
 
     `folder` holds checkpoints under their hub names, with or without the owner, or under the study's names;
@@ -57,29 +57,29 @@ def choose_models(
     >>> [m.layers for m in choose_models(overrides=["HuBERT=starter@1,4"], only=["HuBERT"])]
     [(1, 4)]
     """
-    wanted = [_known(name) for name in only] or list(MODELS)
+    wanted = [_study_name(name) for name in only] or list(MODELS)
     found = dict(MODELS)
     given = dict(_override(text) for text in overrides)
     for name in wanted:
         if name in given:
             found[name] = given[name]
         elif folder is not None:
-            found[name] = _local(found[name], folder)
+            found[name] = _find_checkpoint(found[name], folder)
     return [model for name, model in found.items() if name in wanted]
 
 
-def _override(text: str) -> tuple[str, Model]:
+def _override(text: str) -> tuple[str, StudyModel]:
     name, sign, rest = text.partition("=")
     if not sign or not rest:
         raise ConfigError(f"--model wants NAME=CHECKPOINT or NAME=CHECKPOINT@LAYER,LAYER; got {text!r}")
-    model = MODELS[_known(name)]
+    model = MODELS[_study_name(name)]
     checkpoint, at, layers = rest.rpartition("@")
     if not at:
         return model.name, replace(model, checkpoint=rest)
     return model.name, replace(model, checkpoint=checkpoint, layers=_layers(text, layers))
 
 
-def _known(name: str) -> str:
+def _study_name(name: str) -> str:
     match = {known.lower(): known for known in MODELS}.get(name.strip().lower())
     if match is None:
         raise ConfigError(f"the study has no model {name!r}; {suggest(name, MODELS)}")
@@ -96,7 +96,7 @@ def _layers(text: str, layers: str) -> tuple[int, ...]:
     return pair
 
 
-def _local(model: Model, folder: Path) -> Model:
+def _find_checkpoint(model: StudyModel, folder: Path) -> StudyModel:
     names = (model.checkpoint, model.checkpoint.rpartition("/")[2], model.name, model.name.lower())
     for name in names:
         here = folder / name

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import polars as pl
 
-from otoscope.protocols.mariotte2025.models import Model
+from otoscope.protocols.mariotte2025.models import StudyModel
 
 SOURCE = "Mariotte et al., arXiv 2509.24793: printed by, or read off the figures of, the authors' notebooks"
 
@@ -40,7 +40,7 @@ STANDARD_ERRORS = {
 
 KEYS = ["metric", "model", "layer", "representation", "sparsity", "target"]
 
-ONE_CELL = "HuBERT", 3, 0.75
+AMBIGUOUS_CELL = "HuBERT", 3, 0.75
 """Two runs carry this label in the study; which is which is not known (PAPER 1.3, 12)."""
 
 
@@ -74,14 +74,14 @@ def standard_error(metric: str, value: float, how: str) -> float:
     return math.hypot(sampling, reading if how == "figure" else 0.0)
 
 
-def compare(results: Mapping[str, pl.DataFrame], models: Sequence[Model]) -> pl.DataFrame:
+def compare(results: Mapping[str, pl.DataFrame], models: Sequence[StudyModel]) -> pl.DataFrame:
     """Set our figures beside the published ones of the same models, every published one in its row.
 
     `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published,
     standard_error, how`, `layer_here` (the layer that stands for the published one), `here`, `difference`, and
     `in_errors`, the difference in standard errors. What these models did not run is null; other models have no rows.
     """
-    ours = pl.concat([*(_of_model(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
+    ours = pl.concat([*(_model_rows(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
     theirs = published().filter(pl.col("model").is_in([model.name for model in models])).rename({"value": "published"})
     rows = theirs.join(ours, on=KEYS, how="left", nulls_equal=True, maintain_order="left")
     difference = pl.col("here") - pl.col("published")
@@ -90,7 +90,7 @@ def compare(results: Mapping[str, pl.DataFrame], models: Sequence[Model]) -> pl.
     ).select(*KEYS, "published", "standard_error", "how", "layer_here", "here", "difference", "in_errors")
 
 
-def not_asked(comparison: pl.DataFrame) -> tuple[list[str], int]:
+def models_not_run(comparison: pl.DataFrame) -> tuple[list[str], int]:
     """Return the study's models that a comparison leaves out, and how many published numbers they have."""
     left = published().filter(~pl.col("model").is_in(comparison["model"].unique().to_list()))
     return left["model"].unique(maintain_order=True).to_list(), left.height
@@ -108,7 +108,7 @@ _SCHEMA = {
 }
 
 
-def _of_model(results: pl.DataFrame, model: Model) -> pl.DataFrame:
+def _model_rows(results: pl.DataFrame, model: StudyModel) -> pl.DataFrame:
     """Return one model's figures under the published keys."""
     mine = results.filter(pl.col("split") == "test").rename({"layer": "layer_here", "value": "here"})
     mine = mine.with_columns(pl.lit(model.name).alias("model"))
@@ -130,12 +130,12 @@ def _of_model(results: pl.DataFrame, model: Model) -> pl.DataFrame:
         .with_columns(pl.lit(None, dtype=pl.Float64).alias("sparsity"))
         .select(list(_SCHEMA))
     )
-    return _two_of_one_label(pl.concat([opened.filter(~counts), averaged]))
+    return _name_duplicates(pl.concat([opened.filter(~counts), averaged]))
 
 
-def _two_of_one_label(rows: pl.DataFrame) -> pl.DataFrame:
+def _name_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     """Name the two runs of the cell that the study labels alike by their order."""
-    model, layer, sparsity = ONE_CELL
+    model, layer, sparsity = AMBIGUOUS_CELL
     here = (
         (pl.col("metric") == "probe_accuracy")
         & (pl.col("model") == model)
@@ -146,7 +146,7 @@ def _two_of_one_label(rows: pl.DataFrame) -> pl.DataFrame:
     if twice.height == 1:
         # the slip put right: one run stands beside both
         twice = pl.concat([twice, twice])
-    return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", TWO[: twice.height]))])
+    return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", AMBIGUOUS_TARGETS[: twice.height]))])
 
 
-TWO = ["technique (higher of two)", "technique (lower of two)"]
+AMBIGUOUS_TARGETS = ["technique (higher of two)", "technique (lower of two)"]

@@ -19,20 +19,20 @@ from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.robust_factors import effective_rank
 from otoscope.metrics.stability import SHARE
 from otoscope.protocols import strict
-from otoscope.protocols.strict.experiment import Frame, linear_of
-from otoscope.protocols.strict.layers_and_limits import Level, layers_of, limits_of
-from otoscope.protocols.strict.regression import predicted_share
-from otoscope.protocols.strict.seeds import repeated
+from otoscope.protocols.strict.experiment import StrictExperiment, ridge_scores_from
+from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
+from otoscope.protocols.strict.regression import predicted_share_records
+from otoscope.protocols.strict.seeds import compare_seeds
 from otoscope.protocols.strict.structure import (
     COMMON,
-    Common,
-    Measured,
+    CommonFactors,
+    RepresentationScores,
     common_factors,
-    factor_curve,
-    mean_r2,
-    structure,
+    factor_curve_records,
+    mean_r2_records,
+    structure_records,
 )
-from otoscope.protocols.strict.tasks import counted, score_of
+from otoscope.protocols.strict.tasks import effective_rank_records, score_from_sums
 from otoscope.resampling.groups import r2_from_sums, resample_counts
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
@@ -45,10 +45,10 @@ SEEDS = f"{strict.NAME}/seeds"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonParts:
     """Parts that were measured, by what they are of."""
 
-    frame: Frame
+    experiment: StrictExperiment
     layer: int
     layers: Mapping[int, CachedResult]
     main: CachedResult
@@ -58,118 +58,131 @@ class Comparison:
 
     def parts(self) -> list[CachedResult]:
         """Return the parts that put the others side by side."""
-        found = [self._part(SEEDS, list(self.seeds.values()), self._repeated)]
-        if self.frame.asked.names:
-            beside = [self.main, *self.seeds.values(), *self.baselines.values()]
-            found.append(self._part(f"{strict.NAME}/structure", beside, self._structure))
-            found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layers))
+        found = [self._part(SEEDS, list(self.seeds.values()), self._compare_seeds)]
+        if self.experiment.targets.names:
+            inputs_of = [self.main, *self.seeds.values(), *self.baselines.values()]
+            found.append(self._part(f"{strict.NAME}/structure", inputs_of, self._structure_result))
+            found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layer_result))
         if self.limits:
-            beside = [self.main, *self.seeds.values(), *self.limits.values()]
-            found.append(self._part(f"{strict.NAME}/limits", beside, self._limits))
+            inputs_of = [self.main, *self.seeds.values(), *self.limits.values()]
+            found.append(self._part(f"{strict.NAME}/limits", inputs_of, self._limit_result))
         return found
 
-    def _part(self, name: str, beside: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
-        inputs = [part.inputs for part in beside]
-        shared = self.frame.shared, self.frame.settings.min_r2, self.layer
+    def _part(self, name: str, inputs_of: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
+        inputs = [part.inputs for part in inputs_of]
+        shared = self.experiment.shared, self.experiment.settings.min_r2, self.layer
         return CachedResult(name, fingerprint(*shared, inputs), make)
 
-    def _kept(self, part: CachedResult) -> Arrays:
-        return read_arrays(self.frame.run.folder.parts, part)
+    def _read_arrays(self, part: CachedResult) -> Arrays:
+        return read_arrays(self.experiment.run.folder.parts, part)
 
     @cached_property
-    def _common(self) -> Common:
+    def _common(self) -> CommonFactors:
         """The factors that dense activations and every seed's codes predict."""
-        frame, asked = self.frame, self.frame.asked
-        if not asked.names:
-            return Common(np.zeros(0, dtype=bool), (), 0.0)
-        codes = [Measured.of(self._kept(part)) for part in self.seeds.values()]
-        dense = Measured.of(self._kept(self.main))
-        mask = common_factors(dense, codes, min_r2=frame.settings.min_r2)
-        rank = effective_rank(asked.values[asked.split == "train"][:, mask]) if mask.any() else 0.0
-        return Common(mask, asked.names, rank)
+        experiment, targets = self.experiment, self.experiment.targets
+        if not targets.names:
+            return CommonFactors(np.zeros(0, dtype=bool), (), 0.0)
+        codes = [RepresentationScores.from_arrays(self._read_arrays(part)) for part in self.seeds.values()]
+        dense = RepresentationScores.from_arrays(self._read_arrays(self.main))
+        mask = common_factors(dense, codes, min_r2=experiment.settings.min_r2)
+        rank = effective_rank(targets.values[targets.split == "train"][:, mask]) if mask.any() else 0.0
+        return CommonFactors(mask, targets.names, rank)
 
-    def _about(self, member: GridMember) -> Record:
-        return replace(self.frame.about(CODES, member.layer), **member.columns())
+    def _record_template(self, member: GridMember) -> Record:
+        return replace(self.experiment.record_template(CODES, member.layer), **member.columns())
 
-    def _structure(self) -> ComputedResult:
-        frame, common = self.frame, self._common
-        null = Measured.of(self._kept(self.baselines["permuted"])) if "permuted" in self.baselines else None
-        records = list(counted(frame.asked, frame.about(DENSE, self.layer)))
-        for part, about in self._sides():
-            kept = self._kept(part)
-            found = Measured.of(kept)
+    def _structure_result(self) -> ComputedResult:
+        experiment, common = self.experiment, self._common
+        null = (
+            RepresentationScores.from_arrays(self._read_arrays(self.baselines["permuted"]))
+            if "permuted" in self.baselines
+            else None
+        )
+        records = list(effective_rank_records(experiment.targets, experiment.record_template(DENSE, self.layer)))
+        for part, about in self._representations():
+            kept = self._read_arrays(part)
+            found = RepresentationScores.from_arrays(kept)
             floor = null if about.representation == CODES else None
-            records += structure(found, common, about, null=floor)
+            records += structure_records(found, common, about, null=floor)
             for among, target in ((np.ones_like(common.mask), ""), (common.mask, COMMON)):
-                records += predicted_share(found.reading, frame.settings.min_r2, about, among=among, target=target)
-            records += mean_r2(linear_of(kept), common, about, resamples=frame.resamples)
-            records += factor_curve(found, common, frame.settings, about)
+                records += predicted_share_records(
+                    found.lasso, experiment.settings.min_r2, about, among=among, target=target
+                )
+            records += mean_r2_records(ridge_scores_from(kept), common, about, resamples=experiment.resamples)
+            records += factor_curve_records(found, common, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
 
-    def _sides(self) -> Iterator[tuple[CachedResult, Record]]:
-        yield self.main, self.frame.about(DENSE, self.layer)
+    def _representations(self) -> Iterator[tuple[CachedResult, Record]]:
+        yield self.main, self.experiment.record_template(DENSE, self.layer)
         for member, part in self.seeds.items():
-            yield part, self._about(member)
+            yield part, self._record_template(member)
         for name, part in self.baselines.items():
-            yield part, self.frame.about(name, self.layer, pooling=self.frame.pooling)
+            yield part, self.experiment.record_template(name, self.layer, pooling=self.experiment.pooling)
 
-    def _repeated(self) -> ComputedResult:
-        frame, members = self.frame, list(self.seeds)
-        store = frame.material.store
-        saes = [load_sae(frame.run.folder.saes / member.sae_id).sae for member in members]
+    def _compare_seeds(self) -> ComputedResult:
+        experiment, members = self.experiment, list(self.seeds)
+        store = experiment.material.store
+        saes = [load_sae(experiment.run.folder.saes / member.sae_id).sae for member in members]
         codes = [
             code_features(store, sae, member, store.clip_ids).units for sae, member in zip(saes, members, strict=True)
         ]
         atoms = [sae.decoder.detach().numpy() for sae in saes]
-        found = repeated(atoms, codes, groups=frame.material.clips.groups, about=self._about(members[0]))
+        found = compare_seeds(
+            atoms, codes, groups=experiment.material.clips.groups, about=self._record_template(members[0])
+        )
         return ComputedResult(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
 
-    def _layers(self) -> ComputedResult:
-        found = {layer: linear_of(self._kept(part)) for layer, part in self.layers.items()}
-        frame = self.frame
-        about = frame.about(DENSE, self.layer)
-        return ComputedResult(list(layers_of(found, frame.asked, about, resamples=frame.resamples)))
+    def _layer_result(self) -> ComputedResult:
+        found = {layer: ridge_scores_from(self._read_arrays(part)) for layer, part in self.layers.items()}
+        experiment = self.experiment
+        about = experiment.record_template(DENSE, self.layer)
+        return ComputedResult(list(layer_records(found, experiment.targets, about, resamples=experiment.resamples)))
 
-    def _limits(self) -> ComputedResult:
+    def _limit_result(self) -> ComputedResult:
         records: list[Record] = []
         for preset in dict.fromkeys(member.preset for member in self.limits):
             found = {member: part for member, part in self.limits.items() if member.preset == preset}
             by_quantity: dict[str, dict[float, Level]] = {}
             for member, part in found.items():
-                kept = self._kept(part)
+                kept = self._read_arrays(part)
                 for quantity, level in self._levels(kept).items():
                     by_quantity.setdefault(quantity, {})[member.sparsity] = level
-                if self.frame.asked.names and member not in self.seeds:
-                    records += mean_r2(
-                        linear_of(kept), self._common, self._about(member), resamples=self.frame.resamples
+                if self.experiment.targets.names and member not in self.seeds:
+                    records += mean_r2_records(
+                        ridge_scores_from(kept),
+                        self._common,
+                        self._record_template(member),
+                        resamples=self.experiment.resamples,
                     )
             first = next(iter(found))
-            groups = len(np.unique(self.frame.asked.groups[self.frame.asked.split == "test"]))
-            about = replace(self._about(first), k=None, sparsity=math.nan, sae_id="", n=len(found), groups=groups)
+            groups = len(np.unique(self.experiment.targets.groups[self.experiment.targets.split == "test"]))
+            about = replace(
+                self._record_template(first), k=None, sparsity=math.nan, sae_id="", n=len(found), groups=groups
+            )
             for quantity, levels in by_quantity.items():
-                records += limits_of(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
+                records += limit_records(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
         return ComputedResult(records)
 
     def _levels(self, kept: Arrays) -> dict[str, Level]:
         """Return what one dictionary reaches: rebuilt variance, mean R2 of the common factors, the first task."""
         found = {"explained variance": Level(float(kept["rebuilt.value"][0]), kept["rebuilt.draws"])}
-        resamples = self.frame.resamples
-        if self.frame.asked.names and self._common.mask.any():
+        resamples = self.experiment.resamples
+        if self.experiment.targets.names and self._common.mask.any():
             squares = kept["linear.squares"][:, self._common.mask]
             value = np.maximum(r2_from_sums(squares.sum(axis=0)), 0).mean()
             counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
             drawn = np.maximum(np.nan_to_num(r2_from_sums(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
             found["factors"] = Level(float(value), drawn)
-        if self.frame.tasks:
-            kind, sums = self.frame.tasks[0].kind, kept["task.0"]
+        if self.experiment.tasks:
+            kind, sums = self.experiment.tasks[0].kind, kept["task.0"]
             counts = resample_counts(len(sums), resamples=resamples, seed=0).astype(np.float64)
-            drawn = score_of(kind, np.tensordot(counts, sums, axes=1))
-            found["task"] = Level(float(score_of(kind, sums.sum(axis=0)[None])[0]), drawn)
+            drawn = score_from_sums(kind, np.tensordot(counts, sums, axes=1))
+            found["task"] = Level(float(score_from_sums(kind, sums.sum(axis=0)[None])[0]), drawn)
         return found
 
 
 @dataclass(frozen=True)
-class Reappearing:
+class ReappearingLatents:
     """A dictionary, and for each of its latents in how many of `others` further seeds it was found (NaN: dead)."""
 
     sae_id: str
@@ -177,19 +190,19 @@ class Reappearing:
     others: int
 
     @property
-    def allowed(self) -> Bool[np.ndarray, " latents"]:
+    def stable(self) -> Bool[np.ndarray, " latents"]:
         """Latents found in enough of the other seeds."""
         return np.nan_to_num(self.found_in) >= SHARE * self.others - 1e-9
 
-    def told(self, choice: LatentChoice) -> LatentChoice:
+    def with_seed_counts(self, choice: LatentChoice) -> LatentChoice:
         """Return a choice that says in how many seeds its latent was found."""
         return replace(choice, seeds_found=int(self.found_in[choice.latent]), seeds_asked=self.others)
 
 
-def reappearing(folder: RunFolder, results: pl.DataFrame) -> Reappearing | None:
+def read_reappearing_latents(folder: RunFolder, results: pl.DataFrame) -> ReappearingLatents | None:
     """Return what the strict protocol found of seeds; None where it did not run, or with one seed."""
     rows = results.filter((pl.col("protocol") == strict.NAME) & (pl.col("metric") == "reappearing_share"))
     if rows.is_empty():
         return None
     kept = read_tensors((folder.parts / SEEDS).with_suffix(".safetensors"))
-    return Reappearing(rows["sae_id"][0], kept["found_in"], int(kept["others"][0]))
+    return ReappearingLatents(rows["sae_id"][0], kept["found_in"], int(kept["others"][0]))

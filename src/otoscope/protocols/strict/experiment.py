@@ -23,9 +23,17 @@ from otoscope.linear.gram import live_columns
 from otoscope.metrics.baselines import FROM_CODES, Encode, find_fitted
 from otoscope.metrics.record import Record
 from otoscope.protocols import strict
-from otoscope.protocols.strict.regression import Linear, factor_records, read_linearly
-from otoscope.protocols.strict.structure import label_curves, measure
-from otoscope.protocols.strict.tasks import Asked, Repetitions, Task, ask, ask_of, continuous_target, tasks_of
+from otoscope.protocols.strict.regression import RidgeScores, factor_records, fit_ridge_scores
+from otoscope.protocols.strict.structure import label_curve_records, score_representation
+from otoscope.protocols.strict.tasks import (
+    FactorTargets,
+    Repetitions,
+    Task,
+    available_tasks,
+    continuous_target,
+    evaluate_task,
+    prepare_factors,
+)
 from otoscope.runs.cache import CachedResult, ComputedResult
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import FRAMES_PER_BATCH
@@ -55,7 +63,7 @@ def encoded_units(store: ActivationStore, encode: Encode, layer: int, pooling: P
     return np.stack(made).astype(np.float32)
 
 
-def made_of_codes(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
+def control_units(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
     """Return codes that know nothing, made of a dictionary's."""
     return FROM_CODES[name](codes(), seed=seed)
 
@@ -100,7 +108,7 @@ NOT_MEASURED = {
 """Settings that change which representations are measured, or what is made of it, but not a measurement."""
 
 
-class Brought(NamedTuple):
+class UnitsWithRecords(NamedTuple):
     """A representation with records and arrays that came up as it was made."""
 
     units: Units
@@ -109,7 +117,7 @@ class Brought(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frame:
+class StrictExperiment:
     """A run, its clips, and what is asked of them."""
 
     run: Context
@@ -131,17 +139,17 @@ class Frame:
         return self.run.config.train.poolings[0]
 
     @cached_property
-    def asked(self) -> Asked:
+    def targets(self) -> FactorTargets:
         """The factors, made robust."""
         of = {card.name: card.category for card in self.material.factors.cards}
-        return ask_of(self.material.clips, of, near_duplicates=self.settings.near_duplicates)
+        return prepare_factors(self.material.clips, of, near_duplicates=self.settings.near_duplicates)
 
     @cached_property
     def tasks(self) -> list[Task]:
         """The tasks that the corpus allows."""
         clips = self.material.clips
-        target = continuous_target(self.asked, self.settings.target)
-        return tasks_of(clips.labels, clips.factors, clips.factor_names, split=clips.split, target=target)
+        target = continuous_target(self.targets, self.settings.target)
+        return available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target=target)
 
     @cached_property
     def shared(self) -> str:
@@ -149,18 +157,18 @@ class Frame:
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
         return fingerprint(code_version(*CODE), self.material.fingerprint, settings, self.resamples)
 
-    def about(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
+    def record_template(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return what all records of one representation share."""
         return self.material.record_template(
             layer, protocol=strict.NAME, representation=representation, pooling=pooling
         )
 
-    def part(
+    def measurement(
         self,
         name: str,
         about: Record,
         identity: object,
-        units: Callable[[], Units | Brought],
+        units: Callable[[], Units | UnitsWithRecords],
         *,
         full: bool,
     ) -> CachedResult:
@@ -171,65 +179,69 @@ class Frame:
 
         def make() -> ComputedResult:
             made = units()
-            brought = made if isinstance(made, Brought) else Brought(made, [], {})
-            return self._measured(brought, about, full=full)
+            brought = made if isinstance(made, UnitsWithRecords) else UnitsWithRecords(made, [], {})
+            return self._measure(brought, about, full=full)
 
         depth = "full" if full else "linear"
         return CachedResult(f"{strict.NAME}/{depth}/{name}", fingerprint(self.shared, depth, identity), make)
 
-    def _measured(self, brought: Brought, about: Record, *, full: bool) -> ComputedResult:
-        settings, asked = self.settings, self.asked
+    def _measure(self, brought: UnitsWithRecords, about: Record, *, full: bool) -> ComputedResult:
+        settings, targets = self.settings, self.targets
         repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
-        units, records, arrays = readable(brought.units, asked), list(brought.records), dict(brought.arrays)
+        units, records, arrays = (
+            with_noise_if_constant(brought.units, targets),
+            list(brought.records),
+            dict(brought.arrays),
+        )
         held: list[float] = []
         for number, task in enumerate(self.tasks):
-            answer = ask(task, units, split=asked.split, groups=asked.groups, repeat=repeat, about=about)
+            answer = evaluate_task(task, units, split=targets.split, groups=targets.groups, repeat=repeat, about=about)
             records += answer.records
             arrays[f"task.{number}"] = answer.sums
             held.append(answer.records[-1].value)
-        if asked.names:
-            linear = read_linearly(units, asked, folds=settings.folds, permutations=settings.permutations)
+        if targets.names:
+            linear = fit_ridge_scores(units, targets, folds=settings.folds, permutations=settings.permutations)
             arrays |= {f"linear.{name}": value for name, value in linear._asdict().items()}
         if full:
-            records += label_curves(units, asked, settings, about, resamples=self.resamples)
-        if full and asked.names:
-            found = measure(units, asked, settings, resamples=self.resamples)
-            records += factor_records(found.reading, asked, about)
-            arrays |= found.arrays()
+            records += label_curve_records(units, targets, settings, about, resamples=self.resamples)
+        if full and targets.names:
+            found = score_representation(units, targets, settings, resamples=self.resamples)
+            records += factor_records(found.lasso, targets, about)
+            arrays |= found.to_arrays()
         return ComputedResult(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
 
 
-def readable(units: Units, asked: Asked) -> Units:
+def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:
     """Return a representation, with a column of noise where none of its own varies over the training clips.
 
     A dictionary may be dead; what is then read is what chance reads, and not an error.
     """
-    if live_columns(units[asked.split == "train"]).any():
+    if live_columns(units[targets.split == "train"]).any():
         return units
     noise = np.random.default_rng(0).standard_normal((len(units), 1)).astype(np.float32)
     return np.concatenate([units, noise], axis=1)
 
 
-def linear_of(arrays: Mapping[str, NDArray[Any]]) -> Linear:
+def ridge_scores_from(arrays: Mapping[str, NDArray[Any]]) -> RidgeScores:
     """Return the linear reading that a part kept."""
-    return Linear(**{name: arrays[f"linear.{name}"] for name in Linear._fields})
+    return RidgeScores(**{name: arrays[f"linear.{name}"] for name in RidgeScores._fields})
 
 
-def say_plan(frame: Frame) -> None:
+def report_plan(experiment: StrictExperiment) -> None:
     """Say how many representations, dictionaries and regressions are to come."""
-    settings, config, asked = frame.settings, frame.run.config, frame.asked
-    layers, sparsities = len(frame.material.store.layers), len(config.train.sparsities)
+    settings, config, targets = experiment.settings, experiment.run.config, experiment.targets
+    layers, sparsities = len(experiment.material.store.layers), len(config.train.sparsities)
     limits = len(settings.limit_presets) * len(settings.limit_sparsities)
     light, full = layers + sparsities + limits, 1 + settings.seeds + len(settings.baselines)
-    fits = full * len(asked.names) * (1 + settings.permutations)
-    dropped = len(asked.clips.factor_names) - len(asked.names)
-    say = frame.run.progress.message
+    fits = full * len(targets.names) * (1 + settings.permutations)
+    dropped = len(targets.clips.factor_names) - len(targets.names)
+    say = experiment.run.progress.message
     say(
-        f"  strict: {count(len(asked.names), 'factor')} ({dropped} dropped or near duplicates of these), "
-        f"{count(len(frame.tasks), 'task')}: {', '.join(task.name for task in frame.tasks) or 'none'}"
+        f"  strict: {count(len(targets.names), 'factor')} ({dropped} dropped or near duplicates of these), "
+        f"{count(len(experiment.tasks), 'task')}: {', '.join(task.name for task in experiment.tasks) or 'none'}"
     )
     say(
         f"  strict: at most {light} representations read linearly ({layers} layers, {sparsities} sparsities, {limits} "
         f"for the limit), then {full} in full (dense, {settings.seeds} seeds, {len(settings.baselines)} to beat): "
-        f"{fits:,} tuned regressions over {count(frame.material.corpus.clips.height, 'clip')}"
+        f"{fits:,} tuned regressions over {count(experiment.material.corpus.clips.height, 'clip')}"
     )

@@ -14,18 +14,20 @@ from otoscope.metrics.emergence import compare_order, emergence
 from otoscope.metrics.latent_metrics import mean_of_known
 from otoscope.metrics.record import Record
 from otoscope.metrics.sparsity_limit import sparsity_limit
-from otoscope.protocols.strict.regression import Linear
-from otoscope.protocols.strict.tasks import Asked
+from otoscope.protocols.strict.regression import RidgeScores
+from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.groups import Score
 
-CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
+ORDER_CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
 
-INPUT = 0
+INPUT_LAYER = 0
 """The layer that no block has seen: the input of the first. Leads are told with it and without."""
 
 
-def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resamples: int) -> Iterator[Record]:
+def layer_records(
+    found: Mapping[int, RidgeScores], targets: FactorTargets, about: Record, *, resamples: int
+) -> Iterator[Record]:
     """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
 
     The order is tested over all layers, and over the outputs of blocks alone where layer 0 is among them.
@@ -36,9 +38,9 @@ def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resam
     layers = sorted(found)
     squares = np.stack([found[layer].squares for layer in layers])
     groups = squares.shape[1]
-    scored = emergence(squares, asked.categories, layers=layers, resamples=resamples)
+    scored = emergence(squares, targets.categories, layers=layers, resamples=resamples)
     for category in scored:
-        members = np.asarray([kind == category.category for kind in asked.categories])
+        members = np.asarray([kind == category.category for kind in targets.categories])
         shared = replace(about, target=category.category, n=category.factors, groups=groups)
         for i, layer in enumerate(layers):
             nulls = (found[layer].null_mean, found[layer].null_high)
@@ -49,28 +51,30 @@ def layers_of(found: Mapping[int, Linear], asked: Asked, about: Record, *, resam
             yield shared.with_score("category_r2", score, layer=layer)
         for metric in ("earliest", "centre"):
             yield shared.with_score(f"{metric}_layer", getattr(category, metric))
-    yield from _leads(squares, layers, asked, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
-    if INPUT in layers:
-        blocks = [layer for layer in layers if layer != INPUT]
+    yield from _leads(squares, layers, targets, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
+    if INPUT_LAYER in layers:
+        blocks = [layer for layer in layers if layer != INPUT_LAYER]
         own = squares[[layers.index(layer) for layer in blocks]]
         about = replace(about, groups=groups)
-        yield from _leads(own, blocks, asked, about, metric="layer_lead_of_blocks", resamples=resamples)
+        yield from _leads(own, blocks, targets, about, metric="layer_lead_of_blocks", resamples=resamples)
 
 
 def _leads(
     squares: Float[np.ndarray, "layers groups factors 2"],
     layers: Sequence[int],
-    asked: Asked,
+    targets: FactorTargets,
     about: Record,
     *,
     metric: str,
     resamples: int,
 ) -> Iterator[Record]:
     """Yield by how many of the layers each claim's early category leads its late one; none over a single layer."""
-    for first, then in CLAIMS:
-        if len(layers) > 1 and {first, then} <= set(asked.categories):
-            lead = compare_order(squares, asked.categories, first=first, then=then, layers=layers, resamples=resamples)
-            n = sum(kind in (first, then) for kind in asked.categories)
+    for first, then in ORDER_CLAIMS:
+        if len(layers) > 1 and {first, then} <= set(targets.categories):
+            lead = compare_order(
+                squares, targets.categories, first=first, then=then, layers=layers, resamples=resamples
+            )
+            n = sum(kind in (first, then) for kind in targets.categories)
             yield about.with_score(metric, lead, target=f"{first} before {then}", n=n)
 
 
@@ -85,7 +89,7 @@ class Level(NamedTuple):
     draws: Float[np.ndarray, " resamples"]
 
 
-def limits_of(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
+def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
     """Yield the sparsest level within the margin, and the bend of the curve, of one quantity."""
     known = {s: levels[s] for s in sorted(levels) if np.isfinite(levels[s].value)}
     if len(known) < 2:

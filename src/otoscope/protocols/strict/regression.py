@@ -18,7 +18,7 @@ from otoscope.config.strict import StrictSettings
 from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.tasks import Asked
+from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.groups import (
     Score,
     group_folds,
@@ -30,7 +30,7 @@ from otoscope.resampling.groups import (
 )
 
 
-class Reading(NamedTuple):
+class LassoScores(NamedTuple):
     """Per factor: held-out R2, its interval over groups, its null, and the regression's weights.
 
     `held_r2` is R2 on fitted groups that were left out while the penalty was chosen; `weights` are in
@@ -49,45 +49,45 @@ class Reading(NamedTuple):
     groups: Int[np.ndarray, " factors"]
 
 
-def read_factors(
-    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int
-) -> Reading:
+def fit_lasso_scores(
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
+) -> LassoScores:
     """Fit every factor from a representation by a LASSO whose penalty is chosen on groups left out."""
     fits = fit_factors(
         units,
-        asked.values,
-        groups=asked.groups,
-        split=asked.split,
+        targets.values,
+        groups=targets.groups,
+        split=targets.split,
         settings=LassoSettings(folds=settings.folds, permutations=settings.permutations, resamples=resamples),
         workers=1,
     )
-    return Reading(
+    return LassoScores(
         fits.r2, fits.low, fits.high, fits.null_mean, fits.null_high, fits.valid_r2,
         fits.weights, fits.live, fits.n, fits.groups,
     )  # fmt: skip
 
 
-def well_read(reading: Reading, min_r2: float) -> Bool[np.ndarray, " factors"]:
+def predicted_factors(lasso: LassoScores, min_r2: float) -> Bool[np.ndarray, " factors"]:
     """Say which factors are predicted well: held-out R2 above a threshold and above its null's 95 % point."""
-    above = np.isnan(reading.null_high) | (reading.r2 > reading.null_high)
-    return (reading.r2 >= min_r2) & above
+    above = np.isnan(lasso.null_high) | (lasso.r2 > lasso.null_high)
+    return (lasso.r2 >= min_r2) & above
 
 
-def factor_records(reading: Reading, asked: Asked, about: Record) -> Iterator[Record]:
+def factor_records(lasso: LassoScores, targets: FactorTargets, about: Record) -> Iterator[Record]:
     """Yield each factor's R2 on test groups, with interval and null, and on fitted groups that were left out."""
-    fitted = asked.split != "test"
-    for j, name in enumerate(asked.names):
+    fitted = targets.split != "test"
+    for j, name in enumerate(targets.names):
         shared = replace(about, metric="factor_r2", target=name)
-        numbers = (reading.r2, reading.low, reading.high, reading.null_mean, reading.null_high)
+        numbers = (lasso.r2, lasso.low, lasso.high, lasso.null_mean, lasso.null_high)
         score = Score(*(float(number[j]) for number in numbers))
-        yield shared.with_score("factor_r2", score, n=int(reading.n[j]), groups=int(reading.groups[j]))
-        known = fitted & ~np.isnan(asked.values[:, j])
-        n_groups = len(np.unique(asked.groups[known]))
-        yield replace(shared, split="valid", value=float(reading.held_r2[j]), n=int(known.sum()), groups=n_groups)
+        yield shared.with_score("factor_r2", score, n=int(lasso.n[j]), groups=int(lasso.groups[j]))
+        known = fitted & ~np.isnan(targets.values[:, j])
+        n_groups = len(np.unique(targets.groups[known]))
+        yield replace(shared, split="valid", value=float(lasso.held_r2[j]), n=int(known.sum()), groups=n_groups)
 
 
-def predicted_share(
-    reading: Reading, min_r2: float, about: Record, *, among: Bool[np.ndarray, " factors"], target: str = ""
+def predicted_share_records(
+    lasso: LassoScores, min_r2: float, about: Record, *, among: Bool[np.ndarray, " factors"], target: str = ""
 ) -> Iterator[Record]:
     """Yield the share of some factors that is predicted well.
 
@@ -96,22 +96,22 @@ def predicted_share(
     """
     if not among.any():
         return
-    n_groups = int(reading.groups.max(initial=0))
+    n_groups = int(lasso.groups.max(initial=0))
 
     def share(r2: Float[np.ndarray, " factors"]) -> float:
-        return float(well_read(reading._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2)[among].mean())
+        return float(predicted_factors(lasso._replace(r2=np.nan_to_num(r2, nan=-np.inf)), min_r2)[among].mean())
 
     score = Score(
-        share(reading.r2),
-        share(reading.low) if n_groups > 1 else math.nan,
-        share(reading.high) if n_groups > 1 else math.nan,
-        float((reading.null_mean[among] >= min_r2).mean()),
-        float((reading.null_high[among] >= min_r2).mean()),
+        share(lasso.r2),
+        share(lasso.low) if n_groups > 1 else math.nan,
+        share(lasso.high) if n_groups > 1 else math.nan,
+        float((lasso.null_mean[among] >= min_r2).mean()),
+        float((lasso.null_high[among] >= min_r2).mean()),
     )
     yield about.with_score("predicted_share", score, target=target, n=int(among.sum()), groups=n_groups)
 
 
-class Linear(NamedTuple):
+class RidgeScores(NamedTuple):
     """Per factor: squared error and deviation by test group, R2 on groups left out of the fits, null of the test R2."""
 
     squares: Float[np.ndarray, "groups factors 2"]
@@ -120,24 +120,24 @@ class Linear(NamedTuple):
     null_high: Float[np.ndarray, " factors"]
 
 
-def read_linearly(
-    units: Float[np.ndarray, "clips p"], asked: Asked, *, folds: int, permutations: int, seed: int = 0
-) -> Linear:
+def fit_ridge_scores(
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, permutations: int, seed: int = 0
+) -> RidgeScores:
     """Read every factor from a representation; a group or factor without clips counts 0 squares."""
-    fitted_rows, test_rows = asked.split != "test", asked.split == "test"
-    _, n_groups = number_groups(asked.groups[test_rows])
-    n_factors = len(asked.names)
-    found = Linear(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
-    for members, present in missing_patterns(~np.isnan(asked.values)):
+    fitted_rows, test_rows = targets.split != "test", targets.split == "test"
+    _, n_groups = number_groups(targets.groups[test_rows])
+    n_factors = len(targets.names)
+    found = RidgeScores(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
+    for members, present in missing_patterns(~np.isnan(targets.values)):
         fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
-        if len(np.unique(asked.groups[fitted])) < 2 or not len(test):
+        if len(np.unique(targets.groups[fitted])) < 2 or not len(test):
             continue
         rng = np.random.default_rng(seed)
         orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(permutations))]
-        wanted = asked.values[np.ix_(fitted, members)]
+        wanted = targets.values[np.ix_(fitted, members)]
         problems = np.concatenate([wanted[order].T for order in orders])[:, :, None]
-        read = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(asked.groups[fitted], folds))
-        truth, centre = asked.values[np.ix_(test, members)], wanted.mean(axis=0)
+        read = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(targets.groups[fitted], folds))
+        truth, centre = targets.values[np.ix_(test, members)], wanted.mean(axis=0)
         guesses = read.others[:, :, 0].T.reshape(len(test), len(orders), len(members))
         errors = (truth[:, None] - guesses) ** 2
         away = np.broadcast_to(((truth - centre) ** 2)[:, None], errors.shape)
@@ -145,7 +145,7 @@ def read_linearly(
         # every test group has its row, whether or not it has these factors
         padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
         padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
-        found.squares[:, members] = group_sums(padded[:, 0], asked.groups[test_rows])
+        found.squares[:, members] = group_sums(padded[:, 0], targets.groups[test_rows])
         mean, high = null_summary(r2_from_sums(sums[:, 1:].sum(axis=0)))
         found.null_mean[members], found.null_high[members] = mean, high
         held = ((read.held[: len(members), :, 0].T - wanted) ** 2).sum(axis=0)

@@ -21,7 +21,14 @@ from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols import held_out
-from otoscope.protocols.strict.experiment import FITTED_ROWS, Brought, Frame, Units, fitted_units, made_of_codes
+from otoscope.protocols.strict.experiment import (
+    FITTED_ROWS,
+    StrictExperiment,
+    Units,
+    UnitsWithRecords,
+    control_units,
+    fitted_units,
+)
 from otoscope.runs.cache import CachedResult
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
@@ -31,16 +38,20 @@ from otoscope.sae.model import load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
-def dense_part(frame: Frame, layer: int, *, full: bool) -> CachedResult:
+def dense_part(experiment: StrictExperiment, layer: int, *, full: bool) -> CachedResult:
     """A layer as it is."""
-    store = frame.material.store
-    return frame.part(
-        f"layer{layer:02d}-dense", frame.about(DENSE, layer), DENSE, lambda: store.pooled(layer), full=full
+    store = experiment.material.store
+    return experiment.measurement(
+        f"layer{layer:02d}-dense",
+        experiment.record_template(DENSE, layer),
+        DENSE,
+        lambda: store.pooled(layer),
+        full=full,
     )
 
 
 def codes_part(
-    frame: Frame,
+    experiment: StrictExperiment,
     member: GridMember,
     *,
     full: bool,
@@ -48,64 +59,72 @@ def codes_part(
     store: ActivationStore | None = None,
 ) -> CachedResult:
     """The codes of a dictionary, and what they rebuild."""
-    store = store or frame.material.store
-    home = frame.run.folder.saes / member.sae_id
-    about = replace(frame.about(representation, member.layer), **member.columns())
+    store = store or experiment.material.store
+    directory = experiment.run.folder.saes / member.sae_id
+    about = replace(experiment.record_template(representation, member.layer), **member.columns())
 
-    def units() -> Brought:
-        clips, records = frame.material.clips, list[Record]()
+    def units() -> UnitsWithRecords:
+        clips, records = experiment.material.clips, list[Record]()
         mean = train_mean(store, member.layer, member.pooling, clips)
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
-        made = code_features(store, load_sae(home).sae, member, store.clip_ids, meters=meters, clips=clips)
+        made = code_features(store, load_sae(directory).sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
-            records += held_out.rebuilt(meters[split].result(resamples=frame.resamples), split, about)
+            records += held_out.reconstruction_records(
+                meters[split].result(resamples=experiment.resamples), split, about
+            )
         test = meters["test"]
-        value = np.asarray([test.result(resamples=frame.resamples).explained_variance.value])
-        arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=frame.resamples)}
-        return Brought(made.units, records, arrays)
+        value = np.asarray([test.result(resamples=experiment.resamples).explained_variance.value])
+        arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=experiment.resamples)}
+        return UnitsWithRecords(made.units, records, arrays)
 
-    return frame.part(member.sae_id, about, read_json(home / CARD)["sha256"], units, full=full)
+    return experiment.measurement(member.sae_id, about, read_json(directory / CARD)["sha256"], units, full=full)
 
 
-def baseline_part(frame: Frame, name: str, member: GridMember) -> CachedResult:
+def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -> CachedResult:
     """A baseline beside a dictionary: fitted on its training rows, or made of its codes."""
-    store, clips = frame.material.store, frame.material.clips
-    home = frame.run.folder.saes / member.sae_id
+    store, clips = experiment.material.store, experiment.material.clips
+    directory = experiment.run.folder.saes / member.sae_id
     known = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
-    about = replace(frame.about(name, member.layer, pooling=member.pooling), **known)
+    about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **known)
 
     def codes() -> Units:
-        return code_features(store, load_sae(home).sae, member, store.clip_ids).units
+        return code_features(store, load_sae(directory).sae, member, store.clip_ids).units
 
     makers: dict[str, Callable[[], Units]] = {
         **{n: lambda n=n: fitted_units(n, store, member, clips) for n in FITTED},
-        **{n: lambda n=n: made_of_codes(n, codes, seed=member.seed) for n in FROM_CODES},
+        **{n: lambda n=n: control_units(n, codes, seed=member.seed) for n in FROM_CODES},
     }
-    rests_on = read_json(home / CARD)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
+    rests_on = read_json(directory / CARD)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
-    return frame.part(part, about, [name, rests_on], makers[name], full=True)
+    return experiment.measurement(part, about, [name, rests_on], makers[name], full=True)
 
 
-def untrained_part(frame: Frame, layer: int, store: ActivationStore) -> CachedResult:
+def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationStore) -> CachedResult:
     """The same layer of an encoder that learned nothing."""
     name = "untrained"
     identity = store.content_id(layer)
-    return frame.part(
-        f"layer{layer:02d}-{name}", frame.about(name, layer), identity, lambda: store.pooled(layer), full=True
+    return experiment.measurement(
+        f"layer{layer:02d}-{name}",
+        experiment.record_template(name, layer),
+        identity,
+        lambda: store.pooled(layer),
+        full=True,
     )
 
 
-def logmel_part(frame: Frame, layer: int) -> CachedResult:
+def logmel_part(experiment: StrictExperiment, layer: int) -> CachedResult:
     """Statistics of the spectrum; they have no layer, and stand beside the one compared."""
-    corpus = frame.material.corpus
+    corpus = experiment.material.corpus
 
     def units() -> Units:
         return np.asarray(logmel_table(corpus), dtype=np.float32)
 
-    return frame.part("logmel", frame.about("logmel", layer), ["logmel", layer], units, full=True)
+    return experiment.measurement(
+        "logmel", experiment.record_template("logmel", layer), ["logmel", layer], units, full=True
+    )
 
 
-PAPERS_PRESET = "mariotte2025"
+STUDY_PRESET = "mariotte2025"
 
 
 def further_seeds(member: GridMember, seeds: Sequence[int], number: int) -> list[GridMember]:
@@ -114,50 +133,50 @@ def further_seeds(member: GridMember, seeds: Sequence[int], number: int) -> list
     return [replace(member, seed=seed) for seed in wanted]
 
 
-def limit_members(frame: Frame, member: GridMember) -> list[GridMember]:
+def limit_members(experiment: StrictExperiment, member: GridMember) -> list[GridMember]:
     """Return dictionaries of a layer from dense to sparse, in the paper's recipe (pooled first) and in others."""
-    settings = frame.settings
+    settings = experiment.settings
     found: list[GridMember] = []
     for preset in settings.limit_presets:
-        pooling = "pool_then_encode" if preset == PAPERS_PRESET else member.pooling
+        pooling = "pool_then_encode" if preset == STUDY_PRESET else member.pooling
         for sparsity in settings.limit_sparsities:
             if int((1 - sparsity) * member.latents) >= 1:
                 found.append(replace(member, preset=preset, pooling=pooling, sparsity=sparsity))
     return found
 
 
-def train(frame: Frame, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
+def train_missing(experiment: StrictExperiment, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
     """Train what is missing of some dictionaries."""
     for member in wanted:
         k_from_sparsity(member.latents, member.sparsity)
-    GridTraining(frame.run, store, wanted).ensure()
+    GridTraining(experiment.run, store, wanted).ensure()
 
 
-def untrained_store(frame: Frame, layer: int) -> ActivationStore:
+def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore:
     """Run the encoder with fresh weights over every clip, once, and keep one layer."""
-    config, folder, watch = frame.run.config, frame.run.folder, frame.run.progress
-    home = folder.root / "untrained"
-    context = "short" if frame.settings.untrained_context == "short" else config.extract.context
+    config, folder, watch = experiment.run.config, experiment.run.folder, experiment.run.progress
+    directory = folder.root / "untrained"
+    context = "short" if experiment.settings.untrained_context == "short" else config.extract.context
     encoder = load_encoder(
         config.model, revision=config.revision, device=config.device, context=context, untrained=True
     )
-    corpus = frame.material.corpus
+    corpus = experiment.material.corpus
 
     def write() -> None:
         with task(watch, "extracting from the untrained encoder", corpus.clips.height, "clips"):
-            for progress in iter_extract(corpus, encoder, home, layers=[layer], dtype=config.extract.dtype):
+            for progress in iter_extract(corpus, encoder, directory, layers=[layer], dtype=config.extract.dtype):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
 
     try:
         write()
     except StaleArtifact:
-        shutil.rmtree(home)
+        shutil.rmtree(directory)
         write()
     try:
-        store = ActivationStore.open(home)
+        store = ActivationStore.open(directory)
         store.check_sizes()
     except ArtifactError:
-        shutil.rmtree(home)
+        shutil.rmtree(directory)
         write()
-        store = ActivationStore.open(home)
+        store = ActivationStore.open(directory)
     return store

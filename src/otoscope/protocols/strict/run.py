@@ -14,8 +14,8 @@ from otoscope.artifacts import fingerprint, read_json
 from otoscope.errors import ArtifactError, ConfigError
 from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
-from otoscope.protocols.strict.compare import Comparison
-from otoscope.protocols.strict.experiment import Frame, say_plan
+from otoscope.protocols.strict.compare import ComparisonParts
+from otoscope.protocols.strict.experiment import StrictExperiment, report_plan
 from otoscope.protocols.strict.representations import baseline_part, codes_part, dense_part, logmel_part, untrained_part
 from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
@@ -24,7 +24,7 @@ from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
 
 
-class Held(NamedTuple):
+class HeldOutScores(NamedTuple):
     """What one representation reads of fitted groups that were left out: R2 of factors, scores of tasks."""
 
     factors: Float[np.ndarray, " factors"]
@@ -33,20 +33,20 @@ class Held(NamedTuple):
     @property
     def scores(self) -> Float[np.ndarray, " asked"]:
         """One score a question, at least 0: the factors, or the tasks where there are no factors."""
-        asked = self.factors if len(self.factors) else self.tasks
-        return np.nan_to_num(np.maximum(asked, 0))
+        targets = self.factors if len(self.factors) else self.tasks
+        return np.nan_to_num(np.maximum(targets, 0))
 
 
-def best_layer(found: Mapping[int, Held]) -> int:
+def best_layer(found: Mapping[int, HeldOutScores]) -> int:
     """Return the layer whose dense activations read most on average; the lowest of equals.
 
-    >>> best_layer({1: Held(np.array([0.2, 0.4]), np.array([])), 2: Held(np.array([0.5, 0.3]), np.array([]))})
+    >>> best_layer({1: HeldOutScores(np.array([0.2, 0.4]), np.array([])), 2: HeldOutScores(np.array([0.5, 0.3]), np.array([]))})
     2
     """
     return max(sorted(found), key=lambda layer: float(found[layer].scores.mean()))
 
 
-def sparsest_good(found: Mapping[float, Held], *, independent: float) -> float:
+def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: float) -> float:
     """Return the highest sparsity that reads as much as the best one, up to one standard error.
 
     The error is that of the mean difference to the best sparsity over the questions asked, of which
@@ -64,73 +64,73 @@ def sparsest_good(found: Mapping[float, Held], *, independent: float) -> float:
     return max(sparsity for sparsity in found if not loses(sparsity))
 
 
-def judge(run: Context, material: EvaluationInputs) -> ProtocolRun:
+def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Say what the protocol rests on; its parts are known only as layer and sparsity are chosen."""
-    course = Course(Frame(run, material))
-    return ProtocolRun(course.identity, course.make, lambda: read_records(run.folder.parts, course.parts))
+    course = StrictRun(StrictExperiment(run, material))
+    return ProtocolRun(course.identity, course.compute, lambda: read_records(run.folder.parts, course.parts))
 
 
 @dataclass
-class Course:
+class StrictRun:
     """One way through the protocol; `parts` grows as it goes on."""
 
-    frame: Frame
+    experiment: StrictExperiment
     parts: list[CachedResult] = field(default_factory=list[CachedResult])
 
     @property
     def identity(self) -> str:
         """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
-        frame, config = self.frame, self.frame.run.config
-        settings = frame.settings
+        experiment, config = self.experiment, self.experiment.run.config
+        settings = experiment.settings
         recipes = {*config.train.preset_names, "frozen_decoder", *settings.limit_presets}
         trained = config.train.model_dump(mode="json", exclude={"presets"})  # those that are used stand by themselves
         return fingerprint(
-            frame.shared,
+            experiment.shared,
             settings.model_dump(mode="json"),
-            [_sha(frame, member) for member in training_grid(config, frame.material.store.layers)],
+            [_sae_sha256(experiment, member) for member in training_grid(config, experiment.material.store.layers)],
             {name: config.train.train_config(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
         )
 
-    def make(self) -> None:
+    def compute(self) -> None:
         """Bring every part up to date."""
         self.parts.clear()
-        frame = self.frame
-        if not frame.asked.names and not frame.tasks:
+        experiment = self.experiment
+        if not experiment.targets.names and not experiment.tasks:
             raise ConfigError(
                 "evaluate.protocols: strict has nothing to ask: the corpus has neither labels that can be probed nor "
                 "factors; add label_* or factor_* columns, or measure eGeMAPS (factors.egemaps)"
             )
-        say_plan(frame)
-        layers = {layer: dense_part(frame, layer, full=False) for layer in frame.material.store.layers}
-        self._bring(layers.values(), "reading layers")
-        layer = self._layer(layers)
+        report_plan(experiment)
+        layers = {layer: dense_part(experiment, layer, full=False) for layer in experiment.material.store.layers}
+        self._ensure(layers.values(), "reading layers")
+        layer = self._choose_layer(layers)
         grid = [m for m in self._grid() if m.layer == layer]
-        by_sparsity = {member.sparsity: codes_part(frame, member, full=False) for member in grid}
-        self._bring(by_sparsity.values(), "reading codes")
-        sparsity = self._sparsity(by_sparsity)
+        by_sparsity = {member.sparsity: codes_part(experiment, member, full=False) for member in grid}
+        self._ensure(by_sparsity.values(), "reading codes")
+        sparsity = self._choose_sparsity(by_sparsity)
         chosen = next(member for member in grid if member.sparsity == sparsity)
-        seeds = representations.further_seeds(chosen, frame.run.config.train.seeds, frame.settings.seeds)
-        limits = representations.limit_members(frame, chosen)
+        seeds = representations.further_seeds(chosen, experiment.run.config.train.seeds, experiment.settings.seeds)
+        limits = representations.limit_members(experiment, chosen)
         frozen = replace(chosen, preset="frozen_decoder")
-        trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in frame.settings.baselines else [])]
-        representations.train(frame, frame.material.store, list(dict.fromkeys(trained)))
-        of_limits = {member: codes_part(frame, member, full=False) for member in limits}
-        self._bring(of_limits.values(), "looking for limits")
-        main = dense_part(frame, layer, full=True)
-        of_seeds = {member: codes_part(frame, member, full=True) for member in seeds}
+        trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in experiment.settings.baselines else [])]
+        representations.train_missing(experiment, experiment.material.store, list(dict.fromkeys(trained)))
+        of_limits = {member: codes_part(experiment, member, full=False) for member in limits}
+        self._ensure(of_limits.values(), "looking for limits")
+        main = dense_part(experiment, layer, full=True)
+        of_seeds = {member: codes_part(experiment, member, full=True) for member in seeds}
         baselines = self._baselines(chosen, frozen)
-        self._bring([main, *of_seeds.values(), *baselines.values()], "comparing in full")
-        self._drop({layers[layer].name, *(codes_part(frame, member, full=False).name for member in seeds)})
-        comparison = Comparison(frame, layer, layers, main, of_seeds, baselines, of_limits)
-        self._bring(comparison.parts(), "summing up", unit="comparisons")
+        self._ensure([main, *of_seeds.values(), *baselines.values()], "comparing in full")
+        self._drop({layers[layer].name, *(codes_part(experiment, member, full=False).name for member in seeds)})
+        comparison = ComparisonParts(experiment, layer, layers, main, of_seeds, baselines, of_limits)
+        self._ensure(comparison.parts(), "summing up", unit="comparisons")
 
-    def _bring(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:
+    def _ensure(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:
         """Make parts, each once: the codes of a limit may be the codes of the grid."""
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
-        folder = self.frame.run.folder.parts
-        run = self.frame.run
+        folder = self.experiment.run.folder.parts
+        run = self.experiment.run
         ensure(folder, fresh, run.progress, title=f"strict: {title}", unit=unit, executor=run.executor)
         self.parts += fresh
 
@@ -139,24 +139,24 @@ class Course:
         self.parts[:] = [part for part in self.parts if part.name not in names]
 
     def _grid(self) -> list[GridMember]:
-        config = self.frame.run.config
+        config = self.experiment.run.config
         train = config.train
-        first = self.frame.pooling, train.preset_names[0], train.dictionaries[0], train.seeds[0]
-        grid = training_grid(config, self.frame.material.store.layers)
+        first = self.experiment.pooling, train.preset_names[0], train.dictionaries[0], train.seeds[0]
+        grid = training_grid(config, self.experiment.material.store.layers)
         return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 
-    def _layer(self, dense: dict[int, CachedResult]) -> int:
+    def _choose_layer(self, dense: dict[int, CachedResult]) -> int:
         """Return the layer asked for, or the one that its dense activations make the best."""
-        wanted = self.frame.settings.layer
+        wanted = self.experiment.settings.layer
         if wanted != "chosen":  # that it has a dictionary was checked when the run began
             return wanted
         trained = sorted({member.layer for member in self._grid()})
-        layer = best_layer({layer: self._held(dense[layer]) for layer in trained})
-        self.frame.run.progress.message(f"  layer {layer} reads most on groups left out; it is compared in full")
+        layer = best_layer({layer: self._held_out_scores(dense[layer]) for layer in trained})
+        self.experiment.run.progress.message(f"  layer {layer} reads most on groups left out; it is compared in full")
         return layer
 
-    def _sparsity(self, found: dict[float, CachedResult]) -> float:
-        wanted = self.frame.settings.sparsity
+    def _choose_sparsity(self, found: dict[float, CachedResult]) -> float:
+        wanted = self.experiment.settings.sparsity
         if wanted != "chosen":
             near = min(found, key=lambda sparsity: abs(sparsity - wanted))
             if abs(near - wanted) > 1e-9:
@@ -164,41 +164,43 @@ class Course:
                     f"evaluate.strict.sparsity: {wanted} is not trained; train.sparsities gives {sorted(found)}"
                 )
             return near
-        robust = self.frame.asked.robust
-        held = {sparsity: self._held(part) for sparsity, part in found.items()}
-        chosen = sparsest_good(held, independent=robust.effective_rank if robust else 1.0)
-        self.frame.run.progress.message(
+        robust = self.experiment.targets.robust
+        held = {sparsity: self._held_out_scores(part) for sparsity, part in found.items()}
+        chosen = sparsest_within_error(held, independent=robust.effective_rank if robust else 1.0)
+        self.experiment.run.progress.message(
             f"  {chosen:.1%} is the highest sparsity within one standard error of the best, on groups left out"
         )
         return chosen
 
-    def _held(self, part: CachedResult) -> Held:
-        arrays = read_arrays(self.frame.run.folder.parts, part)
-        return Held(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
+    def _held_out_scores(self, part: CachedResult) -> HeldOutScores:
+        arrays = read_arrays(self.experiment.run.folder.parts, part)
+        return HeldOutScores(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
 
     def _baselines(self, chosen: GridMember, frozen: GridMember) -> dict[str, CachedResult]:
-        frame = self.frame
-        wanted = frame.settings.baselines
-        parts = {name: baseline_part(frame, name, chosen) for name in wanted if REPRESENTATIONS[name].kind != "built"}
+        experiment = self.experiment
+        wanted = experiment.settings.baselines
+        parts = {
+            name: baseline_part(experiment, name, chosen) for name in wanted if REPRESENTATIONS[name].kind != "built"
+        }
         if "frozen_decoder" in wanted:
-            parts["frozen_decoder"] = codes_part(frame, frozen, full=True, representation="frozen_decoder")
+            parts["frozen_decoder"] = codes_part(experiment, frozen, full=True, representation="frozen_decoder")
         if "logmel" in wanted:
-            parts["logmel"] = logmel_part(frame, chosen.layer)
+            parts["logmel"] = logmel_part(experiment, chosen.layer)
         if {"untrained", "untrained_sae"} & set(wanted):
-            store = representations.untrained_store(frame, chosen.layer)
+            store = representations.untrained_store(experiment, chosen.layer)
             if "untrained" in wanted:
-                parts["untrained"] = untrained_part(frame, chosen.layer, store)
+                parts["untrained"] = untrained_part(experiment, chosen.layer, store)
             if "untrained_sae" in wanted:
                 member = replace(chosen, untrained=True)
-                representations.train(frame, store, [member])
+                representations.train_missing(experiment, store, [member])
                 parts["untrained_sae"] = codes_part(
-                    frame, member, full=True, representation="untrained_sae", store=store
+                    experiment, member, full=True, representation="untrained_sae", store=store
                 )
         return {name: parts[name] for name in wanted}
 
 
-def _sha(frame: Frame, member: GridMember) -> str:
+def _sae_sha256(experiment: StrictExperiment, member: GridMember) -> str:
     try:
-        return str(read_json(frame.run.folder.saes / member.sae_id / CARD)["sha256"])
+        return str(read_json(experiment.run.folder.saes / member.sae_id / CARD)["sha256"])
     except ArtifactError as error:
         raise ArtifactError(f"{member.sae_id} is not trained; run `otoscope train` first") from error

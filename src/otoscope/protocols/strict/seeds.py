@@ -17,7 +17,7 @@ PAIRS = 10
 """Pairs of seeds that are compared at most."""
 
 
-class Repeated(NamedTuple):
+class SeedComparison(NamedTuple):
     """The records, and for each latent of the first seed in how many of the other seeds it was found."""
 
     records: list[Record]
@@ -25,13 +25,13 @@ class Repeated(NamedTuple):
     others: int
 
 
-def repeated(
+def compare_seeds(
     dictionaries: Sequence[Float[np.ndarray, "latents width"]],
     codes: Sequence[Float[np.ndarray, "clips latents"]],
     *,
     groups: Shaped[np.ndarray, " clips"],
     about: Record,
-) -> Repeated:
+) -> SeedComparison:
     """Compare dictionaries of several seeds by atoms, and the first one's latents with all others' by what they do.
 
     The ends of an interval are the lowest and the highest pair of seeds; the null of atoms is two
@@ -40,18 +40,18 @@ def repeated(
     n_groups = len(np.unique(groups))
     about = replace(about, split="all", n=len(codes), groups=n_groups)
     if len(codes) < 2:
-        return Repeated([], np.full(codes[0].shape[1], np.nan), 0)
+        return SeedComparison([], np.full(codes[0].shape[1], np.nan), 0)
     found = matched_latents(codes)
     records = [
-        _atoms(dictionaries, about),
-        _latents(codes, found, about),
+        _atom_record(dictionaries, about),
+        _latent_record(codes, found, about),
         about.with_score("reappearing_share", Score(found.value, null_mean=found.null_mean, null_high=found.null_high)),
     ]
     others = len(codes) - 1
-    return Repeated(records, np.round(found.share * others), others)
+    return SeedComparison(records, np.round(found.share * others), others)
 
 
-def _atoms(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Record) -> Record:
+def _atom_record(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Record) -> Record:
     pairs = list(combinations(range(len(dictionaries)), 2))[:PAIRS]
     first, *rest = (
         compare_dictionaries(dictionaries[a], dictionaries[b], repeats=3 if number == 0 else 0)
@@ -62,7 +62,7 @@ def _atoms(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Re
     return about.with_score("mean_max_cosine", score)
 
 
-def _latents(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappearing, about: Record) -> Record:
+def _latent_record(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappearing, about: Record) -> Record:
     values = [float(np.nanmean(match.correlation)) for match in found.matches]
     shuffled = match_latents(codes[0], permute_rows(codes[1], seed=0)).correlation
     floor = float(np.nanmean(shuffled))

@@ -33,17 +33,17 @@ from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
 from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.metrics.structure import FactorMask
-from otoscope.protocols.strict.regression import Linear, Reading, read_factors, well_read
-from otoscope.protocols.strict.tasks import Asked
+from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
+from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_from_sums
 
-PLAIN = ("gaps", "explicitness", "curve", "curve_null")
+UNPREFIXED = ("gaps", "explicitness", "curve", "curve_null")
 
 
-class Measured(NamedTuple):
+class RepresentationScores(NamedTuple):
     """One representation: what regressions, single latents and few latents say of every factor."""
 
-    reading: Reading
+    lasso: LassoScores
     information: Information
     gaps: Float[np.ndarray, " factors"]
     explicitness: Float[np.ndarray, " factors"]
@@ -53,51 +53,53 @@ class Measured(NamedTuple):
     @property
     def importance(self) -> Float[np.ndarray, "p factors"]:
         """Absolute weights of the sparse regression of each factor."""
-        return np.abs(self.reading.weights).astype(np.float64)
+        return np.abs(self.lasso.weights).astype(np.float64)
 
     @property
     def live(self) -> Bool[np.ndarray, " p"]:
         """Dimensions that vary on the training rows."""
-        return self.reading.live
+        return self.lasso.live
 
     @property
     def r2(self) -> Float[np.ndarray, " factors"]:
         """Held-out R2 of that regression."""
-        return self.reading.r2
+        return self.lasso.r2
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return all of it as arrays by name, to be kept."""
-        kept = {f"reading.{name}": np.asarray(value) for name, value in self.reading._asdict().items()}
-        kept |= {f"information.{name}": _small(value) for name, value in self.information._asdict().items()}
-        return kept | {name: getattr(self, name) for name in PLAIN}
+        kept = {f"reading.{name}": np.asarray(value) for name, value in self.lasso._asdict().items()}
+        kept |= {f"information.{name}": _as_float32(value) for name, value in self.information._asdict().items()}
+        return kept | {name: getattr(self, name) for name in UNPREFIXED}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Measured":
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Measured":
         """Take back what `arrays` returned."""
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
-        rest = {name: arrays[name] for name in PLAIN}
-        return cls(Reading(**part("reading.")), Information(**part("information.")), **rest)
+        rest = {name: arrays[name] for name in UNPREFIXED}
+        return cls(LassoScores(**part("reading.")), Information(**part("information.")), **rest)
 
 
-def measure(units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, *, resamples: int) -> Measured:
+def score_representation(
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
+) -> RepresentationScores:
     """Measure a representation of clips against every factor asked."""
-    split, groups = asked.split, asked.groups
+    split, groups = targets.split, targets.groups
     few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
-    curves = sparse_regression(units, asked.values, groups=groups, split=split, settings=few)
-    return Measured(
-        reading=read_factors(units, asked, settings, resamples=resamples),
-        information=measure_information(units, asked.values),
-        gaps=predictability_gap(units, asked.values, split=split).factors,
-        explicitness=explicitness(units, asked.values, groups=groups, split=split).factors,
+    curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
+    return RepresentationScores(
+        lasso=fit_lasso_scores(units, targets, settings, resamples=resamples),
+        information=measure_information(units, targets.values),
+        gaps=predictability_gap(units, targets.values, split=split).factors,
+        explicitness=explicitness(units, targets.values, groups=groups, split=split).factors,
         curve=curves.r2,
         curve_null=curves.null_high,
     )
 
 
-def _small(values: NDArray[Any]) -> NDArray[Any]:
+def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.float32) if values.ndim == 2 else values
 
 
@@ -108,7 +110,7 @@ COMMON = "common"
 """The target of a share of the common factors."""
 
 
-class Common(NamedTuple):
+class CommonFactors(NamedTuple):
     """The factors that every representation is judged on, and how many independent ones they amount to."""
 
     mask: FactorMask
@@ -116,19 +118,21 @@ class Common(NamedTuple):
     effective_rank: float
 
 
-def common_factors(dense: Measured, codes: list[Measured], *, min_r2: float) -> FactorMask:
+def common_factors(dense: RepresentationScores, codes: list[RepresentationScores], *, min_r2: float) -> FactorMask:
     """Return the factors that dense activations and the codes of every seed predict well."""
-    read = [well_read(found.reading, min_r2) for found in (dense, *codes)]
+    read = [predicted_factors(found.lasso, min_r2) for found in (dense, *codes)]
     return np.all(read, axis=0)
 
 
-def structure(measured: Measured, common: Common, about: Record, *, null: Measured | None = None) -> Iterator[Record]:
+def structure_records(
+    measured: RepresentationScores, common: CommonFactors, about: Record, *, null: RepresentationScores | None = None
+) -> Iterator[Record]:
     """Yield completeness and effective dimensions of each common factor, and every measure over all of them."""
-    reading = measured.reading
-    groups = int(reading.groups.max(initial=0))
-    spread = completeness(measured.importance, live=reading.live, predicted=common.mask)
+    lasso = measured.lasso
+    groups = int(lasso.groups.max(initial=0))
+    spread = completeness(measured.importance, live=lasso.live, predicted=common.mask)
     for j in np.flatnonzero(common.mask):
-        shared = replace(about, target=common.names[j], n=int(reading.n[j]), groups=int(reading.groups[j]))
+        shared = replace(about, target=common.names[j], n=int(lasso.n[j]), groups=int(lasso.groups[j]))
         yield replace(shared, metric="completeness", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", value=float(spread.effective_latents[j]))
     n_common = int(common.mask.sum())
@@ -141,7 +145,7 @@ def structure(measured: Measured, common: Common, about: Record, *, null: Measur
         yield about.with_score(metric, score, target=ALL, n=n_common, groups=groups)
 
 
-def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Common) -> Interval:
+def _interval(metric: str, statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
     """Return a metric with its interval, computed on the logarithm or cut off at the metric's bounds."""
     if METRICS[metric].logarithmic:
         found = jackknife(lambda mask: math.log(statistic(mask)), common)
@@ -151,7 +155,7 @@ def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Com
     return Interval(value, max(low, least) if low == low else low, min(high, most) if high == high else high)
 
 
-def jackknife(statistic: Callable[[FactorMask], float], common: Common) -> Interval:
+def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
     """Return a statistic of the common factors with an interval from leaving out each in turn.
 
     With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of
@@ -172,7 +176,7 @@ def jackknife(statistic: Callable[[FactorMask], float], common: Common) -> Inter
     return Interval(value, value - error, value + error)
 
 
-def mean_r2(linear: Linear, common: Common, about: Record, *, resamples: int) -> Iterator[Record]:
+def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record, *, resamples: int) -> Iterator[Record]:
     """Yield the mean R2 of the common factors from a linear map, each at least 0, with its interval over groups."""
     if not common.mask.any():
         return
@@ -190,7 +194,7 @@ def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> 
     return value, low, high
 
 
-def mean_curve(values: Float[np.ndarray, "factors sizes"], common: Common) -> list[Interval]:
+def mean_curve(values: Float[np.ndarray, "factors sizes"], common: CommonFactors) -> list[Interval]:
     """Return the mean over the common factors at each size, worse than nothing counting as nothing."""
     read = np.nan_to_num(np.maximum(values, 0))
     return [jackknife(lambda mask, i=i: mean_of_known(read[mask, i]), common) for i in range(values.shape[1])]
@@ -206,27 +210,34 @@ MOST_PERMUTATIONS = 5
 """Repetitions of a curve's null; a curve is as many fits as it has points."""
 
 
-def label_curves(
-    units: Float[np.ndarray, "clips p"], asked: Asked, settings: StrictSettings, about: Record, *, resamples: int
+def label_curve_records(
+    units: Float[np.ndarray, "clips p"],
+    targets: FactorTargets,
+    settings: StrictSettings,
+    about: Record,
+    *,
+    resamples: int,
 ) -> Iterator[Record]:
     """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions."""
-    if not live_columns(units[asked.split == "train"]).any():
+    if not live_columns(units[targets.split == "train"]).any():
         return
     few = SparseProbeSettings(
         sizes=settings.sizes, permutations=min(settings.permutations, MOST_PERMUTATIONS), resamples=resamples
     )
-    for label, values in asked.clips.labels.items():
-        curve = sparse_probe(units, values, groups=asked.groups, split=asked.split, settings=few)
+    for label, values in targets.clips.labels.items():
+        curve = sparse_probe(units, values, groups=targets.groups, split=targets.split, settings=few)
         for size, score in zip(curve.sizes, curve.scores, strict=True):
             yield about.with_score(
                 "sparse_probe_balanced_accuracy", score, target=label, dimensions=size, n=curve.n, groups=curve.groups
             )
 
 
-def factor_curve(found: Measured, common: Common, settings: StrictSettings, about: Record) -> Iterator[Record]:
+def factor_curve_records(
+    found: RepresentationScores, common: CommonFactors, settings: StrictSettings, about: Record
+) -> Iterator[Record]:
     """Yield mean R2 of the common factors from 1, 2, 4, ... dimensions."""
     real, null = mean_curve(found.curve, common), mean_curve(found.curve_null, common)
-    groups = int(found.reading.groups.max(initial=0))
+    groups = int(found.lasso.groups.max(initial=0))
     for size, point, floor in zip(settings.sizes, real, null, strict=True):
         score = Score(*point, null_mean=floor.value, null_high=floor.high)
         yield about.with_score("sparse_r2", score, dimensions=size, n=int(common.mask.sum()), groups=groups)

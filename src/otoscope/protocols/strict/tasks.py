@@ -28,13 +28,13 @@ from otoscope.runs.inputs import Clips
 
 Kind = Literal["single", "several", "continuous"]
 
-METRIC_OF: dict[Kind, str] = {
+TASK_METRICS: dict[Kind, str] = {
     "single": "task_balanced_accuracy",
     "several": "task_balanced_accuracy",
     "continuous": "task_r2",
 }
 
-RARE = 5
+MIN_CLIPS = 5
 """Fitted and test clips that a label needs on either side to be asked among several."""
 
 
@@ -49,7 +49,7 @@ class Task:
     classes: tuple[str, ...]
 
 
-class Answer(NamedTuple):
+class TaskResult(NamedTuple):
     """The records of one task, and by test group the sums that its score is made of."""
 
     records: list[Record]
@@ -65,7 +65,7 @@ class Repetitions(NamedTuple):
     seed: int = 0
 
 
-def tasks_of(
+def available_tasks(
     labels: Mapping[str, Shaped[np.ndarray, " clips"]],
     factors: Float[np.ndarray, "clips factors"],
     factor_names: Sequence[str],
@@ -78,22 +78,24 @@ def tasks_of(
     A task each for the labels; with two labels or more, all classes of all labels at once; and the
     factor `target`, if it is given.
     """
-    found = [single(name, values) for name, values in labels.items()]
-    if len(labels) > 1 and (together := several(labels, split=split)) is not None:
+    found = [single_label_task(name, values) for name, values in labels.items()]
+    if len(labels) > 1 and (together := multi_label_task(labels, split=split)) is not None:
         found.append(together)
     if target is not None:
-        found.append(continuous(target, factors[:, list(factor_names).index(target)]))
+        found.append(continuous_task(target, factors[:, list(factor_names).index(target)]))
     return found
 
 
-def single(name: str, values: Shaped[np.ndarray, " clips"]) -> Task:
+def single_label_task(name: str, values: Shaped[np.ndarray, " clips"]) -> Task:
     """Return the task to name a clip's one class; empty values are unknown."""
     classes = tuple(str(c) for c in np.unique(values[values != ""]))
     outputs = (values[:, None] == np.asarray(classes)).astype(np.float64)
     return Task(name, "single", outputs, values != "", classes)
 
 
-def several(labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped[np.ndarray, " clips"]) -> Task | None:
+def multi_label_task(
+    labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped[np.ndarray, " clips"]
+) -> Task | None:
     """Return the task to name every class that a clip has, of all labels at once; None with fewer than two.
 
     Classes that fewer than `RARE` clips have or lack, among the fitted or the test clips, are left out.
@@ -104,7 +106,7 @@ def several(labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped
     for name, values in labels.items():
         for c in np.unique(values[known]):
             has = values == c
-            if all(min((has & rows).sum(), (~has & rows).sum()) >= RARE for rows in (fitted, test)):
+            if all(min((has & rows).sum(), (~has & rows).sum()) >= MIN_CLIPS for rows in (fitted, test)):
                 columns[f"{name}={c}"] = has
     if len(columns) < 2:
         return None
@@ -112,13 +114,13 @@ def several(labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped
     return Task(" + ".join(labels), "several", outputs, known, tuple(columns))
 
 
-def continuous(name: str, values: Float[np.ndarray, " clips"]) -> Task:
+def continuous_task(name: str, values: Float[np.ndarray, " clips"]) -> Task:
     """Return the task to say a value; NaN is unknown."""
     known = ~np.isnan(values)
     return Task(name, "continuous", np.where(known, values, 0.0)[:, None], known, (name,))
 
 
-def ask(
+def evaluate_task(
     task: Task,
     features: Float[np.ndarray, "clips p"],
     *,
@@ -126,7 +128,7 @@ def ask(
     groups: Shaped[np.ndarray, " clips"],
     repeat: Repetitions,
     about: Record,
-) -> Answer:
+) -> TaskResult:
     """Return the task's score on test groups with interval and null, and on the groups left out of the fits."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     rng = np.random.default_rng(repeat.seed)
@@ -144,15 +146,17 @@ def ask(
     truth = task.outputs[test]
     told = [_sums(task.kind, found.held[i], found.others[i], wanted[order], truth) for i, order in enumerate(orders)]
     sums = group_sums(told[0], groups[test])
-    found_at = bootstrap_sums(sums, lambda s: score_of(task.kind, s), resamples=repeat.resamples)
-    null = np.asarray([score_of(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
-    shared = replace(about, metric=METRIC_OF[task.kind], target=task.name)
+    found_at = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
+    null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
+    shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name)
     score = Score(*(float(end) for end in (*found_at, *null_summary(null))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
     held = _sums(task.kind, found.held[0], found.held[0], wanted, wanted).sum(axis=0)
     of_groups = len(np.unique(groups[fitted]))
-    held_score = float(score_of(task.kind, held[None])[0])
-    return Answer([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=of_groups)], sums)
+    held_score = float(score_from_sums(task.kind, held[None])[0])
+    return TaskResult(
+        [on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=of_groups)], sums
+    )
 
 
 def _sums(
@@ -173,7 +177,7 @@ def _sums(
     return np.stack([says * truth, truth, ~says * (1 - truth), 1 - truth], axis=-1)
 
 
-def score_of(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
+def score_from_sums(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
     """Return R2, mean recall over classes, or balanced accuracy averaged over labels."""
     if kind == "continuous":
         error, spread = sums[:, 0, 0], sums[:, 0, 1]
@@ -202,12 +206,12 @@ def _one_hot(numbers: Int[np.ndarray, " rows"], size: int) -> Bool[np.ndarray, "
     return np.arange(size) == numbers[:, None]
 
 
-PITCHES = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")
+PITCH_FACTORS = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")
 """The continuous task asks for the first of these that a corpus has, or for its first factor of pitch."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class FactorTargets:
     """The clips with the factors that are asked: normal scores, `[clips, factors]`, and each one's category."""
 
     clips: Clips
@@ -227,43 +231,43 @@ class Asked:
         return self.clips.groups
 
 
-def ask_of(clips: Clips, categories: Mapping[str, str], *, near_duplicates: float) -> Asked:
+def prepare_factors(clips: Clips, categories: Mapping[str, str], *, near_duplicates: float) -> FactorTargets:
     """Make a corpus's factors robust on its training clips; without a usable factor none are asked."""
     if not clips.factor_names:
-        return Asked(clips, np.zeros((len(clips.split), 0)), (), (), None)
+        return FactorTargets(clips, np.zeros((len(clips.split), 0)), (), (), None)
     train = clips.split == "train"
     try:
         robust = make_robust(clips.factors, clips.factor_names, train=train, duplicate=near_duplicates)
     except EvaluationError:
-        return Asked(clips, np.zeros((len(clips.split), 0)), (), (), None)
+        return FactorTargets(clips, np.zeros((len(clips.split), 0)), (), (), None)
     of = tuple(categories.get(name, "other") for name in robust.names)
-    return Asked(clips, robust.apply(clips.factors), robust.names, of, robust)
+    return FactorTargets(clips, robust.apply(clips.factors), robust.names, of, robust)
 
 
-def continuous_target(asked: Asked, wanted: str | None) -> str | None:
+def continuous_target(targets: FactorTargets, wanted: str | None) -> str | None:
     """Return the factor of the continuous task: the one wanted, a pitch, or the first; None without factors.
 
     Raises `EvaluationError` for a factor that the corpus does not have.
     """
-    names = asked.clips.factor_names
+    names = targets.clips.factor_names
     if wanted is not None:
         if wanted not in names:
             raise EvaluationError(f"evaluate.strict.target: no factor {wanted!r}; the corpus has {', '.join(names)}")
         return wanted
-    pitches = [name for name in PITCHES if name in names]
-    pitches += [name for name, kind in zip(asked.names, asked.categories, strict=True) if kind == "pitch"]
-    return next(iter([*pitches, *asked.names]), None)
+    pitches = [name for name in PITCH_FACTORS if name in names]
+    pitches += [name for name, kind in zip(targets.names, targets.categories, strict=True) if kind == "pitch"]
+    return next(iter([*pitches, *targets.names]), None)
 
 
-def counted(asked: Asked, about: Record) -> Iterator[Record]:
+def effective_rank_records(targets: FactorTargets, about: Record) -> Iterator[Record]:
     """Yield the effective rank of the factors as given and as asked: on how many facts the numbers rest."""
-    if asked.robust is None:
+    if targets.robust is None:
         return
-    train = asked.split == "train"
-    groups = len(np.unique(asked.groups[train]))
-    given = effective_rank(normal_scores(asked.clips.factors[train]))
+    train = targets.split == "train"
+    groups = len(np.unique(targets.groups[train]))
+    given = effective_rank(normal_scores(targets.clips.factors[train]))
     for target, value, n in (
-        ("as given", given, len(asked.robust.given)),
-        ("as asked", asked.robust.effective_rank, len(asked.names)),
+        ("as given", given, len(targets.robust.given)),
+        ("as asked", targets.robust.effective_rank, len(targets.names)),
     ):
         yield replace(about, metric="effective_rank", target=target, split="train", value=value, n=n, groups=groups)

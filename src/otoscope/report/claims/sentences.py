@@ -94,7 +94,7 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
     """Return the verdict on the first claim."""
     if claim is None:
         return NOT_ASKED
-    judgement, codes, change = claim.judge(), claim.high, difference(claim.high, claim.dense)
+    judgement, codes, change = claim.decide(), claim.high, difference(claim.high, claim.dense)
     text = (
         f"At {sparsity(claim.sparsity)} sparsity the codes reach {percent_with_interval(codes)} on {claim.target}, the "
         f"layer itself {percent_with_interval(claim.dense)}: {points(change.value)}"
@@ -121,7 +121,7 @@ def _task_reason(judgement: Judgement, codes: Estimate, change: Estimate) -> str
 
 def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     """Return the verdict on the second claim."""
-    judgement = claim and claim.judge()
+    judgement = claim and claim.decide()
     if claim is None or claim.dimensions is None or judgement is None:
         return NOT_ASKED
     if judgement.reason is Reason.NO_COMMON_FACTOR:
@@ -158,7 +158,7 @@ def _spread(estimate: Estimate) -> str:
 
 def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
     """Return the verdict on the third claim."""
-    judgement = claim and claim.judge()
+    judgement = claim and claim.decide()
     if claim is None or judgement is None:
         return NOT_ASKED
     leads = (describe_lead(lead.first, lead.second, lead.estimate) for lead in claim.leads)

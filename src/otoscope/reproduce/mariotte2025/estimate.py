@@ -12,7 +12,7 @@ import torch
 
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.errors import StorageFull
-from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, Model
+from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, StudyModel
 from otoscope.reproduce.mariotte2025.corpus import cut_takes, list_vocalset
 from otoscope.sae.config import MARIOTTE2025
 
@@ -68,7 +68,7 @@ class Plan:
         require_disk_space(self.folder, self.bytes)
 
 
-def plan(data: Path, folder: Path, *, models: Sequence[Model], settings: ReproductionSettings) -> Plan:
+def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: ReproductionSettings) -> Plan:
     """Return the plan of a reproduction, from file headers and one short measurement; writes nothing."""
     takes = cut_takes(list_vocalset(data, settings), settings)
     rate = flop_per_s()

@@ -18,8 +18,13 @@ from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.mariotte2025 import NAME
-from otoscope.protocols.mariotte2025.measure import Views, judge_factors, judge_probes, judge_reconstruction
-from otoscope.protocols.mariotte2025.models import PAIR, Model
+from otoscope.protocols.mariotte2025.measure import (
+    SplitFeatures,
+    measure_factors,
+    measure_probes,
+    measure_reconstruction,
+)
+from otoscope.protocols.mariotte2025.models import PAIR, StudyModel
 from otoscope.protocols.mariotte2025.run import CODE
 from otoscope.reproduce.mariotte2025.corpus import LABEL, cut_takes
 from otoscope.reproduce.mariotte2025.encoder import load_study_encoder
@@ -48,7 +53,7 @@ MISLABELLED = "HuBERT", 0.99, 0.75
 class ModelRun:
     """Reproduction of one model."""
 
-    model: Model
+    model: StudyModel
     folder: RunFolder
     corpus: Corpus
     factors: FactorTable
@@ -80,7 +85,7 @@ class ModelRun:
         width, clips = encoder.layers[-1].width, self.takes["clip_id"].n_unique()
         return store_bytes(clips, len(layers), width) + grid_bytes(self.settings, width, PAIR)
 
-    def run(self) -> Model:
+    def run(self) -> StudyModel:
         """Run all stages; return the model with the layers that were used."""
         self.progress.message(f"{self.model.name}: {self.model.checkpoint}")
         with self.folder.locked():
@@ -119,7 +124,9 @@ class ModelRun:
             with task(self.progress, title, len(data.layers), "layers"), one_thread():
                 for layer in data.layers:
                     template = self._record_template(layer, "dense")
-                    tables.append(to_table(judge_probes(data.probe_views(layer), data.known, self.settings, template)))
+                    tables.append(
+                        to_table(measure_probes(data.probe_views(layer), data.known, self.settings, template))
+                    )
                     self.progress.advance(1)
             write_table(table, pl.concat(tables))
 
@@ -128,7 +135,7 @@ class ModelRun:
         if self.settings.layers == "published":
             return self.model.layers
         accuracy = read_table(table).filter(pl.col("split") == self.settings.layers)
-        return self.model.chosen(dict(accuracy.select("layer", "value").iter_rows()))
+        return self.model.choose_layers(dict(accuracy.select("layer", "value").iter_rows()))
 
     def _train(self, data: StudyData, grid: Sequence[GridMember]) -> None:
         """Train the missing SAEs of the grid; write `saes/ID/` for each."""
@@ -164,7 +171,7 @@ class ModelRun:
         total = fingerprint(list(inputs.values()))
         run_stage(self.folder, "train", inputs=total, outputs=outputs, work=work, progress=self.progress)
 
-    def _bank(self, views: Views, config: TrainConfig, members: Sequence[BankMember]) -> Bank:
+    def _bank(self, views: SplitFeatures, config: TrainConfig, members: Sequence[BankMember]) -> Bank:
         valid = views.valid
         if self.settings.checkpoint == "last_batch":
             valid = valid[-(len(valid) % config.batch or config.batch) :]
@@ -200,7 +207,9 @@ class ModelRun:
     def _evaluate_layer(self, data: StudyData, layer: int) -> ComputedResult:
         template, views = self._record_template(layer, "dense"), data.views(layer)
         width = views.test.shape[1]
-        return ComputedResult(list(judge_factors(views, data.known, self.settings, template, width=width, dense=True)))
+        return ComputedResult(
+            list(measure_factors(views, data.known, self.settings, template, width=width, dense=True))
+        )
 
     def _evaluate_sae(self, data: StudyData, member: GridMember, *, first: bool) -> ComputedResult:
         settings, known = self.settings, data.known
@@ -209,16 +218,16 @@ class ModelRun:
         template = replace(self._record_template(member.layer, "sae"), **member.columns())
         test = encode_rows(sae, dense.test, np.arange(len(dense.test)))
         mean = dense.train.reshape(-1, dense.train.shape[2]).mean(axis=0, dtype=np.float64)
-        records = list(judge_reconstruction(test.rows, test.rebuilt, test.codes, mean, template))
+        records = list(measure_reconstruction(test.rows, test.rebuilt, test.codes, mean, template))
         codes = _encode(sae, dense)
-        records += judge_factors(codes, known, settings, template, width=dense.test.shape[1], dense=False)
+        records += measure_factors(codes, known, settings, template, width=dense.test.shape[1], dense=False)
         model, sparsity, label = MISLABELLED
         if settings.hubert_99 == "mislabelled" and (self.model.name, member.sparsity, first) == (model, sparsity, True):
             k = k_from_sparsity(settings.latents, label)
             sae.sparsifier = TopK(k)
             codes = _encode(sae, dense)
             template = replace(template, sparsity=label, k=k, sae_id=f"{member.sae_id}-read-at-k{k}")
-        return ComputedResult([*records, *judge_probes(codes, known, settings, template)])
+        return ComputedResult([*records, *measure_probes(codes, known, settings, template)])
 
     @property
     def _probes(self) -> Path:
@@ -257,11 +266,11 @@ def train_config(data: StudyData, settings: ReproductionSettings) -> TrainConfig
     return MARIOTTE2025.model_copy(update={"epochs": settings.sae_epochs / data.crops, "validate_rows": files})
 
 
-def _encode(sae: SparseAutoencoder, dense: Views) -> Views:
+def _encode(sae: SparseAutoencoder, dense: SplitFeatures) -> SplitFeatures:
     """Return the codes of every view."""
 
     def codes(rows: Float[np.ndarray, "*rows width"]) -> Float[np.ndarray, "*rows latents"]:
         flat = rows.reshape(-1, rows.shape[-1])
         return encode_rows(sae, flat, np.arange(len(flat))).codes.reshape(*rows.shape[:-1], -1)
 
-    return Views(*(codes(view) for view in dense))
+    return SplitFeatures(*(codes(view) for view in dense))

@@ -9,7 +9,7 @@ import polars as pl
 from otoscope.artifacts import atomic, read_json, read_table
 from otoscope.config.mariotte2025 import ReproductionSettings, allowed_choices, authors_choices
 from otoscope.formatting import comma_list, count, decimal, sparsity
-from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, not_asked
+from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, models_not_run
 from otoscope.report import tables
 from otoscope.report.claims.page import PAGE
 from otoscope.report.layout import Section, render_page
@@ -103,7 +103,7 @@ def _column(value: Any, across: str) -> str:
 
 def left_out(comparison: pl.DataFrame) -> str:
     """Return a sentence about models that were not reproduced; empty if all were."""
-    models, numbers = not_asked(comparison)
+    models, numbers = models_not_run(comparison)
     if not models:
         return ""
     return f"Not reproduced here: {comma_list(models)} ({count(numbers, 'published number')})."

@@ -13,7 +13,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FactorTable, build_factors, factors_identity
 from otoscope.formatting import count
 from otoscope.protocols.mariotte2025 import NAME
-from otoscope.protocols.mariotte2025.models import Model
+from otoscope.protocols.mariotte2025.models import StudyModel
 from otoscope.protocols.mariotte2025.published import SOURCE, compare
 from otoscope.report.claims.page import write_claims
 from otoscope.report.run_data import read_run
@@ -60,7 +60,7 @@ def reproduce(
     data: Path,
     root: Path,
     *,
-    models: Sequence[Model],
+    models: Sequence[StudyModel],
     settings: ReproductionSettings | None = None,
     device: str = "cpu",
     progress: ProgressReporter | None = None,
@@ -118,7 +118,7 @@ def _factors(folder: RunFolder, corpus: Corpus, progress: ProgressReporter) -> F
 
 
 def _compare(
-    folder: RunFolder, models: list[Model], settings: ReproductionSettings, progress: ProgressReporter
+    folder: RunFolder, models: list[StudyModel], settings: ReproductionSettings, progress: ProgressReporter
 ) -> Reproduction:
     paths = {model.name: _model_folder(folder.root, model).results for model in models}
     results = [(model.name, model.layers, digest(paths[model.name])) for model in models]
@@ -142,7 +142,7 @@ def _compare(
     return Reproduction(folder.root, folder.results, read_table(table), page)
 
 
-def _model_folder(root: Path, model: Model) -> RunFolder:
+def _model_folder(root: Path, model: StudyModel) -> RunFolder:
     return RunFolder(root / "models" / model.name)
 
 

@@ -19,7 +19,7 @@ from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import StaleArtifact
 from otoscope.factors.table import FactorTable
-from otoscope.protocols.mariotte2025.measure import Known, Views
+from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures
 from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS
 from otoscope.reproduce.mariotte2025.corpus import LABEL
 from otoscope.reproduce.mariotte2025.encoder import study_encoder
@@ -138,10 +138,10 @@ class StudyData:
         return fingerprint(stores, labels, self.crops)
 
     @cached_property
-    def known(self) -> Known:
+    def known(self) -> ClipTargets:
         """Labels, singers and factors, in the order of the views."""
         test = self._takes["test"]
-        return Known(
+        return ClipTargets(
             train_labels={LABEL: self._labels(self._takes["train"].unique("path", maintain_order=True))},
             valid_labels={LABEL: self._labels(self._takes["valid"])},
             test_labels={LABEL: self._labels(test)},
@@ -151,21 +151,21 @@ class StudyData:
             factor_names=tuple(self.factors.names),
         )
 
-    def views(self, layer: int) -> Views:
+    def views(self, layer: int) -> SplitFeatures:
         """Return the states of a layer for SAEs and regressions."""
         return self._views(layer, "train", "check")
 
-    def probe_views(self, layer: int) -> Views:
+    def probe_views(self, layer: int) -> SplitFeatures:
         """Return the states for the probe of the layer itself: at the wrong sample rate where the authors' were."""
         misrated = self.stores.get("train-misrated")
         if misrated is None or layer not in misrated.layers:
             return self.views(layer)
         return self._views(layer, "train-misrated", "check-misrated")
 
-    def _views(self, layer: int, train: str, check: str) -> Views:
+    def _views(self, layer: int, train: str, check: str) -> SplitFeatures:
         valid, test = (self._pooled(check, layer, self._takes[side]) for side in ("valid", "test"))
         whole = self._pooled("whole", layer, self._takes["whole"]) if "whole" in self.stores else test
-        return Views(self._crops(train, layer), valid, test, whole)
+        return SplitFeatures(self._crops(train, layer), valid, test, whole)
 
     def _crops(self, store: str, layer: int) -> Float[np.ndarray, "crops files width"]:
         """Return the crops of each file; a file with fewer crops repeats them."""
