@@ -13,7 +13,7 @@ from otoscope.protocols.strict.results import LayerLead
 def number(
     value: float, low: float = math.nan, high: float = math.nan, null_high: float = math.nan, *, groups: int = 5
 ) -> Estimate:
-    """Return a number that rests on enough groups."""
+    """Return an estimate over enough groups."""
     return Estimate(value, low, high, null_high, groups=groups)
 
 
@@ -37,17 +37,17 @@ def number(
         (number(0.8, 0.8, 0.8, 0.2, groups=2), number(0.8, 0.8, 0.8), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
         (number(0.5, 0.5, 0.5, 0.2, groups=1), number(0.8, 0.8, 0.8), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
         (number(0.5, 0.45, 0.55, 0.2), number(0.8, 0.75, 0.85), Verdict.FAILS, Reason.LOSS),
-        # no better than chance is no knowledge, whatever the layer has
+        # codes at chance fail for any layer
         (number(0.19, 0.1, 0.3, 0.2), number(0.2, 0.1, 0.3), Verdict.FAILS, Reason.AT_CHANCE),
     ],
 )
-def test_task_claim_is_judged_by_the_interval_of_the_change(
+def test_task_claim_is_decided_by_the_interval_of_the_change(
     codes: Estimate, dense: Estimate, verdict: Verdict, reason: Reason
 ):
     assert TaskClaim(dense, {0.95: codes}, "technique").decide() == (verdict, reason)
 
 
-def test_task_claim_has_a_limit_only_where_the_densest_codes_are_not_beaten():
+def test_task_claim_has_a_limit_only_if_the_densest_codes_are_best():
     codes = {0.9: number(0.8), 0.95: number(0.79)}
     claim = TaskClaim(number(0.8), codes, "technique", limit=number(0.95, 0.9, 0.99))
     assert (claim.sparsity, claim.better_sparsity) == (0.95, None)
@@ -73,7 +73,7 @@ NARROW, WIDE = number(5.0, 4.0, 6.0), number(20.0, 15.0, 25.0)
         (sides(number(5.0, 4.0, 16.0), WIDE), Verdict.UNDECIDED),
         (sides(number(5.0), number(20.0)), Verdict.UNDECIDED),
         (sides(NARROW, WIDE, factors=0), Verdict.UNDECIDED),
-        # few dimensions (of the layer, of codes) must tell as much
+        # few dimensions of the codes must predict as much as those of the layer
         (sides(NARROW, WIDE, (number(0.3, 0.2, 0.4), number(0.5, 0.45, 0.6))), Verdict.HOLDS),
         (sides(NARROW, WIDE, (number(0.5, 0.4, 0.6), number(0.45, 0.3, 0.55))), Verdict.UNDECIDED),
         (sides(NARROW, WIDE, (number(0.5, 0.45, 0.6), number(0.3, 0.2, 0.4))), Verdict.FAILS),
@@ -104,7 +104,7 @@ def test_compactness_claim_names_the_reason(claim: CompactnessClaim, reason: Rea
 
 
 @pytest.mark.parametrize(("untrained", "learned"), [(5.5, False), (9.0, True)])
-def test_compactness_claim_shows_no_learning_where_untrained_codes_match(untrained: float, learned: bool):
+def test_compactness_claim_not_learned_if_untrained_codes_match(untrained: float, learned: bool):
     assert replace(sides(NARROW, WIDE), unlearned={"untrained_sae": number(untrained)}).learned is learned
 
 
@@ -135,7 +135,7 @@ def test_ordering_claim_needs_every_lead(leads: list[Estimate], verdict: Verdict
         (number(1.2, 0.4, 2.0, 0.3), number(0.2, -0.1, 1.0, 0.3), Verdict.UNDECIDED),
         (number(-1.2, -2.0, -0.4, 0.3), number(-0.5, -1.0, 0.1, 0.3), Verdict.FAILS),
         (number(-1.2, -2.0, -0.4, 0.3), number(-0.1, -0.5, 0.1, 0.3), Verdict.UNDECIDED),
-        # nothing was asked of the blocks alone, or nothing could be said of them
+        # the lead over blocks alone is missing or NaN
         (number(-1.2, -2.0, -0.4, 0.3), number(math.nan), Verdict.FAILS),
     ],
 )
@@ -146,6 +146,6 @@ def test_ordering_claim_must_not_rest_on_the_input_layer(lead: Estimate, blocks:
     assert (judgement.reason is Reason.RESTS_ON_INPUT) == (verdict is Verdict.UNDECIDED)
 
 
-def test_claims_without_numbers_are_not_judged():
+def test_claims_without_numbers_are_not_decided():
     assert CompactnessClaim(LayerAndCodes(number(0.5), number(0.6))).decide() is None
     assert OrderingClaim(early={"pitch": 4.0}).decide() is None

@@ -1,4 +1,4 @@
-"""Answers on planted arrays are what was planted."""
+"""Scores of planted arrays match the planted signal."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ SETTINGS = HeldOutSettings(permutations=20, resamples=200)
 
 @pytest.fixture(scope="module")
 def codes() -> np.ndarray:
-    """Sparse codes: every latent fires on a third of the clips."""
+    """Return sparse codes; every latent fires on a third of the clips."""
     rng = np.random.default_rng(3)
     shape = (GROUPS * EACH, LATENTS)
     return np.where(rng.random(shape) < 1 / 3, rng.gamma(4.0, 0.25, shape), 0.0).astype(np.float32)
@@ -29,7 +29,7 @@ def codes() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def clips(codes: np.ndarray) -> Clips:
-    """One factor in latent 2, one in latents 4 to 7 alike, one in none; a label by latent 0, one by nothing."""
+    """Return factors in latent 2, in latents 4 to 7 and in none, a label from latent 0 and a random one."""
     rng = np.random.default_rng(4)
     noise = rng.standard_normal((len(codes), 3))
     factors = np.stack(
@@ -63,7 +63,7 @@ def row(table: pl.DataFrame, metric: str, target: str = "", split: str = "test")
     return found.row(0, named=True)
 
 
-def test_what_was_planted_is_found_above_its_null(table: pl.DataFrame) -> None:
+def test_measure_representation_scores_planted_signal_above_null(table: pl.DataFrame) -> None:
     for target in ("one", "four"):
         found = row(table, "factor_r2", target)
         assert found["value"] > 0.9
@@ -75,14 +75,14 @@ def test_what_was_planted_is_found_above_its_null(table: pl.DataFrame) -> None:
     assert label["low"] > label["null_high"]
 
 
-def test_what_was_not_planted_is_at_its_null(table: pl.DataFrame) -> None:
+def test_measure_representation_scores_absent_signal_at_null(table: pl.DataFrame) -> None:
     assert row(table, "factor_r2", "none")["value"] < 0.05
     chance = row(table, "probe_accuracy", "by chance")
     assert chance["value"] < chance["null_high"] + 0.08
 
 
-def test_codes_of_other_clips_say_nothing(codes: np.ndarray, clips: Clips) -> None:
-    """Codes dealt anew among all clips: every number falls to its null, none survives on its own strength."""
+def test_measure_representation_of_permuted_codes_is_at_null(codes: np.ndarray, clips: Clips) -> None:
+    """With codes permuted over all clips every score falls to its null."""
     shuffled = judged(np.random.default_rng(5).permutation(codes), clips)
     for target in clips.factor_names:
         assert row(shuffled, "factor_r2", target)["value"] < 0.05
@@ -91,25 +91,25 @@ def test_codes_of_other_clips_say_nothing(codes: np.ndarray, clips: Clips) -> No
     assert math.isnan(row(shuffled, "disentanglement")["value"])
 
 
-def test_completeness_counts_the_latents_behind_a_factor(table: pl.DataFrame) -> None:
+def test_completeness_counts_the_latents_of_a_factor(table: pl.DataFrame) -> None:
     assert row(table, "completeness", "one")["value"] > 0.9
     assert row(table, "effective_latents", "one")["value"] == pytest.approx(1.0, abs=0.3)
     assert row(table, "effective_latents", "four")["value"] == pytest.approx(4.0, abs=0.3)
     assert row(table, "completeness", "four")["value"] < row(table, "completeness", "one")["value"]
 
 
-def test_a_factor_that_nothing_predicts_has_no_completeness(table: pl.DataFrame) -> None:
+def test_completeness_of_an_unpredicted_factor_is_nan(table: pl.DataFrame) -> None:
     assert math.isnan(row(table, "completeness", "none")["value"])
     assert math.isnan(row(table, "effective_latents", "none")["value"])
 
 
-def test_latents_that_serve_one_factor_each_are_disentangled(table: pl.DataFrame) -> None:
+def test_disentanglement_is_high_for_one_factor_per_latent(table: pl.DataFrame) -> None:
     found = row(table, "disentanglement")
     assert found["value"] > 0.9
     assert (found["n"], found["groups"]) == (2, 6)
 
 
-def test_every_row_knows_its_groups_and_what_it_is_about(table: pl.DataFrame) -> None:
+def test_measure_representation_rows_have_groups_and_keys(table: pl.DataFrame) -> None:
     assert set(table["layer"]) == {3}
     assert set(table["sae_id"]) == {"planted"}
     scored = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(["probe_accuracy", "factor_r2"]))
@@ -117,7 +117,7 @@ def test_every_row_knows_its_groups_and_what_it_is_about(table: pl.DataFrame) ->
     assert set(scored["n"]) == {6 * EACH}
 
 
-def test_clips_without_a_label_or_a_factor_are_left_out(codes: np.ndarray, clips: Clips) -> None:
+def test_measure_representation_excludes_unknown_values(codes: np.ndarray, clips: Clips) -> None:
     label = np.where(np.arange(len(codes)) % 4 == 0, "", clips.labels["fires"])
     factors = clips.factors.copy()
     factors[::2, 0] = np.nan
@@ -128,7 +128,7 @@ def test_clips_without_a_label_or_a_factor_are_left_out(codes: np.ndarray, clips
     assert row(table, "factor_r2", "one")["value"] > 0.9
 
 
-def test_a_dictionary_that_is_dead_gets_rows_without_values(codes: np.ndarray, clips: Clips) -> None:
+def test_measure_representation_of_dead_codes_has_no_values(codes: np.ndarray, clips: Clips) -> None:
     table = judged(np.zeros_like(codes), clips)
     for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
         assert math.isnan(row(table, metric, "fires")["value"])
@@ -136,19 +136,21 @@ def test_a_dictionary_that_is_dead_gets_rows_without_values(codes: np.ndarray, c
     assert not row(table, "factor_r2", "one")["value"] > 0.05
 
 
-def test_a_constant_factor_has_no_r2(codes: np.ndarray, clips: Clips) -> None:
+def test_factor_r2_of_a_constant_factor_is_nan(codes: np.ndarray, clips: Clips) -> None:
     table = judged(codes, replace(clips, factors=np.ones_like(clips.factors)))
     assert math.isnan(row(table, "factor_r2", "one")["value"])
     assert math.isnan(row(table, "completeness", "one")["value"])
 
 
-def test_nothing_asked_gives_no_rows(codes: np.ndarray, clips: Clips) -> None:
+def test_measure_representation_without_targets_is_empty(codes: np.ndarray, clips: Clips) -> None:
     asked = replace(clips, labels={}, factors=np.zeros((len(codes), 0)), factor_names=())
     assert judged(codes, asked).is_empty()
 
 
-def test_test_groups_never_touch_what_is_fitted(codes: np.ndarray, clips: Clips, table: pl.DataFrame) -> None:
-    """Another label in a test group changes what it scores, and nothing that was chosen before."""
+def test_measure_representation_does_not_fit_on_test_groups(
+    codes: np.ndarray, clips: Clips, table: pl.DataFrame
+) -> None:
+    """A changed label in a test group changes test scores, but no selection."""
     labels = {"fires": np.where(clips.split == "test", "yes", clips.labels["fires"])}
     other = judged(codes, replace(clips, labels=labels))
     held, moved = (row(t, "probe_balanced_accuracy", "fires", "valid")["value"] for t in (table, other))
@@ -156,11 +158,11 @@ def test_test_groups_never_touch_what_is_fitted(codes: np.ndarray, clips: Clips,
     assert row(other, "probe_accuracy", "fires")["value"] < row(table, "probe_accuracy", "fires")["value"]
 
 
-def test_the_same_seed_gives_the_same_numbers(codes: np.ndarray, clips: Clips, table: pl.DataFrame) -> None:
+def test_measure_representation_is_deterministic_by_seed(codes: np.ndarray, clips: Clips, table: pl.DataFrame) -> None:
     assert judged(codes, clips).equals(table, null_equal=True)
 
 
-def test_reconstruction_rows_carry_intervals_and_counts(codes: np.ndarray, clips: Clips) -> None:
+def test_reconstruction_records_have_intervals_and_counts(codes: np.ndarray, clips: Clips) -> None:
     rng = np.random.default_rng(6)
     rows = codes @ rng.standard_normal((LATENTS, 6)).astype(np.float32) + 1.0  # no row is zero, which has no direction
     meter = ReconstructionMeter(rows.mean(axis=0))

@@ -123,7 +123,7 @@ def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[R
 def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[Record]:
     codes = given.layers[-1]
     read = {i: fit_ridge_scores(layer, targets, folds=3, permutations=2) for i, layer in enumerate(given.layers)}
-    found: RepresentationScores = measure_factors(codes, targets, STRICT, resamples=RESAMPLES)
+    found: RepresentationScores = score_representation(codes, targets, STRICT, resamples=RESAMPLES)
     common = CommonFactors(common_factors(found, [found], min_r2=0.1), targets.names, 5.0)
     yield from effective_rank_records(targets, about)
     yield from factor_records(found.lasso, targets, about)

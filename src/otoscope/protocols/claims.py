@@ -25,10 +25,10 @@ from otoscope.protocols.comparison import (
 from otoscope.protocols.strict.results import LayerLead, better_than_densest
 
 HIGH_SPARSITY = 0.95
-"""Sparsity at which the study's text reads its figures; the nearest that was trained stands for it."""
+"""Sparsity that the study's text refers to; the nearest trained one is used."""
 
 FEW = 4
-"""Dimensions that stand for few: the nearest size of the k-sparse curves is read."""
+"""Number of dimensions that counts as few; the nearest size of the k-sparse curves is used."""
 
 
 class Reason(Enum):
@@ -74,7 +74,7 @@ class OtherTargets:
 
 @dataclass(frozen=True)
 class TaskClaim:
-    """Claim 1, codes keep the task: what a probe reads from a layer and from its codes, by sparsity.
+    """Claim 1, codes keep the task: probe scores of a layer and of its codes, by sparsity.
 
     `layers` counts the layers averaged over. At the sparsity that stands for a high one the codes' value is the mean
     over seeds, and `seeds` holds the value of each. `limit` is the sparsity limit of the task, `test_clips` the number
@@ -112,7 +112,7 @@ class TaskClaim:
         return better_than_densest({s: codes.value for s, codes in self.codes.items()}, MARGIN)
 
     def decide(self) -> Judgement:
-        """Decide whether codes of high sparsity keep what the layer holds on the task.
+        """Decide whether codes of high sparsity keep the task score of the layer.
 
         With d the codes' value minus the layer's, and its interval (`comparison.difference`):
 
@@ -225,7 +225,7 @@ class OrderingClaim:
         return [lead for lead in self.leads if lead.estimate.high < 0 and lead.stands(-1.0)]
 
     def decide(self) -> Judgement | None:
-        """Decide whether pitch is read in earlier layers than formants and MFCC; None if not measured.
+        """Decide whether pitch is predicted from earlier layers than formants and MFCC; None if not measured.
 
         It holds when the interval of every lead lies above 0 and its value above the null's upper end; it fails when
         the whole interval of one lies below 0. Where layer 0, the input of the first block, is among the layers, such

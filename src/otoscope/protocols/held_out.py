@@ -1,9 +1,7 @@
-"""Questions to one representation, answered on groups that nothing was fitted on.
+"""The protocol `held_out`: probes, factor regressions and reconstruction of each dense layer and each SAE.
 
-Fitted on train groups, chosen on validation groups, reported on test groups; every number with its
-interval over groups and its null.
-
-The protocol `held_out`: every dense layer and every dictionary by itself.
+Models are fitted on train groups, selected on validation groups and reported on test groups. Scores have an interval
+over groups and a null.
 """
 
 import math
@@ -37,7 +35,7 @@ NAME = "held_out"
 
 @dataclass(frozen=True)
 class HeldOutSettings:
-    """How the numbers are made; see the configuration's section `evaluate`."""
+    """Settings of the evaluation; see the section `evaluate` of the configuration."""
 
     permutations: int = 10
     resamples: int = 1000
@@ -48,7 +46,7 @@ class HeldOutSettings:
 def measure_representation(
     features: Features, clips: Clips, settings: HeldOutSettings, about: Record
 ) -> Iterator[Record]:
-    """Yield every number about one representation; `about` carries what they share (layer, dictionary, ...)."""
+    """Yield all records of one representation; `about` holds the columns they share (layer, SAE, ...)."""
     for label, values in clips.labels.items():
         yield from _probe_records(features.probe, label, values, clips, settings, about)
     if clips.factor_names:
@@ -56,11 +54,11 @@ def measure_representation(
 
 
 def reconstruction_records(measured: Reconstruction, split: str, about: Record) -> Iterator[Record]:
-    """Yield the numbers on reconstruction and firing of one dictionary on one split."""
+    """Yield reconstruction quality and firing statistics of one SAE on one split."""
     shared = replace(about, split=split, n=measured.rows, groups=measured.groups)
     for metric in ("explained_variance", "mse", "cosine", "l0"):
-        found = getattr(measured, metric)
-        yield shared.with_score(metric, found)
+        score = getattr(measured, metric)
+        yield shared.with_score(metric, score)
     yield replace(shared, metric="dead_fraction", value=measured.dead_fraction)
     yield replace(shared, metric="always_on_fraction", value=measured.always_on_fraction)
 
@@ -77,7 +75,7 @@ def _probe_records(
     if not live_columns(features[clips.split == "train"]).any():
         yield from _empty_probe_records(shared)
         return
-    found = fit_probe(
+    probe = fit_probe(
         features,
         values,
         groups=clips.groups,
@@ -85,26 +83,26 @@ def _probe_records(
         settings=ProbeSettings(permutations=settings.permutations, resamples=settings.resamples),
         seed=settings.seed,
     )
-    shared = replace(shared, n=found.n, groups=found.groups)
+    shared = replace(shared, n=probe.n, groups=probe.groups)
     for metric, score in (
-        ("probe_accuracy", found.accuracy),
-        ("probe_balanced_accuracy", found.balanced_accuracy),
-        ("probe_macro_f1", found.macro_f1),
+        ("probe_accuracy", probe.accuracy),
+        ("probe_balanced_accuracy", probe.balanced_accuracy),
+        ("probe_macro_f1", probe.macro_f1),
     ):
         yield shared.with_score(metric, score, split="test")
-    chosen_by = found.valid_balanced_accuracy
+    chosen_by = probe.valid_balanced_accuracy
     n, groups = _count_clips_and_groups(clips, "valid", values != "")
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=n, groups=groups)
 
 
 def _count_clips_and_groups(clips: Clips, split: str, known: Bool[np.ndarray, " clips"]) -> tuple[int, int]:
-    """Count the clips of a split whose value is known, and their groups."""
+    """Return the number of clips of a split with a known value, and of their groups."""
     chosen = (clips.split == split) & known
     return int(chosen.sum()), len(np.unique(clips.groups[chosen]))
 
 
 def _empty_probe_records(shared: Record) -> Iterator[Record]:
-    """Yield a probe's rows without a value, as for a dictionary that is dead: it was asked and says nothing."""
+    """Yield the records of a probe without values, for a representation that is constant on the training rows."""
     for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
         yield replace(shared, metric=metric, split="test", value=math.nan)
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=math.nan)
@@ -139,19 +137,19 @@ def _factor_records(
 
 
 def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " factors"]:
-    """Say which factors count as predicted: held-out R2 above both a threshold and its null's 95 % point."""
+    """Return the mask of predicted factors: held-out R2 above a threshold and above the 95 % point of the null."""
     above_null = np.isnan(fits.null_high) | (fits.r2 > fits.null_high)
     return (fits.r2 > min_r2) & above_null
 
 
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.held_out")
-"""Code that the numbers depend on."""
+"""Modules that the numbers depend on."""
 
 SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
-    """Plan the parts of this protocol."""
+    """Plan one part per dense layer and one per SAE."""
     config, folder, watch = run.config, run.folder, run.progress
     asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
     settings, shared = HeldOutSettings(**asked), fingerprint(code_version(*CODE), material.fingerprint, asked)
@@ -172,7 +170,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
 
 class _TrainMeans:
-    """The mean of the training rows of each layer, worked out once in each process."""
+    """Mean of the training rows of each layer, computed once per process."""
 
     def __init__(self, material: EvaluationInputs) -> None:
         self._material = material

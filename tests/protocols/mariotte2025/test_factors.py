@@ -1,4 +1,4 @@
-"""The study's figures on factors, and what each switch does to them."""
+"""Factor scores of the study and the effect of each switch."""
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ ROWS = 200
 
 
 def problem(*, width: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, factors (one told by one feature, one by five, one by none), and five singers."""
+    """Return features, factors (in one feature, in five, in none), and five singers."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((ROWS, width)).astype(np.float32)
     noise = rng.standard_normal((ROWS, 3))
@@ -31,14 +31,14 @@ def scored(features, factors, groups, **switches):
     return score_factors(features, factors, groups, ReproductionSettings(**switches), width=features.shape[1])
 
 
-def test_a_factor_of_one_dimension_is_complete_and_one_of_five_is_not():
+def test_score_factors_completeness_is_higher_for_fewer_dimensions():
     found = scored(*problem())
     assert found.r2[:2] == pytest.approx([0.99, 0.93], abs=0.03)
     assert found.completeness[0] > 0.95
     assert found.completeness[1] == pytest.approx(1 - np.log(5) / np.log(30), abs=0.03)
 
 
-def test_what_nothing_predicts_is_complete_only_in_the_authors_way():
+def test_score_factors_completeness_of_an_unpredicted_factor():
     features, factors, groups = problem()
     silent = features.copy()
     silent[:, :] = np.random.default_rng(9).standard_normal(silent.shape)
@@ -47,7 +47,7 @@ def test_what_nothing_predicts_is_complete_only_in_the_authors_way():
     assert np.isnan(scored(silent, factors, groups, completeness_of_unpredicted="nan", **strong).completeness).all()
 
 
-def test_appended_dead_dimensions_raise_completeness_unless_only_live_ones_count():
+def test_score_factors_live_normaliser_ignores_dead_dimensions():
     features, factors, groups = problem()
     wider = np.hstack([features, np.zeros((ROWS, 200), dtype=np.float32)])
     plain, more = scored(features, factors, groups), scored(wider, factors, groups)
@@ -56,7 +56,7 @@ def test_appended_dead_dimensions_raise_completeness_unless_only_live_ones_count
     np.testing.assert_allclose(live.completeness, plain.completeness, atol=1e-9)
 
 
-def test_one_width_for_both_gives_equal_spreads_equal_scores():
+def test_score_factors_width_normaliser_equates_equal_spreads():
     features, factors, groups = problem()
     wider = np.hstack([features, np.zeros((ROWS, 200), dtype=np.float32)])
     settings = ReproductionSettings(completeness_normaliser="width")
@@ -64,7 +64,7 @@ def test_one_width_for_both_gives_equal_spreads_equal_scores():
     np.testing.assert_allclose(*both, atol=1e-9)
 
 
-def test_noise_is_predicted_in_sample_and_not_on_unseen_singers():
+def test_score_factors_predicts_noise_only_in_sample():
     rng = np.random.default_rng(0)
     features, factors = rng.standard_normal((ROWS, 400)).astype(np.float32), rng.standard_normal((ROWS, 6))
     groups = np.repeat(["a", "b", "c", "d", "e"], ROWS // 5)
@@ -72,7 +72,7 @@ def test_noise_is_predicted_in_sample_and_not_on_unseen_singers():
     assert scored(features, factors, groups, lasso_r2="unseen_singers").r2.mean() < 0.0
 
 
-def test_unseen_singers_agree_with_a_plain_loop():
+def test_score_factors_unseen_singers_matches_a_loop():
     features, factors, groups = problem()
     found = scored(features, factors, groups, lasso_r2="unseen_singers").r2
     error, spread = np.zeros(3), np.zeros(3)
@@ -87,7 +87,7 @@ def test_unseen_singers_agree_with_a_plain_loop():
     np.testing.assert_allclose(found, 1 - error / spread, atol=1e-4)
 
 
-def test_the_mean_over_ten_factors_ranks_by_what_it_is_told():
+def test_mean_over_top_ranks_by_the_given_values():
     values, by = np.array([0.1, 0.9, np.nan, 0.5]), np.array([3.0, 1.0, 9.0, 2.0])
     settings = ReproductionSettings()
     assert mean_over_top(values, by=by, settings=settings).members.tolist() == [2, 0, 3, 1]
@@ -101,7 +101,7 @@ def test_the_mean_over_ten_factors_ranks_by_what_it_is_told():
     assert np.isnan(mean_over_top(nothing, by=nothing, settings=settings).mean)
 
 
-def test_entropy_of_known_histograms_and_who_is_degenerate():
+def test_entropy_bits_of_given_histograms_and_included_factors():
     even, lone = np.arange(100.0), np.zeros(100)
     lone[7] = 50.0
     factors = np.stack([even, lone], axis=1)
@@ -111,7 +111,7 @@ def test_entropy_of_known_histograms_and_who_is_degenerate():
 
 
 @pytest.mark.shared
-def test_categories_by_substring_have_the_papers_sizes(shared):
+def test_count_categories_by_substring_matches_the_paper(shared):
     names = pl.read_csv(shared / "paper" / "vocalset_train_egemaps.csv.gz", n_rows=1).columns[1:]
     names = [name for name in names if category(name) != "other"]
     assert len(names) == 88
@@ -122,7 +122,7 @@ def test_categories_by_substring_have_the_papers_sizes(shared):
     assert count_categories(names, ReproductionSettings(categories="egemaps"))["pitch"] == 10
 
 
-def test_the_average_of_disentanglement_is_divided_once_more_unless_switched():
+def test_score_factors_disentanglement_average_switch():
     features, factors, groups = problem()
     mean, total = (
         scored(features, factors, groups, disentanglement_average=s).disentanglement for s in ("mean", "sum")

@@ -1,4 +1,4 @@
-"""The study's numbers about one representation, as records."""
+"""Records of the study on one representation."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ NAMES = (*(f"mfcc{i}_sma3_amean" for i in (1, 2, 3, 4)), "F0semitoneFrom27.5Hz_s
 
 
 def made(*, missing: bool = False) -> tuple[SplitFeatures, ClipTargets]:
-    """Three classes that the first columns tell; five factors, the last told by one column."""
+    """Return three classes encoded in the first columns, and five factors, the last in one column."""
     rng = np.random.default_rng(0)
 
     def side(rows: int, seed: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def values(records, metric: str) -> dict[str, float]:
     return {r.target: r.value for r in records if r.metric == metric}
 
 
-def test_a_probe_reads_what_is_there_on_the_clips_it_says():
+def test_measure_probes_scores_planted_labels_with_clip_counts():
     views, known = made()
     records = list(measure_probes(views, known, ReproductionSettings(probe_epochs=400), ABOUT))
     (test,) = [r for r in records if r.split == "test"]
@@ -57,7 +57,7 @@ def test_a_probe_reads_what_is_there_on_the_clips_it_says():
     assert to_table(records).height == 2
 
 
-def test_clips_without_a_label_take_no_part():
+def test_measure_probes_excludes_clips_without_a_label():
     views, known = made()
     known.test_labels["technique"] = np.where(np.arange(60) < 10, known.test_labels["technique"], "")
     test = next(
@@ -66,7 +66,7 @@ def test_clips_without_a_label_take_no_part():
     assert (test.n, test.groups) == (10, 1)
 
 
-def test_a_factor_that_is_there_is_found_in_one_dimension():
+def test_measure_factors_recovers_a_factor_of_one_dimension():
     views, known = made()
     records = list(measure_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=True))
     assert values(records, "factor_r2_in_sample")[NAMES[4]] == pytest.approx(0.99, abs=0.01)
@@ -80,7 +80,7 @@ def test_a_factor_that_is_there_is_found_in_one_dimension():
     assert -1 <= values(records, "completeness_against_entropy")[""] <= 1
 
 
-def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
+def test_measure_factors_ranks_dense_by_r2_and_codes_by_completeness():
     rng = np.random.default_rng(4)
     features = rng.standard_normal((80, 30)).astype(np.float32)
     spread = features[:, :15].sum(axis=1)
@@ -104,7 +104,7 @@ def test_the_dense_layers_ten_are_ranked_by_r2_and_the_codes_by_completeness():
     assert mean_of(like, dense=True) == mean_of(like, dense=False)
 
 
-def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
+def test_measure_factors_excludes_missing_clips_and_empty_factors():
     views, known = made(missing=True)
     records = list(measure_factors(views, known, ReproductionSettings(), ABOUT, width=8, dense=False))
     found = [r for r in records if r.metric == "factor_r2_in_sample"]
@@ -113,13 +113,13 @@ def test_gaps_in_factors_cost_the_clip_and_an_empty_factor_itself():
     assert values(records, "factor_entropy") == {}
 
 
-def test_no_factors_no_numbers():
+def test_measure_factors_without_factors_is_empty():
     views, known = made()
     empty = ClipTargets(**{**vars(known), "factors": np.full((60, 5), np.nan)})
     assert list(measure_factors(views, empty, ReproductionSettings(), ABOUT, width=8, dense=True)) == []
 
 
-def test_reconstruction_of_known_rows():
+def test_measure_reconstruction_of_given_rows():
     rows = np.array([[0.0, 0.0], [2.0, 2.0]], dtype=np.float32)
     codes = np.array([[1.0, 0.0, 0.0], [1.0, 2.0, 0.0]], dtype=np.float32)
     records = list(measure_reconstruction(rows, rows + 0.5, codes, np.array([1.0, 1.0]), ABOUT))

@@ -1,4 +1,4 @@
-"""The study's probe: learns what is there, predicts nothing it never saw, and repeats itself."""
+"""The study's probe: it learns separable classes, never predicts unseen ones, and is deterministic."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ WIDTH, FILES = 6, 96
 
 
 def clouds(files: int, *, crops: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes, each around a corner of its own."""
+    """Return three classes, each clustered around its own corner."""
     rng = np.random.default_rng(seed)
     classes = np.arange(files) % 3
     rows = 3 * np.eye(3, WIDTH)[classes] + 0.3 * rng.standard_normal((crops, files, WIDTH))
     return rows.astype(np.float32), classes
 
 
-def test_separate_clouds_are_told_apart_and_noise_is_not() -> None:
+def test_fit_probe_separates_clusters_but_not_noise() -> None:
     train, classes = clouds(FILES, crops=2)
     valid, held = clouds(30, seed=1)
     probe = fit_probe(train, classes, valid[0], held, epochs=60, seed=0)
@@ -26,8 +26,8 @@ def test_separate_clouds_are_told_apart_and_noise_is_not() -> None:
     assert probe.accuracy(noise, np.arange(600) % 3) < 0.45
 
 
-def test_the_epoch_of_least_validation_loss_is_kept() -> None:
-    """Labels that training contradicts: the first epochs, which know least, validate best."""
+def test_fit_probe_returns_the_epoch_of_least_validation_loss() -> None:
+    """With contradicting training labels the first epochs validate best."""
     train, classes = clouds(FILES)
     valid, held = clouds(30, seed=1)
     agreeing = fit_probe(train, classes, valid[0], held, epochs=20, seed=0)
@@ -36,15 +36,15 @@ def test_the_epoch_of_least_validation_loss_is_kept() -> None:
     assert contradicting.epoch == 0
 
 
-def test_a_class_that_training_lacks_is_never_predicted() -> None:
+def test_fit_probe_never_predicts_a_class_absent_from_training() -> None:
     train, classes = clouds(FILES)
     probe = fit_probe(train, classes, train[0], classes + 3 * (classes == 2), epochs=5, seed=0)
     assert probe.weight.shape == (3, WIDTH)
     assert probe.accuracy(train[0], np.full(FILES, 7)) == 0.0
 
 
-def test_epoch_i_sees_crop_i() -> None:
-    """Of two crops, one pass sees the first alone."""
+def test_fit_probe_epoch_i_uses_crop_i() -> None:
+    """With two crops, one epoch uses only the first."""
     train, classes = clouds(FILES, crops=2)
     changed = train.copy()
     changed[1] = np.nan
@@ -54,7 +54,7 @@ def test_epoch_i_sees_crop_i() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_seed_gives_the_same_probe_on_any_number_of_threads(threads: int) -> None:
+def test_fit_probe_is_the_same_on_any_number_of_threads(threads: int) -> None:
     train, classes = clouds(FILES)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Which models and layers are opened, and where their checkpoints lie."""
+"""Choice of models and layers, and lookup of checkpoints."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from otoscope.protocols.mariotte2025.published import published
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_rule_chooses_the_published_pair_from_the_published_probes(name: str) -> None:
+def test_choose_layers_returns_the_published_pair(name: str) -> None:
     rows = published()
     rows = rows.filter(
         (rows["metric"] == "probe_accuracy") & (rows["model"] == name) & (rows["representation"] == "dense")
@@ -18,12 +18,12 @@ def test_the_rule_chooses_the_published_pair_from_the_published_probes(name: str
     assert MODELS[name].choose_layers(dict(rows.select("layer", "value").iter_rows())) == MODELS[name].published
 
 
-def test_the_last_layer_counts_once_even_when_it_is_best() -> None:
+def test_choose_layers_counts_the_last_layer_once() -> None:
     assert MODELS["HuBERT"].choose_layers({0: 0.1, 1: 0.5, 2: 0.9}) == (1, 2)
     assert MODELS["AST"].choose_layers({0: 0.5, 1: 0.5, 2: 0.5}) == (0, 1)
 
 
-def test_checkpoints_of_a_folder_go_by_hub_name_or_the_studys(tmp_path: Path) -> None:
+def test_choose_models_finds_checkpoints_by_hub_or_study_name(tmp_path: Path) -> None:
     for name in ("ast-finetuned-audioset-10-10-0.4593", "microsoft/wavlm-base-plus", "hubert", "MERT"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
@@ -37,7 +37,7 @@ def test_checkpoints_of_a_folder_go_by_hub_name_or_the_studys(tmp_path: Path) ->
     }
 
 
-def test_a_model_alone_needs_no_other_checkpoint(tmp_path: Path) -> None:
+def test_choose_models_needs_only_the_selected_checkpoints(tmp_path: Path) -> None:
     (found,) = choose_models(folder=tmp_path, overrides=["hubert=a@b/c@2,5"], only=["hubert"])
     assert (found.name, found.checkpoint, found.layers, found.published) == ("HuBERT", "a@b/c", (2, 5), (3, 12))
 
@@ -53,11 +53,11 @@ def test_a_model_alone_needs_no_other_checkpoint(tmp_path: Path) -> None:
         ({"only": ["WavLMM"]}, "did you mean WavLM"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments, told: str) -> None:
+def test_choose_models_rejects_invalid_names_and_layers(arguments, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         choose_models(**arguments)
 
 
-def test_a_folder_without_a_checkpoint_says_where_it_looked(tmp_path: Path) -> None:
+def test_choose_models_error_lists_searched_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no checkpoint of AST; looked for MIT/ast-finetuned"):
         choose_models(folder=tmp_path)

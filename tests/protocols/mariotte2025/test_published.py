@@ -1,4 +1,4 @@
-"""The study's figures: equal to what was read off it, with errors that can be checked by hand, beside ours."""
+"""Published figures: values of the shared file, standard errors by hand, and comparison with results."""
 
 import json
 import math
@@ -27,7 +27,7 @@ METRICS = {
 
 
 def theirs(shared: Path) -> dict[tuple[object, ...], float]:
-    """The shared file's figures under our keys."""
+    """Return the figures of the shared file under our keys."""
     read = json.loads((shared / "paper" / "results.json").read_text())
     found: dict[tuple[object, ...], float] = {}
     for model, row in read["layer_probe_accuracy_percent"].items():
@@ -55,16 +55,16 @@ def theirs(shared: Path) -> dict[tuple[object, ...], float]:
 
 
 @pytest.mark.shared
-def test_every_figure_is_the_shared_files(shared: Path) -> None:
+def test_published_equals_the_shared_file(shared: Path) -> None:
     wanted = theirs(shared)
     ours = {tuple(row[:-1]): row[-1] for row in published().select(*KEYS, "value").iter_rows()}
-    # the two runs of one label are told in the text of PAPER.md alone
+    # only the text of PAPER.md describes the two runs of one label
     twice = {key: value for key, value in ours.items() if "of two" in str(key[-1])}
     assert sorted(twice.values()) == [0.665, 0.7]
     assert {key: value for key, value in ours.items() if key not in twice} == pytest.approx(wanted, abs=1e-9)
 
 
-def test_every_figure_has_an_error_and_every_error_is_explained() -> None:
+def test_published_figures_have_documented_standard_errors() -> None:
     rows = published()
     assert set(rows["metric"]) == set(STANDARD_ERRORS)
     assert (rows["standard_error"] > 0).all()
@@ -82,7 +82,7 @@ def test_every_figure_has_an_error_and_every_error_is_explained() -> None:
         ("category_count", 5.0, "printed", math.sqrt(2.5)),
     ],
 )
-def test_standard_errors_by_hand(metric: str, value: float, how: str, error: float) -> None:
+def test_standard_error_of_given_figures(metric: str, value: float, how: str, error: float) -> None:
     assert standard_error(metric, value, how) == pytest.approx(error)
 
 
@@ -121,7 +121,7 @@ def cell(table: pl.DataFrame, **keys: object) -> dict[str, object]:
     return found.row(0, named=True)
 
 
-def test_ours_stand_beside_theirs_in_every_row() -> None:
+def test_compare_has_both_values_in_every_row() -> None:
     table = compare({"AST": rows("AST", {6: 0.8, 0: 0.5}, codes={(6, 0.9): 0.7})}, [MODELS["AST"]])
     assert table.height == published().filter(pl.col("model") == "AST").height
     probe = cell(table, metric="probe_accuracy", model="AST", layer=6, representation="dense")
@@ -133,7 +133,7 @@ def test_ours_stand_beside_theirs_in_every_row() -> None:
     assert table.filter(pl.col("here").is_not_null()).height == 3
 
 
-def test_models_that_were_not_asked_for_have_no_rows_and_are_named() -> None:
+def test_models_not_run_lists_models_without_rows() -> None:
     table = compare({"AST": rows("AST", {6: 0.8})}, [MODELS["AST"]])
     assert set(table["model"]) == {"AST"}
     others, numbers = models_not_run(table)
@@ -143,7 +143,7 @@ def test_models_that_were_not_asked_for_have_no_rows_and_are_named() -> None:
     assert (everything.height, models_not_run(everything)) == (published().height, ([], 0))
 
 
-def test_a_stand_ins_layers_take_the_places_of_the_published_pair() -> None:
+def test_compare_maps_layers_to_the_published_pair() -> None:
     model = replace(MODELS["AST"], layers=(1, 4))
     table = compare({"AST": rows("AST", {1: 0.3, 4: 0.4, 6: 0.9}, codes={(4, 0.75): 0.2})}, [model])
     assert cell(table, metric="probe_accuracy", model="AST", layer=6, representation="dense")["here"] == 0.3
@@ -152,7 +152,7 @@ def test_a_stand_ins_layers_take_the_places_of_the_published_pair() -> None:
     assert cell(table, metric="probe_accuracy", model="AST", layer=1)["here"] == 0.3
 
 
-def test_category_counts_are_means_over_sparsities() -> None:
+def test_compare_averages_category_counts_over_sparsities() -> None:
     table = compare({"MERT": rows("MERT", {}, counts={(4, 0.75): 2.0, (4, 0.9): 5.0})}, [MODELS["MERT"]])
     assert cell(table, metric="category_count", model="MERT", layer=4, target="pitch")["here"] == 3.5
 
@@ -161,13 +161,13 @@ def test_category_counts_are_means_over_sparsities() -> None:
     ("codes", "higher", "lower"),
     [({(3, 0.75): 0.6, (3, 0.8): 0.1}, 0.6, 0.6), ({(3, 0.75): 0.6}, 0.6, 0.6)],
 )
-def test_one_run_stands_beside_both_that_carry_one_label(codes, higher, lower) -> None:
+def test_compare_uses_one_run_for_both_ambiguous_figures(codes, higher, lower) -> None:
     table = compare({"HuBERT": rows("HuBERT", {}, codes=codes)}, [MODELS["HuBERT"]])
     found = [cell(table, model="HuBERT", target=f"technique ({name} of two)")["here"] for name in ("higher", "lower")]
     assert found == [higher, lower]
 
 
-def test_two_runs_of_one_label_stand_in_their_order() -> None:
+def test_compare_orders_two_runs_of_the_ambiguous_label() -> None:
     both = pl.concat([rows("HuBERT", {}, codes={(3, 0.75): v}) for v in (0.5, 0.6)])
     table = compare({"HuBERT": both}, [MODELS["HuBERT"]])
     found = [cell(table, model="HuBERT", target=f"technique ({name} of two)")["here"] for name in ("higher", "lower")]

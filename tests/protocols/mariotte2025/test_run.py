@@ -1,4 +1,4 @@
-"""The study's protocol in a run of one's own, beside the others."""
+"""The study's protocol in an ordinary run, together with other protocols."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> pl.DataFram
 
 
 def factor_table(voices: Path) -> str:
-    """One factor for each file: its take, told apart by its noise alone, and its octave."""
+    """Return the factors of each file: its take, which differs only in noise, and its octave."""
     files = sorted(voices.rglob("*.wav"))
     lines = [f"{path.relative_to(voices).as_posix()},{path.stem[-1]},{int('high' in path.parts)}" for path in files]
     return "\n".join(["path,take,octave", *lines]) + "\n"
@@ -43,7 +43,7 @@ def of(results: pl.DataFrame, **keys: object) -> pl.DataFrame:
     return results.filter(*(pl.col(name) == value for name, value in keys.items()))
 
 
-def test_rows_of_every_layer_and_of_pooled_dictionaries_alone(results: pl.DataFrame) -> None:
+def test_plan_covers_every_layer_and_only_pooled_saes(results: pl.DataFrame) -> None:
     rows = of(results, protocol="mariotte2025")
     assert set(of(rows, representation="dense")["layer"]) == {0, 1, 2, 3}
     codes = of(rows, representation="sae")
@@ -53,19 +53,19 @@ def test_rows_of_every_layer_and_of_pooled_dictionaries_alone(results: pl.DataFr
         assert of(codes, metric=metric).height, metric
 
 
-def test_both_protocols_measure_the_same_error(results: pl.DataFrame) -> None:
+def test_plan_measures_the_same_error_as_held_out(results: pl.DataFrame) -> None:
     pooled = of(results, metric="mse", split="test", pooling="pool_then_encode")
     one, two = (of(pooled, protocol=p).sort("sparsity")["value"].to_list() for p in ("held_out", "mariotte2025"))
     assert one == pytest.approx(two, rel=1e-5)
 
 
-def test_probes_of_the_study_and_of_held_out_are_of_the_same_clips(results: pl.DataFrame) -> None:
+def test_plan_probes_the_same_clips_as_held_out(results: pl.DataFrame) -> None:
     probes = of(results, metric="probe_accuracy", split="test", representation="dense", layer=1)
     assert sorted(probes["protocol"]) == ["held_out", "mariotte2025"]
     assert probes["n"].n_unique() == probes["groups"].n_unique() == 1
 
 
-def test_without_pooled_dictionaries_the_protocol_is_refused_at_once(tmp_path: Path, tiny: Tiny) -> None:
+def test_plan_without_pooled_saes_is_rejected_early(tmp_path: Path, tiny: Tiny) -> None:
     config = write_config(tmp_path / "own.yaml", tiny("wavlm"), FOLDER, evaluate={"protocols": ["mariotte2025"]})
     with pytest.raises(
         ConfigError, match=r"mariotte2025 evaluates pooled clips; add pool_then_encode to train\.poolings"
@@ -74,7 +74,7 @@ def test_without_pooled_dictionaries_the_protocol_is_refused_at_once(tmp_path: P
 
 
 @pytest.mark.parametrize(("value", "spelled"), [(1, "1"), ("nan", "nan")])
-def test_its_switches_are_set_in_the_configuration(tmp_path: Path, tiny: Tiny, value: object, spelled: str) -> None:
+def test_plan_reads_switches_from_the_configuration(tmp_path: Path, tiny: Tiny, value: object, spelled: str) -> None:
     evaluate = {"mariotte2025": {"completeness_of_unpredicted": value}}
     config = write_config(tmp_path / "own.yaml", tiny("wavlm"), FOLDER, evaluate=evaluate)
     assert load_config(config).evaluate.mariotte2025.completeness_of_unpredicted == spelled

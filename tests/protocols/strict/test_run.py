@@ -1,4 +1,4 @@
-"""The strict protocol over a small run: every representation beside the others, killed and taken up again."""
+"""The strict protocol on a small run: all representations, caching, and resuming after a kill."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,7 @@ def rows(whole: Path) -> pl.DataFrame:
     return read_table(whole / "results.parquet")
 
 
-def test_every_representation_is_measured_by_the_same_metrics(rows: pl.DataFrame):
+def test_strict_run_applies_the_same_metrics_to_all(rows: pl.DataFrame):
     beside = rows.filter((pl.col("metric") == "mean_factor_r2") | (pl.col("metric") == "predicted_share"))
     assert set(beside["representation"]) == {"dense", "sae", *BASELINES}
     tasks = rows.filter(pl.col("metric").str.starts_with("task_") & (pl.col("split") == "test"))
@@ -57,19 +57,19 @@ def test_every_representation_is_measured_by_the_same_metrics(rows: pl.DataFrame
     assert "task_r2" in set(tasks["metric"])
 
 
-def test_every_score_has_groups_and_an_ordered_interval(rows: pl.DataFrame):
+def test_strict_run_scores_have_groups_and_ordered_intervals(rows: pl.DataFrame):
     assert rows.filter(pl.col("metric") != "")["groups"].min() >= 1
     known = rows.filter(pl.col("low").is_not_nan() & (pl.col("metric") != "predicted_share"))
     ordered = known.filter((pl.col("low") <= pl.col("value") + 1e-9) & (pl.col("value") <= pl.col("high") + 1e-9))
     assert ordered.height > 0.95 * known.height
 
 
-def test_nothing_is_measured_twice(rows: pl.DataFrame):
+def test_strict_run_measures_nothing_twice(rows: pl.DataFrame):
     key = ["layer", "representation", "sae_id", "pooling", "k", "dimensions", "seed", "metric", "target", "split"]
     assert rows.height == rows.select(key).unique().height
 
 
-def test_the_limit_is_looked_for_in_a_recipe_of_the_configuration(rows: pl.DataFrame, whole: Path):
+def test_strict_run_finds_limits_for_configured_presets(rows: pl.DataFrame, whole: Path):
     limits = rows.filter(pl.col("metric") == "sparsity_limit")
     assert set(limits["preset"]) == {target.split(": ")[0] for target in limits["target"]} == {"default", "short"}
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
@@ -77,8 +77,8 @@ def test_the_limit_is_looked_for_in_a_recipe_of_the_configuration(rows: pl.DataF
     assert "SAE, default" in page
 
 
-def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
-    """Margins over the codes are of no dictionary; limits are of a recipe, of several sparsities."""
+def test_strict_run_names_the_preset_in_sae_rows_only(rows: pl.DataFrame):
+    """Baselines belong to no SAE; limits belong to a preset with several sparsities."""
     of_one = rows.filter(pl.col("sae_id") != "").select("representation", "preset")
     assert set(of_one.iter_rows()) == {
         *(("sae", preset) for preset in ("default", "short")),
@@ -88,27 +88,27 @@ def test_rows_of_a_dictionary_and_no_others_name_its_recipe(rows: pl.DataFrame):
     assert rows.filter((pl.col("sae_id") == "") & (pl.col("representation") != "sae"))["preset"].is_null().all()
 
 
-def test_the_gallery_says_in_how_many_seeds_a_latent_came_back(whole: Path):
+def test_strict_run_gallery_shows_seed_counts(whole: Path):
     moments = read_table(whole / "explain" / "top_clips.parquet")
     if not moments.is_empty():
         assert (moments["seeds_asked"] == 1).all()
         assert (moments["seeds_found"] >= 1).all()
 
 
-def test_the_page_holds_a_part_that_says_what_was_asked(whole: Path):
+def test_strict_run_page_has_a_strict_section(whole: Path):
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
     assert 'id="strict"' in page
     assert "are compared in full" in page
     assert "chosen on groups left out of the fits, never on test groups" in page
 
 
-def test_a_second_run_does_nothing(config: Path, whole: Path, rows: pl.DataFrame):
+def test_strict_run_is_cached(config: Path, whole: Path, rows: pl.DataFrame):
     del rows
     run(load_config(config), whole)
     assert "evaluate" in stages_of_last_run(whole)[1]
 
 
-def test_killed_and_taken_up_again_it_ends_in_the_same_bytes(
+def test_strict_run_resumes_after_a_kill_with_the_same_bytes(
     config: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = config.with_name("killed")
@@ -133,8 +133,8 @@ def test_killed_and_taken_up_again_it_ends_in_the_same_bytes(
     assert all((folder / "parts" / f"{name}.parquet").stat().st_mtime_ns == at for name, at in stamps.items())
 
 
-def test_test_groups_choose_nothing(whole: Path, rows: pl.DataFrame):
-    """The layer compared is the best on groups left out, whatever the test groups say."""
+def test_strict_run_chooses_without_test_groups(whole: Path, rows: pl.DataFrame):
+    """The layer compared is the best on cross-validated scores, independent of test groups."""
     held: dict[int, float] = {}
     for layer in (1, 2):
         (found,) = (whole / "parts" / "strict" / "linear").glob(f"layer{layer:02d}-dense.safetensors")
@@ -153,6 +153,6 @@ def test_test_groups_choose_nothing(whole: Path, rows: pl.DataFrame):
         ("evaluate.strict.sizes=[4, 2]", "strictly increasing values"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(config: Path, whole: Path, setting: str, message: str):
+def test_strict_run_rejects_invalid_settings(config: Path, whole: Path, setting: str, message: str):
     with pytest.raises(ConfigError, match=message):
         run(load_config(config, [setting]), whole, until="evaluate")

@@ -1,4 +1,4 @@
-"""Structure over common factors: oracle codes at the top, a rotation low, the same factors for all."""
+"""Structure over common factors: oracle codes score high, a rotation low, on the same factors."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ def over_all(
     return {r.metric: r for r in structure_records(found, common, ABOUT, null=null) if r.target == ""}
 
 
-def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[str, RepresentationScores]):
+def test_structure_records_rank_factors_above_their_rotation(known: dict[str, RepresentationScores]):
     targets, _ = world()
     mask = common_factors(known["oracle"], [known["rotated"]], min_r2=0.1)
     assert mask.all()
@@ -71,7 +71,7 @@ def test_the_factors_themselves_are_compact_and_a_rotation_is_not(known: dict[st
         assert np.isnan(record.low) or record.low <= record.value <= record.high
 
 
-def test_permuted_codes_predict_nothing_and_stand_beside_as_the_null(known: dict[str, RepresentationScores]):
+def test_structure_records_use_permuted_codes_as_null(known: dict[str, RepresentationScores]):
     targets, _ = world()
     assert not predicted_factors(known["permuted"].lasso, 0.1).any()
     common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
@@ -82,7 +82,7 @@ def test_permuted_codes_predict_nothing_and_stand_beside_as_the_null(known: dict
     assert share.value == 0
 
 
-def test_factors_that_one_side_cannot_predict_are_left_out(known: dict[str, RepresentationScores]):
+def test_common_factors_excludes_factors_unpredicted_by_one_side(known: dict[str, RepresentationScores]):
     targets, factors = world()
     blind = factors.copy()
     blind[:, 2] = np.random.default_rng(3).standard_normal(len(blind))
@@ -93,7 +93,7 @@ def test_factors_that_one_side_cannot_predict_are_left_out(known: dict[str, Repr
     assert {record.n for record in records if record.target == "" and record.metric == "mig"} == {5}
 
 
-def test_what_is_kept_comes_back_whole(known: dict[str, RepresentationScores]):
+def test_representation_scores_round_trip_through_arrays(known: dict[str, RepresentationScores]):
     again = RepresentationScores.from_arrays(known["oracle"].to_arrays())
     common = CommonFactors(np.ones(6, dtype=bool), tuple("abcdef"), 6.0)
     for metric, record in over_all(again, common).items():
@@ -101,7 +101,7 @@ def test_what_is_kept_comes_back_whole(known: dict[str, RepresentationScores]):
         assert record.value == pytest.approx(expected, rel=1e-5), metric
 
 
-def test_leaving_one_out_knows_the_error_of_a_mean():
+def test_jackknife_matches_the_error_of_a_mean():
     values = np.random.default_rng(0).standard_normal(50)
     common = CommonFactors(np.ones(50, dtype=bool), tuple(map(str, range(50))), 50.0)
     found = jackknife(lambda mask: float(values[mask].mean()), common)
@@ -111,7 +111,7 @@ def test_leaving_one_out_knows_the_error_of_a_mean():
     assert halved.high - halved.value == pytest.approx(error * np.sqrt(2), rel=1e-6)
 
 
-def test_a_linear_map_reads_what_is_linear_with_missing_values():
+def test_fit_ridge_scores_handles_missing_values():
     targets, factors = world()
     values = targets.values.copy()
     values[::7, 1] = np.nan
@@ -124,13 +124,13 @@ def test_a_linear_map_reads_what_is_linear_with_missing_values():
     assert linear.squares.shape == (4, 6, 2)
 
 
-def test_the_continuous_task_asks_for_a_pitch():
+def test_continuous_target_prefers_a_pitch():
     targets, _ = world()
     assert continuous_target(targets, None) == "f0"
     assert continuous_target(targets, "f3") == "f3"
 
 
-def test_a_corpus_without_usable_factors_asks_for_none():
+def test_prepare_factors_without_usable_factors_is_empty():
     targets, _ = world()
     bare = dataclasses.replace(targets.clips, factors=np.ones((180, 1)), factor_names=("still",))
     assert prepare_factors(bare, {}, near_duplicates=0.9).names == ()

@@ -1,4 +1,4 @@
-"""Three kinds of task by one path: what is there is read, what is not is not, groups are kept apart."""
+"""Three kinds of task: signal is predicted, noise is not, and groups stay separate."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ GROUPS = np.repeat([f"g{i:02d}" for i in range(24)], 10)
 
 
 def hidden(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two labels and a value, all linear in 30 features."""
+    """Return two labels and a value, all linear in 30 features."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((240, 30))
     number = rng.integers(3, size=240)
@@ -36,7 +36,7 @@ def evaluate(task: Task, features: np.ndarray) -> TaskResult:
     return evaluate_task(task, features, split=SPLIT, groups=GROUPS, repeat=REPEAT, about=ABOUT)
 
 
-def test_each_kind_reads_what_is_there_and_not_what_is_shuffled():
+def test_evaluate_task_scores_signal_but_not_shuffled_features():
     features, (colour, shape), value = hidden()
     both = multi_label_task({"colour": colour, "shape": shape}, split=SPLIT)
     assert both is not None
@@ -53,7 +53,7 @@ def test_each_kind_reads_what_is_there_and_not_what_is_shuffled():
         assert (test.n, test.groups) == (80, 8)
 
 
-def test_rare_classes_are_judged_as_often_as_common_ones():
+def test_evaluate_task_predicts_rare_classes():
     rng = np.random.default_rng(1)
     rare = rng.random(240) < 0.1
     features = rng.standard_normal((240, 4)) + 3 * rare[:, None]
@@ -61,7 +61,7 @@ def test_rare_classes_are_judged_as_often_as_common_ones():
     assert evaluate(task, features).records[0].value > 0.9
 
 
-def test_a_constant_answer_is_chance_for_several_labels():
+def test_evaluate_task_scores_multi_label_noise_at_chance():
     _, (colour, shape), _ = hidden()
     task = multi_label_task({"colour": colour, "shape": shape}, split=SPLIT)
     assert task is not None
@@ -70,7 +70,7 @@ def test_a_constant_answer_is_chance_for_several_labels():
     assert set(task.classes) == {"colour=red", "colour=green", "colour=blue", "shape=round", "shape=square"}
 
 
-def test_unknown_rows_are_left_out():
+def test_evaluate_task_excludes_unknown_rows():
     features, (colour, _), value = hidden()
     colour = colour.copy()
     colour[GROUPS == "g23"] = ""
@@ -79,7 +79,7 @@ def test_unknown_rows_are_left_out():
     assert evaluate(continuous_task("value", value), features).records[0].groups == 7
 
 
-def test_the_answer_does_not_see_the_test_targets():
+def test_evaluate_task_validation_score_ignores_test_targets():
     features, (colour, _), _ = hidden()
     other = colour.copy()
     other[SPLIT == "test"] = "red"
@@ -89,7 +89,7 @@ def test_the_answer_does_not_see_the_test_targets():
     assert first == second
 
 
-def test_what_a_corpus_allows():
+def test_available_tasks_by_labels_and_factors():
     _, (colour, shape), value = hidden()
     factors = np.stack([value, value], axis=1)
     names = ("pitch", "level")

@@ -1,8 +1,16 @@
-"""What the study's own code computes, defects and all (Mariotte et al., arXiv 2509.24793).
+"""The protocol of Mariotte et al. 2025 (arXiv 2509.24793), including the defects of its code.
 
-Kept to reproduce published numbers; ask new questions with `otoscope.evaluate` instead. Where the
-two differ, the docstring says how; what the authors' defects did to a figure can be switched, one
-by one (`switches`).
+It reproduces published numbers; use `held_out` or `strict` for new measurements. Docstrings state where the study
+differs from them. Each defect that affects a figure has a switch in the configuration (`Mariotte2025Settings`).
+
+- `metrics`: the study's SAE, LASSO, completeness, disentanglement and linear probe.
+- `factors`: its scores of factors under the switches.
+- `measure`: all records of one representation.
+- `run`: the protocol in an ordinary run (`plan`).
+- `models`: the four encoders, their layers and checkpoints.
+- `published`: the published figures with standard errors, and the comparison with new results.
+
+Start with `measure`. Main names: `completeness`, `disentanglement`, `lasso_importance`, `sae_forward`.
 """
 
 from otoscope.protocols.mariotte2025.metrics import (

@@ -1,4 +1,4 @@
-"""The study's figures on factors: R2 and completeness of each, means over the ten best, counts by category."""
+"""Factor scores of the study: R2 and completeness, means over the ten best factors, and counts by category."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ DEGENERATE_BITS = 0.3
 
 
 class FactorScores(NamedTuple):
-    """What the study says of factors for one representation."""
+    """Factor scores of one representation."""
 
     r2: Float[np.ndarray, " factors"]
     completeness: Float[np.ndarray, " factors"]
@@ -28,7 +28,7 @@ class FactorScores(NamedTuple):
 
 
 class TopFactors(NamedTuple):
-    """Mean and standard deviation over the factors that rank highest, and which they are."""
+    """Mean and standard deviation over the highest-ranked factors, and their indices."""
 
     mean: float
     deviation: float
@@ -43,7 +43,7 @@ def score_factors(
     *,
     width: int,
 ) -> FactorScores:
-    """Regress every factor on all rows at one penalty, and score it as the switches say; rows must be complete."""
+    """Fit each factor on all rows at one penalty and score it under the switches; rows must have no missing factor."""
     if len(features) < 2:
         raise EvaluationError(f"{len(features)} row(s): factors need at least 2 test clips without a gap")
     weights, r2 = lasso_weights(features, factors, alpha=settings.alpha)
@@ -57,7 +57,7 @@ def score_factors(
 
 
 def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"]:
-    """Return the entropy of each factor's histogram of ten equal bins, as the study draws it.
+    """Return the entropy in bits of each factor's histogram with ten bins of equal width.
 
     >>> entropy_bits(np.arange(10.0)[:, None]).round(3).tolist()
     [3.322]
@@ -73,7 +73,7 @@ def entropy_bits(factors: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray
 def included_factors(
     factors: Float[np.ndarray, "rows factors"], settings: Mariotte2025Settings
 ) -> Bool[np.ndarray, " factors"]:
-    """Say which factors take part: all, or those that are not all but constant."""
+    """Return the mask of included factors: all, or those that are not nearly constant."""
     if settings.degenerate_factors == "keep":
         return np.ones(factors.shape[1], dtype=bool)
     return entropy_bits(factors) >= DEGENERATE_BITS
@@ -82,7 +82,7 @@ def included_factors(
 def mean_over_top(
     values: Float[np.ndarray, " factors"], *, by: Float[np.ndarray, " factors"], settings: Mariotte2025Settings
 ) -> TopFactors:
-    """Average over the ten factors that rank highest `by` something (or all), NaN left out."""
+    """Average `values` over the ten factors that rank highest by `by` (or over all), ignoring NaN."""
     order = np.flip(np.argsort(np.where(np.isnan(by), -np.inf, by), kind="stable"))
     members = order[~np.isnan(by[order])]
     members = members if settings.factors_averaged == "all" else members[:TOP]
@@ -94,7 +94,7 @@ def mean_over_top(
 
 
 def count_categories(names: Sequence[str], settings: Mariotte2025Settings) -> dict[str, int]:
-    """Count factors by category, in the order of reports.
+    """Return the number of factors per category, in report order.
 
     >>> count_categories(["logRelF0-H1-H2_sma3nz_amean"], Mariotte2025Settings())["pitch"]
     1
@@ -108,7 +108,7 @@ def count_categories(names: Sequence[str], settings: Mariotte2025Settings) -> di
 
 
 def _category_by_substring(factor: str) -> str:
-    """Sort as the study's code does: harmonic differences hold "F0", the rate of loudness peaks "loudness"."""
+    """Return the category as the study does: names with "F0" count as pitch, names with "loudness" as loudness."""
     if factor.startswith("logRelF0"):
         return "pitch"
     return "loudness" if factor.startswith("loudness") else category(factor)
@@ -122,7 +122,7 @@ def _completeness(
 ) -> Float[np.ndarray, " factors"]:
     found = completeness(importance)
     others = {"all": len(importance), "live": int(live_columns(features).sum()), "width": width}
-    # 1 - H / log(p) with another p: only the normaliser changes
+    # 1 - H / log(p) with a different p
     found = 1 - (1 - found) * np.log(len(importance)) / np.log(max(others[settings.completeness_normaliser], 2))
     if settings.completeness_of_unpredicted == "nan":
         found = np.where(importance.any(axis=0), found, np.nan)
@@ -135,7 +135,7 @@ def _unseen_r2(
     groups: Shaped[np.ndarray, " rows"],
     alpha: float,
 ) -> Float[np.ndarray, " factors"]:
-    """Fit on all singers but one and predict that one, in turn; errors against the mean of the fitted rows."""
+    """Return leave-one-singer-out R2; the reference is the mean of the fitted rows."""
     error, spread = np.zeros(factors.shape[1]), np.zeros(factors.shape[1])
     for singer in np.unique(groups):
         out = groups == singer

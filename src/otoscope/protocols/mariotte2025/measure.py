@@ -1,4 +1,4 @@
-"""Every number of the study about one representation: arrays in, result rows out."""
+"""All records of the study on one representation: probes, factors and reconstruction."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from otoscope.protocols.mariotte2025.metrics import fit_probe
 
 
 class SplitFeatures(NamedTuple):
-    """One representation of all clips: `train` has some crops of each file, `whole` is what factors are read from."""
+    """One representation by split: `train` holds several crops per file, `whole` the rows for fitting factors."""
 
     train: Float[np.ndarray, "crops files width"]
     valid: Float[np.ndarray, "valid width"]
@@ -31,7 +31,7 @@ class SplitFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipTargets:
-    """What is known of the clips, in the order of `Views`: labels by name, singers, and the factors of `whole`."""
+    """Labels by name, singers and factors, in the row order of `SplitFeatures`; factors belong to `whole`."""
 
     train_labels: dict[str, Shaped[np.ndarray, " files"]]
     valid_labels: dict[str, Shaped[np.ndarray, " valid"]]
@@ -45,10 +45,10 @@ class ClipTargets:
 def measure_probes(
     views: SplitFeatures, known: ClipTargets, settings: Mariotte2025Settings, about: Record
 ) -> Iterator[Record]:
-    """Yield the accuracy of the study's probe for every label, on test and (the best epoch's) on validation clips."""
+    """Yield the accuracy of the study's probe per label, on test clips and on validation clips (best epoch)."""
     for label, train in known.train_labels.items():
         valid, test = known.valid_labels[label], known.test_labels[label]
-        # an unknown label is the empty string: such clips take no part
+        # an unknown label is the empty string; exclude such clips
         on = [side != "" for side in (train, valid, test)]
         codes = _class_indices([side[chosen] for side, chosen in zip((train, valid, test), on, strict=True)])
         if not all(map(len, codes)):
@@ -72,9 +72,9 @@ def measure_probes(
 def measure_factors(
     views: SplitFeatures, known: ClipTargets, settings: Mariotte2025Settings, about: Record, *, width: int, dense: bool
 ) -> Iterator[Record]:
-    """Yield R2 and completeness of every factor, the means over the ten best, category counts and entropies.
+    """Yield R2 and completeness per factor, means over the ten best factors, category counts and entropies.
 
-    Clips with a gap in their factors take no part, nor do factors without any value.
+    Factors without any value are excluded, then clips with a missing factor.
     """
     rows, columns = complete_rows(known.factors)
     if not columns.any() or rows.sum() < 2:
@@ -112,7 +112,7 @@ def measure_reconstruction(
     mean_train: Float[np.ndarray, " width"],
     about: Record,
 ) -> Iterator[Record]:
-    """Yield the study's error in raw units, and what makes it comparable: explained variance and active latents."""
+    """Yield the study's mean squared error in raw units, explained variance, and active and dead latents."""
     error = float(np.mean((rows - rebuilt) ** 2, dtype=np.float64))
     spread = float(np.mean((rows - mean_train) ** 2, dtype=np.float64))
     about = replace(about, split="test", n=len(rows))
@@ -125,7 +125,7 @@ def measure_reconstruction(
 def complete_rows(
     factors: Float[np.ndarray, "rows factors"],
 ) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " factors"]]:
-    """Return the factors that have any value, and the rows that have all of these."""
+    """Return the mask of rows without a missing factor and that of factors with any value."""
     missing = np.isnan(factors)
     columns = np.logical_not(missing.all(axis=0))
     return np.logical_not(missing[:, columns].any(axis=1)), columns
@@ -141,7 +141,7 @@ def _select_names(names: Sequence[str], mask: Bool[np.ndarray, " factors"]) -> t
 
 
 def _class_indices(sides: list[Shaped[np.ndarray, " rows"]]) -> list[Int[np.ndarray, " rows"]]:
-    """Number the classes, those of training first, so that a class which training lacks lies beyond its outputs."""
+    """Number the classes, training classes first, so that unseen classes exceed the outputs of the probe."""
     order: dict[str, int] = {}
     for side in sides:
         for name in sorted(set(side.tolist()) - order.keys()):

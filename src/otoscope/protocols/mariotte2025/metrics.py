@@ -1,6 +1,7 @@
-"""The four functions of the study's own code, defects and all (Mariotte et al., arXiv 2509.24793).
+"""Metrics of the study's code, including its defects, and its linear probe (Mariotte et al., arXiv 2509.24793).
 
-The study's linear probe: one `Linear`, cross-entropy, Adam at 1e-3, batches of 32, best validation loss.
+The probe is one `Linear` with cross-entropy, trained by Adam at 1e-3 in batches of 32; the epoch with the lowest
+validation loss is returned.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,7 @@ class Forward(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Absolute LASSO weights, and R2 on the rows that they were fitted on."""
+    """Absolute LASSO weights and in-sample R2."""
 
     abs_weights: Float[np.ndarray, "latents factors"]
     r2: Float[np.ndarray, " factors"]
@@ -60,10 +61,10 @@ def sae_forward(
 def lasso_importance(
     codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"]
 ) -> Importance:
-    """Fit each factor by LASSO at alpha 0.1, both sides standardised; R2 is in sample.
+    """Fit each factor by LASSO at alpha 0.1 with latents and factors standardised; R2 is in-sample.
 
-    With more latents than rows noise alone reaches R2 of 0.1 to 0.2 this way; `evaluate.lasso.fit_factors`
-    tunes the penalty and scores other groups.
+    With more latents than rows, noise alone reaches an R2 of 0.1 to 0.2. `otoscope.linear.lasso.fit_factors` tunes the
+    penalty and scores held-out groups.
     """
     weights, r2 = lasso_weights(codes, factors, alpha=ALPHA)
     return Importance(np.abs(weights), r2)
@@ -72,8 +73,8 @@ def lasso_importance(
 def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disentanglement:
     """Return `D = 1 - H(row) / log(factors)`, the share of each row, and the mean of their product.
 
-    An unused latent has D = 1. The average divides once more by the number of latents: the identity
-    scores 1 / latents instead of 1 (`evaluate.disentanglement` sums).
+    An unused latent has D = 1. The average divides once more by the number of latents, so the identity scores
+    1 / latents instead of 1 (`otoscope.metrics.dci.disentanglement` sums).
 
     >>> disentanglement(np.eye(4)).average
     0.25
@@ -86,7 +87,7 @@ def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disent
 
 
 def completeness(abs_weights: Float[np.ndarray, "latents factors"]) -> Float[np.ndarray, " factors"]:
-    """Return `C = 1 - H(column) / log(latents)`, dead latents counted, 1 for a factor that nothing predicts.
+    """Return `C = 1 - H(column) / log(latents)`, which counts dead latents and is 1 for an unpredicted factor.
 
     >>> completeness(np.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
     [0.0, 1.0]
@@ -96,7 +97,7 @@ def completeness(abs_weights: Float[np.ndarray, "latents factors"]) -> Float[np.
 
 
 def _entropy(columns: Float[np.ndarray, "parts columns"]) -> Float[np.ndarray, " columns"]:
-    """Return the entropy in nats of each column scaled to sum 1; 0 for an empty column, as there."""
+    """Return the entropy in nats of each column scaled to sum 1; 0 for an empty column, as in the study."""
     total = columns.sum(axis=0, dtype=np.float64)
     share = columns / np.where(total > 0, total, 1.0)
     logs = np.log(share, out=np.zeros_like(share, dtype=np.float64), where=share > 0)
@@ -114,14 +115,14 @@ BATCH, LEARNING_RATE = 32, 1e-3
 
 
 class Probe(NamedTuple):
-    """Weights of a probe, as they were after the epoch of least validation loss."""
+    """Weights of a probe after the epoch with the lowest validation loss."""
 
     weight: Float[Tensor, "classes width"]
     bias: Float[Tensor, " classes"]
     epoch: int
 
     def accuracy(self, rows: Float[np.ndarray, "rows width"], classes: Int[np.ndarray, " rows"]) -> float:
-        """Return the share of rows whose class is the likeliest; a class that training lacked is always wrong."""
+        """Return the accuracy; rows of a class that is absent from training count as errors."""
         with one_thread(), torch.inference_mode():
             predictions = functional.linear(torch.from_numpy(rows), self.weight, self.bias).argmax(dim=1)
         return float(np.mean(predictions.numpy() == classes))
@@ -136,10 +137,10 @@ def fit_probe(
     epochs: int,
     seed: int,
 ) -> Probe:
-    """Train a probe as the study does: raw rows, no penalty, a shuffled pass over the files each epoch.
+    """Train a probe as the study does: raw rows, no penalty, one shuffled pass over the files per epoch.
 
-    Epoch i sees crop i of each file, over and over. Classes count from 0; what only `valid` has is
-    never predicted.
+    Epoch i uses crop i modulo the number of crops. Classes are numbered from 0; a class that only `valid` has is never
+    predicted.
     """
     generator = torch.Generator().manual_seed(seed)
     width, outputs = crops.shape[2], int(classes.max()) + 1
@@ -165,6 +166,6 @@ def fit_probe(
 
 
 def _uniform(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
-    """Draw as `nn.Linear` does: uniform in ± 1 / sqrt(inputs)."""
+    """Draw initial weights as `nn.Linear` does: uniform in ± 1 / sqrt(inputs)."""
     bound = inputs**-0.5
     return torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_()

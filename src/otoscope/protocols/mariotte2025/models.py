@@ -1,4 +1,4 @@
-"""The study's models, layers and dictionaries, and where each checkpoint lies."""
+"""Encoders of the study, the layers that it opened, and lookup of their checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +10,17 @@ from otoscope.errors import ConfigError, suggest
 
 @dataclass(frozen=True)
 class StudyModel:
-    """One of the four models: what stands for it here, and which layers stand for its published pair."""
+    """One of the four encoders: its checkpoint, its published pair of layers, and the layers to open in their place."""
 
     name: str
     checkpoint: str
     published: tuple[int, int]
     layers: tuple[int, ...]
     with_last: bool
-    """How the authors chose the pair: the best layer and the last (speech models), or the two best."""
+    """True if the authors took the best and the last layer (speech models), False if the two best."""
 
     def choose_layers(self, accuracy: Mapping[int, float]) -> tuple[int, ...]:
-        """Choose the pair anew from the probes' accuracy by layer, in the order of depth; ties go to the earlier."""
+        """Return the pair that the authors' rule selects from probe accuracy by layer; ties go to the earlier layer."""
         ranked = sorted(accuracy, key=lambda layer: (-accuracy[layer], layer))
         if self.with_last:
             last = max(accuracy)
@@ -37,10 +37,10 @@ MODELS = {
         ("MERT", "m-a-p/MERT-v1-95M", (4, 7), False),
     )
 }
-"""The study's models, in its order, with the layers that it opened."""
+"""Encoders in the order of the study, with the layers that it opened."""
 
 MISRATED_LAYERS = (7, 9, 10)
-"""Layers of MERT whose probes the authors ran on sound of another rate (PAPER 1.3, 13)."""
+"""Layers of MERT whose probes the authors ran on audio at a different sample rate (PAPER 1.3, 13)."""
 
 PAIR = 2
 
@@ -50,9 +50,13 @@ def choose_models(
 ) -> list[StudyModel]:
     """Return the models to open.
 
-    `folder` holds checkpoints under their hub names, with or without the owner, or under the study's names;
-    `overrides` are `NAME=CHECKPOINT` or `NAME=CHECKPOINT@LAYER,LAYER`, where the two layers stand for the
-    published ones; `only` names those to run. Raises `ConfigError` for a name that is not the study's.
+    Args:
+        folder: folder of checkpoints, named as on the hub (with or without the owner) or as in the study.
+        overrides: `NAME=CHECKPOINT` or `NAME=CHECKPOINT@LAYER,LAYER`; the two layers replace the published ones.
+        only: names of the models to run; all without it.
+
+    Raises:
+        ConfigError: a name is not one of the study's models.
 
     >>> [m.layers for m in choose_models(overrides=["HuBERT=starter@1,4"], only=["HuBERT"])]
     [(1, 4)]

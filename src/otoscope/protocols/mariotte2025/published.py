@@ -1,4 +1,4 @@
-"""The study's own figures, each with its standard error, and our figures set beside them."""
+"""Published figures of the study with standard errors, and the comparison of new results with them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ TOP_FACTORS = 10
 SPARSITIES = 6
 
 READING = {"probe_accuracy": 0.005, "top_r2_in_sample": 0.002, "top_completeness": 0.003, "category_count": 0.05}
-"""Error of reading a figure, in the metric's unit; of `mse` it is 2 % of the value."""
+"""Error of reading a value off a figure, in the unit of the metric; for `mse` it is 2 % of the value."""
 
 MSE_READING = 0.02
 COMPLETENESS_DEVIATION = 0.10
-"""Middle of the deviations over the ten factors that the figures show (0.03 to 0.17)."""
+"""Midpoint of the standard deviations over the ten factors in the figures (0.03 to 0.17)."""
 
 STANDARD_ERRORS = {
     "probe_accuracy": "binomial over the 400 test clips, sqrt(p (1 - p) / 400); reading a figure adds 0.5 points",
@@ -36,16 +36,16 @@ STANDARD_ERRORS = {
         "0.05"
     ),
 }
-"""How the standard error of each published figure is made; errors add in squares."""
+"""Derivation of the standard error of each published figure; independent errors add in quadrature."""
 
 KEYS = ["metric", "model", "layer", "representation", "sparsity", "target"]
 
 AMBIGUOUS_CELL = "HuBERT", 3, 0.75
-"""Two runs carry this label in the study; which is which is not known (PAPER 1.3, 12)."""
+"""Cell whose label two runs share in the study; the runs cannot be told apart (PAPER 1.3, 12)."""
 
 
 def published() -> pl.DataFrame:
-    """Return the study's figures: the keys, `value`, `how` it was read, and its `standard_error`."""
+    """Return the published figures: the keys, `value`, `how` (printed or read off a figure) and `standard_error`."""
     text = (files("otoscope.protocols.mariotte2025") / "published.csv").read_bytes()
     table = pl.read_csv(text, comment_prefix="#", schema_overrides={"sparsity": pl.Float64, "layer": pl.Int64})
     table = table.with_columns(pl.col("target").fill_null(""))
@@ -54,7 +54,7 @@ def published() -> pl.DataFrame:
 
 
 def standard_error(metric: str, value: float, how: str) -> float:
-    """Return the standard error of one published figure; `STANDARD_ERRORS` says how it is made.
+    """Return the standard error of one published figure, as `STANDARD_ERRORS` describes.
 
     >>> round(standard_error("probe_accuracy", 0.75, "printed"), 4)
     0.0217
@@ -75,11 +75,11 @@ def standard_error(metric: str, value: float, how: str) -> float:
 
 
 def compare(results: Mapping[str, pl.DataFrame], models: Sequence[StudyModel]) -> pl.DataFrame:
-    """Set our figures beside the published ones of the same models, every published one in its row.
+    """Compare results with the published figures of the same models, one row per published figure.
 
-    `results` holds each model's rows under its name. Columns: the keys (with the published layer), `published,
-    standard_error, how`, `layer_here` (the layer that stands for the published one), `here`, `difference`, and
-    `in_errors`, the difference in standard errors. What these models did not run is null; other models have no rows.
+    `results` holds the rows of each model by name. Columns: the keys (with the published layer), `published`,
+    `standard_error`, `how`, `layer_here` (the layer used in place of the published one), `here`, `difference`, and
+    `in_errors`, the difference in standard errors. Values that a model did not measure are null.
     """
     ours = pl.concat([*(_model_rows(results[model.name], model) for model in models), pl.DataFrame(schema=_SCHEMA)])
     theirs = published().filter(pl.col("model").is_in([model.name for model in models])).rename({"value": "published"})
@@ -91,7 +91,7 @@ def compare(results: Mapping[str, pl.DataFrame], models: Sequence[StudyModel]) -
 
 
 def models_not_run(comparison: pl.DataFrame) -> tuple[list[str], int]:
-    """Return the study's models that a comparison leaves out, and how many published numbers they have."""
+    """Return the study's models that a comparison lacks, and the number of their published figures."""
     left = published().filter(~pl.col("model").is_in(comparison["model"].unique().to_list()))
     return left["model"].unique(maintain_order=True).to_list(), left.height
 
@@ -109,10 +109,10 @@ _SCHEMA = {
 
 
 def _model_rows(results: pl.DataFrame, model: StudyModel) -> pl.DataFrame:
-    """Return one model's figures under the published keys."""
+    """Return the results of one model under the published keys."""
     mine = results.filter(pl.col("split") == "test").rename({"layer": "layer_here", "value": "here"})
     mine = mine.with_columns(pl.lit(model.name).alias("model"))
-    # the pair stands for the published pair in order of depth; every other layer's probe for the layer of its number
+    # the pair maps to the published pair in order of depth; probes of other layers keep their layer number
     pair = pl.DataFrame({"layer_here": sorted(model.layers), "layer": sorted(model.published)})
     opened = mine.join(pair, on="layer_here").select(list(_SCHEMA))
     layer_probes = (pl.col("metric") == "probe_accuracy") & (pl.col("representation") == "dense")
@@ -134,7 +134,7 @@ def _model_rows(results: pl.DataFrame, model: StudyModel) -> pl.DataFrame:
 
 
 def _name_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
-    """Name the two runs of the cell that the study labels alike by their order."""
+    """Name the two runs of the ambiguous cell by the order of their values."""
     model, layer, sparsity = AMBIGUOUS_CELL
     here = (
         (pl.col("metric") == "probe_accuracy")
@@ -144,7 +144,7 @@ def _name_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     ).fill_null(False)
     twice = rows.filter(here).sort("here", descending=True)
     if twice.height == 1:
-        # the slip put right: one run stands beside both
+        # one run without the labelling error is compared with both
         twice = pl.concat([twice, twice])
     return pl.concat([rows.filter(~here), twice.with_columns(pl.Series("target", AMBIGUOUS_TARGETS[: twice.height]))])
 

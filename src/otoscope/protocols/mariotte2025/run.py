@@ -1,7 +1,7 @@
-"""The protocol `mariotte2025` for a run of one's own: the study's numbers of layers and of dictionaries pooled first.
+"""The protocol `mariotte2025` in an ordinary run: the study's numbers for dense layers and SAEs on pooled clips.
 
-What the study reports of whole files is read from the run's clips; its crops, its noise and its other ways of
-hearing belong to `otoscope reproduce`.
+Whole files of the study correspond to clips of the run. Crops, noise and context variants are part of
+`otoscope reproduce` only.
 """
 
 from dataclasses import replace
@@ -29,13 +29,13 @@ from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.model import load_sae
 
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.mariotte2025")
-"""Code that the numbers depend on."""
+"""Modules that the numbers depend on."""
 
 POOLING = "pool_then_encode"
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
-    """Plan the parts of this protocol: every layer, and every dictionary that was trained on pooled clips."""
+    """Plan one part per layer and one per SAE that was trained on pooled clips."""
     folder, settings = run.folder, run.config.evaluate.mariotte2025
     shared = fingerprint(code_version(*CODE), material.fingerprint, settings.model_dump(mode="json"))
     layers = material.store.layers
@@ -53,7 +53,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
 
 def targets_by_split(clips: Clips) -> ClipTargets:
-    """Share out what is known of clips as the study does: factors are those of the test clips."""
+    """Split labels and groups as the study does; factors are those of the test clips."""
     side = {name: clips.split == name for name in ("train", "valid", "test")}
     labels = {name: {label: values[mask] for label, values in clips.labels.items()} for name, mask in side.items()}
     groups = clips.groups[side["test"]]
@@ -69,7 +69,7 @@ def targets_by_split(clips: Clips) -> ClipTargets:
 
 
 def features_by_split(rows: Float[np.ndarray, "clips width"], clips: Clips) -> SplitFeatures:
-    """Share out one row a clip: a training clip is its own only crop, a test clip its own whole file."""
+    """Split one row per clip: a training clip is its only crop, a test clip its whole file."""
     train, valid, test = (np.ascontiguousarray(rows[clips.split == name]) for name in ("train", "valid", "test"))
     return SplitFeatures(train[None], valid, test, test)
 

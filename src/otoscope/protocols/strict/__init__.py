@@ -1,9 +1,15 @@
-"""How the question should be asked: every number held out, beside its nulls, at the price of its size.
+"""The protocol `strict`: one SAE compared in full with its layer and with baselines, on held-out groups.
 
-Factors are made robust first (`factors`), read by penalised regressions whose penalty is chosen on
-groups left out (`reading`); layer and sparsity are chosen the same way (`choose`). Only factors that
-dense activations and codes both predict enter measures of structure (`structure`), the same for every
-representation. Three kinds of task share one code path (`tasks`).
+- `run`: the order of steps (`plan`, `StrictRun`), and the choice of layer and sparsity on validation groups.
+- `experiment`: `StrictExperiment`, the run, its clips and factors, and the measurement of one representation.
+- `representations`: one part per representation (dense layers, codes, baselines).
+- `tasks`: single-label, multi-label and continuous tasks, and robust factors.
+- `regression`: ridge and LASSO scores of every factor.
+- `structure`: compactness and separation over the factors that dense activations and codes both predict.
+- `seeds`, `layers_and_limits`, `compare`: comparisons across seeds, layers, sparsities and representations.
+- `results`: typed access to the result rows.
+
+Start with `run`.
 """
 
 NAME = "strict"

@@ -1,6 +1,6 @@
-"""What only shows once all representations are measured: structure, seeds, layers, limits.
+"""Parts that need several measured representations: structure, seeds, layers and sparsity limits.
 
-Which latents of the dictionary compared may be named: those that come back from other seeds.
+Latents that reappear in other seeds are stored too, so that only these are explained.
 """
 
 import math
@@ -41,12 +41,12 @@ from otoscope.runs.training import GridMember
 from otoscope.sae.model import load_sae
 
 SEEDS = f"{strict.NAME}/seeds"
-"""The part that holds, for each latent, in how many other seeds it was found."""
+"""Name of the part with the number of other seeds in which each latent reappears."""
 
 
 @dataclass(frozen=True)
 class ComparisonParts:
-    """Parts that were measured, by what they are of."""
+    """Measured parts by role, and the comparisons between them."""
 
     experiment: StrictExperiment
     layer: int
@@ -57,19 +57,19 @@ class ComparisonParts:
     limits: Mapping[GridMember, CachedResult]
 
     def parts(self) -> list[CachedResult]:
-        """Return the parts that put the others side by side."""
+        """Return the parts that compare the measured ones."""
         found = [self._part(SEEDS, list(self.seeds.values()), self._compare_seeds)]
         if self.experiment.targets.names:
-            inputs_of = [self.main, *self.seeds.values(), *self.baselines.values()]
-            found.append(self._part(f"{strict.NAME}/structure", inputs_of, self._structure_result))
+            sources = [self.main, *self.seeds.values(), *self.baselines.values()]
+            found.append(self._part(f"{strict.NAME}/structure", sources, self._structure_result))
             found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layer_result))
         if self.limits:
-            inputs_of = [self.main, *self.seeds.values(), *self.limits.values()]
-            found.append(self._part(f"{strict.NAME}/limits", inputs_of, self._limit_result))
+            sources = [self.main, *self.seeds.values(), *self.limits.values()]
+            found.append(self._part(f"{strict.NAME}/limits", sources, self._limit_result))
         return found
 
-    def _part(self, name: str, inputs_of: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
-        inputs = [part.inputs for part in inputs_of]
+    def _part(self, name: str, sources: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
+        inputs = [part.inputs for part in sources]
         shared = self.experiment.shared, self.experiment.settings.min_r2, self.layer
         return CachedResult(name, fingerprint(*shared, inputs), make)
 
@@ -78,7 +78,7 @@ class ComparisonParts:
 
     @cached_property
     def _common(self) -> CommonFactors:
-        """The factors that dense activations and every seed's codes predict."""
+        """Factors that dense activations and the codes of every seed predict."""
         experiment, targets = self.experiment, self.experiment.targets
         if not targets.names:
             return CommonFactors(np.zeros(0, dtype=bool), (), 0.0)
@@ -164,7 +164,7 @@ class ComparisonParts:
         return ComputedResult(records)
 
     def _levels(self, kept: Arrays) -> dict[str, Level]:
-        """Return what one dictionary reaches: rebuilt variance, mean R2 of the common factors, the first task."""
+        """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
         found = {"explained variance": Level(float(kept["rebuilt.value"][0]), kept["rebuilt.draws"])}
         resamples = self.experiment.resamples
         if self.experiment.targets.names and self._common.mask.any():
@@ -183,7 +183,7 @@ class ComparisonParts:
 
 @dataclass(frozen=True)
 class ReappearingLatents:
-    """A dictionary, and for each of its latents in how many of `others` further seeds it was found (NaN: dead)."""
+    """An SAE and the number of `others` (further seeds) in which each of its latents reappears (NaN: dead)."""
 
     sae_id: str
     found_in: Float[np.ndarray, " latents"]
@@ -191,16 +191,16 @@ class ReappearingLatents:
 
     @property
     def stable(self) -> Bool[np.ndarray, " latents"]:
-        """Latents found in enough of the other seeds."""
+        """Mask of latents that reappear in enough of the other seeds."""
         return np.nan_to_num(self.found_in) >= SHARE * self.others - 1e-9
 
     def with_seed_counts(self, choice: LatentChoice) -> LatentChoice:
-        """Return a choice that says in how many seeds its latent was found."""
+        """Return the choice with the number of seeds in which its latent reappears."""
         return replace(choice, seeds_found=int(self.found_in[choice.latent]), seeds_asked=self.others)
 
 
 def read_reappearing_latents(folder: RunFolder, results: pl.DataFrame) -> ReappearingLatents | None:
-    """Return what the strict protocol found of seeds; None where it did not run, or with one seed."""
+    """Read the reappearing latents of the strict protocol; None if it did not run or used one seed."""
     rows = results.filter((pl.col("protocol") == strict.NAME) & (pl.col("metric") == "reappearing_share"))
     if rows.is_empty():
         return None

@@ -1,9 +1,4 @@
-"""What every part of the protocol is given, and the names of its parts.
-
-Representations of clips: every one a matrix with a row a clip, whatever it was made of.
-
-What the protocol is about to do, said before it starts.
-"""
+"""Shared state of the protocol and the measurement of one representation, a matrix with one row per clip."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,13 +37,13 @@ from otoscope.runs.inputs import Clips, EvaluationInputs
 from otoscope.runs.training import GridMember
 
 FITTED_ROWS = 8192
-"""Training rows that a baseline is fitted on at most, drawn by seed."""
+"""Maximum number of training rows that a baseline is fitted on, sampled by seed."""
 
 Units = Float[np.ndarray, "clips p"]
 
 
 def fitted_units(name: str, store: ActivationStore, member: GridMember, clips: Clips) -> Units:
-    """Return the codes of a baseline fitted on the rows that a dictionary was trained on, pooled as its codes are."""
+    """Return the codes of a baseline fitted on the training rows of an SAE, pooled like its codes."""
     train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
     rows = _training_rows(store, member, train)
     encode = find_fitted(name)(rows, latents=member.latents, k=member.k, seed=member.seed)
@@ -56,7 +51,7 @@ def fitted_units(name: str, store: ActivationStore, member: GridMember, clips: C
 
 
 def encoded_units(store: ActivationStore, encode: Encode, layer: int, pooling: Pooling) -> Units:
-    """Return the codes of all clips: of their mean rows, or of every frame and averaged."""
+    """Return the codes of all clips: of their mean rows, or the mean over the codes of their frames."""
     if pooling == "pool_then_encode":
         return np.asarray(encode(store.pooled(layer)), dtype=np.float32)
     made = [part for rows, lengths in _whole_clips(store, layer) for part in _means(encode(rows), lengths)]
@@ -64,7 +59,7 @@ def encoded_units(store: ActivationStore, encode: Encode, layer: int, pooling: P
 
 
 def control_units(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
-    """Return codes that know nothing, made of a dictionary's."""
+    """Return uninformative codes derived from the codes of an SAE."""
     return FROM_CODES[name](codes(), seed=seed)
 
 
@@ -78,7 +73,7 @@ def _training_rows(store: ActivationStore, member: GridMember, train: Sequence[s
 
 
 def _whole_clips(store: ActivationStore, layer: int) -> Iterator[tuple[Float[np.ndarray, "frames width"], list[int]]]:
-    """Yield the frames of whole clips together, so that a batch is worth its while, and each clip's number of them."""
+    """Yield batches of frames of complete clips, and the number of frames per clip."""
     waiting: list[Float[np.ndarray, "frames width"]] = []
     for _, frames in store.iter_clips(layer):
         waiting.append(frames)
@@ -99,17 +94,17 @@ def _means(
 
 
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.strict")
-"""Code that the numbers depend on."""
+"""Modules that the numbers depend on."""
 
 NOT_MEASURED = {
     *("layer", "sparsity", "seeds", "baselines", "min_r2"),
     *("limit_sparsities", "limit_presets", "untrained_context"),
 }
-"""Settings that change which representations are measured, or what is made of it, but not a measurement."""
+"""Settings that select representations or summarise measurements, but do not change a measurement."""
 
 
 class UnitsWithRecords(NamedTuple):
-    """A representation with records and arrays that came up as it was made."""
+    """Representation with the records and arrays that its computation produced."""
 
     units: Units
     records: list[Record]
@@ -118,7 +113,7 @@ class UnitsWithRecords(NamedTuple):
 
 @dataclass(frozen=True)
 class StrictExperiment:
-    """A run, its clips, and what is asked of them."""
+    """A run with its clips, factors and tasks."""
 
     run: Context
     material: EvaluationInputs
@@ -130,35 +125,35 @@ class StrictExperiment:
 
     @property
     def resamples(self) -> int:
-        """How often groups are drawn."""
+        """Number of bootstrap resamples of groups."""
         return self.run.config.evaluate.resamples
 
     @property
     def pooling(self) -> Pooling:
-        """The order of pooling of all codes but those of the paper's recipe: the first of the run's."""
+        """Pooling order of all codes except those of the study's preset: the first of the run."""
         return self.run.config.train.poolings[0]
 
     @cached_property
     def targets(self) -> FactorTargets:
-        """The factors, made robust."""
+        """Robust factors of the clips."""
         of = {card.name: card.category for card in self.material.factors.cards}
         return prepare_factors(self.material.clips, of, near_duplicates=self.settings.near_duplicates)
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """The tasks that the corpus allows."""
+        """Tasks that the corpus supports."""
         clips = self.material.clips
         target = continuous_target(self.targets, self.settings.target)
         return available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target=target)
 
     @cached_property
     def shared(self) -> str:
-        """What every measurement rests on beside its representation."""
+        """Fingerprint of the inputs that all measurements share."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
         return fingerprint(code_version(*CODE), self.material.fingerprint, settings, self.resamples)
 
     def record_template(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
-        """Return what all records of one representation share."""
+        """Return the record with the columns that all records of one representation share."""
         return self.material.record_template(
             layer, protocol=strict.NAME, representation=representation, pooling=pooling
         )
@@ -172,9 +167,9 @@ class StrictExperiment:
         *,
         full: bool,
     ) -> CachedResult:
-        """Return the part that reads one representation, in `full` or only linearly.
+        """Return the part that measures one representation, in `full` or by ridge regression only.
 
-        `units` may bring records and arrays of its own.
+        `units` may return records and arrays of its own.
         """
 
         def make() -> ComputedResult:
@@ -212,9 +207,9 @@ class StrictExperiment:
 
 
 def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:
-    """Return a representation, with a column of noise where none of its own varies over the training clips.
+    """Return the representation, with a column of noise if it is constant on the training clips.
 
-    A dictionary may be dead; what is then read is what chance reads, and not an error.
+    A dead SAE then scores at chance instead of raising an error.
     """
     if live_columns(units[targets.split == "train"]).any():
         return units
@@ -223,12 +218,12 @@ def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:
 
 
 def ridge_scores_from(arrays: Mapping[str, NDArray[Any]]) -> RidgeScores:
-    """Return the linear reading that a part kept."""
+    """Return the ridge scores stored by a part."""
     return RidgeScores(**{name: arrays[f"linear.{name}"] for name in RidgeScores._fields})
 
 
 def report_plan(experiment: StrictExperiment) -> None:
-    """Say how many representations, dictionaries and regressions are to come."""
+    """Print the number of factors, tasks, representations and regressions to compute."""
     settings, config, targets = experiment.settings, experiment.run.config, experiment.targets
     layers, sparsities = len(experiment.material.store.layers), len(config.train.sparsities)
     limits = len(settings.limit_presets) * len(settings.limit_sparsities)

@@ -1,6 +1,6 @@
-"""In which layers each category of factors can be read, and the study's claim about their order.
+"""R2 of each category of factors by layer, the order of categories over layers, and sparsity limits.
 
-Up to which sparsity a dictionary rebuilds, tells labels apart and predicts factors as the densest one does.
+A sparsity limit is the highest sparsity at which codes match the densest ones in reconstruction, factors or a task.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,18 +22,17 @@ ORDER_CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
 
 INPUT_LAYER = 0
-"""The layer that no block has seen: the input of the first. Leads are told with it and without."""
+"""Input of the first block. Leads are computed with and without it."""
 
 
 def layer_records(
     found: Mapping[int, RidgeScores], targets: FactorTargets, about: Record, *, resamples: int
 ) -> Iterator[Record]:
-    """Yield each category's mean R2 by layer, its earliest and its centre layer, and the tests of the claims.
+    """Yield the mean R2 of each category by layer, its earliest and centre layer, and the tests of the claims.
 
-    The order is tested over all layers, and over the outputs of blocks alone where layer 0 is among them.
-    R2 is that of a ridge regression, at least 0, averaged over the category's factors, so that a large
-    category does not look better; intervals draw groups and factors. The null is the mean of what
-    permuted factors reach at most.
+    The order is tested over all layers, and again over the outputs of blocks if layer 0 is among them. R2 is the ridge
+    R2, clipped at 0 and averaged over the factors of a category, so that its size has no effect. Intervals resample
+    groups and factors. The null is the mean over factors of the null of each, clipped at 0.
     """
     layers = sorted(found)
     squares = np.stack([found[layer].squares for layer in layers])
@@ -68,7 +67,7 @@ def _leads(
     metric: str,
     resamples: int,
 ) -> Iterator[Record]:
-    """Yield by how many of the layers each claim's early category leads its late one; none over a single layer."""
+    """Yield the lead in layers of each claim's early category over its late one; none over a single layer."""
     for first, then in ORDER_CLAIMS:
         if len(layers) > 1 and {first, then} <= set(targets.categories):
             lead = compare_order(
@@ -79,18 +78,18 @@ def _leads(
 
 
 MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}
-"""Loss against the densest dictionary that still counts as none, fixed beforehand."""
+"""Loss against the densest SAE that counts as none, by quantity; fixed in advance."""
 
 
 class Level(NamedTuple):
-    """A value at one sparsity, and the same under draws of groups that all sparsities share."""
+    """Value at one sparsity, and its bootstrap resamples; all sparsities share the resampled groups."""
 
     value: float
     draws: Float[np.ndarray, " resamples"]
 
 
 def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
-    """Yield the sparsest level within the margin, and the bend of the curve, of one quantity."""
+    """Yield the sparsity limit and the knee of the curve of one quantity."""
     known = {s: levels[s] for s in sorted(levels) if np.isfinite(levels[s].value)}
     if len(known) < 2:
         return

@@ -1,9 +1,8 @@
-"""How well each factor is read from a representation, on groups that nothing was fitted on or chosen by.
+"""Regression of every factor from a representation, scored on held-out groups.
 
-A first reading of every factor by ridge regression: cheap enough for every layer, sparsity and seed.
-
-Layer and sparsity are chosen by it, limits and emergence are drawn from it; the LASSO, whose weights
-say how many dimensions carry a factor, is kept for what is compared in full.
+Ridge regression is cheap enough for every layer, sparsity and seed; it selects layer and sparsity and yields sparsity
+limits and layer curves. The LASSO, whose weights show how many dimensions carry a factor, is fitted only for
+representations compared in full.
 """
 
 import math
@@ -31,10 +30,11 @@ from otoscope.resampling.groups import (
 
 
 class LassoScores(NamedTuple):
-    """Per factor: held-out R2, its interval over groups, its null, and the regression's weights.
+    """LASSO scores per factor: held-out R2, its interval over groups, its null, and the weights.
 
-    `held_r2` is R2 on fitted groups that were left out while the penalty was chosen; `weights` are in
-    standard deviations of factor over unit; `live` units vary; `n` and `groups` count test rows and groups.
+    `held_r2` is the cross-validated R2 on train and validation groups at the chosen penalty. `weights` are in standard
+    deviations of factor per standard deviation of unit. `live` marks units that vary. `n` and `groups` count test rows
+    and groups.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -52,7 +52,7 @@ class LassoScores(NamedTuple):
 def fit_lasso_scores(
     units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
 ) -> LassoScores:
-    """Fit every factor from a representation by a LASSO whose penalty is chosen on groups left out."""
+    """Fit every factor by a LASSO whose penalty is cross-validated over groups."""
     fits = fit_factors(
         units,
         targets.values,
@@ -68,13 +68,13 @@ def fit_lasso_scores(
 
 
 def predicted_factors(lasso: LassoScores, min_r2: float) -> Bool[np.ndarray, " factors"]:
-    """Say which factors are predicted well: held-out R2 above a threshold and above its null's 95 % point."""
+    """Return the mask of predicted factors: held-out R2 of at least `min_r2` and above the null's 95 % point."""
     above = np.isnan(lasso.null_high) | (lasso.r2 > lasso.null_high)
     return (lasso.r2 >= min_r2) & above
 
 
 def factor_records(lasso: LassoScores, targets: FactorTargets, about: Record) -> Iterator[Record]:
-    """Yield each factor's R2 on test groups, with interval and null, and on fitted groups that were left out."""
+    """Yield the R2 of each factor on test groups, with interval and null, and its cross-validated R2."""
     fitted = targets.split != "test"
     for j, name in enumerate(targets.names):
         shared = replace(about, metric="factor_r2", target=name)
@@ -89,10 +89,10 @@ def factor_records(lasso: LassoScores, targets: FactorTargets, about: Record) ->
 def predicted_share_records(
     lasso: LassoScores, min_r2: float, about: Record, *, among: Bool[np.ndarray, " factors"], target: str = ""
 ) -> Iterator[Record]:
-    """Yield the share of some factors that is predicted well.
+    """Yield the share of predicted factors among the given ones.
 
-    The interval counts factors by the ends of their own intervals, the null those whose permuted
-    targets are predicted as well as that.
+    The interval counts factors by the ends of their own intervals. The null is the share of factors whose permuted
+    targets reach the threshold.
     """
     if not among.any():
         return
@@ -112,7 +112,7 @@ def predicted_share_records(
 
 
 class RidgeScores(NamedTuple):
-    """Per factor: squared error and deviation by test group, R2 on groups left out of the fits, null of the test R2."""
+    """Ridge scores per factor: squared error and deviation by test group, cross-validated R2, null of the test R2."""
 
     squares: Float[np.ndarray, "groups factors 2"]
     held_r2: Float[np.ndarray, " factors"]
@@ -123,7 +123,7 @@ class RidgeScores(NamedTuple):
 def fit_ridge_scores(
     units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, permutations: int, seed: int = 0
 ) -> RidgeScores:
-    """Read every factor from a representation; a group or factor without clips counts 0 squares."""
+    """Fit every factor by ridge regression; a group or factor without clips has sums of 0."""
     fitted_rows, test_rows = targets.split != "test", targets.split == "test"
     _, n_groups = number_groups(targets.groups[test_rows])
     n_factors = len(targets.names)
@@ -142,7 +142,7 @@ def fit_ridge_scores(
         errors = (truth[:, None] - guesses) ** 2
         away = np.broadcast_to(((truth - centre) ** 2)[:, None], errors.shape)
         sums = np.stack([errors, away], axis=-1)
-        # every test group has its row, whether or not it has these factors
+        # one row per test group, even if it lacks these factors
         padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
         padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
         found.squares[:, members] = group_sums(padded[:, 0], targets.groups[test_rows])

@@ -1,6 +1,6 @@
-"""The parts of the protocol: one for every representation that is measured.
+"""Parts of the protocol, one per measured representation, and the models that they need.
 
-What the protocol needs beyond the run's own grid: further dictionaries, and activations of an untrained encoder.
+The protocol trains SAEs beyond the grid of the run and extracts activations of an untrained encoder.
 """
 
 import shutil
@@ -39,7 +39,7 @@ from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 
 def dense_part(experiment: StrictExperiment, layer: int, *, full: bool) -> CachedResult:
-    """A layer as it is."""
+    """Return the part for the dense activations of a layer."""
     store = experiment.material.store
     return experiment.measurement(
         f"layer{layer:02d}-dense",
@@ -58,7 +58,7 @@ def codes_part(
     representation: str = CODES,
     store: ActivationStore | None = None,
 ) -> CachedResult:
-    """The codes of a dictionary, and what they rebuild."""
+    """Return the part for the codes of an SAE, with their reconstruction."""
     store = store or experiment.material.store
     directory = experiment.run.folder.saes / member.sae_id
     about = replace(experiment.record_template(representation, member.layer), **member.columns())
@@ -81,7 +81,7 @@ def codes_part(
 
 
 def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -> CachedResult:
-    """A baseline beside a dictionary: fitted on its training rows, or made of its codes."""
+    """Return the part for a baseline of an SAE: fitted on its training rows, or derived from its codes."""
     store, clips = experiment.material.store, experiment.material.clips
     directory = experiment.run.folder.saes / member.sae_id
     known = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
@@ -100,7 +100,7 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
 
 
 def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationStore) -> CachedResult:
-    """The same layer of an encoder that learned nothing."""
+    """Return the part for the same layer of an untrained encoder."""
     name = "untrained"
     identity = store.content_id(layer)
     return experiment.measurement(
@@ -113,7 +113,7 @@ def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationSt
 
 
 def logmel_part(experiment: StrictExperiment, layer: int) -> CachedResult:
-    """Statistics of the spectrum; they have no layer, and stand beside the one compared."""
+    """Return the part for log-mel statistics; their records carry the layer compared."""
     corpus = experiment.material.corpus
 
     def units() -> Units:
@@ -128,13 +128,13 @@ STUDY_PRESET = "mariotte2025"
 
 
 def further_seeds(member: GridMember, seeds: Sequence[int], number: int) -> list[GridMember]:
-    """Return a dictionary with `number` seeds: those of the run first, then the next integers."""
+    """Return the grid member with `number` seeds: those of the run first, then the next integers."""
     wanted = list(dict.fromkeys([*seeds, *range(number + len(seeds))]))[: max(number, 1)]
     return [replace(member, seed=seed) for seed in wanted]
 
 
 def limit_members(experiment: StrictExperiment, member: GridMember) -> list[GridMember]:
-    """Return dictionaries of a layer from dense to sparse, in the paper's recipe (pooled first) and in others."""
+    """Return the SAEs of a layer for the sparsity limits, per preset; the study's preset pools before encoding."""
     settings = experiment.settings
     found: list[GridMember] = []
     for preset in settings.limit_presets:
@@ -146,14 +146,14 @@ def limit_members(experiment: StrictExperiment, member: GridMember) -> list[Grid
 
 
 def train_missing(experiment: StrictExperiment, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
-    """Train what is missing of some dictionaries."""
+    """Train the SAEs that are missing."""
     for member in wanted:
         k_from_sparsity(member.latents, member.sparsity)
     GridTraining(experiment.run, store, wanted).ensure()
 
 
 def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore:
-    """Run the encoder with fresh weights over every clip, once, and keep one layer."""
+    """Return activations of one layer of the untrained encoder, extracted once per run."""
     config, folder, watch = experiment.run.config, experiment.run.folder, experiment.run.progress
     directory = folder.root / "untrained"
     context = "short" if experiment.settings.untrained_context == "short" else config.extract.context

@@ -1,6 +1,6 @@
-"""The order of the protocol: read every layer, choose, train what is compared, measure it, compare.
+"""Steps of the protocol: measure every layer, choose layer and sparsity, train, measure in full, compare.
 
-Layer and sparsity, chosen on groups that the fits left out; test groups are never asked.
+Layer and sparsity are chosen by cross-validation on train and validation groups; test groups are not used.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,33 +25,34 @@ from otoscope.sae.checkpoint import CARD
 
 
 class HeldOutScores(NamedTuple):
-    """What one representation reads of fitted groups that were left out: R2 of factors, scores of tasks."""
+    """Cross-validated scores of one representation: R2 of factors and scores of tasks."""
 
     factors: Float[np.ndarray, " factors"]
     tasks: Float[np.ndarray, " tasks"]
 
     @property
-    def scores(self) -> Float[np.ndarray, " asked"]:
-        """One score a question, at least 0: the factors, or the tasks where there are no factors."""
-        targets = self.factors if len(self.factors) else self.tasks
-        return np.nan_to_num(np.maximum(targets, 0))
+    def scores(self) -> Float[np.ndarray, " scores"]:
+        """Scores of the factors, or of the tasks if there are no factors, clipped at 0."""
+        scores = self.factors if len(self.factors) else self.tasks
+        return np.nan_to_num(np.maximum(scores, 0))
 
 
 def best_layer(found: Mapping[int, HeldOutScores]) -> int:
-    """Return the layer whose dense activations read most on average; the lowest of equals.
+    """Return the layer whose dense activations score highest on average; ties go to the lowest.
 
-    >>> best_layer({1: HeldOutScores(np.array([0.2, 0.4]), np.array([])), 2: HeldOutScores(np.array([0.5, 0.3]), np.array([]))})
+    >>> scores = {1: np.array([0.2, 0.4]), 2: np.array([0.5, 0.3])}
+    >>> best_layer({layer: HeldOutScores(r2, np.array([])) for layer, r2 in scores.items()})
     2
     """
     return max(sorted(found), key=lambda layer: float(found[layer].scores.mean()))
 
 
 def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: float) -> float:
-    """Return the highest sparsity that reads as much as the best one, up to one standard error.
+    """Return the highest sparsity within one standard error of the best.
 
-    The error is that of the mean difference to the best sparsity over the questions asked, of which
-    only `independent` count as such (the effective rank of the factors): the one-standard-error rule
-    (Breiman et al. 1984; Hastie, Tibshirani and Friedman 2009, section 7.10).
+    This is the one-standard-error rule (Breiman et al. 1984; Hastie, Tibshirani and Friedman 2009, section 7.10). The
+    error is that of the mean difference from the best sparsity over factors or tasks. Their number is `independent`,
+    the effective rank of the factors.
     """
     mean = {sparsity: float(held.scores.mean()) for sparsity, held in found.items()}
     best = max(sorted(found, reverse=True), key=lambda sparsity: mean[sparsity])
@@ -65,25 +66,27 @@ def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: 
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
-    """Say what the protocol rests on; its parts are known only as layer and sparsity are chosen."""
-    course = StrictRun(StrictExperiment(run, material))
-    return ProtocolRun(course.identity, course.compute, lambda: read_records(run.folder.parts, course.parts))
+    """Plan the protocol; its parts are determined while it runs, by the chosen layer and sparsity."""
+    strict_run = StrictRun(StrictExperiment(run, material))
+    return ProtocolRun(
+        strict_run.identity, strict_run.compute, lambda: read_records(run.folder.parts, strict_run.parts)
+    )
 
 
 @dataclass
 class StrictRun:
-    """One way through the protocol; `parts` grows as it goes on."""
+    """Execution of the protocol; `parts` grows with each step."""
 
     experiment: StrictExperiment
     parts: list[CachedResult] = field(default_factory=list[CachedResult])
 
     @property
     def identity(self) -> str:
-        """Everything that decides the outcome: clips, settings, the run's dictionaries and the recipes of others."""
+        """Fingerprint of all inputs: clips, settings, SAEs of the run, and the presets of further SAEs."""
         experiment, config = self.experiment, self.experiment.run.config
         settings = experiment.settings
         recipes = {*config.train.preset_names, "frozen_decoder", *settings.limit_presets}
-        trained = config.train.model_dump(mode="json", exclude={"presets"})  # those that are used stand by themselves
+        trained = config.train.model_dump(mode="json", exclude={"presets"})  # used presets are listed below
         return fingerprint(
             experiment.shared,
             settings.model_dump(mode="json"),
@@ -93,7 +96,7 @@ class StrictRun:
         )
 
     def compute(self) -> None:
-        """Bring every part up to date."""
+        """Compute every part that is not up to date."""
         self.parts.clear()
         experiment = self.experiment
         if not experiment.targets.names and not experiment.tasks:
@@ -115,18 +118,18 @@ class StrictRun:
         frozen = replace(chosen, preset="frozen_decoder")
         trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in experiment.settings.baselines else [])]
         representations.train_missing(experiment, experiment.material.store, list(dict.fromkeys(trained)))
-        of_limits = {member: codes_part(experiment, member, full=False) for member in limits}
-        self._ensure(of_limits.values(), "looking for limits")
+        limit_parts = {member: codes_part(experiment, member, full=False) for member in limits}
+        self._ensure(limit_parts.values(), "looking for limits")
         main = dense_part(experiment, layer, full=True)
-        of_seeds = {member: codes_part(experiment, member, full=True) for member in seeds}
+        seed_parts = {member: codes_part(experiment, member, full=True) for member in seeds}
         baselines = self._baselines(chosen, frozen)
-        self._ensure([main, *of_seeds.values(), *baselines.values()], "comparing in full")
+        self._ensure([main, *seed_parts.values(), *baselines.values()], "comparing in full")
         self._drop({layers[layer].name, *(codes_part(experiment, member, full=False).name for member in seeds)})
-        comparison = ComparisonParts(experiment, layer, layers, main, of_seeds, baselines, of_limits)
+        comparison = ComparisonParts(experiment, layer, layers, main, seed_parts, baselines, limit_parts)
         self._ensure(comparison.parts(), "summing up", unit="comparisons")
 
     def _ensure(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:
-        """Make parts, each once: the codes of a limit may be the codes of the grid."""
+        """Compute parts, each once: codes of a sparsity limit may also belong to the grid."""
         known = {part.name for part in self.parts}
         fresh = list({part.name: part for part in parts if part.name not in known}.values())
         folder = self.experiment.run.folder.parts
@@ -135,7 +138,7 @@ class StrictRun:
         self.parts += fresh
 
     def _drop(self, names: set[str]) -> None:
-        """Leave out of the results the first reading of what has been read in full since."""
+        """Remove ridge-only parts of representations that have been measured in full."""
         self.parts[:] = [part for part in self.parts if part.name not in names]
 
     def _grid(self) -> list[GridMember]:
@@ -146,9 +149,9 @@ class StrictRun:
         return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 
     def _choose_layer(self, dense: dict[int, CachedResult]) -> int:
-        """Return the layer asked for, or the one that its dense activations make the best."""
+        """Return the configured layer, or the one whose dense activations score best."""
         wanted = self.experiment.settings.layer
-        if wanted != "chosen":  # that it has a dictionary was checked when the run began
+        if wanted != "chosen":  # the configuration check ensures that it has an SAE
             return wanted
         trained = sorted({member.layer for member in self._grid()})
         layer = best_layer({layer: self._held_out_scores(dense[layer]) for layer in trained})

@@ -1,4 +1,4 @@
-"""What comes back when a dictionary is trained again: atoms, latents, and which latents in how many seeds."""
+"""Stability over seeds: similarity of atoms and latents, and the number of seeds in which each latent reappears."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +14,11 @@ from otoscope.resampling.groups import Score
 from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10
-"""Pairs of seeds that are compared at most."""
+"""Maximum number of pairs of seeds to compare."""
 
 
 class SeedComparison(NamedTuple):
-    """The records, and for each latent of the first seed in how many of the other seeds it was found."""
+    """Records, and the number of other seeds in which each latent of the first seed reappears."""
 
     records: list[Record]
     found_in: Float[np.ndarray, " latents"]
@@ -32,10 +32,10 @@ def compare_seeds(
     groups: Shaped[np.ndarray, " clips"],
     about: Record,
 ) -> SeedComparison:
-    """Compare dictionaries of several seeds by atoms, and the first one's latents with all others' by what they do.
+    """Compare the dictionaries of several seeds by atoms, and the latents of the first with the others by codes.
 
-    The ends of an interval are the lowest and the highest pair of seeds; the null of atoms is two
-    random dictionaries of that size, that of latents the other seed's codes dealt out to other clips.
+    An interval spans the lowest and the highest pair of seeds. The null of atoms is two random dictionaries of the same
+    size; the null of latents is the codes of the other seed permuted over clips.
     """
     n_groups = len(np.unique(groups))
     about = replace(about, split="all", n=len(codes), groups=n_groups)

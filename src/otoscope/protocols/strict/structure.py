@@ -1,17 +1,10 @@
-"""How compact and how separate a representation is, over factors that dense activations and codes both predict.
+"""Compactness and separation of a representation, over factors that dense activations and codes both predict.
 
-The same factors for every representation: a measure over factors that only one side predicts, or
-that nothing predicts, compares different questions (PAPER: completeness of an unpredicted factor is
-1). Every mean over factors has an interval by leaving one factor out at a time, widened because
-factors depend on each other, and beside it what the same codes give when they are dealt out to the
-wrong clips.
-
-Everything that is measured of one representation, factor by factor, before any factor is chosen.
-
-Which factors enter the measures of structure is known only once dense activations and codes have
-both been read; what those measures need is kept here for all factors.
-
-How much a few dimensions tell: the plain test of "fewer dimensions encode the same".
+All representations are scored on the same factors: completeness of an unpredicted factor is 1 (PAPER), so scores over
+different factors are not comparable. The common factors are known only after dense activations and codes have been
+measured, so `RepresentationScores` covers all factors. Means over factors have a jackknife interval, widened because
+factors depend on each other, and a null from codes permuted over clips. Curves give the score from 1, 2, 4, ...
+dimensions.
 """
 
 import math
@@ -41,7 +34,7 @@ UNPREFIXED = ("gaps", "explicitness", "curve", "curve_null")
 
 
 class RepresentationScores(NamedTuple):
-    """One representation: what regressions, single latents and few latents say of every factor."""
+    """Scores of every factor for one representation: regression, single latents, and few dimensions."""
 
     lasso: LassoScores
     information: Information
@@ -62,18 +55,18 @@ class RepresentationScores(NamedTuple):
 
     @property
     def r2(self) -> Float[np.ndarray, " factors"]:
-        """Held-out R2 of that regression."""
+        """Held-out R2 of the sparse regression of each factor."""
         return self.lasso.r2
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all of it as arrays by name, to be kept."""
+        """Return all fields as arrays by name, for storage."""
         kept = {f"reading.{name}": np.asarray(value) for name, value in self.lasso._asdict().items()}
         kept |= {f"information.{name}": _as_float32(value) for name, value in self.information._asdict().items()}
         return kept | {name: getattr(self, name) for name in UNPREFIXED}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Measured":
-        """Take back what `arrays` returned."""
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "RepresentationScores":
+        """Return the scores from the arrays of `to_arrays`."""
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
@@ -85,7 +78,7 @@ class RepresentationScores(NamedTuple):
 def score_representation(
     units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
 ) -> RepresentationScores:
-    """Measure a representation of clips against every factor asked."""
+    """Score every factor from one representation."""
     split, groups = targets.split, targets.groups
     few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
     curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
@@ -104,14 +97,14 @@ def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
 
 
 ALL = ""
-"""The target of a record that is about all common factors together."""
+"""Target of a record over all common factors."""
 
 COMMON = "common"
-"""The target of a share of the common factors."""
+"""Target of a share of the common factors."""
 
 
 class CommonFactors(NamedTuple):
-    """The factors that every representation is judged on, and how many independent ones they amount to."""
+    """Factors that all representations are compared on, and their effective number."""
 
     mask: FactorMask
     names: tuple[str, ...]
@@ -119,7 +112,7 @@ class CommonFactors(NamedTuple):
 
 
 def common_factors(dense: RepresentationScores, codes: list[RepresentationScores], *, min_r2: float) -> FactorMask:
-    """Return the factors that dense activations and the codes of every seed predict well."""
+    """Return the mask of factors that dense activations and the codes of every seed predict."""
     read = [predicted_factors(found.lasso, min_r2) for found in (dense, *codes)]
     return np.all(read, axis=0)
 
@@ -127,7 +120,7 @@ def common_factors(dense: RepresentationScores, codes: list[RepresentationScores
 def structure_records(
     measured: RepresentationScores, common: CommonFactors, about: Record, *, null: RepresentationScores | None = None
 ) -> Iterator[Record]:
-    """Yield completeness and effective dimensions of each common factor, and every measure over all of them."""
+    """Yield completeness and effective dimensions per common factor, and all structure metrics over them."""
     lasso = measured.lasso
     groups = int(lasso.groups.max(initial=0))
     spread = completeness(measured.importance, live=lasso.live, predicted=common.mask)
@@ -146,7 +139,7 @@ def structure_records(
 
 
 def _interval(metric: str, statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
-    """Return a metric with its interval, computed on the logarithm or cut off at the metric's bounds."""
+    """Return a metric with its interval, computed on the logarithm or clipped to the bounds of the metric."""
     if METRICS[metric].logarithmic:
         found = jackknife(lambda mask: math.log(statistic(mask)), common)
         return Interval(*(math.exp(end) for end in found))
@@ -156,11 +149,11 @@ def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Com
 
 
 def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
-    """Return a statistic of the common factors with an interval from leaving out each in turn.
+    """Return a statistic of the common factors with its jackknife interval over factors.
 
-    With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of
-    squared deviations of t_j from their mean (Efron and Stein, Ann. Stat. 9, 1981), times J over the
-    factors' effective rank; the interval is 1.96 standard errors either side.
+    With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of squared
+    deviations of t_j from their mean (Efron and Stein, Ann. Stat. 9, 1981), times J over the effective rank of the
+    factors. The interval is the value ± 1.96 standard errors.
     """
     value = statistic(common.mask)
     members = np.flatnonzero(common.mask)
@@ -177,7 +170,7 @@ def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -
 
 
 def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record, *, resamples: int) -> Iterator[Record]:
-    """Yield the mean R2 of the common factors from a linear map, each at least 0, with its interval over groups."""
+    """Yield the mean ridge R2 of the common factors, each clipped at 0, with its interval over groups."""
     if not common.mask.any():
         return
     nulls = (mean_of_known(np.maximum(null[common.mask], 0)) for null in (linear.null_mean, linear.null_high))
@@ -195,7 +188,7 @@ def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> 
 
 
 def mean_curve(values: Float[np.ndarray, "factors sizes"], common: CommonFactors) -> list[Interval]:
-    """Return the mean over the common factors at each size, worse than nothing counting as nothing."""
+    """Return the mean over the common factors at each size; negative values count as 0."""
     read = np.nan_to_num(np.maximum(values, 0))
     return [jackknife(lambda mask, i=i: mean_of_known(read[mask, i]), common) for i in range(values.shape[1])]
 
@@ -207,7 +200,7 @@ def _without(mask: FactorMask, j: np.intp) -> FactorMask:
 
 
 MOST_PERMUTATIONS = 5
-"""Repetitions of a curve's null; a curve is as many fits as it has points."""
+"""Maximum number of permutations for the null of a curve; each needs one fit per point."""
 
 
 def label_curve_records(

@@ -1,12 +1,11 @@
-"""Three kinds of task from one code path: one label of many, several labels at once, a continuous target.
+"""Single-label, multi-label and continuous tasks with one code path, and the robust factors of the protocol.
 
-Every task is a matrix of outputs (a column a class, a column a label, the value itself) that a ridge
-regression reads from a representation, its penalty chosen by leaving whole groups out. An output
-that stands for a class is measured from the midpoint between what it is for clips of the class and
-for all others when their group is left out; the largest such output names the one label, those above
-0 name the several.
+A task is a matrix of outputs: one column per class or label, or the value itself. Ridge regression predicts it, with
+the penalty cross-validated over groups. The output of a class is centred on the midpoint between the cross-validated
+means of clips in and outside the class. The largest output is the predicted label of a single-label task; outputs above
+0 are the predicted labels of a multi-label task.
 
-Factors as the protocol asks for them: robust, one for each set of near duplicates, none that a few clips rule.
+Factors are transformed to normal scores, without near duplicates and without factors that depend on few clips.
 """
 
 import math
@@ -35,12 +34,12 @@ TASK_METRICS: dict[Kind, str] = {
 }
 
 MIN_CLIPS = 5
-"""Fitted and test clips that a label needs on either side to be asked among several."""
+"""Minimum number of clips with and without a class, among fitted and among test clips, in a multi-label task."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be read of each clip: `outputs` are 0 and 1 for classes; rows that are not `known` are left out."""
+    """Target outputs per clip: 0 and 1 for classes; rows that are not `known` are excluded."""
 
     name: str
     kind: Kind
@@ -50,14 +49,14 @@ class Task:
 
 
 class TaskResult(NamedTuple):
-    """The records of one task, and by test group the sums that its score is made of."""
+    """Records of one task, and the sums per test group that its score is computed from."""
 
     records: list[Record]
     sums: Float[np.ndarray, "groups outputs figures"]
 
 
 class Repetitions(NamedTuple):
-    """How often targets are permuted and groups are drawn, and into how many folds they are dealt."""
+    """Numbers of permutations, bootstrap resamples and folds."""
 
     permutations: int
     resamples: int
@@ -73,10 +72,10 @@ def available_tasks(
     split: Shaped[np.ndarray, " clips"],
     target: str | None,
 ) -> list[Task]:
-    """Return the tasks that a corpus allows.
+    """Return the tasks that a corpus supports.
 
-    A task each for the labels; with two labels or more, all classes of all labels at once; and the
-    factor `target`, if it is given.
+    These are one task per label, a multi-label task over all classes if there are two labels or more, and the factor
+    `target` if it is not None.
     """
     found = [single_label_task(name, values) for name, values in labels.items()]
     if len(labels) > 1 and (together := multi_label_task(labels, split=split)) is not None:
@@ -87,7 +86,7 @@ def available_tasks(
 
 
 def single_label_task(name: str, values: Shaped[np.ndarray, " clips"]) -> Task:
-    """Return the task to name a clip's one class; empty values are unknown."""
+    """Return the single-label task of a label; empty values are unknown."""
     classes = tuple(str(c) for c in np.unique(values[values != ""]))
     outputs = (values[:, None] == np.asarray(classes)).astype(np.float64)
     return Task(name, "single", outputs, values != "", classes)
@@ -96,9 +95,9 @@ def single_label_task(name: str, values: Shaped[np.ndarray, " clips"]) -> Task:
 def multi_label_task(
     labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped[np.ndarray, " clips"]
 ) -> Task | None:
-    """Return the task to name every class that a clip has, of all labels at once; None with fewer than two.
+    """Return the multi-label task over the classes of all labels; None with fewer than two classes.
 
-    Classes that fewer than `RARE` clips have or lack, among the fitted or the test clips, are left out.
+    A class is excluded if fewer than `MIN_CLIPS` clips have or lack it, among the fitted or the test clips.
     """
     known = np.all([values != "" for values in labels.values()], axis=0)
     fitted, test = known & (split != "test"), known & (split == "test")
@@ -115,7 +114,7 @@ def multi_label_task(
 
 
 def continuous_task(name: str, values: Float[np.ndarray, " clips"]) -> Task:
-    """Return the task to say a value; NaN is unknown."""
+    """Return the task to predict a value; NaN is unknown."""
     known = ~np.isnan(values)
     return Task(name, "continuous", np.where(known, values, 0.0)[:, None], known, (name,))
 
@@ -129,7 +128,7 @@ def evaluate_task(
     repeat: Repetitions,
     about: Record,
 ) -> TaskResult:
-    """Return the task's score on test groups with interval and null, and on the groups left out of the fits."""
+    """Return the score on test groups, with interval and null, and the cross-validated score."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     rng = np.random.default_rng(repeat.seed)
     wanted = task.outputs[fitted]
@@ -137,26 +136,24 @@ def evaluate_task(
         np.arange(len(fitted)),
         *(permuted_targets(wanted, groups[fitted], rng) for _ in range(repeat.permutations)),
     ]
-    found = fit_group_ridge(
+    fit = fit_group_ridge(
         features[fitted],
         features[test],
         np.stack([wanted[order] for order in orders]),
         folds=group_folds(groups[fitted], repeat.folds),
     )
     truth = task.outputs[test]
-    told = [_sums(task.kind, found.held[i], found.others[i], wanted[order], truth) for i, order in enumerate(orders)]
-    sums = group_sums(told[0], groups[test])
-    found_at = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
-    null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in told[1:]])
+    terms = [_sums(task.kind, fit.held[i], fit.others[i], wanted[order], truth) for i, order in enumerate(orders)]
+    sums = group_sums(terms[0], groups[test])
+    interval = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
+    null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name)
-    score = Score(*(float(end) for end in (*found_at, *null_summary(null))))
+    score = Score(*(float(end) for end in (*interval, *null_summary(null))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
-    held = _sums(task.kind, found.held[0], found.held[0], wanted, wanted).sum(axis=0)
-    of_groups = len(np.unique(groups[fitted]))
+    held = _sums(task.kind, fit.held[0], fit.held[0], wanted, wanted).sum(axis=0)
+    n_groups = len(np.unique(groups[fitted]))
     held_score = float(score_from_sums(task.kind, held[None])[0])
-    return TaskResult(
-        [on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=of_groups)], sums
-    )
+    return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
 
 
 def _sums(
@@ -166,7 +163,7 @@ def _sums(
     known: Float[np.ndarray, "fitted outputs"],
     truth: Float[np.ndarray, "rows outputs"],
 ) -> Float[np.ndarray, "rows outputs figures"]:
-    """Return what is summed over rows: error and spread of a value; hits and sizes of either answer for a class."""
+    """Return the terms to sum over rows: squared error and deviation, or hits and sizes per class."""
     if kind == "continuous":
         return np.stack([(truth - guesses) ** 2, (truth - known.mean(axis=0)) ** 2], axis=-1)
     shifted = guesses - _midpoints(held, known)
@@ -178,7 +175,7 @@ def _sums(
 
 
 def score_from_sums(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
-    """Return R2, mean recall over classes, or balanced accuracy averaged over labels."""
+    """Return R2, mean recall over classes, or mean balanced accuracy over labels, by kind of task."""
     if kind == "continuous":
         error, spread = sums[:, 0, 0], sums[:, 0, 1]
         return 1 - np.divide(error, spread, out=np.full(error.shape, math.nan), where=spread > 0)
@@ -196,7 +193,7 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
 def _midpoints(
     held: Float[np.ndarray, "fitted outputs"], known: Float[np.ndarray, "fitted outputs"]
 ) -> Float[np.ndarray, " outputs"]:
-    """Return halfway between an output's mean where it should be 1 and where it should be 0."""
+    """Return the midpoint between the mean output of rows in the class and that of other rows."""
     with_it = (held * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     without = (held * (1 - known)).sum(axis=0) / np.maximum((1 - known).sum(axis=0), 1)
     return (with_it + without) / 2
@@ -207,12 +204,12 @@ def _one_hot(numbers: Int[np.ndarray, " rows"], size: int) -> Bool[np.ndarray, "
 
 
 PITCH_FACTORS = ("f0_mean_hz", "F0semitoneFrom27.5Hz_sma3nz_amean")
-"""The continuous task asks for the first of these that a corpus has, or for its first factor of pitch."""
+"""Targets of the continuous task in order of preference; then the first pitch factor."""
 
 
 @dataclass(frozen=True)
 class FactorTargets:
-    """The clips with the factors that are asked: normal scores, `[clips, factors]`, and each one's category."""
+    """Clips with their robust factors as normal scores, `[clips, factors]`, and the category of each factor."""
 
     clips: Clips
     values: Float[np.ndarray, "clips factors"]
@@ -227,12 +224,12 @@ class FactorTargets:
 
     @property
     def groups(self) -> Shaped[np.ndarray, " clips"]:
-        """What each clip must not share with another split."""
+        """Group of each clip; splits share no group."""
         return self.clips.groups
 
 
 def prepare_factors(clips: Clips, categories: Mapping[str, str], *, near_duplicates: float) -> FactorTargets:
-    """Make a corpus's factors robust on its training clips; without a usable factor none are asked."""
+    """Return the robust factors, fitted on the training clips; none if no factor is usable."""
     if not clips.factor_names:
         return FactorTargets(clips, np.zeros((len(clips.split), 0)), (), (), None)
     train = clips.split == "train"
@@ -245,9 +242,9 @@ def prepare_factors(clips: Clips, categories: Mapping[str, str], *, near_duplica
 
 
 def continuous_target(targets: FactorTargets, wanted: str | None) -> str | None:
-    """Return the factor of the continuous task: the one wanted, a pitch, or the first; None without factors.
+    """Return the factor of the continuous task: the configured one, a pitch, or the first; None without factors.
 
-    Raises `EvaluationError` for a factor that the corpus does not have.
+    Raises `EvaluationError` if the corpus lacks the configured factor.
     """
     names = targets.clips.factor_names
     if wanted is not None:
@@ -260,7 +257,7 @@ def continuous_target(targets: FactorTargets, wanted: str | None) -> str | None:
 
 
 def effective_rank_records(targets: FactorTargets, about: Record) -> Iterator[Record]:
-    """Yield the effective rank of the factors as given and as asked: on how many facts the numbers rest."""
+    """Yield the effective rank of the original and of the robust factors."""
     if targets.robust is None:
         return
     train = targets.split == "train"

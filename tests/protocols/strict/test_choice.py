@@ -1,4 +1,4 @@
-"""Choosing on groups left out: the best layer, and the highest sparsity within one error of the best."""
+"""Choice of the best layer and of the highest sparsity within one standard error of the best."""
 
 import numpy as np
 
@@ -10,29 +10,29 @@ def held(mean: float, *, spread: float = 0.0, seed: int = 0) -> HeldOutScores:
     return HeldOutScores(mean + spread * (noise - noise.mean()), np.zeros(0))
 
 
-def test_the_layer_that_reads_most_and_the_lowest_of_equals():
+def test_best_layer_takes_the_lowest_of_equals():
     assert best_layer({0: held(0.2), 3: held(0.5), 5: held(0.4)}) == 3
     assert best_layer({4: held(0.5), 2: held(0.5)}) == 2
 
 
-def test_what_cannot_be_read_counts_as_nothing_however_bad():
+def test_best_layer_clips_negative_scores():
     poor = HeldOutScores(np.array([-50.0, 0.9]), np.zeros(0))
     fair = HeldOutScores(np.array([0.1, 0.5]), np.zeros(0))
     assert best_layer({0: fair, 1: poor}) == 1
 
 
-def test_a_loss_within_one_standard_error_is_no_loss():
+def test_sparsest_within_error_accepts_a_loss_within_one_error():
     found = {0.75: held(0.50, spread=0.1, seed=1), 0.9: held(0.495, spread=0.1, seed=2), 0.99: held(0.3)}
     assert sparsest_within_error(found, independent=20) == 0.9
     assert sparsest_within_error({0.75: held(0.5), 0.9: held(0.49)}, independent=20) == 0.75
 
 
-def test_fewer_independent_factors_make_a_wider_error():
+def test_sparsest_within_error_widens_with_fewer_factors():
     found = {0.75: held(0.50, spread=0.1, seed=1), 0.9: held(0.47, spread=0.1, seed=2)}
     assert sparsest_within_error(found, independent=1000) == 0.75
     assert sparsest_within_error(found, independent=4) == 0.9
 
 
-def test_tasks_decide_where_there_are_no_factors():
+def test_best_layer_uses_tasks_without_factors():
     none = np.zeros(0)
     assert best_layer({0: HeldOutScores(none, np.array([0.3])), 1: HeldOutScores(none, np.array([0.8]))}) == 1
