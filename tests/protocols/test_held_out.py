@@ -48,13 +48,13 @@ def clips(codes: np.ndarray) -> Clips:
     )
 
 
-def judged(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
+def measured_table(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
     return to_table(measure_representation(Features(codes, codes), clips, settings, ABOUT))
 
 
 @pytest.fixture(scope="module")
 def table(codes: np.ndarray, clips: Clips) -> pl.DataFrame:
-    return judged(codes, clips)
+    return measured_table(codes, clips)
 
 
 def row(table: pl.DataFrame, metric: str, target: str = "", split: str = "test") -> dict:
@@ -83,7 +83,7 @@ def test_measure_representation_scores_absent_signal_at_null(table: pl.DataFrame
 
 def test_measure_representation_of_permuted_codes_is_at_null(codes: np.ndarray, clips: Clips) -> None:
     """With codes permuted over all clips every score falls to its null."""
-    shuffled = judged(np.random.default_rng(5).permutation(codes), clips)
+    shuffled = measured_table(np.random.default_rng(5).permutation(codes), clips)
     for target in clips.factor_names:
         assert row(shuffled, "factor_r2", target)["value"] < 0.05
         assert math.isnan(row(shuffled, "completeness", target)["value"])
@@ -121,7 +121,7 @@ def test_measure_representation_excludes_unknown_values(codes: np.ndarray, clips
     label = np.where(np.arange(len(codes)) % 4 == 0, "", clips.labels["fires"])
     factors = clips.factors.copy()
     factors[::2, 0] = np.nan
-    table = judged(codes, replace(clips, labels={"fires": label}, factors=factors))
+    table = measured_table(codes, replace(clips, labels={"fires": label}, factors=factors))
     tests = clips.split == "test"
     assert row(table, "probe_accuracy", "fires")["n"] == (tests & (label != "")).sum()
     assert row(table, "factor_r2", "one")["n"] == (tests & np.isfinite(factors[:, 0])).sum()
@@ -129,7 +129,7 @@ def test_measure_representation_excludes_unknown_values(codes: np.ndarray, clips
 
 
 def test_measure_representation_of_dead_codes_has_no_values(codes: np.ndarray, clips: Clips) -> None:
-    table = judged(np.zeros_like(codes), clips)
+    table = measured_table(np.zeros_like(codes), clips)
     for metric in ("probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"):
         assert math.isnan(row(table, metric, "fires")["value"])
     assert math.isnan(row(table, "completeness", "one")["value"])
@@ -137,14 +137,14 @@ def test_measure_representation_of_dead_codes_has_no_values(codes: np.ndarray, c
 
 
 def test_factor_r2_of_a_constant_factor_is_nan(codes: np.ndarray, clips: Clips) -> None:
-    table = judged(codes, replace(clips, factors=np.ones_like(clips.factors)))
+    table = measured_table(codes, replace(clips, factors=np.ones_like(clips.factors)))
     assert math.isnan(row(table, "factor_r2", "one")["value"])
     assert math.isnan(row(table, "completeness", "one")["value"])
 
 
 def test_measure_representation_without_targets_is_empty(codes: np.ndarray, clips: Clips) -> None:
-    asked = replace(clips, labels={}, factors=np.zeros((len(codes), 0)), factor_names=())
-    assert judged(codes, asked).is_empty()
+    without_targets = replace(clips, labels={}, factors=np.zeros((len(codes), 0)), factor_names=())
+    assert measured_table(codes, without_targets).is_empty()
 
 
 def test_measure_representation_does_not_fit_on_test_groups(
@@ -152,14 +152,14 @@ def test_measure_representation_does_not_fit_on_test_groups(
 ) -> None:
     """A changed label in a test group changes test scores, but no selection."""
     labels = {"fires": np.where(clips.split == "test", "yes", clips.labels["fires"])}
-    other = judged(codes, replace(clips, labels=labels))
+    other = measured_table(codes, replace(clips, labels=labels))
     held, moved = (row(t, "probe_balanced_accuracy", "fires", "valid")["value"] for t in (table, other))
     assert held == moved
     assert row(other, "probe_accuracy", "fires")["value"] < row(table, "probe_accuracy", "fires")["value"]
 
 
 def test_measure_representation_is_deterministic_by_seed(codes: np.ndarray, clips: Clips, table: pl.DataFrame) -> None:
-    assert judged(codes, clips).equals(table, null_equal=True)
+    assert measured_table(codes, clips).equals(table, null_equal=True)
 
 
 def test_reconstruction_records_have_intervals_and_counts(codes: np.ndarray, clips: Clips) -> None:

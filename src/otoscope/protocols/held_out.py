@@ -151,8 +151,8 @@ SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan one part per dense layer and one per SAE."""
     config, folder, watch = run.config, run.folder, run.progress
-    asked = config.evaluate.model_dump(mode="json", include=SETTINGS)
-    settings, shared = HeldOutSettings(**asked), fingerprint(code_version(*CODE), material.fingerprint, asked)
+    options = config.evaluate.model_dump(mode="json", include=SETTINGS)
+    settings, shared = HeldOutSettings(**options), fingerprint(code_version(*CODE), material.fingerprint, options)
 
     mean_of = _TrainMeans(material)
     layers = material.store.layers

@@ -80,9 +80,11 @@ def test_score_factors_unseen_singers_matches_a_loop():
         out = groups == singer
         x, y = features[~out].astype(np.float64), factors[~out]
         xs, ys = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / y.std(0)
-        told = Lasso(alpha=0.1, tol=1e-8, max_iter=10000).fit(xs, ys).predict((features[out] - x.mean(0)) / x.std(0))
+        predicted = (
+            Lasso(alpha=0.1, tol=1e-8, max_iter=10000).fit(xs, ys).predict((features[out] - x.mean(0)) / x.std(0))
+        )
         away = (factors[out] - y.mean(0)) / y.std(0)
-        error += ((away - told) ** 2).sum(0)
+        error += ((away - predicted) ** 2).sum(0)
         spread += (away**2).sum(0)
     np.testing.assert_allclose(found, 1 - error / spread, atol=1e-4)
 

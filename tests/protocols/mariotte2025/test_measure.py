@@ -85,8 +85,8 @@ def test_measure_factors_ranks_dense_by_r2_and_codes_by_completeness():
     features = rng.standard_normal((80, 30)).astype(np.float32)
     spread = features[:, :15].sum(axis=1)
     # ten factors predicted by many columns, ten by nothing: the latter are perfectly complete
-    told = spread[:, None] + 0.1 * rng.standard_normal((80, 10))
-    factors = np.hstack([told, rng.standard_normal((80, 10))])
+    planted = spread[:, None] + 0.1 * rng.standard_normal((80, 10))
+    factors = np.hstack([planted, rng.standard_normal((80, 10))])
     views = SplitFeatures(features[None], features, features, features)
     names = tuple(f"f{i}" for i in range(20))
     none = {"technique": np.array([""] * 80)}

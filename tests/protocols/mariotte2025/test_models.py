@@ -43,7 +43,7 @@ def test_choose_models_needs_only_the_selected_checkpoints(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"overrides": ["Whisper=x"]}, "the study has no model 'Whisper'"),
         ({"overrides": ["HuBERT"]}, "--model wants NAME=CHECKPOINT"),
@@ -53,8 +53,8 @@ def test_choose_models_needs_only_the_selected_checkpoints(tmp_path: Path) -> No
         ({"only": ["WavLMM"]}, "did you mean WavLM"),
     ],
 )
-def test_choose_models_rejects_invalid_names_and_layers(arguments, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_choose_models_rejects_invalid_names_and_layers(arguments, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         choose_models(**arguments)
 
 

@@ -48,8 +48,8 @@ def rows(whole: Path) -> pl.DataFrame:
 
 
 def test_strict_run_applies_the_same_metrics_to_all(rows: pl.DataFrame):
-    beside = rows.filter((pl.col("metric") == "mean_factor_r2") | (pl.col("metric") == "predicted_share"))
-    assert set(beside["representation"]) == {"dense", "sae", *BASELINES}
+    shared_metrics = rows.filter((pl.col("metric") == "mean_factor_r2") | (pl.col("metric") == "predicted_share"))
+    assert set(shared_metrics["representation"]) == {"dense", "sae", *BASELINES}
     tasks = rows.filter(pl.col("metric").str.starts_with("task_") & (pl.col("split") == "test"))
     of_dense = set(tasks.filter(pl.col("representation") == "dense")["target"])
     for name in BASELINES:

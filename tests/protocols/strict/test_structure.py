@@ -75,9 +75,9 @@ def test_structure_records_use_permuted_codes_as_null(known: dict[str, Represent
     targets, _ = world()
     assert not predicted_factors(known["permuted"].lasso, 0.1).any()
     common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
-    beside = over_all(known["oracle"], common, known["permuted"])
-    assert beside["sap"].null_mean < 0.3 or np.isnan(beside["sap"].null_mean)
-    assert np.isnan(beside["relative_size"].null_mean)
+    with_null = over_all(known["oracle"], common, known["permuted"])
+    assert with_null["sap"].null_mean < 0.3 or np.isnan(with_null["sap"].null_mean)
+    assert np.isnan(with_null["relative_size"].null_mean)
     (share,) = predicted_share_records(known["permuted"].lasso, 0.1, ABOUT, among=common.mask)
     assert share.value == 0
 

@@ -80,8 +80,8 @@ def measure_factors(
     if not columns.any() or rows.sum() < 2:
         return
     factors, names = known.factors[np.ix_(rows, columns)], _select_names(known.factor_names, columns)
-    taking_part = included_factors(factors, settings)
-    factors, names = factors[:, taking_part], _select_names(names, taking_part)
+    included = included_factors(factors, settings)
+    factors, names = factors[:, included], _select_names(names, included)
     if not names:
         return
     groups = known.whole_groups[rows]

@@ -61,15 +61,15 @@ def choose_models(
     >>> [m.layers for m in choose_models(overrides=["HuBERT=starter@1,4"], only=["HuBERT"])]
     [(1, 4)]
     """
-    wanted = [_study_name(name) for name in only] or list(MODELS)
-    found = dict(MODELS)
-    given = dict(_override(text) for text in overrides)
-    for name in wanted:
-        if name in given:
-            found[name] = given[name]
+    selected = [_study_name(name) for name in only] or list(MODELS)
+    models = dict(MODELS)
+    replacements = dict(_override(text) for text in overrides)
+    for name in selected:
+        if name in replacements:
+            models[name] = replacements[name]
         elif folder is not None:
-            found[name] = _find_checkpoint(found[name], folder)
-    return [model for name, model in found.items() if name in wanted]
+            models[name] = _find_checkpoint(models[name], folder)
+    return [model for name, model in models.items() if name in selected]
 
 
 def _override(text: str) -> tuple[str, StudyModel]:
@@ -103,7 +103,7 @@ def _layers(text: str, layers: str) -> tuple[int, ...]:
 def _find_checkpoint(model: StudyModel, folder: Path) -> StudyModel:
     names = (model.checkpoint, model.checkpoint.rpartition("/")[2], model.name, model.name.lower())
     for name in names:
-        here = folder / name
-        if (here / "config.json").is_file() and weight_files(here):
-            return replace(model, checkpoint=str(here))
+        path = folder / name
+        if (path / "config.json").is_file() and weight_files(path):
+            return replace(model, checkpoint=str(path))
     raise ConfigError(f"{folder} holds no checkpoint of {model.name}; looked for {', '.join(names)}")

@@ -81,8 +81,8 @@ def _dense_part(
         views = features_by_split(material.store.pooled(layer), material.clips)
         about = material.record_template(layer, protocol=mariotte2025.NAME, representation="dense", pooling="mean")
         width = views.test.shape[1]
-        made = list(measure_probes(views, known, settings, about))
-        return ComputedResult([*made, *measure_factors(views, known, settings, about, width=width, dense=True)])
+        records = list(measure_probes(views, known, settings, about))
+        return ComputedResult([*records, *measure_factors(views, known, settings, about, width=width, dense=True)])
 
     return CachedResult(f"{mariotte2025.NAME}/layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
 
@@ -106,11 +106,11 @@ def _sae_part(
         about = replace(about, **member.columns())
         test, train = (material.clips.split == name for name in ("test", "train"))
         mean = rows[train].mean(axis=0, dtype=np.float64)
-        made = list(measure_reconstruction(rows[test], batch.rebuilt[test], batch.codes[test], mean, about))
+        records = list(measure_reconstruction(rows[test], batch.rebuilt[test], batch.codes[test], mean, about))
         views = features_by_split(batch.codes, material.clips)
-        made += measure_probes(views, known, settings, about)
+        records += measure_probes(views, known, settings, about)
         return ComputedResult(
-            [*made, *measure_factors(views, known, settings, about, width=rows.shape[1], dense=False)]
+            [*records, *measure_factors(views, known, settings, about, width=rows.shape[1], dense=False)]
         )
 
     sha = read_json(sae_folder / "card.json")["sha256"]

@@ -100,15 +100,15 @@ class ComparisonParts:
         )
         records = list(effective_rank_records(experiment.targets, experiment.record_template(DENSE, self.layer)))
         for part, about in self._representations():
-            kept = self._read_arrays(part)
-            found = RepresentationScores.from_arrays(kept)
+            arrays = self._read_arrays(part)
+            found = RepresentationScores.from_arrays(arrays)
             floor = null if about.representation == CODES else None
             records += structure_records(found, common, about, null=floor)
             for among, target in ((np.ones_like(common.mask), ""), (common.mask, COMMON)):
                 records += predicted_share_records(
                     found.lasso, experiment.settings.min_r2, about, among=among, target=target
                 )
-            records += mean_r2_records(ridge_scores_from(kept), common, about, resamples=experiment.resamples)
+            records += mean_r2_records(ridge_scores_from(arrays), common, about, resamples=experiment.resamples)
             records += factor_curve_records(found, common, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
 
@@ -144,12 +144,12 @@ class ComparisonParts:
             found = {member: part for member, part in self.limits.items() if member.preset == preset}
             by_quantity: dict[str, dict[float, Level]] = {}
             for member, part in found.items():
-                kept = self._read_arrays(part)
-                for quantity, level in self._levels(kept).items():
+                arrays = self._read_arrays(part)
+                for quantity, level in self._levels(arrays).items():
                     by_quantity.setdefault(quantity, {})[member.sparsity] = level
                 if self.experiment.targets.names and member not in self.seeds:
                     records += mean_r2_records(
-                        ridge_scores_from(kept),
+                        ridge_scores_from(arrays),
                         self._common,
                         self._record_template(member),
                         resamples=self.experiment.resamples,
@@ -163,18 +163,18 @@ class ComparisonParts:
                 records += limit_records(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
         return ComputedResult(records)
 
-    def _levels(self, kept: Arrays) -> dict[str, Level]:
+    def _levels(self, arrays: Arrays) -> dict[str, Level]:
         """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
-        found = {"explained variance": Level(float(kept["rebuilt.value"][0]), kept["rebuilt.draws"])}
+        found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.draws"])}
         resamples = self.experiment.resamples
         if self.experiment.targets.names and self._common.mask.any():
-            squares = kept["linear.squares"][:, self._common.mask]
+            squares = arrays["linear.squares"][:, self._common.mask]
             value = np.maximum(r2_from_sums(squares.sum(axis=0)), 0).mean()
             counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
             drawn = np.maximum(np.nan_to_num(r2_from_sums(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
             found["factors"] = Level(float(value), drawn)
         if self.experiment.tasks:
-            kind, sums = self.experiment.tasks[0].kind, kept["task.0"]
+            kind, sums = self.experiment.tasks[0].kind, arrays["task.0"]
             counts = resample_counts(len(sums), resamples=resamples, seed=0).astype(np.float64)
             drawn = score_from_sums(kind, np.tensordot(counts, sums, axes=1))
             found["task"] = Level(float(score_from_sums(kind, sums.sum(axis=0)[None])[0]), drawn)
@@ -204,5 +204,5 @@ def read_reappearing_latents(folder: RunFolder, results: pl.DataFrame) -> Reappe
     rows = results.filter((pl.col("protocol") == strict.NAME) & (pl.col("metric") == "reappearing_share"))
     if rows.is_empty():
         return None
-    kept = read_tensors((folder.parts / SEEDS).with_suffix(".safetensors"))
-    return ReappearingLatents(rows["sae_id"][0], kept["found_in"], int(kept["others"][0]))
+    arrays = read_tensors((folder.parts / SEEDS).with_suffix(".safetensors"))
+    return ReappearingLatents(rows["sae_id"][0], arrays["found_in"], int(arrays["others"][0]))

@@ -127,28 +127,28 @@ def fit_ridge_scores(
     fitted_rows, test_rows = targets.split != "test", targets.split == "test"
     _, n_groups = number_groups(targets.groups[test_rows])
     n_factors = len(targets.names)
-    found = RidgeScores(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
+    scores = RidgeScores(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
     for members, present in missing_patterns(~np.isnan(targets.values)):
         fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
         if len(np.unique(targets.groups[fitted])) < 2 or not len(test):
             continue
         rng = np.random.default_rng(seed)
         orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(permutations))]
-        wanted = targets.values[np.ix_(fitted, members)]
-        problems = np.concatenate([wanted[order].T for order in orders])[:, :, None]
-        read = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(targets.groups[fitted], folds))
-        truth, centre = targets.values[np.ix_(test, members)], wanted.mean(axis=0)
-        guesses = read.others[:, :, 0].T.reshape(len(test), len(orders), len(members))
+        fitted_targets = targets.values[np.ix_(fitted, members)]
+        problems = np.concatenate([fitted_targets[order].T for order in orders])[:, :, None]
+        fit = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(targets.groups[fitted], folds))
+        truth, centre = targets.values[np.ix_(test, members)], fitted_targets.mean(axis=0)
+        guesses = fit.others[:, :, 0].T.reshape(len(test), len(orders), len(members))
         errors = (truth[:, None] - guesses) ** 2
         away = np.broadcast_to(((truth - centre) ** 2)[:, None], errors.shape)
         sums = np.stack([errors, away], axis=-1)
         # one row per test group, even if it lacks these factors
         padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
         padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
-        found.squares[:, members] = group_sums(padded[:, 0], targets.groups[test_rows])
+        scores.squares[:, members] = group_sums(padded[:, 0], targets.groups[test_rows])
         mean, high = null_summary(r2_from_sums(sums[:, 1:].sum(axis=0)))
-        found.null_mean[members], found.null_high[members] = mean, high
-        held = ((read.held[: len(members), :, 0].T - wanted) ** 2).sum(axis=0)
-        spread = ((wanted - centre) ** 2).sum(axis=0)
-        found.held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
-    return found
+        scores.null_mean[members], scores.null_high[members] = mean, high
+        held = ((fit.held[: len(members), :, 0].T - fitted_targets) ** 2).sum(axis=0)
+        spread = ((fitted_targets - centre) ** 2).sum(axis=0)
+        scores.held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
+    return scores

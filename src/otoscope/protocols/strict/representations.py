@@ -67,7 +67,7 @@ def codes_part(
         clips, records = experiment.material.clips, list[Record]()
         mean = train_mean(store, member.layer, member.pooling, clips)
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
-        made = code_features(store, load_sae(directory).sae, member, store.clip_ids, meters=meters, clips=clips)
+        features = code_features(store, load_sae(directory).sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
             records += held_out.reconstruction_records(
                 meters[split].result(resamples=experiment.resamples), split, about
@@ -75,7 +75,7 @@ def codes_part(
         test = meters["test"]
         value = np.asarray([test.result(resamples=experiment.resamples).explained_variance.value])
         arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=experiment.resamples)}
-        return UnitsWithRecords(made.units, records, arrays)
+        return UnitsWithRecords(features.units, records, arrays)
 
     return experiment.measurement(member.sae_id, about, read_json(directory / CARD)["sha256"], units, full=full)
 
@@ -84,8 +84,8 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
     """Return the part for a baseline of an SAE: fitted on its training rows, or derived from its codes."""
     store, clips = experiment.material.store, experiment.material.clips
     directory = experiment.run.folder.saes / member.sae_id
-    known = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
-    about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **known)
+    columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
+    about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
     def codes() -> Units:
         return code_features(store, load_sae(directory).sae, member, store.clip_ids).units
@@ -129,8 +129,8 @@ STUDY_PRESET = "mariotte2025"
 
 def further_seeds(member: GridMember, seeds: Sequence[int], number: int) -> list[GridMember]:
     """Return the grid member with `number` seeds: those of the run first, then the next integers."""
-    wanted = list(dict.fromkeys([*seeds, *range(number + len(seeds))]))[: max(number, 1)]
-    return [replace(member, seed=seed) for seed in wanted]
+    unique_seeds = list(dict.fromkeys([*seeds, *range(number + len(seeds))]))[: max(number, 1)]
+    return [replace(member, seed=seed) for seed in unique_seeds]
 
 
 def limit_members(experiment: StrictExperiment, member: GridMember) -> list[GridMember]:
@@ -145,11 +145,11 @@ def limit_members(experiment: StrictExperiment, member: GridMember) -> list[Grid
     return found
 
 
-def train_missing(experiment: StrictExperiment, store: ActivationStore, wanted: Sequence[GridMember]) -> None:
+def train_missing(experiment: StrictExperiment, store: ActivationStore, members: Sequence[GridMember]) -> None:
     """Train the SAEs that are missing."""
-    for member in wanted:
+    for member in members:
         k_from_sparsity(member.latents, member.sparsity)
-    GridTraining(experiment.run, store, wanted).ensure()
+    GridTraining(experiment.run, store, members).ensure()
 
 
 def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore:

@@ -150,21 +150,21 @@ class StrictRun:
 
     def _choose_layer(self, dense: dict[int, CachedResult]) -> int:
         """Return the configured layer, or the one whose dense activations score best."""
-        wanted = self.experiment.settings.layer
-        if wanted != "chosen":  # the configuration check ensures that it has an SAE
-            return wanted
+        configured = self.experiment.settings.layer
+        if configured != "chosen":  # the configuration check ensures that it has an SAE
+            return configured
         trained = sorted({member.layer for member in self._grid()})
         layer = best_layer({layer: self._held_out_scores(dense[layer]) for layer in trained})
         self.experiment.run.progress.message(f"  layer {layer} reads most on groups left out; it is compared in full")
         return layer
 
     def _choose_sparsity(self, found: dict[float, CachedResult]) -> float:
-        wanted = self.experiment.settings.sparsity
-        if wanted != "chosen":
-            near = min(found, key=lambda sparsity: abs(sparsity - wanted))
-            if abs(near - wanted) > 1e-9:
+        configured = self.experiment.settings.sparsity
+        if configured != "chosen":
+            near = min(found, key=lambda sparsity: abs(sparsity - configured))
+            if abs(near - configured) > 1e-9:
                 raise ConfigError(
-                    f"evaluate.strict.sparsity: {wanted} is not trained; train.sparsities gives {sorted(found)}"
+                    f"evaluate.strict.sparsity: {configured} is not trained; train.sparsities gives {sorted(found)}"
                 )
             return near
         robust = self.experiment.targets.robust
@@ -181,25 +181,27 @@ class StrictRun:
 
     def _baselines(self, chosen: GridMember, frozen: GridMember) -> dict[str, CachedResult]:
         experiment = self.experiment
-        wanted = experiment.settings.baselines
+        configured = experiment.settings.baselines
         parts = {
-            name: baseline_part(experiment, name, chosen) for name in wanted if REPRESENTATIONS[name].kind != "built"
+            name: baseline_part(experiment, name, chosen)
+            for name in configured
+            if REPRESENTATIONS[name].kind != "built"
         }
-        if "frozen_decoder" in wanted:
+        if "frozen_decoder" in configured:
             parts["frozen_decoder"] = codes_part(experiment, frozen, full=True, representation="frozen_decoder")
-        if "logmel" in wanted:
+        if "logmel" in configured:
             parts["logmel"] = logmel_part(experiment, chosen.layer)
-        if {"untrained", "untrained_sae"} & set(wanted):
+        if {"untrained", "untrained_sae"} & set(configured):
             store = representations.untrained_store(experiment, chosen.layer)
-            if "untrained" in wanted:
+            if "untrained" in configured:
                 parts["untrained"] = untrained_part(experiment, chosen.layer, store)
-            if "untrained_sae" in wanted:
+            if "untrained_sae" in configured:
                 member = replace(chosen, untrained=True)
                 representations.train_missing(experiment, store, [member])
                 parts["untrained_sae"] = codes_part(
                     experiment, member, full=True, representation="untrained_sae", store=store
                 )
-        return {name: parts[name] for name in wanted}
+        return {name: parts[name] for name in configured}
 
 
 def _sae_sha256(experiment: StrictExperiment, member: GridMember) -> str:

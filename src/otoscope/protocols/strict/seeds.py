@@ -41,14 +41,17 @@ def compare_seeds(
     about = replace(about, split="all", n=len(codes), groups=n_groups)
     if len(codes) < 2:
         return SeedComparison([], np.full(codes[0].shape[1], np.nan), 0)
-    found = matched_latents(codes)
+    reappearing = matched_latents(codes)
     records = [
         _atom_record(dictionaries, about),
-        _latent_record(codes, found, about),
-        about.with_score("reappearing_share", Score(found.value, null_mean=found.null_mean, null_high=found.null_high)),
+        _latent_record(codes, reappearing, about),
+        about.with_score(
+            "reappearing_share",
+            Score(reappearing.value, null_mean=reappearing.null_mean, null_high=reappearing.null_high),
+        ),
     ]
     others = len(codes) - 1
-    return SeedComparison(records, np.round(found.share * others), others)
+    return SeedComparison(records, np.round(reappearing.share * others), others)
 
 
 def _atom_record(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Record) -> Record:
@@ -62,8 +65,10 @@ def _atom_record(dictionaries: Sequence[Float[np.ndarray, "latents width"]], abo
     return about.with_score("mean_max_cosine", score)
 
 
-def _latent_record(codes: Sequence[Float[np.ndarray, "clips latents"]], found: Reappearing, about: Record) -> Record:
-    values = [float(np.nanmean(match.correlation)) for match in found.matches]
+def _latent_record(
+    codes: Sequence[Float[np.ndarray, "clips latents"]], reappearing: Reappearing, about: Record
+) -> Record:
+    values = [float(np.nanmean(match.correlation)) for match in reappearing.matches]
     shuffled = match_latents(codes[0], permute_rows(codes[1], seed=0)).correlation
     floor = float(np.nanmean(shuffled))
     score = Score(*_mean_and_range(values), floor, float(np.nanquantile(shuffled, 0.95)))

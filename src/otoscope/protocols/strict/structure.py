@@ -113,8 +113,8 @@ class CommonFactors(NamedTuple):
 
 def common_factors(dense: RepresentationScores, codes: list[RepresentationScores], *, min_r2: float) -> FactorMask:
     """Return the mask of factors that dense activations and the codes of every seed predict."""
-    read = [predicted_factors(found.lasso, min_r2) for found in (dense, *codes)]
-    return np.all(read, axis=0)
+    masks = [predicted_factors(scores.lasso, min_r2) for scores in (dense, *codes)]
+    return np.all(masks, axis=0)
 
 
 def structure_records(
@@ -189,8 +189,8 @@ def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> 
 
 def mean_curve(values: Float[np.ndarray, "factors sizes"], common: CommonFactors) -> list[Interval]:
     """Return the mean over the common factors at each size; negative values count as 0."""
-    read = np.nan_to_num(np.maximum(values, 0))
-    return [jackknife(lambda mask, i=i: mean_of_known(read[mask, i]), common) for i in range(values.shape[1])]
+    clipped = np.nan_to_num(np.maximum(values, 0))
+    return [jackknife(lambda mask, i=i: mean_of_known(clipped[mask, i]), common) for i in range(values.shape[1])]
 
 
 def _without(mask: FactorMask, j: np.intp) -> FactorMask:

@@ -131,26 +131,28 @@ def evaluate_task(
     """Return the score on test groups, with interval and null, and the cross-validated score."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     rng = np.random.default_rng(repeat.seed)
-    wanted = task.outputs[fitted]
+    targets_fitted = task.outputs[fitted]
     orders = [
         np.arange(len(fitted)),
-        *(permuted_targets(wanted, groups[fitted], rng) for _ in range(repeat.permutations)),
+        *(permuted_targets(targets_fitted, groups[fitted], rng) for _ in range(repeat.permutations)),
     ]
     fit = fit_group_ridge(
         features[fitted],
         features[test],
-        np.stack([wanted[order] for order in orders]),
+        np.stack([targets_fitted[order] for order in orders]),
         folds=group_folds(groups[fitted], repeat.folds),
     )
     truth = task.outputs[test]
-    terms = [_sums(task.kind, fit.held[i], fit.others[i], wanted[order], truth) for i, order in enumerate(orders)]
+    terms = [
+        _sums(task.kind, fit.held[i], fit.others[i], targets_fitted[order], truth) for i, order in enumerate(orders)
+    ]
     sums = group_sums(terms[0], groups[test])
     interval = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
     null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name)
     score = Score(*(float(end) for end in (*interval, *null_summary(null))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
-    held = _sums(task.kind, fit.held[0], fit.held[0], wanted, wanted).sum(axis=0)
+    held = _sums(task.kind, fit.held[0], fit.held[0], targets_fitted, targets_fitted).sum(axis=0)
     n_groups = len(np.unique(groups[fitted]))
     held_score = float(score_from_sums(task.kind, held[None])[0])
     return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
@@ -241,16 +243,18 @@ def prepare_factors(clips: Clips, categories: Mapping[str, str], *, near_duplica
     return FactorTargets(clips, robust.apply(clips.factors), robust.names, of, robust)
 
 
-def continuous_target(targets: FactorTargets, wanted: str | None) -> str | None:
+def continuous_target(targets: FactorTargets, configured: str | None) -> str | None:
     """Return the factor of the continuous task: the configured one, a pitch, or the first; None without factors.
 
     Raises `EvaluationError` if the corpus lacks the configured factor.
     """
     names = targets.clips.factor_names
-    if wanted is not None:
-        if wanted not in names:
-            raise EvaluationError(f"evaluate.strict.target: no factor {wanted!r}; the corpus has {', '.join(names)}")
-        return wanted
+    if configured is not None:
+        if configured not in names:
+            raise EvaluationError(
+                f"evaluate.strict.target: no factor {configured!r}; the corpus has {', '.join(names)}"
+            )
+        return configured
     pitches = [name for name in PITCH_FACTORS if name in names]
     pitches += [name for name, kind in zip(targets.names, targets.categories, strict=True) if kind == "pitch"]
     return next(iter([*pitches, *targets.names]), None)
