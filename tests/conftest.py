@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures and settings of all tests."""
 
 import os
 from pathlib import Path
@@ -27,17 +27,41 @@ def checked_modules() -> list[str]:
 
 
 if os.environ.get("OTOSCOPE_SHAPES"):
-    # `make shapes`; not in every run, because it answers bad input before our own errors can
+    # `make shapes` only: type errors of the hook would precede our own errors for bad input
     import tests.support.typecheck  # the hook looks it up by name
 
     install_import_hook(checked_modules(), f"{tests.support.typecheck.__name__}.check")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+WHOLE_RUNS = (
+    "activations/test_faults.py",
+    "activations/test_writers.py",
+    "cli/",
+    "corpus/synth/test_opensmile.py",
+    "docs/",
+    "executors/",
+    "pipeline/",
+    "protocols/mariotte2025/test_run.py",
+    "protocols/strict/test_run.py",
+    "reproduce/",
+    "runs/test_training.py",
+    "truth/",
+)
+"""Tests that run several stages or train for seconds; `make test-fast` excludes them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` excludes."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests) and item.path.relative_to(tests).as_posix().startswith(WHOLE_RUNS):
+            item.add_marker("whole_run")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data that lies beside a checkout in continuous integration."""
+    """Return the folder of recordings that continuous integration has next to the checkout."""
     if not SHARED.is_dir():
-        pytest.skip("no shared data beside this checkout")
+        pytest.skip("no recordings next to this checkout")
     return SHARED

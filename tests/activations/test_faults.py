@@ -21,7 +21,8 @@ def toy(*arguments: object) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_a_run_killed_at_twenty_random_moments_leaves_the_bytes_of_an_unbroken_run(tmp_path: Path):
+@pytest.mark.slow
+def test_extract_killed_at_twenty_random_moments_leaves_the_bytes_of_an_unbroken_run(tmp_path: Path):
     write_corpus(tmp_path / "sound", [0.2 + 0.05 * (i % 50) for i in range(60)])
     told = json.loads(toy("kill", tmp_path / "sound", tmp_path, 20)[0])
     assert told["status"] == 0

@@ -11,6 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_ray_executor_survives_dead_workers_nodes_and_clips(tmp_path: Path):

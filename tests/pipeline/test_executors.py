@@ -14,6 +14,7 @@ from otoscope.executors.local import LocalExecutor, find_executor
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_run_gives_the_same_bytes_on_a_cluster(tmp_path: Path):
