@@ -39,7 +39,7 @@ def test_reproduce_prints_every_published_number_of_the_model(
     said = " ".join(done.out.split())
     asked = published().filter(pl.col("model") == "HuBERT").height
     assert f"of {asked} published numbers have a number of this run" in said
-    assert f"Not asked for here: AST, WavLM and MERT ({316 - asked} published numbers)." in said
+    assert f"Not reproduced here: AST, WavLM and MERT ({316 - asked} published numbers)." in said
     assert said.count("MERT") == 1, "models that were not asked for have no rows"
     again = call(capsys, *arguments, "--out", tmp_path / "run", "--json")
     told = json.loads(again.out)

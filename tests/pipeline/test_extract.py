@@ -1,6 +1,7 @@
 """Where a run's activations go, and what becomes of those that were there."""
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,7 +9,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from otoscope.activations import extract as extracting
 from otoscope.activations.maintain import verify_store
 from otoscope.activations.storage.remote import CACHE_VARIABLE
 from otoscope.activations.store import ActivationStore
@@ -81,7 +81,7 @@ def test_extract_keeps_the_old_store_until_the_new_one_is_complete(
     before = extracted(config, tmp_path / "run")
     pooled = before.pooled(3)
     with monkeypatch.context() as patched:
-        patched.setattr(extracting, "finish", broken)
+        patched.setattr(import_module("otoscope.activations.extract"), "commit_store", broken)
         with pytest.raises(KeyboardInterrupt):
             extracted(config, tmp_path / "run", "extract.dtype=float16")
     kept = ActivationStore.open(tmp_path / "run" / "activations", verify=True)

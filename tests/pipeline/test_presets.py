@@ -61,7 +61,7 @@ def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> N
     assert {name: card["config"] for name, card in cards.items()} == {
         name: settings.model_dump(mode="json") for name, settings in wanted.items()
     }
-    assert cards["wide-batch"]["model"]["sparsifier"]["kind"] == "batch_topk"
+    assert cards["wide-batch"]["model"]["sparsifier"]["name"] == "batch_topk"
     assert (summary.run / "saes" / USED["papers-short"]).is_dir()
     assert not list(summary.run.glob("saes/*unused*"))
 

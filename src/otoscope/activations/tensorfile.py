@@ -47,7 +47,7 @@ def to_stored(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
     """Round to the stored precision (nearest even); bfloat16 is returned as its bits in uint16.
 
     >>> import torch
-    >>> hex(rounded(torch.tensor([1.0]), "bfloat16")[0])
+    >>> hex(to_stored(torch.tensor([1.0]), "bfloat16")[0])
     '0x3f80'
     """
     stored = values.detach().to(PRECISIONS[dtype].rounded_to).cpu().contiguous()
@@ -55,9 +55,9 @@ def to_stored(values: Float[Tensor, "*axes"], dtype: str) -> NDArray[Any]:
 
 
 def to_float32(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
-    """Return stored values as float32, exactly; the inverse of `rounded` on what it returned.
+    """Return stored values as float32, exactly; the inverse of `to_stored` on what it returned.
 
-    >>> widened(np.array([0x3F80], dtype=np.uint16), "bfloat16")
+    >>> to_float32(np.array([0x3F80], dtype=np.uint16), "bfloat16")
     array([1.], dtype=float32)
     """
     if dtype != "bfloat16":

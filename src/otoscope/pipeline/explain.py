@@ -59,6 +59,7 @@ def explain(run: Context) -> None:
         sae = load_sae(folder.saes / member.sae_id).sae
         with task(watch, "finding top clips", config.report.factors, "factors"):
             chosen = _choose(config, folder, store, corpus, sae, member, results, compared, watch)
+            watch.advance(config.report.factors - len(chosen))  # fewer factors may have a latent
         table = FactorTable.load(folder.factors)
         column = {name: position for position, name in enumerate(table.names)}
         rate_hz = int(store.manifest["encoder"]["rate_hz"])

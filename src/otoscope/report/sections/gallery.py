@@ -122,7 +122,7 @@ class FactorRanks:
     def rank(self, factor: str, value: float) -> str | None:
         r"""Return the share of clips with a lower value, or with a higher value if that share is larger.
 
-        >>> Places({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
+        >>> FactorRanks({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
         'higher than in 75\xa0% of all clips'
         """
         known = self.values.get(factor)
