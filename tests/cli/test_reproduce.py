@@ -46,7 +46,7 @@ def test_reproduce_prints_every_published_number_of_the_model(
     table = pl.read_csv(told["comparison"])
     assert (told["published"], told["compared"]) == (asked, table["here"].is_not_null().sum())
     page = Path(told["page"]).read_text(encoding="utf-8")
-    assert "Not asked for here: AST, WavLM and MERT" in page
+    assert "Not reproduced here: AST, WavLM and MERT" in page
     assert "HuBERT 3" in page
     assert "MERT 4" not in page
     assert "AST 6" not in page
