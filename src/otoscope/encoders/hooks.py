@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Capture:
         first = isinstance(self._modules[point], CHANNELS_FIRST) and not point.endswith(INPUT)
         return state.movedim(1, -1) if first else state
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Capture":
         """Register the hooks."""
         for point, module in self._modules.items():
             if point.endswith(INPUT):

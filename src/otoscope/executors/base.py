@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from otoscope.errors import ExecutorError
 
@@ -38,6 +38,7 @@ class WorkerLost:
     hung: bool = False
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs tasks in workers."""
 

@@ -5,7 +5,7 @@ redraws the codes of the SAE.
 """
 
 import warnings
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from otoscope.errors import EvaluationError, suggest
 from otoscope.resampling.nulls import permute_rows, random_dictionary, random_sparse_codes
 
 
+@runtime_checkable
 class Encode(Protocol):
     """Function from rows to codes, row by row."""
 
@@ -25,6 +26,7 @@ class Encode(Protocol):
         ...
 
 
+@runtime_checkable
 class Fit(Protocol):
     """Function that fits a code on training rows.
 
@@ -178,6 +180,7 @@ FITTED: dict[str, Fit] = {
 """Fitted baselines by name."""
 
 
+@runtime_checkable
 class OfCodes(Protocol):
     """Function from the codes of an SAE to uninformative codes."""
 

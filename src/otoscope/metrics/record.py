@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -38,6 +38,7 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 
 
+@runtime_checkable
 class Bounded(Protocol):
     """A value with its interval; `Score` has a null too."""
 

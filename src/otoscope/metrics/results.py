@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import polars as pl
 
@@ -42,6 +42,7 @@ class Conditions(TypedDict, total=False):
     encoder: str | Collection[str]
 
 
+@runtime_checkable
 class HasResults(Protocol):
     """A run folder or the summary of a run."""
 

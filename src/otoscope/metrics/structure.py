@@ -5,7 +5,7 @@ measurements and a mask of factors, so that an interval can leave out one factor
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from otoscope.metrics.mutual_information import Information
 FactorMask = Bool[np.ndarray, " factors"]
 
 
+@runtime_checkable
 class FactorMeasurements(Protocol):
     """Measurements of one representation, per factor."""
 

@@ -2,12 +2,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from otoscope.errors import MissingExtra
 from otoscope.sae.train import TrainStep
 
 
+@runtime_checkable
 class MetricLogger(Protocol):
     """Receiver of training steps."""
 

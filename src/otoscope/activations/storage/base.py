@@ -8,7 +8,7 @@ files are downloaded once into a content-addressed cache and mapped from there.
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.storage.remote import RemoteStorage
@@ -19,6 +19,7 @@ REDIRECT = "redirect.json"
 """File in a run folder that names the address of its store (`extract.store`)."""
 
 
+@runtime_checkable
 class Storage(Protocol):
     """Files of one store, addressed by path relative to the store."""
 
