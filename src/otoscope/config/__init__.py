@@ -8,6 +8,7 @@
 
 from otoscope.config.load import load_config as load_config
 from otoscope.config.load import parse_config as parse_config
+from otoscope.config.mariotte2025 import PAPER_SPARSITIES as PAPER_SPARSITIES
 from otoscope.config.mariotte2025 import Mariotte2025Settings as Mariotte2025Settings
 from otoscope.config.run import EvaluateSettings as EvaluateSettings
 from otoscope.config.run import ExtractSettings as ExtractSettings
@@ -16,6 +17,5 @@ from otoscope.config.run import ProtocolName as ProtocolName
 from otoscope.config.run import ReportSettings as ReportSettings
 from otoscope.config.run import RunConfig as RunConfig
 from otoscope.config.strict import StrictSettings as StrictSettings
-from otoscope.config.train import PAPER_SPARSITIES as PAPER_SPARSITIES
 from otoscope.config.train import Pooling as Pooling
 from otoscope.config.train import TrainSettings as TrainSettings

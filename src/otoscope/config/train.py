@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Section, as_tuple, require_layers, require_unique
+from otoscope.config.mariotte2025 import PAPER_SPARSITIES
 from otoscope.errors import ConfigError, suggest
 from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
 from otoscope.sae.sparsifiers.base import k_from_sparsity
-
-PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
-"""The six sparsities of the study (arXiv 2509.24793)."""
 
 Pooling = Literal["encode_then_pool", "pool_then_encode"]
 Latents = Annotated[int, Field(ge=2)]
