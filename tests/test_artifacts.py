@@ -3,12 +3,14 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
 import pytest
+from typing_extensions import TypedDict
 
 from otoscope.artifacts import (
     atomic,
@@ -17,10 +19,13 @@ from otoscope.artifacts import (
     environment,
     fingerprint,
     is_full,
+    parse_json_as,
     read_json,
+    read_json_as,
     read_table,
     read_tensors,
     require_fingerprint,
+    resolve_inside,
     write_json,
     write_table,
     write_tensors,
@@ -154,3 +159,84 @@ def test_another_fingerprint_is_stale(tmp_path: Path):
 
 def test_the_environment_names_what_is_installed():
     assert environment()["numpy"] == np.__version__
+
+
+class Card(TypedDict):
+    clips: int
+    files: dict[str, str]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"null", b'"x"', b"3", b"{}", b'{"clips": "3", "files": {}}', b'{"clips": 3.5, "files": {}}',
+        b'{"clips": 3, "files": []}', b'{"clips": 3, "files": {"a": 1}}', b"[" * 100_000, b'{"clips": ' + b"9" * 5000,
+        b"\xff\xfe", b'{"clips": 3, "files": {"a": "\xff"}}', b'{"clips": 3',
+    ],
+)  # fmt: skip
+def test_read_json_as_refuses_other_content(tmp_path: Path, content: bytes):
+    (tmp_path / "card.json").write_bytes(content)
+    with pytest.raises(DamagedArtifact, match=r"card\.json is damaged: .*; delete it and run its stage again"):
+        read_json_as(tmp_path / "card.json", Card)
+
+
+def test_read_json_as_returns_what_was_written(tmp_path: Path):
+    write_json(tmp_path / "card.json", {"clips": 3, "files": {"a": "\u00e9"}})
+    assert read_json_as(tmp_path / "card.json", Card) == {"clips": 3, "files": {"a": "\u00e9"}}
+
+
+def test_read_json_as_refuses_absent_file_and_folder(tmp_path: Path):
+    (tmp_path / "card.json").mkdir()
+    with pytest.raises(DamagedArtifact, match="cannot be read"):
+        read_json_as(tmp_path / "card.json", Card)
+    with pytest.raises(IncompleteArtifact, match="is missing"):
+        read_json_as(tmp_path / "absent" / "card.json", Card)
+
+
+def test_read_json_refuses_deep_nesting_and_long_numbers(tmp_path: Path):
+    for text in ("[" * 100_000 + "]" * 100_000, "9" * 5000):
+        (tmp_path / "card.json").write_text(text)
+        with pytest.raises(DamagedArtifact, match="not valid JSON"):
+            read_json(tmp_path / "card.json")
+
+
+def test_parse_json_as_names_the_first_wrong_entry():
+    with pytest.raises(DamagedArtifact, match=r"files\.a is 1; Input should be a valid string, and 1 more"):
+        parse_json_as(b'{"clips": 1, "files": {"a": 1, "b": 2}}', Card, name="card")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/../../b", "/etc/passwd", "a/..", "a\0b", None, 3, [], "link/a", "file"]
+)
+def test_resolve_inside_refuses_names_that_lead_out(tmp_path: Path, name: object):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "other")
+    (folder / "file").symlink_to(tmp_path / "other" / "a")
+    with pytest.raises(DamagedArtifact, match="neither read nor written"):
+        resolve_inside(folder, name)
+
+
+def test_resolve_inside_follows_links_on_request_and_links_inside(tmp_path: Path):
+    folder = tmp_path / "run"
+    (folder / "data").mkdir(parents=True)
+    (folder / "near").symlink_to(folder / "data")
+    (folder / "far").symlink_to(tmp_path)
+    assert resolve_inside(folder, "near/a.bin") == folder / "near" / "a.bin"
+    assert resolve_inside(folder, "far/a.bin", follow_links=True) == folder / "far" / "a.bin"
+    with pytest.raises(DamagedArtifact):
+        resolve_inside(folder, "../a.bin", follow_links=True)
+
+
+def test_read_table_refuses_every_flipped_bit(tmp_path: Path):
+    path = tmp_path / "table.parquet"
+    write_table(path, pl.DataFrame({"clip_id": [f"c{i}" for i in range(40)], "offset": range(40)}))
+    whole = path.read_bytes()
+    for position in np.random.default_rng(0).integers(0, 8 * len(whole), 100).tolist():
+        changed = bytearray(whole)
+        changed[position // 8] ^= 1 << position % 8
+        path.write_bytes(changed)
+        with suppress(DamagedArtifact):  # a flipped bit of the data gives another table
+            read_table(path)

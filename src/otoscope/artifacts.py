@@ -1,22 +1,27 @@
-"""Files of a run: atomic writes, JSON cards, fingerprints, checks of size."""
+"""Files of a run: atomic writes, validated JSON, names kept inside a folder, fingerprints, checks of size."""
 
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull, quote
+
+Content = TypeVar("Content")
 
 VERSIONED = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soxr", "soundfile")
 """Packages whose version can change results; every card lists them."""
@@ -104,13 +109,74 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
+    """Read a JSON file of any content; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise IncompleteArtifact(f"{path} is missing; run the stage that writes it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(_read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise DamagedArtifact(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
+
+
+def read_json_as(path: Path, kind: type[Content]) -> Content:
+    """Read a JSON file and validate it against a type: a Pydantic model, `typing_extensions.TypedDict`, ...
+
+    Raises `IncompleteArtifact` if the file is absent, `DamagedArtifact` if it is malformed or of another shape.
+    """
+    return parse_json_as(_read_bytes(path), kind, name=str(path))
+
+
+def parse_json_as(data: bytes, kind: type[Content], *, name: str) -> Content:
+    """Validate JSON against a type; raise `DamagedArtifact` with `name`, the first wrong entry and its value.
+
+    >>> parse_json_as(b'{"clips": 3}', dict[str, int], name="card.json")
+    {'clips': 3}
+    """
+    try:
+        return _validator(kind).validate_json(data, strict=True)
+    except ValidationError as error:
+        first, count = error.errors(include_url=False)[0], error.error_count()
+        entry = ".".join(map(str, first["loc"])) or "the file"
+        given = repr(first["input"]) if first["loc"] else f"{len(data)} bytes"
+        others = f", and {count - 1} more" if count > 1 else ""
+        raise DamagedArtifact(
+            f"{name} is damaged: {entry} is {given[:80]}; {first['msg']}{others}; delete it and run its stage again"
+        ) from error
+
+
+@cache
+def _validator(kind: type[Content]) -> TypeAdapter[Content]:
+    return TypeAdapter(kind)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IncompleteArtifact(f"{path} is missing; run the stage that writes it") from error
+    except OSError as error:
+        raise DamagedArtifact(f"{path} cannot be read ({error.strerror}); remove it and run its stage again") from error
+
+
+def resolve_inside(folder: Path, name: object, *, follow_links: bool = False) -> Path:
+    """Return the path of a file that a manifest, card, table or index names, relative to its folder.
+
+    Raises `DamagedArtifact` for a name that leads out of the folder: an absolute path, a `..`, or, unless
+    `follow_links`, a link to another place.
+
+    >>> resolve_inside(Path("run"), "saes/a/card.json").as_posix()
+    'run/saes/a/card.json'
+    """
+    relative = PurePath(name) if isinstance(name, str) else PurePath()
+    if not relative.parts or relative.anchor or ".." in relative.parts or "\0" in str(name):
+        raise DamagedArtifact(f"{folder}: the file name {quote(name)[:200]} is not inside this folder; {_NOT_USED}")
+    path = folder / relative
+    if not follow_links:
+        between = [path, *path.parents][: len(relative.parts)]
+        if any(map(os.path.islink, between)) and not path.resolve().is_relative_to(folder.resolve()):
+            raise DamagedArtifact(f"{path} is a link out of {folder}; {_NOT_USED}")
+    return path
+
+
+_NOT_USED = "it is neither read nor written; run the stage that wrote the name again"
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
@@ -125,9 +191,9 @@ def read_table(path: Path) -> pl.DataFrame:
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")
     try:
         return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:  # a panic is no Exception
         raise DamagedArtifact(
-            f"{path} is not a complete Parquet file ({error}); delete it and run the stage again"
+            f"{path} is not a complete Parquet file ({str(error)[:200]}); delete it and run the stage again"
         ) from error
 
 
