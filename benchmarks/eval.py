@@ -26,7 +26,6 @@ the same problems, measured on one fold of the loop's factors.
 
 import argparse
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -58,6 +57,8 @@ class Data(NamedTuple):
 
 
 def main() -> None:
+    from otoscope.hardware import available_cores
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["k20", "dense", "k102"])
     parser.add_argument("--run", type=Path, help="also measure on an SAE of this run folder")
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=1, help="factors, and permuted factors, that the loop fits")
     parser.add_argument("--input", choices=["fastest", *INPUTS], default="fastest", help="the tuned form of LassoCV")
     parser.add_argument("--stopping", action="store_true", help="also time otoscope with early stopping")
-    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--threads", type=int, default=min(2, available_cores()))
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="sklearn")
     makers: list[Callable[[], Data]] = [CASES[name] for name in options.cases]

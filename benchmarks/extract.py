@@ -53,12 +53,14 @@ PRECISIONS = ("exact", "fast")
 
 
 def main() -> None:
+    from otoscope.hardware import available_cores
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [model.name for model in MODELS]
     parser.add_argument("--models", nargs="*", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=2, help="in addition to one warm-up round")
     parser.add_argument("--clips", type=int, default=3, help="of five seconds each")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument(
         "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a machine that others use, with --threads 1"
     )

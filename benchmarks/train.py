@@ -60,9 +60,11 @@ CASES = [
 
 
 def main() -> None:
+    from otoscope.hardware import available_cores
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES])
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -9,7 +9,6 @@ from otoscope import Bank, TrainConfig, fit
 from otoscope.errors import ConfigError
 from otoscope.sae.bank import BankMember
 from otoscope.sae.optimiser import TorchStepper
-from otoscope.sae.resources import find_device
 from otoscope.sae.sparsifiers import SPARSIFIERS
 from tests.support.planted import planted
 
@@ -26,22 +25,6 @@ def test_torch_stepper_compiled_trains_the_same_sae(sparsifier: str, prefixes: t
     compiled = train(stepper=partial(TorchStepper, backend="aot_eager"))
     for name, value in plain.sae.state_dict().items():
         torch.testing.assert_close(compiled.sae.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("cpuu", "no device 'cpuu'; give cpu, cuda, or cuda:1"),
-        ("mps", "trained on cpu or cuda, not on 'mps'"),
-        pytest.param(
-            "cuda", r"PyTorch finds 0 GPU\(s\) here", marks=pytest.mark.skipif(not NO_GPU, reason="has a GPU")
-        ),
-        ("cuda:99", r"device 'cuda:99': PyTorch finds \d+ GPU"),
-    ],
-)
-def test_find_device_errors(name: str, message: str):
-    with pytest.raises(ConfigError, match=message):
-        find_device(name)
 
 
 def test_missing_device_error_before_training():

@@ -14,6 +14,7 @@ from torch import Tensor
 from otoscope.artifacts import fingerprint
 from otoscope.encoders.base import Frames
 from otoscope.errors import ConfigError, suggest
+from otoscope.hardware import column_sums
 
 COLUMNS = ("clip_id", "start_s", "end_s")
 
@@ -159,7 +160,7 @@ class SegmentPooler:
             segment.frames += len(chosen)
             index = torch.from_numpy(chosen)
             for layer, states in layers.items():
-                total = states[index.to(states.device)].double().sum(0)
+                total = column_sums(states[index.to(states.device)])
                 segment.sums[layer] = segment.sums.get(layer, 0.0) + total
         latest_s = float(centre_s.max())
         return self._close(clip_id, [n for n, part in self._open.items() if part.span.end_s <= latest_s])

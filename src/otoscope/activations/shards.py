@@ -19,6 +19,7 @@ from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to
 from otoscope.activations.windows import EncodedWindow
 from otoscope.artifacts import write_table
 from otoscope.encoders.base import Frames
+from otoscope.hardware import column_sums
 
 
 class SetAsideClip(NamedTuple):
@@ -94,7 +95,7 @@ class ShardWriter:
 
     def add(self, clip_id: str, window: EncodedWindow) -> str | None:
         """Append a window to the current clip; return the reason if the clip cannot be stored."""
-        totals = {layer: states.double().sum(0) for layer, states in window.layers.items()}
+        totals = {layer: column_sums(states) for layer, states in window.layers.items()}
         if reason := self._rejection(window, totals):
             return reason
         if self._segments is not None:
@@ -105,7 +106,7 @@ class ShardWriter:
                 self._files[layer].append(to_stored(states, self._dtype))
             self._sums[layer] = self._sums.get(layer, 0.0) + totals[layer]
         for layer, tokens in window.tokens.items():
-            self._token_sums[layer] = self._token_sums.get(layer, 0.0) + tokens.double() * count
+            self._token_sums[layer] = self._token_sums.get(layer, 0.0) + tokens.cpu().double() * count
         self._times.append(window.frames)
         return None
 

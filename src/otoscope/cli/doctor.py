@@ -1,7 +1,6 @@
 """Commands `doctor` and `models`: installed packages, speed of the machine, available models."""
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -13,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from otoscope.hardware import available_cores
 
 PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soundfile", "soxr", "polars", "numba")
 
@@ -117,7 +118,7 @@ def _machine() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "system": platform.platform(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "disk_free_gib": shutil.disk_usage(".").free / 2**30,
         "torch_threads": torch.get_num_threads(),
@@ -130,9 +131,11 @@ def _machine() -> dict[str, Any]:
 def _gpu() -> str:
     import torch
 
+    if torch.backends.mps.is_available():
+        return "Metal (used with device: auto, the default)"
     if not torch.cuda.is_available():
         return "no GPU"
-    return f"{torch.cuda.get_device_name()}; set device: cuda in the configuration to use it"
+    return f"{torch.cuda.get_device_name()} (used with device: auto, the default)"
 
 
 def _product_gflops(dtype: Any) -> float:

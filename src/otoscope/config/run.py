@@ -14,7 +14,7 @@ from otoscope.corpus.catalog import corpus_from_dict
 from otoscope.corpus.listing import CorpusSpec
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
-from otoscope.sae.resources import DEVICE_HELP
+from otoscope.hardware import DEVICE_HELP
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 
@@ -114,7 +114,7 @@ class RunConfig(Section):
     revision: str | None = None
     corpus: Any
     splits: Splits = Splits()
-    device: str = Field(default="cpu", description="device of encoders and SAE training: cpu, cuda, cuda:1")
+    device: str = Field(default="auto", description="device of encoders and SAE training: auto, cpu, cuda, cuda:1, mps")
     max_set_aside: Share = Field(default=0.2, description="share of unusable clips that stops the run")
     factors: FactorSettings = FactorSettings()
     extract: ExtractSettings = ExtractSettings()
@@ -147,7 +147,7 @@ class RunConfig(Section):
     @field_validator("device")
     @classmethod
     def _known(cls, value: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
             raise ValueError(DEVICE_HELP)
         return value
 

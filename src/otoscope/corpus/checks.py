@@ -4,7 +4,6 @@ Decoding gives the actual length and rate and a digest, or the reason why a clip
 stop a run: a class without clips in train or test cannot be scored, so averages use the other classes and name it.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from otoscope.corpus.listing import Listing, ProgressCallback
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import AudioError, CorpusError
+from otoscope.hardware import available_cores
 
 
 class CheckedClips(NamedTuple):
@@ -97,7 +97,7 @@ def _decode_all(
     clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
     files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
     decoded: list[_DecodedClip] = []
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads or min(8, available_cores()))
     try:
         pending = [pool.submit(_decode_file, root, of_file) for of_file in files]
         for future in pending:  # in path order, regardless of completion order

@@ -14,6 +14,7 @@ from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import ModelSource, resolve
 from otoscope.encoders.starter import STARTER_ALIAS
 from otoscope.errors import ConfigError, EncoderError, UnknownEncoder, suggest
+from otoscope.hardware import find_device
 
 Loader = Callable[[ModelSource, Runtime], BatchedEncoder]
 
@@ -93,7 +94,7 @@ def load_encoder(
             products to bfloat16 if that is faster on this processor (see `encoders.precision`); the cosine to exact
             states stays above 0.999 in every layer.
         threads: PyTorch's CPU threads during each pass; the same number gives the same bytes.
-        device: cpu, cuda, cuda:1, ...
+        device: auto, cpu, cuda, cuda:1, mps
         together: lets clips share a pass where padding cannot disturb them. Default: true on an accelerator and in fast
             precision; otherwise each clip has its own pass, so that its bytes do not depend on its neighbours.
         untrained: keeps the architecture and draws new weights from `seed` (see `reinitialise`).
@@ -112,6 +113,7 @@ def load_encoder(
         raise UnknownEncoder(
             f"{source.name} is of family {family!r}, which has no adapter; {suggest(family, FAMILIES)}"
         )
+    device = str(find_device(device))
     together = (device != "cpu" or precision == "fast") if together is None else together
     runtime = Runtime(device=device, threads=threads, together=together, precision=precision, context=context)
     load: Loader = resolve_name(FAMILIES[family])

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from os import sched_getaffinity
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from otoscope.artifacts import fingerprint, read_table, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.errors import AudioError, DamagedArtifact, MissingExtra
 from otoscope.executors.base import Executor, run_tasks
+from otoscope.hardware import available_cores
 
 RATE_HZ = 16_000
 """Sample rate of the measurement."""
@@ -96,7 +96,7 @@ def measure_egemaps(
     if done:
         report(done, len(rows))
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers or len(sched_getaffinity(0))) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or available_cores()) as pool:
         # openSMILE's wrapper warns about clips without values; the reason is reported instead
         warnings.simplefilter("ignore", UserWarning)
         for part in _parts(list(waiting.items()), CLIPS_PER_PART):

@@ -10,7 +10,6 @@ choice of alpha included, on targets whose rows were permuted among the fitted r
 """
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
 from otoscope.errors import EvaluationError
+from otoscope.hardware import available_cores
 from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
@@ -97,7 +97,7 @@ def fit_factors(
     fits.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
     if not fits.live.any():
         return fits
-    threads = workers or len(os.sched_getaffinity(0))
+    threads = workers or available_cores()
     # one BLAS thread: work is parallel over factors already, and sums keep one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         design = LassoDesign(features[:, fits.live], targets, groups, parts, settings, seed)

@@ -18,6 +18,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.formatting import count
+from otoscope.hardware import find_device
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import load_corpus
@@ -46,6 +47,8 @@ def extract(run: Context) -> None:
     extraction = _Extraction(run, corpus, encoder, layers)
 
     def work() -> None:
+        if (device := find_device(config.device)).type != "cpu":
+            watch.message(f"  device: {device}")
         if is_known_damaged(folder.activations):
             watch.message(
                 "  the store is damaged and will be repaired; what this run computed from it stays: delete saes/ and "

@@ -1,7 +1,5 @@
 """Run of all stages, each reading the artifacts of earlier ones and writing its own."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from otoscope.config import RunConfig
 from otoscope.errors import ConfigError
 from otoscope.executors.base import Executor
 from otoscope.executors.local import LocalExecutor
+from otoscope.hardware import peak_memory_bytes
 from otoscope.pipeline.corpus import set_aside
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
@@ -95,7 +94,7 @@ def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary
         report=folder.report if "report" in stages else None,
         results=folder.results if "evaluate" in stages else None,
         seconds=seconds,
-        peak_rss_mb=_peak_rss_mb(),
+        peak_rss_mb=peak_memory_bytes() / 1e6,
         set_aside=set_aside(folder, extracted="extract" in stages).height,
         clips=load_corpus(folder).clips.height,
     )
@@ -106,9 +105,3 @@ def _write_config(config: RunConfig, folder: RunFolder) -> None:
         temporary.write_text(
             yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
-
-
-def _peak_rss_mb() -> float:
-    """Return the largest resident set of this process and its children, in megabytes."""
-    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6

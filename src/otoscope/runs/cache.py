@@ -4,7 +4,6 @@ Each cached item has a card: the fingerprint of its inputs and the SHA-256 of it
 last, so an item whose computation was killed counts as missing.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from otoscope.artifacts import (
 )
 from otoscope.errors import ArtifactError
 from otoscope.executors.base import Executor, run_tasks
+from otoscope.hardware import available_cores
 from otoscope.metrics.record import Record, to_table
 from otoscope.runs.code_version import code_version
 from otoscope.runs.folder import RunFolder
@@ -163,7 +163,7 @@ def _compute_in_threads(cached: Sequence[CachedResult]) -> Iterator[tuple[int, C
     Each thread uses one BLAS thread: a result is many small problems, which gain nothing from more, and one
     thread gives the same bytes on any number of cores.
     """
-    workers = min(len(os.sched_getaffinity(0)), MAX_PARALLEL_RESULTS)
+    workers = min(available_cores(), MAX_PARALLEL_RESULTS)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(result.compute) for result in cached]
         try:

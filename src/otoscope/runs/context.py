@@ -8,9 +8,9 @@ from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
 from otoscope.executors.base import Executor
 from otoscope.executors.local import LocalExecutor
+from otoscope.hardware import find_device
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, SilentReporter
-from otoscope.sae.resources import find_device
 
 
 class LazyEncoder:

@@ -10,13 +10,14 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
+from otoscope.hardware import find_device
 from otoscope.sae._kernels.buffers import available_threads
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
 from otoscope.sae.kernel_optimiser import pick_stepper
 from otoscope.sae.optimiser import StepperFactory
 from otoscope.sae.plan import ResolvedConfig, member_bytes, memory_budget, require_fits, resolve, rows_bytes
-from otoscope.sae.resources import find_device, one_thread, thread_pool
+from otoscope.sae.resources import one_thread, thread_pool
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
 from otoscope.sae.train import TrainBatch, TrainingRun, TrainResult, TrainStep, advance, finish, read_batch, start_run

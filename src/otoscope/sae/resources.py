@@ -1,33 +1,10 @@
-"""Devices and threads for training."""
+"""Threads for training."""
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-
-from otoscope.errors import ConfigError
-
-DEVICE_HELP = "give cpu, cuda, or cuda:1 for the second GPU"
-"""Advice in errors about devices."""
-
-
-def find_device(name: str) -> torch.device:
-    """Return an available device; raise `ConfigError` for a missing one, or one without float64 sums.
-
-    >>> find_device("cpu")
-    device(type='cpu')
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}; {DEVICE_HELP}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"SAEs are trained on cpu or cuda, not on {name!r}")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device {name!r}: PyTorch finds {count} GPU(s) here; give cpu, or install its CUDA build")
-    return device
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
+from otoscope.hardware import find_device
 from otoscope.sae import validation
 from otoscope.sae.config import PRESETS, TrainConfig
 from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
@@ -20,7 +21,6 @@ from otoscope.sae.kernel_optimiser import pick_stepper
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
 from otoscope.sae.plan import Plan, ResolvedConfig, require_free_memory, resolve
-from otoscope.sae.resources import find_device
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
 from otoscope.sae.validation import Validation, calibrate, validate

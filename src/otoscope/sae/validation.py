@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from otoscope.hardware import WITHOUT_FLOAT64, column_sums
 from otoscope.sae.data import RowSource, chunks
 from otoscope.sae.initialise import FEW_ROWS_PER_LATENT
 from otoscope.sae.losses import gather_forward, use_gather
@@ -54,24 +55,25 @@ def validate(sae: SparseAutoencoder, rows: RowSource, statistics: RowStatistics)
     """Evaluate a model on all rows: `1 - sum |x - rebuilt|^2 / sum |x - training mean|^2` and related measures."""
     training = sae.training
     sae.eval()
-    mean = torch.from_numpy(statistics.mean).to(sae.device)
-    residual, total = mean.new_zeros(sae.width), mean.new_zeros(sae.width)
+    exact = torch.float32 if sae.device.type in WITHOUT_FLOAT64 else torch.float64
+    mean = torch.from_numpy(statistics.mean).to(sae.device, exact)
+    residual, total = torch.zeros(2, sae.width, dtype=torch.float64)
     fired = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
     for start, chunk in chunks(rows, VALIDATION_BATCH):
         require_finite(rows, chunk, start, "validation")
         batch = torch.from_numpy(chunk).to(sae.device)
         inner_rebuilt, batch_fired = _rebuild(sae, sae.normalise(batch))
         rebuilt = inner_rebuilt * sae.scale + sae.centre
-        residual += (batch - rebuilt).square().sum(dim=0, dtype=torch.float64)
-        total += (batch - mean).square().sum(dim=0)
+        residual += column_sums((batch - rebuilt).square())
+        total += column_sums((batch - mean).square())
         fired += batch_fired
     sae.train(training)
     entries = rows.height * rows.width
-    varying = torch.from_numpy(statistics.varying).to(sae.device)
-    variance = torch.from_numpy(statistics.variance).to(sae.device)[varying]
+    varying = torch.from_numpy(statistics.varying)
+    variance = torch.from_numpy(statistics.variance)[varying]
     return Validation(
         mse=residual.sum().item() / entries,
-        inner_mse=(residual / sae.scale.double().square()).sum().item() / entries,
+        inner_mse=(residual / sae.scale.cpu().double().square()).sum().item() / entries,
         explained_variance=_explained_variance(residual, total),
         standardised_explained_variance=_explained_variance(residual[varying] / variance, total[varying] / variance),
         l0=float(fired.sum()) / rows.height,

@@ -1,6 +1,5 @@
 """Corpus of synthesised singing: its settings, and rendering into a folder in threads."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from otoscope.corpus.synth.synthesis import SPEECH, SynthClip, synthesise
 from otoscope.corpus.synth.techniques import TECHNIQUES
 from otoscope.corpus.synth.vocal_tract import VOWELS
 from otoscope.errors import CorpusError, suggest
+from otoscope.hardware import available_cores
 
 SOUND_VERSION = 1
 """Incremented when the same settings give different samples; part of the cache key of rendered files."""
@@ -192,7 +192,7 @@ def _render_in_threads(
         return _render_one(task, spec, root)
 
     # the kernels, the FFT and the random number generator release the GIL
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads or min(8, available_cores())) as pool:
         for done, clip in enumerate(pool.map(render, tasks), start=1):
             rendered.append(clip)
             if on_progress is not None:

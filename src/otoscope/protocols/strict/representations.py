@@ -158,7 +158,7 @@ def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore
     directory = folder.root / "untrained"
     context = "short" if experiment.settings.untrained_context == "short" else config.extract.context
     encoder = load_encoder(
-        config.model, revision=config.revision, device=config.device, context=context, untrained=True
+        config.model, revision=config.revision, device=str(find_device(config.device)), context=context, untrained=True
     )
     corpus = experiment.material.corpus
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from otoscope.errors import ConfigError
+from otoscope.hardware import available_cores
 from otoscope.sae._kernels.forward import sum_block
 from otoscope.sae._kernels.gather import Array
 from otoscope.sae._kernels.tables import words_for
@@ -164,7 +165,7 @@ def available_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 class Team:

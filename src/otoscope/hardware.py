@@ -1,0 +1,102 @@
+"""Devices, processor cores and memory that this process may use, on any operating system."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from otoscope.errors import ConfigError
+
+if TYPE_CHECKING:  # PyTorch is imported where a device is needed: importing it takes a second
+    import torch
+    from torch import Tensor
+
+DEVICE_HELP = "give auto, cpu, cuda, cuda:1 for the second GPU, or mps"
+"""Advice in errors about devices."""
+
+WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Device types that cannot compute in float64."""
+
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/cpu.max"),  # version 2: quota and period in one file
+    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),  # version 1: the period is next to it
+)
+
+
+def find_device(name: str) -> "torch.device":
+    """Return a device of this machine by name; `auto` is the first GPU, else Apple's Metal, else the processor.
+
+    Raises `ConfigError` for an unknown or a missing device.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    metal = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if metal else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device {name!r}; {DEVICE_HELP}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device {name!r} is not supported; {DEVICE_HELP}")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r}: PyTorch finds {count} GPU(s) here; give cpu, or install its CUDA build")
+    if device.type == "mps" and not metal:
+        raise ConfigError(f"device {name!r}: PyTorch finds no Metal device here; give cpu")
+    return device
+
+
+def column_sums(rows: "Tensor") -> "Tensor":
+    """Return the sums over rows in float64, on the CPU; devices without float64 sum in float32."""
+    import torch
+
+    dtype = torch.float32 if rows.device.type in WITHOUT_FLOAT64 else torch.float64
+    return rows.sum(dim=0, dtype=dtype).cpu().double()
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use: its affinity mask, capped by a container's CPU quota.
+
+    >>> 1 <= available_cores() <= os.cpu_count()
+    True
+    """
+    process = psutil.Process()
+    # macOS has no affinity masks
+    cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+    return max(1, min([cores, *_cgroup_quotas()]))
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident set that this process or one of its finished children has had, in bytes.
+
+    Windows counts this process alone.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def _cgroup_quotas() -> list[int]:
+    """Return the CPU quotas of the container, rounded up to whole cores."""
+    quotas: list[int] = []
+    for limit in CGROUP_LIMITS:
+        try:
+            fields = limit.read_text(encoding="ascii").split()
+            if len(fields) == 1:
+                fields.append((limit.parent / "cpu.cfs_period_us").read_text(encoding="ascii").strip())
+            quota, period = int(fields[0]), int(fields[1])
+        except (OSError, ValueError, IndexError):  # no container, or "max": no quota
+            continue
+        if quota > 0 and period > 0:
+            quotas.append(-(-quota // period))
+    return quotas
