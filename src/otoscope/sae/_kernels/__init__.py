@@ -1,5 +1,5 @@
 """A training step for TopK dictionaries on the CPU that touches only what is active.
 
-Compiled code is cached beside the sources. Numba looks only at the file that a cached function stands in:
-after editing anything that another file here imports, delete this folder's `__pycache__`.
+Compiled code is cached beside the sources, by the file of each function alone: after an edit, delete the caches
+(`find src -name "*.nb[ic]" -delete`).
 """

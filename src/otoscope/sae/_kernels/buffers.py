@@ -1,8 +1,6 @@
-"""The arrays that a step fills anew for every batch, kept between steps so that none is allocated twice.
+"""Arrays of a training step: weights with Adam's moments, packed tables, and a workspace that is reused.
 
-What a step of a TopK dictionary works on: master weights, and what stays the same from step to step.
-
-A few threads that each do one share of a job while the interpreter's lock is released.
+The named tuples are passed to compiled code as they are.
 """
 
 import os
@@ -10,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,68 +16,82 @@ from numpy.typing import NDArray
 
 from otoscope.errors import ConfigError
 from otoscope.hardware import available_cores
-from otoscope.sae._kernels.forward import sum_block
-from otoscope.sae._kernels.gather import Array
-from otoscope.sae._kernels.tables import words_for
+from otoscope.sae._kernels.llvm import LANES, Array
+from otoscope.sae._kernels.tables import padded, words_for
 
 
-class Shape(NamedTuple):
-    """How much a workspace must hold."""
+def sum_block(rows: int) -> int:
+    """Return the number of rows whose residuals one thread sums in order; it depends on the batch, not on threads.
 
-    rows: int
-    k: int
-    aux_k: int
-    width: int
-    latents: int
-    threads: int
+    >>> [sum_block(rows) for rows in (16, 1024)]
+    [8, 64]
+    """
+    return 64 if rows >= 512 else 8
 
 
-@dataclass(frozen=True)
-class Entries:
-    """The active entries of a batch, by row and by latent: of the dictionary proper, or of AuxK."""
+class Parameter(NamedTuple):
+    """An array of weights with Adam's first and second moments."""
 
-    most: int
-    """Entries a row at most; 0 when there are none."""
-    index: NDArray[np.int32]
+    value: Array
+    first: Array
+    second: Array
+
+
+class Tables(NamedTuple):
+    """Packed weights: encoder filters `[groups of 16, words, 16]`, and atoms `[latents, words]`."""
+
+    filters: Array
+    atoms: Array
+
+    @staticmethod
+    def empty(latents: int, width: int) -> "Tables":
+        """Allocate the tables of a dictionary."""
+        words = words_for(width)
+        groups = padded(latents) // LANES
+        return Tables(np.zeros((groups, words, LANES), np.uint32), np.zeros((latents, words), np.uint32))
+
+
+class Entries(NamedTuple):
+    """Active entries of a batch, by row and ordered by latent: of the dictionary, or of AuxK."""
+
+    latent: NDArray[np.int32]
+    """Active latents of each row, ascending, `[rows, k]`; the first `active[row]` are valid."""
     code: Array
     slope: Array
     active: NDArray[np.int32]
     counts: NDArray[np.int64]
-    """How often each latent is active, for each thread's share of rows."""
-    table: Array
-    """What is left to explain after these entries are decoded, `[rows, columns]`, as the kernels read it."""
+    """Number of rows in which each latent is active, per thread, `[threads, latents]`."""
+    residuals: Array
+    """Residuals after these entries are decoded, as a packed table."""
     squares: Array
+    """Sum of squares of each row's residual."""
     rows_of: NDArray[np.int32]
     code_of: Array
     slope_of: Array
 
     @staticmethod
-    def empty(shape: Shape, most: int, dtype: np.dtype[Any], *, packed: bool) -> "Entries":
-        """Make room for `most` entries a row."""
-        rows, number = shape.rows, shape.rows * most
+    def empty(rows: int, k: int, *, width: int, latents: int, threads: int) -> "Entries":
+        """Allocate room for `k` entries per row."""
         return Entries(
-            most=most,
-            index=np.empty((rows, most), np.int32),
-            code=np.empty((rows, most), dtype),
-            slope=np.empty((rows, most), dtype),
+            latent=np.empty((rows, k), np.int32),
+            code=np.empty((rows, k), np.float32),
+            slope=np.empty((rows, k), np.float32),
             active=np.zeros(rows, np.int32),
-            counts=np.zeros((shape.threads, shape.latents), np.int64),
-            table=empty_table(rows if most else 0, shape.width, dtype, packed=packed),
-            squares=np.zeros(rows, dtype),
-            rows_of=np.empty(number, np.int32),
-            code_of=np.empty(number, dtype),
-            slope_of=np.empty(number, dtype),
+            counts=np.zeros((threads, latents), np.int64),
+            residuals=np.zeros((rows if k else 0, words_for(width)), np.uint32),
+            squares=np.zeros(rows, np.float32),
+            rows_of=np.empty(rows * k, np.int32),
+            code_of=np.empty(rows * k, np.float32),
+            slope_of=np.empty(rows * k, np.float32),
         )
 
-    def offsets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where each latent's entries begin, `[latents + 1]`, and how many it has."""
-        fired = self.counts.sum(axis=0)
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(fired)]), fired
+    def offsets(self) -> NDArray[np.int64]:
+        """Return the position of each latent's first entry in `rows_of`, and the number of entries, `[latents + 1]`."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts.sum(axis=0))])
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Inputs and residuals of one batch size, and the entries of the dictionary and of AuxK."""
+class Workspace(NamedTuple):
+    """Packed inputs, residuals and their sums over blocks of rows, and the entries of the dictionary and of AuxK."""
 
     inputs: Array
     residuals: Array
@@ -88,27 +100,21 @@ class Workspace:
     aux: Entries
 
     @staticmethod
-    def empty(shape: Shape, dtype: np.dtype[Any], *, packed: bool) -> "Workspace":
-        """Make room for batches of one size."""
-        rows, width = shape.rows, shape.width
-        columns = 2 * words_for(width) if packed else width
+    def empty(rows: int, *, k: int, aux_k: int, width: int, latents: int, threads: int) -> "Workspace":
+        """Allocate a workspace for batches of one size."""
+        words = words_for(width)
         return Workspace(
-            inputs=empty_table(rows, width, dtype, packed=packed),
-            residuals=np.empty((rows, columns), dtype),
-            sums=np.zeros((-(-rows // sum_block(rows)), columns), dtype),
-            main=Entries.empty(shape, shape.k, dtype, packed=packed),
-            aux=Entries.empty(shape, shape.aux_k, dtype, packed=packed),
+            inputs=np.zeros((rows, words), np.uint32),
+            residuals=np.empty((rows, 2 * words), np.float32),
+            sums=np.zeros((-(-rows // sum_block(rows)), 2 * words), np.float32),
+            main=Entries.empty(rows, k, width=width, latents=latents, threads=threads),
+            aux=Entries.empty(rows, aux_k, width=width, latents=latents, threads=threads),
         )
-
-
-def empty_table(rows: int, width: int, dtype: np.dtype[Any], *, packed: bool) -> Array:
-    """Make a table of rows: packed words, or plain numbers of the master type."""
-    return np.zeros((rows, words_for(width)), np.uint32) if packed else np.zeros((rows, width), dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What stays the same from step to step; AuxK is off while its coefficient is 0."""
+    """Settings that are the same in every step; AuxK is off if its coefficient is 0."""
 
     k: int
     unit_norm: bool = True
@@ -122,7 +128,7 @@ class StepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Master weights, C-contiguous, all float32 or all float64; a bias that is None stays zero.
+    """Weights in float32, contiguous; a bias that is None stays zero.
 
     Row i of encoder and decoder belongs to latent i. The arrays may share memory with tensors.
     """
@@ -133,13 +139,13 @@ class Weights:
     decoder_bias: Float[np.ndarray, " width"] | None = None
 
     def named(self) -> dict[str, Array]:
-        """Return the arrays that are trained, by name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
+        """Return the trained arrays by name."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
-def check_fit(weights: Weights, settings: StepSettings, *, packed: bool) -> None:
-    """Raise `ConfigError` unless weights and settings fit each other and, if packed, the kernels' number type."""
+def require_compatible_weights(weights: Weights, settings: StepSettings) -> None:
+    """Raise `ConfigError` unless shapes and types of the weights agree, and k is possible."""
     latents, width = weights.encoder.shape
     shapes = {
         "encoder": (latents, width),
@@ -148,31 +154,28 @@ def check_fit(weights: Weights, settings: StepSettings, *, packed: bool) -> None
         "decoder_bias": (width,),
     }
     for name, array in weights.named().items():
-        if array.shape != shapes[name] or array.dtype != weights.encoder.dtype or not array.flags.c_contiguous:
+        if array.shape != shapes[name] or array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ConfigError(
-                f"{name} must be contiguous, {weights.encoder.dtype}, of shape {list(shapes[name])}; "
+                f"{name} must be contiguous, float32, of shape {list(shapes[name])}; "
                 f"got {array.dtype} of shape {list(array.shape)}"
             )
-    if weights.encoder.dtype not in ((np.float32,) if packed else (np.float32, np.float64)):
-        allowed = "float32" if packed else "float32 or float64"
-        raise ConfigError(f"weights must be {allowed}, got {weights.encoder.dtype}")
     if not 1 <= settings.k <= latents:
-        raise ConfigError(f"k must lie between 1 and latents={latents}, got {settings.k}")
+        raise ConfigError(f"k must be between 1 and latents={latents}, got {settings.k}")
 
 
 def available_threads() -> int:
-    """Return how many processors this process may use, or `OMP_NUM_THREADS` where that is set."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
+    """Return the number of processors that this process may use, or `OMP_NUM_THREADS` if it is set."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    if requested.isdecimal() and int(requested) > 0:
+        return int(requested)
     return available_cores()
 
 
 class Team:
-    """Runs a function once a share: the last share in the calling thread, the others beside it.
+    """Threads that each run one share of a job; the last share runs in the calling thread.
 
-    Threads of our own, rather than a second OpenMP runtime beside PyTorch's: nothing spins between
-    jobs, and each step may come from any thread.
+    A second OpenMP runtime beside PyTorch's would spin between jobs; these threads wait, and each step may come from
+    any thread.
     """
 
     def __init__(self, threads: int) -> None:
@@ -182,7 +185,7 @@ class Team:
         self._pool = ThreadPoolExecutor(threads - 1, "otoscope") if threads > 1 else None
 
     def run(self, job: Callable[[int, int, int], None], bounds: Sequence[int]) -> None:
-        """Call `job(i, bounds[i], bounds[i + 1])` for every i at once; return when all are done."""
+        """Call `job(i, bounds[i], bounds[i + 1])` for every i in parallel; return when all are done."""
         shares = [(i, *ends) for i, ends in enumerate(pairwise(bounds))]
         waiting = [self._pool.submit(job, *share) for share in shares[:-1]] if self._pool else []
         for share in shares[len(waiting) :]:

@@ -1,8 +1,8 @@
-"""LLVM vector operations for the kernels, written explicitly because loops over bfloat16 do not vectorise well.
+"""LLVM vector operations of the kernels, written explicitly because loops over bfloat16 do not vectorise well.
 
-A packed table holds two bfloat16 numbers in each 32-bit word: word i of a row is column i in the low
-half and column `words + i` in the high half. Shifting left or masking turns either half into float32,
-so that sums come out in the natural order of columns. `words` is a multiple of 16.
+A packed table holds two bfloat16 numbers per 32-bit word: word i of a row holds column i in the low half and column
+`words + i` in the high half. A shift or a mask turns either half into float32, so that sums come out in the natural
+order of columns. `words` is a multiple of 16.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,19 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
+from numpy.typing import NDArray
 
 LANES = 16
+"""Float32 numbers, or words, per vector."""
+
+Array: TypeAlias = NDArray[Any]
+"""Array in compiled code."""
+
+COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""Options of `njit`. Division by zero gives infinity: a check for it would keep loops from vectorising."""
+
+Builder: TypeAlias = Any
+Value: TypeAlias = Any
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
@@ -21,12 +32,8 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     return numba_intrinsic(function)
 
 
-Builder: TypeAlias = Any
-Value: TypeAlias = Any
-
-
 class _Bfloat(ir.Type):
-    """The `bfloat` type, which llvmlite does not name."""
+    """The `bfloat` type, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -41,12 +48,12 @@ class _Bfloat(ir.Type):
 BYTE, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
 WORDS, FLOATS, MASK = (ir.VectorType(t, LANES) for t in (I32, F32, ir.IntType(1)))
-SHORTS32, MASK32 = ir.VectorType(I16, 2 * LANES), ir.VectorType(ir.IntType(1), 2 * LANES)
+SHORTS32 = ir.VectorType(I16, 2 * LANES)
 BFLOATS = ir.VectorType(_Bfloat(), 2 * LANES)
 
 
 def has_vectors() -> bool:
-    """Return whether the CPU has AVX-512, whose 32 wide registers the kernels are laid out for."""
+    """Return whether the CPU has AVX-512, whose 32 registers of 16 lanes the kernels are laid out for."""
     return bool(_features().get("avx512f") and _features().get("avx512bw") and _features().get("avx512vl"))
 
 
@@ -58,8 +65,13 @@ def has_bfloat_products() -> bool:
 def _features() -> dict[str, bool]:
     try:
         return dict(binding.get_host_cpu_features())
-    except RuntimeError:  # what LLVM raises on a processor that it does not know
+    except RuntimeError:  # LLVM does not know the processor
         return {}
+
+
+def constant(value: float) -> Value:
+    """Return a vector of equal float32 constants."""
+    return ir.Constant(FLOATS, [value] * LANES)
 
 
 def at(builder: Builder, pointer: Value, offset: Value | int) -> Value:
@@ -95,11 +107,9 @@ def store(builder: Builder, value: Value, pointer: Value, offset: Value | int, *
 
 def splat(builder: Builder, value: Value, count: int = LANES) -> Value:
     """Return a vector with `value` in every lane."""
-    vector = ir.VectorType(value.type, count)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, count), [0] * count)
-    )
+    undefined = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, count), [0] * count))
 
 
 def call(builder: Builder, name: str, result: ir.Type, values: Sequence[Value], **options: Any) -> Value:
@@ -108,11 +118,16 @@ def call(builder: Builder, name: str, result: ir.Type, values: Sequence[Value], 
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values), **options)
 
 
-def fetch_line(builder: Builder, pointer: Value, offset: Value) -> None:
-    """Start loading the cache line of an element into the second cache."""
+def add_lanes(builder: Builder, start: Value, lanes: Value) -> Value:
+    """Return `start` plus the sum of a vector, in any order."""
+    return call(builder, "llvm.vector.reduce.fadd.v16f32", F32, [start, lanes], fastmath=("reassoc",))
+
+
+def prefetch(builder: Builder, pointer: Value, offset: Value, *, level: int) -> None:
+    """Start loading the cache line of an element into the first (`level` 3) or second cache (`level` 2)."""
     line = builder.bitcast(at(builder, pointer, offset), BYTE.as_pointer())
-    read_second_data = [ir.Constant(I32, flag) for flag in (0, 2, 1)]
-    call(builder, "llvm.prefetch.p0", ir.VoidType(), [line, *read_second_data])
+    read, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [line, read, ir.Constant(I32, level), data])
 
 
 def low_half(builder: Builder, words: Value) -> Value:
@@ -131,7 +146,7 @@ def multiply_add(builder: Builder, a: Value, b: Value, total: Value) -> Value:
 
 
 def pair_products(builder: Builder, total: Value, a: Value, b: Value) -> Value:
-    """Add both products of each word pair to its lane of `total`."""
+    """Add both products of each pair of words to its lane of `total`."""
     if has_bfloat_products():
         halves = [builder.bitcast(x, BFLOATS) for x in (a, b)]
         return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [total, *halves])
@@ -140,7 +155,7 @@ def pair_products(builder: Builder, total: Value, a: Value, b: Value) -> Value:
 
 
 def loop(builder: Builder, count: Value, carried: Sequence[Value], step: Callable[..., Sequence[Value]]) -> list[Value]:
-    """Emit `for i in range(count): carried = step(i, *carried)` and return what is carried out."""
+    """Emit `for i in range(count): carried = step(i, *carried)` and return the last `carried`."""
     before = builder.block
     head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
     builder.branch(head)
@@ -164,9 +179,10 @@ def loop(builder: Builder, count: Value, carried: Sequence[Value], step: Callabl
 def each_vector(
     builder: Builder, count: Value, carried: Sequence[Value], step: Callable[..., Sequence[Value]]
 ) -> list[Value]:
-    """Emit `for place in range(0, count, 16): carried = step(place, mask, *carried)`; the mask is None but at the end.
+    """Emit `for place in range(0, count, 16): carried = step(place, mask, *carried)`.
 
-    The last vector, where `count` is no multiple of 16, is masked: `load` gives zeros there and `store` leaves memory.
+    The mask is None except for the last vector if `count` is not a multiple of 16: there `load` returns zeros beyond
+    the end and `store` does not write.
     """
     sixteen = ir.Constant(I64, LANES)
     whole = builder.udiv(count, sixteen)
@@ -189,7 +205,7 @@ def each_vector(
 
 @intrinsic
 def address(_context: Any, array: Any, _offset: Any) -> Any:
-    """Point at an element of a contiguous array, counted over all axes."""
+    """Return a pointer to an element of a contiguous array, counted over all axes."""
 
     def emit(context: Any, builder: Builder, signature: Any, values: Sequence[Value]) -> Value:
         return at(builder, context.make_array(signature.args[0])(context, builder, values[0]).data, values[1])

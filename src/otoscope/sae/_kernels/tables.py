@@ -1,7 +1,4 @@
-"""How rows, atoms and filters lie in memory for the kernels: packed to bfloat16, or plain in the master type.
-
-Rounding to bfloat16, two numbers a word, and laying words side by side.
-"""
+"""Packed tables of rows, atoms and encoder filters: rounding to bfloat16, two numbers per word, and their layout."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,24 +8,28 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import register_jitable
 
-from otoscope.sae._kernels.gather import COMPILED, Array, by_table
 from otoscope.sae._kernels.llvm import (
+    COMPILED,
     I64,
     LANES,
     WORDS,
+    Array,
     Builder,
     Value,
     address,
-    fetch_line,
     intrinsic,
     load,
     loop,
+    prefetch,
     store,
 )
 
+GROUP = 2 * LANES
+"""Latents are multiplied in groups of 32; a filter table is padded with zeros to whole groups."""
 
-def to_bfloat(builder: Builder, bits: Value) -> Value:
-    """Add what rounds float32 bits to the nearest bfloat16, ties to even, once their low half is dropped."""
+
+def _round_up(builder: Builder, bits: Value) -> Value:
+    """Return float32 bits whose upper half is the nearest bfloat16, ties to even."""
     sixteen, one = ir.Constant(WORDS, [16] * LANES), ir.Constant(WORDS, [1] * LANES)
     odd = builder.and_(builder.lshr(bits, sixteen), one)
     return builder.add(builder.add(bits, ir.Constant(WORDS, [0x7FFF] * LANES)), odd)
@@ -36,9 +37,9 @@ def to_bfloat(builder: Builder, bits: Value) -> Value:
 
 @intrinsic
 def pack_words(_context: Any, out: Any, low: Any, high: Any, _vectors: Any) -> Any:
-    """Round two runs of float32 to bfloat16 and store them as the two halves of `16 * vectors` words.
+    """Round two runs of float32 to bfloat16 and store them as the halves of `16 * vectors` words.
 
-    The words after these are fetched, where the next row is likely to go.
+    The words after these are prefetched: usually those of the next row.
     """
 
     def emit(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
@@ -47,9 +48,9 @@ def pack_words(_context: Any, out: Any, low: Any, high: Any, _vectors: Any) -> A
 
         def step(i: Value) -> list[Value]:
             place = builder.mul(i, ir.Constant(I64, LANES))
-            bottom, top = (to_bfloat(builder, load(builder, half, place, WORDS)) for half in (low, high))
+            bottom, top = (_round_up(builder, load(builder, half, place, WORDS)) for half in (low, high))
             store(builder, builder.or_(builder.lshr(bottom, shift), builder.and_(top, mask)), out, place)
-            fetch_line(builder, out, builder.add(place, builder.mul(vectors, ir.Constant(I64, LANES))))
+            prefetch(builder, out, builder.add(place, builder.mul(vectors, ir.Constant(I64, LANES))), level=2)
             return []
 
         loop(builder, vectors, [], step)
@@ -60,9 +61,9 @@ def pack_words(_context: Any, out: Any, low: Any, high: Any, _vectors: Any) -> A
 
 @intrinsic
 def transpose_square(_context: Any, out: Any, source: Any, _stride: Any) -> Any:
-    """Write the transpose of 16 by 16 words, whose rows lie `stride` words apart, row after row to `out`.
+    """Write the transpose of 16 x 16 words, whose rows are `stride` words apart, row after row to `out`.
 
-    What lies 16 strides on from `out` is fetched: the place of the next group.
+    The words 16 strides after `out` are prefetched: those of the next group.
     """
 
     def emit(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
@@ -74,22 +75,17 @@ def transpose_square(_context: Any, out: Any, source: Any, _stride: Any) -> Any:
         picks = [ir.Constant(WORDS, order) for order in orders]
         for _ in range(4):
             rows = [builder.shuffle_vector(rows[i], rows[i + half], pick) for i in range(half) for pick in picks]
+        next_group = builder.mul(stride, ir.Constant(I64, LANES))
         for r in range(LANES):
             store(builder, rows[r], out, LANES * r)
-            fetch_line(
-                builder, out, builder.add(builder.mul(stride, ir.Constant(I64, LANES)), ir.Constant(I64, LANES * r))
-            )
+            prefetch(builder, out, builder.add(next_group, ir.Constant(I64, LANES * r)), level=2)
         return context.get_dummy_value()
 
     return types.void(out, source, types.int64), emit
 
 
-GROUP = 2 * LANES
-"""Latents are multiplied in groups of 32; a filter table is padded with zeros to whole groups."""
-
-
 def words_for(width: int) -> int:
-    """Return how many words hold a row: two columns each, in whole vectors.
+    """Return the number of words per row: two columns each, in whole vectors.
 
     >>> [words_for(w) for w in (1, 32, 33, 768)]
     [16, 16, 32, 384]
@@ -107,62 +103,24 @@ def padded(latents: int) -> int:
     return -(-latents // GROUP) * GROUP
 
 
-def _write_packed(table: Array, row: int, values: Array, start: int) -> None:
+@njit(**COMPILED)
+def write_row(table: Array, row: int, values: Array, start: int) -> None:
+    """Pack as many values as a row has columns, counted over all axes from `start`, into a row of a table."""
     words = table.shape[1]
     pack_words(address(table, row * words), address(values, start), address(values, start + words), words // LANES)
 
 
-def _write_plain(table: Array, row: int, values: Array, start: int) -> None:
-    flat = values.ravel()
-    for i in range(table.shape[1]):
-        table[row, i] = flat[start + i]
-
-
-@by_table(0, _write_packed, _write_plain)
-def write_row(table: Array, row: int, values: Array, start: int) -> None:
-    """Store as row `row` of a table as many values, counted over all axes from `start`, as it has columns."""
-    raise NotImplementedError("compiled code only")
-
-
-def _group_packed(filters: Array, group: int, staged: Array) -> None:
+@njit(**COMPILED)
+def write_group(filters: Array, group: int, staged: Array) -> None:
+    """Write the packed encoder rows of 16 latents `[16, words]` as a group of filters `[words, 16]`."""
     words = filters.shape[1]
     for word in range(0, words, LANES):
         transpose_square(address(filters, (group * words + word) * LANES), address(staged, word), words)
 
 
-def _group_plain(filters: Array, group: int, staged: Array) -> None:
-    """Do nothing: the plain product reads the encoder itself."""
-
-
-@by_table(0, _group_packed, _group_plain)
-def write_group(filters: Array, group: int, staged: Array) -> None:
-    """Store the encoder rows of 16 latents `[16, words]` where the product finds them: word by word side by side."""
-    raise NotImplementedError("compiled code only")
-
-
-@register_jitable
-def staging(filters: Array) -> Array:
-    """Make room for the packed encoder rows of 16 latents."""
-    return np.zeros((LANES, filters.shape[1]), filters.dtype)
-
-
-def _two_a_word(table: Array) -> int:
-    return 2 * table.shape[1]
-
-
-def _one_each(table: Array) -> int:
-    return table.shape[1]
-
-
-@by_table(0, _two_a_word, _one_each)
-def padded_columns(table: Array) -> int:
-    """Return how many columns a table's rows stand for, padding included."""
-    raise NotImplementedError("compiled code only")
-
-
-@register_jitable
+@njit(**COMPILED)
 def write_weights_row(table: Array, row: int, weights: Array, latent: int, line: Array) -> None:
-    """Store one latent's weights as row `row` of a table; `line` `[columns]`, zero past the width, pads them."""
+    """Pack the weights of one latent into a row of a table; `line` `[columns]`, zero past the width, pads them."""
     width = weights.shape[1]
     if width == line.shape[0]:
         write_row(table, row, weights, latent * width)
@@ -174,9 +132,9 @@ def write_weights_row(table: Array, row: int, weights: Array, latent: int, line:
 
 @njit(**COMPILED)
 def write_weights(encoder: Array, decoder: Array, filters: Array, atoms: Array) -> None:
-    """Refresh both tables from the master weights."""
-    line = np.zeros(padded_columns(atoms), encoder.dtype)
-    latents, staged = encoder.shape[0], staging(filters)
+    """Write encoder and decoder into their tables."""
+    latents, words = atoms.shape
+    line, staged = np.zeros(2 * words, encoder.dtype), np.zeros((LANES, words), filters.dtype)
     for latent in range(latents):
         write_weights_row(atoms, latent, decoder, latent, line)
         write_weights_row(staged, latent % LANES, encoder, latent, line)

@@ -1,10 +1,8 @@
 """The k largest pre-activations of a row, exactly, without sorting.
 
-The upper 16 bits of a positive float32 order like an integer. Counting the keys above a border takes one
-comparison for 32 of them, so bisection over the border finds the k-th largest key in at most 15 counts;
-only where more keys lie on the border than fit are the full values compared.
-
-Counting and listing 16-bit keys against a border, 32 at a time.
+The upper 16 bits of a positive float32, its key, are ordered like an integer. One instruction compares 32 keys with a
+threshold, so bisection finds the k-th largest key in at most 15 counts. Full values are compared only where more keys
+equal the threshold than fit.
 """
 
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
-from otoscope.sae._kernels.gather import COMPILED, Array
 from otoscope.sae._kernels.llvm import (
+    COMPILED,
     I16,
     I32,
     I64,
@@ -23,6 +21,7 @@ from otoscope.sae._kernels.llvm import (
     MASK,
     SHORTS32,
     WORDS,
+    Array,
     Builder,
     Value,
     address,
@@ -37,15 +36,15 @@ from otoscope.sae._kernels.llvm import (
 
 @intrinsic
 def count_at_least(_context: Any, keys: Any, _blocks: Any, _threshold: Any) -> Any:
-    """Count the 16-bit keys in `blocks` blocks of 32 that are not below a threshold."""
+    """Count the keys in `blocks` blocks of 32 that are at least `threshold`."""
 
     def emit(_c: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
         keys, blocks, threshold = values
-        border = splat(builder, threshold, 2 * LANES)
+        limit = splat(builder, threshold, 2 * LANES)
 
         def step(i: Value, total: Value) -> list[Value]:
-            found = load(builder, keys, builder.mul(i, ir.Constant(I64, 2 * LANES)), SHORTS32, align=2)
-            bits = builder.bitcast(builder.icmp_signed(">=", found, border), I32)
+            block = load(builder, keys, builder.mul(i, ir.Constant(I64, 2 * LANES)), SHORTS32, align=2)
+            bits = builder.bitcast(builder.icmp_signed(">=", block, limit), I32)
             return [builder.add(total, builder.zext(call(builder, "llvm.ctpop.i32", I32, [bits]), I64))]
 
         return loop(builder, blocks, [ir.Constant(I64, 0)], step)[0]
@@ -55,20 +54,20 @@ def count_at_least(_context: Any, keys: Any, _blocks: Any, _threshold: Any) -> A
 
 @intrinsic
 def positions_at_least(_context: Any, keys: Any, _blocks: Any, _threshold: Any, out: Any) -> Any:
-    """Write the ascending positions of the keys that are not below a threshold; return their number.
+    """Write the ascending positions of the keys that are at least `threshold`; return their number.
 
-    `out` needs room for 16 more than that: whole vectors are stored.
+    `out` needs room for 16 more, because whole vectors are stored.
     """
 
     def emit(_c: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
         keys, blocks, threshold, out = values
-        border = splat(builder, threshold, 2 * LANES)
+        limit = splat(builder, threshold, 2 * LANES)
         lanes = ir.Constant(WORDS, list(range(LANES)))
 
         def step(i: Value, total: Value) -> list[Value]:
             first = builder.mul(i, ir.Constant(I64, 2 * LANES))
-            found = load(builder, keys, first, SHORTS32, align=2)
-            bits = builder.bitcast(builder.icmp_signed(">=", found, border), I32)
+            block = load(builder, keys, first, SHORTS32, align=2)
+            bits = builder.bitcast(builder.icmp_signed(">=", block, limit), I32)
             before = builder.block
             some, after = builder.append_basic_block("some"), builder.append_basic_block("none")
             builder.cbranch(builder.icmp_unsigned("!=", bits, ir.Constant(I32, 0)), some, after)
@@ -103,7 +102,7 @@ _ABOVE_ALL = 0x7FFF
 
 @njit(**COMPILED)
 def make_keys(values: Array, bias: Array, single: Array, keys: Array) -> None:
-    """Add the bias, rectify in place, and write the 16-bit keys: 0 for what is not above 0 (NaN included)."""
+    """Add the bias, rectify in place, and write the keys: 0 for values that are not above 0, NaN included."""
     count = bias.shape[0]
     for j in range(count):
         value = values[j] + bias[j]
@@ -116,10 +115,10 @@ def make_keys(values: Array, bias: Array, single: Array, keys: Array) -> None:
 
 
 @njit(**COMPILED)
-def keep_only(keys: Array, wanted: Array) -> None:
-    """Take latents out of the choice: `wanted` `[latents]` is -1 for those that may be chosen, else 0."""
-    for j in range(wanted.shape[0]):
-        keys[j] &= wanted[j]
+def keep_only(keys: Array, mask: Array) -> None:
+    """Exclude latents from the choice: `mask` `[latents]` is -1 for those that may be chosen, else 0."""
+    for j in range(mask.shape[0]):
+        keys[j] &= mask[j]
 
 
 @njit(**COMPILED)
@@ -135,35 +134,35 @@ def choose(values: Array, keys: Array, k: int, places: Array) -> int:
         return positions_at_least(line, blocks, np.int16(low), address(places, 0))
     while high - low > 1:
         middle = (low + high) >> 1
-        found = count_at_least(line, blocks, np.int16(middle))
-        if found == k:
+        chosen = count_at_least(line, blocks, np.int16(middle))
+        if chosen == k:
             return positions_at_least(line, blocks, np.int16(middle), address(places, 0))
-        if found > k:
+        if chosen > k:
             low = middle
         else:
             high = middle
-    found = positions_at_least(line, blocks, np.int16(low), address(places, 0))
-    return _drop_smallest(values, keys, low, k, places, found)
+    chosen = positions_at_least(line, blocks, np.int16(low), address(places, 0))
+    return _drop_smallest(values, keys, low, k, places, chosen)
 
 
 @njit(**COMPILED)
-def _drop_smallest(values: Array, keys: Array, border: int, k: int, places: Array, found: int) -> int:
-    """Thin out the places on the border, smallest values and highest positions first, until k are left."""
-    on_border = np.empty(found, values.dtype)
-    ties = 0
-    for i in range(found):
-        if keys[places[i]] == border:
-            on_border[ties] = values[places[i]]
-            ties += 1
-    room = k - (found - ties)
-    last = np.sort(on_border[:ties])[ties - room]
+def _drop_smallest(values: Array, keys: Array, limit: int, k: int, places: Array, chosen: int) -> int:
+    """Drop places whose key equals `limit`, smallest values and highest positions first, until k are left."""
+    tied = np.empty(chosen, values.dtype)
+    n_tied = 0
+    for i in range(chosen):
+        if keys[places[i]] == limit:
+            tied[n_tied] = values[places[i]]
+            n_tied += 1
+    room = k - (chosen - n_tied)
+    last = np.sort(tied[:n_tied])[n_tied - room]
     equal = room
-    for i in range(ties):
-        equal -= on_border[i] > last
+    for i in range(n_tied):
+        equal -= tied[i] > last
     kept = 0
-    for i in range(found):
+    for i in range(chosen):
         place = places[i]
-        if keys[place] == border:
+        if keys[place] == limit:
             if values[place] < last:
                 continue
             if values[place] == last:

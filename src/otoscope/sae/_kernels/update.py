@@ -1,140 +1,87 @@
 """From active entries to new weights: the half of a step that runs latent by latent.
 
-Each latent's rows are visited in ascending order, so sums do not depend on how latents are shared out.
-
-The active entries of a batch, listed latent by latent.
+Each latent's rows are visited in ascending order, so sums do not depend on the division of latents between threads.
 """
 
 import numpy as np
 from numba import njit
 
 from otoscope.sae._kernels.adam import step_latents
-from otoscope.sae._kernels.gather import COMPILED, Array, add_listed
-from otoscope.sae._kernels.tables import padded_columns
+from otoscope.sae._kernels.buffers import Entries, Parameter, Tables, Workspace
+from otoscope.sae._kernels.gather import add_listed
+from otoscope.sae._kernels.llvm import COMPILED, Array
 
 BATCH = 32
-"""Latents whose gradients are summed together, a block of columns at a time: that block of all rows is then read from
-the second cache, and again for each of these latents."""
+"""Latents whose gradients are summed together, one block of columns at a time: that block of all rows is then read from
+the second cache for all but the first of these latents."""
 
 
 @njit(**COMPILED)
 def add_gradients(
     gradients: Array,
-    residuals: Array,
+    entries: Entries,
     inputs: Array,
     offsets: Array,
-    rows_of: Array,
-    code_of: Array,
-    slope_of: Array,
     bias_gradient: Array,
     first: int,
     last: int,
 ) -> None:
-    """Add what rows with these latents active pull them to: `codes * residuals` for atoms, `slopes * inputs` else."""
+    """Add the gradients of latents: `codes * residuals` for atoms, `slopes * inputs` for filters, slopes for biases."""
     columns = gradients.shape[2]
-    add_listed(gradients, 0, 2 * columns, residuals, rows_of, code_of, offsets, first, last)
-    add_listed(gradients, columns, 2 * columns, inputs, rows_of, slope_of, offsets, first, last)
+    add_listed(gradients, 0, 2 * columns, entries.residuals, entries.rows_of, entries.code_of, offsets, first, last)
+    add_listed(gradients, columns, 2 * columns, inputs, entries.rows_of, entries.slope_of, offsets, first, last)
     for latent in range(first, last):
         for i in range(offsets[latent], offsets[latent + 1]):
-            bias_gradient[latent] += slope_of[i]
+            bias_gradient[latent] += entries.slope_of[i]
 
 
 @njit(**COMPILED)
 def update_latents(
-    encoder: Array,
-    encoder_first: Array,
-    encoder_second: Array,
-    decoder: Array,
-    decoder_first: Array,
-    decoder_second: Array,
-    filters: Array,
-    atoms: Array,
-    inputs: Array,
-    residuals: Array,
+    encoder: Parameter,
+    decoder: Parameter,
+    tables: Tables,
+    work: Workspace,
     offsets: Array,
-    rows_of: Array,
-    code_of: Array,
-    slope_of: Array,
-    aux_residuals: Array,
     aux_offsets: Array,
-    aux_rows_of: Array,
-    aux_code_of: Array,
-    aux_slope_of: Array,
     bias_gradient: Array,
     numbers: Array,
     unit_norm: bool,
     first: int,
     last: int,
 ) -> None:
-    """Sum the gradients of latents `first` to `last`, step their weights, and refresh their table rows."""
-    gradients = np.empty((BATCH, 2, padded_columns(inputs)), encoder.dtype)
-    flat = gradients.ravel()
+    """Sum the gradients of latents `first` to `last`, step their weights, and refresh their rows of tables.
+
+    `aux_offsets` is empty without AuxK.
+    """
+    gradients = np.empty((BATCH, 2, 2 * work.inputs.shape[1]), np.float32)
     bias_gradient[first:last] = 0
     for start in range(first, last, BATCH):
         stop = min(start + BATCH, last)
-        for i in range(flat.shape[0]):
-            flat[i] = 0
-        add_gradients(gradients, residuals, inputs, offsets, rows_of, code_of, slope_of, bias_gradient, start, stop)
+        gradients[:] = 0
+        add_gradients(gradients, work.main, work.inputs, offsets, bias_gradient, start, stop)
         if aux_offsets.shape[0]:
-            add_gradients(
-                gradients,
-                aux_residuals,
-                inputs,
-                aux_offsets,
-                aux_rows_of,
-                aux_code_of,
-                aux_slope_of,
-                bias_gradient,
-                start,
-                stop,
-            )
-        step_latents(
-            encoder,
-            encoder_first,
-            encoder_second,
-            decoder,
-            decoder_first,
-            decoder_second,
-            filters,
-            atoms,
-            gradients,
-            numbers,
-            unit_norm,
-            start,
-            stop,
-        )
+            add_gradients(gradients, work.aux, work.inputs, aux_offsets, bias_gradient, start, stop)
+        step_latents(encoder, decoder, tables, gradients, numbers, unit_norm, start, stop)
 
 
 @njit(**COMPILED)
-def order_by_latent(
-    index: Array,
-    code: Array,
-    slope: Array,
-    active: Array,
-    scale: float,
-    offsets: Array,
-    rows_of: Array,
-    code_of: Array,
-    slope_of: Array,
-    first: int,
-    last: int,
-) -> None:
-    """Transpose the active entries of latents `first` to `last`: rows, codes and slopes side by side by latent."""
+def order_by_latent(entries: Entries, scale: np.float32, offsets: Array, first: int, last: int) -> None:
+    """List the rows, scaled codes and scaled slopes of the entries of latents `first` to `last`, latent by latent."""
     cursor = offsets[first:last].copy()
-    for row in range(index.shape[0]):
-        line = index[row]
-        low, high = 0, active[row]
+    for row in range(entries.latent.shape[0]):
+        line = entries.latent[row]
+        low, high = 0, entries.active[row]
         while low < high:
             middle = (low + high) >> 1
             if line[middle] < first:
                 low = middle + 1
             else:
                 high = middle
-        i, end = low, active[row]
+        i, end = low, entries.active[row]
         while i < end and line[i] < last:
             place = cursor[line[i] - first]
-            rows_of[place] = row
-            code_of[place] = code[row, i] * scale
-            slope_of[place] = slope[row, i] * scale
+            entries.rows_of[place] = row
+            entries.code_of[place] = entries.code[row, i] * scale
+            entries.slope_of[place] = entries.slope[row, i] * scale
             cursor[line[i] - first] = place + 1
             i += 1
