@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull, quote
+from otoscope.tables import read_parquet
 
 Content = TypeVar("Content")
 
@@ -190,8 +191,8 @@ def read_table(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")
     try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:  # a panic is no Exception
+        return read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise DamagedArtifact(
             f"{path} is not a complete Parquet file ({str(error)[:200]}); delete it and run the stage again"
         ) from error

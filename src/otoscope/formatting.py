@@ -1,6 +1,7 @@
 """Formatting of numbers, counts and lists for readers."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -89,3 +90,29 @@ def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
         of_groups = f" of {count(row['groups'], 'group')}" if row["groups"] else ""
         parts.append(f"{count(row['n'], 'clip')}{of_groups}")
     return "; ".join(parts)
+
+
+def is_clean(text: str) -> bool:
+    r"""Return whether a text has no control character, lone surrogate or non-character, which no page can show.
+
+    >>> is_clean("Größe"), is_clean("a\x1bb"), is_clean("a\uffff")
+    (True, False, False)
+    """
+    return text.isprintable() or not any(map(_is_unprintable, text))
+
+
+def printable(text: str) -> str:
+    r"""Return a text in one line or several, with control characters as escapes, so that a terminal only shows it.
+
+    >>> print(printable("a\x1b[2Jb\nc"))
+    a\x1b[2Jb
+    c
+    """
+    if text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if c not in "\n\t" and _is_unprintable(c) else c for c in text)
+
+
+def _is_unprintable(character: str) -> bool:
+    code = ord(character)
+    return unicodedata.category(character) in ("Cc", "Cs") or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF

@@ -206,3 +206,22 @@ def test_the_same_bytes_in_two_groups_are_found_and_leaks_named():
 def test_two_segments_of_one_file_are_not_one_recording():
     rows = clips([("x", "ann", "train", "a"), ("x", "bob", "test", "a")])
     assert shared_recordings(rows.with_columns(start_s=pl.Series([0.0, 1.0]))).is_empty()
+
+
+def test_overlapping_segments_in_two_groups_are_one_recording():
+    rows = clips([("x", "ann", "train", "a"), ("x", "bob", "test", "b"), ("x", "cy", "train", "c")])
+    spans = rows.with_columns(start_s=pl.Series([0.0, 0.5, 3.0]), duration_s=pl.Series([1.0, 1.0, 1.0]))
+    found = shared_recordings(spans)
+    assert found.drop("clip_ids").rows() == [("x", ["ann", "bob"], ["test", "train"], True)]
+    adjacent = spans.with_columns(start_s=pl.Series([0.0, 0.995, 3.0]))
+    assert shared_recordings(adjacent).is_empty()
+
+
+def test_a_segment_end_rounded_up_is_shortened_and_a_later_one_is_not(record, tone, tmp_path):
+    record("a.wav", tone(seconds=0.2537))
+    rows = [{"path": "a.wav", "start_s": 0.1, "duration_s": 0.16}, {"path": "a.wav", "start_s": 0.1, "duration_s": 0.2}]
+    rows += [{"path": "a.wav", "start_s": 1e308, "duration_s": 1.0}, {"path": "a.wav", "duration_s": 1e308}]
+    checked = check_clips(listing_of(tmp_path, rows), max_set_aside=1.0)
+    assert checked.clips["clip_id"].to_list() == ["a.wav#0.1-0.26"]
+    assert checked.clips["duration_s"][0] == pytest.approx(0.1537, abs=1e-4)
+    assert all("exceeds the recording" in reason for reason in checked.set_aside["reason"])

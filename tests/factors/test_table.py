@@ -104,7 +104,7 @@ def test_factor_name_in_two_sources_is_refused(corpus: Corpus, tmp_path: Path, m
         ),
         ("path,age\nx/a.wav,1\nx/a.wav,2\n", "several rows for 'x/a.wav'"),
         ("path,note\nx/a.wav,hm\n", "no numeric column except path"),
-        ("path,age\nx/a.wav,inf\n", "infinite values in age"),
+        ("path,age\nx/a.wav,inf\n", "the column 'age' must be finite; leave missing values empty; got 'inf' in line 2"),
     ],
 )
 def test_factor_table_mismatch_is_explained(corpus: Corpus, tmp_path: Path, text: str, message: str) -> None:
@@ -115,7 +115,7 @@ def test_factor_table_mismatch_is_explained(corpus: Corpus, tmp_path: Path, text
 def test_factor_table_missing_or_broken_raises(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         build_factors(corpus, egemaps=False, table=tmp_path / "absent.csv")
-    with pytest.raises(ConfigError, match="cannot be read as CSV or Parquet"):
+    with pytest.raises(ConfigError, match=r"the factor table .*own\.parquet cannot be read"):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "own.parquet", "not parquet"))
 
 

@@ -1,5 +1,6 @@
 """Segments of clips, and means over their frames, computed while a clip is encoded."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from otoscope.artifacts import fingerprint
 from otoscope.encoders.base import Frames
-from otoscope.errors import ConfigError, suggest
+from otoscope.errors import ConfigError, CorpusError, suggest
 from otoscope.hardware import column_sums
+from otoscope.tables import read_text_table
 
 COLUMNS = ("clip_id", "start_s", "end_s")
 
@@ -39,7 +41,7 @@ class Segments:
     """Division of clips into windows of `every_s` seconds, or by a `table` (`clip_id, start_s, end_s`).
 
     A frame belongs to every segment that contains its centre. Segments of a table may overlap and leave gaps; a clip
-    without table rows has no segments.
+    without table rows has no segments. `notes` states what was unusual about the file of the table.
 
     >>> Segments(every_s=0.5).settings()
     {'every_s': 0.5}
@@ -47,25 +49,28 @@ class Segments:
 
     every_s: float | None = None
     table: pl.DataFrame | None = None
+    notes: tuple[str, ...] = ()
     _spans: Mapping[str, list[SegmentSpan]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.every_s is None) == (self.table is None):
             raise ConfigError("segments need either every_s or a table; give exactly one of the two")
-        if self.every_s is not None and not self.every_s > 0:
-            raise ConfigError(f"every_s is {self.every_s:g}; it must be above 0")
+        if self.every_s is not None and not 0 < self.every_s < math.inf:
+            raise ConfigError(f"every_s is {self.every_s:g}; it must be above 0 and finite")
         object.__setattr__(self, "_spans", {} if self.table is None else _spans_of(self.table))
 
     @classmethod
     def read(cls, path: Path) -> "Segments":
         """Read a table from CSV or Parquet; raise `ConfigError` if it is unreadable or lacks a column."""
         try:
-            table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise ConfigError(
-                f"the table of segments {path} cannot be read ({' '.join(str(error).split())})"
-            ) from error
-        return cls(table=table)
+            table = read_text_table(path)
+            times = {name: table.numbers(name) for name in COLUMNS[1:] if name in table.cells.columns}
+        except CorpusError as error:
+            raise ConfigError(f"the table of segments {error}") from error
+        unused = [name for name in table.cells.columns if name not in COLUMNS]
+        note = f"{path.name}: columns without use for segments: {', '.join(unused[:8])}"
+        notes = (*table.notes, note) if unused else table.notes
+        return cls(table=table.cells.with_columns(**times), notes=notes)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings shared by all clips; table rows are part of each clip's key instead."""

@@ -22,6 +22,7 @@ from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.formatting import count
+from otoscope.tables import scan_parquet
 
 
 class ClipFrames(NamedTuple):
@@ -187,7 +188,7 @@ class ActivationStore:
 
     def _scan_shard(self, path_of: Callable[[int], str], shard: dict[str, Any]) -> pl.LazyFrame:
         relative = path_of(shard["shard"])
-        rows = pl.scan_parquet(self.storage.fetch(relative, shard["files"][relative]))
+        rows = scan_parquet(self.storage.fetch(relative, shard["files"][relative]))
         if shard["listed"] == shard["clips"]:
             return rows
         listed = self.clips.filter(pl.col("shard") == shard["shard"])["clip_id"]

@@ -47,6 +47,9 @@ UNSTATED = 1 << 40
 MPEG_SLACK = 1152
 """Samples of one MP3 frame: without a Xing header the declared length is accurate to one frame."""
 
+SEGMENT_SLACK_S = 0.010
+"""A segment may end later than its recording by this, as rounded times do; it is shortened."""
+
 BLOCK = 1 << 20
 """Samples read at a time."""
 
@@ -199,12 +202,13 @@ def _segment(start_s: float, duration_s: float | None, *, frames: int, rate_hz: 
         raise AudioError(f"a segment starts at 0 s or later; got start_s={start_s:g}")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0.0):
         raise AudioError(f"a segment lasts more than 0 s; got duration_s={duration_s:g}")
-    first = round(start_s * rate_hz)
-    samples = frames - first if duration_s is None else round(duration_s * rate_hz)
-    # a file shorter than the rounding of a segment fails the check of the shortest clip
-    if first + samples > frames + 1 or (first and first >= frames):
+    # compared in seconds: a time such as 1e308 has no sample number
+    late_s = 0.0 if duration_s is None else start_s + duration_s - frames / rate_hz
+    if late_s > SEGMENT_SLACK_S or (start_s and start_s * rate_hz >= frames):
         end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
         raise AudioError(f"the segment {start_s:g} s to {end} exceeds the recording ({frames / rate_hz:g} s)")
+    first = min(round(start_s * rate_hz), frames)
+    samples = frames - first if duration_s is None else round(duration_s * rate_hz)
     return first, min(samples, frames - first)
 
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from otoscope.corpus.checks import check_clips
-from otoscope.corpus.listing import CorpusSpec, ProgressCallback
+from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback
+from otoscope.corpus.spelling import clean_listing
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import ConfigError, quote, suggest
@@ -69,6 +70,11 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
 
+def list_clips(spec: CorpusSpec, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
+    """List the clips of a corpus, with one spelling per group and class; raise `CorpusError` for unusable names."""
+    return clean_listing(spec.listing(cache, on_progress=on_progress))
+
+
 def build_corpus(
     spec: CorpusSpec,
     splits: Splits,
@@ -78,13 +84,16 @@ def build_corpus(
     max_set_aside: float = 0.2,
     on_progress: ProgressCallback | None = None,
     threads: int | None = None,
+    listing: Listing | None = None,
 ) -> Corpus:
     """List, check and split: from settings to a corpus of clips that can all be decoded.
 
-    A generated corpus writes its audio to `cache`. Raises `CorpusError`, `SplitError` if groups cannot be assigned, and
+    A generated corpus writes its audio to `cache`; `listing` is the result of `list_clips`, if known.
+
+    Raises `CorpusError`, `SplitError` if groups cannot be assigned, and
     with `fail_fast` `AudioError` at the first unusable clip.
     """
-    listing = spec.listing(cache)
+    listing = listing or list_clips(spec, cache)
     clips, set_aside = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )

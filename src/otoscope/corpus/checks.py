@@ -165,13 +165,17 @@ def class_support(clips: pl.DataFrame) -> pl.DataFrame:
 
 
 def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
-    """Return clips with the same audio (file bytes and segment) in more than one group.
+    """Return clips that share audio (the same file bytes, overlapping segments) in more than one group.
 
     Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: in more than one split, so that test clips occur in
-    train). Rows are sorted by their first clip.
+    train), one row per run of overlapping segments. Rows are sorted by their first clip.
     """
+    ends = clips.select("*", end_s=pl.col("start_s") + pl.col("duration_s")).sort("digest", "start_s", "end_s")
+    # a clip that starts before the latest end so far belongs to the same run
+    latest_s = pl.col("end_s").cum_max().shift(1).over("digest")
+    runs = ends.with_columns(run=(pl.col("start_s") > latest_s - OVERLAP_S).fill_null(True).cum_sum())
     return (
-        clips.group_by("digest", "start_s", "duration_s")
+        runs.group_by("digest", "run")
         .agg(
             clip_ids=pl.col("clip_id").sort(),
             groups=pl.col("group").unique().sort(),
@@ -183,6 +187,9 @@ def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
         .select("digest", "clip_ids", "groups", "splits", "leaks")
     )
 
+
+OVERLAP_S = 0.010
+"""Segments that overlap by less only share a rounded boundary."""
 
 _SUPPORT: dict[str, pl.DataType] = {
     "label": pl.String(),

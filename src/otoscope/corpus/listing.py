@@ -5,19 +5,17 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.errors import CorpusError
+from otoscope.formatting import is_clean, printable
 
 ProgressCallback = Callable[[int, int], None]
 """Called as `on_progress(done, total)` in clips, always from the calling thread."""
-
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-"""A path in a configuration; `load_config` resolves relative ones against the folder of the file."""
 
 LISTING_COLUMNS: dict[str, pl.DataType] = {
     "path": pl.String(),
@@ -35,7 +33,8 @@ class Listing(NamedTuple):
     """Clips before decoding: the columns of `LISTING_COLUMNS`, then any `label_*` and `factor_*`.
 
     `path` is relative to `root`. Null `duration_s`: to the end of the file; null `split`: to be assigned; null label:
-    unknown. `set_aside` names files that cannot be listed (`path, reason`).
+    unknown. `set_aside` names files that cannot be listed (`path, reason`). `group_source` and `notes` are shown by the
+    corpus stage: the origin of the groups, and what was unusual about the input.
     """
 
     name: str
@@ -44,9 +43,11 @@ class Listing(NamedTuple):
     citation: str
     clips: pl.DataFrame
     set_aside: pl.DataFrame = pl.DataFrame(schema=SET_ASIDE_COLUMNS)
+    group_source: str = ""
+    notes: tuple[str, ...] = ()
 
 
-class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid"):
+class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """Base class of a corpus kind: its validated settings, and the listing of its clips.
 
     A subclass narrows `kind` to its name in a configuration and may set `group_noun`, the reader's word for a group.
@@ -83,11 +84,11 @@ def find_audio(root: Path) -> AudioFiles:
         extension = PurePosixPath(relative).suffix.lower()
         if extension not in EXTENSIONS:
             others[extension or "no extension"] += 1
-        elif _is_text(relative):
+        elif is_clean(relative):
             paths.append(relative)
         else:
-            readable = relative.encode("utf-8", "backslashreplace").decode()
-            unnamed.append((readable, "the file's name is not valid UTF-8; rename it"))
+            problem = "has a control character" if relative.isascii() else "is not valid UTF-8"
+            unnamed.append((printable(relative), f"the file's name {problem}; rename it"))
     if not paths and not unnamed:
         contents = ", ".join(f"{n} {extension}" for extension, n in others.most_common(5)) or "nothing"
         raise CorpusError(f"no audio under {root}: looked for {' '.join(sorted(EXTENSIONS))}; found {contents}")
@@ -137,11 +138,3 @@ def _is_hidden(name: str) -> bool:
 
 def _leads_back(folder: Path, real_root: Path) -> bool:
     return folder.is_symlink() and folder.resolve().is_relative_to(real_root)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -30,12 +30,14 @@ class FactorCard(NamedTuple):
 class FactorTable:
     """Factors of clips: `table` has `clip_id` and one float column per card, NaN for missing values.
 
-    `failed` lists the clips that openSMILE could not measure: `clip_id, reason`.
+    `failed` lists the clips that openSMILE could not measure: `clip_id, reason`. `notes` are remarks on the user's
+    table.
     """
 
     table: pl.DataFrame
     cards: tuple[FactorCard, ...]
     failed: pl.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -66,6 +68,7 @@ class FactorTable:
         card = {
             "factors": [one._asdict() for one in self.cards],
             "failed": self.failed.to_dicts(),
+            "notes": self.notes,
             "clips": self.table.height,
             "fingerprint": self.fingerprint,
         }
@@ -78,7 +81,7 @@ class FactorTable:
         cards = tuple(FactorCard(**one) for one in card["factors"])
         if table.columns != ["clip_id", *(one.name for one in cards)]:
             raise ArtifactError(f"{path} and its card list different factors; run the factors stage again")
-        return cls(table, cards, pl.DataFrame(card["failed"], schema=FAILED))
+        return cls(table, cards, pl.DataFrame(card["failed"], schema=FAILED), tuple(card.get("notes", ())))
 
 
 def build_factors(
@@ -108,6 +111,7 @@ def build_factors(
     gathered = pl.DataFrame({"clip_id": corpus.clips["clip_id"]})
     cards: list[FactorCard] = []
     failed = pl.DataFrame(schema=FAILED)
+    notes: tuple[str, ...] = ()
 
     def add(columns: pl.DataFrame, source: str) -> None:
         nonlocal gathered
@@ -122,12 +126,14 @@ def build_factors(
         add(known.rename(lambda name: name.removeprefix("factor_")), "truth")
     if table is not None:
         # before the slow measurement, so that a bad table fails at once
-        add(read_user_table(table, corpus), "table")
+        own = read_user_table(table, corpus)
+        notes = own.notes
+        add(own.values, "table")
     if egemaps:
         measured = measure_egemaps(corpus.clips, corpus.root, cache=cache, workers=workers, on_progress=on_progress)
         add(measured.table.drop("clip_id"), "eGeMAPSv02")
         failed = measured.failed
-    return FactorTable(gathered, tuple(cards), failed)
+    return FactorTable(gathered, tuple(cards), failed, notes)
 
 
 def factors_identity() -> str:

@@ -9,31 +9,62 @@ harmonics-to-noise). And loudnessPeaksPerSec is a rate and belongs to rhythm. Th
 """
 
 import re
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ConfigError
+from otoscope.errors import ConfigError, CorpusError
+from otoscope.formatting import count
+from otoscope.tables import TextTable, read_text_table
 
 KEYS = ("clip_id", "path")
 
+MIN_COVERED = 0.5
+"""Share of clips with a row below which the corpus and the table may not belong together."""
 
-def read_user_table(file: Path, corpus: Corpus) -> pl.DataFrame:
+
+class UserFactors(NamedTuple):
+    """Factors of a user's table: one row per clip in corpus order, null if missing; notes on what was not used."""
+
+    values: pl.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_user_table(file: Path, corpus: Corpus) -> UserFactors:
     """Return the numeric columns of a table, one row per clip in corpus order, null for clips without a row.
 
     The table is joined by its column `clip_id`, or else `path` (relative to the corpus's root, with
-    either slash). Booleans count as 0 and 1; text columns are ignored. The
+    either slash). Booleans count as 0 and 1; text columns are named in the notes and not used. The
     prefix `factor_` is dropped from names. Raises `ConfigError` for a file that is missing or
-    unreadable, for no key column, repeated keys, no clip in common, no numeric column, infinities.
+    unreadable, for no key column, repeated keys or factors, no clip in common, no numeric column, infinities.
     """
-    table = _read(file)
+    if not file.is_file():
+        raise ConfigError(f"the factor table {file} does not exist")
+    try:
+        return _joined(read_text_table(file), file, corpus)
+    except CorpusError as error:
+        raise ConfigError(f"the factor table {error}") from error
+
+
+def _joined(text: TextTable, file: Path, corpus: Corpus) -> UserFactors:
+    table = text.cells
     key = next((name for name in KEYS if name in table.columns), None)
     if key is None:
         raise ConfigError(
             f"{file} has no key column; name one {' or '.join(KEYS)}. Its columns: {', '.join(table.columns)}"
         )
-    table = table.with_columns(_plain(key)).filter(pl.col(key).is_not_null())
+    columns = [name for name in table.columns if name not in KEYS]
+    numeric = [name for name in columns if text.is_numeric(name, booleans=True)]
+    if not numeric:
+        raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}")
+    renamed = {name: name.removeprefix("factor_") for name in numeric}
+    if twice := [name for name, times in Counter(renamed.values()).items() if times > 1]:
+        raise ConfigError(f"{file}: factor_{twice[0]} and {twice[0]} are the same factor; rename one of the columns")
+    values = [text.numbers(name, booleans=True).alias(renamed[name]) for name in numeric]
+    table = table.select(_plain(key)).with_columns(values).filter(pl.col(key).is_not_null())
     repeated = table.filter(pl.col(key).is_duplicated())[key].unique().sort()
     if len(repeated):
         raise ConfigError(f"{file} has several rows for {_examples(repeated)}; keep one row per {key}")
@@ -43,31 +74,26 @@ def read_user_table(file: Path, corpus: Corpus) -> pl.DataFrame:
             f"{file} and the corpus have no {key} in common. The table has {_examples(table[key])}; "
             f"the corpus has {_examples(wanted[key])}"
         )
-    numeric = [name for name in table.columns if table[name].dtype.is_numeric() or table[name].dtype == pl.Boolean()]
-    numeric = [name for name in numeric if name not in KEYS]
-    if not numeric:
-        raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}")
-    values = table.select(key, pl.col(numeric).cast(pl.Float64()))
-    infinite = [name for name in numeric if values[name].is_infinite().any()]
-    if infinite:
-        raise ConfigError(f"{file}: infinite values in {', '.join(infinite)}; leave missing values empty")
-    renamed = values.rename({name: name.removeprefix("factor_") for name in numeric})
-    return wanted.join(renamed, on=key, how="left", maintain_order="left").drop(key)
+    joined = wanted.join(table, on=key, how="left", maintain_order="left").drop(key)
+    covered = int(wanted[key].is_in(table[key].implode()).sum())
+    return UserFactors(joined, (*text.notes, *_notes(file, corpus, covered, columns, numeric)))
 
 
-def _read(file: Path) -> pl.DataFrame:
-    if not file.is_file():
-        raise ConfigError(f"the factor table {file} does not exist")
-    try:
-        if file.suffix.lower() in {".parquet", ".pq"}:
-            return pl.read_parquet(file)
-        return pl.read_csv(file, infer_schema_length=None, null_values=["", "NA", "NaN", "nan"])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ConfigError(f"the factor table {file} cannot be read as CSV or Parquet: {error}") from error
+def _notes(file: Path, corpus: Corpus, covered: int, columns: list[str], numeric: list[str]) -> list[str]:
+    """Return notes on clips without a row, and on columns that are no factors."""
+    clips = corpus.clips.height
+    notes = [f"{file.name}: rows for {covered:,} of {count(clips, 'clip')}"] if covered < clips else []
+    if covered < MIN_COVERED * clips:
+        notes[0] = f"warning: {notes[0]}; its factors are unknown for the others"
+    if ignored := [name for name in columns if name not in numeric]:
+        listed = ", ".join(ignored[:8]) + (", ..." if len(ignored) > 8 else "")
+        notes.append(f"{file.name}: columns without numbers are no factors ({listed})")
+    return notes
 
 
 def _plain(key: str) -> pl.Expr:
-    return pl.col(key).cast(pl.String()).str.replace_all("\\", "/", literal=True).str.strip_prefix("./").alias(key)
+    slashes = pl.col(key).cast(pl.String()).str.replace_all("\\", "/", literal=True).str.strip_prefix("./")
+    return slashes.str.normalize("NFC").alias(key)
 
 
 def _examples(keys: pl.Series) -> str:

@@ -8,8 +8,8 @@ import polars as pl
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
-from otoscope.corpus.catalog import build_corpus
-from otoscope.corpus.checks import class_support, shared_recordings
+from otoscope.corpus.catalog import build_corpus, list_clips
+from otoscope.corpus.checks import class_support, make_clip_id, shared_recordings
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.listing import CorpusSpec, Listing
@@ -36,7 +36,7 @@ def corpus(run: Context) -> None:
     config, folder, progress = run.config, run.folder, run.progress
     start_s = time.monotonic()
     with progress_counter(progress, "synthesising", "clips") as on_rendered:
-        listing = config.corpus.listing(folder.sound, on_progress=on_rendered)
+        listing = list_clips(config.corpus, folder.sound, on_progress=on_rendered)
     if on_rendered.done:
         progress.message(f"  synthesised {count(on_rendered.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
     inputs = fingerprint(
@@ -56,6 +56,7 @@ def corpus(run: Context) -> None:
                 fail_fast=run.fail_fast,
                 max_set_aside=config.max_set_aside,
                 on_progress=on_progress,
+                listing=listing,
             )
         built.save(folder.corpus)
 
@@ -67,11 +68,58 @@ def corpus(run: Context) -> None:
         split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in splits.iter_rows()
     }
     progress.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
+    for text in (*_columns(listing, table), *listing.notes, *_shortened(listing, table)):
+        progress.message(f"  {text}")
     probed = probed_labels(table, config)
     for text in _warnings(config.corpus, table, probed, all_labels=config.evaluate.labels is None):
         progress.message(f"  {text}")
     if not table.set_aside.is_empty():
         progress.message(f"  {count(table.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
+
+
+def _columns(listing: Listing, corpus: Corpus) -> list[str]:
+    """Return the groups, labels and factors with their numbers of values, one line each."""
+    clips = corpus.clips
+    origin = f" ({listing.group_source})" if listing.group_source else ""
+    lines = [f"groups: {count(clips['group'].n_unique(), corpus.group_noun)}{origin}"]
+    for kind, names in (("label", corpus.labels), ("factor", corpus.factors)):
+        shown: list[str] = []
+        for name in names[:MAX_COLUMNS_SHOWN]:
+            values = clips[f"{kind}_{name}"]
+            facts = (
+                [count(values.n_unique() - (values.null_count() > 0), "class", "classes")] if kind == "label" else []
+            )
+            facts += [f"{values.null_count():,} missing"] if values.null_count() else []
+            shown.append(name + (f" ({', '.join(facts)})" if facts else ""))
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        lines.append(f"{kind}s: {', '.join(shown) or 'none'}{more}")
+    return lines
+
+
+def _shortened(listing: Listing, corpus: Corpus) -> list[str]:
+    """Return the number of segments that end a few milliseconds after their recording, and were shortened."""
+    stated = listing.clips.filter(pl.col("duration_s").is_not_null())
+    ends = stated.select(
+        pl.struct("path", "start_s", "duration_s")
+        .map_elements(lambda clip: make_clip_id(**clip), return_dtype=pl.String())
+        .alias("clip_id"),
+        stated_s="duration_s",
+    )
+    if ends.is_empty():
+        return []
+    both = corpus.clips.join(ends, on="clip_id").select(late_s=pl.col("stated_s") - pl.col("duration_s"))
+    late = both.filter(pl.col("late_s") > LATE_S)["late_s"]
+    if late.is_empty():
+        return []
+    longest = float(late.to_numpy().max())
+    return [f"{count(len(late), 'segment')} ended up to {longest * 1000:.0f} ms after the recording and were shortened"]
+
+
+MAX_COLUMNS_SHOWN = 8
+"""Labels, and factors, named in the terminal."""
+
+LATE_S = 0.0005
+"""Difference of a stated and a real duration that is more than rounding to a sample."""
 
 
 def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels: bool) -> list[str]:

@@ -129,6 +129,9 @@ class _Extraction:
         config, watch = self._run.config, self._run.progress
         settings = config.extract
         last: ExtractionProgress | None = None
+        segments = _segments(settings)
+        for note in () if segments is None else segments.notes:
+            watch.message(f"  {note}")
         with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
             for last in iter_extract(
                 self._corpus,
@@ -137,7 +140,7 @@ class _Extraction:
                 layers=self._layers,
                 dtype=settings.dtype,
                 frames=settings.frames,
-                segments=_segments(settings),
+                segments=segments,
                 sharding=Sharding(window_s=settings.window_s, overlap_s=settings.overlap_s),
                 strict=self._run.fail_fast,
                 max_set_aside=config.max_set_aside,

@@ -2,7 +2,8 @@
 
 from otoscope.artifacts import digest, fingerprint
 from otoscope.factors.egemaps import measure_in_parallel
-from otoscope.factors.table import build_factors, factors_identity
+from otoscope.factors.table import FactorTable, build_factors, factors_identity
+from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
@@ -36,3 +37,12 @@ def factors(run: Context) -> None:
 
     outputs = [folder.factors, folder.factors.with_suffix(".json")]
     run_stage(folder, "factors", inputs=inputs, outputs=outputs, work=work, progress=progress)
+    table = FactorTable.load(folder.factors)
+    for note in table.notes:
+        progress.message(f"  {note}")
+    if not table.failed.is_empty():
+        clip_id, reason = table.failed.row(0)
+        progress.message(
+            f"  {count(table.failed.height, 'clip')} without eGeMAPS factors, such as {clip_id} ({reason});"
+            f" all in {outputs[-1]}"
+        )

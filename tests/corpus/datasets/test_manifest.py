@@ -88,13 +88,13 @@ def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
             "path,age\na.wav,young\n",
             {"factors": ["age"]},
             CorpusError,
-            r"'age' must hold numbers; got 'young' for a\.wav",
+            "'age' must hold numbers; got 'young' in line 2",
         ),
         ("path,start_s\na.wav,soon\n", {}, CorpusError, "'start_s' must hold numbers; got 'soon'"),
         ("path,duration_s,end_s\na.wav,1,1\n", {}, CorpusError, "duration_s or end_s, not both"),
         ("path,split\na.wav,tran\n", {}, SplitError, "got 'tran' .*did you mean train"),
-        ("path,group\na.wav,\n", {}, CorpusError, "1 rows have no group"),
-        ("path,group\n,ann\n", {}, CorpusError, "1 rows have no path"),
+        ("path,group\na.wav,\n", {}, CorpusError, "1 rows have no group, the first in line 2"),
+        ("path,group\n,ann\n", {}, CorpusError, "1 rows have no path, the first in line 2"),
         ("path\n", {}, CorpusError, "all rows have no path"),
         ("path\n../a.wav\n", {}, CorpusError, "is outside the root"),
         ("path\n/elsewhere/a.wav\n", {}, CorpusError, "is outside the root"),
@@ -115,3 +115,66 @@ def test_a_manifest_that_is_no_table_is_refused(manifest, tmp_path):
         ManifestCorpus(table=manifest("not parquet", "clips.parquet")).listing(tmp_path)
     with pytest.raises(CorpusError, match=r"must be \.csv, \.tsv or \.parquet; got clips\.xlsx"):
         ManifestCorpus(table=manifest("", "clips.xlsx")).listing(tmp_path)
+
+
+def test_cells_that_mean_missing_are_missing(manifest, tmp_path):
+    text = "path,group,label_take,age,technique\na.wav,x,NA,31,belt\nb.wav,y,null,nan,None\nc.wav,z,1,44,<NA>\n"
+    clips = ManifestCorpus(table=manifest(text)).listing(tmp_path).clips
+    assert clips["label_take"].to_list() == [None, None, "1"]
+    assert clips["label_technique"].to_list() == ["belt", None, None]
+    assert clips["factor_age"].to_list() == [31.0, None, 44.0]
+
+
+@pytest.mark.parametrize(
+    "names", [("start", "end"), ("Begin Time (s)", "End Time (s)"), ("onset", "offset"), ("tmin", "tmax")]
+)
+def test_times_without_a_known_name_are_refused_not_dropped(manifest, tmp_path, names):
+    path = manifest(f"path,{names[0]},{names[1]}\na.wav,0.5,1\n")
+    with pytest.raises(CorpusError, match="would be factors, and whole files would be used"):
+        ManifestCorpus(table=path).listing(tmp_path)
+    clips = ManifestCorpus(table=path, factors=names).listing(tmp_path).clips
+    assert clips[f"factor_{names[0]}"].to_list() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"), [("label_take,take", "label"), ("factor_f0,f0", "factor"), ("take,label_take", "label")]
+)
+def test_columns_of_one_name_are_refused_not_merged(manifest, tmp_path, header, kind):
+    cell = "1" if kind == "factor" else "x"
+    with pytest.raises(CorpusError, match=f"are the same {kind}; rename one"):
+        ManifestCorpus(table=manifest(f"path,{header}\na.wav,{cell},{cell}\n")).listing(tmp_path)
+
+
+def test_notes_name_unused_empty_and_suspicious_columns(manifest, tmp_path):
+    rows = "".join(f"{i}.wav,g{i},{i if i else 'n.a.'},x\n" for i in range(20))
+    path = manifest(f"path,group,age,remark\n{rows}")
+    notes = ManifestCorpus(table=path).listing(tmp_path).notes
+    assert notes == ("warning: age is a label and no factor: 1 of its values are no numbers, such as 'n.a.' in line 2",)
+    assert (
+        "clips.csv: 2 columns are not used (age, remark)"
+        in ManifestCorpus(table=path, labels=()).listing(tmp_path).notes
+    )
+    empty = manifest("path,group,remark\na.wav,x,\n")
+    assert "clips.csv: 1 columns hold no value (remark)" in ManifestCorpus(table=empty).listing(tmp_path).notes
+
+
+def test_paths_of_other_computers_match_the_files_on_disk(manifest, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "Zoe\u0308.wav").write_bytes(b"")
+    (tmp_path / "data").symlink_to(tmp_path / "sub")
+    rows = ["sub\\Zo\u00eb.wav", "C:\\rec\\a.wav", "\\\\server\\a.wav", f"{tmp_path}/data/../sub/b.wav", "a\x01b.wav"]
+    listing = ManifestCorpus(table=manifest("path\n" + "\n".join(rows) + "\n")).listing(tmp_path)
+    assert listing.clips["path"].to_list() == ["sub/Zoe\u0308.wav", "sub/b.wav"]
+    assert listing.clips["group"].to_list() == listing.clips["path"].to_list()
+    reasons = dict(listing.set_aside.rows())
+    assert reasons["C:\\rec\\a.wav"] == "an absolute path of a Windows computer; write paths relative to `root`"
+    assert set(reasons) == {"C:\\rec\\a.wav", "\\\\server\\a.wav", "a\\x01b.wav"}
+
+
+def test_absolute_paths_through_a_link_are_inside_the_root(manifest, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    path = manifest(f"path\n{tmp_path}/real/a.wav\n{tmp_path}/link/b.wav\n")
+    for root in ("real", "link"):
+        clips = ManifestCorpus(table=path, root=tmp_path / root).listing(tmp_path).clips
+        assert clips["path"].to_list() == ["a.wav", "b.wav"]

@@ -1,15 +1,20 @@
 """A table of recordings: CSV, TSV or Parquet with a `path` column, labels and factors."""
 
-import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
 
-from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, UserPath
+from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, set_aside_table
+from otoscope.corpus.recorded_paths import match_paths
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
+from otoscope.formatting import printable
+from otoscope.paths import UserPath
+from otoscope.tables import TextTable, read_text_table
 
 SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 """Accepted synonyms of split names."""
@@ -40,41 +45,53 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
         """List the clips of the manifest; missing files are reported when the clips are decoded."""
         table = self._read()
+        cells = table.cells
         root = self.root or self.table.parent
         if not root.is_dir():
             raise CorpusError(f"the corpus folder {root} does not exist; set `root` to the folder of the recordings")
-        group = self._column(table, self.group) if self.group else ("group" if "group" in table.columns else "path")
-        clips = table.select(
-            path=pl.col("path").map_elements(lambda path: _relative(path, root), return_dtype=pl.String()),
-            start_s=_numbers(table, "start_s").fill_null(0.0) if "start_s" in table.columns else pl.lit(0.0),
-            duration_s=_duration(table),
-            group=pl.col(group),
-            split=_split(table),
+        group = self._column(cells, self.group) if self.group else ("group" if "group" in cells.columns else "path")
+        if missing := cells[group].null_count():
+            row = int(cells[group].is_null().arg_true()[0])
+            raise CorpusError(f"{self.table.name}: {missing} rows have no {group}, the first {table.place(row)}")
+        columns = self._columns_by_meaning(table, group)
+        paths = match_paths(cells["path"], root)
+        start_s = table.numbers("start_s") if "start_s" in cells.columns else pl.repeat(0.0, cells.height, eager=True)
+        clips = pl.DataFrame(
+            {
+                "path": cells["path"].replace(paths.on_disk),
+                "start_s": start_s.fill_null(0.0),
+                "duration_s": _duration(table, start_s.fill_null(0.0)),
+                "group": cells["path"].replace(paths.on_disk) if group == "path" else cells[group],
+                "split": _split(table),
+                **{f"label_{name}": cells[column] for name, column in columns.labels.items()},
+                **{f"factor_{name}": table.numbers(column) for name, column in columns.factors.items()},
+            },
+            schema_overrides=LISTING_COLUMNS,
         )
-        if clips["group"].null_count():
-            raise CorpusError(f"{self.table.name}: {clips['group'].null_count()} rows have no {group}")
-        extra = [*self._labels(table, group), *self._factors(table, group)]
-        clips = clips.with_columns(table.select(extra)) if extra else clips
-        return Listing(self.table.stem, root, self.licence, self.citation, clips)
+        usable = ~cells["path"].is_in(list(paths.unusable))
+        return Listing(
+            self.table.stem,
+            root,
+            self.licence,
+            self.citation,
+            clips.filter(usable),
+            set_aside_table((printable(path), reason) for path, reason in paths.unusable.items()),
+            group_source="each file" if group == "path" else f"column {group}",
+            notes=(*table.notes, *columns.notes),
+        )
 
-    def _read(self) -> pl.DataFrame:
+    def _read(self) -> TextTable:
         """Return the manifest with every column as text, so that a label `01` is unchanged."""
-        suffix = self.table.suffix.lower()
-        if suffix not in (".csv", ".tsv", ".parquet"):
+        if self.table.suffix.lower() not in (".csv", ".tsv", ".parquet"):
             raise CorpusError(f"a manifest must be .csv, .tsv or .parquet; got {self.table.name}")
-        try:
-            if suffix == ".parquet":
-                table = pl.read_parquet(self.table)
-            else:
-                table = pl.read_csv(self.table, infer_schema=False, separator="\t" if suffix == ".tsv" else ",")
-            table = table.cast(pl.String())
-        except FileNotFoundError as error:
-            raise CorpusError(f"no manifest {self.table}") from error
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise CorpusError(f"the manifest {self.table} cannot be read ({error})") from error
-        self._column(table, "path")
-        if table.is_empty() or table["path"].null_count():
-            raise CorpusError(f"{self.table.name}: {table['path'].null_count() or 'all'} rows have no path")
+        if not self.table.is_file():
+            raise CorpusError(f"no manifest {self.table}")
+        table = read_text_table(self.table)
+        self._column(table.cells, "path")
+        if missing := table.cells["path"].null_count() or table.cells.is_empty():
+            row = table.cells["path"].is_null().arg_true()
+            where = f", the first {table.place(int(row[0]))}" if len(row) else ""
+            raise CorpusError(f"{self.table.name}: {missing if len(row) else 'all'} rows have no path{where}")
         return table
 
     def _column(self, table: pl.DataFrame, name: str) -> str:
@@ -82,65 +99,106 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
             raise CorpusError(f"{self.table.name} has no column {name!r}; {suggest(name, table.columns)}")
         return name
 
-    def _other_columns(self, table: pl.DataFrame, group: str) -> list[str]:
-        """Return non-empty columns without a predefined meaning."""
+    def _columns_by_meaning(self, table: TextTable, group: str) -> "_Columns":
+        """Return the labels and factors by name, with their columns; raise `CorpusError` if two have one name."""
+        cells = table.cells
         reserved = {*LISTING_COLUMNS, "end_s", group}
-        return [
-            c
-            for c in table.columns
-            if c not in reserved and not c.startswith(("label_", "factor_")) and table[c].null_count() < table.height
-        ]
-
-    def _labels(self, table: pl.DataFrame, group: str) -> list[pl.Expr]:
-        named = [self._column(table, name) for name in self.labels or ()]
+        other = [c for c in cells.columns if c not in reserved and not c.startswith(("label_", "factor_"))]
+        notes: list[str] = []
         if self.labels is None and self.factors is None:
-            named = [c for c in self._other_columns(table, group) if not _is_numeric(table[c])]
-        prefixed = [c.removeprefix("label_") for c in table.columns if c.startswith("label_")]
-        both = {name: name for name in named} | {name: f"label_{name}" for name in prefixed}
-        return [pl.col(column).alias(f"label_{name}") for name, column in both.items()]
+            self._refuse_times(table, other)
+            empty = [c for c in other if cells[c].null_count() == cells.height]
+            numeric = {c: table.is_numeric(c) for c in other if c not in empty}
+            labels, factors = ([c for c, is_factor in numeric.items() if is_factor == which] for which in (False, True))
+            notes += [note for c in labels if (note := self._mostly_numbers(table, c))]
+            unused, why = empty, "hold no value"
+        else:
+            labels, factors = ([self._column(cells, c) for c in named or ()] for named in (self.labels, self.factors))
+            unused, why = [c for c in other if c not in (*labels, *factors)], "are not used"
+        if unused:
+            listed = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
+            notes.append(f"{self.table.name}: {len(unused)} columns {why} ({listed})")
+        if commas := table.decimal_commas():
+            notes.append(f"{self.table.name}: decimal commas in {', '.join(commas[:5])} are read as points")
+        return _Columns(self._by_name(cells, labels, "label_"), self._by_name(cells, factors, "factor_"), notes)
 
-    def _factors(self, table: pl.DataFrame, group: str) -> list[pl.Expr]:
-        named = [self._column(table, name) for name in self.factors or ()]
-        if self.labels is None and self.factors is None:
-            named = [c for c in self._other_columns(table, group) if _is_numeric(table[c])]
-        prefixed = [c.removeprefix("factor_") for c in table.columns if c.startswith("factor_")]
-        both = {name: name for name in named} | {name: f"factor_{name}" for name in prefixed}
-        return [_numbers(table, column).alias(f"factor_{name}") for name, column in both.items()]
+    def _by_name(self, cells: pl.DataFrame, columns: list[str], prefix: str) -> dict[str, str]:
+        """Return columns by name without prefix."""
+        prefixed = [c for c in cells.columns if c.startswith(prefix) and c not in columns]
+        named: dict[str, str] = {}
+        for column in (*columns, *prefixed):
+            name = column.removeprefix(prefix)
+            if not name:
+                raise CorpusError(f"{self.table.name}: the column {column!r} has no name after its prefix")
+            if name in named:
+                raise CorpusError(
+                    f"{self.table.name}: the columns {named[name]!r} and {column!r} are the same {prefix[:-1]}; rename"
+                    " one, or list the columns to use in `labels` and `factors`"
+                )
+            named[name] = column
+        return named
+
+    def _refuse_times(self, table: TextTable, columns: list[str]) -> None:
+        """Raise `CorpusError` for columns that look like the ends of segments but have no known name."""
+        times = [c for c in columns if _plain(c) in SEGMENT_TIMES and table.is_numeric(c)]
+        if times:
+            raise CorpusError(
+                f"{self.table.name}: {' and '.join(times)} would be factors, and whole files would be used. For the"
+                " segment of a row, name the columns start_s and end_s (or duration_s), in seconds; for factors, list"
+                " them in `factors`"
+            )
+
+    def _mostly_numbers(self, table: TextTable, column: str) -> str | None:
+        """Return a note on a label of which few values are no numbers."""
+        values = table.cells[column]
+        is_number = values.str.contains(r"^[+-]?[\d.,]+$")
+        wrong = (~is_number).fill_null(False).arg_true()
+        if not 0 < len(wrong) <= 0.1 * (len(values) - values.null_count()):
+            return None
+        row = int(wrong[0])
+        return (
+            f"warning: {column} is a label and no factor: {len(wrong)} of its values are no numbers, such as"
+            f" {values[row]!r} {table.place(row)}"
+        )
 
 
-def _is_numeric(column: pl.Series) -> bool:
-    return column.cast(pl.Float64(), strict=False).null_count() == column.null_count()
+_TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax")
+_UNITS = ("", "time", "sec", "second", "ms", "sample", "samp", "frame")
+SEGMENT_TIMES = frozenset(f"{word}{unit}" for word in _TIME_WORDS for unit in _UNITS)
+"""Names of columns, without blanks, brackets and underscores, that mean the ends of a segment in unknown units."""
 
 
-def _numbers(table: pl.DataFrame, name: str) -> pl.Expr:
-    if not _is_numeric(table[name]):
-        bad = table.filter(pl.col(name).cast(pl.Float64(), strict=False).is_null() & pl.col(name).is_not_null())
-        raise CorpusError(f"the column {name!r} must hold numbers; got {bad[name][0]!r} for {bad['path'][0]}")
-    return pl.col(name).cast(pl.Float64())
+def _plain(name: str) -> str:
+    """Return the letters of a name in lower case, without a unit of one letter and a plural.
+
+    >>> _plain("Begin Time (s)"), _plain("start")
+    ('begintime', 'start')
+    """
+    return "".join(re.findall(r"[a-z]{2,}", name.lower())).removesuffix("s")
 
 
-def _duration(table: pl.DataFrame) -> pl.Expr:
-    if "duration_s" in table.columns and "end_s" in table.columns:
+class _Columns(NamedTuple):
+    """Columns of labels and factors by name, and notes on the others."""
+
+    labels: Mapping[str, str]
+    factors: Mapping[str, str]
+    notes: list[str]
+
+
+def _duration(table: TextTable, start_s: pl.Series) -> pl.Series:
+    if "duration_s" in table.cells.columns and "end_s" in table.cells.columns:
         raise CorpusError("a manifest has duration_s or end_s, not both")
-    if "end_s" in table.columns:
-        start_s = _numbers(table, "start_s").fill_null(0.0) if "start_s" in table.columns else pl.lit(0.0)
-        return _numbers(table, "end_s") - start_s
-    return _numbers(table, "duration_s") if "duration_s" in table.columns else pl.lit(None, dtype=pl.Float64())
+    if "end_s" in table.cells.columns:
+        return table.numbers("end_s") - start_s
+    if "duration_s" in table.cells.columns:
+        return table.numbers("duration_s")
+    return pl.repeat(None, table.cells.height, dtype=pl.Float64(), eager=True)
 
 
-def _split(table: pl.DataFrame) -> pl.Expr:
-    if "split" not in table.columns:
-        return pl.lit(None, dtype=pl.String())
-    for value in table["split"].drop_nulls().unique().sort():
-        if SPLIT_ALIASES.get(value.strip().lower(), value.strip().lower()) not in SPLITS:
+def _split(table: TextTable) -> pl.Series:
+    if "split" not in table.cells.columns:
+        return pl.repeat(None, table.cells.height, dtype=pl.String(), eager=True)
+    for value in table.cells["split"].drop_nulls().unique().sort():
+        if SPLIT_ALIASES.get(value.lower(), value.lower()) not in SPLITS:
             raise SplitError(f"a split is one of {', '.join(SPLITS)}; got {value!r} ({suggest(value, SPLITS)})")
-    return pl.col("split").str.strip_chars().str.to_lowercase().replace(SPLIT_ALIASES)
-
-
-def _relative(path: str, root: Path) -> str:
-    """Return a path relative to root with forward slashes; raise `CorpusError` if it is outside root."""
-    relative = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
-    relative = relative.replace(os.sep, "/")
-    if relative.startswith("../") or relative == "..":
-        raise CorpusError(f"{path} is outside the root {root}; set `root` to a folder that contains every recording")
-    return relative
+    return table.cells["split"].str.to_lowercase().replace(SPLIT_ALIASES)

@@ -1,0 +1,116 @@
+"""Spelling of groups, classes and column names: one value, one spelling.
+
+A group with two spellings (`spk0` and `spk0 `, `2` and `2.0`) would be in two splits, and its clips would leak.
+"""
+
+import unicodedata
+from collections import defaultdict
+from decimal import Decimal, InvalidOperation
+
+import polars as pl
+
+from otoscope.corpus.listing import Listing
+from otoscope.errors import CorpusError, quote
+from otoscope.formatting import count, is_clean, printable
+from otoscope.tables import MAX_NAME
+
+MAX_VALUE = 1000
+"""Longest group or class, in characters."""
+
+MAX_SHOWN = 3
+"""Examples in a note."""
+
+_INVISIBLE = "\ufeff\u200b\u2060\u00ad"
+
+
+def clean_listing(listing: Listing) -> Listing:
+    """Return a listing whose groups and classes have one spelling each, without surrounding blanks.
+
+    Accents are composed (NFC), runs of blanks become one space, numbers of equal value get one spelling, and empty
+    values are missing. Notes name what was unified, and spellings that differ only in case, which stay different.
+    Raises `CorpusError` for control characters, texts and names that are too long, infinite factors, and clips without
+    a group.
+    """
+    clips, notes = listing.clips, list(listing.notes)
+    _check_names(clips.columns)
+    for column in [name for name in clips.columns if name == "group" or name.startswith("label_")]:
+        clean = {value: _tidy(value) for value in clips[column].drop_nulls().unique()}
+        _check_values(clips, column, clean)
+        spelling = _one_spelling(sorted({value for value in clean.values() if value}))
+        unified = {value: spelling.get(tidy) for value, tidy in clean.items()}
+        if changed := sorted(value for value, tidy in clean.items() if tidy and spelling[tidy] != value):
+            shown = ", ".join(f"{printable(value)!r} as {unified[value]!r}" for value in changed[:MAX_SHOWN])
+            notes.append(f"{column}: {count(len(changed), 'spelling')} unified ({shown})")
+        notes += _case_notes(column, sorted(set(spelling.values())))
+        if any(new != old for old, new in unified.items()):
+            clips = clips.with_columns(pl.col(column).replace_strict(unified, return_dtype=pl.String(), default=None))
+    if (without := clips["group"].is_null().arg_true()).len():
+        path = clips["path"][int(without[0])]
+        raise CorpusError(f"{count(len(without), 'clip')} without a group, such as {path}; give every clip a group")
+    return listing._replace(clips=_without_nan(clips), notes=tuple(notes))
+
+
+def _tidy(value: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", value).strip(_INVISIBLE).split())
+
+
+def _one_spelling(values: list[str]) -> dict[str, str]:
+    """Return the spelling of each value: the shortest of those that are the same number."""
+    same: defaultdict[object, list[str]] = defaultdict(list)
+    for value in values:
+        same[_number(value)].append(value)
+    return {value: min(spellings, key=len) for spellings in same.values() for value in spellings}
+
+
+def _number(value: str) -> object:
+    """Return the value of a decimal number, else the text."""
+    if not value.isascii() or not value.replace(".", "", 1).lstrip("+-").isdigit():
+        return value
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        return value
+
+
+def _case_notes(column: str, values: list[str]) -> list[str]:
+    folded: defaultdict[str, list[str]] = defaultdict(list)
+    for value in values:
+        folded[value.casefold()].append(value)
+    twins = [" and ".join(alike) for alike in folded.values() if len(alike) > 1]
+    if not twins:
+        return []
+    shown = "; ".join(twins[:MAX_SHOWN]) + ("; ..." if len(twins) > MAX_SHOWN else "")
+    what = "they are different groups, and may be in different splits" if column == "group" else "they count as two"
+    return [f"warning: {column}: values that differ only in case ({shown}): {what}; spell them alike if they are one"]
+
+
+def _check_names(columns: list[str]) -> None:
+    for name in columns:
+        if not is_clean(name):
+            raise CorpusError(f"the name {name!r} contains a control character; rename it")
+        if len(name) > MAX_NAME + len("factor_"):
+            raise CorpusError(
+                f"a label's or factor's name has {len(name):,} characters; at most {MAX_NAME} are allowed"
+            )
+
+
+def _check_values(clips: pl.DataFrame, column: str, clean: dict[str, str]) -> None:
+    for value, tidy in clean.items():
+        if len(tidy) > MAX_VALUE or not is_clean(tidy):
+            path = clips["path"][int((clips[column] == value).arg_true()[0])]
+            problem = (
+                f"has {len(tidy):,} characters; at most {MAX_VALUE:,} are allowed"
+                if len(tidy) > MAX_VALUE
+                else f"contains a control character ({tidy[:40]!a}); remove it"
+            )
+            raise CorpusError(f"{column} of {quote(printable(path))} {problem}")
+
+
+def _without_nan(clips: pl.DataFrame) -> pl.DataFrame:
+    """Return clips with null for NaN factors; raise `CorpusError` for infinite ones."""
+    factors = [name for name in clips.columns if name.startswith("factor_")]
+    for name in factors:
+        if (infinite := clips[name].is_infinite().fill_null(False).arg_true()).len():
+            path = clips["path"][int(infinite[0])]
+            raise CorpusError(f"{name} of {quote(path)} is infinite; leave missing values empty")
+    return clips.with_columns(pl.col(factors).fill_nan(None)) if factors else clips

@@ -1,0 +1,304 @@
+"""Tables in files: Parquet, and the CSV files that people and their tools write.
+
+Polars expands `*`, `?` and `[` in paths, so every table of the package is read through this module.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from otoscope.errors import CorpusError, quote
+from otoscope.formatting import is_clean
+
+MISSING = frozenset(
+    [
+        "",
+        "NA",
+        "N/A",
+        "n/a",
+        "#N/A",
+        "<NA>",
+        "NaN",
+        "nan",
+        "-nan",
+        "NULL",
+        "null",
+        "None",
+        "#NUM!",
+        "#DIV/0!",
+        "#VALUE!",
+    ]
+)
+"""Cells that mean a missing value: those that pandas, R and spreadsheets write."""
+
+MAX_COLUMNS = 10_000
+"""Largest number of columns of a user's table."""
+
+MAX_NAME = 200
+"""Longest name of a column, in characters."""
+
+MAX_TABLE_MB = 500
+"""Largest CSV file; larger tables are read from Parquet."""
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+_SIGNATURES = (
+    (b"PK\x03\x04", "an Excel workbook or another zip archive; save the sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as CSV"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it"),
+    (b"%PDF", "a PDF"),
+)
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read one Parquet file; the path is literal. Raises `OSError` or `polars.exceptions.PolarsError`."""
+    return _without_panic(path, lambda: pl.read_parquet(path, glob=False, hive_partitioning=False))
+
+
+def scan_parquet(path: str | Path) -> pl.LazyFrame:
+    """Return a lazy table of one Parquet file; the path is literal."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def _without_panic(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    """Return a table; a panic of Polars on a damaged file is not an `Exception` and becomes one."""
+    try:
+        return read()
+    except pl.exceptions.PanicException as error:
+        raise pl.exceptions.ComputeError(f"{path} is damaged ({_one_line(error)})") from None
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A user's table: every cell as text without surrounding blanks, null if missing.
+
+    `lines` has the line of each row in the file; `notes` states what was unusual and how it was read.
+    """
+
+    name: str
+    cells: pl.DataFrame
+    lines: Sequence[int]
+    separator: str = ","
+    notes: tuple[str, ...] = ()
+
+    def is_numeric(self, column: str, *, booleans: bool = False) -> bool:
+        """Return whether every value of a column is a number; false for a column without values."""
+        values = self.cells[column].drop_nulls()
+        return len(values) > 0 and self._parsed(column, booleans=booleans).drop_nulls().len() == len(values)
+
+    def numbers(self, column: str, *, booleans: bool = False) -> pl.Series:
+        """Return a column as floats, null for missing values; raise `CorpusError` for text and infinity."""
+        parsed, cells = self._parsed(column, booleans=booleans), self.cells[column]
+        for wrong, problem in ((parsed.is_null() & cells.is_not_null(), "numbers"), (parsed.is_infinite(), "finite")):
+            if (row := wrong.fill_null(False).arg_true()).len():
+                where = self.place(int(row[0]))
+                kind = "must hold numbers" if problem == "numbers" else "must be finite; leave missing values empty"
+                raise CorpusError(f"{self.name}: the column {column!r} {kind}; got {quote(cells[row[0]])} {where}")
+        return parsed
+
+    def place(self, row: int) -> str:
+        """Return the place of a row in the file."""
+        return f"in line {self.lines[row]}" if self.lines else f"in row {row + 1}"
+
+    def decimal_commas(self) -> list[str]:
+        """Return the columns whose numbers have a decimal comma."""
+        return [name for name in self.cells.columns if self.is_numeric(name) and self._has_commas(name)]
+
+    def _has_commas(self, column: str) -> bool:
+        return bool(self.cells[column].str.contains(_COMMA).any())
+
+    def _parsed(self, column: str, *, booleans: bool) -> pl.Series:
+        """Return the values that are numbers, null elsewhere."""
+        text = self.cells[column].str.replace("\u2212", "-", literal=True)
+        if booleans:
+            text = text.replace({"true": "1", "True": "1", "false": "0", "False": "0"})
+        commas = text.filter(text.str.contains(_COMMA))
+        if len(commas) and not text.str.contains(_POINT).any():
+            if self.separator != ";" and commas.str.contains(_THOUSANDS).all():
+                raise CorpusError(
+                    f"{self.name}: {quote(commas[0])} in the column {column!r} is ambiguous (a decimal comma, or"
+                    " thousands); write numbers with a decimal point"
+                )
+            text = text.str.replace(",", ".", literal=True)
+        return text.set(~text.str.contains(_NUMBER).fill_null(True), None).cast(pl.Float64(), strict=False)
+
+
+_NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|INF|Infinity)$"
+_COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
+_POINT = r"^[+-]?\d*\.\d"
+_THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
+
+
+def read_text_table(path: Path) -> TextTable:
+    """Read a user's table from Parquet, or from CSV in any usual encoding, separator and spelling of missing values.
+
+    UTF-8, UTF-16 with or without a mark, and Windows-1252 are recognised, and the separators `, ; | tab`. Blank rows
+    and columns are dropped, and a column of row numbers, as pandas writes it. Raises `CorpusError` with the line for a
+    row with too many or too few fields, and for headers that are repeated, too long or too many.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start.startswith(b"PAR1") or path.suffix.lower() in PARQUET_SUFFIXES:
+            return _from_parquet(path)
+        for signature, kind in _SIGNATURES:
+            if start.startswith(signature):
+                raise CorpusError(f"{path} is {kind}")
+        if path.stat().st_size > MAX_TABLE_MB * 1_000_000:
+            raise CorpusError(f"{path} is larger than {MAX_TABLE_MB} MB; save it as Parquet")
+        data = path.read_bytes()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise CorpusError(f"{path} cannot be read ({_one_line(error)})") from error
+    text, notes = _decoded(data, path)
+    return _from_csv(text, path, notes)
+
+
+def _from_parquet(path: Path) -> TextTable:
+    table = read_parquet(path)
+    _check_header(table.columns, path)
+    nested = [name for name, dtype in table.schema.items() if dtype.is_nested() or dtype in (pl.Binary(), pl.Object())]
+    if nested:
+        raise CorpusError(f"{path}: the column {nested[0]!r} is no plain column ({table.schema[nested[0]]}); remove it")
+    cells = table.cast(pl.String()).with_columns(pl.all().str.strip_chars())
+    cells = cells.with_columns(pl.when(pl.all().is_in(list(MISSING))).then(None).otherwise(pl.all()).name.keep())
+    return _without_row_numbers(TextTable(path.name, cells, []), dict.fromkeys(cells.columns))
+
+
+def _decoded(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a file, and a note on an encoding other than UTF-8."""
+    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:1000]:
+        encoding = "utf-16-le" if data[1:1000:2].count(0) > data[:1000:2].count(0) else "utf-16-be"
+    try:
+        text = data.decode(encoding or "utf-8")
+        notes = () if encoding in (None, "utf-8") else (f"{path.name} is read as {encoding.upper()}",)
+    except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise CorpusError(
+                f"{path} is not valid {encoding.upper()} (byte {error.start}); save it as UTF-8"
+            ) from error
+        line = data.count(b"\n", 0, error.start) + 1
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise CorpusError(
+                f"{path}: line {line} is neither UTF-8 nor Windows-1252 (byte 0x{data[error.start]:02x}); save the"
+                " table as UTF-8"
+            ) from error
+        notes = (f"{path.name} is not UTF-8 (line {line}): read as Windows-1252 (Latin-1); check accented letters",)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CorpusError(f"{path}: line {line} contains a NUL character; save the table as UTF-8 text")
+    return text.lstrip("\ufeff"), notes
+
+
+def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
+    skipped = 0
+    stated = re.match(r"sep=(.)\r?\n", text)  # Excel's first line
+    if stated:
+        text, skipped = text[stated.end() :], 1
+    separator = stated[1] if stated else _separator(text, "\t" if path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    columns: list[list[str | None]] = []
+    header: list[str] = []
+    lines: list[int] = []
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if not any(fields):
+                continue
+            line = reader.line_num + skipped
+            if not header:
+                header = fields
+                _check_header([name for name in header if name], path)
+                columns = [[] for _ in header]
+                continue
+            if len(fields) != len(header):
+                fields = _fitted(fields, header, separator=separator, where=f"{path}: line {line}")
+            for column, field in zip(columns, fields, strict=True):
+                column.append(None if field in MISSING else field)
+            lines.append(line)
+    except csv.Error as error:
+        raise CorpusError(f"{path}: line {reader.line_num + skipped} is not valid CSV ({error})") from error
+    if not header:
+        raise CorpusError(f"{path} cannot be read: it holds no text")
+    names = {name or f"\0{at}": name for at, name in enumerate(header)}
+    cells = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=dict.fromkeys(names, pl.String()))
+    table = _without_row_numbers(TextTable(path.name, cells, lines, separator, notes), names)
+    if separator != (default := "\t" if path.suffix.lower() == ".tsv" else ","):
+        spelled = {"\t": "tab"}
+        note = f"{path.name} is read with the separator {spelled.get(separator, separator)}"
+        table = replace(table, notes=(*table.notes, f"{note}, not {spelled.get(default, default)}"))
+    return table
+
+
+def _separator(text: str, usual: str) -> str:
+    """Return the character that splits the header into most fields; the usual one if several do."""
+    header = next((line for line in io.StringIO(text) if line.strip()), "")
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return max((usual, ",", ";", "\t", "|"), key=unquoted.count)
+
+
+def _fitted(fields: list[str], header: list[str], *, separator: str, where: str) -> list[str]:
+    """Return a row without surplus empty fields; raise `CorpusError` if values are left over or missing."""
+    if not any(fields[len(header) :]) and len(fields) > len(header):
+        return fields[: len(header)]
+    mark = "tab" if separator == "\t" else separator
+    hint = f"quote a value that contains '{mark}'" if len(fields) > len(header) else "leave missing values empty"
+    raise CorpusError(f"{where} has {len(fields)} fields, the header has {len(header)} (separator '{mark}'); {hint}")
+
+
+def _check_header(names: Sequence[str], path: Path) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise CorpusError(f"{path} has {len(names):,} columns; at most {MAX_COLUMNS:,} are read")
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise CorpusError(f"{path}: a column's name has {len(name):,} characters; at most {MAX_NAME} are allowed")
+        if not is_clean(name):
+            raise CorpusError(f"{path}: the column's name {name!r} contains a control character; rename it")
+    repeated = [name for name, times in Counter(map(str.strip, names)).items() if times > 1]
+    if repeated:
+        raise CorpusError(f"{path}: the column {repeated[0]!r} occurs {names.count(repeated[0])} times; rename one")
+
+
+_ROW_NUMBERS = r"Unnamed: \d+|__index_level_\d+__|index|level_0|"
+
+
+def _without_row_numbers(table: TextTable, names: Mapping[str, str | None]) -> TextTable:
+    """Return a table without columns of row numbers and columns without a name; notes name them."""
+    dropped: list[str] = []
+    notes: list[str] = []
+    for at, column in enumerate(table.cells.columns):
+        name = names[column] if names[column] is not None else column
+        if not re.fullmatch(_ROW_NUMBERS, name or ""):
+            continue
+        values = table.cells[column]
+        shown = f"column {at + 1}" + (f" ({name})" if name else ", which has no name,")
+        if values.null_count() == len(values) and not name:
+            dropped.append(column)  # a separator at the end of every line
+        elif not values.null_count() and values.str.contains(r"^\d+$").all() and values.is_unique().all():
+            dropped.append(column)
+            notes.append(f"{table.name}: {shown} holds row numbers and is not used")
+        elif not name:
+            dropped.append(column)
+            notes.append(f"{table.name}: {shown} is not used")
+    return replace(table, cells=table.cells.drop(dropped), notes=(*table.notes, *notes))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
