@@ -180,6 +180,22 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
+def split_weights(folder: Path) -> None:
+    """Write the weights of a folder as two shards and their index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {
+        "model-00001-of-00002.safetensors": names[: len(names) // 2],
+        "model-00002-of-00002.safetensors": names[len(names) // 2 :],
+    }
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def old_weight_norm_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     for new, before in old.items():

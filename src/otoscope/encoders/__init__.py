@@ -9,23 +9,10 @@ Start with `load_encoder("openai/whisper-tiny.en")`; `encode(waves, layers)` ret
 - `capture`: activations at any named sub-module of any model
 - `reinitialise`: the same architecture with newly drawn weights, a baseline
 - `families`: one module per architecture; `precision`: exact float32 or fast bfloat16
-- `resolve`, `starter`: the folder of a model identifier; the offline starter model
+- `resolve`, `hub`, `starter`, `model_folder`: from an identifier to a folder, its files and their revision
 """
 
-from otoscope.encoders.base import BatchedEncoder as BatchedEncoder
-from otoscope.encoders.base import Encoded as Encoded
-from otoscope.encoders.base import Encoder as Encoder
-from otoscope.encoders.base import Frames as Frames
-from otoscope.encoders.base import Layer as Layer
-from otoscope.encoders.base import Runtime as Runtime
-from otoscope.encoders.base import States as States
-from otoscope.encoders.base import frame_spans as frame_spans
-from otoscope.encoders.catalog import FAMILIES as FAMILIES
-from otoscope.encoders.catalog import MODELS as MODELS
-from otoscope.encoders.catalog import KnownModel as KnownModel
-from otoscope.encoders.catalog import load_encoder as load_encoder
-from otoscope.encoders.catalog import reinitialise as reinitialise
-from otoscope.encoders.custom import WrappedEncoder as WrappedEncoder
-from otoscope.encoders.custom import wrap_encoder as wrap_encoder
-from otoscope.encoders.hooks import Capture as Capture
-from otoscope.encoders.hooks import capture as capture
+import lazy_loader
+
+# Names are declared in __init__.pyi only, and imported on first access: torch takes seconds to import.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from otoscope.encoders.base import BatchedEncoder, ContextMode, Encoder, Runtime
-from otoscope.encoders.loading import read_config
+from otoscope.encoders.model_folder import read_config
 from otoscope.encoders.precision import Precision
 from otoscope.encoders.resolve import ModelSource, resolve
 from otoscope.encoders.starter import STARTER_ALIAS

@@ -1,7 +1,5 @@
 """Strict loading of checkpoint folders: no missing, unexpected or misshapen weight."""
 
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -12,68 +10,74 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 
-from otoscope.artifacts import digest
-from otoscope.errors import EncoderError, UnknownEncoder, WeightMismatch
+from otoscope.encoders.model_folder import read_preprocessor
+from otoscope.errors import EncoderError, WeightMismatch
 
-WEIGHT_PATTERNS = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
-"""Weight files, in order of preference."""
-
-PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Either states the sample rate and the normalisation of the input."""
+INVALID_SETTINGS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+    StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
+"""Errors of transformers for files that it cannot use."""
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of the first pattern that matches, sorted; empty if there are none."""
-    for pattern in WEIGHT_PATTERNS:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    return []
+def _line(error: Exception) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def weights_digest(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the weight files (of their digests if there are several)."""
-    digests = [digest(file) for file in weight_files(folder)]
-    combined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return combined[:16]
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's `config.json`; raise `UnknownEncoder` if a required file is missing."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UnknownEncoder(f"{folder} is not a model folder: it has no config.json")
-    if not weight_files(folder):
-        raise UnknownEncoder(f"{folder} is not a model folder: it has neither model.safetensors nor pytorch_model.bin")
+def load_config(kind: type[Any], folder: Path) -> Any:
+    """Load a folder's configuration with a class of transformers; raise `EncoderError` if a setting is invalid."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EncoderError(f"{path} is not valid JSON ({error}); download the model again") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise UnknownEncoder(f"{path} has no model_type, so the family of the model is unknown")
+        config = kind.from_pretrained(folder, local_files_only=True)
+    except INVALID_SETTINGS as error:
+        raise EncoderError(f"{folder / 'config.json'} is not a valid {kind.__name__}: {_line(error)}") from error
+    config.output_hidden_states = config.output_attentions = False
     return config
 
 
-def load_extractor(extractor: type[Any], folder: Path) -> Any:
-    """Load transformers' feature extractor of a folder; raise `EncoderError` if the folder does not describe one."""
-    if not any((folder / name).is_file() for name in PREPROCESSOR_FILES):
+def load_extractor(kind: type[Any], folder: Path, *, required: Sequence[str] = ()) -> Any:
+    """Load a folder's feature extractor with a class of transformers.
+
+    Raises `EncoderError` if the folder describes none or one of another class, or lacks the sample rate or one of the
+    `required` settings: transformers would use a default.
+    """
+    settings = read_preprocessor(folder)
+    stated = settings.get("feature_extractor_type", kind.__name__)
+    if stated != kind.__name__:
         raise EncoderError(
-            f"{folder} has no preprocessor_config.json, so neither the sample rate nor the normalisation of the "
-            f"input is known; copy that file from the model's source"
+            f"the preprocessor of {folder} is a {stated}, this model needs a {kind.__name__}; copy the file from the "
+            "model's source"
         )
+    if missing := [key for key in ("sampling_rate", *required) if settings.get(key) is None]:
+        raise EncoderError(
+            f"the preprocessor of {folder} has no {' and no '.join(missing)}, and no default is safe; copy the file "
+            "from the model's source"
+        )
+    rate_hz, normalised = settings["sampling_rate"], settings.get("do_normalize", False)
+    if type(rate_hz) is not int or rate_hz < 1:
+        raise EncoderError(f"the preprocessor of {folder} has sampling_rate: {rate_hz!r}; it must be a whole number")
+    if not isinstance(normalised, bool):
+        raise EncoderError(f"the preprocessor of {folder} has do_normalize: {normalised!r}; it must be true or false")
     try:
         with warnings.catch_warnings():
             # AST's lowest mel bands fall between two bins of its spectrum and are zero, also in training
             warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-            return extractor.from_pretrained(folder, local_files_only=True)
-    except (OSError, TypeError, ValueError) as error:
-        raise EncoderError(f"the preprocessor of {folder} cannot be read: {error}") from error
+            return kind.from_pretrained(folder, local_files_only=True)
+    except INVALID_SETTINGS as error:
+        raise EncoderError(f"the preprocessor of {folder} is not a valid {kind.__name__}: {_line(error)}") from error
+
+
+def require_equal(name: str, quantity: str, preprocessor: object, model: object) -> None:
+    """Raise `EncoderError` unless preprocessor and model agree about their input."""
+    if preprocessor != model:
+        raise EncoderError(
+            f"{name}: {quantity} is {preprocessor} in the preprocessor and {model} in the model; they must agree: copy "
+            "both files from the same source"
+        )
 
 
 @contextmanager
@@ -127,9 +131,15 @@ def load_weights(
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightMismatch(f"the weights in {folder} cannot be read as {architecture.__name__}: {reason}") from error
+    except UnpicklingError as error:
+        raise WeightMismatch(
+            f"the weights in {folder} are a pickle that holds more than tensors, and opening it could run code: "
+            "otoscope does not open it; use the model's safetensors file"
+        ) from error
+    except (*INVALID_SETTINGS, EOFError, SafetensorError) as error:
+        raise WeightMismatch(
+            f"the weights in {folder} cannot be read as {architecture.__name__}: {_line(error)}"
+        ) from error
     missing = sorted(k for k in report["missing_keys"] if not any(re.search(p, k) for p in optional))
     unexpected = sorted(k for k in report["unexpected_keys"] if not any(re.search(p, k) for p in ignored))
     misshapen = sorted(f"{key} {tuple(got)} for {tuple(want)}" for key, got, want in report["mismatched_keys"])
@@ -143,4 +153,16 @@ def load_weights(
             f"the weights in {folder} are not those of {architecture.__name__}: {'; '.join(faults)}. "
             "Download the checkpoint again, or name the model it belongs to"
         )
+    _require_finite(model, folder)
     return model.eval().requires_grad_(False)
+
+
+def _require_finite(model: nn.Module, folder: Path) -> None:
+    """Raise `WeightMismatch` for weights that are NaN or infinite."""
+    tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    # a sum is cheaper than a mask; one that overflows is checked by the mask
+    bad = [name for name, value in tensors.items() if not value.sum().isfinite() and not value.isfinite().all()]
+    if bad:
+        raise WeightMismatch(
+            f"the weights in {folder} hold NaN or infinite values, {_list_keys('in', bad)}; download the model again"
+        )

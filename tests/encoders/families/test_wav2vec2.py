@@ -239,18 +239,6 @@ def test_pickled_and_half_precision_weights_load_as_float32(tmp_path, tiny):
     torch.testing.assert_close(half, whole, rtol=0, atol=0.05)
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (exec, ("raise SystemExit('code ran')",))
-
-    folder = write_tiny_checkpoint("hubert", tmp_path)
-    (folder / "model.safetensors").unlink()
-    torch.save({"trap": Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(WeightMismatch, match="cannot be read as HubertModel"):
-        load_encoder(folder)
-
-
 def test_language_adapters_are_refused(tmp_path):
     folder = write_tiny_checkpoint("wav2vec2-large", tmp_path)
     edit_config(folder, adapter_attn_dim=4)

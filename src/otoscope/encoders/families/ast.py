@@ -19,9 +19,8 @@ from torch import Tensor
 
 from otoscope.encoders.base import BatchedEncoder, Frames, Layer, Runtime, States, block_layers, frame_spans
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights
+from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
-from otoscope.errors import EncoderError
 
 IGNORED_KEYS = (r"^classifier\.",)
 """The head of ASTForAudioClassification."""
@@ -146,15 +145,12 @@ def load_ast(source: ModelSource, runtime: Runtime) -> ASTEncoder:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     runtime.require_full_context(source.name)
-    config = ASTConfig.from_pretrained(source.folder)
-    config.output_hidden_states = config.output_attentions = False
-    extractor = load_extractor(ASTFeatureExtractor, source.folder)
+    config = load_config(ASTConfig, source.folder)
+    extractor = load_extractor(
+        ASTFeatureExtractor, source.folder, required=("do_normalize", "mean", "std", "max_length", "num_mel_bins")
+    )
     for key in ("max_length", "num_mel_bins"):
-        if getattr(extractor, key) != getattr(config, key):
-            raise EncoderError(
-                f"{source.name}: {key} is {getattr(extractor, key)} in the preprocessor and "
-                f"{getattr(config, key)} in the model; they must agree"
-            )
+        require_equal(source.name, key, getattr(extractor, key), getattr(config, key))
     model = load_weights(ASTModel, source.folder, config=config, attention="sdpa", ignored=IGNORED_KEYS)
     patches = model.embeddings.patch_embeddings.projection
     grid = PatchGrid(

@@ -21,12 +21,21 @@ from torch import Tensor
 from otoscope.encoders.base import BatchedEncoder, Frames, Runtime, States, block_layers
 from otoscope.encoders.families.ast import band_edges_hz, place_patches
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights
+from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
 IGNORED_KEYS = (r"^text_model\.", r"^(text|audio)_projection\.", r"^logit_scale_")
 """The text tower and the projections into the shared space."""
+
+PREPROCESSOR_SETTINGS = (
+    "feature_size",
+    "hop_length",
+    "fft_window_size",
+    "frequency_min",
+    "frequency_max",
+    "truncation",
+)
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,10 @@ def load_clap(source: ModelSource, runtime: Runtime) -> ClapEncoder:
     from transformers import ClapAudioModel, ClapConfig, ClapFeatureExtractor
 
     runtime.require_full_context(source.name)
-    config: Any = ClapConfig.from_pretrained(source.folder).audio_config
+    config: Any = load_config(ClapConfig, source.folder).audio_config
     config.output_hidden_states = config.output_attentions = False
-    extractor = load_extractor(ClapFeatureExtractor, source.folder)
+    extractor = load_extractor(ClapFeatureExtractor, source.folder, required=PREPROCESSOR_SETTINGS)
+    require_equal(source.name, "the number of mel bands", int(extractor.feature_size), int(config.num_mel_bins))
     if config.enable_fusion or extractor.truncation == "fusion":
         raise EncoderError(
             f"{source.name} fuses random crops of a long clip with a view of the whole; CLAP is supported without "

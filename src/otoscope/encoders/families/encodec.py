@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers, receptive_field
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights
+from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
@@ -57,7 +57,7 @@ def load_encodec(source: ModelSource, runtime: Runtime) -> EncodecEncoder:
     """Load an EnCodec folder; raise `EncoderError` for unsupported settings."""
     from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 
-    config = EncodecConfig.from_pretrained(source.folder)
+    config = load_config(EncodecConfig, source.folder)
     for key, required in REQUIRED_SETTINGS.items():
         if getattr(config, key) != required:
             raise EncoderError(
@@ -67,11 +67,7 @@ def load_encodec(source: ModelSource, runtime: Runtime) -> EncodecEncoder:
     model = load_weights(EncodecModel, source.folder, config=config, attention="eager")
     extractor = load_extractor(EncodecFeatureExtractor, source.folder)
     hop, rate_hz = math.prod(config.upsampling_ratios), int(config.sampling_rate)
-    if int(extractor.sampling_rate) != rate_hz:
-        raise EncoderError(
-            f"{source.name}: sampling_rate is {extractor.sampling_rate} in the preprocessor and {rate_hz} in the "
-            "model; they must agree"
-        )
+    require_equal(source.name, "the sample rate", int(extractor.sampling_rate), rate_hz)
     *inner, last = block_layers(
         AT_FRAME_RATE,
         width=int(config.num_filters * 2 ** len(config.upsampling_ratios)),

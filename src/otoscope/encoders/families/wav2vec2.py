@@ -32,7 +32,8 @@ from otoscope.encoders.base import (
     receptive_field,
 )
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights, read_config
+from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
+from otoscope.encoders.model_folder import read_config
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
@@ -186,8 +187,7 @@ def load_wav2vec2(
 
     architecture = ARCHITECTURES[family or read_config(source.folder)["model_type"]]
     if config is None:
-        config = getattr(transformers, architecture.config).from_pretrained(source.folder)
-    config.output_hidden_states = config.output_attentions = False
+        config = load_config(getattr(transformers, architecture.config), source.folder)
     if getattr(config, "adapter_attn_dim", None) is not None:
         raise EncoderError(
             f"{source.name} has language adapters in its blocks (adapter_attn_dim={config.adapter_attn_dim}), and "
@@ -201,7 +201,7 @@ def load_wav2vec2(
         optional=(TRAINING_ONLY,),
         ignored=IGNORED_KEYS,
     )
-    extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder)
+    extractor = load_extractor(transformers.Wav2Vec2FeatureExtractor, source.folder, required=("do_normalize",))
     geometry = read_geometry(config)
     rate_hz = int(extractor.sampling_rate)
     layers = wav2vec2_layers(
@@ -264,5 +264,8 @@ def load_mert(source: ModelSource, runtime: Runtime) -> Wav2Vec2Encoder:
     """Load a MERT-v1 folder as HuBERT after checking that its settings are HuBERT's."""
     from transformers import HubertConfig
 
-    settings = hubert_settings(read_config(source.folder), name=source.name)
-    return load_wav2vec2(source, runtime, family="hubert", config=HubertConfig.from_dict(settings))
+    mert = read_config(source.folder)
+    config = HubertConfig.from_dict(hubert_settings(mert, name=source.name))
+    encoder = load_wav2vec2(source, runtime, family="hubert", config=config)
+    require_equal(source.name, "the sample rate", encoder.rate_hz, mert.get("sample_rate", encoder.rate_hz))
+    return encoder

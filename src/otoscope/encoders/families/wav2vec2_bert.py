@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights
+from otoscope.encoders.loading import load_config, load_extractor, load_weights
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 
@@ -52,9 +52,8 @@ def load_wav2vec2_bert(source: ModelSource, runtime: Runtime) -> Wav2Vec2BertEnc
     """Load a wav2vec2-BERT folder; raise `EncoderError` if preprocessor and model disagree about the input."""
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
-    config = Wav2Vec2BertConfig.from_pretrained(source.folder)
-    config.output_hidden_states = config.output_attentions = False
-    extractor = load_extractor(SeamlessM4TFeatureExtractor, source.folder)
+    config = load_config(Wav2Vec2BertConfig, source.folder)
+    extractor = load_extractor(SeamlessM4TFeatureExtractor, source.folder, required=("stride", "num_mel_bins"))
     stacked, mels = int(extractor.stride), int(extractor.num_mel_bins)
     if stacked * mels != config.feature_projection_input_dim:
         raise EncoderError(

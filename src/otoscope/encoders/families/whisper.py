@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_extractor, load_weights
+from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 
 IGNORED_KEYS = (
@@ -28,6 +28,8 @@ IGNORED_KEYS = (
     r"^layer_weights$",
 )
 """Keys of a Whisper checkpoint that its encoder does not use."""
+
+PREPROCESSOR_SETTINGS = ("feature_size", "hop_length", "n_fft", "chunk_length")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -69,8 +71,9 @@ def load_whisper(source: ModelSource, runtime: Runtime) -> WhisperEncoder:
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper import modeling_whisper
 
-    config = WhisperConfig.from_pretrained(source.folder)
-    config.output_hidden_states = config.output_attentions = False
+    config = load_config(WhisperConfig, source.folder)
+    extractor = load_extractor(WhisperFeatureExtractor, source.folder, required=PREPROCESSOR_SETTINGS)
+    require_equal(source.name, "the number of mel bands", int(extractor.feature_size), int(config.num_mel_bins))
     model = load_weights(
         modeling_whisper.WhisperEncoder,
         source.folder,
@@ -79,10 +82,10 @@ def load_whisper(source: ModelSource, runtime: Runtime) -> WhisperEncoder:
         ignored=IGNORED_KEYS,
         rename={r"^(model\.)?encoder\.": ""},
     )
-    extractor = load_extractor(WhisperFeatureExtractor, source.folder)
 
     rate_hz, mel_hop = int(extractor.sampling_rate), int(extractor.hop_length)
     hop = mel_hop * model.conv1.stride[0] * model.conv2.stride[0]
+    require_equal(source.name, "the window", extractor.n_samples, config.max_source_positions * hop)
     # a frame of conv2 covers 3 outputs of conv1, hence 5 mel frames, each a window of n_fft samples
     field = int(extractor.n_fft) + 4 * mel_hop
     layers = block_layers(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from otoscope.encoders.loading import weight_files
+from otoscope.encoders.model_folder import file_names, weight_names
 from otoscope.errors import ConfigError, suggest
 
 
@@ -104,6 +104,6 @@ def _find_checkpoint(model: StudyModel, folder: Path) -> StudyModel:
     names = (model.checkpoint, model.checkpoint.rpartition("/")[2], model.name, model.name.lower())
     for name in names:
         path = folder / name
-        if (path / "config.json").is_file() and weight_files(path):
+        if (path / "config.json").is_file() and weight_names(file_names(path)):
             return replace(model, checkpoint=str(path))
     raise ConfigError(f"{folder} holds no checkpoint of {model.name}; looked for {', '.join(names)}")

@@ -1,0 +1,17 @@
+from .base import BatchedEncoder as BatchedEncoder
+from .base import Encoded as Encoded
+from .base import Encoder as Encoder
+from .base import Frames as Frames
+from .base import Layer as Layer
+from .base import Runtime as Runtime
+from .base import States as States
+from .base import frame_spans as frame_spans
+from .catalog import FAMILIES as FAMILIES
+from .catalog import MODELS as MODELS
+from .catalog import KnownModel as KnownModel
+from .catalog import load_encoder as load_encoder
+from .catalog import reinitialise as reinitialise
+from .custom import WrappedEncoder as WrappedEncoder
+from .custom import wrap_encoder as wrap_encoder
+from .hooks import Capture as Capture
+from .hooks import capture as capture
