@@ -1,12 +1,11 @@
 """Paths that a user writes: `~` stands for a home folder, and a path is text without control characters."""
 
 import os
+import tempfile
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 from otoscope.errors import ConfigError, quote
+from otoscope.formatting import is_clean
 
 CACHE_VARIABLE = "OTOSCOPE_CACHE"
 """Environment variable that names the folder of otoscope's cache."""
@@ -21,26 +20,20 @@ def user_path(path: str | Path) -> Path:
     'runs/demo'
     """
     text = os.fspath(path)
-    if any(ord(character) < 32 or character == "\x7f" for character in text):
-        raise ConfigError(f"the path {text!r} contains a control character; in YAML, write paths in single quotes")
+    if not is_clean(text):
+        raise ConfigError(
+            f"the path {text!r} contains a control character, or a name that is not UTF-8; rename it (in YAML, write"
+            " paths in single quotes)"
+        )
     try:
+        if text.startswith("~") and os.environ.get("HOME") == _STAND_IN:
+            raise RuntimeError("no home folder")
         return Path(text).expanduser()
     except RuntimeError as error:
         unknown = quote(Path(text).parts[0])
         raise ConfigError(
             f"{quote(text)}: no home folder is known for {unknown}; write the whole path, or set HOME"
         ) from error
-
-
-def _validated(path: Path) -> Path:
-    try:
-        return user_path(path)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-
-
-UserPath = Annotated[Path, AfterValidator(_validated)]
-"""A path in a configuration; `load_config` resolves relative ones against the folder of the file."""
 
 
 def cache_folder() -> Path:
@@ -53,6 +46,18 @@ def cache_folder() -> Path:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return user_path(base) / "otoscope"
     try:
-        return Path.home() / ".cache" / "otoscope"
-    except RuntimeError as error:
+        return user_path("~") / ".cache" / "otoscope"
+    except ConfigError as error:
         raise ConfigError(f"no home folder is known for a cache; set {CACHE_VARIABLE} to a folder") from error
+
+
+_STAND_IN = os.path.join(tempfile.gettempdir(), "no-home")  # noqa: PTH118  a value of an environment variable
+
+
+def ensure_home() -> None:
+    """Set HOME to a folder that does not exist if no home folder is known; libraries expect one when they load.
+
+    `user_path` and `cache_folder` still refuse `~`.
+    """
+    if not os.path.isabs(os.path.expanduser("~")):  # noqa: PTH111, PTH117  Path.home() raises
+        os.environ["HOME"] = _STAND_IN

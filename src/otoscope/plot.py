@@ -28,6 +28,7 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import EvaluationError
 from otoscope.explain.spectrogram import spectrogram, to_png
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
+from otoscope.paths import user_path
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims.page import examine
 from otoscope.report.figures import claims, probes, strict
@@ -228,7 +229,7 @@ def _shown(results: AnyResults) -> Results:
 def _categories(results: AnyResults, categories: Mapping[str, str] | None) -> Mapping[str, str]:
     if categories is not None or not isinstance(results, str | Path):
         return categories or {}
-    card = Path(results) / "factors.json"
+    card = user_path(results) / "factors.json"
     return categories_of(read_json(card)) if card.is_file() else {}
 
 

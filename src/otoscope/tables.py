@@ -75,6 +75,17 @@ def scan_parquet(path: str | Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
+def format_csv(table: pl.DataFrame) -> str:
+    """Return a table as CSV; a text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    >>> format_csv(pl.DataFrame({"label": ["=1+1", "-0.5", "a"]})).split()
+    ['label', "'=1+1", '-0.5', 'a']
+    """
+    texts = pl.col(pl.String)
+    formula = texts.str.contains(r"^[=+\-@\t\r]") & ~texts.str.contains(_NUMBER)
+    return table.with_columns(pl.when(formula).then("'" + texts).otherwise(texts).name.keep()).write_csv()
+
+
 def _without_panic(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
     """Return a table; a panic of Polars on a damaged file is not an `Exception` and becomes one."""
     try:

@@ -225,3 +225,71 @@ def test_run_config_defaults_equal_documentation() -> None:
     documented = yaml.safe_load(block)
     default = RunConfig(name="my-run", corpus=documented["corpus"]).model_dump(mode="json")
     assert {**documented, "corpus": None} == {**default, "corpus": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my config.yaml", "my-config"),
+        ("größe (2).yaml", "größe-2"),
+        ("...yaml", "run"),
+        ("a" * 200 + ".yaml", "a" * 100),
+    ],
+)
+def test_load_config_names_a_run_after_any_file(tmp_path: Path, name: str, expected: str) -> None:
+    path = tmp_path / name
+    path.write_text(MINIMAL)
+    assert load_config(path).name == expected
+
+
+@pytest.mark.parametrize("name", ["..", ".", "-x", ".hidden", "a b", "a" * 101])
+def test_load_config_refuses_names_that_are_no_folder_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name: got"):
+        load_config(written(tmp_path, f"name: '{name}'\n{MINIMAL}"))
+
+
+def test_load_config_expands_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = (
+        "model: ~/m\ncorpus: {kind: manifest, table: ~/t.csv, root: ~/r}\nfactors: {table: ~/f.csv}\n"
+        "extract: {store: ~/acts, segments: ~/s.csv}\n"
+    )
+    written(tmp_path, text)
+    config = load_config("~/mine.yaml")
+    assert config.model == str(tmp_path / "m")
+    assert (config.corpus.table, config.corpus.root) == (tmp_path / "t.csv", tmp_path / "r")
+    assert config.factors.table == tmp_path / "f.csv"
+    assert (config.extract.store, config.extract.segments) == (str(tmp_path / "acts"), tmp_path / "s.csv")
+    assert parse_config({"corpus": {"kind": "folder", "root": "~/r"}, "name": "x"}).corpus.root == tmp_path / "r"
+    remote = load_config("~/mine.yaml", ["extract.store=s3://bucket/~x"])
+    assert remote.extract.store == "s3://bucket/~x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("corpus: {kind: folder, root: ~nosuchuser/x}", "corpus.root: '~nosuchuser/x': no home folder is known"),
+        ("corpus: {kind: synth}\nmodel: ~nosuchuser", "model: '~nosuchuser': no home folder is known"),
+        ("corpus: {kind: synth}\nextract: {store: ~nosuchuser/a}", "'~nosuchuser/a': no home folder is known"),
+        ("corpus: {kind: synth}\nextract: {segment_s: .inf}", "extract.segment_s: .*finite number"),
+        ("corpus: {kind: synth}\nextract: {window_s: .nan}", "extract.window_s: .*(finite|greater)"),
+        ("corpus: {kind: synth, duration_s: .inf}", "corpus.duration_s.*finite"),
+        ("corpus: {kind: synth}\nsplits: {seed: 1, seed: 2}", "the key 'seed' is given twice"),
+        ("corpus: {kind: synth}\nsplits: {test_groups: [010]}", "010 begins with 0"),
+        ("corpus: {kind: synth}\n1: 2", "1"),
+        ("corpus: {kind: synth}\n[a]: 2", "unhashable key"),
+        ("corpus: {kind: [synth]}", "no corpus kind"),
+        ("corpus: {kind: synth}\ntrain: {presets: {mine: {unit_norm: maybe}}}", "unit_norm"),
+    ],
+)
+def test_load_config_refuses_hostile_values(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(written(tmp_path, f"{text}\n"))
+
+
+def test_load_config_reads_no_as_false(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, f"{MINIMAL}factors: {{egemaps: no}}\n")).factors.egemaps is False
+    with pytest.raises(ConfigError, match=r"--set 'splits.test_groups=\[010\]': .* 010 begins with 0"):
+        load_config(written(tmp_path, MINIMAL), ["splits.test_groups=[010]"])
+    with pytest.raises(ConfigError, match="no setting is 2000 sections deep"):
+        load_config(written(tmp_path, MINIMAL), ["a." * 2000 + "b=1"])

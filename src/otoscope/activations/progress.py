@@ -155,10 +155,11 @@ def progress_bar(
 
     `show=None` draws in a terminal, and in a notebook where ipywidgets is installed.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     if show is None:
         show = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    title_column, speed = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[speed]"))
+    columns = (title_column, BarColumn(), MofNCompleteColumn(), speed)
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bars:
         task = bars.add_task(title, total=clips, speed="")
 

@@ -22,6 +22,7 @@ from otoscope.artifacts import fingerprint, read_table
 from otoscope.encoders.base import Frames
 from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.formatting import count
+from otoscope.paths import user_path
 from otoscope.tables import scan_parquet
 
 
@@ -297,8 +298,9 @@ def _store_folder(folder: str | Path) -> str | Path:
     """Return the store in a run folder; any other address as it is."""
     if isinstance(folder, str) and "://" in folder:
         return folder
-    inside = Path(folder) / "activations"
-    return inside if inside.is_dir() and not (Path(folder) / CARD).is_file() else folder
+    folder = user_path(folder)
+    inside = folder / "activations"
+    return inside if inside.is_dir() and not (folder / CARD).is_file() else folder
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -54,7 +54,7 @@ def _doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     machine = report["machine"]
     console.print(
         f"machine   {machine['processor']}, {count(machine['cores'], 'core')}, {machine['memory_gib']:.0f} GiB, "
@@ -176,7 +176,7 @@ def _models(as_json: Json = False) -> None:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*("–" if value in (None, "hub") else str(value) for value in row.values()))
-    console = Console(highlight=False, markup=False, soft_wrap=True, width=TABLE_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
     console.print("\nfound: location on this machine; the others (–) are downloaded from the Hub on first use")
     console.print(f"Any checkpoint of these families loads by Hub identifier or folder: {', '.join(sorted(FAMILIES))}")

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ import typer
 from otoscope.cli import doctor, reproduce, store, synth
 from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.errors import OtoscopeError
+from otoscope.formatting import printable
+from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
 
 Config = Annotated[
@@ -106,6 +109,7 @@ def _execute(
     from otoscope.runs.folder import RunFolder
 
     earlier = RunFolder(path)
+    path = earlier.root  # with ~ expanded
     if earlier.config.is_file():  # a run folder contains its configuration
         path, out = earlier.config, out or path
     config = load_config(path, overrides or ())
@@ -166,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 the artifact is complete, 1 an error that the message explains, 2 an invalid command line,
     70 an error in otoscope itself, 130 stopped by the user.
     """
+    if arguments is None:
+        _use_utf8()
+        ensure_home()
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -186,8 +193,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode if the locale has another encoding: names of files are then read as UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _fail(text: str, *, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     raise SystemExit(code)

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from otoscope.formatting import printable
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line on standard output.")]
 
 
@@ -58,7 +60,7 @@ class TerminalProgress:
     """Reporter that draws bars with rate and remaining time."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._line = _ProgressLine()
@@ -69,11 +71,11 @@ class TerminalProgress:
         if not self.console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("{task.description:<28}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description:<28}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
             RateColumn(table_column=Column(no_wrap=True)),
             RemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self.console,
             transient=True,
             expand=True,
@@ -85,7 +87,7 @@ class TerminalProgress:
         """Move the task on."""
         self._line.advance(amount)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=amount, note=note, steps=self._line.steps)
+            self._progress.update(self._task, advance=amount, note=printable(note), steps=self._line.steps)
         elif self._line.is_due():
             self.message(self._line.text(note))
 
@@ -97,7 +99,7 @@ class TerminalProgress:
 
     def message(self, text: str) -> None:
         """Print one line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
         sys.stderr.flush()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
@@ -29,7 +30,7 @@ def print_comparison(result: "Reproduction") -> None:
     for metric in TITLES:
         for table in matrix(result.comparison, metric):
             console.print(_drawn(table.title, table.rows))
-            console.print(f"[dim]standard error of the published number: {STANDARD_ERRORS[metric]}[/dim]\n")
+            console.print(f"standard error of the published number: {STANDARD_ERRORS[metric]}\n", style="dim")
     compared = result.comparison.filter(pl.col("here").is_not_null())
     near = compared.filter(pl.col("in_errors").abs() <= 2).height
     console.print(
@@ -45,7 +46,7 @@ def print_comparison(result: "Reproduction") -> None:
 
 def _console() -> Console:
     """Return a console wide enough that no number is cut, also in a narrow terminal."""
-    return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
+    return Console(highlight=False, markup=False, emoji=False, width=max(get_terminal_size().columns, TABLE_WIDTH))
 
 
 def _drawn(title: str, rows: pl.DataFrame) -> Table:
@@ -152,6 +153,7 @@ def _reproduce(
 ) -> None:
     from otoscope.config.mariotte2025 import parse_settings
     from otoscope.errors import ConfigError, suggest
+    from otoscope.paths import user_path
     from otoscope.protocols.mariotte2025.models import choose_models
     from otoscope.reproduce.mariotte2025.estimate import plan as make_plan
     from otoscope.reproduce.mariotte2025.run import reproduce
@@ -159,6 +161,8 @@ def _reproduce(
     if study not in STUDIES:
         raise ConfigError(f"no study {study!r}; {suggest(study, STUDIES)}")
     parsed = parse_settings(settings or ())
+    data, out = user_path(data), user_path(out)
+    models = None if models is None else user_path(models)
     chosen = choose_models(folder=models, overrides=override or (), only=only or ())
     if not data.is_dir():
         state = "is a file, not a folder" if data.is_file() else "does not exist"

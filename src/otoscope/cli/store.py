@@ -142,7 +142,9 @@ def _store_of(place: str) -> str | Path:
     """Return the store in a run folder, or the address itself."""
     if "://" in place:
         return place
-    folder = Path(place)
+    from otoscope.paths import user_path
+
+    folder = user_path(place)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ArtifactError(f"{folder} {what}; give the folder of a run or of a store, or an address (s3://...)")

@@ -15,7 +15,7 @@ from otoscope.runs.folder import RunFolder
 
 def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     """Print the key numbers of a run and the paths of its artifacts."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if summary.results is not None:
         results = load_results(summary.results)
         tested = evidence.evidence_of_results(results)

@@ -37,9 +37,11 @@ def _synth(
 ) -> None:
     from otoscope.corpus.catalog import validate_settings  # imported here, so that --help does not load numba
     from otoscope.corpus.synth.dataset import SynthCorpus, check_output_folder, render_corpus
+    from otoscope.paths import user_path
 
     settings = {"singers": singers, "takes": takes, "duration_s": duration_s, "rate_hz": rate_hz, "seed": seed}
     spec = validate_settings(SynthCorpus, settings)
+    folder = user_path(folder)
     check_output_folder(spec, folder)
     with progress_counter(TerminalProgress(), "synthesising", "clips") as on_progress:
         clips = render_corpus(spec, folder, on_progress=on_progress)

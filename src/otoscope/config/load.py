@@ -7,12 +7,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
-from otoscope.config.run import RunConfig
+from otoscope.config.run import MAX_NAME, RunConfig
+from otoscope.config.yaml_text import MAX_DEPTH, parse_yaml
 from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import ConfigError, quote, suggest
+from otoscope.paths import user_path
 
 MAX_REPORTED = 3
 """Maximum number of settings in one message."""
@@ -93,17 +94,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     `${NAME}` and `${NAME:-default}` in strings are replaced from the environment. Raises
     `ConfigError` with the key, the value and the allowed values.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
     try:
-        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw: object = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else type(raw).__name__
         raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
@@ -120,9 +121,18 @@ def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConf
     raw = deepcopy(raw)
     for override in overrides:
         _apply_override(raw, override)
-    expanded = _expand_variables({"name": path.stem, **raw})
+    expanded = _expand_variables({"name": run_name(path), **raw})
     _resolve_paths(expanded, path.resolve().parent)
     return parse_config(expanded, where=str(path))
+
+
+def run_name(path: Path) -> str:
+    """Return the name of a run for the path of its configuration: letters, digits, `_`, `.` and `-`.
+
+    >>> run_name(Path("my config (2).yaml"))
+    'my-config-2'
+    """
+    return re.sub(r"[^\w.-]+", "-", path.stem).strip("-.")[:MAX_NAME] or "run"
 
 
 def _offending_overrides(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
@@ -157,6 +167,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not sign:
         raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
     *parents, last = key.strip().split(".")
+    if len(parents) > MAX_DEPTH:
+        raise ConfigError(f"--set {override[:40]!r}...: no setting is {len(parents)} sections deep")
     for parent in parents:
         section: object = raw.get(parent)
         if section is None:  # absent, or a section's name with nothing under it
@@ -165,19 +177,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
         raw = section
     try:
-        raw[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """Return the problem and its position."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    if isinstance(error, yaml.reader.ReaderError):
-        return f"character {error.position + 1}: {error.reason}"
-    return " ".join(str(error).split())
+        raw[last] = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML ({error})") from error
 
 
 def _expand_variables(value: Any) -> Any:
@@ -210,10 +212,17 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
             model = corpus_class(kind) if kind in CORPORA else None
         for key, field in model.model_fields.items() if model is not None else ():
             if _holds_path(field.annotation) and isinstance(block.get(key), str):
-                block[key] = str(folder / Path(block[key]).expanduser())
+                block[key] = _resolved(f"{name}.{key}", block[key], folder)
     model_id = raw.get("model")
     if isinstance(model_id, str) and model_id.startswith((".", "~")):
-        raw["model"] = str(folder / Path(model_id).expanduser())
+        raw["model"] = _resolved("model", model_id, folder)
+
+
+def _resolved(key: str, path: str, folder: Path) -> str:
+    try:
+        return str(folder / user_path(path))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _holds_path(annotation: Any) -> bool:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from otoscope.config.yaml_text import parse_yaml
 from otoscope.corpus.catalog import validate_settings
 from otoscope.errors import ConfigError, suggest
 
@@ -19,7 +19,7 @@ PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 class MetricSwitches(BaseModel):
     """Switches of the metrics; the defaults reproduce the authors' code."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lasso_r2: Literal["in_sample", "unseen_singers"] = Field(
         default="in_sample", description="R2 on the clips that were fitted, or on each test singer with it left out"
@@ -142,7 +142,7 @@ def parse_settings(overrides: Sequence[str] = ()) -> ReproductionSettings:
                 f"--set wants NAME=VALUE, got {text!r}; {suggest(name, ReproductionSettings.model_fields)}"
             )
         try:
-            given[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+            given[name.strip()] = parse_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"--set {text!r}: the value is not valid YAML ({error})") from error
     return validate_settings(ReproductionSettings, given, section="mariotte2025")

@@ -1,7 +1,6 @@
 """Configuration of a run: one validated model with a section per stage."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,10 +10,14 @@ from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
 from otoscope.corpus.catalog import corpus_from_dict
-from otoscope.corpus.listing import CorpusSpec
+from otoscope.corpus.listing import CorpusSpec, UserPath
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError
 from otoscope.hardware import DEVICE_HELP
+from otoscope.paths import user_path
+
+MAX_NAME = 100
+"""Longest name of a run, in characters: it is the name of a folder."""
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 
@@ -24,7 +27,7 @@ class FactorSettings(Section):
 
     egemaps: bool = Field(default=True, description="88 eGeMAPSv02 functionals through openSMILE (extra `factors`)")
     truth: bool = Field(default=True, description="the factor_* columns of the corpus")
-    table: Path | None = Field(default=None, description="your own CSV or Parquet, joined by clip_id or path")
+    table: UserPath | None = Field(default=None, description="your own CSV or Parquet, joined by clip_id or path")
 
 
 class ExtractSettings(Section):
@@ -55,13 +58,18 @@ class ExtractSettings(Section):
     segment_s: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None, description="also store the mean over every segment of this length"
     )
-    segments: Path | None = Field(
+    segments: UserPath | None = Field(
         default=None,
         description="also store the mean over each segment of a CSV or Parquet table with clip_id, start_s, end_s",
     )
     store: str | None = Field(
         default=None, description="storage of activations, e.g. s3://bucket/name; default: the run folder"
     )
+
+    @field_validator("store")
+    @classmethod
+    def _expand_home(cls, value: str | None) -> str | None:
+        return value if value is None or "://" in value else str(user_path(value))
 
     @model_validator(mode="after")
     def _one_kind_of_segments(self) -> "ExtractSettings":
@@ -109,7 +117,7 @@ class ReportSettings(Section):
 class RunConfig(Section):
     """Configuration of a run from audio to report."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=MAX_NAME)]
     model: str = "openai/whisper-tiny.en"
     revision: str | None = None
     corpus: Any

@@ -13,7 +13,7 @@ Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 class StrictSettings(BaseModel):
     """Settings of the strict protocol, including all limits on its cost."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     layer: Literal["chosen"] | int = Field(
         default="chosen",

@@ -23,6 +23,7 @@ from otoscope.corpus.checks import class_support as class_support
 from otoscope.corpus.checks import shared_recordings as shared_recordings
 from otoscope.corpus.listing import CorpusSpec as CorpusSpec
 from otoscope.corpus.listing import Listing as Listing
+from otoscope.corpus.listing import UserPath as UserPath
 from otoscope.corpus.splits import Splits as Splits
 from otoscope.corpus.streaming import StreamedClip as StreamedClip
 from otoscope.corpus.table import Corpus as Corpus

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from otoscope.artifacts import atomic
 from otoscope.corpus.validation import SignalCheck, declared_bytes
 from otoscope.errors import AudioError
+from otoscope.paths import user_path
 
 EXTENSIONS = frozenset(
     [
@@ -155,7 +156,7 @@ def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float3
 def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
     """Decode a whole file, mono, at `rate_hz`; errors as `decode`, with the file's path."""
     try:
-        sound = decode(Path(path))
+        sound = decode(user_path(path))
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
     return resample(sound.wave, from_hz=sound.rate_hz, to_hz=rate_hz)

@@ -5,17 +5,29 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from otoscope.corpus.audio import EXTENSIONS
-from otoscope.errors import CorpusError
+from otoscope.errors import ConfigError, CorpusError
 from otoscope.formatting import is_clean, printable
+from otoscope.paths import user_path
 
 ProgressCallback = Callable[[int, int], None]
 """Called as `on_progress(done, total)` in clips, always from the calling thread."""
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return user_path(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+UserPath = Annotated[Path, AfterValidator(_expand)]
+"""A path in a configuration; `load_config` resolves relative ones against the folder of the file."""
 
 LISTING_COLUMNS: dict[str, pl.DataType] = {
     "path": pl.String(),

@@ -17,7 +17,7 @@ class Splits(BaseModel):
     `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
     seed: int = Field(default=0, description="a different seed assigns the groups differently")
     valid: float = Field(default=0.2, gt=0.0, lt=1.0, description="share of all groups used to choose settings")

@@ -10,6 +10,7 @@ import polars as pl
 from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
 from otoscope.errors import ConfigError, CorpusError, suggest
 from otoscope.formatting import count
+from otoscope.paths import user_path
 
 COLUMNS: dict[str, pl.DataType] = {
     "clip_id": pl.String(),
@@ -86,6 +87,7 @@ class Corpus:
 
     def save(self, path: Path) -> None:
         """Write `corpus.parquet` (this path), `corpus.json` and `set_aside.parquet` next to it."""
+        path = user_path(path)
         write_table(path.with_name("set_aside.parquet"), self.set_aside)
         write_table(path, self.clips)
         card = {"name": self.name, "root": str(self.root), "licence": self.licence, "citation": self.citation}
@@ -95,6 +97,7 @@ class Corpus:
     @classmethod
     def load(cls, path: Path) -> "Corpus":
         """Load a saved corpus."""
+        path = user_path(path)
         card = read_json(path.with_suffix(".json"))
         return cls(
             name=card["name"],

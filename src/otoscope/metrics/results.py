@@ -11,6 +11,7 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.errors import ArtifactError, EvaluationError, suggest
 from otoscope.metrics.record import SCHEMA
+from otoscope.paths import user_path
 
 RESULTS = "results.parquet"
 """File name of the results in a run folder."""
@@ -168,7 +169,7 @@ def load_results(run: str | Path | HasResults) -> ResultsTable:
 
     Raises `ArtifactError` when the run has no results yet.
     """
-    path = Path(run) if isinstance(run, str | Path) else run.results
+    path = user_path(run) if isinstance(run, str | Path) else run.results
     if path is not None and path.is_dir():
         path = path / RESULTS
     if path is None or not path.is_file():

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
+from otoscope.config.yaml_text import format_yaml
 from otoscope.errors import ConfigError
 from otoscope.executors.base import Executor
 from otoscope.executors.local import LocalExecutor
@@ -102,6 +101,4 @@ def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary
 
 def _write_config(config: RunConfig, folder: RunFolder) -> None:
     with atomic(folder.config) as temporary:
-        temporary.write_text(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        temporary.write_text(format_yaml(config.model_dump(mode="json")), encoding="utf-8")

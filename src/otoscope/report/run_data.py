@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, read_table
-from otoscope.errors import DamagedArtifact
+from otoscope.config.yaml_text import parse_yaml
+from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
 from otoscope.metrics.record import SCHEMA
 from otoscope.report.results import Results
@@ -115,7 +115,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
         raise DamagedArtifact(f"{path} is not valid YAML ({error}); run again to rewrite it") from error
     return loaded if isinstance(loaded, dict) else {}

@@ -8,6 +8,7 @@ import polars as pl
 
 from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.metrics.registry import METRICS
+from otoscope.tables import format_csv
 
 COLUMNS = (
     "n: number of clips, frames, factors, levels or dictionaries behind a value; null: the same fit with permuted "
@@ -99,7 +100,7 @@ class FoldedTable(NamedTuple):
 
 def csv_download(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Download:
     """Return a download link with the whole table as CSV, floats in full precision."""
-    data = b64encode(rows.write_csv().encode()).decode()
+    data = b64encode(format_csv(rows).encode()).decode()
     return Download(f"data:text/csv;charset=utf-8;base64,{data}", f"{name}.csv", text)
 
 

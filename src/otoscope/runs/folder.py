@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from otoscope.artifacts import is_full
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, StorageFull
+from otoscope.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class RunFolder:
     """Paths of the artifacts of a run, `runs/NAME/`."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", user_path(self.root))
 
     @property
     def config(self) -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from otoscope.errors import ConfigError, DamagedArtifact, InputError
+from otoscope.paths import user_path
 from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.checkpoint import CARD, WEIGHTS, WRITTEN_KEYS, load_strictly, read_checkpoint, write_checkpoint
 from otoscope.sae.sparsifiers import describe_sparsifier, sparsifier_card, sparsifier_from_card
@@ -145,7 +146,7 @@ class SparseAutoencoder(nn.Module):
         Raises `IncompleteArtifact` for a missing folder or file, `DamagedArtifact` if weights and card do not match,
         `StaleArtifact` for another format or version, `ConfigError` for a missing or different sparsifier.
         """
-        folder = Path(source)
+        folder = user_path(source)
         tensors, card = read_checkpoint(folder)
         model = _empty(card["model"], folder, sparsifier)
         load_strictly(model, tensors, folder / WEIGHTS)
@@ -160,7 +161,7 @@ class SparseAutoencoder(nn.Module):
         a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be written.
         """
         own = {key: value for key, value in self.card.items() if key not in WRITTEN_KEYS}
-        write_checkpoint(Path(folder), self.state_dict(), self.settings(), own if card is None else card)
+        write_checkpoint(user_path(folder), self.state_dict(), self.settings(), own if card is None else card)
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.storage.remote import RemoteStorage
 from otoscope.artifacts import FileRecord, read_json, write_json
 from otoscope.errors import DamagedArtifact
+from otoscope.paths import user_path
 
 REDIRECT = "redirect.json"
 """File in a run folder that names the address of its store (`extract.store`)."""
@@ -67,7 +68,7 @@ def open_storage(address: "str | Path | Storage") -> Storage:
         return address
     if isinstance(address, str) and "://" in address and not address.startswith("file://"):
         return RemoteStorage.connect(address)
-    folder = Path(str(address).removeprefix("file://"))
+    folder = user_path(str(address).removeprefix("file://"))
     target = read_redirect(folder)
     return LocalStorage(folder) if target is None else open_storage(target)
 

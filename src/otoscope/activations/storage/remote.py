@@ -18,6 +18,7 @@ from otoscope.errors import (
     OtoscopeError,
     StorageFull,
 )
+from otoscope.paths import cache_folder, user_path
 
 CACHE_VARIABLE = "OTOSCOPE_STORE_CACHE"
 """Environment variable with the folder of downloaded shards; by default a folder in the user's cache."""
@@ -156,5 +157,4 @@ def _translate_errors(address: str) -> Generator[None]:
 
 def _cache() -> Path:
     folder = os.environ.get(CACHE_VARIABLE)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(folder) if folder else base / "otoscope" / "stores"
+    return user_path(folder) if folder else cache_folder() / "stores"

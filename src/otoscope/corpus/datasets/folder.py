@@ -10,12 +10,12 @@ from otoscope.corpus.listing import (
     CorpusSpec,
     Listing,
     ProgressCallback,
+    UserPath,
     find_audio,
     listing_table,
     set_aside_table,
 )
 from otoscope.errors import CorpusError, quote
-from otoscope.paths import UserPath
 
 
 class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):

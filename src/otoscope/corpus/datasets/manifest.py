@@ -8,12 +8,11 @@ from typing import Literal, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, set_aside_table
+from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, UserPath, set_aside_table
 from otoscope.corpus.recorded_paths import match_paths
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
 from otoscope.formatting import printable
-from otoscope.paths import UserPath
 from otoscope.tables import TextTable, read_text_table
 
 SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}

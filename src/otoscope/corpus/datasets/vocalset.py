@@ -11,12 +11,12 @@ from otoscope.corpus.listing import (
     CorpusSpec,
     Listing,
     ProgressCallback,
+    UserPath,
     find_audio,
     listing_table,
     set_aside_table,
 )
 from otoscope.errors import CorpusError, suggest
-from otoscope.paths import UserPath
 
 LICENCE = "CC BY 4.0"
 CITATION = (

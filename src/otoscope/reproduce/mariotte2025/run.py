@@ -24,6 +24,7 @@ from otoscope.reproduce.mariotte2025.page import write_comparison
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, SilentReporter, progress_counter
+from otoscope.tables import format_csv
 
 COMPARISON_CODE = (
     "otoscope.reproduce",
@@ -131,7 +132,7 @@ def _compare(
         rows = compare(by_model, models)
         write_table(folder.results, pl.concat(by_model.values()))
         write_table(table, rows)
-        csv.write_text(rows.write_csv(), encoding="utf-8")
+        csv.write_text(format_csv(rows), encoding="utf-8")
         stand_ins = {m.name: {"checkpoint": m.checkpoint, "layers": m.layers, "published": m.published} for m in models}
         write_json(card, {"source": SOURCE, "models": stand_ins, "settings": settings.model_dump(mode="json")})
         write_comparison(folder.root)
