@@ -329,7 +329,7 @@ def test_corpus_warns_of_singleton_groups_and_missing_labels(
     config.write_text("corpus: {kind: folder, root: flat}\n")
     told = " ".join(call(capsys, "corpus", config, "--out", out).err.split())
     assert "every clip is its own group, so one speaker" in told
-    assert "name speakers or singers with group_pattern or group_from" in told
+    assert "name speakers or singers with `group` in `pattern`, with group_pattern" in told
     assert f"no labels: all files are directly in {tmp_path / 'flat'}; sub-folders would become labels" in told
     given = ("--set", r"corpus.group_pattern=(?P<group>speaker\d+)", "--set", "corpus.class_from=none")
     told = " ".join(call(capsys, "corpus", config, "--out", out, *given).err.split())

@@ -214,3 +214,36 @@ def test_progress_bar_stays_one_line_in_a_narrow_terminal() -> None:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def test_corpus_show_prints_clips_with_their_columns(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_voices(tmp_path / "voices")
+    pattern = r"(?P<label_class>\w+)/(?P<group>[a-z]+)_(?P<factor_take>\d)"
+    text = f"model: starter\ncorpus: {{kind: folder, root: voices, pattern: '{pattern}'}}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    outcome = call(capsys, "corpus", "mine.yaml", "--show", 3)
+    lines = [line for line in outcome.out.splitlines() if ".wav" in line]
+    assert outcome.code == 0
+    assert len(lines) == 3
+    assert re.fullmatch(r"\w+/ann_0.wav  group: ann, split: \w+, seconds: \d\.\d\d, class: \w+, take: 0", lines[0])
+    assert "groups: 5 groups (pattern)" in outcome.err
+    told = json.loads(call(capsys, "corpus", "mine.yaml", "--show", 3, "--json").out)
+    assert told["clips_shown"] == lines
+
+
+def test_a_second_run_folder_in_another_directory_is_announced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    corpus = "{kind: synth, singers: 3, takes: 1, duration_s: 0.3, techniques: [straight]}"
+    (tmp_path / "mine.yaml").write_text(f"model: starter\ncorpus: {corpus}\n")
+    assert "has a run in" not in call(capsys, "corpus", "mine.yaml").err
+    monkeypatch.chdir(tmp_path / "work")
+    outcome = call(capsys, "corpus", "../mine.yaml")
+    assert f"warning: mine has a run in {tmp_path}/runs/mine; runs/mine is a new one" in outcome.err
+    assert "has a run in" not in call(capsys, "corpus", "../mine.yaml").err
+    assert "has a run in" not in call(capsys, "corpus", "../mine.yaml", "--out", tmp_path / "x").err

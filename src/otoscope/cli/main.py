@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from otoscope.errors import OtoscopeError
 from otoscope.formatting import printable
 from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from otoscope.runs.folder import RunFolder
 
 Config = Annotated[
     Path, typer.Argument(help="Configuration in YAML, or the folder of an earlier run.", show_default=False)
@@ -34,6 +37,10 @@ Set = Annotated[
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first clip that cannot be used.")]
 Executor = Annotated[
     str, typer.Option("--executor", help="Where the work is done: local, ray, or ray://HOST:PORT of a cluster's head.")
+]
+
+Show = Annotated[
+    int, typer.Option("--show", min=0, help="Print this many clips with group, split, labels and factors.")
 ]
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -50,7 +57,8 @@ def register(app: typer.Typer) -> None:
         _run
     )
     for stage in STAGES.values():
-        app.command(stage.name, help=_help(stage))(_stage_command(stage.name))
+        command = _corpus if stage.name == "corpus" else _stage_command(stage.name)
+        app.command(stage.name, help=_help(stage))(command)
 
 
 def _help(stage: Stage) -> str:
@@ -73,6 +81,27 @@ def _run(
 ) -> None:
     _execute(
         config, out=out, overrides=override, until="report", fail_fast=fail_fast, executor=executor, as_json=as_json
+    )
+
+
+def _corpus(
+    config: Config,
+    out: Out = None,
+    override: Set = None,
+    fail_fast: FailFast = False,
+    executor: Executor = "local",
+    show: Show = 0,
+    as_json: Json = False,
+) -> None:
+    _execute(
+        config,
+        out=out,
+        overrides=override,
+        until="corpus",
+        fail_fast=fail_fast,
+        executor=executor,
+        as_json=as_json,
+        show=show,
     )
 
 
@@ -101,12 +130,13 @@ def _execute(
     fail_fast: bool,
     executor: str,
     as_json: bool,
+    show: int = 0,
 ) -> None:
-    from otoscope.cli.summary import print_summary  # imported here, so that --help does not wait for torch
+    from otoscope.cli.summary import clip_lines, print_summary  # imported here, so that --help does not wait for torch
     from otoscope.config import load_config
     from otoscope.executors.local import find_executor
     from otoscope.pipeline.run import run
-    from otoscope.runs.folder import RunFolder
+    from otoscope.runs.folder import RunFolder, load_corpus
 
     earlier = RunFolder(path)
     path = earlier.root  # with ~ expanded
@@ -115,11 +145,25 @@ def _execute(
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
     progress = TerminalProgress()
+    if out is None and (other := _run_elsewhere(path, folder)):
+        progress.message(
+            f"warning: {config.name} has a run in {other}; {folder.root} is a new one (--out continues that)"
+        )
     summary = run(config, folder, until=until, fail_fast=fail_fast, progress=progress, executor=find_executor(executor))
+    shown = clip_lines(load_corpus(folder), show) if show else []
     if as_json:
-        print(json.dumps(summary.as_json()))
+        print(json.dumps(summary.as_json() | ({"clips_shown": shown} if show else {})))
     else:
-        print_summary(summary, folder)
+        print_summary(summary, folder, shown)
+
+
+def _run_elsewhere(config: Path, folder: "RunFolder") -> Path | None:
+    """Return the default folder of an earlier run of this configuration, seen from another working directory."""
+    if folder.config.is_file():
+        return None
+    parents = dict.fromkeys((*config.resolve().parents, *Path.cwd().parents))
+    runs = (parent / folder.root for parent in parents)
+    return next((run for run in runs if run.joinpath(folder.config.name).is_file()), None)
 
 
 # set before torch loads: spinning threads starve each other on a busy machine

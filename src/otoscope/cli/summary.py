@@ -1,9 +1,13 @@
 """Summary of a run in the terminal: key numbers with their intervals and nulls, and the paths of the artifacts."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.formatting import count, known
+from otoscope.corpus.table import Corpus
+from otoscope.formatting import count, known, printable
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.pipeline.run import RunSummary
@@ -13,9 +17,32 @@ from otoscope.report.claims.page import PAGE
 from otoscope.runs.folder import RunFolder
 
 
-def print_summary(summary: RunSummary, folder: RunFolder) -> None:
-    """Print the key numbers of a run and the paths of its artifacts."""
+def clip_lines(corpus: Corpus, clips: int) -> list[str]:
+    """Return clips, evenly spaced over the corpus, with their groups, splits, labels and factors, one line each."""
+    height = corpus.clips.height
+    rows = sorted({round(at * (height - 1) / max(clips - 1, 1)) for at in range(min(clips, height))})
+    return [_clip_line(clip) for clip in corpus.clips[rows].iter_rows(named=True)]
+
+
+def _clip_line(clip: Mapping[str, Any]) -> str:
+    facts = {"group": clip["group"], "split": clip["split"], "seconds": f"{clip['duration_s']:.2f}"}
+    facts |= {name.removeprefix("label_"): value for name, value in clip.items() if name.startswith("label_")}
+    factors = [(name.removeprefix("factor_"), value) for name, value in clip.items() if name.startswith("factor_")]
+    facts |= {name: None if value is None else f"{value:g}" for name, value in factors[:MAX_FACTORS_SHOWN]}
+    more = f"  and {len(factors) - MAX_FACTORS_SHOWN} more factors" if len(factors) > MAX_FACTORS_SHOWN else ""
+    texts = (f"{name}: {'unknown' if value is None else value}" for name, value in facts.items())
+    return f"{clip['clip_id']}  {', '.join(texts)}{more}"
+
+
+MAX_FACTORS_SHOWN = 8
+"""Factors of a clip that are printed."""
+
+
+def print_summary(summary: RunSummary, folder: RunFolder, shown: Sequence[str] = ()) -> None:
+    """Print the key numbers of a run and the paths of its artifacts; before them, `shown`."""
     console = Console(highlight=False, markup=False, emoji=False)
+    for line in shown:
+        console.print(printable(line), soft_wrap=True)
     if summary.results is not None:
         results = load_results(summary.results)
         tested = evidence.evidence_of_results(results)

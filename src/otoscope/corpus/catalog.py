@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from otoscope.corpus.checks import check_clips
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback
+from otoscope.corpus.selection import SelectableCorpus, choose_clips
 from otoscope.corpus.spelling import clean_listing
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
@@ -72,7 +73,10 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
 
 def list_clips(spec: CorpusSpec, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
     """List the clips of a corpus, with one spelling per group and class; raise `CorpusError` for unusable names."""
-    return clean_listing(spec.listing(cache, on_progress=on_progress))
+    listing = clean_listing(spec.listing(cache, on_progress=on_progress))
+    if isinstance(spec, SelectableCorpus):
+        return choose_clips(listing, take=spec.take, max_clips=spec.max_clips)
+    return listing
 
 
 def build_corpus(

@@ -87,7 +87,8 @@ def _check_names(stated: Mapping[str, str | None], splits: Splits) -> None:
     if len(stated) < len(SPLITS):
         raise SplitError(
             f"train, valid and test need a group each; the corpus has {len(stated)} ({', '.join(sorted(stated))})."
-            " Add other groups, or choose finer groups (folder: group_pattern or group_from; manifest: group)"
+            " Add other groups, or choose finer groups (folder: `group` in `pattern`, group_pattern or group_from;"
+            " manifest: group)"
         )
     for group in (*splits.valid_groups, *splits.test_groups):
         if group not in stated:

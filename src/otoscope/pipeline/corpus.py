@@ -130,7 +130,7 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
         warnings.append(thin_split)
     if corpus.clips["group"].n_unique() == corpus.clips.height:
         warnings.append(_singleton_groups(spec, corpus))
-    if not corpus.labels and isinstance(spec, FolderCorpus) and spec.class_from != "none":
+    if not corpus.labels and isinstance(spec, FolderCorpus) and spec.class_source != "none":
         warnings.append(f"no labels: all files are directly in {spec.root}; sub-folders would become labels")
     thin = class_support(corpus.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
@@ -152,8 +152,8 @@ def _singleton_groups(spec: CorpusSpec, corpus: Corpus) -> str:
     """Return the warning that every clip is its own group, with a hint if groups were not configured."""
     clips, warning = corpus.clips, "warning: every clip is its own group"
     hint = ""
-    if isinstance(spec, FolderCorpus) and spec.group_pattern is None and spec.group_from is None:
-        hint = "name speakers or singers with group_pattern or group_from"
+    if isinstance(spec, FolderCorpus) and clips["group"].equals(clips["path"]) and spec.group_from is None:
+        hint = "name speakers or singers with `group` in `pattern`, with group_pattern, or with group_from"
     elif isinstance(spec, ManifestCorpus) and spec.group is None and clips["group"].equals(clips["path"]):
         hint = "name speakers or singers in a column `group`, or give another column with `group`"
     if hint:

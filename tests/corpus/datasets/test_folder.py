@@ -83,3 +83,44 @@ def test_a_pattern_that_misses_all_is_an_error(root):
 def test_options_that_mean_nothing_are_refused(tmp_path, options, reason):
     with pytest.raises(ValidationError, match=reason):
         FolderCorpus.model_validate({"root": tmp_path, **options})
+
+
+def test_pattern_gives_labels_factors_groups_and_words(record, tmp_path):
+    for name in ("Actor_01/03-01-01-17.wav", "Actor_01/03-02-02-17.wav", "Actor_02/03-07-02-18.wav", "notes/x.wav"):
+        record(name)
+    spec = FolderCorpus(
+        root=tmp_path,
+        pattern=r"03-(?P<label_emotion>\d\d)-(?P<factor_intensity>\d\d)-(?P<group>\d\d)",
+        names={"emotion": {"01": "neutral", "02": "calm"}},
+    )
+    listing = spec.listing(tmp_path)
+    assert listing.clips.select("group", "label_emotion", "factor_intensity").rows() == [
+        ("17", "neutral", 1.0),
+        ("17", "calm", 2.0),
+        ("18", "07", 2.0),
+    ]
+    assert "label_class" not in listing.clips.columns
+    assert listing.group_source == "pattern"
+    assert listing.notes == ("names.emotion has no word for 07: kept as they are",)
+    assert listing.set_aside.rows() == [("notes/x.wav", "pattern finds no group in its path")]
+    with_class = FolderCorpus(root=tmp_path, pattern=spec.pattern, class_from="parent").listing(tmp_path).clips
+    assert with_class["label_class"].to_list() == ["Actor_01", "Actor_01", "Actor_02"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_pattern": "(?P<group>a)(?P<take>b)"}, "the named group 'take' has no meaning"),
+        ({"group_pattern": "(?P<group>a)(?P<label_take>b)"}, "has other named groups than `group`; use `pattern`"),
+        (
+            {"pattern": "(?P<group>a)", "group_from": "top"},
+            "`pattern` has a group; remove group_pattern and group_from",
+        ),
+        ({"pattern": "(?P<label_x>a)", "names": {"y": {"1": "b"}}}, "names.y: `pattern` has no group label_y"),
+        ({"pattern": "(?P<label_class>a)", "class_from": "top"}, "`pattern` has label_class; remove class_from"),
+        ({"names": {"y": {"1": "b"}}}, "names.y: `pattern` has no group label_y"),
+    ],
+)
+def test_rules_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        FolderCorpus.model_validate({"root": "x", **options})

@@ -1,13 +1,12 @@
-"""A folder of recordings: classes are sub-folders, groups follow the user's rule."""
+"""A folder of recordings: labels and groups come from sub-folders, or from a pattern in the names."""
 
-import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from otoscope.corpus.listing import (
-    CorpusSpec,
     Listing,
     ProgressCallback,
     UserPath,
@@ -15,11 +14,14 @@ from otoscope.corpus.listing import (
     listing_table,
     set_aside_table,
 )
-from otoscope.errors import CorpusError, quote
+from otoscope.corpus.name_pattern import apply_names, as_factor, check_pattern, find_fields
+from otoscope.corpus.selection import SelectableCorpus
+from otoscope.errors import CorpusError, quote, suggest
+from otoscope.formatting import count
 
 
-class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
-    """Every audio file under `root`, with its sub-folder as the label `class`.
+class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
+    """Every audio file under `root`; labels, factors and groups come from sub-folders or from a pattern in the names.
 
     >>> FolderCorpus(root="recordings", group_pattern=r"(?P<group>[^_/]+)_[^/]*$").group_of("sung/ann_01.wav")
     'ann'
@@ -27,9 +29,18 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
 
     kind: Literal["folder"] = "folder"
     root: UserPath = Field(description="folder that is searched for audio, sub-folders included")
-    class_from: Literal["top", "parent", "none"] = Field(
-        default="top",
-        description="source of the label `class`: the first folder under root, the folder of the file, or none",
+    pattern: str | None = Field(
+        default=None,
+        description="regular expression, searched in the path relative to root, with named groups `group`, `label_NAME`"
+        " and `factor_NAME`; no look-around, no back-references",
+    )
+    names: dict[str, dict[str, str]] = Field(
+        default={}, description="words for the codes of a label, such as {emotion: {'01': neutral, '02': calm}}"
+    )
+    class_from: Literal["top", "parent", "none"] | None = Field(
+        default=None,
+        description="source of the label `class`: the first folder under root (top), the folder of the file, or none;"
+        " default: top, and none if `pattern` has labels",
     )
     group_from: Literal["file", "parent", "top"] | None = Field(
         default=None,
@@ -45,27 +56,93 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
     @field_validator("group_pattern")
     @classmethod
     def _names_a_group(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            names = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from error
-        if "group" not in names:
-            raise ValueError("needs a named group, such as (?P<group>[^_/]+)_")
+        if pattern is not None and (names := check_pattern(pattern)) != ["group"]:
+            if "group" not in names:
+                raise ValueError("needs a named group, such as (?P<group>[^_/]+)_")
+            raise ValueError("has other named groups than `group`; use `pattern`, which makes them labels and factors")
+        return pattern
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_fields(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            check_pattern(pattern)
         return pattern
 
     @model_validator(mode="after")
     def _one_rule(self) -> "FolderCorpus":
         if self.group_pattern is not None and self.group_from is not None:
             raise ValueError("give group_pattern or group_from, not both")
+        fields = [] if self.pattern is None else check_pattern(self.pattern)
+        if "group" in fields and (self.group_pattern is not None or self.group_from is not None):
+            raise ValueError("`pattern` has a group; remove group_pattern and group_from")
+        labels = [name.removeprefix("label_") for name in fields if name.startswith("label_")]
+        if unknown := [name for name in self.names if name not in labels]:
+            missing = f"names.{unknown[0]}: `pattern` has no group label_{unknown[0]}"
+            raise ValueError(f"{missing}; {suggest(unknown[0], labels)}")
+        if "class" in labels and self.class_from not in (None, "none"):
+            raise ValueError("`pattern` has label_class; remove class_from")
         return self
 
+    @property
+    def class_source(self) -> Literal["top", "parent", "none"]:
+        """Source of the label `class`."""
+        labelled = self.pattern is not None and any(name.startswith("label_") for name in check_pattern(self.pattern))
+        return self.class_from or ("none" if labelled else "top")
+
     def group_of(self, path: str) -> str | None:
-        """Return the group of a relative path; None where `group_pattern` does not match."""
-        if self.group_pattern is not None:
-            match = re.search(self.group_pattern, path)
-            return match["group"] if match else None
+        """Return the group of a relative path; None where the pattern does not match."""
+        return self._groups([path], self._fields([path]))[0]
+
+    def class_of(self, path: str) -> str | None:
+        """Return the class of a relative path by its folders; None for a file directly in `root`."""
+        folders = PurePosixPath(path).parts[:-1]
+        if not folders or self.class_source == "none":
+            return None
+        return folders[0] if self.class_source == "top" else folders[-1]
+
+    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
+        """List the audio files under `root`; set aside files that `pattern` or `group_pattern` does not match."""
+        files = find_audio(self.root)
+        paths = [path for path in files.paths if self.is_chosen(path)]
+        self.require_chosen(len(paths), of=len(files.paths))
+        fields = self._fields(paths)
+        groups, reasons = self._groups(paths, fields), self._reasons(len(paths), fields)
+        unmatched = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+        if paths and len(unmatched) == len(paths):
+            rule = "pattern" if self.group_pattern is None else "group_pattern"
+            raise CorpusError(
+                f"{rule} {quote(self.group_pattern or self.pattern)} matches none of {count(len(paths), 'path')} under"
+                f" {self.root}, such as {paths[0]}"
+            )
+        extra, notes = self._labels_and_factors(paths, fields)
+        rows = [
+            {"path": path, "group": group, **{name: values[at] for name, values in extra.items()}}
+            for at, (path, group) in enumerate(zip(paths, groups, strict=True))
+            if path not in unmatched
+        ]
+        return Listing(
+            self.root.name,
+            self.root,
+            self.licence,
+            self.citation,
+            listing_table(rows),
+            files.set_aside.vstack(set_aside_table(unmatched.items())),
+            group_source=self._group_source(fields),
+            notes=tuple(notes),
+        )
+
+    def _fields(self, paths: list[str]) -> pl.DataFrame:
+        """Return the named groups of the patterns, one row per path; no column without a pattern."""
+        patterns = [pattern for pattern in (self.pattern, self.group_pattern) if pattern is not None]
+        return pl.concat([pl.DataFrame(), *(find_fields(pattern, paths) for pattern in patterns)], how="horizontal")
+
+    def _groups(self, paths: list[str], fields: pl.DataFrame) -> list[str | None]:
+        if "group" in fields.columns:
+            return fields["group"].to_list()
+        return [self._group_by_folder(path) for path in paths]
+
+    def _group_by_folder(self, path: str) -> str:
         folders = PurePosixPath(path).parts[:-1]
         if self.group_from == "top" and folders:
             return folders[0]
@@ -73,31 +150,33 @@ class FolderCorpus(CorpusSpec, frozen=True, extra="forbid"):
             return "/".join(folders)
         return path
 
-    def class_of(self, path: str) -> str | None:
-        """Return the class of a relative path; None for a file directly in `root`."""
-        folders = PurePosixPath(path).parts[:-1]
-        if not folders or self.class_from == "none":
-            return None
-        return folders[0] if self.class_from == "top" else folders[-1]
+    def _group_source(self, fields: pl.DataFrame) -> str:
+        if "group" in fields.columns:
+            return "pattern" if self.group_pattern is None else "group_pattern"
+        return f"group_from: {self.group_from}" if self.group_from else "each file"
 
-    def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:  # noqa: ARG002
-        """List the audio files under `root`; set aside files that `group_pattern` does not match."""
-        files = find_audio(self.root)
-        groups = {path: self.group_of(path) for path in files.paths}
-        classes = {path: self.class_of(path) for path in files.paths}
-        rows: list[dict[str, object]] = [
-            {"path": path, "group": group, "label_class": classes[path]} for path, group in groups.items() if group
-        ]
-        unmatched = set_aside_table(
-            (path, "group_pattern finds no group in its path") for path, g in groups.items() if not g
-        )
-        if not rows:
-            raise CorpusError(
-                f"group_pattern {quote(self.group_pattern)} matches none of {len(groups)} paths under {self.root},"
-                f" such as {next(iter(groups), 'none')}"
-            )
-        clips = listing_table(rows)
-        if not any(classes.values()):
-            clips = clips.drop("label_class")
-        set_aside = files.set_aside.vstack(unmatched)
-        return Listing(self.root.name, self.root, self.licence, self.citation, clips, set_aside)
+    def _reasons(self, paths: int, fields: pl.DataFrame) -> list[str | None]:
+        """Return the reason why a path does not fit the patterns; None if it does."""
+        if not fields.width:
+            return [None] * paths
+        rule = "pattern" if self.group_pattern is None else "group_pattern"
+        no_match = pl.all_horizontal(pl.all().is_null())
+        no_group = pl.col("group").is_null() if "group" in fields.columns else pl.lit(False)
+        reason = pl.when(no_group).then(pl.lit(f"{rule} finds no group in its path"))
+        return fields.select(reason.when(no_match).then(pl.lit("pattern does not match its path")))[:, 0].to_list()
+
+    def _labels_and_factors(self, paths: list[str], fields: pl.DataFrame) -> tuple[dict[str, pl.Series], list[str]]:
+        """Return the labels and factors of paths, and notes on codes without a word."""
+        extra: dict[str, pl.Series] = {}
+        notes: list[str] = []
+        for name in fields.columns:
+            if name.startswith("label_"):
+                words = self.names.get(name.removeprefix("label_"))
+                extra[name], remarks = (fields[name], []) if words is None else apply_names(name, fields[name], words)
+                notes += remarks
+            elif name.startswith("factor_"):
+                extra[name] = as_factor(name, fields[name], paths)
+        classes = [self.class_of(path) for path in paths]
+        if any(classes):
+            extra["label_class"] = pl.Series(classes, dtype=pl.String())
+        return extra, notes

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from otoscope.corpus.listing import LISTING_COLUMNS, CorpusSpec, Listing, ProgressCallback, UserPath, set_aside_table
+from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback, UserPath, set_aside_table
 from otoscope.corpus.recorded_paths import match_paths
+from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, suggest
 from otoscope.formatting import printable
@@ -19,7 +20,7 @@ SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "de
 """Accepted synonyms of split names."""
 
 
-class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
+class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     """Clips named by the rows of a CSV, TSV or Parquet file.
 
     Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, a group, `split`, and columns that begin with
@@ -68,12 +69,14 @@ class ManifestCorpus(CorpusSpec, frozen=True, extra="forbid"):
             schema_overrides=LISTING_COLUMNS,
         )
         usable = ~cells["path"].is_in(list(paths.unusable))
+        chosen = clips["path"].map_elements(self.is_chosen, return_dtype=pl.Boolean())
+        self.require_chosen(int(chosen.sum()), of=clips.height)
         return Listing(
             self.table.stem,
             root,
             self.licence,
             self.citation,
-            clips.filter(usable),
+            clips.filter(usable & chosen),
             set_aside_table((printable(path), reason) for path, reason in paths.unusable.items()),
             group_source="each file" if group == "path" else f"column {group}",
             notes=(*table.notes, *columns.notes),

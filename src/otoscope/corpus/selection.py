@@ -1,0 +1,75 @@
+"""Part of a collection: files by name, and a number of clips spread evenly over groups and labels."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable
+from fnmatch import fnmatchcase
+
+from pydantic import Field
+
+from otoscope.corpus.listing import CorpusSpec, Listing
+from otoscope.errors import CorpusError
+from otoscope.formatting import count
+
+
+class SelectableCorpus(CorpusSpec, frozen=True, extra="forbid"):
+    """Base of corpus kinds of which a part can be used."""
+
+    include: tuple[str, ...] = Field(
+        default=(), description="use only paths that match one of these, such as `*/song/*.wav`; `*` also matches `/`"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="leave out paths that match one of these")
+    take: int | None = Field(
+        default=None, ge=1, description="use at most this many clips of each group with the same labels"
+    )
+    max_clips: int | None = Field(
+        default=None, ge=1, description="use at most this many clips, spread evenly over groups and labels"
+    )
+
+    def is_chosen(self, path: str) -> bool:
+        """Return whether a relative path is included and not excluded."""
+        included = not self.include or any(fnmatchcase(path, pattern) for pattern in self.include)
+        return included and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
+
+    def require_chosen(self, chosen: int, *, of: int) -> None:
+        """Raise `CorpusError` if `include` and `exclude` leave no path."""
+        if of and not chosen:
+            raise CorpusError(
+                f"include {list(self.include)} and exclude {list(self.exclude)} leave none of {count(of, 'path')};"
+                " paths are relative to the root, and `*` also matches `/`"
+            )
+
+
+def choose_clips(listing: Listing, *, take: int | None, max_clips: int | None) -> Listing:
+    """Return at most `take` clips of each group with the same labels, and at most `max_clips` in total.
+
+    The clips are chosen by a hash of their path and start, so that files added later change little. `max_clips` takes
+    turns over the groups and, within a group, over its labels.
+    """
+    clips = listing.clips
+    labels = [name for name in clips.columns if name.startswith("label_")]
+    kinds: list[Hashable] = list(clips.select("group", *labels).iter_rows())
+    order = sorted(range(clips.height), key=lambda row: _hash(*clips.row(row)[:2]))
+    of_kind: Counter[Hashable] = Counter()
+    turn: dict[int, int] = {}
+    for row in order:
+        turn[row] = of_kind[kinds[row]]
+        of_kind[kinds[row]] += 1
+    chosen = [row for row in order if take is None or turn[row] < take]
+    if max_clips is not None:
+        chosen.sort(key=lambda row: (turn[row], _hash(kinds[row])))
+        of_group: Counter[str] = Counter()
+        place: dict[int, int] = {}
+        for row in chosen:
+            group = clips["group"][row]
+            place[row] = of_group[group]
+            of_group[group] += 1
+        chosen = sorted(chosen, key=lambda row: (place[row], _hash(clips["group"][row])))[:max_clips]
+    if len(chosen) == clips.height:
+        return listing
+    note = f"{count(len(chosen), 'clip')} of {clips.height:,} chosen (take, max_clips)"
+    return listing._replace(clips=clips[sorted(chosen)], notes=(*listing.notes, note))
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
