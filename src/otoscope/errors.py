@@ -101,22 +101,36 @@ class EvaluationError(OtoscopeError):
     """A metric is not defined for these arrays."""
 
 
+MAX_QUOTED = 200
+"""Characters of a quoted value in a message."""
+
+MAX_KNOWN = 60
+"""Names listed in a message."""
+
+
 def suggest(name: object, known: Iterable[object]) -> str:
-    """Return the end of an error message: the most similar of `known`, then all of them.
+    """Return the end of an error message: the most similar of `known`, then all of them, or the first of very many.
 
     >>> suggest("wavlmm", ["ast", "wavlm"])
     'did you mean wavlm? Known: ast, wavlm'
     """
     names = sorted(str(k) for k in known)
-    near = [match for match in get_close_matches(str(name), names, n=1) if match != str(name)]
-    listed = f"Known: {', '.join(names) or 'none'}"
+    near = [match for match in get_close_matches(str(name)[:MAX_QUOTED], names, n=1) if match != str(name)]
+    more = f", and {len(names) - MAX_KNOWN:,} more" if len(names) > MAX_KNOWN else ""
+    listed = f"Known: {', '.join(map(_shortened, names[:MAX_KNOWN])) or 'none'}{more}"
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 
 def quote(value: object) -> str:
-    r"""Return a value as the user wrote it: text in quotes, without escaped backslashes.
+    r"""Return a value as the user wrote it: text in quotes, without escaped backslashes; a very long one is cut.
 
     >>> print(quote(r"(?P<group>speaker\d+)"), quote("two\nlines"), quote(3))
     '(?P<group>speaker\d+)' 'two\nlines' 3
     """
-    return f"'{value}'" if isinstance(value, str) and value.isprintable() and "'" not in value else repr(value)
+    if isinstance(value, str) and value.isprintable() and "'" not in value:
+        return f"'{_shortened(value)}'"
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from otoscope.config.run import MAX_NAME, RunConfig
 from otoscope.config.yaml_text import MAX_DEPTH, parse_yaml
 from otoscope.corpus.catalog import CORPORA, corpus_class
-from otoscope.errors import ConfigError, quote, suggest
+from otoscope.errors import MAX_QUOTED, ConfigError, quote, suggest
 from otoscope.paths import user_path
 
 MAX_REPORTED = 3
@@ -26,7 +26,9 @@ def describe_errors(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
         by_key.setdefault(_key(error["loc"]), []).append(error)
     # an error in a list entry is more specific than the error that the list is not a single value
     messages = [
-        _describe(key, some, raw) for key, some in by_key.items() if not any(k.startswith(f"{key}.") for k in by_key)
+        _describe(quote(key)[1:-1], some, raw)
+        for key, some in by_key.items()
+        if not any(k.startswith(f"{key}.") for k in by_key)
     ]
     return "; ".join(messages[:MAX_REPORTED])
 
@@ -36,16 +38,17 @@ def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
     if len(errors) > 1:  # a union: no kind matched
         return f"{key}: got {quote(error['input'])}; should be {', or '.join(map(_expected_kind, errors))}"
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
+        return f"unknown key '{key}'; {suggest(error['loc'][-1], _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
-        return f"{key!r} is missing" + ("" if raw else " (the file is empty)")
+        return f"'{key}' is missing" + ("" if raw else " (the file is empty)")
     if error["type"] == "literal_error":
-        return f"{key}: got {error['input']!r}; {suggest(error['input'], _allowed_words(error))}"
+        return f"{key}: got {quote(error['input'])}; {suggest(error['input'], _allowed_words(error))}"
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # a section
         message = error["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
     if error["type"] == "tuple_type":
-        example = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{error['input']}]"
+        shown = str(error["input"])[:MAX_QUOTED]
+        example = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{shown}]"
         return f"{key}: got {quote(error['input'])}; give a list, e.g. {example}"
     return f"{key}: got {quote(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
 
@@ -141,7 +144,7 @@ def _offending_overrides(raw: dict[str, Any], path: Path, overrides: Sequence[st
         return ""
     others = [(*overrides[:at], *overrides[at + 1 :]) for at in range(len(overrides))]
     alone = [override for override, rest in zip(overrides, others, strict=True) if _is_valid(raw, path, rest)]
-    return " ".join(f"--set {override}" for override in alone or overrides)
+    return " ".join(f"--set {override[:MAX_QUOTED]}" for override in alone or overrides)
 
 
 def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool:
@@ -165,7 +168,7 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign:
-        raise ConfigError(f"--set wants key.sub=VALUE, got {override!r}")
+        raise ConfigError(f"--set wants key.sub=VALUE, got {quote(override)}")
     *parents, last = key.strip().split(".")
     if len(parents) > MAX_DEPTH:
         raise ConfigError(f"--set {override[:40]!r}...: no setting is {len(parents)} sections deep")
@@ -174,12 +177,12 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if section is None:  # absent, or a section's name with nothing under it
             section = raw[parent] = {}
         if not isinstance(section, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+            raise ConfigError(f"--set {quote(override)}: {parent!r} is not a section")
         raw = section
     try:
         raw[last] = parse_yaml(text)
     except ConfigError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML ({error})") from error
+        raise ConfigError(f"--set {quote(override)}: the value is not valid YAML ({error})") from error
 
 
 def _expand_variables(value: Any) -> Any:

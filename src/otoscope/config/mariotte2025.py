@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otoscope.config.yaml_text import parse_yaml
 from otoscope.corpus.catalog import validate_settings
-from otoscope.errors import ConfigError, suggest
+from otoscope.errors import ConfigError, quote, suggest
 
 ALPHA = 0.1
 """LASSO penalty of the study, the same for every representation, never tuned."""
@@ -139,10 +139,10 @@ def parse_settings(overrides: Sequence[str] = ()) -> ReproductionSettings:
         name, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(
-                f"--set wants NAME=VALUE, got {text!r}; {suggest(name, ReproductionSettings.model_fields)}"
+                f"--set wants NAME=VALUE, got {quote(text)}; {suggest(name, ReproductionSettings.model_fields)}"
             )
         try:
             given[name.strip()] = parse_yaml(value)
         except ConfigError as error:
-            raise ConfigError(f"--set {text!r}: the value is not valid YAML ({error})") from error
+            raise ConfigError(f"--set {quote(text)}: the value is not valid YAML ({error})") from error
     return validate_settings(ReproductionSettings, given, section="mariotte2025")

@@ -12,7 +12,7 @@ from otoscope.config.train import TrainSettings
 from otoscope.corpus.catalog import corpus_from_dict
 from otoscope.corpus.listing import CorpusSpec, UserPath
 from otoscope.corpus.splits import Splits
-from otoscope.errors import ConfigError
+from otoscope.errors import ConfigError, quote
 from otoscope.hardware import DEVICE_HELP
 from otoscope.paths import user_path
 
@@ -165,5 +165,5 @@ class RunConfig(Section):
         if isinstance(value, CorpusSpec):
             return value
         if not isinstance(value, dict):
-            raise ConfigError(f"corpus: got {value!r}; give `kind: ...` and that kind's settings")
+            raise ConfigError(f"corpus: got {quote(value)}; give `kind: ...` and that kind's settings")
         return corpus_from_dict(value)

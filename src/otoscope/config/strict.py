@@ -52,7 +52,7 @@ class StrictSettings(BaseModel):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in value if name not in BASELINES]:
-            raise ValueError(f"no baseline {unknown[0]!r}; known: {', '.join(BASELINES)}")
+            raise ValueError(f"no baseline {quote(unknown[0])}; known: {', '.join(BASELINES)}")
         return value
 
     @field_validator("sizes", "limit_sparsities")

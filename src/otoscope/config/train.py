@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Section, as_tuple, require_layers, require_unique
 from otoscope.config.mariotte2025 import PAPER_SPARSITIES
-from otoscope.errors import ConfigError, suggest
+from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
@@ -47,15 +47,17 @@ class TrainSettings(Section):
     @classmethod
     def _check_presets(cls, value: object) -> object:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"train.presets: got {value!r}; give `NAME: {{based_on: default, ...}}`")
+            raise ConfigError(f"train.presets: got {quote(value)}; give `NAME: {{based_on: default, ...}}`")
         for name, settings in value.items():
             if not isinstance(name, str) or not re.fullmatch(NAME, name):
-                raise ConfigError(f"train.presets: got the name {name!r}; use lower-case letters, digits, _, . and -")
+                raise ConfigError(
+                    f"train.presets: got the name {quote(name)}; use lower-case letters, digits, _, . and -"
+                )
             if name in PRESETS:
-                raise ConfigError(f"train.presets: {name!r} is built in; choose another name")
+                raise ConfigError(f"train.presets: {quote(name)} is built in; choose another name")
             if not isinstance(settings, Mapping):
                 raise ConfigError(
-                    f"train.presets.{name}: got {settings!r}; give `based_on: ...` and the changed settings"
+                    f"train.presets.{name}: got {quote(settings)}; give `based_on: ...` and the changed settings"
                 )
             _described_preset(name, settings)
         return value
@@ -108,7 +110,7 @@ class TrainSettings(Section):
         `key` is the setting that names the preset.
         """
         if name not in PRESETS and name not in self.presets:
-            raise ConfigError(f"{key}: no preset {name!r}; {suggest(name, [*PRESETS, *self.presets])}")
+            raise ConfigError(f"{key}: no preset {quote(name)}; {suggest(name, [*PRESETS, *self.presets])}")
         for latents in self.dictionaries:
             try:
                 require_compatible(

@@ -34,7 +34,7 @@ def corpus_class(kind: object) -> type[CorpusSpec]:
     if kind is None:
         raise ConfigError(f"corpus.kind is missing; {suggest('', CORPORA)}")
     if not isinstance(kind, str) or kind not in CORPORA:
-        raise ConfigError(f"no corpus kind {kind!r}; {suggest(kind, CORPORA)}")
+        raise ConfigError(f"no corpus kind {quote(kind)}; {suggest(kind, CORPORA)}")
     return resolve_name(CORPORA[kind])
 
 

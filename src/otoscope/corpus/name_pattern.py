@@ -29,7 +29,9 @@ def check_pattern(pattern: str) -> list[str]:
         raise ValueError(f"not a regular expression ({' '.join(problem.split())[:200]})") from error
     for name in names:
         if name != "group" and not any(name.startswith(p) and len(name) > len(p) for p in _PREFIXES):
-            raise ValueError(f"the named group {name!r} has no meaning; use group, label_{name} or factor_{name}")
+            raise ValueError(
+                f"the named group {quote(name)} has no meaning; use group, label_{name[:40]} or factor_{name[:40]}"
+            )
     if not names:
         raise ValueError("needs a named group, such as (?P<group>[^_/]+)_")
     return names

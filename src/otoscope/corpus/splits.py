@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from otoscope.corpus.table import SPLITS
-from otoscope.errors import SplitError, suggest
+from otoscope.errors import SplitError, quote, suggest
 
 
 class Splits(BaseModel):
@@ -92,7 +92,7 @@ def _check_names(stated: Mapping[str, str | None], splits: Splits) -> None:
         )
     for group in (*splits.valid_groups, *splits.test_groups):
         if group not in stated:
-            raise SplitError(f"no usable clip belongs to the group {group!r}; {suggest(group, stated)}")
+            raise SplitError(f"no usable clip belongs to the group {quote(group)}; {suggest(group, stated)}")
 
 
 def _apply_names(stated: Mapping[str, str | None], splits: Splits) -> dict[str, str | None]:
@@ -119,10 +119,10 @@ def _stated_splits(clips: pl.DataFrame) -> dict[str, str | None]:
     stated: dict[str, str | None] = {}
     for group, split in pairs.iter_rows():
         if split is not None and split not in SPLITS:
-            raise SplitError(f"group {group!r} has the split {split!r}; {suggest(split, SPLITS)}")
+            raise SplitError(f"group {quote(group)} has the split {quote(split)}; {suggest(split, SPLITS)}")
         if split is not None and stated.get(group) is not None:
             raise SplitError(
-                f"group {group!r} is in {stated[group]} and in {split};"
+                f"group {quote(group)} is in {stated[group]} and in {split};"
                 " a group must stay in one split, otherwise test groups are not unseen"
             )
         stated[group] = stated.get(group) or split

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from otoscope.errors import ConfigError, suggest
+from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.model import Dictionary, Init
 from otoscope.sae.sparsifiers import SparsifierSpec, check_sparsifier
 from otoscope.sae.statistics import ScalingName
@@ -106,7 +106,9 @@ class TrainConfig(BaseModel):
     @classmethod
     def _check_sparsifier(cls, value: object) -> SparsifierSpec:
         if not isinstance(value, str | Mapping):
-            raise ConfigError(f"sparsifier: got {value!r}; give a name, or a mapping with name and hyper-parameters")
+            raise ConfigError(
+                f"sparsifier: got {quote(value)}; give a name, or a mapping with name and hyper-parameters"
+            )
         return check_sparsifier(value)  # pyright: ignore[reportUnknownArgumentType]
 
     @field_validator("prefixes")
@@ -128,7 +130,7 @@ class TrainConfig(BaseModel):
         settings = find_preset(name).model_dump()
         for key in changes:
             if key not in cls.model_fields:
-                raise ConfigError(f"no training setting {key!r}; {suggest(key, cls.model_fields)}")
+                raise ConfigError(f"no training setting {quote(key)}; {suggest(key, cls.model_fields)}")
         try:
             return cls.model_validate({**settings, **changes})
         except ValidationError as error:
@@ -136,7 +138,7 @@ class TrainConfig(BaseModel):
             place = str(first["loc"][0])
             choices = get_args(cls.model_fields[place].annotation) if first["type"] == "literal_error" else ()
             problem = suggest(first["input"], choices) if choices else first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{place}: got {first['input']!r}; {problem}") from error
+            raise ConfigError(f"{place}: got {quote(first['input'])}; {problem}") from error
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "TrainConfig":
@@ -151,7 +153,7 @@ class TrainConfig(BaseModel):
         base = str(changes.pop(BASE_KEY, "default"))
         for key in changes:
             if key not in cls.model_fields:
-                raise ConfigError(f"no training setting {key!r}; {suggest(key, [BASE_KEY, *cls.model_fields])}")
+                raise ConfigError(f"no training setting {quote(key)}; {suggest(key, [BASE_KEY, *cls.model_fields])}")
         return cls.preset(base, **changes)
 
 
@@ -202,7 +204,7 @@ PRESETS: dict[str, TrainConfig] = {
 def find_preset(name: str) -> TrainConfig:
     """Return a preset by name; raise `ConfigError` with the nearest name if there is none."""
     if name not in PRESETS:
-        raise ConfigError(f"no training preset {name!r}; {suggest(name, PRESETS)}")
+        raise ConfigError(f"no training preset {quote(name)}; {suggest(name, PRESETS)}")
     return PRESETS[name]
 
 

@@ -15,7 +15,7 @@ from otoscope.corpus.listing import (
     listing_table,
     set_aside_table,
 )
-from otoscope.errors import CorpusError, suggest
+from otoscope.errors import CorpusError, quote, suggest
 
 LICENCE = "CC BY-SA 4.0"
 CITATION = (
@@ -45,7 +45,7 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
         speakers = {match["speaker"] for match in matches.values() if match}
         for speaker in self.speakers or ():
             if speaker not in speakers:
-                raise CorpusError(f"no speaker {speaker!r} under {self.root}; {suggest(speaker, speakers)}")
+                raise CorpusError(f"no speaker {quote(speaker)} under {self.root}; {suggest(speaker, speakers)}")
         rows = [
             {"path": path, "group": match["speaker"], "label_digit": match["digit"]}
             for path, match in matches.items()

@@ -12,7 +12,7 @@ from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback, 
 from otoscope.corpus.recorded_paths import match_paths
 from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.table import SPLITS
-from otoscope.errors import CorpusError, SplitError, suggest
+from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import printable
 from otoscope.tables import TextTable, read_text_table
 
@@ -98,7 +98,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
     def _column(self, table: pl.DataFrame, name: str) -> str:
         if name not in table.columns:
-            raise CorpusError(f"{self.table.name} has no column {name!r}; {suggest(name, table.columns)}")
+            raise CorpusError(f"{self.table.name} has no column {quote(name)}; {suggest(name, table.columns)}")
         return name
 
     def _columns_by_meaning(self, table: TextTable, group: str) -> "_Columns":
@@ -131,11 +131,11 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         for column in (*columns, *prefixed):
             name = column.removeprefix(prefix)
             if not name:
-                raise CorpusError(f"{self.table.name}: the column {column!r} has no name after its prefix")
+                raise CorpusError(f"{self.table.name}: the column {quote(column)} has no name after its prefix")
             if name in named:
                 raise CorpusError(
-                    f"{self.table.name}: the columns {named[name]!r} and {column!r} are the same {prefix[:-1]}; rename"
-                    " one, or list the columns to use in `labels` and `factors`"
+                    f"{self.table.name}: the columns {quote(named[name])} and {quote(column)} are the same {prefix[:-1]};"
+                    " rename one, or list the columns to use in `labels` and `factors`"
                 )
             named[name] = column
         return named
@@ -160,7 +160,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         row = int(wrong[0])
         return (
             f"warning: {column} is a label and no factor: {len(wrong)} of its values are no numbers, such as"
-            f" {values[row]!r} {table.place(row)}"
+            f" {quote(values[row])} {table.place(row)}"
         )
 
 
@@ -202,5 +202,5 @@ def _split(table: TextTable) -> pl.Series:
         return pl.repeat(None, table.cells.height, dtype=pl.String(), eager=True)
     for value in table.cells["split"].drop_nulls().unique().sort():
         if SPLIT_ALIASES.get(value.lower(), value.lower()) not in SPLITS:
-            raise SplitError(f"a split is one of {', '.join(SPLITS)}; got {value!r} ({suggest(value, SPLITS)})")
+            raise SplitError(f"a split is one of {', '.join(SPLITS)}; got {quote(value)} ({suggest(value, SPLITS)})")
     return table.cells["split"].str.to_lowercase().replace(SPLIT_ALIASES)

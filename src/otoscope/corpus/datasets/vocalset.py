@@ -16,7 +16,7 @@ from otoscope.corpus.listing import (
     listing_table,
     set_aside_table,
 )
-from otoscope.errors import CorpusError, suggest
+from otoscope.errors import CorpusError, quote, suggest
 
 LICENCE = "CC BY 4.0"
 CITATION = (
@@ -193,7 +193,7 @@ def _first(values: Iterable[str | None]) -> str | None:
 def _known(names: tuple[str, ...], allowed: tuple[str, ...], what: str) -> tuple[str, ...]:
     for name in names:
         if name not in allowed:
-            raise ValueError(f"no {what} {name!r}; {suggest(name, allowed)}")
+            raise ValueError(f"no {what} {quote(name)}; {suggest(name, allowed)}")
     if not names:
         raise ValueError(f"name at least one {what}")
     return names
