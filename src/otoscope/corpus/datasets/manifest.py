@@ -134,8 +134,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
                 raise CorpusError(f"{self.table.name}: the column {quote(column)} has no name after its prefix")
             if name in named:
                 raise CorpusError(
-                    f"{self.table.name}: the columns {quote(named[name])} and {quote(column)} are the same {prefix[:-1]};"
-                    " rename one, or list the columns to use in `labels` and `factors`"
+                    f"{self.table.name}: the columns {quote(named[name])} and {quote(column)} are the same"
+                    f" {prefix[:-1]}; rename one, or list the columns to use in `labels` and `factors`"
                 )
             named[name] = column
         return named
