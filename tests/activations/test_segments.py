@@ -109,7 +109,7 @@ def test_a_table_is_read_from_a_file(tmp_path: Path):
     ("given", "words"),
     [
         ({}, "give exactly one of the two"),
-        ({"every_s": 0.0}, "every_s is 0; it must be above 0"),
+        ({"every_s": 0.0}, "every_s is 0; it must be above 0 and finite"),
         ({"table": pl.DataFrame({"clip_id": ["a"]})}, r"lacks the columns \['start_s', 'end_s'\]"),
         (
             {"table": pl.DataFrame({"clip_id": ["a"], "start_s": [1.0], "end_s": [0.5]})},
@@ -126,3 +126,16 @@ def test_a_table_that_names_an_unknown_clip_is_refused(corpus: Corpus, tmp_path:
     table = pl.DataFrame({"clip_id": ["clip01.wav"], "start_s": [0.0], "end_s": [0.5]})
     with pytest.raises(ConfigError, match=r"has a clip that the corpus lacks.*did you mean clip001\.wav"):
         steps(corpus, tmp_path / "store", segments=Segments(table=table))
+
+
+def test_a_table_of_segments_names_columns_without_use_and_decimal_commas_are_read(tmp_path: Path):
+    path = tmp_path / "segments[1].csv"
+    path.write_text("clip_id;start_s;end_s;word\na.wav;0,25;0,5;one\n")
+    segments = Segments.read(path)
+    assert segments.notes[-1] == "segments[1].csv: columns without use for segments: word"
+    assert segments.key("a.wav") == Segments(
+        table=pl.DataFrame({"clip_id": ["a.wav"], "start_s": [0.25], "end_s": [0.5]})
+    ).key("a.wav")
+    for every_s in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(ConfigError, match="must be above 0 and finite"):
+            Segments(every_s=every_s)

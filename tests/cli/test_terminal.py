@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from otoscope.corpus.audio import write_audio
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.results import ResultsTable
 from tests.support.calling import call
+from tests.support.small_runs import RATE_HZ, Tiny, tone, write_config, write_voices
 
 SOURCES = Path(__file__).parents[2] / "src" / "otoscope"
 
@@ -77,3 +79,53 @@ def test_corpus_runs_in_a_locale_without_utf8_and_without_home(tmp_path: Path) -
     assert "set aside" not in done.stderr
     assert (tmp_path / "größe" / "run" / "corpus.parquet").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"größe", "c.yaml", "without_home.py"}
+
+
+def test_run_of_an_awkward_table_ends_in_a_plain_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Tiny
+) -> None:
+    """Semicolons, decimal commas, a mark-up label, formulas as classes, and a clip that openSMILE cannot measure."""
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in write_voices(tmp_path / "voices").rglob("*.wav"))
+    write_audio(tmp_path / paths[0], tone(220.0, seconds=0.05), RATE_HZ)
+    names = {"high": "=1+1", "low": "<b>[/b]"}
+    rows = [
+        f"{at};{path.replace('/', chr(92))};{Path(path).name[:-6]} ;{names[path.split('/')[1]]};{at},5;NA"
+        for at, path in enumerate(paths)
+    ]
+    text = "\n".join([";path;group;label_tech [/b];rough;note", *rows, ";;;;;"])
+    (tmp_path / "clips.csv").write_bytes(text.encode("utf-16"))
+    corpus = {"kind": "manifest", "table": "clips.csv"}
+    settings = {"train": {"sparsities": [0.75], "layers": [1]}, "factors": {"egemaps": True}}
+    config = write_config(tmp_path / "mine.yaml", tiny("wavlm"), corpus, **settings)
+    outcome = call(capsys, "run", config, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "tech [/b]" in outcome.out
+    for line in (
+        "labels: tech [/b] (2 classes)",
+        "factors: rough",
+        "groups: 5 groups (column group)",
+        "clips.csv is read as UTF-16-LE",
+        "column 1, which has no name, holds row numbers and is not used",
+        "decimal commas in rough are read as points",
+        "1 columns hold no value (note)",
+        f"1 clip without eGeMAPS factors, such as {paths[0]} (50 ms is too short for openSMILE",
+    ):
+        assert line in outcome.err, line
+    page = (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<b>[/b]" not in page
+    for data in re.findall(r"data:text/csv;charset=utf-8;base64,([\w+/=]+)", page):
+        assert not re.search(r"(^|,)\"?[=@]", b64decode(data).decode(), flags=re.MULTILINE)
+
+
+def test_synth_and_out_expand_home(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    small = ("--singers", 3, "--takes", 1, "--duration-s", 0.3)
+    assert call(capsys, "synth", "~/sung", *small).code == 0
+    (tmp_path / "home" / "c.yaml").write_text("model: starter\ncorpus: {kind: manifest, table: ~/sung/clips.parquet}\n")
+    assert call(capsys, "corpus", "~/c.yaml", "--out=~/run").code == 0
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"sung", "c.yaml", "run"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

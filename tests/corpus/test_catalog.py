@@ -112,7 +112,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
     for singer in ("a", "b", "c"):
         record(f"{singer}.wav")
     (tmp_path / "clips.csv").write_text("path\na.wav\nb.wav\nc.wav\na.wav\n")
-    with pytest.raises(CorpusError, match=r"clip_id must be unique; repeated: a\.wav"):
+    with pytest.raises(CorpusError, match=r"a\.wav. is listed 2 times as the same segment"):
         build_corpus(corpus_from_dict({"kind": "manifest", "table": tmp_path / "clips.csv"}), Splits(), cache=tmp_path)
 
 

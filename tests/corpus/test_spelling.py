@@ -65,3 +65,11 @@ def test_clean_listing_refuses_what_no_page_can_show(columns: dict[str, list[obj
         clean_listing(listing(["a", "b"], **columns))
     with pytest.raises(CorpusError, match=r"1 clip without a group, such as 1\.wav"):
         clean_listing(listing(["a", " "]))
+
+
+def test_clean_listing_refuses_a_segment_that_is_listed_twice() -> None:
+    rows = [{"path": "a.wav", "group": "x", "start_s": 1.0}, {"path": "a.wav", "group": "y", "start_s": 1.0}]
+    twice = Listing("test", Path("recordings"), "unknown", "", listing_table(rows))
+    with pytest.raises(CorpusError, match=r"'a\.wav' is listed 2 times as the same segment, with different columns"):
+        clean_listing(twice)
+    assert clean_listing(twice._replace(clips=twice.clips.head(1))).clips.height == 1

@@ -165,3 +165,7 @@ def test_a_word_that_is_no_split_is_refused():
 def test_settings_out_of_range_are_refused(settings_, reason):
     with pytest.raises(ValidationError, match=reason):
         Splits.model_validate(settings_)
+
+
+def test_named_groups_are_spelled_as_in_the_corpus():
+    assert Splits(test_groups=[" ann ", "Zoe\u0308"]).test_groups == ("ann", "Zo\u00eb")

@@ -134,3 +134,16 @@ def test_factor_table_is_read_before_measurement(
     monkeypatch.setattr(table_module, "measure_egemaps", never)
     with pytest.raises(ConfigError, match="does not exist"):
         build_factors(corpus, table=tmp_path / "absent.csv")
+
+
+def test_factor_table_notes_clips_without_rows_and_columns_without_numbers(corpus: Corpus, tmp_path: Path) -> None:
+    own = write(tmp_path / "own.csv", ";path;age;note\n0;x\\a.wav;1,5;hm\n1;q.wav;2;\n")
+    found = build_factors(corpus, egemaps=False, truth=False, table=own)
+    assert found.names == ["age"]
+    assert found.values(["x/a.wav"])[0, 0] == 1.5
+    assert "warning: own.csv: rows for 1 of 3 clips; its factors are unknown for the others" in found.notes
+    assert "own.csv: columns without numbers are no factors (note)" in found.notes
+    found.save(tmp_path / "factors.parquet")
+    assert FactorTable.load(tmp_path / "factors.parquet").notes == found.notes
+    with pytest.raises(ConfigError, match="factor_age and age are the same factor"):
+        build_factors(corpus, egemaps=False, table=write(tmp_path / "two.csv", "path,age,factor_age\nx/a.wav,1,2\n"))

@@ -14,8 +14,8 @@ from otoscope.errors import CorpusError, quote
 from otoscope.formatting import count, is_clean, printable
 from otoscope.tables import MAX_NAME
 
-MAX_VALUE = 1000
-"""Longest group or class, in characters."""
+MAX_CLASS, MAX_GROUP = 1000, 4096
+"""Longest class and longest group, which may be a path, in characters."""
 
 MAX_SHOWN = 3
 """Examples in a note."""
@@ -47,6 +47,7 @@ def clean_listing(listing: Listing) -> Listing:
     if (without := clips["group"].is_null().arg_true()).len():
         path = clips["path"][int(without[0])]
         raise CorpusError(f"{count(len(without), 'clip')} without a group, such as {path}; give every clip a group")
+    _check_unique(clips)
     return listing._replace(clips=_without_nan(clips), notes=tuple(notes))
 
 
@@ -95,15 +96,28 @@ def _check_names(columns: list[str]) -> None:
 
 
 def _check_values(clips: pl.DataFrame, column: str, clean: dict[str, str]) -> None:
+    longest = MAX_GROUP if column == "group" else MAX_CLASS
     for value, tidy in clean.items():
-        if len(tidy) > MAX_VALUE or not is_clean(tidy):
+        if len(tidy) > longest or not is_clean(tidy):
             path = clips["path"][int((clips[column] == value).arg_true()[0])]
             problem = (
-                f"has {len(tidy):,} characters; at most {MAX_VALUE:,} are allowed"
-                if len(tidy) > MAX_VALUE
+                f"has {len(tidy):,} characters; at most {longest:,} are allowed"
+                if len(tidy) > longest
                 else f"contains a control character ({tidy[:40]!a}); remove it"
             )
             raise CorpusError(f"{column} of {quote(printable(path))} {problem}")
+
+
+def _check_unique(clips: pl.DataFrame) -> None:
+    segment = ["path", "start_s", "duration_s"]
+    repeated = clips.filter(clips.select(segment).is_duplicated())
+    if not repeated.is_empty():
+        path = repeated["path"][0]
+        rows = repeated.filter(path=path)
+        kind = "with different columns" if rows.unique().height > 1 else "with equal columns"
+        raise CorpusError(
+            f"{quote(path)} is listed {rows.height} times as the same segment, {kind}; keep one row per clip"
+        )
 
 
 def _without_nan(clips: pl.DataFrame) -> pl.DataFrame:

@@ -2,10 +2,11 @@
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import SplitError, quote, suggest
@@ -24,6 +25,11 @@ class Splits(BaseModel):
     test: float = Field(default=0.3, gt=0.0, lt=1.0, description="share of all groups used for reported results")
     valid_groups: tuple[str, ...] = Field(default=(), description="the groups of valid, by name")
     test_groups: tuple[str, ...] = Field(default=(), description="the groups of test, by name")
+
+    @field_validator("valid_groups", "test_groups")
+    @classmethod
+    def _spelled_as_in_the_corpus(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(" ".join(unicodedata.normalize("NFC", group).split()) for group in groups)
 
     @model_validator(mode="after")
     def _leaves_some_for_train(self) -> "Splits":

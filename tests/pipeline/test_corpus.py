@@ -1,0 +1,54 @@
+"""The corpus stage prints what became of the input: columns, missing values, shortened segments, leaks."""
+
+from pathlib import Path
+
+import pytest
+
+from otoscope.corpus.audio import write_audio
+from tests.support.calling import call
+from tests.support.small_runs import RATE_HZ, tone
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    for at, site in enumerate(("north", "east", "south", "west")):
+        write_audio(tmp_path / f"{site}.wav", tone(200.0 + 50 * at, seconds=2.0031), RATE_HZ)
+    (tmp_path / "c.yaml").write_text("model: starter\ncorpus: {kind: manifest, table: clips.csv, group: site}\n")
+    return tmp_path / "clips.csv"
+
+
+def stage(capsys: pytest.CaptureFixture[str], table: Path, text: str) -> str:
+    table.write_text(text, encoding="utf-8")
+    outcome = call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))
+    assert outcome.code == 0, outcome.err
+    return outcome.err
+
+
+def test_columns_missing_values_and_shortened_segments_are_printed(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    rows = [f"{site}.wav,{at},{at + 1.01 if at else 1},{site},owl{at},NA" for site in SITES for at in (0, 1)]
+    text = "\n".join(["path,start_s,end_s,site,species,temperature_c", *rows, "west.wav,0.5,,west,,8.5"])
+    printed = stage(capsys, table, text)
+    assert "groups: 4 groups (column site)" in printed
+    assert "labels: species (2 classes, 1 missing)" in printed
+    assert "factors: temperature_c (8 missing)" in printed
+    assert "4 segments ended up to 7 ms after the recording and were shortened" in printed
+    again = stage(capsys, table, text)
+    assert "corpus: up to date" in again
+    assert "4 segments ended up to 7 ms" in again
+
+
+def test_overlapping_segments_of_two_groups_are_a_leak(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    rows = ["north.wav,0,1.2,north,a", "north.wav,1,2,east,b", "south.wav,0,1,south,a", "west.wav,0,1,South,b"]
+    text = "\n".join(["path,start_s,end_s,site,species", *rows])
+    table.with_name("c.yaml").write_text(
+        "model: starter\ncorpus: {kind: manifest, table: clips.csv, group: site}\n"
+        "splits: {test_groups: [north], valid_groups: [south]}\n"
+    )
+    printed = stage(capsys, table, text)
+    assert "warning: 1 recording in more than one split under different groups, such as north.wav#0-1.2" in printed
+    assert "warning: group: values that differ only in case (South and south)" in printed
+
+
+SITES = ("north", "east", "south", "west")
