@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -129,3 +130,21 @@ def test_synth_and_out_expand_home(
     assert call(capsys, "corpus", "~/c.yaml", "--out=~/run").code == 0
     assert {path.name for path in (tmp_path / "home").iterdir()} == {"sung", "c.yaml", "run"}
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_run_in_folders_with_awkward_names(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Tiny) -> None:
+    """Names with the signs of globs, addresses and mark-up, beside folders that a glob would match."""
+    work = tmp_path / "exp [2] *#ü%41 {x} $y 'z' [/b]"
+    write_voices(work / "voices [1]")
+    write_voices(work / "voices 1", voices=("eve", "fay", "gus"))
+    corpus = {"kind": "folder", "root": "voices [1]", "pattern": r"(?P<label_class>\w+)/(?P<group>[a-z]+)_\d"}
+    settings = {"train": {"sparsities": [0.75], "layers": [1]}, "extract": {"store": str(work / "acts [1]")}}
+    config = write_config(work / "my config [2].yaml", tiny("wavlm"), corpus, **settings)
+    outcome = call(capsys, "run", config, "--out", work / "run [2]")
+    assert outcome.code == 0, outcome.err
+    assert "30 clips" in outcome.out
+    shutil.copytree(work / "run [2]", work / "run 2")
+    outcome = call(capsys, "run", work / "run [2]")
+    assert outcome.code == 0, outcome.err
+    assert "report: up to date" in outcome.err
+    assert "all files are intact" in call(capsys, "store", "verify", work / "run [2]").out
