@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -128,27 +130,41 @@ class TextTable:
 
     def decimal_commas(self) -> list[str]:
         """Return the columns whose numbers have a decimal comma."""
-        return [name for name in self.cells.columns if self.is_numeric(name) and self._has_commas(name)]
+        return [name for name in self._numbers.commas if self.is_numeric(name)]
 
-    def _has_commas(self, column: str) -> bool:
-        return bool(self.cells[column].str.contains(_COMMA).any())
+    @cached_property
+    def _numbers(self) -> "_Numbers":
+        """Every cell that is a number, null elsewhere; all columns at once, because a table may have thousands."""
+        text = self.cells.select(pl.all().str.replace("\u2212", "-", literal=True))
+        has_comma, has_point = (text.select(pl.all().str.contains(form).any()) for form in (_COMMA, _POINT))
+        commas = [name for name in text.columns if has_comma[name].any() and not has_point[name].any()]
+        plain = text.with_columns(pl.col(commas).str.replace(",", ".", literal=True)) if commas else text
+        number = pl.all().str.contains(_NUMBER)
+        return _Numbers(plain.select(pl.when(number).then(pl.all().cast(pl.Float64(), strict=False))), commas)
 
     def _parsed(self, column: str, *, booleans: bool) -> pl.Series:
         """Return the values that are numbers, null elsewhere."""
-        text = self.cells[column].str.replace("\u2212", "-", literal=True)
-        if booleans:
-            text = text.replace({"true": "1", "True": "1", "false": "0", "False": "0"})
-        commas = text.filter(text.str.contains(_COMMA))
-        if len(commas) and not text.str.contains(_POINT).any():
-            if self.separator != ";" and commas.str.contains(_THOUSANDS).all():
+        parsed = self._numbers.values[column]
+        if column in self._numbers.commas and self.separator != ";":
+            commas = self.cells[column].filter(self.cells[column].str.contains(_COMMA))
+            if commas.str.contains(_THOUSANDS).all():
                 raise CorpusError(
                     f"{self.name}: {quote(commas[0])} in the column {column!r} is ambiguous (a decimal comma, or"
                     " thousands); write numbers with a decimal point"
                 )
-            text = text.str.replace(",", ".", literal=True)
-        return text.set(~text.str.contains(_NUMBER).fill_null(True), None).cast(pl.Float64(), strict=False)
+        if booleans and parsed.null_count() > self.cells[column].null_count():
+            parsed = parsed.fill_null(self.cells[column].replace_strict(_BOOLEANS, default=None))
+        return parsed
 
 
+class _Numbers(NamedTuple):
+    """Columns as numbers, and the columns with decimal commas."""
+
+    values: pl.DataFrame
+    commas: list[str]
+
+
+_BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 _NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|INF|Infinity)$"
 _COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
 _POINT = r"^[+-]?\d*\.\d"

@@ -123,8 +123,9 @@ def _check_unique(clips: pl.DataFrame) -> None:
 def _without_nan(clips: pl.DataFrame) -> pl.DataFrame:
     """Return clips with null for NaN factors; raise `CorpusError` for infinite ones."""
     factors = [name for name in clips.columns if name.startswith("factor_")]
+    infinite = clips.select(pl.col(factors).is_infinite().any()) if factors else clips.clear()
     for name in factors:
-        if (infinite := clips[name].is_infinite().fill_null(False).arg_true()).len():
-            path = clips["path"][int(infinite[0])]
+        if infinite[name].any():
+            path = clips.filter(pl.col(name).is_infinite())["path"][0]
             raise CorpusError(f"{name} of {quote(path)} is infinite; leave missing values empty")
     return clips.with_columns(pl.col(factors).fill_nan(None)) if factors else clips
