@@ -136,7 +136,7 @@ def test_more_clips_too_short_for_the_model_than_allowed_stop_the_run(
         (["splits.test_groups=[eva]"], "no usable clip belongs to the group 'eva'; did you mean eve?"),
         (["corpus.group_pattern=(?P<group>[a-z]+)_0"], "20 x group_pattern finds no group"),
         (["factors.table=nowhere.csv"], "nowhere.csv does not exist"),
-        (["device=gpu"], "device: got 'gpu'; give cpu, cuda, or cuda:1"),
+        (["device=gpu"], "device: got 'gpu'; give auto, cpu, cuda"),
         (["device=cuda:99"], "cuda:99': PyTorch finds"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

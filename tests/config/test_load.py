@@ -74,7 +74,7 @@ def test_load_config_error_names_the_mistake(tmp_path: Path, text: str, told: st
 )
 def test_load_config_union_error_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
     path = written(tmp_path, f"{MINIMAL}{text}\n")
-    with pytest.raises(ConfigError, match=rf"^{path}: ([a-z.]+\.)?{told}$"):
+    with pytest.raises(ConfigError, match=rf"^{path}: ([a-z.]+\.)?{told} \(line 3\)$"):
         load_config(path)
 
 
@@ -293,3 +293,22 @@ def test_load_config_reads_no_as_false(tmp_path: Path) -> None:
         load_config(written(tmp_path, MINIMAL), ["splits.test_groups=[010]"])
     with pytest.raises(ConfigError, match="no setting is 2000 sections deep"):
         load_config(written(tmp_path, MINIMAL), ["a." * 2000 + "b=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("corpus: {kind: synth}\n\ntrain:\n  latents: 64\n  seeds: [0, -1]\n", 5),
+        ("corpus: {kind: synth}\ntrain:\n  latent: 64\n", 3),
+        ("model: x\ncorpus:\n  kind: folder\n", 2),
+        ("corpus:\n  kind: folder\n  root: ~nosuchuser/x\n", 3),
+        ("name: a\ncorpus:\n  kind: synth\n  singers: 0\n", 4),
+        ("corpus: {kind: synth}\ndevice: gpu\n", 2),
+        ("corpus: {kind: synth}\ntrian: {}\n", 2),
+        ("name: a b\ncorpus: {kind: synth}\n", 1),
+        ("corpus: {kind: synth}\nsplits:\n  valid: 0.6\n  test: 0.6\n", 2),
+    ],
+)
+def test_load_config_error_names_the_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=rf"\(line {line}\)$"):
+        load_config(written(tmp_path, text))

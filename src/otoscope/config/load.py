@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from otoscope.config.run import MAX_NAME, RunConfig
-from otoscope.config.yaml_text import MAX_DEPTH, parse_yaml
+from otoscope.config.yaml_text import MAX_DEPTH, key_lines, parse_yaml
 from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import MAX_QUOTED, ConfigError, quote, suggest
 from otoscope.paths import user_path
@@ -101,7 +101,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
     try:
-        raw: object = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        raw: object = parse_yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -115,9 +116,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         return _parse(raw, path, overrides)
     except ConfigError as error:
         if not (offending := _offending_overrides(raw, path, overrides)):
-            raise
+            raise ConfigError(f"{error}{_line_of(str(error).removeprefix(str(path)), text)}") from error
         message = str(error).removeprefix(f"{path}: ")
         raise ConfigError(message if message.startswith("--set") else f"{offending}: {message}") from error
+
+
+def _line_of(message: str, text: str) -> str:
+    """Return the line of the first key that a message names, or of its section, in brackets; empty without a key."""
+    lines = key_lines(text)
+    for key in re.findall(r"[\w-]+(?:\.[\w-]+)+|\w+(?=: |'; )", message):
+        parts = key.split(".")
+        places = (lines.get(".".join(parts[:end])) for end in range(len(parts), 0, -1))
+        if line := next((line for line in places if line), None):
+            return f" (line {line})"
+    return ""
 
 
 def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:

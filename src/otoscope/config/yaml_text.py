@@ -125,6 +125,28 @@ def parse_yaml(text: str) -> Any:
             loader.dispose()
 
 
+def key_lines(text: str) -> dict[str, int]:
+    r"""Return the line of every key of a valid YAML text, as `section.key`.
+
+    >>> key_lines("a: 1\nb:\n  c: 2")
+    {'a': 1, 'b': 2, 'b.c': 3}
+    """
+    lines: dict[str, int] = {}
+    loader = _Loader(text)
+    try:
+        _add_lines(loader.get_single_node(), "", lines)
+    finally:
+        loader.dispose()
+    return lines
+
+
+def _add_lines(node: Node | None, prefix: str, lines: dict[str, int]) -> None:
+    for key, value in node.value if isinstance(node, MappingNode) else ():
+        if isinstance(key, ScalarNode):
+            lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
+            _add_lines(value, f"{prefix}{key.value}.", lines)
+
+
 def _check(node: Node, sizes: dict[int, int], open_nodes: set[int]) -> int:
     """Return the number of values below a node, aliases expanded; raise `ConstructorError` for unusable ones."""
     if id(node) in open_nodes:

@@ -132,6 +132,8 @@ def test_times_without_a_known_name_are_refused_not_dropped(manifest, tmp_path, 
     path = manifest(f"path,{names[0]},{names[1]}\na.wav,0.5,1\n")
     with pytest.raises(CorpusError, match="would be factors, and whole files would be used"):
         ManifestCorpus(table=path).listing(tmp_path)
+    with pytest.raises(CorpusError, match="would be ignored, and whole files would be used"):
+        ManifestCorpus(table=path, labels=()).listing(tmp_path)
     clips = ManifestCorpus(table=path, factors=names).listing(tmp_path).clips
     assert clips[f"factor_{names[0]}"].to_list() == [0.5]
 

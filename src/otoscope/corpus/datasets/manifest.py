@@ -108,7 +108,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         other = [c for c in cells.columns if c not in reserved and not c.startswith(("label_", "factor_"))]
         notes: list[str] = []
         if self.labels is None and self.factors is None:
-            self._refuse_times(table, other)
+            self._refuse_times(table, other, "would be factors, and whole files would be used")
             empty = [c for c in other if cells[c].null_count() == cells.height]
             numeric = {c: table.is_numeric(c) for c in other if c not in empty}
             labels, factors = ([c for c, is_factor in numeric.items() if is_factor == which] for which in (False, True))
@@ -117,6 +117,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         else:
             labels, factors = ([self._column(cells, c) for c in named or ()] for named in (self.labels, self.factors))
             unused, why = [c for c in other if c not in (*labels, *factors)], "are not used"
+            if not {"start_s", "end_s", "duration_s"} & set(cells.columns):
+                self._refuse_times(table, unused, "would be ignored, and whole files would be used")
         if unused:
             listed = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
             notes.append(f"{self.table.name}: {len(unused)} columns {why} ({listed})")
@@ -140,14 +142,13 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             named[name] = column
         return named
 
-    def _refuse_times(self, table: TextTable, columns: list[str]) -> None:
+    def _refuse_times(self, table: TextTable, columns: list[str], problem: str) -> None:
         """Raise `CorpusError` for columns that look like the ends of segments but have no known name."""
         times = [c for c in columns if _plain(c) in SEGMENT_TIMES and table.is_numeric(c)]
         if times:
             raise CorpusError(
-                f"{self.table.name}: {' and '.join(times)} would be factors, and whole files would be used. For the"
-                " segment of a row, name the columns start_s and end_s (or duration_s), in seconds; for factors, list"
-                " them in `factors`"
+                f"{self.table.name}: {' and '.join(times)} {problem}. For the segment of a row, name the"
+                " columns start_s and end_s (or duration_s), in seconds; for factors, list them in `factors`"
             )
 
     def _mostly_numbers(self, table: TextTable, column: str) -> str | None:
