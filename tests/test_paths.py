@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import otoscope
+from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import open_storage
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, AudioError, ConfigError
+from otoscope.factors.table import FactorTable
 from otoscope.paths import cache_folder, ensure_home, user_path
+from otoscope.report import write_report
 from otoscope.runs.folder import RunFolder
 
 
@@ -58,6 +61,9 @@ def test_user_path_without_a_home_is_refused_not_guessed(no_home: None, monkeypa
         (lambda: otoscope.load_sae("~/sae"), ArtifactError),
         (lambda: otoscope.ActivationStore.open("~/store"), ArtifactError),
         (lambda: Corpus.load(Path("~/corpus.parquet")), ArtifactError),
+        (lambda: FactorTable.load(Path("~/factors.parquet")), ArtifactError),
+        (lambda: Segments.read(Path("~/segments.csv")), ConfigError),
+        (lambda: write_report(Path("~/run")), ArtifactError),
     ],
 )
 def test_every_reader_expands_home(

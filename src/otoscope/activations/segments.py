@@ -16,6 +16,7 @@ from otoscope.artifacts import fingerprint
 from otoscope.encoders.base import Frames
 from otoscope.errors import ConfigError, CorpusError, suggest
 from otoscope.hardware import column_sums
+from otoscope.paths import user_path
 from otoscope.tables import read_text_table
 
 COLUMNS = ("clip_id", "start_s", "end_s")
@@ -63,7 +64,7 @@ class Segments:
     def read(cls, path: Path) -> "Segments":
         """Read a table from CSV or Parquet; raise `ConfigError` if it is unreadable or lacks a column."""
         try:
-            table = read_text_table(path)
+            table = read_text_table(user_path(path))
             times = {name: table.numbers(name) for name in COLUMNS[1:] if name in table.cells.columns}
         except CorpusError as error:
             raise ConfigError(f"the table of segments {error}") from error

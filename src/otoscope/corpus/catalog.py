@@ -15,6 +15,7 @@ from otoscope.corpus.spelling import clean_listing
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import ConfigError, quote, suggest
+from otoscope.paths import user_path
 
 Settings = Mapping[str, object]
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,7 +74,7 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
 
 def list_clips(spec: CorpusSpec, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
     """List the clips of a corpus, with one spelling per group and class; raise `CorpusError` for unusable names."""
-    listing = clean_listing(spec.listing(cache, on_progress=on_progress))
+    listing = clean_listing(spec.listing(user_path(cache), on_progress=on_progress))
     if isinstance(spec, SelectableCorpus):
         return choose_clips(listing, take=spec.take, max_clips=spec.max_clips)
     return listing

@@ -14,6 +14,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError
 from otoscope.factors.egemaps import egemaps_identity, measure_egemaps
 from otoscope.factors.user_table import category, read_user_table
+from otoscope.paths import user_path
 
 FAILED = {"clip_id": pl.String(), "reason": pl.String()}
 
@@ -64,6 +65,7 @@ class FactorTable:
 
     def save(self, path: Path) -> None:
         """Write `factors.parquet` (this path) and its card `factors.json` next to it."""
+        path = user_path(path)
         write_table(path, self.table)
         card = {
             "factors": [one._asdict() for one in self.cards],
@@ -77,6 +79,7 @@ class FactorTable:
     @classmethod
     def load(cls, path: Path) -> "FactorTable":
         """Load a table written by `save`."""
+        path = user_path(path)
         card, table = read_json(path.with_suffix(".json")), read_table(path)
         cards = tuple(FactorCard(**one) for one in card["factors"])
         if table.columns != ["clip_id", *(one.name for one in cards)]:

@@ -18,6 +18,7 @@ import polars as pl
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ConfigError, CorpusError
 from otoscope.formatting import count
+from otoscope.paths import user_path
 from otoscope.tables import TextTable, read_text_table
 
 KEYS = ("clip_id", "path")
@@ -41,6 +42,7 @@ def read_user_table(file: Path, corpus: Corpus) -> UserFactors:
     prefix `factor_` is dropped from names. Raises `ConfigError` for a file that is missing or
     unreadable, for no key column, repeated keys or factors, no clip in common, no numeric column, infinities.
     """
+    file = user_path(file)
     if not file.is_file():
         raise ConfigError(f"the factor table {file} does not exist")
     try:

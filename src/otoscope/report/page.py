@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from otoscope.artifacts import atomic
 from otoscope.formatting import count
+from otoscope.paths import user_path
 from otoscope.report import evidence, glossary
 from otoscope.report.claims import page as claims
 from otoscope.report.claims.sentences import VerdictText
@@ -49,6 +50,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     All numbers come from `results.parquet`. If the results cover the claims of Mariotte et al. 2025, `claims.html` is
     written too. A section whose part of the run is missing says so. Raises `IncompleteArtifact` without results.
     """
+    folder = user_path(folder)
     run = read_run(folder)
     sections = all_figures(run)
     path = folder / "report" / "index.html"

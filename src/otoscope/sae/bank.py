@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
 from otoscope.hardware import find_device
+from otoscope.paths import user_path
 from otoscope.sae._kernels.buffers import available_threads
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
@@ -43,6 +44,10 @@ class BankMember:
     sparsifier: Sparsifier | None = None
     folder: Path | None = None
     card: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", user_path(self.folder))
 
 
 class MemberStep(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.errors import StorageFull
+from otoscope.paths import user_path
 from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, StudyModel
 from otoscope.reproduce.mariotte2025.corpus import cut_takes, list_vocalset
 from otoscope.sae.config import MARIOTTE2025
@@ -82,7 +83,7 @@ def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: Re
         audio_s = repeats * crops_s + (whole_s if settings.factor_audio == "whole" else 0.0)
         misrated = len(MISRATED_LAYERS) / LAYERS if repeats > 1 else 0.0
         size = store_bytes(clips, LAYERS, WIDTH) * (1 + misrated) + (
-            0 if Path(model.checkpoint).is_dir() else CHECKPOINT_BYTES
+            0 if user_path(model.checkpoint).is_dir() else CHECKPOINT_BYTES
         )
         flop = 2 * PARAMETERS * FRAMES_PER_S * audio_s
         steps.append(
