@@ -49,6 +49,9 @@ MAX_NAME = 200
 MAX_TABLE_MB = 500
 """Largest CSV file; larger tables are read from Parquet."""
 
+USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+"""Separator that a file's extension stands for; the header may show another."""
+
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 _SIGNATURES = (
@@ -239,7 +242,8 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
     stated = re.match(r"sep=(.)\r?\n", text)  # Excel's first line
     if stated:
         text, skipped = text[stated.end() :], 1
-    separator = stated[1] if stated else _separator(text, "\t" if path.suffix.lower() == ".tsv" else ",")
+    usual = USUAL_SEPARATORS.get(path.suffix.lower(), ",")
+    separator = stated[1] if stated else _separator(text, usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns: list[list[str | None]] = []
     header: list[str] = []
@@ -267,10 +271,10 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
     names = {name or f"\0{at}": name for at, name in enumerate(header)}
     cells = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=dict.fromkeys(names, pl.String()))
     table = _without_row_numbers(TextTable(path.name, cells, lines, separator, notes), names)
-    if separator != (default := "\t" if path.suffix.lower() == ".tsv" else ","):
+    if separator != usual and path.suffix.lower() != ".txt":
         spelled = {"\t": "tab"}
         note = f"{path.name} is read with the separator {spelled.get(separator, separator)}"
-        table = replace(table, notes=(*table.notes, f"{note}, not {spelled.get(default, default)}"))
+        table = replace(table, notes=(*table.notes, f"{note}, not {spelled.get(usual, usual)}"))
     return table
 
 

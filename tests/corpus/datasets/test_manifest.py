@@ -113,7 +113,7 @@ def test_a_manifest_that_is_no_table_is_refused(manifest, tmp_path):
         ManifestCorpus(table=tmp_path / "absent.csv").listing(tmp_path)
     with pytest.raises(CorpusError, match="cannot be read"):
         ManifestCorpus(table=manifest("not parquet", "clips.parquet")).listing(tmp_path)
-    with pytest.raises(CorpusError, match=r"must be \.csv, \.tsv or \.parquet; got clips\.xlsx"):
+    with pytest.raises(CorpusError, match=r"must be \.csv, \.tsv, \.txt or \.parquet; got clips\.xlsx"):
         ManifestCorpus(table=manifest("", "clips.xlsx")).listing(tmp_path)
 
 

@@ -14,7 +14,7 @@ from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import printable
-from otoscope.tables import TextTable, read_text_table
+from otoscope.tables import PARQUET_SUFFIXES, TextTable, read_text_table
 
 SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 """Accepted synonyms of split names."""
@@ -29,7 +29,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     """
 
     kind: Literal["manifest"] = "manifest"
-    table: UserPath = Field(description="CSV, TSV or Parquet file with one row per clip")
+    table: UserPath = Field(description="CSV, TSV, text or Parquet file with one row per clip")
     root: UserPath | None = Field(
         default=None, description="folder that paths are relative to; the manifest's own folder by default"
     )
@@ -84,8 +84,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
     def _read(self) -> TextTable:
         """Return the manifest with every column as text, so that a label `01` is unchanged."""
-        if self.table.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-            raise CorpusError(f"a manifest must be .csv, .tsv or .parquet; got {self.table.name}")
+        if self.table.suffix.lower() not in (".csv", ".tsv", ".txt", ".tab", *PARQUET_SUFFIXES):
+            raise CorpusError(f"a manifest must be .csv, .tsv, .txt or .parquet; got {self.table.name}")
         if not self.table.is_file():
             raise CorpusError(f"no manifest {self.table}")
         table = read_text_table(self.table)
