@@ -312,3 +312,12 @@ def test_load_config_reads_no_as_false(tmp_path: Path) -> None:
 def test_load_config_error_names_the_line(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(ConfigError, match=rf"\(line {line}\)$"):
         load_config(written(tmp_path, text))
+
+
+def test_load_config_asks_for_lists_and_utf8(tmp_path: Path) -> None:
+    text = "corpus: {kind: folder, root: r, include: '*.wav'}\n"
+    with pytest.raises(ConfigError, match=r"corpus.include: got '\*.wav'; give a list, e.g. \['\*.wav'\] \(line 1\)"):
+        load_config(written(tmp_path, text))
+    (tmp_path / "latin.yaml").write_bytes("corpus: {kind: synth}\nreport: {title: Größe}\n".encode("cp1252"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml: line 2 is not UTF-8; save it as UTF-8"):
+        load_config(tmp_path / "latin.yaml")

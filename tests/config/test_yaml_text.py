@@ -27,6 +27,8 @@ LEVELS = "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}
         ("a: &x [*x]", "line 1, column 4: an alias refers to a section that contains it"),
         ("a: &a [1, 1]\n" + LEVELS, r"line \d+, column 4: more than 100,000 values, aliases expanded"),
         ("[" * 5000, "line 1, column 31: nested more than 30 deep"),
+        ('a: "\\d"', "unknown escape character 'd'; write text with backslashes in single quotes"),
+        ("a:\n\tb: 1", "cannot start any token; indent with blanks"),
         ("a: " * 2000, "mapping values are not allowed"),
         ("\n".join(" " * i + "a:" for i in range(3000)), "line 30, column 30: nested more than 30 deep"),
         ('a: "x\\0y"', r"'x\\x00y' contains a control character"),

@@ -105,7 +105,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raw: object = parse_yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"cannot read {path}: line {line} is not UTF-8; save it as UTF-8") from error
+    except OSError as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error

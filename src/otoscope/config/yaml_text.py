@@ -191,10 +191,19 @@ def _check_scalar(node: ScalarNode) -> None:
         raise ConstructorError(None, None, f"{text[:40]!r} contains a control character", node.start_mark)
 
 
+_HINTS = {
+    "unknown escape character": "; write text with backslashes in single quotes",
+    "'\\t' that cannot start": "; indent with blanks",
+}
+"""What to do about frequent faults."""
+
+
 def _problem(error: yaml.YAMLError) -> str:
     """Return the problem and its position."""
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark) is not None:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
+        problem = str(error.problem or error.context)
+        hint = next((hint for words, hint in _HINTS.items() if words in problem), "")
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{hint}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"character {error.position + 1}: {error.reason}"
     return " ".join(str(error).split())

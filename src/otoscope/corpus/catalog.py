@@ -68,6 +68,8 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     if fault["type"] == "missing":
         field = model.model_fields.get(name)
         return f"{key} is missing ({field.description})" if field and field.description else f"{key} is missing"
+    if fault["type"] == "tuple_type":
+        return f"{key}: got {quote(fault['input'])}; give a list, e.g. [{quote(fault['input'])}]"
     got = "" if isinstance(fault["input"], Mapping) else f"; got {quote(fault['input'])}"
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
 

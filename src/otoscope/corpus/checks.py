@@ -145,7 +145,7 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     example = f", such as {set_aside['path'][0]} ({set_aside['reason'][0]})" if set_aside.height else ""
     raise CorpusError(
         f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
-        f" Most frequent reasons: {frequent}{others}{example}. Repair or remove them, or raise max_set_aside"
+        f" Most frequent reasons: {frequent}{others}{example}. Repair, remove or exclude them, or raise max_set_aside"
     )
 
 
