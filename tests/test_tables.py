@@ -8,7 +8,7 @@ import pytest
 
 from otoscope.artifacts import read_table
 from otoscope.errors import CorpusError
-from otoscope.tables import MAX_COLUMNS, TextTable, read_text_table, scan_parquet
+from otoscope.tables import MAX_COLUMNS, TextTable, format_csv, read_text_table, scan_parquet
 
 PLAIN = "path,group,f0\na.wav,Zoë,1.5\nb.wav,bob,\n"
 ROWS = [("a.wav", "Zoë", "1.5"), ("b.wav", "bob", None)]
@@ -137,3 +137,12 @@ def test_no_module_reads_tables_in_another_way() -> None:
     literal = {Path("tables.py"), Path("protocols/mariotte2025/published.py")}  # the latter reads bytes
     others = {p.relative_to(root) for p in root.rglob("*.py") if p.name != "__init__.py" and call.search(p.read_text())}
     assert others <= literal, f"use otoscope.tables in {sorted(others - literal)}"
+
+
+def test_format_csv_neutralises_formulas_in_cells_and_headers() -> None:
+    cells = ["=1+1", "+x", "-x", "@SUM(A1)", "\uff1d1", "a=b", "-0.5", "+2e3", "", None]
+    rows = format_csv(pl.DataFrame({"=label": cells, "value": range(10)})).splitlines()
+    assert rows[0] == "'=label,value"
+    assert [row.split(",")[0] for row in rows[1:]] == [
+        "'=1+1", "'+x", "'-x", "'@SUM(A1)", "'\uff1d1", "a=b", "-0.5", "+2e3", '""', "",
+    ]  # fmt: skip

@@ -87,8 +87,9 @@ def format_csv(table: pl.DataFrame) -> str:
     ['label', "'=1+1", '-0.5', 'a']
     """
     texts = pl.col(pl.String)
-    formula = texts.str.contains(r"^[=+\-@\t\r]") & ~texts.str.contains(_NUMBER)
-    return table.with_columns(pl.when(formula).then("'" + texts).otherwise(texts).name.keep()).write_csv()
+    formula = texts.str.contains(_FORMULA) & ~texts.str.contains(_NUMBER)
+    safe = table.with_columns(pl.when(formula).then("'" + texts).otherwise(texts).name.keep())
+    return safe.rename(lambda name: f"'{name}" if re.match(_FORMULA, name) else name).write_csv()
 
 
 def _without_panic(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
@@ -168,6 +169,7 @@ class _Numbers(NamedTuple):
 
 
 _BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
+_FORMULA = r"^[=+\-@\t\r\uFF1D\uFF0B\uFF0D\uFF20]"
 _NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|INF|Infinity)$"
 _COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
 _POINT = r"^[+-]?\d*\.\d"

@@ -92,7 +92,7 @@ def _columns(listing: Listing, corpus: Corpus) -> list[str]:
             facts += [f"{values.null_count():,} missing"] if values.null_count() else []
             shown.append(name + (f" ({', '.join(facts)})" if facts else ""))
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-        lines.append(f"{kind}s: {', '.join(shown) or 'none'}{more}")
+        lines.append(f"{kind}s: {', '.join(shown) or 'none in the corpus'}{more}")
     return lines
 
 
