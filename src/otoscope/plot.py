@@ -37,7 +37,6 @@ from otoscope.report.figures.figure import AnyChart, Figure, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of
-from otoscope.report.sections.strict_findings import limits_figure
 from otoscope.sae.model import SparseAutoencoder
 
 CONFIG = {name: value for name, value in LIGHT_CONFIG.items() if value is not None}
@@ -134,7 +133,7 @@ def strict_layers(results: AnyResults) -> AnyChart:
 
 def strict_limits(results: AnyResults) -> AnyChart:
     """Return reconstruction, factors and the first task against sparsity, with one line per preset."""
-    return _strict(results, limits_figure)
+    return _strict(results, strict.limits)
 
 
 def claim_task(results: AnyResults) -> AnyChart:

@@ -1,10 +1,13 @@
+import re
 import xml.etree.ElementTree as ET
 
 import polars as pl
 import pytest
+import vl_convert as vlc
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.report.figures import figure
+from otoscope.report.figures.charts import by_layer
+from otoscope.report.figures.marks import PERCENT, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
@@ -183,7 +186,7 @@ def test_specifications_hold_to_the_vega_lite_schema(made: Made) -> None:
 
 def test_a_legend_names_dense_before_the_codes() -> None:
     rows = pl.DataFrame({"series": ["random", "SAE", "dense"]})
-    assert figure.series_names(rows) == ["dense", "SAE", "random"]
+    assert series_names(rows) == ["dense", "SAE", "random"]
 
 
 def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -> None:
@@ -223,3 +226,25 @@ def test_only_the_largest_falls_are_named() -> None:
     assert "layer 4 explains" in said
     assert "layer 0 explains" not in said
     assert "2 smaller" in said
+
+
+def _probes(layers: tuple[int, ...]) -> pl.DataFrame:
+    rows = to_table([_probe(layer, 0.9, "test", null_mean=0.3, null_high=0.4) for layer in layers])
+    return rows.with_columns(series=pl.lit("dense"))
+
+
+@pytest.mark.parametrize(("layers", "marks"), [((3,), {"rect", "rule"}), ((1, 3), {"area", "line"})])
+def test_by_layer_draws_the_null_for_any_number_of_layers(layers: tuple[int, ...], marks: set[str]) -> None:
+    chart = by_layer(_probes(layers), y_title="accuracy").to_dict()
+    nulls = [layer["mark"]["type"] for layer in chart["layer"] if layer["encoding"]["y"].get("field") == "null_mean"]
+    assert set(nulls) == marks
+
+
+def test_axes_of_fractions_have_as_many_decimals_as_their_ticks_need() -> None:
+    chart = {"mark": "point", "data": {"values": [{"v": 0.9001}, {"v": 0.9099}]}, "height": 300}
+    axis = {"format": PERCENT, "tickCount": 10}
+    svg = vlc.vegalite_to_svg(
+        {**chart, "encoding": {"y": {"field": "v", "type": "quantitative", "axis": axis, "scale": {"zero": False}}}}
+    )
+    labels = re.findall(r">([\d.]+%)<", svg)
+    assert len(labels) == len(set(labels)) > 5

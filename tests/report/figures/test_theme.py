@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from otoscope.report.figures.figure import series_colour, series_names
+from otoscope.report.figures.marks import series_colour, series_names
 from otoscope.report.figures.theme import OTHER, SERIES, series_colours
 
 
@@ -25,6 +25,6 @@ def test_where_all_colours_are_taken_further_names_share_one() -> None:
 
 def test_a_chart_colours_its_series_as_the_legend_does() -> None:
     rows = pl.DataFrame({"series": ["mine", "SAE", "dense", "mine"]})
-    scale = series_colour(rows).to_dict()["scale"]
+    scale = series_colour(series_names(rows)).to_dict()["scale"]
     assert scale["domain"] == series_names(rows) == ["dense", "SAE", "mine"]
     assert scale["range"] == [colour.light for colour in series_colours(series_names(rows)).values()]

@@ -8,6 +8,7 @@ import pytest
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.results import StrictResults
+from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
 from otoscope.report.sections.strict_findings import (
     compactness_findings,
@@ -15,8 +16,6 @@ from otoscope.report.sections.strict_findings import (
     few_dimension_findings,
     layer_findings,
     limit_findings,
-    limits_figure,
-    preset_list,
     task_findings,
 )
 
@@ -50,7 +49,7 @@ def test_recipes_whose_limit_is_looked_for_are_told_apart(recipes: list[str], le
         of = {"sae_id": f"layer03-frames-{preset}-m64-k6-seed0", "preset": preset}
         records += [codes("explained_variance", 0.9 - place / 10, **of), codes("mig", 0.1, **of)]
         records += [replace(codes("sparsity_limit", 0.9), sae_id="", preset=preset, target=f"{preset}: task")]
-    figure = limits_figure(rows_of(*records))
+    figure = strict.limits(rows_of(*records))
     assert figure is not None
     assert list(figure.legend) == legend
     colour = figure.panels[0].spec["layer"][0]["encoding"]["color"]["scale"]
@@ -171,7 +170,7 @@ def test_a_limit_that_cannot_be_determined_has_no_number_in_the_table():
     records += [
         codes("explained_variance", v, sparsity=s, preset="default") for s, v in {0.75: 0.9, 0.99: 0.88}.items()
     ]
-    figure = limits_figure(rows_of(*limits, *records))
+    figure = strict.limits(rows_of(*limits, *records))
     assert figure is not None
     listed = figure.table.filter(metric="sparsity_limit")
     assert dict(listed.select("target", "value").iter_rows()) == {
@@ -250,5 +249,5 @@ def test_charts_draw_each_representation_once():
     [(["mariotte2025", "default"], True, True), (["default"], False, True), (["mariotte2025"], True, False)],
 )
 def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
-    said = preset_list(recipes)
+    said = strict.preset_list(recipes)
     assert ("the study's preset" in said, "this run's" in said) == (study, own)

@@ -1,7 +1,7 @@
 """One figure per claim: published numbers, the study's method, and held-out groups."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -10,17 +10,18 @@ import polars as pl
 from otoscope.protocols.claim_sources import EARLY_LATE
 from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate, difference
-from otoscope.report.figures.figure import PERCENT, Figure, Panel
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import PERCENT, curve, fixed_colour, intervals, layer_axis, layered
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
 
-POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.0f')"
+POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.2~f')"
 """Vega expression: a difference of fractions in points."""
 
 SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out groups, here")
 """Sources of numbers, in the order of the charts."""
 
-COLOURS: dict[str, str] = dict(zip(SOURCES, (NULL.light, SAE_POOLED.light, SAE.light), strict=True))
-CATEGORY_COLOURS: dict[str, str] = dict(zip(EARLY_LATE, (DENSE.light, SAE.light, OTHER.light), strict=True))
+COLOURS = dict(zip(SOURCES, (NULL, SAE_POOLED, SAE), strict=True))
+CATEGORY_COLOURS = dict(zip(EARLY_LATE, (DENSE, SAE, OTHER), strict=True))
 
 
 def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
@@ -34,20 +35,13 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     data = pl.DataFrame(rows).sort("source", "sparsity")
     x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0).scale(paddingInner=0.7)
     y = alt.Y("difference:Q").title("codes minus layer, points").axis(labelExpr=POINTS)
-    colour = _by_source(data)
-    shift = alt.XOffset("source:N").sort(list(SOURCES))
-    base = alt.Chart(data).encode(x=x, color=colour, xOffset=shift)
-    tips = [
-        alt.Tooltip("source:N"),
-        alt.Tooltip("sparsity:Q", format=".4~%"),
-        alt.Tooltip("difference:Q", format="+.3f"),
-        alt.Tooltip("codes:Q", format=".3f"),
-        alt.Tooltip("dense:Q", format=".3f"),
-    ]
-    layers: list[alt.Chart] = [_rule(0.0, "difference:Q")]
-    if data["low"].is_not_null().any():
-        layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q").title(""), y2="high:Q"))
-    layers.append(base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tips))
+    colour = fixed_colour("source:N", {name: COLOURS[name] for name in SOURCES if name in set(data["source"])})
+    base = alt.Chart(data).encode(x=x, color=colour, xOffset=alt.XOffset("source:N").sort(list(SOURCES)))
+    tips = [alt.Tooltip("source:N"), alt.Tooltip("sparsity:Q", format=".4~%")]
+    tips += [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("difference", "codes", "dense")]
+    no_loss = alt.Chart(pl.DataFrame({"difference": [0.0]})).mark_rule(color=NULL.light, strokeDash=[4, 3])
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tips)
+    chart = layered(no_loss.encode(y="difference:Q"), *intervals(data, base, ""), points)
     return Figure(
         name="claim-1",
         title="Task accuracy of codes compared with their layer",
@@ -58,7 +52,7 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
             "balanced accuracy of one layer, mean over seeds, with the interval of the difference, on which the "
             "verdict rests (both intervals combined as the root of squares, as if independent)."
         ),
-        panels=[Panel(alt.LayerChart(layer=layers))],
+        panels=[Panel(chart)],
         table=data,
     )
 
@@ -178,16 +172,16 @@ def _loss(source: str, found: TaskClaim, sparsity: float, number: Estimate) -> d
 
 def _sides(data: pl.DataFrame, title: str) -> alt.LayerChart:
     y = alt.Y("source:N").title(None).sort(list(SOURCES)).axis(labelLimit=170, grid=False)
-    shift = alt.YOffset("series:N").sort(["dense", "SAE"])
-    colour = alt.Color("series:N").title(None).scale(domain=["dense", "SAE"], range=[DENSE.light, SAE.light])
+    colour = fixed_colour("series:N", {"dense": DENSE, "SAE": SAE})
     x = alt.X("value:Q").title(title).scale(alt.Scale(zero=False, padding=8)).axis(grid=True, tickCount=5)
-    base = alt.Chart(data).encode(y=y, yOffset=shift, color=colour)
-    tips = ["source:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
-    layers: list[alt.Chart] = []
-    if data["low"].is_not_null().any():
-        layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("low:Q").title(title), x2="high:Q"))
-    layers.append(base.mark_point(filled=True, size=75, opacity=1).encode(x=x, tooltip=tips))
-    return alt.LayerChart(layer=layers)
+    base = alt.Chart(data).encode(y=y, yOffset=alt.YOffset("series:N").sort(["dense", "SAE"]), color=colour)
+    points = base.mark_point(filled=True, size=75, opacity=1).encode(x=x, tooltip=_tips("source:N", "series:N"))
+    return layered(*intervals(data, base, title, along="x"), points)
+
+
+def _tips(*first: str) -> list[alt.Tooltip]:
+    numbers = (alt.Tooltip(f"{column}:Q", format=".3f") for column in ("value", "low", "high"))
+    return [*map(alt.Tooltip, first), *numbers]
 
 
 def _curves(rows: pl.DataFrame) -> pl.DataFrame:
@@ -204,42 +198,18 @@ def _curves(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _by_layer(rows: pl.DataFrame) -> alt.LayerChart:
     data = rows.select("layer", "target", "value", "low", "high").fill_nan(None).sort("target", "layer")
-    layers_ = data["layer"].unique().sort().to_list()
-    x = alt.X("layer:Q").title("layer").axis(values=layers_, format="d", grid=False)
+    x = layer_axis(data["layer"].unique().sort().to_list())
     y = alt.Y("value:Q").title("mean R²").axis(format=PERCENT)
-    base = alt.Chart(data).encode(x=x, color=_by_category())
-    layers: list[alt.Chart] = []
-    if data["low"].is_not_null().any():
-        layers.append(base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q").title("mean R²"), y2="high:Q"))
-    layers.append(base.mark_line(strokeWidth=2).encode(y=y))
-    tips = ["layer:Q", "target:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))]
-    layers.append(base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tips))
-    return alt.LayerChart(layer=layers)
+    base = alt.Chart(data).encode(x=x, color=fixed_colour("target:N", CATEGORY_COLOURS))
+    return layered(*intervals(data, base, "mean R²", band=True), *curve(base, y, _tips("layer:Q", "target:N")))
 
 
 def _counts(data: pl.DataFrame) -> alt.LayerChart:
-    data = data.rename({"category": "target"})
     x = alt.X("layer:N").title("layer with dictionaries").sort(["first", "last"]).axis(labelAngle=0).scale(padding=0.4)
     y = alt.Y("count:Q").title("of ten factors").scale(alt.Scale(domainMin=0))
-    base = alt.Chart(data).encode(x=x, y=y, color=_by_category())
-    tips = ["target:N", "layer:N", alt.Tooltip("count:Q", format=".1f")]
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(tooltip=tips)
-    return alt.LayerChart(layer=[base.mark_line(strokeWidth=2), points])
-
-
-def _by_category() -> alt.Color:
-    scale = alt.Scale(domain=list(CATEGORY_COLOURS), range=list(CATEGORY_COLOURS.values()))
-    return alt.Color("target:N").title(None).scale(scale)
-
-
-def _by_source(data: pl.DataFrame) -> alt.Color:
-    present: Sequence[str] = [s for s in SOURCES if s in set(data["source"])]
-    scale = alt.Scale(domain=list(present), range=[COLOURS[s] for s in present])
-    return alt.Color("source:N").title(None).scale(scale)
-
-
-def _rule(at: float, field: str) -> alt.Chart:
-    return alt.Chart(pl.DataFrame({"difference": [at]})).mark_rule(color=NULL.light, strokeDash=[4, 3]).encode(y=field)
+    base = alt.Chart(data).encode(x=x, color=fixed_colour("category:N", CATEGORY_COLOURS))
+    tips = [alt.Tooltip("category:N"), alt.Tooltip("layer:N"), alt.Tooltip("count:Q", format=".1f")]
+    return layered(*curve(base, y, tips))
 
 
 def _known(value: float) -> float | None:

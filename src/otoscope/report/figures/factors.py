@@ -7,7 +7,8 @@ import polars as pl
 
 from otoscope.formatting import decimal, sparsity
 from otoscope.report.figures import charts
-from otoscope.report.figures.figure import R2_FLOOR, Figure, Panel, series_names, with_series_names
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import category_of
 

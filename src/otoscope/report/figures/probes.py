@@ -11,7 +11,8 @@ from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsit
 from otoscope.report import tables
 from otoscope.report.figures import charts
 from otoscope.report.figures.factors import category_map, factors_by_sparsity
-from otoscope.report.figures.figure import Figure, Panel, series_names, with_series_names
+from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
 from otoscope.report.run_data import RunData

@@ -1,24 +1,24 @@
 """Figures of the strict protocol."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, comma_list
+from otoscope.formatting import NBSP, comma_list, sparsity
 from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
+from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.sections.strict_findings import limits_figure
 from otoscope.report.tables import result_rows
-
-Row = Mapping[str, Any]
 
 CURVES = tuple(r.name for r in REPRESENTATIONS.values() if r.colour is not None)
 """Representations with a curve; the table holds all representations."""
+
+AXES = {"explained_variance": "share", "mean_factor_r2": "mean R²", "task_r2": "R²"}
+"""Axis title of the sparsity limits by metric; other metrics are balanced accuracies."""
 
 MIN_PREDICTED = 0.5
 """Minimum share of the common factors that a representation must predict for its structure to be drawn."""
@@ -29,7 +29,7 @@ def strict_figures(results: pl.DataFrame) -> list[Figure]:
     rows = StrictResults.of(results)
     if not rows:
         return []
-    figures = [tasks(rows), structure(rows), few_dimensions(rows), layers(rows), limits_figure(rows)]
+    figures = [tasks(rows), structure(rows), few_dimensions(rows), layers(rows), limits(rows)]
     return [figure for figure in figures if figure is not None]
 
 
@@ -163,7 +163,7 @@ def layers(rows: StrictResults) -> Figure | None:
     top = min(max(values, default=1.0), 1.0)
     panels = [
         Panel(
-            charts.by_layer_strict(curves.filter(pl.col("target") == category), y_title="mean R²", top=top),
+            charts.category_by_layer(curves.filter(pl.col("target") == category), y_title="mean R²", top=top),
             f"{category} ({curves.filter(pl.col('target') == category)['n'][0]})",
         )
         for category in rows.targets("category_r2")
@@ -204,3 +204,62 @@ def _predictive(rows: StrictResults) -> list[str]:
     """Return the representations that predict at least half of the common factors."""
     shares = rows.compared("predicted_share", "common").filter(pl.col("value") >= MIN_PREDICTED)
     return shares["representation"].unique(maintain_order=True).to_list()
+
+
+def limits(results: StrictResults) -> Figure | None:
+    """Return the figure of each preset with a limit; None without limits."""
+    presets = list(dict.fromkeys(limit.preset for limit in results.limits))
+    if not presets:
+        return None
+    labels = _series(presets)
+    codes = ResultsTable(results.first_seed_codes).where(preset=presets)
+    series = pl.col("preset").replace_strict(labels, default="").alias("series")
+    sparsities = codes.rows["sparsity"].drop_nans().unique().sort().to_list()
+    panels: list[Panel] = []
+    used: list[pl.DataFrame] = []
+    for quantity, (metric, target) in results.limit_questions.items():
+        part = codes.where(metric=metric, target=target).rows.sort("sparsity")
+        if part["value"].is_not_nan().any():
+            y_title = AXES.get(metric, "balanced accuracy")
+            names = list(labels.values())
+            chart = charts.by_sparsity(part.with_columns(series), y_title=y_title, sparsities=sparsities, names=names)
+            panels.append(Panel(chart, target or quantity))
+            used.append(part)
+    if not panels:
+        return None
+    knees = results.where(metric="sparsity_knee", split="test").rows
+    return Figure(
+        name="strict-limits",
+        title="Sparsity limits",
+        caption=(
+            f"From {sparsity(sparsities[0])} sparsity to {sparsity(sparsities[-1])}: explained variance, factors and "
+            f"the first task on test groups, for {preset_list(presets)}; the first seed of each. The table ends with "
+            "the sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
+            "determined), and with the knee of each curve."
+        ),
+        panels=panels,
+        table=result_rows(pl.concat([*used, _determined_limits(results), knees])),
+        height=230,
+        legend=list(labels.values()),
+    )
+
+
+def _determined_limits(results: StrictResults) -> pl.DataFrame:
+    """Return the rows of limits, without a number where a limit cannot be determined."""
+    rows = results.where(metric="sparsity_limit", split="test").rows
+    determined = pl.Series([limit.better_sparsity is None for limit in results.limits], dtype=pl.Boolean)
+    return rows.with_columns(pl.when(determined).then(pl.col("value", "low", "high")).otherwise(None))
+
+
+def _series(presets: Sequence[str]) -> dict[str, str]:
+    """Return the legend's label of each preset: its name where more than one of them is not the study's."""
+    own = [preset for preset in presets if preset != "mariotte2025"]
+    labels = {own[0]: "SAE codes"} if len(own) == 1 else {preset: f"SAE, {preset}" for preset in own}
+    return {preset: labels.get(preset, "SAE, the study's preset") for preset in presets}
+
+
+def preset_list(presets: Sequence[str]) -> str:
+    """Return the presets as a caption names them."""
+    study = ["the study's preset (mariotte2025: mean activations, pooled first)"] if "mariotte2025" in presets else []
+    own = [f"this run's ({preset})" for preset in presets if preset != "mariotte2025"]
+    return comma_list([*study, *own])
