@@ -12,7 +12,7 @@ from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate, difference
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import PERCENT, curve, fixed_colour, intervals, layer_axis, layered
-from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED
+from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED, Colour
 
 POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.2~f')"
 """Vega expression: a difference of fractions in points."""
@@ -20,7 +20,7 @@ POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.2~f')"
 SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out groups, here")
 """Sources of numbers, in the order of the charts."""
 
-COLOURS = dict(zip(SOURCES, (NULL, SAE_POOLED, SAE), strict=True))
+COLOURS: dict[str, Colour] = dict(zip(SOURCES, (NULL, SAE_POOLED, SAE), strict=True))
 CATEGORY_COLOURS = dict(zip(EARLY_LATE, (DENSE, SAE, OTHER), strict=True))
 
 

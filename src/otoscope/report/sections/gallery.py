@@ -212,12 +212,8 @@ class Gallery(NamedTuple):
 def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
     """Return one card per latent with its strongest clips, or the reason why there are none."""
     top_clips = run.top_clips
-    if top_clips is None:
-        return Gallery(
-            "No gallery: this run has no top-activating clips (it has no factors, no dictionary, or no sound)."
-        )
-    if top_clips.rows.is_empty():
-        return Gallery("No gallery: no factor is predicted well enough to choose a latent for it.")
+    if top_clips is None or top_clips.rows.is_empty():
+        return Gallery(f"No gallery: {_reason(run)}.")
     budget, places = _Budget(max_bytes), factor_ranks(run)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
@@ -229,6 +225,19 @@ def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
             cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
     left_out = f"{count(budget.left_out, 'clip')} left out to keep the page small." if budget.left_out else ""
     return Gallery("", introduction(run), cards, refuted, left_out)
+
+
+def _reason(run: RunData) -> str:
+    """Return why a run has no gallery."""
+    if (run.config.get("report") or {}).get("factors") == 0:
+        return "the configuration asks for none (`report.factors` is 0)"
+    if not run.factors.get("factors"):
+        return "this run has no factors; `factors.egemaps`, `factors.truth` or `factors.table` adds some"
+    if not run.cards:
+        return "this run has no dictionary"
+    if run.top_clips is None:
+        return "no top-activating clips were written; run `otoscope explain`"
+    return "no factor is predicted well enough to choose a latent for it"
 
 
 def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips: list[ClipCard]) -> LatentCard:
