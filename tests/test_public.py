@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def test_otoscope_version_is_the_installed_one() -> None:
 
 def test_otoscope_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(otoscope, "load_everything")
+
+
+def test_otoscope_class_names_are_unique() -> None:
+    sources = STUB.parent.rglob("*.py")
+    classes = [
+        n.name for p in sources for n in ast.parse(p.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)
+    ]
+    assert [name for name, number in Counter(classes).items() if number > 1 and not name.startswith("_")] == []

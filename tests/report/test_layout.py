@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otoscope.report.layout import Section, breakable, render_page, templates, with_code
+from otoscope.report.layout import PageSection, breakable, render_page, templates, with_code
 from tests.support.page_reader import read_page
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -39,7 +39,7 @@ def test_json_in_a_script_comes_back_and_cannot_end_it(value: dict[str, str]) ->
 
 def test_render_page_escapes_titles_and_paragraphs() -> None:
     hostile = "<script>alert(1)</script> & </style>"
-    page = render_page(title=hostile, subtitle=hostile, sections=[Section("one", hostile, "text.html", [hostile])])
+    page = render_page(title=hostile, subtitle=hostile, sections=[PageSection("one", hostile, "text.html", [hostile])])
     reading = read_page(page)
     assert reading.mistakes == []
     assert len(reading.all("script")) == 4

@@ -15,7 +15,7 @@ from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.formatting import count
 
 if TYPE_CHECKING:  # `--help` does not wait for torch
-    from otoscope.reproduce.mariotte2025.estimate import Plan
+    from otoscope.reproduce.mariotte2025.estimate import ReproductionPlan
     from otoscope.reproduce.mariotte2025.run import Reproduction
 
 TABLE_WIDTH = 124
@@ -64,7 +64,7 @@ def _drawn(title: str, rows: pl.DataFrame) -> Table:
     return table
 
 
-def print_plan(plan: "Plan") -> None:
+def print_plan(plan: "ReproductionPlan") -> None:
     """Print the steps of a reproduction with rough times and disk space."""
     console = _console()
     table = Table(title="Plan for this machine", title_justify="left", box=None, pad_edge=False)

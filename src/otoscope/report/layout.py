@@ -41,7 +41,7 @@ def _renumbered(svg: str) -> str:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One section of a page: heading, the template that renders `content`, then figures.
 
     `template` is a file of `templates/sections/`; it sees `content` alone.
@@ -63,7 +63,7 @@ class FigureView(NamedTuple):
 
 
 def render_page(
-    *, title: str, subtitle: str, sections: Sequence[Section], layers: Sequence[int] = (), linked: bool = False
+    *, title: str, subtitle: str, sections: Sequence[PageSection], layers: Sequence[int] = (), linked: bool = False
 ) -> str:
     """Return a self-contained page.
 

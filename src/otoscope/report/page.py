@@ -12,7 +12,7 @@ from otoscope.report.claims import page as claims
 from otoscope.report.claims.sentences import VerdictText
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.probes import all_figures
-from otoscope.report.layout import Section, render_page, write_figure
+from otoscope.report.layout import PageSection, render_page, write_figure
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.opening import Opening, opening
@@ -63,7 +63,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     return path
 
 
-class RunSummary(NamedTuple):
+class SummaryContent(NamedTuple):
     """Content of the first section; `summary` is None if the strict protocol's findings come first."""
 
     opening: Opening
@@ -98,12 +98,12 @@ def render(run: RunData, figures: Mapping[str, Sequence[Figure]], *, linked: boo
     )
 
 
-def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Section]:
+def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[PageSection]:
     rows = run.results.rows
     rests_on = evidence.evidence_of_run(run)
     examined = claims.examine(rows) if claims.is_asked(rows) else None
     plain, strict = findings.summary(run, rests_on), strict_findings(run)
-    first = RunSummary(
+    first = SummaryContent(
         opening=opening(run, rests_on, claims.answers(examined) if examined else ()),
         caution=evidence.caution(rests_on),
         terms=findings.TERMS,
@@ -111,20 +111,20 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         summary=None if strict else plain,
     )
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    yield Section("summary", found, "summary.html", first)
+    yield PageSection("summary", found, "summary.html", first)
     if examined:
         link = ClaimsLink(list(zip(claims.CLAIMS, examined.verdicts, strict=True)), claims.PAGE)
-        yield Section("claim", "The claim, examined", "claims_link.html", link)
+        yield PageSection("claim", "The claim, examined", "claims_link.html", link)
     if strict:
-        yield Section("strict", "Strict protocol", "strict.html", strict, figures["strict"])
+        yield PageSection("strict", "Strict protocol", "strict.html", strict, figures["strict"])
         other = PlainFindings(OTHER_PROTOCOLS.get(run.results.protocol, ""), plain)
-        yield Section("plain", "Other protocol", "plain.html", other)
+        yield PageSection("plain", "Other protocol", "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
-        yield Section(name, title, "text.html", () if figures[name] else (empty,), figures[name])
-    yield Section("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
-    yield Section("methods", "Methods", "methods.html", methods.methods(run))
-    yield Section("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
-    yield Section("provenance", "Provenance", "provenance.html", methods.provenance(run))
+        yield PageSection(name, title, "text.html", () if figures[name] else (empty,), figures[name])
+    yield PageSection("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
+    yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
+    yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
+    yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))
 
 
 def _subtitle(run: RunData) -> str:

@@ -52,7 +52,7 @@ def task(progress: ProgressReporter, title: str, total: float, unit: str) -> Gen
         progress.finish()
 
 
-class ProgressCounter:
+class StageCounter:
     """Callback `on_progress(done, total)`; the first call starts the task, so that no work shows no bar."""
 
     def __init__(self, progress: ProgressReporter, title: str, unit: str) -> None:
@@ -70,9 +70,9 @@ class ProgressCounter:
 
 
 @contextmanager
-def progress_counter(progress: ProgressReporter, title: str, unit: str) -> Generator[ProgressCounter]:
+def progress_counter(progress: ProgressReporter, title: str, unit: str) -> Generator[StageCounter]:
     """Yield the counter of a task; finish the task, also after an error."""
-    counter = ProgressCounter(progress, title, unit)
+    counter = StageCounter(progress, title, unit)
     try:
         yield counter
     finally:

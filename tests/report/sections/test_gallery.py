@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_json, read_table, write_json, write_table
-from otoscope.report import write_report
-from otoscope.report.sections.gallery import FactorRanks, is_refuted, latent_status
+from otoscope.report import read_run, write_report
+from otoscope.report.sections.gallery import FactorRanks, gallery, is_refuted, latent_status
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -105,3 +105,15 @@ def test_a_rank_is_told_from_the_nearer_end() -> None:
     assert places.rank("f0", 0.5) == "lower than in 90\u00a0% of all clips"
     assert places.rank("f0", 9.0) == "higher than in 90\u00a0% of all clips"
     assert places.rank("other", 9.0) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"sizes": {}}, "this run has no factors"),
+        ({"gallery": False}, "no top-activating clips were written"),
+    ],
+)
+def test_gallery_states_the_reason_for_its_absence(parts: dict[str, object], reason: str, tmp_path: Path) -> None:
+    make_run(tmp_path, **parts)  # type: ignore[arg-type]
+    assert reason in gallery(read_run(tmp_path)).missing

@@ -15,9 +15,9 @@ Start with `measure`. Main names: `completeness`, `disentanglement`, `lasso_impo
 
 from otoscope.protocols.mariotte2025.metrics import (
     ALPHA,
-    Disentanglement,
     Forward,
     Importance,
+    StudyDisentanglement,
     completeness,
     disentanglement,
     lasso_importance,
@@ -29,9 +29,9 @@ NAME = "mariotte2025"
 __all__ = [
     "ALPHA",
     "NAME",
-    "Disentanglement",
     "Forward",
     "Importance",
+    "StudyDisentanglement",
     "completeness",
     "disentanglement",
     "lasso_importance",

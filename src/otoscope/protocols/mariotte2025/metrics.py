@@ -34,7 +34,7 @@ class Importance(NamedTuple):
     r2: Float[np.ndarray, " factors"]
 
 
-class Disentanglement(NamedTuple):
+class StudyDisentanglement(NamedTuple):
     """Disentanglement and share of importance of each latent, and the study's average of the two."""
 
     scores: Float[np.ndarray, " latents"]
@@ -70,7 +70,7 @@ def lasso_importance(
     return Importance(np.abs(weights), r2)
 
 
-def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disentanglement:
+def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> StudyDisentanglement:
     """Return `D = 1 - H(row) / log(factors)`, the share of each row, and the mean of their product.
 
     An unused latent has D = 1. The average divides once more by the number of latents, so the identity scores
@@ -83,7 +83,7 @@ def disentanglement(abs_weights: Float[np.ndarray, "latents factors"]) -> Disent
     scores = 1 - _entropy(abs_weights.T) / np.log(abs_weights.shape[1])
     total = abs_weights.sum(dtype=np.float64)
     share = abs_weights.sum(axis=1, dtype=np.float64) / total if total else np.zeros(len(abs_weights))
-    return Disentanglement(scores, share, float(np.mean(share * scores)))
+    return StudyDisentanglement(scores, share, float(np.mean(share * scores)))
 
 
 def completeness(abs_weights: Float[np.ndarray, "latents factors"]) -> Float[np.ndarray, " factors"]:
@@ -114,7 +114,7 @@ def _check_importances(abs_weights: Float[np.ndarray, "latents factors"]) -> Non
 BATCH, LEARNING_RATE = 32, 1e-3
 
 
-class Probe(NamedTuple):
+class StudyProbe(NamedTuple):
     """Weights of a probe after the epoch with the lowest validation loss."""
 
     weight: Float[Tensor, "classes width"]
@@ -136,7 +136,7 @@ def fit_probe(
     *,
     epochs: int,
     seed: int,
-) -> Probe:
+) -> StudyProbe:
     """Train a probe as the study does: raw rows, no penalty, one shuffled pass over the files per epoch.
 
     Epoch i uses crop i modulo the number of crops. Classes are numbered from 0; a class that only `valid` has is never
@@ -149,7 +149,7 @@ def fit_probe(
     rows, targets = torch.from_numpy(crops), torch.from_numpy(classes)
     valid_rows, valid_targets = torch.from_numpy(valid), torch.from_numpy(valid_classes)
     predictable = valid_targets < outputs
-    best, least = Probe(weight.detach().clone(), bias.detach().clone(), 0), float("inf")
+    best, least = StudyProbe(weight.detach().clone(), bias.detach().clone(), 0), float("inf")
     with one_thread():
         for epoch in range(epochs):
             for batch in torch.randperm(len(targets), generator=generator).split(BATCH):
@@ -161,7 +161,7 @@ def fit_probe(
                 logits = functional.linear(valid_rows[predictable], weight, bias)
                 loss = float(functional.cross_entropy(logits, valid_targets[predictable]))
             if loss < least:
-                best, least = Probe(weight.detach().clone(), bias.detach().clone(), epoch), loss
+                best, least = StudyProbe(weight.detach().clone(), bias.detach().clone(), epoch), loss
     return best
 
 

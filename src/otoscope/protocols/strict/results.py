@@ -34,7 +34,7 @@ EQUAL_R2 = 0.005
 LABELS = {entry.name: entry.label for entry in REPRESENTATIONS.values()}
 
 
-class Lead(Enum):
+class LeadDecision(Enum):
     """Decision on the order of two categories over the layers."""
 
     DECIDED = "the interval excludes 0"
@@ -53,12 +53,12 @@ class LayerLead:
     """Over the outputs of blocks alone; None where layer 0 is not among the layers."""
 
     @property
-    def decision(self) -> Lead:
+    def decision(self) -> LeadDecision:
         """Decision by the interval over all layers."""
         lead = self.estimate
         if lead.too_few_groups:
-            return Lead.TOO_FEW_GROUPS
-        return Lead.DECIDED if lead.low > 0 or lead.high < 0 else Lead.UNDECIDED
+            return LeadDecision.TOO_FEW_GROUPS
+        return LeadDecision.DECIDED if lead.low > 0 or lead.high < 0 else LeadDecision.UNDECIDED
 
     @property
     def rests_on_input(self) -> bool:
@@ -101,7 +101,7 @@ def compare_few_dimensions(comparisons: list[Comparison]) -> FewDimensions:
 
 
 @dataclass(frozen=True)
-class SparsityLimit:
+class PresetLimit:
     """Sparsest level of a preset that loses no more than the margin against its densest level, for one quantity."""
 
     preset: str
@@ -231,15 +231,15 @@ class StrictResults(ResultsTable):
         return questions | ({"task": self.tasks[0]} if self.tasks else {})
 
     @cached_property
-    def limits(self) -> list[SparsityLimit]:
+    def limits(self) -> list[PresetLimit]:
         """Sparsity limits in the order of the table."""
-        limits: list[SparsityLimit] = []
+        limits: list[PresetLimit] = []
         for row in self.where(metric="sparsity_limit", split="test"):
             preset, quantity = row["target"].split(": ")
             metric, target = self.limit_questions.get(quantity, ("", ""))
             codes = ResultsTable(self.first_seed_codes).where(preset=preset, metric=metric, target=target).measured
             levels = dict(codes.rows.select("sparsity", "value").iter_rows())
-            limits.append(SparsityLimit(preset, quantity, Estimate.from_row(row), levels))
+            limits.append(PresetLimit(preset, quantity, Estimate.from_row(row), levels))
         return limits
 
     @cached_property

@@ -21,7 +21,7 @@ from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
 from otoscope.report.glossary import TERMS
-from otoscope.report.layout import Section, render_page, write_figure
+from otoscope.report.layout import PageSection, render_page, write_figure
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
 
@@ -133,13 +133,13 @@ def render(
 ) -> str:
     """Return the page as text."""
     sections = [
-        Section("setting", "Setting", "claims_setting.html", content),
-        Section("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, examined.verdicts, strict=True))),
+        PageSection("setting", "Setting", "claims_setting.html", content),
+        PageSection("summary", "Verdicts", "verdicts.html", list(zip(CLAIMS, examined.verdicts, strict=True))),
     ]
     numbers = (_of_task, _of_dimensions, _of_layers)
     for claim, verdict, figure, rows_of in zip(CLAIMS, examined.verdicts, charts, numbers, strict=True):
         shown_claim = ExaminedClaim(claim, list(rows_of(examined.sources)), verdict)
-        sections.append(Section(claim.name, claim.title, "claim.html", shown_claim, [figure] if figure else []))
+        sections.append(PageSection(claim.name, claim.title, "claim.html", shown_claim, [figure] if figure else []))
     return render_page(title="The claim, examined", subtitle=subtitle, sections=sections, linked=linked)
 
 

@@ -7,7 +7,7 @@ from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, 
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.protocols.comparison import MIN_GROUPS, Advantage, Comparison, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
-from otoscope.protocols.strict.results import FEW, FewDimensions, Lead, StrictResults, compare_few_dimensions
+from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import capitalised, describe_lead, dimensions, interval, seed_range
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
@@ -293,9 +293,9 @@ def seed_findings(results: StrictResults, run: RunData) -> list[Finding]:
     return [Finding("Agreement between seeds", text)]
 
 
-LEADS: dict[Lead, str] = {
-    Lead.DECIDED: "and the interval excludes 0",
-    Lead.UNDECIDED: "but the interval includes 0",
+LEADS: dict[LeadDecision, str] = {
+    LeadDecision.DECIDED: "and the interval excludes 0",
+    LeadDecision.UNDECIDED: "but the interval includes 0",
 }
 
 

@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """Steps of a reproduction, and the free disk space of its folder."""
 
     steps: tuple[Step, ...]
@@ -69,7 +69,7 @@ class Plan:
         require_disk_space(self.folder, self.bytes)
 
 
-def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: ReproductionSettings) -> Plan:
+def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: ReproductionSettings) -> ReproductionPlan:
     """Return the plan of a reproduction, from file headers and one short measurement; writes nothing."""
     takes = cut_takes(list_vocalset(data, settings), settings)
     rate = flop_per_s()
@@ -98,7 +98,7 @@ def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: Re
     probe_rows = settings.probe_epochs * train_files
     flop = 6 * 10 * probe_rows * (LAYERS * len(models) * WIDTH + number * settings.latents)
     steps.append(Step("probes", f"{LAYERS * len(models)} layers, {number} SAEs", flop / rate, 0.0))
-    return Plan(tuple(steps), free_bytes(folder), folder)
+    return ReproductionPlan(tuple(steps), free_bytes(folder), folder)
 
 
 def flop_per_s() -> float:

@@ -12,7 +12,7 @@ from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, models_not_run
 from otoscope.report import tables
 from otoscope.report.claims.page import PAGE
-from otoscope.report.layout import Section, render_page
+from otoscope.report.layout import PageSection, render_page
 
 TITLES = {
     "probe_accuracy": "Probe accuracy, %",
@@ -140,21 +140,21 @@ class Matrices(NamedTuple):
     matrices: Sequence[Matrix]
 
 
-class Switches(NamedTuple):
+class SwitchTables(NamedTuple):
     """Content of the section of settings: choices of method, and effort."""
 
     switches: tables.Table
     effort: tables.SettingsTable
 
 
-def _sections(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[Section]:
-    yield Section("summary", "What was run", "comparison_summary.html", _summary(comparison, card))
+def _sections(comparison: pl.DataFrame, card: dict[str, Any]) -> Iterator[PageSection]:
+    yield PageSection("summary", "What was run", "comparison_summary.html", _summary(comparison, card))
     for metric, title in TITLES.items():
         content = Matrices(STANDARD_ERRORS[metric], matrix(comparison, metric))
-        yield Section(metric.replace("_", "-"), title, "comparison_matrices.html", content)
-    yield Section("switches", "Switches", "comparison_switches.html", _switches(card["settings"]))
+        yield PageSection(metric.replace("_", "-"), title, "comparison_matrices.html", content)
+    yield PageSection("switches", "Switches", "comparison_switches.html", _switches(card["settings"]))
     everything = tables.folded("Every published number", comparison, "comparison", digits=4)
-    yield Section("numbers", "All numbers", "comparison_numbers.html", everything)
+    yield PageSection("numbers", "All numbers", "comparison_numbers.html", everything)
 
 
 def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> ComparisonSummary:
@@ -178,7 +178,7 @@ def _summary(comparison: pl.DataFrame, card: dict[str, Any]) -> ComparisonSummar
     )
 
 
-def _switches(settings: dict[str, Any]) -> Switches:
+def _switches(settings: dict[str, Any]) -> SwitchTables:
     rows = [
         {
             "switch": name,
@@ -190,4 +190,4 @@ def _switches(settings: dict[str, Any]) -> Switches:
         for name, default in authors_choices().items()
     ]
     effort = {name: value for name, value in settings.items() if name not in authors_choices()}
-    return Switches(tables.table(pl.DataFrame(rows), caption="Switches"), tables.settings(effort, caption="Effort"))
+    return SwitchTables(tables.table(pl.DataFrame(rows), caption="Switches"), tables.settings(effort, caption="Effort"))
