@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,3 +102,16 @@ def _cgroup_quotas() -> list[int]:
         if quota > 0 and period > 0:
             quotas.append(-(-quota // period))
     return quotas
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Limit PyTorch to one thread: the rounding of matrix products depends on the number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

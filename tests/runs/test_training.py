@@ -11,12 +11,12 @@ import torch
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json
 from otoscope.config import load_config
+from otoscope.hardware import one_thread
 from otoscope.pipeline.run import run
 from otoscope.runs.progress import SilentReporter
 from otoscope.sae.checkpoint import WEIGHTS
 from otoscope.sae.data import ArrayRows
 from otoscope.sae.model import load_sae
-from otoscope.sae.resources import one_thread
 from otoscope.sae.train import begin
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 from tests.support.training import train_into

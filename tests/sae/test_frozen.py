@@ -7,7 +7,7 @@ import torch
 from otoscope import ArrayRows, TrainConfig
 from otoscope.errors import ConfigError
 from otoscope.sae.config import FROZEN_DECODER
-from otoscope.sae.kernel_optimiser import is_supported
+from otoscope.sae.optimiser import is_supported
 from otoscope.sae.train import begin, finish, train_steps
 
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))

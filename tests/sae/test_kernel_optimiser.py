@@ -10,8 +10,7 @@ from otoscope import ArrayRows, SparseAutoencoder, TopK, TrainConfig
 from otoscope.errors import ConfigError
 from otoscope.sae._kernels import llvm
 from otoscope.sae._kernels.llvm import has_bfloat_products
-from otoscope.sae.kernel_optimiser import KernelStepper, is_supported, pick_stepper
-from otoscope.sae.optimiser import TorchStepper
+from otoscope.sae.optimiser import KernelStepper, TorchStepper, is_supported, pick_stepper
 from otoscope.sae.train import TrainingRun, begin, finish, train_steps
 from otoscope.sae.training_state import load_progress, save_progress
 from otoscope.sae.validation import validate

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otoscope.linear import lasso_path
-from otoscope.linear.admm import AdmmSolver, choose_rho_powers
-from otoscope.linear.lasso_problem import Iterate, LassoProblems, duality_gaps, slopes_at
+from otoscope.linear.admm import AdmmSolver, Iterate, LassoProblems, choose_rho_powers, duality_gaps, slopes_at
 from otoscope.linear.sparse_descent import SparseColumns, SparseProblems, solve_sparse
 
 MAX_PATH_DENSITY = 0.2

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from otoscope.errors import EvaluationError
+from otoscope.linear.admm import Iterate, LassoProblems
 from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath, SolverHints
 from otoscope.linear.gram import REACH, Gramian, GramSubset
-from otoscope.linear.lasso_problem import Iterate, LassoProblems
 from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, group_folds
 
 MAX_BATCH_TARGETS = 96

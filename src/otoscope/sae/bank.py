@@ -10,15 +10,13 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
-from otoscope.hardware import find_device
+from otoscope.hardware import find_device, one_thread
 from otoscope.paths import user_path
 from otoscope.sae._kernels.buffers import available_threads
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
-from otoscope.sae.kernel_optimiser import pick_stepper
-from otoscope.sae.optimiser import StepperFactory
+from otoscope.sae.optimiser import StepperFactory, pick_stepper
 from otoscope.sae.plan import ResolvedConfig, member_bytes, memory_budget, require_fits, resolve, rows_bytes
-from otoscope.sae.resources import one_thread, thread_pool
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
 from otoscope.sae.train import TrainBatch, TrainingRun, TrainResult, TrainStep, advance, finish, read_batch, start_run
@@ -229,7 +227,7 @@ class Bank:
         every `save_every_s` seconds. Progress of other settings or rows, or a damaged file, raises
         `StaleArtifact` or `DamagedArtifact`; with `discard_stale` it is deleted instead.
         """
-        with one_thread(), thread_pool(self.workers) as pool:
+        with one_thread(), _thread_pool(self.workers) as pool:
             for wave in self.waves():
                 start = partial(self._start_member, threads=self.threads(wave), discard=discard_stale)
                 yield from self._run_wave(pool, list(pool.map(start, wave)), save_every_s)
@@ -274,3 +272,13 @@ class Bank:
     def _read_batches(self, keys: set[BatchKey]) -> dict[BatchKey, TrainBatch]:
         ordered = sorted(keys, key=lambda key: (key.shuffle.seed, key.shuffle.batch, key.step))
         return {key: read_batch(self.rows, key.shuffle, key.step, paired=key.paired) for key in ordered}
+
+
+@contextmanager
+def _thread_pool(number: int) -> Generator[ThreadPoolExecutor]:
+    """Open a thread pool that cancels pending tasks on exit."""
+    pool = ThreadPoolExecutor(number, "bank")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

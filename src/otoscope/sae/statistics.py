@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from otoscope.errors import TrainingError
+from otoscope.hardware import one_thread
 from otoscope.sae.data import RowSource, chunks, describe_row, row_remedy
-from otoscope.sae.resources import one_thread
 
 Scaling: TypeAlias = Literal["none", "rows", "dimensions"]
 ScalingName: TypeAlias = Literal["none", "rows", "dimensions", "auto"]

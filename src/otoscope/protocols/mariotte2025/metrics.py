@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from otoscope.config.mariotte2025 import ALPHA
 from otoscope.errors import EvaluationError
+from otoscope.hardware import one_thread
 from otoscope.linear.lasso import lasso_weights
-from otoscope.sae.resources import one_thread
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 from otoscope.sae.sparsifiers.topk import TopK
 

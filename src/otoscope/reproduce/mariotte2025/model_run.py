@@ -16,6 +16,7 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import UnknownLayer
 from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
+from otoscope.hardware import one_thread
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.measure import (
@@ -41,7 +42,6 @@ from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.config import MARIOTTE2025, TrainConfig
 from otoscope.sae.data import ArrayRows
 from otoscope.sae.model import SparseAutoencoder, load_sae
-from otoscope.sae.resources import one_thread
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 from otoscope.sae.sparsifiers.topk import TopK
 
