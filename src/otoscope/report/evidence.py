@@ -83,8 +83,7 @@ def caution(evidence: Evidence | None) -> str:
     if evidence is None or not evidence.thin:
         return ""
     return (
-        f"They rest on a test split of {evidence.description}: {weakness(evidence)}. "
-        f"A claim needs at least {MIN_GROUPS} test groups (with fewer the page of claims decides "
-        f"nothing) and about {MIN_CLIPS} test clips. {REMEDY}. Until then the page shows that the "
-        "run works, not what the model represents."
+        f"They rest on a test split of {evidence.description}: {weakness(evidence)}. A claim needs at least "
+        f"{MIN_GROUPS} test groups (with fewer the page of claims decides nothing) and about {MIN_CLIPS} test clips. "
+        f"{REMEDY}. Until then the page shows that the run works, not what the model represents."
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from otoscope.artifacts import atomic
 from otoscope.formatting import count
 from otoscope.paths import user_path
-from otoscope.report import evidence, glossary
+from otoscope.report import evidence
 from otoscope.report.claims import page as claims
 from otoscope.report.claims.sentences import VerdictText
 from otoscope.report.figures.figure import Figure
@@ -31,9 +31,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
 OTHER_PROTOCOLS = {
     "held_out": (
         "The same clips, evaluated in the simple way: one penalty chosen on validation groups, accuracy over all "
-        "clips, "
-        "untransformed factors, one seed, no baselines. These numbers differ from those above. They are a first look "
-        "and support no claim."
+        "clips, untransformed factors, one seed, no baselines. These numbers differ from those above. They are a "
+        "first look and support no claim."
     ),
     "mariotte2025": (
         "The same clips, evaluated as in the study's code: a probe that keeps its best epoch on the validation clips, "
@@ -68,8 +67,6 @@ class SummaryContent(NamedTuple):
 
     opening: Opening
     caution: str
-    terms: str
-    glossary: Mapping[str, str]
     summary: findings.Summary | None
 
 
@@ -106,8 +103,6 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     first = SummaryContent(
         opening=opening(run, rests_on, claims.answers(examined) if examined else ()),
         caution=evidence.caution(rests_on),
-        terms=findings.TERMS,
-        glossary=glossary.TERMS,
         summary=None if strict else plain,
     )
     found = "What was measured" if rests_on and rests_on.thin else "What was found"

@@ -20,7 +20,6 @@ from otoscope.report.estimates import decimal_with_interval, describe_lead, perc
 from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
-from otoscope.report.glossary import TERMS
 from otoscope.report.layout import PageSection, render_page, write_figure
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
@@ -56,9 +55,8 @@ CLAIMS = (
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
         "Tested on the dense layers, whereas the study counts codes. Holds if the centre of pitch is before both "
-        "others, "
-        "with intervals above 0 and leads above chance; fails if an interval is below 0. Both also require more than "
-        "chance without layer 0; otherwise undecided.",
+        "others, with intervals above 0 and leads above chance; fails if an interval is below 0. Both also require "
+        "more than chance without layer 0; otherwise undecided.",
     ),
 )
 """Claims of Mariotte et al. 2025 (arXiv 2509.24793)."""
@@ -98,7 +96,7 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
                 write_figure(page.parent / "figures", figure)
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = evidence_of_run(run)
-    content = ClaimsSetting(opening(run, rests_on, answers(examined)), caution(rests_on), TERMS, setting(run))
+    content = ClaimsSetting(opening(run, rests_on, answers(examined)), caution(rests_on), setting(run))
     subtitle = f"Three claims of Mariotte et al. (arXiv 2509.24793), examined for {encoders}"
     text = render(examined, charts, subtitle=subtitle, content=content, linked=figures)
     with atomic(page) as temporary:
@@ -107,11 +105,10 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
 
 
 class ClaimsSetting(NamedTuple):
-    """Content of the page's first section: lead, caution, glossary, and the rows of the table of settings."""
+    """Content of the page's first section: lead, caution, and the rows of the table of settings."""
 
     opening: Opening
     caution: str
-    glossary: Mapping[str, str]
     rows: Sequence[tuple[str, str]]
 
 

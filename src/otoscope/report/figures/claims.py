@@ -48,9 +48,8 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Accuracy from codes minus accuracy from their layer, in percentage points, by sparsity; 0 means no loss. "
             "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
-            "groups: "
-            "balanced accuracy of one layer, mean over seeds, with the interval of the difference, on which the "
-            "verdict rests (both intervals combined as the root of squares, as if independent)."
+            "groups: balanced accuracy of one layer, mean over seeds, with the interval of the difference, on which "
+            "the verdict rests (both intervals combined as the root of squares, as if independent)."
         ),
         panels=[Panel(chart)],
         table=data,
@@ -85,10 +84,9 @@ def dimensions_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Completeness is 1 if a single dimension carries a factor. The published comparison selects factors of "
             "codes by completeness and factors of the layer by R², divides by the logarithm of different sizes, and "
-            "assigns 1 "
-            "to factors that are not predicted. On held-out groups both sides are compared on the same factors, with "
-            "intervals (codes are means over seeds). Fewer effective dimensions and a higher R² from few dimensions "
-            "support the claim."
+            "assigns 1 to factors that are not predicted. On held-out groups both sides are compared on the same "
+            "factors, with intervals (codes are means over seeds). Fewer effective dimensions and a higher R² from "
+            "few dimensions support the claim."
         ),
         panels=panels,
         table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),
@@ -128,9 +126,8 @@ def layers_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
             "large categories are counted more often. On held-out groups the chart shows the mean R² of each "
-            "category's "
-            "factors from the dense layer, with its interval. The verdict rests on the centre of each curve: the mean "
-            "layer number weighted with R²."
+            "category's factors from the dense layer, with its interval. The verdict rests on the centre of each "
+            "curve: the mean layer number weighted with R²."
         ),
         panels=panels,
         table=pl.concat(tables, how="diagonal"),

@@ -43,10 +43,9 @@ def probe_by_layer(results: Results) -> Figure | None:
         name="probe-by-layer",
         title=f"Probe accuracy by layer: {comma_list(labels)}",
         caption=(
-            "Accuracy of a linear probe on test groups, which no fit and no choice used. "
-            f"Orange: the dense layer.{codes} Vertical lines: 95{NBSP}% intervals over groups. "
-            "Grey: the null, the same probe with permuted labels, from mean to upper end; "
-            "a point within the grey band is no better than chance."
+            "Accuracy of a linear probe on test groups, which no fit and no choice used. Orange: the dense "
+            f"layer.{codes} Vertical lines: 95{NBSP}% intervals over groups. Grey: the null, the same probe with "
+            "permuted labels, from mean to upper end; a point within the grey band is no better than chance."
         ),
         panels=[
             Panel(charts.by_layer(rows.filter(pl.col("target") == label), y_title="accuracy on test groups"), label)
@@ -71,9 +70,8 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
     first, *others = results.labels
     caption = (
         "Probe accuracy of the codes (blue) as fewer latents may be active. The orange line is the dense layer with "
-        "its "
-        "interval; where blue meets orange, the codes lose nothing. Grey: the null (permuted labels), from mean to "
-        "upper end."
+        "its interval; where blue meets orange, the codes lose nothing. Grey: the null (permuted labels), from mean "
+        "to upper end."
     )
     first_rows = rows.filter(pl.col("target") == first)
     layers = first_rows.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()

@@ -56,11 +56,10 @@ def tasks(rows: StrictResults) -> Figure | None:
         title="Scores by representation",
         caption=(
             "Each target is predicted by the same ridge regression (one output per class) from every representation. "
-            "Its "
-            "penalty is chosen by leaving out whole groups, and it is scored on test groups. Orange: the dense layer. "
-            "Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. Grey: codes "
-            f"without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary needs blue to "
-            "the right of magenta, not only of grey."
+            "Its penalty is chosen by leaving out whole groups, and it is scored on test groups. Orange: the dense "
+            "layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
+            f"Grey: codes without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
+            "needs blue to the right of magenta, not only of grey."
         ),
         notes=[f"The table also holds {comma_list(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)
@@ -90,9 +89,8 @@ def structure(rows: StrictResults) -> Figure | None:
     left_out = [representation_label(name) for name in _measured(rows) if name not in predictive]
     notes = [
         "Completeness depends on the size of the code; compare codes of different sizes by effective dimensions. The "
-        "null "
-        "of these measures is the value for codes of other clips. These predict nothing and may therefore look most "
-        "compact, so a null above the value is no evidence against it."
+        "null of these measures is the value for codes of other clips. These predict nothing and may therefore look "
+        "most compact, so a null above the value is no evidence against it."
     ]
     if left_out:
         notes.append(
@@ -105,10 +103,9 @@ def structure(rows: StrictResults) -> Figure | None:
         caption=(
             "Computed over the factors that the dense layer and the codes of every seed predict well. Effective "
             "dimensions: number of units that share a factor (fewer is more compact). Completeness: the same on a "
-            "scale "
-            "from 0 to 1 that depends on the size of the code. Disentanglement: 1 if each unit serves a single factor. "
-            "Explicitness: 1 if a linear model predicts as well as a larger one. Lines: intervals from leaving out one "
-            "factor at a time, widened because factors depend on each other."
+            "scale from 0 to 1 that depends on the size of the code. Disentanglement: 1 if each unit serves a single "
+            "factor. Explicitness: 1 if a linear model predicts as well as a larger one. Lines: intervals from "
+            "leaving out one factor at a time, widened because factors depend on each other."
         ),
         panels=panels,
         table=result_rows(everything),
@@ -142,10 +139,9 @@ def few_dimensions(rows: StrictResults) -> Figure | None:
         title="Scores from a few dimensions",
         caption=(
             "A direct test of “fewer dimensions encode the same”: the best 1, 2, 4, ... dimensions for a target are "
-            "chosen "
-            "on training groups, a regression uses only these, and is scored on test groups. If single latents are "
-            "meaningful, the blue curve starts higher than the others on the left; the sentence “A few dimensions” "
-            "above states the result. Blue is the mean over seeds; the table holds each seed."
+            "chosen on training groups, a regression uses only these, and is scored on test groups. If single latents "
+            "are meaningful, the blue curve starts higher than the others on the left; the sentence “A few "
+            "dimensions” above states the result. Blue is the mean over seeds; the table holds each seed."
         ),
         panels=panels,
         table=result_rows(everything),
@@ -174,9 +170,8 @@ def layers(rows: StrictResults) -> Figure | None:
         title="Categories of factors by layer",
         caption=(
             "Mean R² of each category's factors from the dense layers, on test groups, with equal weight per factor; "
-            "the "
-            "number of factors is in brackets. Band: interval over groups and factors. Dashed: upper end of the null. "
-            "The table ends with the centre of each curve (mean layer number weighted with R²), the first layer "
+            "the number of factors is in brackets. Band: interval over groups and factors. Dashed: upper end of the "
+            "null. The table ends with the centre of each curve (mean layer number weighted with R²), the first layer "
             "within a tenth of the best, and the leads between centres in layers."
         ),
         panels=panels,

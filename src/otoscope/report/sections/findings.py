@@ -94,17 +94,6 @@ def _tile(name: str, value: str, row: Row, lines: Sequence[str]) -> Tile:
     return Tile(name, value, [*lines, describe_rows(row)])
 
 
-TERMS = (
-    "A group is a set of clips that must stay on one side of a split, such as all clips of one singer or speaker. "
-    "Numbers are computed on test groups, which no fit and no choice used, unless stated otherwise. Sample sizes are "
-    "clips for probes and factors, frames (or clips) for reconstruction. Codes are the activations of the latents of a "
-    "dictionary (a sparse autoencoder, SAE) for a clip; sparsity is the share of latents that are zero. Chance, or the "
-    "null, is the score of the same fit on permuted labels or factors; “up to” is the value that "
-    f"95{NBSP}% of these refits do not exceed."
-)
-"""Terms that a newcomer needs to read the numbers."""
-
-
 class Finding(NamedTuple):
     """A sentence with its topic."""
 
@@ -249,9 +238,8 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
     return [
         Finding(
             "Compactness",
-            f"The {count(len(targets), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions "
-            f"of the dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, "
-            f"layer {layer}).",
+            f"The {count(len(targets), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions of the "
+            f"dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, layer {layer}).",
         )
     ]
 
