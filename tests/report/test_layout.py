@@ -1,11 +1,16 @@
 """Templates: what goes in comes out as text, whatever it contains."""
 
+import base64
+import csv
+import io
 import json
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.report.layout import PageSection, breakable, render_page, templates, with_code
+from otoscope.report.tables import csv_download
 from tests.support.page_reader import read_page
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -45,3 +50,9 @@ def test_render_page_escapes_titles_and_paragraphs() -> None:
     assert len(reading.all("script")) == 4
     assert reading.section("one").count(hostile) == 2
     assert hostile in reading.all("h1")[0].text
+
+
+def test_csv_download_keeps_quotes_and_commas_of_headers() -> None:
+    rows = pl.DataFrame({'a "quoted", name': [1], "plain": ['say "x"']})
+    data = base64.b64decode(csv_download(rows, "rows").href.split(",", 1)[1]).decode()
+    assert list(csv.reader(io.StringIO(data))) == [rows.columns, ["1", 'say "x"']]

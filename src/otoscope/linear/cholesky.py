@@ -67,16 +67,8 @@ def cholesky(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"]
     """
     stride = a.shape[1]
     info = np.zeros(1, dtype=np.int32)
-    _call(
-        routines[_POTRF],
-        (
-            np.uint8(_UPPER),
-            np.int32(size),
-            a.ctypes.data + _BYTES * first * (stride + 1),
-            np.int32(stride),
-            info.ctypes.data,
-        ),
-    )
+    block = a.ctypes.data + _BYTES * first * (stride + 1)
+    _call(routines[_POTRF], (np.uint8(_UPPER), np.int32(size), block, np.int32(stride), info.ctypes.data))
     return info[0]
 
 
@@ -86,43 +78,21 @@ def solve_rows(
 ) -> None:
     """Replace rows `first` to `stop`, up to column `size`, by R such that R L' is what stood there."""
     stride = a.shape[1]
-    _call(
-        routines[_TRSM],
-        (
-            np.uint8(_LEFT),
-            np.uint8(_UPPER),
-            np.uint8(_TRANSPOSED),
-            np.uint8(_GENERAL),
-            np.int32(size),
-            np.int32(stop - first),
-            np.float64(1.0),
-            a.ctypes.data,
-            np.int32(stride),
-            a.ctypes.data + _BYTES * first * stride,
-            np.int32(stride),
-        ),
-    )
+    rows = a.ctypes.data + _BYTES * first * stride
+    flags = np.uint8(_LEFT), np.uint8(_UPPER), np.uint8(_TRANSPOSED), np.uint8(_GENERAL)
+    shape = np.int32(size), np.int32(stop - first)
+    _call(routines[_TRSM], (*flags, *shape, np.float64(1.0), a.ctypes.data, np.int32(stride), rows, np.int32(stride)))
 
 
 @numba.njit(cache=True, nogil=True)
 def subtract_squares(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], size: int, stop: int) -> None:
     """Subtract R R' from the block that begins at `size`, where R is rows `size` to `stop` up to column `size`."""
     stride = a.shape[1]
-    _call(
-        routines[_SYRK],
-        (
-            np.uint8(_UPPER),
-            np.uint8(_TRANSPOSED),
-            np.int32(stop - size),
-            np.int32(size),
-            np.float64(-1.0),
-            a.ctypes.data + _BYTES * size * stride,
-            np.int32(stride),
-            np.float64(1.0),
-            a.ctypes.data + _BYTES * size * (stride + 1),
-            np.int32(stride),
-        ),
-    )
+    rows = a.ctypes.data + _BYTES * size * stride
+    flags, shape = (np.uint8(_UPPER), np.uint8(_TRANSPOSED)), (np.int32(stop - size), np.int32(size))
+    source = np.float64(-1.0), rows, np.int32(stride)
+    target = np.float64(1.0), rows + _BYTES * size, np.int32(stride)
+    _call(routines[_SYRK], (*flags, *shape, *source, *target))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -130,21 +100,10 @@ def solve(
     routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], size: int, x: Float[np.ndarray, " size"]
 ) -> None:
     """Replace `x` by the solution of L L' z = x with the leading factor of `size` rows."""
-    stride = np.int32(a.shape[1])
+    matrix, vector = (a.ctypes.data, np.int32(a.shape[1])), (x.ctypes.data, np.int32(1))
     for transposed in (_TRANSPOSED, _PLAIN):
-        _call(
-            routines[_TRSV],
-            (
-                np.uint8(_UPPER),
-                np.uint8(transposed),
-                np.uint8(_GENERAL),
-                np.int32(size),
-                a.ctypes.data,
-                stride,
-                x.ctypes.data,
-                np.int32(1),
-            ),
-        )
+        flags = np.uint8(_UPPER), np.uint8(transposed), np.uint8(_GENERAL)
+        _call(routines[_TRSV], (*flags, np.int32(size), *matrix, *vector))
 
 
 MIN_NEW_VARIANCE = 1e-10

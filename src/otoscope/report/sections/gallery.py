@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float
 
 from otoscope import formatting
@@ -50,17 +49,11 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
     card = run.top_clips.card if run.top_clips else {}
     # with other seeds, the strict protocol ranked the factors
     protocol = "strict" if row.get("seeds_asked") else run.results.protocol
-    scores = run.results.rows.filter(
-        (pl.col("metric") == "factor_r2")
-        & (pl.col("split") == "test")
-        & (pl.col("protocol") == protocol)
-        & (pl.col("sae_id") == card.get("sae_id", ""))
-        & (pl.col("target") == row["factor"])
-        & pl.col("value").is_not_nan()
-    )
-    if scores.is_empty():
+    sae_id = str(card.get("sae_id", ""))
+    scores = run.results.where(metric="factor_r2", split="test", protocol=protocol, sae_id=sae_id, target=row["factor"])
+    score = scores.measured.first()
+    if score is None:
         return []
-    score = scores.row(0, named=True)
     has_interval = formatting.known(score["low"]) and formatting.known(score["high"])
     interval = f"95{NBSP}% interval {decimal(score['low'], 2)} to {decimal(score['high'], 2)}"
     return [
