@@ -131,11 +131,7 @@ class AdmmSolver:
                 open_targets = open_targets[reached <= tolerance]
 
     def _iterate(
-        self,
-        power: int,
-        anchor: Iterate,
-        duals: Float[np.ndarray, "members p"],
-        alpha: Float[np.ndarray, " members"],
+        self, power: int, anchor: Iterate, duals: Float[np.ndarray, "members p"], alpha: Float[np.ndarray, " members"]
     ) -> Iterate:
         """Return weights and duals after `ITERATIONS_PER_ANCHOR` iterations."""
         rho, inverse = RHO_RATIO**power, self._inverse(power)

@@ -13,7 +13,7 @@ an argument and the routines are called through it. A row-major lower triangle L
 upper triangle U = L'; that is why every call below says "upper".
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
@@ -22,7 +22,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import get_cython_function_address, intrinsic
 
-ROUTINES: Int[np.ndarray, " routines"] = np.array(
+Routines: TypeAlias = Int[np.ndarray, " routines"]
+Gram: TypeAlias = Float[np.ndarray, "p p"]
+PerFeature: TypeAlias = Float[np.ndarray, " p"]
+
+ROUTINES: Routines = np.array(
     [
         get_cython_function_address("scipy.linalg.cython_lapack", "dpotrf"),
         get_cython_function_address("scipy.linalg.cython_blas", "dtrsm"),
@@ -60,7 +64,7 @@ _call: Any = intrinsic(_call_by_address)
 
 
 @numba.njit(cache=True, nogil=True)
-def cholesky(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], first: int, size: int) -> int:
+def cholesky(routines: Routines, a: Float[np.ndarray, "n n"], first: int, size: int) -> int:
     """Replace the block of `size` rows and columns from `first` by its lower factor; its upper half is not touched.
 
     Returns 0, or the position from 1 of the first pivot that is not positive.
@@ -73,9 +77,7 @@ def cholesky(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"]
 
 
 @numba.njit(cache=True, nogil=True)
-def solve_rows(
-    routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], size: int, first: int, stop: int
-) -> None:
+def solve_rows(routines: Routines, a: Float[np.ndarray, "n n"], size: int, first: int, stop: int) -> None:
     """Replace rows `first` to `stop`, up to column `size`, by R such that R L' is what stood there."""
     stride = a.shape[1]
     rows = a.ctypes.data + _BYTES * first * stride
@@ -85,7 +87,7 @@ def solve_rows(
 
 
 @numba.njit(cache=True, nogil=True)
-def subtract_squares(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], size: int, stop: int) -> None:
+def subtract_squares(routines: Routines, a: Float[np.ndarray, "n n"], size: int, stop: int) -> None:
     """Subtract R R' from the block that begins at `size`, where R is rows `size` to `stop` up to column `size`."""
     stride = a.shape[1]
     rows = a.ctypes.data + _BYTES * size * stride
@@ -96,9 +98,7 @@ def subtract_squares(routines: Int[np.ndarray, " routines"], a: Float[np.ndarray
 
 
 @numba.njit(cache=True, nogil=True)
-def solve(
-    routines: Int[np.ndarray, " routines"], a: Float[np.ndarray, "n n"], size: int, x: Float[np.ndarray, " size"]
-) -> None:
+def solve(routines: Routines, a: Float[np.ndarray, "n n"], size: int, x: Float[np.ndarray, " size"]) -> None:
     """Replace `x` by the solution of L L' z = x with the leading factor of `size` rows."""
     matrix, vector = (a.ctypes.data, np.int32(a.shape[1])), (x.ctypes.data, np.int32(1))
     for transposed in (_TRANSPOSED, _PLAIN):
@@ -127,12 +127,7 @@ def empty_active_set(most: int) -> ActiveSet:
 
 
 @numba.njit(cache=True, nogil=True)
-def update_factor(
-    routines: Int[np.ndarray, " routines"],
-    gram: Float[np.ndarray, "p p"],
-    weights: Float[np.ndarray, " p"],
-    support: ActiveSet,
-) -> int:
+def update_factor(routines: Routines, gram: Gram, weights: PerFeature, support: ActiveSet) -> int:
     """Update the factor to the features with nonzero weight.
 
     An empty factor starts with the largest weights, since small weights are the first to vanish. Returns a feature that
@@ -174,14 +169,7 @@ def update_factor(
 
 
 @numba.njit(cache=True, nogil=True)
-def _append(
-    routines: Int[np.ndarray, " routines"],
-    gram: Float[np.ndarray, "p p"],
-    support: ActiveSet,
-    solid: int,
-    stayed: int,
-    stop: int,
-) -> None:
+def _append(routines: Routines, gram: Gram, support: ActiveSet, solid: int, stayed: int, stop: int) -> None:
     """Fill the first `solid` columns of the new rows."""
     factor, order = support.factor, support.order
     for i in range(stayed, stop):
@@ -192,9 +180,7 @@ def _append(
 
 
 @numba.njit(cache=True, nogil=True)
-def _factor_tail(
-    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], support: ActiveSet, solid: int, stop: int
-) -> int:
+def _factor_tail(routines: Routines, gram: Gram, support: ActiveSet, solid: int, stop: int) -> int:
     """Decompose the block after the first `solid` features."""
     factor, order = support.factor, support.order
     support.size[0] = stop
@@ -217,7 +203,7 @@ def _factor_tail(
 
 
 @numba.njit(cache=True, nogil=True)
-def all_nonzero(weights: Float[np.ndarray, " p"], support: ActiveSet) -> bool:
+def all_nonzero(weights: PerFeature, support: ActiveSet) -> bool:
     """Return whether all features of the factor have nonzero weight."""
     for i in range(support.size[0]):
         if weights[support.order[i]] == 0.0:

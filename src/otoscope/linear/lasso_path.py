@@ -22,6 +22,9 @@ from otoscope.linear.cholesky import (
     NO_FEATURE,
     ROUTINES,
     ActiveSet,
+    Gram,
+    PerFeature,
+    Routines,
     all_nonzero,
     empty_active_set,
     solve,
@@ -35,15 +38,13 @@ ROUNDING = 1e-13
 class PathState(NamedTuple):
     """State of the solver; `slope` is c - Gw."""
 
-    weights: Float[np.ndarray, " p"]
-    slope: Float[np.ndarray, " p"]
+    weights: PerFeature
+    slope: PerFeature
     support: ActiveSet
 
 
 @numba.njit(cache=True, nogil=True)
-def path_step(
-    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], fall: float, state: PathState
-) -> None:
+def path_step(routines: Routines, gram: Gram, fall: float, state: PathState) -> None:
     """Move along the path as the penalty falls by `fall`; a weight that would change sign becomes zero."""
     weights, support = state.weights, state.support
     if not all_nonzero(weights, support):
@@ -60,9 +61,7 @@ def path_step(
 
 
 @numba.njit(cache=True, nogil=True)
-def drop_dependent(
-    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], feature: int, state: PathState
-) -> None:
+def drop_dependent(routines: Routines, gram: Gram, feature: int, state: PathState) -> None:
     """Move along a null direction of the Gram matrix until a coefficient reaches zero; predictions do not change.
 
     `feature` is determined by the active features. The sum of absolute weights does not rise.
@@ -92,9 +91,7 @@ def drop_dependent(
 
 
 @numba.njit(cache=True, nogil=True)
-def newton_step(
-    routines: Int[np.ndarray, " routines"], gram: Float[np.ndarray, "p p"], alpha: float, state: PathState
-) -> None:
+def newton_step(routines: Routines, gram: Gram, alpha: float, state: PathState) -> None:
     """Step towards the minimum on the active features with fixed signs, as far as the objective falls.
 
     Where a weight reaches zero, the step continues without that feature. Between these points the objective is a
@@ -141,10 +138,7 @@ def newton_step(
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def subtract_rows(
-    gram: Float[np.ndarray, "p p"],
-    chosen: Int[np.ndarray, " chosen"],
-    steps: Float[np.ndarray, " chosen"],
-    slope: Float[np.ndarray, " p"],
+    gram: Gram, chosen: Int[np.ndarray, " chosen"], steps: Float[np.ndarray, " chosen"], slope: PerFeature
 ) -> None:
     """Update the slope after the weights of `chosen` grew by `steps`."""
     for a in range(len(chosen)):
@@ -169,13 +163,13 @@ class LassoPath(NamedTuple):
 
 
 def solve_path(
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
+    gram: Gram,
+    target: PerFeature,
     target_square: float,
     alphas: Float[np.ndarray, " alphas"],
     tolerance: float,
     *,
-    start: Float[np.ndarray, " p"] | None = None,
+    start: PerFeature | None = None,
     rank: int | None = None,
 ) -> LassoPath:
     """Return the solutions for falling penalties.
@@ -197,13 +191,13 @@ def solve_path(
 
 @numba.njit(cache=True, nogil=True)
 def _path(
-    routines: Int[np.ndarray, " routines"],
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
+    routines: Routines,
+    gram: Gram,
+    target: PerFeature,
     target_square: float,
     alphas: Float[np.ndarray, " alphas"],
     tolerance: float,
-    weights: Float[np.ndarray, " p"],
+    weights: PerFeature,
     most: int,
 ) -> tuple[Float[np.ndarray, "alphas p"], Float[np.ndarray, " alphas"]]:
     state = PathState(weights, target.copy(), empty_active_set(most))
@@ -219,9 +213,9 @@ def _path(
 
 @numba.njit(cache=True, nogil=True)
 def _solve_at(
-    routines: Int[np.ndarray, " routines"],
-    gram: Float[np.ndarray, "p p"],
-    target: Float[np.ndarray, " p"],
+    routines: Routines,
+    gram: Gram,
+    target: PerFeature,
     target_square: float,
     alpha: float,
     tolerance: float,
@@ -251,9 +245,7 @@ def _solve_at(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sweep(
-    gram: Float[np.ndarray, "p p"], weights: Float[np.ndarray, " p"], slope: Float[np.ndarray, " p"], alpha: float
-) -> None:
+def _sweep(gram: Gram, weights: PerFeature, slope: PerFeature, alpha: float) -> None:
     """Minimise over one feature after another, updating `slope`."""
     for j in range(len(weights)):
         old = weights[j]
@@ -277,11 +269,7 @@ def _sweep(
 
 @numba.njit(cache=True, nogil=True)
 def relative_gap(
-    weights: Float[np.ndarray, " p"],
-    target: Float[np.ndarray, " p"],
-    slope: Float[np.ndarray, " p"],
-    target_square: float,
-    alpha: float,
+    weights: PerFeature, target: PerFeature, slope: PerFeature, target_square: float, alpha: float
 ) -> float:
     """Return the duality gap as a share of the objective; `slope` is c - Gw."""
     fitted = 0.0

@@ -76,11 +76,7 @@ class _FoldProblem(NamedTuple):
 
 
 def make_fold(
-    rows: Gramian,
-    *,
-    fitted: Bool[np.ndarray, " rows"],
-    scored: Bool[np.ndarray, " rows"],
-    reach: float | None = None,
+    rows: Gramian, *, fitted: Bool[np.ndarray, " rows"], scored: Bool[np.ndarray, " rows"], reach: float | None = None
 ) -> LassoFold:
     """Return a fold with at least one fitted and one scored row; `reach` clips scored rows (see `Gramian.within`)."""
     moments = rows.moments(fitted)

@@ -18,13 +18,7 @@ the second cache for all but the first of these latents."""
 
 @njit(**COMPILED)
 def add_gradients(
-    gradients: Array,
-    entries: Entries,
-    inputs: Array,
-    offsets: Array,
-    bias_gradient: Array,
-    first: int,
-    last: int,
+    gradients: Array, entries: Entries, inputs: Array, offsets: Array, bias_gradient: Array, first: int, last: int
 ) -> None:
     """Add the gradients of latents: `codes * residuals` for atoms, `slopes * inputs` for filters, slopes for biases."""
     columns = gradients.shape[2]
