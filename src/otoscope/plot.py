@@ -30,7 +30,7 @@ from otoscope.explain.spectrogram import spectrogram, to_png
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
 from otoscope.paths import user_path
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.claims.page import examine
+from otoscope.report.claims import examine
 from otoscope.report.figures import claims, probes, strict
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures.figure import AnyChart, Figure, figure_chart

@@ -13,7 +13,7 @@ from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.pipeline.run import RunSummary
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
-from otoscope.report.claims.page import PAGE
+from otoscope.report.claims import PAGE
 from otoscope.runs.folder import RunFolder
 
 

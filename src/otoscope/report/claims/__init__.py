@@ -1,6 +1,10 @@
 """The page about the three claims of Mariotte et al. 2025: numbers by source, and verdicts.
 
-- `page`: `write_claims` and `examine`, the entry points
-- `numbers`, `strict_numbers`: numbers of the claims from a results table
-- `verdicts`, `notes`, `formatting`, `setting`: outcomes, what qualifies them, and their text
+- `write_claims`: write `claims.html`, named `PAGE`
+- `examine`: numbers of all sources, and verdicts; `CLAIMS` are the claims and their rules
+- `sentences`, `setting`: text of the verdicts, and of what was examined
 """
+
+from otoscope.report.claims.page import CLAIMS, PAGE, examine, write_claims
+
+__all__ = ["CLAIMS", "PAGE", "examine", "write_claims"]

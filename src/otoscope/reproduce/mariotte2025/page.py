@@ -11,7 +11,7 @@ from otoscope.config.mariotte2025 import ReproductionSettings, allowed_choices, 
 from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, models_not_run
 from otoscope.report import tables
-from otoscope.report.claims.page import PAGE
+from otoscope.report.claims import PAGE
 from otoscope.report.layout import PageSection, render_page
 
 TITLES = {

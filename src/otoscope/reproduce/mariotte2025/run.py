@@ -15,7 +15,7 @@ from otoscope.formatting import count
 from otoscope.protocols.mariotte2025 import NAME
 from otoscope.protocols.mariotte2025.models import StudyModel
 from otoscope.protocols.mariotte2025.published import SOURCE, compare
-from otoscope.report.claims.page import write_claims
+from otoscope.report.claims import write_claims
 from otoscope.report.run_data import read_run
 from otoscope.reproduce.mariotte2025.corpus import read_vocalset
 from otoscope.reproduce.mariotte2025.estimate import require_disk_space
