@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from otoscope.errors import quote
 from otoscope.metrics.representation import BASELINES
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

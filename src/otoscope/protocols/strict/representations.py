@@ -16,6 +16,7 @@ from otoscope.corpus.table import SPLITS
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import ArtifactError, StaleArtifact
 from otoscope.factors.logmel import logmel_table
+from otoscope.hardware import find_device
 from otoscope.metrics.baselines import FITTED, FROM_CODES
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record
