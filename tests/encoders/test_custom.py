@@ -87,3 +87,27 @@ def test_it_takes_arrays_and_tells_of_slips_as_every_encoder_does(encoder):
     assert encoder.encode([wave.numpy()], [0]).layers[0].equal(encoder.encode([wave], [0]).layers[0])
     with pytest.raises(EncoderError, match=r"got one tensor of shape \(4000,\); give a list of clips"):
         encoder.encode(wave, [0])
+
+
+class Normed(nn.Module):
+    """A convolution with a batch norm (its counter has no dimensions), a scalar gain, and an empty buffer."""
+
+    def __init__(self, gain: float = 0.5, counted: int = 3) -> None:
+        super().__init__()
+        self.front, self.norm = nn.Conv1d(1, 4, 16, stride=8), nn.BatchNorm1d(4)
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.norm.num_batches_tracked.fill_(counted)
+        self.register_buffer("unused", torch.zeros(0))
+
+    def forward(self, sound: Tensor) -> Tensor:
+        return self.gain * self.norm(self.front(sound[:, None])).transpose(1, 2)
+
+
+def test_wrap_encoder_accepts_scalars_and_covers_them_by_the_revision():
+    def revision(**values: float) -> str:
+        torch.manual_seed(0)
+        geometry = {"name": "normed", "rate_hz": 16000, "hop_samples": 8, "field_samples": 16}
+        return wrap_encoder(Normed(**values), ["norm"], **geometry).revision
+
+    assert revision() == revision()
+    assert len({revision(), revision(gain=0.25), revision(counted=4)}) == 3

@@ -71,6 +71,19 @@ def test_load_sae_truncated_file_error(folder: Path):
         load_sae(folder)
 
 
+@pytest.mark.parametrize("name", ["encoder", "decoder", "encoder_bias", "decoder_bias", "centre", "scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_load_sae_non_finite_weights_error(folder: Path, name: str, value: float):
+    tensors = read_tensors(folder / WEIGHTS)
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[0] = value
+    write_tensors(folder / WEIGHTS, tensors)
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps({**card, "sha256": digest(folder / WEIGHTS)}))
+    with pytest.raises(DamagedArtifact, match=f"holds NaN or infinite values in {name}"):
+        load_sae(folder)
+
+
 def test_load_sae_other_keys_are_stale(folder: Path):
     tensors = read_tensors(folder / WEIGHTS)
     tensors["threshold"] = tensors.pop("encoder_bias")

@@ -61,8 +61,8 @@ def _doctor(as_json: Json = False) -> None:
         f"{machine['disk_free_gib']:.0f} GiB disk space free, Python {machine['python']}"
     )
     console.print(
-        f"speed     float32 matrix products {machine['float32_gflops']:,.0f} GFLOP/s, "
-        f"bfloat16 {machine['bfloat16_gflops']:,.0f} GFLOP/s, "
+        f"speed     float32 matrix products {_rounded(machine['float32_gflops'])} GFLOP/s, "
+        f"bfloat16 {_rounded(machine['bfloat16_gflops'])} GFLOP/s, "
         f"{count(machine['torch_threads'], 'thread')}, {machine['accelerator']}"
     )
     packages = ", ".join(f"{name} {release or 'missing'}" for name, release in report["packages"].items())
@@ -138,11 +138,28 @@ def _gpu() -> str:
     return f"{torch.cuda.get_device_name()} (used with device: auto, the default)"
 
 
+def _rounded(value: float) -> str:
+    """Return a number with at least two digits.
+
+    >>> _rounded(1234.5), _rounded(0.234)
+    ('1,234', '0.23')
+    """
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+SLOW_PRODUCT_S = 0.3
+"""Estimated duration of a product from which fewer rows are multiplied, so that the report takes seconds."""
+
+
 def _product_gflops(dtype: Any) -> float:
     import torch
 
     rows, width, latents = 1024, 768, 2048
     left, right = torch.ones(rows, width, dtype=dtype), torch.ones(width, latents, dtype=dtype)
+    few = 16  # without instructions for bfloat16 a product of all rows takes seconds
+    if (few_s := _seconds(lambda: left[:few] @ right)) * rows / few > SLOW_PRODUCT_S:
+        few_s = min(few_s, _seconds(lambda: left[:few] @ right))
+        return 2 * few * width * latents / few_s / 1e9
     best_s = min(_seconds(lambda: left @ right) for _ in range(8))
     return 2 * rows * width * latents / best_s / 1e9
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from otoscope.encoders.base import BatchedEncoder, Layer, Runtime, States
 from otoscope.encoders.hooks import Capture, capture
 from otoscope.errors import EncoderError
+from otoscope.hardware import find_device
 
 Preprocess = Callable[[Float[Tensor, "clips samples"]], Any]
 """Converts clips of one length to the model's input: a tensor, a tuple of arguments, or a mapping of keywords."""
@@ -92,6 +93,7 @@ def wrap_encoder(
     Raises `UnknownLayer` for a point that does not exist, `EncoderError` if one second of noise does not give
     `[clips, frames, width]` with this geometry.
     """
+    device = str(find_device(device))
     runtime = Runtime(device=device, threads=threads)
     model = model.to(device).eval().requires_grad_(False)
     captured = capture(model, points)
@@ -134,7 +136,8 @@ def module_digest(model: nn.Module) -> str:
     sha256 = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         sha256.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        sha256.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        flat = value.detach().cpu().contiguous().reshape(-1)  # a scalar has no bytes to view
+        sha256.update(bytes(flat.view(torch.uint8).numpy()))
     return sha256.hexdigest()[:16]
 
 

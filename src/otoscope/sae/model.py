@@ -150,6 +150,9 @@ class SparseAutoencoder(nn.Module):
         tensors, card = read_checkpoint(folder)
         model = _empty(card["model"], folder, sparsifier)
         load_strictly(model, tensors, folder / WEIGHTS)
+        if bad := [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+            names = ", ".join(bad)
+            raise DamagedArtifact(f"{folder / WEIGHTS} holds NaN or infinite values in {names}; train it again")
         model.card = card
         return model.eval().requires_grad_(False)
 
