@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from otoscope import SparseAutoencoder, TopK, load_sae, save_sae
 from otoscope.artifacts import digest, read_tensors, write_tensors
@@ -82,6 +83,25 @@ def test_load_sae_non_finite_weights_error(folder: Path, name: str, value: float
     (folder / CARD).write_text(json.dumps({**card, "sha256": digest(folder / WEIGHTS)}))
     with pytest.raises(DamagedArtifact, match=f"holds NaN or infinite values in {name}"):
         load_sae(folder)
+
+
+@pytest.mark.parametrize("changes", [{"latents": 10**12}, {"width": 10**9}, {"archetypes": 10**10}, {"latents": "16"}])
+def test_load_sae_compares_the_card_with_the_weights_before_allocating(folder: Path, changes: dict[str, object]):
+    card = json.loads((folder / CARD).read_text())
+    rewrite_card(folder, model={**card["model"], **changes})
+    with pytest.raises(DamagedArtifact, match=rf"(encoder|archetypes.points) has .*, {CARD} says"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_load_sae_reads_floats_of_fewer_bits_as_float32(folder: Path, dtype: torch.dtype):
+    tensors = {name: value.to(dtype) for name, value in load_sae(folder).sae.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    rewrite_card(folder, sha256=digest(folder / WEIGHTS))
+    sae = load_sae(folder).sae
+    for name, value in sae.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, tensors[name].float()), name
 
 
 def test_load_sae_other_keys_are_stale(folder: Path):

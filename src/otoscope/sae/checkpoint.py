@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from otoscope.artifacts import atomic, digest, environment, read_json, read_tensors, write_json
+from otoscope.artifacts import atomic, digest, environment, read_json, write_json
 from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
@@ -64,10 +64,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise DamagedArtifact(f"{folder / CARD} is not the card of an SAE; train it again")
     if card["format"] != FORMAT:
         raise StaleArtifact(f"{folder} has format {card['format']}, this release reads {FORMAT}; train it again")
-    arrays = read_tensors(folder / WEIGHTS)
+    tensors = _read_float32(folder / WEIGHTS)
     if digest(folder / WEIGHTS) != card["sha256"]:
         raise DamagedArtifact(f"{folder / WEIGHTS} does not match the checksum in its card; train it again")
-    return Checkpoint({name: torch.from_numpy(value) for name, value in arrays.items()}, card)
+    return Checkpoint(tensors, card)
+
+
+def _read_float32(path: Path) -> dict[str, Tensor]:
+    """Read tensors; floats of fewer bits, which other tools may have written, become float32."""
+    if not path.is_file():
+        raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedArtifact(f"{path} is not a complete safetensors file ({error}); train the SAE again") from error
+    return {
+        name: value.float() if value.is_floating_point() and value.itemsize < 4 else value
+        for name, value in tensors.items()
+    }
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

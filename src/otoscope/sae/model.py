@@ -148,6 +148,7 @@ class SparseAutoencoder(nn.Module):
         """
         folder = user_path(source)
         tensors, card = read_checkpoint(folder)
+        _require_shape(card["model"], tensors, folder)
         model = _empty(card["model"], folder, sparsifier)
         load_strictly(model, tensors, folder / WEIGHTS)
         if bad := [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]:
@@ -319,6 +320,19 @@ def load_sae(source: str | Path, *, sparsifier: Sparsifier | None = None) -> Loa
 def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
     """Write a model and its card: `SparseAutoencoder.save_pretrained` as a function."""
     sae.save_pretrained(folder, card)
+
+
+def _require_shape(settings: object, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise `DamagedArtifact` unless a card has the weights' shape, before a model of the card's shape is allocated."""
+    if not isinstance(settings, Mapping) or not {"latents", "width", "archetypes"} <= settings.keys():
+        raise DamagedArtifact(f"{folder / CARD} does not describe an SAE; train it again")
+    card: Mapping[str, Any] = settings
+    rows = {"encoder": [card.get("latents"), card.get("width")], "archetypes.points": [card.get("archetypes")]}
+    for name, expected in rows.items():
+        shape = list(tensors[name].shape)[: len(expected)] if name in tensors else [None]
+        if shape != expected:
+            got = f"shape {list(tensors[name].shape)}" if name in tensors else "nothing"
+            raise DamagedArtifact(f"{folder / WEIGHTS}: {name} has {got}, {CARD} says {expected}; train the SAE again")
 
 
 def _empty(settings: Mapping[str, Any], folder: Path, sparsifier: Sparsifier | None) -> SparseAutoencoder:
