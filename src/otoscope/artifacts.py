@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -205,11 +205,16 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a safetensors file; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
+    """Read a safetensors file as arrays; raise `IncompleteArtifact` if absent, `DamagedArtifact` if malformed."""
+    return read_safetensors(path, "np")
+
+
+def read_safetensors(path: Path, framework: Literal["np", "pt"]) -> dict[str, Any]:
+    """Read a safetensors file as NumPy arrays or as tensors; raise as `read_tensors` does."""
     if not path.is_file():
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")
     try:
-        with safe_open(path, framework="np") as file:
+        with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DamagedArtifact(

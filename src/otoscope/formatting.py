@@ -92,6 +92,15 @@ def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
     return "; ".join(parts)
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    r"""Return a text, such as the message of another library's error, on one line of `most` characters at most.
+
+    >>> one_line(ValueError("bad header,\n  chunk 2"))
+    'bad header, chunk 2'
+    """
+    return " ".join(str(text).split())[:most]
+
+
 def is_clean(text: str) -> bool:
     r"""Return whether a text has no control character, lone surrogate or non-character, which no page can show.
 

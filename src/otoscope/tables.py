@@ -17,7 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.errors import CorpusError, quote
-from otoscope.formatting import is_clean
+from otoscope.formatting import is_clean, one_line
 
 MISSING = frozenset(
     [
@@ -97,7 +97,7 @@ def _without_panic(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame
     try:
         return read()
     except pl.exceptions.PanicException as error:
-        raise pl.exceptions.ComputeError(f"{path} is damaged ({_one_line(error)})") from None
+        raise pl.exceptions.ComputeError(f"{path} is damaged ({one_line(error, 300)})") from None
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def read_text_table(path: Path) -> TextTable:
             raise CorpusError(f"{path} is larger than {MAX_TABLE_MB} MB; save it as Parquet")
         data = path.read_bytes()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise CorpusError(f"{path} cannot be read ({_one_line(error)})") from error
+        raise CorpusError(f"{path} cannot be read ({one_line(error, 300)})") from error
     text, notes = _decoded(data, path)
     return _from_csv(text, path, notes)
 
@@ -331,7 +331,3 @@ def _without_row_numbers(table: TextTable, names: Mapping[str, str | None]) -> T
             dropped.append(column)
             notes.append(f"{table.name}: {shown} is not used")
     return replace(table, cells=table.cells.drop(dropped), notes=(*table.notes, *notes))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from otoscope.cli.progress import plain_console
 from otoscope.hardware import available_cores
 
 PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soundfile", "soxr", "polars", "numba")
@@ -54,7 +54,7 @@ def _doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     machine = report["machine"]
     console.print(
         f"machine   {machine['processor']}, {count(machine['cores'], 'core')}, {machine['memory_gib']:.0f} GiB, "
@@ -193,7 +193,7 @@ def _models(as_json: Json = False) -> None:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*("–" if value in (None, "hub") else str(value) for value in row.values()))
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=TABLE_WIDTH)
+    console = plain_console(soft_wrap=True, width=TABLE_WIDTH)
     console.print(table)
     console.print("\nfound: location on this machine; the others (–) are downloaded from the Hub on first use")
     console.print(f"Any checkpoint of these families loads by Hub identifier or folder: {', '.join(sorted(FAMILIES))}")

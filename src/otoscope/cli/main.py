@@ -18,7 +18,7 @@ import typer
 from otoscope.cli import doctor, reproduce, store, synth
 from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.errors import OtoscopeError
-from otoscope.formatting import printable
+from otoscope.formatting import one_line, printable
 from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
 
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("stopped; run the same command again to resume", file=sys.stderr)
         raise
     except Exception as error:  # noqa: BLE001  no traceback without --debug
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = one_line(f"{type(error).__name__}: {error}")
         _fail(
             f"unexpected {text}\nThis is a bug in otoscope; run again with --debug and report it.",
             code=70,

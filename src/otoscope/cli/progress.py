@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,11 @@ from rich.text import Text
 from otoscope.formatting import printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line on standard output.")]
+
+
+def plain_console(**settings: Any) -> Console:
+    """Return a console that prints text as it is: words of the user are neither markup nor emoji."""
+    return Console(highlight=False, markup=False, emoji=False, **settings)
 
 
 MIN_SHARE = 0.02
@@ -60,7 +65,7 @@ class TerminalProgress:
     """Reporter that draws bars with rate and remaining time."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+        self.console = plain_console(stderr=True, quiet=quiet)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._line = _ProgressLine()

@@ -11,7 +11,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.cli.progress import Json, TerminalProgress
+from otoscope.cli.progress import Json, TerminalProgress, plain_console
 from otoscope.formatting import count
 
 if TYPE_CHECKING:  # `--help` does not wait for torch
@@ -46,7 +46,7 @@ def print_comparison(result: "Reproduction") -> None:
 
 def _console() -> Console:
     """Return a console wide enough that no number is cut, also in a narrow terminal."""
-    return Console(highlight=False, markup=False, emoji=False, width=max(get_terminal_size().columns, TABLE_WIDTH))
+    return plain_console(width=max(get_terminal_size().columns, TABLE_WIDTH))
 
 
 def _drawn(title: str, rows: pl.DataFrame) -> Table:

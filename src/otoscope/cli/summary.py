@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
 from otoscope.formatting import count, known, printable
 from otoscope.metrics.representation import CODES, DENSE
@@ -40,7 +40,7 @@ MAX_FACTORS_SHOWN = 8
 
 def print_summary(summary: RunSummary, folder: RunFolder, shown: Sequence[str] = ()) -> None:
     """Print the key numbers of a run and the paths of its artifacts; before them, `shown`."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     for line in shown:
         console.print(printable(line), soft_wrap=True)
     if summary.results is not None:

@@ -11,7 +11,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from otoscope.errors import ConfigError
-from otoscope.formatting import is_clean
+from otoscope.formatting import is_clean, one_line
 
 MAX_DEPTH = 30
 """Deepest nesting of sections and lists."""
@@ -195,7 +195,7 @@ _HINTS = {
     "unknown escape character": "; write text with backslashes in single quotes",
     "'\\t' that cannot start": "; indent with blanks",
 }
-"""What to do about frequent faults."""
+"""Advice on frequent faults, by words of the parser's message."""
 
 
 def _problem(error: yaml.YAMLError) -> str:
@@ -206,4 +206,4 @@ def _problem(error: yaml.YAMLError) -> str:
         return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{hint}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"character {error.position + 1}: {error.reason}"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from otoscope.errors import CorpusError, quote
+from otoscope.formatting import one_line
 
 MAX_PATTERN = 10_000
 """Longest pattern, in characters."""
@@ -26,7 +27,7 @@ def check_pattern(pattern: str) -> list[str]:
         names = [field for field in _extract(pattern, [""]).columns if not field.isdigit()]
     except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:
         problem = str(error).rpartition("error: ")[2].strip()
-        raise ValueError(f"not a regular expression ({' '.join(problem.split())[:200]})") from error
+        raise ValueError(f"not a regular expression ({one_line(problem, 200)})") from error
     for name in names:
         if name != "group" and not any(name.startswith(p) and len(name) > len(p) for p in _PREFIXES):
             raise ValueError(

@@ -12,8 +12,9 @@ from typing import Any
 
 from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.encoders.model_folder import PREPROCESSOR_FILES, file_names, is_complete, weight_names
-from otoscope.encoders.starter import cache_folder
 from otoscope.errors import ArtifactError, EncoderError, UnknownEncoder
+from otoscope.formatting import one_line
+from otoscope.paths import cache_folder
 
 HUB_FILES = ("config.json", *PREPROCESSOR_FILES)
 """Files that are downloaded next to the weights; code never is."""
@@ -180,7 +181,7 @@ def _as_encoder_error(error: BaseException, model: str, revision: str | None) ->
     if status is not None:
         kind = UnknownEncoder if status in (401, 404) and not _is_gated(root) else EncoderError
         return kind(f"the Hub answered HTTP {status}: {_remedy_of_status(status, root, model)}")
-    reason = f"{type(root).__name__}: {' '.join(str(root).split())}"
+    reason = f"{type(root).__name__}: {one_line(root)}"
     return EncoderError(f"the Hub did not provide it ({reason}); {_remedy_of_failure(root)}")
 
 

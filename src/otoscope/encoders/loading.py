@@ -16,6 +16,7 @@ from torch import nn
 
 from otoscope.encoders.model_folder import read_preprocessor
 from otoscope.errors import EncoderError, WeightMismatch
+from otoscope.formatting import one_line
 
 INVALID_SETTINGS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
@@ -25,8 +26,8 @@ INVALID_SETTINGS = (
 
 
 def _line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return an error's message on one line, or its type if it has none."""
+    return one_line(error, 300) or type(error).__name__
 
 
 def load_config(kind: type[Any], folder: Path) -> Any:

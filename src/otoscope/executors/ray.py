@@ -20,6 +20,7 @@ from typing import Any
 
 from otoscope.errors import ConfigError, ExecutorError, MissingExtra
 from otoscope.executors.base import Done, Message, Task, TaskProgress, WorkerLost
+from otoscope.formatting import one_line
 
 try:
     ray: Any = import_module("ray")
@@ -87,7 +88,7 @@ class RayExecutor:
         try:
             ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ExecutorError(f"no Ray cluster at {where} ({' '.join(str(error).split())[:200]})") from error
+            raise ExecutorError(f"no Ray cluster at {where} ({one_line(error, 200)})") from error
 
     def _options(self) -> dict[str, Any]:
         gpus = ray.cluster_resources().get("GPU", 0.0)
@@ -161,11 +162,11 @@ class _Pool:
             except RayTaskError as error:
                 if isinstance(error.cause, Exception):
                     raise error.cause from error
-                raise ExecutorError(f"a task failed on its worker: {' '.join(str(error).split())[-300:]}") from error
+                raise ExecutorError(f"a task failed on its worker: {one_line(error)[-300:]}") from error
             except RayError as error:
                 del self.busy[stream]
                 _kill(running.actor)
-                yield WorkerLost(running.index, " ".join(str(error).split())[:200])
+                yield WorkerLost(running.index, one_line(error, 200))
             else:
                 starting, running.last_event_s = running.last_event_s is None, time.monotonic()
                 if not starting:

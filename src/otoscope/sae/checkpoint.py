@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from otoscope.artifacts import atomic, digest, environment, read_json, write_json
+from otoscope.artifacts import atomic, digest, environment, read_json, read_safetensors, write_json
 from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
@@ -72,13 +71,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def _read_float32(path: Path) -> dict[str, Tensor]:
     """Read tensors; floats of fewer bits, which other tools may have written, become float32."""
-    if not path.is_file():
-        raise IncompleteArtifact(f"{path} is missing; run the stage that writes it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedArtifact(f"{path} is not a complete safetensors file ({error}); train the SAE again") from error
+    tensors: dict[str, Tensor] = read_safetensors(path, "pt")
     return {
         name: value.float() if value.is_floating_point() and value.itemsize < 4 else value
         for name, value in tensors.items()

@@ -18,6 +18,7 @@ from otoscope.errors import (
     OtoscopeError,
     StorageFull,
 )
+from otoscope.formatting import one_line
 from otoscope.paths import cache_folder, user_path
 
 CACHE_VARIABLE = "OTOSCOPE_STORE_CACHE"
@@ -152,7 +153,7 @@ def _translate_errors(address: str) -> Generator[None]:
         raise
     except Exception as error:  # every fsspec backend raises its own classes
         kind = StorageFull if is_full(error) else ArtifactError
-        raise kind(f"{address} cannot be reached or written: {' '.join(str(error).split())}") from error
+        raise kind(f"{address} cannot be reached or written: {one_line(error)}") from error
 
 
 def _cache() -> Path:
