@@ -4,11 +4,13 @@
 - `measure_egemaps`: the 88 eGeMAPSv02 functionals through openSMILE (extra `factors`)
 - `read_user_table`: the user's own CSV or Parquet table
 - `category`: pitch, formants, voice quality, ... of a factor's name
+- `readable_name`: a factor's name in words with its unit
 - `logmel_statistics`: mean and standard deviation of log-mel energies, a baseline representation
 """
 
 from otoscope.factors.egemaps import measure_egemaps as measure_egemaps
 from otoscope.factors.logmel import logmel_statistics as logmel_statistics
+from otoscope.factors.readable_names import readable_name as readable_name
 from otoscope.factors.table import FactorCard as FactorCard
 from otoscope.factors.table import FactorTable as FactorTable
 from otoscope.factors.table import build_factors as build_factors

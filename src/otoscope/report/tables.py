@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.metrics.registry import METRICS
 from otoscope.tables import format_csv
@@ -45,6 +46,8 @@ RESULT_COLUMNS = (
 )
 SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")
 """Columns that describe a number; a constant column is stated once above the table."""
+NAMES_OF_FACTORS = ("factor", "target")
+"""Columns whose texts may be names of factors; they are shown in words, the download keeps the original."""
 LONG_TEXT = 11
 """Minimum length of texts, in characters, for a wider column."""
 MAX_ROWS = 300
@@ -59,10 +62,11 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Text of a cell, and the exact value of a number."""
+    """Text of a cell, the exact value of a number, and the original of a name that is shown in words."""
 
     text: str
     exact: str | None = None
+    original: str = ""
 
 
 class Table(NamedTuple):
@@ -155,6 +159,8 @@ def _cell(value: Any, column: str, digits: int) -> Cell:
         return Cell(text, repr(value)) if known(value) else Cell("–")
     if isinstance(value, int) and not isinstance(value, bool):
         return Cell(str(value), str(value))
+    if column in NAMES_OF_FACTORS and isinstance(value, str) and (name := readable_name(value)) != value:
+        return Cell(name, original=value)
     return Cell("–" if value is None else str(value))
 
 

@@ -117,3 +117,18 @@ def test_a_rank_is_told_from_the_nearer_end() -> None:
 def test_gallery_states_the_reason_for_its_absence(parts: dict[str, object], reason: str, tmp_path: Path) -> None:
     make_run(tmp_path, **parts)  # type: ignore[arg-type]
     assert reason in gallery(read_run(tmp_path)).missing
+
+
+def test_gallery_and_tables_name_factors_in_words_with_the_original_as_tooltip(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    shown = read_table(made / "explain" / "top_clips.parquet")["factor"][0]
+    original = "F0semitoneFrom27.5Hz_sma3nz_percentile50.0"
+    renamed = pl.col("target").replace({shown: original})
+    write_table(made / "results.parquet", read_table(made / "results.parquet").with_columns(target=renamed))
+    page = remade(made, factor=pl.col("factor").replace({shown: original}))
+    named = page.all("span", title=original)
+    assert {tag.text for tag in named} == {"pitch (median, semitones)"}
+    assert [tag.attributes.get("class") for tag in named].count("factor") == 1
+    assert len(named) >= 3  # the card, and the tables of R² and of effective dimensions
+    assert original in page.csv("factor-r2")["factor"].to_list()
+    assert page.mistakes == []

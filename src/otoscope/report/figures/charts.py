@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, sparsity
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE
 from otoscope.protocols.comparison import with_seed_means
@@ -125,7 +126,10 @@ def factor_panel(
         "dense" if representation == DENSE else _without_unit(label)
         for representation, label in plain_rows(rows).select("representation", "label").iter_rows()
     ]
-    data = plain_rows(rows).with_columns(pl.Series("label", labels, dtype=pl.String()))
+    data = plain_rows(rows).with_columns(
+        pl.Series("label", labels, dtype=pl.String()),
+        pl.Series("factor", map(readable_name, rows["target"]), dtype=pl.String()),
+    )
     median = (
         data.group_by("label", "series", maintain_order=True)
         .agg(pl.col("value", "null_high").median(), pl.col("target").n_unique().alias("factors"))
@@ -138,7 +142,13 @@ def factor_panel(
     light = alt.Chart(data).encode(x=x, y=y, detail="target:N")
     place = alt.Tooltip("label:N", title="dense or sparsity, %")
     upper = alt.Tooltip("null_high:Q", format=".3f", title="null, upper end")
-    tips = [alt.Tooltip("target:N"), place, alt.Tooltip("value:Q", format=".3f"), upper]
+    tips = [
+        alt.Tooltip("factor:N"),
+        alt.Tooltip("target:N", title="name in the tables"),
+        place,
+        alt.Tooltip("value:Q", format=".3f"),
+        upper,
+    ]
     bold = alt.Chart(median).encode(x=x, y=y, color=series_colour(series_names(median)))
     median_tips = [place, alt.Tooltip("factors:Q"), alt.Tooltip("value:Q", format=".3f", title="median")]
     return layered(

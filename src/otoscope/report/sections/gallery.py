@@ -12,6 +12,7 @@ from jaxtyping import Float
 from otoscope import formatting
 from otoscope.artifacts import read_table
 from otoscope.explain.selection import MIN_ROWS
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
@@ -178,9 +179,10 @@ class ClipCard(NamedTuple):
 
 
 class LatentCard(NamedTuple):
-    """One latent with its facts and its strongest clips."""
+    """One latent with its facts and strongest clips; `original` is the factor's name in the tables, if it differs."""
 
     factor: str
+    original: str
     subtitle: str
     facts: str
     also: str
@@ -245,8 +247,10 @@ def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     if clips and (span := places.span(first["factor"])):
         facts.append(span)
+    name = readable_name(first["factor"])
     return LatentCard(
-        factor=first["factor"],
+        factor=name,
+        original=first["factor"] if name != first["factor"] else "",
         subtitle=f"latent {first['latent']}, {run.category(first['factor'])}",
         facts=f"{latent_status(first)}: {'; '.join(facts)}.",
         also=_also(first["also"]) if first["also"] else "",
@@ -263,7 +267,7 @@ def _tested(row: dict[str, Any]) -> list[str]:
 
 
 def _also(factors: list[str]) -> str:
-    names, rest = factors[:MAX_ALSO], len(factors) - MAX_ALSO
+    names, rest = list(map(readable_name, factors[:MAX_ALSO])), len(factors) - MAX_ALSO
     more = [count(rest, "further factor")] if rest > 0 else []
     return f"Also the best single latent for {comma_list([*names, *more])}."
 
@@ -294,7 +298,7 @@ def _caption(row: dict[str, Any], places: FactorRanks) -> list[str]:
     parts = [group, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
         rank = places.rank(row["factor"], row["factor_value"])
-        parts.append(f"{row['factor']} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
+        parts.append(f"{readable_name(row['factor'])} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
     if row["from_s"] > 0:
         parts.append(f"starts at {row['from_s']:.2f} s of the clip")
     return parts
