@@ -10,7 +10,7 @@ from otoscope.metrics.record import Record
 from otoscope.protocols.claim_sources import formant_agreement, published_claims, reproduced_claims, strict_claims
 from otoscope.protocols.claims import Claims, OtherTargets, Reason
 from otoscope.protocols.comparison import Verdict
-from tests.support.claim_studies import small_study, strict_study, strictly, table
+from tests.support.claim_studies import difference, small_study, strict_study, strictly, table
 
 
 def test_published_claims_are_means_over_the_eight_opened_layers() -> None:
@@ -50,7 +50,7 @@ def test_strict_claims_average_seeds_of_one_sae_per_sparsity() -> None:
     assert found.compactness is not None
     assert found.compactness.dimensions is not None
     assert found.compactness.dimensions.codes.value == 5.5
-    assert found.compactness.seeds == (5.0, 6.0)
+    assert found.compactness.dimensions.seeds == (5.0, 6.0)
     assert (found.compactness.few_k, found.compactness.factors) == (4, 12)
     assert found.ordering is not None
     assert [lead.estimate.null_high for lead in found.ordering.leads] == [0.3]
@@ -73,6 +73,7 @@ def test_claims_are_none_where_numbers_are_missing(records: list[Record]) -> Non
 
 def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
     codes: dict[str, Any] = {"sparsity": 0.95, "seed": 0, "sae_id": "layer01-k95-seed0"}
+    named = {"sae_id": codes["sae_id"], "sparsity": 0.95}
     accuracy = "task_balanced_accuracy"
     records = [
         *strict_study(),
@@ -80,6 +81,10 @@ def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
         strictly(accuracy, 0.8, "sae", target="vowel", low=0.79, high=0.81, **codes),
         strictly(accuracy, 0.9, "dense", target="gender", null_high=0.6),
         strictly(accuracy, 0.89, "sae", target="gender", **codes),
+        difference(accuracy, -0.1, -0.12, -0.08, target="vowel", **named),
+        difference(accuracy, -0.01, -0.1, 0.1, target="gender", **named),
+        difference("task_r2", -0.1, -0.2, 0.0, target="f0", **named),
+        difference(accuracy, -0.06, -0.07, -0.05, "pca", target="technique", **named),
         strictly("task_r2", 0.5, "dense", target="f0", null_high=0.1),
         strictly("task_r2", 0.4, "sae", target="f0", **codes),
         # nothing can be lost on a target that the layer does not predict
@@ -98,6 +103,7 @@ def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
     assert losses == {"vowel": -0.1, "f0 (R²)": -0.1}
     assert claim.best_baseline is not None
     assert (claim.best_baseline.representations, claim.best_baseline.sparsity) == (("pca",), 0.99)
+    assert (claim.to_baseline.value, claim.change.value) == (-0.06, -0.0105)
     alone = strict_claims(table(strict_study())).task
     assert alone is not None
     assert (alone.best_baseline, alone.others) == (None, OtherTargets(0, {}))

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from otoscope.protocols.claims import CompactnessClaim, LayerAndCodes, OrderingClaim, Reason, TaskClaim
-from otoscope.protocols.comparison import Estimate, Verdict
+from otoscope.protocols.claims import CompactnessClaim, OrderingClaim, Reason, TaskClaim
+from otoscope.protocols.comparison import Comparison, Estimate, Verdict
 from otoscope.protocols.strict.results import LayerLead
 
 
@@ -18,33 +18,30 @@ def number(
 
 
 @pytest.mark.parametrize(
-    ("codes", "dense", "verdict", "reason"),
+    ("change", "verdict", "reason"),
     [
-        # the whole interval of the difference lies above -2 points, then above 0
-        (number(0.80, 0.79, 0.81, 0.2), number(0.8, 0.79, 0.81), Verdict.HOLDS, Reason.LOSS_EXCLUDED),
-        (number(0.81, 0.80, 0.82, 0.2), number(0.8, 0.79, 0.81), Verdict.HOLDS, Reason.LOSS_EXCLUDED),
-        (number(0.85, 0.84, 0.86, 0.2), number(0.8, 0.79, 0.81), Verdict.HOLDS, Reason.GAIN),
+        # the whole interval of the paired difference lies above -2 points, then above 0
+        (number(0.0, -0.01, 0.01), Verdict.HOLDS, Reason.LOSS_EXCLUDED),
+        (number(0.01, -0.01, 0.03), Verdict.HOLDS, Reason.LOSS_EXCLUDED),
+        (number(0.05, 0.03, 0.07), Verdict.HOLDS, Reason.GAIN),
         # a good point estimate alone decides nothing
-        (
-            number(0.79, 0.7, 0.88, 0.2),
-            number(0.8, 0.7, 0.9),
-            Verdict.UNDECIDED,
-            Reason.LOSS_POSSIBLE,
-        ),
-        (number(0.85, 0.75, 0.95, 0.2), number(0.8, 0.7, 0.9), Verdict.UNDECIDED, Reason.LOSS_POSSIBLE),
-        (number(0.7, 0.6, 0.85, 0.2), number(0.8, 0.7, 0.9), Verdict.UNDECIDED, Reason.LOSS_LIKELY),
-        (number(0.8), number(0.8), Verdict.UNDECIDED, Reason.NO_INTERVAL),
-        (number(0.8, 0.8, 0.8, 0.2, groups=2), number(0.8, 0.8, 0.8), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
-        (number(0.5, 0.5, 0.5, 0.2, groups=1), number(0.8, 0.8, 0.8), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
-        (number(0.5, 0.45, 0.55, 0.2), number(0.8, 0.75, 0.85), Verdict.FAILS, Reason.LOSS),
-        # codes at chance fail for any layer
-        (number(0.19, 0.1, 0.3, 0.2), number(0.2, 0.1, 0.3), Verdict.FAILS, Reason.AT_CHANCE),
+        (number(-0.01, -0.1, 0.08), Verdict.UNDECIDED, Reason.LOSS_POSSIBLE),
+        (number(0.05, -0.05, 0.15), Verdict.UNDECIDED, Reason.LOSS_POSSIBLE),
+        (number(-0.1, -0.3, 0.1), Verdict.UNDECIDED, Reason.LOSS_LIKELY),
+        (number(0.0), Verdict.UNDECIDED, Reason.NO_INTERVAL),
+        (number(0.0, 0.0, 0.0, groups=2), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
+        (number(-0.3, -0.3, -0.3, groups=1), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
+        (number(-0.3, -0.35, -0.25), Verdict.FAILS, Reason.LOSS),
     ],
 )
-def test_task_claim_is_decided_by_the_interval_of_the_change(
-    codes: Estimate, dense: Estimate, verdict: Verdict, reason: Reason
-):
-    assert TaskClaim(dense, {0.95: codes}, "technique").decide() == (verdict, reason)
+def test_task_claim_is_decided_by_the_interval_of_the_paired_change(change: Estimate, verdict: Verdict, reason: Reason):
+    claim = TaskClaim(number(0.8, null_high=0.2), {0.95: number(0.8, null_high=0.2)}, "technique", {0.95: change})
+    assert claim.decide() == (verdict, reason)
+
+
+def test_task_claim_fails_for_codes_at_chance_of_any_layer():
+    claim = TaskClaim(number(0.2), {0.95: number(0.19, null_high=0.2)}, "technique", {0.95: number(-0.01, -0.02, 0.0)})
+    assert claim.decide() == (Verdict.FAILS, Reason.AT_CHANCE)
 
 
 def test_task_claim_has_a_limit_only_if_the_densest_codes_are_best():
@@ -54,58 +51,51 @@ def test_task_claim_has_a_limit_only_if_the_densest_codes_are_best():
     assert replace(claim, codes={0.75: number(0.6), 0.9: number(0.8)}).better_sparsity == 0.9
 
 
-def sides(
-    codes: Estimate, dense: Estimate, few: tuple[Estimate, Estimate] | None = None, factors: int = 9
-) -> CompactnessClaim:
-    completeness = LayerAndCodes(number(0.5), number(0.6))
-    few_sides = None if few is None else LayerAndCodes(*few)
-    return CompactnessClaim(completeness, dimensions=LayerAndCodes(dense, codes), few=few_sides, factors=factors)
+def compared(metric: str, change: Estimate, **differences: Estimate) -> Comparison:
+    """Return a comparison by its paired difference to the layer (ratio of dimensions) and to others."""
+    others = {name: number(1.0) for name in differences}
+    return Comparison(metric, "", number(1.0), number(1.0), others=others, differences={"dense": change, **differences})
 
 
-NARROW, WIDE = number(5.0, 4.0, 6.0), number(20.0, 15.0, 25.0)
+COMPLETENESS = Comparison("completeness", "", number(0.5), number(0.6))
+
+
+def sides(ratio: Estimate, few: Estimate | None = None, factors: int = 9, **ratios: Estimate) -> CompactnessClaim:
+    """Return a claim by the ratio of dimensions and the difference of R2 from few dimensions."""
+    return CompactnessClaim(
+        COMPLETENESS,
+        dimensions=compared("effective_latents", ratio, **ratios),
+        few=None if few is None else compared("sparse_r2", few),
+        factors=factors,
+    )
+
+
+FEWER, MORE, UNCLEAR = number(0.25, 0.2, 0.3), number(4.0, 3.0, 5.0), number(0.5, 0.2, 1.2)
 
 
 @pytest.mark.parametrize(
-    ("claim", "verdict"),
+    ("claim", "verdict", "reason"),
     [
-        (sides(NARROW, WIDE), Verdict.HOLDS),
-        (sides(WIDE, NARROW), Verdict.FAILS),
-        (sides(number(5.0, 4.0, 16.0), WIDE), Verdict.UNDECIDED),
-        (sides(number(5.0), number(20.0)), Verdict.UNDECIDED),
-        (sides(NARROW, WIDE, factors=0), Verdict.UNDECIDED),
+        (sides(FEWER), Verdict.HOLDS, Reason.FEWER_DIMENSIONS),
+        (sides(MORE), Verdict.FAILS, Reason.MORE_DIMENSIONS),
+        (sides(UNCLEAR), Verdict.UNDECIDED, Reason.DIMENSIONS_UNCLEAR),
+        (sides(number(0.25)), Verdict.UNDECIDED, Reason.DIMENSIONS_UNCLEAR),
+        (sides(FEWER, factors=0), Verdict.UNDECIDED, Reason.NO_COMMON_FACTOR),
+        (sides(replace(FEWER, groups=2)), Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS),
         # few dimensions of the codes must predict as much as those of the layer
-        (sides(NARROW, WIDE, (number(0.3, 0.2, 0.4), number(0.5, 0.45, 0.6))), Verdict.HOLDS),
-        (sides(NARROW, WIDE, (number(0.5, 0.4, 0.6), number(0.45, 0.3, 0.55))), Verdict.UNDECIDED),
-        (sides(NARROW, WIDE, (number(0.5, 0.45, 0.6), number(0.3, 0.2, 0.4))), Verdict.FAILS),
+        (sides(FEWER, number(0.2, 0.1, 0.3)), Verdict.HOLDS, Reason.FEWER_DIMENSIONS),
+        (sides(FEWER, number(-0.05, -0.2, 0.1)), Verdict.UNDECIDED, Reason.FEWER_BUT_LESS),
+        (sides(FEWER, number(-0.2, -0.3, -0.1)), Verdict.FAILS, Reason.LESS_FROM_FEW),
+        (sides(UNCLEAR, number(-0.2, -0.3, -0.1)), Verdict.FAILS, Reason.LESS_FROM_FEW),
     ],
 )
-def test_compactness_claim_needs_disjoint_intervals(claim: CompactnessClaim, verdict: Verdict):
-    judgement = claim.decide()
-    assert judgement is not None
-    assert judgement.verdict is verdict
+def test_compactness_claim_is_decided_by_paired_intervals(claim: CompactnessClaim, verdict: Verdict, reason: Reason):
+    assert claim.decide() == (verdict, reason)
 
 
-@pytest.mark.parametrize(
-    ("claim", "reason"),
-    [
-        (sides(NARROW, WIDE), Reason.FEWER_DIMENSIONS),
-        (sides(WIDE, NARROW), Reason.MORE_DIMENSIONS),
-        (sides(number(5.0, 4.0, 16.0), WIDE), Reason.DIMENSIONS_OVERLAP),
-        (sides(NARROW, WIDE, factors=0), Reason.NO_COMMON_FACTOR),
-        (sides(NARROW, WIDE, (number(0.5, 0.4, 0.6), number(0.45, 0.3, 0.55))), Reason.FEWER_BUT_LESS),
-        (sides(NARROW, WIDE, (number(0.5, 0.45, 0.6), number(0.3, 0.2, 0.4))), Reason.LESS_FROM_FEW),
-        (sides(replace(NARROW, groups=2), WIDE), Reason.TOO_FEW_GROUPS),
-    ],
-)
-def test_compactness_claim_names_the_reason(claim: CompactnessClaim, reason: Reason):
-    judgement = claim.decide()
-    assert judgement is not None
-    assert judgement.reason is reason
-
-
-@pytest.mark.parametrize(("untrained", "learned"), [(5.5, False), (9.0, True)])
-def test_compactness_claim_not_learned_if_untrained_codes_match(untrained: float, learned: bool):
-    assert replace(sides(NARROW, WIDE), unlearned={"untrained_sae": number(untrained)}).learned is learned
+@pytest.mark.parametrize(("ratio", "learned"), [(UNCLEAR, False), (FEWER, True)])
+def test_compactness_claim_not_learned_if_untrained_codes_match(ratio: Estimate, learned: bool):
+    assert sides(FEWER, untrained_sae=ratio).learned is learned
 
 
 @pytest.mark.parametrize(
@@ -147,5 +137,5 @@ def test_ordering_claim_must_not_rest_on_the_input_layer(lead: Estimate, blocks:
 
 
 def test_claims_without_numbers_are_not_decided():
-    assert CompactnessClaim(LayerAndCodes(number(0.5), number(0.6))).decide() is None
+    assert CompactnessClaim(COMPLETENESS).decide() is None
     assert OrderingClaim(early={"pitch": 4.0}).decide() is None

@@ -10,6 +10,7 @@ from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, measure_factors
+from otoscope.protocols.strict.differences import factor_difference, structure_differences, task_difference
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
 from otoscope.protocols.strict.regression import factor_records, fit_ridge_scores, predicted_share_records
 from otoscope.protocols.strict.seeds import compare_seeds
@@ -137,9 +138,15 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
     repeat = Repetitions(permutations=2, resamples=RESAMPLES, folds=3)
     clips = targets.clips
     for task in available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target="pitch a"):
-        yield from evaluate_task(
-            task, codes, split=clips.split, groups=clips.groups, repeat=repeat, about=about
-        ).records
+        answer, other = (
+            evaluate_task(task, units, split=clips.split, groups=clips.groups, repeat=repeat, about=about)
+            for units in (codes, given.layers[1])
+        )
+        yield from answer.records
+        yield task_difference(task, [answer.sums], other.sums, about)
+    compared = score_representation(given.layers[1], targets, STRICT, resamples=RESAMPLES)
+    yield from factor_difference([read[2].squares], read[1].squares, common, about)
+    yield from structure_differences([found], compared, common, STRICT.sizes, about)
     seeds = compare_seeds([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
     yield from seeds.records
 

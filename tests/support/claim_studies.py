@@ -20,6 +20,13 @@ def strictly(metric: str, value: float, representation: str, **more: Any) -> Rec
     return row(metric, value, representation, **{"protocol": "strict", "groups": 5, **more})
 
 
+def difference(
+    metric: str, value: float, low: float, high: float, representation: str = "dense", **more: Any
+) -> Record:
+    """Return a paired difference of codes to a representation."""
+    return strictly(f"{metric}_difference", value, representation, low=low, high=high, **more)
+
+
 def small_study() -> list[Record]:
     """Two opened layers in the study's way, at two sparsities."""
     records: list[Record] = []
@@ -40,6 +47,7 @@ def small_study() -> list[Record]:
 
 def strict_study() -> list[Record]:
     """One compared layer, three sparsities, two seeds."""
+    main: dict[str, Any] = {"sae_id": "layer01-k95-seed0", "sparsity": 0.95}
     records = [
         strictly("task_balanced_accuracy", 0.8, "dense", target="technique", low=0.795, high=0.805, null_high=0.2)
     ]
@@ -62,7 +70,14 @@ def strict_study() -> list[Record]:
         records.append(strictly("completeness", 0.6, "sae", n=12, **codes))
         records.append(strictly("effective_latents", 5.0 + seed, "sae", low=4.0, high=6.0, n=12, **codes))
         records.append(strictly("sparse_r2", 0.5, "sae", low=0.4, high=0.6, null_high=0.1, **codes, dimensions=4))
+    for sparsity in (0.75, 0.95, 0.99):
+        of = {"target": "technique", "sparsity": sparsity, "sae_id": f"layer01-k{int(100 * sparsity)}-seed0"}
+        records.append(difference("task_balanced_accuracy", -0.0105, -0.0175, -0.0035, **of))
     records += [
+        difference("completeness", 0.2, 0.1, 0.3, **main),
+        strictly("effective_latents_ratio", 0.275, "dense", low=0.2, high=0.35, **main),
+        difference("sparse_r2", 0.2, 0.1, 0.3, dimensions=4, **main),
+        difference("sparse_r2", -0.4, -0.5, -0.3, dimensions=64, **main),
         strictly("completeness", 0.4, "dense", n=12),
         strictly("effective_latents", 20.0, "dense", low=15.0, high=25.0, n=12),
         strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, dimensions=4),

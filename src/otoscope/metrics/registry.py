@@ -43,6 +43,8 @@ class Metric:
     """Axis title in the figure of structure; empty: listed in its table only."""
     logarithmic: bool = False
     """Drawn on a logarithmic axis; its interval is computed on the logarithm."""
+    difference: str = ""
+    """Name of the metric that holds paired differences of codes to other representations; empty: there is none."""
 
 
 def _by_name(*metrics: Metric) -> dict[str, Metric]:
@@ -50,6 +52,17 @@ def _by_name(*metrics: Metric) -> dict[str, Metric]:
     if len(by_name) < len(metrics):
         raise EvaluationError("two metrics in the registry have the same name; rename one")
     return by_name
+
+
+def _difference(of: str, description: str, *, undefined_without_factors: bool = False) -> Metric:
+    """Return the metric of codes (mean over seeds) minus the row's representation, on the same clips or factors."""
+    return Metric(
+        name=f"{of}_difference",
+        unit="difference",
+        bounds=ANY,
+        description=description,
+        undefined_without_factors=undefined_without_factors,
+    )
 
 
 METRICS: Mapping[str, Metric] = _by_name(
@@ -117,6 +130,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         over_factors=structure.mean_completeness,
         undefined_without_factors=True,
         axis="completeness",
+        difference="completeness_difference",
         description="1 if one dimension carries a factor, 0 if all carry it equally; scaled by the size of the code",
     ),
     Metric(
@@ -128,6 +142,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         undefined_without_factors=True,
         axis="effective dimensions (log)",
         logarithmic=True,
+        difference="effective_latents_ratio",
         description="effective number of dimensions over which the weights of a factor's regression are spread",
     ),
     Metric(
@@ -234,6 +249,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         name="sparse_r2",
         bounds=R2,
         undefined_without_factors=True,
+        difference="sparse_r2_difference",
         description="mean R² of the common factors, each from its best dimensions",
     ),
     Metric(
@@ -293,11 +309,34 @@ METRICS: Mapping[str, Metric] = _by_name(
         name="sparsity_knee",
         description="sparsity at which two straight lines fitted to the curve meet",
     ),
-    Metric(name="task_balanced_accuracy", description="balanced accuracy of a ridge classifier"),
-    Metric(name="task_r2", bounds=R2, description="R² of a ridge regression"),
+    Metric(
+        name="task_balanced_accuracy",
+        difference="task_balanced_accuracy_difference",
+        description="balanced accuracy of a ridge classifier",
+    ),
+    Metric(name="task_r2", bounds=R2, difference="task_r2_difference", description="R² of a ridge regression"),
     Metric(
         name="mean_factor_r2",
+        difference="mean_factor_r2_difference",
         description="mean R² of the common factors from a ridge regression on all dimensions",
+    ),
+    # Codes against another representation, which the column `representation` names
+    _difference("task_balanced_accuracy", "balanced accuracy of the codes minus that of the representation"),
+    _difference("task_r2", "R² of the codes minus that of the representation"),
+    _difference("mean_factor_r2", "mean R² of the common factors from the codes minus that from the representation"),
+    _difference("sparse_r2", "the same from the best dimensions of either", undefined_without_factors=True),
+    _difference(
+        "completeness",
+        "completeness of the codes minus that of the representation",
+        undefined_without_factors=True,
+    ),
+    Metric(
+        name="effective_latents_ratio",
+        unit="ratio",
+        higher_is_better=False,
+        bounds=POSITIVE,
+        undefined_without_factors=True,
+        description="effective dimensions of the codes over those of the representation",
     ),
 )
 """Metrics by name; names are fixed identifiers in the column `metric`."""

@@ -13,7 +13,6 @@ from otoscope.protocols.claims import (
     HIGH_SPARSITY,
     Claims,
     CompactnessClaim,
-    LayerAndCodes,
     OrderingClaim,
     OtherTargets,
     TaskClaim,
@@ -23,7 +22,6 @@ from otoscope.protocols.comparison import (
     Comparison,
     Estimate,
     best_baseline,
-    difference,
     mean_over_seeds,
     same_but_seed,
 )
@@ -33,9 +31,6 @@ from otoscope.protocols.strict.results import StrictResults
 
 EARLY_LATE = ("pitch", "formants", "mfcc")
 """Categories of the third claim: the first early, the others late."""
-
-UNLEARNED = ("frozen_decoder", "untrained_sae")
-"""Sparse representations that learned less or nothing."""
 
 FORMANTS = tuple((f"f{n}_hz", f"F{n}frequency_sma3nz_amean") for n in (1, 2, 3))
 """Columns of the factor table: a formant's true frequency on a clip, and openSMILE's mean of it (eGeMAPSv02)."""
@@ -88,7 +83,8 @@ def _study_compactness(table: ResultsTable) -> CompactnessClaim | None:
         return None
     sparsity = min(codes.unique("sparsity"), key=lambda s: (abs(s - HIGH_SPARSITY), s))
     at_sparsity = codes.where(sparsity=sparsity)
-    return CompactnessClaim(LayerAndCodes(Estimate(_mean(dense)), Estimate(_mean(at_sparsity))), layers=len(dense))
+    sides = Comparison("completeness", "", Estimate(_mean(dense)), Estimate(_mean(at_sparsity)))
+    return CompactnessClaim(sides, layers=len(dense))
 
 
 def _study_ordering(table: ResultsTable) -> OrderingClaim | None:
@@ -145,10 +141,14 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
     main = codes.filter(pl.col("sparsity") == claim.sparsity).row(0, named=True)
     same_kind = same_but_seed(all_codes, main["sae_id"])
     by_sparsity[claim.sparsity] = Estimate.from_row(mean_over_seeds(same_kind))
+    changes = {s: strict.difference(metric, target, sae_id) for s, sae_id in codes.select("sparsity", "sae_id").rows()}
+    best = best_baseline(question.where(layer=main["layer"]).rows)
     return replace(
         claim,
-        others=_other_targets(tasks, main),
-        best_baseline=best_baseline(question.where(layer=main["layer"]).rows),
+        changes={sparsity: change for sparsity, change in changes.items() if change.measured},
+        to_baseline=strict.difference(metric, target, main["sae_id"], best.representations[0] if best else ""),
+        others=_other_targets(strict, tasks, main),
+        best_baseline=best,
         seeds=tuple(same_kind["value"]),
         test_clips=0 if metric == "task_r2" else int(main["n"]),
     )
@@ -163,7 +163,7 @@ def _one_per_sparsity(codes: pl.DataFrame) -> pl.DataFrame:
     return codes.filter(pl.col("stem") == chosen).sort("sparsity", "seed").unique("sparsity", maintain_order=True)
 
 
-def _other_targets(tasks: ResultsTable, codes: Row) -> OtherTargets:
+def _other_targets(strict: StrictResults, tasks: ResultsTable, codes: Row) -> OtherTargets:
     """Return the losses of the same codes on other targets.
 
     A target that the layer does not predict better than its null does not count: nothing can be lost on it.
@@ -176,11 +176,10 @@ def _other_targets(tasks: ResultsTable, codes: Row) -> OtherTargets:
         same_kind = same_but_seed(question.where(representation=CODES).rows, codes["sae_id"])
         if (target, metric) == (codes["target"], codes["metric"]) or dense is None or same_kind.is_empty():
             continue
-        base = Estimate.from_row(dense)
-        if base.at_chance:
+        if Estimate.from_row(dense).at_chance:
             continue
         counted += 1
-        change = difference(Estimate.from_row(mean_over_seeds(same_kind)), base)
+        change = strict.difference(metric, target, codes["sae_id"])
         if change.value < -MARGIN:
             losses[f"{target} (R²)" if metric == "task_r2" else target] = change
     return OtherTargets(counted, losses)
@@ -190,25 +189,15 @@ def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:
     completeness = strict.comparison("completeness")
     if completeness is None:
         return None
-    dimensions = strict.comparison("effective_latents")
     sizes = strict.where(metric="sparse_r2").unique("dimensions")
     few_k = min(sizes, key=lambda k: (abs(k - FEW), k), default=FEW)
-    few = strict.comparison("sparse_r2", dimensions=few_k)
-    unlearned = dimensions.others if dimensions else {}
     return CompactnessClaim(
-        completeness=LayerAndCodes(completeness.dense, completeness.codes),
-        dimensions=_layer_and_codes(dimensions),
-        few=_layer_and_codes(few),
+        completeness,
+        dimensions=strict.comparison("effective_latents"),
+        few=strict.comparison("sparse_r2", dimensions=few_k),
         few_k=few_k,
         factors=completeness.codes.n,
-        unlearned={name: unlearned[name] for name in unlearned if name in UNLEARNED and unlearned[name].measured},
-        seeds=dimensions.seeds if dimensions else (),
-        best_few=few.best_baseline if few else None,
     )
-
-
-def _layer_and_codes(comparison: Comparison | None) -> LayerAndCodes | None:
-    return None if comparison is None else LayerAndCodes(comparison.dense, comparison.codes)
 
 
 def _strict_ordering(strict: StrictResults) -> OrderingClaim | None:

@@ -14,13 +14,12 @@ import polars as pl
 from otoscope.protocols.comparison import (
     MARGIN,
     MIN_GROUPS,
+    UNMEASURED,
     Baseline,
+    Comparison,
     Estimate,
     Relation,
     Verdict,
-    difference,
-    disjoint,
-    relation,
 )
 from otoscope.protocols.strict.results import LayerLead, better_than_densest
 
@@ -49,7 +48,7 @@ class Reason(Enum):
     LESS_FROM_FEW = "few dimensions of the codes predict less"
     FEWER_DIMENSIONS = "the codes need fewer dimensions"
     FEWER_BUT_LESS = "fewer dimensions, but a few of them predict less"
-    DIMENSIONS_OVERLAP = "the intervals overlap"
+    DIMENSIONS_UNCLEAR = "the interval of the ratio includes 1"
     # layers
     EARLIER = "earlier than by chance"
     LATER = "later than by chance"
@@ -77,17 +76,20 @@ class TaskClaim:
     """Claim 1, codes keep the task: probe scores of a layer and of its codes, by sparsity.
 
     `layers` counts the layers averaged over. At the sparsity that stands for a high one the codes' value is the mean
-    over seeds, and `seeds` holds the value of each. `limit` is the sparsity limit of the task, `test_clips` the number
-    of classified clips (0 for a regression).
+    over seeds, and `seeds` holds the value of each. `changes` holds codes minus layer on the same clips, by sparsity,
+    where there are held-out groups. `limit` is the sparsity limit of the task, `test_clips` the number of classified
+    clips (0 for a regression), `to_baseline` the paired difference to the best baseline.
     """
 
     dense: Estimate
     codes: Mapping[float, Estimate]
     target: str
+    changes: Mapping[float, Estimate] = field(default_factory=dict[float, Estimate])
     layers: int = 1
     limit: Estimate | None = None
     others: OtherTargets | None = None
     best_baseline: Baseline | None = None
+    to_baseline: Estimate = UNMEASURED
     seeds: tuple[float, ...] = ()
     test_clips: int = 0
 
@@ -102,6 +104,11 @@ class TaskClaim:
         return self.codes[self.sparsity]
 
     @property
+    def change(self) -> Estimate:
+        """Codes minus layer at that sparsity; without an interval where it was not measured on the same clips."""
+        return self.changes.get(self.sparsity, Estimate(self.high.value - self.dense.value))
+
+    @property
     def losses(self) -> dict[float, float]:
         """Codes minus dense layer, by sparsity."""
         return {s: codes.value - self.dense.value for s, codes in sorted(self.codes.items())}
@@ -114,7 +121,7 @@ class TaskClaim:
     def decide(self) -> Judgement:
         """Decide whether codes of high sparsity keep the task score of the layer.
 
-        With d the codes' value minus the layer's, and its interval (`comparison.difference`):
+        By the interval of codes minus layer on the same clips (`resampling.paired`):
 
         - holds: the lower end of the interval lies above -2 points, which excludes a loss of 2 points, and the codes
           exceed their null;
@@ -123,7 +130,7 @@ class TaskClaim:
 
         Seeds, sparsity limits, baselines and other targets inform and do not change the verdict.
         """
-        codes, change = self.high, difference(self.high, self.dense)
+        codes, change = self.high, self.change
         if codes.at_chance:
             return Judgement(Verdict.FAILS, Reason.AT_CHANCE)
         if not change.bounded:
@@ -137,68 +144,60 @@ class TaskClaim:
         return Judgement(Verdict.UNDECIDED, Reason.LOSS_POSSIBLE if change.value >= -MARGIN else Reason.LOSS_LIKELY)
 
 
-class LayerAndCodes(NamedTuple):
-    """One quantity of a layer and of its codes."""
-
-    dense: Estimate
-    codes: Estimate
-
-    @property
-    def relation(self) -> Relation:
-        """Relation of the codes to the layer."""
-        return relation(self.codes, self.dense)
+UNLEARNED = ("frozen_decoder", "untrained_sae")
+"""Sparse representations that learned less or nothing."""
 
 
 @dataclass(frozen=True)
 class CompactnessClaim:
     """Claim 2, attributes take fewer dimensions: completeness, effective dimensions, and R² from few dimensions.
 
-    The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict,
-    `unlearned` holds the effective dimensions of codes that learned nothing, by representation, `seeds` those of each
-    seed, and `best_few` the best baseline from `few_k` dimensions.
+    The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict;
+    `few` compares `few_k` dimensions.
     """
 
-    completeness: LayerAndCodes
+    completeness: Comparison
     layers: int = 1
-    dimensions: LayerAndCodes | None = None
-    few: LayerAndCodes | None = None
+    dimensions: Comparison | None = None
+    few: Comparison | None = None
     few_k: int = FEW
     factors: int = 0
-    unlearned: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
-    seeds: tuple[float, ...] = ()
-    best_few: Baseline | None = None
+
+    @property
+    def unlearned(self) -> dict[str, Estimate]:
+        """Effective dimensions of codes that learned nothing, by representation."""
+        others = self.dimensions.others if self.dimensions else {}
+        return {name: others[name] for name in others if name in UNLEARNED and others[name].measured}
 
     @property
     def learned(self) -> bool:
         """True if no codes that learned nothing are as compact as the trained ones."""
-        if self.dimensions is None:
-            return True
-        codes = self.dimensions.codes
-        most = codes.high if codes.bounded else codes.value
-        return not any(estimate.value <= most for estimate in self.unlearned.values())
+        compared = self.dimensions
+        return compared is None or all(compared.relation_to(name) is Relation.LOWER for name in self.unlearned)
 
     def decide(self) -> Judgement | None:
         """Decide whether a factor takes fewer dimensions of the codes than of the layer; None if not measured.
 
         It holds when the codes take fewer effective dimensions and a few of them predict as much as a few of the
         layer's, within 2 points; it fails when the codes take more, or a few of them predict less. Either way the
-        intervals must be disjoint and rest on at least `MIN_GROUPS` groups.
+        interval of the difference, paired by factor, must exclude none and rest on at least `MIN_GROUPS` groups.
         """
         if self.dimensions is None:
             return None
         if not self.factors:
             return Judgement(Verdict.UNDECIDED, Reason.NO_COMMON_FACTOR)
-        dense, codes = self.dimensions
-        fewer, more = disjoint(codes, dense), disjoint(dense, codes)
-        keeps = self.few is None or self.few.codes.value >= self.few.dense.value - MARGIN
-        less = self.few is not None and disjoint(self.few.codes, self.few.dense)
-        if (more or less or (fewer and keeps)) and min(dense.groups, codes.groups) < MIN_GROUPS:
+        dimensions, few = self.dimensions.relation, self.few and self.few.relation
+        if Relation.TOO_FEW_GROUPS in (dimensions, few):
             return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
-        if more or less:
-            return Judgement(Verdict.FAILS, Reason.MORE_DIMENSIONS if more else Reason.LESS_FROM_FEW)
-        if fewer and keeps:
+        if dimensions is Relation.HIGHER:
+            return Judgement(Verdict.FAILS, Reason.MORE_DIMENSIONS)
+        if few is Relation.LOWER:
+            return Judgement(Verdict.FAILS, Reason.LESS_FROM_FEW)
+        if dimensions is Relation.UNCLEAR:
+            return Judgement(Verdict.UNDECIDED, Reason.DIMENSIONS_UNCLEAR)
+        if self.few is None or self.few.change.value >= -MARGIN:
             return Judgement(Verdict.HOLDS, Reason.FEWER_DIMENSIONS)
-        return Judgement(Verdict.UNDECIDED, Reason.FEWER_BUT_LESS if fewer else Reason.DIMENSIONS_OVERLAP)
+        return Judgement(Verdict.UNDECIDED, Reason.FEWER_BUT_LESS)
 
 
 @dataclass(frozen=True)

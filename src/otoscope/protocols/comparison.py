@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.formatting import comma_list
+from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
 
@@ -76,56 +77,37 @@ class Estimate:
         return self.groups < MIN_GROUPS
 
 
-def disjoint(lower: Estimate, higher: Estimate) -> bool:
-    """Return whether the first interval lies below the second; False where either has none.
-
-    >>> disjoint(Estimate(5, 4, 6), Estimate(20, 15, 25)), disjoint(Estimate(5, 4, 16), Estimate(20, 15, 25))
-    (True, False)
-    >>> disjoint(Estimate(5), Estimate(20, 15, 25))
-    False
-    """
-    return lower.bounded and higher.bounded and lower.high < higher.low
-
-
-def difference(estimate: Estimate, base: Estimate) -> Estimate:
-    """Return the first estimate minus the second, without a null; the distances to the interval ends add in quadrature.
-
-    This treats the two as independent. Estimates on the same groups rarely are, so the interval is conservative.
-    The number of groups is the smaller of the two.
-
-    >>> change = difference(Estimate(0.75, 0.72, 0.78), Estimate(0.8, 0.76, 0.84))
-    >>> round(change.value, 3), round(change.low, 3), round(change.high, 3)
-    (-0.05, -0.1, 0.0)
-    """
-    value = estimate.value - base.value
-    low = value - math.hypot(estimate.value - estimate.low, base.high - base.value)
-    high = value + math.hypot(estimate.high - estimate.value, base.value - base.low)
-    return Estimate(value, low, high, groups=min(estimate.groups, base.groups))
-
-
 class Relation(Enum):
-    """Relation of an estimate to another by their intervals."""
+    """Relation of codes to another representation by the interval of the paired difference."""
 
     HIGHER = "higher"
     LOWER = "lower"
-    OVERLAP = "overlap"
+    UNCLEAR = "the interval includes no difference"
     TOO_FEW_GROUPS = "too few groups"
 
 
-def relation(estimate: Estimate, other: Estimate) -> Relation:
-    """Return how an estimate relates to another: higher or lower only where the intervals are disjoint."""
-    if min(estimate.groups, other.groups) < MIN_GROUPS:
+UNMEASURED = Estimate(math.nan)
+"""Estimate without a value."""
+
+
+def relation(change: Estimate, *, neutral: float = 0.0) -> Relation:
+    """Return the relation that a paired difference shows; `neutral` is its value for equal representations.
+
+    >>> relation(Estimate(0.1, 0.02, 0.18, groups=5)), relation(Estimate(0.1, groups=5))
+    (<Relation.HIGHER: 'higher'>, <Relation.UNCLEAR: 'the interval includes no difference'>)
+    """
+    if change.too_few_groups:
         return Relation.TOO_FEW_GROUPS
-    if disjoint(other, estimate):
+    if change.low > neutral:
         return Relation.HIGHER
-    return Relation.LOWER if disjoint(estimate, other) else Relation.OVERLAP
+    return Relation.LOWER if change.high < neutral else Relation.UNCLEAR
 
 
 class Advantage(Enum):
     """Advantage of codes over the best baseline."""
 
-    BEYOND_INTERVALS = "beyond both intervals"
-    WITHIN_INTERVALS = "within the intervals"
+    BEYOND_INTERVALS = "beyond the interval of every paired difference"
+    WITHIN_INTERVALS = "within the interval of a paired difference"
     NONE = "none"
     TOO_FEW_GROUPS = "too few groups"
 
@@ -149,6 +131,7 @@ class Comparison:
     """One question answered from the dense layer, from its codes, and from baselines.
 
     `codes` is the mean over seeds, `seeds` holds the value of each seed, `others` an estimate per baseline.
+    `differences` holds codes minus each other representation (of dimensions: their ratio), paired by clip or factor.
     """
 
     metric: str
@@ -158,16 +141,25 @@ class Comparison:
     seeds: tuple[float, ...] = ()
     others: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
     best_baseline: Baseline | None = None
+    differences: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+
+    def against(self, representation: str) -> Estimate:
+        """Return the paired difference to a representation; without a value where it was not measured."""
+        return self.differences.get(representation, UNMEASURED)
+
+    def relation_to(self, representation: str) -> Relation:
+        """Return the relation of the codes to a representation."""
+        return relation(self.against(representation), neutral=1.0 if METRICS[self.metric].logarithmic else 0.0)
 
     @property
     def change(self) -> Estimate:
-        """Codes minus dense layer."""
-        return difference(self.codes, self.dense)
+        """Paired difference of the codes to the dense layer."""
+        return self.against(DENSE)
 
     @property
     def relation(self) -> Relation:
         """Relation of the codes to the dense layer."""
-        return relation(self.codes, self.dense)
+        return self.relation_to(DENSE)
 
     @property
     def at_chance(self) -> bool:
@@ -176,15 +168,19 @@ class Comparison:
 
     @property
     def advantage(self) -> Advantage | None:
-        """Advantage of the codes over the best baseline; None without a baseline."""
+        """Advantage of the codes over every informative baseline; None without a baseline.
+
+        All paired differences must be beyond their intervals, so that the best baseline is not chosen by its luck.
+        """
         if self.best_baseline is None:
             return None
-        best = self.best_baseline.estimate
         if self.codes.too_few_groups:
             return Advantage.TOO_FEW_GROUPS
-        if self.codes.value <= best.value:
+        if self.codes.value <= self.best_baseline.estimate.value:
             return Advantage.NONE
-        return Advantage.BEYOND_INTERVALS if disjoint(best, self.codes) else Advantage.WITHIN_INTERVALS
+        rivals = [name for name, rival in self.others.items() if name not in UNINFORMATIVE and rival.measured]
+        beyond = all(self.relation_to(name) is Relation.HIGHER for name in rivals)
+        return Advantage.BEYOND_INTERVALS if beyond else Advantage.WITHIN_INTERVALS
 
     @property
     def untrained_is_better(self) -> bool:
@@ -193,10 +189,11 @@ class Comparison:
         return untrained is not None and untrained.value > self.dense.value + MARGIN
 
 
-def compare(rows: pl.DataFrame, metric: str, target: str = "") -> Comparison | None:
+def compare(rows: pl.DataFrame, metric: str, target: str = "", *, differences: pl.DataFrame) -> Comparison | None:
     """Compare the representations in the rows of one question; None where the layer or its codes are missing.
 
-    The rows hold one row per representation, and of codes one per seed.
+    The rows hold one row per representation, and of codes one per seed. `differences` holds one row per representation
+    that the codes were compared with.
     """
     codes = rows.filter(pl.col("representation") == CODES)
     one_each = rows.unique("representation", keep="first", maintain_order=True)
@@ -212,6 +209,7 @@ def compare(rows: pl.DataFrame, metric: str, target: str = "") -> Comparison | N
         seeds=tuple(measured["value"]),
         others={name: estimate for name, estimate in first.items() if name not in (DENSE, CODES)},
         best_baseline=best_baseline(rows),
+        differences={row["representation"]: Estimate.from_row(row) for row in differences.iter_rows(named=True)},
     )
 
 

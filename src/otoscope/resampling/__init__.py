@@ -4,6 +4,7 @@ Start with `bootstrap_mean` for an interval and `group_folds` for cross-validati
 
 - intervals: `bootstrap_mean` of per-row scores, `bootstrap_sums` of any statistic of sums (`group_sums`); results are
   `Interval` and `Score`
+- differences: `paired_difference` of two representations measured on the same groups
 - splits: `group_folds` keeps groups whole, `split_rows` selects the rows of a split, `missing_patterns` groups targets
   with values on the same rows
 - nulls: `permuted_order` and `permute_rows` permute rows, `random_sparse_codes` preserves L0, `random_dictionary` draws
@@ -21,6 +22,7 @@ from otoscope.resampling.groups import (
     split_rows,
 )
 from otoscope.resampling.nulls import permute_rows, permuted_order, random_dictionary, random_sparse_codes
+from otoscope.resampling.paired import paired_difference
 
 __all__ = [
     "Interval",
@@ -30,6 +32,7 @@ __all__ = [
     "group_folds",
     "group_sums",
     "missing_patterns",
+    "paired_difference",
     "permute_rows",
     "permuted_order",
     "random_dictionary",

@@ -10,6 +10,7 @@ import pytest
 from otoscope.artifacts import digest, read_table, read_tensors
 from otoscope.config import load_config
 from otoscope.errors import ConfigError
+from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import BASELINES
 from otoscope.pipeline.run import run
 from otoscope.runs import cache
@@ -69,6 +70,24 @@ def test_strict_run_measures_nothing_twice(rows: pl.DataFrame):
     assert rows.height == rows.select(key).unique().height
 
 
+def test_strict_run_pairs_codes_with_the_layer_and_all_baselines(rows: pl.DataFrame):
+    """The difference to the layer is that of the means; codes measured in part are compared with the layer only."""
+    accuracy = rows.filter((pl.col("metric") == "task_balanced_accuracy") & (pl.col("split") == "test"))
+    paired = rows.filter(pl.col("metric") == "task_balanced_accuracy_difference")
+    in_full = paired.filter(pl.col("representation") == "pca")["sae_id"].unique().to_list()
+    assert len(in_full) == 1
+    (compared,) = in_full
+    assert set(paired.filter(pl.col("sae_id") == compared)["representation"]) == {"dense", *BASELINES}
+    assert paired.filter(pl.col("representation") == "dense")["sae_id"].n_unique() > 1
+    for target in paired["target"].unique():
+        of = accuracy.filter(pl.col("target") == target)
+        stem = compared.removesuffix("seed0")
+        codes = of.filter(pl.col("sae_id").str.starts_with(stem) & (pl.col("representation") == "sae"))["value"]
+        dense = of.filter((pl.col("representation") == "dense") & (pl.col("layer") == paired["layer"][0]))["value"]
+        row = paired.filter((pl.col("target") == target) & (pl.col("sae_id") == compared)).row(0, named=True)
+        assert (row["representation"], row["value"]) == ("dense", pytest.approx(codes.mean() - dense[0]))
+
+
 def test_strict_run_finds_limits_for_configured_presets(rows: pl.DataFrame, whole: Path):
     limits = rows.filter(pl.col("metric") == "sparsity_limit")
     assert set(limits["preset"]) == {target.split(": ")[0] for target in limits["target"]} == {"default", "short"}
@@ -79,7 +98,8 @@ def test_strict_run_finds_limits_for_configured_presets(rows: pl.DataFrame, whol
 
 def test_strict_run_names_the_preset_in_sae_rows_only(rows: pl.DataFrame):
     """Baselines belong to no SAE; limits belong to a preset with several sparsities."""
-    of_one = rows.filter(pl.col("sae_id") != "").select("representation", "preset")
+    paired = pl.col("metric").is_in([metric.difference for metric in METRICS.values() if metric.difference])
+    of_one = rows.filter((pl.col("sae_id") != "") & ~paired).select("representation", "preset")
     assert set(of_one.iter_rows()) == {
         *(("sae", preset) for preset in ("default", "short")),
         ("frozen_decoder", "frozen_decoder"),

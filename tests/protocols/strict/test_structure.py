@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
+from otoscope.protocols.strict.differences import structure_differences, task_difference
 from otoscope.protocols.strict.regression import fit_ridge_scores, predicted_factors, predicted_share_records
 from otoscope.protocols.strict.structure import (
     CommonFactors,
@@ -17,7 +19,7 @@ from otoscope.protocols.strict.structure import (
     score_representation,
     structure_records,
 )
-from otoscope.protocols.strict.tasks import FactorTargets, continuous_target, prepare_factors
+from otoscope.protocols.strict.tasks import FactorTargets, continuous_target, prepare_factors, single_label_task
 from otoscope.runs.inputs import Clips
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=1)
@@ -105,10 +107,37 @@ def test_jackknife_matches_the_error_of_a_mean():
     values = np.random.default_rng(0).standard_normal(50)
     common = CommonFactors(np.ones(50, dtype=bool), tuple(map(str, range(50))), 50.0)
     found = jackknife(lambda mask: float(values[mask].mean()), common)
-    error = 1.96 * values.std(ddof=1) / np.sqrt(50)
-    assert found.high - found.value == pytest.approx(error, rel=1e-6)
+    error = values.std(ddof=1) / np.sqrt(50)
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 49) * error, rel=1e-6)
     halved = jackknife(lambda mask: float(values[mask].mean()), common._replace(effective_rank=25.0))
-    assert halved.high - halved.value == pytest.approx(error * np.sqrt(2), rel=1e-6)
+    assert halved.high - halved.value == pytest.approx(stats.t.ppf(0.975, 24) * error * np.sqrt(2), rel=1e-6)
+
+
+def test_structure_differences_are_paired_by_factor(known: dict[str, RepresentationScores]):
+    """A code that is the oracle with a little noise differs little from it on every factor, whatever the factor."""
+    targets, factors = world()
+    noisy = factors + 0.3 * np.random.default_rng(4).standard_normal(factors.shape)
+    common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
+    found = {
+        (r.metric, r.dimensions): r
+        for r in structure_differences([known["rotated"]], measured(targets, noisy), common, SETTINGS.sizes, ABOUT)
+    }
+    ratio, one = found["effective_latents_ratio", None], found["sparse_r2_difference", 1]
+    assert 1 < ratio.low < ratio.value
+    assert one.high < -0.2
+    again = structure_differences([known["oracle"]] * 2, known["oracle"], common, SETTINGS.sizes, ABOUT)
+    for record in again:
+        neutral = 1.0 if record.metric.endswith("ratio") else 0.0
+        assert (record.low, record.value, record.high) == (neutral, neutral, neutral), record.metric
+
+
+def test_task_difference_of_equal_answers_is_bounded_by_the_number_of_clips():
+    labels = np.tile(["a", "b"], 90)
+    task = single_label_task("vowel", labels)
+    sums = np.zeros((4, 2, 2)) + 6.0
+    found = task_difference(task, [sums, sums], sums, ABOUT)
+    assert (found.value, found.groups) == (0.0, 4)
+    assert found.high == -found.low == pytest.approx(1 - 0.025 ** (1 / 48))
 
 
 def test_fit_ridge_scores_handles_missing_values():

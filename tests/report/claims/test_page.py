@@ -42,12 +42,10 @@ def test_numbers_in_the_studys_way_claim_no_unseen_clips(tmp_path: Path) -> None
 
 
 def test_the_chart_draws_the_interval_by_which_the_verdict_decides() -> None:
-    codes, dense = Estimate(0.7, 0.67, 0.74), Estimate(0.8, 0.76, 0.83)
-    found = TaskClaim(dense, {0.95: codes}, "technique")
+    found = TaskClaim(Estimate(0.8), {0.95: Estimate(0.7)}, "technique", {0.95: Estimate(-0.1, -0.14, -0.07)})
     figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
-    low, high = figure.table.select("low", "high").row(0)
-    assert (low, high) == (pytest.approx(-0.1 - math.hypot(0.03, 0.03)), pytest.approx(-0.1 + math.hypot(0.04, 0.04)))
+    assert figure.table.select("difference", "low", "high").row(0) == (-0.1, -0.14, -0.07)
 
 
 def test_two_groups_decide_none_of_the_claims() -> None:

@@ -7,13 +7,12 @@ import pytest
 from otoscope.protocols.claims import (
     Claims,
     CompactnessClaim,
-    LayerAndCodes,
     OrderingClaim,
     OtherTargets,
     Reason,
     TaskClaim,
 )
-from otoscope.protocols.comparison import Baseline, Estimate, Verdict
+from otoscope.protocols.comparison import Baseline, Comparison, Estimate, Verdict
 from otoscope.protocols.strict.results import LayerLead
 from otoscope.report.claims.sentences import (
     REASONS,
@@ -29,37 +28,43 @@ def estimate(value: float, low: float = float("nan"), high: float = float("nan")
     return Estimate(value, low, high, null_high, groups=5)
 
 
-TASK = TaskClaim(estimate(0.8, 0.79, 0.81), {0.95: estimate(0.8, 0.79, 0.81, 0.2)}, "technique")
+TASK = TaskClaim(
+    estimate(0.8, 0.79, 0.81), {0.95: estimate(0.8, 0.79, 0.81, 0.2)}, "technique", {0.95: estimate(0.0, -0.01, 0.01)}
+)
+RATIO = {"dense": estimate(0.25, 0.2, 0.31)}
+DIMENSIONS = Comparison("effective_latents", "", estimate(20.0, 15.0, 25.0), estimate(5.0, 4.0, 6.0), differences=RATIO)
 COMPACT = CompactnessClaim(
-    LayerAndCodes(estimate(0.4), estimate(0.6)),
-    dimensions=LayerAndCodes(estimate(20.0, 15.0, 25.0), estimate(5.0, 4.0, 6.0)),
-    factors=9,
+    Comparison("completeness", "", estimate(0.4), estimate(0.6)), dimensions=DIMENSIONS, factors=9
 )
 ORDER = OrderingClaim(leads=[LayerLead("pitch", "formants", estimate(1.2, 0.4, 2.0, 0.3), estimate(0.5, -0.1, 1.0))])
 
 
 @pytest.mark.parametrize(
-    ("codes", "end"),
+    ("change", "end"),
     [
-        (estimate(0.80, 0.79, 0.81, 0.2), ", and the interval excludes a loss of 2 points."),
-        (estimate(0.81, 0.80, 0.82, 0.2), ", a gain in this sample, and the interval excludes a loss of 2 points."),
-        (estimate(0.85, 0.84, 0.86, 0.2), ", a gain, and the whole interval lies above 0."),
-        (estimate(0.79, 0.7, 0.88), ", but the interval does not exclude a loss of 2 points."),
-        (estimate(0.85, 0.75, 0.95), ", a gain in this sample, but the interval does not exclude a loss of 2 points."),
-        (estimate(0.19, 0.1, 0.3, 0.2), ", and no more than permuted targets give (up to 20.0\xa0%)."),
-        (replace(estimate(0.8, 0.8, 0.8), groups=1), ", but 1 group is too few to decide (at least 3)."),
+        (estimate(0.0, -0.01, 0.01), ", and the interval excludes a loss of 2 points."),
+        (estimate(0.01, -0.01, 0.03), ", a gain in this sample, and the interval excludes a loss of 2 points."),
+        (estimate(0.05, 0.03, 0.07), ", a gain, and the whole interval lies above 0."),
+        (estimate(-0.01, -0.1, 0.08), ", but the interval does not exclude a loss of 2 points."),
+        (estimate(0.05, -0.1, 0.2), ", a gain in this sample, but the interval does not exclude a loss of 2 points."),
+        (replace(estimate(0.0, 0.0, 0.0), groups=1), ", but 1 group is too few to decide (at least 3)."),
     ],
 )
-def test_describe_task_ends_with_the_reason(codes: Estimate, end: str):
-    sentence = describe_task(replace(TASK, codes={0.95: codes})).sentence
+def test_describe_task_ends_with_the_reason(change: Estimate, end: str):
+    sentence = describe_task(replace(TASK, changes={0.95: change})).sentence
     assert sentence.startswith("At 95\xa0% sparsity the codes reach ")
     assert sentence.endswith(end)
+
+
+def test_describe_task_at_chance():
+    sentence = describe_task(replace(TASK, codes={0.95: estimate(0.19, 0.1, 0.3, 0.2)})).sentence
+    assert sentence.endswith(", and no more than permuted targets give (up to 20.0\xa0%).")
 
 
 def test_every_reason_has_a_sentence():
     special = {
         *(Reason.TOO_FEW_GROUPS, Reason.AT_CHANCE, Reason.LOSS_EXCLUDED, Reason.LOSS_POSSIBLE),
-        *(Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_OVERLAP, Reason.LATER),
+        *(Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_UNCLEAR, Reason.LATER),
     }
     assert set(REASONS) | special == set(Reason)
 
@@ -70,6 +75,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
         seeds=(0.789, 0.79),
         others=OtherTargets(3, {"vowel": estimate(-0.1, -0.114, -0.086), "f0 (R²)": estimate(-0.1)}),
         best_baseline=Baseline(("pca",), estimate(0.85, 0.84, 0.86), 0.99),
+        to_baseline=estimate(-0.05, -0.06, -0.04),
     )
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, which reach 78.9\xa0% to 79.0\xa0%." in notes
@@ -77,7 +83,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
-        "(84.0\xa0% to 86.0\xa0%); the intervals are disjoint."
+        "(84.0\xa0% to 86.0\xa0%); the codes reach 5.0 points less on the same clips (−6.0 to −4.0)."
     ) in notes
     best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
     notes = " ".join(describe_task(replace(claim, best_baseline=best, others=OtherTargets(1, {}))).notes)
@@ -96,14 +102,21 @@ def test_describe_task_notes_the_sparsity_limit():
 
 
 @pytest.mark.parametrize(
-    ("untrained", "conclusion"),
-    [(5.5, "does not show that anything was learned"), (9.0, "more than of codes that were learned")],
+    ("ratio", "conclusion"),
+    [
+        (estimate(0.9, 0.7, 1.2), "does not show that anything was learned"),
+        (estimate(0.5, 0.4, 0.6), "more than of codes that were learned"),
+    ],
 )
-def test_describe_compactness_notes_codes_that_learned_nothing(untrained: float, conclusion: str):
-    text = describe_compactness(replace(COMPACT, unlearned={"untrained_sae": estimate(untrained)}))
+def test_describe_compactness_notes_codes_that_learned_nothing(ratio: Estimate, conclusion: str):
+    others, differences = {"untrained_sae": estimate(5.5)}, {**RATIO, "untrained_sae": ratio}
+    text = describe_compactness(
+        replace(COMPACT, dimensions=replace(DIMENSIONS, others=others, differences=differences))
+    )
     assert text.outcome is Verdict.HOLDS
+    assert "paired by factor, their ratio is 0.25 (0.20 to 0.31)" in text.sentence
     (note,) = (note for note in text.notes if "learned" in note)
-    assert f"{untrained} dimensions (SAE of untrained encoder)" in note
+    assert "5.5 dimensions (SAE of untrained encoder)" in note
     assert conclusion in note
     assert not any("learned" in note for note in describe_compactness(COMPACT).notes)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from otoscope.metrics.record import Record, to_table
+from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
@@ -30,6 +31,12 @@ def row(metric: str, representation: str, value: float, **more: Any) -> Record:
 def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
     named = {**SAE, "sae_id": f"layer03-frames-default-m64-k6-seed{seed}"}
     return row(metric, CODES, value, seed=seed, **{**named, **more})
+
+
+def against(metric: str, low: float, high: float, representation: str = DENSE, **more: Any) -> Record:
+    """Return the paired difference of the codes to a representation; a ratio for dimensions."""
+    named = {"sparsity": SAE["sparsity"], "sae_id": "layer03-frames-default-m64-k6-seed0"}
+    return row(METRICS[metric].difference, representation, (low + high) / 2, low=low, high=high, **named, **more)
 
 
 def rows_of(*records: Record) -> StrictResults:
@@ -63,19 +70,25 @@ def test_other_protocols_are_not_looked_at():
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "said"),
+    ("value", "change", "said"),
     [
-        (0.9, 0.85, "beyond both intervals"),
-        (0.75, 0.6, "exceed that within the intervals"),
-        (0.5, 0.4, "do not exceed that"),
+        (0.9, (0.1, 0.3), "exceed every baseline beyond the interval"),
+        # beyond the best baseline, but not beyond another
+        (0.8, (0.1, 0.3), "within the interval of the paired difference"),
+        (0.75, (-0.1, 0.2), "within the interval of the paired difference"),
+        (0.5, (-0.3, -0.1), "do not exceed that"),
     ],
 )
-def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low: float, said: str):
+def test_a_task_says_whether_codes_beat_all_the_others(value: float, change: tuple[float, float], said: str):
+    accuracy = "task_balanced_accuracy"
     rows = rows_of(
-        row("task_balanced_accuracy", DENSE, 0.8, target="digit", low=0.7, high=0.9),
-        codes("task_balanced_accuracy", value, target="digit", low=low, high=0.95),
-        row("task_balanced_accuracy", "logmel", 0.7, target="digit", low=0.6, high=0.8),
-        row("task_balanced_accuracy", "permuted", 0.99, target="digit"),
+        row(accuracy, DENSE, 0.8, target="digit"),
+        codes(accuracy, value, target="digit"),
+        row(accuracy, "logmel", 0.7, target="digit"),
+        against(accuracy, *change, "logmel", target="digit"),
+        row(accuracy, "pca", 0.65, target="digit"),
+        against(accuracy, 0.1 if value > 0.8 else -0.1, 0.3, "pca", target="digit"),
+        row(accuracy, "permuted", 0.99, target="digit"),
     )
     (finding,) = task_findings(rows)
     assert "log-mel statistics" in finding.text
@@ -83,22 +96,17 @@ def test_a_task_says_whether_codes_beat_the_best_of_the_others(value: float, low
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [
-        (1.0, 3.0, "more compact"),
-        (6.5, 9.0, "less compact"),
-        (2.0, 7.0, "undecided"),
-        # beyond the layer's value, but not beyond its interval
-        (2.0, 4.5, "undecided"),
-    ],
+    ("low", "high", "said"), [(0.2, 0.6, "more compact"), (1.3, 1.8, "less compact"), (0.4, 1.4, "Undecided")]
 )
-def test_compactness_is_decided_only_beyond_the_interval(low: float, high: float, said: str):
+def test_compactness_is_decided_by_the_ratio_paired_by_factor(low: float, high: float, said: str):
     rows = rows_of(
         row("effective_latents", DENSE, 5.0, low=4.0, high=6.0),
-        codes("effective_latents", (low + high) / 2, low=low, high=high),
+        codes("effective_latents", 2.5, low=1.0, high=7.0),
+        against("effective_latents", low, high),
     )
     (finding,) = compactness_findings(rows)
     assert said in finding.text
+    assert f"(ratio {(low + high) / 2:.2f} ({low:.2f} to {high:.2f}))" in finding.text
 
 
 def test_order_of_layers_and_limits_are_spelled_out():
@@ -141,19 +149,18 @@ def test_all_that_do_best_are_named():
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ([(0.3, 0.25, 0.35), (0.6, 0.55, 0.65)], "higher than the layer, beyond the intervals"),
-        ([(0.1, 0.05, 0.12), (0.3, 0.25, 0.35)], "lower than the layer, beyond the intervals"),
-        ([(0.22, 0.1, 0.3), (0.45, 0.3, 0.6)], "higher than the layer, within the intervals"),
-        ([(0.2, 0.1, 0.3), (0.3, 0.2, 0.5)], "At no number of dimensions up to 8 do the codes predict more"),
-        ([(0.3, 0.25, 0.35), (0.3, 0.2, 0.5)], "Codes and layer lead in turn"),
+        ([(0.05, 0.15), (0.1, 0.3)], "higher than the layer, paired by factor beyond the intervals"),
+        ([(-0.15, -0.05), (-0.3, -0.1)], "lower than the layer, paired by factor beyond the intervals"),
+        ([(-0.1, 0.15), (-0.1, 0.3)], "higher than the layer, within the intervals"),
+        ([(-0.1, 0.1), (-0.3, 0.1)], "At no number of dimensions up to 8 do the codes predict more"),
+        ([(0.05, 0.15), (-0.3, 0.1)], "Codes and layer lead in turn"),
     ],
 )
-def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float, float]], said: str):
-    layer = [(0.2, 0.15, 0.24), (0.4, 0.36, 0.45)]
+def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], said: str):
     records: list[Record] = []
-    for k, one, other in zip((1, 8), layer, found, strict=True):
-        records += [row("sparse_r2", DENSE, one[0], dimensions=k, low=one[1], high=one[2])]
-        records += [codes("sparse_r2", other[0], dimensions=k, low=other[1], high=other[2])]
+    for k, dense, ends in zip((1, 8), (0.2, 0.4), found, strict=True):
+        records += [row("sparse_r2", DENSE, dense, dimensions=k)]
+        records += [codes("sparse_r2", dense + sum(ends) / 2, dimensions=k), against("sparse_r2", *ends, dimensions=k)]
     (finding,) = few_dimension_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
     assert said in finding.text
     assert "0.90 from log-mel statistics, the best baseline" in finding.text
@@ -201,6 +208,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
         row("task_balanced_accuracy", "logmel", 0.7, target="digit", low=0.6, high=0.8, groups=groups),
         row("effective_latents", DENSE, 5.0, low=4.0, high=6.0, groups=groups),
         codes("effective_latents", 2.0, low=1.0, high=3.0, groups=groups),
+        against("effective_latents", 0.2, 0.6, groups=groups),
         row(
             "layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3, groups=groups
         ),
@@ -209,7 +217,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
     )
     for (finding,) in (task_findings(rows), compactness_findings(rows), layer_findings(rows)):
         assert f"{said} to decide (at least 3)" in finding.text
-        for verdict in ("exceed that beyond", "do not beat", "more compact than the layer", "interval excludes"):
+        for verdict in ("exceed every", "do not beat", "more compact than the layer", "interval excludes"):
             assert verdict not in finding.text
     (factors,) = factor_findings(rows)
     assert "predicted well" not in factors.text

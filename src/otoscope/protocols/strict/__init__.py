@@ -6,6 +6,7 @@
 - `tasks`: single-label, multi-label and continuous tasks, and robust factors.
 - `regression`: ridge and LASSO scores of every factor.
 - `structure`: compactness and separation over the factors that dense activations and codes both predict.
+- `differences`: codes against layer and baselines, paired by clip or factor.
 - `seeds`, `layers_and_limits`, `compare`: comparisons across seeds, layers, sparsities and representations.
 - `results`: typed access to the result rows.
 

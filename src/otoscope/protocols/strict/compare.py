@@ -19,6 +19,7 @@ from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.robust_factors import effective_rank
 from otoscope.metrics.stability import SHARE
 from otoscope.protocols import strict
+from otoscope.protocols.strict.differences import factor_difference, structure_differences, task_difference
 from otoscope.protocols.strict.experiment import StrictExperiment, ridge_scores_from
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
 from otoscope.protocols.strict.regression import predicted_share_records
@@ -55,6 +56,7 @@ class ComparisonParts:
     seeds: Mapping[GridMember, CachedResult]
     baselines: Mapping[str, CachedResult]
     limits: Mapping[GridMember, CachedResult]
+    grid: Mapping[GridMember, CachedResult]
 
     def parts(self) -> list[CachedResult]:
         """Return the parts that compare the measured ones."""
@@ -66,6 +68,8 @@ class ComparisonParts:
         if self.limits:
             sources = [self.main, *self.seeds.values(), *self.limits.values()]
             found.append(self._part(f"{strict.NAME}/limits", sources, self._limit_result))
+        sources = [self.main, *self._measured_codes.values(), *self.baselines.values()]
+        found.append(self._part(f"{strict.NAME}/differences", sources, self._difference_result))
         return found
 
     def _part(self, name: str, sources: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
@@ -137,6 +141,39 @@ class ComparisonParts:
         experiment = self.experiment
         about = experiment.record_template(DENSE, self.layer)
         return ComputedResult(list(layer_records(found, experiment.targets, about, resamples=experiment.resamples)))
+
+    @property
+    def _measured_codes(self) -> Mapping[GridMember, CachedResult]:
+        """Parts of all SAEs of the layer; those measured in full replace those measured by ridge regression only."""
+        return {**self.grid, **self.limits, **self.seeds}
+
+    def _difference_result(self) -> ComputedResult:
+        """Compare the codes of every SAE (mean over seeds) with the layer, those measured in full also with baselines.
+
+        SAEs that differ only in their seed count as one.
+        """
+        records, tasks = list[Record](), self.experiment.tasks
+        parts: dict[GridMember, list[tuple[GridMember, CachedResult]]] = {}
+        for member, part in self._measured_codes.items():
+            parts.setdefault(replace(member, seed=0), []).append((member, part))
+        for same in parts.values():
+            first, in_full = same[0][0], same[0][0] in self.seeds
+            codes = [self._read_arrays(part) for _, part in same]
+            for name, part in {DENSE: self.main, **(self.baselines if in_full else {})}.items():
+                other = self._read_arrays(part)
+                about = replace(self._record_template(first), representation=name, seed=None)
+                for i, task in enumerate(tasks):
+                    sums = [arrays[f"task.{i}"] for arrays in codes]
+                    known = int((task.known & (self.experiment.targets.split == "test")).sum())
+                    records.append(task_difference(task, sums, other[f"task.{i}"], replace(about, n=known)))
+                if in_full and self.experiment.targets.names:
+                    squares = [arrays["linear.squares"] for arrays in codes]
+                    records += factor_difference(squares, other["linear.squares"], self._common, about)
+                    scores = [RepresentationScores.from_arrays(arrays) for arrays in codes]
+                    compared = RepresentationScores.from_arrays(other)
+                    sizes = self.experiment.settings.sizes
+                    records += structure_differences(scores, compared, self._common, sizes, about)
+        return ComputedResult(records)
 
     def _limit_result(self) -> ComputedResult:
         records: list[Record] = []

@@ -8,13 +8,15 @@ from functools import cached_property
 
 import polars as pl
 
-from otoscope.metrics.representation import CODES, REPRESENTATIONS
+from otoscope.metrics.registry import METRICS
+from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS
 from otoscope.metrics.results import ResultsTable, Row
 from otoscope.protocols.comparison import (
+    UNMEASURED,
     Comparison,
     Estimate,
+    Relation,
     compare,
-    disjoint,
     mean_over_seeds,
     page_order,
     same_but_seed,
@@ -86,16 +88,17 @@ class FewDimensions(Enum):
 
 def compare_few_dimensions(comparisons: list[Comparison]) -> FewDimensions:
     """Decide whether few dimensions of the codes predict more than few dimensions of the layer."""
-    pairs = [(comparison.dense, comparison.codes) for comparison in comparisons]
-    if any(dense.too_few_groups or codes.too_few_groups for dense, codes in pairs):
+    relations = {comparison.relation for comparison in comparisons}
+    if Relation.TOO_FEW_GROUPS in relations:
         return FewDimensions.TOO_FEW_GROUPS
-    if all(disjoint(dense, codes) for dense, codes in pairs):
+    if relations == {Relation.HIGHER}:
         return FewDimensions.HIGHER
-    if all(disjoint(codes, dense) for dense, codes in pairs):
+    if relations == {Relation.LOWER}:
         return FewDimensions.LOWER
-    if all(codes.value > dense.value + EQUAL_R2 for dense, codes in pairs):
+    changes = [comparison.codes.value - comparison.dense.value for comparison in comparisons]
+    if all(change > EQUAL_R2 for change in changes):
         return FewDimensions.HIGHER_WITHIN_INTERVALS
-    if all(codes.value <= dense.value + EQUAL_R2 for dense, codes in pairs):
+    if all(change <= EQUAL_R2 for change in changes):
         return FewDimensions.NOT_HIGHER
     return FewDimensions.MIXED
 
@@ -177,7 +180,17 @@ class StrictResults(ResultsTable):
 
     def comparison(self, metric: str, target: str = "", *, dimensions: int | None = None) -> Comparison | None:
         """Compare all representations on one question; None where the layer or its codes are missing."""
-        return compare(self.compared(metric, target, dimensions=dimensions), metric, target)
+        rows = self.compared(metric, target, dimensions=dimensions)
+        found = self.where(metric=METRICS[metric].difference, target=target, sae_id=self.sae_ids[:1])
+        differences = found if dimensions is None else found.where(dimensions=dimensions)
+        return compare(rows, metric, target, differences=differences.rows)
+
+    def difference(self, metric: str, target: str, sae_id: str, representation: str = DENSE) -> Estimate:
+        """Return the codes of an SAE (mean over seeds) minus a representation on the same clips, if measured."""
+        row = self.where(
+            metric=METRICS[metric].difference, target=target, sae_id=sae_id, representation=representation
+        ).first()
+        return UNMEASURED if row is None else Estimate.from_row(row)
 
     @cached_property
     def task_comparisons(self) -> list[Comparison]:

@@ -125,7 +125,8 @@ class StrictRun:
         baselines = self._baselines(chosen, frozen)
         self._ensure([main, *seed_parts.values(), *baselines.values()], "comparing in full")
         self._drop({layers[layer].name, *(codes_part(experiment, member, full=False).name for member in seeds)})
-        comparison = ComparisonParts(experiment, layer, layers, main, seed_parts, baselines, limit_parts)
+        same_layer = {member: by_sparsity[member.sparsity] for member in grid}
+        comparison = ComparisonParts(experiment, layer, layers, main, seed_parts, baselines, limit_parts, same_layer)
         self._ensure(comparison.parts(), "summing up", unit="comparisons")
 
     def _ensure(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:

@@ -29,6 +29,7 @@ from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
 from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_from_sums
+from otoscope.resampling.paired import Variance, jackknife_variance, student_interval
 
 UNPREFIXED = ("gaps", "explicitness", "curve", "curve_null")
 
@@ -148,25 +149,33 @@ def _interval(metric: str, statistic: Callable[[FactorMask], float], common: Com
     return Interval(value, max(low, least) if low == low else low, min(high, most) if high == high else high)
 
 
-def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
-    """Return a statistic of the common factors with its jackknife interval over factors.
+class FactorVariance(NamedTuple):
+    """Statistic of the common factors and its variance over factors."""
+
+    value: float
+    variance: Variance
+
+
+def vary_factors(statistic: Callable[[FactorMask], float], common: CommonFactors) -> FactorVariance:
+    """Return a statistic of the common factors with its jackknife variance over factors.
 
     With t_j the statistic without factor j and J factors, the variance is (J - 1) / J times the sum of squared
     deviations of t_j from their mean (Efron and Stein, Ann. Stat. 9, 1981), times J over the effective rank of the
-    factors. The interval is the value ± 1.96 standard errors.
+    factors, of which one less are the degrees of freedom. It is NaN for fewer than three factors.
     """
     value = statistic(common.mask)
-    members = np.flatnonzero(common.mask)
-    if len(members) < 3 or math.isnan(value):
-        return Interval(value, math.nan, math.nan)
-    without = np.asarray([statistic(_without(common.mask, j)) for j in members])
+    without = np.asarray([statistic(_without(common.mask, j)) for j in np.flatnonzero(common.mask)])
     known = without[~np.isnan(without)]
-    if len(known) < 3:
-        return Interval(value, math.nan, math.nan)
-    widened = max(len(members) / common.effective_rank, 1.0) if common.effective_rank > 0 else 1.0
-    variance = (len(known) - 1) / len(known) * ((known - known.mean()) ** 2).sum() * widened
-    error = 1.96 * math.sqrt(float(variance))
-    return Interval(value, value - error, value + error)
+    if len(known) < 3 or math.isnan(value):
+        return FactorVariance(value, Variance(math.nan, 1.0))
+    rank = min(common.effective_rank, float(len(known))) if common.effective_rank > 0 else float(len(known))
+    return FactorVariance(value, Variance(jackknife_variance(known) * len(known) / rank, max(rank - 1, 1.0)))
+
+
+def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -> Interval:
+    """Return a statistic of the common factors with its interval over factors."""
+    found = vary_factors(statistic, common)
+    return student_interval(found.value, [found.variance])
 
 
 def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record, *, resamples: int) -> Iterator[Record]:
@@ -178,11 +187,13 @@ def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record, *
     yield about.with_score("mean_factor_r2", score, n=int(common.mask.sum()), groups=len(linear.squares))
 
 
-def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
-    def mean(sums: NDArray[Any]) -> NDArray[Any]:
-        return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0).mean(axis=-1)
+def clipped_mean_r2(sums: Float[np.ndarray, "draws factors 2"]) -> Float[np.ndarray, " draws"]:
+    """Return the mean R2 over factors, each at least 0, from sums of squared errors and deviations."""
+    return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0).mean(axis=-1)
 
-    found = bootstrap_sums(squares, mean, resamples=resamples)
+
+def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
+    found = bootstrap_sums(squares, clipped_mean_r2, resamples=resamples)
     value, low, high = (float(x) for x in found)
     return value, low, high
 

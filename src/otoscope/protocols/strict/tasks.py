@@ -146,6 +146,9 @@ def evaluate_task(
     terms = [
         _sums(task.kind, fit.held[i], fit.others[i], targets_fitted[order], truth) for i, order in enumerate(orders)
     ]
+    # a class without test clips has no recall
+    counted = (terms[0].sum(axis=0)[:, 1::2] > 0).all(axis=1)
+    terms = [part[:, counted] for part in terms]
     sums = group_sums(terms[0], groups[test])
     interval = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
     null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
@@ -153,6 +156,7 @@ def evaluate_task(
     score = Score(*(float(end) for end in (*interval, *null_summary(null))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
     held = _sums(task.kind, fit.held[0], fit.held[0], targets_fitted, targets_fitted).sum(axis=0)
+    held = held[(held[:, 1::2] > 0).all(axis=1)]
     n_groups = len(np.unique(groups[fitted]))
     held_score = float(score_from_sums(task.kind, held[None])[0])
     return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
@@ -177,15 +181,17 @@ def _sums(
 
 
 def score_from_sums(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:
-    """Return R2, mean recall over classes, or mean balanced accuracy over labels, by kind of task."""
+    """Return R2, mean recall over classes, or mean balanced accuracy over labels, by kind of task.
+
+    NaN for draws without deviation, or without a clip of some class: a mean over fewer classes is another score.
+    """
     if kind == "continuous":
         error, spread = sums[:, 0, 0], sums[:, 0, 1]
         return 1 - np.divide(error, spread, out=np.full(error.shape, math.nan), where=spread > 0)
     recall = _ratio(sums[..., 0], sums[..., 1])
     if kind == "several":
         recall = (recall + _ratio(sums[..., 2], sums[..., 3])) / 2
-    defined = ~np.isnan(recall)
-    return np.where(defined, recall, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
+    return recall.mean(axis=1)
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:

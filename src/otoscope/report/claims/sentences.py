@@ -10,12 +10,11 @@ from otoscope.protocols.claims import (
     Claims,
     CompactnessClaim,
     Judgement,
-    LayerAndCodes,
     OrderingClaim,
     Reason,
     TaskClaim,
 )
-from otoscope.protocols.comparison import MARGIN, MIN_GROUPS, Estimate, Verdict, difference, disjoint
+from otoscope.protocols.comparison import MARGIN, MIN_GROUPS, Comparison, Estimate, Relation, Verdict
 from otoscope.report.estimates import (
     capitalised,
     decimal_with_interval,
@@ -76,9 +75,9 @@ REASONS: dict[Reason, str] = {
     Reason.LOSS: ", a loss of more than 2 points over the whole interval",
     Reason.GAIN: ", a gain, and the whole interval lies above 0",
     Reason.LOSS_LIKELY: ", more than the margin of 2 points, but the interval includes smaller losses",
-    Reason.MORE_DIMENSIONS: ": the codes need more, and the intervals are disjoint",
-    Reason.LESS_FROM_FEW: ": few dimensions of the codes predict less, and the intervals are disjoint",
-    Reason.FEWER_DIMENSIONS: ": the codes need fewer, and the intervals are disjoint",
+    Reason.MORE_DIMENSIONS: ": the codes need more, beyond the interval",
+    Reason.LESS_FROM_FEW: ": few dimensions of the codes predict less, beyond the interval",
+    Reason.FEWER_DIMENSIONS: ": the codes need fewer, beyond the interval",
     Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
     Reason.EARLIER: ". Each lead exceeds chance, and no interval includes 0",
     Reason.RESTS_ON_INPUT: (
@@ -94,13 +93,13 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
     """Return the verdict on the first claim."""
     if claim is None:
         return NOT_ASKED
-    judgement, codes, change = claim.decide(), claim.high, difference(claim.high, claim.dense)
+    judgement, codes, change = claim.decide(), claim.high, claim.change
     text = (
         f"At {sparsity(claim.sparsity)} sparsity the codes reach {percent_with_interval(codes)} on {claim.target}, the "
         f"layer itself {percent_with_interval(claim.dense)}: {points(change.value)}"
     )
     if change.bounded:
-        text += f" (difference {signed_points(change.low)} to {signed_points(change.high)} points)"
+        text += f" (on the same clips {signed_points(change.low)} to {signed_points(change.high)} points)"
     return VerdictText(judgement.verdict, f"{text}{_task_reason(judgement, codes, change)}.", tuple(_task_notes(claim)))
 
 
@@ -128,17 +127,18 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
         return VerdictText(
             judgement.verdict, "No factor is predicted by both the layer and its codes, so there is nothing to compare."
         )
-    dense, codes = claim.dimensions
+    dense, codes = claim.dimensions.dense, claim.dimensions.codes
     text = (
         f"On the {count(claim.factors, 'factor')} that both predict, the regression of a factor spreads over "
-        f"{_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means)"
+        f"{_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means"
+        f"{_ratio(claim.dimensions.change)})"
     )
     notes = tuple(_compactness_notes(claim))
     match judgement.reason:
         case Reason.TOO_FEW_GROUPS:
             end = f": {_too_few(min(dense.groups, codes.groups))}"
-        case Reason.DIMENSIONS_OVERLAP:
-            end = f": the codes take {_leaning(claim.dimensions)}, but the intervals overlap"
+        case Reason.DIMENSIONS_UNCLEAR:
+            end = f": the codes take {_leaning(claim.dimensions)}, but the interval of the ratio includes 1"
         case reason:
             end = REASONS[reason]
     if judgement.verdict is Verdict.HOLDS:
@@ -146,7 +146,18 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     return VerdictText(judgement.verdict, f"{text}{end}.", notes)
 
 
-def _leaning(sides: LayerAndCodes) -> str:
+def _ratio(change: Estimate) -> str:
+    """Return the ratio of dimensions, paired by factor."""
+    if not change.measured:
+        return ""
+    return f"; paired by factor, their ratio is {formatting.decimal(change.value, 2)}{interval(change, _two)}"
+
+
+def _two(value: float) -> str:
+    return formatting.decimal(value, 2)
+
+
+def _leaning(sides: Comparison) -> str:
     if dimensions(sides.codes.value) == dimensions(sides.dense.value):
         return "as many"
     return "more dimensions rather than fewer" if sides.codes.value > sides.dense.value else "fewer dimensions"
@@ -226,21 +237,15 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
 def _baseline_notes(claim: TaskClaim) -> Iterator[str]:
     if (best := claim.best_baseline) is None:
         return
-    codes, one = claim.high, len(best.representations) == 1
+    one, change = len(best.representations) == 1, claim.to_baseline
     matched = f" (matched to codes at {sparsity(best.sparsity)} sparsity)" if formatting.known(best.sparsity) else ""
     name = f"{best.label}{matched}, {percent_with_interval(best.estimate)}"
-    if best.estimate.value > codes.value:
-        verb = "baseline reaches" if one else "baselines reach"
-        yield f"The best {verb} more: {name}{_overlap(codes, best.estimate)}."
+    if change.bounded:
+        name += f"; the codes reach {points(change.value)} on the same clips{_change_interval(change)}"
+    if best.estimate.value > claim.high.value:
+        yield f"The best {'baseline reaches' if one else 'baselines reach'} more: {name}."
     else:
-        verb = "baseline is" if one else "baselines are"
-        yield f"The best {verb} {name}{_overlap(best.estimate, codes)}."
-
-
-def _overlap(lower: Estimate, higher: Estimate) -> str:
-    if not (lower.bounded and higher.bounded):
-        return ""
-    return "; the intervals are disjoint" if disjoint(lower, higher) else "; the intervals overlap"
+        yield f"The best {'baseline is' if one else 'baselines are'} {name}."
 
 
 def _change_interval(change: Estimate) -> str:
@@ -249,21 +254,21 @@ def _change_interval(change: Estimate) -> str:
 
 def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
     """Yield seeds, R² from few dimensions, and why completeness does not decide."""
-    yield from _seed_notes("The number of dimensions of the codes", claim.seeds, dimensions)
+    if claim.dimensions is not None:
+        yield from _seed_notes("The number of dimensions of the codes", claim.dimensions.seeds, dimensions)
     if (few := claim.few) is not None:
-        best = claim.best_few
+        best = few.best_baseline
         baseline = f"; of the best baseline, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
         yield (
             f"The {count(claim.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
             f"{decimal_with_interval(few.codes, 2)}, of the layer {decimal_with_interval(few.dense, 2)}{baseline}."
         )
-    dense, codes = claim.completeness
-    would = "would hold" if disjoint(dense, codes) else "would be undecided"
-    would = "would not hold" if disjoint(codes, dense) else would
+    sides = claim.completeness
+    would = {Relation.HIGHER: "hold", Relation.LOWER: "not hold"}.get(sides.relation, "be undecided")
     yield (
-        f"By completeness, the study's measure, the claim {would} ({decimal_with_interval(codes, 2)} for the codes, "
-        f"{decimal_with_interval(dense, 2)} for the layer). It does not decide here: completeness is divided by the "
-        "logarithm of the number of dimensions, so a wider code scores higher for the same spread."
+        f"By completeness, the study's measure, the claim would {would} ({decimal_with_interval(sides.codes, 2)} for "
+        f"the codes, {decimal_with_interval(sides.dense, 2)} for the layer). It does not decide here: completeness is "
+        "divided by the logarithm of the number of dimensions, so a wider code scores higher for the same spread."
     )
 
 

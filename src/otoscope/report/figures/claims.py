@@ -9,7 +9,7 @@ import polars as pl
 
 from otoscope.protocols.claim_sources import EARLY_LATE
 from otoscope.protocols.claims import Claims, TaskClaim
-from otoscope.protocols.comparison import Estimate, difference
+from otoscope.protocols.comparison import Estimate
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import PERCENT, curve, fixed_colour, intervals, layer_axis, layered
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED, Colour
@@ -48,8 +48,8 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Accuracy from codes minus accuracy from their layer, in percentage points, by sparsity; 0 means no loss. "
             "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
-            "groups: balanced accuracy of one layer, mean over seeds, with the interval of the difference, on which "
-            "the verdict rests (both intervals combined as the root of squares, as if independent)."
+            "groups: balanced accuracy of one layer, mean over seeds, with the interval of the difference on the same "
+            "clips, on which the verdict rests."
         ),
         panels=[Panel(chart)],
         table=data,
@@ -155,7 +155,7 @@ def _pair(source: str, quantity: str, dense: Estimate, codes: Estimate) -> list[
 
 
 def _loss(source: str, found: TaskClaim, sparsity: float, number: Estimate) -> dict[str, Any]:
-    change = difference(number, found.dense)
+    change = found.changes.get(sparsity, Estimate(number.value - found.dense.value))
     return {
         "source": source,
         "sparsity": sparsity,

@@ -56,23 +56,25 @@ LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "
 """Representations without learned atoms, without a trained encoder, or without either."""
 
 ADVANTAGES: dict[Advantage, str] = {
-    Advantage.BEYOND_INTERVALS: "The codes exceed that beyond both intervals.",
-    Advantage.WITHIN_INTERVALS: "The codes exceed that within the intervals.",
+    Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
+    Advantage.WITHIN_INTERVALS: "The codes exceed that within the interval of the paired difference.",
     Advantage.NONE: "The codes do not exceed that.",
 }
 
 COMPACTNESS: dict[Relation, str] = {
-    Relation.LOWER: "The codes are more compact than the layer: the intervals are disjoint.",
-    Relation.HIGHER: "The codes are less compact than the layer: the intervals are disjoint.",
-    Relation.OVERLAP: "The intervals of codes and layer overlap: undecided.",
+    Relation.LOWER: "The codes are more compact than the layer, paired by factor beyond the interval{ratio}.",
+    Relation.HIGHER: "The codes are less compact than the layer, paired by factor beyond the interval{ratio}.",
+    Relation.UNCLEAR: "Undecided: paired by factor, the interval includes no difference{ratio}.",
 }
 
 FEW_DIMENSIONS: dict[FewDimensions, str] = {
     FewDimensions.HIGHER: (
-        "The codes start higher than the layer, beyond the intervals: fewer of their dimensions predict the same."
+        "The codes start higher than the layer, paired by factor beyond the intervals: fewer of their dimensions "
+        "predict the same."
     ),
     FewDimensions.LOWER: (
-        "The codes start lower than the layer, beyond the intervals: they need more dimensions for the same."
+        "The codes start lower than the layer, paired by factor beyond the intervals: they need more dimensions for "
+        "the same."
     ),
     FewDimensions.HIGHER_WITHIN_INTERVALS: ("The codes start higher than the layer, within the intervals: undecided."),
     FewDimensions.NOT_HIGHER: (
@@ -225,6 +227,8 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     dense, codes = comparison.dense, comparison.codes
     seeds = f"; {text}" if (text := seed_range(comparison.seeds, dimensions)) else ""
     decision = COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(min(dense.groups, codes.groups))}.")
+    ratio = comparison.change
+    decision = decision.format(ratio=f" (ratio {_two(ratio.value)}{interval(ratio, _two)})" if ratio.measured else "")
     said = (
         f"A factor takes {dimensions(dense.value)} effective dimensions of the dense layer "
         f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "

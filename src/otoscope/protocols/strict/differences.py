@@ -1,0 +1,91 @@
+"""Paired differences between the codes of an SAE and its layer or a baseline, as records.
+
+Scores of tasks and factors are paired by test group, measures of structure by factor. Codes are means over seeds. The
+records name the other representation in `representation` and the first seed's SAE in `sae_id`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from otoscope.metrics.latent_metrics import mean_of_known
+from otoscope.metrics.record import Record
+from otoscope.metrics.registry import METRICS, STRUCTURE
+from otoscope.metrics.structure import FactorMask
+from otoscope.protocols.strict.structure import CommonFactors, RepresentationScores, clipped_mean_r2, vary_factors
+from otoscope.protocols.strict.tasks import TASK_METRICS, Task, score_from_sums
+from otoscope.resampling.groups import Interval
+from otoscope.resampling.paired import paired_difference, spread_over_seeds, student_interval, unseen_error
+
+Sums = Float[np.ndarray, "groups ..."]
+
+
+def task_difference(task: Task, codes: Sequence[Sums], other: Sums, about: Record) -> Record:
+    """Return the difference of a task's score on the same clips.
+
+    Where every group gives the same difference, clips agree and no variation is left to measure. The interval then
+    covers the errors that so many clips per class could have missed (`unseen_error`).
+    """
+    found = paired_difference(codes, other, lambda sums: score_from_sums(task.kind, sums))
+    if task.kind != "continuous" and found.low == found.high:
+        bound = unseen_error(other.sum(axis=0)[:, 1::2].ravel().tolist())
+        found = Interval(found.value, found.value - bound, found.value + bound)
+    metric = METRICS[TASK_METRICS[task.kind]].difference
+    return about.with_score(metric, found, target=task.name, groups=len(other))
+
+
+def factor_difference(codes: Sequence[Sums], other: Sums, common: CommonFactors, about: Record) -> Iterator[Record]:
+    """Yield the difference of the mean ridge R2 of the common factors on the same clips; none without factors."""
+    if common.mask.any():
+        kept = [part[:, common.mask] for part in (*codes, other)]
+        found = paired_difference(kept[:-1], kept[-1], clipped_mean_r2)
+        metric = METRICS["mean_factor_r2"].difference
+        yield about.with_score(metric, found, n=int(common.mask.sum()), groups=len(other))
+
+
+def structure_differences(
+    codes: Sequence[RepresentationScores],
+    other: RepresentationScores,
+    common: CommonFactors,
+    sizes: Sequence[int],
+    about: Record,
+) -> Iterator[Record]:
+    """Yield differences of structure and of the R2 from few dimensions, paired by factor; a ratio of dimensions."""
+    about = replace(about, n=int(common.mask.sum()), groups=int(other.lasso.groups.max(initial=0)))
+    for metric, of in STRUCTURE.items():
+        if not (name := METRICS[metric].difference):
+            continue
+        if METRICS[metric].logarithmic:
+            found = _paired(lambda s, mask, of=of: float(np.log(of(s, mask))), codes, other, common)
+            found = Interval(*(float(np.exp(end)) for end in found))
+        else:
+            found = _paired(of, codes, other, common)
+        yield about.with_score(name, found)
+    for i, size in enumerate(sizes):
+        found = _paired(lambda s, mask, i=i: _mean_r2(s.curve[mask, i]), codes, other, common)
+        yield about.with_score(METRICS["sparse_r2"].difference, found, dimensions=size)
+
+
+def _mean_r2(r2: NDArray[np.float64]) -> float:
+    return mean_of_known(np.maximum(np.nan_to_num(r2), 0))
+
+
+def _paired(
+    of: Callable[[RepresentationScores, FactorMask], float],
+    codes: Sequence[RepresentationScores],
+    other: RepresentationScores,
+    common: CommonFactors,
+) -> Interval:
+    """Return the mean over seeds minus the other representation, with the jackknife over factors of the difference."""
+    if not common.mask.any():
+        return Interval(*[float("nan")] * 3)
+    differences = [of(seed, common.mask) - of(other, common.mask) for seed in codes]
+
+    def difference(mask: FactorMask) -> float:
+        return float(np.mean([of(seed, mask) for seed in codes])) - of(other, mask)
+
+    found = vary_factors(difference, common)
+    return student_interval(found.value, [found.variance, *spread_over_seeds(differences)])

@@ -1,0 +1,120 @@
+"""Paired differences: two representations compared on the same groups, or on the same factors.
+
+Clips that are hard for one representation are mostly hard for the other. Two separate intervals count that shared
+variation twice, and real differences go unnoticed. Here one group (or factor) is left out of both at a time, and the
+interval is that of the difference.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+from otoscope.errors import EvaluationError
+from otoscope.resampling.groups import CONFIDENCE, Interval
+
+
+class Variance(NamedTuple):
+    """Variance of an estimate from one source, with its degrees of freedom."""
+
+    value: float
+    freedom: float
+
+
+def student_interval(value: float, sources: Sequence[Variance], *, confidence: float = CONFIDENCE) -> Interval:
+    r"""Return the interval $v \pm t_\nu \sqrt{\sum_i s_i^2}$ of an estimate whose error has independent sources.
+
+    $\nu = (\sum s_i^2)^2 / \sum s_i^4 / \nu_i$ (Satterthwaite, Biometrics Bulletin 2, 1946). The ends are NaN without
+    sources or with an undefined one.
+
+    >>> found = student_interval(1.0, [Variance(0.04, 4)])
+    >>> round(found.low, 3), round(found.high, 3)
+    (0.445, 1.555)
+    """
+    total = math.fsum(source.value for source in sources)
+    if not sources or not math.isfinite(total) or math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    if total == 0:
+        return Interval(value, value, value)
+    freedom = total**2 / math.fsum(source.value**2 / source.freedom for source in sources)
+    error = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(total)
+    return Interval(value, value - error, value + error)
+
+
+def jackknife_variance(left_out: Float[np.ndarray, " units"]) -> float:
+    """Return the variance of a statistic from its values without each of the units (Efron and Stein 1981).
+
+    >>> jackknife_variance(np.array([1.0, 2.0, 3.0]))
+    1.3333333333333333
+    """
+    n = len(left_out)
+    return float((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+
+
+def spread_over_seeds(values: Sequence[float]) -> list[Variance]:
+    """Return the variance of the mean over seeds; nothing for a single seed."""
+    if len(values) < 2:
+        return []
+    return [Variance(float(np.var(values, ddof=1)) / len(values), len(values) - 1)]
+
+
+def paired_difference(
+    codes: Sequence[Float[np.ndarray, "groups ..."]],
+    other: Float[np.ndarray, "groups ..."],
+    statistic: Callable[[NDArray[Any]], NDArray[Any]],
+    *,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Return the mean over seeds of a statistic of the codes, minus that of another representation.
+
+    `codes` holds the sums per group of each seed, `other` those of the other representation over the same groups;
+    `statistic` maps sums `[draws, ...]` to `[draws]`. The error combines the jackknife over groups of the difference
+    with the spread over seeds. The ends are NaN with fewer than two groups, or where the statistic is undefined without
+    one of them (a class that a single group has). Raises `EvaluationError` for different groups.
+
+    >>> hits = [np.array([[8.0, 10], [9, 10], [7, 10]])]
+    >>> found = paired_difference(hits, hits[0] - [1, 0], lambda sums: sums[:, 0] / sums[:, 1])
+    >>> round(found.value, 3), round(found.high - found.low, 3)
+    (0.1, 0.0)
+    """
+    if not codes or any(part.shape != other.shape for part in codes):
+        shapes = [part.shape for part in codes]
+        raise EvaluationError(f"sums of codes {shapes} and {other.shape} disagree; measure both on the same groups")
+
+    def of(sums: Float[np.ndarray, "groups ..."]) -> tuple[float, NDArray[Any]]:
+        total = sums.sum(axis=0)
+        return float(statistic(total[None])[0]), statistic(total[None] - sums)
+
+    base, base_without = of(other)
+    each = [of(part) for part in codes]
+    differences = [value - base for value, _ in each]
+    value = float(np.mean(differences))
+    if len(other) < 2:
+        return Interval(value, math.nan, math.nan)
+    without = np.mean([left for _, left in each], axis=0) - base_without
+    sources = [Variance(jackknife_variance(without), len(other) - 1), *spread_over_seeds(differences)]
+    return student_interval(value, sources, confidence=confidence)
+
+
+def unseen_error(sizes: Sequence[float], *, confidence: float = CONFIDENCE) -> float:
+    r"""Return the largest mean error over classes that still leaves none in so many clips.
+
+    With $n_c$ clips of class $c$, no clip is wrong with probability $\prod_c (1 - p_c)^{n_c}$. The bound is the largest
+    mean of $p_c$ for which that is at least $(1 - \text{confidence}) / 2$: for one class the exact binomial bound,
+    $1 - 0.025^{1/n}$. It takes clips as independent.
+
+    >>> round(unseen_error([50]), 4), round(unseen_error([25, 25]), 4), round(unseen_error([5, 100]), 3)
+    (0.0711, 0.0711, 0.261)
+    """
+    n = np.sort(np.asarray([size for size in sizes if size > 0], dtype=np.float64))
+    if not len(n):
+        return 1.0
+    budget = -math.log((1 - confidence) / 2)
+    # by Lagrange, 1 - p = mu n for the classes with errors, which are the smallest ones
+    levels = (budget + np.cumsum(n * np.log(n))) / np.cumsum(n)
+    level = next(level for level, limit in zip(levels, [*np.log(n[1:]), math.inf], strict=True) if level <= limit)
+    return float(np.mean(1 - np.exp(-np.maximum(level - np.log(n), 0))))
