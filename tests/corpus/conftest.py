@@ -1,5 +1,7 @@
 """Recordings of known sound, and files that are no good in known ways."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,3 +35,31 @@ def record(tmp_path: Path) -> Record:
         return path
 
     return write
+
+
+@pytest.fixture
+def odd_file(shared: Path) -> Callable[[str], Path]:
+    """Return the path of an unusual file of the shared collection; skip the test where it is not at hand."""
+
+    def find(name: str) -> Path:
+        path = shared / "data" / "odd" / name
+        if not path.is_file():
+            pytest.skip(f"{name} is not among the shared recordings")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path) -> Callable[..., Path]:
+    """Encode a sound file with ffmpeg into a new file of the test's folder; skip the test without ffmpeg."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        pytest.skip("ffmpeg is not installed")
+
+    def encode(source: Path, name: str, *options: str) -> Path:
+        command = [program, "-nostdin", "-v", "error", "-y", "-i", str(source), *options, str(tmp_path / name)]
+        subprocess.run(command, check=True)
+        return tmp_path / name
+
+    return encode

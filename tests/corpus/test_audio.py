@@ -89,16 +89,6 @@ def test_a_chunk_of_odd_length_before_the_sound_is_stepped_over(record, tone):
         decode(path)
 
 
-def test_a_flac_stream_without_a_length_says_so(record, tone):
-    path = record("stream.flac", tone())
-    data = bytearray(path.read_bytes())
-    data[21] &= 0xF0  # the last 36 bits of STREAMINFO's sizes hold the number of samples (RFC 9639)
-    data[22:26] = bytes(4)
-    path.write_bytes(data)
-    with pytest.raises(AudioError, match="states no length"):
-        decode(path)
-
-
 def test_eight_channels_become_their_mean(record):
     channels = np.random.default_rng(1).uniform(-0.5, 0.5, (2000, 8)).astype(np.float32)
     sound = decode(record("eight.wav", channels, subtype="FLOAT"))

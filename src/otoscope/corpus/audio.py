@@ -1,9 +1,8 @@
-"""Audio input and output: any file that libsndfile reads becomes mono float32, or an `AudioError` with the reason."""
+"""Audio input and output: any file that can be decoded becomes mono float32, or an `AudioError` with the reason."""
 
 import io
 import math
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,9 @@ import soxr
 from jaxtyping import Float32
 
 from otoscope.artifacts import atomic
-from otoscope.corpus.validation import SignalCheck, declared_bytes
+from otoscope.corpus.decoding import OpenSound, open_sound
+from otoscope.corpus.ffmpeg import LONGEST_S
+from otoscope.corpus.validation import SignalCheck
 from otoscope.errors import AudioError
 from otoscope.paths import user_path
 
@@ -42,12 +43,6 @@ EXTENSIONS = frozenset(
 """Lower-case file extensions that count as audio when a folder is searched."""
 
 
-UNSTATED = 1 << 40
-"""libsndfile reports more samples than this if a stream does not state its length."""
-
-MPEG_SLACK = 1152
-"""Samples of one MP3 frame: without a Xing header the declared length is accurate to one frame."""
-
 SEGMENT_SLACK_S = 0.010
 """A segment may end later than its recording by this, as rounded times do; it is shortened."""
 
@@ -68,63 +63,62 @@ def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None)
     Raises `AudioError` with the reason if the file is missing, empty, not audio, truncated, silent or too short
     (`validation.SILENCE_DBFS`, `SHORTEST_S`), contains NaN or infinity, or if the segment exceeds the recording.
     """
-    check_file(path)
-    with open_audio(path) as file:
-        rate_hz = file.samplerate
-        first, samples = segment_samples(file, start_s, duration_s)
-        seek_to(file, first)
-        channels = _read(file, samples)
-        if message := truncation_message(file, first=first, expected=samples, decoded=len(channels)):
-            raise AudioError(message)
-    wave = to_mono(channels)
-    signal = SignalCheck()
-    signal.add(wave, channels)
-    signal.check(rate_hz)
-    return Recording(wave, rate_hz)
+    with open_sound(path) as sound:
+        segment = find_segment(sound, start_s, duration_s)
+        blocks = list(mono_blocks(sound, segment, BLOCK))
+        return Recording(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sound.rate_hz)
 
 
-class _SequentialFile(soundfile.SoundFile):
-    """A sound file without seeks between blocks; soundfile seeks after every block by default.
+class Segment(NamedTuple):
+    """Samples of a clip in its file; `samples` is None to the end of a file of unknown length."""
 
-    After a seek, an MP3 decoder lacks the bit reservoir of the preceding frames, and its samples are wrong.
-    """
-
-    def seekable(self) -> bool:
-        return False
+    first: int
+    samples: int | None
 
 
-@contextmanager
-def open_audio(path: Path) -> Generator[soundfile.SoundFile]:
-    """Open a sound file; errors of libsndfile become `AudioError`."""
-    try:
-        with _SequentialFile(path) as file:
-            yield file
-    # soundfile raises TypeError for a headerless .raw file
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
+def find_segment(sound: OpenSound, start_s: float, duration_s: float | None) -> Segment:
+    """Return the samples of a segment; raise `AudioError` if it is not within the file."""
+    if not (math.isfinite(start_s) and start_s >= 0.0):
+        raise AudioError(f"a segment starts at 0 s or later; got start_s={start_s:g}")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0.0):
+        raise AudioError(f"a segment lasts more than 0 s; got duration_s={duration_s:g}")
+    length, rate_hz = sound.samples, sound.rate_hz
+    if length is None:
+        longest = LONGEST_S if duration_s is None else start_s + duration_s
+        if max(start_s, longest) > LONGEST_S:
+            raise _outside(start_s, duration_s, LONGEST_S)
+        return Segment(round(start_s * rate_hz), None if duration_s is None else round(duration_s * rate_hz))
+    # compared in seconds: a time such as 1e308 has no sample number
+    late_s = 0.0 if duration_s is None else start_s + duration_s - length / rate_hz
+    if late_s > SEGMENT_SLACK_S or (start_s and start_s * rate_hz >= length):
+        raise _outside(start_s, duration_s, length / rate_hz)
+    first = min(round(start_s * rate_hz), length)
+    samples = length - first if duration_s is None else round(duration_s * rate_hz)
+    return Segment(first, min(samples, length - first))
 
 
-def segment_samples(file: soundfile.SoundFile, start_s: float, duration_s: float | None) -> tuple[int, int]:
-    """Return the first sample and the number of samples of a segment.
+def mono_blocks(sound: OpenSound, segment: Segment, block: int) -> Generator[Float32[np.ndarray, " samples"]]:
+    """Yield the mono samples of a segment in blocks; check its length and its signal after the last."""
+    signal, decoded = SignalCheck(), 0
+    for channels in sound.blocks(segment.first, segment.samples, max(1, block // sound.channels)):
+        wave = to_mono(channels)
+        signal.add(wave, channels)
+        decoded += len(wave)
+        yield wave
+    if segment.samples is not None and sound.samples is None:
+        if decoded + SEGMENT_SLACK_S * sound.rate_hz < segment.samples:
+            start_s, length_s = segment.first / sound.rate_hz, (segment.first + decoded) / sound.rate_hz
+            raise _outside(start_s, segment.samples / sound.rate_hz, length_s)
+    elif segment.samples is not None and decoded + sound.slack < segment.samples:
+        raise AudioError(
+            f"truncated: the header declares {sound.samples} samples, {segment.first + decoded} can be decoded"
+        )
+    signal.check(sound.rate_hz)
 
-    Raises `AudioError` if the segment is not within the file, or if the file does not state its length.
-    """
-    if file.frames > UNSTATED:
-        raise AudioError("states no length (a stream); write it again with an encoder that states it")
-    return _segment(start_s, duration_s, frames=file.frames, rate_hz=file.samplerate)
 
-
-def seek_to(file: soundfile.SoundFile, sample: int) -> None:
-    """Seek to a sample; do nothing for the first, because an MP3 is exact only without seeks."""
-    if sample:
-        file.seek(sample)
-
-
-def truncation_message(file: soundfile.SoundFile, *, first: int, expected: int, decoded: int) -> str:
-    """Return a message if samples are missing beyond the tolerance of an MP3's estimate; otherwise an empty string."""
-    if decoded + MPEG_SLACK * (file.format == "MP3") >= expected:
-        return ""
-    return f"truncated: the header declares {file.frames} samples, {first + decoded} can be decoded"
+def _outside(start_s: float, duration_s: float | None, length_s: float) -> AudioError:
+    end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
+    return AudioError(f"the segment {start_s:g} s to {end} exceeds the recording ({length_s:g} s)")
 
 
 def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " resampled"]:
@@ -178,51 +172,6 @@ def write_audio(path: Path, wave: Float32[np.ndarray, " samples"], rate_hz: int)
     soundfile.write(buffer, steps, rate_hz, format="WAV", subtype="PCM_16")
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-def check_file(path: Path) -> None:
-    """Raise `AudioError` if a file is missing, unreadable, empty, or shorter than its header declares."""
-    try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise AudioError("is a folder, not a file")
-        if size == 0:
-            raise AudioError("empty file (0 bytes)")
-        declared = declared_bytes(path)
-    except FileNotFoundError as error:
-        raise AudioError("no such file") from error
-    except OSError as error:
-        raise AudioError(f"cannot be read ({error.strerror})") from error
-    if declared is not None and declared > size:
-        raise AudioError(f"truncated: the header declares {declared} bytes, the file has {size}")
-
-
-def _segment(start_s: float, duration_s: float | None, *, frames: int, rate_hz: int) -> tuple[int, int]:
-    """Return the first sample and the number of samples of a segment; it must be within the file."""
-    if not (math.isfinite(start_s) and start_s >= 0.0):
-        raise AudioError(f"a segment starts at 0 s or later; got start_s={start_s:g}")
-    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0.0):
-        raise AudioError(f"a segment lasts more than 0 s; got duration_s={duration_s:g}")
-    # compared in seconds: a time such as 1e308 has no sample number
-    late_s = 0.0 if duration_s is None else start_s + duration_s - frames / rate_hz
-    if late_s > SEGMENT_SLACK_S or (start_s and start_s * rate_hz >= frames):
-        end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
-        raise AudioError(f"the segment {start_s:g} s to {end} exceeds the recording ({frames / rate_hz:g} s)")
-    first = min(round(start_s * rate_hz), frames)
-    samples = frames - first if duration_s is None else round(duration_s * rate_hz)
-    return first, min(samples, frames - first)
-
-
-def _read(file: soundfile.SoundFile, samples: int) -> Float32[np.ndarray, "samples channels"]:
-    """Read at most `samples` samples in blocks, so that a wrong header causes no huge allocation."""
-    blocks: list[np.ndarray] = []
-    while samples > 0:
-        block = file.read(min(samples, BLOCK), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        blocks.append(block)
-        samples -= len(block)
-    return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), dtype=np.float32)
 
 
 def to_mono(channels: Float32[np.ndarray, "samples channels"]) -> Float32[np.ndarray, " samples"]:

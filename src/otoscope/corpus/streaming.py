@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 from jaxtyping import Float32
 
-from otoscope.corpus.audio import check_file, open_audio, seek_to, segment_samples, to_mono, truncation_message
-from otoscope.corpus.validation import SignalCheck
+from otoscope.corpus.audio import Segment, find_segment, mono_blocks
+from otoscope.corpus.decoding import open_sound
 from otoscope.errors import AudioError
 
 BLOCK_S = 10.0
@@ -30,11 +29,10 @@ class ClipLength(NamedTuple):
 
 def measure_clip(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> ClipLength:
     """Decode a clip block by block and return its length; raises the errors of `decode`."""
-    check_file(path)
-    with open_audio(path) as file:
-        rate_hz = file.samplerate
-        first, samples = segment_samples(file, start_s, duration_s)
-    return ClipLength(sum(len(block) for block in _decoded(path, first, samples)), rate_hz)
+    with open_sound(path) as sound:
+        segment = find_segment(sound, start_s, duration_s)
+        blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz))
+        return ClipLength(sum(len(block) for block in blocks), sound.rate_hz)
 
 
 def _unchanged(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -61,13 +59,15 @@ class StreamedClip:
         self._path, self._name = root / str(clip["path"]), str(clip["path"])
         self._rate_hz = rate_hz
         try:
-            check_file(self._path)
-            with open_audio(self._path) as file:
-                self._from_hz = file.samplerate
-                self._first, self._count = segment_samples(file, clip["start_s"], clip["duration_s"])
+            with open_sound(self._path) as sound:
+                self._from_hz = sound.rate_hz
+                first, count = find_segment(sound, clip["start_s"], clip["duration_s"])
+            if count is None:
+                count = measure_clip(self._path, start_s=clip["start_s"]).samples
         except AudioError as error:
             raise AudioError(f"{self._name}: {error}") from error
-        self._samples = round(self._count * rate_hz / self._from_hz)
+        self._segment = Segment(first, count)
+        self._samples = round(count * rate_hz / self._from_hz)
         self._blocks: Iterator[np.ndarray] | None = None
         self._buffer = np.empty(0, dtype=np.float32)
         self._start = 0
@@ -118,7 +118,7 @@ class StreamedClip:
 
     def _resampled(self) -> Generator[np.ndarray]:
         """Yield the wave in blocks, exactly `len(self)` samples in total."""
-        decoded = _decoded(self._path, self._first, self._count)
+        decoded = self._decoded()
         remaining = self._samples
         if self._from_hz == self._rate_hz:
             for block in decoded:
@@ -137,29 +137,7 @@ class StreamedClip:
         if remaining := remaining - len(resampled):  # soxr may round the length of a stream down by a sample
             yield np.zeros(remaining, dtype=np.float32)
 
-
-def _decoded(path: Path, first: int, samples: int) -> Generator[np.ndarray]:
-    """Yield mono blocks at the file's own rate; check the whole signal after the last."""
-    signal = SignalCheck()
-    with open_audio(path) as file:
-        rate_hz = file.samplerate
-        seek_to(file, first)
-        remaining = samples
-        while remaining > 0:
-            channels = _read(file, min(remaining, round(BLOCK_S * rate_hz)))
-            if not len(channels):
-                break
-            block = to_mono(channels)
-            signal.add(block, channels)
-            remaining -= len(channels)
-            yield block
-        if message := truncation_message(file, first=first, expected=samples, decoded=samples - remaining):
-            raise AudioError(message)
-    signal.check(rate_hz)
-
-
-def _read(file: soundfile.SoundFile, samples: int) -> np.ndarray:
-    try:
-        return file.read(samples, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"cannot be decoded as audio ({str(error).strip()})") from error
+    def _decoded(self) -> Generator[np.ndarray]:
+        """Yield mono blocks at the file's own rate; the whole signal is checked after the last."""
+        with open_sound(self._path) as sound:
+            yield from mono_blocks(sound, self._segment, round(BLOCK_S * sound.rate_hz))

@@ -1,0 +1,91 @@
+"""Containers of sound: which bytes of a file hold sound, and how many samples they must decode to.
+
+One module per family walks the structure of a file without decoding it. `find_layout` chooses it by the content, never
+by the file's name. A walker raises `AudioError` for a file that is truncated or contradicts itself.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from otoscope.corpus.containers import boxes, mpeg
+from otoscope.corpus.containers.aiff import aiff_layout
+from otoscope.corpus.containers.au import au_layout, sphere_layout
+from otoscope.corpus.containers.caf import caf_layout
+from otoscope.corpus.containers.flac import flac_layout
+from otoscope.corpus.containers.layout import Layout as Layout
+from otoscope.corpus.containers.layout import Part as Part
+from otoscope.corpus.containers.layout import Span as Span
+from otoscope.corpus.containers.layout import read_at, size_of
+from otoscope.corpus.containers.ogg import ogg_layout
+from otoscope.corpus.containers.voc import voc_layout
+from otoscope.corpus.containers.wave import riff_layout, wave64_layout
+from otoscope.errors import AudioError
+
+WALKERS: tuple[tuple[int, bytes, Callable[[BinaryIO], Layout]], ...] = (
+    (0, b"RIFF", riff_layout),
+    (0, b"RIFX", riff_layout),
+    (0, b"RF64", riff_layout),
+    (0, b"riff\x2e\x91\xcf\x11", wave64_layout),
+    (8, b"AIFF", aiff_layout),
+    (8, b"AIFC", aiff_layout),
+    (0, b".snd", au_layout),
+    (0, b"dns.", au_layout),
+    (0, b"caff", caf_layout),
+    (0, b"NIST_1A", sphere_layout),
+    (0, b"Creative Voice File", voc_layout),
+    (0, b"fLaC", flac_layout),
+    (0, b"OggS", ogg_layout),
+    (4, b"ftyp", boxes.mp4_layout),
+    (4, b"moov", boxes.mp4_layout),
+    (0, boxes.EBML, boxes.matroska_layout),
+    (0, boxes.ASF_HEADER, boxes.asf_layout),
+)
+"""Bytes at a position that identify a family, and its walker."""
+
+DEMUXERS: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"#!AMR", "AMR", "amr"),
+    (0, b"wvpk", "WavPack", "wv"),
+    (0, b"MAC ", "Monkey's Audio", "ape"),
+    (0, b"TTA1", "True Audio", "tta"),
+    (0, b"\x0b\x77", "AC-3", "ac3"),
+)
+"""Formats that ffmpeg decodes, without a walker: bytes at a position, name, demuxer."""
+
+OTHERS = (b"\x64\xa3", b"\xa3\x64", b" paf", b"fap ", b"PVF1", b"2BIT")
+"""First bytes of rare formats that libsndfile decodes: IRCAM, Paris, PVF, AVR."""
+
+
+def find_layout(path: Path) -> Layout | None:
+    """Return the layout of a sound file; None for rare formats of libsndfile, which no walker knows.
+
+    Raises `AudioError` if it is no sound, is truncated, or contradicts itself, and `OSError` if it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = read_at(file, 0, 64)
+        for at, mark, walker in WALKERS:
+            if head[at : at + len(mark)] == mark:
+                return walker(file)
+        for at, mark, form, demuxer in DEMUXERS:
+            if head[at : at + len(mark)] == mark:
+                return Layout(form, demuxer=demuxer)
+        if head.startswith(OTHERS) or (head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV")):
+            return None
+        start = mpeg.after_tags(file, 0, size_of(file))
+        if read_at(file, start, 4) == b"fLaC":
+            return flac_layout(file)
+        if _is_adts(file, start):
+            return Layout("AAC", demuxer="aac")
+        if mpeg.find_frame(file, start, size_of(file)) is not None:
+            return mpeg.mpeg_layout(file)
+    raise AudioError("cannot be decoded as audio (its content is in no known format)")
+
+
+def _is_adts(file: BinaryIO, start: int) -> bool:
+    """Return whether two AAC frames in a row start at a position."""
+    for _ in range(2):
+        head = read_at(file, start, 7)
+        if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+            return False
+        start += (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return True

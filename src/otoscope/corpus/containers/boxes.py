@@ -1,0 +1,67 @@
+"""Containers of other codecs, which ffmpeg decodes: MP4 and its relatives, Matroska and WebM, ASF (WMA).
+
+Only their declared size is checked, because ffmpeg does not report a file that was cut between two packets.
+"""
+
+from typing import BinaryIO
+
+from otoscope.corpus.containers.layout import MAX_CHUNKS, Layout, read_at, size_of
+from otoscope.errors import AudioError
+
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+EBML = bytes.fromhex("1a45dfa3")
+
+
+def mp4_layout(file: BinaryIO) -> Layout:
+    """Return the layout of an MP4, M4A or 3GP file; raise `AudioError` if a box exceeds the file."""
+    size, position = size_of(file), 0
+    kinds: set[bytes] = set()
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 16)
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        kinds.add(head[4:8])
+        if length == 0:
+            break  # to the end of the file
+        if position + length > size or length < 8:
+            raise AudioError(f"truncated: the header declares {position + length} bytes, the file has {size}")
+        position += length
+    if b"moov" not in kinds:
+        raise AudioError("truncated: it has no index (box `moov`)")
+    return Layout("MP4", demuxer="mov")
+
+
+def matroska_layout(file: BinaryIO) -> Layout:
+    """Return the layout of a Matroska or WebM file; raise `AudioError` if its segment exceeds the file."""
+    size, position = size_of(file), 0
+    for _ in range(2):  # the header, then the segment
+        data = read_at(file, position, 12)
+        identifier = _leading_zeros(data[:1]) + 1
+        width = _leading_zeros(data[identifier : identifier + 1]) + 1
+        field = data[identifier : identifier + width]
+        length = int.from_bytes(field, "big") & (1 << 7 * width) - 1
+        if length == (1 << 7 * width) - 1:
+            break  # a stream of unstated length
+        position += identifier + width + length
+    if position > size:
+        raise AudioError(f"truncated: the header declares {position} bytes, the file has {size}")
+    return Layout("WebM", demuxer="matroska")
+
+
+def asf_layout(file: BinaryIO) -> Layout:
+    """Return the layout of an ASF file (WMA); raise `AudioError` if it is shorter than it declares."""
+    size = size_of(file)
+    head = read_at(file, 0, 4096)
+    at = head.find(ASF_FILE_PROPERTIES)
+    declared = int.from_bytes(head[at + 40 : at + 48], "little") if at >= 0 else 0
+    if declared > size:
+        raise AudioError(f"truncated: the header declares {declared} bytes, the file has {size}")
+    return Layout("WMA", demuxer="asf")
+
+
+def _leading_zeros(byte: bytes) -> int:
+    return 8 - byte[0].bit_length() if byte else 0

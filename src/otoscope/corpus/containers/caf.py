@@ -1,0 +1,61 @@
+"""Core Audio Format: chunks with 64-bit sizes."""
+
+import struct
+from typing import BinaryIO
+
+from otoscope.corpus.containers.layout import MAX_CHUNKS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.errors import AudioError
+
+IS_FLOAT, IS_LITTLE = 1, 2
+"""Flags of uncompressed samples."""
+
+
+def caf_layout(file: BinaryIO) -> Layout:
+    """Return the layout of a CAF file; raise `AudioError` if it is truncated."""
+    size, position = size_of(file), 8
+    chunks: dict[bytes, tuple[int, int]] = {}
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 12)
+        if len(head) < 12:
+            break
+        length = int.from_bytes(head[4:], "big", signed=True)
+        chunks.setdefault(head[:4], (position + 12, length))
+        if length < 0 or position + 12 + length > size:
+            break
+        position += 12 + length
+    if not {b"desc", b"data"} <= chunks.keys():
+        missing = "desc" if b"desc" not in chunks else "data"
+        raise AudioError(f"cannot be decoded as audio (its header has no chunk `{missing}`)")
+    body, declared = chunks[b"data"]
+    if declared > size - body:
+        raise AudioError(f"truncated: the header declares {body + declared} bytes, the file has {size}")
+    stop = size if declared < 0 else body + declared
+    desc = read_at(file, chunks[b"desc"][0], 32)
+    if len(desc) < 32:
+        raise AudioError("truncated: the header ends before the encoding")
+    rate, kind, flags, _, _, channels, bits = struct.unpack(">d4sIIIII", desc)
+    if not (0 < rate < 1e9 and channels):
+        raise AudioError(f"cannot be decoded as audio (its header declares {channels} channels at {rate:g} Hz)")
+    subtype = _encoding(kind, flags, bits)
+    if subtype is not None:
+        endian = "LITTLE" if flags & IS_LITTLE else "BIG"
+        # the sound follows a counter of edits
+        span = Span(min(body + 4, stop), stop)
+        return Layout("CAF", (pcm(span, subtype, endian=endian, rate_hz=round(rate), channels=channels),))
+    return Layout("CAF", (Part((Span(0, size),), round(rate), channels, _packet_samples(file, chunks)),), demuxer="caf")
+
+
+def _packet_samples(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int | None:
+    """Return the number of samples of compressed sound, from its packet table."""
+    if b"pakt" not in chunks:
+        return None
+    table = read_at(file, chunks[b"pakt"][0], 24)
+    return int.from_bytes(table[8:16], "big") if len(table) == 24 else None
+
+
+def _encoding(kind: bytes, flags: int, bits: int) -> str | None:
+    if kind == b"lpcm" and flags & IS_FLOAT:
+        return {32: "FLOAT", 64: "DOUBLE"}.get(bits)
+    if kind == b"lpcm":
+        return {8: "PCM_S8", 16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}.get(bits)
+    return {b"ulaw": "ULAW", b"alaw": "ALAW"}.get(kind)

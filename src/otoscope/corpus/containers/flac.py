@@ -1,0 +1,213 @@
+"""FLAC: frames that number themselves, after a header that may disagree with them."""
+
+import re
+from typing import BinaryIO, NamedTuple
+
+from otoscope.corpus.containers.layout import Layout, Part, Span, read_at, size_of
+from otoscope.errors import AudioError
+
+TAIL = 131_072
+"""Bytes before the end of the sound that are searched for its last frame; a frame is rarely longer than 64 KiB."""
+
+BLOCK = 1 << 22
+
+RATES_HZ = {
+    1: 88_200,
+    2: 176_400,
+    3: 192_000,
+    4: 8_000,
+    5: 16_000,
+    6: 22_050,
+    7: 24_000,
+    8: 32_000,
+    9: 44_100,
+    10: 48_000,
+    11: 96_000,
+}
+"""Sample rates by their code in a frame's header (RFC 9639)."""
+
+
+class StreamInfo(NamedTuple):
+    """The first metadata block, and the position of the first frame."""
+
+    rate_hz: int
+    channels: int
+    bits: int
+    samples: int
+    body: bytes
+    position: int
+    """Of the block's body in the file."""
+    sound: int
+    """Position of the first frame."""
+
+
+class Frame(NamedTuple):
+    """Fields of a frame's header; `number` counts samples if the size of blocks varies, else frames."""
+
+    rate_hz: int | None
+    number: int
+    samples: int
+    channels: int
+    is_variable: bool
+
+    def start(self, block: int) -> int:
+        """Return the first sample of a frame in a stream of `block` samples per frame."""
+        return self.number if self.is_variable else self.number * block
+
+
+def flac_layout(file: BinaryIO) -> Layout:
+    """Return the layout of a FLAC file; its frames decide where they contradict its header."""
+    size = size_of(file)
+    starts = [_skip_id3(file), *_later_files(file, _skip_id3(file))]
+    parts: list[Part] = []
+    notes: list[str] = []
+    direct = len(starts) == 1 and starts[0] == 0
+    for start, stop in zip(starts, [*starts[1:], size], strict=True):
+        info = read_info(file, start)
+        part, note = _part(file, info, Span(start, stop))
+        direct &= part.pieces == (Span(start, stop),)
+        parts.append(part)
+        notes += [note] if note else []
+    if len({(part.rate_hz, part.channels) for part in parts}) > 1:
+        raise AudioError("joined from FLAC files of different sample rates or numbers of channels; split it")
+    if len(parts) > 1:
+        notes = [f"joined from {len(parts)} FLAC files, all were read", *notes]
+    return Layout("FLAC", tuple(parts), direct=direct, demuxer="flac", note="; ".join(notes))
+
+
+def read_info(file: BinaryIO, start: int) -> StreamInfo:
+    """Return the stream information of a FLAC stream that starts at a position."""
+    position, body, body_at = start + 4, b"", 0
+    is_last = False
+    while not is_last:
+        head = read_at(file, position, 4)
+        if len(head) < 4:
+            raise AudioError("truncated: the header of FLAC is incomplete")
+        is_last, kind, length = head[0] >= 0x80, head[0] & 0x7F, int.from_bytes(head[1:], "big")
+        if kind == 0 and not body:
+            body_at, body = position + 4, read_at(file, position + 4, length)
+        position += 4 + length
+    if len(body) < 34:
+        raise AudioError("cannot be decoded as audio (a FLAC header without stream information)")
+    fields = int.from_bytes(body[10:18], "big")
+    rate_hz, channels, bits = fields >> 44, (fields >> 41 & 7) + 1, (fields >> 36 & 31) + 1
+    return StreamInfo(rate_hz, channels, bits, fields & (1 << 36) - 1, body, body_at, position)
+
+
+def parse_frame(data: bytes, at: int) -> Frame | None:
+    """Return the header of a frame at a position in bytes; None if its checksum or a field is wrong."""
+    head = data[at : at + 16]
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
+        return None
+    size_code, rate_code, channel_code, bits_code = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
+    if size_code == 0 or rate_code == 15 or channel_code > 10 or bits_code == 3 or head[3] & 1:
+        return None
+    extra = 8 - (head[4] ^ 0xFF).bit_length()  # leading ones of UTF-8's scheme
+    if extra == 1 or extra > 7:
+        return None
+    length = max(extra, 1)
+    number = head[4] & (0x7F >> extra)
+    for byte in head[5 : 4 + length]:
+        number = number << 6 | byte & 0x3F
+    at_size = 4 + length
+    at_rate = at_size + {6: 1, 7: 2}.get(size_code, 0)
+    stop = at_rate + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if stop >= len(head) or _crc8(head[:stop]) != head[stop]:
+        return None
+    size_field, rate_field = int.from_bytes(head[at_size:at_rate], "big"), int.from_bytes(head[at_rate:stop], "big")
+    samples = (
+        size_field + 1
+        if size_code in (6, 7)
+        else 192
+        if size_code == 1
+        else (576 << size_code - 2 if size_code < 6 else 256 << size_code - 8)
+    )
+    rate_hz = (
+        rate_field * {12: 1000, 13: 1, 14: 10}[rate_code] if rate_code in (12, 13, 14) else RATES_HZ.get(rate_code)
+    )
+    channels = channel_code + 1 if channel_code < 8 else 2  # the last codes are differences of two channels
+    return Frame(rate_hz, number, samples, channels, bool(head[1] & 1))
+
+
+def _part(file: BinaryIO, info: StreamInfo, span: Span) -> tuple[Part, str]:
+    """Return a FLAC stream as a part, with its header corrected by its frames, and what was corrected."""
+    first = parse_frame(read_at(file, info.sound, 16), 0)
+    last = None if first is None else _last_frame(file, Span(info.sound, span.stop), first)
+    if first is None or last is None:
+        # libFLAC decides
+        return Part((span,), info.rate_hz, info.channels, info.samples or None), ""
+    rate_hz, channels = first.rate_hz or info.rate_hz, first.channels
+    samples = last.start(first.samples) + last.samples - first.start(first.samples)
+    if (rate_hz, channels, samples) == (info.rate_hz, info.channels, info.samples):
+        return Part((span,), rate_hz, channels, samples), ""
+    if samples < info.samples:
+        raise AudioError(f"truncated: the header declares {info.samples} samples, its frames hold {samples}")
+    # the length 0 is unknown, so libFLAC reads to the end; the checksum of the whole sound is left out
+    fields = rate_hz << 44 | channels - 1 << 41 | info.bits - 1 << 36
+    body = info.body[:10] + fields.to_bytes(8, "big") + bytes(16)
+    pieces = (Span(span.start, info.position), body, Span(info.position + 34, span.stop))
+    differences = [
+        f"its header declares {declared:,} {unit}, its frames hold {found:,}"
+        for declared, found, unit in (
+            (info.samples or samples, samples, "samples"),
+            (info.rate_hz, rate_hz, "Hz"),
+            (info.channels, channels, "channels"),
+        )
+        if declared != found
+    ]
+    return Part(pieces, rate_hz, channels, samples), "; ".join(differences)
+
+
+def _last_frame(file: BinaryIO, span: Span, first: Frame) -> Frame | None:
+    """Return the last frame of a stream, found from its end."""
+    start = max(span.start, span.stop - TAIL)
+    tail = read_at(file, start, span.stop - start)
+    sync = b"\xff\xf9" if first.is_variable else b"\xff\xf8"
+    at = tail.rfind(sync)
+    while at >= 0:
+        frame = parse_frame(tail, at)
+        if frame is not None and frame.rate_hz == first.rate_hz:
+            return frame
+        at = tail.rfind(sync, 0, at + 1)
+    return None
+
+
+def _skip_id3(file: BinaryIO) -> int:
+    head = read_at(file, 0, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+
+
+MARK = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+"""Start of a FLAC stream: its name, and the head of its stream information."""
+
+
+def _later_files(file: BinaryIO, start: int) -> list[int]:
+    """Return the positions of further FLAC streams in a file."""
+    found: list[int] = []
+    info = read_info(file, start)
+    file.seek(info.sound)
+    position, kept = info.sound, b""
+    while block := file.read(BLOCK):
+        data = kept + block
+        found += [position - len(kept) + match.start() for match in MARK.finditer(data)]
+        kept, position = data[-7:], position + len(block)
+    return found
+
+
+def _crc8(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc = _CRC8[crc ^ byte]
+    return crc
+
+
+def _crc8_of(byte: int) -> int:
+    for _ in range(8):
+        byte = (byte << 1 ^ 0x07) & 0xFF if byte & 0x80 else byte << 1
+    return byte
+
+
+_CRC8 = bytes(_crc8_of(byte) for byte in range(256))
+"""Remainders of x^8 + x^2 + x + 1 by byte."""

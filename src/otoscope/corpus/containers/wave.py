@@ -1,0 +1,220 @@
+"""WAV in its variants: RIFF, RIFX (big-endian), RF64 (64-bit sizes) and Wave64."""
+
+import re
+from dataclasses import replace
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+
+from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.corpus.containers.mpeg import mpeg_layout
+from otoscope.errors import AudioError
+
+Order = Literal["little", "big"]
+
+PLACEHOLDER = 0x7F00_0000
+"""Sizes from this value up that exceed the file: written before the length of a stream was known."""
+
+EXTENSIBLE = 0xFFFE
+COMPRESSED = {0x02: "MS_ADPCM", 0x11: "IMA_ADPCM", 0x31: "GSM610", 0x40: "G721_32"}
+"""Format tags that libsndfile decodes in blocks."""
+
+MPEG_TAGS = (0x50, 0x55)
+
+
+class _Format(NamedTuple):
+    """Chunk `fmt `: `tag` is the encoding, of an extensible header that of its sub-format."""
+
+    tag: int
+    channels: int
+    rate_hz: int
+    block: int
+    bits: int
+    block_samples: int
+    """Samples per block of a compressed encoding."""
+
+    @property
+    def subtype(self) -> str | None:
+        """Name of an uncompressed encoding in libsndfile; None for others."""
+        width = self.block // self.channels if self.channels else 0
+        name = {
+            1: {1: "PCM_U8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}.get(width),
+            3: {4: "FLOAT", 8: "DOUBLE"}.get(width),
+            6: "ALAW",
+            7: "ULAW",
+        }.get(self.tag)
+        return name if name and WIDTHS[name] * self.channels == self.block else None
+
+
+class _Chunk(NamedTuple):
+    start: int
+    size: int
+    """Size as declared; the file may end before."""
+
+
+def riff_layout(file: BinaryIO) -> Layout:
+    """Return the layout of a RIFF, RIFX or RF64 file; raise `AudioError` if it is truncated or contradicts itself."""
+    order: Order = "big" if read_at(file, 0, 4) == b"RIFX" else "little"
+    chunks = _riff_chunks(file, order)
+    if b"data" not in chunks:
+        raise AudioError("cannot be decoded as audio (a WAV header without sound: no chunk `data`)")
+    form = _format(file, chunks, order)
+    data, size = chunks[b"data"], size_of(file)
+    rest = size - data.start
+    declared = data.size
+    if b"ds64" in chunks and declared == 0xFFFF_FFFF:
+        declared = int.from_bytes(read_at(file, chunks[b"ds64"].start + 8, 8), order)
+    stop, note = data.start + declared, ""
+    if declared > rest:
+        if declared < PLACEHOLDER or b"ds64" in chunks:
+            raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
+        stop = size
+    elif rest - declared > 1 and not _is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
+        stop, note = _beyond(file, form, data.start, stop, size, order)
+    return _layout(file, form, Span(data.start, stop), _stated_samples(file, chunks, order), order, note)
+
+
+def wave64_layout(file: BinaryIO) -> Layout:
+    """Return the layout of a Wave64 file, whose chunks have 16-byte names and 64-bit sizes."""
+    chunks: dict[bytes, _Chunk] = {}
+    position, size = 40, size_of(file)
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 24)
+        length = int.from_bytes(head[16:24], "little")
+        if len(head) < 24:
+            break
+        chunks.setdefault(head[:4], _Chunk(position + 24, length - 24))
+        if length < 24 or head[:4] == b"data":
+            break
+        position += (length + 7) // 8 * 8
+    if b"data" not in chunks:
+        raise AudioError("cannot be decoded as audio (a Wave64 header without sound: no chunk `data`)")
+    data = chunks[b"data"]
+    stop = data.start + data.size
+    if data.size <= 0:
+        stop = size  # a recorder that stopped before it wrote the size
+    if stop > size:
+        raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
+    form = _format(file, chunks, "little")
+    return _layout(file, form, Span(data.start, stop), _stated_samples(file, chunks, "little"), "little", "")
+
+
+def _riff_chunks(file: BinaryIO, order: Order) -> dict[bytes, _Chunk]:
+    """Return the chunks up to the sound, by name; bodies are padded to even."""
+    chunks: dict[bytes, _Chunk] = {}
+    position = 12
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 8)
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[4:], order)
+        chunks.setdefault(head[:4], _Chunk(position + 8, length))
+        if head[:4] == b"data":
+            break
+        position += 8 + length + length % 2
+    return chunks
+
+
+def _format(file: BinaryIO, chunks: dict[bytes, _Chunk], order: Order) -> _Format:
+    if b"fmt " not in chunks:
+        raise AudioError("cannot be decoded as audio (its header has no chunk `fmt `)")
+    chunk = chunks[b"fmt "]
+    body = read_at(file, chunk.start, min(chunk.size, 40))
+    tag, channels, rate_hz, _, block, bits = (
+        int.from_bytes(body[at : at + width], order) for at, width in ((0, 2), (2, 2), (4, 4), (8, 4), (12, 2), (14, 2))
+    )
+    if tag == EXTENSIBLE and len(body) >= 26:
+        tag = int.from_bytes(body[24:26], order)
+    if len(body) < 14 or not channels or not rate_hz:
+        raise AudioError(f"cannot be decoded as audio (its header declares {channels} channels at {rate_hz} Hz)")
+    return _Format(tag, channels, rate_hz, block, bits, int.from_bytes(body[18:20], order))
+
+
+def _stated_samples(file: BinaryIO, chunks: dict[bytes, _Chunk], order: Order) -> int | None:
+    """Return the number of samples in the chunk `fact`, which compressed encodings have."""
+    if b"fact" not in chunks:
+        return None
+    body = read_at(file, chunks[b"fact"].start, 4)
+    return int.from_bytes(body, order) or None
+
+
+def _layout(file: BinaryIO, form: _Format, span: Span, stated: int | None, order: Order, note: str) -> Layout:
+    endian = "LITTLE" if order == "little" else "BIG"
+    if form.tag == 1 and 0 < form.bits <= 8 * (form.block // form.channels) - 8:
+        width = form.block // form.channels
+        raise AudioError(f"contradicts itself: samples of {form.bits} bits in {width} bytes; export it again")
+    if subtype := form.subtype:
+        part = pcm(span, subtype, endian=endian, rate_hz=form.rate_hz, channels=form.channels)
+        return Layout("WAV", (part,), note=note)
+    if form.tag in MPEG_TAGS:
+        return replace(mpeg_layout(file, span), form="MP3 in WAV", direct=False, demuxer="wav")
+    if form.tag in COMPRESSED:
+        # the last block is padded; the chunk `fact` states the length of the sound
+        name = COMPRESSED[form.tag]
+        part = Part((Span(0, span.stop),), form.rate_hz, form.channels, stated, slack=form.block_samples, subtype=name)
+        return Layout("WAV", (part,), demuxer="wav", note=note)
+    return Layout(f"WAV of format 0x{form.tag:04x}", demuxer="wav", note=note)
+
+
+def _beyond(file: BinaryIO, form: _Format, start: int, stop: int, size: int, order: Order) -> tuple[int, str]:
+    """Return the end of the sound of a file that goes on after its declared end, and a note.
+
+    A size of 0 was never filled in; a size short by a multiple of 4 GiB overflowed. Otherwise the bytes beyond
+    must look like the sound before; zeros and tags are no sound. Raises `AudioError` if it cannot be decided.
+    """
+    overflow = 1 << 32
+    note = f"its header declares {stop - start:,} bytes of sound, {size - start:,} were read"
+    if stop == start or (size - stop >= overflow and (size - stop) % overflow < MAX_TAIL):
+        return size, note
+    tail = read_at(file, stop, MAX_TAIL)
+    zeros = not tail.strip(b"\0") and not read_at(file, max(stop, size - MAX_TAIL), MAX_TAIL).strip(b"\0")
+    if zeros or tail[:3] in (b"TAG", b"ID3", b"APE"):
+        return stop, ""
+    subtype = form.subtype
+    if subtype is not None:
+        if _looks_like_sound(read_at(file, start, MAX_TAIL), tail, subtype, form.channels, order):
+            return size, note
+        if size - stop < MAX_TAIL and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff\0]*", tail):
+            return stop, f"{size - stop:,} bytes of text after the sound were not read"
+    raise AudioError(
+        f"contradicts itself: the header declares {stop - start:,} bytes of sound, {size - stop:,} more follow that are"
+        " no chunk; export it again"
+    )
+
+
+MAX_TAIL = 65_536
+"""Bytes that are compared to tell sound from other data."""
+
+ROUGHNESS = 1.0
+"""Largest ratio of the level of differences to the level of samples that counts as sound; white noise has 1.41."""
+
+
+def _looks_like_sound(before: bytes, tail: bytes, subtype: str, channels: int, order: Order) -> bool:
+    """Return whether bytes continue a signal: finite, at most 40 dB louder or softer, and as smooth as before."""
+    (rms, rough), (tail_rms, tail_rough) = (_level(data, subtype, channels, order) for data in (before, tail))
+    return 0.01 * rms <= tail_rms <= 100 * rms and tail_rough <= max(ROUGHNESS, 1.1 * rough)
+
+
+def _level(data: bytes, subtype: str, channels: int, order: Order) -> tuple[float, float]:
+    """Return the level of samples, and the roughness of the first channel."""
+    width = WIDTHS[subtype]
+    mark = "<" if order == "little" else ">"
+    data = data[: len(data) // (width * channels) * width * channels]
+    if subtype == "PCM_24":
+        skipped = 1 if order == "little" else 0
+        samples = np.frombuffer(data, np.uint8).reshape(-1, 3)[:, skipped : skipped + 2].copy().view(f"{mark}i2")
+    else:
+        kind = {"FLOAT": "f", "DOUBLE": "f", "PCM_16": "i", "PCM_32": "i"}.get(subtype, "u")
+        samples = np.frombuffer(data, f"{mark}{kind}{width}")
+    wave = samples.reshape(-1, channels)[:, 0].astype(np.float64)
+    if len(wave) < 2 or not np.isfinite(wave).all():
+        return np.nan, np.nan
+    wave -= wave.mean()
+    rms = float(np.sqrt(np.mean(wave**2)))
+    return rms, float(np.sqrt(np.mean(np.diff(wave) ** 2))) / rms if rms else np.nan
+
+
+def _is_chunk(head: bytes, rest: int, order: Order) -> bool:
+    """Return whether bytes are the head of a chunk that fits the file: a printable name and a size."""
+    name = re.fullmatch(rb"[ -~]{4}", head[:4])
+    return name is not None and int.from_bytes(head[4:8], order) <= rest

@@ -1,0 +1,97 @@
+"""Choice of a decoder: by content, never by name; nothing that blocks; the remedy where a program is missing."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from otoscope.corpus.audio import decode
+from otoscope.corpus.containers import Span
+from otoscope.corpus.decoding import PiecedFile, open_sound
+from otoscope.errors import AudioError
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp3", "x.raw", "x.txt", "x"])
+def test_the_content_decides_not_the_name(record, tone, tmp_path, name):
+    record("a.flac", tone()).rename(tmp_path / name)
+    np.testing.assert_allclose(decode(tmp_path / name).wave, tone(), atol=2e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "x.wav")
+    with pytest.raises(AudioError, match="is no regular file, but a pipe"):
+        decode(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp3"])
+def test_a_hundred_megabytes_of_zeros_are_refused_fast(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(100 << 20)
+    start_s = time.process_time()
+    with pytest.raises(AudioError, match="no known format"):
+        decode(tmp_path / name)
+    assert time.process_time() - start_s < 1.0
+
+
+def test_without_ffmpeg_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    box = (16).to_bytes(4, "big") + b"ftypM4A \0\0\0\0" + (8).to_bytes(4, "big") + b"moov"
+    (tmp_path / "x.m4a").write_bytes(box)
+    with pytest.raises(AudioError, match=r"MP4 is not read by libsndfile; install ffmpeg .* or convert the file"):
+        decode(tmp_path / "x.m4a")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\0\0\0\x10ftypM4A \0\0\0\0\0\0\1\0mdat", "truncated: the header declares 272 bytes, the file has 24"),
+        (b"\0\0\0\x10ftypM4A \0\0\0\0", "truncated: it has no index"),
+        (bytes.fromhex("1a45dfa380 18538067 01000000000fffff"), "truncated: the header declares"),
+        (b"NIST_1A\n   1024\nend_head\n", "a Sphere header without 'sample_rate'"),
+        (b"FORM\0\0\0\0AIFF", "no chunk `COMM`"),
+        (b"caff\0\1\0\0", "no chunk `desc`"),
+        (b".snd\0\0\0\x18", "truncated: the header is incomplete"),
+        (b"fLaC\0\0\0\x22", "truncated: the header of FLAC|without stream information"),
+    ],
+)
+def test_the_start_of_a_file_is_not_a_file(tmp_path, content, reason):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(AudioError, match=reason):
+        decode(tmp_path / "x")
+
+
+def test_blocks_of_a_segment_join_to_the_segment(record, tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 2))
+    path = record("x.wav", wave, subtype="FLOAT")
+    with open_sound(path) as sound:
+        assert (sound.rate_hz, sound.channels, sound.samples) == (16_000, 2, 5000)
+    for first, count, block in [(0, None, 700), (0, 5000, 1 << 20), (123, 4000, 999), (4990, 10, 3)]:
+        with open_sound(path) as sound:
+            blocks = list(sound.blocks(first, count, block))
+        assert max(map(len, blocks)) <= block
+        expected = wave[first:] if count is None else wave[first : first + count]
+        np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-7)
+
+
+def test_a_pieced_file_reads_as_its_pieces_in_a_row(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(100)))
+    expected = b"head" + bytes(range(10, 30)) + b"middle" + bytes(range(90, 100))
+    rng = np.random.default_rng(0)
+    with PiecedFile(path, (b"head", Span(10, 30), b"middle", Span(90, 100))) as file:
+        assert file.read() == expected
+        assert file.seek(0, os.SEEK_END) == len(expected)
+        for _ in range(200):
+            start, count = int(rng.integers(0, 45)), int(rng.integers(1, 45))
+            file.seek(start)
+            assert file.read(count) == expected[start : start + count]
+            assert file.tell() == min(start + count, max(start, len(expected)))
+
+
+def test_the_read_of_a_wave_in_another_rate_is_that_of_its_header(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full(500, 0.1), 192_000)
+    with open_sound(tmp_path / "x.wav") as sound:
+        assert sound.rate_hz == 192_000

@@ -1,0 +1,99 @@
+"""Decoding by ffmpeg: what it delivers is used, what it reports is a reason, and it reads that one file only."""
+
+import subprocess
+
+import numpy as np
+import pytest
+
+from otoscope.corpus.audio import decode, load_clip
+from otoscope.corpus.decoding import open_sound
+from otoscope.corpus.ffmpeg import FfmpegSound
+from otoscope.corpus.streaming import StreamedClip
+from otoscope.errors import AudioError
+
+ENCODERS = {
+    "x.m4a": ("-c:a", "aac"),
+    "x.wma": (),
+    "x.webm": ("-c:a", "libopus"),
+    "x.3gp": ("-c:a", "aac"),
+    "x.aac": (),
+    "x.oga": ("-c:a", "flac"),
+    "x.caf": ("-c:a", "alac"),
+    "x.ac3": (),
+    "x.mka": ("-c:a", "flac"),
+}
+
+
+def count(path) -> int:
+    """Return the number of samples that ffmpeg delivers when it chooses everything itself."""
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", path, "-map", "0:a:0", "-ac", "1", "-f", "s16le", "-"]
+    return len(subprocess.run(command, check=True, capture_output=True).stdout) // 2
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_other_codecs_are_read_with_their_own_length(record, tone, ffmpeg, name):
+    source = record("source.wav", tone(440, rate_hz=48_000, seconds=1.5), rate_hz=48_000)
+    path = ffmpeg(source, name, *ENCODERS[name])
+    sound = decode(path)
+    assert len(sound.wave) == count(path)
+    middle = sound.wave[sound.rate_hz // 2 : sound.rate_hz]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) * 2 == pytest.approx(440, abs=2)
+    with open_sound(path) as opened:
+        assert isinstance(opened, FfmpegSound)
+
+
+def test_a_segment_and_a_stream_are_slices_of_the_whole(record, ffmpeg, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    ffmpeg(record("source.wav", noise), "x.caf", "-c:a", "alac")
+    whole = decode(tmp_path / "x.caf").wave
+    np.testing.assert_array_equal(decode(tmp_path / "x.caf", start_s=0.5, duration_s=0.25).wave, whole[8000:12_000])
+    clip = {"path": "x.caf", "start_s": 0.0, "duration_s": None}
+    streamed = StreamedClip(tmp_path, clip, rate_hz=8000)
+    loaded = load_clip(tmp_path, clip, rate_hz=8000)
+    assert len(streamed) == len(loaded)
+    np.testing.assert_allclose(streamed[0 : len(loaded)], loaded, atol=2e-6)
+    for start_s, duration_s in [(1.9, 0.5), (3.0, None), (3.0, 0.5), (1e308, 1.0)]:
+        with pytest.raises(AudioError, match=r"exceeds the recording|too short: 0 samples"):
+            decode(tmp_path / "x.caf", start_s=start_s, duration_s=duration_s)
+    assert len(decode(tmp_path / "x.caf", start_s=1.5, duration_s=0.505).wave) == 8000
+
+
+@pytest.mark.parametrize("name", ["x.m4a", "x.wma", "x.webm", "x.caf"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_cut_file_is_refused(record, tone, ffmpeg, name, kept):
+    path = ffmpeg(record("source.wav", tone(seconds=5.0)), name, *ENCODERS[name])
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(AudioError, match=r"truncated|ffmpeg"):
+        decode(path)
+
+
+def test_a_playlist_of_other_files_is_never_followed(record, ffmpeg, tmp_path):
+    source = record("secret.wav")
+    for name, text in {
+        "list.wav": f"ffconcat version 1.0\nfile '{source}'\n",
+        "live.m4a": f"#EXTM3U\n#EXTINF:1,\n{source}\n#EXT-X-ENDLIST\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(AudioError, match="no known format"):
+            decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["-i.m4a", "http:x.m4a", "a b%d.m4a", "ü'\".m4a"])
+def test_names_that_look_like_options_or_addresses_are_files(record, ffmpeg, tmp_path, name):
+    ffmpeg(record("source.wav"), "plain.m4a", "-c:a", "aac").rename(tmp_path / name)
+    assert len(decode(tmp_path / name).wave) >= 4000
+
+
+def test_messages_are_the_same_each_time(record, tone, ffmpeg):
+    path = ffmpeg(record("source.wav", tone(seconds=2.0)), "x.m4a", "-c:a", "aac")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"mdat") + 200
+    data[at : at + 300] = bytes(300)
+    path.write_bytes(data)
+    reasons = []
+    for _ in range(2):
+        with pytest.raises(AudioError, match="ffmpeg: ") as caught:
+            decode(path)
+        reasons.append(str(caught.value))
+    assert reasons[0] == reasons[1]
+    assert "0x" not in reasons[0]
