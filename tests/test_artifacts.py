@@ -62,6 +62,25 @@ def test_no_room_is_one_error_and_leaves_the_old_file(tmp_path: Path, kind: str)
     assert path.read_text() == "old"
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_table_of_which_a_share_fits_is_one_error(tmp_path: Path, share: float):
+    """Polars reports it as a fault of the file system or of the format, depending on the share."""
+    columns = {f"factor {column}": np.random.default_rng(column).normal(size=30) for column in range(25)}
+    table = pl.DataFrame({"clip_id": [f"singer/clip{row}.wav" for row in range(30)], **columns})
+    write_table(tmp_path / "whole.parquet", table)
+    room = int((tmp_path / "whole.parquet").stat().st_size * share)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(StorageFull):
+            write_table(tmp_path / "cut.parquet", table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.parquet"]
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [

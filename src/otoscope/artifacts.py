@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Generator, Mapping
@@ -182,8 +183,10 @@ _NOT_USED = "it is neither read nor written; run the stage that wrote the name a
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet file atomically."""
+    content = io.BytesIO()  # Polars reports a full disk as an error of the format
+    table.write_parquet(content, compression="zstd", statistics=False)
     with atomic(path) as temporary:
-        table.write_parquet(temporary, compression="zstd", statistics=False)
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from otoscope.pipeline.stages import STAGES
 from tests.support.small_runs import SUNG, Tiny, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,13 +22,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path, tiny: Tiny) -> dict[str, Any]:
-    """What happened to all the runs; one process imports everything once and forks them."""
-    config = write_config(folder / "sung.yaml", tiny("wavlm"), SUNG)
-    command = [sys.executable, "-m", "tests.support.kill_and_resume", str(config), str(folder)]
+def config(folder: Path, tiny: Tiny) -> Path:
+    return write_config(folder / "sung.yaml", tiny("wavlm"), SUNG)
+
+
+def trials(kind: str, config: Path) -> dict[str, Any]:
+    """What happened to all runs of a kind; one process imports everything once and forks them."""
+    command = [sys.executable, "-m", "tests.support.kill_and_resume", kind, str(config), str(config.parent)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=True)
-    found = json.loads(done.stdout)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def told(config: Path) -> dict[str, Any]:
+    found = trials("kills", config)
     assert found["unbroken"]["code"] == 0
     return found
 
@@ -68,17 +77,35 @@ def test_run_killed_at_random_resumes_to_the_same_bytes(folder: Path, told: dict
     assert results(folder, "killed-at-random") == results(folder, "unbroken")
 
 
-def test_run_on_a_full_disk_fails_in_one_line_and_loses_nothing(folder: Path, told: dict[str, Any]) -> None:
-    outcome = told["full"]
-    assert outcome["code"] == 1
+@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_run_stopped_by_a_signal_prints_how_to_resume(told: dict[str, Any], signum: str, code: int) -> None:
+    assert told[signum]["code"] == code
+    assert told[signum]["told"].splitlines()[-1] == "stopped; run the same command again to resume"
+    assert "Traceback" not in told[signum]["told"]
+
+
+@pytest.fixture(scope="module")
+def full(config: Path) -> dict[str, Any]:
+    return trials("full_disks", config)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_on_a_full_disk_fails_in_one_line_and_leaves_nothing(full: dict[str, Any], stage: str) -> None:
+    outcome = full[stage]
+    assert outcome["code"] == 1, outcome["told"]
     assert "Traceback" not in outcome["told"]
-    assert outcome["told"].splitlines()[-1].startswith("error: no room left to write ")
+    last = outcome["told"].splitlines()[-1]
+    assert last.startswith("error: no room left to write ")
+    assert last.endswith("free some space and run again")
     assert outcome["left"] == []
     assert outcome["then"] == 0
+
+
+@pytest.mark.slow
+def test_run_after_full_disks_has_the_bytes_of_an_unbroken_one(
+    folder: Path, told: dict[str, Any], full: dict[str, Any]
+) -> None:
+    assert told["unbroken"]["code"] == full["report"]["then"] == 0
     assert results(folder, "full") == results(folder, "unbroken")
-
-
-def test_run_stopped_by_the_user_prints_how_to_resume(told: dict[str, Any]) -> None:
-    assert told["stopped"]["code"] == 130
-    assert told["stopped"]["told"].splitlines()[-1] == "stopped; run the same command again to resume"
-    assert "Traceback" not in told["stopped"]["told"]

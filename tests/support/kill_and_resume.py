@@ -1,6 +1,7 @@
 """Break runs as machines do, in child processes: kill -9 at chosen and at random moments, and a full disk.
 
-Run as a module: `python -m tests.support.kill_and_resume CONFIG FOLDER` prints one JSON line about what happened.
+Run as a module: `python -m tests.support.kill_and_resume kills|full_disks CONFIG FOLDER` prints one JSON line about
+what happened.
 """
 
 import json
@@ -21,6 +22,8 @@ from otoscope.cli.main import main
 from otoscope.config import load_config
 from otoscope.encoders.catalog import load_encoder
 from otoscope.pipeline.run import run
+from otoscope.pipeline.stages import STAGES, Stage
+from otoscope.runs.context import Context
 from otoscope.runs.progress import SilentReporter
 
 MIDDLES = {"extract": ("extracting", 1), "train": ("training", 30), "evaluate": ("evaluating", 3)}
@@ -117,33 +120,44 @@ def kill_at_random(config: Path, folder: Path, *, whole_s: float, kills: int) ->
     return {"killed": killed, "code": end_of(child(evaluate(config, out)))}
 
 
-def fill_the_disk(config: Path, folder: Path, *, room: int) -> dict[str, Any]:
-    """Run where no file may grow beyond `room` bytes, which fails as a full disk does; then where there is room."""
-    out, told = folder / "full", folder / "full.txt"
+def fill_the_disk(stage: str, config: Path, folder: Path, *, room: int = 4000) -> dict[str, Any]:
+    """Let no file grow beyond `room` bytes in one stage, which fails as a full disk does; then run where there is room.
+
+    Earlier stages run where there is room.
+    """
+    out, told = folder / "full", folder / f"full-in-{stage}.txt"
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-        main(["evaluate", str(config), "--out", str(out)])
+        run_stage = Stage.run
+
+        def run_without_room(self: Stage, context: Context) -> None:
+            if self.name == stage:
+                (out / "log.jsonl").unlink()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            run_stage(self, context)
+
+        Stage.run = run_without_room
+        main([stage, str(config), "--out", str(out)])
 
     code = end_of(child(work, told=told))
     left = [str(path) for path in out.rglob("*.part")]
-    return {"code": code, "told": told.read_text(), "left": left, "then": end_of(child(evaluate(config, out)))}
+    then = end_of(child(lambda: main([stage, str(config), "--out", str(out), "--json"])))
+    return {"code": code, "told": told.read_text(), "left": left, "then": then}
 
 
-def stop(config: Path, folder: Path) -> dict[str, Any]:
-    """Press Ctrl-C while a corpus that would take minutes is sung."""
-    out, told = folder / "stopped", folder / "stopped.txt"
+def stop(config: Path, folder: Path, signum: signal.Signals) -> dict[str, Any]:
+    """Send a signal, such as that of Ctrl-C, while a corpus that would take minutes is sung."""
+    out, told = folder / signum.name, folder / f"{signum.name}.txt"
     longer = [part for key in ("singers=60", "takes=40", "duration_s=5.0") for part in ("--set", f"corpus.{key}")]
     pid = child(lambda: main(["corpus", str(config), "--out", str(out), *longer]), told=told)
     deadline_s = time.monotonic() + 120
     while not (any(out.glob("sound/**/*.wav")) or has_ended(pid)) and time.monotonic() < deadline_s:
         time.sleep(0.02)
-    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signum)
     return {"code": end_of(pid), "told": told.read_text()}
 
 
-def all_of_it(config: Path, folder: Path) -> dict[str, Any]:
-    load_encoder(load_config(config).model)  # what it imports is then there in every child
+def kills(config: Path, folder: Path) -> dict[str, Any]:
     start_s = time.monotonic()
     code = end_of(child(evaluate(config, folder / "unbroken")))
     whole_s = time.monotonic() - start_s
@@ -151,14 +165,19 @@ def all_of_it(config: Path, folder: Path) -> dict[str, Any]:
         "unbroken": {"code": code},
         **{stage: kill_in_the_middle(stage, config, folder) for stage in MIDDLES},
         "random": kill_at_random(config, folder, whole_s=whole_s, kills=2),
-        "stopped": stop(config, folder),
-        "full": fill_the_disk(config, folder, room=30_000),
+        **{signum.name: stop(config, folder, signum) for signum in (signal.SIGINT, signal.SIGTERM)},
     }
+
+
+def full_disks(config: Path, folder: Path) -> dict[str, Any]:
+    return {stage: fill_the_disk(stage, config, folder) for stage in STAGES}
 
 
 if __name__ == "__main__":
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the commands print is not what this module tells
-    told = json.dumps(all_of_it(Path(sys.argv[1]), Path(sys.argv[2])))
+    load_encoder(load_config(sys.argv[2]).model)  # what it imports is then there in every child
+    trials = {"kills": kills, "full_disks": full_disks}[sys.argv[1]]
+    told = json.dumps(trials(Path(sys.argv[2]), Path(sys.argv[3])))
     os.write(kept, told.encode())

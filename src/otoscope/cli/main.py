@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,6 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from otoscope.cli import doctor, reproduce, store, synth
+from otoscope.cli.faults import (
+    INTERRUPTED,
+    STOPPED,
+    TERMINATED,
+    allow_open_files,
+    describe_fault,
+    flush_output,
+    signals_as_exits,
+)
 from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.errors import OtoscopeError
 from otoscope.formatting import one_line, printable
@@ -170,9 +180,6 @@ def _run_elsewhere(config: Path, folder: "RunFolder") -> Path | None:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-
 app = typer.Typer(
     name="otoscope",
     help="Open pretrained audio encoders with sparse autoencoders: from a folder of audio to a report.\n\n"
@@ -212,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors are one or two lines, a traceback only with `--debug`.
 
     Exit codes: 0 the artifact is complete, 1 an error that the message explains, 2 an invalid command line,
-    70 an error in otoscope itself, 130 stopped by the user.
+    70 an error in otoscope itself, 130 and 143 stopped by SIGINT (Ctrl-C) and SIGTERM.
     """
     if arguments is None:
         _use_utf8()
@@ -220,21 +227,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
-    try:
-        app(tokens, prog_name="otoscope")
-    except OtoscopeError as error:
-        _fail(f"error: {error}", code=1, debug=debug)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # Typer exits silently after Ctrl-C
-            print("stopped; run the same command again to resume", file=sys.stderr)
-        raise
-    except Exception as error:  # noqa: BLE001  no traceback without --debug
-        text = one_line(f"{type(error).__name__}: {error}")
-        _fail(
-            f"unexpected {text}\nThis is a bug in otoscope; run again with --debug and report it.",
-            code=70,
-            debug=debug,
-        )
+    with signals_as_exits(debug=debug):
+        try:
+            allow_open_files()
+            app(tokens, prog_name="otoscope")
+        except OtoscopeError as error:
+            _fail(f"error: {error}", code=1, debug=debug)
+        except SystemExit as stop:
+            if stop.code in (INTERRUPTED, TERMINATED):  # Typer exits silently after Ctrl-C
+                _fail(STOPPED, code=int(stop.code), debug=debug)
+            if not stop.code and (fault := flush_output()) is not None:
+                _fail(f"error: {fault}" if fault else "", code=1, debug=debug)
+            raise
+        except BaseException as error:  # noqa: BLE001  no traceback without --debug; a panic of Rust is no Exception
+            if fault := flush_output() or describe_fault(error):
+                _fail(f"error: {fault}", code=1, debug=debug)
+            text = one_line(f"{type(error).__name__}: {error}")
+            report = "This is a bug in otoscope; run again with --debug and report it."
+            _fail(f"unexpected {text}\n{report}", code=70, debug=debug)
 
 
 def _use_utf8() -> None:
@@ -247,7 +257,9 @@ def _use_utf8() -> None:
 
 
 def _fail(text: str, *, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(printable(text), file=sys.stderr)
+    with suppress(OSError):  # standard error may be full or closed, too
+        if debug:
+            traceback.print_exc()
+        if text:
+            print(printable(text), file=sys.stderr)
     raise SystemExit(code)

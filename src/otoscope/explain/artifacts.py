@@ -1,6 +1,7 @@
 """Top-activating clips on disk: sound, spectrogram and activation, so that a report needs no corpus."""
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,8 +112,10 @@ def _write_one(
     wave = sound.wave[round(from_s * sound.rate_hz) : round(to_s * sound.rate_hz)]
     shown = spectrogram(wave, rate_hz=sound.rate_hz)
     stem = f"latent{clip.latent:05d}-{clip.rank}"
+    audio = BytesIO()  # libsndfile does not say that a disk is full
+    sf.write(audio, np.clip(wave, -1.0, 1.0), sound.rate_hz, format="FLAC", subtype="PCM_16")
     with atomic(folder / f"{stem}.flac") as temporary:
-        sf.write(temporary, np.clip(wave, -1.0, 1.0), sound.rate_hz, format="FLAC", subtype="PCM_16")
+        temporary.write_bytes(audio.getvalue())
     with atomic(folder / f"{stem}.png") as temporary:
         temporary.write_bytes(to_png(shown.levels))
     inside = (clip.end_s > from_s) & (clip.start_s < to_s)
