@@ -10,7 +10,7 @@ from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors, lasso_weights
 from otoscope.linear.lasso_path import solve_path
 
-FEW = LassoSettings(permutations=3, resamples=100)
+FEW = LassoSettings(permutations=3)
 
 
 def planted(seed: int = 0, p: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ def told(p: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("p", [12, 300])
 def test_choice_and_fit_are_scikit_learns(p: int) -> None:
     features, factors = told(p)
-    settings = RidgeSettings(penalties=(1e-3, 1e-2, 1e-1), permutations=0, resamples=50)
+    settings = RidgeSettings(penalties=(1e-3, 1e-2, 1e-1), permutations=0)
     found = fit_ridge(features, factors, groups=GROUPS, split=SPLIT, settings=settings)
     for j in range(3):
         known = ~np.isnan(factors[:, j])

@@ -70,8 +70,8 @@ def test_emergence_ignores_order_and_scale(seed: int) -> None:
     kinds = np.array(["pitch", "formants"])[np.arange(7) % 2]
     order, groups = rng.permutation(7), rng.permutation(GROUPS)
     changed = table[:, groups][:, :, order] * rng.uniform(0.1, 10, (1, 1, 7, 1))
-    plain = {one.category: one for one in emergence(table, list(kinds), resamples=10)}
-    again = {one.category: one for one in emergence(changed, list(kinds[order]), resamples=10)}
+    plain = {one.category: one for one in emergence(table, list(kinds))}
+    again = {one.category: one for one in emergence(changed, list(kinds[order]))}
     for name, one in plain.items():
         np.testing.assert_allclose(again[name].r2, one.r2)
         assert again[name].centre.value == pytest.approx(one.centre.value)
@@ -85,7 +85,7 @@ def test_compare_order_false_positive_rate_matches_level() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         table = squares([hump(rng.uniform(0, 8)) for _ in range(10)], seed=seed)
-        lead = compare_order(table, ["a"] * 5 + ["b"] * 5, first="a", then="b", resamples=2, permutations=199)
+        lead = compare_order(table, ["a"] * 5 + ["b"] * 5, first="a", then="b", permutations=199)
         small += lead.p <= 0.1
     assert 1 <= small <= 14
 

@@ -47,20 +47,22 @@ def test_sparsity_limit_knee_is_at_the_bend() -> None:
     assert np.isnan(sparsity_limit(LEVELS[:3], straight[:3]).knee.value)
 
 
-def test_sparsity_limit_cancels_common_variation_of_draws() -> None:
+def test_sparsity_limit_cancels_common_variation_of_groups() -> None:
     rng = np.random.default_rng(0)
-    draws = curve() + 0.1 * rng.normal(size=(300, 1))
-    found = sparsity_limit(LEVELS, curve(), draws=draws)
+    found = sparsity_limit(LEVELS, curve(), without=curve() + 0.1 * rng.normal(size=(12, 1)))
     assert (found.limit.low, found.limit.high) == (0.95, 0.95)
     np.testing.assert_allclose(found.low, found.loss, atol=1e-9)
-    wide = sparsity_limit(LEVELS, curve(), draws=curve() + 0.02 * rng.normal(size=(300, 9)))
+    wide = sparsity_limit(LEVELS, curve(), without=curve() + 0.01 * rng.normal(size=(12, 9)))
     assert wide.limit.low < 0.95
+    assert wide.limit.high > 0.95
     assert wide.knee.low < 0.95 < wide.knee.high
 
 
-def test_sparsity_limit_excludes_undefined_draws() -> None:
-    draws = np.stack([curve(), np.full(9, np.nan)])
-    assert sparsity_limit(LEVELS, curve(), draws=draws).limit.low == 0.95
+def test_sparsity_limit_has_no_interval_if_undefined_without_a_group() -> None:
+    without = np.stack([curve(), curve(), np.full(9, np.nan)])
+    found = sparsity_limit(LEVELS, curve(), without=without)
+    assert found.limit.value == 0.95
+    assert np.isnan([found.limit.low, found.knee.high, found.low[3]]).all()
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(0, 0.3), st.floats(0, 0.3))
@@ -96,8 +98,8 @@ def test_sparsity_limit_bad_input_is_refused() -> None:
         sparsity_limit(np.array([0.5, 1.0]), np.ones(2))
     with pytest.raises(EvaluationError, match="one a level"):
         sparsity_limit(LEVELS, curve()[1:])
-    with pytest.raises(EvaluationError, match="draws must be"):
-        sparsity_limit(LEVELS, curve(), draws=np.ones((3, 2)))
+    with pytest.raises(EvaluationError, match="without must be"):
+        sparsity_limit(LEVELS, curve(), without=np.ones((3, 2)))
     with pytest.raises(EvaluationError, match="margin must be"):
         sparsity_limit(LEVELS, curve(), margin=-1)
     with pytest.raises(EvaluationError, match="four points"):

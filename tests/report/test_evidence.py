@@ -50,7 +50,7 @@ def test_evidence_is_thin_below_three_groups_or_twenty_clips(evidence: Evidence,
 
 def test_what_makes_evidence_thin_is_said() -> None:
     assert "with a single group no number has an interval" in (warning(Evidence(90, 1)) or "")
-    assert "an interval over 2 groups only spans their values" in (warning(Evidence(90, 2)) or "")
+    assert "an interval over 2 groups is too wide to decide anything" in (warning(Evidence(90, 2)) or "")
     assert "one clip more or less moves an accuracy by 20 points" in (warning(Evidence(5, 4)) or "")
 
 

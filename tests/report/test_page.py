@@ -311,10 +311,15 @@ def test_a_note_on_nulls_stands_only_under_a_table_that_has_them(made: Made) -> 
 
 def test_settings_of_protocols_that_did_not_run_are_left_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 1})
-    evaluate = {"protocols": ["held_out", "strict"], "resamples": 17, "strict": {"seeds": 5}, "mariotte2025": {"x": 1}}
+    evaluate = {
+        "protocols": ["held_out", "strict"],
+        "permutations": 17,
+        "strict": {"seeds": 5},
+        "mariotte2025": {"x": 1},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump({"name": "made", "evaluate": evaluate}), encoding="utf-8")
     methods = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("methods")
-    assert "evaluate.resamples" in methods
+    assert "evaluate.permutations" in methods
     assert "evaluate.strict.seeds" in methods
     assert "evaluate.mariotte2025" not in methods
 

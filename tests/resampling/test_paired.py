@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from otoscope.errors import EvaluationError
+from otoscope.resampling.intervals import unseen_error
 from otoscope.resampling.paired import (
     Variance,
     jackknife_variance,
     paired_difference,
     spread_over_seeds,
     student_interval,
-    unseen_error,
 )
 
 

@@ -44,7 +44,6 @@ NAMES = ("pitch a", "pitch b", "pitch c", "formant a", "formant b", "formant c")
 CATEGORIES = dict(zip(NAMES, ["pitch"] * 3 + ["formants"] * 3, strict=True))
 STRICT = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
 LEVELS = (0.5, 0.75, 0.9, 0.95)
-RESAMPLES = 20
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=2)
 CORRECTED = Mariotte2025Settings(
     completeness_normaliser="live", completeness_of_unpredicted="nan", disentanglement_average="sum"
@@ -111,7 +110,7 @@ def _by_key(records: Iterator[Record]) -> dict[Key, float]:
 def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[Record]:
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
-    brief = held_out.HeldOutSettings(permutations=2, resamples=RESAMPLES)
+    brief = held_out.HeldOutSettings(permutations=2)
     yield from held_out.measure_representation(Features(codes, codes), clips, brief, about)
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
@@ -124,18 +123,18 @@ def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[R
 def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[Record]:
     codes = given.layers[-1]
     read = {i: fit_ridge_scores(layer, targets, folds=3, permutations=2) for i, layer in enumerate(given.layers)}
-    found: RepresentationScores = score_representation(codes, targets, STRICT, resamples=RESAMPLES)
+    found: RepresentationScores = score_representation(codes, targets, STRICT)
     common = CommonFactors(common_factors(found, [found], min_r2=0.1), targets.names, 5.0)
     yield from effective_rank_records(targets, about)
     yield from factor_records(found.lasso, targets, about)
     yield from predicted_share_records(found.lasso, 0.1, about, among=np.ones(len(targets.names), dtype=bool))
     yield from structure_records(found, common, about)
-    yield from mean_r2_records(read[2], common, about, resamples=RESAMPLES)
+    yield from mean_r2_records(read[2], common, about)
     yield from factor_curve_records(found, common, STRICT, about)
-    yield from label_curve_records(codes, targets, STRICT, about, resamples=RESAMPLES)
-    yield from layer_records(read, targets, about, resamples=RESAMPLES)
+    yield from label_curve_records(codes, targets, STRICT, about)
+    yield from layer_records(read, targets, about)
     yield from _limited(codes, targets, common, about)
-    repeat = Repetitions(permutations=2, resamples=RESAMPLES, folds=3)
+    repeat = Repetitions(permutations=2, folds=3)
     clips = targets.clips
     for task in available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target="pitch a"):
         answer, other = (
@@ -144,7 +143,7 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
         )
         yield from answer.records
         yield task_difference(task, [answer.sums], other.sums, about)
-    compared = score_representation(given.layers[1], targets, STRICT, resamples=RESAMPLES)
+    compared = score_representation(given.layers[1], targets, STRICT)
     yield from factor_difference([read[2].squares], read[1].squares, common, about)
     yield from structure_differences([found], compared, common, STRICT.sizes, about)
     seeds = compare_seeds([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
@@ -158,8 +157,8 @@ def _limited(codes: np.ndarray, targets: FactorTargets, common: CommonFactors, a
     for level in LEVELS:
         kept = np.where(height >= level / 2, codes, 0)
         linear = fit_ridge_scores(kept, targets, folds=3, permutations=1)
-        (mean,) = [r.value for r in mean_r2_records(linear, common, about, resamples=2)] or [np.nan]
-        levels[level] = Level(mean, np.full(RESAMPLES, mean))
+        (mean,) = [r.value for r in mean_r2_records(linear, common, about)] or [np.nan]
+        levels[level] = Level(mean, np.full(3, mean))
     yield from limit_records(levels, kind="factors", target="cut", about=about)
 
 

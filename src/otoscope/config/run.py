@@ -90,7 +90,6 @@ class EvaluateSettings(Section):
         default=None, description="labels to probe; default: all labels of the corpus"
     )
     permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
-    resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="bootstrap draws of whole groups")
     completeness_min_r2: Share = Field(
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )

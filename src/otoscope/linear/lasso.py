@@ -24,14 +24,13 @@ from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
 from otoscope.resampling.groups import (
-    Score,
-    bootstrap_sums,
     group_sums,
     missing_patterns,
     null_summary,
     r2_from_sums,
     split_rows,
 )
+from otoscope.resampling.intervals import R2_SCALE, Score, jackknife_sums
 from otoscope.resampling.nulls import permuted_order
 
 
@@ -81,7 +80,7 @@ def fit_factors(
         groups: units that no two splits may share (singer, speaker).
         split: train, valid or test for each row.
         settings: grid and repetitions.
-        seed: of the bootstrap and of the permutations.
+        seed: of the permutations.
         workers: threads over factors, by default all cores; the result does not depend on it.
 
     A factor scores NaN when it is constant on the training rows or has no row in some split.
@@ -165,9 +164,7 @@ def _fit_pattern(
     y_test = (design.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
     predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
     sums = group_sums(_errors(predicted[:, 0], y_test), design.groups[test])
-    r2, low, high = bootstrap_sums(
-        sums, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=design.seed
-    )
+    r2, low, high = jackknife_sums(sums, r2_from_sums, scale=R2_SCALE)
     null = r2_from_sums(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
     alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
     for field, value in zip(fits, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):

@@ -18,7 +18,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.admm import Iterate, LassoProblems
 from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath, SolverHints
 from otoscope.linear.gram import REACH, Gramian, GramSubset
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, group_folds
+from otoscope.resampling.groups import group_folds
 
 MAX_BATCH_TARGETS = 96
 """Maximum number of targets per batch: enough for matrix products, few enough for the processor's cache."""
@@ -208,8 +208,6 @@ class LassoSettings:
     folds: int = 0
     permutations: int = 20
     within_groups: bool = False
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
     tolerance: float = TOLERANCE
     choice_tolerance: float = TOLERANCE
     reach: float | None = REACH

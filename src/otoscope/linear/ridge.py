@@ -17,16 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.logistic import rotate
-from otoscope.resampling.groups import (
-    CONFIDENCE,
-    RESAMPLES,
-    bootstrap_sums,
-    check_rows,
-    missing_patterns,
-    null_summary,
-    r2_from_sums,
-    split_rows,
-)
+from otoscope.resampling.groups import check_rows, missing_patterns, null_summary, r2_from_sums, split_rows
+from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -37,8 +29,6 @@ class RidgeSettings:
 
     penalties: Sequence[float] = PENALTIES
     permutations: int = 20
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
 
 
 class RidgeFits(NamedTuple):
@@ -78,7 +68,7 @@ def fit_ridge(
         groups: units that no two splits may share (singer, speaker).
         split: train, valid or test for each row.
         settings: grid and repetitions.
-        seed: of the bootstrap and the permutations.
+        seed: of the permutations.
 
     R2 is relative to the mean of the fitted rows. The null refits targets permuted among the
     training and validation rows, choice of penalty included. Raises `EvaluationError` for non-finite
@@ -106,9 +96,7 @@ def fit_ridge(
         test = here["test"]
         _sum_by_group(squares, fitted, np.searchsorted(names, np.asarray(groups)[test]), found.squares)
         own = squares[np.unique(np.searchsorted(names, np.asarray(groups)[test]))][:, fitted]
-        shown = bootstrap_sums(
-            own, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=seed
-        )
+        shown = jackknife_sums(own, r2_from_sums, scale=R2_SCALE)
         for curve, values in zip(five, (*shown, *null_summary(found.null)), strict=True):
             curve[fitted] = values
         valid_r2[fitted], penalty[fitted] = found.valid_r2, found.penalty

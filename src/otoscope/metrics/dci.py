@@ -181,9 +181,7 @@ def explicitness(
     steps = tuple(capacities)
     if len(steps) < 2 or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
         raise EvaluationError(f"capacities must increase from 0 in two steps or more, got {steps}")
-    linear = fit_ridge(
-        codes, factors, groups=groups, split=split, settings=RidgeSettings(permutations=0, resamples=1), seed=seed
-    )
+    linear = fit_ridge(codes, factors, groups=groups, split=split, settings=RidgeSettings(permutations=0), seed=seed)
     left = factors - linear.guesses
     losses = np.full((factors.shape[1], len(steps)), math.nan)
     losses[:, 0] = 1 - linear.r2

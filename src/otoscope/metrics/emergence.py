@@ -1,21 +1,26 @@
 """Emergence: profile of a category of factors over layers, and order of two categories.
 
 Computed from held-out squared errors by layer, group and factor (`RidgeFits.squares`). A category's profile is
-the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. One bootstrap draws
-groups and factors, each with replacement, with the same draws in every layer.
+the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. Intervals cover groups
+and factors: the squared half-widths of the jackknife over groups (Student's t) and over factors (normal) add up.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError, suggest
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, quantiles, r2_from_sums, resample_counts
+from otoscope.resampling.groups import r2_from_sums
+from otoscope.resampling.intervals import Interval, combined_half_width, jackknife_error, leave_one_out
 
 REACHED = 0.9
+
+OfProfile = Callable[[NDArray[Any]], NDArray[Any]]
+"""A statistic of profiles `[..., layers]`."""
 
 
 class Emergence(NamedTuple):
@@ -56,9 +61,6 @@ def emergence(
     *,
     layers: Sequence[int] | None = None,
     reached: float = REACHED,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
 ) -> list[Emergence]:
     """Return each category's profile over layers, its earliest layer and its centre, with intervals.
 
@@ -67,32 +69,31 @@ def emergence(
         categories: category of each factor; reduce near duplicates to one factor first.
         layers: layer numbers; default: 0, 1, 2, ...
         reached: share of the maximum that defines the earliest layer.
-        resamples: number of bootstrap draws.
-        confidence: level of the intervals; their bounds are NaN with one group.
-        seed: seed of the bootstrap.
+
+    The interval of the earliest layer runs from the first layer that may reach the share to the first that surely does,
+    by the interval of the difference in that layer. Bounds are NaN with one group.
     """
     numbers = _layer_numbers(squares, categories, layers)
     if not 0 < reached <= 1:
         raise EvaluationError(f"reached must lie above 0 and up to 1, got {reached}")
-    rng = np.random.default_rng(seed)
-    counts = _group_draws(squares, resamples, seed)
     found: list[Emergence] = []
     for name in dict.fromkeys(categories):
         members = _scored(squares, np.flatnonzero(np.asarray(categories) == name))
-        profile = _profiles(squares, members, None, None)
-        draws = _profiles(squares, members, counts, _factor_draws(len(members), resamples, rng))
-        low, high = quantiles(draws, confidence) if counts is not None else np.full((2, len(numbers)), math.nan)
-        known = counts is not None
-        earliest, drawn_earliest = _earliest(profile, numbers, reached), _earliest(draws, numbers, reached)
-        centre, drawn_centre = _centre(profile, numbers), _centre(draws, numbers)
+        profiles = _Profiles.build(squares, members)
+        half = profiles.half_width(lambda r2: r2)
+        over = profiles.apply(lambda r2: r2 - reached * r2.max(axis=-1, keepdims=True))
+        over_half = profiles.half_width(lambda r2: r2 - reached * r2.max(axis=-1, keepdims=True))
+        centre = float(profiles.apply(lambda r2: _centre(r2, numbers)))
+        centre_half = float(profiles.half_width(lambda r2: _centre(r2, numbers)))
+        predicted = bool((profiles.whole > 0).any())
         found.append(
             Emergence(
                 category=name,
-                r2=profile[0],
-                low=low,
-                high=high,
-                earliest=_interval(earliest[0], drawn_earliest, confidence, known=known),
-                centre=_interval(centre[0], drawn_centre, confidence, known=known),
+                r2=profiles.whole,
+                low=np.maximum(profiles.whole - half, 0),
+                high=np.minimum(profiles.whole + half, 1),
+                earliest=_earliest(over, over_half, numbers) if predicted else Interval(*[math.nan] * 3),
+                centre=_within(centre, centre_half, (numbers[0], numbers[-1])),
                 factors=len(members),
             )
         )
@@ -106,14 +107,12 @@ def compare_order(
     first: str,
     then: str,
     layers: Sequence[int] | None = None,
-    resamples: int = RESAMPLES,
-    permutations: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
+    permutations: int = 1000,
     seed: int = 0,
 ) -> Lead:
     """Test a claim such as "pitch comes before formants".
 
-    The value is the centre layer of `then` minus that of `first`; its interval draws groups and factors. The null
+    The value is the centre layer of `then` minus that of `first`; its interval covers groups and factors. The null
     assigns the factors of both at random to categories of the same sizes: p is the share of assignments whose absolute
     lead is at least the observed one (which is included). Raises `EvaluationError` for a category without factors.
     """
@@ -126,18 +125,18 @@ def compare_order(
     sides = [_scored(squares, np.flatnonzero(kinds == name)) for name in (first, then)]
     if not all(len(side) for side in sides):
         return Lead(*[math.nan] * 6)
-    counts = _group_draws(squares, resamples, seed)
 
-    def lead(
-        one: Float[np.ndarray, "draws layers"], other: Float[np.ndarray, "draws layers"]
-    ) -> Shaped[np.ndarray, " draws"]:
+    def lead(one: Float[np.ndarray, "*n layers"], other: Float[np.ndarray, "*n layers"]) -> Shaped[np.ndarray, "*n"]:
         return _centre(other, numbers) - _centre(one, numbers)
 
-    value = float(lead(*(_profiles(squares, side, None, None) for side in sides))[0])
-    drawn = lead(*(_profiles(squares, side, counts, _factor_draws(len(side), resamples, rng)) for side in sides))
-    interval = _interval(value, drawn, confidence, known=counts is not None)
+    one, other = (_Profiles.build(squares, side) for side in sides)
+    value = float(lead(one.whole, other.whole))
+    of_groups = jackknife_error(lead(one.without_group, other.without_group)) if squares.shape[1] > 1 else math.nan
+    of_factors = math.hypot(*(float(side.factor_error(lambda r2: _centre(r2, numbers))) for side in (one, other)))
+    half = float(combined_half_width(np.asarray(of_groups), np.asarray(of_factors), max(squares.shape[1], 2)))
+    interval = Interval(value, value - half, value + half)
     pooled = np.concatenate(sides)
-    by_factor = _by_factor(squares, pooled, None)[0]
+    by_factor = _by_factor(squares, pooled)[0]
     shuffled = np.argsort(rng.random((permutations, len(pooled))), axis=1)
     dealt = by_factor.T[shuffled]
     null = lead(dealt[:, : len(sides[0])].mean(axis=1), dealt[:, len(sides[0]) :].mean(axis=1))
@@ -148,58 +147,77 @@ def compare_order(
     return Lead(value, interval.low, interval.high, float(null.mean()), float(np.quantile(np.abs(null), 0.95)), p)
 
 
+class _Profiles(NamedTuple):
+    """Profile of a category over layers: of all groups and factors, and without each group or factor."""
+
+    whole: Float[np.ndarray, " layers"]
+    without_group: Float[np.ndarray, "groups layers"]
+    without_factor: Float[np.ndarray, "members layers"]
+
+    @classmethod
+    def build(
+        cls, squares: Float[np.ndarray, "layers groups factors 2"], members: Int[np.ndarray, " m"]
+    ) -> "_Profiles":
+        n_layers, n_groups = squares.shape[:2]
+        if not len(members):
+            return cls(*(np.full(shape, math.nan) for shape in ((n_layers,), (n_groups, n_layers), (0, n_layers))))
+        r2 = _by_factor(squares, members)
+        left = (r2[0].sum(axis=-1)[:, None] - r2[0]) / max(len(members) - 1, 1)
+        return cls(r2[0].mean(axis=-1), r2[1:].mean(axis=-1), left.T)
+
+    def apply(self, statistic: OfProfile) -> NDArray[Any]:
+        """Return a statistic of the profile of all groups and factors."""
+        return statistic(self.whole)
+
+    def factor_error(self, statistic: OfProfile) -> NDArray[Any]:
+        """Return the jackknife error over factors; 0 for a single factor, which is then the category."""
+        if len(self.without_factor) < 2:
+            return np.zeros_like(statistic(self.whole))
+        return jackknife_error(statistic(self.without_factor))
+
+    def half_width(self, statistic: OfProfile) -> NDArray[Any]:
+        """Return the half-width of the interval of a statistic; NaN with one group."""
+        n_groups = len(self.without_group)
+        if n_groups < 2:
+            return np.full_like(statistic(self.whole), math.nan)
+        of_groups = jackknife_error(statistic(self.without_group))
+        return combined_half_width(of_groups, self.factor_error(statistic), n_groups)
+
+
 def _by_factor(
-    squares: Float[np.ndarray, "layers groups factors 2"],
-    members: Int[np.ndarray, " members"],
-    counts: Int[np.ndarray, "draws groups"] | None,
-) -> Float[np.ndarray, "draws layers members"]:
-    """Return R2, at least 0, of each factor by layer, for all groups or for each draw of groups."""
-    chosen = squares[:, :, members]
-    sums = chosen.sum(axis=1)[None] if counts is None else np.einsum("dg,lgmt->dlmt", counts.astype(np.float64), chosen)
-    return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0)
-
-
-def _profiles(
-    squares: Float[np.ndarray, "layers groups factors 2"],
-    members: Int[np.ndarray, " members"],
-    counts: Int[np.ndarray, "draws groups"] | None,
-    factors: Float[np.ndarray, "draws members"] | None,
-) -> Float[np.ndarray, "draws layers"]:
-    """Return the mean over factors, unweighted or weighted by their counts in a draw."""
-    if not len(members):
-        return np.full((1 if factors is None else len(factors), len(squares)), math.nan)
-    r2 = _by_factor(squares, members, counts)
-    if factors is None:
-        return r2.mean(axis=2)
-    return (r2 * factors[:, None, :]).sum(axis=2) / len(members)
+    squares: Float[np.ndarray, "layers groups factors 2"], members: Int[np.ndarray, " members"]
+) -> Float[np.ndarray, "sets layers members"]:
+    """Return R2, at least 0, of each factor by layer: of all groups, then without each of them."""
+    chosen = squares[:, :, members].transpose(1, 0, 2, 3)
+    value, without = leave_one_out(chosen, lambda sums: np.maximum(np.nan_to_num(r2_from_sums(sums)), 0))
+    return np.concatenate([value[None], without])
 
 
 def _centre(
-    profiles: Float[np.ndarray, "draws layers"], numbers: Float[np.ndarray, " layers"]
-) -> Shaped[np.ndarray, " d"]:
-    total = profiles.sum(axis=1)
+    profiles: Float[np.ndarray, "*n layers"], numbers: Float[np.ndarray, " layers"]
+) -> Shaped[np.ndarray, "*n"]:
+    total = profiles.sum(axis=-1)
     return np.where(total > 0, profiles @ numbers / np.where(total > 0, total, 1), math.nan)
 
 
 def _earliest(
-    profiles: Float[np.ndarray, "draws layers"], numbers: Float[np.ndarray, " layers"], reached: float
-) -> Float[np.ndarray, " draws"]:
-    top = profiles.max(axis=1, keepdims=True)
-    there = (profiles >= reached * top) & (top > 0)
-    return np.where(there.any(axis=1), numbers[there.argmax(axis=1)], math.nan)
+    over: Float[np.ndarray, " layers"], half: Float[np.ndarray, " layers"], numbers: Float[np.ndarray, " layers"]
+) -> Interval:
+    """Return the first layer that reaches the share of the maximum, from its difference to it and their half-widths."""
+    value = float(numbers[(over >= 0).argmax()])
+    if np.isnan(half).any():
+        return Interval(value, math.nan, math.nan)
+    sure = over - half >= 0
+    last = numbers[sure.argmax()] if sure.any() else numbers[-1]
+    return Interval(value, float(numbers[(over + half >= 0).argmax()]), float(max(value, last)))
 
 
-def _group_draws(
-    squares: Float[np.ndarray, "layers groups factors 2"], resamples: int, seed: int
-) -> Int[np.ndarray, "draws groups"] | None:
-    """Return the count of each group in each draw; None with fewer than two groups."""
-    return resample_counts(squares.shape[1], resamples=resamples, seed=seed) if squares.shape[1] > 1 else None
-
-
-def _factor_draws(n: int, resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "draws members"]:
-    if not n:
-        return np.zeros((resamples, 0))
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+def _within(value: float, half: float, bounds: tuple[float, float]) -> Interval:
+    return (
+        Interval(value, max(value - half, bounds[0]), min(value + half, bounds[1]))
+        if half == half
+        else Interval(value, math.nan, math.nan)
+    )
 
 
 def _scored(
@@ -207,13 +225,6 @@ def _scored(
 ) -> Int[np.ndarray, " s"]:
     """Return the factors with test rows that vary in every layer."""
     return members[(squares[:, :, members, 1].sum(axis=1) > 0).all(axis=0)]
-
-
-def _interval(value: float, draws: Float[np.ndarray, " draws"], confidence: float, *, known: bool) -> Interval:
-    if not known:
-        return Interval(float(value), math.nan, math.nan)
-    low, high = quantiles(draws, confidence)
-    return Interval(float(value), float(low), float(high))
 
 
 def _layer_numbers(

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.logistic import fit_logistic, rotate
-from otoscope.resampling.groups import (
-    CONFIDENCE,
-    RESAMPLES,
+from otoscope.resampling.groups import group_sums, null_summary, split_rows
+from otoscope.resampling.intervals import (
+    Interval,
     Score,
-    bootstrap_sums,
-    group_sums,
-    null_summary,
-    split_rows,
+    independent_units,
+    jackknife_sums,
+    recall_interval,
+    share_scale,
 )
 from otoscope.resampling.nulls import permuted_targets
 
@@ -49,6 +49,23 @@ def shares_right(tables: Float[np.ndarray, "tables classes classes"]) -> Float[n
     return np.stack([accuracy, recall, f1], axis=1)
 
 
+def share_intervals(tables: Float[np.ndarray, "groups classes classes"]) -> tuple[Interval, Interval, Interval]:
+    """Return accuracy, balanced accuracy and macro-F1 of one confusion table per group, each with its interval."""
+    hits, support = np.einsum("gcc->gc", tables), tables.sum(axis=2)
+    units, tested = independent_units(support), support.any(axis=0)
+    balanced = recall_interval(hits, support, units)
+    accuracy = recall_interval(hits.sum(axis=1)[:, None], support.sum(axis=1)[:, None], units.sum()[None])
+    if np.array_equal(hits, support):
+        return accuracy, balanced, balanced
+
+    def macro_f1(sums: Float[np.ndarray, "tables classes classes"]) -> Float[np.ndarray, " tables"]:
+        absent = (sums.sum(axis=2)[:, tested] == 0).any(axis=1)
+        return np.where(absent, np.nan, shares_right(sums)[:, 2])
+
+    f1 = jackknife_sums(tables, macro_f1, scale=share_scale(float(tables.sum())))
+    return accuracy, balanced, Interval(*(float(x) for x in f1))
+
+
 def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:
     """Return the mean of part/whole over the classes with non-zero `whole`."""
     counts = whole > 0
@@ -66,8 +83,6 @@ class ProbeSettings:
 
     penalties: Sequence[float] = PENALTIES
     permutations: int = 20
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
     tolerance: float = 1e-4
 
 
@@ -108,7 +123,7 @@ def fit_probe(
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row.
         settings: grid and repetitions.
-        seed: seed for bootstrap and permutations.
+        seed: seed of the permutations.
 
     Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean over the classes that
     occur in the test rows or predictions (scikit-learn's rule). A test row of a class without fitted rows counts as
@@ -146,11 +161,11 @@ def fit_probe(
     truth = number[parts[2]]
     predicted = logits.argmax(axis=2)
     tables = np.stack([confusions(truth, guess, groups[parts[2]], len(classes)) for guess in predicted])
-    value, low, high = bootstrap_sums(
-        tables[0], shares_right, resamples=settings.resamples, confidence=settings.confidence, seed=seed
-    )
     null_mean, null_high = null_summary(shares_right(tables[1:].sum(axis=1)))
-    scores = [Score(*(float(x) for x in row)) for row in zip(value, low, high, null_mean, null_high, strict=True)]
+    scores = [
+        Score(*interval, float(mean), float(high))
+        for interval, mean, high in zip(share_intervals(tables[0]), null_mean, null_high, strict=True)
+    ]
     return Probe(
         *scores,
         classes=classes,

@@ -12,10 +12,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Interval, bootstrap_sums, resample_counts
+from otoscope.resampling.intervals import Interval, jackknife_sums, leave_one_out
 
 # columns of the sums per group
 ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
+
+# bounds of explained variance, MSE, cosine and L0
+LEAST, MOST = (-np.inf, 0.0, -1.0, 0.0), (1.0, np.inf, 1.0, np.inf)
 
 
 class Reconstruction(NamedTuple):
@@ -79,15 +82,14 @@ class ReconstructionMeter:
         for name, rows_of in _members(groups):
             self._sums[name] = self._sums.get(name, np.zeros(5)) + stats[rows_of].sum(axis=0)
 
-    def result(self, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Reconstruction:
+    def result(self) -> Reconstruction:
         """Return the figures of all rows added; raise `EvaluationError` without rows."""
         if self._firing is None:
             raise EvaluationError("no rows were added; a reconstruction needs at least one")
-        # sorted, so that the order of batches does not change the interval
-        sums = np.stack([self._sums[name] for name in sorted(self._sums)])
+        sums = self._group_sums()
         rows = int(sums[:, ROWS].sum())
-        value, low, high = bootstrap_sums(sums, self._figures, resamples=resamples, confidence=confidence, seed=seed)
-        intervals = [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
+        ends = np.clip(jackknife_sums(sums, self._figures), LEAST, MOST)
+        intervals = [Interval(*(float(x) for x in each)) for each in ends.T]
         rate = self._firing / rows
         return Reconstruction(
             *intervals,
@@ -98,13 +100,15 @@ class ReconstructionMeter:
             groups=len(sums),
         )
 
-    def draws(self, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, " resamples"]:
-        """Return explained variance under the bootstrap of `result`, with the same group draws for the same seed."""
-        sums = np.stack([self._sums[name] for name in sorted(self._sums)])
-        counts = resample_counts(len(sums), resamples=resamples, seed=seed)
-        return self._figures(counts @ sums)[:, 0]
+    def explained_without_groups(self) -> Float[np.ndarray, " groups"]:
+        """Return explained variance without each group, in the order of their names."""
+        return leave_one_out(self._group_sums(), self._figures)[1][:, 0]
 
-    def _figures(self, sums: Float[np.ndarray, "resamples 5"]) -> Float[np.ndarray, "resamples 4"]:
+    def _group_sums(self) -> Float[np.ndarray, "groups 5"]:
+        # sorted, so that the order of batches does not change the interval
+        return np.stack([self._sums[name] for name in sorted(self._sums)])
+
+    def _figures(self, sums: Float[np.ndarray, "sets 5"]) -> Float[np.ndarray, "sets 4"]:
         spread, n = sums[:, SPREAD], sums[:, ROWS]
         unexplained = np.divide(sums[:, ERROR], spread, out=np.full(len(sums), np.nan), where=spread > 0)
         return np.stack(

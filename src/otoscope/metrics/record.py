@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from otoscope.metrics.registry import METRICS, find_metric
-from otoscope.resampling.groups import Score
+from otoscope.resampling.intervals import Score
 
 SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),

@@ -17,7 +17,8 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.metrics.probes import PENALTIES, Probe, ProbeSettings, fit_probe
 from otoscope.metrics.sparse_regression import SIZES, check_sizes
-from otoscope.resampling.groups import CONFIDENCE, RESAMPLES, Score, null_summary, split_rows
+from otoscope.resampling.groups import null_summary, split_rows
+from otoscope.resampling.intervals import Score
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,6 @@ class SparseProbeSettings:
     sizes: Sequence[int] = SIZES
     penalties: Sequence[float] = PENALTIES
     permutations: int = 5
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
     tolerance: float = 1e-3
 
 
@@ -79,13 +78,13 @@ def sparse_probe(
     if not len(rankings[0]):
         raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
 
-    def curve(told: Shaped[np.ndarray, " rows"], ranking: Int[np.ndarray, " most"], resamples: int) -> list[Probe]:
-        one = ProbeSettings(settings.penalties, 0, resamples, settings.confidence, settings.tolerance)
+    def curve(told: Shaped[np.ndarray, " rows"], ranking: Int[np.ndarray, " most"]) -> list[Probe]:
+        one = ProbeSettings(settings.penalties, 0, settings.tolerance)
         kept = [features[:, ranking[:size]] for size in settings.sizes]
         return [fit_probe(x, told, groups=groups, split=split, settings=one, seed=seed) for x in kept]
 
-    real = curve(rounds[0], rankings[0], settings.resamples)
-    null = [[p.balanced_accuracy.value for p in curve(*each, 1)] for each in zip(rounds[1:], rankings[1:], strict=True)]
+    real = curve(rounds[0], rankings[0])
+    null = [[p.balanced_accuracy.value for p in curve(*each)] for each in zip(rounds[1:], rankings[1:], strict=True)]
     mean, high = null_summary(np.asarray(null).reshape(-1, len(settings.sizes)))
     scores = [
         probe.balanced_accuracy._replace(null_mean=float(m), null_high=float(h))

@@ -18,9 +18,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.resampling.groups import (
-    CONFIDENCE,
-    RESAMPLES,
-    bootstrap_sums,
     check_rows,
     group_sums,
     missing_patterns,
@@ -28,6 +25,7 @@ from otoscope.resampling.groups import (
     r2_from_sums,
     split_rows,
 )
+from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
 
 CHUNK = 32
 
@@ -96,8 +94,6 @@ class SparseSettings:
     sizes: Sequence[int] = SIZES
     penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0)
     permutations: int = 5
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
 
 
 class FactorCurves(NamedTuple):
@@ -135,7 +131,7 @@ def sparse_regression(
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row.
         settings: sizes, penalties and repetitions.
-        seed: seed for bootstrap and permutations.
+        seed: seed of the permutations.
 
     Latents are selected by orthogonal matching pursuit on the standardised training rows. A size above the number of
     live latents uses all of them. R2 is relative to the mean of the fitted rows and may be negative. Memory is about
@@ -158,9 +154,7 @@ def sparse_regression(
         trials = _try(features, targets[:, fitted], here, settings, seed)
         chosen[fitted, : trials.chosen.shape[1]] = trials.chosen
         sums = group_sums(trials.squares, groups[here["test"]])
-        found = bootstrap_sums(
-            sums, r2_from_sums, resamples=settings.resamples, confidence=settings.confidence, seed=seed
-        )
+        found = jackknife_sums(sums, r2_from_sums, scale=R2_SCALE)
         for curve, values in zip(curves, (*found, *null_summary(trials.null)), strict=True):
             curve[fitted] = values
         n[fitted], n_groups[fitted] = here["test"].sum(), len(sums)

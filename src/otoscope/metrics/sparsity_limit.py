@@ -1,17 +1,18 @@
 """Sparsity limit of a metric: the sparsest level without loss, and the knee of the curve.
 
-Applies to reconstruction, probes and factors. The input is one value per sparsity and bootstrap draws that all
-sparsities share, so that their common variation cancels.
+Applies to reconstruction, probes and factors. The input is one value per sparsity, and the same values without each
+group, so that the common variation of all sparsities cancels.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.groups import CONFIDENCE, Interval, quantiles
+from otoscope.resampling.intervals import Interval, Scale, jackknife
 
 MARGIN = 0.02
 
@@ -43,10 +44,9 @@ def sparsity_limit(
     sparsity: Float[np.ndarray, " levels"],
     values: Float[np.ndarray, " levels"],
     *,
-    draws: Float[np.ndarray, "resamples levels"] | None = None,
+    without: Float[np.ndarray, "groups levels"] | None = None,
     margin: float = MARGIN,
     higher_is_better: bool = True,
-    confidence: float = CONFIDENCE,
 ) -> SparsityLimit:
     """Return the sparsest level whose loss relative to the densest stays within a margin, and the knee.
 
@@ -58,29 +58,30 @@ def sparsity_limit(
     Args:
         sparsity: shares of inactive latents, 0 to below 1, increasing, at least two levels.
         values: one value per level, of one metric.
-        draws: values under a bootstrap over groups (or seeds), one row per draw; default: no intervals.
+        without: the same values without each group (or seed), one row each; default: no intervals.
         margin: maximum loss that counts as none, in the metric's unit; set it before looking at results.
         higher_is_better: False for errors.
-        confidence: level of the intervals.
 
-    Undefined draws (NaN) are excluded. Raises `EvaluationError` for levels out of order or range, values that are not
-    finite, or a negative margin.
+    The interval of the limit runs from the last level whose loss is within the margin beyond doubt to the last one
+    whose loss may be, by the intervals of the losses. Raises `EvaluationError` for levels out of order or range, values
+    that are not finite, or a negative margin.
     """
-    _check(sparsity, values, draws, margin)
+    _check(sparsity, values, without, margin)
     sign = 1.0 if higher_is_better else -1.0
-    value = values[None].astype(np.float64)
-    drawn = np.full((0, len(values)), math.nan) if draws is None else draws[~np.isnan(draws).any(axis=1)]
-    losses = sign * (drawn[:, :1] - drawn)
-    loss = sign * (value[:, :1] - value)
-    low, high = quantiles(losses, confidence) if len(losses) else np.full((2, len(values)), math.nan)
-    limit = _last_within(loss, margin)
+    value = values.astype(np.float64)
+    left = np.zeros((0, len(values))) if without is None else without
+    loss = sign * (value[0] - value)
+    low, high = jackknife(loss, sign * (left[:, :1] - left))
+    limit, first, last = (_last_within(each, margin) for each in (loss, high, low))
+    known = not np.isnan(low).any()
+    ends = (float(sparsity[first]), float(sparsity[last])) if known else (math.nan, math.nan)
     return SparsityLimit(
-        limit=_interval(float(sparsity[limit[0]]), sparsity[_last_within(losses, margin)], confidence),
-        knee=_interval(float(_knees(sparsity, value)[0]), _knees(sparsity, drawn), confidence),
-        loss=loss[0],
+        limit=Interval(float(sparsity[limit]), *ends),
+        knee=_knee(sparsity, value, left),
+        loss=loss,
         low=low,
         high=high,
-        censored=bool(limit[0] == len(values) - 1),
+        censored=limit == len(values) - 1,
     )
 
 
@@ -137,24 +138,31 @@ def _knees(
     return np.where(bent, 1 - 10 ** -bends[left.argmin(axis=1)], math.nan)
 
 
-def _last_within(
-    losses: Float[np.ndarray, "draws levels"], margin: float
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    within: Bool[np.ndarray, "draws levels"] = losses <= margin + 1e-12
-    return np.cumprod(within, axis=1).sum(axis=1).astype(np.int64) - 1
+def _last_within(losses: Float[np.ndarray, " levels"], margin: float) -> int:
+    return max(int(np.cumprod(losses <= margin + 1e-12).sum()) - 1, 0)
 
 
-def _interval(value: float, draws: Float[np.ndarray, " draws"], confidence: float) -> Interval:
-    if not len(draws):
-        return Interval(value, math.nan, math.nan)
-    low, high = quantiles(draws, confidence)
-    return Interval(value, float(low), float(high))
+def _knee(
+    sparsity: Float[np.ndarray, " levels"],
+    value: Float[np.ndarray, " levels"],
+    without: Float[np.ndarray, "groups levels"],
+) -> Interval:
+    # on the scale of the fit, each halving of k is one step
+    def forward(s: NDArray[Any]) -> NDArray[Any]:
+        return -np.log10(1 - s)
+
+    def back(x: NDArray[Any]) -> NDArray[Any]:
+        return np.clip(1 - 10.0**-x, sparsity[0], sparsity[-1])
+
+    found = _knees(sparsity, value[None])[0]
+    low, high = jackknife(found, _knees(sparsity, without), scale=Scale(forward, back))
+    return Interval(float(found), float(low), float(high))
 
 
 def _check(
     sparsity: Float[np.ndarray, " levels"],
     values: Float[np.ndarray, " levels"],
-    draws: Float[np.ndarray, "resamples levels"] | None,
+    without: Float[np.ndarray, "groups levels"] | None,
     margin: float,
 ) -> None:
     if sparsity.ndim != 1 or len(sparsity) < 2 or (np.diff(sparsity) <= 0).any():
@@ -163,7 +171,7 @@ def _check(
         raise EvaluationError(f"sparsity must lie from 0 to below 1, got {sparsity[0]} to {sparsity[-1]}")
     if values.shape != sparsity.shape or not np.isfinite(values).all():
         raise EvaluationError(f"values must be finite, one a level ({len(sparsity)}), got shape {values.shape}")
-    if draws is not None and (draws.ndim != 2 or draws.shape[1] != len(sparsity)):
-        raise EvaluationError(f"draws must be [resamples, {len(sparsity)}], got shape {draws.shape}")
+    if without is not None and (without.ndim != 2 or without.shape[1] != len(sparsity)):
+        raise EvaluationError(f"without must be [groups, {len(sparsity)}], got shape {without.shape}")
     if margin < 0:
         raise EvaluationError(f"margin must be 0 or more, got {margin}")

@@ -18,7 +18,7 @@ from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINF
 from otoscope.metrics.results import Row
 
 MIN_GROUPS = 3
-"""Test groups needed for a decision: a bootstrap interval over two groups only spans their two values."""
+"""Test groups needed for a decision: with two, the interval of the jackknife has one degree of freedom."""
 
 MARGIN = 0.02
 """Loss that counts as none: 2 points of accuracy or of R²."""

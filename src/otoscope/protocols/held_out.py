@@ -38,7 +38,6 @@ class HeldOutSettings:
     """Settings of the evaluation; see the section `evaluate` of the configuration."""
 
     permutations: int = 10
-    resamples: int = 1000
     completeness_min_r2: float = 0.05
     seed: int = 0
 
@@ -80,7 +79,7 @@ def _probe_records(
         values,
         groups=clips.groups,
         split=clips.split,
-        settings=ProbeSettings(permutations=settings.permutations, resamples=settings.resamples),
+        settings=ProbeSettings(permutations=settings.permutations),
         seed=settings.seed,
     )
     shared = replace(shared, n=probe.n, groups=probe.groups)
@@ -116,7 +115,7 @@ def _factor_records(
         clips.factors,
         groups=clips.groups,
         split=clips.split,
-        settings=LassoSettings(permutations=settings.permutations, resamples=settings.resamples),
+        settings=LassoSettings(permutations=settings.permutations),
         seed=settings.seed,
     )
     predicted = predicted_factors(fits, settings.completeness_min_r2)
@@ -145,7 +144,7 @@ def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " f
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.held_out")
 """Modules that the numbers depend on."""
 
-SETTINGS = {"permutations", "resamples", "completeness_min_r2"}
+SETTINGS = {"permutations", "completeness_min_r2"}
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
@@ -212,7 +211,7 @@ def _sae_part(
         about = replace(shared_by_all, **member.columns())
         records: list[Record] = []
         for split, meter in meters.items():
-            records += reconstruction_records(meter.result(resamples=settings.resamples), split, about)
+            records += reconstruction_records(meter.result(), split, about)
         return ComputedResult([*records, *measure_representation(features, clips, settings, about)])
 
     return CachedResult(member.sae_id, fingerprint(shared, read_json(sae_folder / "card.json")["sha256"]), compute)

@@ -64,7 +64,7 @@ def weakness(evidence: Evidence) -> str:
     if evidence.groups < 2:
         return "with a single group no number has an interval over groups, so nothing is known about other groups"
     if evidence.groups < MIN_GROUPS:
-        return f"an interval over {evidence.groups} groups only spans their values"
+        return f"an interval over {evidence.groups} groups is too wide to decide anything"
     return f"one clip more or less moves an accuracy by {100 / max(evidence.clips, 1):.0f} points"
 
 

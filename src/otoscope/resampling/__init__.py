@@ -1,9 +1,9 @@
-"""Resampling by group: bootstrap intervals, folds, splits and null models.
+"""Resampling by group: jackknife intervals, folds, splits and null models.
 
-Start with `bootstrap_mean` for an interval and `group_folds` for cross-validation.
+Start with `jackknife_sums` for an interval and `group_folds` for cross-validation.
 
-- intervals: `bootstrap_mean` of per-row scores, `bootstrap_sums` of any statistic of sums (`group_sums`); results are
-  `Interval` and `Score`
+- intervals: `jackknife_sums` of any statistic of sums per group (`group_sums`), `recall_interval` of accuracies;
+  results are `Interval` and `Score`
 - differences: `paired_difference` of two representations measured on the same groups
 - splits: `group_folds` keeps groups whole, `split_rows` selects the rows of a split, `missing_patterns` groups targets
   with values on the same rows
@@ -11,31 +11,23 @@ Start with `bootstrap_mean` for an interval and `group_folds` for cross-validati
   directions
 """
 
-from otoscope.resampling.groups import (
-    Interval,
-    Score,
-    bootstrap_mean,
-    bootstrap_sums,
-    group_folds,
-    group_sums,
-    missing_patterns,
-    split_rows,
-)
+from otoscope.resampling.groups import group_folds, group_sums, missing_patterns, split_rows
+from otoscope.resampling.intervals import Interval, Score, jackknife_sums, recall_interval
 from otoscope.resampling.nulls import permute_rows, permuted_order, random_dictionary, random_sparse_codes
 from otoscope.resampling.paired import paired_difference
 
 __all__ = [
     "Interval",
     "Score",
-    "bootstrap_mean",
-    "bootstrap_sums",
     "group_folds",
     "group_sums",
+    "jackknife_sums",
     "missing_patterns",
     "paired_difference",
     "permute_rows",
     "permuted_order",
     "random_dictionary",
     "random_sparse_codes",
+    "recall_interval",
     "split_rows",
 ]

@@ -1,41 +1,14 @@
-"""Cluster bootstrap, group folds, split masks and patterns of missing values.
-
-Clips of one singer resemble each other, so a confidence interval over clips is too narrow. Every interval
-resamples whole groups with replacement (the cluster bootstrap; Davison and Hinkley 1997, section 3.8)
-and takes percentiles. Metrics that depend on the rows only through sums (means, ratios of
-sums, confusion matrices) are computed for all resamples in one matrix product.
-"""
+"""Sums per group, group folds, split masks and patterns of missing values."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-
-RESAMPLES = 1000
-CONFIDENCE = 0.95
-
-
-class Interval(NamedTuple):
-    """A value and its percentile interval; the ends are NaN with fewer than two groups."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Score(NamedTuple):
-    """A value, its interval over groups, and the null of the same procedure on permuted targets."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    null_mean: float = math.nan
-    null_high: float = math.nan
 
 
 def number_groups(groups: Shaped[np.ndarray, " rows"]) -> tuple[Int[np.ndarray, " rows"], int]:
@@ -61,75 +34,10 @@ def group_sums(values: Float[np.ndarray, "rows ..."], groups: Shaped[np.ndarray,
     return sums
 
 
-def resample_counts(n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Int[np.ndarray, "resamples groups"]:
-    """Return the number of draws of each group per resample; every row sums to `n_groups`."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
-
-
-def bootstrap_sums(
-    sums: Float[np.ndarray, "groups ..."],
-    statistic: Callable[[NDArray[Any]], NDArray[Any]],
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return value, low and high of a statistic that depends on the rows only through sums.
-
-    `statistic` maps sums `[resamples, ...]` to `[resamples, ...]`; the value is the statistic of
-    all groups together. Resamples where it is undefined (NaN) are excluded from the percentiles;
-    with fewer than two groups both ends are NaN.
-    """
-    value = np.asarray(statistic(sums.sum(axis=0, keepdims=True))[0])
-    if len(sums) < 2:
-        undefined = np.full_like(value, math.nan)
-        return value, undefined, undefined
-    counts = resample_counts(len(sums), resamples=resamples, seed=seed)
-    drawn = statistic(np.tensordot(counts.astype(np.float64), sums, axes=1))
-    low, high = quantiles(drawn, confidence)
-    return value, np.asarray(low), np.asarray(high)
-
-
 def r2_from_sums(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
     """Return 1 - first / second of sums of squared errors and deviations; NaN where all deviations are zero."""
     defined = sums[..., 1] > 0
     return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
-
-
-def bootstrap_mean(
-    scores: Float[np.ndarray, " rows"],
-    groups: Shaped[np.ndarray, " rows"],
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Interval:
-    """Return the mean of per-row scores with its interval over groups.
-
-    Each resample is the mean over all rows of the drawn groups, so that large groups have more weight,
-    as in the value itself. Raises `EvaluationError` without rows.
-
-    >>> bootstrap_mean(np.array([0.0, 1.0]), np.array(["a", "a"]))
-    Interval(value=0.5, low=nan, high=nan)
-    """
-    if len(scores) == 0:
-        raise EvaluationError("no rows to average; at least one is needed")
-    sums = group_sums(np.stack([scores, np.ones(len(scores))], axis=1), groups)
-    found = bootstrap_sums(sums, lambda s: s[..., 0] / s[..., 1], resamples=resamples, confidence=confidence, seed=seed)
-    return Interval(*(float(x) for x in found))
-
-
-def quantiles(drawn: Float[np.ndarray, "resamples ..."], confidence: float) -> NDArray[Any]:
-    """Return the two ends of the central `confidence` of the resamples, `[2, ...]`, NaN where all are NaN."""
-    if not 0 < confidence < 1:
-        raise EvaluationError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual")
-    tail = (1 - confidence) / 2
-    flat = drawn.reshape(len(drawn), -1)
-    defined = ~np.isnan(flat).all(axis=0)
-    ends = np.full((2, flat.shape[1]), math.nan)
-    ends[:, defined] = np.nanquantile(flat[:, defined], [tail, 1 - tail], axis=0)
-    return ends.reshape(2, *drawn.shape[1:])
 
 
 def null_summary(null: Float[np.ndarray, "permutations ..."]) -> tuple[NDArray[Any], NDArray[Any]]:

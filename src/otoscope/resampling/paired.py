@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.groups import CONFIDENCE, Interval
+from otoscope.resampling.intervals import CONFIDENCE, Interval
 
 
 class Variance(NamedTuple):
@@ -98,23 +98,3 @@ def paired_difference(
     without = np.mean([left for _, left in each], axis=0) - base_without
     sources = [Variance(jackknife_variance(without), len(other) - 1), *spread_over_seeds(differences)]
     return student_interval(value, sources, confidence=confidence)
-
-
-def unseen_error(sizes: Sequence[float], *, confidence: float = CONFIDENCE) -> float:
-    r"""Return the largest mean error over classes that still leaves none in so many clips.
-
-    With $n_c$ clips of class $c$, no clip is wrong with probability $\prod_c (1 - p_c)^{n_c}$. The bound is the largest
-    mean of $p_c$ for which that is at least $(1 - \text{confidence}) / 2$: for one class the exact binomial bound,
-    $1 - 0.025^{1/n}$. It takes clips as independent.
-
-    >>> round(unseen_error([50]), 4), round(unseen_error([25, 25]), 4), round(unseen_error([5, 100]), 3)
-    (0.0711, 0.0711, 0.261)
-    """
-    n = np.sort(np.asarray([size for size in sizes if size > 0], dtype=np.float64))
-    if not len(n):
-        return 1.0
-    budget = -math.log((1 - confidence) / 2)
-    # by Lagrange, 1 - p = mu n for the classes with errors, which are the smallest ones
-    levels = (budget + np.cumsum(n * np.log(n))) / np.cumsum(n)
-    level = next(level for level, limit in zip(levels, [*np.log(n[1:]), math.inf], strict=True) if level <= limit)
-    return float(np.mean(1 - np.exp(-np.maximum(level - np.log(n), 0))))

@@ -37,7 +37,7 @@ def world(n_factors: int = 6, seed: int = 0) -> tuple[FactorTargets, np.ndarray]
 
 
 def measured(targets: FactorTargets, units: np.ndarray) -> RepresentationScores:
-    return score_representation(units.astype(np.float32), targets, SETTINGS, resamples=100)
+    return score_representation(units.astype(np.float32), targets, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_fit_ridge_scores_handles_missing_values():
     values[::7, 1] = np.nan
     part = dataclasses.replace(targets, values=values)
     linear = fit_ridge_scores(factors, part, folds=3, permutations=3)
-    (record,) = mean_r2_records(linear, CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0), ABOUT, resamples=100)
+    (record,) = mean_r2_records(linear, CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0), ABOUT)
     assert record.value > 0.9
     assert record.null_mean < 0.1
     assert (linear.held_r2 > 0.9).all()

@@ -93,7 +93,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
     )
     write_table(tmp_path / "results.parquet", to_table([*strict, main]))
     (tmp_path / "corpus.json").write_text('{"name": "synth", "clips": 200}', encoding="utf-8")
-    (tmp_path / "config.yaml").write_text("evaluate: {resamples: 1000, strict: {permutations: 7}}", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("evaluate: {strict: {permutations: 7}}", encoding="utf-8")
     page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "layer 1, its codes with 64 latents at 95\xa0% sparsity (k=3)",
         "2 seeds of the SAEs (0 and 1)",
         "nulls of 7 refits on permuted targets",
-        "intervals of 1000 resamples of whole groups",
+        "intervals from leaving out one group at a time",
         "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it with "
         "<code>train.poolings: [pool_then_encode]</code>)",
     ):

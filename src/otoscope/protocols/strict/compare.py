@@ -28,13 +28,14 @@ from otoscope.protocols.strict.structure import (
     COMMON,
     CommonFactors,
     RepresentationScores,
+    clipped_mean_r2,
     common_factors,
     factor_curve_records,
     mean_r2_records,
     structure_records,
 )
 from otoscope.protocols.strict.tasks import effective_rank_records, score_from_sums
-from otoscope.resampling.groups import r2_from_sums, resample_counts
+from otoscope.resampling.intervals import leave_one_out
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
@@ -112,7 +113,7 @@ class ComparisonParts:
                 records += predicted_share_records(
                     found.lasso, experiment.settings.min_r2, about, among=among, target=target
                 )
-            records += mean_r2_records(ridge_scores_from(arrays), common, about, resamples=experiment.resamples)
+            records += mean_r2_records(ridge_scores_from(arrays), common, about)
             records += factor_curve_records(found, common, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
 
@@ -140,7 +141,7 @@ class ComparisonParts:
         found = {layer: ridge_scores_from(self._read_arrays(part)) for layer, part in self.layers.items()}
         experiment = self.experiment
         about = experiment.record_template(DENSE, self.layer)
-        return ComputedResult(list(layer_records(found, experiment.targets, about, resamples=experiment.resamples)))
+        return ComputedResult(list(layer_records(found, experiment.targets, about)))
 
     @property
     def _measured_codes(self) -> Mapping[GridMember, CachedResult]:
@@ -189,7 +190,6 @@ class ComparisonParts:
                         ridge_scores_from(arrays),
                         self._common,
                         self._record_template(member),
-                        resamples=self.experiment.resamples,
                     )
             first = next(iter(found))
             groups = len(np.unique(self.experiment.targets.groups[self.experiment.targets.split == "test"]))
@@ -202,19 +202,15 @@ class ComparisonParts:
 
     def _levels(self, arrays: Arrays) -> dict[str, Level]:
         """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
-        found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.draws"])}
-        resamples = self.experiment.resamples
+        found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.without"])}
         if self.experiment.targets.names and self._common.mask.any():
             squares = arrays["linear.squares"][:, self._common.mask]
-            value = np.maximum(r2_from_sums(squares.sum(axis=0)), 0).mean()
-            counts = resample_counts(len(squares), resamples=resamples, seed=0).astype(np.float64)
-            drawn = np.maximum(np.nan_to_num(r2_from_sums(np.einsum("dg,gft->dft", counts, squares))), 0).mean(axis=1)
-            found["factors"] = Level(float(value), drawn)
+            value, without = leave_one_out(squares, clipped_mean_r2)
+            found["factors"] = Level(float(value), without)
         if self.experiment.tasks:
             kind, sums = self.experiment.tasks[0].kind, arrays["task.0"]
-            counts = resample_counts(len(sums), resamples=resamples, seed=0).astype(np.float64)
-            drawn = score_from_sums(kind, np.tensordot(counts, sums, axes=1))
-            found["task"] = Level(float(score_from_sums(kind, sums.sum(axis=0)[None])[0]), drawn)
+            value, without = leave_one_out(sums, lambda part: score_from_sums(kind, part))
+            found["task"] = Level(float(value), without)
         return found
 
 

@@ -17,8 +17,8 @@ from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.structure import CommonFactors, RepresentationScores, clipped_mean_r2, vary_factors
 from otoscope.protocols.strict.tasks import TASK_METRICS, Task, score_from_sums
-from otoscope.resampling.groups import Interval
-from otoscope.resampling.paired import paired_difference, spread_over_seeds, student_interval, unseen_error
+from otoscope.resampling.intervals import Interval, unseen_error
+from otoscope.resampling.paired import paired_difference, spread_over_seeds, student_interval
 
 Sums = Float[np.ndarray, "groups ..."]
 

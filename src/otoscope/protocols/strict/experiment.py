@@ -124,11 +124,6 @@ class StrictExperiment:
         return self.run.config.evaluate.strict
 
     @property
-    def resamples(self) -> int:
-        """Number of bootstrap resamples of groups."""
-        return self.run.config.evaluate.resamples
-
-    @property
     def pooling(self) -> Pooling:
         """Pooling order of all codes except those of the study's preset: the first of the run."""
         return self.run.config.train.poolings[0]
@@ -150,7 +145,7 @@ class StrictExperiment:
     def shared(self) -> str:
         """Fingerprint of the inputs that all measurements share."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
-        return fingerprint(code_version(*CODE), self.material.fingerprint, settings, self.resamples)
+        return fingerprint(code_version(*CODE), self.material.fingerprint, settings)
 
     def record_template(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return the record with the columns that all records of one representation share."""
@@ -182,7 +177,7 @@ class StrictExperiment:
 
     def _measure(self, brought: UnitsWithRecords, about: Record, *, full: bool) -> ComputedResult:
         settings, targets = self.settings, self.targets
-        repeat = Repetitions(settings.permutations, self.resamples, settings.folds)
+        repeat = Repetitions(settings.permutations, settings.folds)
         units, records, arrays = (
             with_noise_if_constant(brought.units, targets),
             list(brought.records),
@@ -198,9 +193,9 @@ class StrictExperiment:
             linear = fit_ridge_scores(units, targets, folds=settings.folds, permutations=settings.permutations)
             arrays |= {f"linear.{name}": value for name, value in linear._asdict().items()}
         if full:
-            records += label_curve_records(units, targets, settings, about, resamples=self.resamples)
+            records += label_curve_records(units, targets, settings, about)
         if full and targets.names:
-            found = score_representation(units, targets, settings, resamples=self.resamples)
+            found = score_representation(units, targets, settings)
             records += factor_records(found.lasso, targets, about)
             arrays |= found.to_arrays()
         return ComputedResult(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})

@@ -16,7 +16,7 @@ from otoscope.metrics.record import Record
 from otoscope.metrics.sparsity_limit import sparsity_limit
 from otoscope.protocols.strict.regression import RidgeScores
 from otoscope.protocols.strict.tasks import FactorTargets
-from otoscope.resampling.groups import Score
+from otoscope.resampling.intervals import Score
 
 ORDER_CLAIMS = (("pitch", "formants"), ("pitch", "mfcc"))
 """Mariotte et al. 2025: pitch early, formants and phoneme-like factors (MFCC) late."""
@@ -25,19 +25,17 @@ INPUT_LAYER = 0
 """Input of the first block. Leads are computed with and without it."""
 
 
-def layer_records(
-    found: Mapping[int, RidgeScores], targets: FactorTargets, about: Record, *, resamples: int
-) -> Iterator[Record]:
+def layer_records(found: Mapping[int, RidgeScores], targets: FactorTargets, about: Record) -> Iterator[Record]:
     """Yield the mean R2 of each category by layer, its earliest and centre layer, and the tests of the claims.
 
     The order is tested over all layers, and again over the outputs of blocks if layer 0 is among them. R2 is the ridge
-    R2, clipped at 0 and averaged over the factors of a category, so that its size has no effect. Intervals resample
+    R2, clipped at 0 and averaged over the factors of a category, so that its size has no effect. Intervals cover
     groups and factors. The null is the mean over factors of the null of each, clipped at 0.
     """
     layers = sorted(found)
     squares = np.stack([found[layer].squares for layer in layers])
     groups = squares.shape[1]
-    scored = emergence(squares, targets.categories, layers=layers, resamples=resamples)
+    scored = emergence(squares, targets.categories, layers=layers)
     for category in scored:
         members = np.asarray([kind == category.category for kind in targets.categories])
         shared = replace(about, target=category.category, n=category.factors, groups=groups)
@@ -50,12 +48,12 @@ def layer_records(
             yield shared.with_score("category_r2", score, layer=layer)
         for metric in ("earliest", "centre"):
             yield shared.with_score(f"{metric}_layer", getattr(category, metric))
-    yield from _leads(squares, layers, targets, replace(about, groups=groups), metric="layer_lead", resamples=resamples)
+    yield from _leads(squares, layers, targets, replace(about, groups=groups), metric="layer_lead")
     if INPUT_LAYER in layers:
         blocks = [layer for layer in layers if layer != INPUT_LAYER]
         own = squares[[layers.index(layer) for layer in blocks]]
         about = replace(about, groups=groups)
-        yield from _leads(own, blocks, targets, about, metric="layer_lead_of_blocks", resamples=resamples)
+        yield from _leads(own, blocks, targets, about, metric="layer_lead_of_blocks")
 
 
 def _leads(
@@ -65,14 +63,11 @@ def _leads(
     about: Record,
     *,
     metric: str,
-    resamples: int,
 ) -> Iterator[Record]:
     """Yield the lead in layers of each claim's early category over its late one; none over a single layer."""
     for first, then in ORDER_CLAIMS:
         if len(layers) > 1 and {first, then} <= set(targets.categories):
-            lead = compare_order(
-                squares, targets.categories, first=first, then=then, layers=layers, resamples=resamples
-            )
+            lead = compare_order(squares, targets.categories, first=first, then=then, layers=layers)
             n = sum(kind in (first, then) for kind in targets.categories)
             yield about.with_score(metric, lead, target=f"{first} before {then}", n=n)
 
@@ -82,10 +77,10 @@ MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}
 
 
 class Level(NamedTuple):
-    """Value at one sparsity, and its bootstrap resamples; all sparsities share the resampled groups."""
+    """Value at one sparsity, and the same without each test group."""
 
     value: float
-    draws: Float[np.ndarray, " resamples"]
+    without: Float[np.ndarray, " groups"]
 
 
 def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
@@ -96,7 +91,7 @@ def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, abou
     found = sparsity_limit(
         np.asarray(list(known)),
         np.asarray([level.value for level in known.values()]),
-        draws=np.stack([level.draws for level in known.values()], axis=1),
+        without=np.stack([level.without for level in known.values()], axis=1),
         margin=MARGINS[kind],
     )
     shared = replace(about, target=target)

@@ -19,7 +19,6 @@ from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.groups import (
-    Score,
     group_folds,
     group_sums,
     missing_patterns,
@@ -27,6 +26,7 @@ from otoscope.resampling.groups import (
     number_groups,
     r2_from_sums,
 )
+from otoscope.resampling.intervals import Score
 
 
 class LassoScores(NamedTuple):
@@ -50,7 +50,7 @@ class LassoScores(NamedTuple):
 
 
 def fit_lasso_scores(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings
 ) -> LassoScores:
     """Fit every factor by a LASSO whose penalty is cross-validated over groups."""
     fits = fit_factors(
@@ -58,7 +58,7 @@ def fit_lasso_scores(
         targets.values,
         groups=targets.groups,
         split=targets.split,
-        settings=LassoSettings(folds=settings.folds, permutations=settings.permutations, resamples=resamples),
+        settings=LassoSettings(folds=settings.folds, permutations=settings.permutations),
         workers=1,
     )
     return LassoScores(

@@ -70,12 +70,10 @@ def codes_part(
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
         features = code_features(store, load_sae(directory).sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
-            records += held_out.reconstruction_records(
-                meters[split].result(resamples=experiment.resamples), split, about
-            )
+            records += held_out.reconstruction_records(meters[split].result(), split, about)
         test = meters["test"]
-        value = np.asarray([test.result(resamples=experiment.resamples).explained_variance.value])
-        arrays = {"rebuilt.value": value, "rebuilt.draws": test.draws(resamples=experiment.resamples)}
+        value = np.asarray([test.result().explained_variance.value])
+        arrays = {"rebuilt.value": value, "rebuilt.without": test.explained_without_groups()}
         return UnitsWithRecords(features.units, records, arrays)
 
     return experiment.measurement(member.sae_id, about, read_json(directory / CARD)["sha256"], units, full=full)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 
 from otoscope.metrics.record import Record
 from otoscope.metrics.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
-from otoscope.resampling.groups import Score
+from otoscope.resampling.intervals import Score
 from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10

@@ -28,7 +28,8 @@ from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
 from otoscope.protocols.strict.tasks import FactorTargets
-from otoscope.resampling.groups import Interval, Score, bootstrap_sums, r2_from_sums
+from otoscope.resampling.groups import r2_from_sums
+from otoscope.resampling.intervals import Interval, Score, bounded, jackknife_sums
 from otoscope.resampling.paired import Variance, jackknife_variance, student_interval
 
 UNPREFIXED = ("gaps", "explicitness", "curve", "curve_null")
@@ -77,14 +78,14 @@ class RepresentationScores(NamedTuple):
 
 
 def score_representation(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings, *, resamples: int
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings
 ) -> RepresentationScores:
     """Score every factor from one representation."""
     split, groups = targets.split, targets.groups
-    few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5), resamples=1)
+    few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5))
     curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
     return RepresentationScores(
-        lasso=fit_lasso_scores(units, targets, settings, resamples=resamples),
+        lasso=fit_lasso_scores(units, targets, settings),
         information=measure_information(units, targets.values),
         gaps=predictability_gap(units, targets.values, split=split).factors,
         explicitness=explicitness(units, targets.values, groups=groups, split=split).factors,
@@ -178,24 +179,19 @@ def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -
     return student_interval(found.value, [found.variance])
 
 
-def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record, *, resamples: int) -> Iterator[Record]:
+def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record) -> Iterator[Record]:
     """Yield the mean ridge R2 of the common factors, each clipped at 0, with its interval over groups."""
     if not common.mask.any():
         return
     nulls = (mean_of_known(np.maximum(null[common.mask], 0)) for null in (linear.null_mean, linear.null_high))
-    score = Score(*_mean_r2(linear.squares[:, common.mask], resamples), *nulls)
+    found = jackknife_sums(linear.squares[:, common.mask], clipped_mean_r2, scale=bounded(0.0, 1.0))
+    score = Score(*(float(x) for x in found), *nulls)
     yield about.with_score("mean_factor_r2", score, n=int(common.mask.sum()), groups=len(linear.squares))
 
 
-def clipped_mean_r2(sums: Float[np.ndarray, "draws factors 2"]) -> Float[np.ndarray, " draws"]:
+def clipped_mean_r2(sums: NDArray[Any]) -> NDArray[Any]:
     """Return the mean R2 over factors, each at least 0, from sums of squared errors and deviations."""
     return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0).mean(axis=-1)
-
-
-def _mean_r2(squares: Float[np.ndarray, "groups factors 2"], resamples: int) -> tuple[float, float, float]:
-    found = bootstrap_sums(squares, clipped_mean_r2, resamples=resamples)
-    value, low, high = (float(x) for x in found)
-    return value, low, high
 
 
 def mean_curve(values: Float[np.ndarray, "factors sizes"], common: CommonFactors) -> list[Interval]:
@@ -219,15 +215,11 @@ def label_curve_records(
     targets: FactorTargets,
     settings: StrictSettings,
     about: Record,
-    *,
-    resamples: int,
 ) -> Iterator[Record]:
     """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions."""
     if not live_columns(units[targets.split == "train"]).any():
         return
-    few = SparseProbeSettings(
-        sizes=settings.sizes, permutations=min(settings.permutations, MOST_PERMUTATIONS), resamples=resamples
-    )
+    few = SparseProbeSettings(sizes=settings.sizes, permutations=min(settings.permutations, MOST_PERMUTATIONS))
     for label, values in targets.clips.labels.items():
         curve = sparse_probe(units, values, groups=targets.groups, split=targets.split, settings=few)
         for size, score in zip(curve.sizes, curve.scores, strict=True):

@@ -21,7 +21,15 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
-from otoscope.resampling.groups import Score, bootstrap_sums, group_folds, group_sums, null_summary
+from otoscope.resampling.groups import group_folds, group_sums, null_summary
+from otoscope.resampling.intervals import (
+    R2_SCALE,
+    Interval,
+    Score,
+    independent_units,
+    jackknife_sums,
+    recall_interval,
+)
 from otoscope.resampling.nulls import permuted_targets
 from otoscope.runs.inputs import Clips
 
@@ -56,10 +64,9 @@ class TaskResult(NamedTuple):
 
 
 class Repetitions(NamedTuple):
-    """Numbers of permutations, bootstrap resamples and folds."""
+    """Numbers of permutations and folds."""
 
     permutations: int
-    resamples: int
     folds: int
     seed: int = 0
 
@@ -150,7 +157,7 @@ def evaluate_task(
     counted = (terms[0].sum(axis=0)[:, 1::2] > 0).all(axis=1)
     terms = [part[:, counted] for part in terms]
     sums = group_sums(terms[0], groups[test])
-    interval = bootstrap_sums(sums, lambda s: score_from_sums(task.kind, s), resamples=repeat.resamples)
+    interval = task_interval(task.kind, sums)
     null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name)
     score = Score(*(float(end) for end in (*interval, *null_summary(null))))
@@ -178,6 +185,22 @@ def _sums(
         says = _one_hot(shifted.argmax(axis=1), truth.shape[1])
         return np.stack([says * truth, truth], axis=-1)
     return np.stack([says * truth, truth, ~says * (1 - truth), 1 - truth], axis=-1)
+
+
+def task_interval(kind: Kind, sums: Float[np.ndarray, "groups outputs figures"]) -> Interval:
+    """Return the score of `score_from_sums` with its interval over groups."""
+    if kind == "continuous":
+        found = jackknife_sums(sums, lambda part: score_from_sums(kind, part), scale=R2_SCALE)
+        return Interval(*(float(x) for x in found))
+    hits, rows = sums[..., 0], sums[..., 1]
+    if kind == "single":
+        return recall_interval(hits, rows, independent_units(rows))
+    # recall and specificity of a label count alike; a label that is absent or everywhere has neither
+    both = (rows.sum(axis=0) > 0) & (sums[..., 3].sum(axis=0) > 0)
+    hits, rows = (np.stack([sums[:, both, i], sums[:, both, i + 2]], axis=-1) for i in (0, 1))
+    units = [independent_units(rows[:, label]) for label in range(rows.shape[1])]
+    flat = (len(sums), 2 * rows.shape[1])
+    return recall_interval(hits.reshape(flat), rows.reshape(flat), np.concatenate([*units, np.zeros(0)]))
 
 
 def score_from_sums(kind: Kind, sums: Float[np.ndarray, "draws outputs figures"]) -> NDArray[Any]:

@@ -115,9 +115,8 @@ def _nulls(config: Mapping[str, Any]) -> str:
     parts: list[str] = []
     if permutations := strict.get("permutations"):
         parts.append(f"nulls of {permutations} refits on permuted targets")
-    if resamples := evaluate.get("resamples"):
-        parts.append(
-            f"95{NBSP}% intervals of {resamples} resamples of whole groups (for layers also of factors; for dimensions "
-            "from leaving out one factor at a time)"
-        )
+    parts.append(
+        f"95{NBSP}% intervals from leaving out one group at a time (for layers also factors; for dimensions "
+        "only factors)"
+    )
     return "; ".join(parts)

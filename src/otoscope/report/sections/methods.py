@@ -144,8 +144,10 @@ def _prose(run: RunData) -> dict[str, str | None]:
         else None,
         "Strict protocol": strict_method(run),
         "Intervals": (
-            f"95{NBSP}% bootstrap intervals resample whole groups, never single clips. With few groups they are "
-            "wide; with one group there is no interval. A dash marks a number that does not apply."
+            f"95{NBSP}% jackknife intervals leave out whole groups, never single clips, with Student's t for the "
+            "number of groups. With few groups they are wide; with one group there is no interval. Where every clip "
+            "is classified correctly, the lower end is the binomial bound for the clips or groups of each class. A "
+            "dash marks a number that does not apply."
         ),
         "Choices": _choices(run),
     }
