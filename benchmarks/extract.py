@@ -5,7 +5,7 @@ regardless of the requested layers. otoscope runs from the recordings to a store
 process, so that peak memory is measured separately; rounds alternate between them.
 
 The limit is the number of multiply-adds for the requested layers at the rate of this machine's fastest large product in
-the same precision. The study follows end to end: its authors encode the recordings again in every epoch. The whole
+any precision. The study follows end to end: its authors encode the recordings again in every epoch. The whole
 benchmark takes about a quarter of an hour; `--models`, `--clips`, `--rounds` and `--study` change that.
 """
 
@@ -225,7 +225,7 @@ class Contender:
 def compare(model: Model, sound: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     contenders = {name: Contender(name, model, sound, options) for name in MAKERS}
     measured: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    peaks: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    peaks: list[float] = []
     for turn in range(options.rounds + 1):
         for case in CASES:
             for name, contender in contenders.items():
@@ -234,15 +234,14 @@ def compare(model: Model, sound: Path, options: argparse.Namespace) -> list[dict
                 result = contender.measure(case)
                 if turn:  # the first round warms up
                     measured.setdefault((name, case), []).append(result)
-        for precision in PRECISIONS:
-            peaks[precision].append(peak(precision, options.threads, CLOCKS[options.clock]))
+        peaks.append(peak(options.threads, CLOCKS[options.clock]))
     for contender in contenders.values():
         contender.end()
     needed = multiplications(model)
     rows: list[dict[str, Any]] = []
     for case in CASES:
         for precision in PRECISIONS:
-            limit_s = options.clips * needed[case == "one early layer"] / max(peaks[precision])
+            limit_s = options.clips * needed[case == "one early layer"] / max(peaks)
             rows.append(row(model, case, precision, measured, limit_s, options.clips))
     return rows
 
@@ -273,31 +272,27 @@ def row(
     return found
 
 
-def peak(precision: str, threads: int, clock: Callable[[], float]) -> float:
-    """Return multiply-adds per second of the best of ten large products, in the fastest layout on this machine."""
+def peak(threads: int, clock: Callable[[], float]) -> float:
+    """Return multiply-adds per second of the best of ten large products, in the fastest form and precision here."""
     import torch
+    from torch import nn
 
-    from otoscope.encoders.precision import bf16_product
+    from otoscope.encoders.product_speed import PackedLinear, packs
 
     torch.set_num_threads(threads)
-    rows, weight = torch.randn(1536, 768), torch.randn(3072, 768)
-    if precision == "fast":
-        rows, product = rows.bfloat16(), bf16_product(weight, None)
-    else:
-        packed: Any = torch.ops.mkldnn
-        blocks = packed._reorder_linear_weight(weight, 1536)
-
-        def packed_product(given: torch.Tensor) -> torch.Tensor:
-            return packed._linear_pointwise(given, blocks, None, "none", [], "")
-
-        product = packed_product
-
+    rows, plain = torch.randn(1536, 768), nn.Linear(768, 3072)
+    layers: list[tuple[nn.Module, torch.Tensor]] = [(plain, rows)]
+    for dtype in (torch.float32, torch.bfloat16):
+        if packs(dtype):
+            layers.append((PackedLinear(plain, dtype=dtype, packed=True), rows.to(dtype)))
     seconds: list[float] = []
     with torch.inference_mode():
-        for _ in range(12):
-            start = clock()
-            product(rows)
-            seconds.append(clock() - start)
+        for turn in range(12):
+            for layer, given in layers:
+                start = clock()
+                layer(given)
+                if turn > 1:
+                    seconds.append(clock() - start)
     return 1536 * 3072 * 768 / min(seconds)
 
 

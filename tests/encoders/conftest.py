@@ -19,6 +19,12 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the linear layers of exact models as they are loaded, so that their parameters can be read by name."""
+    monkeypatch.setattr("otoscope.encoders.precision.packing_is_faster", lambda: False)
+
+
+@pytest.fixture
 def hub(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
     """Serve a Hub that is the only one reachable, with empty caches and short pauses between attempts."""
     del caches

@@ -13,11 +13,11 @@ from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.precision import (
     BF16Conv1d,
     BF16GroupedConv1d,
-    BF16Linear,
-    bf16_is_faster,
+    available_precision,
     fused_attention,
     prepare_model,
 )
+from otoscope.encoders.product_speed import PackedLinear, bf16_is_faster, packs
 from otoscope.encoders.starter import wheel_files
 from otoscope.errors import ConfigError
 from tests.support.sounds import noise
@@ -34,7 +34,8 @@ starter_here = pytest.mark.skipif(wheel_files() is None, reason="the extra start
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_every_layer_of_every_family_stays_near_exact(tiny, family):
     exact, fast = load_encoder(tiny(family)), load_encoder(tiny(family), precision="fast")
-    assert (exact.runtime.precision, fast.runtime.precision) == ("exact", "fast")
+    assert exact.precision == "exact"
+    assert fast.precision == available_precision("fast", family=family, device="cpu")
     waves = noise(16000, 12345, 2801, 16000)
     plain, rounded = exact.encode(waves, ALL), fast.encode(waves, ALL)
     assert torch.equal(plain.mask, rounded.mask)
@@ -108,7 +109,10 @@ def test_products_and_convolutions_round_their_operands_alone(stride):
     linear, conv = nn.Linear(64, 48), nn.Conv1d(16, 24, 3, stride=stride)
     rows, sound = torch.randn(3, 5, 64, generator=draw), torch.randn(2, 16, 40, generator=draw)
     with torch.inference_mode():
-        for plain, half, given in ((linear, BF16Linear(linear), rows), (conv, BF16Conv1d(conv), sound)):
+        for plain, half, given in (
+            (linear, PackedLinear(linear, dtype=torch.bfloat16, packed=packs(torch.bfloat16)), rows),
+            (conv, BF16Conv1d(conv), sound),
+        ):
             expected, found = plain(given), half(given)
             assert (found.shape, found.dtype) == (expected.shape, torch.float32)
             assert (found - expected).norm() < ROUNDING * expected.norm()
@@ -177,3 +181,11 @@ def test_a_probe_of_the_starter_model_changes_by_less_than_its_standard_error():
 def test_an_unknown_precision_is_refused(tiny):
     with pytest.raises(ConfigError, match="precision is 'half'; allowed: exact, fast"):
         load_encoder(tiny("hubert"), precision="half")
+
+
+def test_fast_is_exact_where_bfloat16_is_slower(tiny, monkeypatch):
+    monkeypatch.setattr("otoscope.encoders.precision.bf16_is_faster", lambda _: False)
+    exact, fast = load_encoder(tiny("hubert")), load_encoder(tiny("hubert"), precision="fast")
+    waves = noise(16000)
+    assert fast.precision == "exact"
+    assert torch.equal(exact.encode(waves, [BLOCKS]).layers[BLOCKS], fast.encode(waves, [BLOCKS]).layers[BLOCKS])

@@ -1,6 +1,7 @@
 """Properties of every encoder family."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otoscope.activations.format import store_spec
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.catalog import FAMILIES, MODELS, load_encoder
 from otoscope.errors import EncoderError, UnknownLayer
@@ -92,6 +94,25 @@ def test_encoder_batching_changes_no_valid_frame(load, family):
     assert torch.equal(apart.mask, shared.mask)
     for layer in ALL:
         assert_near(shared.layers[layer], apart.layers[layer])
+
+
+@pytest.mark.parametrize("shared_s", [0.5, 1.0, 2.5])
+def test_encoder_passes_hold_at_most_the_shared_seconds(load, family, shared_s):
+    waves = noise(*LENGTHS, 16000, 16000)
+    apart = load(family)
+    encoder = replace(apart, runtime=replace(apart.runtime, shared_s=shared_s))
+    passes = encoder._plan_passes([len(wave) for wave in waves])
+    assert sorted(i for members in passes for i in members) == list(range(len(waves)))
+    for members in passes:
+        assert len(members) == 1 or sum(len(waves[i]) for i in members) <= shared_s * encoder.rate_hz
+    shared = encoder.encode(waves, [BLOCKS])
+    assert_near(shared.layers[BLOCKS], apart.encode(waves, [BLOCKS]).layers[BLOCKS])
+
+
+def test_encoder_states_its_precision_and_context(load, family):
+    encoder = load(family)
+    spec = store_spec(encoder, layers=[0])["encoder"]
+    assert (spec["precision"], spec["context"]) == (encoder.precision, encoder.context) == ("exact", "exact")
 
 
 def test_encoder_keeps_the_order_of_clips(load, family):

@@ -115,14 +115,15 @@ class Encoder(Protocol):
 class Runtime:
     """Device, threads and precision of the forward passes.
 
-    `threads` is the number of CPU threads (None keeps PyTorch's setting). With `together`, clips that cannot disturb
-    each other share a pass: faster on an accelerator, and equal to 1e-5. Without it, every clip has its own pass, and
-    its activations are the same bytes in any batch. `precision` permits bfloat16 products (see `encoders.precision`).
+    `threads` is the number of CPU threads (None keeps PyTorch's setting). Clips that cannot disturb each other share a
+    pass of at most `shared_s` seconds of sound, and agree with their own passes to 1e-5. With 0, every clip has its own
+    pass, and its activations are the same bytes in any batch. `precision` is what runs, after "fast" has been
+    resolved for this machine (see `encoders.precision`).
     """
 
     device: str = "cpu"
     threads: int | None = None
-    together: bool = False
+    shared_s: float = 0.0
     precision: Precision = "exact"
     context: ContextMode = "exact"
 
@@ -177,6 +178,16 @@ class BatchedEncoder(ABC):
     model: Any
     extractor: Any
 
+    @property
+    def precision(self) -> Precision:
+        """Precision of the passes: "exact" or "fast"."""
+        return self.runtime.precision
+
+    @property
+    def context(self) -> ContextMode:
+        """Sound that a pass computes: "exact", the model's whole window, or "short", the clip alone."""
+        return self.runtime.context
+
     @abstractmethod
     def count_frames(self, samples: int) -> int:
         """Return the number of valid frames of a clip."""
@@ -204,13 +215,11 @@ class BatchedEncoder(ABC):
             waves, name=self.name, rate_hz=self.rate_hz, min_samples=self.min_samples, window_s=self.window_s
         )
         counts = [self.count_frames(clip.shape[0]) for clip in clips]
-        buckets: dict[Hashable, list[int]] = {}
-        for i, clip in enumerate(clips):
-            buckets.setdefault(self.bucket(clip.shape[0]) if self.runtime.together else i, []).append(i)
+        passes = self._plan_passes([clip.shape[0] for clip in clips])
 
         states: dict[int, Tensor] = {}
         tokens: dict[int, Tensor] = {}
-        for members in buckets.values():
+        for members in passes:
             arrays = [clips[i].detach().to("cpu", torch.float32).numpy() for i in members]
             with self.runtime.inference():
                 batch = self.forward(arrays, layers)
@@ -225,9 +234,24 @@ class BatchedEncoder(ABC):
         mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
         return Encoded(states, mask, tokens)
 
+    def _plan_passes(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Group the clips of each bucket into passes of at most `shared_s` seconds; a longer clip has its own."""
+        whole_window = self.window_s is not None and self.context == "exact"
+        passes: dict[Hashable, list[list[int]]] = {}
+        left_s: dict[Hashable, float] = {}
+        for i, samples in enumerate(lengths):
+            key = self.bucket(samples) if self.runtime.shared_s else i
+            needed_s = self.window_s if self.window_s and whole_window else samples / self.rate_hz
+            if key not in passes or left_s[key] < needed_s:
+                passes.setdefault(key, []).append([])
+                left_s[key] = self.runtime.shared_s
+            passes[key][-1].append(i)
+            left_s[key] -= needed_s
+        return [members for group in passes.values() for members in group]
+
     def __repr__(self) -> str:
         widths = sorted({layer.width for layer in self.layers})
-        number = {"exact": "float32 exact", "fast": "bfloat16 fast"}[self.runtime.precision]
+        number = {"exact": "float32 exact", "fast": "bfloat16 fast"}[self.precision]
         return (
             f"Encoder({self.name!r}, rate {self.rate_hz:,} Hz, layers 0-{self.layers[-1].index}, "
             f"width {' or '.join(map(str, widths))}, {number})"

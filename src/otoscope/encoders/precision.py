@@ -1,9 +1,9 @@
 """Precision of a loaded model: float32 as in transformers ("exact"), or bfloat16 products ("fast").
 
-In fast mode, bfloat16 layers and attention replace the model's own where that is faster on this processor. Only the
-operands of a product are rounded (to 8 bits, unit roundoff 2^-9); oneDNN and cuBLAS sum them in float32. Everything
-between the products (norms, the residual stream, positions) is unchanged. WavLM's biased attention is replaced by a
-fused one in both modes.
+In fast mode, bfloat16 layers and attention replace the model's own. Only the operands of a product are rounded (to 8
+bits, unit roundoff 2^-9); oneDNN and cuBLAS sum them in float32. Everything between the products (norms, the residual
+stream, positions) is unchanged. WavLM's biased attention is replaced by a fused one in both modes. In both modes,
+linear layers on the CPU have their weights packed in blocks if that is faster on this processor (see `product_speed`).
 """
 
 from collections.abc import Callable
@@ -14,48 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from otoscope.encoders.product_speed import PackedLinear, bf16_is_faster, linear_layer, packing_is_faster, packs
+
 BF16 = torch.bfloat16
-
-Product = Callable[[Float[Tensor, "rows inputs"]], Float[Tensor, "rows outputs"]]
-
-
-def bf16_product(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
-    """Return `x -> x W^T + b` on bfloat16 rows, with the weight packed once in the kernel's order.
-
-    oneDNN packs a weight in blocks on a CPU with bfloat16 instructions (10 % faster on Zen 4, more for few rows);
-    elsewhere PyTorch's own product is used.
-    """
-    rounded = weight.detach().to(BF16).contiguous()
-    shift = None if bias is None else bias.detach().to(BF16)
-    ops: Any = torch.ops.mkldnn
-    if weight.device.type == "cpu" and packs_bf16():
-        packed = ops._reorder_linear_weight(rounded, None)
-        return lambda rows: ops._linear_pointwise(rows, packed, shift, "none", [], "")
-    return lambda rows: nn.functional.linear(rows, rounded, shift)
-
-
-def packs_bf16() -> bool:
-    """Return true if PyTorch packs bfloat16 weights on this processor."""
-    ops: Any = torch.ops.mkldnn
-    return bool(
-        torch.backends.mkldnn.is_available()
-        and hasattr(ops, "_reorder_linear_weight")
-        and ops._is_mkldnn_bf16_supported()
-    )
-
-
-class BF16Linear(nn.Module):
-    """A linear layer with a bfloat16 product; the output has the dtype of the input."""
-
-    def __init__(self, plain: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = plain.in_features, plain.out_features
-        self._product = bf16_product(plain.weight, plain.bias)
-
-    def forward(self, hidden_states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        """Return `x W^T + b`."""
-        rows = hidden_states.to(BF16).reshape(-1, self.in_features)
-        return self._product(rows).view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
 
 
 class BF16Conv1d(nn.Module):
@@ -94,7 +55,11 @@ class BF16GroupedConv1d(nn.Module):
         # [groups * outputs, channels, taps] -> one matrix [outputs, taps * channels] per group
         by_group = plain.weight.detach().view(groups, outputs, channels, taps).transpose(2, 3).flatten(2)
         shifts = [None] * groups if plain.bias is None else plain.bias.detach().view(groups, outputs)
-        self._products = [bf16_product(matrix, shift) for matrix, shift in zip(by_group, shifts, strict=True)]
+        packed = plain.weight.device.type == "cpu" and packs(BF16)
+        self.products = nn.ModuleList(
+            PackedLinear(linear_layer(matrix, shift), dtype=BF16, packed=packed)
+            for matrix, shift in zip(by_group, shifts, strict=True)
+        )
 
     def forward(self, hidden_states: Float[Tensor, "clips inputs frames"]) -> Float[Tensor, "clips outputs frames_out"]:
         """Return the convolution, group by group."""
@@ -104,7 +69,7 @@ class BF16GroupedConv1d(nn.Module):
         windows = (
             rows.unfold(2, self.taps, 1).transpose(3, 4).flatten(3)
         )  # [groups, clips, frames out, taps * channels]
-        out = [product(part.reshape(-1, part.shape[-1])) for product, part in zip(self._products, windows, strict=True)]
+        out = [product(part.reshape(-1, part.shape[-1])) for product, part in zip(self.products, windows, strict=True)]
         count = frames + 2 * self.pad - self.taps + 1
         stacked = torch.stack(out).view(self.groups, clips, count, -1).permute(1, 0, 3, 2)
         return stacked.reshape(clips, -1, count).to(hidden_states.dtype)
@@ -233,6 +198,13 @@ frames dominates their differences, and rounding is relative to the sum; a probe
 """
 
 
+def available_precision(requested: Precision, *, family: str, device: str) -> Precision:
+    """Return "fast" if it was requested, the family permits it, and bfloat16 is faster on this device; else "exact"."""
+    if requested == "exact" or family in EXACT_ONLY_FAMILIES:
+        return "exact"
+    return "fast" if bf16_is_faster(device) else "exact"
+
+
 def prepare_model(model: Any, *, precision: Precision, device: str) -> Any:
     """Move a model in eval mode to its device and, in fast mode, replace modules that are faster in bfloat16; in place.
 
@@ -244,22 +216,21 @@ def prepare_model(model: Any, *, precision: Precision, device: str) -> Any:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
-    fast = precision == "fast" and bf16_is_faster(device) and model.config.model_type not in EXACT_ONLY_FAMILIES
+    fast = precision == "fast"
     _replace(
         model, lambda child: BiasedAttention(child, rounded=fast) if type(child).__name__ == "WavLMAttention" else None
     )
+    on_cpu = torch.device(device).type == "cpu"
     if fast:
         if getattr(model.config, "_attn_implementation", None) == "sdpa":
             register_attention()
             model.set_attn_implementation(BF16_ATTENTION)
-        _replace(model, _bf16_module)
+        packed = on_cpu and packs(BF16)
+        _replace(model, lambda child: _bf16_module(child, packed=packed))
         _keep_bf16(model)
+    elif on_cpu and packing_is_faster():
+        _replace(model, _packed_linear)
     return model.eval().requires_grad_(False)
-
-
-def bf16_is_faster(device: str) -> bool:
-    """Return true if bfloat16 products are faster than float32: on a GPU, or a CPU with instructions for them."""
-    return device != "cpu" or packs_bf16()
 
 
 def _replace(module: nn.Module, build: Callable[[nn.Module], nn.Module | None]) -> None:
@@ -281,9 +252,13 @@ def _keep_bf16(model: nn.Module) -> None:
         conv.out = torch.float32
 
 
-def _bf16_module(child: nn.Module) -> nn.Module | None:
+def _packed_linear(child: nn.Module) -> nn.Module | None:
+    return PackedLinear(child, dtype=torch.float32, packed=True) if type(child) is nn.Linear else None
+
+
+def _bf16_module(child: nn.Module, *, packed: bool) -> nn.Module | None:
     if isinstance(child, nn.Linear) and min(child.in_features, child.out_features) >= MIN_FEATURES:
-        return BF16Linear(child)
+        return PackedLinear(child, dtype=BF16, packed=packed)
     if isinstance(child, nn.Conv1d):
         inputs = child.in_channels // child.groups
         as_products = child.groups > 1 and child.stride == child.dilation == (1,) and not isinstance(child.padding, str)

@@ -86,6 +86,7 @@ def test_patches_of_one_moment_rise_in_frequency(tiny):
     assert np.unique(frames.start_s.reshape(-1, BANDS), axis=1).shape[1] == 1
 
 
+@pytest.mark.usefixtures("plain_layers")
 def test_the_head_of_a_classifier_is_left_out_and_older_names_are_known(tmp_path, tiny):
     config = transformers.ASTConfig.from_pretrained(tiny("ast"))
     model = scrambled(transformers.ASTForAudioClassification(config), 2)

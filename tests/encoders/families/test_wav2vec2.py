@@ -135,6 +135,7 @@ def test_spans_are_centred_where_the_convolutions_look(tiny, family):
                 assert bool(difference.abs().max() > 0) == seen
 
 
+@pytest.mark.usefixtures("plain_layers")
 def test_wavlm_is_loaded_with_its_gated_position_bias(tiny):
     encoder = load_encoder(tiny("wavlm"))
     assert type(encoder.model).__name__ == "WavLMModel"

@@ -76,6 +76,7 @@ def test_an_unknown_context_is_refused(tiny):
         load_encoder(tiny("whisper"), context="long")
 
 
+@pytest.mark.usefixtures("plain_layers")
 @pytest.mark.parametrize("task", ["WhisperForConditionalGeneration", "WhisperForAudioClassification"])
 def test_the_encoder_of_a_task_model_is_the_same(tmp_path, tiny, task):
     config = transformers.WhisperConfig.from_pretrained(tiny("whisper"))
