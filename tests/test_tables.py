@@ -1,13 +1,15 @@
 """Tables as people write them: separators, encodings, missing values, numbers, and rows that do not fit."""
 
+import random
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from otoscope.artifacts import read_table
-from otoscope.errors import CorpusError
+from otoscope.artifacts import read_table, write_table
+from otoscope.errors import CorpusError, DamagedArtifact
 from otoscope.tables import MAX_COLUMNS, TextTable, format_csv, read_text_table, scan_parquet
 
 PLAIN = "path,group,f0\na.wav,Zoë,1.5\nb.wav,bob,\n"
@@ -146,3 +148,17 @@ def test_format_csv_neutralises_formulas_in_cells_and_headers() -> None:
     assert [row.split(",")[0] for row in rows[1:]] == [
         "'=1+1", "'+x", "'-x", "'@SUM(A1)", "'\uff1d1", "a=b", "-0.5", "+2e3", '""', "",
     ]  # fmt: skip
+
+
+def test_read_table_turns_every_damage_into_an_error_of_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    table = pl.DataFrame({"name": ["ä", "b"] * 50, "x": [0.5] * 100, "parts": [[1.0, 2.0]] * 100})
+    write_table(tmp_path / "t.parquet", table)
+    assert read_table(tmp_path / "t.parquet").equals(table)
+    data, rng = (tmp_path / "t.parquet").read_bytes(), random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (tmp_path / "t.parquet").write_bytes(damaged[: rng.choice([len(data), rng.randrange(len(data))])])
+        with suppress(DamagedArtifact):
+            read_table(tmp_path / "t.parquet")
+    assert capfd.readouterr().err == ""

@@ -167,15 +167,25 @@ def resolve_inside(folder: Path, name: object, *, follow_links: bool = False) ->
     >>> resolve_inside(Path("run"), "saes/a/card.json").as_posix()
     'run/saes/a/card.json'
     """
-    relative = PurePath(name) if isinstance(name, str) else PurePath()
-    if not relative.parts or relative.anchor or ".." in relative.parts or "\0" in str(name):
-        raise DamagedArtifact(f"{folder}: the file name {quote(name)[:200]} is not inside this folder; {_NOT_USED}")
+    relative = check_name(folder, name)
     path = folder / relative
     if not follow_links:
         between = [path, *path.parents][: len(relative.parts)]
         if any(map(os.path.islink, between)) and not path.resolve().is_relative_to(folder.resolve()):
             raise DamagedArtifact(f"{path} is a link out of {folder}; {_NOT_USED}")
     return path
+
+
+def check_name(folder: Path | str, name: object) -> PurePath:
+    """Return the name of a file relative to a folder or address; raise `DamagedArtifact` if it leads out of it.
+
+    >>> check_name("s3://bucket/store", "shards/00000.json").as_posix()
+    'shards/00000.json'
+    """
+    relative = PurePath(name) if isinstance(name, str) else PurePath()
+    if not relative.parts or relative.anchor or ".." in relative.parts or "\0" in str(name):
+        raise DamagedArtifact(f"{folder}: the file name {quote(name)} is not inside this folder; {_NOT_USED}")
+    return relative
 
 
 _NOT_USED = "it is neither read nor written; run the stage that wrote the name again"

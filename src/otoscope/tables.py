@@ -8,11 +8,11 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -71,8 +71,28 @@ _BOMS = (
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """Read one Parquet file; the path is literal. Raises `OSError` or `polars.exceptions.PolarsError`."""
-    return _without_panic(path, lambda: pl.read_parquet(path, glob=False, hive_partitioning=False))
+    """Read one Parquet file; the path is literal. Raises `OSError` or `polars.exceptions.PolarsError`.
+
+    PyArrow decodes: a damaged file is an exception there, in Polars often a panic that prints a trace of its own.
+    """
+    from pyarrow import ArrowException, parquet  # here: a run that is up to date reads no table
+
+    try:
+        with path.open("rb") as file, parquet.ParquetFile(file, page_checksum_verification=True) as content:
+            table = content.read()
+            _read_names(table.schema)
+            table.validate(full=True)
+        converted = pl.from_arrow(table)
+    except (ArrowException, ValueError, OverflowError, pl.exceptions.PanicException) as error:
+        raise pl.exceptions.ComputeError(f"{path} is damaged ({one_line(error, 300)})") from None
+    return converted if isinstance(converted, pl.DataFrame) else converted.to_frame()
+
+
+def _read_names(fields: Iterable[Any]) -> None:
+    """Raise `UnicodeDecodeError` if the name of a column or of its parts is not UTF-8, at which Polars panics."""
+    for field in fields:
+        _ = field.name
+        _read_names(field.type.field(part) for part in range(field.type.num_fields))
 
 
 def scan_parquet(path: str | Path) -> pl.LazyFrame:
@@ -90,14 +110,6 @@ def format_csv(table: pl.DataFrame) -> str:
     formula = texts.str.contains(_FORMULA) & ~texts.str.contains(_NUMBER)
     safe = table.with_columns(pl.when(formula).then("'" + texts).otherwise(texts).name.keep())
     return safe.rename(lambda name: f"'{name}" if re.match(_FORMULA, name) else name).write_csv()
-
-
-def _without_panic(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-    """Return a table; a panic of Polars on a damaged file is not an `Exception` and becomes one."""
-    try:
-        return read()
-    except pl.exceptions.PanicException as error:
-        raise pl.exceptions.ComputeError(f"{path} is damaged ({one_line(error, 300)})") from None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_gc_removes_what_no_manifest_needs_and_nothing_else(sound: Path, tmp_pat
     for name in ("clip004.wav", "clip005.wav"):  # all of shard 1
         (sound / name).unlink()
     store = store_of(add(sound, ["zzz"]), tmp_path / "store")
-    leftover = tmp_path / "store" / "layer_00" / ".frames-00009.safetensors.ab12.part"
+    leftover = tmp_path / "store" / "layer_00" / ".frames-00009.safetensors.ab12cd34.part"
     leftover.write_bytes(b"x" * 10)
     before = contents(tmp_path / "store")
     planned = collect_garbage(tmp_path / "store", dry_run=True)

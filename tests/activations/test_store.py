@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, UnknownLayer
 from otoscope.sae.data import HasLabels, HasNeighbours, Shuffle
 from tests.activations.test_extract import LENGTHS_S, steps, store_of
@@ -179,7 +182,7 @@ def test_a_folder_without_a_manifest_is_no_store(copy: Path, tmp_path: Path):
 
 def test_a_manifest_of_another_format_is_refused(copy: Path):
     (copy / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(DamagedArtifact, match=r"manifest\.json is not a manifest of format 2"):
+    with pytest.raises(DamagedArtifact, match=r"manifest\.json is damaged: fingerprint is"):
         ActivationStore.open(copy)
 
 
@@ -213,3 +216,42 @@ def test_the_card_says_what_the_store_was_made_from(store: ActivationStore):
     }
     assert store.manifest["layers"][1]["receptive_field_s"] == Toy().layers[2].receptive_field_s
     assert store.manifest["sound_s"] == pytest.approx(sum(LENGTHS_S))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("pooled_offset", -1),
+        ("first_offset", -2),
+        ("frames", -1),
+        ("shard", 9),
+        ("frames", 10**6),
+        ("pooled_offset", 4),
+    ],
+)
+def test_a_table_that_points_outside_its_shards_is_refused(tmp_path: Path, column: str, value: int):
+    steps(write_corpus(tmp_path / "sound", LENGTHS_S), tmp_path / "store")
+    path, manifest = tmp_path / "store" / "clips.parquet", tmp_path / "store" / "manifest.json"
+    clips = pl.read_parquet(path)
+    first = pl.int_range(pl.len()) == 0
+    wrong = pl.when(first).then(pl.lit(value)).otherwise(pl.col(column)).cast(clips.schema[column])
+    clips.with_columns(wrong.alias(column)).write_parquet(path)
+    content = json.loads(manifest.read_text())
+    content["tables"]["clips"] |= {"bytes": path.stat().st_size, "sha256": digest(path)}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(DamagedArtifact, match="places clips outside their shards"):
+        ActivationStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["clips.parquet", "index/00000.parquet", "segments/00000.parquet"])
+def test_no_flipped_bit_of_a_table_changes_a_number(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str):
+    corpus, folder = write_corpus(tmp_path / "sound", LENGTHS_S), tmp_path / "store"
+    steps(corpus, folder, segments=Segments(every_s=0.5))
+    data, rng = (folder / name).read_bytes(), np.random.default_rng(0)
+    for _ in range(30):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(DamagedArtifact, match="is damaged"):
+            _ = (ActivationStore.open(folder).index, ActivationStore.open(folder).segments)
+    assert capfd.readouterr().err == ""

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from otoscope.corpus import Corpus
 from otoscope.corpus.listing import SET_ASIDE_COLUMNS
+from otoscope.errors import DamagedArtifact
 
 
 def corpus(root: Path) -> Corpus:
@@ -48,3 +50,29 @@ def test_corpus_repr_html_escapes_names(tmp_path: Path):
 def test_corpus_load_restores_the_group_noun(tmp_path: Path):
     corpus(tmp_path).save(tmp_path / "corpus.parquet")
     assert Corpus.load(tmp_path / "corpus.parquet").group_noun == "speaker"
+
+
+@pytest.mark.parametrize("path", ["../../secret.wav", "/etc/passwd", "a/../../b.wav", "", "a\0.wav"])
+def test_corpus_load_refuses_paths_that_leave_the_root(tmp_path: Path, path: str):
+    saved = corpus(tmp_path)
+    saved.save(tmp_path / "corpus.parquet")
+    first = pl.int_range(pl.len()) == 0
+    changed = pl.read_parquet(tmp_path / "corpus.parquet").with_columns(
+        pl.when(first).then(pl.lit(path)).otherwise("path").alias("path")
+    )
+    changed.write_parquet(tmp_path / "corpus.parquet")
+    with pytest.raises(DamagedArtifact, match="is not inside this folder"):
+        Corpus.load(tmp_path / "corpus.parquet")
+
+
+def test_corpus_load_refuses_a_table_or_card_of_another_shape(tmp_path: Path):
+    corpus(tmp_path).save(tmp_path / "corpus.parquet")
+    card = (tmp_path / "corpus.json").read_text()
+    for damage in ("[]", "null", '{"name": 1}'):
+        (tmp_path / "corpus.json").write_text(damage)
+        with pytest.raises(DamagedArtifact, match=r"corpus\.json is damaged"):
+            Corpus.load(tmp_path / "corpus.parquet")
+    (tmp_path / "corpus.json").write_text(card)
+    pl.read_parquet(tmp_path / "corpus.parquet").cast({"start_s": pl.String}).write_parquet(tmp_path / "corpus.parquet")
+    with pytest.raises(DamagedArtifact, match=r"corpus\.parquet is damaged: it is no table of clip_id"):
+        Corpus.load(tmp_path / "corpus.parquet")

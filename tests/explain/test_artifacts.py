@@ -2,10 +2,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import soundfile as sf
 from PIL import Image
 
+from otoscope.errors import DamagedArtifact
 from otoscope.explain import ActivatingClip, LatentChoice, Sound, read_top_clips, write_top_clips
 
 RATE_HZ = 8000
@@ -99,3 +101,16 @@ def test_write_top_clips_gives_the_same_bytes_for_the_same_clips(tmp_path: Path)
 
 def test_no_choice_gives_an_empty_table(tmp_path: Path) -> None:
     assert write_top_clips(tmp_path, [], sound_of=ramp, card={}).rows.is_empty()
+
+
+@pytest.mark.parametrize("column", ["audio", "picture"])
+@pytest.mark.parametrize("name", ["../secret.txt", "/{}/secret.txt", "link.flac"])
+def test_read_top_clips_refuses_files_outside_the_folder(tmp_path: Path, column: str, name: str) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    folder = tmp_path / "explain"
+    write_top_clips(folder, [(choice(), [clip(5.0)])], sound_of=lambda _: Sound(np.zeros(RATE_HZ), RATE_HZ), card={})
+    (folder / "link.flac").symlink_to(tmp_path / "secret.txt")
+    table = pl.read_parquet(folder / "top_clips.parquet")
+    table.with_columns(pl.lit(name.format(tmp_path)).alias(column)).write_parquet(folder / "top_clips.parquet")
+    with pytest.raises(DamagedArtifact, match=r"is not inside this folder|is a link out of"):
+        read_top_clips(folder)

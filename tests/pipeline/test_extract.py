@@ -13,7 +13,7 @@ from otoscope.activations.maintain import verify_store
 from otoscope.activations.storage.remote import CACHE_VARIABLE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
-from otoscope.errors import ConfigError
+from otoscope.errors import ArtifactError, ConfigError
 from otoscope.pipeline.run import run
 from otoscope.report.run_data import set_aside
 from otoscope.runs.progress import SilentReporter
@@ -148,3 +148,22 @@ def test_extract_writes_to_another_location(config: Path, tmp_path: Path, monkey
     assert set_aside(tmp_path / "there") is not None
     # and back again
     assert extracted(config, tmp_path / "there").folder == str(tmp_path / "there" / "activations")
+
+
+def test_extract_refuses_a_foreign_folder_as_its_store(config: Path, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "clips.parquet").write_text("mine")
+    with pytest.raises(ArtifactError, match="mine is not empty and holds no activations of otoscope"):
+        extracted(config, tmp_path / "run", f"extract.store={tmp_path / 'mine'}")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["clips.parquet"]
+    assert (tmp_path / "mine" / "clips.parquet").read_text() == "mine"
+
+
+def test_extract_never_removes_a_file_of_others(config: Path, tmp_path: Path):
+    extracted(config, tmp_path / "run")
+    note = tmp_path / "run" / "activations" / "layer_03" / "notes.txt"
+    note.write_text("mine")
+    with pytest.raises(ArtifactError, match=r"files that otoscope did not write: 'layer_03/notes.txt'"):
+        extracted(config, tmp_path / "run", "extract.dtype=float16")
+    run(settings(config, f"extract.store={tmp_path / 'there'}"), tmp_path / "run", until="extract")
+    assert note.read_text() == "mine"

@@ -13,7 +13,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from otoscope.activations.format import MANIFEST, Sharding, shard_card_path, store_spec
+from otoscope.activations.cards import read_shard_card, require_store
+from otoscope.activations.format import MANIFEST, Sharding, store_spec
 from otoscope.activations.integrity import clear_marks, damaged_shards, is_marked, tables_complete, verify_files
 from otoscope.activations.manifest import commit_store, is_current
 from otoscope.activations.plan import (
@@ -26,7 +27,7 @@ from otoscope.activations.plan import (
 )
 from otoscope.activations.progress import ExtractionProgress, ProgressCounter, progress_bar
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import open_storage, read_card
+from otoscope.activations.storage.base import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.activations.worker import BatchDone, ProbeWorker, ShardTask, WorkerFactory
@@ -115,8 +116,8 @@ def iter_extract(
     Args:
         corpus: the clips.
         encoder: the model.
-        folder: folder or fsspec address of the store (`s3://bucket/name`); it may hold the same store, unfinished or
-            of another corpus.
+        folder: folder or fsspec address of the store (`s3://bucket/name`): new, empty, or with the same store,
+            unfinished or of another corpus.
         layers: layers to store.
         dtype: float32, float16 or bfloat16.
         pooled: store the mean over each clip's valid frames.
@@ -132,6 +133,7 @@ def iter_extract(
         load: loads the model in a worker; by default the encoder itself is pickled.
 
     Raises:
+        ArtifactError: the folder is not empty and no store; nothing was written.
         StaleArtifact: the folder holds a store of another specification; the message lists the differences.
         StorageFull: the disk is full; complete shards stay, and the same call resumes.
         CorpusError: too many clips are unusable, or with `strict` the first one is.
@@ -149,6 +151,7 @@ def iter_extract(
         sharding=sharding,
     )
     storage = open_storage(folder)
+    require_store(storage)
     with storage.write_lock():
         if verify and storage.size(MANIFEST) is not None:
             with suppress(ArtifactError):  # if the manifest is unreadable, every shard is checked below
@@ -189,7 +192,7 @@ def iter_extract(
             yield from _write_shards(executor, factory, plan, missing, counter)
             if not executor.in_process:
                 remove_partial_files(storage)  # of workers that died
-            written = {shard: read_card(storage, shard_card_path(shard)) for shard in missing}
+            written = {shard: read_shard_card(storage, shard) for shard in missing}
             commit_store(storage, plan.card, plan.keys, {**stored, **written})
             clear_marks(storage)
 

@@ -1,5 +1,6 @@
 """File names of a store, and the specification that its shards share."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,34 @@ CLIPS = "clips"
 SET_ASIDE = "set_aside"
 UNRELATED = frozenset({"scikit-learn"})
 """Packages in `environment` that do not affect activations."""
+
+
+SHARD_FILE = r"^(?:(?:index|segments)/[0-9]{5,10}\.parquet|layer_[0-9]{2,}/[a-z]+-[0-9]{5,10}\.safetensors)$"
+"""Names of the files of a shard, except its card."""
+
+_STORE_FILE = re.compile(
+    rf"(card|manifest|damaged|redirect)\.json|(clips|set_aside)(-[0-9]+)?\.parquet|shards/[0-9]{{5,10}}\.json|{SHARD_FILE}"
+)
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
+
+
+def is_store_file(name: str) -> bool:
+    """Return whether a relative path is that of a file that otoscope writes into a store, or of its temporary file.
+
+    >>> [is_store_file(name) for name in ("shards/00001.json", "layer_03/.pooled-00000.safetensors.0123abcd.part")]
+    [True, True]
+    >>> is_store_file("shards/notes.json")
+    False
+    """
+    folder, slash, file = name.rpartition("/")
+    if temporary := _TEMPORARY.fullmatch(file):
+        file = temporary[1]
+    return _STORE_FILE.fullmatch(f"{folder}{slash}{file}") is not None
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a relative path is that of a temporary file of a writer of a store."""
+    return _TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None and is_store_file(name)
 
 
 def segments_path(shard: int) -> str:

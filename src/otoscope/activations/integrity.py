@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from otoscope.activations.format import DAMAGED, MANIFEST, shard_card_path
+from otoscope.activations.cards import Manifest, StoredFile, read_card, read_shard_card, write_card
+from otoscope.activations.format import DAMAGED, MANIFEST
 from otoscope.activations.manifest import files_of, read_manifest
-from otoscope.activations.storage.base import Storage, read_card, write_card
+from otoscope.activations.storage.base import Storage
 from otoscope.artifacts import FileRecord, check_size
 from otoscope.errors import ArtifactError, DamagedArtifact
 
@@ -35,9 +36,9 @@ def check_files(storage: Storage, files: Mapping[str, FileRecord], *, verify: bo
 def tables_complete(storage: Storage) -> bool:
     """Return whether the tables in the manifest exist at their full size."""
     try:
-        tables = read_card(storage, MANIFEST)["tables"].values()
+        tables = read_card(storage, MANIFEST, Manifest)["tables"].values()
         check_files(storage, {table["file"]: table for table in tables}, verify=False)
-    except (ArtifactError, KeyError, TypeError, AttributeError):
+    except ArtifactError:
         return False
     return True
 
@@ -47,11 +48,11 @@ def read_complete_shard(
 ) -> dict[str, Any] | None:
     """Return the card of a complete shard with this specification and key; None if it has to be written."""
     try:
-        card = read_card(storage, shard_card_path(shard))
+        card = read_shard_card(storage, shard)
         if card["spec_id"] != spec_id or (key is not None and card["key"] != key):
             return None
         check_files(storage, card["files"], verify=verify)
-    except (ArtifactError, KeyError, TypeError):
+    except ArtifactError:
         return None
     return card
 
@@ -91,7 +92,7 @@ def damaged_shards(storage: Storage) -> set[int]:
         return set()
     return {
         int(PurePosixPath(name).stem.rpartition("-")[2])
-        for name, record in read_card(storage, DAMAGED).items()
+        for name, record in read_card(storage, DAMAGED, dict[str, StoredFile]).items()
         if "/" in name and not _is_intact(storage, name, record)
     }
 

@@ -1,5 +1,6 @@
 """Maintenance of stores: summary, verification, garbage collection, compaction and merging."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -9,11 +10,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from otoscope.activations.cards import (
+    StoreCard,
+    foreign_files,
+    read_card,
+    read_shard_card,
+    require_store,
+    write_card,
+)
 from otoscope.activations.format import (
     CARD,
     DAMAGED,
     MANIFEST,
     differences,
+    is_store_file,
     segments_path,
     shard_card_path,
     spec_of,
@@ -21,7 +31,7 @@ from otoscope.activations.format import (
 from otoscope.activations.integrity import check_files, is_marked, verify_files
 from otoscope.activations.manifest import commit_store, read_manifest
 from otoscope.activations.plan import shard_numbers, stored_keys
-from otoscope.activations.storage.base import REDIRECT, Storage, open_storage, read_card, write_card
+from otoscope.activations.storage.base import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
 from otoscope.artifacts import fingerprint, read_table, write_table
@@ -37,13 +47,15 @@ COPY_ROWS = 4096
 class GarbageReport(NamedTuple):
     """Files that no manifest needs and their bytes; `waiting` explains why some were not removed.
 
-    `sharing` counts unlisted clips that stay because their shards hold listed clips too.
+    `sharing` counts unlisted clips that stay because their shards hold listed clips too; `foreign` lists files that
+    otoscope did not write, which stay.
     """
 
     files: list[str]
     bytes: int
     waiting: str
     sharing: int
+    foreign: list[str]
 
 
 class CompactionReport(NamedTuple):
@@ -105,15 +117,16 @@ def is_merged(address: str | Path) -> bool:
 def collect_garbage(address: str | Path, *, dry_run: bool = False) -> GarbageReport:
     """Remove files that the manifest does not need: leftovers of killed runs, unlisted shards, old tables.
 
-    Shards of an unfinished extraction stay, since the next run resumes with them.
+    Only files with names of a store are removed; `foreign` lists the others. Shards of an unfinished extraction stay,
+    since the next run resumes with them.
     """
     storage = open_storage(address)
     read_manifest(storage)  # before the lock, which would create the folder
     with storage.write_lock():
         manifest = read_manifest(storage)
         needed = _needed_files(storage, manifest)
-        unfinished = read_card(storage, CARD)["fingerprint"] != manifest["fingerprint"]
-        unneeded = [name for name in storage.list_files() if name not in needed]
+        unfinished = read_card(storage, CARD, StoreCard)["fingerprint"] != manifest["fingerprint"]
+        unneeded = [name for name in storage.list_files() if is_store_file(name) and name not in needed]
         garbage = [name for name in unneeded if not (unfinished and _is_shard_file(name))]
         sizes = {name: storage.size(name) or 0 for name in garbage}
         if not dry_run:
@@ -121,7 +134,7 @@ def collect_garbage(address: str | Path, *, dry_run: bool = False) -> GarbageRep
                 storage.remove(name)
         waiting = "an extraction is unfinished; run it again, then collect" if unfinished else ""
         sharing = sum(shard["clips"] - shard["listed"] for shard in manifest["shards"] if shard["listed"])
-        return GarbageReport(garbage, sum(sizes.values()), waiting, sharing)
+        return GarbageReport(garbage, sum(sizes.values()), waiting, sharing, foreign_files(storage))
 
 
 def _needed_files(storage: Storage, manifest: Mapping[str, Any]) -> set[str]:
@@ -150,19 +163,20 @@ def compact_store(address: str | Path, *, dry_run: bool = False) -> CompactionRe
         manifest = read_manifest(storage)
         if is_marked(storage):
             raise ArtifactError(f"{storage.address} is damaged; extract once more, then compact")
-        if read_card(storage, CARD)["fingerprint"] != manifest["fingerprint"]:
+        if read_card(storage, CARD, StoreCard)["fingerprint"] != manifest["fingerprint"]:
             raise ArtifactError(f"{storage.address}: an extraction is unfinished; run it again, then compact")
         sparse = [s for s in manifest["shards"] if 0 < s["listed"] <= (1 - MIN_UNLISTED) * s["clips"]]
         report = CompactionReport([s["shard"] for s in sparse], sum(s["clips"] - s["listed"] for s in sparse))
         if dry_run or not sparse:
             return report
         store = ActivationStore.open(address)
-        cards = {s["shard"]: read_card(storage, shard_card_path(s["shard"])) for s in manifest["shards"]}
+        check_files(storage, {shard_card_path(s["shard"]): s["card"] for s in manifest["shards"]}, verify=True)
+        cards = {s["shard"]: read_shard_card(storage, s["shard"]) for s in manifest["shards"]}
         keys = _listed_keys(store, cards)
         first_new = 1 + max(shard_numbers(storage))
         for number, shard in enumerate(report.shards, start=first_new):
             cards[number] = _rewrite_shard(storage, cards.pop(shard), _listed_ids(store, shard), keys, number)
-        card = {name: value for name, value in read_card(storage, CARD).items() if name != "fingerprint"}
+        card = {name: value for name, value in read_card(storage, CARD, StoreCard).items() if name != "fingerprint"}
         card |= {
             "kept": [[number, shard["key"]] for number, shard in sorted(cards.items())],
             "first": first_new + len(report.shards),
@@ -195,6 +209,8 @@ def _rewrite_shard(
     """Copy the listed clips of a shard to a new shard; return its card."""
     check_files(storage, old["files"], verify=True)
     clips, rows = _listed_rows(old["clips"], listed)
+    per_clip = len(old["clips"])
+    stored_rows = {"frames": old["frames"], "pooled": per_clip, "tokens": per_clip, "segments": old["segments"]}
     written: list[str] = []
     for path in (index_path, segments_path):
         if (name := path(old["shard"])) in old["files"]:
@@ -209,6 +225,10 @@ def _rewrite_shard(
         kind = PurePosixPath(name).name.split("-")[0]
         target = str(PurePosixPath(name).with_name(f"{kind}-{number:05d}.safetensors"))
         stored = map_tensor(storage.fetch(name, old["files"][name]), kind)
+        if len(stored.values) != stored_rows.get(kind):
+            raise DamagedArtifact(
+                f"{storage.address}/{name} holds other rows than its shard's card says; extract again"
+            )
         with (
             storage.publish(target) as temporary,
             RowFile(temporary, name=kind, axes=stored.values.shape[1:], dtype=stored.dtype) as file,
@@ -254,7 +274,8 @@ def merge_stores(target: str | Path, sources: Sequence[str | Path]) -> Activatio
     specifications differ, `ArtifactError` if one clip id has different sound or the target exists.
     """
     storage = open_storage(target)
-    if storage.size(CARD) is not None:
+    require_store(storage)
+    if storage.size(MANIFEST) is not None:
         raise ArtifactError(f"{storage.address} holds activations already; merge into a new folder")
     opened = [_open_source(open_storage(source)) for source in sources]
     first = opened[0]
@@ -270,31 +291,34 @@ def merge_stores(target: str | Path, sources: Sequence[str | Path]) -> Activatio
                 raise ArtifactError(f"{clip_id!r} has other sound in {source.storage.address} than in an earlier store")
     names = list(dict.fromkeys(str(source.manifest["corpus"]["name"]) for source in opened))
     corpus = {"name": "+".join(names), "clips": len(keys), "sound": fingerprint(sorted(keys.items()))}
+    shards = [(source.storage, card) for source in opened for card in source.shards]
+    card = {
+        **spec_of(first.manifest),
+        "spec_id": first.manifest["spec_id"],
+        "corpus": corpus,
+        "kept": [[number, shard["key"]] for number, (_, shard) in enumerate(shards)],
+        "first": len(shards),
+    }
+    card = {"fingerprint": fingerprint(card), "merged": len(opened), **card}
     with storage.write_lock():
-        written: dict[int, dict[str, Any]] = {}
-        for source in opened:
-            for shard in source.manifest["shards"]:
-                if shard["listed"]:
-                    written[len(written)] = _copy_shard(source.storage, shard["shard"], storage, len(written))
-        card = {
-            **spec_of(first.manifest),
-            "spec_id": first.manifest["spec_id"],
-            "corpus": corpus,
-            "kept": [[number, shard["key"]] for number, shard in written.items()],
-            "first": len(written),
-        }
-        card = {"fingerprint": fingerprint(card), "merged": len(opened), **card}
-        write_card(storage, CARD, card)
+        if storage.size(CARD) is None:
+            write_card(storage, CARD, card)
+        elif read_card(storage, CARD, StoreCard) != card:
+            raise ArtifactError(
+                f"{storage.address} holds another store, begun and not finished; merge into a new folder"
+            )
+        written = {n: _copy_shard(source, shard, storage, n) for n, (source, shard) in enumerate(shards)}
         commit_store(storage, card, keys, written)
     return ActivationStore.open(target)
 
 
 class _MergeSource(NamedTuple):
-    """A store to merge; `keys` identifies the sound of its listed clips."""
+    """A store to merge; `keys` identifies the sound of its listed clips, `shards` are the cards of shards with any."""
 
     storage: Storage
     manifest: dict[str, Any]
     keys: Mapping[str, str]
+    shards: list[dict[str, Any]]
 
 
 def _open_source(storage: Storage) -> _MergeSource:
@@ -305,17 +329,20 @@ def _open_source(storage: Storage) -> _MergeSource:
     listed = {(clip_id, shard) for clip_id, shard in store.clips.select("clip_id", "shard").iter_rows()}
     set_aside = set(store.set_aside["clip_id"])
     keys: dict[str, str] = {}
+    shards: list[dict[str, Any]] = []
     for shard in manifest["shards"]:
         number = shard["shard"]
-        for clip_id, key in stored_keys(read_card(storage, shard_card_path(number))).items():
+        card = read_shard_card(storage, number)
+        if shard["listed"]:
+            shards.append(card)
+        for clip_id, key in stored_keys(card).items():
             if (clip_id, number) in listed or clip_id in set_aside:
                 keys.setdefault(clip_id, key)
-    return _MergeSource(storage, manifest, keys)
+    return _MergeSource(storage, manifest, keys, shards)
 
 
-def _copy_shard(source: Storage, old: int, target: Storage, number: int) -> dict[str, Any]:
+def _copy_shard(source: Storage, card: Mapping[str, Any], target: Storage, number: int) -> dict[str, Any]:
     """Copy a shard under another number: tensors unchanged, tables with the new number."""
-    card = read_card(source, shard_card_path(old))
     files: dict[str, Any] = {}
     for name, record in card["files"].items():
         path = source.fetch(name, record)
@@ -325,9 +352,9 @@ def _copy_shard(source: Storage, old: int, target: Storage, number: int) -> dict
                 f"{source.address}/{name} is damaged: its SHA-256 differs from its card, so nothing was merged; run "
                 f"`otoscope store verify {source.address}`, extract that store again, then merge"
             )
-        renamed = str(PurePosixPath(name).with_name(PurePosixPath(name).name.replace(f"{old:05d}", f"{number:05d}")))
+        renamed = re.sub(r"[0-9]+(?=\.[a-z]+$)", f"{number:05d}", name)
         with target.publish(renamed) as temporary:
-            if name in (index_path(old), segments_path(old)):
+            if name.endswith(".parquet"):
                 write_table(temporary, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
             else:
                 temporary.write_bytes(data)

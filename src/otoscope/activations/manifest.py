@@ -1,13 +1,15 @@
 """Manifest and clip tables, written last: a store without a manifest is incomplete."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from otoscope.activations.format import CARD, CLIPS, FORMAT, MANIFEST, SET_ASIDE, shard_card_path, table_path
-from otoscope.activations.storage.base import Storage, read_card, write_card
-from otoscope.artifacts import write_table
+from otoscope.activations.cards import Manifest, StoreCard, read_card, write_card
+from otoscope.activations.format import CARD, CLIPS, MANIFEST, SET_ASIDE, shard_card_path, table_path
+from otoscope.activations.storage.base import Storage
+from otoscope.artifacts import read_table, write_table
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 CLIP_TYPES: dict[str, Any] = {
@@ -25,13 +27,34 @@ SET_ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "rea
 def read_manifest(storage: Storage) -> dict[str, Any]:
     """Read the manifest; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it is invalid."""
     try:
-        manifest = read_card(storage, MANIFEST)
+        return read_card(storage, MANIFEST, Manifest)
     except IncompleteArtifact as error:
         state = "was begun but never finished" if storage.size(CARD) is not None else "holds no activations"
         raise IncompleteArtifact(f"{storage.address} {state}; run the extraction (again), it resumes") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "shards" not in manifest:
-        raise DamagedArtifact(f"{storage.address}/{MANIFEST} is not a manifest of format {FORMAT}; extract again")
-    return manifest
+
+
+def read_typed(path: Path, types: Mapping[str, Any]) -> pl.DataFrame:
+    """Read a table of a store; raise `DamagedArtifact` unless it has these columns and no missing value."""
+    table = read_table(path)
+    if dict(table.schema) != dict(types) or table.null_count().sum_horizontal().sum():
+        raise DamagedArtifact(f"{path} is damaged: it is no table of {', '.join(types)}; extract again")
+    return table
+
+
+def read_clips(path: Path, manifest: Mapping[str, Any]) -> pl.DataFrame:
+    """Read the table of clips; raise `DamagedArtifact` unless each clip lies within a shard of the manifest."""
+    clips = read_typed(path, CLIP_TYPES)
+    shards = [(shard["shard"], shard["clips"], shard["rows"]) for shard in manifest["shards"]]
+    known = pl.DataFrame(shards, schema={"shard": pl.Int32, "shard_clips": pl.Int64, "rows": pl.Int64}, orient="row")
+    placed = clips.join(known, on="shard", how="inner").filter(
+        pl.col("pooled_offset").is_between(0, pl.col("shard_clips") - 1),
+        pl.col("first_offset").is_between(0, pl.col("rows")),
+        pl.col("frames").is_between(0, pl.col("rows") - pl.col("first_offset")),
+        pl.col("sound_s").is_finite(),
+    )
+    if placed.height != clips.height or not clips["clip_id"].is_unique().all() or clips.height != manifest["clips"]:
+        raise DamagedArtifact(f"{path} is damaged: it places clips outside their shards; extract again")
+    return clips
 
 
 def files_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -47,8 +70,8 @@ def files_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def is_current(storage: Storage, fingerprint: str) -> bool:
     """Return whether the stored manifest has this fingerprint."""
     try:
-        return read_card(storage, MANIFEST)["fingerprint"] == fingerprint
-    except (ArtifactError, KeyError, TypeError):
+        return read_card(storage, MANIFEST, Manifest)["fingerprint"] == fingerprint
+    except ArtifactError:
         return False
 
 
@@ -65,7 +88,7 @@ def commit_store(
     if clips.is_empty():
         reason = set_aside["reason"][0] if set_aside.height else "no reason recorded"
         raise CorpusError(f"no clip could be used; the first one: {reason}")
-    if read_card(storage, CARD) != card:
+    if not _is_stored(storage, card):
         raise StaleArtifact(f"another run has begun another store in {storage.address}; use a separate folder for each")
     generation, previous_tables = _generation(storage, card["fingerprint"])
     tables = {CLIPS: clips, SET_ASIDE: set_aside}
@@ -104,11 +127,18 @@ def commit_store(
 def _generation(storage: Storage, fingerprint: str) -> tuple[int, set[str]]:
     """Return the generation of the new tables, and the paths of the tables in the current manifest."""
     try:
-        manifest = read_card(storage, MANIFEST)
-        files = {str(table["file"]) for table in manifest["tables"].values()}
-        return int(manifest["generation"]) + (manifest["fingerprint"] != fingerprint), files
-    except (ArtifactError, KeyError, TypeError, AttributeError):
+        manifest = read_card(storage, MANIFEST, Manifest)
+    except ArtifactError:
         return 0, set()
+    files = {str(table["file"]) for table in manifest["tables"].values()}
+    return int(manifest["generation"]) + (manifest["fingerprint"] != fingerprint), files
+
+
+def _is_stored(storage: Storage, card: Mapping[str, Any]) -> bool:
+    try:
+        return read_card(storage, CARD, StoreCard) == card
+    except DamagedArtifact:
+        return False
 
 
 def _clip_table(keys: Mapping[str, str], shards: Mapping[int, dict[str, Any]]) -> pl.DataFrame:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.activations.format import CARD, MANIFEST, Sharding, differences
+from otoscope.activations.cards import Manifest, StoreCard, card_of, read_card, write_card
+from otoscope.activations.format import CARD, MANIFEST, Sharding, differences, is_temporary
 from otoscope.activations.integrity import read_complete_shard
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import Storage, read_card, write_card
+from otoscope.activations.storage.base import Storage
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, IncompleteArtifact, StaleArtifact
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 
 class PlannedClip(NamedTuple):
@@ -165,8 +166,8 @@ def plan_extraction(
 def begin_store(storage: Storage, plan: ExtractionPlan) -> None:
     """Write the store's card, and remove partial files of an interrupted run."""
     try:
-        stored = read_card(storage, CARD)
-    except IncompleteArtifact:
+        stored = read_card(storage, CARD, StoreCard)
+    except (IncompleteArtifact, DamagedArtifact):
         stored = None
     if stored != plan.card:
         write_card(storage, CARD, plan.card)
@@ -176,7 +177,7 @@ def begin_store(storage: Storage, plan: ExtractionPlan) -> None:
 def remove_partial_files(storage: Storage) -> None:
     """Remove temporary files of writers that were killed."""
     for name in storage.list_files():
-        if (path := PurePosixPath(name)).name.startswith(".") and path.suffix == ".part":
+        if is_temporary(name):
             storage.remove(name)
 
 
@@ -198,8 +199,8 @@ def shard_numbers(storage: Storage) -> list[int]:
     """Return the numbers of all shards that exist or that the manifest lists, complete or not."""
     paths = [PurePosixPath(name) for name in storage.list_files()]
     numbers = {int(path.stem) for path in paths if path.parent.name == "shards" and path.stem.isdigit()}
-    with suppress(ArtifactError, KeyError, TypeError):
-        numbers |= {shard["shard"] for shard in read_card(storage, MANIFEST)["shards"]}
+    with suppress(ArtifactError):
+        numbers |= {shard["shard"] for shard in read_card(storage, MANIFEST, Manifest)["shards"]}
     return sorted(numbers)
 
 
@@ -218,13 +219,16 @@ def missing_shards(
 
 
 def _stored_card(storage: Storage, spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the stored card; refuse one of another specification."""
+    """Return the stored card, from the manifest if it is damaged; refuse one of another specification."""
     try:
-        stored = read_card(storage, CARD)
-    except IncompleteArtifact:
-        return None
-    if not isinstance(stored, dict) or {key: stored.get(key) for key in spec} != dict(spec):
-        before = {key: value for key, value in stored.items() if key in spec} if isinstance(stored, dict) else {}
+        stored = read_card(storage, CARD, StoreCard)
+    except ArtifactError:
+        try:
+            stored = card_of(read_card(storage, MANIFEST, Manifest))
+        except ArtifactError:
+            return None
+    before = {key: value for key, value in stored.items() if key in spec}
+    if before != dict(spec):
         raise StaleArtifact(
             f"{storage.address} holds other activations: {'; '.join(differences(before, dict(spec)))}; "
             "delete the folder or choose another"

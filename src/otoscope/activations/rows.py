@@ -112,7 +112,8 @@ class StoredRows:
         values, dtype = self.tensor(shard)
         clips = np.flatnonzero(self.shard == shard)
         ends = self.first[clips] + self.frames[clips]
-        if values.shape[1:] != (self.width,) or dtype != self.dtype or ends.max() > len(values):
+        is_inside = self.first[clips].min() >= 0 and self.frames[clips].min() >= 0 and ends.max() <= len(values)
+        if values.shape[1:] != (self.width,) or dtype != self.dtype or not is_inside:
             raise DamagedArtifact(
                 f"shard {shard} of layer {self.layer} holds {list(values.shape)} of {dtype}, but its clips need at "
                 f"least {ends.max()} rows of {self.width} in {self.dtype}; extract again"

@@ -138,13 +138,14 @@ def map_tensor(path: Path, name: str) -> MappedTensor:
             entry = json.loads(file.read(min(length, size)))[name]
         dtype = _NAME_OF_HEADER[entry["dtype"]]
         shape = tuple(int(n) for n in entry["shape"])
-        start, stop = entry["data_offsets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        start, stop = (int(n) for n in entry["data_offsets"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedArtifact(
             f"{path} is not a whole safetensors file with a tensor {name!r} ({error!r}); extract again to restore it"
         ) from error
     kind = np.dtype(PRECISIONS[dtype].mapped)
-    if stop - start != math.prod(shape) * kind.itemsize or size < 8 + length + stop:
+    is_whole = stop - start == math.prod(shape) * kind.itemsize and size >= 8 + length + stop
+    if not is_whole or start < 0 or min(shape, default=0) < 0:
         raise DamagedArtifact(f"{path} is cut short: {size} bytes for {shape} of {dtype}; extract again to restore it")
     if stop == start:
         return MappedTensor(np.empty(shape, dtype=kind), dtype)
@@ -185,6 +186,11 @@ class MappedTensors:
         for number in np.unique(shard).tolist():
             values, dtype = self.get(layer, kind, number)
             positions = np.flatnonzero(shard == number)
+            if values.shape[-1] != width or not 0 <= offset[positions].min() <= offset[positions].max() < len(values):
+                raise DamagedArtifact(
+                    f"{self.storage.address}: {tensor_path(layer, kind, number)} holds {list(values.shape)}, not the "
+                    f"rows of width {width} that the tables point to; extract again"
+                )
             rows = to_float32(values[offset[positions]], dtype)
             out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
             out[positions] = rows

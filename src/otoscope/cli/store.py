@@ -16,7 +16,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="list what would be remo
 Compact = Annotated[bool, typer.Option("--compact", help="first copy listed clips out of mostly unlisted shards")]
 
 MAX_SHOWN = 5
-"""Files named in an error message; the others are counted."""
+"""Files of others, or damaged, named in a message; the others are counted."""
 
 
 def register(app: typer.Typer) -> None:
@@ -117,6 +117,8 @@ def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json
     if as_json:
         report: dict[str, Any] = {
             "files": len(cleared.files),
+            "names": cleared.files,
+            "foreign": cleared.foreign,
             "bytes": cleared.bytes,
             "waiting": cleared.waiting,
             "sharing": cleared.sharing,
@@ -129,11 +131,16 @@ def _gc(place: Place, dry_run: DryRun = False, compact: Compact = False, as_json
         print(
             f"{count(len(compacted.shards), 'shard')} {would} without {count(compacted.clips, 'clip')} no longer listed"
         )
+    for name in cleared.files:
+        print(name)
     verb = "would be removed" if dry_run else "removed"
     print(f"{count(len(cleared.files), 'file')}, {_size(cleared.bytes)} {verb}")
     if cleared.sharing:
         what = count(cleared.sharing, "clip")
         print(f"{what} no longer listed cannot be removed alone: their shards hold listed clips too")
+    if cleared.foreign:
+        more = f" and {len(cleared.foreign) - MAX_SHOWN} more" if len(cleared.foreign) > MAX_SHOWN else ""
+        print(f"not of otoscope, and left alone: {', '.join(cleared.foreign[:MAX_SHOWN])}{more}")
     if cleared.waiting:
         print(f"more may be removable: {cleared.waiting}")
 

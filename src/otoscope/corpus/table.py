@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
+from typing_extensions import TypedDict
 
-from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
-from otoscope.errors import ConfigError, CorpusError, suggest
+from otoscope.artifacts import check_name, fingerprint, read_json_as, read_table, write_json, write_table
+from otoscope.errors import ConfigError, CorpusError, DamagedArtifact, suggest
 from otoscope.formatting import count
 from otoscope.paths import user_path
 
@@ -23,6 +24,20 @@ COLUMNS: dict[str, pl.DataType] = {
     "digest": pl.String(),
 }
 """Columns that every corpus has; `label_*` and `factor_*` columns follow them."""
+
+
+class CorpusCard(TypedDict):
+    """Content of `corpus.json`."""
+
+    name: str
+    root: str
+    licence: str
+    citation: str
+    group_noun: str
+
+
+_LEADS_OUT = r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00"
+"""Paths that may lead out of the root; `check_name` decides."""
 
 SPLITS = ("train", "valid", "test")
 
@@ -96,13 +111,22 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path) -> "Corpus":
-        """Load a saved corpus."""
+        """Load a saved corpus; raise `DamagedArtifact` for a table of another shape or a path that leaves its root."""
         path = user_path(path)
-        card = read_json(path.with_suffix(".json"))
+        card = read_json_as(path.with_suffix(".json"), CorpusCard)
+        root, clips = Path(card["root"]), read_table(path)
+        stored = {name: clips.schema.get(name, pl.Null()) for name in COLUMNS}
+        if any(
+            kind != stored[name] and not (kind.is_numeric() and stored[name].is_numeric())
+            for name, kind in COLUMNS.items()
+        ):
+            raise DamagedArtifact(f"{path} is damaged: it is no table of {', '.join(COLUMNS)}; delete it and run again")
+        for name in clips.filter(pl.col("path").str.contains(_LEADS_OUT).fill_null(True))["path"]:
+            check_name(root, name)
         return cls(
             name=card["name"],
-            root=Path(card["root"]),
-            clips=read_table(path),
+            root=root,
+            clips=clips,
             set_aside=read_table(path.with_name("set_aside.parquet")),
             licence=card["licence"],
             citation=card["citation"],

@@ -10,7 +10,17 @@ import polars as pl
 import soundfile as sf
 from jaxtyping import Float
 
-from otoscope.artifacts import atomic, environment, fingerprint, read_json, read_table, write_json, write_table
+from otoscope.artifacts import (
+    atomic,
+    environment,
+    fingerprint,
+    read_json_as,
+    read_table,
+    resolve_inside,
+    write_json,
+    write_table,
+)
+from otoscope.errors import DamagedArtifact
 from otoscope.explain.activating_clips import ActivatingClip
 from otoscope.explain.selection import LatentChoice
 from otoscope.explain.spectrogram import spectrogram, to_png
@@ -93,10 +103,19 @@ def write_top_clips(
 
 
 def read_top_clips(folder: Path) -> TopClips | None:
-    """Load top-activating clips; None if the folder is missing or unfinished."""
+    """Load top-activating clips; None if the folder is missing or unfinished.
+
+    Raises `DamagedArtifact` if a row names a file outside the folder.
+    """
     if not (folder / "card.json").is_file():
         return None
-    return TopClips(read_table(folder / "top_clips.parquet"), read_json(folder / "card.json"))
+    path = folder / "top_clips.parquet"
+    rows = read_table(path)
+    if dict(rows.schema) != SCHEMA:
+        raise DamagedArtifact(f"{path} is damaged: it has other columns; delete it and run again")
+    for name in (*rows["audio"], *rows["picture"]):
+        resolve_inside(folder, name)
+    return TopClips(rows, read_json_as(folder / "card.json", dict[str, Any]))
 
 
 def _write_one(

@@ -1,22 +1,23 @@
 """Stage `extract`: encode the corpus into the activation store, in the run folder or at another address."""
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from otoscope.activations.cards import foreign_files, remove_store
 from otoscope.activations.extract import iter_extract
 from otoscope.activations.format import Sharding
 from otoscope.activations.maintain import is_known_damaged
 from otoscope.activations.progress import ExtractionProgress
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import open_storage, read_redirect, write_redirect
+from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.config import ExtractSettings, RunConfig
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
-from otoscope.errors import ArtifactError, StaleArtifact
+from otoscope.errors import ArtifactError, StaleArtifact, quote
 from otoscope.formatting import count
 from otoscope.hardware import find_device
 from otoscope.runs.cache import run_stage
@@ -93,15 +94,21 @@ class _Extraction:
     def write_in_run(self, folder: Path) -> ExtractionProgress | None:
         """Write to the run folder; a complete store with other settings is replaced once the new one is complete."""
         if read_redirect(folder) is not None:
-            shutil.rmtree(folder)
+            remove_store(LocalStorage(folder))
         try:
             return self._write(folder)
         except StaleArtifact as error:
             reason = str(error).removeprefix(f"{folder} holds other activations: ").split(";")[0]
         if not (folder / MANIFEST).is_file():
             self._run.progress.message(f"  the unfinished store has other settings ({reason}) and is replaced")
-            shutil.rmtree(folder)
+            remove_store(LocalStorage(folder))
             return self._write(folder)
+        if others := foreign_files(LocalStorage(folder)):
+            raise ArtifactError(
+                f"{folder} holds a store with other settings ({reason}), which a new one would replace, and files that"
+                f" otoscope did not write: {', '.join(map(quote, others[:3]))}; move them elsewhere, or choose another"
+                " run folder with --out"
+            )
         self._run.progress.message(
             f"  the existing store has other settings ({reason}) and is kept until the new one is complete"
         )
@@ -109,7 +116,7 @@ class _Extraction:
         try:
             last = self._write(new)
         except StaleArtifact:  # begun with other settings, and never finished
-            shutil.rmtree(new)
+            remove_store(LocalStorage(new))
             last = self._write(new)
         folder.rename(_sibling(folder, "old"))
         _end_swap(folder)
@@ -120,7 +127,7 @@ class _Extraction:
         last = self._write(address)
         folder = self._run.folder.activations
         if read_redirect(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_store(LocalStorage(folder))
         write_redirect(folder, address)
         (folder / MANIFEST).write_bytes(open_storage(address).read(MANIFEST))
         return last
@@ -171,7 +178,7 @@ def _end_swap(folder: Path) -> None:
     if not folder.exists() and (_sibling(folder, "new") / MANIFEST).is_file():
         _sibling(folder, "new").rename(folder)
     if (folder / MANIFEST).is_file():
-        shutil.rmtree(_sibling(folder, "old"), ignore_errors=True)
+        remove_store(LocalStorage(_sibling(folder, "old")))
 
 
 def _is_intact(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Stage `report`: write the page and its figures."""
 
-from otoscope.artifacts import digest, fingerprint, read_table
+from otoscope.artifacts import digest, fingerprint, read_table, resolve_inside
 from otoscope.report.page import write_report
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
@@ -13,7 +13,8 @@ REPORT_CODE = ("otoscope.report", "otoscope.protocols", "otoscope.metrics", "oto
 def report(run: Context) -> None:
     """Write the pages and figures from the artifacts of the run."""
     folder = run.folder
-    cards = sorted(folder.saes / name / CARD for name in read_table(folder.results)["sae_id"].unique() if name)
+    names = read_table(folder.results)["sae_id"].unique()
+    cards = sorted(resolve_inside(folder.saes, name) / CARD for name in names if name)
     artifacts = [
         folder.config,
         folder.corpus,

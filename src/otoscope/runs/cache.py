@@ -22,6 +22,7 @@ from otoscope.artifacts import (
     read_json,
     read_table,
     read_tensors,
+    resolve_inside,
     write_json,
     write_table,
     write_tensors,
@@ -55,7 +56,8 @@ def is_current(
         content = read_json(card)
         if content["inputs"] != inputs:
             return False
-        return all((root / name).is_file() and digest(root / name) == sha for name, sha in outputs(content).items())
+        files = {resolve_inside(root, name): sha for name, sha in outputs(content).items()}
+        return all(file.is_file() and digest(file) == sha for file, sha in files.items())
     except (ArtifactError, KeyError, TypeError):  # a missing or damaged card
         return False
 

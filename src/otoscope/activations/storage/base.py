@@ -5,14 +5,15 @@ an object appears when its upload ends, so a shard's card is uploaded after its 
 files are downloaded once into a content-addressed cache and mapped from there.
 """
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from typing_extensions import TypedDict
+
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.storage.remote import RemoteStorage
-from otoscope.artifacts import FileRecord, read_json, write_json
+from otoscope.artifacts import FileRecord, read_json_as, write_json
 from otoscope.errors import DamagedArtifact
 from otoscope.paths import user_path
 
@@ -20,9 +21,22 @@ REDIRECT = "redirect.json"
 """File in a run folder that names the address of its store (`extract.store`)."""
 
 
+MAX_REDIRECTS = 8
+"""Redirects that are followed one after another."""
+
+
+class Redirect(TypedDict):
+    """Content of `redirect.json`."""
+
+    address: str
+
+
 @runtime_checkable
 class Storage(Protocol):
-    """Files of one store, addressed by path relative to the store."""
+    """Files of one store, addressed by path relative to the store.
+
+    Every method raises `DamagedArtifact` for a path that leads out of the store, as one from a damaged card may.
+    """
 
     @property
     def address(self) -> str:
@@ -57,6 +71,10 @@ class Storage(Protocol):
         """Return the relative paths of all files, sorted."""
         ...
 
+    def list_top(self) -> list[str]:
+        """Return the names of files and folders at the top, sorted."""
+        ...
+
     def write_lock(self) -> AbstractContextManager[None]:
         """Acquire the store's write lock, if the backend supports one."""
         ...
@@ -66,35 +84,22 @@ def open_storage(address: "str | Path | Storage") -> Storage:
     """Return the backend of a folder or URL (`s3://bucket/name`, `memory://name`, ...); follow a redirect."""
     if not isinstance(address, str | Path):
         return address
-    if isinstance(address, str) and "://" in address and not address.startswith("file://"):
-        return RemoteStorage.connect(address)
-    folder = user_path(str(address).removeprefix("file://"))
-    target = read_redirect(folder)
-    return LocalStorage(folder) if target is None else open_storage(target)
+    for _ in range(MAX_REDIRECTS + 1):
+        if isinstance(address, str) and "://" in address and not address.startswith("file:"):
+            return RemoteStorage.connect(address)
+        folder = user_path(str(address).removeprefix("file:").removeprefix("//"))
+        if (target := read_redirect(folder)) is None:
+            return LocalStorage(folder)
+        address = target
+    raise DamagedArtifact(f"{address}/{REDIRECT} leads round in a circle; delete it and extract again")
 
 
 def read_redirect(folder: Path) -> str | None:
     """Return the address that a folder redirects to, None without a redirect."""
     path = folder / REDIRECT
-    return str(read_json(path)["address"]) if path.is_file() else None
+    return read_json_as(path, Redirect)["address"] if path.is_file() else None
 
 
 def write_redirect(folder: Path, address: str) -> None:
     """Redirect a folder to a store at another address."""
     write_json(folder / REDIRECT, {"address": address})
-
-
-def read_card(storage: Storage, relative: str) -> Any:
-    """Read a JSON file; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it is malformed."""
-    try:
-        return json.loads(storage.read(relative))
-    except ValueError as error:
-        raise DamagedArtifact(
-            f"{storage.address}/{relative} is not valid JSON ({error}); delete it and extract again"
-        ) from error
-
-
-def write_card(storage: Storage, relative: str, value: object) -> None:
-    """Write a JSON file atomically."""
-    with storage.publish(relative) as temporary:
-        write_json(temporary, value)

@@ -8,8 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full
-from otoscope.errors import ArtifactError, IncompleteArtifact, StorageFull
+from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full, resolve_inside
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StorageFull
 
 LOCK = ".lock"
 
@@ -27,36 +27,41 @@ class LocalStorage:
 
     def fetch(self, relative: str, record: FileRecord) -> Path:
         """Return the path of a file after checking its size."""
-        path = self.folder / relative
+        path = self._path(relative)
         check_size(str(path), self.size(relative), record)
         return path
 
     def read(self, relative: str) -> bytes:
         """Read a file."""
+        path = self._path(relative)
         try:
-            return (self.folder / relative).read_bytes()
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise IncompleteArtifact(f"{self.folder / relative} is missing; extract again to restore it") from error
+            raise IncompleteArtifact(f"{path} is missing; extract again to restore it") from error
+        except OSError as error:
+            raise DamagedArtifact(
+                f"{path} cannot be read ({error.strerror}); remove it and extract again to restore it"
+            ) from error
 
     def size(self, relative: str) -> int | None:
         """Return the size of a file, None if it is missing."""
         try:
-            return (self.folder / relative).stat().st_size
+            return self._path(relative).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def publish(self, relative: str) -> AbstractContextManager[Path]:
         """Write under a temporary name, then rename."""
-        return atomic(self.folder / relative)
+        return atomic(self._path(relative))
 
     def file_record(self, relative: str) -> dict[str, Any]:
         """Return size and SHA-256 of a file."""
-        path = self.folder / relative
+        path = self._path(relative)
         return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
     def remove(self, relative: str) -> None:
         """Remove a file, and its folder if that is then empty."""
-        path = self.folder / relative
+        path = self._path(relative)
         path.unlink(missing_ok=True)
         with suppress(OSError):
             if path.parent != self.folder:
@@ -66,6 +71,15 @@ class LocalStorage:
         """List all files except the lock."""
         files = (path for path in self.folder.rglob("*") if path.is_file() and path.name != LOCK)
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    def list_top(self) -> list[str]:
+        """List files and folders at the top, except the lock; none if the folder does not exist."""
+        try:
+            return sorted(path.name for path in self.folder.iterdir() if path.name != LOCK)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ArtifactError(f"{self.folder} cannot be written ({error.strerror}); choose another folder") from error
 
     @contextmanager
     def write_lock(self) -> Generator[None]:
@@ -87,3 +101,6 @@ class LocalStorage:
             raise ArtifactError(f"{self.folder} cannot be written ({error.strerror})") from error
         with held:
             yield
+
+    def _path(self, relative: str) -> Path:
+        return resolve_inside(self.folder, relative)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full
+from otoscope.artifacts import FileRecord, atomic, check_name, check_size, digest, is_full
 from otoscope.errors import (
     ArtifactError,
     ConfigError,
@@ -132,6 +132,16 @@ class RemoteStorage:
                 return []
         return sorted(path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/") for path in paths)
 
+    def list_top(self) -> list[str]:
+        """List objects and prefixes right below the address."""
+        with _translate_errors(self.address):
+            self.files.invalidate_cache()
+            try:
+                paths = [str(path).rstrip("/") for path in self.files.ls(self.root, detail=False)]
+            except FileNotFoundError:
+                return []
+        return sorted(path.rpartition("/")[2] for path in paths if path.lstrip("/") != self.root.strip("/"))
+
     @contextmanager
     def write_lock(self) -> Generator[None]:
         """No-op: object stores offer no reliable lock.
@@ -141,7 +151,7 @@ class RemoteStorage:
         yield
 
     def _path(self, relative: str) -> str:
-        return f"{self.root}/{relative}"
+        return f"{self.root}/{check_name(self.address, relative).as_posix()}"
 
 
 @contextmanager

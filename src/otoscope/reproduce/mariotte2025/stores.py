@@ -1,6 +1,5 @@
 """Activation stores of one model, and the arrays that the study trains, validates and reports on."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +9,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
+from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
 from otoscope.activations.format import Sharding
+from otoscope.activations.storage.base import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config.mariotte2025 import ReproductionSettings
@@ -93,7 +94,7 @@ def extract_store(
             try:
                 _write(path, spec, corpus, encoder, progress)
             except StaleArtifact:
-                shutil.rmtree(path)  # written with other switches or another checkpoint
+                remove_store(open_storage(path))  # written with other switches or another checkpoint
                 _write(path, spec, corpus, encoder, progress)
 
     audio = corpus.clips.select("clip_id", "start_s", "duration_s", "digest").rows()
