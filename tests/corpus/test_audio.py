@@ -117,6 +117,8 @@ BAD_WAVES = {
     "a faint tone": (np.sin(np.arange(1600)) * 3e-5, r"silent: the peak is -90\.4 dBFS \(allowed: -90 dBFS\)"),
     "a constant offset": (np.full(1600, 0.25), "silent: the peak is"),
     "opposite channels": (np.sin(np.arange(1600))[:, None] * [0.5, -0.5], "its channels cancel in the mono mean"),
+    "16-bit integers": (np.sin(np.arange(1600)) * 16384, r"its peak is 163\d\d\.?\d*, full scale is 1 \(allowed: 32\)"),
+    "integers in one channel": (np.outer(np.sin(np.arange(1600)), [0.1, 99.0]), "integers stored as floats; divide"),
     "NaN": (np.where(np.arange(1600) < 7, np.nan, 0.1), "NaN or infinity in 7 of 1600 samples"),
     "infinity": (np.where(np.arange(1600) == 9, np.inf, 0.1), "NaN or infinity in 1 of 1600 samples"),
 }
@@ -128,6 +130,12 @@ def test_sound_that_is_none_is_refused_with_the_reason(record, name):
     path = record("bad.wav", wave.astype(np.float32), subtype="FLOAT")
     with pytest.raises(AudioError, match=reason):
         decode(path)
+
+
+@pytest.mark.parametrize("peak", [1.5, 31.0])
+def test_float_sound_above_full_scale_is_kept(record, peak):
+    wave = (peak * np.sin(np.arange(1600))).astype(np.float32)
+    np.testing.assert_array_equal(decode(record("loud.wav", wave, subtype="FLOAT")).wave, wave)
 
 
 @pytest.mark.parametrize(

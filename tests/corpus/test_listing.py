@@ -50,14 +50,36 @@ def test_a_name_that_is_no_text_is_set_aside(record, tmp_path):
     assert found.set_aside.rows() == [("caf\\udce9.wav", "the file's name is not valid UTF-8; rename it")]
 
 
-def test_a_folder_without_audio_says_what_was_looked_for_and_what_is_there(tmp_path):
+def test_a_folder_without_audio_says_what_was_looked_for_and_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
     for name in ["a.m4a", "b.m4a", "notes.txt", "README"]:
         (tmp_path / name).write_text("no sound")
-    with pytest.raises(CorpusError, match=r"no audio under .*looked for \.aif .*\.wav.*; found 2 \.m4a, 1 "):
+    with pytest.raises(
+        CorpusError, match=r"no audio under .*looked for \.aif .*\.wav.*; warning: 2 \.m4a not read: ins"
+    ):
         find_audio(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match="found nothing"):
         find_audio(tmp_path / "empty")
+
+
+def test_files_that_are_not_read_are_counted_by_extension(record, tmp_path, monkeypatch):
+    record("a.wav")
+    for name in ["b.M4A", "c.m4a", "d.wma", "e.txt", "f.TXT", "README", *(f"x.{n}" for n in range(9))]:
+        (tmp_path / name).write_bytes(b"?")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    files = find_audio(tmp_path)
+    assert files.paths == ["a.wav"]
+    assert files.notes[0].startswith(
+        "warning: 2 .m4a, 1 .wma not read: install ffmpeg (https://ffmpeg.org), or convert"
+    )
+    assert files.notes[1].startswith("not read, no extension of audio: 2 .txt, 1 no extension, 1 .")
+    assert files.notes[1].endswith(" and 3 others")
+    program = tmp_path / "ffmpeg"
+    program.touch(mode=0o755)
+    found = find_audio(tmp_path)
+    assert found.paths == ["a.wav", "b.M4A", "c.m4a", "d.wma"]
+    assert len(found.notes) == 1
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path):

@@ -240,6 +240,7 @@ def test_encoder_accepts_arrays_like_tensors(load, family):
         ([torch.zeros(9000, dtype=torch.int16)], r"clip 0 holds int16 samples; give floats from -1 to 1"),
         ([np.zeros(9000, dtype=np.int16)], r"clip 0 holds int16 samples; give floats from -1 to 1"),
         ([np.full(9000, np.inf)], "clip 0 holds NaN or infinite"),
+        ([np.full(9000, 16384.0)], "clip 0 has a peak of 16384; full scale is 1"),
     ],
 )
 def test_encoder_wrong_arguments_are_refused_with_our_error(load, family, waves, told):

@@ -27,6 +27,7 @@ EXTENSIONS = frozenset(
         ".oga",
         ".opus",
         ".mp3",
+        ".mp2",
         ".aif",
         ".aiff",
         ".aifc",

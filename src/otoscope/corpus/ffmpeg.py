@@ -20,6 +20,11 @@ from otoscope.errors import AudioError
 
 REMEDY = "install ffmpeg (https://ffmpeg.org), or convert the file to WAV or FLAC"
 
+FFMPEG_EXTENSIONS = frozenset(
+    (".m4a", ".m4b", ".aac", ".3gp", ".3g2", ".amr", ".wma", ".webm", ".weba", ".mka", ".ac3", ".wv", ".ape", ".tta")
+)
+"""Lower-case extensions of sound that only ffmpeg reads; videos are listed by a table only."""
+
 LONGEST_S = 48 * 3600
 """Longest recording that is decoded."""
 

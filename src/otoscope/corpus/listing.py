@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel
 
 from otoscope.corpus.audio import EXTENSIONS
+from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS, REMEDY, find_ffmpeg
 from otoscope.errors import ConfigError, CorpusError
 from otoscope.formatting import is_clean, printable
 from otoscope.paths import user_path
@@ -75,36 +76,64 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
 
 
 class AudioFiles(NamedTuple):
-    """Audio files of a folder: sorted relative paths with forward slashes, and files with unusable names."""
+    """Audio files of a folder: sorted relative paths with forward slashes, files with unusable names, and notes.
+
+    The notes count the files that are not read, by extension.
+    """
 
     paths: list[str]
     set_aside: pl.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def find_audio(root: Path) -> AudioFiles:
     """Return every file with an audio extension (any case) under a folder; follow links, skip hidden names.
 
-    Raises `CorpusError` if the folder does not exist or holds no audio; the message counts what it holds instead.
+    Files that need ffmpeg are not read where it is not installed. Raises `CorpusError` if the folder does not exist or
+    holds no audio; the message counts what it holds instead.
     """
     if not root.is_dir():
         state = "is a file, not a folder" if root.is_file() else "does not exist"
         raise CorpusError(f"the corpus folder {root} {state}; set `root` to the folder that holds the recordings")
+    readable = EXTENSIONS | FFMPEG_EXTENSIONS if find_ffmpeg() else EXTENSIONS
     paths: list[str] = []
     unnamed: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
     for relative in _walk(root):
         extension = PurePosixPath(relative).suffix.lower()
-        if extension not in EXTENSIONS:
+        if extension not in readable:
             others[extension or "no extension"] += 1
         elif is_clean(relative):
             paths.append(relative)
         else:
             problem = "has a control character" if relative.isascii() else "is not valid UTF-8"
             unnamed.append((printable(relative), f"the file's name {problem}; rename it"))
+    notes = _notes_of_others(others)
     if not paths and not unnamed:
-        contents = ", ".join(f"{n} {extension}" for extension, n in others.most_common(5)) or "nothing"
-        raise CorpusError(f"no audio under {root}: looked for {' '.join(sorted(EXTENSIONS))}; found {contents}")
-    return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)))
+        looked_for = f"looked for {' '.join(sorted(readable))}"
+        raise CorpusError(f"no audio under {root}: {looked_for}; {'; '.join(notes) or 'found nothing'}")
+    return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)), notes)
+
+
+def _notes_of_others(others: Counter[str]) -> tuple[str, ...]:
+    """Return the numbers of files that are not read: sound that needs ffmpeg, then all others."""
+    sound = {extension: n for extension, n in others.items() if extension in FFMPEG_EXTENSIONS}
+    rest = [(extension, n) for extension, n in others.most_common() if extension not in sound]
+    notes: list[str] = []
+    if sound:
+        notes.append(f"warning: {_counted(sound.items())} not read: {REMEDY}")
+    if rest:
+        more = f" and {sum(n for _, n in rest[MAX_SHOWN:]):,} others" if len(rest) > MAX_SHOWN else ""
+        notes.append(f"not read, no extension of audio: {_counted(rest[:MAX_SHOWN])}{more}")
+    return tuple(notes)
+
+
+def _counted(extensions: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{n:,} {printable(extension)}" for extension, n in extensions)
+
+
+MAX_SHOWN = 8
+"""Extensions named in a note."""
 
 
 def listing_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:

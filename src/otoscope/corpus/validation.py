@@ -1,4 +1,4 @@
-"""Checks of a whole signal: a clip is unusable if it is too short, silent, or contains NaN or infinity."""
+"""Checks of a whole signal: a clip is unusable if it is too short, silent, far above full scale, or contains NaN."""
 
 import math
 
@@ -12,6 +12,10 @@ SILENCE_DBFS = -90.0
 
 SHORTEST_S = 0.010
 """Shortest accepted clip; every supported encoder needs more for one frame."""
+
+
+MAX_PEAK = 32.0
+"""Highest peak, 30 dB above full scale; float recorders stay below, integers stored as floats exceed it."""
 
 
 class SignalCheck:
@@ -38,13 +42,19 @@ class SignalCheck:
         self._samples += len(wave)
 
     def check(self, rate_hz: int) -> None:
-        """Raise `AudioError` if the clip is too short, contains NaN or infinity, or is silent."""
+        """Raise `AudioError` if the clip is too short, contains NaN or infinity, is silent, or far above full scale."""
         if self._samples < SHORTEST_S * rate_hz:
             raise AudioError(
                 f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are required"
             )
         if self._bad:
             raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")
+        highest = float(np.maximum(self._high, -self._low)[1:].max())
+        if highest > MAX_PEAK:
+            raise AudioError(
+                f"its peak is {highest:g}, full scale is 1 (allowed: {MAX_PEAK:g}): integers stored as floats;"
+                " divide them by their full scale, 32768 for 16 bits"
+            )
         mean = self._sum / self._samples
         peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
         if peaks[0] < SILENCE_DBFS:

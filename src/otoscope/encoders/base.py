@@ -258,6 +258,10 @@ class BatchedEncoder(ABC):
         )
 
 
+MAX_PEAK = 32.0
+"""Highest peak of a clip, 30 dB above full scale; integers that were not divided by their full scale exceed it."""
+
+
 def check_layers(requested: Sequence[int] | int, layers: Sequence[Layer], name: str) -> None:
     """Raise `UnknownLayer` unless every requested index exists."""
     indices = [layer.index for layer in layers]
@@ -293,8 +297,14 @@ def as_waves(
                 f"clip {i} lasts {samples / rate_hz:.2f} s; {name} takes at most {window_s:g} s per call: "
                 "cut it into windows and encode each"
             )
-        if not torch.isfinite(wave).all():
+        peak = float(wave.detach().abs().max())
+        if not math.isfinite(peak):
             raise EncoderError(f"clip {i} holds NaN or infinite samples; repair or drop it")
+        if peak > MAX_PEAK:
+            raise EncoderError(
+                f"clip {i} has a peak of {peak:g}; full scale is 1 (allowed: up to {MAX_PEAK:g}). Integers as floats"
+                " are divided by their full scale, 32768 for 16 bits"
+            )
     return tensors
 
 

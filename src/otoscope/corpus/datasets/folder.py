@@ -129,7 +129,7 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             listing_table(rows),
             files.set_aside.vstack(set_aside_table(unmatched.items())),
             group_source=self._group_source(fields),
-            notes=tuple(notes),
+            notes=(*files.notes, *notes),
         )
 
     def _fields(self, paths: list[str]) -> pl.DataFrame:

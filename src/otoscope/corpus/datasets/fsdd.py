@@ -53,7 +53,15 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
         ]
         if not rows:
             raise CorpusError(f"no recording named {{digit}}_{{speaker}}_{{index}}.wav is left under {self.root}")
-        return Listing("fsdd", self.root, LICENCE, CITATION, listing_table(rows), files.set_aside.vstack(unnamed))
+        return Listing(
+            "fsdd",
+            self.root,
+            LICENCE,
+            CITATION,
+            listing_table(rows),
+            files.set_aside.vstack(unnamed),
+            notes=files.notes,
+        )
 
     def _keeps(self, speaker: str, take: int) -> bool:
         return (self.takes is None or take < self.takes) and (self.speakers is None or speaker in self.speakers)

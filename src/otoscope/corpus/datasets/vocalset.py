@@ -148,7 +148,9 @@ class VocalSetCorpus(CorpusSpec, frozen=True, extra="forbid"):
                 f"none of {len(names)} recordings under {root} passes the filters: {unnamed.height} name no singer or"
                 " technique, `techniques` and `vowels` exclude the others"
             )
-        return Listing("vocalset", root, LICENCE, CITATION, listing_table(rows), files.set_aside.vstack(unnamed))
+        return Listing(
+            "vocalset", root, LICENCE, CITATION, listing_table(rows), files.set_aside.vstack(unnamed), notes=files.notes
+        )
 
     def _keeps(self, name: VocalSetName) -> bool:
         return name.technique in self.techniques and (self.vowels is None or name.ending in self.vowels)
