@@ -7,8 +7,10 @@ Contenders take turns on the same threads and batches; reported are medians over
 turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock
 cpu --threads 1` measures processor time of one thread instead. Each step is the library's own: forward, loss with AuxK
 as by default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
-normalisation. `limit` is the encoder's dense product in the fastest precision of this machine, plus one read and one
-write of the weights and both Adam moments at the measured copy bandwidth.
+normalisation. otoscope takes the step that `fit` would take here. `limit` is the encoder's dense product in the fastest
+precision of this machine, plus one read and one write of the weights and both Adam moments at the measured copy
+bandwidth. An option of a peer that is 20 times slower than that peer's default is dropped after one turn; a case ends
+after `CASE_S` seconds, with fewer rounds.
 """
 
 import argparse
@@ -24,12 +26,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machine import describe_machine, machine_line
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bench" / "train"
 PINS = {"torch": "2.13.0", "dictionary-learning": "0.1.0", "eai-sparsify": "1.3.3", "sae-lens": "6.54.12"}
 SKIPPED_PINS = {"dictionary-learning"}
 """Installed without dependencies: they require an old nnsight for language models, which no trainer uses."""
 
+OWN_IMPORTS = ["numba", "jaxtyping", "lazy_loader", "pydantic", "psutil", "safetensors", "filelock", "einops", "tqdm"]
+"""Imports of otoscope's training and of the peers that the pinned packages do not bring along."""
+
+CASE_S = 150.0
+"""Longest time for one case, so that five take less than 15 minutes on any machine; three rounds are always taken."""
+TOO_SLOW = 20.0
+"""An option of a peer is dropped if it is this many times slower than the peer's default."""
+DEFAULTS = {"sparsify (Adam)": "sparsify (signum)", "sae-lens (autocast)": "sae-lens"}
+"""Default of the peer that each option belongs to."""
 
 STEPS = 3
 """Consecutive steps per turn, so that caches are as warm as in training."""
@@ -91,7 +104,7 @@ def build_environment() -> Path:
     pins.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
     whole = [name for name in PINS if name not in SKIPPED_PINS]
-    subprocess.run([*install, *whole, "numba", "jaxtyping", "einops", "tqdm"], check=True)
+    subprocess.run([*install, *whole, *OWN_IMPORTS], check=True)
     subprocess.run([*install, "--no-deps", *SKIPPED_PINS], check=True)
     ready.write_text(stamp)
     return python
@@ -110,16 +123,19 @@ def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], fl
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    machine = describe_machine()
+    print(machine_line(machine))
     rows = []
     for case in cases:
+        began = time.perf_counter()
         batches = make_batches(case)
         contenders = [Contender(name, make(case, batches[0], threads), []) for name, make in MAKERS.items()]
-        limits = Limits(case, threads, clock)
-        for contender in contenders:
-            for batch in batches[:3]:
-                contender.step(batch)
+        limits = Limits(case, clock)
+        contenders, dropped = warm_up(contenders, batches, clock)
         steps = max(STEPS, 256 // case.batch)
         for turn in range(rounds):
+            if turn >= 3 and time.perf_counter() - began > CASE_S:
+                break
             for contender in contenders:
                 time.sleep(0.02)  # idle OpenMP threads of the one before stop spinning
                 start = clock()
@@ -127,8 +143,26 @@ def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], fl
                     contender.step(batches[(turn + i) % len(batches)])
                 contender.seconds.append((clock() - start) / steps)
             limits.measure()
-        rows.append(report(case, contenders, limits))
+        rows.append({**report(case, contenders, limits), "dropped": dropped, "machine": machine})
     print(json.dumps({"bench": "train", "rows": rows}))
+
+
+def warm_up(
+    contenders: list[Contender], batches: list[Any], clock: Callable[[], float]
+) -> tuple[list[Contender], list[str]]:
+    """Take the first steps of every contender; return those to measure, and the names of those that are too slow."""
+    seconds: dict[str, float] = {}
+    for contender in contenders:
+        contender.step(batches[0])  # allocates and compiles
+        start = clock()
+        contender.step(batches[1])
+        seconds[contender.name] = clock() - start
+    dropped = [name for name, default in DEFAULTS.items() if seconds[name] > TOO_SLOW * seconds[default]]
+    for name in dropped:
+        print(
+            f"  dropped {name}: {1e3 * seconds[name]:.0f} ms per step, {seconds[DEFAULTS[name]] * 1e3:.0f} by default"
+        )
+    return [contender for contender in contenders if contender.name not in dropped], dropped
 
 
 def report(case: Case, contenders: list[Contender], limits: "Limits") -> dict[str, Any]:
@@ -171,31 +205,13 @@ def make_batches(case: Case) -> list[Any]:
 class Limits:
     """Lower bound of a step: the encoder's product, and one read and write of weights and moments."""
 
-    def __init__(self, case: Case, threads: int, clock: Callable[[], float]) -> None:
-        import numpy as np
+    def __init__(self, case: Case, clock: Callable[[], float]) -> None:
         import torch
 
-        from otoscope.sae._kernels.buffers import Team
-        from otoscope.sae._kernels.forward import multiply_rows
-        from otoscope.sae._kernels.tables import padded, words_for
-
         x, weights = torch.randn(case.batch, case.width), torch.randn(case.latents, case.width)
-        half_x, half_weights = x.bfloat16(), weights.bfloat16()
-        words = words_for(case.width)
-        packed = np.zeros((case.batch, words), np.uint32)
-        filters = np.zeros((padded(case.latents) // 16, words, 16), np.uint32)
-        block = min(64, max(8, case.batch // threads))
-        scratch = [np.zeros((block, padded(case.latents)), np.float32) for _ in range(threads)]
-        team, bounds = Team(threads), [case.batch * i // threads for i in range(threads + 1)]
-
-        def own(share: int, start: int, stop: int) -> None:
-            for row in range(start, stop, block):
-                multiply_rows(scratch[share], packed, row, min(block, stop - row), filters)
-
+        pairs = {"float32": (x, weights), "bfloat16": (x.bfloat16(), weights.bfloat16())}
         self.products: dict[str, Callable[[], Any]] = {
-            "torch float32": lambda: x @ weights.T,
-            "torch bfloat16": lambda: half_x @ half_weights.T,
-            "otoscope bfloat16": lambda: team.run(own, bounds),
+            name: (lambda a=a, b=b: a @ b.T) for name, (a, b) in pairs.items()
         }
         self.clock = clock
         self.times: dict[str, list[float]] = {name: [] for name in (*self.products, "copy")}
@@ -229,28 +245,13 @@ class Limits:
 
 
 def otoscope(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
-    import numpy as np
-    import torch
+    from otoscope.sae import SparseAutoencoder, TopK, TrainConfig
+    from otoscope.sae.kernel_step import pick_stepper
 
-    from otoscope.sae._kernels.buffers import StepSettings, Weights
-    from otoscope.sae._kernels.step import TopKStep
-
-    atoms = torch.nn.functional.normalize(torch.randn(case.latents, case.width), dim=1).numpy()
-    weights = Weights(
-        encoder=atoms.copy(),
-        decoder=atoms,
-        encoder_bias=np.zeros(case.latents, np.float32),
-        decoder_bias=np.zeros(case.width, np.float32),
-    )
-    settings = StepSettings(k=case.k, aux_coefficient=1 / 32, aux_k=case.width // 2)
-    step = TopKStep(weights, settings, centre=batch.mean(dim=0).numpy(), scale=float(batch.std()), threads=threads)
-    silent = np.zeros(case.latents, np.int64)
-
-    def take(rows: Any) -> None:
-        stats = step(rows.numpy(), learning_rate=5e-4, dead=silent > 10_000_000)
-        silent[:] = np.where(stats.fired > 0, 0, silent + len(rows))
-
-    return take
+    sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train()
+    sae.set_scaling(batch.mean(dim=0), batch.std())
+    stepper = pick_stepper(sae, TrainConfig(), dead_window_rows=10_000_000, threads=threads)
+    return lambda rows: stepper.step(sae.normalise(rows), learning_rate=5e-4)
 
 
 def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:

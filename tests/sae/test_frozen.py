@@ -7,7 +7,6 @@ import torch
 from otoscope import ArrayRows, TrainConfig
 from otoscope.errors import ConfigError
 from otoscope.sae.config import FROZEN_DECODER
-from otoscope.sae.optimiser import is_supported
 from otoscope.sae.train import begin, finish, train_steps
 
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))
@@ -37,11 +36,6 @@ def test_frozen_decoder_is_worse_than_learned_atoms():
             pass
         error[frozen] = finish(run).summary["valid_mse"]
     assert error[False] < 0.8 * error[True]
-
-
-def test_frozen_decoder_uses_the_torch_stepper():
-    run = begin(ROWS, ROWS, FROZEN_DECODER, latents=32, k=4)
-    assert not is_supported(run.sae, FROZEN_DECODER)
 
 
 def test_frozen_decoder_excludes_archetypes():

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
 from otoscope.hardware import find_device, one_thread
 from otoscope.paths import user_path
-from otoscope.sae._kernels.buffers import available_threads
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
-from otoscope.sae.optimiser import StepperFactory, pick_stepper
+from otoscope.sae.kernel_step import available_threads, pick_stepper
+from otoscope.sae.optimiser import StepperFactory
 from otoscope.sae.plan import ResolvedConfig, member_bytes, memory_budget, require_fits, resolve, rows_bytes
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.model import Dictionary, Init
@@ -66,6 +66,11 @@ class TrainConfig(BaseModel):
     prefixes: tuple[float, ...] = (1.0,)
     """Shares of the dictionary that must each reconstruct alone (Matryoshka), increasing and ending in 1."""
 
+    k_shares: tuple[float, ...] = (1.0,)
+    """Shares of k that must each reconstruct alone (Multi-TopK, arXiv 2406.04093), increasing and ending in 1.
+
+    They count for the sparsifier "topk" without `prefixes`."""
+
     learning_rate: float | None = Field(default=None, gt=0)
     """None: `base_rate / sqrt(latents / 2**14)`, the rule of dictionary_learning and sparsify."""
     base_rate: float = Field(default=1e-3, gt=0)
@@ -111,11 +116,11 @@ class TrainConfig(BaseModel):
             )
         return check_sparsifier(value)  # pyright: ignore[reportUnknownArgumentType]
 
-    @field_validator("prefixes")
+    @field_validator("prefixes", "k_shares")
     @classmethod
-    def _check_prefixes(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_shares(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if not value or value[-1] != 1.0 or value[0] <= 0 or any(b <= a for a, b in pairwise(value)):
-            raise ValueError(f"prefixes must rise from above 0 to 1, got {value}")
+            raise ValueError(f"{info.field_name} must rise from above 0 to 1, got {value}")
         return value
 
     @classmethod

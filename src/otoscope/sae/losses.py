@@ -1,6 +1,7 @@
 """Training losses: terms of one forward pass in normalised units."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,23 +44,28 @@ def forward(
     inner: Float[Tensor, "rows width"],
     *,
     prefixes: Sequence[float] = (1.0,),
+    k_shares: Sequence[float] = (1.0,),
     contrast: ContrastSettings | None = None,
 ) -> BatchForward:
     """Reconstruct normalised rows, by gathered atoms or dense products, whichever is faster for the sparsifier.
 
     With several `prefixes`, shares of the dictionary, the error is the mean over the errors of its
-    first latents alone (see `nested_error`). `contrast` treats the second half of the rows as the
+    first latents alone (see `nested_error`); with several `k_shares` over the errors of the largest latents of each
+    row (see `ranked_error`). `contrast` treats the second half of the rows as the
     neighbours of the first (see `contrastive_loss`).
     """
     sparsifier, selecting = sae.sparsifier, use_gather(sae)
-    if selecting is not None and tuple(prefixes) == (1.0,) and contrast is None:
+    budgets = level_budgets(sae, prefixes, k_shares)
+    if selecting is not None and len(prefixes) == len(budgets) == 1 and contrast is None:
         return gather_forward(sae, selecting, inner)
     pre = sae.preactivate(inner)
     codes = sparsifier(pre)
     rebuilt = sae.rebuild(codes)
     error = reconstruction_error(rebuilt, inner)
-    if tuple(prefixes) != (1.0,):
+    if len(prefixes) > 1:
         error = nested_error(sae, codes, inner, prefixes)
+    if len(budgets) > 1:
+        error = ranked_error(sae, pre, inner, budgets)
     penalty = None
     if isinstance(sparsifier, Penalised):
         penalty = sparsifier.penalty(BatchState(inner, pre, codes, sae.decoder, sae.decoder_bias))
@@ -88,12 +94,48 @@ def nested_error(
     """
     rebuilt = inner.new_zeros(inner.shape) if sae.decoder_bias is None else sae.decoder_bias.expand_as(inner)
     errors: list[Tensor] = []
-    start = 0
-    for share in prefixes:
-        stop = max(round(share * sae.latents), start + 1)
+    for start, stop in pairwise([0, *prefix_ends(prefixes, sae.latents)]):
         rebuilt = rebuilt + codes[:, start:stop] @ sae.decoder[start:stop]
         errors.append(reconstruction_error(rebuilt, inner))
-        start = stop
+    return torch.stack(errors).mean()
+
+
+def prefix_ends(prefixes: Sequence[float], latents: int) -> list[int]:
+    """Return the number of latents in each prefix of the dictionary, at least one more than in the one before.
+
+    >>> prefix_ends((0.25, 1.0), 64)
+    [16, 64]
+    """
+    ends: list[int] = []
+    for share in prefixes:
+        ends.append(max(round(share * latents), (ends[-1] if ends else 0) + 1))
+    return ends
+
+
+def level_budgets(sae: SparseAutoencoder, prefixes: Sequence[float], k_shares: Sequence[float]) -> list[int]:
+    """Return the numbers of largest latents that must each reconstruct alone; k alone unless TopK without prefixes.
+
+    >>> level_budgets(SparseAutoencoder(8, 200, TopK(100)), (1.0,), (0.125, 0.25, 0.5, 1.0))
+    [12, 25, 50, 100]
+    """
+    k, ranked = sae.sparsifier.k, type(sae.sparsifier) is TopK and len(prefixes) == 1
+    return [max(round(share * k), 1) for share in k_shares] if ranked else [k]
+
+
+def ranked_error(
+    sae: SparseAutoencoder, pre: Float[Tensor, "rows latents"], inner: Float[Tensor, "rows width"], budgets: list[int]
+) -> Float[Tensor, ""]:
+    """Return the mean reconstruction error over nested numbers of largest latents.
+
+    Multi-TopK (Gao et al., arXiv 2406.04093): the code of each row is also good when it is cut to fewer latents.
+    """
+    values, indices = pre.topk(budgets[-1], dim=1)
+    rebuilt = inner.new_zeros(inner.shape) if sae.decoder_bias is None else sae.decoder_bias.expand_as(inner)
+    errors: list[Tensor] = []
+    for start, stop in pairwise([0, *budgets]):
+        codes = torch.zeros_like(pre).scatter(1, indices[:, start:stop], values[:, start:stop].relu())
+        rebuilt = rebuilt + codes @ sae.decoder
+        errors.append(reconstruction_error(rebuilt, inner))
     return torch.stack(errors).mean()
 
 

@@ -17,8 +17,9 @@ from otoscope.sae import validation
 from otoscope.sae.config import PRESETS, TrainConfig
 from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
 from otoscope.sae.initialise import initialise
+from otoscope.sae.kernel_step import pick_stepper
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.optimiser import Losses, Stepper, StepperFactory, pick_stepper
+from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
 from otoscope.sae.plan import Plan, ResolvedConfig, require_free_memory, resolve
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite

@@ -61,7 +61,7 @@ class BatchTopK(nn.Module):
             return positive * (positive > self.threshold)
         flat = positive.flatten()
         values, indices = flat.topk(min(self.k * (flat.numel() // pre.shape[-1]), flat.numel()), sorted=False)
-        self._update_threshold(values.detach())
+        self.update_threshold(values.detach().min())
         return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
 
     def calibrate(self, pre: Iterable[Float[Tensor, "rows latents"]]) -> None:
@@ -69,7 +69,7 @@ class BatchTopK(nn.Module):
         self.threshold.copy_(threshold_for_l0(pre, k=self.k))
 
     @torch.no_grad()
-    def _update_threshold(self, values: Float[Tensor, " active"]) -> None:
-        smallest = values.min()
+    def update_threshold(self, smallest: Float[Tensor, ""]) -> None:
+        """Move the running threshold towards the smallest value that a training batch kept."""
         updated = self.threshold.lerp(smallest, self.momentum)
         self.threshold.copy_(torch.where(self.threshold < 0, smallest, updated))
