@@ -13,10 +13,13 @@ from otoscope.activations.maintain import verify_store
 from otoscope.activations.storage.remote import CACHE_VARIABLE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
-from otoscope.errors import ArtifactError, ConfigError
+from otoscope.errors import ArtifactError, ConfigError, StaleArtifact
 from otoscope.pipeline.run import run
 from otoscope.report.run_data import set_aside
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.inputs import open_activations
 from otoscope.runs.progress import SilentReporter
+from tests.support.activations import contents
 from tests.support.small_runs import (
     FOLDER,
     RATE_HZ,
@@ -167,3 +170,46 @@ def test_extract_never_removes_a_file_of_others(config: Path, tmp_path: Path):
         extracted(config, tmp_path / "run", "extract.dtype=float16")
     run(settings(config, f"extract.store={tmp_path / 'there'}"), tmp_path / "run", until="extract")
     assert note.read_text() == "mine"
+
+
+def test_two_runs_that_share_a_store_get_their_own_clips(config: Path, tmp_path: Path):
+    there = f"extract.store={tmp_path / 'there'}"
+    few = write_config(tmp_path / "few.yaml", load_config(config).model, {**FOLDER, "exclude": ["*/eve_*"]})
+    run(settings(config, there), tmp_path / "a", until="evaluate")
+    results = (tmp_path / "a" / "results.parquet").read_bytes()
+    before = contents(tmp_path / "there")
+    with pytest.raises(ArtifactError, match=r"another run \(10 clips of the corpus .*, and this run has 8 clips"):
+        run(settings(few, there), tmp_path / "b", until="evaluate")
+    assert contents(tmp_path / "there") == before
+    run(settings(config, there), tmp_path / "a", until="evaluate")
+    assert stages_of_last_run(tmp_path / "a")[0] == []
+    assert (tmp_path / "a" / "results.parquet").read_bytes() == results
+    run(settings(config, there), tmp_path / "c", until="extract")  # the same clips are shared
+    assert contents(tmp_path / "there") == before
+
+
+def test_a_run_whose_corpus_changed_updates_its_own_store_and_others_notice(config: Path, tmp_path: Path):
+    there = f"extract.store={tmp_path / 'there'}"
+    for name in ("a", "c"):
+        run(settings(config, there), tmp_path / name, until="extract")
+    voice = tmp_path / "voices" / "low" / "fay_0.wav"
+    write_audio(voice, tone(250.0), RATE_HZ)
+    run(settings(config, there), tmp_path / "a", until="extract")
+    assert len(ActivationStore.open(tmp_path / "a").clip_ids) == 11
+    voice.unlink()
+    with pytest.raises(StaleArtifact, match=r"there holds other clips than this run's corpus of 10 clips: 11 clips"):
+        open_activations(RunFolder(tmp_path / "c"), settings(config, there))
+    with pytest.raises(ArtifactError, match="a store belongs to one corpus"):
+        run(settings(config, there), tmp_path / "c")
+
+
+def test_an_unfinished_store_can_be_taken_over(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    there = f"extract.store={tmp_path / 'there'}"
+    with monkeypatch.context() as patched:
+        patched.setattr(import_module("otoscope.activations.extract"), "commit_store", broken)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings(config, there), tmp_path / "a", until="extract")
+    few = write_config(tmp_path / "few.yaml", load_config(config).model, {**FOLDER, "exclude": ["*/eve_*"]})
+    assert len(extracted(few, tmp_path / "b", there).clip_ids) == 8
+    with pytest.raises(ArtifactError, match="a store belongs to one corpus"):
+        run(settings(config, there), tmp_path / "a", until="extract")

@@ -37,3 +37,19 @@ def test_run_extracts_damaged_shards_again(config: Path, tmp_path: Path) -> None
     run(load_config(config), tmp_path / "run", until="extract")
     assert stages_of_last_run(tmp_path / "run")[0] == ["extract"]
     assert [digest(path) for path in paths] == before
+
+
+def test_run_computes_again_what_it_computed_from_damaged_bytes(config: Path, tmp_path: Path) -> None:
+    run(load_config(config), tmp_path / "whole", until="evaluate")
+    run(load_config(config), tmp_path / "run", until="extract")
+    for path in (tmp_path / "run" / "activations" / "layer_03").glob("frames-*"):
+        turn_signs(path)
+    run(load_config(config), tmp_path / "run", until="evaluate")
+    results = [(tmp_path / name / "results.parquet").read_bytes() for name in ("whole", "run")]
+    assert results[0] != results[1], "computed from damaged bytes"
+    assert verify_store(tmp_path / "run" / "activations")
+    run(load_config(config), tmp_path / "run", until="evaluate")
+    assert {"extract", "train", "evaluate"} <= set(stages_of_last_run(tmp_path / "run")[0])
+    assert (tmp_path / "run" / "results.parquet").read_bytes() == results[0]
+    run(load_config(config), tmp_path / "run", until="evaluate")
+    assert stages_of_last_run(tmp_path / "run")[0] == []

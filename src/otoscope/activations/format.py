@@ -16,6 +16,8 @@ CARD = "card.json"
 MANIFEST = "manifest.json"
 DAMAGED = "damaged.json"
 """List of files that a verification found damaged; removed once an extraction has rewritten them."""
+REPAIRED = "repaired.json"
+"""Number of times that each file was damaged and then restored, for files with any; part of a layer's identity."""
 CLIPS = "clips"
 SET_ASIDE = "set_aside"
 UNRELATED = frozenset({"scikit-learn"})
@@ -26,7 +28,7 @@ SHARD_FILE = r"^(?:(?:index|segments)/[0-9]{5,10}\.parquet|layer_[0-9]{2,}/[a-z]
 """Names of the files of a shard, except its card."""
 
 _STORE_FILE = re.compile(
-    rf"(card|manifest|damaged|redirect)\.json|(clips|set_aside)(-[0-9]+)?\.parquet|shards/[0-9]{{5,10}}\.json|{SHARD_FILE}"
+    rf"(card|manifest|damaged|repaired|redirect)\.json|(clips|set_aside)(-[0-9]+)?\.parquet|shards/[0-9]{{5,10}}\.json|{SHARD_FILE}"
 )
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 

@@ -4,17 +4,18 @@ Extraction checks sizes only, since hashing a large store in every run would cos
 hashes everything and marks damaged files in the store; the next extraction rewrites their shards and clears the marks.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
 from otoscope.activations.cards import Manifest, StoredFile, read_card, read_shard_card, write_card
-from otoscope.activations.format import DAMAGED, MANIFEST
+from otoscope.activations.format import DAMAGED, MANIFEST, REPAIRED, is_store_file
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.storage.base import Storage
 from otoscope.artifacts import FileRecord, check_size
-from otoscope.errors import ArtifactError, DamagedArtifact
+from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact
 
 
 def check_file(storage: Storage, name: str, record: FileRecord, *, verify: bool) -> None:
@@ -76,9 +77,24 @@ def verify_files(storage: Storage) -> list[str]:
 
 
 def clear_marks(storage: Storage) -> None:
-    """Remove the marks of damage."""
+    """Remove the marks of damage, and count the repair of each file that was marked.
+
+    Results that were computed from damaged bytes have the checksums of the intact ones; the count makes them stale.
+    """
     if is_marked(storage):
+        repairs = Counter(read_repairs(storage))
+        with suppress(DamagedArtifact):
+            repairs.update(read_card(storage, DAMAGED, dict[str, StoredFile]).keys())
+        write_card(storage, REPAIRED, dict(sorted(repairs.items())))
         storage.remove(DAMAGED)
+
+
+def read_repairs(storage: Storage) -> dict[str, int]:
+    """Return the number of repairs of each file that was ever damaged."""
+    try:
+        return read_card(storage, REPAIRED, dict[str, int])
+    except IncompleteArtifact:
+        return {}
 
 
 def is_marked(storage: Storage) -> bool:
@@ -90,10 +106,15 @@ def damaged_shards(storage: Storage) -> set[int]:
     """Return the numbers of the shards with a marked file that is still damaged."""
     if not is_marked(storage):
         return set()
+    try:
+        marked = read_card(storage, DAMAGED, dict[str, StoredFile])
+    except DamagedArtifact:  # the list of damage is damaged itself
+        verify_files(storage)
+        return damaged_shards(storage)
     return {
         int(PurePosixPath(name).stem.rpartition("-")[2])
-        for name, record in read_card(storage, DAMAGED, dict[str, StoredFile]).items()
-        if "/" in name and not _is_intact(storage, name, record)
+        for name, record in marked.items()
+        if "/" in name and is_store_file(name) and not _is_intact(storage, name, record)
     }
 
 

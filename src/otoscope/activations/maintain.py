@@ -22,6 +22,7 @@ from otoscope.activations.format import (
     CARD,
     DAMAGED,
     MANIFEST,
+    REPAIRED,
     differences,
     is_store_file,
     segments_path,
@@ -30,7 +31,7 @@ from otoscope.activations.format import (
 )
 from otoscope.activations.integrity import check_files, is_marked, verify_files
 from otoscope.activations.manifest import commit_store, read_manifest
-from otoscope.activations.plan import shard_numbers, stored_keys
+from otoscope.activations.plan import shard_numbers, sound_id, stored_keys
 from otoscope.activations.storage.base import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
@@ -140,7 +141,7 @@ def collect_garbage(address: str | Path, *, dry_run: bool = False) -> GarbageRep
 def _needed_files(storage: Storage, manifest: Mapping[str, Any]) -> set[str]:
     if storage.size(CARD) is None:
         raise IncompleteArtifact(f"{storage.address} has a manifest but no card; extract again")
-    needed = {CARD, DAMAGED, MANIFEST, REDIRECT, *(table["file"] for table in manifest["tables"].values())}
+    needed = {CARD, DAMAGED, MANIFEST, REDIRECT, REPAIRED, *(table["file"] for table in manifest["tables"].values())}
     for shard in manifest["shards"]:
         needed |= {shard_card_path(shard["shard"]), *shard["files"]}
     return needed
@@ -198,7 +199,7 @@ def _listed_keys(store: ActivationStore, cards: Mapping[int, Mapping[str, Any]])
     for number, card in sorted(cards.items()):
         ids = _listed_ids(store, number) | set_aside
         keys |= {clip_id: key for clip_id, key in stored_keys(card).items() if clip_id in ids}
-    if fingerprint(sorted(keys.items())) != store.manifest["corpus"]["sound"]:
+    if sound_id(keys) != store.manifest["corpus"]["sound"]:
         raise ArtifactError(f"{store.folder}: its shards do not match its corpus; extract once more, then compact")
     return keys
 
@@ -290,7 +291,7 @@ def merge_stores(target: str | Path, sources: Sequence[str | Path]) -> Activatio
             if keys.setdefault(clip_id, key) != key:
                 raise ArtifactError(f"{clip_id!r} has other sound in {source.storage.address} than in an earlier store")
     names = list(dict.fromkeys(str(source.manifest["corpus"]["name"]) for source in opened))
-    corpus = {"name": "+".join(names), "clips": len(keys), "sound": fingerprint(sorted(keys.items()))}
+    corpus = {"name": "+".join(names), "clips": len(keys), "sound": sound_id(keys)}
     shards = [(source.storage, card) for source in opened for card in source.shards]
     card = {
         **spec_of(first.manifest),

@@ -131,12 +131,10 @@ def plan_extraction(
     """
     clips = sorted_clips(corpus.clips)
     keys = clip_keys(corpus, segments)
-    identity = {
-        "name": corpus.name,
-        "clips": len(clips),
-        "sound": fingerprint([(c.clip_id, keys[c.clip_id]) for c in clips]),
-    }
+    identity = {"name": corpus.name, "clips": len(clips), "sound": sound_id(keys)}
     stored = _stored_card(storage, spec)
+    if stored is not None and stored["corpus"]["sound"] == identity["sound"]:
+        identity = stored["corpus"]  # the same clips under another name
     resumed = stored is not None and stored["corpus"] == identity
     reused = {
         number: card
@@ -188,6 +186,11 @@ def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
         segments.check(set(corpus.clips["clip_id"]))
         return {clip_id: fingerprint(sound, segments.key(clip_id)) for clip_id, *sound in rows}
     return {clip_id: fingerprint(sound) for clip_id, *sound in rows}
+
+
+def sound_id(keys: Mapping[str, str]) -> str:
+    """Identify the sound of a corpus by the keys of its clips."""
+    return fingerprint(sorted(keys.items()))
 
 
 def stored_keys(card: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import Float
 
 from otoscope.activations.format import CARD, CLIPS, SET_ASIDE, segments_path
-from otoscope.activations.integrity import check_file, check_files
+from otoscope.activations.integrity import check_file, check_files, read_repairs
 from otoscope.activations.manifest import SET_ASIDE_TYPES, files_of, read_clips, read_manifest, read_typed
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.storage.base import Storage, open_storage
@@ -110,10 +110,15 @@ class ActivationStore:
         return self.manifest["fingerprint"]
 
     def content_id(self, layer: int | None = None) -> str:
-        """Identity of the stored bytes of one layer, or of all layers, from the checksums in the manifest."""
+        """Identity of the stored bytes of one layer, or of all layers, from the checksums in the manifest.
+
+        A repair of a damaged file changes it too, so that results computed from the damaged bytes become stale.
+        """
         layers = "layer_" if layer is None else f"layer_{layer:02d}/"
         prefixes = (layers, "index/", "segments/", CLIPS)
-        return fingerprint({n: record["sha256"] for n, record in self.files.items() if n.startswith(prefixes)})
+        files = {name: record["sha256"] for name, record in self.files.items() if name.startswith(prefixes)}
+        repairs = {name: times for name, times in read_repairs(self.storage).items() if name in files}
+        return fingerprint(files, repairs) if repairs else fingerprint(files)
 
     @property
     def layers(self) -> list[int]:

@@ -83,8 +83,8 @@ def _verify(place: Place, as_json: Json = False) -> None:
             remedy = "a merged store cannot be extracted again: merge again, into a new folder"
         elif is_known_damaged(where):
             remedy = (
-                "marked; the next `otoscope extract` (or `run`) rewrites these shards. Results computed from damaged "
-                "files stay: delete `saes/` and `results.parquet` of such runs"
+                "marked; the next `otoscope extract` (or `run`) rewrites these shards, and whatever a run computed "
+                "from these layers is then computed again"
             )
         else:
             remedy = "the store is read-only, so the damage is not marked; verify again with write access"

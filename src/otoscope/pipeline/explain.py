@@ -28,7 +28,7 @@ from otoscope.runs.cache import run_stage
 from otoscope.runs.codes import code_features, encode_rows
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.inputs import clip_arrays
+from otoscope.runs.inputs import clip_arrays, open_activations
 from otoscope.runs.progress import ProgressReporter, task
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
@@ -38,7 +38,7 @@ from otoscope.sae.model import SparseAutoencoder, load_sae
 def explain(run: Context) -> None:
     """Choose a latent for each of the best-predicted factors and write its top-activating clips to `explain/`."""
     config, folder, watch = run.config, run.folder, run.progress
-    store = ActivationStore.open(folder.activations)
+    store = open_activations(folder, config)
     results = read_table(folder.results)
     compared = read_reappearing_latents(folder, results)
     member = choose_member(results, training_grid(config, store.layers), compared)

@@ -8,8 +8,8 @@ from otoscope.activations.cards import foreign_files, remove_store
 from otoscope.activations.extract import iter_extract
 from otoscope.activations.format import Sharding
 from otoscope.activations.maintain import is_known_damaged
+from otoscope.activations.manifest import read_manifest
 from otoscope.activations.progress import ExtractionProgress
-from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import open_storage, read_redirect, write_redirect
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
@@ -23,6 +23,7 @@ from otoscope.hardware import find_device
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import load_corpus
+from otoscope.runs.inputs import holds_sound, read_segments, stored_corpus
 from otoscope.runs.progress import task
 
 MANIFEST = "manifest.json"
@@ -51,10 +52,7 @@ def extract(run: Context) -> None:
         if (device := find_device(config.device)).type != "cpu":
             watch.message(f"  device: {device}")
         if is_known_damaged(folder.activations):
-            watch.message(
-                "  the store is damaged and will be repaired; what this run computed from it stays: delete saes/ and "
-                "results.parquet to compute it again"
-            )
+            watch.message("  the store is damaged and will be repaired; results that depend on it are computed again")
         last = extraction.write_to(settings.store) if settings.store else extraction.write_in_run(folder.activations)
         store = ActivationStore.open(folder.activations)
         watch.message(f"  {store.manifest['sound_s']:,.0f} s of sound, {store.frames:,} frames per layer")
@@ -77,7 +75,7 @@ def extract(run: Context) -> None:
         outputs=[folder.activations / MANIFEST],
         work=work,
         progress=watch,
-        intact=lambda: _is_intact(folder.activations),
+        intact=lambda: _is_intact(folder.activations, corpus, settings),
     )
     aside = ActivationStore.open(folder.activations).set_aside
     if not aside.is_empty():
@@ -123,20 +121,43 @@ class _Extraction:
         return last
 
     def write_to(self, address: str) -> ExtractionProgress | None:
-        """Write to another address, and redirect the run folder to it."""
-        last = self._write(address)
+        """Write to another address, and redirect the run folder to it.
+
+        Raises `ArtifactError` if another run completed a store of other clips there.
+        """
         folder = self._run.folder.activations
+        self._require_own(address, folder)
+        last = self._write(address)
         if read_redirect(folder) is None:
             remove_store(LocalStorage(folder))
         write_redirect(folder, address)
         (folder / MANIFEST).write_bytes(open_storage(address).read(MANIFEST))
         return last
 
+    def _require_own(self, address: str, folder: Path) -> None:
+        """Raise `ArtifactError` for a complete store of other clips, unless it is this run's own."""
+        try:
+            manifest = read_manifest(open_storage(address))
+        except ArtifactError:  # none, unfinished or damaged
+            return
+        if holds_sound(manifest, self._corpus, self._run.config.extract):
+            return
+        try:
+            own = read_redirect(folder) == address and read_manifest(LocalStorage(folder)) == manifest
+        except ArtifactError:
+            own = False
+        if not own:
+            raise ArtifactError(
+                f"{address} holds the activations of another run ({stored_corpus(manifest)}), and this run has "
+                f"{count(self._corpus.clips.height, 'clip')}: a store belongs to one corpus; nothing was written: set "
+                "extract.store to another address"
+            )
+
     def _write(self, address: Path | str) -> ExtractionProgress | None:
         config, watch = self._run.config, self._run.progress
         settings = config.extract
         last: ExtractionProgress | None = None
-        segments = _segments(settings)
+        segments = read_segments(settings)
         for note in () if segments is None else segments.notes:
             watch.message(f"  {note}")
         with task(watch, f"extracting {count(len(self._layers), 'layer')}", self._corpus.clips.height, "clips"):
@@ -163,12 +184,6 @@ def _load(config: RunConfig) -> Encoder:
     return LazyEncoder(config).release()
 
 
-def _segments(settings: ExtractSettings) -> Segments | None:
-    if settings.segments is not None:
-        return Segments.read(settings.segments)
-    return None if settings.segment_s is None else Segments(every_s=settings.segment_s)
-
-
 def _sibling(folder: Path, word: str) -> Path:
     return folder.with_name(f"{folder.name}.{word}")
 
@@ -181,12 +196,13 @@ def _end_swap(folder: Path) -> None:
         remove_store(LocalStorage(_sibling(folder, "old")))
 
 
-def _is_intact(folder: Path) -> bool:
-    """Return whether every file has its full size and none is marked as damaged."""
+def _is_intact(folder: Path, corpus: Corpus, settings: ExtractSettings) -> bool:
+    """Return whether the store holds this corpus, every file has its full size, and none is marked as damaged."""
     try:
         if is_known_damaged(folder):
             return False
-        ActivationStore.open(folder).check_sizes()
+        store = ActivationStore.open(folder)
+        store.check_sizes()
+        return holds_sound(store.manifest, corpus, settings)
     except ArtifactError:
         return False
-    return True

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json, write_json
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
+from otoscope.runs.inputs import open_activations
 from otoscope.runs.training import GridTraining, training_grid
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
 
 def train(run: Context) -> None:
     """Train the missing SAEs of the grid; write `saes/ID/` for each, and `saes/index.json`."""
-    folder, store = run.folder, ActivationStore.open(run.folder.activations)
+    folder, store = run.folder, open_activations(run.folder, run.config)
     grid = training_grid(run.config, list(store.layers))
     training = GridTraining(run, store, grid)
     index = folder.saes / "index.json"

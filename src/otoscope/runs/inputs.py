@@ -1,22 +1,25 @@
 """Inputs of every protocol: activations, and the labels, groups, splits and factors of the clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
+from otoscope.activations.plan import clip_keys, sound_id
+from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
-from otoscope.config import RunConfig
+from otoscope.config import ExtractSettings, RunConfig
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.errors import ConfigError
+from otoscope.errors import ConfigError, StaleArtifact, quote
 from otoscope.factors.table import FactorTable
+from otoscope.formatting import count
 from otoscope.metrics.record import Record
 from otoscope.runs.context import Context
-from otoscope.runs.folder import load_corpus
+from otoscope.runs.folder import RunFolder, load_corpus
 
 
 def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
@@ -103,9 +106,40 @@ class EvaluationInputs:
         )
 
 
+def read_segments(settings: ExtractSettings) -> Segments | None:
+    """Return the segments of a configuration, None if it has none."""
+    if settings.segments is not None:
+        return Segments.read(settings.segments)
+    return None if settings.segment_s is None else Segments(every_s=settings.segment_s)
+
+
+def open_activations(folder: RunFolder, config: RunConfig) -> ActivationStore:
+    """Open the store of a run; raise `StaleArtifact` unless it holds the clips of the run's corpus and no others.
+
+    A store at another address (`extract.store`) may have been written by another run since.
+    """
+    store, corpus = ActivationStore.open(folder.activations), load_corpus(folder)
+    if not holds_sound(store.manifest, corpus, config.extract):
+        raise StaleArtifact(
+            f"{store.folder} holds other clips than this run's corpus of {count(corpus.clips.height, 'clip')}: "
+            f"{stored_corpus(store.manifest)}; run `otoscope extract` with this configuration"
+        )
+    return store
+
+
+def holds_sound(manifest: Mapping[str, Any], corpus: Corpus, settings: ExtractSettings) -> bool:
+    """Return whether a store was written from the sound (and segments) of these clips, and of no others."""
+    return manifest["corpus"]["sound"] == sound_id(clip_keys(corpus, read_segments(settings)))
+
+
+def stored_corpus(manifest: Mapping[str, Any]) -> str:
+    """Describe the corpus of a store, for messages."""
+    return f"{count(manifest['corpus']['clips'], 'clip')} of the corpus {quote(manifest['corpus']['name'])}"
+
+
 def load_inputs(run: Context) -> EvaluationInputs:
     """Load the artifacts that protocols read."""
-    store = ActivationStore.open(run.folder.activations)
+    store = open_activations(run.folder, run.config)
     corpus = load_corpus(run.folder).select(store.clip_ids)
     factors = FactorTable.load(run.folder.factors)
     return EvaluationInputs(store, corpus, factors, clip_arrays(corpus, factors, run.config))

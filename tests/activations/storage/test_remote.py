@@ -189,5 +189,5 @@ def test_verify_store_marks_damage_that_extraction_repairs(sound: Path, place: s
         temporary.write_bytes(before[name][:-4] + bytes(byte ^ 0xFF for byte in before[name][-4:]))
     assert len(verify_store(place)) == 1
     steps(corpus_of(sound), place)
-    assert objects(place) == before
+    assert {path: data for path, data in objects(place).items() if path != "repaired.json"} == before
     assert verify_store(place) == []
