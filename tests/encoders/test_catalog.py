@@ -1,14 +1,21 @@
-"""An untrained encoder: the same architecture, weights that learned nothing."""
+"""Untrained encoders, and the encoder of an SAE's training."""
 
+import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from otoscope.activations.format import store_spec
+from otoscope.encoders.base import ContextMode, Encoder
 from otoscope.encoders.catalog import load_encoder, reinitialise
-from otoscope.errors import EncoderError
+from otoscope.errors import ConfigError, EncoderError
+from tests.support.tiny import write_tiny_checkpoint
 
 WAVE = [torch.sin(torch.arange(8000) / 9.0)]
 
@@ -42,3 +49,57 @@ def test_an_encoder_without_a_model_is_refused():
 
     with pytest.raises(EncoderError, match="bare has no model configuration"):
         reinitialise(Bare(), seed=0)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass
+class Trained:
+    """An SAE, of which an encoder reads only the card."""
+
+    card: dict[str, Any]
+
+
+def trained_on(encoder: Encoder) -> Trained:
+    spec = store_spec(encoder, layers=[1])
+    return Trained({"layer": 1, "encoder": json.loads(json.dumps(spec["encoder"]))})
+
+
+@pytest.mark.parametrize("context", ["exact", "short"])
+def test_load_encoder_for_an_sae_gives_the_encoder_of_its_training(tmp_path: Path, context: ContextMode):
+    folder = write_tiny_checkpoint("whisper", tmp_path)
+    encoder = load_encoder(folder, context=context)
+    wave = np.random.default_rng(0).normal(scale=0.1, size=8000).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = load_encoder(for_=trained_on(encoder))
+    assert (again.name, again.revision) == (encoder.name, encoder.revision)
+    states, expected = (e.encode([wave], layers=[1]).layers[1] for e in (again, encoder))
+    np.testing.assert_array_equal(states.numpy(), expected.numpy())
+
+
+def test_load_encoder_warns_of_another_context_or_model_than_the_training(tmp_path: Path):
+    one, other = (write_tiny_checkpoint("whisper", tmp_path / name) for name in ("one", "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "dropout": 0.25}))
+    sae = trained_on(load_encoder(one, context="short"))
+    with pytest.warns(UserWarning, match="context exact, trained on short"):
+        load_encoder(for_=sae, context="exact")
+    with pytest.warns(UserWarning, match=r"revision \w+, trained on \w+"):
+        load_encoder(other, for_=sae)
+
+
+def test_load_encoder_for_an_sae_of_an_untrained_encoder_draws_the_same_weights(tmp_path: Path):
+    folder = write_tiny_checkpoint("hubert", tmp_path)
+    encoder = load_encoder(folder, untrained=True, seed=3)
+    again = load_encoder(for_=trained_on(encoder))
+    assert (again.name, again.revision) == (encoder.name, encoder.revision)
+    wave = np.random.default_rng(0).normal(scale=0.1, size=8000).astype(np.float32)
+    states, expected = (e.encode([wave], layers=[1]).layers[1] for e in (again, encoder))
+    np.testing.assert_array_equal(states.numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize("card", [{}, {"encoder": None}, {"encoder": {}}, {"encoder": {"name": 3}}, {"encoder": []}])
+def test_load_encoder_for_an_sae_without_an_encoder_says_what_to_do(card: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"names no encoder; name the model .*load_encoder\(MODEL\)"):
+        load_encoder(for_=Trained(card))
+    with pytest.raises(ConfigError, match="name a model, or give the SAE"):
+        load_encoder()

@@ -1,11 +1,13 @@
 """Families that can be loaded, well-known models, and `load_encoder`."""
 
 import math
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -79,12 +81,54 @@ MODELS: dict[str, KnownModel] = {
 """Well-known identifiers, for `otoscope models` and for suggestions; other models of these families load as well."""
 
 
+class HasCard(Protocol):
+    """An SAE: its card names the encoder whose states it was trained on."""
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Metadata of the SAE."""
+        ...
+
+
+class TrainedOn(NamedTuple):
+    """Encoder of an SAE's training; None for what its card does not say."""
+
+    name: str
+    revision: str | None = None
+    context: ContextMode | None = None
+    precision: Precision | None = None
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> "TrainedOn":
+        """Read the encoder from an SAE's card; raise `ConfigError` if it names none."""
+        entry = card.get("encoder")
+        stored: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {"name": entry}
+        texts: dict[str, Any] = {key: value for key in cls._fields if isinstance(value := stored.get(key), str)}
+        if "name" not in texts:
+            raise ConfigError(
+                "the card of this SAE names no encoder; name the model that gave its rows: load_encoder(MODEL)"
+            )
+        return cls(**texts)
+
+    def warn_of_differences(self, encoder: Encoder) -> None:
+        """Warn if an encoder differs from the one of the training."""
+        expected = {key: value for key, value in self._asdict().items() if value is not None and key != "name"}
+        runtime = getattr(encoder, "runtime", None)
+        actual = {key: getattr(encoder, key, getattr(runtime, key, None)) for key in expected}
+        if differing := [key for key in expected if actual[key] not in (None, expected[key])]:
+            phrases = "; ".join(f"{key} {actual[key]}, trained on {expected[key]}" for key in differing)
+            warnings.warn(
+                f"{encoder.name}: other codes than in this SAE's training are likely: {phrases}", stacklevel=3
+            )
+
+
 def load_encoder(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
+    for_: HasCard | None = None,
     revision: str | None = None,
-    context: ContextMode = "exact",
-    precision: Precision = "exact",
+    context: ContextMode | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
     device: str = "cpu",
     together: bool | None = None,
@@ -95,11 +139,13 @@ def load_encoder(
 
     Args:
         model: a folder or a Hub identifier (see `resolve`).
+        for_: an SAE. Model, revision, context and precision are by default those of its training; a warning names what
+            differs.
         revision: a Hub commit, or the digest of a folder's weights.
-        context: "short" lets Whisper encode only the clip instead of its 30 s window.
-        precision: "exact" computes in float32 and agrees with transformers to 1e-5. "fast" rounds the operands of
-            products to bfloat16 if a product measured at load is faster so on this device, and else is exact; the
-            cosine to exact states stays above 0.999 in every layer.
+        context: "short" lets Whisper encode only the clip instead of its 30 s window; by default "exact".
+        precision: "exact" (the default) computes in float32 and agrees with transformers to 1e-5. "fast" rounds the
+            operands of products to bfloat16 if a product measured at load is faster so on this device, and else is
+            exact; the cosine to exact states stays above 0.999 in every layer.
         threads: PyTorch's CPU threads during each pass; the same number gives the same bytes.
         device: auto, cpu, cuda, cuda:1, mps
         together: lets clips share a pass where padding cannot disturb them. By default they do on an accelerator, and
@@ -111,6 +157,16 @@ def load_encoder(
     Raises `UnknownEncoder` (no such model, or an unsupported family), `WeightMismatch` (missing or unexpected keys),
     `EncoderError` (an unsupported configuration), `MissingExtra`.
     """
+    trained_on = None if for_ is None else TrainedOn.of(for_.card)
+    if trained_on is not None:
+        if model is None:
+            model, untrained, seed, trained_revision = _drawn_weights(trained_on, untrained=untrained, seed=seed)
+            revision = trained_revision if revision is None else revision
+        context = trained_on.context if context is None else context
+        precision = trained_on.precision if precision is None else precision
+    if model is None:
+        raise ConfigError("name a model, or give the SAE that was trained on it: load_encoder(for_=sae)")
+    context, precision = context or "exact", precision or "exact"
     if context not in ("exact", "short"):
         raise ConfigError(f"context is {context!r}; allowed: exact, short")
     if precision not in ("exact", "fast"):
@@ -129,7 +185,22 @@ def load_encoder(
     runtime = Runtime(device=device, threads=threads, shared_s=shared_s, precision=precision, context=context)
     load: Loader = resolve_name(FAMILIES[family])
     encoder = load(source, runtime)
-    return reinitialise(encoder, seed=seed) if untrained else encoder
+    encoder = reinitialise(encoder, seed=seed) if untrained else encoder
+    if trained_on is not None:
+        trained_on.warn_of_differences(encoder)
+    return encoder
+
+
+def _drawn_weights(trained_on: TrainedOn, *, untrained: bool, seed: int) -> tuple[str, bool, int, str | None]:
+    """Return model, `untrained`, seed and revision of an SAE's training, from the name that `reinitialise` gives."""
+    drawn = re.fullmatch(r"untrained-(\d+)-(.*)", trained_on.revision or "")
+    if drawn is None:
+        return trained_on.name, untrained, seed, trained_on.revision
+    return trained_on.name.removesuffix(UNTRAINED), True, int(drawn[1]), drawn[2] or None
+
+
+UNTRAINED = " (untrained)"
+"""End of the name of an encoder with newly drawn weights."""
 
 
 def reinitialise(encoder: Encoder, *, seed: int) -> Encoder:
@@ -146,5 +217,5 @@ def reinitialise(encoder: Encoder, *, seed: int) -> Encoder:
         torch.manual_seed(seed)
         model: Any = type(encoder.model)(config)
     model = encoder.runtime.prepare(model.to(dtype=torch.float32).eval())
-    name, revision = f"{encoder.name} (untrained)", f"untrained-{seed}-{encoder.revision}"
+    name, revision = f"{encoder.name}{UNTRAINED}", f"untrained-{seed}-{encoder.revision}"
     return replace(encoder, model=model, name=name, revision=revision)

@@ -1,0 +1,40 @@
+"""The first code of README.md and docs/how-to/python.md, as printed, on a tiny model."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from otoscope.activations.format import store_spec
+from otoscope.corpus.audio import write_audio
+from otoscope.encoders.catalog import load_encoder
+from otoscope.sae import SparseAutoencoder, TopK
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md"])
+def test_first_code_encodes_with_the_encoder_of_the_sae(
+    page: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code, *_) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (folder,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
+    encoder = load_encoder(tiny("whisper"), context="short")
+    card = {"layer": 3, "encoder": store_spec(encoder, layers=[3])["encoder"]}
+    sae = SparseAutoencoder(encoder.layers[3].width, 32, TopK(4))
+    sae.save_pretrained(tmp_path / folder, card)
+    wave = (0.3 * np.sin(np.arange(12_000) / 9)).astype(np.float32)
+    write_audio(tmp_path / "voice.wav", wave, 16_000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    read = np.round(wave * 32768).astype(np.float32) / 32768
+    expected = sae.encode(encoder.encode([read], layers=[3]).layers[3][0])
+    torch.testing.assert_close(names["codes"], expected)
+    assert len(names["codes"]) == len(encoder.frames(12_000).end_s), "the short context of the training"
