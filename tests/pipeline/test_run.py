@@ -1,19 +1,24 @@
 """A run from a configuration to a report, and what a second one does."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, read_json
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError
+from otoscope.explain import ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.pipeline.stages import STAGES, stages_until
+from otoscope.sae import SparseAutoencoder
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
 CLIPS = 5 * 3 * 2
@@ -250,3 +255,51 @@ def test_run_accepts_a_configuration_from_python(summary: RunSummary, path: Path
     assert replace(run(config, summary.run), seconds=0.0, peak_rss_mb=0.0) == replace(
         summary, seconds=0.0, peak_rss_mb=0.0
     )
+
+
+def test_explain_indexes_the_dictionary_shown_and_writes_when_latents_fire(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    explained = summary.run / "explain"
+    sae_id = read_json(explained / "card.json")["sae_id"]
+    index = ActivationIndex.open(explained / "index" / sae_id)
+    store = ActivationStore.open(summary.run)
+    sae = SparseAutoencoder.from_pretrained(summary.run / "saes" / sae_id)
+    clip = store.clip_ids[3]
+    codes = sae.encode(store.frames_of(index.card["layer"], clip))
+    assert index.codes_of(clip) == pytest.approx(codes, rel=2e-3, abs=1e-4)
+    examples = pl.read_parquet(explained / "examples.parquet")
+    gallery = pl.read_parquet(explained / "top_clips.parquet")
+    assert set(examples["latent"]) == set(gallery["latent"])
+    for row in examples.head(20).iter_rows(named=True):
+        assert index.codes_of(row["clip_id"])[row["row"], row["latent"]] == pytest.approx(row["activation"])
+        assert row["start_s"] == pytest.approx(store.times_of(row["clip_id"]).start_s[row["row"]])
+    firing = pl.read_parquet(explained / "firing.parquet")
+    assert set(firing["by"]) == {"group", "technique", "vowel", "context", "gender"}
+    assert firing["rate"].is_between(0, 1).all()
+
+
+def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    explained = summary.run / "explain"
+    before = {p: p.stat().st_mtime_ns for p in explained.rglob("*") if p.suffix in (".flac", ".safetensors")}
+    done, _ = again(summary, path, "explain.only=[firing]", "explain.latents=[5]", until="explain")
+    assert done == ["explain"]
+    assert 5 in set(pl.read_parquet(explained / "examples.parquet")["latent"])
+    assert before == {p: p.stat().st_mtime_ns for p in explained.rglob("*") if p.suffix in (".flac", ".safetensors")}
+    again(summary, path, until="explain")
+    assert 5 not in set(pl.read_parquet(explained / "examples.parquet")["latent"])
+    with pytest.raises(ConfigError, match=r"explain\.latents: 64 does not exist; .* has latents 0 to 63"):
+        again(summary, path, "explain.latents=[64]", until="explain")
+    again(summary, path, until="explain")
+
+
+def test_page_on_artifacts_reads_the_index(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "read-artifacts.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "latent_offsets" in block]
+    (index,) = (summary.run / "explain" / "index").iterdir()
+    names: dict[str, Any] = {}
+    exec(re.sub(r'Path\(".*"\)', f"Path({str(index)!r})", code), names)
+    firing = ActivationIndex.open(index).firing(17)
+    assert names["rows"].tolist() == firing.rows.tolist()
+    assert names["codes"].tolist() == firing.activations.tolist()

@@ -53,6 +53,17 @@ Show = Annotated[
     int, typer.Option("--show", min=0, help="Print this many clips with group, split, labels and factors.")
 ]
 
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only", help="Steps, separated by commas: firing, top_clips. [default: explain.only]", show_default=False
+    ),
+]
+Latents = Annotated[
+    str | None,
+    typer.Option("--latents", help="Also explain these latents, e.g. 12,345.", show_default=False),
+]
+
 DEMO = Path(__file__).with_name("demo.yaml")
 
 
@@ -67,7 +78,8 @@ def register(app: typer.Typer) -> None:
         _run
     )
     for stage in STAGES.values():
-        command = _corpus if stage.name == "corpus" else _stage_command(stage.name)
+        own = {"corpus": _corpus, "explain": _explain}
+        command = own.get(stage.name) or _stage_command(stage.name)
         app.command(stage.name, help=_help(stage))(command)
 
 
@@ -112,6 +124,29 @@ def _corpus(
         executor=executor,
         as_json=as_json,
         show=show,
+    )
+
+
+def _explain(
+    config: Config,
+    out: Out = None,
+    override: Set = None,
+    only: Only = None,
+    latents: Latents = None,
+    fail_fast: FailFast = False,
+    executor: Executor = "local",
+    as_json: Json = False,
+) -> None:
+    given = {"only": only, "latents": latents}
+    chosen = [f"explain.{name}=[{text}]" for name, text in given.items() if text is not None]
+    _execute(
+        config,
+        out=out,
+        overrides=[*(override or ()), *chosen],
+        until="explain",
+        fail_fast=fail_fast,
+        executor=executor,
+        as_json=as_json,
     )
 
 

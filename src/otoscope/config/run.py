@@ -105,6 +105,31 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
+ExplainStep = Literal["firing", "top_clips"]
+
+
+class ExplainSettings(Section):
+    """Contents of `explain/`."""
+
+    only: tuple[ExplainStep, ...] = Field(
+        default=("firing", "top_clips"),
+        description="firing: examples, silent clips, classes and co-firing of the explained latents; "
+        "top_clips: sound and pictures for the report's gallery",
+    )
+    dictionaries: Literal["shown", "all"] = Field(
+        default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
+    )
+    latents: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="latents to explain in addition to those of the gallery"
+    )
+    examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
+
+    @field_validator("only")
+    @classmethod
+    def _some(cls, value: tuple[ExplainStep, ...]) -> tuple[ExplainStep, ...]:
+        return require_unique(value)
+
+
 class ReportSettings(Section):
     """Contents of the page."""
 
@@ -127,6 +152,7 @@ class RunConfig(Section):
     extract: ExtractSettings = ExtractSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    explain: ExplainSettings = ExplainSettings()
     report: ReportSettings = ReportSettings()
 
     def __repr__(self) -> str:

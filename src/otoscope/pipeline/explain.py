@@ -1,86 +1,266 @@
-"""Stage `explain`: choose latents and write the clips in which they fire most."""
+"""Stage `explain`: index the codes, choose latents, and write when they fire and their top-activating clips."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint, read_table
-from otoscope.config import RunConfig
+from otoscope.artifacts import digest, fingerprint, read_table, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
+from otoscope.errors import ConfigError
 from otoscope.explain import (
     ActivatingClip,
+    ActivationIndex,
     LatentChoice,
     Sound,
     TimedCodes,
     choose_latents,
+    co_firing,
+    example_table,
+    firing_by_class,
+    index_inputs,
     top_activating_clips,
+    write_activation_index,
     write_top_clips,
 )
 from otoscope.factors.table import FactorTable
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
-from otoscope.runs.cache import run_stage
-from otoscope.runs.codes import code_features, encode_rows
+from otoscope.runs.cache import is_current, run_stage, write_card
+from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.inputs import clip_arrays, open_activations
-from otoscope.runs.progress import ProgressReporter, task
+from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
-from otoscope.sae.model import SparseAutoencoder, load_sae
+from otoscope.sae.model import load_sae
 
 
 def explain(run: Context) -> None:
-    """Choose a latent for each of the best-predicted factors and write its top-activating clips to `explain/`."""
-    config, folder, watch = run.config, run.folder, run.progress
-    store = open_activations(folder, config)
+    """Index the codes of the dictionary shown, choose latents for the best-predicted factors, and explain these.
+
+    Each step of `explain.only` writes its own files to `explain/` and is skipped while its inputs are the same. Files
+    of steps that are not listed stay as long as they are current.
+    """
+    folder = run.folder
+    stage = _prepare(run)
+    steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
+    wanted = [step for name, step in steps.items() if name in run.config.explain.only]
+    members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
+
+    def work() -> None:
+        for member in members:
+            stage.index_of(member)
+        for path in stage.indices.iterdir():
+            if path.name not in {member.sae_id for member in members}:
+                shutil.rmtree(path)
+        for step in steps.values():
+            if not step.is_current(folder):
+                step.clear()
+        for step in wanted:
+            step.ensure(folder)
+
+    run_stage(
+        folder,
+        "explain",
+        inputs=fingerprint([step.inputs for step in wanted], stage.inputs, [member.sae_id for member in members]),
+        outputs=[
+            *(path for step in wanted for path in step.outputs),
+            stage.indices / stage.member.sae_id / "card.json",
+        ],
+        work=work,
+        progress=run.progress,
+        code=["otoscope.explain"],
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Files of `explain/` that are computed together, with a card of their own in `explain/steps/`."""
+
+    name: str
+    inputs: str
+    outputs: Sequence[Path]
+    compute: Callable[[], object]
+    also: Sequence[str] = ()
+    """Patterns of further files."""
+
+    def is_current(self, folder: RunFolder) -> bool:
+        return is_current(self._card(folder), inputs=self.inputs, root=folder.root)
+
+    def ensure(self, folder: RunFolder) -> None:
+        if not self.is_current(folder):
+            self.compute()
+            write_card(self._card(folder), inputs=self.inputs, root=folder.root, outputs=self.outputs)
+
+    def clear(self) -> None:
+        """Remove outdated files."""
+        parent = self.outputs[0].parent
+        for path in [*self.outputs, *(path for pattern in self.also for path in parent.glob(pattern))]:
+            path.unlink(missing_ok=True)
+
+    def _card(self, folder: RunFolder) -> Path:
+        return folder.explain / "steps" / f"{self.name}.json"
+
+
+@dataclass(frozen=True)
+class _ExplainStage:
+    """Inputs of all steps; codes, chosen latents and indices are computed on first use."""
+
+    run: Context
+    store: ActivationStore
+    results: pl.DataFrame
+    corpus: Corpus
+    compared: ReappearingLatents | None
+    grid: list[GridMember]
+    member: GridMember
+    inputs: str
+
+    @property
+    def indices(self) -> Path:
+        """Folder with one index per dictionary."""
+        return self.run.folder.explain / "index"
+
+    def index_of(self, member: GridMember) -> ActivationIndex:
+        """Return the index of a dictionary, written if it is missing or outdated."""
+        folder, sae = self.indices / member.sae_id, load_sae(self.run.folder.saes / member.sae_id).sae
+        if (folder / "card.json").is_file():
+            index = ActivationIndex.open(folder)
+            if index.card["inputs"] == index_inputs(self.store, sae, member.layer, pooling=member.pooling):
+                return index
+        watch = self.run.progress
+        with task(watch, "indexing codes", len(self.store.clip_ids), "clips"):
+            return write_activation_index(
+                folder, self.store, sae, member.layer, pooling=member.pooling, on_clip=lambda: watch.advance(1)
+            )
+
+    @cached_property
+    def index(self) -> ActivationIndex:
+        """Index of the dictionary shown."""
+        return self.index_of(self.member)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Group of each clip."""
+        return self.corpus.clips["group"].to_list()
+
+    @cached_property
+    def chosen(self) -> list[LatentChoice]:
+        """Latents of the gallery."""
+        return _choose(self)
+
+    @property
+    def latents(self) -> list[int]:
+        """Explained latents: those of the gallery, then those of the configuration."""
+        listed = self.run.config.explain.latents
+        if unknown := [latent for latent in listed if latent >= self.member.latents]:
+            raise ConfigError(
+                f"explain.latents: {unknown[0]} does not exist; {self.member.sae_id} has latents 0 to "
+                f"{self.member.latents - 1}"
+            )
+        return list(dict.fromkeys([*(choice.latent for choice in self.chosen), *listed]))
+
+    def firing_step(self) -> _Step:
+        """Return the step that writes when latents fire."""
+        folder, settings = self.run.folder.explain, self.run.config.explain
+        names = ("firing.parquet", "co_firing.parquet", "examples.parquet")
+        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents, settings.examples)
+
+        def compute() -> None:
+            clips = self.corpus.clips
+            classes = {"group": clips["group"], **{name: self.corpus.label(name) for name in self.corpus.labels}}
+            by_class = [
+                firing_by_class(self.index, column.fill_null("").to_numpy()).with_columns(by=pl.lit(name))
+                for name, column in classes.items()
+            ]
+            write_table(folder / names[0], pl.concat(by_class))
+            write_table(folder / names[1], co_firing(self.index, self.latents))
+            times_of = cache(self.store.times_of) if self.index.has_frames else None
+            examples = example_table(self.index, self.latents, self.groups, times_of=times_of, top=settings.examples)
+            write_table(folder / names[2], examples)
+
+        return _Step("firing", inputs, [folder / name for name in names], compute)
+
+    def top_clips_step(self) -> _Step:
+        """Return the step that writes sound and pictures for the gallery."""
+        folder = self.run.folder.explain
+        inputs = fingerprint(self.inputs, self.run.config.report.model_dump(mode="json", include={"factors", "clips"}))
+        return _Step(
+            "top_clips",
+            inputs,
+            [folder / "card.json", folder / "top_clips.parquet"],
+            lambda: _write_top_clips(self),
+            also=("latent*.flac", "latent*.png"),
+        )
+
+
+def _prepare(run: Context) -> _ExplainStage:
+    folder = run.folder
+    store = open_activations(folder, run.config)
     results = read_table(folder.results)
     compared = read_reappearing_latents(folder, results)
-    member = choose_member(results, training_grid(config, store.layers), compared)
-    shown = config.report.model_dump(mode="json", include={"factors", "clips"})
+    grid = training_grid(run.config, store.layers)
+    member = choose_member(results, grid, compared)
     corpus = load_corpus(folder).select(store.clip_ids)
     inputs = fingerprint(
         digest(folder.results),
         digest(folder.factors),
         corpus.fingerprint,
-        shown,
         store.content_id(member.layer),
         digest(folder.saes / member.sae_id / CARD),
+        code_version("otoscope.explain"),
     )
-    card = folder.explain / "card.json"
+    return _ExplainStage(run, store, results, corpus, compared, grid, member, inputs)
 
-    def work() -> None:
-        shutil.rmtree(folder.explain, ignore_errors=True)
-        sae = load_sae(folder.saes / member.sae_id).sae
-        with task(watch, "finding top clips", config.report.factors, "factors"):
-            chosen = _choose(config, folder, store, corpus, sae, member, results, compared, watch)
-            watch.advance(config.report.factors - len(chosen))  # fewer factors may have a latent
-        table = FactorTable.load(folder.factors)
-        column = {name: position for position, name in enumerate(table.names)}
-        rate_hz = int(store.manifest["encoder"]["rate_hz"])
-        rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
-        write_top_clips(
-            folder.explain,
-            chosen,
-            sound_of=lambda clip: Sound(load_clip(corpus.root, rows[clip], rate_hz=rate_hz), rate_hz),
-            card={
-                "sae_id": member.sae_id,
-                "layer": member.layer,
-                "pooling": member.pooling,
-                "sparsity": member.sparsity,
-                "k": member.k,
-                "latents": member.latents,
-            },
-            splits=dict(corpus.clips.select("clip_id", "split").iter_rows()),
-            factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
-        )
 
-    run_stage(folder, "explain", inputs=inputs, outputs=[card], work=work, progress=watch, code=["otoscope.explain"])
+def _write_top_clips(stage: _ExplainStage) -> None:
+    """Write the top-activating clips of the chosen latents."""
+    config, folder, watch, corpus = stage.run.config, stage.run.folder, stage.run.progress, stage.corpus
+    table = FactorTable.load(folder.factors)
+    column = {name: position for position, name in enumerate(table.names)}
+    rate_hz = int(stage.store.manifest["encoder"]["rate_hz"])
+    rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
+    means = stage.index.clip_means() if stage.chosen else np.empty((0, 0))
+    with_clips: list[tuple[LatentChoice, list[ActivatingClip]]] = []
+    with task(watch, "finding top clips", config.report.factors, "factors"):
+        for choice in stage.chosen:
+            strength = means[:, choice.latent]
+            top_clips = top_activating_clips(
+                choice.latent,
+                strength,
+                stage.store.clip_ids,
+                stage.groups,
+                codes_of=_codes_over_time(stage) if stage.index.has_frames else None,
+                top=config.report.clips,
+            )
+            seeds = stage.compared
+            with_clips.append((choice if seeds is None else seeds.with_seed_counts(choice), top_clips))
+            watch.advance(1, note=choice.factor)
+        watch.advance(config.report.factors - len(stage.chosen))  # fewer factors may have a latent
+    member = stage.member
+    write_top_clips(
+        folder.explain,
+        with_clips,
+        sound_of=lambda clip: Sound(load_clip(corpus.root, rows[clip], rate_hz=rate_hz), rate_hz),
+        card={
+            "sae_id": member.sae_id,
+            "layer": member.layer,
+            "pooling": member.pooling,
+            "sparsity": member.sparsity,
+            "k": member.k,
+            "latents": member.latents,
+        },
+        splits=dict(corpus.clips.select("clip_id", "split").iter_rows()),
+        factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
+    )
 
 
 def choose_member(
@@ -110,64 +290,33 @@ def choose_member(
     )
 
 
-def _choose(
-    config: RunConfig,
-    folder: RunFolder,
-    store: ActivationStore,
-    corpus: Corpus,
-    sae: SparseAutoencoder,
-    member: GridMember,
-    results: pl.DataFrame,
-    compared: ReappearingLatents | None,
-    watch: ProgressReporter,
-) -> list[tuple[LatentChoice, list[ActivatingClip]]]:
-    clips = clip_arrays(corpus, FactorTable.load(folder.factors), config)
+def _choose(stage: _ExplainStage) -> list[LatentChoice]:
+    config, compared = stage.run.config, stage.compared
+    clips = clip_arrays(stage.corpus, FactorTable.load(stage.run.folder.factors), config)
     if not clips.factor_names or not config.report.factors:
         return []
-    codes = code_features(store, sae, member, store.clip_ids).units
-    r2 = results.filter(
-        (pl.col("sae_id") == member.sae_id) & (pl.col("metric") == "factor_r2") & (pl.col("split") == "valid")
+    r2 = stage.results.filter(
+        (pl.col("sae_id") == stage.member.sae_id) & (pl.col("metric") == "factor_r2") & (pl.col("split") == "valid")
     )
     if compared is not None:
         r2 = r2.filter(pl.col("protocol") == strict.NAME)
     score = dict(r2.select("target", "value").iter_rows())
-    groups = clips.groups.tolist()
-    chosen = choose_latents(
-        codes,
+    return choose_latents(
+        stage.index.clip_means(),
         clips.factors,
         list(clips.factor_names),
         scores=[score.get(name, float("nan")) for name in clips.factor_names],
         train_mask=clips.split != "test",
         test_mask=clips.split == "test",
-        groups=groups,
+        groups=stage.groups,
         top=config.report.factors,
         allowed=None if compared is None else compared.stable,
     )
-    with_clips: list[tuple[LatentChoice, list[ActivatingClip]]] = []
-    for choice in chosen:
-        top_clips = top_activating_clips(
-            choice.latent,
-            codes[:, choice.latent],
-            store.clip_ids,
-            groups,
-            codes_of=_codes_over_time(store, sae, member),
-            top=config.report.clips,
-        )
-        with_clips.append((choice if compared is None else compared.with_seed_counts(choice), top_clips))
-        watch.advance(1, note=choice.factor)
-    return with_clips
 
 
-def _codes_over_time(
-    store: ActivationStore, sae: SparseAutoencoder, member: GridMember
-) -> Callable[[str], TimedCodes] | None:
-    if member.pooling != "encode_then_pool":
-        return None
-
+def _codes_over_time(stage: _ExplainStage) -> Callable[[str], TimedCodes]:
     def codes_of(clip_id: str) -> TimedCodes:
-        frames = store.frames_of(member.layer, clip_id)
-        batch = encode_rows(sae, frames, np.zeros(len(frames), dtype=np.int64))
-        times = store.times_of(clip_id)
-        return TimedCodes(batch.codes, times.start_s, times.end_s)
+        times = stage.store.times_of(clip_id)
+        return TimedCodes(stage.index.codes_of(clip_id), times.start_s, times.end_s)
 
     return codes_of

@@ -23,7 +23,7 @@ def report(run: Context) -> None:
         folder.factors.with_suffix(".json"),
         folder.activations / "manifest.json",
         folder.results,
-        folder.explain / "card.json",
+        *sorted(path for path in folder.explain.glob("*.*") if path.suffix in (".json", ".parquet")),
         *cards,
     ]
     run_stage(

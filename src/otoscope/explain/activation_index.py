@@ -1,0 +1,455 @@
+"""Sparse index of all codes of a dictionary: by clip, and transposed by latent.
+
+A folder with
+
+- `clips.parquet`: one row per clip, `clip_id, first_row, rows`; a row is a frame, or the clip itself if the dictionary
+  encodes pooled clips
+- `part-00000.safetensors`, ...: the codes of consecutive clips in CSR form, `values` (float16), `latents` and
+  `row_offsets`
+- `block-00000.safetensors`, ...: the same codes by latent, `values`, `rows` and `latent_offsets`
+- `latents.parquet`: one row per latent, see `STATISTICS`
+- `card.json`: written last
+
+A code is `value * scale`; `scale` is a power of two per file, so that no code overflows or underflows float16.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import (
+    canonical_json,
+    fingerprint,
+    read_json,
+    read_table,
+    resolve_inside,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from otoscope.config import Pooling
+from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.runs.code_version import code_version
+from otoscope.sae.model import SparseAutoencoder
+
+PART_ENTRIES = 1 << 22
+"""Codes per part, rounded up to whole clips: 25 MB on disk."""
+BLOCK_ENTRIES = 1 << 24
+"""Codes per transposed block, rounded up to whole latents: about 100 MB."""
+DENSE_CELLS = 1 << 23
+"""Codes that are dense in memory at a time."""
+
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Quantiles of the activations of a latent over the rows in which it fires."""
+
+STATISTICS = ("latent", "rows", "rate", "clips", "mean", "maximum", *(f"q{100 * q:.0f}" for q in QUANTILES))
+"""Per latent: rows and share of rows in which it fires, clips, then mean, maximum and quantiles of its activations."""
+
+CARD = "card.json"
+
+INDEX_CODE = ("otoscope.explain.activation_index", "otoscope.sae.model", "otoscope.sae.sparsifiers")
+"""Code that the bytes of an index depend on."""
+
+
+class Firing(NamedTuple):
+    """Rows in which a latent fires, in order, with the index of their clip and the activation."""
+
+    rows: Int[np.ndarray, " firing"]
+    clips: Int[np.ndarray, " firing"]
+    activations: Float[np.ndarray, " firing"]
+
+
+class ClipRange(NamedTuple):
+    """Codes of consecutive clips in CSR form; the entries of row i are `row_offsets[i]:row_offsets[i + 1]`."""
+
+    first_clip: int
+    latents: Int[np.ndarray, " entries"]
+    activations: Float[np.ndarray, " entries"]
+    row_offsets: Int[np.ndarray, " rows_and_end"]
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationIndex:
+    """Codes of a dictionary over all clips of a store; files are memory-mapped and read slice by slice."""
+
+    folder: Path
+    card: dict[str, Any]
+    clips: pl.DataFrame
+    statistics: pl.DataFrame
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "ActivationIndex":
+        """Open a finished index; raise `IncompleteArtifact` if it was never finished."""
+        folder = Path(folder)
+        if not (folder / CARD).is_file():
+            raise IncompleteArtifact(f"{folder} holds no finished index; run `otoscope explain` to write it")
+        card = read_json(folder / CARD)
+        return cls(folder, card, read_table(folder / "clips.parquet"), read_table(folder / "latents.parquet"))
+
+    def __repr__(self) -> str:
+        return f"ActivationIndex({str(self.folder)!r}, {self.clips.height:,} clips, {self.latents:,} latents)"
+
+    @property
+    def latents(self) -> int:
+        """Number of latents of the dictionary."""
+        return int(self.card["latents"])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows over all clips."""
+        return int(self.card["rows"])
+
+    @property
+    def has_frames(self) -> bool:
+        """True if a row is a frame, False if it is a whole clip."""
+        return self.card["pooling"] == "encode_then_pool"
+
+    @cached_property
+    def clip_ids(self) -> list[str]:
+        """Ids of the clips, in order."""
+        return self.clips["clip_id"].to_list()
+
+    @cached_property
+    def first_rows(self) -> Int[np.ndarray, " clips_and_end"]:
+        """First row of each clip, and the number of rows."""
+        return np.append(self.clips["first_row"].to_numpy(), self.rows)
+
+    def firing(self, latent: int) -> Firing:
+        """Return all rows in which a latent fires; raise `EvaluationError` if there is no such latent."""
+        if not 0 <= latent < self.latents:
+            raise EvaluationError(f"latent {latent} does not exist; the index has latents 0 to {self.latents - 1}")
+        block = next(b for b in self.card["blocks"] if b["first_latent"] <= latent < b["first_latent"] + b["latents"])
+        with self._mapped(block["file"]) as file:
+            at = latent - block["first_latent"]
+            start, stop = (int(n) for n in file.get_slice("latent_offsets")[at : at + 2])
+            values, rows = (_slice(file, name, start, stop) for name in ("values", "rows"))
+        return Firing(rows, self.clip_of(rows), values.astype(np.float32) * np.float32(block["scale"]))
+
+    def clip_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """Return the index of the clip of each row."""
+        return np.searchsorted(self.first_rows, rows, side="right") - 1
+
+    def codes_of(self, clip_id: str) -> Float[np.ndarray, "rows latents"]:
+        """Return the codes of a clip as a dense array; raise `EvaluationError` for an unknown clip."""
+        if clip_id not in self._position:
+            raise EvaluationError(f"the index holds no clip {clip_id!r}; its first is {self.clip_ids[0]!r}")
+        position = self._position[clip_id]
+        part = next(p for p in self.card["parts"] if p["first_clip"] <= position < p["first_clip"] + p["clips"])
+        first = int(self.first_rows[position] - self.first_rows[part["first_clip"]])
+        rows = int(self.first_rows[position + 1] - self.first_rows[position])
+        with self._mapped(part["file"]) as file:
+            offsets = file.get_slice("row_offsets")[first : first + rows + 1]
+            values, latents = (_slice(file, name, offsets[0], offsets[-1]) for name in ("values", "latents"))
+        dense = np.zeros((rows, self.latents), dtype=np.float32)
+        dense[np.repeat(np.arange(rows), np.diff(offsets)), latents] = values.astype(np.float32) * part["scale"]
+        return dense
+
+    def clip_means(self) -> Float[np.ndarray, "clips latents"]:
+        """Return the mean code over the rows of each clip, the pooled codes of the dictionary."""
+        sums = np.zeros((self.clips.height, self.latents), dtype=np.float64)
+        for part in self.parts():
+            rows = self.first_rows[part.first_clip] + np.arange(len(part.row_offsets) - 1)
+            clip = self.clip_of(rows) - part.first_clip
+            cells = np.repeat(clip, np.diff(part.row_offsets)) * self.latents + part.latents
+            clips = int(clip.max(initial=-1)) + 1
+            total = np.bincount(cells, part.activations, minlength=clips * self.latents)
+            sums[part.first_clip : part.first_clip + clips] += total.reshape(clips, self.latents)
+        return (sums / np.maximum(np.diff(self.first_rows), 1)[:, None]).astype(np.float32)
+
+    def parts(self) -> Iterator[ClipRange]:
+        """Yield the codes of consecutive clips, in the order of the clips."""
+        for part in self.card["parts"]:
+            values, latents, offsets = _read_part(self.folder, part)
+            yield ClipRange(part["first_clip"], latents, values.astype(np.float32) * np.float32(part["scale"]), offsets)
+
+    def _mapped(self, name: str) -> Any:
+        return _mapped(resolve_inside(self.folder, name))
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {clip_id: position for position, clip_id in enumerate(self.clip_ids)}
+
+
+def write_activation_index(
+    folder: Path,
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    layer: int,
+    *,
+    pooling: Pooling = "encode_then_pool",
+    part_entries: int = PART_ENTRIES,
+    block_entries: int = BLOCK_ENTRIES,
+    on_clip: Callable[[], object] | None = None,
+) -> ActivationIndex:
+    """Encode every clip of a store once and write its codes by clip and by latent.
+
+    Each clip is encoded on its own. Finished parts and blocks of an interrupted call are kept; the files of a resumed
+    call have the same bytes. Memory is bounded by one part, one block and `DENSE_CELLS` codes. `on_clip` is called
+    after each clip. Raises `EvaluationError` if the SAE has another width than the layer or gives a code that is not
+    finite.
+    """
+    if store.width(layer) != sae.width:
+        raise EvaluationError(
+            f"this SAE takes rows of width {sae.width}, layer {layer} of {store.folder} has width "
+            f"{store.width(layer)}; give the SAE that was trained on this layer"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = index_inputs(store, sae, layer, pooling=pooling, part_entries=part_entries, block_entries=block_entries)
+    (folder / CARD).unlink(missing_ok=True)
+    rows_of = _rows_per_clip(store, pooling)
+    first_rows = np.concatenate([[0], np.cumsum(rows_of)])
+    clips = pl.DataFrame({"clip_id": store.clip_ids, "first_row": first_rows[:-1], "rows": rows_of})
+    write_table(folder / "clips.parquet", clips)
+    parts = list(_write_parts(folder, store, sae, layer, pooling, inputs, part_entries, on_clip or _ignore))
+    counts = np.zeros(sae.latents, dtype=np.int64)
+    for part in parts:
+        counts += np.bincount(_read_part(folder, part)[1], minlength=sae.latents)
+    blocks = list(_write_blocks(folder, parts, counts, first_rows, inputs, block_entries))
+    _write_statistics(folder, blocks, first_rows)
+    card = {"inputs": inputs, "layer": layer, "pooling": pooling, "latents": sae.latents, "rows": int(first_rows[-1])}
+    write_json(folder / CARD, {**card, "entries": int(counts.sum()), "parts": parts, "blocks": blocks})
+    return ActivationIndex.open(folder)
+
+
+def index_inputs(
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    layer: int,
+    *,
+    pooling: Pooling = "encode_then_pool",
+    part_entries: int = PART_ENTRIES,
+    block_entries: int = BLOCK_ENTRIES,
+) -> str:
+    """Return the fingerprint of the activations, the weights and the settings of an index."""
+    settings = [pooling, part_entries, block_entries]
+    weights = {name: sha256(value.cpu().numpy().tobytes()).hexdigest() for name, value in sae.state_dict().items()}
+    return fingerprint(store.content_id(layer), layer, sae.settings(), weights, settings, code_version(*INDEX_CODE))
+
+
+def _ignore() -> None:
+    """Ignore progress."""
+
+
+def _rows_per_clip(store: ActivationStore, pooling: Pooling) -> NDArray[np.int64]:
+    if pooling == "pool_then_encode":
+        return np.ones(len(store.clip_ids), dtype=np.int64)
+    return store.clips["frames"].cast(pl.Int64).to_numpy()
+
+
+def _write_parts(
+    folder: Path,
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    layer: int,
+    pooling: Pooling,
+    inputs: str,
+    part_entries: int,
+    on_clip: Callable[[], object],
+) -> Iterator[dict[str, Any]]:
+    """Write the parts that are missing and yield the card of each."""
+    first, number = 0, 0
+    while first < len(store.clip_ids):
+        name = f"part-{number:05d}.safetensors"
+        part = _finished(folder / name, inputs)
+        if part is None:
+            part = _write_part(folder / name, store, sae, layer, pooling, inputs, part_entries, first, on_clip)
+        else:
+            for _ in range(part["clips"]):
+                on_clip()
+        yield {"file": name, **part}
+        first, number = first + part["clips"], number + 1
+
+
+def _write_part(
+    path: Path,
+    store: ActivationStore,
+    sae: SparseAutoencoder,
+    layer: int,
+    pooling: Pooling,
+    inputs: str,
+    part_entries: int,
+    first: int,
+    on_clip: Callable[[], object],
+) -> dict[str, Any]:
+    kind = np.uint16 if sae.latents <= 1 << 16 else np.int32
+    values: list[NDArray[np.float32]] = []
+    latents: list[NDArray[Any]] = []
+    per_row: list[NDArray[np.int64]] = []
+    clips = entries = 0
+    for clip_id in store.clip_ids[first:]:
+        frames = store.frames_of(layer, clip_id) if pooling == "encode_then_pool" else store.pooled(layer, [clip_id])
+        for codes in _encoded(sae, frames, clip_id):
+            row, latent = np.nonzero(codes)
+            values.append(codes[row, latent])
+            latents.append(latent.astype(kind))
+            per_row.append(np.bincount(row, minlength=len(codes)))
+            entries += len(row)
+        clips += 1
+        on_clip()
+        if entries >= part_entries:
+            break
+    flat = np.concatenate([*values, np.empty(0, np.float32)])
+    scale = _scale(flat)
+    tensors = {
+        "values": (flat / np.float32(scale)).astype(np.float16),
+        "latents": np.concatenate([*latents, np.empty(0, kind)]),
+        "row_offsets": np.concatenate([[0], np.cumsum(np.concatenate([*per_row, np.empty(0, np.int64)]))]).astype(
+            np.int64
+        ),
+    }
+    facts = {"clips": clips, "first_clip": first, "scale": scale}  # in the order in which `_finished` reads them
+    write_tensors(path, tensors, _metadata(inputs, facts))
+    return facts
+
+
+def _encoded(
+    sae: SparseAutoencoder, frames: Float[np.ndarray, "frames width"], clip_id: str
+) -> Iterator[Float[np.ndarray, "rows latents"]]:
+    """Yield the codes of a clip, at most `DENSE_CELLS` at a time."""
+    step = max(DENSE_CELLS // sae.latents, 1)
+    for start in range(0, len(frames), step):
+        with torch.inference_mode():
+            codes = sae.encode(torch.from_numpy(np.ascontiguousarray(frames[start : start + step]))).cpu().numpy()
+        if not np.isfinite(codes).all():
+            raise EvaluationError(f"the SAE gives codes of {clip_id} that are not finite; train it again")
+        yield codes
+
+
+def _scale(values: Float[np.ndarray, " entries"]) -> float:
+    """Return the power of two that brings the largest value into 2^14..2^15, far from both ends of float16."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return 2.0 ** float(np.frexp(largest)[1] - 15) if largest else 1.0
+
+
+def _write_blocks(
+    folder: Path,
+    parts: Sequence[dict[str, Any]],
+    counts: NDArray[np.int64],
+    first_rows: NDArray[np.int64],
+    inputs: str,
+    block_entries: int,
+) -> Iterator[dict[str, Any]]:
+    """Write the transposed blocks that are missing and yield the card of each."""
+    scale = max((part["scale"] for part in parts), default=1.0)
+    for number, (low, high) in enumerate(_latent_ranges(counts, block_entries)):
+        name = f"block-{number:05d}.safetensors"
+        block = _finished(folder / name, inputs)
+        if block is None:
+            offsets = np.concatenate([[0], np.cumsum(counts[low:high])])
+            values, rows = _transpose(folder, parts, offsets, first_rows, low, high, scale)
+            block = {"first_latent": low, "latents": high - low, "scale": scale}
+            tensors = {"values": values, "rows": rows, "latent_offsets": offsets}
+            write_tensors(folder / name, tensors, _metadata(inputs, block))
+        yield {"file": name, **block}
+
+
+def _latent_ranges(counts: NDArray[np.int64], block_entries: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of latents with at least `block_entries` codes each, except the last."""
+    start, entries = 0, 0
+    for latent, number in enumerate(counts.tolist(), start=1):
+        entries += number
+        if entries >= block_entries or latent == len(counts):
+            yield start, latent
+            start, entries = latent, 0
+
+
+def _transpose(
+    folder: Path,
+    parts: Sequence[dict[str, Any]],
+    offsets: NDArray[np.int64],
+    first_rows: NDArray[np.int64],
+    low: int,
+    high: int,
+    scale: float,
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    """Gather the codes of latents `low..high` from all parts, by latent and then by row."""
+    values = np.empty(int(offsets[-1]), dtype=np.float16)
+    rows = np.empty(int(offsets[-1]), dtype=np.int64)
+    written = offsets[:-1].copy()
+    for part in parts:
+        part_values, part_latents, row_offsets = _read_part(folder, part)
+        chosen = np.flatnonzero((part_latents >= low) & (part_latents < high))
+        latent = part_latents[chosen].astype(np.int64) - low
+        order = np.argsort(latent, kind="stable")
+        chosen, latent = chosen[order], latent[order]
+        number = np.bincount(latent, minlength=high - low)
+        position = np.repeat(written - np.concatenate([[0], np.cumsum(number)[:-1]]), number) + np.arange(len(latent))
+        values[position] = part_values[chosen] * np.float16(part["scale"] / scale)
+        row = np.searchsorted(row_offsets, chosen, side="right") - 1
+        rows[position] = first_rows[part["first_clip"]] + row
+        written += number
+    return values, rows
+
+
+def _write_statistics(folder: Path, blocks: Sequence[dict[str, Any]], first_rows: NDArray[np.int64]) -> None:
+    columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
+    for block in blocks:
+        with _mapped(folder / block["file"]) as file:
+            offsets = file.get_tensor("latent_offsets")
+            for at in range(block["latents"]):
+                start, stop = int(offsets[at]), int(offsets[at + 1])
+                active = _slice(file, "values", start, stop).astype(np.float64) * block["scale"]
+                rows = _slice(file, "rows", start, stop)
+                clips = np.unique(np.searchsorted(first_rows, rows, side="right")).size
+                middle = np.quantile(active, QUANTILES).tolist() if active.size else [float("nan")] * len(QUANTILES)
+                size = float(active.mean()) if active.size else float("nan")
+                rate = active.size / max(int(first_rows[-1]), 1)
+                row = [block["first_latent"] + at, active.size, rate, clips, size, active.max(initial=0.0), *middle]
+                for name, value in zip(STATISTICS, row, strict=True):
+                    columns[name].append(value)
+    kinds = {name: pl.Int64() if name in ("latent", "rows", "clips") else pl.Float64() for name in STATISTICS}
+    write_table(folder / "latents.parquet", pl.DataFrame(columns, schema=kinds))
+
+
+def _read_part(folder: Path, part: dict[str, Any]) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:
+    """Return values, latents and row offsets of a part."""
+    with _mapped(resolve_inside(folder, part["file"])) as file:
+        return file.get_tensor("values"), file.get_tensor("latents"), file.get_tensor("row_offsets")
+
+
+def _mapped(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except (OSError, SafetensorError) as error:
+        raise DamagedArtifact(f"{path} is not a complete safetensors file ({error}); delete its folder") from error
+
+
+def _slice(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
+    tensor = file.get_slice(name)
+    # the package refuses an empty slice at the end of a tensor
+    return (
+        tensor[int(start) : int(stop)]
+        if stop > start
+        else tensor[:0]
+        if tensor.get_shape()[0]
+        else file.get_tensor(name)
+    )
+
+
+def _metadata(inputs: str, facts: dict[str, Any]) -> dict[str, str]:
+    # one entry: safetensors writes several in random order
+    return {"index": canonical_json({"inputs": inputs, **facts})}
+
+
+def _finished(path: Path, inputs: str) -> dict[str, Any] | None:
+    """Return the facts of a file that an earlier call finished from the same inputs; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        with _mapped(path) as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("index", "{}"))
+    except (DamagedArtifact, ValueError):
+        return None
+    return facts if facts.pop("inputs", "") == inputs else None

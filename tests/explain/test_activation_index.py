@@ -1,0 +1,136 @@
+"""The activation index against the codes that it was written from."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from otoscope.activations.store import ActivationStore
+from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.explain.activation_index import QUANTILES, ActivationIndex, write_activation_index
+from otoscope.sae import ReLU, SparseAutoencoder
+from tests.support.activations import contents
+from tests.support.index_run import SMALL, sae_of, store_of
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    return store_of(tmp_path_factory.mktemp("store"))
+
+
+def dense(store: ActivationStore, sae: SparseAutoencoder) -> dict[str, np.ndarray]:
+    return {clip: sae.encode(frames) for clip, frames in store.iter_clips(1)}
+
+
+@pytest.mark.parametrize(("part_entries", "block_entries"), [(1, 1), (200, 100), (1 << 22, 1 << 24)])
+def test_index_holds_every_code_by_clip_and_by_latent(
+    store: ActivationStore, tmp_path: Path, part_entries: int, block_entries: int
+) -> None:
+    sae = sae_of()
+    index = write_activation_index(tmp_path, store, sae, 1, part_entries=part_entries, block_entries=block_entries)
+    wanted = dense(store, sae)
+    for clip, codes in wanted.items():
+        assert index.codes_of(clip) == pytest.approx(codes, rel=1e-3, abs=1e-6)
+    every = np.concatenate(list(wanted.values()))
+    assert index.rows == len(every)
+    clip_of = np.repeat(np.arange(len(wanted)), [len(codes) for codes in wanted.values()])
+    for latent in range(sae.latents):
+        firing = index.firing(latent)
+        assert firing.rows.tolist() == np.flatnonzero(every[:, latent]).tolist()
+        assert firing.clips.tolist() == clip_of[firing.rows].tolist()
+        assert firing.activations == pytest.approx(every[firing.rows, latent], rel=1e-3)
+    means = np.stack([codes.mean(axis=0) for codes in wanted.values()])
+    assert index.clip_means() == pytest.approx(means, rel=1e-3, abs=1e-6)
+
+
+def test_statistics_describe_the_activations_of_each_latent(store: ActivationStore, tmp_path: Path) -> None:
+    sae = sae_of()
+    index = write_activation_index(tmp_path, store, sae, 1, block_entries=100)
+    by_clip = list(dense(store, sae).values())
+    every = np.concatenate(by_clip)
+    for row in index.statistics.iter_rows(named=True):
+        codes = every[:, row["latent"]]
+        active = codes[codes != 0]
+        assert row["rows"] == len(active)
+        assert row["rate"] == pytest.approx(len(active) / len(every))
+        assert row["clips"] == sum((part[:, row["latent"]] != 0).any() for part in by_clip)
+        assert row["maximum"] == pytest.approx(active.max(initial=0.0), rel=1e-3)
+        if len(active):
+            assert [row[f"q{100 * q:.0f}"] for q in QUANTILES] == pytest.approx(
+                np.quantile(active, QUANTILES).tolist(), rel=1e-3
+            )
+
+
+def test_a_latent_that_never_fires_has_no_rows(store: ActivationStore, tmp_path: Path) -> None:
+    sae = SparseAutoencoder(6, 4, ReLU(2), seed=0)
+    sae.encoder.data[2] = 0.0
+    assert sae.encoder_bias is not None
+    sae.encoder_bias.data[2] = -1.0
+    index = write_activation_index(tmp_path, store, sae.eval().requires_grad_(False), 1)
+    assert index.firing(2).rows.size == 0
+    assert index.statistics.row(2, named=True)["rate"] == 0
+    assert np.isnan(index.statistics.row(2, named=True)["q50"])
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e7])
+def test_codes_of_any_size_fit_in_float16(store: ActivationStore, tmp_path: Path, unit: float) -> None:
+    sae = sae_of()
+    sae.set_scaling(torch.zeros(6), torch.tensor(unit))
+    wanted = dense(store, sae)
+    index = write_activation_index(tmp_path, store, sae, 1, part_entries=100)
+    for clip, codes in wanted.items():
+        assert np.isfinite(codes).all()
+        assert index.codes_of(clip) == pytest.approx(codes, rel=1e-3, abs=1e-6 * float(codes.max()))
+
+
+def test_pooled_dictionaries_have_one_row_per_clip(store: ActivationStore, tmp_path: Path) -> None:
+    sae = sae_of()
+    index = write_activation_index(tmp_path, store, sae, 1, pooling="pool_then_encode")
+    assert not index.has_frames
+    assert index.rows == len(store.clip_ids)
+    assert index.clip_means() == pytest.approx(sae.encode(store.pooled(1)), rel=1e-3, abs=1e-6)
+
+
+def test_a_killed_index_resumes_to_the_same_bytes_within_bounded_memory(tmp_path: Path) -> None:
+    """Dense codes of the clips of the memory test take 105 MB, and a tensor of them is held several times."""
+    store, sae = store_of(tmp_path), sae_of()
+    whole = write_activation_index(tmp_path / "whole", store, sae, 1, **SMALL)
+    command = [sys.executable, "-m", "tests.support.index_run", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert int(ended.stdout) < 96 * 1024
+    with pytest.raises(IncompleteArtifact, match="no finished index"):
+        ActivationIndex.open(tmp_path / "killed")
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("part-*")}
+    assert 0 < len(left) < len(whole.card["parts"])
+    write_activation_index(tmp_path / "killed", store, sae, 1, **SMALL)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert all((tmp_path / "killed" / name).stat().st_mtime_ns == at for name, at in left.items())
+
+
+def test_parts_of_another_dictionary_are_written_again(store: ActivationStore, tmp_path: Path) -> None:
+    write_activation_index(tmp_path, store, sae_of(k=3), 1)
+    index = write_activation_index(tmp_path, store, sae_of(k=5), 1)
+    first = store.clip_ids[0]
+    assert index.codes_of(first) == pytest.approx(sae_of(k=5).encode(store.frames_of(1, first)), rel=1e-3)
+
+
+def test_unknown_latents_clips_and_widths_are_refused(store: ActivationStore, tmp_path: Path) -> None:
+    index = write_activation_index(tmp_path, store, sae_of(), 1)
+    with pytest.raises(EvaluationError, match="latent 40 does not exist; the index has latents 0 to 39"):
+        index.firing(40)
+    with pytest.raises(EvaluationError, match=r"holds no clip 'x\.wav'"):
+        index.codes_of("x.wav")
+    with pytest.raises(EvaluationError, match=r"takes rows of width 7, layer 1 .* has width 6"):
+        write_activation_index(tmp_path, store, sae_of(width=7), 1)
+
+
+def test_a_damaged_part_is_named(store: ActivationStore, tmp_path: Path) -> None:
+    index = write_activation_index(tmp_path, store, sae_of(), 1)
+    (tmp_path / "part-00000.safetensors").write_bytes(b"short")
+    with pytest.raises(DamagedArtifact, match="part-00000"):
+        index.codes_of(store.clip_ids[0])
