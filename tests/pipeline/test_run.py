@@ -278,6 +278,21 @@ def test_explain_indexes_the_dictionary_shown_and_writes_when_latents_fire(summa
     assert firing["rate"].is_between(0, 1).all()
 
 
+def test_explain_writes_a_card_with_its_controls_for_each_latent(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    explained = summary.run / "explain"
+    cards = pl.read_parquet(explained / "cards.parquet")
+    assert set(cards["latent"]) == set(pl.read_parquet(explained / "top_clips.parquet")["latent"])
+    assert cards["sentence"].str.starts_with("Fires in ").all()
+    for name in ("auroc", "permuted_high", "others", "loud", "intruder_logmel", "embedding_descriptors"):
+        assert cards[name].drop_nans().is_between(0, 1).all(), name
+    assert cards["groups"].to_list() == [2] * cards.height
+    responses = pl.read_parquet(explained / "responses.parquet")
+    assert {"level_db", "f0_semitones"} <= set(responses["descriptor"])
+    assert responses.filter(pl.col("bin") == 0)["groups"].unique().to_list() == [3]  # validation and test
+    assert pl.read_parquet(explained / "near_misses.parquet")["activation"].unique().to_list() in ([], [0.0])
+
+
 def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, path: Path) -> None:
     again(summary, path, until="explain")
     explained = summary.run / "explain"

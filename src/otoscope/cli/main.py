@@ -56,7 +56,9 @@ Show = Annotated[
 Only = Annotated[
     str | None,
     typer.Option(
-        "--only", help="Steps, separated by commas: firing, top_clips. [default: explain.only]", show_default=False
+        "--only",
+        help="Steps, separated by commas: firing, top_clips, cards. [default: explain.only]",
+        show_default=False,
     ),
 ]
 Latents = Annotated[

@@ -105,22 +105,26 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips"]
+ExplainStep = Literal["firing", "top_clips", "cards"]
 
 
 class ExplainSettings(Section):
     """Contents of `explain/`."""
 
     only: tuple[ExplainStep, ...] = Field(
-        default=("firing", "top_clips"),
+        default=("firing", "top_clips", "cards"),
         description="firing: examples, silent clips, classes and co-firing of the explained latents; "
-        "top_clips: sound and pictures for the report's gallery",
+        "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
+        "scores, response curves and temporal profiles (dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
     )
     latents: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="latents to explain in addition to those of the gallery"
+    )
+    clips: Annotated[int, Field(ge=2)] = Field(
+        default=200, description="clips whose frames are described for the cards, half of them of test groups"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
 

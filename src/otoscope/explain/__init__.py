@@ -2,6 +2,10 @@
 
 - `write_activation_index`, `ActivationIndex`: all codes of a dictionary, by clip and by latent
 - `top_activations`, `quantile_examples`, `silent_clips`, `near_misses`: rows and clips that show when a latent fires
+- `response_curve`, `explained_shares`: activation against pitch, level, formants, ... over frames of unseen groups
+- `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
+- `describe_latent`, `score_card`: when a latent fires in words, and its blind score on unseen groups beside controls
+- `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `choose_latents`: the latent that follows each factor best, chosen on training groups, tested on test groups
 - `top_activating_clips`: the clips in which a latent is strongest
@@ -14,39 +18,74 @@ Start with `otoscope.pipeline.explain`, which puts them together.
 from otoscope.explain.activating_clips import ActivatingClip, TimedCodes, top_activating_clips
 from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index
 from otoscope.explain.artifacts import Sound, TopClips, read_top_clips, write_top_clips
+from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
+from otoscope.explain.cards import (
+    CardScore,
+    FrameTable,
+    LatentDescription,
+    describe_latent,
+    embedding_auroc,
+    intruder_score,
+    score_card,
+)
 from otoscope.explain.firing import (
     Example,
     co_firing,
     example_table,
     firing_by_class,
+    near_miss_table,
     near_misses,
     quantile_examples,
     silent_clips,
     top_activations,
 )
+from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, describe_frames
+from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
 from otoscope.explain.selection import LatentChoice, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
+from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
 
 __all__ = [
+    "DESCRIPTORS",
     "ActivatingClip",
     "ActivationIndex",
+    "CardScore",
+    "CardTables",
     "Example",
     "Firing",
+    "FrameTable",
     "LatentChoice",
+    "LatentDescription",
+    "ResponseCurve",
     "Sound",
     "Spectrogram",
+    "TemporalProfile",
     "TimedCodes",
     "TopClips",
+    "card_tables",
+    "choose_clips",
     "choose_latents",
     "co_firing",
+    "describe_clips",
+    "describe_frames",
+    "describe_latent",
+    "embedding_auroc",
     "example_table",
+    "explained_shares",
     "firing_by_class",
+    "gather_frames",
     "index_inputs",
+    "intruder_score",
+    "near_miss_table",
     "near_misses",
     "quantile_examples",
     "read_top_clips",
+    "response_curve",
+    "score_card",
     "silent_clips",
+    "sound_onsets",
     "spectrogram",
+    "temporal_profile",
     "to_png",
     "top_activating_clips",
     "top_activations",

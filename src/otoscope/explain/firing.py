@@ -220,7 +220,7 @@ EXAMPLES: dict[str, pl.DataType] = {
     "end_s": pl.Float64(),
     "activation": pl.Float64(),
 }
-"""One row per example; `kind` is top or quantile, the times are null for whole clips."""
+"""One row per example; `kind` is top, quantile or near_miss, the times are null for whole clips."""
 
 
 def example_table(
@@ -240,9 +240,31 @@ def example_table(
         ranges = zip(QUANTILES, quantile_examples(index, latent, groups), strict=False)
         kinds = [("top", None, example) for example in top_activations(index, latent, groups, top=top)]
         for kind, quantile, example in [*kinds, *(("quantile", q, example) for q, example in reversed(list(ranges)))]:
-            clip_id = index.clip_ids[example.clip]
-            times = times_of(clip_id) if times_of is not None else None
-            span = (None, None) if times is None else (times.start_s[example.row], times.end_s[example.row])
-            place = (clip_id, groups[example.clip], example.row, *span, example.activation)
-            rows.append((latent, kind, quantile, *place))
+            rows.append((latent, kind, quantile, *_place(index, example, groups, times_of)))
     return pl.DataFrame(rows, schema=EXAMPLES, orient="row")
+
+
+def near_miss_table(
+    index: ActivationIndex,
+    latents: Sequence[int],
+    groups: Sequence[str],
+    *,
+    spectra: Float[np.ndarray, "rows bands"],
+    times_of: Callable[[str], Frames],
+) -> pl.DataFrame:
+    """Return the near misses of latents, nearest first, with the columns `EXAMPLES`."""
+    rows = [
+        (latent, "near_miss", None, *_place(index, example, groups, times_of))
+        for latent in latents
+        for example in near_misses(index, latent, spectra)
+    ]
+    return pl.DataFrame(rows, schema=EXAMPLES, orient="row")
+
+
+def _place(
+    index: ActivationIndex, example: Example, groups: Sequence[str], times_of: Callable[[str], Frames] | None
+) -> tuple[object, ...]:
+    clip_id = index.clip_ids[example.clip]
+    times = times_of(clip_id) if times_of is not None else None
+    span = (None, None) if times is None else (times.start_s[example.row], times.end_s[example.row])
+    return (clip_id, groups[example.clip], example.row, *span, example.activation)

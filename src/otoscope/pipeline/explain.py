@@ -20,15 +20,21 @@ from otoscope.explain import (
     LatentChoice,
     Sound,
     TimedCodes,
+    card_tables,
+    choose_clips,
     choose_latents,
     co_firing,
+    describe_clips,
     example_table,
     firing_by_class,
+    gather_frames,
     index_inputs,
+    near_miss_table,
     top_activating_clips,
     write_activation_index,
     write_top_clips,
 )
+from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
@@ -53,6 +59,8 @@ def explain(run: Context) -> None:
     folder = run.folder
     stage = _prepare(run)
     steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
+    if stage.member.pooling == "encode_then_pool":
+        steps["cards"] = stage.cards_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
 
@@ -189,6 +197,13 @@ class _ExplainStage:
 
         return _Step("firing", inputs, [folder / name for name in names], compute)
 
+    def cards_step(self) -> _Step:
+        """Return the step that writes cards, response curves and temporal profiles."""
+        folder, settings = self.run.folder.explain, self.run.config.explain
+        names = ("cards.parquet", "responses.parquet", "shares.parquet", "near_misses.parquet")
+        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents, settings.clips)
+        return _Step("cards", inputs, [folder / name for name in names], lambda: _write_cards(self))
+
     def top_clips_step(self) -> _Step:
         """Return the step that writes sound and pictures for the gallery."""
         folder = self.run.folder.explain
@@ -219,6 +234,32 @@ def _prepare(run: Context) -> _ExplainStage:
         code_version("otoscope.explain"),
     )
     return _ExplainStage(run, store, results, corpus, compared, grid, member, inputs)
+
+
+def _write_cards(stage: _ExplainStage) -> None:
+    """Describe frames, then write cards, responses, shares and near misses of the explained latents."""
+    folder, corpus, index, watch = stage.run.folder.explain, stage.corpus, stage.index, stage.run.progress
+    splits = corpus.clips["split"].to_list()
+    chosen = choose_clips(splits, stage.groups, clips=stage.run.config.explain.clips)
+    rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
+    times_of = cache(stage.store.times_of)
+    with task(watch, "describing frames", len(chosen), "clips"):
+        described = describe_clips(
+            [index.clip_ids[i] for i in chosen],
+            wave_of=lambda clip: load_clip(corpus.root, rows[clip], rate_hz=RATE_HZ),
+            frames_of=times_of,
+            on_clip=lambda: watch.advance(1),
+        )
+    labels = {name: corpus.label(name).fill_null("").to_list() for name in corpus.labels}
+    clips = gather_frames(index, chosen, described, splits=splits, groups=stage.groups, labels=labels)
+    with task(watch, "writing cards", len(stage.latents), "latents"):
+        tables = card_tables(index, stage.latents, clips, frames_of=times_of, on_latent=lambda: watch.advance(1))
+    spectra = np.full((index.rows, clips.frames.spectra.shape[1]), np.nan, dtype=np.float32)
+    spectra[clips.rows] = clips.frames.spectra
+    for name, table in tables._asdict().items():
+        write_table(folder / f"{name}.parquet", table)
+    misses = near_miss_table(index, stage.latents, stage.groups, spectra=spectra, times_of=times_of)
+    write_table(folder / "near_misses.parquet", misses)
 
 
 def _write_top_clips(stage: _ExplainStage) -> None:

@@ -1,0 +1,268 @@
+"""Tables of explained latents: cards with blind scores, response curves, shares of variance and temporal profiles."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from otoscope.encoders.base import Frames
+from otoscope.explain.activation_index import ActivationIndex
+from otoscope.explain.cards import (
+    FrameTable,
+    LatentDescription,
+    describe_latent,
+    embedding_auroc,
+    intruder_score,
+    score_card,
+)
+from otoscope.explain.firing import diverse
+from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames
+from otoscope.explain.response_curves import band_bins, best_band_r2, explained_shares, response_curve
+from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
+
+MAX_SHARED = 4
+"""Descriptors whose shares of variance are computed in pairs: those with the largest share alone."""
+
+
+class CardTables(NamedTuple):
+    """`cards`: one row per latent; `responses`: per latent, descriptor and bin; `shares`: per descriptor and pair."""
+
+    cards: pl.DataFrame
+    responses: pl.DataFrame
+    shares: pl.DataFrame
+
+
+class DescribedClips(NamedTuple):
+    """Frames of some clips in order, the row of each in the index, and the clips whose groups are held out."""
+
+    frames: FrameTable
+    rows: Int[np.ndarray, " rows"]
+    held_out: Bool[np.ndarray, " rows"]
+    unseen: Bool[np.ndarray, " rows"]
+    """True for frames of groups on which the SAE was not trained."""
+
+
+def choose_clips(splits: Sequence[str], groups: Sequence[str], *, clips: int) -> list[int]:
+    """Return at most this many clips: half of test groups, half of others, evenly over groups.
+
+    >>> choose_clips(["train", "train", "valid", "test", "test"], ["a", "a", "b", "c", "c"], clips=4)
+    [0, 2, 3, 4]
+    """
+    test = diverse([i for i, split in enumerate(splits) if split == "test"], groups)
+    rest = diverse([i for i, split in enumerate(splits) if split != "test"], groups)
+    of_test = min(len(test), max(clips // 2, clips - len(rest)))
+    return sorted([*test[:of_test], *rest[: clips - of_test]])
+
+
+def gather_frames(
+    index: ActivationIndex,
+    clips: Sequence[int],
+    described: Sequence[DescribedFrames],
+    *,
+    splits: Sequence[str],
+    groups: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
+) -> DescribedClips:
+    """Return the described frames of clips of an index as one table."""
+    counts = [len(one.values) for one in described]
+    clip = np.repeat(np.asarray(clips), counts)
+    values = np.concatenate([one.values for one in described])
+    first = np.concatenate([index.first_rows[i] + np.arange(n) for i, n in zip(clips, counts, strict=True)])
+    split = np.asarray(splits)[clip]
+    frames = FrameTable(
+        descriptors={name: values[:, column] for column, name in enumerate(DESCRIPTORS)},
+        spectra=np.concatenate([one.spectra for one in described]),
+        labels={name: np.asarray(classes)[clip] for name, classes in labels.items()},
+        groups=np.asarray(groups)[clip],
+        clips=clip,
+    )
+    return DescribedClips(frames, first, split == "test", split != "train")
+
+
+def card_tables(
+    index: ActivationIndex,
+    latents: Sequence[int],
+    clips: DescribedClips,
+    *,
+    frames_of: Callable[[str], Frames],
+    on_latent: Callable[[], object],
+) -> CardTables:
+    """Return cards, responses and shares of latents.
+
+    Cards are written from frames of train and validation groups and scored on test groups. Response curves and shares
+    are those of validation and test groups, on which the SAE was not trained.
+    """
+    activations = {latent: _dense(index, latent)[clips.rows] for latent in latents}
+    fit, test = clips.frames.take(~clips.held_out), clips.frames.take(clips.held_out)
+    written = {latent: describe_latent(latent, a[~clips.held_out], fit) for latent, a in activations.items()}
+    cards: list[dict[str, Any]] = []
+    responses: list[dict[str, Any]] = []
+    shares: list[dict[str, Any]] = []
+    unseen = clips.frames.take(clips.unseen)
+    bands = {voiced: band_bins(unseen.spectra[known]) for voiced, known in _known(unseen).items()}
+    for latent, a in activations.items():
+        rivals = [card for other, card in written.items() if other != latent]
+        profile = _profile(index, latent, clips, frames_of)
+        scores = _scores(written[latent], a, clips, fit, test, rivals)
+        cards.append({"latent": latent, "sentence": written[latent].sentence, **scores, **asdict(profile)})
+        curves = _responses(latent, a[clips.unseen], unseen, bands)
+        responses += curves
+        shares += _shares(latent, a[clips.unseen], unseen, curves)
+        on_latent()
+    return CardTables(
+        pl.DataFrame(cards, schema=CARDS),
+        pl.DataFrame(responses, schema=RESPONSES),
+        pl.DataFrame(shares, schema=SHARES),
+    )
+
+
+CARDS: dict[str, pl.DataType] = {
+    "latent": pl.Int64(),
+    "sentence": pl.String(),
+    "rate": pl.Float64(),
+    **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "loud")},
+    "beats_controls": pl.Boolean(),
+    "groups": pl.Int64(),
+    "rows": pl.Int64(),
+    **{f"{kind}_{name}": pl.Float64() for kind in ("intruder", "embedding") for name in ("logmel", "descriptors")},
+    "lag_s": pl.Float64(),
+    "onsets": pl.Int64(),
+    **{name: pl.Float64() for name in ("duration_s", "persistence_s", "modulation_hz", "syllable_share")},
+}
+"""Columns of `cards.parquet`."""
+
+RESPONSES: dict[str, pl.DataType] = {
+    "latent": pl.Int64(),
+    "descriptor": pl.String(),
+    "bin": pl.Int64(),
+    **{name: pl.Float64() for name in ("from", "to", "median", "mean", "low", "high")},
+    "rows": pl.Int64(),
+    "groups": pl.Int64(),
+    **{name: pl.Float64() for name in ("centre", "width", "selectivity", "r2", "null_high", "band_r2")},
+    "responds": pl.Boolean(),
+}
+"""Columns of `responses.parquet`; `band_r2` is the share that the best single mel band explains on the same frames."""
+
+SHARES: dict[str, pl.DataType] = {
+    "latent": pl.Int64(),
+    "descriptor": pl.String(),
+    "other": pl.String(),
+    "share": pl.Float64(),
+}
+"""Columns of `shares.parquet`; `other` is null for a descriptor alone."""
+
+
+def _dense(index: ActivationIndex, latent: int) -> Float[np.ndarray, " rows"]:
+    firing = index.firing(latent)
+    dense = np.zeros(index.rows, dtype=np.float32)
+    dense[firing.rows] = firing.activations
+    return dense
+
+
+def _scores(
+    card: LatentDescription,
+    activations: Float[np.ndarray, " rows"],
+    clips: DescribedClips,
+    fit: FrameTable,
+    test: FrameTable,
+    rivals: Sequence[LatentDescription],
+) -> dict[str, Any]:
+    known, unseen = activations[~clips.held_out], activations[clips.held_out]
+    score = score_card(card, unseen, test, others=rivals)
+    embeddings = {"logmel": (fit.spectra, test.spectra), "descriptors": (_always_known(fit), _always_known(test))}
+    return {
+        "rate": card.rate,
+        **score._asdict(),
+        "beats_controls": score.beats_controls,
+        **{f"intruder_{name}": intruder_score(unseen, b, test.clips) for name, (_, b) in embeddings.items()},
+        **{
+            f"embedding_{name}": embedding_auroc((known, a), (unseen, b), test.groups)
+            for name, (a, b) in embeddings.items()
+        },
+    }
+
+
+def _always_known(frames: FrameTable) -> Float[np.ndarray, "rows descriptors"]:
+    """Return the descriptors as an embedding; those of voiced frames are 0 elsewhere, next to a column for voicing."""
+    columns = [np.nan_to_num(values, nan=0.0) for values in frames.descriptors.values()]
+    return np.stack([*columns, frames.voiced.astype(np.float64)], axis=1)
+
+
+def _known(frames: FrameTable) -> dict[bool, Bool[np.ndarray, " rows"]]:
+    """Return the frames on which descriptors are known: of voiced frames (True), or all."""
+    return {True: frames.voiced, False: np.ones(len(frames.groups), dtype=bool)}
+
+
+def _responses(
+    latent: int,
+    activations: Float[np.ndarray, " rows"],
+    frames: FrameTable,
+    bands: Mapping[bool, Int[np.ndarray, "bands rows"]],
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    band_r2 = {
+        voiced: best_band_r2(activations[known], bands[voiced], groups=frames.groups[known])
+        for voiced, known in _known(frames).items()
+    }
+    for name, values in frames.descriptors.items():
+        curve = response_curve(activations, values, groups=frames.groups, clips=frames.clips)
+        if curve is None:
+            continue
+        common = {
+            **{
+                key: getattr(curve, key)
+                for key in ("rows", "groups", "centre", "width", "selectivity", "r2", "null_high")
+            },
+            "band_r2": band_r2[DESCRIPTORS[name].voiced],
+            "responds": curve.responds,
+        }
+        for number in range(len(curve.mean)):
+            place = {"from": curve.edges[number], "to": curve.edges[number + 1], "median": curve.medians[number]}
+            means = {"mean": curve.mean[number], "low": curve.low[number], "high": curve.high[number]}
+            rows.append({"latent": latent, "descriptor": name, "bin": number, **place, **means, **common})
+    return rows
+
+
+def _shares(
+    latent: int, activations: Float[np.ndarray, " rows"], frames: FrameTable, curves: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    r2 = {row["descriptor"]: row["r2"] for row in curves if math.isfinite(row["r2"])}
+    best = sorted(r2, key=lambda name: -r2[name])[:MAX_SHARED]
+    if not best:
+        return []
+    shares = explained_shares(activations, {name: frames.descriptors[name] for name in best}, groups=frames.groups)
+    return [
+        {"latent": latent, "descriptor": names[0], "other": names[1] if len(names) > 1 else None, "share": share}
+        for names, share in shares.items()
+    ]
+
+
+def _profile(
+    index: ActivationIndex, latent: int, clips: DescribedClips, frames_of: Callable[[str], Frames]
+) -> TemporalProfile:
+    """Return the temporal profile over the described clips; patches of the same time count once, with their maximum."""
+    dense = _dense(index, latent)
+    activations: list[Float[np.ndarray, " frames"]] = []
+    onsets: list[Float[np.ndarray, " onsets"]] = []
+    step_s, first_s = 0.0, 0.0
+    for clip in np.unique(clips.frames.clips).tolist():
+        times = frames_of(index.clip_ids[clip])
+        starts, first = np.unique(times.start_s, return_index=True)
+        own = dense[index.first_rows[clip] : index.first_rows[clip + 1]]
+        levels = clips.frames.descriptors["level_db"][clips.frames.clips == clip]
+        activations.append(np.maximum.reduceat(own, first) if len(first) else own)
+        if len(starts) > 2:
+            # the first frame may be cut at the start of the clip
+            step_s, first_s = (
+                float(np.median(np.diff(starts[1:]))),
+                float(times.end_s[first][0] + times.end_s[first][1]) / 2,
+            )
+            first_s -= step_s
+        onsets.append(sound_onsets(levels[first], frame_s=step_s, first_s=first_s) if step_s else np.empty(0))
+    return temporal_profile(
+        activations, frame_s=step_s or 1.0, onsets_s=[one.tolist() for one in onsets], first_s=first_s
+    )

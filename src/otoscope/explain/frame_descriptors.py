@@ -1,0 +1,178 @@
+"""Acoustic descriptors and log-mel spectra at the frames of an encoder.
+
+Level and log-mel spectrum are computed here; pitch, harmonics-to-noise ratio, formants and spectral balance are
+low-level descriptors of eGeMAPSv02 (Eyben et al. 2016) through openSMILE (extra `factors`), averaged over the frame.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from otoscope.encoders.base import Frames
+from otoscope.factors.logmel import FLOOR, HOP_SAMPLES, RATE_HZ, WINDOW_SAMPLES
+from otoscope.hardware import available_cores
+
+BANDS = 40
+"""Mel bands of a frame's spectrum, from 0 to 8 kHz."""
+
+SHORTEST_S = 0.060
+"""Length of openSMILE's longest window."""
+
+
+class Descriptor(NamedTuple):
+    """Name and unit of a descriptor in words, openSMILE's name if it comes from there, and whether it needs voicing."""
+
+    label: str
+    unit: str
+    smile: str | None = None
+    voiced: bool = False
+
+
+DESCRIPTORS: dict[str, Descriptor] = {
+    "level_db": Descriptor("level", "dB"),
+    "f0_semitones": Descriptor("pitch", "semitones above 27.5 Hz", "F0semitoneFrom27.5Hz_sma3nz", voiced=True),
+    "hnr_db": Descriptor("harmonics-to-noise ratio", "dB", "HNRdBACF_sma3nz", voiced=True),
+    "f1_hz": Descriptor("F1", "Hz", "F1frequency_sma3nz", voiced=True),
+    "f2_hz": Descriptor("F2", "Hz", "F2frequency_sma3nz", voiced=True),
+    "f3_hz": Descriptor("F3", "Hz", "F3frequency_sma3nz", voiced=True),
+    "alpha_ratio_db": Descriptor("level above relative to below 1 kHz", "dB", "alphaRatio_sma3"),
+    "h1_h2_db": Descriptor("level of H1 relative to H2", "dB", "logRelF0-H1-H2_sma3nz", voiced=True),
+    "spectral_flux": Descriptor("spectral flux", "", "spectralFlux_sma3"),
+}
+"""Descriptors of a frame; those of voiced frames are NaN elsewhere."""
+
+
+class DescribedFrames(NamedTuple):
+    """Descriptors `DESCRIPTORS` and log-mel spectrum of the frames of a clip, NaN where unknown."""
+
+    values: Float[np.ndarray, "frames descriptors"]
+    spectra: Float[np.ndarray, "frames bands"]
+
+
+def describe_frames(wave: Float[np.ndarray, " samples"], frames: Frames) -> DescribedFrames:
+    """Return the descriptors of each frame of a clip.
+
+    `wave` is mono at 16 kHz; `frames` places the frames in seconds. A frame averages the analysis windows (every 10 ms)
+    whose centre it contains, or the nearest one. Level is that of the frame's own samples in dB relative to full scale.
+    Without openSMILE, only the level and the spectrum are known.
+
+    >>> from otoscope.encoders.base import frame_spans
+    >>> tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    >>> described = describe_frames(tone, frame_spans(50, rate_hz=50.0, offset_s=0.01))
+    >>> float(described.values[25, list(DESCRIPTORS).index("level_db")].round(1))
+    -23.0
+    """
+    times = _Centres(frames.start_s, frames.end_s)
+    spectra = times.mean(_log_mel(wave))
+    values = np.full((len(frames.start_s), len(DESCRIPTORS)), np.nan)
+    levels = _low_level(wave)
+    for column, (name, descriptor) in enumerate(DESCRIPTORS.items()):
+        if name == "level_db":
+            values[:, column] = _levels_db(wave, frames)
+        elif levels is not None and descriptor.smile is not None:
+            values[:, column] = times.mean(levels[descriptor.smile][:, None])[:, 0]
+    return DescribedFrames(values, spectra)
+
+
+def describe_clips(
+    clip_ids: Sequence[str],
+    *,
+    wave_of: Callable[[str], NDArray[np.float32]],
+    frames_of: Callable[[str], Frames],
+    on_clip: Callable[[], object],
+) -> list[DescribedFrames]:
+    """Return the descriptors of clips, in order; `wave_of` decodes at 16 kHz."""
+
+    def describe(clip_id: str) -> DescribedFrames:
+        return describe_frames(wave_of(clip_id), frames_of(clip_id))
+
+    described: list[DescribedFrames] = []
+    with ThreadPoolExecutor(available_cores()) as pool:  # openSMILE releases the GIL
+        for result in pool.map(describe, clip_ids):
+            described.append(result)
+            on_clip()
+    return described
+
+
+class _Centres:
+    """Analysis windows every 10 ms, averaged over frames."""
+
+    def __init__(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> None:
+        self.start_s, self.end_s = start_s, end_s
+
+    def mean(self, windows: Float[np.ndarray, "windows columns"]) -> Float[np.ndarray, "frames columns"]:
+        """Return the mean over the windows in each frame, without NaN where any is known."""
+        known = np.isfinite(windows)
+        sums = np.concatenate([np.zeros((1, windows.shape[1])), np.cumsum(np.where(known, windows, 0.0), axis=0)])
+        counts = np.concatenate([np.zeros((1, windows.shape[1])), np.cumsum(known, axis=0)])
+        # window i is centred at i * hop + half a window
+        first_s, hop_s = WINDOW_SAMPLES / 2 / RATE_HZ, HOP_SAMPLES / RATE_HZ
+        low = np.ceil((self.start_s - first_s) / hop_s - 1e-9).astype(int)
+        high = np.ceil((self.end_s - first_s) / hop_s - 1e-9).astype(int)
+        nearest = np.round(((self.start_s + self.end_s) / 2 - first_s) / hop_s).astype(int)
+        empty = high <= low
+        low, high = np.where(empty, nearest, low), np.where(empty, nearest + 1, high)
+        low, high = np.clip(low, 0, len(windows) - 1), np.clip(high, 1, len(windows))
+        high = np.maximum(high, low + 1)
+        number = counts[high] - counts[low]
+        return np.divide(sums[high] - sums[low], number, out=np.full(number.shape, np.nan), where=number > 0)
+
+
+def _log_mel(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "windows bands"]:
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+    filters = mel_filter_bank(
+        WINDOW_SAMPLES // 2 + 1, BANDS, 0.0, RATE_HZ / 2, RATE_HZ, norm="slaney", mel_scale="slaney"
+    )
+    padded = np.pad(wave.astype(np.float64), (0, max(0, WINDOW_SAMPLES - len(wave))))
+    window = window_function(WINDOW_SAMPLES, "hann")
+    levels = spectrogram(
+        padded, window, WINDOW_SAMPLES, HOP_SAMPLES, power=2.0, center=False, mel_filters=filters, mel_floor=FLOOR,
+        log_mel="log10",
+    )  # fmt: skip
+    return 10 * levels.T
+
+
+def _levels_db(wave: Float[np.ndarray, " samples"], frames: Frames) -> Float[np.ndarray, " frames"]:
+    energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
+    low = np.clip(np.round(frames.start_s * RATE_HZ).astype(int), 0, len(wave) - 1)
+    high = np.clip(np.round(frames.end_s * RATE_HZ).astype(int), low + 1, len(wave))
+    return 10 * np.log10(np.maximum((energy[high] - energy[low]) / (high - low), FLOOR))
+
+
+_LOCAL = threading.local()
+
+
+def _low_level(wave: Float[np.ndarray, " samples"]) -> dict[str, NDArray[np.float64]] | None:
+    """Return openSMILE's low-level descriptors every 10 ms, NaN where a voiced one has no voicing; None without it."""
+    if len(wave) < SHORTEST_S * RATE_HZ:
+        return None
+    smile = _smile()
+    if smile is None:
+        return None
+    # openSMILE's wrapper casts to 16 bits without clipping
+    levels: NDArray[Any] = np.asarray(smile(np.clip(wave, -1.0, 1.0 - 2.0**-15), RATE_HZ), dtype=np.float64)
+    levels = levels.reshape(len(smile.feature_names), -1).T
+    columns = dict(zip(smile.feature_names, levels.T, strict=True))
+    silent = columns[str(DESCRIPTORS["f0_semitones"].smile)] <= 0
+    voiced = {d.smile for d in DESCRIPTORS.values() if d.voiced}
+    return {name: np.where(silent, np.nan, column) if name in voiced else column for name, column in columns.items()}
+
+
+def _smile() -> Any:
+    if not hasattr(_LOCAL, "smile"):
+        try:
+            import opensmile
+        except ImportError:
+            _LOCAL.smile = None
+        else:
+            _LOCAL.smile = opensmile.Smile(
+                feature_set=opensmile.FeatureSet.eGeMAPSv02,
+                feature_level=opensmile.FeatureLevel.LowLevelDescriptors,
+            )
+    return _LOCAL.smile

@@ -1,0 +1,144 @@
+"""Cards of planted latents, and their blind scores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from otoscope.errors import EvaluationError
+from otoscope.explain.cards import (
+    FrameTable,
+    LatentDescription,
+    Range,
+    describe_latent,
+    embedding_auroc,
+    intruder_score,
+    score_card,
+)
+from otoscope.explain.frame_descriptors import DESCRIPTORS
+
+GROUPS, CLIPS, ROWS = 6, 8, 60
+
+
+def contour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    walk = np.cumsum(rng.normal(size=ROWS))
+    return low + (high - low) * (walk - walk.min()) / np.ptp(walk)
+
+
+@pytest.fixture(scope="module")
+def frames() -> FrameTable:
+    rng = np.random.default_rng(0)
+    clips = np.repeat(np.arange(GROUPS * CLIPS), ROWS)
+    pitch = np.concatenate([contour(rng, 20, 50) for _ in range(GROUPS * CLIPS)])
+    level = np.concatenate([contour(rng, -60, -20) for _ in range(GROUPS * CLIPS)])
+    pitch[np.concatenate([contour(rng, 0, 1) for _ in range(GROUPS * CLIPS)]) < 0.3] = np.nan
+    descriptors = {name: rng.normal(size=len(clips)) for name in DESCRIPTORS}
+    descriptors |= {"f0_semitones": pitch, "level_db": level}
+    for name, descriptor in DESCRIPTORS.items():
+        if descriptor.voiced:
+            descriptors[name] = np.where(np.isnan(pitch), np.nan, descriptors[name])
+    vowel = np.array(["a", "i", "u", "o"])[clips % 4]
+    spectra = rng.normal(size=(len(clips), 6)) + 3 * (vowel == "i")[:, None]
+    return FrameTable(
+        descriptors=descriptors,
+        spectra=spectra,
+        labels={"vowel": vowel},
+        groups=np.array([f"g{i}" for i in clips // CLIPS]),
+        clips=clips,
+    )
+
+
+def halves(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
+    fit = np.isin(frames.groups, ["g0", "g1", "g2"])
+    return fit, ~fit
+
+
+def high_pitch(frames: FrameTable) -> np.ndarray:
+    pitch = np.nan_to_num(frames.descriptors["f0_semitones"], nan=0.0)
+    return np.where((pitch > 30) & (pitch < 40), 1.0, 0.0) * np.random.default_rng(1).uniform(0.5, 1, len(pitch))
+
+
+def test_card_names_the_planted_condition_and_predicts_unseen_groups(frames: FrameTable) -> None:
+    fit, unseen = halves(frames)
+    activations = high_pitch(frames)
+    card = describe_latent(4, activations[fit], frames.take(fit))
+    (pitch,) = card.ranges
+    assert pitch.descriptor == "f0_semitones"
+    assert (pitch.low, pitch.high) == (pytest.approx(30, abs=2.5), pytest.approx(40, abs=2.5))
+    assert card.voicing == "voiced"
+    low_hz, high_hz = (27.5 * 2 ** (value / 12) for value in (pitch.low, pitch.high))
+    assert f"voiced frames; pitch {low_hz:.0f} to {high_hz:.0f} Hz" in card.sentence
+    rival = describe_latent(5, (frames.labels["vowel"][fit] == "u").astype(float), frames.take(fit))
+    score = score_card(card, activations[unseen], frames.take(unseen), others=[rival])
+    assert score.auroc > 0.9
+    assert score.beats_controls
+    assert max(score.permuted_high, score.others, score.loud) < 0.7
+    assert (score.groups, score.rows) == (3, int(unseen.sum()))
+
+
+def test_card_names_classes_that_hold_in_several_groups(frames: FrameTable) -> None:
+    rng = np.random.default_rng(2)
+    activations = ((frames.labels["vowel"] == "i") & (rng.random(len(frames.groups)) < 0.5)).astype(float)
+    card = describe_latent(0, activations, frames)
+    (vowel,) = card.classes
+    assert vowel.names == ("i",)
+    assert "more often for vowel i" in card.sentence
+    one_group = np.where(frames.groups == "g0", activations, 0.0)
+    assert describe_latent(0, one_group, frames).classes == ()
+
+
+def test_a_latent_of_noise_has_an_empty_card_that_beats_nothing(frames: FrameTable) -> None:
+    fit, unseen = halves(frames)
+    beyond = 0
+    for seed in range(4):
+        noise = (np.random.default_rng(seed).random(len(frames.groups)) < 0.2).astype(float)
+        card = describe_latent(0, noise[fit], frames.take(fit))
+        beyond += score_card(card, noise[unseen], frames.take(unseen)).beats_controls
+    assert beyond == 0
+    assert "no condition" in LatentDescription(latent=0, rate=0.2).sentence
+
+
+def test_a_card_that_only_says_loud_does_not_beat_its_control(frames: FrameTable) -> None:
+    fit, unseen = halves(frames)
+    loud = np.maximum(frames.descriptors["level_db"] + 35, 0)
+    card = describe_latent(0, loud[fit], frames.take(fit))
+    assert card.ranges[0].descriptor == "level_db"
+    score = score_card(card, loud[unseen], frames.take(unseen))
+    assert score.auroc > 0.9
+    assert not score.beats_controls
+
+
+def test_a_latent_that_never_fires_has_no_score(frames: FrameTable) -> None:
+    silent = np.zeros(len(frames.groups))
+    card = describe_latent(0, silent, frames)
+    assert card.rate == 0
+    score = score_card(card, silent, frames)
+    assert np.isnan(score.auroc)
+    assert not score.beats_controls
+    with pytest.raises(EvaluationError, match="give one per frame"):
+        describe_latent(0, silent[1:], frames)
+
+
+def test_predict_falls_with_the_distance_from_a_range(frames: FrameTable) -> None:
+    values = np.array([30.0, 35.0, 40.0, 45.0, 50.0, 60.0, np.nan])
+    seven = replace(
+        frames.take(np.arange(len(frames.groups)) < 7),
+        descriptors={**dict.fromkeys(DESCRIPTORS, values), "f0_semitones": values},
+    )
+    card = LatentDescription(latent=0, rate=0.1, ranges=(Range("level_db", 30.0, 40.0, 1.0),))
+    assert card.predict(seven).tolist() == [1.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0]
+
+
+def test_intruder_and_embedding_scores_need_an_embedding_that_tells_firing(frames: FrameTable) -> None:
+    activations = (frames.labels["vowel"] == "i").astype(float)
+    noise = np.random.default_rng(3).normal(size=frames.spectra.shape)
+    assert intruder_score(activations, frames.spectra, frames.clips) > 0.9
+    assert intruder_score(activations, noise, frames.clips) == pytest.approx(0.2, abs=0.1)
+    fit, unseen = halves(frames)
+    told, blind = (
+        embedding_auroc((activations[fit], e[fit]), (activations[unseen], e[unseen]), frames.groups[unseen])
+        for e in (frames.spectra, noise)
+    )
+    assert told > 0.95
+    assert blind == pytest.approx(0.5, abs=0.08)
+    assert np.isnan(intruder_score(np.zeros(len(noise)), noise, frames.clips))

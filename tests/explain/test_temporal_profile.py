@@ -1,0 +1,74 @@
+"""Temporal profile of planted events."""
+
+import numpy as np
+import pytest
+
+from otoscope.errors import EvaluationError
+from otoscope.explain.temporal_profile import sound_onsets, temporal_profile
+
+FRAME_S = 0.02
+
+
+def clips_with_events(lag_s: float, duration_s: float) -> tuple[list[np.ndarray], list[list[float]]]:
+    rng = np.random.default_rng(0)
+    activations, onsets = [], []
+    for _ in range(12):
+        at = [float(t + rng.uniform(0, 0.2)) for t in (0.5, 1.5, 2.5)]
+        centre = np.arange(200) * FRAME_S
+        activation = sum(((centre >= t + lag_s) & (centre < t + lag_s + duration_s)).astype(float) for t in at)
+        activations.append(np.asarray(activation))
+        onsets.append(at)
+    return activations, onsets
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 0.035, 0.1, 0.21])
+@pytest.mark.parametrize("duration_s", [0.06, 0.2])
+def test_temporal_profile_recovers_lag_within_a_frame_and_duration(lag_s: float, duration_s: float) -> None:
+    activations, onsets = clips_with_events(lag_s, duration_s)
+    profile = temporal_profile(activations, frame_s=FRAME_S, onsets_s=onsets)
+    assert profile.onsets == 36
+    assert profile.lag_s == pytest.approx(lag_s, abs=FRAME_S)
+    assert profile.duration_s == pytest.approx(duration_s, abs=FRAME_S)
+
+
+@pytest.mark.parametrize("rate_hz", [3.0, 5.5, 7.0, 12.0])
+def test_modulation_spectrum_finds_vibrato(rate_hz: float) -> None:
+    time_s = np.arange(200) * FRAME_S
+    activations = [1 + np.sin(2 * np.pi * rate_hz * time_s + phase) for phase in range(5)]
+    profile = temporal_profile(activations, frame_s=FRAME_S)
+    assert profile.modulation_hz == pytest.approx(rate_hz, abs=0.5)
+    assert (profile.syllable_share > 0.8) == (4 <= rate_hz <= 8)
+    assert np.isnan(profile.lag_s)
+
+
+@pytest.mark.parametrize("decay_s", [0.05, 0.2])
+def test_persistence_is_the_decay_of_the_autocorrelation(decay_s: float) -> None:
+    rng, keep = np.random.default_rng(0), np.exp(-FRAME_S / decay_s)
+    activations = []
+    for _ in range(40):
+        noise, state = rng.normal(size=400), 0.0
+        states = []
+        for value in noise:
+            state = keep * state + value
+            states.append(state)
+        activations.append(np.array(states))
+    profile = temporal_profile(activations, frame_s=FRAME_S)
+    assert profile.persistence_s == pytest.approx(decay_s, rel=0.2)
+
+
+def test_sound_onsets_are_rises_after_quiet() -> None:
+    levels = np.full(200, -70.0)
+    levels[40:80] = levels[120:] = -20.0
+    levels[60] = -70.0  # one quiet frame ends no sound
+    assert sound_onsets(levels, frame_s=FRAME_S) == pytest.approx([0.8, 2.4], abs=FRAME_S)
+    assert sound_onsets(np.full(50, -20.0), frame_s=FRAME_S).size == 0
+    assert sound_onsets(np.full(5, np.nan), frame_s=FRAME_S).size == 0
+
+
+def test_temporal_profile_of_silence_is_undefined_and_bad_arguments_are_refused() -> None:
+    profile = temporal_profile([np.zeros(50), np.zeros(0)], frame_s=FRAME_S, onsets_s=[[0.1], []])
+    assert np.isnan([profile.lag_s, profile.duration_s, profile.persistence_s, profile.modulation_hz]).all()
+    with pytest.raises(EvaluationError, match="frame_s must be positive"):
+        temporal_profile([np.zeros(3)], frame_s=0.0)
+    with pytest.raises(EvaluationError, match="1 clips have activations, 2 have onsets"):
+        temporal_profile([np.zeros(3)], frame_s=FRAME_S, onsets_s=[[], []])
