@@ -16,6 +16,7 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
+from otoscope.report.sections.latent_cards import CardText, card_texts
 
 CHANCE = "Not beyond chance on test clips"
 OPPOSITE = "Opposite sign on test clips"
@@ -74,7 +75,8 @@ def introduction(run: RunData) -> str:
         "most, from different groups where possible; the caption names the split, which may be training. Strength is "
         f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
         "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
-        "scaled from 0 to the clip's maximum. These clips are extremes, not typical clips."
+        "scaled from 0 to the clip's maximum. These clips are extremes, not typical clips; the sentence above them is "
+        "composed from the frames of train and validation groups, and scored on test groups."
     )
 
 
@@ -187,6 +189,7 @@ class LatentCard(NamedTuple):
     facts: str
     also: str
     clips: Sequence[ClipCard]
+    card: CardText | None = None
 
 
 class Gallery(NamedTuple):
@@ -209,15 +212,17 @@ def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
     top_clips = run.top_clips
     if top_clips is None or top_clips.rows.is_empty():
         return Gallery(f"No gallery: {_reason(run)}.")
-    budget, places = _Budget(max_bytes), factor_ranks(run)
+    budget, places, texts = _Budget(max_bytes), factor_ranks(run), card_texts(run.folder)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
     for part in top_clips.rows.partition_by("latent", maintain_order=True):
         rows = part.rows(named=True)
+        text = texts.get(rows[0]["latent"])
         if is_refuted(latent_status(rows[0])):
-            refuted.append(_latent(run, rows[:1], places, []))
+            refuted.append(_latent(run, rows[:1], places, [], text))
         else:
-            cards.append(_latent(run, rows, places, [c for row in rows if (c := _clip(row, run, places, budget))]))
+            clips = [c for row in rows if (c := _clip(row, run, places, budget))]
+            cards.append(_latent(run, rows, places, clips, text))
     left_out = f"{count(budget.left_out, 'clip')} left out to keep the page small." if budget.left_out else ""
     return Gallery("", introduction(run), cards, refuted, left_out)
 
@@ -235,7 +240,9 @@ def _reason(run: RunData) -> str:
     return "no factor is predicted well enough to choose a latent for it"
 
 
-def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips: list[ClipCard]) -> LatentCard:
+def _latent(
+    run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips: list[ClipCard], card: CardText | None
+) -> LatentCard:
     first = rows[0]
     facts = [
         *_tested(first),
@@ -255,6 +262,7 @@ def _latent(run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips
         facts=f"{latent_status(first)}: {'; '.join(facts)}.",
         also=_also(first["also"]) if first["also"] else "",
         clips=clips,
+        card=card,
     )
 
 

@@ -1,0 +1,131 @@
+"""Cards in the gallery: when a latent fires in words, its blind score with controls, its timing and responses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import read_table
+from otoscope.explain import DESCRIPTORS
+from otoscope.formatting import NBSP, count, decimal, known, percent
+
+MAX_RESPONSES = 3
+"""Response curves shown per latent."""
+
+
+class ResponsePlot(NamedTuple):
+    """A response curve as SVG points in a box of 1000 x 100, with its description and the ends of its axis."""
+
+    title: str
+    description: str
+    curve: str
+    band: str
+    low: str
+    high: str
+
+
+class CardText(NamedTuple):
+    """Texts of a card; `score` begins with a warning if the card does not beat its controls."""
+
+    sentence: str
+    score: str
+    timing: str
+    responses: Sequence[ResponsePlot]
+
+
+def card_texts(folder: Path) -> dict[int, CardText]:
+    """Return the cards of a run by latent; empty if none were written."""
+    paths = [folder / "explain" / f"{name}.parquet" for name in ("cards", "responses")]
+    if not all(path.is_file() for path in paths):
+        return {}
+    cards, responses = map(read_table, paths)
+    return {
+        row["latent"]: CardText(
+            row["sentence"], _score(row), _timing(row), _plots(responses.filter(pl.col("latent") == row["latent"]))
+        )
+        for row in cards.iter_rows(named=True)
+    }
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """Return the blind score beside its controls, and whether it beats them."""
+    groups = count(row["groups"], "test group")
+    if not known(row["auroc"]):
+        return "The card has no blind score: in no test group does the latent both fire and stay silent."
+    interval = (
+        f", 95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)}" if known(row["low"]) else ""
+    )
+    controls = {
+        "firing moved to other clips up to": row["permuted_high"],
+        "cards of other latents": row["others"],
+        "“fires when loud”": row["loud"],
+    }
+    beside = ", ".join(f"{name} {decimal(value, 2)}" for name, value in controls.items() if known(value))
+    verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
+    odd = row["intruder_logmel"]
+    intruder = (
+        f" Odd frame out found by its spectrum in {percent(odd, 0)} of trials (chance 20{NBSP}%)." if known(odd) else ""
+    )
+    return (
+        f"{verdict}Frames predicted from the card alone: AUROC {decimal(row['auroc'], 2)} within {groups}{interval} "
+        f"({beside}).{intruder}"
+    )
+
+
+def _timing(row: Mapping[str, Any]) -> str:
+    """Return duration, lag and modulation of firing."""
+    parts: list[str] = []
+    if known(row["duration_s"]):
+        parts.append(f"fires for {1000 * row['duration_s']:.0f} ms at a time (median)")
+    if known(row["lag_s"]):
+        way = "after" if row["lag_s"] >= 0 else "before"
+        parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets)")
+    if known(row["syllable_share"]):
+        parts.append(f"{percent(row['syllable_share'], 0)} of its modulation from 4 to 8 Hz")
+    return f"In time: {'; '.join(parts)}." if parts else ""
+
+
+def _plots(responses: pl.DataFrame) -> list[ResponsePlot]:
+    """Return the curves that predict unseen groups beyond their null, best first."""
+    shown = responses.filter(pl.col("responds")).sort("r2", "bin", descending=[True, False], maintain_order=True)
+    parts = shown.partition_by("descriptor", maintain_order=True)[:MAX_RESPONSES]
+    return [_plot(part.sort("bin")) for part in parts]
+
+
+def _plot(rows: pl.DataFrame) -> ResponsePlot:
+    first = rows.row(0, named=True)
+    descriptor = DESCRIPTORS[first["descriptor"]]
+    medians, means = rows["median"].to_list(), rows["mean"].to_list()
+    lows = [low if known(low) else mean for low, mean in zip(rows["low"], means, strict=True)]
+    highs = [high if known(high) else mean for high, mean in zip(rows["high"], means, strict=True)]
+    top = max([*highs, *means, 1e-12])
+    start, span = medians[0], max(medians[-1] - medians[0], 1e-12)
+
+    def point(x: float, y: float) -> str:
+        return f"{1000 * (x - start) / span:.1f},{96 - 92 * min(max(y, 0.0), top) / top:.1f}"
+
+    ends = [_axis(first["descriptor"], value) for value in (medians[0], medians[-1])]
+    name = f"{descriptor.label} ({'Hz' if _is_pitch(first['descriptor']) else descriptor.unit})".replace(" ()", "")
+    facts = (
+        f"R² {decimal(first['r2'], 2)} on unseen groups, null up to {decimal(first['null_high'], 2)}, best mel band "
+        f"{decimal(first['band_r2'], 2)}"
+    )
+    return ResponsePlot(
+        title=f"{name}: {facts}",
+        description=f"Mean activation against {name}, from {ends[0]} to {ends[1]}; {facts}.",
+        curve=" ".join(map(point, medians, means)),
+        band=" ".join([*map(point, medians, highs), *map(point, reversed(medians), reversed(lows))]),
+        low=ends[0],
+        high=ends[1],
+    )
+
+
+def _is_pitch(name: str) -> bool:
+    return name == "f0_semitones"
+
+
+def _axis(name: str, value: float) -> str:
+    shown = 27.5 * math.pow(2, value / 12) if _is_pitch(name) else value
+    return decimal(shown, 0 if abs(shown) >= 10 else 1)

@@ -1,0 +1,86 @@
+"""Cards in the gallery: sentence, score beside controls, timing and response curves."""
+
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.artifacts import read_table, write_table
+from otoscope.explain.card_tables import CARDS, RESPONSES
+from otoscope.report import write_report
+from otoscope.report.sections.latent_cards import card_texts
+from tests.support.finished_run import make_run
+from tests.support.page_reader import read_page
+
+
+def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
+    card = {
+        "sentence": "Fires in 4 % of frames: pitch 190 to 260 Hz <b>.",
+        **dict.fromkeys(CARDS, 0.5),
+        "auroc": 0.91,
+        "low": 0.85,
+        "high": 0.95,
+        "beats_controls": True,
+        "groups": 3,
+        "rows": 100,
+        "onsets": 12,
+        "lag_s": 0.02,
+        "duration_s": 0.06,
+        **changed,
+    }
+    card["sentence"] = "Fires in 4 % of frames: pitch 190 to 260 Hz <b>."
+    write_table(
+        folder / "explain" / "cards.parquet", pl.DataFrame([{**card, "latent": n} for n in latents], schema=CARDS)
+    )
+    rows = []
+    for latent in latents:
+        for name, r2, responds in (("f0_semitones", 0.4, True), ("level_db", 0.6, True), ("f1_hz", 0.9, False)):
+            for number in range(4):
+                common = {"rows": 100, "groups": 3, "r2": r2, "null_high": 0.01, "band_r2": 0.2, "responds": responds}
+                means = {"mean": float(number), "low": math.nan if number == 2 else number - 0.2, "high": number + 0.2}
+                place = {"latent": latent, "descriptor": name, "bin": number, "median": 24.0 + 4 * number}
+                rows.append({**dict.fromkeys(RESPONSES), **common, **means, **place})
+    write_table(folder / "explain" / "responses.parquet", pl.DataFrame(rows, schema=RESPONSES))
+
+
+def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:2])
+    page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+    said = page.section("gallery").replace("\u00a0", " ")
+    assert said.count("Fires in 4 % of frames: pitch 190 to 260 Hz <b>.") == 2
+    assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
+    assert "firing moved to other clips up to 0.50, cards of other latents 0.50, “fires when loud” 0.50" in said
+    assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (12 onsets)" in said
+    assert "does not beat" not in said
+    plots = [tag.attributes["aria-label"] or "" for tag in page.all("svg", role="img")]
+    assert len(plots) == 4
+    assert plots[0].startswith("Mean activation against level (dB), from 24 to 36; R² 0.60")  # the best first
+    assert "pitch (Hz), from 110 to 220" in plots[1]
+    assert page.mistakes == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"beats_controls": False}, "This card does not beat its controls. Frames predicted"),
+        ({"auroc": math.nan}, "The card has no blind score"),
+        ({"low": math.nan, "high": math.nan}, "within 3 test groups (firing moved"),
+    ],
+)
+def test_card_says_plainly_that_it_is_not_backed(tmp_path: Path, changed: dict[str, object], said: str) -> None:
+    write_cards(tmp_path, [7], **changed)
+    assert card_texts(tmp_path)[7].score.startswith(said) or said in card_texts(tmp_path)[7].score
+
+
+def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:
+    write_cards(tmp_path, [7], lag_s=-0.04, duration_s=math.nan, syllable_share=math.nan)
+    assert card_texts(tmp_path)[7].timing == "In time: rises 40 ms before sound onsets (12 onsets)."
+    write_cards(tmp_path, [7], lag_s=math.nan, duration_s=math.nan, syllable_share=math.nan)
+    assert card_texts(tmp_path)[7].timing == ""
+
+
+def test_a_run_without_cards_has_no_texts(tmp_path: Path) -> None:
+    assert card_texts(tmp_path) == {}
