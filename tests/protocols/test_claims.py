@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from otoscope.protocols.claims import CompactnessClaim, OrderingClaim, Reason, TaskClaim
+from otoscope.protocols.claims import (
+    REQUIRED_RIVALS,
+    RIVALS,
+    CompactnessClaim,
+    OrderingClaim,
+    Reason,
+    TaskClaim,
+)
 from otoscope.protocols.comparison import Comparison, Estimate, Verdict
 from otoscope.protocols.strict.results import LayerLead
 
@@ -61,11 +68,15 @@ COMPLETENESS = Comparison("completeness", "", number(0.5), number(0.6))
 
 
 def sides(ratio: Estimate, few: Estimate | None = None, factors: int = 9, **ratios: Estimate) -> CompactnessClaim:
-    """Return a claim by the ratio of dimensions and the difference of R2 from few dimensions."""
+    """Return a claim by the ratio of dimensions and the difference of R2 from few dimensions.
+
+    The same few dimensions predict 0.1 more than those of each rival; `ratios` replace the ratios to rivals.
+    """
+    rivals = dict.fromkeys(REQUIRED_RIVALS, FEWER) | ratios
     return CompactnessClaim(
         COMPLETENESS,
-        dimensions=compared("effective_latents", ratio, **ratios),
-        few=None if few is None else compared("sparse_r2", few),
+        dimensions=compared("effective_latents", ratio, **rivals),
+        few=None if few is None else compared("sparse_r2", few, **dict.fromkeys(rivals, number(0.1, 0.05, 0.15))),
         factors=factors,
     )
 
@@ -93,9 +104,27 @@ def test_compactness_claim_is_decided_by_paired_intervals(claim: CompactnessClai
     assert claim.decide() == (verdict, reason)
 
 
-@pytest.mark.parametrize(("ratio", "learned"), [(UNCLEAR, False), (FEWER, True)])
-def test_compactness_claim_not_learned_if_untrained_codes_match(ratio: Estimate, learned: bool):
-    assert sides(FEWER, untrained_sae=ratio).learned is learned
+@pytest.mark.parametrize("rival", RIVALS)
+def test_compactness_claim_holds_equally_for_rivals_that_are_as_compact(rival: str):
+    claim = sides(FEWER, **{rival: UNCLEAR})
+    assert claim.decide() == (Verdict.EQUALLY, Reason.EQUALLY_FOR_RIVALS)
+    assert claim.equals == [rival]
+
+
+def test_compactness_claim_holds_equally_for_rivals_whose_few_dimensions_predict_more():
+    claim = sides(FEWER, number(0.2, 0.1, 0.3))
+    assert claim.few is not None
+    better = {**claim.few.differences, "ica": number(-0.1, -0.2, 0.0)}
+    assert replace(claim, few=replace(claim.few, differences=better)).equals == ["ica"]
+
+
+@pytest.mark.parametrize("rival", REQUIRED_RIVALS)
+def test_compactness_claim_is_undecided_without_a_rival(rival: str):
+    whole = sides(FEWER)
+    assert whole.dimensions is not None
+    others = {name: estimate for name, estimate in whole.dimensions.others.items() if name != rival}
+    claim = replace(whole, dimensions=replace(whole.dimensions, others=others))
+    assert claim.decide() == (Verdict.UNDECIDED, Reason.RIVALS_MISSING)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from typing import Any
 
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.results import ResultsTable
+from otoscope.protocols.claims import REQUIRED_RIVALS
 
 
 def table(records: list[Record]) -> ResultsTable:
@@ -78,6 +79,9 @@ def strict_study() -> list[Record]:
         strictly("effective_latents_ratio", 0.275, "dense", low=0.2, high=0.35, **main),
         difference("sparse_r2", 0.2, 0.1, 0.3, dimensions=4, **main),
         difference("sparse_r2", -0.4, -0.5, -0.3, dimensions=64, **main),
+        *(strictly("effective_latents", 15.0, rival, n=12) for rival in REQUIRED_RIVALS),
+        *(strictly("effective_latents_ratio", 0.4, r, low=0.3, high=0.5, **main) for r in REQUIRED_RIVALS),
+        *(difference("sparse_r2", 0.1, 0.0, 0.2, rival, dimensions=4, **main) for rival in REQUIRED_RIVALS),
         strictly("completeness", 0.4, "dense", n=12),
         strictly("effective_latents", 20.0, "dense", low=15.0, high=25.0, n=12),
         strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, dimensions=4),

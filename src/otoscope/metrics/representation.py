@@ -63,6 +63,12 @@ _ALL = (
         colour=Colour("#1c66a8", "#6fb4f0"),
     ),
     Representation(
+        name="start",
+        kind="built",
+        label="SAE before training",
+        description="codes of the same SAE at its start: by the default preset, principal axes with both signs",
+    ),
+    Representation(
         name="pca",
         kind="fitted",
         label="principal components",
@@ -99,6 +105,12 @@ _ALL = (
         kind="built",
         label="SAE with random atoms",
         description="codes of an SAE with random, frozen atoms; only its encoder was trained",
+    ),
+    Representation(
+        name="soft_frozen_decoder",
+        kind="built",
+        label="SAE with nearly random atoms",
+        description="codes of an SAE whose atoms keep a cosine of 0.8 with random ones",
     ),
     Representation(
         name="untrained",

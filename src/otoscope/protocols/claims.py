@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from otoscope.metrics.representation import DENSE
 from otoscope.protocols.comparison import (
     MARGIN,
     MIN_GROUPS,
@@ -49,6 +50,8 @@ class Reason(Enum):
     FEWER_DIMENSIONS = "the codes need fewer dimensions"
     FEWER_BUT_LESS = "fewer dimensions, but a few of them predict less"
     DIMENSIONS_UNCLEAR = "the interval of the ratio includes 1"
+    EQUALLY_FOR_RIVALS = "fewer dimensions, but no fewer than some rivals"
+    RIVALS_MISSING = "fewer dimensions, but not compared with all rivals"
     # layers
     EARLIER = "earlier than by chance"
     LATER = "later than by chance"
@@ -144,8 +147,11 @@ class TaskClaim:
         return Judgement(Verdict.UNDECIDED, Reason.LOSS_POSSIBLE if change.value >= -MARGIN else Reason.LOSS_LIKELY)
 
 
-UNLEARNED = ("frozen_decoder", "untrained_sae")
-"""Sparse representations that learned less or nothing."""
+RIVALS = ("start", "pca", "ica", "frozen_decoder", "soft_frozen_decoder")
+"""Representations of the same rows without a learned dictionary; what holds for them does not show one."""
+
+REQUIRED_RIVALS = RIVALS[:3]
+"""Rivals without which the claim stays undecided."""
 
 
 @dataclass(frozen=True)
@@ -164,23 +170,31 @@ class CompactnessClaim:
     factors: int = 0
 
     @property
-    def unlearned(self) -> dict[str, Estimate]:
-        """Effective dimensions of codes that learned nothing, by representation."""
+    def rivals(self) -> dict[str, Estimate]:
+        """Effective dimensions of the rivals that were measured, by representation."""
         others = self.dimensions.others if self.dimensions else {}
-        return {name: others[name] for name in others if name in UNLEARNED and others[name].measured}
+        return {name: others[name] for name in RIVALS if name in others and others[name].measured}
+
+    def beats(self, name: str) -> bool:
+        """Return whether the codes take fewer dimensions than a representation and a few predict no less."""
+        if self.dimensions is None or self.dimensions.relation_to(name) is not Relation.LOWER:
+            return False
+        if self.few is None:
+            return True
+        return self.few.relation_to(name) is not Relation.LOWER and self.few.against(name).value >= -MARGIN
 
     @property
-    def learned(self) -> bool:
-        """True if no codes that learned nothing are as compact as the trained ones."""
-        compared = self.dimensions
-        return compared is None or all(compared.relation_to(name) is Relation.LOWER for name in self.unlearned)
+    def equals(self) -> list[str]:
+        """Rivals that the codes do not beat."""
+        return [name for name in self.rivals if not self.beats(name)]
 
     def decide(self) -> Judgement | None:
         """Decide whether a factor takes fewer dimensions of the codes than of the layer; None if not measured.
 
         It holds when the codes take fewer effective dimensions and a few of them predict as much as a few of the
         layer's, within 2 points; it fails when the codes take more, or a few of them predict less. Either way the
-        interval of the difference, paired by factor, must exclude none and rest on at least `MIN_GROUPS` groups.
+        interval of the difference, paired by factor, must exclude none and rest on at least `MIN_GROUPS` groups. What
+        holds must hold against every rival too, by the same rule; otherwise it holds equally for these.
         """
         if self.dimensions is None:
             return None
@@ -195,9 +209,13 @@ class CompactnessClaim:
             return Judgement(Verdict.FAILS, Reason.LESS_FROM_FEW)
         if dimensions is Relation.UNCLEAR:
             return Judgement(Verdict.UNDECIDED, Reason.DIMENSIONS_UNCLEAR)
-        if self.few is None or self.few.change.value >= -MARGIN:
-            return Judgement(Verdict.HOLDS, Reason.FEWER_DIMENSIONS)
-        return Judgement(Verdict.UNDECIDED, Reason.FEWER_BUT_LESS)
+        if not self.beats(DENSE):
+            return Judgement(Verdict.UNDECIDED, Reason.FEWER_BUT_LESS)
+        if self.equals:
+            return Judgement(Verdict.EQUALLY, Reason.EQUALLY_FOR_RIVALS)
+        if not set(REQUIRED_RIVALS) <= self.rivals.keys():
+            return Judgement(Verdict.UNDECIDED, Reason.RIVALS_MISSING)
+        return Judgement(Verdict.HOLDS, Reason.FEWER_DIMENSIONS)
 
 
 @dataclass(frozen=True)

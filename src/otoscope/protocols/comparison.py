@@ -31,6 +31,7 @@ class Verdict(StrEnum):
     """Outcome of a claim."""
 
     HOLDS = "holds"
+    EQUALLY = "holds, but equally for others"
     FAILS = "does not hold"
     UNDECIDED = "undecided"
     NOT_ASKED = "not asked"

@@ -119,11 +119,11 @@ class GridTraining:
             return
         banks = _group_by_rows(missing)
         for (layer, pooling), members in banks:  # check all banks before the first is trained
-            fit_in_memory(*self._rows(layer, pooling), self._bank_members(members))
+            fit_in_memory(*self.rows(layer, pooling), self._bank_members(members))
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(self.progress, title, len(missing), "dictionaries"), closing(open_logger(self.folder.root)) as log:
             for (layer, pooling), members in banks:
-                bank = Bank(*self._rows(layer, pooling), self._bank_members(members), device=self.run.config.device)
+                bank = Bank(*self.rows(layer, pooling), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
                     self.progress.message(f"layer {layer}, {pooling}: {warning}")
                 train_bank(bank, self.progress, log)
@@ -161,8 +161,8 @@ class GridTraining:
             "activations": self.store.fingerprint,
         }
 
-    def _rows(self, layer: int, pooling: Pooling) -> tuple[RowSource, RowSource]:
-        """Return training and validation rows."""
+    def rows(self, layer: int, pooling: Pooling) -> tuple[RowSource, RowSource]:
+        """Return the training and validation rows of a layer, pooled or not."""
 
         def rows_of(split: str) -> RowSource:
             clips = self.clips[split]

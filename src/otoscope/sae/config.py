@@ -62,6 +62,8 @@ class TrainConfig(BaseModel):
 
     frozen_decoder: bool = False
     """Keep the random atoms and train the encoder alone: a baseline (arXiv 2602.14111)."""
+    min_atom_cosine: float | None = Field(default=None, ge=0, lt=1)
+    """Keep every atom within this cosine of its start, as the soft-frozen decoder of arXiv 2602.14111; None: free."""
 
     prefixes: tuple[float, ...] = (1.0,)
     """Shares of the dictionary that must each reconstruct alone (Matryoshka), increasing and ending in 1."""
@@ -199,10 +201,14 @@ memorising, training stops after a third of the steps without improvement; with 
 FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})
 """The default preset on random, frozen atoms: a baseline in which only the encoder learns."""
 
+SOFT_FROZEN_DECODER = FROZEN_DECODER.model_copy(update={"frozen_decoder": False, "min_atom_cosine": 0.8})
+"""The same with atoms that may turn a little: every atom keeps a cosine of 0.8 with its random start (same article)."""
+
 PRESETS: dict[str, TrainConfig] = {
     "default": DEFAULT,
     "mariotte2025": MARIOTTE2025,
     "frozen_decoder": FROZEN_DECODER,
+    "soft_frozen_decoder": SOFT_FROZEN_DECODER,
 }
 
 
@@ -226,6 +232,9 @@ def require_compatible(config: TrainConfig, *, latents: int, neighbours: bool) -
         'set dictionary="archetypal", or init="tied"': config.init == "points" and not archetypal,
         'dictionary="archetypal" and frozen_decoder=True: archetypal atoms must be trained; '
         "set frozen_decoder=False": archetypal and config.frozen_decoder,
+        f"min_atom_cosine={config.min_atom_cosine} bounds the direction of free atoms of length 1 that are trained; "
+        'set dictionary="free", unit_norm=True and frozen_decoder=False': config.min_atom_cosine is not None
+        and (archetypal or config.frozen_decoder or not config.unit_norm),
         f"prefixes={config.prefixes} and latents={latents}: two prefixes have the same number of latents; "
         "use fewer prefixes or more latents": len(set(blocks)) < len(blocks),
         f"dead_window_rows={config.dead_window_rows} and dead_window_epochs={config.dead_window_epochs}: both set the "

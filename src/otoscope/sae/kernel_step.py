@@ -62,7 +62,8 @@ def pick_stepper(
 def is_supported(sae: SparseAutoencoder, config: TrainConfig) -> bool:
     """Return whether the kernels support a model and its configuration."""
     on_cpu = sae.device.type == "cpu" and sae.encoder.dtype in (torch.float32, torch.float64)
-    return type(sae.sparsifier) in (TopK, BatchTopK) and not config.temporal and sae.archetypes is None and on_cpu
+    plain = not config.temporal and config.min_atom_cosine is None and sae.archetypes is None
+    return type(sae.sparsifier) in (TopK, BatchTopK) and plain and on_cpu
 
 
 @cache
@@ -219,8 +220,8 @@ class KernelStepper:
     ) -> None:
         if not is_supported(sae, config):
             raise ConfigError(
-                "KernelStepper supports only TopK and BatchTopK on the CPU, without temporal contrast and archetypes, "
-                f"got {sae!r}; use TorchStepper"
+                "KernelStepper supports only TopK and BatchTopK on the CPU, without temporal contrast, bounded "
+                f"atoms and archetypes, got {sae!r}; use TorchStepper"
             )
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)

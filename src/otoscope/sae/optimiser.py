@@ -72,6 +72,7 @@ class TorchStepper:
         if config.frozen_decoder:
             sae.decoder.requires_grad_(False)
             del self.parameters["decoder"]
+        self.start = sae.decoder.detach().clone() if config.min_atom_cosine is not None else None
         self.contrast = ContrastSettings(config.temporal, config.temporal_share) if config.temporal else None
         special = {"encoder": (config.weight_decay, 1.0), "archetypes.logits": (0.0, config.mixing_rate)}
         self.optimiser = torch.optim.AdamW(
@@ -109,6 +110,8 @@ class TorchStepper:
             update_atoms(sae, sae.archetypes)
         if sae.unit_norm and not self.config.frozen_decoder:
             renormalise(sae)
+        if self.start is not None and self.config.min_atom_cosine is not None:
+            bound_rotation(sae, self.start, self.config.min_atom_cosine)
         self.silent_rows = torch.where(batch.fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
             batch.error.item(),
@@ -169,3 +172,13 @@ def project_gradient(sae: SparseAutoencoder) -> None:
 def renormalise(sae: SparseAutoencoder) -> None:
     """Scale every atom to length 1."""
     sae.decoder.div_(torch.linalg.vector_norm(sae.decoder, dim=1, keepdim=True).clamp_min(1e-12))
+
+
+@torch.no_grad()
+def bound_rotation(sae: SparseAutoencoder, start: Float[Tensor, "latents width"], cosine: float) -> None:
+    """Turn atoms of length 1 back until their cosine with their start is at least `cosine`, in the same plane."""
+    along = torch.linalg.vecdot(sae.decoder, start, dim=1)[:, None]
+    away = sae.decoder - along * start
+    away.div_(torch.linalg.vector_norm(away, dim=1, keepdim=True).clamp_min(1e-12))
+    bounded = cosine * start + (1 - cosine**2) ** 0.5 * away
+    sae.decoder.copy_(torch.where(along < cosine, bounded, sae.decoder))

@@ -103,6 +103,7 @@ def test_strict_run_names_the_preset_in_sae_rows_only(rows: pl.DataFrame):
     assert set(of_one.iter_rows()) == {
         *(("sae", preset) for preset in ("default", "short")),
         ("frozen_decoder", "frozen_decoder"),
+        ("soft_frozen_decoder", "soft_frozen_decoder"),
         ("untrained_sae", "default"),
     }
     assert rows.filter((pl.col("sae_id") == "") & (pl.col("representation") != "sae"))["preset"].is_null().all()

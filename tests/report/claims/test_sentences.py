@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from otoscope.protocols.claims import (
+    REQUIRED_RIVALS,
     Claims,
     CompactnessClaim,
     OrderingClaim,
@@ -31,8 +32,11 @@ def estimate(value: float, low: float = float("nan"), high: float = float("nan")
 TASK = TaskClaim(
     estimate(0.8, 0.79, 0.81), {0.95: estimate(0.8, 0.79, 0.81, 0.2)}, "technique", {0.95: estimate(0.0, -0.01, 0.01)}
 )
-RATIO = {"dense": estimate(0.25, 0.2, 0.31)}
-DIMENSIONS = Comparison("effective_latents", "", estimate(20.0, 15.0, 25.0), estimate(5.0, 4.0, 6.0), differences=RATIO)
+RATIO = dict.fromkeys(("dense", *REQUIRED_RIVALS), estimate(0.25, 0.2, 0.31))
+RIVALS = dict.fromkeys(REQUIRED_RIVALS, estimate(20.0))
+DIMENSIONS = Comparison(
+    "effective_latents", "", estimate(20.0, 15.0, 25.0), estimate(5.0, 4.0, 6.0), others=RIVALS, differences=RATIO
+)
 COMPACT = CompactnessClaim(
     Comparison("completeness", "", estimate(0.4), estimate(0.6)), dimensions=DIMENSIONS, factors=9
 )
@@ -64,7 +68,7 @@ def test_describe_task_at_chance():
 def test_every_reason_has_a_sentence():
     special = {
         *(Reason.TOO_FEW_GROUPS, Reason.AT_CHANCE, Reason.LOSS_EXCLUDED, Reason.LOSS_POSSIBLE),
-        *(Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_UNCLEAR, Reason.LATER),
+        *(Reason.RIVALS_MISSING, Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_UNCLEAR, Reason.LATER),
     }
     assert set(REASONS) | special == set(Reason)
 
@@ -101,24 +105,21 @@ def test_describe_task_notes_the_sparsity_limit():
     assert "sparser codes (80.0\xa0% at 90\xa0%) exceed the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten
 
 
-@pytest.mark.parametrize(
-    ("ratio", "conclusion"),
-    [
-        (estimate(0.9, 0.7, 1.2), "does not show that anything was learned"),
-        (estimate(0.5, 0.4, 0.6), "more than of codes that were learned"),
-    ],
-)
-def test_describe_compactness_notes_codes_that_learned_nothing(ratio: Estimate, conclusion: str):
-    others, differences = {"untrained_sae": estimate(5.5)}, {**RATIO, "untrained_sae": ratio}
-    text = describe_compactness(
-        replace(COMPACT, dimensions=replace(DIMENSIONS, others=others, differences=differences))
-    )
+def test_describe_compactness_names_rivals_with_their_ratio():
+    text = describe_compactness(COMPACT)
     assert text.outcome is Verdict.HOLDS
     assert "paired by factor, their ratio is 0.25 (0.20 to 0.31)" in text.sentence
-    (note,) = (note for note in text.notes if "learned" in note)
-    assert "5.5 dimensions (SAE of untrained encoder)" in note
-    assert conclusion in note
-    assert not any("learned" in note for note in describe_compactness(COMPACT).notes)
+    assert "the same factors take 20.0 of SAE before training (0.25, 0.20 to 0.31), 20.0 of principal" in text.notes[0]
+
+
+def test_describe_compactness_names_rivals_that_are_as_compact():
+    differences = {**RATIO, "ica": estimate(0.9, 0.7, 1.2), "start": estimate(1.0, 1.0, 1.0)}
+    text = describe_compactness(replace(COMPACT, dimensions=replace(DIMENSIONS, differences=differences)))
+    assert text.outcome == "holds, but equally for SAE before training and independent components"
+    assert text.sentence.endswith("nothing here rests on what was learned.")
+    alone = replace(DIMENSIONS, others={"pca": estimate(20.0)})
+    sentence = describe_compactness(replace(COMPACT, dimensions=alone)).sentence
+    assert "leaves out SAE before training and independent components, so others may too" in sentence
 
 
 def test_describe_ordering_gives_leads_with_and_without_layer_0():

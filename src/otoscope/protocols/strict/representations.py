@@ -37,6 +37,8 @@ from otoscope.runs.training import GridMember, GridTraining
 from otoscope.sae.checkpoint import CARD
 from otoscope.sae.model import load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.train import begin
+from otoscope.sae.validation import calibrate
 
 
 def dense_part(experiment: StrictExperiment, layer: int, *, full: bool) -> CachedResult:
@@ -96,6 +98,23 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
     rests_on = read_json(directory / CARD)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
     return experiment.measurement(part, about, [name, rests_on], makers[name], full=True)
+
+
+def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult:
+    """Return the part for an SAE before its first step, with its threshold calibrated on validation rows."""
+    store, name = experiment.material.store, "start"
+    columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
+    about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
+
+    def units() -> Units:
+        rows, valid_rows = GridTraining(experiment.run, store, []).rows(member.layer, member.pooling)
+        config = experiment.run.config.train.train_config(member.preset)
+        run = begin(rows, valid_rows, config, latents=member.latents, k=member.k, seed=member.seed)
+        calibrate(run.sae, valid_rows)
+        return code_features(store, run.sae.eval(), member, store.clip_ids).units
+
+    trained = read_json(experiment.run.folder.saes / member.sae_id / CARD)["sha256"]
+    return experiment.measurement(f"{member.sae_id}-start", about, [name, trained], units, full=True)
 
 
 def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationStore) -> CachedResult:

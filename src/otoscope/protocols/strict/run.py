@@ -16,7 +16,14 @@ from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
 from otoscope.protocols.strict.compare import ComparisonParts
 from otoscope.protocols.strict.experiment import StrictExperiment, report_plan
-from otoscope.protocols.strict.representations import baseline_part, codes_part, dense_part, logmel_part, untrained_part
+from otoscope.protocols.strict.representations import (
+    baseline_part,
+    codes_part,
+    dense_part,
+    logmel_part,
+    start_part,
+    untrained_part,
+)
 from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import EvaluationInputs, ProtocolRun
@@ -65,6 +72,10 @@ def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: 
     return max(sparsity for sparsity in found if not loses(sparsity))
 
 
+PRESET_BASELINES = ("frozen_decoder", "soft_frozen_decoder")
+"""Baselines that are SAEs of another preset, named like it."""
+
+
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the protocol; its parts are determined while it runs, by the chosen layer and sparsity."""
     strict_run = StrictRun(StrictExperiment(run, material))
@@ -85,7 +96,7 @@ class StrictRun:
         """Fingerprint of all inputs: clips, settings, SAEs of the run, and the presets of further SAEs."""
         experiment, config = self.experiment, self.experiment.run.config
         settings = experiment.settings
-        recipes = {*config.train.preset_names, "frozen_decoder", *settings.limit_presets}
+        recipes = {*config.train.preset_names, *PRESET_BASELINES, *settings.limit_presets}
         trained = config.train.model_dump(mode="json", exclude={"presets"})  # used presets are listed below
         return fingerprint(
             experiment.shared,
@@ -115,14 +126,14 @@ class StrictRun:
         chosen = next(member for member in grid if member.sparsity == sparsity)
         seeds = representations.further_seeds(chosen, experiment.run.config.train.seeds, experiment.settings.seeds)
         limits = representations.limit_members(experiment, chosen)
-        frozen = replace(chosen, preset="frozen_decoder")
-        trained = [*seeds, *limits, *([frozen] if "frozen_decoder" in experiment.settings.baselines else [])]
+        presets = {n: replace(chosen, preset=n) for n in PRESET_BASELINES if n in experiment.settings.baselines}
+        trained = [*seeds, *limits, *presets.values()]
         representations.train_missing(experiment, experiment.material.store, list(dict.fromkeys(trained)))
         limit_parts = {member: codes_part(experiment, member, full=False) for member in limits}
         self._ensure(limit_parts.values(), "looking for limits")
         main = dense_part(experiment, layer, full=True)
         seed_parts = {member: codes_part(experiment, member, full=True) for member in seeds}
-        baselines = self._baselines(chosen, frozen)
+        baselines = self._baselines(chosen, presets)
         self._ensure([main, *seed_parts.values(), *baselines.values()], "comparing in full")
         self._drop({layers[layer].name, *(codes_part(experiment, member, full=False).name for member in seeds)})
         same_layer = {member: by_sparsity[member.sparsity] for member in grid}
@@ -180,7 +191,7 @@ class StrictRun:
         arrays = read_arrays(self.experiment.run.folder.parts, part)
         return HeldOutScores(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
 
-    def _baselines(self, chosen: GridMember, frozen: GridMember) -> dict[str, CachedResult]:
+    def _baselines(self, chosen: GridMember, presets: Mapping[str, GridMember]) -> dict[str, CachedResult]:
         experiment = self.experiment
         configured = experiment.settings.baselines
         parts = {
@@ -188,8 +199,10 @@ class StrictRun:
             for name in configured
             if REPRESENTATIONS[name].kind != "built"
         }
-        if "frozen_decoder" in configured:
-            parts["frozen_decoder"] = codes_part(experiment, frozen, full=True, representation="frozen_decoder")
+        for name, member in presets.items():
+            parts[name] = codes_part(experiment, member, full=True, representation=name)
+        if "start" in configured:
+            parts["start"] = start_part(experiment, chosen)
         if "logmel" in configured:
             parts["logmel"] = logmel_part(experiment, chosen.layer)
         if {"untrained", "untrained_sae"} & set(configured):

@@ -47,8 +47,10 @@ CLAIMS = (
         "dimensions",
         "Attributes take fewer dimensions",
         "A vocal attribute is encoded in fewer dimensions of the codes than of the layer (higher completeness).",
-        "Holds if the codes' interval of effective dimensions is below the layer's and a few of them predict no less, "
-        "fails if either interval is on the other side; otherwise undecided.",
+        "Holds if the interval of the ratio of effective dimensions, codes to layer, is below 1, if a few of them "
+        "predict no less, and if both are true against the SAE before training, principal and independent components "
+        "and SAEs with random atoms too; otherwise it holds equally for these. Fails if the ratio is above 1, or a few "
+        "predict less; otherwise undecided.",
     ),
     Claim(
         "layers",

@@ -7,6 +7,7 @@ from otoscope import formatting
 from otoscope.formatting import comma_list, count, percent, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.claims import (
+    REQUIRED_RIVALS,
     Claims,
     CompactnessClaim,
     Judgement,
@@ -31,7 +32,7 @@ from otoscope.report.estimates import (
 class VerdictText(NamedTuple):
     """Verdict on a claim as the page shows it: outcome, reason, and notes."""
 
-    outcome: Verdict
+    outcome: str
     sentence: str
     notes: tuple[str, ...] = ()
 
@@ -78,6 +79,10 @@ REASONS: dict[Reason, str] = {
     Reason.MORE_DIMENSIONS: ": the codes need more, beyond the interval",
     Reason.LESS_FROM_FEW: ": few dimensions of the codes predict less, beyond the interval",
     Reason.FEWER_DIMENSIONS: ": the codes need fewer, beyond the interval",
+    Reason.EQUALLY_FOR_RIVALS: (
+        ": the codes need fewer than the layer, beyond the interval, but no fewer than these; nothing here rests on "
+        "what was learned"
+    ),
     Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
     Reason.EARLIER: ". Each lead exceeds chance, and no interval includes 0",
     Reason.RESTS_ON_INPUT: (
@@ -139,11 +144,15 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
             end = f": {_too_few(min(dense.groups, codes.groups))}"
         case Reason.DIMENSIONS_UNCLEAR:
             end = f": the codes take {_leaning(claim.dimensions)}, but the interval of the ratio includes 1"
+        case Reason.RIVALS_MISSING:
+            missing = comma_list(representation_label(n) for n in REQUIRED_RIVALS if n not in claim.rivals)
+            end = f": the codes need fewer, but `evaluate.strict.baselines` leaves out {missing}, so others may too"
         case reason:
             end = REASONS[reason]
-    if judgement.verdict is Verdict.HOLDS:
-        notes = (*_unlearned_notes(claim), *notes)
-    return VerdictText(judgement.verdict, f"{text}{end}.", notes)
+    outcome: str = judgement.verdict
+    if judgement.verdict is Verdict.EQUALLY:
+        outcome = f"holds, but equally for {comma_list(map(representation_label, claim.equals))}"
+    return VerdictText(outcome, f"{text}{end}.", (*_rival_notes(claim), *notes))
 
 
 def _ratio(change: Estimate) -> str:
@@ -272,16 +281,19 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
     )
 
 
-def _unlearned_notes(claim: CompactnessClaim) -> Iterator[str]:
-    """Yield the effective dimensions of sparse codes that learned nothing."""
-    if not claim.unlearned:
+def _rival_notes(claim: CompactnessClaim) -> Iterator[str]:
+    """Yield the effective dimensions of representations without a learned dictionary."""
+    if claim.dimensions is None or not claim.rivals:
         return
-    each = [f"{dimensions(e.value)} dimensions ({representation_label(name)})" for name, e in claim.unlearned.items()]
-    if claim.learned:
-        conclusion = "more than of codes that were learned"
-    else:
-        conclusion = "being sparse is enough for that, so it does not show that anything was learned"
-    yield f"A factor takes {comma_list(each)}: {conclusion}."
+    each = [
+        f"{dimensions(estimate.value)} of {representation_label(name)}{_short_ratio(claim.dimensions.against(name))}"
+        for name, estimate in claim.rivals.items()
+    ]
+    yield f"Without a learned dictionary the same factors take {comma_list(each)} (in brackets: codes over these)."
+
+
+def _short_ratio(ratio: Estimate) -> str:
+    return f" ({_two(ratio.value)}, {_two(ratio.low)} to {_two(ratio.high)})" if ratio.measured else ""
 
 
 def _ordering_notes(claim: OrderingClaim) -> Iterator[str]:

@@ -52,7 +52,7 @@ def margin_list() -> str:
 
 Row = Mapping[str, Any]
 
-LEARNED_LESS = ("frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
+LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
 """Representations without learned atoms, without a trained encoder, or without either."""
 
 ADVANTAGES: dict[Advantage, str] = {
@@ -246,10 +246,9 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     ]
     if each:
         said += f" What learned less or nothing: {comma_list(each)}."
-    if any(estimate.value <= codes.high for estimate in less.values()):
-        said += (
-            " Some of these lie within the interval of the codes or below: compactness alone does not show learning."
-        )
+    if equal := [name for name in less if comparison.relation_to(name) is not Relation.LOWER]:
+        labels = comma_list(map(representation_label, equal))
+        said += f" The codes take no fewer than {labels}: compactness alone does not show learning."
     return [Finding("Compactness", said)]
 
 

@@ -1,0 +1,91 @@
+"""Sounds whose sources are known, and the verdicts of the strict protocol on representations of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from otoscope.config.strict import StrictSettings
+from otoscope.metrics.record import Record, to_table
+from otoscope.metrics.representation import CODES, DENSE
+from otoscope.metrics.results import ResultsTable
+from otoscope.metrics.robust_factors import effective_rank
+from otoscope.protocols.claim_sources import strict_claims
+from otoscope.protocols.claims import CompactnessClaim
+from otoscope.protocols.strict.differences import structure_differences
+from otoscope.protocols.strict.structure import (
+    CommonFactors,
+    RepresentationScores,
+    common_factors,
+    factor_curve_records,
+    score_representation,
+    structure_records,
+)
+from otoscope.protocols.strict.tasks import FactorTargets, prepare_factors
+from otoscope.runs.inputs import Clips
+
+SETTINGS = StrictSettings(permutations=2, sizes=(1, 4), folds=3)
+ABOUT = Record(metric="l0", value=0.0, split="test", representation=CODES, layer=1, protocol="strict", encoder="ear")
+SAE_ID = "layer01-frames-default-m64-k4-seed0"
+
+
+class Planted(NamedTuple):
+    """Sources of each clip and frame, and the frames that mix them."""
+
+    targets: FactorTargets
+    frames: np.ndarray
+    """Clips, frames, width."""
+    sources: np.ndarray
+    """Clips, sources: the mean of each source over the frames of a clip."""
+    atoms: np.ndarray
+
+
+def planted_clips(
+    seed: int, *, sources: int = 24, width: int = 16, active: float = 0.1, clips: int = 300, frames: int = 20
+) -> Planted:
+    """Return clips of 15 singers whose frames are sparse mixtures of more sources than dimensions.
+
+    The first ten sources, averaged over a clip, are its factors.
+    """
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(sources, width))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    often = rng.gamma(1.0, 1.0, size=(clips, 1, sources)) * active
+    strengths = (rng.random((clips, frames, sources)) < often) * rng.gamma(4.0, 0.25, size=(clips, frames, sources))
+    rows = strengths @ atoms + 0.02 * rng.normal(size=(clips, frames, width))
+    groups = np.array([f"g{i:02d}" for i in np.arange(clips) * 15 // clips])
+    split = np.where(groups < "g08", "train", np.where(groups < "g11", "valid", "test"))
+    names = tuple(f"s{i}" for i in range(10))
+    known = Clips(split, groups, {}, strengths.mean(axis=1)[:, :10], names)
+    targets = prepare_factors(known, dict.fromkeys(names, "pitch"), near_duplicates=0.99)
+    return Planted(targets, rows.astype(np.float32), strengths.mean(axis=1), atoms)
+
+
+def compactness_claim(
+    targets: FactorTargets, codes: Sequence[np.ndarray], dense: np.ndarray, others: Mapping[str, np.ndarray]
+) -> CompactnessClaim:
+    """Return claim 2 as the strict protocol measures it on these representations, `[clips, dimensions]`."""
+
+    def measured(units: np.ndarray) -> RepresentationScores:
+        return score_representation(units.astype(np.float32), targets, SETTINGS, resamples=20)
+
+    seeds = [measured(units) for units in codes]
+    rest = {name: measured(units) for name, units in {DENSE: dense, **others}.items()}
+    mask = common_factors(rest[DENSE], seeds, min_r2=0.1)
+    fitted = targets.values[targets.split == "train"][:, mask]
+    common = CommonFactors(mask, targets.names, effective_rank(fitted) if mask.any() else 0.0)
+    named = [replace(ABOUT, sae_id=SAE_ID[:-1] + str(i), seed=i, sparsity=0.9) for i in range(len(seeds))]
+    records: list[Record] = []
+    for scores, about in (
+        *zip(seeds, named, strict=True),
+        *((scores, replace(ABOUT, representation=name)) for name, scores in rest.items()),
+    ):
+        records += structure_records(scores, common, about)
+        records += factor_curve_records(scores, common, SETTINGS, about)
+    for name, scores in rest.items():
+        about = replace(named[0], representation=name, seed=None)
+        records += structure_differences(seeds, scores, common, SETTINGS.sizes, about)
+    claim = strict_claims(ResultsTable(to_table(records))).compactness
+    assert claim is not None
+    return claim
