@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,6 +11,7 @@ from otoscope.artifacts import digest, read_json
 from otoscope.cli.summary import print_summary
 from otoscope.config import load_config
 from otoscope.pipeline.run import RunSummary, run
+from otoscope.pipeline.train import training_summary
 from otoscope.runs.folder import RunFolder
 from otoscope.sae.config import TrainConfig
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
@@ -48,6 +50,16 @@ def copied(summary: RunSummary, tmp_path: Path) -> Path:
 
 def done_again(folder: Path) -> list[str]:
     return [name for name in stages_of_last_run(folder)[0] if name != "corpus"]
+
+
+def test_training_summary_counts_saes_that_are_their_start() -> None:
+    def card(best_step: int) -> dict[str, Any]:
+        training = {"best_step": best_step, "valid_explained_variance": 0.9, "valid_dead_fraction": 0.0}
+        return {"sae_id": f"one{best_step}", "training": training, "config": {"init": "principal"}}
+
+    told = training_summary([card(0), card(3), card(5)])
+    assert told.endswith("; 1 of 3 dictionaries: principal axes, not learned (best step 0)")
+    assert "not learned" not in training_summary([card(3)])
 
 
 def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> None:

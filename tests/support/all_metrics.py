@@ -13,7 +13,7 @@ from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, 
 from otoscope.protocols.strict.differences import factor_difference, structure_differences, task_difference
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
 from otoscope.protocols.strict.regression import factor_records, fit_ridge_scores, predicted_share_records
-from otoscope.protocols.strict.seeds import compare_seeds
+from otoscope.protocols.strict.seeds import Dictionaries, compare_seeds
 from otoscope.protocols.strict.structure import (
     CommonFactors,
     RepresentationScores,
@@ -146,7 +146,9 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
     compared = score_representation(given.layers[1], targets, STRICT)
     yield from factor_difference([read[2].squares], read[1].squares, common, about)
     yield from structure_differences([found], compared, common, STRICT.sizes, about)
-    seeds = compare_seeds([given.atoms, given.atoms_again], [codes, given.again], groups=clips.groups, about=about)
+    seeds = compare_seeds(
+        Dictionaries([given.atoms, given.atoms_again], [codes, given.again]), groups=clips.groups, about=about
+    )
     yield from seeds.records
 
 

@@ -68,7 +68,7 @@ def compactness_claim(
     """Return claim 2 as the strict protocol measures it on these representations, `[clips, dimensions]`."""
 
     def measured(units: np.ndarray) -> RepresentationScores:
-        return score_representation(units.astype(np.float32), targets, SETTINGS, resamples=20)
+        return score_representation(units.astype(np.float32), targets, SETTINGS)
 
     seeds = [measured(units) for units in codes]
     rest = {name: measured(units) for name, units in {DENSE: dense, **others}.items()}

@@ -1,13 +1,15 @@
 """Stage `train`: every SAE of the grid."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from otoscope.artifacts import read_json, write_json
+from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import open_activations
-from otoscope.runs.training import GridTraining, training_grid
+from otoscope.runs.training import GridTraining, learned_nothing, training_grid
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
 
@@ -36,4 +38,9 @@ def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
     dead = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
     most = max(dead)
     name = f" ({dead[most]})" if len(cards) > 1 and most > 0 else ""
-    return f"validation groups: {span} of the variance explained, at most {most:.1%} dead latents{name}"
+    starts = Counter(start for card in cards if (start := learned_nothing(card)))
+    not_learned = "".join(
+        f"; {number} of {count(len(cards), 'dictionary', 'dictionaries')}: {start}, not learned (best step 0)"
+        for start, number in starts.items()
+    )
+    return f"validation groups: {span} of the variance explained, at most {most:.1%} dead latents{name}{not_learned}"

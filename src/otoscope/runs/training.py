@@ -3,7 +3,7 @@
 A bank trains all SAEs of one layer and pooling together, because they read the same rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows, RowSource
 from otoscope.sae.loggers import MetricLogger, open_logger
 from otoscope.sae.sparsifiers.base import k_from_sparsity
+from otoscope.sae.validation import START_LABELS
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,17 @@ class _TrainBank:
 def is_trained(folder: Path, inputs: str) -> bool:
     """Return whether a folder holds the SAE of these inputs with undamaged weights."""
     return is_current(folder / CARD, inputs=inputs, root=folder, outputs=lambda card: {WEIGHTS: card["sha256"]})
+
+
+def learned_nothing(card: Mapping[str, Any]) -> str | None:
+    """Return the name of the start that an SAE still is; None where training improved it or nothing is recorded.
+
+    >>> learned_nothing({"training": {"best_step": 0}, "config": {"init": "principal"}})
+    'principal axes'
+    """
+    if (card.get("training") or {}).get("best_step") != 0:
+        return None
+    return START_LABELS.get(str((card.get("config") or {}).get("init")), "initial atoms")
 
 
 def _group_by_rows(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling], list[GridMember]]]:

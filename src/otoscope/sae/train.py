@@ -315,9 +315,7 @@ def _warnings(run: TrainingRun) -> list[str]:
     if run.best_step:
         return warnings
     l0 = run.history[-1]["valid_l0"]
-    return warnings + validation.start_warnings(
-        run.sae.sparsifier, height=height, latents=latents, steps=run.step, l0=l0
-    )
+    return warnings + validation.start_warnings(run.sae.sparsifier, init=run.config.init, steps=run.step, l0=l0)
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from otoscope.hardware import WITHOUT_FLOAT64, column_sums
 from otoscope.sae.data import RowSource, chunks
-from otoscope.sae.initialise import FEW_ROWS_PER_LATENT
 from otoscope.sae.losses import gather_forward, use_gather
 from otoscope.sae.model import SparseAutoencoder
-from otoscope.sae.sparsifiers.base import Calibrated, Penalised, Sparsifier
+from otoscope.sae.sparsifiers.base import Calibrated, Sparsifier
 from otoscope.sae.statistics import RowStatistics, require_finite
 
 VALIDATION_BATCH = 1024
@@ -116,19 +115,22 @@ def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
     return warnings
 
 
-def start_warnings(sparsifier: Sparsifier, *, height: int, latents: int, steps: int, l0: float) -> list[str]:
-    """Return a warning if no step improved on the initial state; `l0` is that of the last state.
+def start_warnings(sparsifier: Sparsifier, *, init: str, steps: int, l0: float) -> list[str]:
+    """Return the warning for a model that no step improved; `l0` is that of the last state.
 
-    There is none for a sparsifier without penalty on very few rows: principal axes are expected to remain best there
-    (docs/benchmarks.md).
+    >>> from otoscope.sae.sparsifiers.topk import TopK
+    >>> start_warnings(TopK(8), init="principal", steps=9, l0=8.0)[0].split(":")[0]
+    'principal axes, not learned'
     """
-    if not isinstance(sparsifier, Penalised) and height < FEW_ROWS_PER_LATENT * latents:
-        return []
     k = sparsifier.k
     advice = "use more rows or a lower learning rate"
     if l0 > L0_TOLERANCE * k:
         advice = f"the last state has {l0:.1f} active latents per row at k={k}; use a sparsifier without penalty (topk)"
     return [
-        f"best_step 0: none of {steps} steps improved on the initial state on the validation rows, so the SAE is "
-        f"untrained; {advice}"
+        f"{START_LABELS.get(init, 'initial atoms')}, not learned: none of {steps} steps improved on the start on the "
+        f"validation rows (best step 0); {advice}"
     ]
+
+
+START_LABELS: dict[str, str] = {"principal": "principal axes"}
+"""Names of the atoms that a start gives."""

@@ -1,22 +1,28 @@
 """What the page says of the strict protocol follows from the rows, whichever way they point."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from otoscope.artifacts import write_json, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
+from otoscope.report.run_data import read_run
 from otoscope.report.sections.strict_findings import (
+    AGREEMENT,
     compactness_findings,
     factor_findings,
     few_dimension_findings,
     layer_findings,
     limit_findings,
+    seed_findings,
+    setting_findings,
     task_findings,
 )
 
@@ -119,6 +125,33 @@ def test_order_of_layers_and_limits_are_spelled_out():
     (resting,) = layer_findings(rows_of(lead, blocks))
     assert resting.text.endswith("but not beyond chance without layer 0, the input of the first block.")
     assert "factors 95" in limit.text
+
+
+def agreement(value: float, null_high: float, *, representation: str = CODES) -> list[Record]:
+    """Return agreement between seeds at one value."""
+    shared: dict[str, Any] = {"split": "all", "null_mean": 0.1, "null_high": null_high, "n": 3}
+    if representation == CODES:
+        return [codes(metric, value, **shared) for metric in AGREEMENT]
+    return [row(metric, representation, value, **shared) for metric in AGREEMENT]
+
+
+@pytest.mark.parametrize(("start", "nothing"), [(0.98, True), (0.3, False)])
+def test_agreement_between_seeds_is_told_beside_that_of_starts(start: float, nothing: bool):
+    records = [*agreement(0.95, max(start, 0.2)), *agreement(start, 0.2, representation="start")]
+    (finding,) = seed_findings(StrictResults.of(to_table(records)))
+    assert f"Pairs of SAEs before training: cosine {start:.2f}, correlation {start:.2f}" in finding.text
+    assert ("agreement shows nothing learned" in finding.text) is nothing
+
+
+def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
+    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all")]))
+    card = {"training": {"best_step": 0}, "config": {"init": "principal"}}
+    name = "layer03-frames-default-m64-k6-seed0"
+    for best_step, said in ((0, True), (7, False)):
+        write_json(tmp_path / "saes" / name / "card.json", {**card, "training": {"best_step": best_step}})
+        run = read_run(tmp_path)
+        (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
+        assert ("The codes are principal axes, not learned: no step improved" in finding.text) is said
 
 
 def test_codes_are_told_as_the_mean_over_seeds():

@@ -4,7 +4,7 @@ Latents that reappear in other seeds are stored too, so that only these are expl
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +23,8 @@ from otoscope.protocols.strict.differences import factor_difference, structure_d
 from otoscope.protocols.strict.experiment import StrictExperiment, ridge_scores_from
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
 from otoscope.protocols.strict.regression import predicted_share_records
-from otoscope.protocols.strict.seeds import compare_seeds
+from otoscope.protocols.strict.representations import start_sae
+from otoscope.protocols.strict.seeds import Dictionaries, compare_seeds
 from otoscope.protocols.strict.structure import (
     COMMON,
     CommonFactors,
@@ -40,10 +41,14 @@ from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_array
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.training import GridMember
-from otoscope.sae.model import load_sae
+from otoscope.sae.model import SparseAutoencoder, load_sae
 
 SEEDS = f"{strict.NAME}/seeds"
 """Name of the part with the number of other seeds in which each latent reappears."""
+
+
+UNLEARNED = ("start", "frozen_decoder")
+"""Baselines whose pairs of seeds are the null of agreement between seeds."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class ComparisonParts:
 
     def parts(self) -> list[CachedResult]:
         """Return the parts that compare the measured ones."""
-        found = [self._part(SEEDS, list(self.seeds.values()), self._compare_seeds)]
+        unlearned = [self.baselines[name] for name in UNLEARNED if name in self.baselines]
+        found = [self._part(SEEDS, [*self.seeds.values(), *unlearned], self._compare_seeds)]
         if self.experiment.targets.names:
             sources = [self.main, *self.seeds.values(), *self.baselines.values()]
             found.append(self._part(f"{strict.NAME}/structure", sources, self._structure_result))
@@ -126,16 +132,26 @@ class ComparisonParts:
 
     def _compare_seeds(self) -> ComputedResult:
         experiment, members = self.experiment, list(self.seeds)
-        store = experiment.material.store
-        saes = [load_sae(experiment.run.folder.saes / member.sae_id).sae for member in members]
-        codes = [
-            code_features(store, sae, member, store.clip_ids).units for sae, member in zip(saes, members, strict=True)
-        ]
-        atoms = [sae.decoder.detach().numpy() for sae in saes]
+        folder, pair = experiment.run.folder.saes, members[:2]
+        unlearned: dict[str, Dictionaries] = {}
+        if len(pair) == 2 and "start" in self.baselines:
+            unlearned["start"] = self._encode([start_sae(experiment, member) for member in pair], pair)
+        if len(pair) == 2 and "frozen_decoder" in self.baselines:
+            frozen = [replace(member, preset="frozen_decoder") for member in pair]
+            unlearned["frozen_decoder"] = self._encode([load_sae(folder / m.sae_id).sae for m in frozen], frozen)
         found = compare_seeds(
-            atoms, codes, groups=experiment.material.clips.groups, about=self._record_template(members[0])
+            self._encode([load_sae(folder / member.sae_id).sae for member in members], members),
+            groups=experiment.material.clips.groups,
+            about=self._record_template(members[0]),
+            unlearned=unlearned,
         )
         return ComputedResult(found.records, {"found_in": found.found_in, "others": np.asarray([found.others])})
+
+    def _encode(self, saes: Sequence[SparseAutoencoder], members: Sequence[GridMember]) -> Dictionaries:
+        """Return the atoms of SAEs and their codes of all clips."""
+        store = self.experiment.material.store
+        codes = [code_features(store, s, m, store.clip_ids).units for s, m in zip(saes, members, strict=True)]
+        return Dictionaries([sae.decoder.detach().numpy() for sae in saes], codes)
 
     def _layer_result(self) -> ComputedResult:
         found = {layer: ridge_scores_from(self._read_arrays(part)) for layer, part in self.layers.items()}

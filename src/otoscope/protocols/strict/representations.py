@@ -35,7 +35,7 @@ from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, GridTraining
 from otoscope.sae.checkpoint import CARD
-from otoscope.sae.model import load_sae
+from otoscope.sae.model import SparseAutoencoder, load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 from otoscope.sae.train import begin
 from otoscope.sae.validation import calibrate
@@ -100,18 +100,23 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
     return experiment.measurement(part, about, [name, rests_on], makers[name], full=True)
 
 
+def start_sae(experiment: StrictExperiment, member: GridMember) -> SparseAutoencoder:
+    """Return an SAE before its first step, with its threshold calibrated on validation rows."""
+    rows, valid_rows = GridTraining(experiment.run, experiment.material.store, []).rows(member.layer, member.pooling)
+    config = experiment.run.config.train.train_config(member.preset)
+    run = begin(rows, valid_rows, config, latents=member.latents, k=member.k, seed=member.seed)
+    calibrate(run.sae, valid_rows)
+    return run.sae.eval().requires_grad_(False)
+
+
 def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult:
-    """Return the part for an SAE before its first step, with its threshold calibrated on validation rows."""
+    """Return the part for an SAE before its first step."""
     store, name = experiment.material.store, "start"
     columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
     about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
     def units() -> Units:
-        rows, valid_rows = GridTraining(experiment.run, store, []).rows(member.layer, member.pooling)
-        config = experiment.run.config.train.train_config(member.preset)
-        run = begin(rows, valid_rows, config, latents=member.latents, k=member.k, seed=member.seed)
-        calibrate(run.sae, valid_rows)
-        return code_features(store, run.sae.eval(), member, store.clip_ids).units
+        return code_features(store, start_sae(experiment, member), member, store.clip_ids).units
 
     trained = read_json(experiment.run.folder.saes / member.sae_id / CARD)["sha256"]
     return experiment.measurement(f"{member.sae_id}-start", about, [name, trained], units, full=True)

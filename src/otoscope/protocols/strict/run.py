@@ -127,7 +127,9 @@ class StrictRun:
         seeds = representations.further_seeds(chosen, experiment.run.config.train.seeds, experiment.settings.seeds)
         limits = representations.limit_members(experiment, chosen)
         presets = {n: replace(chosen, preset=n) for n in PRESET_BASELINES if n in experiment.settings.baselines}
-        trained = [*seeds, *limits, *presets.values()]
+        # a second seed of the frozen decoder: pairs of these are the null of agreement between seeds
+        again = [replace(m, preset="frozen_decoder") for m in seeds[1:2] if "frozen_decoder" in presets]
+        trained = [*seeds, *limits, *presets.values(), *again]
         representations.train_missing(experiment, experiment.material.store, list(dict.fromkeys(trained)))
         limit_parts = {member: codes_part(experiment, member, full=False) for member in limits}
         self._ensure(limit_parts.values(), "looking for limits")

@@ -1,6 +1,6 @@
 """Stability over seeds: similarity of atoms and latents, and the number of seeds in which each latent reappears."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -17,6 +17,13 @@ PAIRS = 10
 """Maximum number of pairs of seeds to compare."""
 
 
+class Dictionaries(NamedTuple):
+    """Atoms of SAEs that differ in their seed, and their codes of the same clips."""
+
+    atoms: Sequence[Float[np.ndarray, "latents width"]]
+    codes: Sequence[Float[np.ndarray, "clips latents"]]
+
+
 class SeedComparison(NamedTuple):
     """Records, and the number of other seeds in which each latent of the first seed reappears."""
 
@@ -26,32 +33,42 @@ class SeedComparison(NamedTuple):
 
 
 def compare_seeds(
-    dictionaries: Sequence[Float[np.ndarray, "latents width"]],
-    codes: Sequence[Float[np.ndarray, "clips latents"]],
+    saes: Dictionaries,
     *,
     groups: Shaped[np.ndarray, " clips"],
     about: Record,
+    unlearned: Mapping[str, Dictionaries] | None = None,
 ) -> SeedComparison:
     """Compare the dictionaries of several seeds by atoms, and the latents of the first with the others by codes.
 
-    An interval spans the lowest and the highest pair of seeds. The null of atoms is two random dictionaries of the same
-    size; the null of latents is the codes of the other seed permuted over clips.
+    An interval spans the lowest and the highest pair of seeds. The mean of the null is that of two random dictionaries
+    of the same size (atoms), or of the codes of the other seed permuted over clips (latents). Its upper end is also
+    that of pairs of SAEs that learned no atoms, by representation: what these reach shows no learning. Each of these
+    gets its own records.
     """
-    n_groups = len(np.unique(groups))
+    codes, n_groups = saes.codes, len(np.unique(groups))
     about = replace(about, split="all", n=len(codes), groups=n_groups)
     if len(codes) < 2:
         return SeedComparison([], np.full(codes[0].shape[1], np.nan), 0)
     reappearing = matched_latents(codes)
-    records = [
-        _atom_record(dictionaries, about),
-        _latent_record(codes, reappearing, about),
-        about.with_score(
-            "reappearing_share",
-            Score(reappearing.value, null_mean=reappearing.null_mean, null_high=reappearing.null_high),
-        ),
-    ]
+    records = _agreement_records(saes, reappearing, about)
+    for name, pair in (unlearned or {}).items():
+        shared = replace(about, representation=name, sae_id="", preset=None, seed=None, n=len(pair.codes))
+        found = _agreement_records(pair, matched_latents(pair.codes), shared)
+        for i, record in enumerate(found):
+            records[i] = replace(records[i], null_high=float(np.nanmax([records[i].null_high, record.value])))
+        records += found
     others = len(codes) - 1
     return SeedComparison(records, np.round(reappearing.share * others), others)
+
+
+def _agreement_records(saes: Dictionaries, reappearing: Reappearing, about: Record) -> list[Record]:
+    share = Score(reappearing.value, null_mean=reappearing.null_mean, null_high=reappearing.null_high)
+    return [
+        _atom_record(saes.atoms, about),
+        _latent_record(saes.codes, reappearing, about),
+        about.with_score("reappearing_share", share),
+    ]
 
 
 def _atom_record(dictionaries: Sequence[Float[np.ndarray, "latents width"]], about: Record) -> Record:

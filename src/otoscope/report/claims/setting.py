@@ -14,6 +14,7 @@ from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.run_data import RunData
+from otoscope.runs.training import learned_nothing
 
 CATEGORY = "formants"
 MEASURED = "eGeMAPSv02"
@@ -33,7 +34,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Held-out groups": _held_out(strict),
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
-        "Compared in full": _compared(strict),
+        "Compared in full": _compared(strict, run),
         "Seeds": _seeds(table),
         "Nulls and intervals": _nulls(run.config) if strict else "",
     }
@@ -93,12 +94,14 @@ def describe_formants(run: RunData, factors: Sequence[str]) -> str:
     return text
 
 
-def _compared(strict: StrictResults) -> str:
+def _compared(strict: StrictResults, run: RunData) -> str:
     if (main := strict.main) is None:
         return ""
     codes = f", its codes with {main['latents']} latents" if main["latents"] else ""
     budget = f" (k={main['k']})" if main["k"] else ""
-    return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}"
+    start = learned_nothing(run.cards.get(main["sae_id"], {}))
+    not_learned = f"; these are {start}, not learned: no step improved on the start" if start else ""
+    return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}{not_learned}"
 
 
 def _seeds(table: ResultsTable) -> str:

@@ -14,6 +14,7 @@ from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_findings import margin_list
+from otoscope.runs.training import learned_nothing
 
 
 def strict_method(run: RunData) -> str | None:
@@ -199,7 +200,7 @@ def _codes(run: RunData) -> str | None:
     return (
         f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(sparsities)}"
         + (f"; {pooling}" if pooling else "")
-        + f". {_training_settings(run)}Seed {results.seed}."
+        + f". {_training_settings(run)}{_not_learned(run)}Seed {results.seed}."
     )
 
 
@@ -211,6 +212,24 @@ def _training_settings(run: RunData) -> str:
         first, *others = presets
         return f"Trained with the preset {first} (all settings below); the full tables also hold {comma_list(others)}. "
     return f"Trained with the preset {comma_list(presets)} (all settings below). " if presets else ""
+
+
+def _not_learned(run: RunData) -> str:
+    """Return which dictionaries no training step improved."""
+    starts = {name: start for name, card in run.cards.items() if (start := learned_nothing(card))}
+    if not starts:
+        return ""
+    names = comma_list(f"`{name}`" for name in list(starts)[:MOST_NAMED])
+    more = f" and {len(starts) - MOST_NAMED} others" if len(starts) > MOST_NAMED else ""
+    kinds = comma_list(dict.fromkeys(starts.values()))
+    return (
+        f"Of {count(len(run.cards), 'dictionary', 'dictionaries')} {len(starts)} are {kinds}, not learned (best step "
+        f"0: no step improved on the start for unseen groups): {names}{more}. "
+    )
+
+
+MOST_NAMED = 4
+"""Dictionaries that a sentence lists."""
 
 
 def _choices(run: RunData) -> str:

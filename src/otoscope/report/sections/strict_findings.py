@@ -12,6 +12,7 @@ from otoscope.report.estimates import capitalised, describe_lead, dimensions, in
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
+from otoscope.runs.training import learned_nothing
 
 UNITS = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
 """Unit of each quantity's margin."""
@@ -104,7 +105,7 @@ def strict_findings(run: RunData) -> StrictSummary | None:
         *factor_findings(results),
         *compactness_findings(results),
         *few_dimension_findings(results),
-        *seed_findings(results, run),
+        *seed_findings(results),
         *layer_findings(results),
         *limit_findings(results),
     ]
@@ -144,6 +145,8 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{how}."
     )
+    if starts := _not_learned(results, run):
+        text += f" {capitalised(starts)}: no step improved on the start for unseen groups."
     if (seeds := len(results.sae_ids)) > 1:
         text += f" Numbers of codes are means over {seeds} seeds, their intervals cover groups and seeds."
     ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
@@ -155,6 +158,15 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
             f"on each other; together they vary in about {used['value']:.0f} independent directions (effective rank)."
         )
     return [Finding("Setting", text)]
+
+
+def _not_learned(results: StrictResults, run: RunData) -> str:
+    """Return that the codes compared were not learned; empty where every seed was."""
+    starts = [start for name in results.sae_ids if (start := learned_nothing(run.cards.get(name, {})))]
+    if not starts:
+        return ""
+    seeds = f" ({len(starts)} of {len(results.sae_ids)} seeds)" if len(results.sae_ids) > 1 else ""
+    return f"the codes are {starts[0]}, not learned{seeds}"
 
 
 def task_findings(results: StrictResults) -> list[Finding]:
@@ -274,25 +286,35 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     return [Finding("A few dimensions", text)]
 
 
-def seed_findings(results: StrictResults, run: RunData) -> list[Finding]:
+AGREEMENT = ("mean_max_cosine", "matched_correlation", "reappearing_share")
+"""Measures of agreement between seeds."""
+
+NOTHING_LEARNED = {"start": "SAEs before training", "frozen_decoder": "SAEs with random, frozen atoms"}
+"""Pairs of SAEs without learned atoms, the null of agreement between seeds."""
+
+
+def seed_findings(results: StrictResults) -> list[Finding]:
     """Return the agreement between SAEs of different seeds."""
-    metrics = ("mean_max_cosine", "matched_correlation", "reappearing_share")
-    atoms, latents, share = (results.where(metric=metric).first() for metric in metrics)
+    atoms, latents, share = (results.where(metric=m, representation=CODES).first() for m in AGREEMENT)
     if atoms is None or latents is None or share is None:
         return []
-    config = run.cards.get(str(share["sae_id"]), {}).get("config") or {}
-    start = (
-        " Every seed starts with the leading principal axes of the same rows, which explains part of this agreement."
-        if config.get("init") == "principal"
-        else ""
-    )
     text = (
         f"Over {share['n']} seeds the atoms of two SAEs have a mean largest cosine of {decimal(atoms['value'], 2)} "
         f"(random atoms {decimal(atoms['null_mean'], 2)}); matched latents correlate at {decimal(latents['value'], 2)} "
         f"on average (clips shuffled {decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
         f"{percent(share['value'])} of the latents that fire reappear in at least 80{NBSP}% of the other seeds "
-        f"(shuffled {percent(share['null_mean'])}); the gallery names only such latents.{start}"
+        f"(shuffled {percent(share['null_mean'])}); the gallery names only such latents."
     )
+    for name, subject in NOTHING_LEARNED.items():
+        rows = [results.where(metric=m, representation=name).first() for m in AGREEMENT]
+        values = [row["value"] for row in rows if row is not None]
+        if len(values) == len(AGREEMENT):
+            text += (
+                f" Pairs of {subject}: cosine {decimal(values[0], 2)}, correlation {decimal(values[1], 2)}, "
+                f"{percent(values[2])} reappear."
+            )
+    if share["value"] <= share["null_high"]:
+        text += " The latents reappear no more than without learning: agreement shows nothing learned."
     return [Finding("Agreement between seeds", text)]
 
 
