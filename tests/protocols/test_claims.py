@@ -130,12 +130,17 @@ def test_compactness_claim_is_undecided_without_a_rival(rival: str):
 @pytest.mark.parametrize(
     ("leads", "verdict"),
     [
-        ([number(1.2, 0.4, 2.0, 0.3)], Verdict.HOLDS),
-        ([number(1.2, 0.4, 2.0, 0.3), number(0.9, 0.1, 2.0, 0.3)], Verdict.HOLDS),
-        ([number(1.2, 0.4, 2.0, 0.3), number(0.2, -0.1, 2.0, 0.3)], Verdict.UNDECIDED),
-        # above 0, but permuted layers lead as far
-        ([number(1.2, 0.4, 2.0, 1.5)], Verdict.UNDECIDED),
-        ([number(1.2, 0.4, 2.0, 0.3), number(-1.0, -2.0, -0.1, 0.3)], Verdict.FAILS),
+        ([number(1.2, 0.6, 2.0, 0.3)], Verdict.HOLDS),
+        ([number(1.2, 0.6, 2.0, 0.3), number(0.9, 0.55, 2.0, 0.3)], Verdict.HOLDS),
+        ([number(1.2, 0.6, 2.0, 0.3), number(0.2, -0.1, 2.0, 0.3)], Verdict.UNDECIDED),
+        # above 0, but not by half a layer
+        ([number(1.2, 0.4, 2.0, 0.3)], Verdict.UNDECIDED),
+        # beyond half a layer, but permuted layers lead as far
+        ([number(1.2, 0.6, 2.0, 1.5)], Verdict.UNDECIDED),
+        ([number(1.2, 0.6, 2.0, 0.3), number(-1.2, -2.0, -0.6, 0.3)], Verdict.FAILS),
+        # the same rule the other way
+        ([number(-1.2, -2.0, -0.4, 0.3)], Verdict.UNDECIDED),
+        ([number(-1.2, -2.0, -0.6, 1.5)], Verdict.UNDECIDED),
         ([number(-0.1, -1.0, 1.0, 0.3)], Verdict.UNDECIDED),
     ],
 )
@@ -150,12 +155,12 @@ def test_ordering_claim_needs_every_lead(leads: list[Estimate], verdict: Verdict
 @pytest.mark.parametrize(
     ("lead", "blocks", "verdict"),
     [
-        (number(1.2, 0.4, 2.0, 0.3), number(0.5, -0.1, 1.0, 0.3), Verdict.HOLDS),
-        (number(1.2, 0.4, 2.0, 0.3), number(0.2, -0.1, 1.0, 0.3), Verdict.UNDECIDED),
-        (number(-1.2, -2.0, -0.4, 0.3), number(-0.5, -1.0, 0.1, 0.3), Verdict.FAILS),
-        (number(-1.2, -2.0, -0.4, 0.3), number(-0.1, -0.5, 0.1, 0.3), Verdict.UNDECIDED),
+        (number(1.2, 0.6, 2.0, 0.3), number(0.5, -0.1, 1.0, 0.3), Verdict.HOLDS),
+        (number(1.2, 0.6, 2.0, 0.3), number(0.2, -0.1, 1.0, 0.3), Verdict.UNDECIDED),
+        (number(-1.2, -2.0, -0.6, 0.3), number(-0.5, -1.0, 0.1, 0.3), Verdict.FAILS),
+        (number(-1.2, -2.0, -0.6, 0.3), number(-0.1, -0.5, 0.1, 0.3), Verdict.UNDECIDED),
         # the lead over blocks alone is missing or NaN
-        (number(-1.2, -2.0, -0.4, 0.3), number(math.nan), Verdict.FAILS),
+        (number(-1.2, -2.0, -0.6, 0.3), number(math.nan), Verdict.FAILS),
     ],
 )
 def test_ordering_claim_must_not_rest_on_the_input_layer(lead: Estimate, blocks: Estimate, verdict: Verdict):
@@ -163,6 +168,20 @@ def test_ordering_claim_must_not_rest_on_the_input_layer(lead: Estimate, blocks:
     assert judgement is not None
     assert judgement.verdict is verdict
     assert (judgement.reason is Reason.RESTS_ON_INPUT) == (verdict is Verdict.UNDECIDED)
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.05, Verdict.HOLDS), (0.051, Verdict.UNDECIDED)])
+def test_ordering_claim_counts_chance_over_all_leads(p: float, verdict: Verdict):
+    lead = LayerLead("pitch", "formants", number(1.2, 0.6, 2.0, 0.3), p=p)
+    judgement = OrderingClaim(leads=[lead]).decide()
+    assert judgement is not None
+    assert judgement.verdict is verdict
+
+
+def test_task_claim_has_nothing_to_keep_where_the_layer_is_at_chance():
+    layer, codes = number(0.2, null_high=0.25), number(0.1, null_high=0.2)
+    claim = TaskClaim(layer, {0.95: codes}, "technique", {0.95: number(-0.1, -0.15, -0.05)})
+    assert claim.decide() == (Verdict.NOTHING_TO_KEEP, Reason.NOTHING_TO_KEEP)
 
 
 def test_claims_without_numbers_are_not_decided():

@@ -10,7 +10,12 @@ from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, measure_factors
-from otoscope.protocols.strict.differences import factor_difference, structure_differences, task_difference
+from otoscope.protocols.strict.differences import (
+    curve_differences,
+    factor_difference,
+    structure_differences,
+    task_difference,
+)
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
 from otoscope.protocols.strict.regression import factor_records, fit_ridge_scores, predicted_share_records
 from otoscope.protocols.strict.seeds import Dictionaries, compare_seeds
@@ -145,7 +150,8 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
         yield task_difference(task, [answer.sums], other.sums, about)
     compared = score_representation(given.layers[1], targets, STRICT)
     yield from factor_difference([read[2].squares], read[1].squares, common, about)
-    yield from structure_differences([found], compared, common, STRICT.sizes, about)
+    yield from structure_differences([found], compared, common, about)
+    yield from curve_differences([found], compared, common, STRICT.sizes, about)
     seeds = compare_seeds(
         Dictionaries([given.atoms, given.atoms_again], [codes, given.again]), groups=clips.groups, about=about
     )

@@ -86,7 +86,8 @@ def strict_study() -> list[Record]:
         strictly("effective_latents", 20.0, "dense", low=15.0, high=25.0, n=12),
         strictly("sparse_r2", 0.3, "dense", low=0.2, high=0.4, dimensions=4),
         strictly("sparse_r2", 0.9, "dense", dimensions=64),
-        strictly("layer_lead", 1.2, "dense", target="pitch before formants", low=0.4, high=2.0, null_high=0.3),
+        strictly("layer_lead", 1.2, "dense", target="pitch before formants", low=0.6, high=2.0, null_high=0.3),
+        strictly("layer_lead_p", 0.01, "dense", target="pitch before formants"),
     ]
     records += [
         strictly("category_r2", 0.5 - layer / 10, "dense", target=name, layer=layer, low=0.1, high=0.6)

@@ -13,7 +13,8 @@ from otoscope.metrics.results import ResultsTable
 from otoscope.metrics.robust_factors import effective_rank
 from otoscope.protocols.claim_sources import strict_claims
 from otoscope.protocols.claims import CompactnessClaim
-from otoscope.protocols.strict.differences import structure_differences
+from otoscope.protocols.strict.differences import curve_differences, structure_differences
+from otoscope.protocols.strict.regression import predicted_factors, predicted_share_records
 from otoscope.protocols.strict.structure import (
     CommonFactors,
     RepresentationScores,
@@ -75,6 +76,8 @@ def compactness_claim(
     mask = common_factors(rest[DENSE], seeds, min_r2=0.1)
     fitted = targets.values[targets.split == "train"][:, mask]
     common = CommonFactors(mask, targets.names, effective_rank(fitted) if mask.any() else 0.0)
+    predicted, *by_seed = (predicted_factors(scores.lasso, 0.1) for scores in (rest[DENSE], *seeds))
+    either = common._replace(mask=predicted | np.all(by_seed, axis=0))
     named = [replace(ABOUT, sae_id=SAE_ID[:-1] + str(i), seed=i, sparsity=0.9) for i in range(len(seeds))]
     records: list[Record] = []
     for scores, about in (
@@ -82,10 +85,13 @@ def compactness_claim(
         *((scores, replace(ABOUT, representation=name)) for name, scores in rest.items()),
     ):
         records += structure_records(scores, common, about)
-        records += factor_curve_records(scores, common, SETTINGS, about)
+        records += factor_curve_records(scores, either, SETTINGS, about)
+        every = np.ones(len(targets.names), dtype=bool)
+        records += predicted_share_records(scores.lasso, 0.1, about, among=every)
     for name, scores in rest.items():
         about = replace(named[0], representation=name, seed=None)
-        records += structure_differences(seeds, scores, common, SETTINGS.sizes, about)
+        records += structure_differences(seeds, scores, common, about)
+        records += curve_differences(seeds, scores, either, SETTINGS.sizes, about)
     claim = strict_claims(ResultsTable(to_table(records))).compactness
     assert claim is not None
     return claim

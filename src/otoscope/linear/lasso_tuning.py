@@ -158,6 +158,27 @@ def _tune(
     return TunedLasso(alpha, scores.max(axis=1), found.weights, np.maximum(worst, gaps))
 
 
+def predict_folds(
+    rows: Gramian,
+    folds: Sequence[LassoFold],
+    targets: Float[np.ndarray, "rows targets"],
+    tuned: TunedLasso,
+    tolerance: float,
+) -> Float[np.ndarray, "rows targets"]:
+    """Return the prediction of each row from the other folds, at the chosen penalties, in the units of the targets."""
+    held, count = np.zeros(targets.shape), targets.shape[1]
+    for fold in folds:
+        side = _fold_targets(rows, fold.fitted, fold.scored, targets)
+        solver = _solver(rows, fold.fitted, count)
+        start = Iterate(tuned.weights, solver.slopes(side.cross, tuned.weights))
+        hints = SolverHints(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool))
+        problems = LassoProblems(side.cross, side.square, tuned.alpha, side.values)
+        found, _ = solver.solve(problems, start, hints, tolerance)
+        mean = targets[fold.fitted.inside].mean(axis=0)
+        held[fold.scored] = fold.scored_rows @ found.weights.T * np.sqrt(side.variance) + mean
+    return held
+
+
 def _solver(rows: Gramian, fitted: GramSubset, count: int) -> BatchedLasso:
     columns = rows.columns(fitted) if count >= MIN_ADMM_TARGETS else None
     return BatchedLasso(fitted.gram, rank=_rank(fitted), targets=count, columns=columns)

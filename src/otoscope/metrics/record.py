@@ -26,6 +26,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "metric": pl.String(),
     "target": pl.String(),
     "split": pl.String(),
+    "reader": pl.String(),
     "value": pl.Float64(),
     "low": pl.Float64(),
     "high": pl.Float64(),
@@ -80,6 +81,8 @@ class Record:
     dimensions: int | None = None
     """Number of dimensions that a regression or probe used, of metrics that begin with `sparse_`."""
     seed: int | None = None
+    reader: str = ""
+    """Linear reader of a task, chosen on groups left out (`otoscope.linear.readers`); empty for other metrics."""
     low: float = math.nan
     high: float = math.nan
     null_mean: float = math.nan

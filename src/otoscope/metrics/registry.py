@@ -250,7 +250,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         bounds=R2,
         undefined_without_factors=True,
         difference="sparse_r2_difference",
-        description="mean R² of the common factors, each from its best dimensions",
+        description="mean R² of the factors that layer or codes predict, each from its best dimensions",
     ),
     Metric(
         name="sparse_probe_balanced_accuracy",
@@ -295,6 +295,12 @@ METRICS: Mapping[str, Metric] = _by_name(
         description="number of layers by which one category's centre precedes another's; negative: follows it",
     ),
     Metric(
+        name="layer_lead_p",
+        unit="probability",
+        higher_is_better=False,
+        description="share of random assignments of factors to the two categories with a lead as large, either way",
+    ),
+    Metric(
         name="layer_lead_of_blocks",
         unit="layers",
         higher_is_better=None,
@@ -318,12 +324,12 @@ METRICS: Mapping[str, Metric] = _by_name(
     Metric(
         name="mean_factor_r2",
         difference="mean_factor_r2_difference",
-        description="mean R² of the common factors from a ridge regression on all dimensions",
+        description="mean R² of the factors that layer or codes predict, from a ridge regression on all dimensions",
     ),
     # Codes against another representation, which the column `representation` names
     _difference("task_balanced_accuracy", "balanced accuracy of the codes minus that of the representation"),
     _difference("task_r2", "R² of the codes minus that of the representation"),
-    _difference("mean_factor_r2", "mean R² of the common factors from the codes minus that from the representation"),
+    _difference("mean_factor_r2", "mean R² of these factors from the codes minus that from the representation"),
     _difference("sparse_r2", "the same from the best dimensions of either", undefined_without_factors=True),
     _difference(
         "completeness",

@@ -23,6 +23,7 @@ from otoscope.protocols.comparison import (
     Estimate,
     best_baseline,
     mean_over_seeds,
+    readers_of,
     same_but_seed,
 )
 from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
@@ -150,6 +151,7 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
         others=_other_targets(strict, tasks, main),
         best_baseline=best,
         seeds=tuple(same_kind["value"]),
+        readers=readers_of(pl.concat([question.where(representation=DENSE, layer=main["layer"]).rows, same_kind])),
         test_clips=0 if metric == "task_r2" else int(main["n"]),
     )
 
@@ -191,12 +193,15 @@ def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:
         return None
     sizes = strict.where(metric="sparse_r2").unique("dimensions")
     few_k = min(sizes, key=lambda k: (abs(k - FEW), k), default=FEW)
+    by_layer = strict.one("predicted_share", DENSE)
+    predicted = round(by_layer["value"] * by_layer["n"]) if by_layer is not None else 0
     return CompactnessClaim(
         completeness,
         dimensions=strict.comparison("effective_latents"),
         few=strict.comparison("sparse_r2", dimensions=few_k),
         few_k=few_k,
         factors=completeness.codes.n,
+        lost=max(predicted - completeness.codes.n, 0),
     )
 
 

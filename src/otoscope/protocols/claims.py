@@ -36,6 +36,7 @@ class Reason(Enum):
 
     TOO_FEW_GROUPS = "too few groups"
     # the task
+    NOTHING_TO_KEEP = "the layer does not exceed permuted targets"
     AT_CHANCE = "the codes do not exceed permuted targets"
     NO_INTERVAL = "no interval"
     LOSS = "a loss beyond the margin over the whole interval"
@@ -56,7 +57,7 @@ class Reason(Enum):
     EARLIER = "earlier than by chance"
     LATER = "later than by chance"
     RESTS_ON_INPUT = "not beyond chance without the input layer"
-    LEAD_UNCLEAR = "an interval includes 0, or chance reaches as far"
+    LEAD_UNCLEAR = "an interval includes less than half a layer, or chance reaches as far"
 
 
 class Judgement(NamedTuple):
@@ -95,6 +96,7 @@ class TaskClaim:
     to_baseline: Estimate = UNMEASURED
     seeds: tuple[float, ...] = ()
     test_clips: int = 0
+    readers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def sparsity(self) -> float:
@@ -129,11 +131,14 @@ class TaskClaim:
         - holds: the lower end of the interval lies above -2 points, which excludes a loss of 2 points, and the codes
           exceed their null;
         - does not hold: the upper end lies below -2 points, or the codes do not exceed their null;
+        - nothing to keep: the layer does not exceed its null;
         - undecided: otherwise, and without an interval or with fewer than `MIN_GROUPS` groups.
 
         Seeds, sparsity limits, baselines and other targets inform and do not change the verdict.
         """
         codes, change = self.high, self.change
+        if self.dense.at_chance:
+            return Judgement(Verdict.NOTHING_TO_KEEP, Reason.NOTHING_TO_KEEP)
         if codes.at_chance:
             return Judgement(Verdict.FAILS, Reason.AT_CHANCE)
         if not change.bounded:
@@ -159,7 +164,7 @@ class CompactnessClaim:
     """Claim 2, attributes take fewer dimensions: completeness, effective dimensions, and R² from few dimensions.
 
     The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict;
-    `few` compares `few_k` dimensions.
+    `lost` counts those that the layer alone predicts. `few` compares `few_k` dimensions, over the factors of either.
     """
 
     completeness: Comparison
@@ -168,6 +173,7 @@ class CompactnessClaim:
     few: Comparison | None = None
     few_k: int = FEW
     factors: int = 0
+    lost: int = 0
 
     @property
     def rivals(self) -> dict[str, Estimate]:
@@ -238,25 +244,26 @@ class OrderingClaim:
 
     @property
     def reversed_leads(self) -> list[LayerLead]:
-        """Leads whose whole interval lies below 0, also beyond chance without layer 0."""
-        return [lead for lead in self.leads if lead.estimate.high < 0 and lead.stands(-1.0)]
+        """Leads the other way beyond half a layer and beyond chance, also without layer 0."""
+        return [lead for lead in self.leads if lead.beyond(-1.0) and lead.stands(-1.0)]
 
     def decide(self) -> Judgement | None:
         """Decide whether pitch is predicted from earlier layers than formants and MFCC; None if not measured.
 
-        It holds when the interval of every lead lies above 0 and its value above the null's upper end; it fails when
-        the whole interval of one lies below 0. Where layer 0, the input of the first block, is among the layers, such
-        leads must also exceed chance over the outputs of blocks alone. Fewer than `MIN_GROUPS` groups decide nothing.
+        A lead counts when its whole interval is beyond half a layer and it exceeds chance over all leads together
+        (Holm), by the same rule in both directions. The claim holds when every lead counts; it fails when one counts
+        the other way. Where layer 0, the input of the first block, is among the layers, such leads must also exceed
+        chance over the outputs of blocks alone. Fewer than `MIN_GROUPS` groups decide nothing.
         """
         if not self.leads:
             return None
         if self.groups < MIN_GROUPS:
             return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
-        if all(lead.estimate.low > 0 and not lead.estimate.at_chance for lead in self.leads):
+        if all(lead.beyond(1.0) for lead in self.leads):
             if all(lead.stands(1.0) for lead in self.leads):
                 return Judgement(Verdict.HOLDS, Reason.EARLIER)
             return Judgement(Verdict.UNDECIDED, Reason.RESTS_ON_INPUT)
-        if any(lead.estimate.high < 0 for lead in self.leads):
+        if any(lead.beyond(-1.0) for lead in self.leads):
             if self.reversed_leads:
                 return Judgement(Verdict.FAILS, Reason.LATER)
             return Judgement(Verdict.UNDECIDED, Reason.RESTS_ON_INPUT)

@@ -33,6 +33,7 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     EQUALLY = "holds, but equally for others"
     FAILS = "does not hold"
+    NOTHING_TO_KEEP = "nothing to keep"
     UNDECIDED = "undecided"
     NOT_ASKED = "not asked"
     NOT_MEASURED = "not measured"
@@ -132,7 +133,8 @@ class Comparison:
     """One question answered from the dense layer, from its codes, and from baselines.
 
     `codes` is the mean over seeds, `seeds` holds the value of each seed, `others` an estimate per baseline.
-    `differences` holds codes minus each other representation (of dimensions: their ratio), paired by clip or factor.
+    `readers` holds the reader of each representation, `differences` codes minus each other representation (of
+    dimensions: their ratio), paired by clip or factor.
     """
 
     metric: str
@@ -143,6 +145,7 @@ class Comparison:
     others: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
     best_baseline: Baseline | None = None
     differences: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    readers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def against(self, representation: str) -> Estimate:
         """Return the paired difference to a representation; without a value where it was not measured."""
@@ -210,8 +213,18 @@ def compare(rows: pl.DataFrame, metric: str, target: str = "", *, differences: p
         seeds=tuple(measured["value"]),
         others={name: estimate for name, estimate in first.items() if name not in (DENSE, CODES)},
         best_baseline=best_baseline(rows),
+        readers=readers_of(rows),
         differences={row["representation"]: Estimate.from_row(row) for row in differences.iter_rows(named=True)},
     )
+
+
+def readers_of(rows: pl.DataFrame) -> dict[str, str]:
+    """Return the readers of each representation, of codes those of all seeds."""
+    named = rows.filter(pl.col("reader") != "").select("representation", "reader").unique(maintain_order=True)
+    found: dict[str, str] = {}
+    for name, reader in named.rows():
+        found[name] = f"{found[name]} or {reader}" if name in found else reader
+    return found
 
 
 def best_baseline(rows: pl.DataFrame) -> Baseline | None:

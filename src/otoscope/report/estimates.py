@@ -1,10 +1,11 @@
 """Text of estimates: values with their intervals, differences in points, ranges over seeds, leads in layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from otoscope import formatting
 from otoscope.formatting import percent
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparison import Estimate
 
 
@@ -62,6 +63,20 @@ def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
     if len(values) < 2:
         return ""
     return f"mean of {len(values)} seeds, which reach {text_of(min(values))} to {text_of(max(values))}"
+
+
+def describe_readers(readers: Mapping[str, str]) -> str:
+    """Return by which readers layer and codes were read.
+
+    >>> describe_readers({"dense": "ridge", "sae": "LASSO"})
+    'the layer is read by ridge, the codes by LASSO, each chosen on groups left out'
+    >>> describe_readers({"dense": "ridge", "sae": "ridge"})
+    'layer and codes are read by ridge, each chosen on groups left out'
+    """
+    dense, codes = readers.get(DENSE, ""), readers.get(CODES, "")
+    if dense == codes:
+        return f"layer and codes are read by {dense}, each chosen on groups left out"
+    return f"the layer is read by {dense}, the codes by {codes}, each chosen on groups left out"
 
 
 def describe_lead(first: str, second: str, lead: Estimate) -> str:

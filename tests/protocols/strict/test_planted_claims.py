@@ -1,17 +1,25 @@
 """Verdicts on representations of sounds whose sources are known."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from otoscope.linear.readers import read_by_ridge
 from otoscope.metrics.baselines import find_fitted
+from otoscope.metrics.record import to_table
+from otoscope.metrics.results import ResultsTable
+from otoscope.protocols.claim_sources import strict_claims
 from otoscope.protocols.claims import Reason
 from otoscope.protocols.comparison import Verdict
+from otoscope.protocols.strict.differences import task_difference
+from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, single_label_task
+from otoscope.resampling.groups import group_folds
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.train import begin, fit
-from tests.support.planted_claims import Planted, compactness_claim, planted_clips
+from tests.support.planted_claims import ABOUT, SAE_ID, Planted, compactness_claim, planted_clips
 
 K, LATENTS = 4, 48
 
@@ -72,3 +80,56 @@ def test_claim_of_fewer_dimensions_holds_for_the_sources(seed: int):
     codes = np.concatenate([world.sources, idle], axis=1)
     claim = compactness_claim(world.targets, [codes], world.frames.mean(axis=1), rivals(world))
     assert claim.decide() == (Verdict.HOLDS, Reason.FEWER_DIMENSIONS), claim.dimensions
+
+
+def test_claim_of_the_task_does_not_fail_for_codes_with_one_clean_latent_per_source():
+    """500 idle latents hide the sources from ridge regression, not from a reader that may leave latents out."""
+    world, rng = planted_clips(0), np.random.default_rng(0)
+    sources = rng.gamma(4.0, 0.25, size=world.sources.shape)
+    label = np.where(sources[:, 0] > sources[:, 1], "first", "second")
+    idle = (rng.random((len(label), 500)) < 0.05) * rng.random((len(label), 500))
+    units = {
+        "sae": np.concatenate([sources, idle], axis=1),
+        "dense": sources @ world.atoms + 0.1 * rng.normal(size=(len(label), 16)),
+    }
+    task, targets = single_label_task("louder", label), world.targets
+    about, repeat = replace(ABOUT, target="louder"), Repetitions(permutations=3, folds=3)
+    named = {
+        "dense": replace(about, representation="dense"),
+        "sae": replace(about, sae_id=SAE_ID, seed=0, sparsity=0.95),
+    }
+    found = {
+        name: evaluate_task(task, units[name], split=targets.split, groups=targets.groups, repeat=repeat, about=record)
+        for name, record in named.items()
+    }
+    change = task_difference(
+        task, [found["sae"].sums], found["dense"].sums, replace(named["sae"], representation="dense", seed=None)
+    )
+    rows = to_table([*found["sae"].records, *found["dense"].records, change])
+    claim = strict_claims(ResultsTable(rows)).task
+    assert claim is not None
+    assert claim.readers["sae"] != "ridge"
+    assert claim.high.value > 0.9
+    judgement = claim.decide()
+    assert judgement.verdict is not Verdict.FAILS, claim.change
+    ridge = read_by_ridge(
+        *(units["sae"][targets.split != "test"], units["sae"][targets.split == "test"]),
+        task.outputs[None, targets.split != "test"],
+        folds=group_folds(targets.groups[targets.split != "test"], 3),
+    )
+    hits = ridge.others[0].argmax(axis=1) == task.outputs[targets.split == "test"].argmax(axis=1)
+    assert hits.mean() < claim.high.value - 0.1
+
+
+def test_claim_of_fewer_dimensions_counts_the_factors_that_codes_lost():
+    """Codes of 3 of 10 sources are compact on these; the other 7 are not hidden, and few dimensions predict less."""
+    world = planted_clips(0)
+    dense = world.sources @ np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0]
+    codes = world.sources[:, [0, 1, 2, *range(10, 24)]]
+    claim = compactness_claim(world.targets, [codes], dense, {"pca": dense})
+    assert (claim.factors, claim.lost) == (3, 7)
+    assert claim.few is not None
+    assert claim.few.codes.n == 10
+    assert claim.few.codes.value < 0.35
+    assert claim.dimensions is not None
+    assert claim.dimensions.change.high < 0.5

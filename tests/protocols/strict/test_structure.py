@@ -8,7 +8,7 @@ from scipy import stats
 
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.differences import structure_differences, task_difference
+from otoscope.protocols.strict.differences import curve_differences, structure_differences, task_difference
 from otoscope.protocols.strict.regression import fit_ridge_scores, predicted_factors, predicted_share_records
 from otoscope.protocols.strict.structure import (
     CommonFactors,
@@ -117,15 +117,18 @@ def test_structure_differences_are_paired_by_factor(known: dict[str, Representat
     """A code that is the oracle with a little noise differs little from it on every factor, whatever the factor."""
     targets, factors = world()
     noisy = factors + 0.3 * np.random.default_rng(4).standard_normal(factors.shape)
-    common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
+    common, other = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0), measured(targets, noisy)
     found = {
         (r.metric, r.dimensions): r
-        for r in structure_differences([known["rotated"]], measured(targets, noisy), common, SETTINGS.sizes, ABOUT)
+        for r in (
+            *structure_differences([known["rotated"]], other, common, ABOUT),
+            *curve_differences([known["rotated"]], other, common, SETTINGS.sizes, ABOUT),
+        )
     }
     ratio, one = found["effective_latents_ratio", None], found["sparse_r2_difference", 1]
     assert 1 < ratio.low < ratio.value
     assert one.high < -0.2
-    again = structure_differences([known["oracle"]] * 2, known["oracle"], common, SETTINGS.sizes, ABOUT)
+    again = structure_differences([known["oracle"]] * 2, known["oracle"], common, ABOUT)
     for record in again:
         neutral = 1.0 if record.metric.endswith("ratio") else 0.0
         assert (record.low, record.value, record.high) == (neutral, neutral, neutral), record.metric

@@ -40,7 +40,7 @@ DIMENSIONS = Comparison(
 COMPACT = CompactnessClaim(
     Comparison("completeness", "", estimate(0.4), estimate(0.6)), dimensions=DIMENSIONS, factors=9
 )
-ORDER = OrderingClaim(leads=[LayerLead("pitch", "formants", estimate(1.2, 0.4, 2.0, 0.3), estimate(0.5, -0.1, 1.0))])
+ORDER = OrderingClaim(leads=[LayerLead("pitch", "formants", estimate(1.2, 0.6, 2.0, 0.3), estimate(0.5, -0.1, 1.0))])
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,23 @@ def test_describe_task_at_chance():
     assert sentence.endswith(", and no more than permuted targets give (up to 20.0\xa0%).")
 
 
+def test_describe_task_of_a_layer_at_chance():
+    text = describe_task(replace(TASK, dense=estimate(0.3, 0.2, 0.4, 0.35), readers={"dense": "ridge", "sae": "LASSO"}))
+    assert text.outcome == "nothing to keep"
+    assert text.sentence.endswith(", and permuted targets give the layer as much (up to 35.0\xa0%).")
+    assert "The layer is read by ridge, the codes by LASSO, each chosen on groups left out." in text.notes
+
+
 def test_every_reason_has_a_sentence():
     special = {
         *(Reason.TOO_FEW_GROUPS, Reason.AT_CHANCE, Reason.LOSS_EXCLUDED, Reason.LOSS_POSSIBLE),
-        *(Reason.RIVALS_MISSING, Reason.NO_COMMON_FACTOR, Reason.DIMENSIONS_UNCLEAR, Reason.LATER),
+        *(
+            Reason.NOTHING_TO_KEEP,
+            Reason.RIVALS_MISSING,
+            Reason.NO_COMMON_FACTOR,
+            Reason.DIMENSIONS_UNCLEAR,
+            Reason.LATER,
+        ),
     }
     assert set(REASONS) | special == set(Reason)
 
@@ -124,7 +137,7 @@ def test_describe_compactness_names_rivals_that_are_as_compact():
 
 def test_describe_ordering_gives_leads_with_and_without_layer_0():
     text = describe_ordering(ORDER)
-    assert text.sentence.startswith("The centre of pitch lies 1.20 layers before that of formants (0.40 to 2.00 before")
+    assert text.sentence.startswith("The centre of pitch lies 1.20 layers before that of formants (0.60 to 2.00 before")
     assert text.notes[0].startswith("Without layer 0")
     alone = OrderingClaim(leads=[replace(ORDER.leads[0], blocks=estimate(float("nan")))])
     assert not describe_ordering(alone).notes

@@ -116,11 +116,11 @@ def test_compactness_is_decided_by_the_ratio_paired_by_factor(low: float, high: 
 
 
 def test_order_of_layers_and_limits_are_spelled_out():
-    lead = row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.1, null_high=0.3)
+    lead = row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.6, null_high=0.3)
     rows = rows_of(lead, row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99))
     (order,), (limit,) = layer_findings(rows), limit_findings(rows)
-    assert "0.50 layers after that of formants (0.10 to 0.80 after; by chance up to 0.30 either way)" in order.text
-    assert order.text.endswith("and the interval excludes 0.")
+    assert "0.50 layers after that of formants (0.60 to 0.80 after; by chance up to 0.30 either way)" in order.text
+    assert order.text.endswith("beyond half a layer over the whole interval.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = layer_findings(rows_of(lead, blocks))
     assert resting.text.endswith("but not beyond chance without layer 0, the input of the first block.")
@@ -250,7 +250,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
     )
     for (finding,) in (task_findings(rows), compactness_findings(rows), layer_findings(rows)):
         assert f"{said} to decide (at least 3)" in finding.text
-        for verdict in ("exceed every", "do not beat", "more compact than the layer", "interval excludes"):
+        for verdict in ("exceed every", "do not beat", "more compact than the layer", "beyond half"):
             assert verdict not in finding.text
     (factors,) = factor_findings(rows)
     assert "predicted well" not in factors.text

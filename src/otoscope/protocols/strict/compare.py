@@ -19,10 +19,15 @@ from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.robust_factors import effective_rank
 from otoscope.metrics.stability import SHARE
 from otoscope.protocols import strict
-from otoscope.protocols.strict.differences import factor_difference, structure_differences, task_difference
+from otoscope.protocols.strict.differences import (
+    curve_differences,
+    factor_difference,
+    structure_differences,
+    task_difference,
+)
 from otoscope.protocols.strict.experiment import StrictExperiment, ridge_scores_from
 from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
-from otoscope.protocols.strict.regression import predicted_share_records
+from otoscope.protocols.strict.regression import predicted_factors, predicted_share_records
 from otoscope.protocols.strict.representations import start_sae
 from otoscope.protocols.strict.seeds import Dictionaries, compare_seeds
 from otoscope.protocols.strict.structure import (
@@ -99,6 +104,23 @@ class ComparisonParts:
         rank = effective_rank(targets.values[targets.split == "train"][:, mask]) if mask.any() else 0.0
         return CommonFactors(mask, targets.names, rank)
 
+    @cached_property
+    def _either(self) -> CommonFactors:
+        """Factors that dense activations, or the codes of every seed, predict: means of R2 cover these.
+
+        A factor that one side lost counts with what is left of it, at least 0. Means over common factors alone would
+        hide every loss.
+        """
+        experiment, common = self.experiment, self._common
+        if not common.names:
+            return common
+        parts = [RepresentationScores.from_arrays(self._read_arrays(p)) for p in (self.main, *self.seeds.values())]
+        dense, *codes = (predicted_factors(scores.lasso, experiment.settings.min_r2) for scores in parts)
+        mask = dense | np.all(codes, axis=0)
+        targets = experiment.targets
+        rank = effective_rank(targets.values[targets.split == "train"][:, mask]) if mask.any() else 0.0
+        return CommonFactors(mask, targets.names, rank)
+
     def _record_template(self, member: GridMember) -> Record:
         return replace(self.experiment.record_template(CODES, member.layer), **member.columns())
 
@@ -119,8 +141,8 @@ class ComparisonParts:
                 records += predicted_share_records(
                     found.lasso, experiment.settings.min_r2, about, among=among, target=target
                 )
-            records += mean_r2_records(ridge_scores_from(arrays), common, about)
-            records += factor_curve_records(found, common, experiment.settings, about)
+            records += mean_r2_records(ridge_scores_from(arrays), self._either, about)
+            records += factor_curve_records(found, self._either, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
 
     def _representations(self) -> Iterator[tuple[CachedResult, Record]]:
@@ -185,11 +207,12 @@ class ComparisonParts:
                     records.append(task_difference(task, sums, other[f"task.{i}"], replace(about, n=known)))
                 if in_full and self.experiment.targets.names:
                     squares = [arrays["linear.squares"] for arrays in codes]
-                    records += factor_difference(squares, other["linear.squares"], self._common, about)
+                    records += factor_difference(squares, other["linear.squares"], self._either, about)
                     scores = [RepresentationScores.from_arrays(arrays) for arrays in codes]
                     compared = RepresentationScores.from_arrays(other)
+                    records += structure_differences(scores, compared, self._common, about)
                     sizes = self.experiment.settings.sizes
-                    records += structure_differences(scores, compared, self._common, sizes, about)
+                    records += curve_differences(scores, compared, self._either, sizes, about)
         return ComputedResult(records)
 
     def _limit_result(self) -> ComputedResult:
@@ -204,7 +227,7 @@ class ComparisonParts:
                 if self.experiment.targets.names and member not in self.seeds:
                     records += mean_r2_records(
                         ridge_scores_from(arrays),
-                        self._common,
+                        self._either,
                         self._record_template(member),
                     )
             first = next(iter(found))
@@ -219,8 +242,8 @@ class ComparisonParts:
     def _levels(self, arrays: Arrays) -> dict[str, Level]:
         """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
         found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.without"])}
-        if self.experiment.targets.names and self._common.mask.any():
-            squares = arrays["linear.squares"][:, self._common.mask]
+        if self.experiment.targets.names and self._either.mask.any():
+            squares = arrays["linear.squares"][:, self._either.mask]
             value, without = leave_one_out(squares, clipped_mean_r2)
             found["factors"] = Level(float(value), without)
         if self.experiment.tasks:

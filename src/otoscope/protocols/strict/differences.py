@@ -38,7 +38,7 @@ def task_difference(task: Task, codes: Sequence[Sums], other: Sums, about: Recor
 
 
 def factor_difference(codes: Sequence[Sums], other: Sums, common: CommonFactors, about: Record) -> Iterator[Record]:
-    """Yield the difference of the mean ridge R2 of the common factors on the same clips; none without factors."""
+    """Yield the difference of the mean ridge R2 of factors on the same clips; none without factors."""
     if common.mask.any():
         kept = [part[:, common.mask] for part in (*codes, other)]
         found = paired_difference(kept[:-1], kept[-1], clipped_mean_r2)
@@ -50,10 +50,9 @@ def structure_differences(
     codes: Sequence[RepresentationScores],
     other: RepresentationScores,
     common: CommonFactors,
-    sizes: Sequence[int],
     about: Record,
 ) -> Iterator[Record]:
-    """Yield differences of structure and of the R2 from few dimensions, paired by factor; a ratio of dimensions."""
+    """Yield differences of structure over the common factors, paired by factor; a ratio of dimensions."""
     about = replace(about, n=int(common.mask.sum()), groups=int(other.lasso.groups.max(initial=0)))
     for metric, of in STRUCTURE.items():
         if not (name := METRICS[metric].difference):
@@ -64,8 +63,19 @@ def structure_differences(
         else:
             found = _paired(of, codes, other, common)
         yield about.with_score(name, found)
+
+
+def curve_differences(
+    codes: Sequence[RepresentationScores],
+    other: RepresentationScores,
+    factors: CommonFactors,
+    sizes: Sequence[int],
+    about: Record,
+) -> Iterator[Record]:
+    """Yield the difference of the mean R2 from few dimensions, by their number, paired by factor."""
+    about = replace(about, n=int(factors.mask.sum()), groups=int(other.lasso.groups.max(initial=0)))
     for i, size in enumerate(sizes):
-        found = _paired(lambda s, mask, i=i: _mean_r2(s.curve[mask, i]), codes, other, common)
+        found = _paired(lambda s, mask, i=i: _mean_r2(s.curve[mask, i]), codes, other, factors)
         yield about.with_score(METRICS["sparse_r2"].difference, found, dimensions=size)
 
 

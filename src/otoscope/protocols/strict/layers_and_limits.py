@@ -70,6 +70,8 @@ def _leads(
             lead = compare_order(squares, targets.categories, first=first, then=then, layers=layers)
             n = sum(kind in (first, then) for kind in targets.categories)
             yield about.with_score(metric, lead, target=f"{first} before {then}", n=n)
+            if metric == "layer_lead":
+                yield replace(about, metric="layer_lead_p", value=lead.p, target=f"{first} before {then}", n=n)
 
 
 MARGINS = {"explained variance": 0.05, "factors": 0.02, "task": 0.02}

@@ -36,11 +36,32 @@ EQUAL_R2 = 0.005
 LABELS = {entry.name: entry.label for entry in REPRESENTATIONS.values()}
 
 
+LAYER_MARGIN = 0.5
+"""Layers by which one category must precede another: half the distance between two layers."""
+
+LEVEL = 0.05
+"""Probability of a lead by chance up to which it counts, over all leads together."""
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Return p values adjusted for their number (Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    >>> holm({"a": 0.01, "b": 0.03, "c": 0.04})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        largest = max(largest, min((len(p) - rank) * p[name], 1.0))
+        adjusted[name] = largest
+    return adjusted
+
+
 class LeadDecision(Enum):
     """Decision on the order of two categories over the layers."""
 
-    DECIDED = "the interval excludes 0"
-    UNDECIDED = "the interval includes 0"
+    DECIDED = "beyond half a layer, and beyond chance"
+    UNDECIDED = "not beyond half a layer, or not beyond chance"
     TOO_FEW_GROUPS = "too few groups"
 
 
@@ -53,14 +74,23 @@ class LayerLead:
     estimate: Estimate
     blocks: Estimate | None = None
     """Over the outputs of blocks alone; None where layer 0 is not among the layers."""
+    p: float = math.nan
+    """Probability of a lead as large by chance, adjusted for the number of leads (Holm)."""
+
+    def beyond(self, sign: float) -> bool:
+        """Return whether the whole interval is beyond half a layer in this direction, and the lead beyond chance."""
+        lead = self.estimate
+        near = lead.low if sign > 0 else -lead.high
+        by_chance = self.p > LEVEL if math.isfinite(self.p) else abs(lead.value) <= lead.null_high
+        return near > LAYER_MARGIN and not by_chance
 
     @property
     def decision(self) -> LeadDecision:
-        """Decision by the interval over all layers."""
+        """Decision over all layers."""
         lead = self.estimate
         if lead.too_few_groups:
             return LeadDecision.TOO_FEW_GROUPS
-        return LeadDecision.DECIDED if lead.low > 0 or lead.high < 0 else LeadDecision.UNDECIDED
+        return LeadDecision.DECIDED if self.beyond(1.0) or self.beyond(-1.0) else LeadDecision.UNDECIDED
 
     @property
     def rests_on_input(self) -> bool:
@@ -231,10 +261,15 @@ class StrictResults(ResultsTable):
     def leads(self) -> list[LayerLead]:
         """Leads of one category over another, in layers."""
         blocks = {row["target"]: Estimate.from_row(row) for row in self.where(metric="layer_lead_of_blocks")}
-        leads: list[LayerLead] = []
+        found = {row["target"]: row["value"] for row in self.where(metric="layer_lead_p").measured}
+        p, leads = holm(found), list[LayerLead]()
         for row in self.where(metric="layer_lead", split="test"):
             first, _, second = row["target"].partition(" before ")
-            leads.append(LayerLead(first, second, Estimate.from_row(row), blocks.get(row["target"])))
+            leads.append(
+                LayerLead(
+                    first, second, Estimate.from_row(row), blocks.get(row["target"]), p.get(row["target"], math.nan)
+                )
+            )
         return leads
 
     @cached_property

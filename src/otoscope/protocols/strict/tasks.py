@@ -1,9 +1,10 @@
 """Single-label, multi-label and continuous tasks with one code path, and the robust factors of the protocol.
 
-A task is a matrix of outputs: one column per class or label, or the value itself. Ridge regression predicts it, with
-the penalty cross-validated over groups. The output of a class is centred on the midpoint between the cross-validated
-means of clips in and outside the class. The largest output is the predicted label of a single-label task; outputs above
-0 are the predicted labels of a multi-label task.
+A task is a matrix of outputs: one column per class or label, or the value itself. A linear reader predicts it: ridge
+regression, the LASSO or the best few dimensions, whichever scores highest on folds of whole groups, for every
+representation alike; penalties are cross-validated likewise. The output of a class is centred on the midpoint between
+the cross-validated means of clips in and outside the class. The largest output is the predicted label of a single-label
+task; outputs above 0 are the predicted labels of a multi-label task.
 
 Factors are transformed to normal scores, without near duplicates and without factors that depend on few clips.
 """
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.linear.readers import READERS
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
 from otoscope.resampling.groups import group_folds, group_sums, null_summary
@@ -143,30 +144,41 @@ def evaluate_task(
         np.arange(len(fitted)),
         *(permuted_targets(targets_fitted, groups[fitted], rng) for _ in range(repeat.permutations)),
     ]
-    fit = fit_group_ridge(
-        features[fitted],
-        features[test],
-        np.stack([targets_fitted[order] for order in orders]),
-        folds=group_folds(groups[fitted], repeat.folds),
-    )
+    folds = group_folds(groups[fitted], repeat.folds)
+    problems = np.stack([targets_fitted[order] for order in orders])
+    readings = {
+        name: read(features[fitted], features[test], problems[:1], folds=folds) for name, read in READERS.items()
+    }
+    # the choice looks at folds only, so permuted targets need no choice of their own: it cannot raise their test score
+    reader = max(readings, key=lambda name: _held_score(task.kind, readings[name].held[0], targets_fitted))
+    fits = [readings[reader]]
+    if len(problems) > 1:
+        fits.append(READERS[reader](features[fitted], features[test], problems[1:], folds=folds))
+    held, others = (np.concatenate(parts) for parts in zip(*fits, strict=True))
     truth = task.outputs[test]
-    terms = [
-        _sums(task.kind, fit.held[i], fit.others[i], targets_fitted[order], truth) for i, order in enumerate(orders)
-    ]
+    terms = [_sums(task.kind, held[i], others[i], targets_fitted[order], truth) for i, order in enumerate(orders)]
     # a class without test clips has no recall
     counted = (terms[0].sum(axis=0)[:, 1::2] > 0).all(axis=1)
     terms = [part[:, counted] for part in terms]
     sums = group_sums(terms[0], groups[test])
     interval = task_interval(task.kind, sums)
     null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
-    shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name)
+    shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name, reader=reader)
     score = Score(*(float(end) for end in (*interval, *null_summary(null))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
-    held = _sums(task.kind, fit.held[0], fit.held[0], targets_fitted, targets_fitted).sum(axis=0)
-    held = held[(held[:, 1::2] > 0).all(axis=1)]
     n_groups = len(np.unique(groups[fitted]))
-    held_score = float(score_from_sums(task.kind, held[None])[0])
+    held_score = _held_score(task.kind, held[0], targets_fitted)
     return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
+
+
+def _held_score(
+    kind: Kind, held: Float[np.ndarray, "fitted outputs"], known: Float[np.ndarray, "fitted outputs"]
+) -> float:
+    """Return the score of predictions from the other folds; -inf if it is undefined."""
+    sums = _sums(kind, held, held, known, known).sum(axis=0)
+    sums = sums[(sums[:, 1::2] > 0).all(axis=1)]
+    score = float(score_from_sums(kind, sums[None])[0]) if len(sums) else math.nan
+    return -math.inf if math.isnan(score) else score
 
 
 def _sums(

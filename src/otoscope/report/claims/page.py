@@ -57,8 +57,9 @@ CLAIMS = (
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
         "Tested on the dense layers, whereas the study counts codes. Holds if the centre of pitch is before both "
-        "others, with intervals above 0 and leads above chance; fails if an interval is below 0. Both also require "
-        "more than chance without layer 0; otherwise undecided.",
+        "others, by more than half a layer over the whole interval and beyond chance over both leads together (Holm); "
+        "fails if it is after one of them by the same rule. Both also require more than chance without layer 0; "
+        "otherwise undecided.",
     ),
 )
 """Claims of Mariotte et al. 2025 (arXiv 2509.24793)."""

@@ -20,6 +20,7 @@ from otoscope.report.estimates import (
     capitalised,
     decimal_with_interval,
     describe_lead,
+    describe_readers,
     dimensions,
     interval,
     percent_with_interval,
@@ -84,12 +85,12 @@ REASONS: dict[Reason, str] = {
         "what was learned"
     ),
     Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
-    Reason.EARLIER: ". Each lead exceeds chance, and no interval includes 0",
+    Reason.EARLIER: ". Each is beyond half a layer over its whole interval, and beyond chance over both together",
     Reason.RESTS_ON_INPUT: (
         ". That rests on layer 0, the input of the first block: over the outputs of blocks alone it does not exceed "
         "chance"
     ),
-    Reason.LEAD_UNCLEAR: ". An interval includes 0, or chance reaches as far",
+    Reason.LEAD_UNCLEAR: ". An interval includes less than half a layer, or chance reaches as far",
 }
 """Ends of sentences that depend on the reason alone."""
 
@@ -105,12 +106,16 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
     )
     if change.bounded:
         text += f" (on the same clips {signed_points(change.low)} to {signed_points(change.high)} points)"
-    return VerdictText(judgement.verdict, f"{text}{_task_reason(judgement, codes, change)}.", tuple(_task_notes(claim)))
+    return VerdictText(
+        judgement.verdict, f"{text}{_task_reason(judgement, claim.dense, codes, change)}.", tuple(_task_notes(claim))
+    )
 
 
-def _task_reason(judgement: Judgement, codes: Estimate, change: Estimate) -> str:
+def _task_reason(judgement: Judgement, dense: Estimate, codes: Estimate, change: Estimate) -> str:
     gain = "a gain in this sample" if change.value > 0 else ""
     match judgement.reason:
+        case Reason.NOTHING_TO_KEEP:
+            return f", and permuted targets give the layer as much (up to {percent(dense.null_high)})"
         case Reason.AT_CHANCE:
             return f", and no more than permuted targets give (up to {percent(codes.null_high)})"
         case Reason.TOO_FEW_GROUPS:
@@ -130,12 +135,13 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
         return NOT_ASKED
     if judgement.reason is Reason.NO_COMMON_FACTOR:
         return VerdictText(
-            judgement.verdict, "No factor is predicted by both the layer and its codes, so there is nothing to compare."
+            judgement.verdict,
+            f"No factor is predicted by both the layer and its codes{_lost(claim)}, so there is nothing to compare.",
         )
     dense, codes = claim.dimensions.dense, claim.dimensions.codes
     text = (
-        f"On the {count(claim.factors, 'factor')} that both predict, the regression of a factor spreads over "
-        f"{_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means"
+        f"On the {count(claim.factors, 'factor')} that both predict{_lost(claim)}, the regression of a factor spreads "
+        f"over {_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means"
         f"{_ratio(claim.dimensions.change)})"
     )
     notes = tuple(_compactness_notes(claim))
@@ -153,6 +159,10 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     if judgement.verdict is Verdict.EQUALLY:
         outcome = f"holds, but equally for {comma_list(map(representation_label, claim.equals))}"
     return VerdictText(outcome, f"{text}{end}.", (*_rival_notes(claim), *notes))
+
+
+def _lost(claim: CompactnessClaim) -> str:
+    return f" (the layer predicts {claim.lost} more, which the codes lost)" if claim.lost else ""
 
 
 def _ratio(change: Estimate) -> str:
@@ -188,7 +198,7 @@ def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
         case Reason.LATER:
             later = claim.reversed_leads
             after = comma_list(lead.second for lead in later)
-            end = f". {capitalised(later[0].first)} comes later than {after}, and the interval excludes 0"
+            end = f". {capitalised(later[0].first)} comes after {after}, by more than half a layer over the interval"
         case reason:
             end = REASONS[reason]
     return VerdictText(judgement.verdict, f"{capitalised('; '.join(leads))}{end}.", tuple(_ordering_notes(claim)))
@@ -206,6 +216,8 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
             f"One of the {claim.test_clips} test clips moves an accuracy by {100 / claim.test_clips:.1f} points; the "
             f"margin is {100 * MARGIN:.0f}."
         )
+    if claim.readers:
+        yield f"{capitalised(describe_readers(claim.readers))}."
     yield from _limit_notes(claim)
     yield from _baseline_notes(claim)
     if claim.others is None or not claim.others.count:
@@ -269,7 +281,7 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
         best = few.best_baseline
         baseline = f"; of the best baseline, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
         yield (
-            f"The {count(claim.few_k, 'best dimension')} of the codes predict a factor with a mean R² of "
+            f"The {count(claim.few_k, 'best dimension')} of the codes predict a factor of either with a mean R² of "
             f"{decimal_with_interval(few.codes, 2)}, of the layer {decimal_with_interval(few.dense, 2)}{baseline}."
         )
     sides = claim.completeness

@@ -8,7 +8,7 @@ from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTAT
 from otoscope.protocols.comparison import MIN_GROUPS, Advantage, Comparison, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
-from otoscope.report.estimates import capitalised, describe_lead, dimensions, interval, seed_range
+from otoscope.report.estimates import capitalised, describe_lead, describe_readers, dimensions, interval, seed_range
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
@@ -187,6 +187,8 @@ def _task_finding(comparison: Comparison) -> Finding:
         f"({backed(vars(comparison.dense), as_percent=not regression)}), {text_of(codes.value)} from the codes "
         f"({ends(vars(codes), text_of)}{seeds})."
     )
+    if {DENSE, CODES} <= comparison.readers.keys():
+        said += f" {capitalised(describe_readers(comparison.readers))}."
     if comparison.at_chance:
         said += " Neither exceeds permuted targets: it cannot be read."
     elif best := comparison.best_baseline:
@@ -224,8 +226,10 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     )
     common = results.comparison("mean_factor_r2")
     if common is not None:
+        both = results.one("completeness", CODES)
+        said += f" {both['n']} are predicted by both and every seed." if both is not None else ""
         said += (
-            f" {common.dense.n} are predicted by both and every seed; over these the mean R² of a linear map is "
+            f" Over the {common.dense.n} that either predicts, losses included, the mean R² of a linear map is "
             f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes."
         )
     return [Finding("Factors", said)]
@@ -247,8 +251,8 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         f"({ends(vars(codes), dimensions)}{seeds}), the geometric mean over the {codes.n} common factors. {decision}"
     )
     r2 = results.comparison("mean_factor_r2")
-    if r2 is not None and r2.codes.value < r2.dense.value:
-        said += f" They also predict less (mean R² {decimal(r2.codes.value, 2)} against {decimal(r2.dense.value, 2)})."
+    if r2 is not None:
+        said += _predict_less(results, r2)
     less = {name: estimate for name in LEARNED_LESS if (estimate := comparison.others.get(name)) and estimate.measured}
     shares = {name: results.one("predicted_share", name, "common") for name in less}
     each = [
@@ -262,6 +266,27 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         labels = comma_list(map(representation_label, equal))
         said += f" The codes take no fewer than {labels}: compactness alone does not show learning."
     return [Finding("Compactness", said)]
+
+
+def _predict_less(results: StrictResults, ridge: Comparison) -> str:
+    """Return that the codes predict less, where ridge regression and the LASSO agree beyond the paired interval."""
+    if ridge.relation is not Relation.LOWER:
+        return ""
+    text = f"mean R² by ridge {_two(ridge.codes.value)} against {_two(ridge.dense.value)}"
+    lasso = {
+        name: results.where(metric="factor_r2", representation=name, layer=results.layer, split="test").measured
+        for name in (DENSE, CODES)
+    }
+    codes, dense = (
+        [max(v, 0.0) for v in (table.where(sae_id=results.sae_ids) if name == CODES else table).values()]
+        for name, table in ((CODES, lasso[CODES]), (DENSE, lasso[DENSE]))
+    )
+    if not codes or not dense:
+        return ""
+    means = sum(codes) / len(codes), sum(dense) / len(dense)
+    if means[0] < means[1]:
+        return f" They also predict less ({text}, by LASSO over all factors {_two(means[0])} against {_two(means[1])})."
+    return f" By ridge they predict less ({text}), by LASSO they do not: the reader decides that."
 
 
 def few_dimension_findings(results: StrictResults) -> list[Finding]:
@@ -282,7 +307,7 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     comparisons = list(compared.values())
     groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
     decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
-    text = f"Mean R² of the common factors from the best {'; from '.join(dict.fromkeys(said))}. {decision}"
+    text = f"Mean R² of the factors of either from the best {'; from '.join(dict.fromkeys(said))}. {decision}"
     return [Finding("A few dimensions", text)]
 
 
@@ -319,8 +344,8 @@ def seed_findings(results: StrictResults) -> list[Finding]:
 
 
 LEADS: dict[LeadDecision, str] = {
-    LeadDecision.DECIDED: "and the interval excludes 0",
-    LeadDecision.UNDECIDED: "but the interval includes 0",
+    LeadDecision.DECIDED: "beyond half a layer over the whole interval",
+    LeadDecision.UNDECIDED: "but not beyond half a layer and chance",
 }
 
 
