@@ -108,3 +108,15 @@ def test_points_that_give_nothing_are_refused(model):
 class Nothing(nn.Module):
     def forward(self, _: Tensor) -> None:
         return None
+
+
+@pytest.mark.parametrize("point", ["0", "1", "1.0"])
+def test_capture_refuses_points_in_compiled_code(point: str):
+    inner = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).eval()
+    for compiled in (torch.jit.script(inner), torch.jit.trace(inner, torch.ones(4, 2))):
+        model = nn.Sequential(nn.Linear(2, 2), compiled)
+        if point == "0":
+            assert capture(model, [point])(torch.ones(4, 2))["0"].shape == (4, 2)
+        else:
+            with pytest.raises(EncoderError, match=r"is compiled \(TorchScript\)"):
+                capture(model, [point])

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, ConfigError, MissingExtra
+from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, MissingExtra
 from otoscope.factors import table as table_module
 from otoscope.factors.egemaps import Egemaps
 from otoscope.factors.table import FactorTable, build_factors
@@ -147,3 +147,11 @@ def test_factor_table_notes_clips_without_rows_and_columns_without_numbers(corpu
     assert FactorTable.load(tmp_path / "factors.parquet").notes == found.notes
     with pytest.raises(ConfigError, match="factor_age and age are the same factor"):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "two.csv", "path,age,factor_age\nx/a.wav,1,2\n"))
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", '{"factors": 1}', '{"factors": [[]], "failed": [], "notes": []}'])
+def test_factor_table_load_refuses_a_card_of_another_shape(corpus: Corpus, tmp_path: Path, damage: str) -> None:
+    build_factors(corpus, egemaps=False).save(tmp_path / "factors.parquet")
+    (tmp_path / "factors.json").write_text(damage)
+    with pytest.raises(DamagedArtifact, match=r"factors\.json is damaged"):
+        FactorTable.load(tmp_path / "factors.parquet")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from otoscope import SparseAutoencoder, TopK, load_sae, save_sae
 from otoscope.artifacts import digest, read_tensors, write_tensors
-from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
+from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull
 from otoscope.sae import checkpoint
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
@@ -165,7 +165,7 @@ def test_load_sae_missing_folder_error(tmp_path: Path):
 def test_save_sae_card_error_names_the_key_and_writes_nothing(folder: Path, card: object, message: str):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=message):
-        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), card)  # pyright: ignore[reportArgumentType]
+        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), card, overwrite=True)  # pyright: ignore[reportArgumentType]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -187,8 +187,19 @@ def test_save_sae_full_disk_keeps_the_old_files(folder: Path, file: str, monkeyp
 
     monkeypatch.setattr(checkpoint, {WEIGHTS: "save_file", CARD: "write_json"}[file], full)
     with pytest.raises(StorageFull, match="no room left to write"):
-        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1})
+        save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1}, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     monkeypatch.undo()
-    save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1})
+    save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1}, overwrite=True)
     assert load_sae(folder).card["seed"] == 1
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+def test_save_sae_overwrites_only_on_request(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine")
+    sae = SparseAutoencoder(6, 16, TopK(3), seed=1)
+    with pytest.raises(ArtifactError, match=rf"holds {name} already; choose another folder, or .*overwrite=True"):
+        save_sae(tmp_path, sae, {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    sae.save_pretrained(tmp_path, overwrite=True)
+    assert load_sae(tmp_path).sae.latents == 16

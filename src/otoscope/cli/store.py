@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
 
 def _info(place: Place, as_json: Json = False) -> None:
     from otoscope.activations.maintain import store_info  # here, so that --help does not import torch
+    from otoscope.formatting import count
 
     summary = store_info(_store_of(place))
     if as_json:
@@ -57,9 +58,9 @@ def _info(place: Place, as_json: Json = False) -> None:
     print(f"{summary['place']}: {encoder['name']} ({encoder['revision'][:12]}), fingerprint {summary['fingerprint']}")
     print(f"layers {', '.join(layers)} of width {widths}, {summary['dtype']}")
     print(
-        f"{summary['clips']:,} clips, {summary['hours']:,.2f} h of sound, {summary['set_aside']:,} set aside in "
-        f"extraction; {summary['frames']:,} frames and {summary['segments']:,} segments per layer; "
-        f"{summary['shards']:,} shards"
+        f"{count(summary['clips'], 'clip')}, {summary['hours']:,.2f} h of sound, {summary['set_aside']:,} set aside in "
+        f"extraction; {count(summary['frames'], 'frame')} and {count(summary['segments'], 'segment')} per layer; "
+        f"{count(summary['shards'], 'shard')}"
     )
     sizes = ", ".join(f"{kind} {_size(size)}" for kind, size in sorted(summary["bytes"].items()))
     print(f"{_size(summary['bytes_total'])}: {sizes}")

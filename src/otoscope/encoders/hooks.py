@@ -123,10 +123,15 @@ def capture(model: nn.Module, points: Sequence[str] | str) -> Capture:
 
 
 def find_module(model: nn.Module, point: str) -> nn.Module:
-    """Return the sub-module of a point; raise `UnknownLayer` with the nearest names."""
+    """Return the sub-module of a point; raise `UnknownLayer` with the nearest names, `EncoderError` for TorchScript."""
     modules = dict(model.named_modules())
     name = point.removesuffix(INPUT)
     if name in modules:
+        if isinstance(modules[name], torch.jit.ScriptModule):
+            raise EncoderError(
+                f"{name or type(model).__name__} is compiled (TorchScript), and no hook runs in compiled code; capture "
+                "the model from before torch.jit.script or torch.jit.trace"
+            )
         return modules[name]
     names = [module for module in modules if module]
     near = get_close_matches(name, names, n=3, cutoff=0.5)

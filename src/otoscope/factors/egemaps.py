@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -173,9 +174,10 @@ def _measure(load: Load, item: _Item) -> _Measured:
 
 def _read_cache(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _Measured]]:
     for path in sorted(folder.glob("*.parquet")):
-        try:
+        part = None
+        with suppress(DamagedArtifact):
             part = read_table(path)
-        except DamagedArtifact:
+        if part is None or part.columns != ["key", "reason", *names]:
             # the clips are measured again
             path.unlink(missing_ok=True)
             continue

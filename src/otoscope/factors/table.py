@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
+from typing_extensions import TypedDict
 
-from otoscope.artifacts import fingerprint, read_json, read_table, write_json, write_table
+from otoscope.artifacts import fingerprint, read_json_as, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, ConfigError
+from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact
 from otoscope.factors.egemaps import egemaps_identity, measure_egemaps
 from otoscope.factors.user_table import category, read_user_table
 from otoscope.paths import user_path
@@ -25,6 +26,22 @@ class FactorCard(NamedTuple):
     name: str
     source: str
     category: str
+
+
+class _CardEntry(TypedDict):
+    """A `FactorCard` in JSON."""
+
+    name: str
+    source: str
+    category: str
+
+
+class _TableCard(TypedDict):
+    """Content of `factors.json`."""
+
+    factors: list[_CardEntry]
+    failed: list[dict[str, str]]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,13 @@ class FactorTable:
     def load(cls, path: Path) -> "FactorTable":
         """Load a table written by `save`."""
         path = user_path(path)
-        card, table = read_json(path.with_suffix(".json")), read_table(path)
+        card, table = read_json_as(path.with_suffix(".json"), _TableCard), read_table(path)
         cards = tuple(FactorCard(**one) for one in card["factors"])
         if table.columns != ["clip_id", *(one.name for one in cards)]:
             raise ArtifactError(f"{path} and its card list different factors; run the factors stage again")
-        return cls(table, cards, pl.DataFrame(card["failed"], schema=FAILED), tuple(card.get("notes", ())))
+        if not all(table.schema[one.name].is_numeric() for one in cards):
+            raise DamagedArtifact(f"{path} is damaged: a factor is no number; delete it and run again")
+        return cls(table, cards, pl.DataFrame(card["failed"], schema=FAILED), tuple(card["notes"]))
 
 
 def build_factors(

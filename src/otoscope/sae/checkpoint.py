@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from otoscope.artifacts import atomic, digest, environment, read_json, read_safetensors, write_json
-from otoscope.errors import ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
+from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
 WEIGHTS, CARD = "sae.safetensors", "card.json"
@@ -28,15 +28,25 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(
-    folder: Path, tensors: Mapping[str, Tensor], model: Mapping[str, Any], card: Mapping[str, Any]
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    model: Mapping[str, Any],
+    card: Mapping[str, Any],
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write weights and card; the card last, so that a folder with a card is complete.
 
     `model` are the constructor's settings. Format, versions and the weights' SHA-256 are added. Raises `ConfigError`
     naming the key of a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be
-    written. An existing checkpoint in the folder stays until both files are on disk.
+    written, and unless `overwrite`, `ArtifactError` for a folder with a file of these names. An existing checkpoint in
+    the folder stays until both files are on disk.
     """
     plain = as_card(card)
+    if not overwrite and (taken := [name for name in (CARD, WEIGHTS) if (folder / name).exists()]):
+        raise ArtifactError(
+            f"{folder} holds {' and '.join(taken)} already; choose another folder, or replace them with overwrite=True"
+        )
     arrays = {name: np.asarray(to_array(value), order="C") for name, value in tensors.items()}
     # `atomic` publishes in reverse order: the weights first, the card last
     with atomic(folder / CARD) as card_part, atomic(folder / WEIGHTS) as weights_part:

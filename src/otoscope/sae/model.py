@@ -157,15 +157,19 @@ class SparseAutoencoder(nn.Module):
         model.card = card
         return model.eval().requires_grad_(False)
 
-    def save_pretrained(self, folder: str | Path, card: Mapping[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, card: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    ) -> None:
         """Write weights and card into a folder; without `card`, the model's own.
 
         A card holds metadata (preset, seed, layer, encoder, fingerprints, summary) as JSON values and NumPy numbers;
         shape, sparsifier, format, versions and the weights' SHA-256 are added. Raises `ConfigError` naming the key of
-        a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be written.
+        a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be written, and
+        `ArtifactError` for a folder that holds an SAE or another card, unless `overwrite`.
         """
         own = {key: value for key, value in self.card.items() if key not in WRITTEN_KEYS}
-        write_checkpoint(user_path(folder), self.state_dict(), self.settings(), own if card is None else card)
+        kept = own if card is None else card
+        write_checkpoint(user_path(folder), self.state_dict(), self.settings(), kept, overwrite=overwrite)
 
     @property
     def device(self) -> torch.device:
@@ -317,9 +321,9 @@ def load_sae(source: str | Path, *, sparsifier: Sparsifier | None = None) -> Loa
     return LoadedSAE(sae, sae.card)
 
 
-def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any]) -> None:
+def save_sae(folder: str | Path, sae: SparseAutoencoder, card: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Write a model and its card: `SparseAutoencoder.save_pretrained` as a function."""
-    sae.save_pretrained(folder, card)
+    sae.save_pretrained(folder, card, overwrite=overwrite)
 
 
 def _require_shape(settings: object, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -25,7 +25,7 @@ def save_result(folder: Path, run: TrainingRun, card: Mapping[str, Any]) -> Trai
     The card gets `training` (the summary) and `history` in addition to `card`.
     """
     result = finish(run)
-    result.sae.save_pretrained(folder, {**card, "training": result.summary, "history": result.history})
+    result.sae.save_pretrained(folder, {**card, "training": result.summary, "history": result.history}, overwrite=True)
     clear_progress(folder)
     return result
 

@@ -180,3 +180,11 @@ def test_absolute_paths_through_a_link_are_inside_the_root(manifest, tmp_path):
     for root in ("real", "link"):
         clips = ManifestCorpus(table=path, root=tmp_path / root).listing(tmp_path).clips
         assert clips["path"].to_list() == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("name", ["start_s", "end_s", "duration_s"])
+@pytest.mark.parametrize("value", ["1e308", "-1e300", "44100000"])
+def test_times_that_no_recording_has_are_refused(manifest, tmp_path, name, value):
+    table = manifest(f"path,{name},group\na.wav,1,ann\nb.wav,{value},bob\n")
+    with pytest.raises(CorpusError, match=rf"{name} is .* in line 3; times are in seconds, at most 1e\+07"):
+        ManifestCorpus(table=table).listing(tmp_path)

@@ -55,6 +55,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             raise CorpusError(f"{self.table.name}: {missing} rows have no {group}, the first {table.place(row)}")
         columns = self._columns_by_meaning(table, group)
         paths = match_paths(cells["path"], root)
+        _check_times(table)
         start_s = table.numbers("start_s") if "start_s" in cells.columns else pl.repeat(0.0, cells.height, eager=True)
         clips = pl.DataFrame(
             {
@@ -186,6 +187,22 @@ class _Columns(NamedTuple):
     labels: Mapping[str, str]
     factors: Mapping[str, str]
     notes: list[str]
+
+
+MAX_TIME_S = 1e7
+"""Largest time in a table: 115 days."""
+
+
+def _check_times(table: TextTable) -> None:
+    """Raise `CorpusError` for a time that no recording has, such as one in samples or nanoseconds."""
+    for name in ("start_s", "end_s", "duration_s"):
+        if name in table.cells.columns:
+            values = table.numbers(name)
+            if len(rows := (values.abs() > MAX_TIME_S).fill_null(False).arg_true()):
+                value, place = values[rows[0]], table.place(int(rows[0]))
+                raise CorpusError(
+                    f"{table.name}: {name} is {value:g} {place}; times are in seconds, at most {MAX_TIME_S:g}"
+                )
 
 
 def _duration(table: TextTable, start_s: pl.Series) -> pl.Series:
