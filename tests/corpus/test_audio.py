@@ -1,6 +1,7 @@
 """Decoding: what comes out is the sound that went in, or the reason why it cannot."""
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from otoscope.artifacts import digest
 from otoscope.corpus.audio import decode, load_clip, resample, write_audio
+from otoscope.corpus.streaming import StreamedClip
 from otoscope.errors import AudioError, StorageFull
 
 FORMATS = [
@@ -221,6 +224,29 @@ def test_a_bad_clip_is_named(record, tmp_path):
         load_clip(tmp_path, {"path": "sung/flat.wav", "start_s": 0.0, "duration_s": None}, rate_hz=16_000)
     with pytest.raises(AudioError, match=r"seconds as floats; got '0', None"):
         load_clip(tmp_path, {"path": "sung/flat.wav", "start_s": "0", "duration_s": None}, rate_hz=16_000)
+
+
+def test_a_file_that_changed_after_the_corpus_stage_is_refused(record, tone, tmp_path):
+    path = record("x.wav", tone(440))
+    clip = {"path": "x.wav", "start_s": 0.0, "duration_s": None, "digest": digest(path)}
+    assert len(load_clip(tmp_path, clip, rate_hz=16_000)) == 4000
+    state, data = path.stat(), path.read_bytes()
+    record("x.wav", tone(550))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # same size, same time of modification
+    for load in (lambda: load_clip(tmp_path, clip, rate_hz=16_000), lambda: StreamedClip(tmp_path, clip, rate_hz=8000)):
+        with pytest.raises(AudioError, match=r"x\.wav: changed after the corpus stage .* run `otoscope corpus` again"):
+            load()
+    path.write_bytes(data)
+    assert len(load_clip(tmp_path, clip, rate_hz=16_000)) == 4000
+
+
+def test_a_file_that_changes_while_it_is_streamed_is_refused(record, tone, tmp_path):
+    path = record("x.wav", tone(440, seconds=1.0))
+    clip = {"path": "x.wav", "start_s": 0.0, "duration_s": None, "digest": digest(path)}
+    streamed = StreamedClip(tmp_path, clip, rate_hz=16_000)
+    record("x.wav", tone(550, seconds=1.0))
+    with pytest.raises(AudioError, match="changed after the corpus stage"):
+        streamed[0:16_000]
 
 
 @given(wave=arrays(np.float32, st.integers(200, 400), elements=st.floats(-1, 1, width=32)))

@@ -56,7 +56,7 @@ def test_bad_clips_are_set_aside_and_the_run_goes_on(record, tmp_path):
         [*(f"good{i:02}.wav" for i in range(12)), "silent.wav", {"path": "empty.wav", "start_s": 1.0}],
         [("odd.wav", "its path names no singer")],
     )
-    clips, set_aside = check_clips(listing)
+    clips, set_aside, _ = check_clips(listing)
     assert clips.height == 12
     assert set_aside.rows() == [
         ("empty.wav#1-end", "empty file (0 bytes)"),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from otoscope.corpus.audio import write_audio
@@ -52,3 +53,16 @@ def test_overlapping_segments_of_two_groups_are_a_leak(capsys: pytest.CaptureFix
 
 
 SITES = ("north", "east", "south", "west")
+
+
+def test_suspects_are_printed_and_listed(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    text = "path,site\n" + "\n".join(f"{site}.wav,{site}" for site in SITES)
+    (table.parent / "west.wav").write_bytes((table.parent / "north.wav").read_bytes())
+    printed = stage(capsys, table, text)
+    assert "suspect: 2 clips with the same sound under another name (north.wav, west.wav)" in printed
+    assert "suspects.parquet; all are used" in printed
+    again = stage(capsys, table, text)
+    assert "corpus: up to date" in again
+    assert "suspect: 2 clips with the same sound" in again
+    listed = pl.read_parquet(table.with_name("run") / "suspects.parquet")
+    assert listed.filter(finding="copy")["clip_id"].to_list() == ["north.wav", "west.wav"]

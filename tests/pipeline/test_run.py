@@ -52,6 +52,7 @@ def test_run_writes_every_artifact(summary: RunSummary) -> None:
         "corpus.parquet",
         "corpus.json",
         "set_aside.parquet",
+        "suspects.parquet",
         "factors.parquet",
         "factors.json",
         "activations/manifest.json",

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Generator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from otoscope.artifacts import atomic
+from otoscope.artifacts import atomic, digest
 from otoscope.corpus.decoding import OpenSound, open_sound
 from otoscope.corpus.ffmpeg import LONGEST_S
+from otoscope.corpus.health import SignalProfile
 from otoscope.corpus.validation import SignalCheck
 from otoscope.errors import AudioError
 from otoscope.paths import user_path
@@ -98,12 +100,19 @@ def find_segment(sound: OpenSound, start_s: float, duration_s: float | None) -> 
     return Segment(first, min(samples, length - first))
 
 
-def mono_blocks(sound: OpenSound, segment: Segment, block: int) -> Generator[Float32[np.ndarray, " samples"]]:
-    """Yield the mono samples of a segment in blocks; check its length and its signal after the last."""
+def mono_blocks(
+    sound: OpenSound, segment: Segment, block: int, *, profile: SignalProfile | None = None
+) -> Generator[Float32[np.ndarray, " samples"]]:
+    """Yield the mono samples of a segment in blocks; check its length and its signal after the last.
+
+    `profile` measures the blocks too.
+    """
     signal, decoded = SignalCheck(), 0
     for channels in sound.blocks(segment.first, segment.samples, max(1, block // sound.channels)):
         wave = to_mono(channels)
         signal.add(wave, channels)
+        if profile is not None:
+            profile.add(wave, channels)
         decoded += len(wave)
         yield wave
     if segment.samples is not None and sound.samples is None:
@@ -135,17 +144,45 @@ def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int)
 
 
 def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float32[np.ndarray, " samples"]:
-    """Decode one row of `Corpus.clips` and resample it to `rate_hz`; errors as `decode`, with the clip's path."""
+    """Decode one row of `Corpus.clips` and resample it to `rate_hz`; errors as `decode`, with the clip's path.
+
+    Raises `AudioError` too if the file differs from the clip's `digest`: it was changed after the corpus stage.
+    """
     start_s, duration_s = clip["start_s"], clip["duration_s"]
     if not isinstance(start_s, float) or not isinstance(duration_s, float | None):
         raise AudioError(
             f"{clip['path']}: start_s and duration_s must be seconds as floats; got {start_s!r}, {duration_s!r}"
         )
+    path, expected = root / str(clip["path"]), clip.get("digest")
     try:
-        sound = decode(root / str(clip["path"]), start_s=start_s, duration_s=duration_s)
+        check_digest(path, expected)
+        sound = decode(path, start_s=start_s, duration_s=duration_s)
+        check_digest(path, expected)
     except AudioError as error:
         raise AudioError(f"{clip['path']}: {error}") from error
     return resample(sound.wave, from_hz=sound.rate_hz, to_hz=rate_hz)
+
+
+def check_digest(path: Path, expected: object) -> None:
+    """Raise `AudioError` if the SHA-256 of a file is not the expected one; None and an empty one accept any file.
+
+    A file that has not changed since the last call, by its size and times, is not read again.
+    """
+    if not expected:
+        return
+    try:
+        state = path.stat()
+        actual = _digest(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    except OSError:
+        return  # decoding names the reason
+    if actual != expected:
+        raise AudioError("changed after the corpus stage (its SHA-256 differs); run `otoscope corpus` again")
+
+
+@lru_cache(maxsize=10_000)
+def _digest(path: Path, *_state: int) -> str:
+    """Return the SHA-256 of a file in a state; the change time cannot be set back, unlike the modification time."""
+    return digest(path)
 
 
 def load_audio(path: str | Path, *, rate_hz: int) -> Float32[np.ndarray, " samples"]:

@@ -101,7 +101,7 @@ def build_corpus(
     with `fail_fast` `AudioError` at the first unusable clip.
     """
     listing = listing or list_clips(spec, cache)
-    clips, set_aside = check_clips(
+    clips, set_aside, suspects = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
     extra = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
@@ -110,6 +110,7 @@ def build_corpus(
         root=listing.root.resolve(),
         clips=assign_splits(clips, splits).select(*COLUMNS, *extra),
         set_aside=set_aside,
+        suspects=suspects,
         licence=listing.licence,
         citation=listing.citation,
         group_noun=spec.group_noun,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import digest
+from otoscope.corpus.health import Finding, suspects_table
 from otoscope.corpus.listing import Listing, ProgressCallback
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
@@ -22,10 +23,11 @@ from otoscope.hardware import available_cores
 
 
 class CheckedClips(NamedTuple):
-    """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, and the clips set aside."""
+    """Usable clips with `clip_id, rate_hz, digest` and their real `duration_s`, the clips set aside, and suspects."""
 
     clips: pl.DataFrame
     set_aside: pl.DataFrame
+    suspects: pl.DataFrame
 
 
 class _DecodedClip(NamedTuple):
@@ -36,6 +38,8 @@ class _DecodedClip(NamedTuple):
     rate_hz: int
     digest: str
     reason: str | None
+    findings: Sequence[Finding] = ()
+    content: str = ""
 
 
 class _Clip(NamedTuple):
@@ -74,12 +78,18 @@ def check_clips(
         raise AudioError(f"{path}: {reason}")
     ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
     decoded = _decode_all(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
-    measured = pl.DataFrame(decoded, schema=_DECODED_COLUMNS, orient="row")
+    measured = pl.DataFrame([clip[:5] for clip in decoded], schema=_DECODED_COLUMNS, orient="row")
     merged = pl.concat([ordered.drop("duration_s"), measured], how="horizontal")
     bad = merged.filter(pl.col("reason").is_not_null())
     set_aside = listing.set_aside.vstack(bad.select(path="clip_id", reason="reason")).sort("path", "reason")
     _check_share(listing, set_aside, total=ordered.height + listing.set_aside.height, allowed=max_set_aside)
-    return CheckedClips(merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id"), set_aside)
+    usable = [clip for clip in decoded if clip.reason is None]
+    suspects = suspects_table(
+        [(clip.clip_id, clip.content) for clip in usable],
+        [(clip.clip_id, finding) for clip in usable for finding in clip.findings],
+    )
+    clips = merged.filter(pl.col("reason").is_null()).drop("reason").sort("clip_id")
+    return CheckedClips(clips, set_aside, suspects)
 
 
 _DECODED_COLUMNS: dict[str, pl.DataType] = {
@@ -130,7 +140,7 @@ def _decode_clip(path: Path, clip: _Clip, sha256: str) -> _DecodedClip:
         return _DecodedClip(make_clip_id(*clip), 0.0, 0, sha256, str(error))
     duration_s = length.samples / length.rate_hz
     clip_id = make_clip_id(*clip, end_s=clip.start_s + duration_s)
-    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None)
+    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None, length.findings, length.content)
 
 
 def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:

@@ -12,27 +12,34 @@ import numpy as np
 import soxr
 from jaxtyping import Float32
 
-from otoscope.corpus.audio import Segment, find_segment, mono_blocks
+from otoscope.corpus.audio import Segment, check_digest, find_segment, mono_blocks
 from otoscope.corpus.decoding import open_sound
+from otoscope.corpus.health import Finding, SignalProfile
 from otoscope.errors import AudioError
 
 BLOCK_S = 10.0
 """Seconds decoded at a time."""
 
 
-class ClipLength(NamedTuple):
-    """Length and rate of a usable clip."""
+class MeasuredClip(NamedTuple):
+    """Length and rate of a usable clip, what is suspicious about it, and the identity of its sound."""
 
     samples: int
     rate_hz: int
+    findings: list[Finding]
+    content: str
 
 
-def measure_clip(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> ClipLength:
-    """Decode a clip block by block and return its length; raises the errors of `decode`."""
+def measure_clip(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> MeasuredClip:
+    """Decode a clip block by block and measure it; raises the errors of `decode`."""
     with open_sound(path) as sound:
         segment = find_segment(sound, start_s, duration_s)
-        blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz))
-        return ClipLength(sum(len(block) for block in blocks), sound.rate_hz)
+        profile = SignalProfile(sound.rate_hz)
+        blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz), profile=profile)
+        samples = sum(len(block) for block in blocks)
+        is_whole_file = start_s == 0.0 and duration_s is None
+        findings = profile.findings(is_whole_file=is_whole_file, note=sound.note)
+        return MeasuredClip(samples, sound.rate_hz, findings, profile.content)
 
 
 def _unchanged(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -57,8 +64,9 @@ class StreamedClip:
     ) -> None:
         self._wrap_blocks = wrap_blocks
         self._path, self._name = root / str(clip["path"]), str(clip["path"])
-        self._rate_hz = rate_hz
+        self._rate_hz, self._digest = rate_hz, clip.get("digest")
         try:
+            check_digest(self._path, self._digest)
             with open_sound(self._path) as sound:
                 self._from_hz = sound.rate_hz
                 first, count = find_segment(sound, clip["start_s"], clip["duration_s"])
@@ -113,6 +121,7 @@ class StreamedClip:
         try:
             for _ in self._blocks or ():
                 pass
+            check_digest(self._path, self._digest)
         except AudioError as error:
             raise AudioError(f"{self._name}: {error}") from error
 

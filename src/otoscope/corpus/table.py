@@ -2,13 +2,14 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 from typing_extensions import TypedDict
 
 from otoscope.artifacts import check_name, fingerprint, read_json_as, read_table, write_json, write_table
+from otoscope.corpus.health import SUSPECT_COLUMNS
 from otoscope.errors import ConfigError, CorpusError, DamagedArtifact, suggest
 from otoscope.formatting import count
 from otoscope.paths import user_path
@@ -47,7 +48,8 @@ class Corpus:
     """Audio clips with their groups, splits, labels and known factors.
 
     `clips` has the columns of `COLUMNS` (`path` relative to `root`; `digest`: SHA-256 of the file), then any `label_*`
-    (strings) and `factor_*` (floats), sorted by `clip_id`. `set_aside` lists unusable clips: `path, reason`.
+    (strings) and `factor_*` (floats), sorted by `clip_id`. `set_aside` lists unusable clips: `path, reason`;
+    `suspects` lists usable ones that may be broken: `clip_id, finding, detail` (see `otoscope.corpus.health`).
     `group_noun` is the word for a group, such as singer.
     """
 
@@ -58,6 +60,7 @@ class Corpus:
     licence: str = "unknown"
     citation: str = ""
     group_noun: str = "group"
+    suspects: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SUSPECT_COLUMNS))
 
     def __post_init__(self) -> None:
         if missing := COLUMNS.keys() - set(self.clips.columns):
@@ -101,9 +104,10 @@ class Corpus:
         return fingerprint(self.name, self.clips.columns, self.clips.rows())
 
     def save(self, path: Path) -> None:
-        """Write `corpus.parquet` (this path), `corpus.json` and `set_aside.parquet` next to it."""
+        """Write `corpus.parquet` (this path), and `corpus.json`, `set_aside.parquet`, `suspects.parquet` beside it."""
         path = user_path(path)
         write_table(path.with_name("set_aside.parquet"), self.set_aside)
+        write_table(path.with_name("suspects.parquet"), self.suspects)
         write_table(path, self.clips)
         card = {"name": self.name, "root": str(self.root), "licence": self.licence, "citation": self.citation}
         card |= {"group_noun": self.group_noun}
@@ -128,6 +132,7 @@ class Corpus:
             root=root,
             clips=clips,
             set_aside=read_table(path.with_name("set_aside.parquet")),
+            suspects=read_table(path.with_name("suspects.parquet")),
             licence=card["licence"],
             citation=card["citation"],
             group_noun=card["group_noun"],

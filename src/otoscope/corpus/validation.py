@@ -32,10 +32,11 @@ class SignalCheck:
         """Add a block: its mono mean, and the channels."""
         if not len(wave):
             return
-        signals = (wave, *channels.T)
+        signals = (wave, *channels.T) if channels.shape[1] > 1 else (wave,)
         low, high = (np.array([extreme(x) for x in signals], dtype=np.float64) for extreme in (np.min, np.max))
         total = np.array([x.sum(dtype=np.float64) for x in signals])
-        self._bad += int(np.count_nonzero(~np.isfinite(wave)))
+        if not np.isfinite(low[0] + high[0]):
+            self._bad += int(np.count_nonzero(~np.isfinite(wave)))
         if self._samples:
             low, high, total = np.minimum(low, self._low), np.maximum(high, self._high), total + self._sum
         self._low, self._high, self._sum = low, high, total
@@ -49,7 +50,7 @@ class SignalCheck:
             )
         if self._bad:
             raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")
-        highest = float(np.maximum(self._high, -self._low)[1:].max())
+        highest = float(np.maximum(self._high, -self._low).max())
         if highest > MAX_PEAK:
             raise AudioError(
                 f"its peak is {highest:g}, full scale is 1 (allowed: {MAX_PEAK:g}): integers stored as floats;"
@@ -58,7 +59,7 @@ class SignalCheck:
         mean = self._sum / self._samples
         peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
         if peaks[0] < SILENCE_DBFS:
-            loudest = max(peaks[1:])
+            loudest = max(peaks)
             cancel = "its channels cancel in the mono mean"
             cause = cancel if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
             raise AudioError(f"silent: the peak is {peaks[0]:.1f} dBFS ({cause})")

@@ -12,6 +12,7 @@ from otoscope.corpus.catalog import build_corpus, list_clips
 from otoscope.corpus.checks import class_support, make_clip_id, shared_recordings
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
+from otoscope.corpus.health import health_summary
 from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.formatting import count
@@ -60,7 +61,8 @@ def corpus(run: Context) -> None:
             )
         built.save(folder.corpus)
 
-    outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
+    tables = [folder.corpus.with_name(f"{name}.parquet") for name in ("set_aside", "suspects")]
+    outputs = [folder.corpus, folder.corpus.with_suffix(".json"), *tables]
     run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
     table = load_corpus(folder)
     splits = table.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
@@ -73,8 +75,13 @@ def corpus(run: Context) -> None:
     probed = probed_labels(table, config)
     for text in _warnings(config.corpus, table, probed, all_labels=config.evaluate.labels is None):
         progress.message(f"  {text}")
+    for text in health_summary(table.suspects, table.clips):
+        progress.message(f"  {text}")
+    if not table.suspects.is_empty():
+        suspects = count(table.suspects["clip_id"].n_unique(), "suspect")
+        progress.message(f"  {suspects} listed in {tables[1]}; all are used")
     if not table.set_aside.is_empty():
-        progress.message(f"  {count(table.set_aside.height, 'file')} set aside; reasons in {outputs[-1]}")
+        progress.message(f"  {count(table.set_aside.height, 'file')} set aside; reasons in {tables[0]}")
 
 
 def _columns(listing: Listing, corpus: Corpus) -> list[str]:

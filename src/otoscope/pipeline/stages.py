@@ -33,7 +33,12 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("corpus", "List, check and split the clips.", (), ("corpus.parquet", "set_aside.parquet")),
+        Stage(
+            "corpus",
+            "List, check and split the clips.",
+            (),
+            ("corpus.parquet", "set_aside.parquet", "suspects.parquet"),
+        ),
         Stage("factors", "Measure or collect the factors of every clip.", ("corpus",), ("factors.parquet",)),
         Stage("extract", "Compute and store the hidden states of every clip.", ("corpus",), ("activations/",)),
         Stage("train", "Train the SAEs.", ("extract",), ("saes/",)),

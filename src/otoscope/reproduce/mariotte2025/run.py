@@ -93,7 +93,8 @@ def _corpus(folder: RunFolder, data: Path, settings: ReproductionSettings, progr
         with progress_counter(progress, "checking clips", "clips") as on_progress:
             read_vocalset(data, settings, cache=folder.sound, on_progress=on_progress).save(folder.corpus)
 
-    outputs = [folder.corpus, folder.corpus.with_suffix(".json"), folder.corpus.with_name("set_aside.parquet")]
+    tables = [folder.corpus.with_name(f"{name}.parquet") for name in ("set_aside", "suspects")]
+    outputs = [folder.corpus, folder.corpus.with_suffix(".json"), *tables]
     run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
     corpus = Corpus.load(folder.corpus)
     sides = dict(corpus.clips.group_by("split").len().iter_rows())

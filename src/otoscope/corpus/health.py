@@ -1,0 +1,170 @@
+"""Signs of broken data in clips that can be decoded: suspects are listed, and never set aside.
+
+Levels are measured in windows of 50 ms. Each rule is stated in `FINDINGS`; the thresholds are below.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from otoscope.formatting import count
+
+FINDINGS = {
+    "header": "a header that contradicts the sound",
+    "noise": "noise at full scale, as after a lost byte (a fifth of the clip)",
+    "anti-phase": "channels in anti-phase: their mean is 10 dB softer than the sum of their powers",
+    "speakers": "two channels that take turns, as with a microphone per speaker",
+    "dead channel": "a channel 60 dB below the loudest",
+    "offset": "a constant offset above a fifth of the level",
+    "silence": "at least 1 s and half of the clip 60 dB below its loudest part",
+    "loud": "a peak above full scale",
+    "cut": "no fade: the last 10 ms are as loud as the whole, within 6 dB",
+    "copy": "the same sound under another name",
+}
+"""Kinds of findings, most severe first, and their rules."""
+
+WINDOW_S, END_S = 0.050, 0.010
+LEAST_OFFSET = 0.005
+NOISE_LEVEL, NOISE_ROUGHNESS, NOISE_SHARE = 0.4, 1.2, 0.2
+"""Uniform noise at full scale has a level of 0.58, and differences 1.41 times its level; music is far smoother."""
+
+QUIET = 1e-3
+"""60 dB as a ratio of levels."""
+
+SUSPECT_COLUMNS: dict[str, pl.DataType] = {"clip_id": pl.String(), "finding": pl.String(), "detail": pl.String()}
+
+
+class Finding(NamedTuple):
+    """One reason to look at a clip."""
+
+    finding: str
+    detail: str = ""
+
+
+class SignalProfile:
+    """Levels of a clip in windows, accumulated block by block; blocks are whole windows except the last."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._window = max(1, round(WINDOW_S * rate_hz))
+        self._end_samples = max(1, round(END_S * rate_hz))
+        self._end = np.zeros(0, dtype=np.float32)
+        self._samples, self._sum, self._peak, self._last = 0, 0.0, 0.0, np.float32(0)
+        self._powers: list[np.ndarray] = []
+        self._differences: list[np.ndarray] = []
+        self._channel_powers: list[np.ndarray] = []
+
+    def add(self, wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"]) -> None:
+        """Add a block: its mono mean, and the channels."""
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused by `SignalCheck`
+            self._samples += len(wave)
+            self._sum += float(wave.sum(dtype=np.float64))
+            self._peak = max(self._peak, float(wave.max()), -float(wave.min()))
+            differences = np.empty_like(wave)
+            differences[0] = wave[0] - self._last
+            np.subtract(wave[1:], wave[:-1], out=differences[1:])
+            starts = np.arange(0, len(wave), self._window)
+            self._powers.append(np.add.reduceat(wave * wave, starts))
+            self._differences.append(np.add.reduceat(differences * differences, starts))
+            if channels.shape[1] > 1:
+                self._channel_powers.append(np.add.reduceat(channels * channels, starts, axis=0))
+        self._last = wave[-1]
+        self._end = wave[-self._end_samples :]
+
+    @property
+    def content(self) -> str:
+        """Identity of the sound: the levels of all windows, whatever the file format."""
+        return hashlib.sha256(np.concatenate(self._powers).tobytes()).hexdigest()
+
+    def findings(self, *, is_whole_file: bool, note: str = "") -> list[Finding]:
+        """Return what is suspicious about the clip."""
+        powers = np.concatenate(self._powers).astype(np.float64)
+        differences = np.concatenate(self._differences).astype(np.float64)
+        level = math.sqrt(float(powers.sum()) / self._samples)
+        found = [Finding("header", note)] if note else []
+        window_levels = np.sqrt(powers / self._window)
+        loudest = float(window_levels.max())
+        if loudest > NOISE_LEVEL:
+            is_noise = (window_levels > NOISE_LEVEL) & (differences > NOISE_ROUGHNESS**2 * powers)
+            noise = np.count_nonzero(is_noise) / len(powers)
+            if noise >= NOISE_SHARE:
+                found.append(Finding("noise", f"{noise:.0%}"))
+        found += self._channel_findings(powers)
+        mean = abs(self._sum / self._samples)
+        if mean > max(LEAST_OFFSET, 0.2 * level):
+            found.append(Finding("offset", f"{self._sum / self._samples:+.3f}"))
+        quiet = int(np.count_nonzero(window_levels < QUIET * loudest))
+        if quiet >= 0.5 * len(powers) and quiet * WINDOW_S >= 1.0:
+            found.append(Finding("silence", f"{quiet / len(powers):.0%}"))
+        if self._peak > 1.0:
+            found.append(Finding("loud", f"{self._peak:.2f}"))
+        end_level = math.sqrt(float(np.dot(self._end, self._end)) / len(self._end))
+        if is_whole_file and end_level > 0.5 * level:
+            found.append(Finding("cut", f"{20 * math.log10(end_level / level):+.0f} dB"))
+        return found
+
+    def _channel_findings(self, mono: np.ndarray) -> list[Finding]:
+        if not self._channel_powers:
+            return []
+        powers = np.concatenate(self._channel_powers).astype(np.float64)
+        totals = powers.sum(axis=0)
+        number = len(totals)
+        if totals.min() < QUIET**2 * totals.max():
+            dead = [str(at + 1) for at in np.flatnonzero(totals < QUIET**2 * totals.max())]
+            return [Finding("dead channel", f"{', '.join(dead)} of {number}")]
+        found: list[Finding] = []
+        # uncorrelated channels have a mean of this power
+        expected = totals.sum() / number**2
+        if mono.sum() < 0.1 * expected:
+            found.append(Finding("anti-phase", f"{10 * np.log10(max(mono.sum(), 1e-30) / expected):.0f} dB"))
+        if number == 2:
+            active = powers.max(axis=1) > QUIET * powers.max()
+            shares = [float((100 * powers[active, 1 - at] < powers[active, at]).mean()) for at in (0, 1)]
+            if min(shares) > 0.1 and sum(shares) > 0.5:
+                found.append(Finding("speakers", f"{shares[0]:.0%} and {shares[1]:.0%} of the time"))
+        return found
+
+
+def suspects_table(clips: Sequence[tuple[str, str]], findings: Iterable[tuple[str, Finding]]) -> pl.DataFrame:
+    """Return the findings as a table, with those on clips of the same sound.
+
+    Args:
+        clips: pairs of clip and the identity of its sound.
+        findings: pairs of clip and finding.
+    """
+    rows = [(clip_id, found.finding, found.detail) for clip_id, found in findings]
+    copies: dict[str, list[str]] = defaultdict(list)
+    for clip_id, content in clips:
+        copies[content].append(clip_id)
+    for same in copies.values():
+        rows += [(clip_id, "copy", same[0] if clip_id != same[0] else same[1]) for clip_id in same if len(same) > 1]
+    order = {finding: at for at, finding in enumerate(FINDINGS)}
+    rows.sort(key=lambda row: (order[row[1]], row[0]))
+    return pl.DataFrame(rows, schema=SUSPECT_COLUMNS, orient="row")
+
+
+def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame) -> list[str]:
+    """Return one line per kind of finding, and one if almost all clips have one length; no line for healthy clips."""
+    lines: list[str] = []
+    for finding, rule in FINDINGS.items():
+        ids = suspects.filter(pl.col("finding") == finding)["clip_id"].to_list()
+        if ids:
+            named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+            lines.append(f"suspect: {count(len(ids), 'clip')} with {rule} ({named})")
+    whole = clips.filter(pl.col("clip_id") == pl.col("path"))
+    if whole.height >= MIN_CLIPS:
+        duration_s, same = whole["duration_s"].value_counts(sort=True).row(0)
+        if same >= 0.9 * whole.height:
+            lines.append(
+                f"suspect: {same} of {count(whole.height, 'clip')} last exactly {duration_s:g} s: cut or padded"
+            )
+    return lines
+
+
+MIN_CLIPS = 10
+"""Fewer clips of one length are no sign of a cut."""

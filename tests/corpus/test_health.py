@@ -1,0 +1,120 @@
+"""Broken data that can be decoded are listed with the rule that they meet; healthy sound is not."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from otoscope.corpus.checks import check_clips
+from otoscope.corpus.health import health_summary
+from otoscope.corpus.listing import Listing, listing_table
+
+RATE_HZ = 16_000
+
+
+def speech(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
+    """Return smooth noise with syllables, faded at both ends."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * RATE_HZ)
+    smooth = np.convolve(rng.standard_normal(samples + 30), np.hanning(31), "valid")
+    time_s = np.arange(samples) / RATE_HZ
+    fade = np.minimum(1, np.minimum(time_s, time_s[::-1]) / 0.1)
+    return 0.05 * smooth * fade * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s))
+
+
+def turns(seconds: float = 4.0) -> np.ndarray:
+    """Return two speakers who take turns of a second, each on a channel."""
+    wave = speech(seconds)
+    is_first = (np.arange(len(wave)) // RATE_HZ) % 2 == 0
+    return np.stack([wave * is_first, wave * ~is_first], axis=1)
+
+
+def padded(seconds: float) -> np.ndarray:
+    return np.concatenate([speech(1.0), np.zeros(round(seconds * RATE_HZ))])
+
+
+def lost_byte(wave: np.ndarray) -> np.ndarray:
+    """Return 16-bit samples after a quarter of which a byte is lost."""
+    data = np.round(wave * 32767).astype("<i2").tobytes()
+    cut = len(data) // 8 * 2
+    return np.frombuffer(data[:cut] + data[cut + 1 :] + b"\0", "<i2")
+
+
+BROKEN = {
+    "noise": (lost_byte(6 * speech()), "75%"),
+    "anti-phase": (speech()[:, None] * [1.0, -0.9], "-23 dB"),
+    "speakers": (turns(), "50% and 50% of the time"),
+    "dead channel": (speech()[:, None] * [1.0, 0.0], "2 of 2"),
+    "offset": (speech() - speech().mean() + 0.3, "+0.300"),
+    "silence": (padded(3.0), "75%"),
+    "loud": (speech() * 20, None),
+    "cut": (speech()[: 3 * RATE_HZ // 2], None),
+}
+
+HEALTHY = {
+    "speech": speech(),
+    "stereo": np.stack([speech(), 0.5 * speech() + 0.5 * speech(seed=1)], axis=1),
+    "ambience": np.stack([speech(), speech(seed=1)], axis=1),
+    "a pause": np.concatenate([speech(), np.zeros(RATE_HZ // 2), speech(seed=2)]),
+    "a small offset": speech() + 0.004,
+}
+
+
+def suspects(tmp_path, waves: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
+    for name, wave in waves.items():
+        subtype = "PCM_16" if wave.dtype == np.int16 else "FLOAT"
+        soundfile.write(tmp_path / f"{name}.wav", wave, RATE_HZ, subtype=subtype)
+    rows = [{"path": f"{name}.wav", "group": name} for name in waves]
+    return check_clips(Listing("x", tmp_path, "", "", listing_table(rows))).suspects.rows()
+
+
+@pytest.mark.parametrize("finding", BROKEN)
+def test_each_kind_of_broken_data_is_found(tmp_path, finding):
+    wave, detail = BROKEN[finding]
+    found = suspects(tmp_path, {finding: wave})
+    assert all(clip_id == f"{finding}.wav" for clip_id, _, _ in found)
+    assert found[0][1] == finding
+    assert detail in (None, found[0][2])
+
+
+def test_healthy_sound_is_no_suspect(tmp_path):
+    assert suspects(tmp_path, HEALTHY) == []
+
+
+def test_copies_are_found_across_formats_and_names(record, tmp_path):
+    wave = np.round(speech() * 32767).astype(np.int16)
+    for name in ("a.wav", "b/c.flac", "b/d.aiff"):
+        record(name, wave)
+    record("other.wav", np.round(speech(seed=3) * 32767).astype(np.int16))
+    rows = [{"path": path, "group": path} for path in ("a.wav", "b/c.flac", "b/d.aiff", "other.wav")]
+    checked = check_clips(Listing("x", tmp_path, "", "", listing_table(rows)))
+    assert checked.suspects.rows() == [
+        ("a.wav", "copy", "b/c.flac"),
+        ("b/c.flac", "copy", "a.wav"),
+        ("b/d.aiff", "copy", "a.wav"),
+    ]
+    assert health_summary(checked.suspects, checked.clips) == [
+        "suspect: 3 clips with the same sound under another name (a.wav, b/c.flac, b/d.aiff)"
+    ]
+
+
+def test_a_header_that_contradicts_the_sound_is_reported(record, tmp_path):
+    path = record("x.wav", speech())
+    data = bytearray(path.read_bytes())
+    at = data.find(b"data") + 4
+    data[at : at + 4] = bytes(4)
+    path.write_bytes(data)
+    listing = Listing("x", tmp_path, "", "", listing_table([{"path": "x.wav", "group": "x"}]))
+    assert check_clips(listing).suspects.rows() == [
+        ("x.wav", "header", "its header declares 0 bytes of sound, 64,000 were read")
+    ]
+
+
+def test_clips_of_one_length_are_named(tmp_path):
+    waves = {str(seed): speech(1.0, seed) for seed in range(10)}
+    for name, wave in waves.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, RATE_HZ, subtype="FLOAT")
+    listing = Listing("x", tmp_path, "", "", listing_table([{"path": f"{name}.wav", "group": name} for name in waves]))
+    checked = check_clips(listing)
+    (line,) = health_summary(checked.suspects, checked.clips)
+    assert line == "suspect: 10 of 10 clips last exactly 1 s: cut or padded"
+    assert health_summary(checked.suspects, checked.clips.head(9)) == []
