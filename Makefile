@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 JOBS ?= 2
+MUTATIONS ?= 5000
 # one thread per test worker, and no network access
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # hides AVX-512 and AMX from PyTorch, oneDNN, MKL, OpenBLAS, NumPy and Numba
@@ -51,6 +52,9 @@ lint: $(READY) ## formatting, lint rules, types, import layers
 shapes: $(READY) ## the laws again, with annotated shapes and types checked at every call
 	OTOSCOPE_SHAPES=1 $(QUIET) $(BIN)/python -m pytest -n $(JOBS) -k "not refused" tests/laws
 
+fuzz: $(READY) ## MUTATIONS (5000) mutations of every kind of input, such as sound files of every container
+	OTOSCOPE_FUZZ=$(MUTATIONS) $(QUIET) $(BIN)/python -m pytest -n $(JOBS) tests/fuzz
+
 bench-train: $(READY) ## a training step compared with other libraries (builds their environment first)
 	$(BIN)/python benchmarks/train.py
 
@@ -71,4 +75,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove build outputs; keep measurements
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis .numba-avx2
 
-.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes bench-train bench-extract bench-eval bench-quality check docs clean
+.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes fuzz bench-train bench-extract bench-eval bench-quality check docs clean

@@ -109,10 +109,11 @@ def mono_blocks(
     """
     signal, decoded = SignalCheck(), 0
     for channels in sound.blocks(segment.first, segment.samples, max(1, block // sound.channels)):
-        wave = to_mono(channels)
-        signal.add(wave, channels)
-        if profile is not None:
-            profile.add(wave, channels)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are counted, and refused at the end
+            wave = to_mono(channels)
+            signal.add(wave, channels)
+            if profile is not None:
+                profile.add(wave, channels)
         decoded += len(wave)
         yield wave
     if segment.samples is not None and sound.samples is None:

@@ -61,18 +61,17 @@ class SignalProfile:
 
     def add(self, wave: Float32[np.ndarray, " samples"], channels: Float32[np.ndarray, "samples channels"]) -> None:
         """Add a block: its mono mean, and the channels."""
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused by `SignalCheck`
-            self._samples += len(wave)
-            self._sum += float(wave.sum(dtype=np.float64))
-            self._peak = max(self._peak, float(wave.max()), -float(wave.min()))
-            differences = np.empty_like(wave)
-            differences[0] = wave[0] - self._last
-            np.subtract(wave[1:], wave[:-1], out=differences[1:])
-            starts = np.arange(0, len(wave), self._window)
-            self._powers.append(np.add.reduceat(wave * wave, starts))
-            self._differences.append(np.add.reduceat(differences * differences, starts))
-            if channels.shape[1] > 1:
-                self._channel_powers.append(np.add.reduceat(channels * channels, starts, axis=0))
+        self._samples += len(wave)
+        self._sum += float(wave.sum(dtype=np.float64))
+        self._peak = max(self._peak, float(wave.max()), -float(wave.min()))
+        differences = np.empty_like(wave)
+        differences[0] = wave[0] - self._last
+        np.subtract(wave[1:], wave[:-1], out=differences[1:])
+        starts = np.arange(0, len(wave), self._window)
+        self._powers.append(np.add.reduceat(wave * wave, starts))
+        self._differences.append(np.add.reduceat(differences * differences, starts))
+        if channels.shape[1] > 1:
+            self._channel_powers.append(np.add.reduceat(channels * channels, starts, axis=0))
         self._last = wave[-1]
         self._end = wave[-self._end_samples :]
 

@@ -1,0 +1,65 @@
+"""Mutated sound files: each has the length that ffmpeg or the original has, or is set aside with a reason."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from otoscope.corpus.audio import load_audio
+from otoscope.corpus.streaming import measure_clip
+from otoscope.errors import AudioError
+from tests.support.fuzzing import mutations
+from tests.support.mutated_audio import RATE_HZ, SLACK, SoundFile, mutate, write_all
+
+LONGEST_S = 20.0
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg decides")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[SoundFile]:
+    """Return a recording of a rooster in every container; without recordings at hand, a noise."""
+    recordings = Path(__file__).parents[3] / "shared" / "data" / "esc10" / "009 - Rooster"
+    if recordings.is_dir():
+        wave = load_audio(min(recordings.iterdir()), rate_hz=RATE_HZ)[: 2 * RATE_HZ + 123]
+    else:
+        wave = np.random.default_rng(0).uniform(-0.3, 0.3, 2 * RATE_HZ + 123)
+    return write_all(tmp_path_factory.mktemp("containers"), np.clip(wave, -0.9, 0.9))
+
+
+def decoded_s(path: Path, *options: str) -> float | None:
+    """Return the seconds that ffmpeg decodes; None if it finds no sound or reports an error."""
+    command = ["ffmpeg", "-nostdin", "-v", "error", *options, "-i", str(path), "-map", "0:a:0"]
+    command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    head = done.stdout[:24]
+    if len(head) < 24:
+        return None
+    offset, _, _, rate_hz, channels = (int.from_bytes(head[at : at + 4], "big") for at in range(4, 24, 4))
+    return (len(done.stdout) - offset) / (4 * channels * rate_hz)
+
+
+@pytest.mark.parametrize("seed", mutations(12))
+def test_a_mutated_file_is_read_as_ffmpeg_does_or_set_aside(files: list[SoundFile], tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    file, other = files[seed % len(files)], files[rng.integers(len(files))]
+    path = tmp_path / file.name
+    path.write_bytes(mutate(file, other, rng))
+    start_s = time.monotonic()
+    try:
+        clip = measure_clip(path)
+    except AudioError:
+        return
+    finally:
+        assert time.monotonic() - start_s < LONGEST_S
+    length_s, slack_s = clip.samples / clip.rate_hz, SLACK.get(file.name, 0) / clip.rate_hz
+    # a header that misleads ffmpeg leaves the original as the truth, once or twice
+    truths = [file.samples / RATE_HZ, 2 * file.samples / RATE_HZ]
+    if not any(abs(length_s - truth) <= slack_s for truth in truths):
+        readings = [decoded_s(path), decoded_s(path, "-ignore_length", "true") if path.suffix == ".wav" else None]
+        assert any(reading is not None and abs(length_s - reading) <= slack_s + 1e-9 for reading in readings), (
+            f"{length_s:.4f} s; ffmpeg {readings}, original {truths[0]:.4f} s"
+        )
