@@ -63,6 +63,15 @@ def test_the_start_of_a_file_is_not_a_file(tmp_path, content, reason):
         decode(tmp_path / "x")
 
 
+@pytest.mark.parametrize("rate_hz", [0, 4, 4_127_211_136])
+def test_an_impossible_sample_rate_is_refused(tmp_path, rate_hz):
+    head = b"Creative Voice File\x1a\x1a\0\x0a\x01\x29\x11" + b"\x09" + (2012).to_bytes(3, "little")
+    body = rate_hz.to_bytes(4, "little") + bytes([16, 1, 4, 0]) + bytes(2004)
+    (tmp_path / "x.voc").write_bytes(head + body + b"\0")
+    with pytest.raises(AudioError, match=rf"1 channels at 0 Hz|sample rate of {rate_hz} Hz; allowed: 100 to"):
+        decode(tmp_path / "x.voc")
+
+
 def test_blocks_of_a_segment_join_to_the_segment(record, tmp_path):
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 2))
     path = record("x.wav", wave, subtype="FLOAT")

@@ -53,13 +53,18 @@ def open_sound(path: Path) -> Generator[OpenSound]:
     except OSError as error:
         raise AudioError(f"cannot be read ({error.strerror})") from error
     with ExitStack() as stack:
+        for part in layout.parts if layout else ():
+            _check_rate(part.rate_hz)
         sound = _open(path, layout, stack)
-        if not LOWEST_RATE_HZ <= sound.rate_hz <= HIGHEST_RATE_HZ:
-            raise AudioError(
-                f"its header declares a sample rate of {sound.rate_hz} Hz;"
-                f" allowed: {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz"
-            )
+        _check_rate(sound.rate_hz)
         yield sound
+
+
+def _check_rate(rate_hz: int) -> None:
+    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+        raise AudioError(
+            f"its header declares a sample rate of {rate_hz} Hz; allowed: {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz"
+        )
 
 
 def _check_file(path: Path) -> None:

@@ -52,9 +52,10 @@ class FfmpegSound:
         program = find_ffmpeg()
         if program is None:
             raise AudioError(f"needs ffmpeg; {REMEDY}")
+        self._path = path.resolve()
         self._command = [
             *(program, "-nostdin", "-hide_banner", "-v", "error", "-threads", "1"),
-            *("-protocol_whitelist", "file,pipe", "-f", demuxer, "-i", f"file:{path.resolve()}"),
+            *("-protocol_whitelist", "file,pipe", "-f", demuxer, "-i", f"file:{self._path}"),
             *("-map", "0:a:0", "-t", str(LONGEST_S), "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -131,6 +132,7 @@ class FfmpegSound:
         lines = errors.read(2000).decode("utf-8", "replace").strip().splitlines()
         self.close()
         if lines or status:
-            # addresses in a message differ between runs
+            # addresses and folders in a message differ between runs
             reason = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", lines[0]) if lines else f"stopped with status {status}"
+            reason = reason.removeprefix(f"file:{self._path}: ")
             raise AudioError(f"cannot be decoded as audio (ffmpeg: {reason.strip()})")

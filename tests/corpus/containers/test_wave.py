@@ -72,6 +72,15 @@ def test_what_is_no_sound_after_the_sound_is_not_read(tmp_path, tail, expected):
     assert note(path) == expected
 
 
+def test_floats_are_no_sound_if_they_are_not_finite(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(8000) / 9), 16_000, subtype="FLOAT")
+    signalling = (0x7FA0_0000).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes() + signalling * 999)
+    with pytest.raises(AudioError, match="contradicts itself"):
+        decode(path)
+
+
 def test_bytes_that_may_be_anything_are_refused(tmp_path):
     other = np.random.default_rng(1).integers(0, 256, 6000, dtype=np.uint8).tobytes()
     path = wav(tmp_path / "x.wav", noise(8000), tail=other)

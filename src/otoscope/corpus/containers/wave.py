@@ -185,6 +185,9 @@ def _beyond(file: BinaryIO, form: _Format, start: int, stop: int, size: int, ord
 MAX_TAIL = 65_536
 """Bytes that are compared to tell sound from other data."""
 
+SANE = 2.0**32
+"""No sample is larger, whatever its encoding; bytes that are no floats often are, or are NaN."""
+
 ROUGHNESS = 1.0
 """Largest ratio of the level of differences to the level of samples that counts as sound; white noise has 1.41."""
 
@@ -206,8 +209,9 @@ def _level(data: bytes, subtype: str, channels: int, order: Order) -> tuple[floa
     else:
         kind = {"FLOAT": "f", "DOUBLE": "f", "PCM_16": "i", "PCM_32": "i"}.get(subtype, "u")
         samples = np.frombuffer(data, f"{mark}{kind}{width}")
-    wave = samples.reshape(-1, channels)[:, 0].astype(np.float64)
-    if len(wave) < 2 or not np.isfinite(wave).all():
+    with np.errstate(invalid="ignore"):
+        wave = samples.reshape(-1, channels)[:, 0].astype(np.float64)
+    if len(wave) < 2 or not np.abs(wave).max() < SANE:
         return np.nan, np.nan
     wave -= wave.mean()
     rms = float(np.sqrt(np.mean(wave**2)))
