@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from otoscope.corpus.audio import decode
-from otoscope.corpus.containers import Span
+from otoscope.corpus.containers import ByteSpan
 from otoscope.corpus.decoding import PiecedFile, open_sound
 from otoscope.errors import AudioError
 
@@ -90,7 +90,7 @@ def test_a_pieced_file_reads_as_its_pieces_in_a_row(tmp_path):
     path.write_bytes(bytes(range(100)))
     expected = b"head" + bytes(range(10, 30)) + b"middle" + bytes(range(90, 100))
     rng = np.random.default_rng(0)
-    with PiecedFile(path, (b"head", Span(10, 30), b"middle", Span(90, 100))) as file:
+    with PiecedFile(path, (b"head", ByteSpan(10, 30), b"middle", ByteSpan(90, 100))) as file:
         assert file.read() == expected
         assert file.seek(0, os.SEEK_END) == len(expected)
         for _ in range(200):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import digest
-from otoscope.corpus.health import Finding, suspects_table
+from otoscope.corpus.health import HealthFinding, suspects_table
 from otoscope.corpus.listing import Listing, ProgressCallback
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
@@ -38,7 +38,7 @@ class _DecodedClip(NamedTuple):
     rate_hz: int
     digest: str
     reason: str | None
-    findings: Sequence[Finding] = ()
+    findings: Sequence[HealthFinding] = ()
     content: str = ""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from otoscope.corpus.containers import Layout, Part, Span, find_layout
+from otoscope.corpus.containers import ByteSpan, Layout, Part, find_layout
 from otoscope.corpus.ffmpeg import REMEDY, FfmpegSound, find_ffmpeg
 from otoscope.errors import AudioError
 
@@ -223,7 +223,7 @@ def _read(
 class PiecedFile(io.RawIOBase):
     """A file of literal bytes and spans of another file, read-only."""
 
-    def __init__(self, path: Path, pieces: Sequence[bytes | Span]) -> None:
+    def __init__(self, path: Path, pieces: Sequence[bytes | ByteSpan]) -> None:
         self._file = path.open("rb")
         self._pieces = pieces
         sizes = [len(piece) if isinstance(piece, bytes) else piece.stop - piece.start for piece in pieces]

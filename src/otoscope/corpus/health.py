@@ -40,7 +40,7 @@ QUIET = 1e-3
 SUSPECT_COLUMNS: dict[str, pl.DataType] = {"clip_id": pl.String(), "finding": pl.String(), "detail": pl.String()}
 
 
-class Finding(NamedTuple):
+class HealthFinding(NamedTuple):
     """One reason to look at a clip."""
 
     finding: str
@@ -80,34 +80,34 @@ class SignalProfile:
         """Identity of the sound: the levels of all windows, whatever the file format."""
         return hashlib.sha256(np.concatenate(self._powers).tobytes()).hexdigest()
 
-    def findings(self, *, is_whole_file: bool, note: str = "") -> list[Finding]:
+    def findings(self, *, is_whole_file: bool, note: str = "") -> list[HealthFinding]:
         """Return what is suspicious about the clip."""
         powers = np.concatenate(self._powers).astype(np.float64)
         differences = np.concatenate(self._differences).astype(np.float64)
         level = math.sqrt(float(powers.sum()) / self._samples)
-        found = [Finding("header", note)] if note else []
+        found = [HealthFinding("header", note)] if note else []
         window_levels = np.sqrt(powers / self._window)
         loudest = float(window_levels.max())
         if loudest > NOISE_LEVEL:
             is_noise = (window_levels > NOISE_LEVEL) & (differences > NOISE_ROUGHNESS**2 * powers)
             noise = np.count_nonzero(is_noise) / len(powers)
             if noise >= NOISE_SHARE:
-                found.append(Finding("noise", f"{noise:.0%}"))
+                found.append(HealthFinding("noise", f"{noise:.0%}"))
         found += self._channel_findings(powers)
         mean = abs(self._sum / self._samples)
         if mean > max(LEAST_OFFSET, 0.2 * level):
-            found.append(Finding("offset", f"{self._sum / self._samples:+.3f}"))
+            found.append(HealthFinding("offset", f"{self._sum / self._samples:+.3f}"))
         quiet = int(np.count_nonzero(window_levels < QUIET * loudest))
         if quiet >= 0.5 * len(powers) and quiet * WINDOW_S >= 1.0:
-            found.append(Finding("silence", f"{quiet / len(powers):.0%}"))
+            found.append(HealthFinding("silence", f"{quiet / len(powers):.0%}"))
         if self._peak > 1.0:
-            found.append(Finding("loud", f"{self._peak:.2f}"))
+            found.append(HealthFinding("loud", f"{self._peak:.2f}"))
         end_level = math.sqrt(float(np.dot(self._end, self._end)) / len(self._end))
         if is_whole_file and end_level > 0.5 * level:
-            found.append(Finding("cut", f"{20 * math.log10(end_level / level):+.0f} dB"))
+            found.append(HealthFinding("cut", f"{20 * math.log10(end_level / level):+.0f} dB"))
         return found
 
-    def _channel_findings(self, mono: np.ndarray) -> list[Finding]:
+    def _channel_findings(self, mono: np.ndarray) -> list[HealthFinding]:
         if not self._channel_powers:
             return []
         powers = np.concatenate(self._channel_powers).astype(np.float64)
@@ -115,21 +115,21 @@ class SignalProfile:
         number = len(totals)
         if totals.min() < QUIET**2 * totals.max():
             dead = [str(at + 1) for at in np.flatnonzero(totals < QUIET**2 * totals.max())]
-            return [Finding("dead channel", f"{', '.join(dead)} of {number}")]
-        found: list[Finding] = []
+            return [HealthFinding("dead channel", f"{', '.join(dead)} of {number}")]
+        found: list[HealthFinding] = []
         # uncorrelated channels have a mean of this power
         expected = totals.sum() / number**2
         if mono.sum() < 0.1 * expected:
-            found.append(Finding("anti-phase", f"{10 * np.log10(max(mono.sum(), 1e-30) / expected):.0f} dB"))
+            found.append(HealthFinding("anti-phase", f"{10 * np.log10(max(mono.sum(), 1e-30) / expected):.0f} dB"))
         if number == 2:
             active = powers.max(axis=1) > QUIET * powers.max()
             shares = [float((100 * powers[active, 1 - at] < powers[active, at]).mean()) for at in (0, 1)]
             if min(shares) > 0.1 and sum(shares) > 0.5:
-                found.append(Finding("speakers", f"{shares[0]:.0%} and {shares[1]:.0%} of the time"))
+                found.append(HealthFinding("speakers", f"{shares[0]:.0%} and {shares[1]:.0%} of the time"))
         return found
 
 
-def suspects_table(clips: Sequence[tuple[str, str]], findings: Iterable[tuple[str, Finding]]) -> pl.DataFrame:
+def suspects_table(clips: Sequence[tuple[str, str]], findings: Iterable[tuple[str, HealthFinding]]) -> pl.DataFrame:
     """Return the findings as a table, with those on clips of the same sound.
 
     Args:

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from otoscope.corpus.audio import Segment, check_digest, find_segment, mono_blocks
 from otoscope.corpus.decoding import open_sound
-from otoscope.corpus.health import Finding, SignalProfile
+from otoscope.corpus.health import HealthFinding, SignalProfile
 from otoscope.errors import AudioError
 
 BLOCK_S = 10.0
@@ -26,7 +26,7 @@ class MeasuredClip(NamedTuple):
 
     samples: int
     rate_hz: int
-    findings: list[Finding]
+    findings: list[HealthFinding]
     content: str
 
 

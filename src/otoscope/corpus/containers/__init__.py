@@ -13,9 +13,9 @@ from otoscope.corpus.containers.aiff import aiff_layout
 from otoscope.corpus.containers.au import au_layout, sphere_layout
 from otoscope.corpus.containers.caf import caf_layout
 from otoscope.corpus.containers.flac import flac_layout
+from otoscope.corpus.containers.layout import ByteSpan as ByteSpan
 from otoscope.corpus.containers.layout import Layout as Layout
 from otoscope.corpus.containers.layout import Part as Part
-from otoscope.corpus.containers.layout import Span as Span
 from otoscope.corpus.containers.layout import read_at, size_of
 from otoscope.corpus.containers.ogg import ogg_layout
 from otoscope.corpus.containers.voc import voc_layout

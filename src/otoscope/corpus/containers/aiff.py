@@ -3,7 +3,8 @@
 import math
 from typing import BinaryIO
 
-from otoscope.corpus.containers.layout import MAX_CHUNKS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.layout import MAX_CHUNKS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
 STREAM = 0x7F00_0000
@@ -30,20 +31,7 @@ INTEGERS = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 
 def aiff_layout(file: BinaryIO) -> Layout:
     """Return the layout of an AIFF file; raise `AudioError` if it is truncated or contradicts itself."""
-    size, position = size_of(file), 12
-    chunks: dict[bytes, tuple[int, int]] = {}
-    for _ in range(MAX_CHUNKS):
-        head = read_at(file, position, 8)
-        if len(head) < 8:
-            break
-        length = int.from_bytes(head[4:], "big")
-        chunks.setdefault(head[:4], (position + 8, length))
-        if head[:4] == b"SSND" and (length > size or b"COMM" in chunks):
-            break
-        position += 8 + length + length % 2
-    if not {b"COMM", b"SSND"} <= chunks.keys():
-        missing = "COMM" if b"COMM" not in chunks else "SSND"
-        raise AudioError(f"cannot be decoded as audio (its header has no chunk `{missing}`)")
+    size, chunks = size_of(file), _chunks(file)
     comm = read_at(file, chunks[b"COMM"][0], min(chunks[b"COMM"][1], 22)).ljust(22, b"\0")
     channels, frames, bits = (int.from_bytes(comm[at:stop], "big") for at, stop in ((0, 2), (2, 6), (6, 8)))
     rate_hz = round(extended(comm[8:18]))
@@ -59,13 +47,36 @@ def aiff_layout(file: BinaryIO) -> Layout:
     elif stop > size:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
     subtype, endian = _encoding(kind, bits)
+    note = ""
+    if size - stop > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, "big"):
+        order: Order = "little" if endian == "LITTLE" else "big"
+        stop, note = end_of_sound(file, ByteSpan(min(start, stop), stop), subtype, channels=channels, order=order)
     if subtype is None:
         samples = None if kind in (b"ima4", b"GSM ") else frames
-        return Layout("AIFF", (Part((Span(0, size),), rate_hz, channels, samples),), demuxer="aiff")
-    part = pcm(Span(min(start, stop), stop), subtype, endian=endian, rate_hz=rate_hz, channels=channels)
-    if part.samples != frames and not is_stream:
+        return Layout("AIFF", (Part((ByteSpan(0, size),), rate_hz, channels, samples),), demuxer="aiff")
+    part = pcm(ByteSpan(min(start, stop), stop), subtype, endian=endian, rate_hz=rate_hz, channels=channels)
+    if part.samples != frames and not (is_stream or note):
         raise AudioError(f"contradicts itself: its header declares {frames} samples, its sound has {part.samples}")
-    return Layout("AIFF", (part,))
+    return Layout("AIFF", (part,), note=note)
+
+
+def _chunks(file: BinaryIO) -> dict[bytes, tuple[int, int]]:
+    """Return the position and size of the chunks by name, up to the sound; raise `AudioError` without the sound."""
+    size, position = size_of(file), 12
+    chunks: dict[bytes, tuple[int, int]] = {}
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 8)
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[4:], "big")
+        chunks.setdefault(head[:4], (position + 8, length))
+        if head[:4] == b"SSND" and (length > size or b"COMM" in chunks):
+            break
+        position += 8 + length + length % 2
+    if not {b"COMM", b"SSND"} <= chunks.keys():
+        missing = "COMM" if b"COMM" not in chunks else "SSND"
+        raise AudioError(f"cannot be decoded as audio (its header has no chunk `{missing}`)")
+    return chunks
 
 
 def _encoding(kind: bytes, bits: int) -> tuple[str | None, str]:

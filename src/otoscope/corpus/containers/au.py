@@ -3,7 +3,8 @@
 import re
 from typing import BinaryIO
 
-from otoscope.corpus.containers.layout import WIDTHS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.corpus.containers.beyond import Order, end_of_sound
+from otoscope.corpus.containers.layout import WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
 AU_ENCODINGS = {1: "ULAW", 2: "PCM_S8", 3: "PCM_16", 4: "PCM_24", 5: "PCM_32", 6: "FLOAT", 7: "DOUBLE", 27: "ALAW"}
@@ -17,7 +18,7 @@ def au_layout(file: BinaryIO) -> Layout:
     head, size = read_at(file, 0, 24), size_of(file)
     if len(head) < 24:
         raise AudioError("truncated: the header is incomplete")
-    order = "little" if head[:4] == b"dns." else "big"
+    order: Order = "little" if head[:4] == b"dns." else "big"
     start, declared, encoding, rate_hz, channels = (int.from_bytes(head[at : at + 4], order) for at in range(4, 24, 4))
     if not rate_hz or not channels:
         raise AudioError(f"cannot be decoded as audio (its header declares {channels} channels at {rate_hz} Hz)")
@@ -28,9 +29,12 @@ def au_layout(file: BinaryIO) -> Layout:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
     subtype = AU_ENCODINGS.get(encoding)
     if subtype is None:
-        return Layout("AU", (Part((Span(0, size),), rate_hz, channels, None),), demuxer="au")
-    part = pcm(Span(start, stop), subtype, endian=order.upper(), rate_hz=rate_hz, channels=channels)
-    return Layout("AU", (part,))
+        return Layout("AU", (Part((ByteSpan(0, size),), rate_hz, channels, None),), demuxer="au")
+    note = ""
+    if stop < size:
+        stop, note = end_of_sound(file, ByteSpan(min(start, stop), stop), subtype, channels=channels, order=order)
+    part = pcm(ByteSpan(min(start, stop), stop), subtype, endian=order.upper(), rate_hz=rate_hz, channels=channels)
+    return Layout("AU", (part,), note=note)
 
 
 def sphere_layout(file: BinaryIO) -> Layout:
@@ -55,6 +59,9 @@ def sphere_layout(file: BinaryIO) -> Layout:
     stop = start + samples * width * channels
     if stop > size:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
-    endian = "LITTLE" if fields.get("sample_byte_format", "01").startswith("0") else "BIG"
-    part = pcm(Span(start, stop), subtype, endian=endian, rate_hz=rate_hz, channels=channels)
-    return Layout("NIST Sphere", (part,))
+    order: Order = "little" if fields.get("sample_byte_format", "01").startswith("0") else "big"
+    note = ""
+    if stop < size:
+        stop, note = end_of_sound(file, ByteSpan(start, stop), subtype, channels=channels, order=order)
+    part = pcm(ByteSpan(start, stop), subtype, endian=order.upper(), rate_hz=rate_hz, channels=channels)
+    return Layout("NIST Sphere", (part,), note=note)

@@ -3,7 +3,8 @@
 import struct
 from typing import BinaryIO
 
-from otoscope.corpus.containers.layout import MAX_CHUNKS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.layout import MAX_CHUNKS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
 IS_FLOAT, IS_LITTLE = 1, 2
@@ -38,11 +39,17 @@ def caf_layout(file: BinaryIO) -> Layout:
         raise AudioError(f"cannot be decoded as audio (its header declares {channels} channels at {rate:g} Hz)")
     subtype = _encoding(kind, flags, bits)
     if subtype is not None:
-        endian = "LITTLE" if flags & IS_LITTLE else "BIG"
+        order: Order = "little" if flags & IS_LITTLE else "big"
         # the sound follows a counter of edits
-        span = Span(min(body + 4, stop), stop)
-        return Layout("CAF", (pcm(span, subtype, endian=endian, rate_hz=round(rate), channels=channels),))
-    return Layout("CAF", (Part((Span(0, size),), round(rate), channels, _packet_samples(file, chunks)),), demuxer="caf")
+        span, note = ByteSpan(min(body + 4, stop), stop), ""
+        if stop < size and not is_chunk(read_at(file, stop, 12), size - stop, "big"):
+            stop, note = end_of_sound(file, span, subtype, channels=channels, order=order)
+            span = ByteSpan(span.start, stop)
+        part = pcm(span, subtype, endian=order.upper(), rate_hz=round(rate), channels=channels)
+        return Layout("CAF", (part,), note=note)
+    return Layout(
+        "CAF", (Part((ByteSpan(0, size),), round(rate), channels, _packet_samples(file, chunks)),), demuxer="caf"
+    )
 
 
 def _packet_samples(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int | None:

@@ -3,7 +3,7 @@
 import re
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.layout import Layout, Part, Span, read_at, size_of
+from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
 TAIL = 131_072
@@ -41,7 +41,7 @@ class StreamInfo(NamedTuple):
     """Position of the first frame."""
 
 
-class Frame(NamedTuple):
+class FlacFrame(NamedTuple):
     """Fields of a frame's header; `number` counts samples if the size of blocks varies, else frames."""
 
     rate_hz: int | None
@@ -64,8 +64,8 @@ def flac_layout(file: BinaryIO) -> Layout:
     direct = len(starts) == 1 and starts[0] == 0
     for start, stop in zip(starts, [*starts[1:], size], strict=True):
         info = read_info(file, start)
-        part, note = _part(file, info, Span(start, stop))
-        direct &= part.pieces == (Span(start, stop),)
+        part, note = _part(file, info, ByteSpan(start, stop))
+        direct &= part.pieces == (ByteSpan(start, stop),)
         parts.append(part)
         notes += [note] if note else []
     if len({(part.rate_hz, part.channels) for part in parts}) > 1:
@@ -94,7 +94,7 @@ def read_info(file: BinaryIO, start: int) -> StreamInfo:
     return StreamInfo(rate_hz, channels, bits, fields & (1 << 36) - 1, body, body_at, position)
 
 
-def parse_frame(data: bytes, at: int) -> Frame | None:
+def parse_frame(data: bytes, at: int) -> FlacFrame | None:
     """Return the header of a frame at a position in bytes; None if its checksum or a field is wrong."""
     head = data[at : at + 16]
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
@@ -126,13 +126,13 @@ def parse_frame(data: bytes, at: int) -> Frame | None:
         rate_field * {12: 1000, 13: 1, 14: 10}[rate_code] if rate_code in (12, 13, 14) else RATES_HZ.get(rate_code)
     )
     channels = channel_code + 1 if channel_code < 8 else 2  # the last codes are differences of two channels
-    return Frame(rate_hz, number, samples, channels, bool(head[1] & 1))
+    return FlacFrame(rate_hz, number, samples, channels, bool(head[1] & 1))
 
 
-def _part(file: BinaryIO, info: StreamInfo, span: Span) -> tuple[Part, str]:
+def _part(file: BinaryIO, info: StreamInfo, span: ByteSpan) -> tuple[Part, str]:
     """Return a FLAC stream as a part, with its header corrected by its frames, and what was corrected."""
     first = parse_frame(read_at(file, info.sound, 16), 0)
-    last = None if first is None else _last_frame(file, Span(info.sound, span.stop), first)
+    last = None if first is None else _last_frame(file, ByteSpan(info.sound, span.stop), first)
     if first is None or last is None:
         # libFLAC decides
         return Part((span,), info.rate_hz, info.channels, info.samples or None), ""
@@ -145,7 +145,7 @@ def _part(file: BinaryIO, info: StreamInfo, span: Span) -> tuple[Part, str]:
     # the length 0 is unknown, so libFLAC reads to the end; the checksum of the whole sound is left out
     fields = rate_hz << 44 | channels - 1 << 41 | info.bits - 1 << 36
     body = info.body[:10] + fields.to_bytes(8, "big") + bytes(16)
-    pieces = (Span(span.start, info.position), body, Span(info.position + 34, span.stop))
+    pieces = (ByteSpan(span.start, info.position), body, ByteSpan(info.position + 34, span.stop))
     differences = [
         f"its header declares {declared:,} {unit}, its frames hold {found:,}"
         for declared, found, unit in (
@@ -158,7 +158,7 @@ def _part(file: BinaryIO, info: StreamInfo, span: Span) -> tuple[Part, str]:
     return Part(pieces, rate_hz, channels, samples), "; ".join(differences)
 
 
-def _last_frame(file: BinaryIO, span: Span, first: Frame) -> Frame | None:
+def _last_frame(file: BinaryIO, span: ByteSpan, first: FlacFrame) -> FlacFrame | None:
     """Return the last frame of a stream, found from its end."""
     start = max(span.start, span.stop - TAIL)
     tail = read_at(file, start, span.stop - start)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 
-class Span(NamedTuple):
+class ByteSpan(NamedTuple):
     """Bytes `start` to `stop` of a file."""
 
     start: int
@@ -21,7 +21,7 @@ class Part:
     libsndfile's name of the encoding; with `endian`, the pieces are samples without a header.
     """
 
-    pieces: tuple[bytes | Span, ...]
+    pieces: tuple[bytes | ByteSpan, ...]
     rate_hz: int
     channels: int
     samples: int | None
@@ -65,11 +65,11 @@ MAX_CHUNKS = 10_000
 """Chunks of a container that are walked before its sound; more are damage."""
 
 
-def pcm(span: Span, subtype: str, *, endian: str, rate_hz: int, channels: int) -> Part:
+def pcm(span: ByteSpan, subtype: str, *, endian: str, rate_hz: int, channels: int) -> Part:
     """Return uncompressed samples in a span; an incomplete last sample is dropped."""
     frame = WIDTHS[subtype] * channels
     samples = (span.stop - span.start) // frame
-    span = Span(span.start, span.start + samples * frame)
+    span = ByteSpan(span.start, span.start + samples * frame)
     return Part((span,), rate_hz, channels, samples, subtype=subtype, endian=endian)
 
 

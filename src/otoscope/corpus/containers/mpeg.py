@@ -5,7 +5,7 @@ A frame states its own length, so walking the frames gives the exact number of s
 
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.layout import Layout, Part, Span, read_at, size_of
+from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
 DECODER_DELAY = 529
@@ -31,7 +31,7 @@ MAX_JUNK = 65_536
 """Bytes before the first frame that are searched for it."""
 
 
-class Frame(NamedTuple):
+class MpegFrame(NamedTuple):
     """Fields of a frame's header."""
 
     length: int
@@ -49,7 +49,7 @@ class Frame(NamedTuple):
 
 
 class _Xing(NamedTuple):
-    """Frame without sound that states the number of those that follow, and the samples to remove at both ends."""
+    """MpegFrame without sound that states the number of those that follow, and the samples to remove at both ends."""
 
     frames: int | None
     trimmed: int
@@ -58,14 +58,14 @@ class _Xing(NamedTuple):
 class _Stream(NamedTuple):
     """Frames of one encoder: the bytes of its Xing header, if any, and of its frames, and their number."""
 
-    header: Span
-    sound: Span
+    header: ByteSpan
+    sound: ByteSpan
     frames: int
-    first: Frame
+    first: MpegFrame
     xing: _Xing | None
 
 
-def parse_frame(head: bytes) -> Frame | None:
+def parse_frame(head: bytes) -> MpegFrame | None:
     """Return the header of a frame; None if bytes are no frame's header.
 
     >>> parse_frame(bytes.fromhex("fffb90c4")).length
@@ -84,7 +84,7 @@ def parse_frame(head: bytes) -> Frame | None:
         4 * (12 * bits_per_s // rate_hz + padding) if layer == 1 else samples // 8 * bits_per_s // rate_hz + padding
     )
     side_info = ((17 if is_mono else 32) if is_mpeg1 else (9 if is_mono else 17)) if layer == 3 else 0
-    return Frame(length, samples, rate_hz, 1 if is_mono else 2, layer, side_info)
+    return MpegFrame(length, samples, rate_hz, 1 if is_mono else 2, layer, side_info)
 
 
 def find_frame(file: BinaryIO, start: int, stop: int) -> int | None:
@@ -102,12 +102,12 @@ def find_frame(file: BinaryIO, start: int, stop: int) -> int | None:
     return None
 
 
-def mpeg_layout(file: BinaryIO, span: Span | None = None) -> Layout:
+def mpeg_layout(file: BinaryIO, span: ByteSpan | None = None) -> Layout:
     """Return the layout of MPEG frames in a file, or in a span of it: one part per encoder.
 
     Raises `AudioError` if it is truncated, damaged in its middle, or joined from parts of different rates.
     """
-    span = span or Span(0, size_of(file))
+    span = span or ByteSpan(0, size_of(file))
     streams = _walk(file, span)
     if not streams:
         raise AudioError("cannot be decoded as audio (no MPEG frame)")
@@ -120,7 +120,7 @@ def mpeg_layout(file: BinaryIO, span: Span | None = None) -> Layout:
     return Layout("MP3", parts, direct=is_stated and len(parts) == 1, demuxer="mp3", note=note)
 
 
-def _walk(file: BinaryIO, span: Span) -> list[_Stream]:
+def _walk(file: BinaryIO, span: ByteSpan) -> list[_Stream]:
     """Return the streams of a span; a Xing header, a tag or another kind of frame begins a new one."""
     streams: list[_Stream] = []
     first = find_frame(file, after_tags(file, span.start, span.stop), span.stop)
@@ -133,12 +133,12 @@ def _walk(file: BinaryIO, span: Span) -> list[_Stream]:
         if frame is None:
             _check_tail(file, position, span.stop)
             break
-        streams.append(stream := _walk_stream(file, Span(position, span.stop), frame))
+        streams.append(stream := _walk_stream(file, ByteSpan(position, span.stop), frame))
         position = stream.sound.stop
     return [stream for stream in streams if stream.frames]
 
 
-def _walk_stream(file: BinaryIO, span: Span, frame: Frame) -> _Stream:
+def _walk_stream(file: BinaryIO, span: ByteSpan, frame: MpegFrame) -> _Stream:
     """Return the frames of one kind from the start of a span up to a tag, the next Xing header, or its end."""
     xing = _parse_xing(read_at(file, span.start, HEAD), frame)
     start = span.start if xing is None else span.start + frame.length
@@ -166,14 +166,14 @@ def _walk_stream(file: BinaryIO, span: Span, frame: Frame) -> _Stream:
         position, frames = position + following.length, frames + 1
     if declared is not None and declared > frames + 1:
         raise AudioError(f"truncated: the header declares {declared} MPEG frames, {frames} are there")
-    return _Stream(Span(span.start, start), Span(start, position), frames, first, xing)
+    return _Stream(ByteSpan(span.start, start), ByteSpan(start, position), frames, first, xing)
 
 
 HEAD = 192
 """Bytes of a frame up to the end of a Xing header."""
 
 
-def _parse_xing(data: bytes, frame: Frame) -> _Xing | None:
+def _parse_xing(data: bytes, frame: MpegFrame) -> _Xing | None:
     """Return the Xing header (also named Info) of a frame, with LAME's extension; or the VBRI header of Fraunhofer."""
     if frame.layer != 3:
         return None
@@ -197,9 +197,9 @@ def _part(file: BinaryIO, stream: _Stream) -> Part:
     frame, xing = stream.first, stream.xing
     samples = stream.frames * frame.samples
     if frame.layer != 3:
-        pieces: tuple[bytes | Span, ...] = (stream.sound,)
+        pieces: tuple[bytes | ByteSpan, ...] = (stream.sound,)
     elif xing is not None and xing.frames == stream.frames:
-        pieces, samples = (Span(stream.header.start, stream.sound.stop),), samples - xing.trimmed
+        pieces, samples = (ByteSpan(stream.header.start, stream.sound.stop),), samples - xing.trimmed
     else:
         header = xing_frame(read_at(file, stream.sound.start, 4), stream.frames)
         pieces, samples = (header, stream.sound), samples - DECODER_DELAY

@@ -2,7 +2,7 @@
 
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.layout import Layout, Part, Span, read_at, size_of
+from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
 OPUS_HZ = 48_000
@@ -25,7 +25,7 @@ class _Page(NamedTuple):
 class _Stream(NamedTuple):
     """One logical stream: its pages, encoding, samples to discard at the start, and the position of its last page."""
 
-    pages: Span
+    pages: ByteSpan
     codec: str
     rate_hz: int
     channels: int
@@ -79,7 +79,7 @@ def _streams(file: BinaryIO) -> list[_Stream]:
             sequence = page.sequence
         if streams:
             end = streams[-1].end if page.position < 0 else page.position
-            streams[-1] = streams[-1]._replace(pages=Span(streams[-1].pages.start, page.stop), end=end)
+            streams[-1] = streams[-1]._replace(pages=ByteSpan(streams[-1].pages.start, page.stop), end=end)
         position = page.stop
     if not streams:
         raise AudioError("cannot be decoded as audio (an Ogg file without a stream)")
@@ -111,7 +111,7 @@ MAX_GAP = 1 << 20
 def _open_stream(file: BinaryIO, page: _Page) -> _Stream:
     """Return a stream with the encoding that its first packet states."""
     head = read_at(file, page.body, min(page.stop - page.body, 64))
-    pages = Span(page.start, page.stop)
+    pages = ByteSpan(page.start, page.stop)
     if head[:8] == b"OpusHead" and len(head) >= 19:
         rate_hz, discarded = int.from_bytes(head[12:16], "little"), int.from_bytes(head[10:12], "little")
         return _Stream(pages, "Opus", rate_hz, head[9], discarded, 0)

@@ -2,7 +2,7 @@
 
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, Layout, Part, Span, read_at, size_of
+from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
 ENCODINGS = {0: "PCM_U8", 4: "PCM_16", 6: "ALAW", 7: "ULAW"}
@@ -26,7 +26,7 @@ def voc_layout(file: BinaryIO) -> Layout:
     """
     size = size_of(file)
     position = int.from_bytes(read_at(file, 20, 2), "little")
-    pieces: list[bytes | Span] = []
+    pieces: list[bytes | ByteSpan] = []
     sound: _Sound | None = None
     extended: tuple[int, int] | None = None
     for _ in range(MAX_CHUNKS):
@@ -42,11 +42,11 @@ def voc_layout(file: BinaryIO) -> Layout:
             if sound not in (None, block):
                 raise AudioError("cannot be decoded: its blocks differ in encoding or sample rate; export it again")
             sound, extended = block, None
-            pieces.append(Span(min(first, stop), stop))
+            pieces.append(ByteSpan(min(first, stop), stop))
         elif kind == EXTENDED:
             extended = _extended(body)
         elif kind in (CONTINUED, SILENCE) and sound is not None:
-            pieces.append(Span(start, stop) if kind == CONTINUED else _silence(sound, body))
+            pieces.append(ByteSpan(start, stop) if kind == CONTINUED else _silence(sound, body))
         elif kind not in (SILENCE, MARKER, TEXT):
             raise AudioError("cannot be decoded: its sound is repeated or in an unknown block; export it again")
     if sound is None:
@@ -54,7 +54,7 @@ def voc_layout(file: BinaryIO) -> Layout:
     return Layout("VOC", (_part(sound, pieces),), direct=False)
 
 
-def _part(sound: _Sound, pieces: list[bytes | Span]) -> Part:
+def _part(sound: _Sound, pieces: list[bytes | ByteSpan]) -> Part:
     length = sum(len(p) if isinstance(p, bytes) else p.stop - p.start for p in pieces)
     samples = length // (WIDTHS[sound.subtype] * sound.channels)
     return Part(tuple(pieces), sound.rate_hz, sound.channels, samples, subtype=sound.subtype, endian="LITTLE")

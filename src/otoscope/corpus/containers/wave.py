@@ -1,16 +1,12 @@
 """WAV in its variants: RIFF, RIFX (big-endian), RF64 (64-bit sizes) and Wave64."""
 
-import re
 from dataclasses import replace
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
-from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, Layout, Part, Span, pcm, read_at, size_of
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.corpus.containers.mpeg import mpeg_layout
 from otoscope.errors import AudioError
-
-Order = Literal["little", "big"]
 
 PLACEHOLDER = 0x7F00_0000
 """Sizes from this value up that exceed the file: written before the length of a stream was known."""
@@ -69,9 +65,9 @@ def riff_layout(file: BinaryIO) -> Layout:
         if declared < PLACEHOLDER or b"ds64" in chunks:
             raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
         stop = size
-    elif rest - declared > 1 and not _is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
-        stop, note = _beyond(file, form, data.start, stop, size, order)
-    return _layout(file, form, Span(data.start, stop), _stated_samples(file, chunks, order), order, note)
+    elif rest - declared > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
+        stop, note = end_of_sound(file, ByteSpan(data.start, stop), form.subtype, channels=form.channels, order=order)
+    return _layout(file, form, ByteSpan(data.start, stop), _stated_samples(file, chunks, order), order, note)
 
 
 def wave64_layout(file: BinaryIO) -> Layout:
@@ -95,8 +91,14 @@ def wave64_layout(file: BinaryIO) -> Layout:
         stop = size  # a recorder that stopped before it wrote the size
     if stop > size:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
-    form = _format(file, chunks, "little")
-    return _layout(file, form, Span(data.start, stop), _stated_samples(file, chunks, "little"), "little", "")
+    form, note = _format(file, chunks, "little"), ""
+    head = read_at(file, (stop + 7) // 8 * 8, 24)
+    is_chunk = len(head) == 24 and 24 <= int.from_bytes(head[16:], "little") <= size - stop
+    if size - stop >= 8 and not is_chunk:
+        stop, note = end_of_sound(
+            file, ByteSpan(data.start, stop), form.subtype, channels=form.channels, order="little"
+        )
+    return _layout(file, form, ByteSpan(data.start, stop), _stated_samples(file, chunks, "little"), "little", note)
 
 
 def _riff_chunks(file: BinaryIO, order: Order) -> dict[bytes, _Chunk]:
@@ -138,7 +140,7 @@ def _stated_samples(file: BinaryIO, chunks: dict[bytes, _Chunk], order: Order) -
     return int.from_bytes(body, order) or None
 
 
-def _layout(file: BinaryIO, form: _Format, span: Span, stated: int | None, order: Order, note: str) -> Layout:
+def _layout(file: BinaryIO, form: _Format, span: ByteSpan, stated: int | None, order: Order, note: str) -> Layout:
     endian = "LITTLE" if order == "little" else "BIG"
     if form.tag == 1 and 0 < form.bits <= 8 * (form.block // form.channels) - 8:
         width = form.block // form.channels
@@ -151,74 +153,8 @@ def _layout(file: BinaryIO, form: _Format, span: Span, stated: int | None, order
     if form.tag in COMPRESSED:
         # the last block is padded; the chunk `fact` states the length of the sound
         name = COMPRESSED[form.tag]
-        part = Part((Span(0, span.stop),), form.rate_hz, form.channels, stated, slack=form.block_samples, subtype=name)
+        part = Part(
+            (ByteSpan(0, span.stop),), form.rate_hz, form.channels, stated, slack=form.block_samples, subtype=name
+        )
         return Layout("WAV", (part,), demuxer="wav", note=note)
     return Layout(f"WAV of format 0x{form.tag:04x}", demuxer="wav", note=note)
-
-
-def _beyond(file: BinaryIO, form: _Format, start: int, stop: int, size: int, order: Order) -> tuple[int, str]:
-    """Return the end of the sound of a file that goes on after its declared end, and a note.
-
-    A size of 0 was never filled in; a size short by a multiple of 4 GiB overflowed. Otherwise the bytes beyond
-    must look like the sound before; zeros and tags are no sound. Raises `AudioError` if it cannot be decided.
-    """
-    overflow = 1 << 32
-    note = f"its header declares {stop - start:,} bytes of sound, {size - start:,} were read"
-    if stop == start or (size - stop >= overflow and (size - stop) % overflow < MAX_TAIL):
-        return size, note
-    tail = read_at(file, stop, MAX_TAIL)
-    zeros = not tail.strip(b"\0") and not read_at(file, max(stop, size - MAX_TAIL), MAX_TAIL).strip(b"\0")
-    if zeros or tail[:3] in (b"TAG", b"ID3", b"APE"):
-        return stop, ""
-    subtype = form.subtype
-    if subtype is not None:
-        if _looks_like_sound(read_at(file, start, MAX_TAIL), tail, subtype, form.channels, order):
-            return size, note
-        if size - stop < MAX_TAIL and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff\0]*", tail):
-            return stop, f"{size - stop:,} bytes of text after the sound were not read"
-    raise AudioError(
-        f"contradicts itself: the header declares {stop - start:,} bytes of sound, {size - stop:,} more follow that are"
-        " no chunk; export it again"
-    )
-
-
-MAX_TAIL = 65_536
-"""Bytes that are compared to tell sound from other data."""
-
-SANE = 2.0**32
-"""No sample is larger, whatever its encoding; bytes that are no floats often are, or are NaN."""
-
-ROUGHNESS = 1.0
-"""Largest ratio of the level of differences to the level of samples that counts as sound; white noise has 1.41."""
-
-
-def _looks_like_sound(before: bytes, tail: bytes, subtype: str, channels: int, order: Order) -> bool:
-    """Return whether bytes continue a signal: finite, at most 40 dB louder or softer, and as smooth as before."""
-    (rms, rough), (tail_rms, tail_rough) = (_level(data, subtype, channels, order) for data in (before, tail))
-    return 0.01 * rms <= tail_rms <= 100 * rms and tail_rough <= max(ROUGHNESS, 1.1 * rough)
-
-
-def _level(data: bytes, subtype: str, channels: int, order: Order) -> tuple[float, float]:
-    """Return the level of samples, and the roughness of the first channel."""
-    width = WIDTHS[subtype]
-    mark = "<" if order == "little" else ">"
-    data = data[: len(data) // (width * channels) * width * channels]
-    if subtype == "PCM_24":
-        skipped = 1 if order == "little" else 0
-        samples = np.frombuffer(data, np.uint8).reshape(-1, 3)[:, skipped : skipped + 2].copy().view(f"{mark}i2")
-    else:
-        kind = {"FLOAT": "f", "DOUBLE": "f", "PCM_16": "i", "PCM_32": "i"}.get(subtype, "u")
-        samples = np.frombuffer(data, f"{mark}{kind}{width}")
-    with np.errstate(invalid="ignore"):
-        wave = samples.reshape(-1, channels)[:, 0].astype(np.float64)
-    if len(wave) < 2 or not np.abs(wave).max() < SANE:
-        return np.nan, np.nan
-    wave -= wave.mean()
-    rms = float(np.sqrt(np.mean(wave**2)))
-    return rms, float(np.sqrt(np.mean(np.diff(wave) ** 2))) / rms if rms else np.nan
-
-
-def _is_chunk(head: bytes, rest: int, order: Order) -> bool:
-    """Return whether bytes are the head of a chunk that fits the file: a printable name and a size."""
-    name = re.fullmatch(rb"[ -~]{4}", head[:4])
-    return name is not None and int.from_bytes(head[4:8], order) <= rest
