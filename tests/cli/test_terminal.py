@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from otoscope.cli.progress import TerminalProgress
+from otoscope.cli.progress import ProgressLine, TerminalProgress
 from otoscope.cli.summary import probe_table
 from otoscope.corpus.audio import write_audio
 from otoscope.metrics.record import Record, to_table
@@ -148,3 +148,9 @@ def test_run_in_folders_with_awkward_names(capsys: pytest.CaptureFixture[str], t
     assert outcome.code == 0, outcome.err
     assert "report: up to date" in outcome.err
     assert "all files are intact" in call(capsys, "store", "verify", work / "run [2]").out
+
+
+def test_progress_of_a_single_item_is_a_percentage() -> None:
+    line = ProgressLine("training 1 dictionary", 1.0, "dictionaries")
+    line.advance(0.25)
+    assert line.text("layer03") == "  training 1 dictionary: 25%  layer03"

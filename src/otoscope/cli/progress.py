@@ -68,11 +68,11 @@ class TerminalProgress:
         self.console = plain_console(stderr=True, quiet=quiet)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._line = _ProgressLine()
+        self._line = ProgressLine()
 
     def start(self, title: str, total: float, unit: str) -> None:
         """Begin a task."""
-        self._line = _ProgressLine(title, total, unit, started_s=time.monotonic(), printed_s=time.monotonic())
+        self._line = ProgressLine(title, total, unit, started_s=time.monotonic(), printed_s=time.monotonic())
         if not self.console.is_terminal:
             return
         self._progress = Progress(
@@ -108,7 +108,7 @@ class TerminalProgress:
         sys.stderr.flush()
 
 
-class _ProgressLine:
+class ProgressLine:
     """Progress of a task as text, for consoles that cannot redraw."""
 
     def __init__(
@@ -118,10 +118,12 @@ class _ProgressLine:
         self.started_s, self.printed_s, self.done, self.steps = started_s, printed_s, 0.0, 0
 
     def advance(self, amount: float) -> None:
+        """Move the task on."""
         self.done += amount
         self.steps += amount > 0
 
     def is_due(self) -> bool:
+        """Return whether a line should be printed now; if so, the next one waits."""
         now_s = time.monotonic()
         if now_s - self.printed_s < LINE_EVERY_S:
             return False
@@ -129,6 +131,7 @@ class _ProgressLine:
         return True
 
     def text(self, note: str) -> str:
+        """Return the line: share or number done, rate, remaining time."""
         if self.done < MIN_SHARE * self.total:
             return f"  {self.title}: started  {note}".rstrip()
         elapsed_s = time.monotonic() - self.started_s
@@ -136,5 +139,7 @@ class _ProgressLine:
         known = rate and can_estimate(self.steps, elapsed_s)
         left = f", {max(self.total - self.done, 0.0) / rate:,.0f} s left" if known else ""
         speed = f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"
+        if self.total == 1:  # 20% instead of 0.2 of 1
+            return f"  {self.title}: {self.done:.0%}{left}  {note}".rstrip()
         done = f"  {self.title}: {self.done:,.1f}".removesuffix(".0") + f" of {self.total:,.0f} {self.unit}"
         return f"{done}, {speed}{left}  {note}".rstrip()
