@@ -79,6 +79,26 @@ def describe_readers(readers: Mapping[str, str]) -> str:
     return f"the layer is read by {dense}, the codes by {codes}, each chosen on groups left out"
 
 
+DENSE_SHARE = 1 / 4
+"""Active latents per dimension of the layer from which codes need a caution."""
+
+
+def dense_codes_caution(k: int, width: int) -> str:
+    r"""Return the caution for codes with many active latents per dimension of their layer; empty below a quarter.
+
+    >>> dense_codes_caution(102, 384).split(",")[0]
+    'Caution: k=102 is 27\xa0% of the 384 dimensions of the layer. With so many active latents'
+    >>> dense_codes_caution(20, 384)
+    ''
+    """
+    if k < DENSE_SHARE * width:
+        return ""
+    return (
+        f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer. With so many active "
+        "latents, principal axes reconstruct as well as true features, and explained variance does not tell them apart."
+    )
+
+
 def describe_lead(first: str, second: str, lead: Estimate) -> str:
     """Return by how many layers one category's centre precedes or follows another's, with interval and null.
 

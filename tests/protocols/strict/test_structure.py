@@ -9,6 +9,7 @@ from scipy import stats
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.differences import curve_differences, structure_differences, task_difference
+from otoscope.protocols.strict.layers_and_limits import Level, limit_records
 from otoscope.protocols.strict.regression import fit_ridge_scores, predicted_factors, predicted_share_records
 from otoscope.protocols.strict.structure import (
     CommonFactors,
@@ -167,3 +168,23 @@ def test_prepare_factors_without_usable_factors_is_empty():
     bare = dataclasses.replace(targets.clips, factors=np.ones((180, 1)), factor_names=("still",))
     assert prepare_factors(bare, {}, near_duplicates=0.9).names == ()
     assert continuous_target(prepare_factors(bare, {}, near_duplicates=0.9), None) is None
+
+
+def test_limit_records_have_no_limit_where_a_sparser_level_is_better():
+    levels = {s: Level(value, np.full(4, value)) for s, value in {0.75: 0.3, 0.9: 0.6, 0.99: 0.55}.items()}
+    limit, knee = limit_records(levels, kind="factors", target="default: factors", about=ABOUT)
+    assert np.isnan([limit.value, limit.low, limit.high]).all()
+    assert knee.metric == "sparsity_knee"
+    levels[0.75] = Level(0.61, np.full(4, 0.61))
+    assert next(limit_records(levels, kind="factors", target="default: factors", about=ABOUT)).value == 0.9
+
+
+def test_structure_records_take_the_null_of_modularity_from_random_directions(known: dict[str, RepresentationScores]):
+    targets, _ = world()
+    common = CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0)
+    records = structure_records(known["oracle"], common, ABOUT, null=known["permuted"], random=known["rotated"])
+    found = {record.metric: record for record in records if record.target == ""}
+    rotated = over_all(known["rotated"], common)
+    for metric in ("modularity", "infom", "infoc"):
+        assert found[metric].null_mean == rotated[metric].value
+    assert found["sap"].null_mean != rotated["sap"].value

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from otoscope.artifacts import write_table
+from otoscope.artifacts import write_json, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate
@@ -92,6 +92,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "reappearing_share", 0.5, "sae", seed=0, sae_id="layer01-k95-seed0", sparsity=0.95, latents=64, k=3, split="all"
     )
     write_table(tmp_path / "results.parquet", to_table([*strict, main]))
+    write_json(tmp_path / "saes" / "layer01-k95-seed0" / "card.json", {"model": {"width": 8}})
     (tmp_path / "corpus.json").write_text('{"name": "synth", "clips": 200}', encoding="utf-8")
     (tmp_path / "config.yaml").write_text("evaluate: {strict: {permutations: 7}}", encoding="utf-8")
     page = write_claims(read_run(tmp_path), figures=False)
@@ -103,6 +104,8 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "synth; 200 clips",
         "60 clips of 5 independent groups",
         "layer 1, its codes with 64 latents at 95\xa0% sparsity (k=3)",
+        "with 64 latents and 8 dimensions, k and its ratio to the dimensions are: 75\xa0% (k=16, 2.00)",
+        "at 5 of the six at least a quarter",
         "2 seeds of the SAEs (0 and 1)",
         "nulls of 7 refits on permuted targets",
         "intervals from leaving out one group at a time",

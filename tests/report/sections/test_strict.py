@@ -154,6 +154,16 @@ def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
         assert ("The codes are principal axes, not learned: no step improved" in finding.text) is said
 
 
+@pytest.mark.parametrize(("width", "said"), [(24, True), (25, False)])
+def test_codes_with_many_active_latents_are_told_with_a_caution(tmp_path: Path, width: int, said: bool):
+    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all")]))
+    name = "layer03-frames-default-m64-k6-seed0"
+    write_json(tmp_path / "saes" / name / "card.json", {"model": {"width": width}})
+    run = read_run(tmp_path)
+    (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
+    assert (f"Caution: k=6 is 25\xa0% of the {width} dimensions" in finding.text) is said
+
+
 def test_codes_are_told_as_the_mean_over_seeds():
     accuracy = "task_balanced_accuracy"
     rows = rows_of(

@@ -126,17 +126,13 @@ class ComparisonParts:
 
     def _structure_result(self) -> ComputedResult:
         experiment, common = self.experiment, self._common
-        null = (
-            RepresentationScores.from_arrays(self._read_arrays(self.baselines["permuted"]))
-            if "permuted" in self.baselines
-            else None
-        )
+        null, random = (self._scores_of(name) for name in ("permuted", "random_topk"))
         records = list(effective_rank_records(experiment.targets, experiment.record_template(DENSE, self.layer)))
         for part, about in self._representations():
             arrays = self._read_arrays(part)
             found = RepresentationScores.from_arrays(arrays)
-            floor = null if about.representation == CODES else None
-            records += structure_records(found, common, about, null=floor)
+            floors = {"null": null, "random": random} if about.representation == CODES else {}
+            records += structure_records(found, common, about, **floors)
             for among, target in ((np.ones_like(common.mask), ""), (common.mask, COMMON)):
                 records += predicted_share_records(
                     found.lasso, experiment.settings.min_r2, about, among=among, target=target
@@ -144,6 +140,10 @@ class ComparisonParts:
             records += mean_r2_records(ridge_scores_from(arrays), self._either, about)
             records += factor_curve_records(found, self._either, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
+
+    def _scores_of(self, baseline: str) -> RepresentationScores | None:
+        part = self.baselines.get(baseline)
+        return None if part is None else RepresentationScores.from_arrays(self._read_arrays(part))
 
     def _representations(self) -> Iterator[tuple[CachedResult, Record]]:
         yield self.main, self.experiment.record_template(DENSE, self.layer)

@@ -3,6 +3,7 @@
 A sparsity limit is the highest sparsity at which codes match the densest ones in reconstruction, factors or a task.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -86,7 +87,10 @@ class Level(NamedTuple):
 
 
 def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, about: Record) -> Iterator[Record]:
-    """Yield the sparsity limit and the knee of the curve of one quantity."""
+    """Yield the sparsity limit and the knee of the curve of one quantity.
+
+    The limit is NaN if the reference is degenerate: a sparser level exceeds the densest by more than the margin.
+    """
     known = {s: levels[s] for s in sorted(levels) if np.isfinite(levels[s].value)}
     if len(known) < 2:
         return
@@ -97,5 +101,8 @@ def limit_records(levels: Mapping[float, Level], *, kind: str, target: str, abou
         margin=MARGINS[kind],
     )
     shared = replace(about, target=target)
-    yield shared.with_score("sparsity_limit", found.limit)
+    values = [level.value for level in known.values()]
+    # a loss against the densest level says nothing where a sparser one is better
+    degenerate = max(values) - values[0] > MARGINS[kind]
+    yield shared.with_score("sparsity_limit", Score(math.nan) if degenerate else found.limit)
     yield shared.with_score("sparsity_knee", found.knee)

@@ -119,10 +119,23 @@ def common_factors(dense: RepresentationScores, codes: list[RepresentationScores
     return np.all(masks, axis=0)
 
 
+REWARD_SPARSITY = ("modularity", "infom", "infoc")
+"""Measures that reward sparse codes of random directions: fewer ties of a latent to factors are significant."""
+
+
 def structure_records(
-    measured: RepresentationScores, common: CommonFactors, about: Record, *, null: RepresentationScores | None = None
+    measured: RepresentationScores,
+    common: CommonFactors,
+    about: Record,
+    *,
+    null: RepresentationScores | None = None,
+    random: RepresentationScores | None = None,
 ) -> Iterator[Record]:
-    """Yield completeness and effective dimensions per common factor, and all structure metrics over them."""
+    """Yield completeness and effective dimensions per common factor, and all structure metrics over them.
+
+    `null` are codes of other clips. They hold no information, so its distribution over latents is undefined for them:
+    the null of `REWARD_SPARSITY` is that of `random`, random directions of which the k largest are kept.
+    """
     lasso = measured.lasso
     groups = int(lasso.groups.max(initial=0))
     spread = completeness(measured.importance, live=lasso.live, predicted=common.mask)
@@ -134,8 +147,9 @@ def structure_records(
     for metric, of in STRUCTURE.items():
         found = _interval(metric, lambda mask, of=of: of(measured, mask), common)
         score = Score(*found)
-        if null is not None and METRICS[metric].has_null:
-            floor = _interval(metric, lambda mask, of=of: of(null, mask), common)
+        baseline = random if metric in REWARD_SPARSITY else null
+        if baseline is not None and METRICS[metric].has_null:
+            floor = _interval(metric, lambda mask, of=of, scores=baseline: of(scores, mask), common)
             score = score._replace(null_mean=floor.value, null_high=floor.high)
         yield about.with_score(metric, score, target=ALL, n=n_common, groups=groups)
 

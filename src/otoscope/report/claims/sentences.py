@@ -240,7 +240,7 @@ def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float]
 def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     """Yield the sparsity up to which codes keep what the densest codes reach."""
     limit, densest = claim.limit, min(claim.codes)
-    if limit is None or not limit.measured or len(claim.codes) < 2:
+    if limit is None or len(claim.codes) < 2:
         return
     base = f"the densest codes ({sparsity(densest)} sparsity, {percent(claim.codes[densest].value)})"
     if (better := claim.better_sparsity) is not None:
@@ -248,6 +248,8 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
             f"The sparsity limit cannot be determined: sparser codes ({percent(claim.codes[better].value)} at "
             f"{sparsity(better)}) exceed {base}, so a loss against them says little."
         )
+    elif not limit.measured:
+        return
     elif limit.value <= densest:
         yield f"The next sparsity level already loses more than 2 points against {base}."
     else:

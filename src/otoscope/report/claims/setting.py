@@ -13,6 +13,7 @@ from otoscope.protocols.claim_sources import RELIABLE_CORRELATION, formant_agree
 from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
+from otoscope.report.estimates import DENSE_SHARE
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import learned_nothing
 
@@ -35,6 +36,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
+        "The study's sparsities": _study_sparsities(strict, run),
         "Seeds": _seeds(table),
         "Nulls and intervals": _nulls(run.config) if strict else "",
     }
@@ -102,6 +104,27 @@ def _compared(strict: StrictResults, run: RunData) -> str:
     start = learned_nothing(run.cards.get(main["sae_id"], {}))
     not_learned = f"; these are {start}, not learned: no step improved on the start" if start else ""
     return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}{not_learned}"
+
+
+STUDY_SPARSITIES = (0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
+
+
+def _study_sparsities(strict: StrictResults, run: RunData) -> str:
+    """Return the number of active latents at the study's sparsities, relative to the width of this layer."""
+    main = strict.main or {}
+    width = (run.cards.get(str(main.get("sae_id")), {}).get("model") or {}).get("width")
+    if not width or not main.get("latents"):
+        return ""
+    active = {s: int((1 - s) * main["latents"]) for s in STUDY_SPARSITIES}
+    each = comma_list(f"{sparsity(s)} (k={k}, {decimal(k / width, 2)})" for s, k in active.items())
+    many = sum(k >= DENSE_SHARE * width for k in active.values())
+    text = f"with {main['latents']} latents and {width} dimensions, k and its ratio to the dimensions are: {each}"
+    if many:
+        text += (
+            f"; at {many} of the six at least a quarter, where principal axes reconstruct as well as true features and "
+            "explained variance does not tell them apart"
+        )
+    return text
 
 
 def _seeds(table: ResultsTable) -> str:

@@ -8,7 +8,15 @@ from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTAT
 from otoscope.protocols.comparison import MIN_GROUPS, Advantage, Comparison, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
-from otoscope.report.estimates import capitalised, describe_lead, describe_readers, dimensions, interval, seed_range
+from otoscope.report.estimates import (
+    capitalised,
+    dense_codes_caution,
+    describe_lead,
+    describe_readers,
+    dimensions,
+    interval,
+    seed_range,
+)
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
@@ -24,10 +32,13 @@ def limit_findings(results: StrictResults) -> list[Finding]:
     densest = ""
     for limit in results.limits:
         densest = sparsity(min(limit.levels)) if limit.levels else densest
-        text = f"{limit.quantity} {sparsity(limit.estimate.value)}{interval(limit.estimate, sparsity)}"
         if (better := limit.better_sparsity) is not None:
             base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
             text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
+        elif not limit.estimate.measured:
+            text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
+        else:
+            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{interval(limit.estimate, sparsity)}"
         by_preset.setdefault(limit.preset, []).append(text)
     if not by_preset:
         return []
@@ -147,6 +158,9 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     )
     if starts := _not_learned(results, run):
         text += f" {capitalised(starts)}: no step improved on the start for unseen groups."
+    width = (run.cards.get(main["sae_id"], {}).get("model") or {}).get("width")
+    if width and main["k"] and (caution := dense_codes_caution(main["k"], width)):
+        text += f" {caution}"
     if (seeds := len(results.sae_ids)) > 1:
         text += f" Numbers of codes are means over {seeds} seeds, their intervals cover groups and seeds."
     ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
