@@ -2,12 +2,12 @@
 
     python benchmarks/eval.py                              # k 20, dense, k 102; last line is JSON
     python benchmarks/eval.py --cases k20 dense --run runs/fsdd
-    python benchmarks/eval.py --permutations 2             # a shorter null on both sides
+    python benchmarks/eval.py --permutations 2             # fewer permuted targets on both sides
 
 Per representation: 1,600 rows in 20 groups, 88 factors, 5 folds of whole groups, 20 penalties from the smallest that
 gives no weight down to 1 % of it (0.1 % with fewer features than rows), and the same for 20 permutations of the rows:
-1,848 targets. otoscope (`fit_factors`, every penalty of every fold, standardised per fold, bootstrap and null included)
-runs on `--factors` of the 88 with all their permutations; the cost that targets share (Gram matrices, inverses) is then
+1,848 targets. otoscope (`fit_factors`, every penalty of every fold, standardised per fold, intervals and nulls) runs
+on `--factors` of the 88 with all their permutations; the cost that targets share (Gram matrices, inverses) is then
 charged to these alone. The loop runs on `--sample` factors and as many permuted ones, before and after otoscope, and is
 scaled to the same number; permuted factors take longer and are scaled separately. The loop has the same rows, folds,
 penalties and cores (`n_jobs=2`), and the `tol` that guarantees an objective within 1e-6 of the minimum:
@@ -83,14 +83,17 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Any]:
 
     factors = data.factors[:, : options.factors]
     n = factors.shape[1]
+    rng = np.random.default_rng(0)
+    shuffled = (factors[rng.permutation(len(factors))] for _ in range(options.permutations))
+    targets = np.concatenate([factors, *shuffled], axis=1)
     loop = Loop(data, factors, options)
-    settings = LassoSettings(folds=FOLDS, alphas=ALPHAS, patience=None, permutations=options.permutations, reach=None)
+    settings = LassoSettings(folds=FOLDS, alphas=ALPHAS, patience=None, reach=None)
 
     def fit(**other: Any) -> tuple[Took, Any]:
         start = clocks()
         found = fit_factors(
             data.features,
-            factors,
+            targets,
             groups=data.groups,
             split=data.split,
             settings=LassoSettings(**{**settings.__dict__, **other}),
@@ -297,7 +300,7 @@ def warm_up() -> None:
             rng.standard_normal((60, 2)),
             groups=np.repeat(np.arange(6), 10),
             split=np.repeat(["train", "valid", "test"], 20),
-            settings=LassoSettings(folds=2, permutations=20),
+            settings=LassoSettings(folds=2),
         )
 
 

@@ -375,7 +375,7 @@ class Material:
                     for bounds in zip(every.starts[:-1], every.starts[1:], strict=True)
                 ]
             )
-        settings = SparseProbeSettings(sizes=(PROBED,), permutations=1)
+        settings = SparseProbeSettings(sizes=(PROBED,))
         curve = sparse_probe(
             codes, table[self.label].cast(pl.String).to_numpy(), groups=table["group"].to_numpy(),
             split=table["split"].to_numpy(), settings=settings,

@@ -83,7 +83,9 @@ def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
     parts: list[str] = []
     if known(row["low"]) and known(row["high"]):
         parts.append(f"95{NBSP}% interval {shown(row['low'])} to {shown(row['high'])}")
-    if known(row["null_mean"]):
+    if row.get("null_high") == 1:
+        parts.append("too few clips or groups to test")
+    elif known(row["null_mean"]):
         upper = f", up to {shown(row['null_high'])}" if known(row["null_high"]) else ""
         parts.append(f"null {shown(row['null_mean'])}{upper}")
     if row["n"]:

@@ -186,7 +186,7 @@ def test_load_config_overrides_nested_keys_and_validates(tmp_path: Path) -> None
         (["train.seeds=[1]", "train.latents=1"], r"^--set train.latents=1: train.latents"),
         (["train.latent=3"], r"^--set train.latent=3: unknown key 'train.latent'; did you mean latents\?"),
         (["train.preset=defualt"], r"^--set train.preset=defualt: train.preset: no preset 'defualt'"),
-        (["train.latent=3", "evaluate.permutations=0"], r"^--set train.latent=3 --set evaluate.permutations=0: "),
+        (["train.latent=3", "evaluate.strict.folds=0"], r"^--set train.latent=3 --set evaluate.strict.folds=0: "),
         (["train.latents"], r"^--set wants key\.sub=VALUE"),
     ],
 )

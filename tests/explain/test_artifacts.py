@@ -21,6 +21,8 @@ def choice() -> LatentChoice:
         train_r=0.8,
         test_r=0.7,
         null_high=0.2,
+        overall_r=0.5,
+        within=True,
         test_clips=9,
         test_groups=3,
         firing=0.5,

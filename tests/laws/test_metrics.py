@@ -70,7 +70,7 @@ def test_lasso_and_probe_ignore_order_scale_and_dead_latents(seed: int) -> None:
     rng = np.random.default_rng(seed)
     order = rng.permutation(10)
     changed = np.concatenate([codes[:, order] * rng.uniform(0.01, 100, 10), np.zeros((108, 4))], axis=1)
-    few = LassoSettings(permutations=2, tolerance=1e-10, choice_tolerance=1e-10)
+    few = LassoSettings(tolerance=1e-10, choice_tolerance=1e-10)
     one = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)
     other = fit_factors(changed, factors, groups=groups, split=split, settings=few, workers=1)
     for name in ("r2", "low", "high", "null_mean", "alpha"):
@@ -78,7 +78,7 @@ def test_lasso_and_probe_ignore_order_scale_and_dead_latents(seed: int) -> None:
     np.testing.assert_allclose(other.weights[:10], one.weights[order], atol=1e-4)
     assert not other.weights[10:].any()
     assert not other.live[10:].any()
-    brief = ProbeSettings(permutations=2, tolerance=1e-8)
+    brief = ProbeSettings(tolerance=1e-8)
     read = fit_probe(codes, labels, groups=groups, split=split, settings=brief)
     again = fit_probe(changed, labels, groups=groups, split=split, settings=brief)
     np.testing.assert_array_equal(again.confusion, read.confusion)

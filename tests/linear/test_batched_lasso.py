@@ -71,7 +71,7 @@ def test_tight_tolerances_are_not_blurred_by_single_precision() -> None:
 def test_many_targets_are_fitted_as_a_few_alone() -> None:
     x, y = problems(0.3, 80, n=320, targets=2 * MIN_ADMM_TARGETS)
     groups, split = np.repeat(np.arange(16), 20), np.repeat(["train", "valid", "test"], [200, 40, 80])
-    settings = LassoSettings(folds=4, alphas=8, permutations=0)
+    settings = LassoSettings(folds=4, alphas=8)
     many = fit_factors(x, y, groups=groups, split=split, settings=settings)
     few = fit_factors(x, y[:, :4], groups=groups, split=split, settings=settings)
     np.testing.assert_allclose(many.alpha[:4], few.alpha, rtol=1e-9)
@@ -82,7 +82,7 @@ def test_many_targets_are_fitted_as_a_few_alone() -> None:
 def test_threads_do_not_change_a_bit_where_targets_go_together() -> None:
     x, y = problems(0.3, 80, n=320, targets=130)
     groups, split = np.repeat(np.arange(16), 20), np.repeat(["train", "valid", "test"], [200, 40, 80])
-    settings = LassoSettings(folds=4, alphas=6, permutations=1)
+    settings = LassoSettings(folds=4, alphas=6)
     one, two = (fit_factors(x, y, groups=groups, split=split, settings=settings, workers=workers) for workers in (1, 2))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)

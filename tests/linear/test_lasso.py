@@ -10,7 +10,7 @@ from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors, lasso_weights
 from otoscope.linear.lasso_path import solve_path
 
-FEW = LassoSettings(permutations=3)
+FEW = LassoSettings()
 
 
 def planted(seed: int = 0, p: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -119,7 +119,7 @@ def test_the_fitted_mean_scores_zero() -> None:
     codes, factors, groups, split = planted()
     rng = np.random.default_rng(5)
     noise = rng.normal(size=codes.shape)
-    found = fit_factors(noise, factors, groups=groups, split=split, settings=LassoSettings(alphas=1, permutations=0))
+    found = fit_factors(noise, factors, groups=groups, split=split, settings=LassoSettings(alphas=1))
     np.testing.assert_allclose(found.r2, 0, atol=0.05)
 
 

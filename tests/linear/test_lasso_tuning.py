@@ -9,7 +9,7 @@ from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.resampling.groups import group_folds
 from tests.linear.test_lasso import planted
 
-NESTED = LassoSettings(folds=4, alphas=8, patience=None, permutations=2)
+NESTED = LassoSettings(folds=4, alphas=8, patience=None)
 
 
 def test_the_penalty_chosen_over_folds_is_scikit_learns() -> None:

@@ -10,7 +10,7 @@ from otoscope.linear.logistic import fit_logistic, rotate
 from otoscope.metrics.probes import ProbeSettings, fit_probe, share_intervals, shares_right
 from otoscope.resampling.intervals import unseen_error
 
-FEW = ProbeSettings(permutations=5)
+FEW = ProbeSettings()
 
 
 def told(seed: int = 0, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -24,7 +24,6 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         factors={"egemaps": True},
         extract={"layers": [3, 4], "context": "short"},
         train={"latents": 128, "layers": [4]},
-        evaluate={"permutations": 5},
     )
     run(load_config(config), root / "out", until="evaluate")
     return root / "out"

@@ -16,7 +16,7 @@ GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(
     metric="l0", value=0.0, split="test", representation="sae", layer=3, sae_id="planted", protocol="held_out"
 )
-SETTINGS = HeldOutSettings(permutations=20)
+SETTINGS = HeldOutSettings()
 
 
 @pytest.fixture(scope="module")

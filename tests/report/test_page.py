@@ -313,13 +313,13 @@ def test_settings_of_protocols_that_did_not_run_are_left_out(tmp_path: Path) -> 
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 1})
     evaluate = {
         "protocols": ["held_out", "strict"],
-        "permutations": 17,
+        "completeness_min_r2": 0.17,
         "strict": {"seeds": 5},
         "mariotte2025": {"x": 1},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump({"name": "made", "evaluate": evaluate}), encoding="utf-8")
     methods = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("methods")
-    assert "evaluate.permutations" in methods
+    assert "evaluate.completeness_min_r2" in methods
     assert "evaluate.strict.seeds" in methods
     assert "evaluate.mariotte2025" not in methods
 

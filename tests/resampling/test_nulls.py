@@ -5,7 +5,6 @@ from otoscope.errors import EvaluationError
 from otoscope.resampling.nulls import (
     permute_rows,
     permuted_order,
-    permuted_targets,
     random_dictionary,
     random_sparse_codes,
 )
@@ -71,23 +70,3 @@ def test_random_directions_have_length_one_and_no_preferred_direction() -> None:
 def test_groups_of_another_length_are_refused() -> None:
     with pytest.raises(EvaluationError, match="3 rows but 2 groups"):
         permuted_order(3, seed=0, groups=np.array([0, 1]))
-
-
-def test_a_target_that_groups_share_is_dealt_out_group_by_group() -> None:
-    groups = np.repeat(np.arange(6), 10)
-    gender = np.repeat(["f", "f", "m", "m", "m", "f"], 10)
-    orders = [permuted_targets(gender, groups, np.random.default_rng(seed)) for seed in range(20)]
-    for order in orders:
-        dealt = gender[order].reshape(6, 10)
-        assert (dealt == dealt[:, :1]).all()
-        assert (dealt[:, 0] == "f").sum() == 3
-    assert len({tuple(gender[order]) for order in orders}) > 5
-
-
-def test_a_target_that_varies_within_a_group_is_dealt_out_row_by_row() -> None:
-    groups = np.repeat(np.arange(6), 10)
-    varies = np.tile(np.eye(2), (30, 1))
-    order = permuted_targets(varies, groups, np.random.default_rng(0))
-    assert sorted(order) == list(range(60))
-    one_each = permuted_targets(np.arange(5), np.arange(5), np.random.default_rng(0))
-    assert sorted(one_each) == list(range(5))

@@ -47,7 +47,7 @@ GROUPS = np.array([f"g{i:02d}" for i in np.repeat(np.arange(14), 12)])
 SPLIT = np.repeat(["train", "valid", "test"], [96, 24, 48])
 NAMES = ("pitch a", "pitch b", "pitch c", "formant a", "formant b", "formant c")
 CATEGORIES = dict(zip(NAMES, ["pitch"] * 3 + ["formants"] * 3, strict=True))
-STRICT = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
+STRICT = StrictSettings(sizes=(1, 2, 4), folds=3)
 LEVELS = (0.5, 0.75, 0.9, 0.95)
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=2)
 CORRECTED = Mariotte2025Settings(
@@ -115,7 +115,7 @@ def _by_key(records: Iterator[Record]) -> dict[Key, float]:
 def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[Record]:
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
-    brief = held_out.HeldOutSettings(permutations=2)
+    brief = held_out.HeldOutSettings()
     yield from held_out.measure_representation(Features(codes, codes), clips, brief, about)
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
@@ -127,7 +127,7 @@ def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[R
 
 def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[Record]:
     codes = given.layers[-1]
-    read = {i: fit_ridge_scores(layer, targets, folds=3, permutations=2) for i, layer in enumerate(given.layers)}
+    read = {i: fit_ridge_scores(layer, targets, folds=3) for i, layer in enumerate(given.layers)}
     found: RepresentationScores = score_representation(codes, targets, STRICT)
     common = CommonFactors(common_factors(found, [found], min_r2=0.1), targets.names, 5.0)
     yield from effective_rank_records(targets, about)
@@ -139,7 +139,7 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
     yield from label_curve_records(codes, targets, STRICT, about)
     yield from layer_records(read, targets, about)
     yield from _limited(codes, targets, common, about)
-    repeat = Repetitions(permutations=2, folds=3)
+    repeat = Repetitions(folds=3)
     clips = targets.clips
     for task in available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target="pitch a"):
         answer, other = (
@@ -164,7 +164,7 @@ def _limited(codes: np.ndarray, targets: FactorTargets, common: CommonFactors, a
     levels: dict[float, Level] = {}
     for level in LEVELS:
         kept = np.where(height >= level / 2, codes, 0)
-        linear = fit_ridge_scores(kept, targets, folds=3, permutations=1)
+        linear = fit_ridge_scores(kept, targets, folds=3)
         (mean,) = [r.value for r in mean_r2_records(linear, common, about)] or [np.nan]
         levels[level] = Level(mean, np.full(3, mean))
     yield from limit_records(levels, kind="factors", target="cut", about=about)

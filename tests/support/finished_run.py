@@ -183,6 +183,8 @@ def _top_clips(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -
             train_r=0.82,
             test_r=0.71 - 0.1 * rank,
             null_high=0.2,
+            overall_r=0.75,
+            within=True,
             test_clips=24,
             test_groups=4,
             firing=0.4,

@@ -26,11 +26,11 @@ def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, sp
     easy = explicitness(codes, factors, groups=groups, split=split, capacities=(0, 8, 16))
     mec = infomec(told, r2=easy.linear.r2)
     apart = predictability_gap(codes, factors, split=split)
-    few = LassoSettings(alphas=8, permutations=0, tolerance=1e-10, choice_tolerance=1e-8)
+    few = LassoSettings(alphas=8, tolerance=1e-10, choice_tolerance=1e-8)
     fits = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)
     importance, predicted = np.abs(fits.weights), np.nan_to_num(fits.r2) > 0.05
     whole = completeness(importance, live=fits.live, predicted=predicted)
-    brief = SparseSettings(sizes=(1, 2, 4), permutations=0)
+    brief = SparseSettings(sizes=(1, 2, 4))
     curves = sparse_regression(codes, factors, groups=groups, split=split, settings=brief)
     return {
         "mig": np.append(gap.value, gap.factors),

@@ -20,7 +20,6 @@ CLASSES = {"low": 220.0, "high": 440.0}
 SMALL: dict[str, Any] = {
     "factors": {"egemaps": False},
     "train": {"latents": 64, "sparsities": [0.75, 0.9], "layers": [1, 3]},
-    "evaluate": {"permutations": 2},
     "report": {"factors": 2, "clips": 1},
 }
 """Settings of a run of about a second, on any encoder of three blocks."""

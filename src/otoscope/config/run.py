@@ -89,7 +89,10 @@ class EvaluateSettings(Section):
     labels: tuple[str, ...] | None = Field(
         default=None, description="labels to probe; default: all labels of the corpus"
     )
-    permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted labels, for the null")
+    covariates: tuple[str, ...] = Field(
+        default=(),
+        description="labels, such as sex, whose classes are compared only with themselves beside every factor",
+    )
     completeness_min_r2: Share = Field(
         default=0.05, description="held-out R2 below which a factor counts as not predicted"
     )

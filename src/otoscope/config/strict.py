@@ -29,7 +29,6 @@ class StrictSettings(BaseModel):
         default=BASELINES, description="baselines compared with dense activations and codes"
     )
     folds: Annotated[int, Field(ge=2)] = Field(default=5, description="group folds that choose penalties")
-    permutations: Annotated[int, Field(ge=1)] = Field(default=10, description="refits on permuted targets, for nulls")
     min_r2: Share = Field(default=0.1, description="minimum held-out R2 of a well-predicted factor")
     near_duplicates: Share = Field(default=0.9, description="absolute rank correlation above which factors are merged")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(

@@ -1,12 +1,16 @@
 """Selection of the latent that follows each factor best."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
+from otoscope.resampling.exchange import deviations, exchange
+from otoscope.resampling.groups import null_summary
 
 MIN_ROWS = 8
 """Minimum number of clips with a known factor value, and of clips in which a latent fires, for a correlation."""
@@ -17,9 +21,12 @@ class LatentChoice:
     """The latent whose pooled code follows a factor best.
 
     `train_r` is Pearson's correlation over the clips on which the latent was chosen, `test_r` over clips of other
-    groups. `null_high` is the 95th percentile of |test_r| when the whole choice is repeated for permuted factor
-    values. `also` lists lower-ranked factors with the same best latent. `seeds_found` of `seeds_asked` dictionaries
-    trained with other seeds contain the latent again; both are None if this was not tested.
+    groups, both of deviations from the mean of each group if `within`, because otherwise a latent of a singer's sex
+    would stand for pitch. A factor that is constant within groups is compared over all clips. `null_high` is the 95 %
+    point of |test_r| when the test clips are permuted within groups, or their groups (1 if there are too few);
+    `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
+    same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
+    both are None if this was not tested.
     """
 
     factor: str
@@ -28,6 +35,8 @@ class LatentChoice:
     train_r: float
     test_r: float
     null_high: float
+    overall_r: float
+    within: bool
     test_clips: int
     test_groups: int
     firing: float
@@ -47,11 +56,10 @@ def choose_latents(
     groups: Sequence[str],
     top: int = 10,
     min_score: float = 0.1,
-    permutations: int = 200,
     seed: int = 0,
     allowed: Bool[np.ndarray, " latents"] | None = None,
 ) -> list[LatentChoice]:
-    """Choose the latent with the largest |Pearson correlation| for each of the best-predicted factors.
+    """Choose the latent with the largest |Pearson correlation| within groups for each of the best-predicted factors.
 
     `scores` rank the factors (held-out R² of the codes); factors with NaN or less than `min_score` are excluded, as are
     latents that are not `allowed`. The latent is chosen on `train_mask` (training and validation groups), and its
@@ -67,12 +75,10 @@ def choose_latents(
     for index in order:
         if not scores[index] >= min_score:
             break
-        choice = _choose_one(
-            codes, factors[:, index], train_mask, test_mask, permutations, np.random.default_rng([seed, index])
-        )
+        choice = _choose_one(codes, factors[:, index], train_mask, test_mask, np.asarray(groups), seed)
         if choice is None:
             continue
-        latent, train_r, test_r, null_high = choice
+        latent = choice.latent
         if latent in chosen:
             chosen[latent] = replace(chosen[latent], also=(*chosen[latent].also, names[index]))
         elif len(chosen) < top:
@@ -81,9 +87,11 @@ def choose_latents(
                 factor=names[index],
                 score=float(scores[index]),
                 latent=latent,
-                train_r=train_r,
-                test_r=test_r,
-                null_high=null_high,
+                train_r=choice.train_r,
+                test_r=choice.test_r,
+                null_high=choice.null_high,
+                overall_r=choice.overall_r,
+                within=choice.within,
                 test_clips=int(known.sum()),
                 test_groups=len({g for g, k in zip(groups, known, strict=True) if k}),
                 firing=float((codes[:, latent] != 0).mean()),
@@ -110,43 +118,53 @@ def _standardised(columns: Float[np.ndarray, "rows columns"]) -> Float[np.ndarra
     return centred / spread
 
 
+class _Chosen(NamedTuple):
+    latent: int
+    train_r: float
+    test_r: float
+    null_high: float
+    overall_r: float
+    within: bool
+
+
 def _choose_one(
     codes: Float[np.ndarray, "clips latents"],
     values: Float[np.ndarray, " clips"],
     train_mask: Bool[np.ndarray, " clips"],
     test_mask: Bool[np.ndarray, " clips"],
-    permutations: int,
-    rng: np.random.Generator,
-) -> tuple[int, float, float, float] | None:
+    groups: Shaped[np.ndarray, " clips"],
+    seed: int,
+) -> _Chosen | None:
     known = np.isfinite(values)
     train, test = train_mask & known, test_mask & known
     if train.sum() < MIN_ROWS:
         return None
     usable = np.flatnonzero((codes[train] != 0).sum(axis=0) >= MIN_ROWS)
-    columns = codes[:, usable].astype(np.float64)
-    targets = np.stack([values[train], *(rng.permutation(values[train]) for _ in range(permutations))], axis=1)
-    strength = correlations(columns[train], targets)
-    if not np.isfinite(strength[:, 0]).any():
+    columns, targets = codes[:, usable].astype(np.float64), values[:, None]
+    within = exchange(values[train], groups[train]).within
+
+    def compared(
+        array: Float[np.ndarray, "clips columns"], rows: Bool[np.ndarray, " clips"]
+    ) -> Float[np.ndarray, "rows columns"]:
+        return deviations(array[rows], groups[rows]) if within else array[rows]
+
+    strength = correlations(compared(columns, train), compared(targets, train))[:, 0]
+    if not np.isfinite(strength).any():
         return None
-    best = np.nanargmax(np.abs(np.where(np.isfinite(strength), strength, 0.0)), axis=0)
-    held = correlations(columns[test], values[test][:, None])[:, 0] if test.sum() >= MIN_ROWS else None
-    test_r = null_high = float("nan")
-    if held is not None:
-        test_r = float(held[best[0]])
-        null_high = _null_high(columns[test][:, best[1:]], values[test], rng)
-    return int(usable[best[0]]), float(strength[best[0], 0]), test_r, null_high
-
-
-def _null_high(
-    codes: Float[np.ndarray, "rows permutations"], values: Float[np.ndarray, " rows"], rng: np.random.Generator
-) -> float:
-    """Return the 95th percentile of |r| on test clips, over latents chosen for permuted factors."""
-    if codes.shape[1] == 0:
-        return float("nan")
-    shuffled = np.stack([rng.permutation(values) for _ in range(codes.shape[1])], axis=1)
-    r = (_standardised(codes) * _standardised(shuffled)).mean(axis=0)
-    r = np.abs(r[np.isfinite(r)])
-    return float(np.quantile(r, 0.95)) if r.size else float("nan")
+    best = int(np.nanargmax(np.abs(strength)))
+    one, train_r = columns[:, [best]], float(strength[best])
+    if test.sum() < MIN_ROWS:
+        return _Chosen(int(usable[best]), train_r, math.nan, math.nan, math.nan, within)
+    latent, factor = compared(one, test), compared(targets, test)
+    test_r = float(correlations(latent, factor)[0, 0])
+    overall_r = float(correlations(one[test], targets[test])[0, 0])
+    exchanged = exchange(values[test], groups[test])
+    testable = replace(exchanged, testable=exchanged.testable and exchanged.within == within)
+    shuffled = [factor[order, 0] for order in testable.orders(seed=seed)]
+    null = correlations(latent, np.stack(shuffled, axis=1))[0] if shuffled else np.zeros(0)
+    return _Chosen(
+        int(usable[best]), train_r, test_r, float(null_summary(np.abs(null), most=1.0)[1]), overall_r, within
+    )
 
 
 def _check(

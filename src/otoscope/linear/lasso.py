@@ -5,12 +5,11 @@ alpha by R2 on the validation groups, refit on training and validation rows toge
 report R2 on the test groups, relative to the mean of the fitted rows. With `folds`, training and
 validation groups together are split into folds, and alpha is chosen by R2 over all folds, each predicted
 from the others. X and y are standardised on the fitted rows of each fit, and predicted rows are clipped to
-`reach` standard deviations beyond the range of the fitted rows. The null repeats the whole procedure,
-choice of alpha included, on targets whose rows were permuted among the fitted rows.
+`reach` standard deviations beyond the range of the fitted rows. Interval, null and the R2 within groups are
+those of the predictions (`otoscope.resampling.exchange`).
 """
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,15 +22,12 @@ from otoscope.hardware import available_cores
 from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
+from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import (
-    group_sums,
     missing_patterns,
-    null_summary,
-    r2_from_sums,
     split_rows,
 )
-from otoscope.resampling.intervals import R2_SCALE, Score, jackknife_sums
-from otoscope.resampling.nulls import permuted_order
+from otoscope.resampling.intervals import Score
 
 
 class FactorFits(NamedTuple):
@@ -40,7 +36,9 @@ class FactorFits(NamedTuple):
     `weights` are those of the final fit, in standard deviations of factor per feature; 0 for features that are constant
     on the training rows (`live` is False). `n` and `groups` count the test rows and groups that have the factor.
     `valid_r2` is the R2 by which the penalty was chosen, on validation groups or over folds. `gap` is the maximum
-    relative duality gap of all problems solved for the factor and its null.
+    relative duality gap of all problems solved for the factor. `predicted` holds the predictions of the test rows, NaN
+    elsewhere, and `centre` the means of the fitted rows. R2 with interval and null, and `within`, are those of
+    `FactorScores`.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -48,6 +46,9 @@ class FactorFits(NamedTuple):
     high: Float[np.ndarray, " factors"]
     null_mean: Float[np.ndarray, " factors"]
     null_high: Float[np.ndarray, " factors"]
+    within: Float[np.ndarray, " factors"]
+    within_low: Float[np.ndarray, " factors"]
+    within_high: Float[np.ndarray, " factors"]
     alpha: Float[np.ndarray, " factors"]
     valid_r2: Float[np.ndarray, " factors"]
     weights: Float[np.ndarray, "p factors"]
@@ -55,11 +56,17 @@ class FactorFits(NamedTuple):
     n: Int[np.ndarray, " factors"]
     groups: Int[np.ndarray, " factors"]
     gap: Float[np.ndarray, " factors"]
+    predicted: Float[np.ndarray, "rows factors"]
+    centre: Float[np.ndarray, " factors"]
 
     def score(self, factor: int) -> Score:
         """Return one factor's R2 with its interval and null."""
         fields = (self.r2, self.low, self.high, self.null_mean, self.null_high)
         return Score(*(float(field[factor]) for field in fields))
+
+    def within_score(self, factor: int) -> Score:
+        """Return one factor's R2 within groups with its interval."""
+        return Score(*(float(field[factor]) for field in (self.within, self.within_low, self.within_high)))
 
 
 def fit_factors(
@@ -84,15 +91,14 @@ def fit_factors(
         workers: threads over factors, by default all cores; the result does not depend on it.
 
     A factor scores NaN when it is constant on the training rows or has no row in some split.
-    Memory is about 8 p^2 bytes per fold (one without `folds`) plus 16 p^2; from 32 targets (permuted ones
-    included) of up to 3,072 features, 25 p^2 more per fold. Raises
-    `EvaluationError` for non-finite features, a missing split, arrays of different length, or folds
-    over a single group.
+    Memory is about 8 p^2 bytes per fold (one without `folds`) plus 16 p^2; from 32 targets of up to 3,072 features, 25
+    p^2 more per fold. Raises `EvaluationError` for non-finite features, a missing split, arrays of different length, or
+    folds over a single group.
     """
     settings = settings or LassoSettings()
     _check(features, targets, groups)
     parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
-    fits = _empty_fits(features.shape[1], targets.shape[1])
+    fits = _empty_fits(features.shape[1], targets)
     fits.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
     if not fits.live.any():
         return fits
@@ -144,7 +150,7 @@ def _fit_pattern(
     present: Bool[np.ndarray, " rows"],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Fit the factors that are present on the same rows, with their permutations; write into `fits`."""
+    """Fit the factors that are present on the same rows; write into `fits`."""
     settings, fitted = design.settings, present[design.fitted]
     if not design.is_feasible(present):
         return
@@ -152,33 +158,24 @@ def _fit_pattern(
     members = members[live_columns(design.targets[np.ix_(design.fitted[decisive], members)])]
     if not len(members):
         return
-    inside = design.fitted[fitted]
-    y, test = design.targets[np.ix_(inside, members)], np.flatnonzero(design.test & present)
-    orders = [np.arange(len(y)), *_orders(design.groups[inside], settings, design.seed)]
-    targets = np.zeros((len(fitted), len(orders) * len(members)))
-    targets[fitted] = np.concatenate([y[order] for order in orders], axis=1)
+    y, test = design.targets[np.ix_(design.fitted[fitted], members)], np.flatnonzero(design.test & present)
+    targets = np.zeros((len(fitted), len(members)))
+    targets[fitted] = y
     folds, all_fitted = design.folds(fitted), design.gramian.moments(fitted)
     tuned = tune(design.gramian, all_fitted, folds, targets, design.grid(int(folds[0].fitted.inside.sum())), pool)
 
     rows = design.gramian.within(all_fitted, design.gramian.apply(design.features[test]), reach=settings.reach)
-    y_test = (design.targets[np.ix_(test, members)] - y.mean(axis=0)) / _scale(y)
-    predicted = (rows @ tuned.weights.T).reshape(len(test), len(orders), len(members))
-    sums = group_sums(_errors(predicted[:, 0], y_test), design.groups[test])
-    r2, low, high = jackknife_sums(sums, r2_from_sums, scale=R2_SCALE)
-    null = r2_from_sums(_errors(predicted[:, 1:], y_test[:, None]).sum(axis=0))
-    alpha, score, gap = (value.reshape(len(orders), len(members)) for value in (tuned.alpha, tuned.score, tuned.gap))
-    for field, value in zip(fits, (r2, low, high, *null_summary(null), alpha[0], score[0]), strict=False):
-        field[members] = value
-    fits.weights[np.ix_(np.flatnonzero(fits.live), members)] = tuned.weights[: len(members)].T
-    fits.n[members], fits.groups[members], fits.gap[members] = len(test), len(sums), gap.max(axis=0)
-
-
-def _errors(
-    predicted: Float[np.ndarray, "test *orders factors"], y: Float[np.ndarray, "test *#orders factors"]
-) -> Float[np.ndarray, "test *orders factors 2"]:
-    """Return squared error and squared distance from the fitted mean."""
-    error = (y - predicted) ** 2
-    return np.stack([error, np.broadcast_to(y**2, error.shape)], axis=-1)
+    centre = y.mean(axis=0)
+    predicted = rows @ tuned.weights.T * _scale(y) + centre
+    fits.predicted[np.ix_(test, members)], fits.centre[members] = predicted, centre
+    scores = score_factors(
+        design.targets[np.ix_(test, members)], predicted, centre, design.groups[test], seed=design.seed
+    )
+    for name, value in scores._asdict().items():
+        getattr(fits, name)[members] = value
+    fits.alpha[members], fits.valid_r2[members], fits.gap[members] = tuned.alpha, tuned.score, tuned.gap
+    fits.weights[np.ix_(np.flatnonzero(fits.live), members)] = tuned.weights.T
+    fits.n[members], fits.groups[members] = len(test), len(np.unique(design.groups[test]))
 
 
 def _scale(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"]:
@@ -190,25 +187,17 @@ def _standardised(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "ro
     return (y - y.mean(axis=0)) / _scale(y)
 
 
-def _orders(
-    groups: Shaped[np.ndarray, " rows"], settings: LassoSettings, seed: int
-) -> Iterator[Int[np.ndarray, " rows"]]:
-    rng = np.random.default_rng(seed)
-    for _ in range(settings.permutations):
-        if settings.within_groups:
-            yield permuted_order(len(groups), seed=int(rng.integers(2**31)), groups=groups)
-        else:
-            yield rng.permutation(len(groups))
-
-
-def _empty_fits(p: int, factors: int) -> FactorFits:
+def _empty_fits(p: int, targets: Float[np.ndarray, "rows factors"]) -> FactorFits:
+    factors = targets.shape[1]
     return FactorFits(
-        *np.full((7, factors), math.nan),
+        *np.full((10, factors), math.nan),
         weights=np.zeros((p, factors)),
         live=np.zeros(p, dtype=bool),
         n=np.zeros(factors, dtype=np.int64),
         groups=np.zeros(factors, dtype=np.int64),
         gap=np.full(factors, math.nan),
+        predicted=np.full(targets.shape, math.nan),
+        centre=np.full(factors, math.nan),
     )
 
 

@@ -218,17 +218,14 @@ class LassoSettings:
     features than rows approaches interpolation; glmnet stops there too). `patience` penalties in a row without a better
     R2 end the search; None tries all. With `folds=0` the penalty is chosen on the validation groups, with 2 or more on
     that number of folds of the training and validation groups together. Penalties are compared at relative duality
-    gaps of `choice_tolerance`; the reported fit has `tolerance`. The null permutes rows freely, or `within_groups`,
-    which preserves information about the group. `reach` clips each feature of predicted rows to that many standard
-    deviations beyond the range of the fitted rows; None leaves them unchanged.
+    gaps of `choice_tolerance`; the reported fit has `tolerance`. `reach` clips each feature of predicted rows to
+    that many standard deviations beyond the range of the fitted rows; None leaves them unchanged.
     """
 
     alphas: int = 20
     smallest_alpha: float | None = None
     patience: int | None = 3
     folds: int = 0
-    permutations: int = 20
-    within_groups: bool = False
     tolerance: float = TOLERANCE
     choice_tolerance: float = TOLERANCE
     reach: float | None = REACH

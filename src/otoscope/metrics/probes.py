@@ -4,7 +4,8 @@ Multinomial logistic regression on features standardised by the training rows. W
 the loss is mean cross-entropy + penalty * p/2 |W|^2. Penalties are relative, so that one grid serves a layer of 384
 units and a code of 6,144. The penalty is chosen by balanced accuracy on the validation groups (ties: lower
 cross-entropy). The map is refitted on training and validation rows at that penalty and scored on the test groups. The
-null uses the same penalty and labels permuted among the fitted rows, or among groups if each group has one label.
+null permutes the labels of the test rows within their groups, or among groups if each has one label
+(`otoscope.resampling.exchange`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.logistic import fit_logistic, rotate
+from otoscope.resampling.exchange import exchange
 from otoscope.resampling.groups import group_sums, null_summary, split_rows
 from otoscope.resampling.intervals import (
     Interval,
@@ -27,7 +29,6 @@ from otoscope.resampling.intervals import (
     recall_interval,
     share_scale,
 )
-from otoscope.resampling.nulls import permuted_targets
 
 
 def confusions(
@@ -79,10 +80,9 @@ PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Penalty grid and repetitions of `fit_probe`."""
+    """Penalty grid of `fit_probe`, and the tolerance of its fits."""
 
     penalties: Sequence[float] = PENALTIES
-    permutations: int = 20
     tolerance: float = 1e-4
 
 
@@ -122,7 +122,7 @@ def fit_probe(
         labels: class of each row; rows without a label (None or empty) are excluded.
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row.
-        settings: grid and repetitions.
+        settings: grid of penalties.
         seed: seed of the permutations.
 
     Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean over the classes that
@@ -141,41 +141,45 @@ def fit_probe(
     known = number[np.concatenate(parts[:2])]
 
     chosen, (valid_accuracy, valid_balanced), start = _choose(data, known, n_train, len(classes), settings)
-    rng = np.random.default_rng(seed)
-    known_groups = np.asarray(groups)[np.concatenate(parts[:2])]
-    orders = [
-        np.arange(n_fitted),
-        *(permuted_targets(known, known_groups, rng) for _ in range(settings.permutations)),
-    ]
-    begun = [start, *(np.zeros_like(start) for _ in range(settings.permutations))]
     logits = _fit_and_apply(
         data.rows[:n_fitted],
         data.rows[n_fitted:],
-        np.stack([known[order] for order in orders]),
-        np.full(len(orders), chosen * data.n_live),
+        known,
+        chosen * data.n_live,
         data.variance,
         len(classes),
         settings.tolerance,
-        start=np.stack(begun),
+        start=start,
     )
-    truth = number[parts[2]]
-    predicted = logits.argmax(axis=2)
-    tables = np.stack([confusions(truth, guess, groups[parts[2]], len(classes)) for guess in predicted])
-    null_mean, null_high = null_summary(shares_right(tables[1:].sum(axis=1)))
+    truth, predicted = number[parts[2]], logits.argmax(axis=1)
+    tables = confusions(truth, predicted, groups[parts[2]], len(classes))
+    null_mean, null_high = null_summary(_null_shares(truth, predicted, groups[parts[2]], len(classes), seed), most=1.0)
     scores = [
         Score(*interval, float(mean), float(high))
-        for interval, mean, high in zip(share_intervals(tables[0]), null_mean, null_high, strict=True)
+        for interval, mean, high in zip(share_intervals(tables), null_mean, null_high, strict=True)
     ]
     return Probe(
         *scores,
         classes=classes,
-        confusion=tables[0].sum(axis=0).astype(np.int64),
+        confusion=tables.sum(axis=0).astype(np.int64),
         penalty=chosen,
         valid_accuracy=valid_accuracy,
         valid_balanced_accuracy=valid_balanced,
         n=len(truth),
-        groups=tables.shape[1],
+        groups=len(tables),
     )
+
+
+def _null_shares(
+    truth: Int[np.ndarray, " test"],
+    predicted: Int[np.ndarray, " test"],
+    groups: Shaped[np.ndarray, " test"],
+    n_classes: int,
+    seed: int,
+) -> Float[np.ndarray, "permutations 3"]:
+    orders = exchange(truth, groups).orders(seed=seed)
+    cells = [np.bincount(truth[order] * n_classes + predicted, minlength=n_classes**2) for order in orders]
+    return shares_right(np.asarray(cells, dtype=np.float64).reshape(-1, n_classes, n_classes))
 
 
 class _Data(NamedTuple):
@@ -236,27 +240,27 @@ def _choose(
 def _fit_and_apply(
     rows: Float[np.ndarray, "fitted q"],
     others: Float[np.ndarray, "test q"],
-    classes: Int[np.ndarray, "problems fitted"],
-    penalties: Float[np.ndarray, " problems"],
+    classes: Int[np.ndarray, " fitted"],
+    penalty: float,
     variance: Float[np.ndarray, " rank"],
     n_classes: int,
     tolerance: float,
     *,
-    start: Float[np.ndarray, "problems q classes"],
-) -> Float[np.ndarray, "problems test classes"]:
+    start: Float[np.ndarray, "q classes"],
+) -> Float[np.ndarray, "test classes"]:
     """Return logits of other rows, minus infinity for classes without fitted rows."""
-    present = np.unique(classes[0])
-    weights = fit_logistic(
+    present = np.unique(classes)
+    (weights,) = fit_logistic(
         rows,
-        np.searchsorted(present, classes),
+        np.searchsorted(present, classes)[None],
         n_classes=len(present),
-        penalties=penalties,
+        penalties=np.array([penalty]),
         variance=variance,
-        start=start[:, :, present],
+        start=start[None][:, :, present],
         tolerance=tolerance,
     )
-    logits = np.full((len(classes), len(others), n_classes), -np.inf)
-    logits[:, :, present] = others @ weights
+    logits = np.full((len(others), n_classes), -np.inf)
+    logits[:, present] = others @ weights
     return logits
 
 

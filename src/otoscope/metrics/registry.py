@@ -124,6 +124,18 @@ METRICS: Mapping[str, Metric] = _by_name(
         per_clip=True,
         description="R² of one factor on held-out groups",
     ),
+    Metric(
+        name="factor_r2_within",
+        bounds=R2,
+        per_clip=True,
+        description="the same for deviations from the mean of each group: differences between groups do not count",
+    ),
+    Metric(
+        name="factor_r2_given",
+        bounds=R2,
+        per_clip=True,
+        description="the same for deviations from the mean of each class of the covariates",
+    ),
     # Structure over factors, in the order in which the strict protocol writes them
     Metric(
         name="completeness",

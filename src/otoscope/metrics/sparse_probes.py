@@ -15,22 +15,18 @@ from jaxtyping import Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
-from otoscope.metrics.probes import PENALTIES, Probe, ProbeSettings, fit_probe
+from otoscope.metrics.probes import PENALTIES, ProbeSettings, fit_probe
 from otoscope.metrics.sparse_regression import SIZES, check_sizes
-from otoscope.resampling.groups import null_summary, split_rows
+from otoscope.resampling.groups import split_rows
 from otoscope.resampling.intervals import Score
 
 
 @dataclass(frozen=True)
 class SparseProbeSettings:
-    """Points of the curve, grid of penalties and repetitions.
-
-    The null repeats ranking and fits on labels permuted among the training and validation rows.
-    """
+    """Points of the curve, grid of penalties, and the tolerance of the fits."""
 
     sizes: Sequence[int] = SIZES
     penalties: Sequence[float] = PENALTIES
-    permutations: int = 5
     tolerance: float = 1e-3
 
 
@@ -67,30 +63,16 @@ def sparse_probe(
             f"{len(features)} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
         )
     train = split_rows(split, "train", len(names)) & (names != "")
-    fitted = np.flatnonzero((train | (np.asarray(split) == "valid")) & (names != ""))
-    rng = np.random.default_rng(seed)
-    rounds = [names]
-    for _ in range(settings.permutations):
-        shuffled = names.copy()
-        shuffled[fitted] = names[rng.permutation(fitted)]
-        rounds.append(shuffled)
-    rankings = [rank_by_f(features[train], told[train])[: settings.sizes[-1]] for told in rounds]
-    if not len(rankings[0]):
+    ranking = rank_by_f(features[train], names[train])[: settings.sizes[-1]]
+    if not len(ranking):
         raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
-
-    def curve(told: Shaped[np.ndarray, " rows"], ranking: Int[np.ndarray, " most"]) -> list[Probe]:
-        one = ProbeSettings(settings.penalties, 0, settings.tolerance)
-        kept = [features[:, ranking[:size]] for size in settings.sizes]
-        return [fit_probe(x, told, groups=groups, split=split, settings=one, seed=seed) for x in kept]
-
-    real = curve(rounds[0], rankings[0])
-    null = [[p.balanced_accuracy.value for p in curve(*each)] for each in zip(rounds[1:], rankings[1:], strict=True)]
-    mean, high = null_summary(np.asarray(null).reshape(-1, len(settings.sizes)))
-    scores = [
-        probe.balanced_accuracy._replace(null_mean=float(m), null_high=float(h))
-        for probe, m, h in zip(real, mean, high, strict=True)
+    one = ProbeSettings(settings.penalties, settings.tolerance)
+    probes = [
+        fit_probe(features[:, ranking[:size]], names, groups=groups, split=split, settings=one, seed=seed)
+        for size in settings.sizes
     ]
-    return LabelCurve(tuple(settings.sizes), tuple(scores), rankings[0], real[0].n, real[0].groups)
+    scores = tuple(probe.balanced_accuracy for probe in probes)
+    return LabelCurve(tuple(settings.sizes), scores, ranking, probes[0].n, probes[0].groups)
 
 
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:

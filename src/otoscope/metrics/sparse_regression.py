@@ -17,15 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
-from otoscope.resampling.groups import (
-    check_rows,
-    group_sums,
-    missing_patterns,
-    null_summary,
-    r2_from_sums,
-    split_rows,
-)
-from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
+from otoscope.resampling.exchange import score_factors
+from otoscope.resampling.groups import check_rows, missing_patterns, split_rows
 
 CHUNK = 32
 
@@ -86,14 +79,10 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class SparseSettings:
-    """Points of the curve, grid of ridge penalties (times the number of rows) and repetitions.
-
-    The null repeats selection and fits on targets permuted among the training and validation rows.
-    """
+    """Points of the curve, and grid of ridge penalties (times the number of rows)."""
 
     sizes: Sequence[int] = SIZES
     penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0)
-    permutations: int = 5
 
 
 class FactorCurves(NamedTuple):
@@ -151,22 +140,24 @@ def sparse_regression(
         fitted = members[np.asarray(varies, dtype=bool)]
         if not len(fitted) or not all(rows.any() for rows in here.values()):
             continue
-        trials = _try(features, targets[:, fitted], here, settings, seed)
+        trials = _try(features, targets[:, fitted], here, settings)
         chosen[fitted, : trials.chosen.shape[1]] = trials.chosen
-        sums = group_sums(trials.squares, groups[here["test"]])
-        found = jackknife_sums(sums, r2_from_sums, scale=R2_SCALE)
-        for curve, values in zip(curves, (*found, *null_summary(trials.null)), strict=True):
-            curve[fitted] = values
-        n[fitted], n_groups[fitted] = here["test"].sum(), len(sums)
+        tested = groups[here["test"]]
+        truth = np.repeat(targets[np.ix_(here["test"], fitted)].astype(np.float64), len(sizes), axis=1)
+        centre = np.repeat(trials.centre, len(sizes))
+        found = score_factors(truth, trials.guesses.reshape(truth.shape), centre, tested, seed=seed)
+        for curve, values in zip(curves, found[:5], strict=True):
+            curve[fitted] = values.reshape(len(fitted), len(sizes))
+        n[fitted], n_groups[fitted] = here["test"].sum(), len(np.unique(tested))
     return FactorCurves(sizes, *curves, chosen=chosen, n=n, groups=n_groups)
 
 
 class _Trials(NamedTuple):
-    """Selected latents, squared error and deviation of every test row, and R2 of the permuted targets."""
+    """Selected latents, predictions of the test rows from the first of them, and means of the fitted rows."""
 
     chosen: Int[np.ndarray, "factors most"]
-    squares: Float[np.ndarray, "test factors sizes 2"]
-    null: Float[np.ndarray, "permutations factors sizes"]
+    guesses: Float[np.ndarray, "test factors sizes"]
+    centre: Float[np.ndarray, " factors"]
 
 
 def _try(
@@ -174,18 +165,14 @@ def _try(
     targets: Float[np.ndarray, "rows factors"],
     parts: dict[str, Bool[np.ndarray, " rows"]],
     settings: SparseSettings,
-    seed: int,
 ) -> _Trials:
-    """Fit the targets and their permutations as one batch."""
+    """Fit all targets as one batch."""
     train, valid, test = (np.flatnonzero(parts[name]) for name in ("train", "valid", "test"))
     live = np.flatnonzero(live_columns(features[train]))
     if not len(live):
         raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
     fitted = np.concatenate([train, valid])
-    rng = np.random.default_rng(seed)
-    orders = [fitted, *(rng.permutation(fitted) for _ in range(settings.permutations))]
-    known = np.concatenate([targets[order] for order in orders], axis=1).astype(np.float64)
-    truth = np.tile(targets[test].astype(np.float64), (1, len(orders)))
+    known = targets[fitted].astype(np.float64)
 
     moments = moments_of(features[train][:, live])
     x_fitted, x_test = moments.within(features[fitted][:, live]), moments.within(features[test][:, live])
@@ -193,16 +180,11 @@ def _try(
     centred = known[:n_train] - known[:n_train].mean(axis=0)
     taken = pursue(moments.gram, moments.cross(centred / np.maximum(centred.std(axis=0), 1e-300)), size=most)
 
-    squares = np.empty((len(test), known.shape[1], len(settings.sizes), 2))
-    for j, columns in enumerate(taken):
-        guesses = _guess(x_fitted[:, columns], known[:, j], x_test[:, columns], n_train, settings)
-        squares[:, j, :, 0] = (truth[:, j, None] - guesses) ** 2
-        squares[:, j, :, 1] = ((truth[:, j] - known[:, j].mean()) ** 2)[:, None]
-    n_targets = targets.shape[1]
-    null = r2_from_sums(squares[:, n_targets:].sum(axis=0)).reshape(
-        settings.permutations, n_targets, len(settings.sizes)
-    )
-    return _Trials(live[taken[:n_targets]], squares[:, :n_targets], null)
+    guesses = [
+        _guess(x_fitted[:, columns], known[:, j], x_test[:, columns], n_train, settings)
+        for j, columns in enumerate(taken)
+    ]
+    return _Trials(live[taken], np.stack(guesses, axis=1), known.mean(axis=0))
 
 
 def _guess(

@@ -16,11 +16,13 @@ from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
 from otoscope.formatting import count
 from otoscope.linear.gram import live_columns
-from otoscope.linear.lasso import FactorFits, LassoSettings, fit_factors
+from otoscope.linear.lasso import FactorFits, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
-from otoscope.metrics.probes import ProbeSettings, fit_probe
+from otoscope.metrics.probes import fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
+from otoscope.resampling.exchange import within_r2
+from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import code_features, train_mean
@@ -37,7 +39,6 @@ NAME = "held_out"
 class HeldOutSettings:
     """Settings of the evaluation; see the section `evaluate` of the configuration."""
 
-    permutations: int = 10
     completeness_min_r2: float = 0.05
     seed: int = 0
 
@@ -79,7 +80,6 @@ def _probe_records(
         values,
         groups=clips.groups,
         split=clips.split,
-        settings=ProbeSettings(permutations=settings.permutations),
         seed=settings.seed,
     )
     shared = replace(shared, n=probe.n, groups=probe.groups)
@@ -115,7 +115,6 @@ def _factor_records(
         clips.factors,
         groups=clips.groups,
         split=clips.split,
-        settings=LassoSettings(permutations=settings.permutations),
         seed=settings.seed,
     )
     predicted = predicted_factors(fits, settings.completeness_min_r2)
@@ -124,6 +123,9 @@ def _factor_records(
     for j, name in enumerate(clips.factor_names):
         shared = replace(about, target=name, n=int(fits.n[j]), groups=int(fits.groups[j]))
         yield shared.with_score("factor_r2", fits.score(j), split="test")
+        yield shared.with_score("factor_r2_within", fits.within_score(j), split="test")
+        if clips.covariates:
+            yield shared.with_score("factor_r2_given", _score_given_covariates(fits, clips, j), split="test")
         n, groups = _count_clips_and_groups(clips, "valid", ~np.isnan(clips.factors[:, j]))
         yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
@@ -135,16 +137,27 @@ def _factor_records(
     )
 
 
+def _score_given_covariates(fits: FactorFits, clips: Clips, j: int) -> Score:
+    """Return R2 of one factor between clips that share the class of every covariate."""
+    tested = ~np.isnan(fits.predicted[:, j])
+    if not tested.any():
+        return Score(math.nan)
+    strata = np.unique(np.stack([values[tested] for values in clips.covariates.values()]), axis=1, return_inverse=True)
+    truth, predicted = clips.factors[tested, j, None], fits.predicted[tested, j, None]
+    return Score(
+        *(float(x[0]) for x in within_r2(truth, predicted, clips.groups[tested], strata=strata[1].reshape(-1)))
+    )
+
+
 def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " factors"]:
     """Return the mask of predicted factors: held-out R2 above a threshold and above the 95 % point of the null."""
-    above_null = np.isnan(fits.null_high) | (fits.r2 > fits.null_high)
-    return (fits.r2 > min_r2) & above_null
+    return (fits.r2 > min_r2) & (fits.r2 > fits.null_high)
 
 
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.held_out")
 """Modules that the numbers depend on."""
 
-SETTINGS = {"permutations", "completeness_min_r2"}
+SETTINGS = {"completeness_min_r2"}
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:

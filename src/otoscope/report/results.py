@@ -224,8 +224,25 @@ class BestLayer:
 
 def predicted() -> pl.Expr:
     """Return the condition on rows of `factor_r2` under which a factor counts as predicted."""
-    above_null = pl.col("value") > pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
-    return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2) & above_null
+    return _reaches() & ~_within_null()
+
+
+def between_only() -> pl.Expr:
+    """Return the condition under which a factor's R² is no higher than the differences between groups alone give."""
+    return _reaches() & _within_null() & (pl.col("null_high") < 1)
+
+
+def untestable() -> pl.Expr:
+    """Return the condition under which too few clips or groups can be exchanged for a test of a factor."""
+    return _reaches() & (pl.col("null_high") >= 1)
+
+
+def _reaches() -> pl.Expr:
+    return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2)
+
+
+def _within_null() -> pl.Expr:
+    return pl.col("value") <= pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
 
 
 def median_of(rows: pl.DataFrame, column: str) -> float | None:

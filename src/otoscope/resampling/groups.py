@@ -40,15 +40,19 @@ def r2_from_sums(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*bat
     return np.where(defined, 1 - sums[..., 0] / np.where(defined, sums[..., 1], 1), math.nan)
 
 
-def null_summary(null: Float[np.ndarray, "permutations ..."]) -> tuple[NDArray[Any], NDArray[Any]]:
+def null_summary(
+    null: Float[np.ndarray, "permutations ..."], *, most: float = math.nan
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return mean and 95 % point of a null distribution, NaN where nothing is defined.
+
+    Without permutations the 95 % point is `most`: the largest possible value, which nothing exceeds, if no test is
+    possible.
 
     The 95 % point is the smallest permuted value that at least 95 % of them do not exceed: with
     fewer than 20 permutations, the largest.
     """
     if len(null) == 0:
-        undefined = np.full(null.shape[1:], math.nan)
-        return undefined, undefined
+        return np.full(null.shape[1:], math.nan), np.full(null.shape[1:], most)
     flat = null.reshape(len(null), -1)
     defined = ~np.isnan(flat).all(axis=0)
     mean, high = np.full(flat.shape[1], math.nan), np.full(flat.shape[1], math.nan)

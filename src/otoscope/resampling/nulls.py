@@ -28,27 +28,6 @@ def permuted_order(
     return order
 
 
-def permuted_targets(
-    targets: Shaped[np.ndarray, " rows"] | Shaped[np.ndarray, "rows outputs"],
-    groups: Shaped[np.ndarray, " rows"],
-    rng: np.random.Generator,
-) -> Int[np.ndarray, " rows"]:
-    """Return the row from which each row takes its target; constant targets per group are permuted between groups.
-
-    A target that is constant within groups (a singer's gender) has only as many independent values as there are groups;
-    permuted row by row it would give a null that is too easy to exceed.
-
-    >>> permuted_targets(np.array(["f", "f", "m"]), np.array([0, 0, 1]), np.random.default_rng(3)).tolist()
-    [2, 2, 0]
-    """
-    numbers, n_groups = number_groups(groups)
-    first = np.full(n_groups, len(numbers))
-    np.minimum.at(first, numbers, np.arange(len(numbers)))
-    if 1 < n_groups < len(numbers) and np.array_equal(targets[first[numbers]], targets):
-        return first[rng.permutation(n_groups)[numbers]]
-    return rng.permutation(len(numbers))
-
-
 def permute_rows(
     codes: Float[np.ndarray, "rows latents"], *, seed: int, groups: Shaped[np.ndarray, " rows"] | None = None
 ) -> Float[np.ndarray, "rows latents"]:

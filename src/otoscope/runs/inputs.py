@@ -1,7 +1,7 @@
 """Inputs of every protocol: activations, and the labels, groups, splits and factors of the clips."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +69,7 @@ class Clips:
     labels: dict[str, Shaped[np.ndarray, " clips"]]
     factors: Float[np.ndarray, "clips factors"]
     factor_names: tuple[str, ...]
+    covariates: dict[str, Shaped[np.ndarray, " clips"]] = field(default_factory=dict[str, Any])
 
 
 class Features(NamedTuple):
@@ -148,7 +149,7 @@ def load_inputs(run: Context) -> EvaluationInputs:
 def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
     """Return labels, groups, splits and factors as arrays in the order of the corpus.
 
-    Raises what `probed_labels` raises.
+    Raises what `probed_labels` raises, and `CorpusError` for a covariate that the corpus does not have.
     """
     factors = table.values(corpus.clips["clip_id"].to_list())
     return Clips(
@@ -157,6 +158,7 @@ def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
         labels={name: _label(corpus, name) for name in probed_labels(corpus, config)},
         factors=factors,
         factor_names=tuple(table.names),
+        covariates={name: _label(corpus, name) for name in config.evaluate.covariates},
     )
 
 
@@ -167,6 +169,6 @@ def _label(corpus: Corpus, name: str) -> Shaped[np.ndarray, " clips"]:
 
 def clips_fingerprint(clips: Clips) -> str:
     """Return the fingerprint of splits, groups, labels and factors."""
-    labels = {name: values.tolist() for name, values in clips.labels.items()}
+    labels = {name: values.tolist() for name, values in [*clips.labels.items(), *clips.covariates.items()]}
     factors = [np.nan_to_num(clips.factors, nan=-1e300).tobytes().hex(), list(clips.factor_names)]
     return fingerprint(clips.split.tolist(), clips.groups.tolist(), labels, factors)

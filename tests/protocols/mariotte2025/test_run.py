@@ -12,7 +12,7 @@ from otoscope.pipeline.run import run
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 POOLED = {"poolings": ["encode_then_pool", "pool_then_encode"], "layers": [1], "sparsities": [0.75, 0.9]}
-ASKED = {"protocols": ["held_out", "mariotte2025"], "permutations": 1, "mariotte2025": {"probe_epochs": 30}}
+ASKED = {"protocols": ["held_out", "mariotte2025"], "mariotte2025": {"probe_epochs": 30}}
 
 
 @pytest.fixture(scope="module")

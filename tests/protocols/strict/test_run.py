@@ -19,7 +19,6 @@ from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_confi
 STRICT = {
     "baselines": list(BASELINES),
     "seeds": 2,
-    "permutations": 2,
     "folds": 2,
     "sizes": [1, 2],
     "limit_sparsities": [0.75, 0.9],

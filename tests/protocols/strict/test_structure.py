@@ -24,7 +24,7 @@ from otoscope.protocols.strict.tasks import FactorTargets, continuous_target, pr
 from otoscope.runs.inputs import Clips
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="sae", layer=1)
-SETTINGS = StrictSettings(permutations=2, sizes=(1, 2, 4), folds=3)
+SETTINGS = StrictSettings(sizes=(1, 2, 4), folds=3)
 
 
 def world(n_factors: int = 6, seed: int = 0) -> tuple[FactorTargets, np.ndarray]:
@@ -149,7 +149,7 @@ def test_fit_ridge_scores_handles_missing_values():
     values = targets.values.copy()
     values[::7, 1] = np.nan
     part = dataclasses.replace(targets, values=values)
-    linear = fit_ridge_scores(factors, part, folds=3, permutations=3)
+    linear = fit_ridge_scores(factors, part, folds=3)
     (record,) = mean_r2_records(linear, CommonFactors(np.ones(6, dtype=bool), targets.names, 6.0), ABOUT)
     assert record.value > 0.9
     assert record.null_mean < 0.1

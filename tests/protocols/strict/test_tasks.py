@@ -16,7 +16,7 @@ from otoscope.protocols.strict.tasks import (
 )
 
 ABOUT = Record(metric="l0", value=0.0, split="test", representation="dense", layer=0)
-REPEAT = Repetitions(permutations=5, folds=4)
+REPEAT = Repetitions(folds=4)
 SPLIT = np.repeat(["train", "valid", "test"], [120, 40, 80])
 GROUPS = np.repeat([f"g{i:02d}" for i in range(24)], 10)
 

@@ -94,7 +94,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
     write_table(tmp_path / "results.parquet", to_table([*strict, main]))
     write_json(tmp_path / "saes" / "layer01-k95-seed0" / "card.json", {"model": {"width": 8}})
     (tmp_path / "corpus.json").write_text('{"name": "synth", "clips": 200}', encoding="utf-8")
-    (tmp_path / "config.yaml").write_text("evaluate: {strict: {permutations: 7}}", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("evaluate: {strict: {folds: 3}}", encoding="utf-8")
     page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "with 64 latents and 8 dimensions, k and its ratio to the dimensions are: 75\xa0% (k=16, 2.00)",
         "at 5 of the six at least a quarter",
         "2 seeds of the SAEs (0 and 1)",
-        "nulls of 7 refits on permuted targets",
+        "nulls from test clips permuted within groups",
         "intervals from leaving out one group at a time",
         "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it with "
         "<code>train.poolings: [pool_then_encode]</code>)",

@@ -44,6 +44,15 @@ def test_too_few_clips_or_groups_give_no_verdict() -> None:
     )
 
 
+def test_a_latent_that_follows_a_factor_between_groups_only_is_not_named_after_it() -> None:
+    row = {"train_r": 0.3, "test_r": 0.1, "null_high": 0.25, "overall_r": 0.65, "within": True}
+    status = latent_status({**row, "test_clips": 40, "test_groups": 5})
+    assert status == "Between groups only: within them not beyond chance"
+    assert is_refuted(status)
+    few = latent_status({**row, "null_high": 1.0, "test_clips": 40, "test_groups": 4})
+    assert few == "Too few test clips or groups to test"
+
+
 def remade(folder: Path, **parts: object) -> Reading:
     """Write a run's page once more, after its top clips were changed."""
     rows = read_table(folder / "explain" / "top_clips.parquet")

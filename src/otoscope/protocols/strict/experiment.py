@@ -177,7 +177,7 @@ class StrictExperiment:
 
     def _measure(self, brought: UnitsWithRecords, about: Record, *, full: bool) -> ComputedResult:
         settings, targets = self.settings, self.targets
-        repeat = Repetitions(settings.permutations, settings.folds)
+        repeat = Repetitions(settings.folds)
         units, records, arrays = (
             with_noise_if_constant(brought.units, targets),
             list(brought.records),
@@ -190,7 +190,7 @@ class StrictExperiment:
             arrays[f"task.{number}"] = answer.sums
             held.append(answer.records[-1].value)
         if targets.names:
-            linear = fit_ridge_scores(units, targets, folds=settings.folds, permutations=settings.permutations)
+            linear = fit_ridge_scores(units, targets, folds=settings.folds)
             arrays |= {f"linear.{name}": value for name, value in linear._asdict().items()}
         if full:
             records += label_curve_records(units, targets, settings, about)
@@ -223,7 +223,7 @@ def report_plan(experiment: StrictExperiment) -> None:
     layers, sparsities = len(experiment.material.store.layers), len(config.train.sparsities)
     limits = len(settings.limit_presets) * len(settings.limit_sparsities)
     light, full = layers + sparsities + limits, 1 + settings.seeds + len(settings.baselines)
-    fits = full * len(targets.names) * (1 + settings.permutations)
+    fits = full * len(targets.names)
     dropped = len(targets.clips.factor_names) - len(targets.names)
     say = experiment.run.progress.message
     say(

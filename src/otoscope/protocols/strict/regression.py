@@ -18,13 +18,12 @@ from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import FactorTargets
+from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import (
     group_folds,
     group_sums,
     missing_patterns,
-    null_summary,
     number_groups,
-    r2_from_sums,
 )
 from otoscope.resampling.intervals import Score
 
@@ -58,7 +57,7 @@ def fit_lasso_scores(
         targets.values,
         groups=targets.groups,
         split=targets.split,
-        settings=LassoSettings(folds=settings.folds, permutations=settings.permutations),
+        settings=LassoSettings(folds=settings.folds),
         workers=1,
     )
     return LassoScores(
@@ -121,7 +120,7 @@ class RidgeScores(NamedTuple):
 
 
 def fit_ridge_scores(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, permutations: int, seed: int = 0
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, seed: int = 0
 ) -> RidgeScores:
     """Fit every factor by ridge regression; a group or factor without clips has sums of 0."""
     fitted_rows, test_rows = targets.split != "test", targets.split == "test"
@@ -132,23 +131,20 @@ def fit_ridge_scores(
         fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
         if len(np.unique(targets.groups[fitted])) < 2 or not len(test):
             continue
-        rng = np.random.default_rng(seed)
-        orders = [np.arange(len(fitted)), *(rng.permutation(len(fitted)) for _ in range(permutations))]
         fitted_targets = targets.values[np.ix_(fitted, members)]
-        problems = np.concatenate([fitted_targets[order].T for order in orders])[:, :, None]
-        fit = fit_group_ridge(units[fitted], units[test], problems, folds=group_folds(targets.groups[fitted], folds))
+        problems, whole = fitted_targets.T[:, :, None], group_folds(targets.groups[fitted], folds)
+        fit = fit_group_ridge(units[fitted], units[test], problems, folds=whole)
         truth, centre = targets.values[np.ix_(test, members)], fitted_targets.mean(axis=0)
-        guesses = fit.others[:, :, 0].T.reshape(len(test), len(orders), len(members))
-        errors = (truth[:, None] - guesses) ** 2
-        away = np.broadcast_to(((truth - centre) ** 2)[:, None], errors.shape)
-        sums = np.stack([errors, away], axis=-1)
+        guesses = fit.others[:, :, 0].T
         # one row per test group, even if it lacks these factors
-        padded = np.zeros((int(test_rows.sum()), *sums.shape[1:]))
-        padded[np.searchsorted(np.flatnonzero(test_rows), test)] = sums
-        scores.squares[:, members] = group_sums(padded[:, 0], targets.groups[test_rows])
-        mean, high = null_summary(r2_from_sums(sums[:, 1:].sum(axis=0)))
-        scores.null_mean[members], scores.null_high[members] = mean, high
-        held = ((fit.held[: len(members), :, 0].T - fitted_targets) ** 2).sum(axis=0)
+        padded = np.zeros((int(test_rows.sum()), len(members), 2))
+        padded[np.searchsorted(np.flatnonzero(test_rows), test)] = np.stack(
+            [(truth - guesses) ** 2, (truth - centre) ** 2], axis=-1
+        )
+        scores.squares[:, members] = group_sums(padded, targets.groups[test_rows])
+        found = score_factors(truth, guesses, centre, targets.groups[test], seed=seed)
+        scores.null_mean[members], scores.null_high[members] = found.null_mean, found.null_high
+        held = ((fit.held[:, :, 0].T - fitted_targets) ** 2).sum(axis=0)
         spread = ((fitted_targets - centre) ** 2).sum(axis=0)
         scores.held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
     return scores

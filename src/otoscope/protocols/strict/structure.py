@@ -82,7 +82,7 @@ def score_representation(
 ) -> RepresentationScores:
     """Score every factor from one representation."""
     split, groups = targets.split, targets.groups
-    few = SparseSettings(sizes=settings.sizes, permutations=min(settings.permutations, 5))
+    few = SparseSettings(sizes=settings.sizes)
     curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
     return RepresentationScores(
         lasso=fit_lasso_scores(units, targets, settings),
@@ -220,10 +220,6 @@ def _without(mask: FactorMask, j: np.intp) -> FactorMask:
     return fewer
 
 
-MOST_PERMUTATIONS = 5
-"""Maximum number of permutations for the null of a curve; each needs one fit per point."""
-
-
 def label_curve_records(
     units: Float[np.ndarray, "clips p"],
     targets: FactorTargets,
@@ -233,7 +229,7 @@ def label_curve_records(
     """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions."""
     if not live_columns(units[targets.split == "train"]).any():
         return
-    few = SparseProbeSettings(sizes=settings.sizes, permutations=min(settings.permutations, MOST_PERMUTATIONS))
+    few = SparseProbeSettings(sizes=settings.sizes)
     for label, values in targets.clips.labels.items():
         curve = sparse_probe(units, values, groups=targets.groups, split=targets.split, settings=few)
         for size, score in zip(curve.sizes, curve.scores, strict=True):

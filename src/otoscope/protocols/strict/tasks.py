@@ -22,6 +22,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.readers import READERS
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
+from otoscope.resampling.exchange import exchange
 from otoscope.resampling.groups import group_folds, group_sums, null_summary
 from otoscope.resampling.intervals import (
     R2_SCALE,
@@ -31,7 +32,6 @@ from otoscope.resampling.intervals import (
     jackknife_sums,
     recall_interval,
 )
-from otoscope.resampling.nulls import permuted_targets
 from otoscope.runs.inputs import Clips
 
 Kind = Literal["single", "several", "continuous"]
@@ -65,9 +65,8 @@ class TaskResult(NamedTuple):
 
 
 class Repetitions(NamedTuple):
-    """Numbers of permutations and folds."""
+    """Number of folds, and seed of the permutations."""
 
-    permutations: int
     folds: int
     seed: int = 0
 
@@ -138,36 +137,26 @@ def evaluate_task(
 ) -> TaskResult:
     """Return the score on test groups, with interval and null, and the cross-validated score."""
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
-    rng = np.random.default_rng(repeat.seed)
-    targets_fitted = task.outputs[fitted]
-    orders = [
-        np.arange(len(fitted)),
-        *(permuted_targets(targets_fitted, groups[fitted], rng) for _ in range(repeat.permutations)),
-    ]
+    known, truth = task.outputs[fitted], task.outputs[test]
     folds = group_folds(groups[fitted], repeat.folds)
-    problems = np.stack([targets_fitted[order] for order in orders])
-    readings = {
-        name: read(features[fitted], features[test], problems[:1], folds=folds) for name, read in READERS.items()
-    }
-    # the choice looks at folds only, so permuted targets need no choice of their own: it cannot raise their test score
-    reader = max(readings, key=lambda name: _held_score(task.kind, readings[name].held[0], targets_fitted))
-    fits = [readings[reader]]
-    if len(problems) > 1:
-        fits.append(READERS[reader](features[fitted], features[test], problems[1:], folds=folds))
-    held, others = (np.concatenate(parts) for parts in zip(*fits, strict=True))
-    truth = task.outputs[test]
-    terms = [_sums(task.kind, held[i], others[i], targets_fitted[order], truth) for i, order in enumerate(orders)]
+    readings = {name: read(features[fitted], features[test], known[None], folds=folds) for name, read in READERS.items()}
+    reader = max(readings, key=lambda name: _held_score(task.kind, readings[name].held[0], known))
+    held, others = readings[reader]
+    says, centre = _decide(task.kind, held[0], others[0], known), known.mean(axis=0)
+    terms = _terms(task.kind, says, truth, centre)
     # a class without test clips has no recall
-    counted = (terms[0].sum(axis=0)[:, 1::2] > 0).all(axis=1)
-    terms = [part[:, counted] for part in terms]
-    sums = group_sums(terms[0], groups[test])
+    counted = (terms.sum(axis=0)[:, 1::2] > 0).all(axis=1)
+    sums = group_sums(terms[:, counted], groups[test])
     interval = task_interval(task.kind, sums)
-    null = np.asarray([score_from_sums(task.kind, part.sum(axis=0)[None])[0] for part in terms[1:]])
+    orders = exchange(truth, groups[test]).orders(seed=repeat.seed)
+    null = [_terms(task.kind, says, truth[order], centre)[:, counted].sum(axis=0) for order in orders]
+    # a score of 0 needs no features
+    scores = np.maximum(score_from_sums(task.kind, np.stack(null)), 0) if null else np.zeros(0)
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name, reader=reader)
-    score = Score(*(float(end) for end in (*interval, *null_summary(null))))
+    score = Score(*(float(end) for end in (*interval, *null_summary(scores, most=1.0))))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
     n_groups = len(np.unique(groups[fitted]))
-    held_score = _held_score(task.kind, held[0], targets_fitted)
+    held_score = _held_score(task.kind, held[0], known)
     return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
 
 
@@ -175,28 +164,38 @@ def _held_score(
     kind: Kind, held: Float[np.ndarray, "fitted outputs"], known: Float[np.ndarray, "fitted outputs"]
 ) -> float:
     """Return the score of predictions from the other folds; -inf if it is undefined."""
-    sums = _sums(kind, held, held, known, known).sum(axis=0)
+    sums = _terms(kind, _decide(kind, held, held, known), known, known.mean(axis=0)).sum(axis=0)
     sums = sums[(sums[:, 1::2] > 0).all(axis=1)]
     score = float(score_from_sums(kind, sums[None])[0]) if len(sums) else math.nan
     return -math.inf if math.isnan(score) else score
 
 
-def _sums(
+def _decide(
     kind: Kind,
     held: Float[np.ndarray, "fitted outputs"],
     guesses: Float[np.ndarray, "rows outputs"],
     known: Float[np.ndarray, "fitted outputs"],
+) -> Float[np.ndarray, "rows outputs"]:
+    """Return the predicted value, or 1 for predicted classes and 0 for others."""
+    if kind == "continuous":
+        return guesses
+    shifted = guesses - _midpoints(held, known)
+    says = _one_hot(shifted.argmax(axis=1), guesses.shape[1]) if kind == "single" else shifted > 0
+    return says.astype(np.float64)
+
+
+def _terms(
+    kind: Kind,
+    says: Float[np.ndarray, "rows outputs"],
     truth: Float[np.ndarray, "rows outputs"],
+    centre: Float[np.ndarray, " outputs"],
 ) -> Float[np.ndarray, "rows outputs figures"]:
     """Return the terms to sum over rows: squared error and deviation, or hits and sizes per class."""
     if kind == "continuous":
-        return np.stack([(truth - guesses) ** 2, (truth - known.mean(axis=0)) ** 2], axis=-1)
-    shifted = guesses - _midpoints(held, known)
-    says = shifted > 0
+        return np.stack([(truth - says) ** 2, (truth - centre) ** 2], axis=-1)
     if kind == "single":
-        says = _one_hot(shifted.argmax(axis=1), truth.shape[1])
         return np.stack([says * truth, truth], axis=-1)
-    return np.stack([says * truth, truth, ~says * (1 - truth), 1 - truth], axis=-1)
+    return np.stack([says * truth, truth, (1 - says) * (1 - truth), 1 - truth], axis=-1)
 
 
 def task_interval(kind: Kind, sums: Float[np.ndarray, "groups outputs figures"]) -> Interval:

@@ -38,7 +38,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Compared in full": _compared(strict, run),
         "The study's sparsities": _study_sparsities(strict, run),
         "Seeds": _seeds(table),
-        "Nulls and intervals": _nulls(run.config) if strict else "",
+        "Nulls and intervals": _nulls() if strict else "",
     }
     return [(name, text) for name, text in settings.items() if text]
 
@@ -135,14 +135,9 @@ def _seeds(table: ResultsTable) -> str:
     return f"{count(len(seeds), 'seed')} of the SAEs ({comma_list(seeds)}){means}"
 
 
-def _nulls(config: Mapping[str, Any]) -> str:
-    evaluate = config.get("evaluate") or {}
-    strict = evaluate.get("strict") or {}
-    parts: list[str] = []
-    if permutations := strict.get("permutations"):
-        parts.append(f"nulls of {permutations} refits on permuted targets")
-    parts.append(
+def _nulls() -> str:
+    return (
+        "nulls from test clips permuted within groups, or groups where each has one class; "
         f"95{NBSP}% intervals from leaving out one group at a time (for layers also factors; for dimensions "
         "only factors)"
     )
-    return "; ".join(parts)

@@ -70,7 +70,9 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
 def _notes(table: pl.DataFrame) -> list[str]:
     notes = ["Factors within a category depend on each other and are not independent evidence."]
     if any(column.endswith(" null") for column in table.columns):
-        notes.append("In the table, “null” is the upper end of the R² of permuted factors.")
+        notes.append("In the table, “null” is the upper end of the R² for clips permuted within their groups.")
+    if any(column.endswith(" within groups") for column in table.columns):
+        notes.append("“Within groups” is the R² of deviations from the mean of each group.")
     return notes
 
 
@@ -88,9 +90,13 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
         if row["null_high"] is not None:
             target[f"{place} null"] = row["null_high"]
         target["rows"], target["groups"] = row["n"], row["groups"]
+    for row in results.of("factor_r2_within", layer=layer).rows(named=True) if metric == "factor_r2" else ():
+        place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
+        if row["target"] in by_factor:
+            by_factor[row["target"]][f"{place} within groups"] = row["value"]
     schema: dict[str, pl.DataType] = {"factor": pl.String(), "category": pl.String()}
     for label in labels:
-        schema |= {label: pl.Float64(), f"{label} null": pl.Float64()}
+        schema |= {label: pl.Float64(), f"{label} null": pl.Float64(), f"{label} within groups": pl.Float64()}
     table = pl.DataFrame(list(by_factor.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
     empty = [c for c in table.columns if table[c].dtype.is_float() and table[c].fill_nan(None).is_null().all()]
     return table.drop(empty)

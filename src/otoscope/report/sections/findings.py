@@ -11,7 +11,7 @@ from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import PREDICTED_R2, Results, median_of, predicted
+from otoscope.report.results import PREDICTED_R2, Results, between_only, median_of, predicted, untestable
 from otoscope.report.run_data import RunData
 
 
@@ -60,6 +60,8 @@ def _probe_lines(row: Row) -> list[str]:
         lines.append(f"95{NBSP}% interval {percent(row['low'])} to {percent(row['high'])}")
     if formatting.known(row["null_mean"]):
         lines.append(f"chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
+    elif row["null_high"] == 1:
+        lines.append("too few clips or groups to test")
     return lines
 
 
@@ -86,6 +88,8 @@ def _factor_tiles(results: Results) -> list[Tile]:
     lines = [f"chance: R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
     if missing := results.unmeasured_factors:
         lines.append(f"without a test value: {count(len(missing), 'further factor')}")
+    if between := rows.filter(between_only()).height:
+        lines.append(f"between groups only: {count(between, 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
 
@@ -114,10 +118,12 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     Where the evidence is too thin for a claim there are no tiles, and the sentences only state what was measured.
     """
     results, thin = run.results, evidence is not None and evidence.thin
+    noun = str(run.corpus.get("group_noun") or "group")
     findings = [
         *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
+        *between_findings(run, noun),
         *variance_findings(results, thin=thin),
-        *factor_findings(results, thin=thin),
+        *factor_findings(results, noun=noun, thin=thin),
     ]
     return Summary([] if thin else number_tiles(results), findings)
 
@@ -145,6 +151,31 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
             Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in rows_of_codes))
         )
     return findings
+
+
+def between_findings(run: RunData, noun: str) -> list[Finding]:
+    """Return the labels that are constant within groups, whose probes compare groups only."""
+    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
+    constant = [
+        name
+        for name in labels
+        if run.clips is not None
+        and run.clips.drop_nulls(f"label_{name}")
+        .group_by("group")
+        .agg(pl.col(f"label_{name}").n_unique().alias("classes"))["classes"]
+        .max()
+        == 1
+    ]
+    if not constant:
+        return []
+    is_are = "is" if len(constant) == 1 else "are"
+    return [
+        Finding(
+            f"Between {noun}s only",
+            f"{comma_list(constant)} {is_are} constant within each {noun}: a probe compares {noun}s only, and anything "
+            f"in which the {noun}s of a class agree predicts it. The null permutes {noun}s.",
+        )
+    ]
 
 
 def _where(thin: bool) -> str:
@@ -202,7 +233,7 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     ]
 
 
-def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
+def factor_findings(results: Results, *, noun: str = "group", thin: bool = False) -> list[Finding]:
     """Return how many factors are predicted from the layer and its codes, and from how many dimensions."""
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
@@ -216,14 +247,14 @@ def factor_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         return []
     more = f"; {missing}" if (missing := results.unmeasured_note) else ""
     if thin:
-        parts = [_reached(rows, name) for name, rows in by_source.items()]
+        parts = [_reached(rows, name, noun) for name, rows in by_source.items()]
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
-    parts = [_predicted(rows, name) for name, rows in by_source.items()]
+    parts = [_predicted(rows, name, noun) for name, rows in by_source.items()]
     findings = [
         Finding(
             f"Factors at layer {layer}",
             f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} "
-            "and above its null.",
+            f"and above its null, for which clips are permuted within each {noun}.",
         )
     ]
     return [*findings, *_compactness(results, layer)]
@@ -244,27 +275,31 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
     ]
 
 
-def _predicted(rows: pl.DataFrame, source: str) -> str:
+def _predicted(rows: pl.DataFrame, source: str, noun: str) -> str:
     known = rows.filter(predicted()).height
-    return f"{known} of {count(rows.height, 'factor')} are predicted from {source} ({_around(rows)})"
+    return f"{known} of {count(rows.height, 'factor')} are predicted from {source} ({_around(rows, noun)})"
 
 
-def _reached(rows: pl.DataFrame, source: str) -> str:
+def _reached(rows: pl.DataFrame, source: str, noun: str) -> str:
     """Return the same count for a test split that is too small to claim a prediction."""
     known = rows.filter(predicted()).height
     return (
         f"{source} give {known} of {count(rows.height, 'factor')} an R² of at least {PREDICTED_R2} above chance "
-        f"({_around(rows)})"
+        f"({_around(rows, noun)})"
     )
 
 
-def _around(rows: pl.DataFrame) -> str:
+def _around(rows: pl.DataFrame, noun: str) -> str:
     parts = [count(_most(rows, "groups"), "group")]
     median, null = (median_of(rows, c) for c in ("value", "null_high"))
     if median is not None:
         parts.append(f"median R² {decimal(median, 2)}")
     if null is not None:
         parts.append(f"null up to {decimal(null, 2)}")
+    if between := rows.filter(between_only()).height:
+        parts.append(f"{between} more between {noun}s only")
+    if few := rows.filter(untestable()).height:
+        parts.append(f"{few} more with too few {noun}s to test")
     return ", ".join(parts)
 
 

@@ -20,20 +20,25 @@ from otoscope.report.sections.latent_cards import CardText, card_texts
 
 CHANCE = "Not beyond chance on test clips"
 OPPOSITE = "Opposite sign on test clips"
+UNTESTABLE = "Too few test clips or groups to test"
+BETWEEN = "Between groups only: within them not beyond chance"
 
 
 def latent_status(row: Mapping[str, Any]) -> str:
     """Return when a latent fires, or why test clips do not confirm it.
 
-    The test correlation must exceed its null in size and have the sign of the training correlation. With fewer than
-    three test groups the statement is limited to these clips.
+    The test correlation must exceed its null in size and have the sign of the training correlation. It is that within
+    groups; a latent that follows the factor between them only, as one of the singer's sex does, is no latent of the
+    factor. With fewer than three test groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
     direction = "fires when the factor is high" if train_r >= 0 else "fires when the factor is low"
     if row["test_clips"] < MIN_ROWS:
         return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {direction}"
+    if formatting.known(null_high) and null_high >= 1:
+        return UNTESTABLE
     if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
-        return CHANCE
+        return BETWEEN if row.get("within") and abs(row["overall_r"]) > null_high else CHANCE
     if (test_r >= 0) != (train_r >= 0):
         return OPPOSITE
     if row["test_groups"] < MIN_GROUPS:
@@ -43,7 +48,7 @@ def latent_status(row: Mapping[str, Any]) -> str:
 
 def is_refuted(status: str) -> bool:
     """Return whether test clips contradict the training clips."""
-    return status in (CHANCE, OPPOSITE)
+    return status in (CHANCE, OPPOSITE, BETWEEN)
 
 
 def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
@@ -70,14 +75,19 @@ def introduction(run: RunData) -> str:
     return (
         f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with one of the "
         f"{_factors(run)} that codes predict best on validation groups; other factors of the same latent are listed on "
-        "its card. The latent was chosen on training and validation groups. Its correlation on test groups is given "
-        "with the upper end of the same choice for permuted factors. The clips are those in which the latent fires "
+        "its card. The latent was chosen on training and validation groups. Correlations are those within "
+        f"{_noun(run)}s: of deviations from the mean of each {_noun(run)}. The test correlation is given with the "
+        f"upper end for clips permuted within each {_noun(run)}. The clips are those in which the latent fires "
         "most, from different groups where possible; the caption names the split, which may be training. Strength is "
         f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
         "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
         "scaled from 0 to the clip's maximum. These clips are extremes, not typical clips; the sentence above them is "
         "composed from the frames of train and validation groups, and scored on test groups."
     )
+
+
+def _noun(run: RunData) -> str:
+    return str(run.corpus.get("group_noun") or "group")
 
 
 def _factors(run: RunData) -> str:
@@ -245,7 +255,7 @@ def _latent(
 ) -> LatentCard:
     first = rows[0]
     facts = [
-        *_tested(first),
+        *_tested(first, _noun(run)),
         f"training correlation {decimal(first['train_r'], 2)}",
         *test_r2_notes(run, first),
         f"active in {percent(first['firing'], 0)} of clips",
@@ -266,12 +276,16 @@ def _latent(
     )
 
 
-def _tested(row: dict[str, Any]) -> list[str]:
+def _tested(row: dict[str, Any], noun: str) -> list[str]:
     on = f"on {count(row['test_clips'], 'clip')} of {count(row['test_groups'], 'group')}"
     if not formatting.known(row["test_r"]):
         return [f"no test correlation {on}"]
-    chance = [f"chance |r| up to {decimal(row['null_high'], 2)}"] if formatting.known(row["null_high"]) else []
-    return [f"test correlation {decimal(row['test_r'], 2)} {on}", *chance]
+    tested = formatting.known(row["null_high"]) and row["null_high"] < 1
+    chance = [f"chance |r| up to {decimal(row['null_high'], 2)}"] if tested else []
+    if not row.get("within"):
+        return [f"test correlation {decimal(row['test_r'], 2)} {on}, between {noun}s only", *chance]
+    overall = f"over all of these clips, differences between {noun}s included, {decimal(row['overall_r'], 2)}"
+    return [f"test correlation within {noun}s {decimal(row['test_r'], 2)} {on}", *chance, overall]
 
 
 def _also(factors: list[str]) -> str:
