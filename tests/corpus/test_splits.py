@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from otoscope.corpus.splits import Splits, assign_groups, assign_splits
+from otoscope.corpus.splits import Splits, assign_groups, assign_splits, group_strata
 from otoscope.errors import SplitError
 
 NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=3, max_size=30, unique=True)
@@ -169,3 +169,23 @@ def test_settings_out_of_range_are_refused(settings_, reason):
 
 def test_named_groups_are_spelled_as_in_the_corpus():
     assert Splits(test_groups=[" ann ", "Zoe\u0308"]).test_groups == ("ann", "Zo\u00eb")
+
+
+def test_splits_are_stratified_by_labels_that_are_constant_within_groups() -> None:
+    names = [f"singer{i:02d}" for i in range(20)]
+    sex = {name: "f" if i < 10 else "m" for i, name in enumerate(names)}
+    clips = clips_of(names * 3).with_columns(
+        label_sex=pl.col("group").replace_strict(sex), label_song=pl.int_range(pl.len()).mod(3).cast(pl.String)
+    )
+    for seed in range(20):
+        dealt = assign_splits(clips, Splits(seed=seed), stratify=True)
+        counts = dealt.unique("group").group_by("split", "label_sex").len()
+        for split, expected in (("test", 3), ("valid", 2), ("train", 5)):
+            assert counts.filter(pl.col("split") == split)["len"].to_list() == [expected, expected]
+
+
+def test_strata_need_labels_that_are_constant_within_groups_with_several_groups_per_class() -> None:
+    clips = clips_of(["a", "b", "c", "d"] * 2).with_columns(
+        label_name=pl.col("group"), label_take=pl.int_range(pl.len()).cast(pl.String)
+    )
+    assert set(group_strata(clips).values()) == {()}

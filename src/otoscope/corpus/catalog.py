@@ -108,7 +108,7 @@ def build_corpus(
     return Corpus(
         name=listing.name,
         root=listing.root.resolve(),
-        clips=assign_splits(clips, splits).select(*COLUMNS, *extra),
+        clips=assign_splits(clips, splits, stratify=True).select(*COLUMNS, *extra),
         set_aside=set_aside,
         suspects=suspects,
         licence=listing.licence,

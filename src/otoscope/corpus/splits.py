@@ -42,31 +42,55 @@ class Splits(BaseModel):
         return self
 
 
-def assign_splits(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
+def assign_splits(clips: pl.DataFrame, splits: Splits, *, stratify: bool = False) -> pl.DataFrame:
     """Return clips with every `split` filled from their `group`; stated splits are kept.
 
-    A clip without a split gets the split stated for its group. Raises `SplitError` as `assign_groups` does, and if a
-    stated split is unknown or one group has two.
+    A clip without a split gets the split stated for its group. With `stratify`, groups are spread over the splits by
+    the labels that are constant within groups, such as sex (`group_strata`). Raises `SplitError` as `assign_groups`
+    does, and if a stated split is unknown or one group has two.
     """
-    assigned = assign_groups(_stated_splits(clips), splits)
+    assigned = assign_groups(_stated_splits(clips), splits, strata=group_strata(clips) if stratify else None)
     return clips.with_columns(split=pl.col("group").replace_strict(assigned, return_dtype=pl.String()))
 
 
-def assign_groups(stated: Mapping[str, str | None], splits: Splits) -> dict[str, str]:
+def group_strata(clips: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the classes of each group of the labels that are constant within groups and have several groups per class.
+
+    >>> frame = pl.DataFrame({"group": list("abcd"), "label_sex": list("ffmm"), "label_song": ["x", "y", "x", "z"]})
+    >>> group_strata(frame)
+    {'a': ('f',), 'b': ('f',), 'c': ('m',), 'd': ('m',)}
+    """
+    strata: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(clips["group"].unique().to_list()), ())
+    for name in (name for name in clips.columns if name.startswith("label_")):
+        by_group = clips.group_by("group").agg(pl.col(name).drop_nulls().unique())
+        classes: dict[str, list[str]] = dict(by_group.iter_rows())
+        if any(len(values) > 1 for values in classes.values()):
+            continue
+        finer = {group: (*known, *classes[group]) for group, known in strata.items()}
+        # with fewer than two groups per class there is nothing to spread
+        if 2 * len(set(finer.values())) <= len(finer):
+            strata = finer
+    return strata
+
+
+def assign_groups(
+    stated: Mapping[str, str | None], splits: Splits, *, strata: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, str]:
     """Assign every group to a split: named groups first, then stated ones, the others by hash.
 
-    `stated` maps each group to the split that the corpus states, or None. Groups are ranked by the SHA-256 of seed and
-    name, so order and number of clips do not matter. `test` and `valid` take their share of all groups (rounded, at
-    least one) from the ranking unless they are stated; the rest is train. If train and test are stated but valid is
-    not, valid is taken from the train groups in the same ranking.
+    Groups of each stratum are spread over the ranking, so that each split gets its share of them. `stated` maps each
+    group to the split that the corpus states, or None. Groups are ranked by the SHA-256 of seed and name, so order and
+    number of clips do not matter. `test` and `valid` take their share of all groups (rounded, at least one) from the
+    ranking unless they are stated; the rest is train. If train and test are stated but valid is not, valid is taken
+    from the train groups in the same ranking.
 
     >>> assign_groups({"ann": None, "bob": "test", "cy": None, "di": None}, Splits())
     {'ann': 'valid', 'bob': 'test', 'cy': 'train', 'di': 'train'}
     """
     _check_names(stated, splits)
     sides = _apply_names(stated, splits)
-    free = rank_by_hash((group for group, side in sides.items() if side is None), seed=splits.seed)
-    train = rank_by_hash((group for group, side in sides.items() if side == "train"), seed=splits.seed)
+    by_side = ([group for group, side in sides.items() if side == wanted] for wanted in (None, "train"))
+    free, train = (spread_strata(rank_by_hash(groups, seed=splits.seed), strata or {}) for groups in by_side)
     fixed = set(sides.values())
     if "test" not in fixed:
         # keep a free group for train and one for valid; valid is taken from a stated train only if none is free
@@ -87,6 +111,17 @@ def assign_groups(stated: Mapping[str, str | None], splits: Splits) -> dict[str,
 def rank_by_hash(groups: Iterable[str], *, seed: int) -> list[str]:
     """Return groups in the order of the SHA-256 of seed and name: pseudo-random and reproducible."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest())
+
+
+def spread_strata(ranked: Sequence[str], strata: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return ranked groups in an order in which any first part holds about the same share of every stratum.
+
+    >>> spread_strata(["a", "b", "c", "d"], {"a": ("f",), "b": ("f",), "c": ("m",), "d": ("m",)})
+    ['a', 'c', 'b', 'd']
+    """
+    of = [strata.get(group, ()) for group in ranked]
+    place = [(of[:i].count(stratum) + 0.5) / of.count(stratum) for i, stratum in enumerate(of)]
+    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (place[i], i))]
 
 
 def _check_names(stated: Mapping[str, str | None], splits: Splits) -> None:

@@ -43,6 +43,10 @@ _LEADS_OUT = r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00"
 SPLITS = ("train", "valid", "test")
 
 
+MAX_CLASSES = 10
+"""Classes of a label whose groups a summary counts."""
+
+
 @dataclass(frozen=True, repr=False)
 class Corpus:
     """Audio clips with their groups, splits, labels and known factors.
@@ -147,6 +151,19 @@ class Corpus:
         lines = [f"<b>{html.escape(self.name)}</b>: {html.escape(first)}", *map(html.escape, details)]
         return "<br>".join(lines)
 
+    def _groups_per_class(self, label: str) -> str:
+        """Return the groups of each class by split for a label of at most ten classes; empty for one of more."""
+        known = self.clips.select("split", "group", label=f"label_{label}").drop_nulls("label")
+        classes = known["label"].unique().sort().to_list()
+        if not 1 < len(classes) <= MAX_CLASSES:
+            return ""
+        numbers = {
+            (name, split): number
+            for name, split, number in known.group_by("label", "split").agg(pl.col("group").n_unique()).iter_rows()
+        }
+        each = (f"{name} {'/'.join(str(numbers.get((name, split), 0)) for split in SPLITS)}" for name in classes)
+        return f"{self.group_noun}s per {label} ({'/'.join(SPLITS)}): {', '.join(each)}"
+
     def _summary(self) -> list[str]:
         """Return the size, groups per split, labels, factors and clips set aside, one line each."""
         clips, noun = self.clips, self.group_noun
@@ -157,6 +174,7 @@ class Corpus:
         classes = [count(clips[f"label_{name}"].drop_nulls().n_unique(), "class", "classes") for name in self.labels]
         labels = ", ".join(f"{name} ({number})" for name, number in zip(self.labels, classes, strict=True))
         lines.append(f"labels: {labels or 'none'}")
+        lines += [line for name in self.labels if (line := self._groups_per_class(name))]
         factors = ", ".join(self.factors[:5]) + (", ..." if len(self.factors) > 5 else "")
         lines.append(f"factors: {len(self.factors)} ({factors})" if factors else "factors: none")
         return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]

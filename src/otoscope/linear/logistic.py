@@ -1,6 +1,6 @@
 """Batched multinomial logistic regression: many problems on the same rows.
 
-Minimises mean cross-entropy + penalty/2 |W|^2, intercepts unpenalised. Two exact changes of
+Minimises (weighted) mean cross-entropy + penalty/2 |W|^2, intercepts unpenalised. Two exact changes of
 coordinates: the optimum under an L2 penalty lies in the span of the rows, so features are first rotated into it
 (at most as many columns as rows, same optimum); there the Gram matrix is diagonal, and so is Böhning's
 bound on the Hessian (Ann. Inst. Stat. Math. 44, 1992), which scales the coordinates before L-BFGS (Liu and
@@ -53,21 +53,26 @@ def fit_logistic(
     n_classes: int,
     penalties: Float[np.ndarray, " problems"],
     variance: Float[np.ndarray, " rank"],
+    weights: Float[np.ndarray, "problems rows"] | None = None,
     start: Float[np.ndarray, "problems q classes"] | None = None,
     tolerance: float = 1e-4,
     iterations: int = 500,
 ) -> Float[np.ndarray, "problems q classes"]:
     """Return the weights of each problem; `rows` come from `rotate` (q = rank + 1).
 
-    Every class must occur in every problem. A problem is solved once its scaled gradient falls to `tolerance` times
-    that at zero weights, or after `iterations` (the objective falls in each, so the result is only less exact).
+    Every class must occur in every problem. `weights` of the rows have a mean of 1 per problem; default: all 1. A
+    problem is solved once its scaled gradient falls to `tolerance` times that at zero weights, or after `iterations`
+    (the objective falls in each, so the result is only less exact).
     """
     problems = len(penalties)
     ridge = np.repeat(penalties[:, None], rows.shape[1], axis=1)
     ridge[:, -1] = 0
     bound = 0.5 * np.append(variance, 1.0) + ridge
     scale = 1 / np.sqrt(bound)
-    state = _Batch(rows, _one_hot(classes, n_classes), ridge[:, :, None], scale[:, :, None])
+    targets = _one_hot(classes, n_classes)
+    if weights is not None:
+        targets *= weights.T[:, :, None]
+    state = _Batch(rows, targets, ridge[:, :, None], scale[:, :, None])
     point = np.zeros((problems, rows.shape[1], n_classes))
     _, slope = state.loss_and_slope(point)
     enough = tolerance * _norm(slope)
@@ -77,7 +82,7 @@ def fit_logistic(
 
 
 class _Batch(NamedTuple):
-    """Problems on shared rows; points are in scaled coordinates."""
+    """Problems on shared rows; points are in scaled coordinates, targets hold the weight of a row at its class."""
 
     rows: Float[np.ndarray, "rows q"]
     targets: Float[np.ndarray, "rows problems classes"]
@@ -95,8 +100,11 @@ class _Batch(NamedTuple):
         picked = np.einsum("npc,npc->p", logits, self.targets)
         np.exp(logits, out=logits)
         total = logits.sum(axis=2, keepdims=True)
-        loss = (np.log(total[:, :, 0]).sum(axis=0) - picked) / n + 0.5 * (self.ridge * weights**2).sum(axis=(1, 2))
-        logits /= total
+        weight = self.targets.sum(axis=2)
+        loss = ((weight * np.log(total[:, :, 0])).sum(axis=0) - picked) / n + 0.5 * (self.ridge * weights**2).sum(
+            axis=(1, 2)
+        )
+        logits *= weight[:, :, None] / total
         logits -= self.targets
         slope = (self.rows.T @ logits.reshape(n, -1)).reshape(-1, problems, classes).transpose(1, 0, 2) / n
         return loss, (slope + self.ridge * weights) * self.scale

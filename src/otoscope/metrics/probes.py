@@ -1,11 +1,11 @@
 """Linear probes of labels, evaluated on held-out groups.
 
 Multinomial logistic regression on features standardised by the training rows. With p the number of features that vary,
-the loss is mean cross-entropy + penalty * p/2 |W|^2. Penalties are relative, so that one grid serves a layer of 384
-units and a code of 6,144. The penalty is chosen by balanced accuracy on the validation groups (ties: lower
-cross-entropy). The map is refitted on training and validation rows at that penalty and scored on the test groups. The
-null permutes the labels of the test rows within their groups, or among groups if each has one label
-(`otoscope.resampling.exchange`).
+the loss is mean cross-entropy + penalty * p/2 |W|^2, in which every class has the same weight. Penalties are relative,
+so that one grid serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy on the
+validation groups (ties: lower cross-entropy). The map is refitted on training and validation rows at that penalty and
+scored on the test groups. The null permutes the labels of the test rows within their groups, or among groups if each
+has one label (`otoscope.resampling.exchange`).
 """
 
 from collections.abc import Sequence
@@ -126,15 +126,16 @@ def fit_probe(
         seed: seed of the permutations.
 
     Balanced accuracy is the mean recall over the classes of the test rows. Macro-F1 is the mean over the classes that
-    occur in the test rows or predictions (scikit-learn's rule). A test row of a class without fitted rows counts as
-    wrong; a class without test rows has no recall. Raises `EvaluationError` for fewer than two classes in the training
+    occur in the test rows or predictions (scikit-learn's rule). Rows of a class without training rows are left out; a
+    class without test rows has no recall. Raises `EvaluationError` for fewer than two classes in the training
     rows, a missing split, features that are all constant, and non-finite features.
     """
     settings = settings or ProbeSettings()
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
     _check(features, names, groups, settings)
     has_label = names != ""
-    parts = [np.flatnonzero(split_rows(split, name, len(names)) & has_label) for name in ("train", "valid", "test")]
+    learnt = np.isin(names, names[split_rows(split, "train", len(names)) & has_label])
+    parts = [np.flatnonzero(split_rows(split, name, len(names)) & learnt) for name in ("train", "valid", "test")]
     classes, number = _number_classes(names, parts)
     data = _Data.build(features, *parts)
     n_train, n_fitted = len(parts[0]), len(parts[0]) + len(parts[1])
@@ -218,6 +219,7 @@ def _choose(
         n_classes=len(present),
         penalties=penalties * data.n_live,
         variance=data.variance,
+        weights=np.broadcast_to(class_weights(known[:n_train]), (len(penalties), n_train)),
         tolerance=settings.tolerance,
     )
     logits = np.full((len(penalties), len(known) - n_train, n_classes), -np.inf)
@@ -256,12 +258,23 @@ def _fit_and_apply(
         n_classes=len(present),
         penalties=np.array([penalty]),
         variance=variance,
+        weights=class_weights(classes)[None],
         start=start[None][:, :, present],
         tolerance=tolerance,
     )
     logits = np.full((len(others), n_classes), -np.inf)
     logits[:, present] = others @ weights
     return logits
+
+
+def class_weights(classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """Return weights of mean 1 that sum to the same for every class that occurs.
+
+    >>> class_weights(np.array([0, 0, 0, 2])).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
+    """
+    _, which, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return len(classes) / (len(counts) * counts[which])
 
 
 def _number_classes(

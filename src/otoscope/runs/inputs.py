@@ -46,8 +46,9 @@ def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
         return f"no clip of {' and '.join(empty)} has it"
     if len(classes["train"]) == 1:
         return f"all clips of train have the one class {classes['train'][0]!r}"
-    if not set(classes["train"]) & set(classes["test"]):
-        return "no class is in both train and test"
+    for split in ("valid", "test"):
+        if not set(classes["train"]) & set(classes[split]):
+            return f"no class is in both train and {split}"
     return None
 
 

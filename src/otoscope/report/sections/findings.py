@@ -122,6 +122,7 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     findings = [
         *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
         *between_findings(run, noun),
+        *left_out_findings(run),
         *variance_findings(results, thin=thin),
         *factor_findings(results, noun=noun, thin=thin),
     ]
@@ -176,6 +177,21 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
             f"in which the {noun}s of a class agree predicts it. The null permutes {noun}s.",
         )
     ]
+
+
+def left_out_findings(run: RunData) -> list[Finding]:
+    """Return the classes without training clips, which no probe can learn."""
+    if run.clips is None:
+        return []
+    parts: list[str] = []
+    for label in (name for name in run.results.labels if f"label_{name}" in run.clips.columns):
+        known = run.clips.drop_nulls(f"label_{label}")
+        learnt = known.filter(pl.col("split") == "train")[f"label_{label}"].unique()
+        if absent := sorted(set(known[f"label_{label}"]) - set(learnt)):
+            parts.append(f"{comma_list(absent)} ({label})")
+    if not parts:
+        return []
+    return [Finding("Classes left out", f"No training clip has {comma_list(parts)}: their clips are in no probe.")]
 
 
 def _where(thin: bool) -> str:

@@ -174,7 +174,7 @@ def _sound(run: RunData) -> str:
 
 
 def _labels(run: RunData) -> str | None:
-    """Return the classes of every probed label with their clip counts, most frequent first."""
+    """Return the classes of every probed label with their clips and groups, most frequent first."""
     if run.clips is None or not run.results.labels:
         return None
     each: list[str] = []
@@ -182,12 +182,15 @@ def _labels(run: RunData) -> str | None:
         column = f"label_{label}"
         if column not in run.clips.columns:
             continue
-        counts = run.clips[column].drop_nulls().value_counts().sort(["count", column], descending=[True, False]).rows()
-        named = [f"{name} ({clips})" for name, clips in counts[:MAX_CLASSES]]
+        per_class = (
+            run.clips.drop_nulls(column).group_by(column).agg(pl.len().alias("clips"), pl.col("group").n_unique())
+        )
+        counts = per_class.sort(["clips", column], descending=[True, False]).rows()
+        named = [f"{name} ({clips}, {groups})" for name, clips, groups in counts[:MAX_CLASSES]]
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
         each.append(f"{label}: {comma_list(named)}")
-    return f"Clips per class. {'; '.join(each)}." if each else None
+    return f"Clips and {run.corpus.get('group_noun') or 'group'}s per class. {'; '.join(each)}." if each else None
 
 
 def _codes(run: RunData) -> str | None:
