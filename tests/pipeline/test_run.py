@@ -80,7 +80,16 @@ def test_run_summary_has_clips_report_time_and_memory(summary: RunSummary) -> No
 
 def test_results_have_the_schema_and_every_metric(results: pl.DataFrame) -> None:
     assert dict(results.schema) == SCHEMA
-    asked = {"factor_r2", "completeness", "effective_latents", "disentanglement", "explained_variance", "mse", "cosine"}
+    asked = {
+        "factor_r2",
+        "factor_r2_within",
+        "completeness",
+        "effective_latents",
+        "disentanglement",
+        "explained_variance",
+        "mse",
+        "cosine",
+    }
     asked |= {
         "l0",
         "dead_fraction",
@@ -112,8 +121,11 @@ def test_results_on_test_groups_have_interval_null_and_counts(results: pl.DataFr
     assert (probes["groups"] == 2).all()
     assert (probes["n"] == 2 * 3 * 2).all()
     assert probes.select((pl.col("low") <= pl.col("value")) & (pl.col("value") <= pl.col("high"))).to_series().all()
-    assert probes["null_mean"].is_between(0.0, 1.0).all()
-    assert (probes["null_high"] >= probes["null_mean"]).all()
+    # two singers of different gender cannot be exchanged
+    tested = probes.filter(pl.col("target") != "gender")
+    assert tested["null_mean"].is_between(0.0, 1.0).all()
+    assert (tested["null_high"] >= tested["null_mean"]).all()
+    assert (probes.filter(pl.col("target") == "gender")["null_high"] == 1).all()
 
 
 def test_results_have_fewer_active_latents_for_sparser_saes(results: pl.DataFrame) -> None:

@@ -89,7 +89,9 @@ def made_up(seed: int) -> tuple[Encoded, Clips]:
         "shape": np.array(["round", "flat", "long"])[np.digitize(factors[:, 3], [-0.5, 0.5])],
     }
     atoms, others = rng.normal(size=(2, 12, 5))
-    return Encoded(layers, again, atoms, others), Clips(SPLIT, GROUPS, labels, factors, NAMES)
+    return Encoded(layers, again, atoms, others), Clips(
+        SPLIT, GROUPS, labels, factors, NAMES, covariates={"shape": labels["shape"]}
+    )
 
 
 def every_metric(given: Encoded, clips: Clips) -> dict[Key, float]:
