@@ -139,7 +139,9 @@ def evaluate_task(
     fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
     known, truth = task.outputs[fitted], task.outputs[test]
     folds = group_folds(groups[fitted], repeat.folds)
-    readings = {name: read(features[fitted], features[test], known[None], folds=folds) for name, read in READERS.items()}
+    readings = {
+        name: read(features[fitted], features[test], known[None], folds=folds) for name, read in READERS.items()
+    }
     reader = max(readings, key=lambda name: _held_score(task.kind, readings[name].held[0], known))
     held, others = readings[reader]
     says, centre = _decide(task.kind, held[0], others[0], known), known.mean(axis=0)
