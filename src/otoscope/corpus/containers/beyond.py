@@ -24,12 +24,13 @@ KINDS = {"FLOAT": "f", "DOUBLE": "f", "PCM_S8": "i", "PCM_16": "i", "PCM_32": "i
 
 
 def end_of_sound(
-    file: BinaryIO, declared: ByteSpan, subtype: str | None, *, channels: int, order: Order
+    file: BinaryIO, declared: ByteSpan, subtype: str | None, *, channels: int, order: Order, reads_on: bool = False
 ) -> tuple[int, str]:
     """Return the end of the sound of a file that goes on after its declared end, and a note.
 
     A size of 0 was never filled in; a size short by a multiple of 4 GiB overflowed. Otherwise the bytes beyond
-    must look like the sound before; zeros, tags and text are no sound. Raises `AudioError` if it cannot be decided.
+    must look like the sound before, and are read with `reads_on`; zeros, tags and text are no sound. Raises
+    `AudioError` for sound that is not read on, and if it cannot be decided.
     """
     (start, stop), size = declared, size_of(file)
     overflow = 1 << 32
@@ -42,6 +43,8 @@ def end_of_sound(
         return stop, ""
     if subtype is not None:
         if _looks_like_sound(read_at(file, start, min(MAX_TAIL, stop - start)), tail, subtype, channels, order):
+            if not reads_on:
+                raise AudioError(f"contradicts itself: {note.replace('were read', 'are there')}; export it again")
             return size, note
         if size - stop < MAX_TAIL and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff\0]*", tail):
             return stop, f"{size - stop:,} bytes of text after the sound were not read"

@@ -66,7 +66,10 @@ def riff_layout(file: BinaryIO) -> Layout:
             raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
         stop = size
     elif rest - declared > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
-        stop, note = end_of_sound(file, ByteSpan(data.start, stop), form.subtype, channels=form.channels, order=order)
+        declared_sound = ByteSpan(data.start, stop)
+        stop, note = end_of_sound(
+            file, declared_sound, form.subtype, channels=form.channels, order=order, reads_on=True
+        )
     return _layout(file, form, ByteSpan(data.start, stop), _stated_samples(file, chunks, order), order, note)
 
 
