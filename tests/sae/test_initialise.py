@@ -134,3 +134,15 @@ def test_n_axes_for_holds_the_variance_share():
     sae = SparseAutoencoder(3, 7, TopK(2), init="principal")
     sae.initialise_at_axes(torch.eye(3), gain=0.5)
     assert torch.equal(sae.decoder[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
+
+
+@pytest.mark.parametrize("sparsifier", ["relu", "gated"])
+def test_initialise_starts_sparsifiers_with_a_bias_tied(sparsifier: str):
+    """A bias silences all latents but the axes, so that two of three stay dead."""
+    run = begin(TRAIN, VALID, TrainConfig.preset("default", sparsifier=sparsifier), latents=96, k=6)
+    axes = compute_statistics(TRAIN).axes("rows", centred=True).directions
+    assert (run.sae.decoder.detach() @ axes.T).abs().max() < 0.95
+    assert not run.best
+    config = TrainConfig.preset("default", sparsifier=sparsifier, target_rows=20_000)
+    trained = fit(TRAIN, VALID, config, latents=48, k=6)
+    assert trained.summary["valid_dead_fraction"] < 0.3

@@ -39,6 +39,40 @@ def test_finish_returns_the_best_state():
     assert trained.summary["best_step"] == 7 * (1 + int(np.argmin(seen)))
 
 
+class Diverging(TorchStepper):
+    """Stepper that spoils the weights at step 30, as a learning rate does that is too high for a moment."""
+
+    steps = 0
+
+    def step(self, inner: torch.Tensor, *, learning_rate: float) -> Losses:
+        self.steps += 1
+        if self.steps == 30 and not hasattr(self.sae, "spoiled"):
+            self.sae.spoiled = True
+            self.sae.decoder_bias.detach().add_(3.0)
+        return super().step(inner, learning_rate=learning_rate)
+
+    def restart(self) -> None:
+        super().restart()
+        assert not self.optimiser.state
+
+
+def test_fit_continues_from_the_best_state_at_half_the_rate_after_divergence():
+    run = begin(planted(0, 1), planted(2), QUICK, latents=96, k=6, stepper=Diverging)
+    steps = list(train_steps(run))
+    trained = finish(run)
+    (restarted,) = trained.summary["restart_steps"]
+    assert 30 <= restarted <= 35
+    planned = [run.plan.learning_rate(step.step - 1) for step in steps]
+    assert [step.learning_rate for step in steps] == [
+        rate * (0.5 if step.step > restarted else 1.0) for step, rate in zip(steps, planned, strict=True)
+    ]
+    plain = fit(planted(0, 1), planted(2), QUICK, latents=96, k=6)
+    assert plain.summary["restart_steps"] == []
+    assert trained.summary["valid_explained_variance"] > plain.summary["valid_explained_variance"] - 0.05
+    assert any("diverged at step" in line for line in trained.summary["warnings"])
+    assert not any("diverged" in line for line in plain.summary["warnings"])
+
+
 def test_fit_is_seeded():
     def weights(seed: int) -> torch.Tensor:
         config = QUICK.model_copy(update={"epochs": 2.0})
@@ -244,7 +278,7 @@ def test_train_result_repr_is_a_few_lines():
         "  preset: default",
         "  rows: 90 training, 400 validation",
     ]
-    assert lines[-1].startswith("  warning: 90 training rows for 96 latents")
+    assert any(line.startswith("  warning: 90 training rows for 96 latents") for line in lines)
     assert len(lines) < 12
     html = result._repr_html_()
     assert html.startswith("<table>")

@@ -45,6 +45,17 @@ def test_training_state_resumed_run_ends_in_the_same_bytes(tmp_path: Path, kill_
     assert not (tmp_path / "killed" / PROGRESS).exists()
 
 
+def test_load_progress_keeps_the_learning_rate_after_a_restart(tmp_path: Path):
+    run = fresh()
+    list(islice(train_steps(run), 14))
+    run.restart_steps.append(13)
+    save_progress(tmp_path, run)
+    resumed = fresh()
+    assert load_progress(tmp_path, resumed)
+    assert resumed.restart_steps == [13]
+    assert next(train_steps(resumed)).learning_rate == run.plan.learning_rate(14) / 2
+
+
 def test_load_progress_without_a_file(tmp_path: Path):
     assert not load_progress(tmp_path, fresh())
 

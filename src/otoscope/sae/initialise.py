@@ -30,7 +30,8 @@ def initialise(
     first = sae.normalise(torch.from_numpy(rows.take(shuffle.indices(0))))
     if sae.archetypes is not None:
         _initialise_archetypes(sae, sae.archetypes, rows, shuffle, bound=config.relaxation)
-    if config.init == "principal":
+    at_axes = starts_at_axes(sae, config)
+    if at_axes:
         axes, k, gain = statistics.axes(config.scaling, centred=config.centred), sae.sparsifier.k, config.rest_gain
         # half of a large budget for axes as well: with few rows nothing else generalises as far
         least = k // 2
@@ -38,9 +39,18 @@ def initialise(
             least, gain = min(max(k, min(2 * k, FEW_AXES)), sae.width // 2), FEW_GAIN * gain
         sae.initialise_at_axes(axes.directions[: max(axes.n_axes_for(config.axes_share), least)], gain=gain)
     _initialise_sparsifier(sae, first)
-    if config.init in ("tied", "points"):
+    if config.init != "linear" and not at_axes:
         sae.fit_gain(first)
         _initialise_sparsifier(sae, first)
+
+
+def starts_at_axes(sae: SparseAutoencoder, config: TrainConfig) -> bool:
+    """Return whether the first atoms are principal axes: `init="principal"`, unless the encoder bias sets the sparsity.
+
+    Such a bias silences all latents but the axes, and AuxK then finds only zeros to revive: these sparsifiers start
+    tied.
+    """
+    return config.init == "principal" and not isinstance(sae.sparsifier, BiasInitialised)
 
 
 def _initialise_archetypes(

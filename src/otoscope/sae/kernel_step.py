@@ -402,6 +402,13 @@ class KernelStepper:
             if name in self.parameters:
                 kernels.adam(*self.parameters[name], gradient, numbers, 1.0)
 
+    def restart(self) -> None:
+        """Forget Adam's moments, after the weights were changed from outside."""
+        self.steps = 0
+        for parameter in self.parameters.values():
+            parameter.first[...] = parameter.second[...] = 0
+        self.refresh()
+
     def state(self) -> dict[str, Tensor]:
         """Return copies of Adam's moments, the silent-row counters, the number of steps and the precision."""
         state = {

@@ -36,6 +36,10 @@ class Stepper(Protocol):
         """Update the weights from one batch of normalised rows."""
         ...
 
+    def restart(self) -> None:
+        """Forget the moments, after the weights were changed from outside."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return copies of the moments and counters."""
         ...
@@ -119,6 +123,10 @@ class TorchStepper:
             batch.fired.sum().item() / len(inner),
             dead.float().mean().item(),
         )
+
+    def restart(self) -> None:
+        """Forget Adam's moments, after the weights were changed from outside."""
+        self.optimiser.state.clear()
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of Adam's moments and of the silent-row counters."""

@@ -16,7 +16,7 @@ from otoscope.hardware import find_device
 from otoscope.sae import validation
 from otoscope.sae.config import PRESETS, TrainConfig
 from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
-from otoscope.sae.initialise import initialise
+from otoscope.sae.initialise import initialise, starts_at_axes
 from otoscope.sae.kernel_step import pick_stepper
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
@@ -39,7 +39,9 @@ class TrainResult(NamedTuple):
     - `train_rows`, `valid_rows`, `constant_dimensions` (number), `largest_variance_share` (of one dimension, 0 to 1),
       `scaling` (divisor of the rows);
     - `warnings` for readers of results, one line each: outlier and constant dimensions, fewer training rows than
-      latents, a single validation row, a start that no step improved on (`best_step` 0);
+      latents, a single validation row, many dead or too many active latents, divergence, a start that no step improved
+      on (`best_step` 0);
+    - `restart_steps`, after which training diverged and continued from the best state at half the learning rate;
     - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
     - measures of `sae` on the validation rows: `valid_mse` (per value, in the rows' units squared), `valid_inner_mse`
       (after scaling), `valid_explained_variance` (1 is perfect, 0 the training mean; negative is worse),
@@ -75,6 +77,13 @@ class TrainResult(NamedTuple):
 
 UNRANKED = math.inf, math.inf
 """Rank of a run without a validated state."""
+
+DIVERGED = 2.0
+"""Training has diverged if the errors on both training and validation rows are this many times the lowest so far.
+
+Memorising raises the validation error alone."""
+MAX_RESTARTS = 3
+"""Restarts per run; at an eighth of the learning rate another cause is likely."""
 
 
 class TrainStep(NamedTuple):
@@ -115,6 +124,8 @@ class TrainingRun:
     best_rank: tuple[float, float] = UNRANKED
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    restart_steps: list[int] = field(default_factory=list[int])
+    """Steps after which training diverged and continued from the best state; each halves the learning rate."""
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     @property
@@ -228,7 +239,7 @@ def start_run(
     initialise(sae, config, rows, plan.shuffle, statistics)
     sae.to(target)
     best_rank, best = UNRANKED, dict[str, Tensor]()
-    if config.init == "principal":  # with very few rows no step may improve on the start for unseen groups
+    if starts_at_axes(sae, config):  # with very few rows no step may improve on the start for unseen groups
         calibrate(sae, valid_rows)
         best_rank, best = _rank(validate(sae, valid_rows, statistics), sae.sparsifier.k), _snapshot(sae)
     steps = stepper(sae, config, dead_window_rows=plan.dead_window_rows)
@@ -259,7 +270,7 @@ def read_batch(rows: RowSource, shuffle: Shuffle, step: int, *, paired: bool) ->
 def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
     """Take one step on its batch, and validate if validation is due."""
     plan, k = run.plan, run.sae.sparsifier.k
-    learning_rate = plan.learning_rate(run.step)
+    learning_rate = plan.learning_rate(run.step) * 0.5 ** len(run.restart_steps)
     inner = run.sae.normalise(torch.from_numpy(batch.rows).to(run.sae.device))
     losses = run.stepper.step(inner, learning_rate=learning_rate)
     if not np.isfinite(losses.reconstruction):
@@ -274,6 +285,10 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
         if (rank := _rank(valid, k)) < run.best_rank:
             run.best_rank, run.best_step = rank, run.step
             run.best = _snapshot(run.sae)
+        elif _has_diverged(run, rank):
+            run.restart_steps.append(run.step)
+            run.sae.load_state_dict(run.best)
+            run.stepper.restart()
     rows_seen = min(run.step * plan.shuffle.batch, round(epoch * run.rows.height))
     return TrainStep(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
 
@@ -300,7 +315,8 @@ def finish(run: TrainingRun) -> TrainResult:
         "constant_dimensions": run.statistics.n_constant,
         "largest_variance_share": run.statistics.largest_variance_share,
         "scaling": run.statistics.resolve_scaling(run.config.scaling),
-        "warnings": _warnings(run),
+        "warnings": _warnings(run, valid),
+        "restart_steps": run.restart_steps,
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
         **_prefixed(valid),
@@ -308,10 +324,17 @@ def finish(run: TrainingRun) -> TrainResult:
     return TrainResult(run.sae.cpu().requires_grad_(False), run.history, summary, run.config)
 
 
-def _warnings(run: TrainingRun) -> list[str]:
+def _warnings(run: TrainingRun, valid: Validation) -> list[str]:
     latents, height = run.sae.latents, run.rows.height
     warnings = run.statistics.warnings(run.config.scaling)
     warnings += validation.data_warnings(height, run.valid_rows.height, latents=latents)
+    valid_height, k = run.valid_rows.height, run.sae.sparsifier.k
+    warnings += validation.sparsity_warnings(valid, height=valid_height, latents=latents, k=k)
+    if run.restart_steps:
+        warnings.append(
+            f"training diverged at step {run.restart_steps[0]} of {run.plan.steps} and continued from the best state, "
+            f"finally at {0.5 ** len(run.restart_steps):g} times the learning rate; a lower base_rate avoids this"
+        )
     if run.best_step:
         return warnings
     l0 = run.history[-1]["valid_l0"]
@@ -321,6 +344,18 @@ def _warnings(run: TrainingRun) -> list[str]:
 def _rank(valid: Validation, k: int) -> tuple[float, float]:
     """Rank states by the excess over the L0 budget, then by error: denser codes reconstruct better at no merit."""
     return max(valid.l0 / (validation.L0_TOLERANCE * k), 1.0), valid.inner_mse
+
+
+def _has_diverged(run: TrainingRun, rank: tuple[float, float]) -> bool:
+    """Return whether the newest validation shows errors far above those of states with equally dense codes."""
+    training = [row["reconstruction"] for row in run.history]
+    return (
+        len(run.restart_steps) < MAX_RESTARTS
+        and not run.done
+        and rank[0] == run.best_rank[0]
+        and rank[1] > DIVERGED * run.best_rank[1]
+        and training[-1] > DIVERGED * min(training)
+    )
 
 
 def _snapshot(sae: SparseAutoencoder) -> dict[str, Tensor]:

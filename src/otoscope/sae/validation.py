@@ -115,6 +115,33 @@ def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
     return warnings
 
 
+DEAD_SHARE = 0.3
+"""Share of dead latents from which a result carries a warning."""
+EXPECTED_FIRINGS = 10.0
+"""Activations that a latent of average frequency has on the validation rows, from which silence counts as death."""
+
+
+def sparsity_warnings(valid: Validation, *, height: int, latents: int, k: int) -> list[str]:
+    """Return warnings about dead latents and about more active latents than `k`, on `height` validation rows.
+
+    >>> valid = Validation(1.0, 1.0, 0.9, 0.9, l0=4.0, dead_fraction=0.5)
+    >>> sparsity_warnings(valid, height=1000, latents=64, k=4)
+    ['50 % of 64 latents are dead: no validation row activates them; take fewer latents or more rows']
+    """
+    warnings: list[str] = []
+    if valid.dead_fraction > DEAD_SHARE and height * k >= EXPECTED_FIRINGS * latents:
+        warnings.append(
+            f"{100 * valid.dead_fraction:.0f} % of {latents} latents are dead: no validation row activates them; "
+            "take fewer latents or more rows"
+        )
+    if valid.l0 > L0_TOLERANCE * k:
+        warnings.append(
+            f"{valid.l0:.1f} active latents per validation row at k={k}: the sparsity did not converge; "
+            "train longer, or use a sparsifier without penalty (topk)"
+        )
+    return warnings
+
+
 def start_warnings(sparsifier: Sparsifier, *, init: str, steps: int, l0: float) -> list[str]:
     """Return the warning for a model that no step improved; `l0` is that of the last state.
 
