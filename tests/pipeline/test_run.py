@@ -17,7 +17,12 @@ from otoscope.explain import ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.run import RunSummary, run
+from otoscope.pipeline.splice import splice_table
 from otoscope.pipeline.stages import STAGES, stages_until
+from otoscope.runs.context import Context, LazyEncoder
+from otoscope.runs.folder import RunFolder
+from otoscope.runs.progress import SilentReporter
+from otoscope.runs.training import training_grid
 from otoscope.sae import SparseAutoencoder
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
@@ -304,6 +309,22 @@ def test_explain_writes_a_card_with_its_controls_for_each_latent(summary: RunSum
     assert {"level_db", "f0_semitones"} <= set(responses["descriptor"])
     assert responses.filter(pl.col("bin") == 0)["groups"].unique().to_list() == [3]  # validation and test
     assert pl.read_parquet(explained / "near_misses.parquet")["activation"].unique().to_list() in ([], [0.0])
+
+
+def test_splice_table_scores_later_layers_on_test_groups(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    config = load_config(path)
+    member = next(m for m in training_grid(config, [0, 1, 2, 3]) if (m.layer, m.k) == (1, 16))
+    table = splice_table(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config)), member)
+    assert set(table["substitute"]) == {"sae", "principal_components", "random_atoms"}
+    assert set(table["quantity"]) == {"cosine", "probe_accuracy"}
+    assert (table["groups"] == 2).all()
+    cosine = table.filter(pl.col("quantity") == "cosine")
+    assert (cosine["untouched"] == 1.0).all()
+    assert (cosine["ablated"] < 0.9).all()
+    value = dict(cosine.select("substitute", "value").iter_rows())
+    assert value["sae"] > max(value["random_atoms"], cosine["ablated"][0])
+    assert table["value"].is_between(-1, 1).all()
 
 
 def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, path: Path) -> None:

@@ -108,17 +108,18 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips", "cards"]
+ExplainStep = Literal["firing", "top_clips", "cards", "splice"]
 
 
 class ExplainSettings(Section):
     """Contents of `explain/`."""
 
     only: tuple[ExplainStep, ...] = Field(
-        default=("firing", "top_clips", "cards"),
+        default=("firing", "top_clips", "cards", "splice"),
         description="firing: examples, silent clips, classes and co-firing of the explained latents; "
         "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
-        "scores, response curves and temporal profiles (dictionaries of frames)",
+        "scores, response curves and temporal profiles; splice: what later layers hold if the reconstruction replaces "
+        "the layer (cards and splice: dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
@@ -128,6 +129,9 @@ class ExplainSettings(Section):
     )
     clips: Annotated[int, Field(ge=2)] = Field(
         default=200, description="clips whose frames are described for the cards, half of them of test groups"
+    )
+    splice_clips: Annotated[int, Field(ge=2)] = Field(
+        default=20, description="clips of test groups that are encoded with a replaced layer"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -204,6 +204,13 @@ class BatchedEncoder(ABC):
         """Place the valid frames of a clip; see `Encoder.frames`."""
         layer = self.layers[0]
         return frame_spans(self.count_frames(samples), rate_hz=layer.rate_hz, offset_s=layer.offset_s)
+
+    def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
+        """Return the position of each valid frame of a clip on the second axis of a block's output.
+
+        Raises `EncoderError` if the blocks of this family have no such axis.
+        """
+        return np.arange(self.count_frames(samples))
 
     def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Encode clips of any lengths; see `Encoder.encode`.

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -38,6 +39,11 @@ class WrappedEncoder(BatchedEncoder):
     def count_frames(self, samples: int) -> int:
         """Count the complete receptive fields in a clip."""
         return max((samples - self.field_samples) // self.hop_samples + 1, 0)
+
+    def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
+        """Raise `EncoderError`: the points of a wrapped module may be anything."""
+        del samples
+        raise EncoderError(f"{self.name} is a wrapped module; states are replaced in models of load_encoder only")
 
     def forward(self, waves: list[NDArray[Any]], layers: Sequence[int]) -> States:
         """Run the module on the preprocessed clips; raise `EncoderError` if a state has an unexpected shape."""

@@ -1,9 +1,11 @@
 """Activations at named sub-modules, and at the blocks, of any PyTorch model."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
-from types import TracebackType
+from functools import partial
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -150,6 +152,28 @@ def first_tensor(output: object, point: str) -> Tensor:
     raise EncoderError(f"{point} gives {type(output).__name__} and no tensor; choose a sub-module that gives one")
 
 
+Edit = Callable[[Tensor], Tensor]
+"""Function of a layer's state `[clips, rows, width]`; the result takes its place."""
+
+_EDITS: ContextVar[Mapping[int, Edit]] = ContextVar("edits", default=MappingProxyType({}))
+
+
+@contextmanager
+def replace_states(edits: Mapping[int, Edit]) -> Generator[None]:
+    """Replace the state of layers in every `capture_blocks` inside the block; later blocks run on the result.
+
+    >>> stack = nn.Sequential(nn.Identity(), nn.Identity())
+    >>> with replace_states({1: lambda state: state + 1}):
+    ...     capture_blocks(lambda: stack(torch.zeros(1)), list(stack), [0, 1, 2])
+    {0: tensor([0.]), 1: tensor([1.]), 2: tensor([1.])}
+    """
+    token = _EDITS.set(edits)
+    try:
+        yield
+    finally:
+        _EDITS.reset(token)
+
+
 def capture_blocks(
     run: Callable[[], object], blocks: nn.ModuleList | Sequence[nn.Module], layers: Collection[int]
 ) -> dict[int, Tensor]:
@@ -164,24 +188,10 @@ def capture_blocks(
     >>> {i: t.item() for i, t in capture_blocks(lambda: stack(torch.ones(1)), list(stack)[:1], [0]).items()}
     {0: 1.0}
     """
-    states: dict[int, Tensor] = {}
+    recorder = _BlockRecorder(set(layers), _EDITS.get())
     deepest = max(layers)
-
-    def record(index: int, state: Tensor) -> None:
-        if index in layers:
-            states[index] = state
-        if index == deepest:
-            raise _StopForward
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record(0, args[0] if args else kwargs["hidden_states"])
-
-    def after(index: int) -> Callable[[nn.Module, object, Any], None]:
-        # some families return more than the state (WavLM its position bias): the state comes first
-        return lambda _, __, output: record(index, output[0] if isinstance(output, tuple) else output)
-
-    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks[:deepest], start=1)]
+    handles = [blocks[0].register_forward_pre_hook(recorder.before, with_kwargs=True)]
+    handles += [block.register_forward_hook(partial(recorder.after, i)) for i, block in enumerate(blocks[:deepest], 1)]
     try:
         run()
     except _StopForward:
@@ -189,4 +199,32 @@ def capture_blocks(
     finally:
         for handle in handles:
             handle.remove()
-    return states
+    return recorder.states
+
+
+class _BlockRecorder:
+    """Hooks that edit and record the states of layers, and end the pass after the deepest."""
+
+    def __init__(self, layers: set[int], edits: Mapping[int, Edit]) -> None:
+        self.states: dict[int, Tensor] = {}
+        self._layers, self._edits = layers, edits
+
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self._record(0, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._record(0, kwargs["hidden_states"])}
+
+    def after(self, index: int, _: nn.Module, __: object, output: Any) -> Any:
+        # some families return more than the state (WavLM its position bias): the state comes first
+        if isinstance(output, tuple):
+            return (self._record(index, output[0]), *output[1:])
+        return self._record(index, output)
+
+    def _record(self, index: int, state: Tensor) -> Tensor:
+        if index in self._edits:
+            state = self._edits[index](state)
+        if index in self._layers:
+            self.states[index] = state
+        if index == max(self._layers):
+            raise _StopForward
+        return state

@@ -6,6 +6,7 @@
 - `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
 - `describe_latent`, `score_card`: when a latent fires in words, and its blind score on unseen groups beside controls
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
+- `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `choose_latents`: the latent that follows each factor best, chosen on training groups, tested on test groups
 - `top_activating_clips`: the clips in which a latent is strongest
@@ -43,6 +44,7 @@ from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, desc
 from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
 from otoscope.explain.selection import LatentChoice, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
+from otoscope.explain.splice import Splice, SpliceScore, recovered_share, score_shares, splice
 from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
 
 __all__ = [
@@ -59,6 +61,8 @@ __all__ = [
     "ResponseCurve",
     "Sound",
     "Spectrogram",
+    "Splice",
+    "SpliceScore",
     "TemporalProfile",
     "TimedCodes",
     "TopClips",
@@ -80,11 +84,14 @@ __all__ = [
     "near_misses",
     "quantile_examples",
     "read_top_clips",
+    "recovered_share",
     "response_curve",
     "score_card",
+    "score_shares",
     "silent_clips",
     "sound_onsets",
     "spectrogram",
+    "splice",
     "temporal_profile",
     "to_png",
     "top_activating_clips",

@@ -36,6 +36,7 @@ from otoscope.explain import (
 )
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
+from otoscope.pipeline.splice import splice_table
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
@@ -61,6 +62,8 @@ def explain(run: Context) -> None:
     steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
     if stage.member.pooling == "encode_then_pool":
         steps["cards"] = stage.cards_step()
+        if stage.member.layer < max(stage.store.layers):
+            steps["splice"] = stage.splice_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
 
@@ -203,6 +206,12 @@ class _ExplainStage:
         names = ("cards.parquet", "responses.parquet", "shares.parquet", "near_misses.parquet")
         inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents, settings.clips)
         return _Step("cards", inputs, [folder / name for name in names], lambda: _write_cards(self))
+
+    def splice_step(self) -> _Step:
+        """Return the step that measures what later layers hold if the reconstruction replaces the layer."""
+        path = self.run.folder.explain / "splice.parquet"
+        inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
+        return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
 
     def top_clips_step(self) -> _Step:
         """Return the step that writes sound and pictures for the gallery."""

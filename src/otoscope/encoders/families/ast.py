@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -123,6 +123,11 @@ class ASTEncoder(BatchedEncoder):
     def frames(self, samples: int) -> Frames:
         """Place the valid patches of a clip in time and frequency."""
         return place_patches(self.layers[0], self.grid.band_edges_hz(), self.grid.count_time_steps(samples))
+
+    def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
+        """Return the position of each valid patch: the model orders patches by band, after the special tokens."""
+        step, band = np.divmod(np.arange(self.count_frames(samples)), self.grid.bands)
+        return SPECIAL_TOKENS + band * self.grid.time_steps + step
 
     def forward(self, waves: list[NDArray[Any]], layers: Sequence[int]) -> States:
         """Run the blocks over spectrograms of the whole window; separate special tokens from patches."""

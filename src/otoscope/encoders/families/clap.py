@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -106,6 +106,12 @@ class ClapEncoder(BatchedEncoder):
     def frames(self, samples: int) -> Frames:
         """Place the valid patches of a clip in time and frequency."""
         return place_patches(self.layers[0], self.grid.band_edges_hz(), self.grid.count_time_steps(samples))
+
+    def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
+        """Return the position of each valid patch: the tower orders patches by quarter of the window, then by band."""
+        step, band = np.divmod(np.arange(self.count_frames(samples)), self.grid.bands)
+        quarter, column = np.divmod(step, self.grid.columns)
+        return (quarter * self.grid.bands + band) * self.grid.columns + column
 
     def forward(self, waves: list[NDArray[Any]], layers: Sequence[int]) -> States:
         """Run the tower over spectrograms of the whole window."""

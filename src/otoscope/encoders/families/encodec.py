@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers, receptive_field
@@ -43,6 +45,11 @@ class EncodecEncoder(BatchedEncoder):
     def count_frames(self, samples: int) -> int:
         """Count the hops whose middle lies within the clip."""
         return (2 * samples + self.hop_samples) // (2 * self.hop_samples)
+
+    def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
+        """Raise `EncoderError`: the second axis of a convolution's output is its width."""
+        del samples
+        raise EncoderError(f"{self.name} is convolutional, its states cannot be replaced frame by frame")
 
     def forward(self, waves: list[NDArray[Any]], layers: Sequence[int]) -> States:
         """Run the convolutions and the modules at the frame rate."""

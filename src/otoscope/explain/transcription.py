@@ -1,0 +1,140 @@
+"""Transcription by a Whisper model with a spliced encoder, and its word error rate."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from otoscope.encoders.families.whisper import WhisperEncoder
+from otoscope.encoders.resolve import resolve
+from otoscope.errors import EncoderError
+from otoscope.explain.splice import Splice, Substitute
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+GAP_S = 0.15
+"""Silence between the recordings of a string."""
+
+
+class SpokenString(NamedTuple):
+    """Recordings joined to one clip: samples, words, and start and end of each word in seconds."""
+
+    wave: Float[np.ndarray, " samples"]
+    words: tuple[str, ...]
+    spans_s: tuple[tuple[float, float], ...]
+
+
+def join_words(
+    waves: Sequence[Float[np.ndarray, " samples"]], words: Sequence[str], *, rate_hz: int, gap_s: float = GAP_S
+) -> SpokenString:
+    """Join recordings of single words with silence between them.
+
+    >>> joined = join_words([np.ones(800), np.ones(1600)], ["one", "two"], rate_hz=8000, gap_s=0.1)
+    >>> joined.wave.shape, joined.spans_s
+    ((4800,), ((0.1, 0.2), (0.3, 0.5)))
+    """
+    gap = np.zeros(round(gap_s * rate_hz), dtype=np.float32)
+    pieces: list[Float[np.ndarray, " samples"]] = [gap]
+    spans: list[tuple[float, float]] = []
+    position = len(gap)
+    for wave in waves:
+        spans.append((position / rate_hz, (position + len(wave)) / rate_hz))
+        pieces += [wave.astype(np.float32), gap]
+        position += len(wave) + len(gap)
+    return SpokenString(np.concatenate(pieces), tuple(words), tuple(spans))
+
+
+class WordErrors(NamedTuple):
+    """Word errors (substitutions, insertions and deletions) and the number of words of the reference."""
+
+    errors: int
+    words: int
+
+
+def word_errors(reference: Sequence[str], transcript: str) -> WordErrors:
+    """Return the Levenshtein distance between words; the word error rate is `errors / words`.
+
+    The transcript is lower-cased and its punctuation dropped. Digits become words, one each, and "oh" becomes "zero".
+
+    >>> word_errors(["seven", "zero"], " 7, oh, nine."), word_errors(["one"], "")
+    (WordErrors(errors=1, words=2), WordErrors(errors=1, words=1))
+    """
+    said = normalise(transcript)
+    row = list(range(len(said) + 1))
+    for i, word in enumerate(reference, start=1):
+        previous, row[0] = row[0], i
+        for j, heard in enumerate(said, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != heard))
+    return WordErrors(row[-1], len(reference))
+
+
+def normalise(transcript: str) -> list[str]:
+    """Return the words of a transcript; digits become words, one each.
+
+    >>> normalise("Zero, 47 - oh!")
+    ['zero', 'four', 'seven', 'zero']
+    """
+    text = unicodedata.normalize("NFKC", transcript).lower()
+    text = re.sub(r"[0-9]", lambda digit: f" {DIGITS[int(digit[0])]} ", text)
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
+    return ["zero" if word in ("oh", "o") else word for word in words]
+
+
+class Transcriber:
+    """The whole Whisper model of an encoder; its encoder can be spliced."""
+
+    def __init__(self, encoder: WhisperEncoder) -> None:
+        if encoder.runtime.context != "exact":
+            raise EncoderError(f"{encoder.name} transcribes its whole window only; load it with context='exact'")
+        self.encoder = encoder
+
+    @cached_property
+    def _model(self) -> Any:
+        from transformers import WhisperForConditionalGeneration
+
+        folder = resolve(self.encoder.name).folder
+        model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        return model.to(self.encoder.runtime.device).eval()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(resolve(self.encoder.name).folder, local_files_only=True)
+
+    def transcribe(
+        self, wave: Float[np.ndarray, " samples"], *, layer: int | None = None, substitute: Substitute | None = None
+    ) -> str:
+        """Return the transcript of a clip of at most 30 s, with a layer of the encoder replaced if one is given."""
+        features = self.encoder.extractor(
+            [wave], sampling_rate=self.encoder.rate_hz, return_tensors="pt"
+        ).input_features.to(self.encoder.runtime.device)
+        handle = None
+        if layer is not None and substitute is not None:
+            positions = torch.from_numpy(self.encoder.state_positions(len(wave)))
+            handle = self._replace(layer, Splice(self.encoder, layer, substitute).edit(positions))
+        try:
+            with torch.inference_mode():
+                ids = self._model.generate(features, max_new_tokens=64, do_sample=False, num_beams=1)
+        finally:
+            if handle is not None:
+                handle.remove()
+        return str(self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
+
+    def _replace(self, layer: int, edit: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        blocks = self._model.model.encoder.layers
+
+        def before(_: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (edit(args[0]), *args[1:])
+
+        if layer == 0:
+            return blocks[0].register_forward_pre_hook(before)
+
+        def after(_: object, __: object, output: Any) -> Any:
+            return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+        return blocks[layer - 1].register_forward_hook(after)

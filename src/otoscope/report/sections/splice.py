@@ -1,0 +1,56 @@
+"""Sentences on splices: what later layers and transcriptions hold if a reconstruction replaces a layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from otoscope.artifacts import read_table
+from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent
+from otoscope.report.run_data import RunData
+
+NAMES = {
+    "sae": "the SAE's reconstruction",
+    "principal_components": "as many principal components as active latents",
+    "random_atoms": "random atoms with the same sparsifier",
+}
+QUANTITIES = {
+    "cosine": "the cosine between frames of the last layer and those of the untouched encoder",
+    "probe_accuracy": "the accuracy of a probe for {target} on the last layer",
+    "word_error_rate": "the word error rate of transcribed digit strings",
+}
+
+
+def splice_sentences(run: RunData) -> list[str]:
+    """Return one sentence per quantity after an introduction; empty if no splice was measured."""
+    path = run.folder / "explain" / "splice.parquet"
+    if not path.is_file() or (scores := read_table(path)).is_empty():
+        return []
+    layer = run.top_clips.card.get("layer") if run.top_clips else None
+    place = f"layer {layer}" if layer is not None else "the layer"
+    first = scores.row(0, named=True)
+    introduction = (
+        f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced and the "
+        f"encoder run on. Recovered is the share of what the mean-ablated layer loses: 0{NBSP}% as bad as the mean, "
+        f"100{NBSP}% as good as untouched. It has no value where the ablation does no harm beyond noise."
+    )
+    parts = scores.partition_by("quantity", "target", maintain_order=True)
+    return [introduction, *(_sentence(part) for part in parts)]
+
+
+def _sentence(rows: pl.DataFrame) -> str:
+    first = rows.row(0, named=True)
+    name = QUANTITIES[first["quantity"]].format(target=first["target"])
+    ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
+    each = [f"{NAMES[row['substitute']]} {_recovered(row)}" for row in rows.iter_rows(named=True)]
+    return f"{name[0].upper()}{name[1:]} ({ends}) is recovered by {comma_list(each)}."
+
+
+def _recovered(row: Mapping[str, Any]) -> str:
+    value = decimal(row["value"], 2)
+    if not known(row["recovered"]):
+        return f"to {value} (share not defined)"
+    interval = ""
+    if known(row["low"]) and known(row["high"]):
+        interval = f", 95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}"
+    return f"by {percent(row['recovered'], 0)} (to {value}{interval})"

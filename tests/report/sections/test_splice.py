@@ -1,0 +1,38 @@
+"""Sentences on splices."""
+
+import math
+from pathlib import Path
+
+import polars as pl
+
+from otoscope.artifacts import write_table
+from otoscope.explain.splice_scores import SCORES
+from otoscope.report import read_run, write_report
+from otoscope.report.sections.splice import splice_sentences
+from tests.support.finished_run import make_run
+from tests.support.page_reader import read_page
+
+
+def row(substitute: str, quantity: str, recovered: float, **changed: object) -> dict[str, object]:
+    values = {"target": "vowel", "value": 0.8, "untouched": 0.9, "ablated": 0.2, "low": 0.7, "high": 0.95}
+    own = {"substitute": substitute, "quantity": quantity, "recovered": recovered, "clips": 20, "groups": 3}
+    return {**values, **own, **changed}
+
+
+def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: Path) -> None:
+    make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    assert splice_sentences(read_run(tmp_path)) == []
+    rows = [
+        row("sae", "cosine", 0.9, target=""),
+        row("random_atoms", "cosine", 0.25, target="", low=math.nan, high=math.nan),
+        row("sae", "probe_accuracy", math.nan, low=math.nan, high=math.nan),
+    ]
+    write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
+    page = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    said = page.section("splice").replace("\u00a0", " ")
+    assert "In 20 clips of 3 test groups, layer 3 was replaced" in said
+    assert "(untouched 0.90, mean-ablated 0.20) is recovered by the SAE's reconstruction by 90 % (to 0.80, " in said
+    assert "95 % interval 70 % to 95 %) and random atoms with the same sparsifier by 25 % (to 0.80)." in said
+    assert "The accuracy of a probe for vowel on the last layer" in said
+    assert "the SAE's reconstruction to 0.80 (share not defined)" in said
+    assert page.mistakes == []
