@@ -219,8 +219,8 @@ def frame_cosine(
     >>> frame_cosine(np.eye(2), np.eye(2), np.zeros(2)), frame_cosine(np.eye(2), np.eye(2)[::-1], np.zeros(2))
     (1.0, 0.0)
     """
-    a, b = states - mean, reference - mean
+    a, b = (frames.astype(np.float64) - mean for frames in (states, reference))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same: Bool[np.ndarray, " frames"] = (states == reference).all(axis=1)
     cosine = np.divide((a * b).sum(axis=1), norms, out=np.zeros(len(a)), where=norms > 0)
-    return float(np.where(same, 1.0, cosine).mean())
+    return float(np.where(same, 1.0, np.clip(cosine, -1.0, 1.0)).mean())
