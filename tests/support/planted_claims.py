@@ -26,7 +26,7 @@ from otoscope.protocols.strict.structure import (
 from otoscope.protocols.strict.tasks import FactorTargets, prepare_factors
 from otoscope.runs.inputs import Clips
 
-SETTINGS = StrictSettings(permutations=2, sizes=(1, 4), folds=3)
+SETTINGS = StrictSettings(sizes=(1, 4), folds=3)
 ABOUT = Record(metric="l0", value=0.0, split="test", representation=CODES, layer=1, protocol="strict", encoder="ear")
 SAE_ID = "layer01-frames-default-m64-k4-seed0"
 

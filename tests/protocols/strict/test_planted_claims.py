@@ -93,7 +93,7 @@ def test_claim_of_the_task_does_not_fail_for_codes_with_one_clean_latent_per_sou
         "dense": sources @ world.atoms + 0.1 * rng.normal(size=(len(label), 16)),
     }
     task, targets = single_label_task("louder", label), world.targets
-    about, repeat = replace(ABOUT, target="louder"), Repetitions(permutations=3, folds=3)
+    about, repeat = replace(ABOUT, target="louder"), Repetitions(folds=3)
     named = {
         "dense": replace(about, representation="dense"),
         "sae": replace(about, sae_id=SAE_ID, seed=0, sparsity=0.95),
