@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -151,6 +152,8 @@ def _validator(kind: type[Any]) -> Any:  # `make shapes` cannot check a TypeAdap
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise DamagedArtifact(f"{path} is not a file; remove it and run its stage again")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it") from error
@@ -171,7 +174,8 @@ def resolve_inside(folder: Path, name: object, *, follow_links: bool = False) ->
     path = folder / relative
     if not follow_links:
         between = [path, *path.parents][: len(relative.parts)]
-        if any(map(os.path.islink, between)) and not path.resolve().is_relative_to(folder.resolve()):
+        # `Path.resolve` fails on links in a circle
+        if any(map(os.path.islink, between)) and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise DamagedArtifact(f"{path} is a link out of {folder}; {_NOT_USED}")
     return path
 

@@ -273,6 +273,21 @@ def test_load_config_expands_home_in_every_path(tmp_path: Path, monkeypatch: pyt
         ("corpus: {kind: synth}\nextract: {store: ~nosuchuser/a}", "'~nosuchuser/a': no home folder is known"),
         ("corpus: {kind: synth}\nextract: {segment_s: .inf}", "extract.segment_s: .*finite number"),
         ("corpus: {kind: synth}\nextract: {window_s: .nan}", "extract.window_s: .*(finite|greater)"),
+        ("corpus: {kind: synth}\nevaluate: {strict: {seeds: 1000000}}", "evaluate.strict.seeds: .* equal to 1000"),
+        ("corpus: {kind: synth}\nevaluate: {strict: {folds: 1000000}}", "evaluate.strict.folds: .* equal to 1000"),
+        ("corpus: {kind: synth}\ntrain: {latents: 100000000000000}", "train.latents: .* equal to 134217728"),
+        ("corpus: {kind: synth}\ntrain: {seeds: [99999999999]}", "train.seeds.0: .* less than 4294967296"),
+        (
+            "corpus: {kind: synth}\ntrain: {seeds: [12345678901234567890123]}",
+            "the number 12345678901234567890... is too",
+        ),
+        ("corpus: {kind: synth}\ntrain: {layers: [-1]}", "train.layers.*"),
+        ("corpus: {kind: synth}\nextract: {window_s: 1e-9}", "extract.window_s: .* equal to 0.1"),
+        ("corpus: {kind: synth}\nextract: {window_s: 1e300}", "extract.window_s: .* equal to 3600"),
+        ("corpus: {kind: synth}\nextract: {segment_s: 1e-12}", "extract.segment_s: .* equal to 0.01"),
+        ("corpus: {kind: synth}\nextract: {overlap_s: 31}", "overlap_s is 31; it must be below window_s"),
+        ("corpus: {kind: synth}\nextract: {store: 'file:/one-slash'}", "an address has two slashes .* file://"),
+        ("corpus: {kind: synth}\nextract: {store: 's3:bucket/x'}", "an address has two slashes .* s3://"),
         ("corpus: {kind: synth, duration_s: .inf}", "corpus.duration_s.*finite"),
         ("corpus: {kind: synth}\nsplits: {seed: 1, seed: 2}", "the key 'seed' is given twice"),
         ("corpus: {kind: synth}\nsplits: {test_groups: [010]}", "010 begins with 0"),
@@ -321,3 +336,13 @@ def test_load_config_asks_for_lists_and_utf8(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("corpus: {kind: synth}\nreport: {title: Größe}\n".encode("cp1252"))
     with pytest.raises(ConfigError, match=r"latin\.yaml: line 2 is not UTF-8; save it as UTF-8"):
         load_config(tmp_path / "latin.yaml")
+
+
+def test_load_config_bounds_the_grid(tmp_path: Path) -> None:
+    seeds = list(range(5001))
+    with pytest.raises(ConfigError, match=r"train: 10,002 SAEs per layer; at most 10,000"):
+        load_config(written(tmp_path, f"{MINIMAL}train: {{seeds: {seeds}, sparsities: [0.9, 0.95]}}\n"))
+
+
+def test_load_config_accepts_a_drive_letter_as_a_path(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, f"{MINIMAL}extract: {{store: 'C:/acts'}}\n")).extract.store == "C:/acts"

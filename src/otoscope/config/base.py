@@ -6,6 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Value = TypeVar("Value")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Seeds that NumPy, PyTorch and scikit-learn all accept."""
+Latents = Annotated[int, Field(ge=2, le=2**27)]
+"""Numbers of latents; whether they fit into memory is checked before training."""
+Repeats = Annotated[int, Field(ge=1, le=100_000)]
+"""Refits, epochs or crops: more take months, and give no further digit."""
+Layer = Annotated[int, Field(ge=0, lt=10_000)]
 
 
 class Section(BaseModel):

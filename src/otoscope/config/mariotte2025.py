@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from otoscope.config.base import Latents, Repeats, Seed
 from otoscope.config.yaml_text import parse_yaml
 from otoscope.corpus.catalog import validate_settings
 from otoscope.errors import ConfigError, quote, suggest
@@ -94,20 +95,20 @@ class Switches(MetricSwitches):
 class Mariotte2025Settings(MetricSwitches):
     """Settings of the evaluation of one representation."""
 
-    probe_epochs: int = Field(default=120, ge=1, description="times that a probe sees each training file")
-    alpha: float = Field(default=ALPHA, gt=0, description="LASSO penalty, never tuned")
-    seed: int = Field(default=42, ge=0, description="of the split, the crops, the dictionaries and the probes")
+    probe_epochs: Repeats = Field(default=120, description="times that a probe sees each training file")
+    alpha: float = Field(default=ALPHA, gt=0, le=1e9, description="LASSO penalty, never tuned")
+    seed: Seed = Field(default=42, description="of the split, the crops, the dictionaries and the probes")
 
 
 class ReproductionSettings(Switches, Mariotte2025Settings):
     """Switches and effort, set by `--set NAME=VALUE`; with less effort a run is a trial, not a reproduction."""
 
-    latents: int = Field(default=2048, ge=2, description="atoms of a dictionary")
+    latents: Latents = Field(default=2048, description="atoms of a dictionary")
     sparsities: tuple[float, ...] = Field(default=PAPER_SPARSITIES, min_length=1, description="one dictionary each")
-    crops: int = Field(
-        default=8, ge=1, description="random 5 s crops of a training file that are encoded; the authors cut 100"
+    crops: Repeats = Field(
+        default=8, description="random 5 s crops of a training file that are encoded; the authors cut 100"
     )
-    sae_epochs: int = Field(default=100, ge=1, description="times that a dictionary sees each training file")
+    sae_epochs: Repeats = Field(default=100, description="times that a dictionary sees each training file")
 
     @property
     def corrected(self) -> dict[str, str]:

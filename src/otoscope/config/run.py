@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Section, Share, require_layers, require_unique
+from otoscope.config.base import Layer, Section, Share, require_layers, require_unique
 from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
@@ -33,7 +33,7 @@ class FactorSettings(Section):
 class ExtractSettings(Section):
     """Layers, precision and windows of the extraction."""
 
-    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="0 is the input of the first block")
+    layers: Literal["all"] | tuple[Layer, ...] = Field(default="all", description="0 is the input of the first block")
 
     @field_validator("layers")
     @classmethod
@@ -47,15 +47,15 @@ class ExtractSettings(Section):
     context: Literal["exact", "short"] = Field(
         default="exact", description="Whisper: exact pads to 30 s as in training; short uses the actual duration"
     )
-    window_s: Annotated[float, Field(gt=0.0)] = Field(
+    window_s: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
         default=30.0, description="length of the windows of longer clips, limited by the model"
     )
-    overlap_s: Annotated[float, Field(ge=0.0)] = Field(
+    overlap_s: Annotated[float, Field(ge=0.0, lt=3600.0)] = Field(
         default=0.0,
         description="overlap of adjacent windows; each frame is taken from the window with the nearer centre",
     )
     frames: bool = Field(default=True, description="store every frame in addition to the mean over each clip")
-    segment_s: Annotated[float, Field(gt=0.0)] | None = Field(
+    segment_s: Annotated[float, Field(ge=0.01, le=86_400.0)] | None = Field(
         default=None, description="also store the mean over every segment of this length"
     )
     segments: UserPath | None = Field(
@@ -69,12 +69,18 @@ class ExtractSettings(Section):
     @field_validator("store")
     @classmethod
     def _expand_home(cls, value: str | None) -> str | None:
-        return value if value is None or "://" in value else str(user_path(value))
+        if value is None or "://" in value:
+            return value
+        if scheme := re.match(r"(\w[\w+.-]+):", value):  # two letters at least: one is a drive of Windows
+            raise ValueError(f"an address has two slashes after its scheme, as in {scheme[1]}://...")
+        return str(user_path(value))
 
     @model_validator(mode="after")
     def _one_kind_of_segments(self) -> "ExtractSettings":
         if self.segment_s is not None and self.segments is not None:
             raise ValueError("give segment_s or segments, not both")
+        if self.overlap_s >= self.window_s:
+            raise ValueError(f"overlap_s is {self.overlap_s:g}; it must be below window_s ({self.window_s:g})")
         return self
 
 
@@ -144,7 +150,7 @@ class ExplainSettings(Section):
 class ReportSettings(Section):
     """Contents of the page."""
 
-    title: str | None = None
+    title: Annotated[str, Field(max_length=500)] | None = None
     factors: Annotated[int, Field(ge=0, le=30)] = Field(default=8, description="factors in the gallery of latents")
     clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips per latent in the gallery")
 

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from otoscope.config.base import Layer, Share
 from otoscope.errors import quote
 from otoscope.metrics.representation import BASELINES
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -16,7 +16,7 @@ class StrictSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    layer: Literal["chosen"] | int = Field(
+    layer: Literal["chosen"] | Layer = Field(
         default="chosen",
         description="layer of the full comparison; chosen: by dense activations, cross-validated over groups",
     )
@@ -24,14 +24,14 @@ class StrictSettings(BaseModel):
         default="chosen",
         description="sparsity of the full comparison; chosen: highest within one standard error of the best",
     )
-    seeds: Annotated[int, Field(ge=1)] = Field(default=5, description="SAEs that differ in the seed only")
+    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(default=5, description="SAEs that differ in the seed only")
     baselines: tuple[str, ...] = Field(
         default=BASELINES, description="baselines compared with dense activations and codes"
     )
-    folds: Annotated[int, Field(ge=2)] = Field(default=5, description="group folds that choose penalties")
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(default=5, description="group folds that choose penalties")
     min_r2: Share = Field(default=0.1, description="minimum held-out R2 of a well-predicted factor")
     near_duplicates: Share = Field(default=0.9, description="absolute rank correlation above which factors are merged")
-    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    sizes: tuple[Annotated[int, Field(ge=1, le=2**27)], ...] = Field(
         default=(1, 2, 4, 8, 16, 32, 64), description="dimensions of the k-sparse curves"
     )
     target: str | None = Field(

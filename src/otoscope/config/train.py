@@ -1,5 +1,6 @@
 """Section `train` of a configuration: the SAEs of the grid and their training."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -7,14 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Section, as_tuple, require_layers, require_unique
+from otoscope.config.base import Latents, Layer, Section, Seed, as_tuple, require_layers, require_unique
 from otoscope.config.mariotte2025 import PAPER_SPARSITIES
 from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 
 Pooling = Literal["encode_then_pool", "pool_then_encode"]
-Latents = Annotated[int, Field(ge=2)]
+
+MAX_SAES = 10_000
+"""Most SAEs of a grid, per layer: each has its own folder, training and evaluation."""
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 """Allowed names of presets: a name is part of a folder name, also on case-insensitive file systems."""
@@ -31,12 +34,12 @@ class TrainSettings(Section):
     )
     latents: Latents | tuple[Latents, ...] = Field(default=2048, description="number of latents, or several")
     sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
-    layers: Literal["all"] | tuple[int, ...] = Field(default="all", description="some of the extracted layers")
+    layers: Literal["all"] | tuple[Layer, ...] = Field(default="all", description="some of the extracted layers")
     poolings: tuple[Pooling, ...] = Field(
         default=("encode_then_pool",),
         description="encode frames and pool the codes, or encode pooled rows as the paper does",
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
 
     @field_validator("layers")
     @classmethod
@@ -91,6 +94,9 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainSettings":
+        lists = (self.poolings, self.preset_names, self.dictionaries, self.sparsities, self.seeds)
+        if (saes := math.prod(map(len, lists))) > MAX_SAES:
+            raise ConfigError(f"train: {saes:,} SAEs per layer; at most {MAX_SAES:,}, so give fewer values")
         for latents, sparsity in product(self.dictionaries, self.sparsities):
             try:
                 k_from_sparsity(latents, sparsity)

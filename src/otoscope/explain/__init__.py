@@ -18,7 +18,7 @@ Start with `otoscope.pipeline.explain`, which puts them together.
 
 from otoscope.explain.activating_clips import ActivatingClip, TimedCodes, top_activating_clips
 from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index
-from otoscope.explain.artifacts import Sound, TopClips, read_top_clips, write_top_clips
+from otoscope.explain.artifacts import Sound, TopClips, read_top_clips, top_clip_files, write_top_clips
 from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
 from otoscope.explain.cards import (
     CardScore,
@@ -96,6 +96,7 @@ __all__ = [
     "to_png",
     "top_activating_clips",
     "top_activations",
+    "top_clip_files",
     "write_activation_index",
     "write_top_clips",
 ]

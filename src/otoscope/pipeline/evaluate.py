@@ -1,6 +1,7 @@
 """Stage `evaluate`: results of every protocol, joined into `results.parquet`."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 
@@ -9,7 +10,7 @@ from otoscope.metrics.record import SCHEMA
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025 import run as mariotte2025
 from otoscope.protocols.strict import run as strict
-from otoscope.runs.cache import run_stage
+from otoscope.runs.cache import CACHED_SUFFIXES, run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import EvaluationInputs, ProtocolRun, load_inputs
 
@@ -32,4 +33,8 @@ def evaluate(run: Context) -> None:
         write_table(folder.results, pl.concat([protocol.table() for protocol in protocols.values()]))
 
     total = fingerprint(list(SCHEMA), [(name, protocol.inputs) for name, protocol in protocols.items()])
-    run_stage(folder, "evaluate", inputs=total, outputs=[folder.results], work=work, progress=run.progress)
+
+    def outputs() -> list[Path]:
+        return [folder.results, *sorted(path for path in folder.parts.rglob("*") if path.suffix in CACHED_SUFFIXES)]
+
+    run_stage(folder, "evaluate", inputs=total, outputs=outputs, work=work, progress=run.progress)

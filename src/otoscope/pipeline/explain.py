@@ -31,6 +31,7 @@ from otoscope.explain import (
     index_inputs,
     near_miss_table,
     top_activating_clips,
+    top_clip_files,
     write_activation_index,
     write_top_clips,
 )
@@ -71,7 +72,7 @@ def explain(run: Context) -> None:
         for member in members:
             stage.index_of(member)
         for path in stage.indices.iterdir():
-            if path.name not in {member.sae_id for member in members}:
+            if path.name not in {member.sae_id for member in members} and (path / "card.json").is_file():
                 shutil.rmtree(path)
         for step in steps.values():
             if not step.is_current(folder):
@@ -83,8 +84,8 @@ def explain(run: Context) -> None:
         folder,
         "explain",
         inputs=fingerprint([step.inputs for step in wanted], stage.inputs, [member.sae_id for member in members]),
-        outputs=[
-            *(path for step in wanted for path in step.outputs),
+        outputs=lambda: [
+            *dict.fromkeys([*(path for step in wanted for path in step.outputs), *top_clip_files(folder.explain)]),
             stage.indices / stage.member.sae_id / "card.json",
         ],
         work=work,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from otoscope.activations.cards import foreign_files, remove_store
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.format import Sharding
+from otoscope.activations.format import CARD, MANIFEST, Sharding
 from otoscope.activations.maintain import is_known_damaged
-from otoscope.activations.manifest import read_manifest
+from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.progress import ExtractionProgress
-from otoscope.activations.storage.base import open_storage, read_redirect, write_redirect
+from otoscope.activations.storage.base import REDIRECT, open_storage, read_redirect, write_redirect
 from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
@@ -25,8 +25,6 @@ from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import load_corpus
 from otoscope.runs.inputs import holds_sound, read_segments, stored_corpus
 from otoscope.runs.progress import task
-
-MANIFEST = "manifest.json"
 
 
 def extract(run: Context) -> None:
@@ -72,7 +70,7 @@ def extract(run: Context) -> None:
         folder,
         "extract",
         inputs=inputs,
-        outputs=[folder.activations / MANIFEST],
+        outputs=partial(_files, folder.activations),
         work=work,
         progress=watch,
         intact=lambda: _is_intact(folder.activations, corpus, settings),
@@ -194,6 +192,14 @@ def _end_swap(folder: Path) -> None:
         _sibling(folder, "new").rename(folder)
     if (folder / MANIFEST).is_file():
         remove_store(LocalStorage(_sibling(folder, "old")))
+
+
+def _files(folder: Path) -> dict[Path, str | None]:
+    """Return the files of the store in a run folder with their digests, or the two that refer to another address."""
+    if read_redirect(folder) is not None:
+        return {folder / name: None for name in (REDIRECT, MANIFEST)}
+    files = files_of(ActivationStore.open(folder).manifest)
+    return {folder / name: None for name in (MANIFEST, CARD)} | {folder / n: f["sha256"] for n, f in files.items()}
 
 
 def _is_intact(folder: Path, corpus: Corpus, settings: ExtractSettings) -> bool:

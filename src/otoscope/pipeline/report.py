@@ -30,7 +30,7 @@ def report(run: Context) -> None:
         folder,
         "report",
         inputs=fingerprint([digest(path) for path in artifacts]),
-        outputs=[folder.report],
+        outputs=lambda: sorted(p for p in folder.report.parent.rglob("*") if p.suffix in (".html", ".svg", ".pdf")),
         work=lambda: write_report(folder.root),
         progress=run.progress,
         code=REPORT_CODE,

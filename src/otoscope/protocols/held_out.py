@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from otoscope.artifacts import fingerprint, read_json
+from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
 from otoscope.formatting import count
@@ -29,7 +29,7 @@ from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
-from otoscope.runs.training import GridMember, training_grid
+from otoscope.runs.training import GridMember, read_trained_card, training_grid
 from otoscope.sae.model import load_sae
 
 NAME = "held_out"
@@ -227,4 +227,4 @@ def _sae_part(
             records += reconstruction_records(meter.result(), split, about)
         return ComputedResult([*records, *measure_representation(features, clips, settings, about)])
 
-    return CachedResult(member.sae_id, fingerprint(shared, read_json(sae_folder / "card.json")["sha256"]), compute)
+    return CachedResult(member.sae_id, fingerprint(shared, read_trained_card(sae_folder)["sha256"]), compute)

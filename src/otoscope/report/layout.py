@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +23,37 @@ BUNDLED = "window.vegaEmbed = vegaEmbed;"
 
 
 def write_figure(folder: Path, figure: Figure) -> None:
-    """Write one figure as SVG and as PDF, on white.
-
-    The SVG has the same bytes each time. The PDF shows the same drawing, but the order of its objects varies.
-    """
+    """Write one figure as SVG and as PDF, on white; both have the same bytes each time."""
     svg = _renumbered(vlc.vegalite_to_svg(figure_chart(figure, PRINT_CONFIG).to_dict(validate=False)))
     with atomic(folder / f"{figure.name}.svg") as temporary:
         temporary.write_text(svg, encoding="utf-8")
     with atomic(folder / f"{figure.name}.pdf") as temporary:
-        temporary.write_bytes(vlc.svg_to_pdf(svg))
+        temporary.write_bytes(_ordered(vlc.svg_to_pdf(svg)))
+
+
+def _ordered(pdf: bytes) -> bytes:
+    """Number the objects of a PDF in the order of their references; the converter leaves it to chance."""
+    head, *parts, end = re.split(rb"(?m)^(?=\d+ 0 obj\n|xref\r?\n)", pdf)
+    listed = rb"(?<=<<\n)(?:[ ]+/\w+ \d+ 0 R\n)+(?=[ ]*>>)"
+    objects: dict[bytes, tuple[bytes, bytes]] = {}
+    for part in parts:
+        number, content = part.split(maxsplit=1)
+        entries, stream, data = content.rstrip().partition(b"\nstream")
+        objects[number] = re.sub(listed, lambda m: b"".join(sorted(m[0].splitlines(True))), entries), stream + data
+    pending, new = re.findall(rb"(\d+) 0 R", end), dict[bytes, bytes]()
+    while pending:
+        if (number := pending.pop(0)) not in new:
+            new[number] = b"%d" % (len(new) + 1)
+            pending += re.findall(rb"(\d+) 0 R", objects[number][0])
+
+    def renumbered(text: bytes) -> bytes:
+        return re.sub(rb"\d+(?= 0 R)", lambda match: new[match[0]], text)
+
+    written = [b"%s %s%s\n\n" % (new[old], renumbered(objects[old][0]), objects[old][1]) for old in new]
+    *offsets, start = accumulate(map(len, written), initial=len(head))
+    places = iter([b"%010d 00000 n" % offset for offset in offsets])
+    end = re.sub(rb"\d{10} 00000 n", lambda _: next(places), renumbered(end))
+    return head + b"".join(written) + re.sub(rb"(?<=startxref\n)\d+", b"%d" % start, end)
 
 
 def _renumbered(svg: str) -> str:

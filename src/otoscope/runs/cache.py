@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+from typing_extensions import TypedDict
 
 from otoscope.artifacts import (
     digest,
     environment,
     fingerprint,
-    read_json,
+    read_json_as,
     read_table,
     read_tensors,
     resolve_inside,
@@ -38,34 +39,93 @@ from otoscope.runs.progress import ProgressReporter, task
 MAX_PARALLEL_RESULTS = 4
 """Results computed at once; each may take half a gigabyte of memory."""
 
+LARGE_BYTES = 4_000_000
+"""Size above which an unchanged time stands for unchanged content: an up-to-date run hashes smaller files only."""
+
+CACHED_SUFFIXES = (".json", ".parquet", ".safetensors")
+"""Suffixes of the files of cached results: card, records, arrays."""
+
 Arrays = dict[str, NDArray[Any]]
 
+Outputs = Sequence[Path] | Mapping[Path, str | None]
+"""Files of a stage, or each with its SHA-256 if it is known."""
 
-def is_current(
-    card: Path,
-    *,
-    inputs: str,
-    root: Path,
-    outputs: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda card: card["outputs"],
-) -> bool:
-    """Return whether a card names these inputs and all of its files still have the digests that it lists.
 
-    `outputs` reads the digests from the card, by path relative to `root`.
+class StageCard(TypedDict):
+    """Card of a cached item: fingerprint of its inputs, and the SHA-256 of each file, by path relative to a root."""
+
+    inputs: str
+    outputs: dict[str, str]
+    times: NotRequired[dict[str, tuple[int, int]]]
+    """Size in bytes and time of the last change, in nanoseconds, of each file above `LARGE_BYTES`."""
+
+
+def is_current(card: Path, *, inputs: str, root: Path) -> bool:
+    """Return whether a card names these inputs and all of its files still have the digests that it lists."""
+    content = _read_card(card)
+    return content is not None and content["inputs"] == inputs and not _changed(content, root)
+
+
+def _read_card(card: Path) -> StageCard | None:
+    try:
+        return read_json_as(card, StageCard)
+    except ArtifactError:  # missing or damaged: the item is computed again
+        return None
+
+
+def _changed(content: StageCard, root: Path) -> list[str]:
+    times = content.get("times", {})
+    return [name for name, sha in content["outputs"].items() if not is_whole(root, name, sha, times.get(name))]
+
+
+def is_whole(root: Path, name: str, sha256: str, times: tuple[int, int] | None = None) -> bool:
+    """Return whether a file that a card names has its content.
+
+    A large file with the size and the time of the card counts as unchanged; every other file is hashed.
     """
     try:
-        content = read_json(card)
-        if content["inputs"] != inputs:
-            return False
-        files = {resolve_inside(root, name): sha for name, sha in outputs(content).items()}
-        return all(file.is_file() and digest(file) == sha for file, sha in files.items())
-    except (ArtifactError, KeyError, TypeError):  # a missing or damaged card
+        path = resolve_inside(root, name)
+        return path.is_file() and ((times is not None and _times(path) == tuple(times)) or digest(path) == sha256)
+    except (ArtifactError, OSError):
         return False
 
 
-def write_card(card: Path, *, inputs: str, root: Path, outputs: Sequence[Path], **facts: object) -> None:
-    """Write the card of computed files."""
-    digests = {str(path.relative_to(root)): digest(path) for path in outputs}
-    write_json(card, {"inputs": inputs, "outputs": digests, **facts})
+def _remove_changed(card: Path, *, root: Path) -> None:
+    """Remove the files of a card that have other content, and links in their place; names outside `root` stay."""
+    content = _read_card(card)
+    for name in [] if content is None else _changed(content, root):
+        try:
+            path = resolve_inside(root, name, follow_links=True)
+            resolve_inside(root, str(Path(name).parent / "x"))  # a link is removed, but not what lies behind one
+        except ArtifactError:
+            continue
+        remove_file(path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file or link of a run, if it exists; raise `ArtifactError` for a folder in its place."""
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        if path.is_dir():
+            raise ArtifactError(f"{path} is a folder where a file of the run belongs; move it away") from error
+        raise
+
+
+def _times(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def write_card(card: Path, *, inputs: str, root: Path, outputs: Outputs, **facts: object) -> None:
+    """Write the card of computed files; `outputs` may map them to their digests, where these are known."""
+    known: Mapping[Path, str | None] = outputs if isinstance(outputs, Mapping) else dict.fromkeys(outputs)
+    names = {path: path.relative_to(root).as_posix() for path in known}
+    large = {name: _times(path) for path, name in names.items() if path.stat().st_size > LARGE_BYTES}
+    digests = {name: known[path] or digest(path) for path, name in names.items()}
+    write_json(card, {"inputs": inputs, "outputs": digests, "times": large, **facts})
 
 
 def run_stage(
@@ -73,7 +133,7 @@ def run_stage(
     name: str,
     *,
     inputs: str,
-    outputs: Sequence[Path],
+    outputs: Outputs | Callable[[], Outputs],
     work: Callable[[], object],
     progress: ProgressReporter,
     code: Sequence[str] = (),
@@ -81,21 +141,24 @@ def run_stage(
 ) -> bool:
     """Run `work` unless the stage is current; return whether it ran.
 
-    `code` names the modules that the outputs depend on. `intact` checks artifacts that are too large to be
-    hashed each time.
+    `outputs` are all files that the stage promises; a function lists them once they are written. Those that were
+    damaged are removed before `work`, so that it writes them again. `code` names the modules that they depend on.
+    `intact` checks artifacts outside the run folder. Raises `ArtifactError` for a folder in the place of a file.
     """
     card = folder.card(name)
-    inputs = fingerprint(inputs, sorted(str(path.relative_to(folder.root)) for path in outputs), code_version(*code))
+    inputs = fingerprint(inputs, code_version(*code))
     if is_current(card, inputs=inputs, root=folder.root) and intact():
         folder.log("skipped", stage=name, fingerprint=inputs)
         progress.message(f"{name}: up to date")
         return False
-    card.unlink(missing_ok=True)
+    _remove_changed(card, root=folder.root)
+    remove_file(card)
     folder.log("started", stage=name, fingerprint=inputs)
     start_s = time.monotonic()
     work()
     seconds = time.monotonic() - start_s
-    write_card(card, inputs=inputs, root=folder.root, outputs=outputs, stage=name, versions=environment())
+    written = outputs() if callable(outputs) else outputs
+    write_card(card, inputs=inputs, root=folder.root, outputs=written, stage=name, versions=environment())
     folder.log("finished", stage=name, seconds=round(seconds, 3))
     progress.message(f"{name}: {seconds:.1f} s")
     return True
@@ -186,7 +249,7 @@ class _Compute:
 def _write(folder: Path, cached: CachedResult, computed: ComputedResult) -> None:
     table = cached.table(folder)
     outputs = [table]
-    table.with_suffix(".json").unlink(missing_ok=True)
+    remove_file(table.with_suffix(".json"))
     write_table(table, to_table(computed.records))
     if computed.arrays:
         outputs.append(table.with_suffix(".safetensors"))

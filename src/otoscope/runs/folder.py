@@ -9,10 +9,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from otoscope.artifacts import is_full
+from otoscope.artifacts import is_full, write_json
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, StorageFull
+from otoscope.errors import ArtifactError, StorageFull, quote
 from otoscope.paths import user_path
+
+LOCK, MARK = ".lock", "run.json"
+"""Names of a run's lock, and of the file by which a folder is known as a run's."""
+
+OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""Files that file managers leave in folders."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class RunFolder:
         """Append one line to `log.jsonl`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
         path = self.root / "log.jsonl"
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path} is not a file; move it away and run again")
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -90,9 +98,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Lock the folder against a second run; a killed process releases its lock."""
-        lock = FileLock(self.root / ".lock")
+        """Lock the folder against a second run; a killed process releases its lock.
+
+        Raises `ArtifactError` for a folder that is neither new, nor empty, nor a run's: no file of others is touched.
+        """
+        lock = FileLock(self.root / LOCK)
         try:
+            self._require_own()
             self.root.mkdir(parents=True, exist_ok=True)
             acquired = lock.acquire(timeout=0)
         except Timeout as error:
@@ -100,7 +112,18 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.root, error) from error
         with acquired:
+            write_json(self.root / MARK, {"holds": "a run of otoscope"})
             yield
+
+    def _require_own(self) -> None:
+        if (self.root / MARK).is_file() or not self.root.is_dir():
+            return
+        others = sorted(path.name for path in self.root.iterdir() if path.name not in (LOCK, *OF_SYSTEMS))
+        if others:
+            raise ArtifactError(
+                f"{self.root} holds files that are not of a run ({', '.join(map(quote, others[:3]))}"
+                f"{', ...' if len(others) > 3 else ''}); give a new or an empty folder with --out"
+            )
 
 
 def _unwritable(path: Path, error: OSError) -> ArtifactError:

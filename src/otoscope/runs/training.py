@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import fingerprint
+from otoscope.artifacts import fingerprint, read_json_as
 from otoscope.config import Pooling, RunConfig
-from otoscope.errors import UnknownLayer
+from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.executors.base import run_tasks
 from otoscope.formatting import count
-from otoscope.runs.cache import is_current
+from otoscope.runs.cache import is_whole
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
@@ -200,9 +201,36 @@ class _TrainBank:
         return len(members)
 
 
+class TrainingSummary(TypedDict):
+    """Entries of a card's `training` that the terminal prints."""
+
+    valid_explained_variance: float
+    valid_dead_fraction: float
+
+
+class TrainedCard(TypedDict):
+    """Entries of an SAE's card that a run relies on."""
+
+    sae_id: str
+    inputs: str
+    sha256: str
+    model: dict[str, Any]
+    versions: dict[str, str]
+    training: TrainingSummary
+
+
+def read_trained_card(folder: Path) -> TrainedCard:
+    """Read the card of a trained SAE; raise `IncompleteArtifact` or `DamagedArtifact`."""
+    return read_json_as(folder / CARD, TrainedCard)
+
+
 def is_trained(folder: Path, inputs: str) -> bool:
     """Return whether a folder holds the SAE of these inputs with undamaged weights."""
-    return is_current(folder / CARD, inputs=inputs, root=folder, outputs=lambda card: {WEIGHTS: card["sha256"]})
+    try:
+        card = read_trained_card(folder)
+    except ArtifactError:
+        return False
+    return card["inputs"] == inputs and is_whole(folder, WEIGHTS, card["sha256"])
 
 
 def learned_nothing(card: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.artifacts import fingerprint, read_json
+from otoscope.artifacts import fingerprint
 from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.formatting import count
 from otoscope.protocols import mariotte2025
@@ -25,7 +25,7 @@ from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import encode_rows
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs, ProtocolRun
-from otoscope.runs.training import GridMember, training_grid
+from otoscope.runs.training import GridMember, read_trained_card, training_grid
 from otoscope.sae.model import load_sae
 
 CODE = (*MEASUREMENT_CODE, "otoscope.protocols.mariotte2025")
@@ -113,5 +113,5 @@ def _sae_part(
             [*records, *measure_factors(views, known, settings, about, width=rows.shape[1], dense=False)]
         )
 
-    sha = read_json(sae_folder / "card.json")["sha256"]
+    sha = read_trained_card(sae_folder)["sha256"]
     return CachedResult(f"{mariotte2025.NAME}/{member.sae_id}", fingerprint(shared, sha), compute)

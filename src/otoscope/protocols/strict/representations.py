@@ -11,7 +11,6 @@ import numpy as np
 
 from otoscope.activations.extract import iter_extract
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import read_json
 from otoscope.corpus.table import SPLITS
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import ArtifactError, StaleArtifact
@@ -33,8 +32,7 @@ from otoscope.protocols.strict.experiment import (
 from otoscope.runs.cache import CachedResult
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.progress import task
-from otoscope.runs.training import GridMember, GridTraining
-from otoscope.sae.checkpoint import CARD
+from otoscope.runs.training import GridMember, GridTraining, read_trained_card
 from otoscope.sae.model import SparseAutoencoder, load_sae
 from otoscope.sae.sparsifiers.base import k_from_sparsity
 from otoscope.sae.train import begin
@@ -78,7 +76,7 @@ def codes_part(
         arrays = {"rebuilt.value": value, "rebuilt.without": test.explained_without_groups()}
         return UnitsWithRecords(features.units, records, arrays)
 
-    return experiment.measurement(member.sae_id, about, read_json(directory / CARD)["sha256"], units, full=full)
+    return experiment.measurement(member.sae_id, about, read_trained_card(directory)["sha256"], units, full=full)
 
 
 def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -> CachedResult:
@@ -95,7 +93,7 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
         **{n: lambda n=n: fitted_units(n, store, member, clips) for n in FITTED},
         **{n: lambda n=n: control_units(n, codes, seed=member.seed) for n in FROM_CODES},
     }
-    rests_on = read_json(directory / CARD)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
+    rests_on = read_trained_card(directory)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
     return experiment.measurement(part, about, [name, rests_on], makers[name], full=True)
 

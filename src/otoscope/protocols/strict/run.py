@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from otoscope.artifacts import fingerprint, read_json
+from otoscope.artifacts import fingerprint
 from otoscope.errors import ArtifactError, ConfigError
 from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
@@ -27,8 +27,7 @@ from otoscope.protocols.strict.representations import (
 from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import EvaluationInputs, ProtocolRun
-from otoscope.runs.training import GridMember, training_grid
-from otoscope.sae.checkpoint import CARD
+from otoscope.runs.training import GridMember, read_trained_card, training_grid
 
 
 class HeldOutScores(NamedTuple):
@@ -222,6 +221,6 @@ class StrictRun:
 
 def _sae_sha256(experiment: StrictExperiment, member: GridMember) -> str:
     try:
-        return str(read_json(experiment.run.folder.saes / member.sae_id / CARD)["sha256"])
+        return read_trained_card(experiment.run.folder.saes / member.sae_id)["sha256"]
     except ArtifactError as error:
         raise ArtifactError(f"{member.sae_id} is not trained; run `otoscope train` first") from error

@@ -1,0 +1,205 @@
+"""Damage to any artifact of a run: the next run restores the same bytes, or ends with one of our errors."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from otoscope.config import load_config
+from otoscope.errors import ConfigError, OtoscopeError
+from otoscope.pipeline.run import run
+from tests.support.small_runs import Tiny, write_config, write_voices
+
+SECRET = "not for the page"
+
+TRIALS = int(os.environ.get("OTOSCOPE_FUZZ", "150"))
+"""Trials with the marker `slow`."""
+
+VOLATILE = ("log.jsonl", ".lock")
+
+Change = Callable[[Path, random.Random], None]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
+    """A folder with recordings, a configuration, a finished run in `out`, and what does not belong to it."""
+    root = tmp_path_factory.mktemp("damage")
+    voices = write_voices(root / "voices", takes=2)
+    paths = sorted(path.relative_to(voices).as_posix() for path in voices.rglob("*.wav"))
+    columns = {
+        "path": paths,
+        "group": [Path(path).name.split("_")[0] for path in paths],
+        "label_octave": [path.split("/")[0] for path in paths],
+        "factor_pitch_hz": [220.0 * (1 + path.startswith("high")) + 3 * n for n, path in enumerate(paths)],
+    }
+    pl.DataFrame(columns).write_csv(voices / "clips.csv")
+    (root / "secret.txt").write_text(SECRET)
+    train = {"layers": [1], "sparsities": [0.9]}
+    corpus = {"kind": "manifest", "table": "voices/clips.csv"}
+    config = write_config(root / "mine.yaml", tiny("wavlm"), corpus, train=train, extract={"layers": [1]})
+    run(load_config(config), root / "out")
+    assert (root / "out" / "explain" / "top_clips.parquet").is_file()
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files below a folder; links, pipes and the like by what they are."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            found[name] = b"no file"
+        elif path.is_file() and path.name not in VOLATILE and "tensorboard" not in path.parts:
+            found[name] = path.read_bytes()
+    return found
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes() or b"x")
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def cut(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: rng.randrange(len(data))] if data else b"x")
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def append(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes() + rng.randbytes(20))
+
+
+def noise(path: Path, rng: random.Random) -> None:
+    path.write_bytes(rng.randbytes(200))
+
+
+def folder_instead(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+    if rng.random() < 0.5:
+        (path / "mine.txt").write_text("mine")
+
+
+def pipe_instead(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link_out(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    root = next(parent for parent in path.parents if (parent / "secret.txt").is_file())
+    path.symlink_to(rng.choice([root / "secret.txt", root / "nowhere", root, path]))
+
+
+SHAPES: tuple[Any, ...] = ([], None, "x", {}, 3, True, [[]], {"outputs": 3}, 1e308, "../../secret.txt", -1)
+
+
+def other_shape(path: Path, rng: random.Random) -> None:
+    texts = [json.dumps(shape) for shape in SHAPES] + ["[" * 5000 + "]" * 5000, '{"a": ' * 2000 + "1" + "}" * 2000, ""]
+    path.write_text(rng.choice(texts))
+
+
+def other_entry(path: Path, rng: random.Random) -> None:
+    """Replace, remove or add one entry of a JSON file, at any depth."""
+    value = json.loads(path.read_text())
+    places = list(_places(value))
+    if not places:
+        return other_shape(path, rng)
+    container, key = rng.choice(places)
+    if rng.random() < 0.3:
+        del container[key]
+    else:
+        container[key] = rng.choice(SHAPES)
+    return path.write_text(json.dumps(value)) and None
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield value, key
+        yield from _places(inner)
+
+
+def other_table(path: Path, rng: random.Random) -> None:
+    """Change a table: other columns, types, values, no rows."""
+    table = pl.read_parquet(path)
+    column = rng.choice(table.columns)
+    changes: list[Callable[[], pl.DataFrame]] = [
+        lambda: table.drop(column),
+        lambda: table.head(0),
+        lambda: table.with_columns(pl.lit(3).alias(column)),
+        lambda: table.with_columns(pl.lit("../../secret.txt").alias(column)),
+        lambda: table.with_columns(pl.lit(None).alias(column)),
+        lambda: pl.concat([table, table]),
+        lambda: pl.DataFrame({"x": [1]}),
+    ]
+    rng.choice(changes)().write_parquet(path)
+
+
+ANY: tuple[Change, ...] = (flip, cut, remove, append, noise, folder_instead, pipe_instead, link_out)
+
+
+def damage(out: Path, seed: int) -> str:
+    """Damage one to three files of a run; return what was done."""
+    rng, done = random.Random(seed), []
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        paths = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.is_symlink() and p.name not in VOLATILE]
+        path = rng.choice([p for p in paths if "tensorboard" not in p.parts])
+        special = {".json": (other_shape, other_entry, other_entry), ".parquet": (other_table,)}.get(path.suffix, ())
+        change = rng.choice((*special, *ANY) if rng.random() < 0.5 or not special else special)
+        try:
+            change(path, rng)
+        except (ValueError, pl.exceptions.PolarsError):  # damaged already
+            remove(path, rng)
+        done.append(f"{change.__name__} {path.relative_to(out)}")
+    return f"seed {seed}: {', '.join(done)}"
+
+
+def _require(expected: bool, text: str) -> None:
+    assert expected, text
+
+
+def check(finished: Path, seed: int) -> None:
+    whole, outside = contents(finished / "out"), contents(finished)
+    outside = {name: data for name, data in outside.items() if not name.startswith("out/")}
+    shutil.copytree(finished / "out", finished / "kept")
+    try:
+        done = damage(finished / "out", seed)
+        try:
+            run(load_config(finished / "mine.yaml"), finished / "out")
+        except BaseException as error:  # noqa: BLE001  a panic of Rust is no Exception
+            expected = isinstance(error, OtoscopeError) and not isinstance(error, ConfigError)
+            _require(expected, f"{done}: {type(error).__name__}: {error}")
+        else:
+            now = {name: data for name, data in contents(finished / "out").items() if not name.endswith("mine.txt")}
+            changed = sorted(name for name in whole.keys() | now.keys() if whole.get(name) != now.get(name))
+            assert not changed, f"{done}: {changed}"
+        pages = [path for path in (finished / "out" / "report").rglob("*.html") if path.is_file()]
+        assert not any(SECRET in page.read_text(errors="replace") for page in pages), done
+        after = contents(finished)
+        assert {n: d for n, d in after.items() if not n.startswith(("out/", "kept/"))} == outside, done
+    finally:
+        shutil.rmtree(finished / "out")
+        (finished / "kept").rename(finished / "out")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_run_restores_damaged_artifacts_or_refuses_them(finished: Path, seed: int) -> None:
+    check(finished, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(20_000)
+def test_run_restores_many_damaged_artifacts_or_refuses_them(finished: Path) -> None:
+    for seed in range(1000, 1000 + TRIALS):
+        check(finished, seed)
