@@ -7,12 +7,11 @@ import pytest
 from rich.console import Console
 
 from otoscope.artifacts import write_table
-from otoscope.cli.summary import print_summary, sparsity_table
+from otoscope.cli.summary import probe_table, sparsity_table, summary_tables
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import ResultsTable
-from otoscope.pipeline.run import RunSummary
-from otoscope.runs.folder import RunFolder
 from otoscope.runs.training import GridMember
+from otoscope.runs.up_to_date import RunSummary
 
 
 def results(grid: list[GridMember]) -> pl.DataFrame:
@@ -67,24 +66,19 @@ def test_what_all_have_in_common_has_no_column(grid: list[GridMember], first: st
 
 
 @pytest.mark.parametrize(("clips", "groups", "warns"), [(3, 1, True), (60, 3, False)])
-def test_numbers_on_too_little_are_printed_under_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], clips: int, groups: int, warns: bool
-):
+def test_numbers_on_too_little_are_printed_under_a_warning(tmp_path: Path, clips: int, groups: int, warns: bool):
     rows = results([member("default", 64)]).with_columns(
         pl.lit(clips, pl.Int64).alias("n"), pl.lit(groups, pl.Int64).alias("groups")
     )
     write_table(tmp_path / "results.parquet", rows.select(list(SCHEMA)))
-    found = RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 12)
-    print_summary(found, RunFolder(tmp_path))
-    said = capsys.readouterr().out
+    found = RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 12, {})
+    said = summary_tables(found)
     assert ("warning: a test split of 3 clips of 1 group supports no claim" in said) is warns
     if warns:
         assert said.index("warning") < said.index("Sparse codes of layer")
 
 
-def test_a_protocol_without_groups_nulls_or_baselines_leaves_cells_empty(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_protocol_without_groups_nulls_or_baselines_leaves_cells_empty(tmp_path: Path) -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     task = {**probe, "protocol": "strict", "metric": "task_balanced_accuracy", "value": 0.8, "n": 30}
     codes = {**task, "representation": "sae", "sae_id": "layer01-frames-default-m8-k2-seed0", "value": 0.7, "seed": 0}
@@ -92,14 +86,17 @@ def test_a_protocol_without_groups_nulls_or_baselines_leaves_cells_empty(
     rows = [{**probe, "value": 0.5, "null_mean": float("nan"), "low": float("nan"), "groups": 0, "n": 30}, task]
     rows += [{**codes, "latents": 8, "k": 2, "sparsity": 0.75}, full]
     write_table(tmp_path / "results.parquet", pl.DataFrame(rows, schema=SCHEMA))
-    report = tmp_path / "report" / "index.html"
-    report.parent.mkdir()
-    report.with_name("claims.html").touch()
-    found = RunSummary(tmp_path, report, tmp_path / "results.parquet", 1.0, 1.0, 0, 30)
-    print_summary(found, RunFolder(tmp_path))
-    said = capsys.readouterr().out
+    said = summary_tables(RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 30, {}))
     assert "nan" not in said.replace(str(tmp_path), "")
     assert "0 unseen group" not in said
     assert "0.800" in said
     assert "0.700" in said
-    assert "claims.html" in said
+
+
+def test_probe_table_names_the_protocol_of_each_row() -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
+    rows = [{**probe, "protocol": name, "value": 0.5, "n": 30, "groups": 3} for name in ("mariotte2025", "held_out")]
+    table = probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA)))
+    assert table is not None
+    assert [column.header for column in table.columns][:3] == ["protocol", "label", "layer"]
+    assert list(table.columns[0].cells) == ["held_out", "mariotte2025"]

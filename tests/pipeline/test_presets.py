@@ -8,11 +8,10 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import digest, read_json
-from otoscope.cli.summary import print_summary
+from otoscope.cli.summary import summary_tables
 from otoscope.config import load_config
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.pipeline.train import training_summary
-from otoscope.runs.folder import RunFolder
 from otoscope.sae.config import TrainConfig
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
@@ -84,10 +83,9 @@ def test_results_name_the_preset_of_saes_only(summary: RunSummary) -> None:
     assert named == [("dense", None, ""), *sorted(("sae", name, sae_id) for name, sae_id in USED.items())]
 
 
-def test_report_and_summary_name_the_presets(summary: RunSummary, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_summary_name_the_presets(summary: RunSummary) -> None:
     page = (summary.run / "report" / "index.html").read_text(encoding="utf-8")
-    print_summary(summary, RunFolder(summary.run))
-    told = capsys.readouterr().out
+    told = summary_tables(summary)
     assert "Trained with the preset default (all settings below); the full tables also hold" in page
     for name in USED:
         assert name in page, name

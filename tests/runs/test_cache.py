@@ -7,7 +7,8 @@ import pytest
 
 from otoscope.artifacts import digest, read_json, write_json
 from otoscope.errors import ArtifactError
-from otoscope.runs.cache import LARGE_BYTES, is_current, run_stage, write_card
+from otoscope.runs.cache import run_stage
+from otoscope.runs.cards import LARGE_BYTES, is_current, write_card
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import SilentReporter
 

@@ -6,6 +6,7 @@ Commands that take a configuration: `run`, `demo`, and one for each stage.
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,12 +29,14 @@ from otoscope.cli.faults import (
 )
 from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.errors import OtoscopeError
-from otoscope.formatting import one_line, printable
+from otoscope.formatting import count, one_line, printable
+from otoscope.hardware import peak_memory_bytes
 from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from otoscope.runs.folder import RunFolder
+    from otoscope.runs.up_to_date import RunSummary
 
 Config = Annotated[
     Path, typer.Argument(help="Configuration in YAML, or the folder of an earlier run.", show_default=False)
@@ -179,29 +182,112 @@ def _execute(
     as_json: bool,
     show: int = 0,
 ) -> None:
-    from otoscope.cli.summary import clip_lines, print_summary  # imported here, so that --help does not wait for torch
-    from otoscope.config import load_config
-    from otoscope.executors.local import find_executor
-    from otoscope.pipeline.run import run
-    from otoscope.runs.folder import RunFolder, load_corpus
+    from otoscope.config.raw import complete_mapping, read_mapping  # imported here, so that --help stays fast
+    from otoscope.runs.folder import RunFolder
+    from otoscope.runs.up_to_date import run_key
 
     earlier = RunFolder(path)
     path = earlier.root  # with ~ expanded
     if earlier.config.is_file():  # a run folder contains its configuration
         path, out = earlier.config, out or path
+    mapping = complete_mapping(read_mapping(path).mapping, path, overrides or ())
+    progress = TerminalProgress()
+    key = run_key(mapping, path, fail_fast=fail_fast)
+    name = mapping["name"]
+    if not show and (out or isinstance(name, str)):
+        start_s = time.monotonic()
+        current = _up_to_date(RunFolder(out or Path("runs") / name), key, until, progress, start_s)
+        if current is not None:
+            _print_summary(*current, as_json=as_json)
+            return
+    _update(path, out, overrides, until, fail_fast, executor, progress, key=key, as_json=as_json, show=show)
+
+
+def _up_to_date(
+    folder: "RunFolder", key: str, until: str, progress: TerminalProgress, start_s: float
+) -> "tuple[RunSummary, str] | None":
+    """Return summary and tables of a run that is up to date, seen without PyTorch; None if the stages have to look."""
+    from otoscope.pipeline.stages import stages_until
+    from otoscope.runs.up_to_date import RunSummary, up_to_date
+
+    if not folder.mark.is_file():
+        return None
+    stages = stages_until(until)
+    with folder.locked():
+        record = up_to_date(folder, key, stages)
+        if record is None:
+            return None
+        folder.log("run", until=until)
+        for stage in stages:
+            folder.log("skipped", stage=stage)
+            for line in (f"{stage}: up to date", *record["notes"][stage]):
+                progress.message(line)
+        has_results = "evaluate" in stages
+        summary = RunSummary(
+            run=folder.root,
+            report=folder.report if "report" in stages else None,
+            results=folder.results if has_results else None,
+            seconds=time.monotonic() - start_s,
+            peak_rss_mb=peak_memory_bytes() / 1e6,
+            set_aside=record["set_aside"],
+            clips=record["clips"],
+            notes=record["notes"],
+        )
+        folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
+    return summary, record["tables"] if has_results else ""
+
+
+def _update(
+    path: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    until: str,
+    fail_fast: bool,
+    executor: str,
+    progress: TerminalProgress,
+    *,
+    key: str,
+    as_json: bool,
+    show: int,
+) -> None:
+    from otoscope.cli.summary import clip_lines, summary_tables
+    from otoscope.config import load_config
+    from otoscope.executors.local import find_executor
+    from otoscope.pipeline.run import external_inputs, run
+    from otoscope.runs.folder import RunFolder, load_corpus
+    from otoscope.runs.up_to_date import record_run
+
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)
-    progress = TerminalProgress()
     if out is None and (other := _run_elsewhere(path, folder)):
         progress.message(
             f"warning: {config.name} has a run in {other}; {folder.root} is a new one (--out continues that)"
         )
     summary = run(config, folder, until=until, fail_fast=fail_fast, progress=progress, executor=find_executor(executor))
-    shown = clip_lines(load_corpus(folder), show) if show else []
+    tables = summary_tables(summary)
+    if inputs := external_inputs(config, folder):
+        record_run(folder, summary, key=key, files=inputs[0], trees=inputs[1], tables=tables)
+    _print_summary(summary, tables, as_json=as_json, shown=clip_lines(load_corpus(folder), show) if show else [])
+
+
+def _print_summary(summary: "RunSummary", tables: str, *, as_json: bool, shown: Sequence[str] = ()) -> None:
+    """Print clips, key numbers and the paths of the artifacts, or one JSON line."""
     if as_json:
-        print(json.dumps(summary.as_json() | ({"clips_shown": shown} if show else {})))
-    else:
-        print_summary(summary, folder, shown)
+        print(json.dumps(summary.as_json() | ({"clips_shown": list(shown)} if shown else {})))
+        return
+    for line in shown:
+        print(printable(line))
+    print(tables, end="")
+    set_aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
+    clips = count(summary.clips, "clip")
+    print(f"{clips}{set_aside}; {summary.seconds:,.1f} s, peak memory {summary.peak_rss_mb:,.0f} MB")
+    print(f"run      {summary.run}")
+    if summary.results is not None:
+        print(f"results  {summary.results}")
+    if summary.report is not None:
+        print(f"report   {summary.report}  (open it in a browser)")
+        if (claims := summary.report.with_name("claims.html")).is_file():
+            print(f"claims   {claims}")
 
 
 def _run_elsewhere(config: Path, folder: "RunFolder") -> Path | None:

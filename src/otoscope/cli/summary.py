@@ -1,20 +1,19 @@
-"""Summary of a run in the terminal: key numbers with their intervals and nulls, and the paths of the artifacts."""
+"""Summary of a run in the terminal: key numbers with their intervals and nulls, and clips of its corpus."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from io import StringIO
 from typing import Any
 
 from rich.table import Table
 
 from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
-from otoscope.formatting import count, known, printable
+from otoscope.formatting import count, known
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, load_results
-from otoscope.pipeline.run import RunSummary
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
-from otoscope.report.claims import PAGE
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.up_to_date import RunSummary
 
 
 def clip_lines(corpus: Corpus, clips: int) -> list[str]:
@@ -38,44 +37,36 @@ MAX_FACTORS_SHOWN = 8
 """Factors of a clip that are printed."""
 
 
-def print_summary(summary: RunSummary, folder: RunFolder, shown: Sequence[str] = ()) -> None:
-    """Print the key numbers of a run and the paths of its artifacts; before them, `shown`."""
-    console = plain_console()
-    for line in shown:
-        console.print(printable(line), soft_wrap=True)
-    if summary.results is not None:
-        results = load_results(summary.results)
-        tested = evidence.evidence_of_results(results)
-        if tested is not None and (warning := evidence.warning(tested)):
-            console.print(warning, soft_wrap=True)
+def summary_tables(summary: RunSummary) -> str:
+    """Return the key numbers of a run as text; empty without results."""
+    if summary.results is None:
+        return ""
+    text = StringIO()
+    console = plain_console(file=text)
+    results = load_results(summary.results)
+    tested = evidence.evidence_of_results(results)
+    if tested is not None and (warning := evidence.warning(tested)):
+        console.print(warning, soft_wrap=True)
+        console.print()
+    for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):
+        if table is not None:
+            console.print(table)
             console.print()
-        tables = (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows)))
-        for table in tables:
-            if table is not None:
-                console.print(table)
-                console.print()
-    set_aside = f", {summary.set_aside} set aside" if summary.set_aside else ""
-    clips = count(summary.clips, "clip")
-    console.print(f"{clips}{set_aside}; {summary.seconds:,.1f} s, peak memory {summary.peak_rss_mb:,.0f} MB")
-    console.print(f"run      {folder.root}", soft_wrap=True)
-    if summary.results is not None:
-        console.print(f"results  {summary.results}", soft_wrap=True)
-    if summary.report is not None:
-        console.print(f"report   {summary.report}  (open it in a browser)", soft_wrap=True)
-        if (claims := summary.report.with_name(PAGE)).is_file():
-            console.print(f"claims   {claims}", soft_wrap=True)
+    return text.getvalue()
 
 
 def probe_table(results: ResultsTable) -> Table | None:
     """Return the accuracy of probes on dense layers; None without probes."""
-    probes = results.where(metric="probe_accuracy", split="test", representation=DENSE).rows.sort("target", "layer")
+    probes = results.where(metric="probe_accuracy", split="test", representation=DENSE).rows.sort(
+        "protocol", "target", "layer"
+    )
     if probes.is_empty():
         return None
     groups = int(probes["groups"].to_numpy().max())
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
-    table = _table(f"Linear probes on dense layers{of_groups}", "label", "layer", *PROBE_COLUMNS)
+    table = _table(f"Linear probes on dense layers{of_groups}", "protocol", "label", "layer", *PROBE_COLUMNS)
     for row in probes.iter_rows(named=True):
-        table.add_row(row["target"], str(row["layer"]), *_probe_cells(row))
+        table.add_row(row["protocol"], row["target"], str(row["layer"]), *_probe_cells(row))
     return table
 
 
@@ -92,10 +83,10 @@ def sparsity_table(results: ResultsTable) -> Table | None:
     explained = {row["sae_id"]: row["value"] for row in chosen.where(metric="explained_variance")}
     accuracy = chosen.where(metric="probe_accuracy", target=label).rows
     # a column appears only where the SAEs differ in it
-    varying = [name for name in ("preset", "latents") if accuracy[name].n_unique() > 1]
+    varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
     title = f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {label}"
     table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained variance")
-    for row in accuracy.sort("preset", "latents", "sparsity").iter_rows(named=True):
+    for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
         share = explained.get(row["sae_id"])
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
         table.add_row(*settings, *_probe_cells(row), "" if share is None else f"{share:.3f}")

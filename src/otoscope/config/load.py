@@ -1,16 +1,15 @@
 """Loading of configurations: YAML, overrides, environment variables, and error messages."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from otoscope.config.run import MAX_NAME, RunConfig
-from otoscope.config.yaml_text import MAX_DEPTH, key_lines, parse_yaml
+from otoscope.config.raw import complete_mapping, read_mapping
+from otoscope.config.run import RunConfig
+from otoscope.config.yaml_text import key_lines
 from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import MAX_QUOTED, ConfigError, quote, suggest
 from otoscope.paths import user_path
@@ -98,23 +97,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     `ConfigError` with the key, the value and the allowed values.
     """
     path = user_path(path)
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        raw: object = parse_yaml(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"no configuration file {path}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"cannot read {path}: line {line} is not UTF-8; save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        got = "nothing" if raw is None else type(raw).__name__
-        raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
+    text, raw = read_mapping(path)
     try:
         return _parse(raw, path, overrides)
     except ConfigError as error:
@@ -136,21 +119,9 @@ def _line_of(message: str, text: str) -> str:
 
 
 def _parse(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:
-    raw = deepcopy(raw)
-    for override in overrides:
-        _apply_override(raw, override)
-    expanded = _expand_variables({"name": run_name(path), **raw})
+    expanded = complete_mapping(raw, path, overrides)
     _resolve_paths(expanded, path.resolve().parent)
     return parse_config(expanded, where=str(path))
-
-
-def run_name(path: Path) -> str:
-    """Return the name of a run for the path of its configuration: letters, digits, `_`, `.` and `-`.
-
-    >>> run_name(Path("my config (2).yaml"))
-    'my-config-2'
-    """
-    return re.sub(r"[^\w.-]+", "-", path.stem).strip("-.")[:MAX_NAME] or "run"
 
 
 def _offending_overrides(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> str:
@@ -178,45 +149,6 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe_errors(error.errors(), raw)}") from error
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign:
-        raise ConfigError(f"--set wants key.sub=VALUE, got {quote(override)}")
-    *parents, last = key.strip().split(".")
-    if len(parents) > MAX_DEPTH:
-        raise ConfigError(f"--set {override[:40]!r}...: no setting is {len(parents)} sections deep")
-    for parent in parents:
-        section: object = raw.get(parent)
-        if section is None:  # absent, or a section's name with nothing under it
-            section = raw[parent] = {}
-        if not isinstance(section, dict):
-            raise ConfigError(f"--set {quote(override)}: {parent!r} is not a section")
-        raw = section
-    try:
-        raw[last] = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"--set {quote(override)}: the value is not valid YAML ({error})") from error
-
-
-def _expand_variables(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _expand_variables(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_expand_variables(v) for v in value]
-    if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
-    return value
-
-
-def _variable(match: re.Match[str]) -> str:
-    name: str = match.group(1)
-    default: str | None = match.group(2)
-    value = os.environ.get(name, default)
-    if value is None:
-        raise ConfigError(f"the configuration needs the environment variable {name}, which is not set")
-    return value
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Layer, Section, Share, require_layers, require_unique
 from otoscope.config.mariotte2025 import Mariotte2025Settings
+from otoscope.config.raw import MAX_NAME
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
 from otoscope.corpus.catalog import corpus_from_dict
@@ -15,9 +16,6 @@ from otoscope.corpus.splits import Splits
 from otoscope.errors import ConfigError, quote
 from otoscope.hardware import DEVICE_HELP
 from otoscope.paths import user_path
-
-MAX_NAME = 100
-"""Longest name of a run, in characters: it is the name of a folder."""
 
 ProtocolName = Literal["held_out", "mariotte2025", "strict"]
 

@@ -1,13 +1,13 @@
 """Run of all stages, each reading the artifacts of earlier ones and writing its own."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from otoscope.artifacts import atomic
 from otoscope.config import RunConfig
 from otoscope.config.yaml_text import format_yaml
+from otoscope.encoders.resolve import resolve
 from otoscope.errors import ConfigError
 from otoscope.executors.base import Executor
 from otoscope.executors.local import LocalExecutor
@@ -18,31 +18,40 @@ from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import ProgressReporter, SilentReporter
 from otoscope.runs.training import training_grid
+from otoscope.runs.up_to_date import RunSummary
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """Result of a run: artifacts, duration, memory, number of clips."""
+class _Notes:
+    """Reporter that passes everything on and keeps the lines that follow the end of each stage."""
 
-    run: Path
-    report: Path | None
-    results: Path | None
-    seconds: float
-    peak_rss_mb: float
-    set_aside: int
-    clips: int
+    def __init__(self, progress: ProgressReporter) -> None:
+        self._progress = progress
+        self.notes: dict[str, list[str]] = {}
+        self._stage = ""
+        self._ended = False
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the values that `--json` prints."""
-        return {
-            "run": str(self.run),
-            "report": str(self.report) if self.report else None,
-            "results": str(self.results) if self.results else None,
-            "seconds": round(self.seconds, 3),
-            "peak_rss_mb": round(self.peak_rss_mb, 1),
-            "set_aside": self.set_aside,
-            "clips": self.clips,
-        }
+    def begin(self, stage: str) -> None:
+        """Begin a stage."""
+        self._stage, self._ended, self.notes[stage] = stage, False, []
+
+    def start(self, title: str, total: float, unit: str) -> None:
+        """Begin a task."""
+        self._progress.start(title, total, unit)
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Move the task on."""
+        self._progress.advance(amount, note)
+
+    def finish(self) -> None:
+        """End the task."""
+        self._progress.finish()
+
+    def message(self, text: str) -> None:
+        """Print one line."""
+        if self._ended:
+            self.notes[self._stage].append(text)
+        self._ended = self._ended or text.startswith(f"{self._stage}: ")
+        self._progress.message(text)
 
 
 def run(
@@ -64,7 +73,8 @@ def run(
     progress = progress or SilentReporter()
     start_s = time.monotonic()
     stages = stages_until(until)
-    context = Context(config, folder, progress, LazyEncoder(config), fail_fast, executor or LocalExecutor())
+    notes = _Notes(progress)
+    context = Context(config, folder, notes, LazyEncoder(config), fail_fast, executor or LocalExecutor())
     with folder.locked():
         folder.log("run", until=until, name=config.name)
         if "extract" in stages:
@@ -74,8 +84,9 @@ def run(
                 _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
         for name in stages:
+            notes.begin(name)
             STAGES[name].run(context)
-        summary = _summary(folder, stages, time.monotonic() - start_s)
+        summary = _summary(folder, notes.notes, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary
 
@@ -86,7 +97,7 @@ def _check_strict(config: RunConfig, trained: set[int]) -> None:
         raise ConfigError(f"evaluate.strict.layer: {layer} has no dictionary; train.layers gives {sorted(trained)}")
 
 
-def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary:
+def _summary(folder: RunFolder, stages: Mapping[str, Sequence[str]], seconds: float) -> RunSummary:
     """Summarise this run; a report of an earlier run is not listed."""
     return RunSummary(
         run=folder.root,
@@ -96,9 +107,27 @@ def _summary(folder: RunFolder, stages: list[str], seconds: float) -> RunSummary
         peak_rss_mb=peak_memory_bytes() / 1e6,
         set_aside=set_aside(folder, extracted="extract" in stages).height,
         clips=load_corpus(folder).clips.height,
+        notes=stages,
     )
 
 
 def _write_config(config: RunConfig, folder: RunFolder) -> None:
     with atomic(folder.config) as temporary:
         temporary.write_text(format_yaml(config.model_dump(mode="json")), encoding="utf-8")
+
+
+def external_inputs(config: RunConfig, folder: RunFolder) -> tuple[list[Path], list[Path]] | None:
+    """Return the files, and the folders of which every file counts, that a finished run rests on.
+
+    None if they are not all on this machine.
+    """
+    if config.extract.store is not None:
+        return None
+    corpus, table = load_corpus(folder), getattr(config.corpus, "table", None)
+    files = [path for path in (table, config.factors.table, config.extract.segments) if path is not None]
+    trees = [resolve(config.model, revision=config.revision).folder]
+    if table is None:
+        trees.append(corpus.root)
+    else:
+        files += [corpus.root / path for path in (*corpus.clips["path"], *corpus.set_aside["path"])]
+    return files, trees

@@ -36,6 +36,11 @@ class RunFolder:
         return self.root / "config.yaml"
 
     @property
+    def mark(self) -> Path:
+        """File by which the folder is known as a run's."""
+        return self.root / MARK
+
+    @property
     def corpus(self) -> Path:
         """Table of clips; its card and the table of clips set aside are in the same folder."""
         return self.root / "corpus.parquet"
@@ -54,6 +59,11 @@ class RunFolder:
     def activations(self) -> Path:
         """Activation store."""
         return self.root / "activations"
+
+    @property
+    def damaged(self) -> Path:
+        """List of the files of the store that a verification found damaged."""
+        return self.activations / "damaged.json"
 
     @property
     def saes(self) -> Path:
@@ -112,11 +122,11 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.root, error) from error
         with acquired:
-            write_json(self.root / MARK, {"holds": "a run of otoscope"})
+            write_json(self.mark, {"holds": "a run of otoscope"})
             yield
 
     def _require_own(self) -> None:
-        if (self.root / MARK).is_file() or not self.root.is_dir():
+        if self.mark.is_file() or not self.root.is_dir():
             return
         others = sorted(path.name for path in self.root.iterdir() if path.name not in (LOCK, *OF_SYSTEMS))
         if others:

@@ -20,7 +20,7 @@ from otoscope.config import Pooling, RunConfig
 from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.executors.base import run_tasks
 from otoscope.formatting import count
-from otoscope.runs.cache import is_whole
+from otoscope.runs.cards import is_whole
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus

@@ -1,0 +1,13 @@
+from .load import load_config as load_config
+from .load import parse_config as parse_config
+from .mariotte2025 import PAPER_SPARSITIES as PAPER_SPARSITIES
+from .mariotte2025 import Mariotte2025Settings as Mariotte2025Settings
+from .run import EvaluateSettings as EvaluateSettings
+from .run import ExtractSettings as ExtractSettings
+from .run import FactorSettings as FactorSettings
+from .run import ProtocolName as ProtocolName
+from .run import ReportSettings as ReportSettings
+from .run import RunConfig as RunConfig
+from .strict import StrictSettings as StrictSettings
+from .train import Pooling as Pooling
+from .train import TrainSettings as TrainSettings
