@@ -41,7 +41,8 @@ from otoscope.pipeline.splice import splice_table
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
-from otoscope.runs.cache import is_current, run_stage, write_card
+from otoscope.runs.cache import run_stage
+from otoscope.runs.cards import is_current, write_card
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus

@@ -1,14 +1,15 @@
 """Stage `train`: every SAE of the grid."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from otoscope.artifacts import write_json
+from otoscope.artifacts import read_json, write_json
 from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import open_activations
-from otoscope.runs.training import GridTraining, TrainedCard, learned_nothing, read_trained_card, training_grid
+from otoscope.runs.training import GridTraining, learned_nothing, training_grid
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
 
@@ -23,18 +24,18 @@ def train(run: Context) -> None:
     def work() -> None:
         training.ensure()
         write_json(index, {"saes": [member.sae_id for member in grid]})
-        cards = [read_trained_card(folder.saes / member.sae_id) for member in grid]
+        cards = [read_json(folder.saes / member.sae_id / CARD) for member in grid]
         run.progress.message(f"  {training_summary(cards)}")
 
     inputs = training.fingerprint
     run_stage(folder, "train", inputs=inputs, outputs=[index, *files], work=work, progress=run.progress)
 
 
-def training_summary(cards: Sequence[TrainedCard]) -> str:
+def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
     """Return explained variance and dead latents of trained SAEs on the validation rows, as one line."""
     explained = sorted(card["training"]["valid_explained_variance"] for card in cards)
     span = " to ".join(dict.fromkeys(f"{value:.1%}" for value in (explained[0], explained[-1])))
-    dead = {card["training"]["valid_dead_fraction"]: card["sae_id"] for card in cards}
+    dead = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
     most = max(dead)
     name = f" ({dead[most]})" if len(cards) > 1 and most > 0 else ""
     starts = Counter(start for card in cards if (start := learned_nothing(card)))

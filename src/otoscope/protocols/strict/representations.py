@@ -116,7 +116,7 @@ def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult
     def units() -> Units:
         return code_features(store, start_sae(experiment, member), member, store.clip_ids).units
 
-    trained = read_json(experiment.run.folder.saes / member.sae_id / CARD)["sha256"]
+    trained = read_trained_card(experiment.run.folder.saes / member.sae_id)["sha256"]
     return experiment.measurement(f"{member.sae_id}-start", about, [name, trained], units, full=True)
 
 
