@@ -84,6 +84,25 @@ def test_run_stopped_by_a_signal_prints_how_to_resume(told: dict[str, Any], sign
     assert "Traceback" not in told[signum]["told"]
 
 
+def artifacts(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run, without those that name times or the folder itself."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".part", ".jsonl", ".lock")]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    outside = ("sound/", "stages/", "tensorboard/", "corpus.json", ".lock", "activations/.lock")
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(outside)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_run_killed_in_every_stage_ends_in_the_same_artifacts(folder: Path, config: Path) -> None:
+    found = trials("every_stage", config)
+    assert set(found["ends"].values()) == {-signal.SIGKILL}, found["ends"]
+    assert found["codes"] == [0, 0]
+    whole, resumed = artifacts(folder / "run"), artifacts(folder / "killed-in-all")
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if whole[name] != resumed[name]] == []
+
+
 @pytest.fixture(scope="module")
 def full(config: Path) -> dict[str, Any]:
     return trials("full_disks", config)

@@ -1,7 +1,7 @@
 """Break runs as machines do, in child processes: kill -9 at chosen and at random moments, and a full disk.
 
-Run as a module: `python -m tests.support.kill_and_resume kills|full_disks CONFIG FOLDER` prints one JSON line about
-what happened.
+Run as a module, `python -m tests.support.kill_and_resume kills|every_stage|full_disks CONFIG FOLDER`, it prints one
+JSON line about what happened.
 """
 
 import json
@@ -98,6 +98,29 @@ def kill_in_the_middle(stage: str, config: Path, folder: Path) -> dict[str, Any]
     return {"end": end, "left": left, "code": code, "untouched": untouched}
 
 
+def kill_at_a_write(stage: str, config: Path, out: Path, *, writes: int = 2) -> int:
+    """Kill a run before a file of one stage gets its name; return how the process ended."""
+
+    def work() -> None:
+        run_stage, rename, left = Stage.run, Path.replace, [writes]
+
+        def run_to_be_killed(self: Stage, context: Context) -> None:
+            if self.name == stage:
+                Path.replace = rename_or_end  # type: ignore[method-assign]
+            run_stage(self, context)
+
+        def rename_or_end(self: Path, target: Path) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(self, target)
+
+        Stage.run = run_to_be_killed  # type: ignore[method-assign]
+        run(load_config(config), out)
+
+    return end_of(child(work))
+
+
 def kill_at_random(config: Path, folder: Path, *, whole_s: float, kills: int) -> dict[str, Any]:
     """Kill one run again and again, whatever it is at; then let it end.
 
@@ -169,6 +192,15 @@ def kills(config: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def kills_in_every_stage(config: Path, folder: Path) -> dict[str, Any]:
+    """Kill one run in one stage after the other, then let it end; and run without a kill."""
+    ends = {stage: kill_at_a_write(stage, config, folder / "killed-in-all") for stage in STAGES}
+    codes = [
+        end_of(child(lambda name=name: run(load_config(config), folder / name))) for name in ("killed-in-all", "run")
+    ]
+    return {"ends": ends, "codes": codes}
+
+
 def full_disks(config: Path, folder: Path) -> dict[str, Any]:
     return {stage: fill_the_disk(stage, config, folder) for stage in STAGES}
 
@@ -178,6 +210,6 @@ if __name__ == "__main__":
     kept = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the commands print is not what this module tells
     load_encoder(load_config(sys.argv[2]).model)  # what it imports is then there in every child
-    trials = {"kills": kills, "full_disks": full_disks}[sys.argv[1]]
+    trials = {"kills": kills, "full_disks": full_disks, "every_stage": kills_in_every_stage}[sys.argv[1]]
     told = json.dumps(trials(Path(sys.argv[2]), Path(sys.argv[3])))
     os.write(kept, told.encode())

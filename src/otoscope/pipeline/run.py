@@ -11,13 +11,14 @@ from otoscope.encoders.resolve import resolve
 from otoscope.errors import ConfigError
 from otoscope.executors.base import Executor
 from otoscope.executors.local import LocalExecutor
+from otoscope.formatting import count
 from otoscope.hardware import peak_memory_bytes
 from otoscope.pipeline.corpus import set_aside
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import ProgressReporter, SilentReporter
-from otoscope.runs.training import training_grid
+from otoscope.runs.training import GridMember, training_grid
 from otoscope.runs.up_to_date import RunSummary
 
 
@@ -80,6 +81,8 @@ def run(
         if "extract" in stages:
             # report impossible layers before spending minutes on earlier stages
             grid = training_grid(config, layers_to_extract(config, context.encoder.load()))
+            if "train" in stages:
+                progress.message(grid_line(grid))
             if "evaluate" in stages:
                 _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
@@ -89,6 +92,37 @@ def run(
         summary = _summary(folder, notes.notes, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary
+
+
+FIRST_LOOK = 12
+"""SAEs above which a run names settings for a first look."""
+
+
+def grid_line(grid: Sequence[GridMember]) -> str:
+    """Return the size of a grid, and of a large one the settings for a first look.
+
+    >>> grid_line([GridMember(layer, "encode_then_pool", "default", 64, 0.9, 0) for layer in (1, 3)])
+    'grid: 2 SAEs = 2 layers x 1 pooling x 1 preset x 1 number of latents x 1 sparsity x 1 seed'
+    """
+    nouns = (
+        "layer",
+        "pooling",
+        "preset",
+        ("number of latents", "numbers of latents"),
+        ("sparsity", "sparsities"),
+        "seed",
+    )
+    values = zip(*((m.layer, m.pooling, m.preset, m.latents, m.sparsity, m.seed) for m in grid), strict=True)
+    sizes = [
+        count(len(set(value)), *((noun,) if isinstance(noun, str) else noun))
+        for noun, value in zip(nouns, values, strict=True)
+    ]
+    line = f"grid: {count(len(grid), 'SAE')} = {' x '.join(sizes)}"
+    if len(grid) <= FIRST_LOOK:
+        return line
+    middle = grid[len(grid) // 2]
+    settings = f"--set train.layers=[{middle.layer}] --set train.sparsities=[0.9] --set train.seeds=[{middle.seed}]"
+    return f"{line}; for a first look: {settings}"
 
 
 def _check_strict(config: RunConfig, trained: set[int]) -> None:
