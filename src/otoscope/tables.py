@@ -208,7 +208,7 @@ def read_text_table(path: Path) -> TextTable:
         data = path.read_bytes()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise CorpusError(f"{path} cannot be read ({one_line(error, 300)})") from error
-    text, notes = _decoded(data, path)
+    text, notes = decode_text(data, path)
     return _from_csv(text, path, notes)
 
 
@@ -223,8 +223,11 @@ def _from_parquet(path: Path) -> TextTable:
     return _without_row_numbers(TextTable(path.name, cells, []), dict.fromkeys(cells.columns))
 
 
-def _decoded(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the text of a file, and a note on an encoding other than UTF-8."""
+def decode_text(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a file, and a note on an encoding other than UTF-8.
+
+    Raises `CorpusError` for bytes that are no text, and for NUL characters.
+    """
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), None)
     if encoding is None and b"\0" in data[:1000]:
         encoding = "utf-16-le" if data[1:1000:2].count(0) > data[:1000:2].count(0) else "utf-16-be"
@@ -241,13 +244,13 @@ def _decoded(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
             text = data.decode("cp1252")
         except UnicodeDecodeError:
             raise CorpusError(
-                f"{path}: line {line} is neither UTF-8 nor Windows-1252 (byte 0x{data[error.start]:02x}); save the"
-                " table as UTF-8"
+                f"{path}: line {line} is neither UTF-8 nor Windows-1252 (byte 0x{data[error.start]:02x}); save it"
+                " as UTF-8"
             ) from error
         notes = (f"{path.name} is not UTF-8 (line {line}): read as Windows-1252 (Latin-1); check accented letters",)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CorpusError(f"{path}: line {line} contains a NUL character; save the table as UTF-8 text")
+        raise CorpusError(f"{path}: line {line} contains a NUL character; save it as UTF-8 text")
     return text.lstrip("\ufeff"), notes
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import soundfile
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, read_json
 from otoscope.config import RunConfig, load_config
-from otoscope.errors import ConfigError
+from otoscope.errors import ConfigError, CorpusError
 from otoscope.explain import ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
@@ -20,7 +21,7 @@ from otoscope.pipeline.run import RunSummary, grid_line, run
 from otoscope.pipeline.splice import splice_table
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import SilentReporter
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae import SparseAutoencoder
@@ -340,6 +341,32 @@ def test_splice_table_scores_later_layers_on_test_groups(summary: RunSummary, pa
     value = dict(cosine.select("substitute", "value").iter_rows())
     assert value["sae"] > max(value["random_atoms"], cosine["ablated"][0])
     assert table["value"].is_between(-1, 1).all()
+
+
+def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
+    clips = load_corpus(RunFolder(summary.run)).clips
+    for row in clips.iter_rows(named=True):
+        file = (tmp_path / row["path"]).with_suffix(".txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        middle_s = row["duration_s"] / 2
+        file.write_text(f"0.0\t{middle_s}\tfirst half\n{middle_s}\t{row['duration_s']}\tsecond half\n")
+    changed = f"corpus.annotations={tmp_path}"
+    again(summary, path, changed, until="explain")
+    explained = summary.run / "explain"
+    labels = pl.read_parquet(explained / "annotated_labels.parquet")
+    assert set(labels.select("label", "unit").iter_rows()) == {
+        (half, unit) for half in ("first half", "second half") for unit in ("latent", "dense", "cluster")
+    }
+    assert labels["f1"].is_between(0, 1).all()
+    assert (labels["groups"] == 2).all()
+    examples = pl.read_parquet(explained / "annotated_examples.parquet")
+    for row in examples.iter_rows(named=True):
+        sound = soundfile.info(explained / row["audio"])
+        assert 0 < sound.frames / sound.samplerate <= row["end_s"] - row["start_s"] + 0.21
+    with pytest.raises(CorpusError, match=r"have no tier 'words'; .*labels"):
+        again(summary, path, changed, "corpus.tiers=[words]", until="explain")
+    again(summary, path, until="explain")
+    assert not list(explained.glob("annotated*"))
 
 
 def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, path: Path) -> None:

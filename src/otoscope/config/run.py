@@ -112,18 +112,19 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips", "cards", "splice"]
+ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations"]
 
 
 class ExplainSettings(Section):
     """Contents of `explain/`."""
 
     only: tuple[ExplainStep, ...] = Field(
-        default=("firing", "top_clips", "cards", "splice"),
+        default=("firing", "top_clips", "cards", "splice", "annotations"),
         description="firing: examples, silent clips, classes and co-firing of the explained latents; "
         "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
         "scores, response curves and temporal profiles; splice: what later layers hold if the reconstruction replaces "
-        "the layer (cards and splice: dictionaries of frames)",
+        "the layer; annotations: the best latent for each label of corpus.annotations (the last three for dictionaries "
+        "of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"

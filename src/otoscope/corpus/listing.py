@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NamedTuple
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS, REMEDY, find_ffmpeg
@@ -69,6 +69,12 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
     group_noun: ClassVar[str] = "group"
 
     kind: str
+    annotations: UserPath | None = Field(
+        default=None,
+        description="folder with annotations in time, one file per recording: TextGrid, Audacity, Raven, JAMS, ELAN,"
+        " CTM, TIMIT",
+    )
+    tiers: tuple[str, ...] = Field(default=(), description="tiers of the annotations to use; default: all")
 
     @abstractmethod
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:

@@ -8,6 +8,8 @@
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
+- `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
+- `annotation_tables`: these scores for a run, with examples to hear
 - `choose_latents`: the latent that follows each factor best, chosen on training groups, tested on test groups
 - `top_activating_clips`: the clips in which a latent is strongest
 - `spectrogram`, `to_png`: spectrograms as small pictures
@@ -18,7 +20,16 @@ Start with `otoscope.pipeline.explain`, which puts them together.
 
 from otoscope.explain.activating_clips import ActivatingClip, TimedCodes, top_activating_clips
 from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index
-from otoscope.explain.artifacts import Sound, TopClips, read_top_clips, top_clip_files, write_top_clips
+from otoscope.explain.annotated_labels import AnnotatedFrames, Units, score_labels
+from otoscope.explain.annotation_tables import AnnotationTables, annotation_tables
+from otoscope.explain.artifacts import (
+    Sound,
+    TopClips,
+    read_top_clips,
+    top_clip_files,
+    write_sound,
+    write_top_clips,
+)
 from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
 from otoscope.explain.cards import (
     CardScore,
@@ -51,6 +62,8 @@ __all__ = [
     "DESCRIPTORS",
     "ActivatingClip",
     "ActivationIndex",
+    "AnnotatedFrames",
+    "AnnotationTables",
     "CardScore",
     "CardTables",
     "Example",
@@ -66,6 +79,8 @@ __all__ = [
     "TemporalProfile",
     "TimedCodes",
     "TopClips",
+    "Units",
+    "annotation_tables",
     "card_tables",
     "choose_clips",
     "choose_latents",
@@ -87,6 +102,7 @@ __all__ = [
     "recovered_share",
     "response_curve",
     "score_card",
+    "score_labels",
     "score_shares",
     "silent_clips",
     "sound_onsets",
@@ -98,5 +114,6 @@ __all__ = [
     "top_activations",
     "top_clip_files",
     "write_activation_index",
+    "write_sound",
     "write_top_clips",
 ]

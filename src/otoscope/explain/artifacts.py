@@ -129,6 +129,14 @@ def top_clip_files(folder: Path) -> list[Path]:
 _NAMES = r"card\.json|top_clips\.parquet|latent\d{5,}-\d+\.(flac|png)"
 
 
+def write_sound(path: Path, sound: Sound) -> None:
+    """Write a sound as FLAC with 16 bits, clipped to -1..1."""
+    audio = BytesIO()  # libsndfile does not say that a disk is full
+    sf.write(audio, np.clip(sound.wave, -1.0, 1.0), sound.rate_hz, format="FLAC", subtype="PCM_16")
+    with atomic(path) as temporary:
+        temporary.write_bytes(audio.getvalue())
+
+
 def _write_one(
     folder: Path,
     choice: LatentChoice,
@@ -142,10 +150,7 @@ def _write_one(
     wave = sound.wave[round(from_s * sound.rate_hz) : round(to_s * sound.rate_hz)]
     shown = spectrogram(wave, rate_hz=sound.rate_hz)
     stem = f"latent{clip.latent:05d}-{clip.rank}"
-    audio = BytesIO()  # libsndfile does not say that a disk is full
-    sf.write(audio, np.clip(wave, -1.0, 1.0), sound.rate_hz, format="FLAC", subtype="PCM_16")
-    with atomic(folder / f"{stem}.flac") as temporary:
-        temporary.write_bytes(audio.getvalue())
+    write_sound(folder / f"{stem}.flac", Sound(wave, sound.rate_hz))
     with atomic(folder / f"{stem}.png") as temporary:
         temporary.write_bytes(to_png(shown.levels))
     inside = (clip.end_s > from_s) & (clip.start_s < to_s)

@@ -20,6 +20,7 @@ from otoscope.explain import (
     LatentChoice,
     Sound,
     TimedCodes,
+    annotation_tables,
     card_tables,
     choose_clips,
     choose_latents,
@@ -33,8 +34,10 @@ from otoscope.explain import (
     top_activating_clips,
     top_clip_files,
     write_activation_index,
+    write_sound,
     write_top_clips,
 )
+from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.splice import splice_table
@@ -66,7 +69,8 @@ def explain(run: Context) -> None:
         steps["cards"] = stage.cards_step()
         if stage.member.layer < max(stage.store.layers):
             steps["splice"] = stage.splice_step()
-    wanted = [step for name, step in steps.items() if name in run.config.explain.only]
+        steps["annotations"] = stage.annotations_step()
+    wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
 
     def work() -> None:
@@ -105,6 +109,8 @@ class _Step:
     compute: Callable[[], object]
     also: Sequence[str] = ()
     """Patterns of further files."""
+    possible: bool = True
+    """False if the configuration lacks what the step reads; its files are then outdated."""
 
     def is_current(self, folder: RunFolder) -> bool:
         return is_current(self._card(folder), inputs=self.inputs, root=folder.root)
@@ -215,6 +221,21 @@ class _ExplainStage:
         inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
         return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
 
+    def annotations_step(self) -> _Step:
+        """Return the step that finds the latent of each annotated label."""
+        folder, settings, root = self.run.folder.explain, self.run.config.explain, self.run.config.corpus.annotations
+        found = sorted(root.rglob("*")) if root is not None else []
+        files = [(str(path), digest(path)) for path in found if path.suffix.lower() in READERS and path.is_file()]
+        names = ("annotated_labels.parquet", "annotated_examples.parquet")
+        return _Step(
+            "annotations",
+            fingerprint(self.inputs, files, self.run.config.corpus.tiers, settings.clips),
+            [folder / name for name in names],
+            lambda: _write_annotated_labels(self),
+            also=("annotated*.flac",),
+            possible=root is not None,
+        )
+
     def top_clips_step(self) -> _Step:
         """Return the step that writes sound and pictures for the gallery."""
         folder = self.run.folder.explain
@@ -271,6 +292,28 @@ def _write_cards(stage: _ExplainStage) -> None:
         write_table(folder / f"{name}.parquet", table)
     misses = near_miss_table(index, stage.latents, stage.groups, spectra=spectra, times_of=times_of)
     write_table(folder / "near_misses.parquet", misses)
+
+
+def _write_annotated_labels(stage: _ExplainStage) -> None:
+    """Score the latents on the labels of the annotations, and write sounds of the labels found."""
+    run, folder = stage.run, stage.run.folder.explain
+    with task(run.progress, "scoring annotated labels", 1, "table"):
+        tables = annotation_tables(
+            stage.corpus,
+            stage.index,
+            stage.store,
+            stage.member.layer,
+            AnnotationFolder(run.config.corpus.annotations),
+            tiers=run.config.corpus.tiers,
+            clips=run.config.explain.clips,
+        )
+        run.progress.advance(1)
+    for note in tables.notes:
+        run.progress.message(note)
+    for name, sound in tables.sounds.items():
+        write_sound(folder / name, sound)
+    write_table(folder / "annotated_examples.parquet", tables.examples)
+    write_table(folder / "annotated_labels.parquet", tables.labels)
 
 
 def _write_top_clips(stage: _ExplainStage) -> None:

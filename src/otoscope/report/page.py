@@ -15,6 +15,7 @@ from otoscope.report.figures.probes import all_figures
 from otoscope.report.layout import PageSection, render_page, write_figure
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
+from otoscope.report.sections.annotated_labels import annotated_labels
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.splice import splice_sentences
 from otoscope.report.sections.strict_findings import strict_findings
@@ -120,6 +121,8 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     yield PageSection("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
     if sentences := splice_sentences(run):
         yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
+    if labels := annotated_labels(run):
+        yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
     yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
     yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
     yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))

@@ -72,7 +72,7 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     @property
     def fingerprint(self) -> str:
         """Identity of the sound: settings and `SOUND_VERSION`."""
-        return fingerprint(SOUND_VERSION, self.model_dump(mode="json"))
+        return fingerprint(SOUND_VERSION, self.model_dump(mode="json", exclude={"annotations", "tiers"}))
 
     def tasks(self) -> list[ClipTask]:
         """Return every clip to synthesise, sorted by path."""

@@ -302,8 +302,8 @@ def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budge
     peak = f", strongest at {row['peak_s']:.2f} s" if formatting.known(row["peak_s"]) else ""
     return ClipCard(
         clip_id=row["clip_id"],
-        picture=_data("image/png", picture),
-        sound=_data("audio/flac", sound),
+        picture=embed("image/png", picture),
+        sound=embed("audio/flac", sound),
         description=(
             f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
             f"activation of latent {row['latent']}{peak}."
@@ -337,5 +337,6 @@ def _curve(row: dict[str, Any]) -> str:
     return " ".join(points)
 
 
-def _data(kind: str, path: Path) -> str:
+def embed(kind: str, path: Path) -> str:
+    """Return a file as a data address."""
     return f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"

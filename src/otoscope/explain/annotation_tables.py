@@ -1,0 +1,124 @@
+"""The tables of annotated labels of a run: annotations, codes and the layer's own units of the same clips."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_matrix, vstack
+
+from otoscope.activations.store import ActivationStore
+from otoscope.corpus.audio import load_clip
+from otoscope.corpus.table import Corpus
+from otoscope.errors import CorpusError
+from otoscope.explain.activation_index import ActivationIndex
+from otoscope.explain.annotated_labels import (
+    LabelExample,
+    cluster_units,
+    dense_units,
+    gather_annotated_frames,
+    label_examples,
+    latent_units,
+    score_labels,
+)
+from otoscope.explain.artifacts import Sound
+from otoscope.explain.card_tables import choose_clips
+from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, choose_tiers, within_clip
+from otoscope.formatting import count
+
+MARGIN_S = 0.1
+"""Sound before and after an example."""
+
+EXAMPLE_COLUMNS: dict[str, Any] = {
+    "tier": pl.String(),
+    "label": pl.String(),
+    "latent": pl.Int64(),
+    "clip_id": pl.String(),
+    "start_s": pl.Float64(),
+    "end_s": pl.Float64(),
+    "activation": pl.Float64(),
+    "audio": pl.String(),
+}
+"""Columns of the examples; `start_s` and `end_s` are relative to the clip, `audio` is a file with `MARGIN_S` more."""
+
+
+class AnnotationTables(NamedTuple):
+    """Scores per label and kind of unit, examples of the best latents, their sounds by file name, and notes."""
+
+    labels: pl.DataFrame
+    examples: pl.DataFrame
+    sounds: Mapping[str, Sound]
+    notes: Sequence[str]
+
+
+def annotation_tables(
+    corpus: Corpus,
+    index: ActivationIndex,
+    store: ActivationStore,
+    layer: int,
+    annotations: AnnotationFolder,
+    *,
+    tiers: Sequence[str] = (),
+    clips: int = 200,
+) -> AnnotationTables:
+    """Score every latent on the annotated labels of at most `clips` clips; see `score_labels`.
+
+    `corpus` lists the clips of the index in its order. Raises `CorpusError` if no clip is annotated or a tier is
+    unknown, `EvaluationError` if no label has enough intervals on both sides of the split.
+    """
+    intervals, notes = _read_intervals(corpus, annotations, tiers)
+    splits, groups = corpus.clips["split"].to_list(), corpus.clips["group"].to_list()
+    annotated = list(intervals)
+    chosen = choose_clips([splits[i] for i in annotated], [groups[i] for i in annotated], clips=clips)
+    positions = [annotated[i] for i in chosen]
+    ids = [index.clip_ids[i] for i in positions]
+    frames = gather_annotated_frames(
+        index, positions, [intervals[i] for i in positions], times_of=store.times_of, splits=splits, groups=groups
+    )
+    codes: Any = vstack([csr_matrix(index.codes_of(clip)) for clip in ids], format="csr")
+    latents = latent_units(codes, ~frames.test)
+    rows = np.concatenate([store.frames_of(layer, clip) for clip in ids])
+    scores = score_labels(frames, [latents, dense_units(rows, ~frames.test), cluster_units(rows, ~frames.test)])
+    found = label_examples(frames, latents, scores)
+    names = [f"annotated{number:03d}.flac" for number in range(len(found))]
+    rate_hz = int(store.manifest["encoder"]["rate_hz"])
+    table = [
+        (*one.label, one.latent, ids[one.clip], one.start_s, one.end_s, one.activation, name)
+        for one, name in zip(found, names, strict=True)
+    ]
+    sounds = {name: _cut(corpus, positions[one.clip], one, rate_hz) for one, name in zip(found, names, strict=True)}
+    return AnnotationTables(scores, pl.DataFrame(table, schema=EXAMPLE_COLUMNS, orient="row"), sounds, notes)
+
+
+def _read_intervals(
+    corpus: Corpus, annotations: AnnotationFolder, tiers: Sequence[str]
+) -> tuple[dict[int, list[AnnotatedInterval]], list[str]]:
+    """Return the intervals of each annotated clip by its position, relative to its start, and notes."""
+    found: dict[int, list[AnnotatedInterval]] = {}
+    beyond = 0
+    for position, row in enumerate(corpus.clips.iter_rows(named=True)):
+        whole = annotations.of(row["path"], rate_hz=row["rate_hz"])
+        inside, late = within_clip(whole, start_s=row["start_s"], duration_s=row["duration_s"])
+        beyond += late if row["start_s"] == 0 else 0  # a segment's recording goes on behind it
+        if inside:
+            found[position] = inside
+    if not found:
+        first = corpus.clips["path"][0]
+        raise CorpusError(
+            f"no file under {annotations.root} belongs to a clip of the corpus; name each like its recording ({first})"
+        )
+    known = [one for intervals in found.values() for one in intervals]
+    kept = set(choose_tiers(known, tiers, where=f"the annotations under {annotations.root}"))
+    chosen = {clip: [one for one in intervals if one in kept] for clip, intervals in found.items()}
+    notes = [f"{count(len(found), 'clip')} of {corpus.clips.height} have annotations"]
+    if beyond:
+        notes.append(f"{count(beyond, 'annotation')} end after their recordings; they are cut or left out")
+    return {clip: intervals for clip, intervals in chosen.items() if intervals}, notes
+
+
+def _cut(corpus: Corpus, position: int, example: LabelExample, rate_hz: int) -> Sound:
+    wave = load_clip(corpus.root, corpus.clips.row(position, named=True), rate_hz=rate_hz)
+    first, last = (
+        round(max(time_s, 0.0) * rate_hz) for time_s in (example.start_s - MARGIN_S, example.end_s + MARGIN_S)
+    )
+    return Sound(wave[first:last], rate_hz)

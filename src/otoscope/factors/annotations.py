@@ -1,0 +1,355 @@
+"""Annotations in time: labelled intervals per tier, from Praat, Audacity, Raven, JAMS, ELAN, CTM and TIMIT files.
+
+The format follows from the extension, and for `.txt` from the content. Times are in seconds from the start of the
+recording; points have equal start and end. Empty labels are skipped.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from otoscope.errors import CorpusError, quote, suggest
+from otoscope.formatting import is_clean, one_line
+from otoscope.tables import decode_text
+
+LARGEST_BYTES = 64 * 2**20
+"""Size above which a file is refused: an hour of phones takes about 2 MB in the longest of these formats."""
+
+LATE_S = 0.05
+"""Time by which an interval may end after its recording, from rounding in other programs; it is cut without a note."""
+
+
+class AnnotatedInterval(NamedTuple):
+    """A label of a tier from `start_s` to `end_s`, in seconds from the start of the recording."""
+
+    tier: str
+    start_s: float
+    end_s: float
+    label: str
+
+
+Reader = Callable[[str, str, int], Iterator[AnnotatedInterval]]
+"""Reads a text, given the recording's name without extension and its sample rate in Hz."""
+
+
+def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[AnnotatedInterval]:
+    """Return the labelled intervals of a file, in order of tier and time.
+
+    Args:
+        path: the file; its extension names the format, one of `EXTENSIONS`.
+        recording: name of the recording without extension; selects its lines in a CTM file.
+        rate_hz: sample rate of the recording, in which TIMIT counts.
+
+    Raises `CorpusError` for another format, text that does not fit its format, times that are negative, not finite or
+    reversed.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise CorpusError(f"{path} has no known annotation format; {suggest(path.suffix.lower(), READERS)}")
+    text = _decode(path)
+    try:
+        found = [interval for interval in reader(text, recording, rate_hz) if interval.label]
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        ElementTree.ParseError,
+    ) as error:
+        raise CorpusError(
+            f"{path} is not a {FORMATS[path.suffix.lower()]} ({one_line(error, 120)}); correct or remove it"
+        ) from error
+    for interval in found:
+        if not (math.isfinite(interval.end_s) and 0 <= interval.start_s <= interval.end_s):
+            raise CorpusError(
+                f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} lasts from {interval.start_s:g} to "
+                f"{interval.end_s:g} s; expected 0 <= start <= end"
+            )
+        if not (is_clean(interval.label) and is_clean(interval.tier)):
+            raise CorpusError(f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} has a control character")
+    return sorted(found)
+
+
+def within_clip(
+    intervals: Sequence[AnnotatedInterval], *, start_s: float, duration_s: float
+) -> tuple[list[AnnotatedInterval], int]:
+    """Return the intervals that overlap a clip, cut to it and relative to its start, and the number beyond its end.
+
+    An interval counts as beyond only if it starts after the end of the clip, or ends later than `LATE_S` after it.
+
+    >>> word = AnnotatedInterval("words", 1.0, 1.5, "one")
+    >>> within_clip([word], start_s=0.5, duration_s=0.8)
+    ([AnnotatedInterval(tier='words', start_s=0.5, end_s=0.8, label='one')], 1)
+    """
+    end_s = start_s + duration_s
+    kept = [
+        one._replace(start_s=max(one.start_s - start_s, 0.0), end_s=min(one.end_s, end_s) - start_s)
+        for one in intervals
+        if one.start_s < end_s and (one.end_s > start_s or one.start_s == one.end_s >= start_s)
+    ]
+    return kept, sum(one.end_s > end_s + LATE_S for one in intervals)
+
+
+def choose_tiers(
+    intervals: Sequence[AnnotatedInterval], tiers: Sequence[str], *, where: str
+) -> list[AnnotatedInterval]:
+    """Return the intervals of the listed tiers, or of all if none is listed; raise `CorpusError` for an unknown one."""
+    known = {one.tier for one in intervals}
+    if missing := [tier for tier in tiers if tier not in known]:
+        raise CorpusError(f"{where} have no tier {quote(missing[0])}; {suggest(missing[0], sorted(known))}")
+    return [one for one in intervals if not tiers or one.tier in tiers]
+
+
+def _decode(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise CorpusError(f"{path} is not a file; annotations are read from files")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise CorpusError(f"{path} has {path.stat().st_size:,} bytes; annotation files up to 64 MiB are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror}); correct its permissions or remove it") from error
+    return decode_text(data, path)[0]
+
+
+_PRAAT_TOKEN = re.compile(r'"((?:[^"]|"")*)"|<(\w+)>|(?<!\S)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
+
+
+def _textgrid(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read both text forms by Praat's rule: quoted texts, <flags> and free-standing numbers; the rest is comment."""
+    del recording, rate_hz
+    tokens: list[str | float] = []
+    for match in _PRAAT_TOKEN.finditer(text):
+        quoted, flag, number = match.groups()
+        if quoted is not None:
+            tokens.append(quoted.replace('""', '"'))
+        elif number is not None:
+            tokens.append(float(number))
+        elif flag is not None:
+            tokens.append(f"<{flag}>")
+    parts = iter(tokens)
+    if [next(parts, None), next(parts, None)] != ["ooTextFile", "TextGrid"]:
+        raise ValueError("it does not begin with ooTextFile and TextGrid")
+    _skip_span(parts)
+    if next(parts, None) != "<exists>":
+        return
+    for _ in range(int(_number(parts))):
+        kind, tier = _string(parts), _string(parts).strip()
+        _skip_span(parts)
+        if kind not in ("IntervalTier", "TextTier"):
+            raise ValueError(f"{kind!r} is no kind of tier")
+        for _ in range(int(_number(parts))):
+            start_s = _number(parts)
+            end_s = _number(parts) if kind == "IntervalTier" else start_s
+            yield AnnotatedInterval(tier, start_s, end_s, _string(parts).strip())
+
+
+def _skip_span(parts: Iterator[str | float]) -> None:
+    """Skip the start and the end of a file or tier."""
+    for _ in range(2):
+        _number(parts)
+
+
+def _number(parts: Iterator[str | float]) -> float:
+    token = next(parts, None)
+    if isinstance(token, float):
+        return token
+    raise ValueError("it ends early" if token is None else f"{token!r} stands in the place of a number")
+
+
+def _string(parts: Iterator[str | float]) -> str:
+    token = next(parts, None)
+    if isinstance(token, str):
+        return token
+    raise ValueError("it ends early" if token is None else f"{token:g} stands in the place of a text")
+
+
+def _audacity(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read lines of start, end and label between tabs; lines that begin with a backslash hold frequencies."""
+    del recording, rate_hz
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("\\"):
+            continue
+        fields = line.split("\t")
+        if len(fields) < 2:
+            raise ValueError(f"line {number} has no tab; expected start, end and label")
+        start_s, end_s = (float(field.replace(",", ".")) for field in fields[:2])
+        yield AnnotatedInterval("labels", start_s, end_s, "\t".join(fields[2:]).strip())
+
+
+RAVEN_START, RAVEN_END = "begin time (s)", "end time (s)"
+RAVEN_MEASURES = re.compile(
+    r"selection|view|channel|begin |end |low freq|high freq|delta |file |.*\((s|hz|db|u|ms|khz|%|samples|bits)\)", re.I
+)
+"""Columns of a selection table that Raven fills itself; the others are annotations."""
+
+
+def _raven(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read one row per selection; every column that Raven does not fill itself is a tier."""
+    del recording, rate_hz
+    header, *rows = [line.split("\t") for line in text.splitlines() if line.strip()]
+    names = [name.strip() for name in header]
+    column = {name.lower(): position for position, name in enumerate(names)}
+    tiers = {name: position for position, name in enumerate(names) if name and not RAVEN_MEASURES.match(name)}
+    seen: set[tuple[str, ...]] = set()
+    for given in rows:
+        row = [*given, *[""] * (len(names) - len(given))]
+        start_s, end_s = (float(row[column[name]].replace(",", ".")) for name in (RAVEN_START, RAVEN_END))
+        key = (
+            row[column["selection"]] if "selection" in column else "",
+            row[column[RAVEN_START]],
+            row[column[RAVEN_END]],
+        )
+        if key in seen and "selection" in column:  # one row per view of the same selection
+            continue
+        seen.add(key)
+        if not tiers:
+            yield AnnotatedInterval("selections", start_s, end_s, "selection")
+        for tier, position in tiers.items():
+            yield AnnotatedInterval(tier, start_s, end_s, row[position].strip())
+
+
+def _text_table(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read a `.txt` file: Raven's if its first line names a begin time, else Audacity's."""
+    first = text.partition("\n")[0].lower()
+    return (_raven if RAVEN_START in first else _audacity)(text, recording, rate_hz)
+
+
+def _jams(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read every annotation as a tier named by its namespace; a value that is no text is its JSON."""
+    del recording, rate_hz
+    for annotation in json.loads(text)["annotations"]:
+        data: Any = annotation["data"]
+        if isinstance(data, dict):  # the dense form: one list per field
+            fields = ("time", "duration", "value")
+            data = [dict(zip(fields, row, strict=True)) for row in zip(*(data[name] for name in fields), strict=True)]
+        for row in data:
+            value, start_s = row["value"], float(row["time"])
+            label = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            yield AnnotatedInterval(
+                str(annotation["namespace"]), start_s, start_s + float(row["duration"]), label.strip()
+            )
+
+
+def _elan(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read tiers with times of their own, and tiers that refer to them; times are in milliseconds."""
+    del recording, rate_hz
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("it declares a document type, which ELAN does not write")
+    root = ElementTree.fromstring(text.encode())
+    slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
+    spans: dict[str, tuple[float, float] | None] = {}
+    for one in root.iter("ALIGNABLE_ANNOTATION"):
+        times = [slots[one.attrib[name]] for name in ("TIME_SLOT_REF1", "TIME_SLOT_REF2")]
+        # a slot without a time lies somewhere between its neighbours
+        known = [int(time) / 1000 for time in times if time is not None]
+        spans[one.attrib["ANNOTATION_ID"]] = (known[0], known[1]) if len(known) == 2 else None
+    parents = {one.attrib["ANNOTATION_ID"]: one.attrib["ANNOTATION_REF"] for one in root.iter("REF_ANNOTATION")}
+    for tier in root.iter("TIER"):
+        for one in (*tier.iter("ALIGNABLE_ANNOTATION"), *tier.iter("REF_ANNOTATION")):
+            identifier, steps = one.attrib["ANNOTATION_ID"], 0
+            while identifier in parents:
+                identifier, steps = parents[identifier], steps + 1
+                if steps > len(parents):
+                    raise ValueError(f"annotation {identifier} refers to itself")
+            span = spans[identifier]
+            if span is not None:
+                label = (one.findtext("ANNOTATION_VALUE") or "").strip()
+                yield AnnotatedInterval(tier.attrib["TIER_ID"], *span, label)
+
+
+def _ctm(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+    """Read the lines of one recording: name, channel, start, duration, word and, if given, a confidence."""
+    del rate_hz
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields or fields[0].startswith(";;"):
+            continue
+        if len(fields) < 5:
+            raise ValueError(f"line {number} has {len(fields)} fields; expected name, channel, start, duration, word")
+        if fields[0] == recording:
+            start_s = float(fields[2])
+            yield AnnotatedInterval("words", start_s, start_s + float(fields[3]), fields[4])
+
+
+def _timit(tier: str) -> Reader:
+    """Return the reader of lines of first sample, last sample and label."""
+
+    def read(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
+        del recording
+        for number, line in enumerate(text.splitlines(), start=1):
+            fields = line.split(maxsplit=2)
+            if fields:
+                if len(fields) < 3:
+                    raise ValueError(
+                        f"line {number} has {len(fields)} fields; expected first sample, last sample, label"
+                    )
+                yield AnnotatedInterval(tier, int(fields[0]) / rate_hz, int(fields[1]) / rate_hz, fields[2].strip())
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    ".textgrid": _textgrid,
+    ".txt": _text_table,
+    ".jams": _jams,
+    ".eaf": _elan,
+    ".ctm": _ctm,
+    ".phn": _timit("phones"),
+    ".wrd": _timit("words"),
+}
+"""Reader of each extension, in lower case."""
+
+FORMATS = {
+    ".textgrid": "TextGrid of Praat",
+    ".txt": "label file of Audacity or selection table of Raven",
+    ".jams": "JAMS file",
+    ".eaf": "file of ELAN",
+    ".ctm": "CTM file",
+    ".phn": "phone file of TIMIT",
+    ".wrd": "word file of TIMIT",
+}
+"""Format of each extension, in words."""
+
+
+class AnnotationFolder:
+    """Annotation files of a folder, found by the name of the recording.
+
+    The file of `sung/ann_01.wav` is `sung/ann_01` or `ann_01` with an extension of `READERS`, or Raven's
+    `ann_01.Table.1.selections.txt`; a CTM file holds lines of any recording. Upper and lower case are alike.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise CorpusError(f"the folder of annotations {root} does not exist; correct corpus.annotations")
+        self.root = root
+        self._by_name: dict[str, list[Path]] = {}
+        self._tables: list[Path] = []
+        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in READERS and path.is_file()):
+            if path.suffix.lower() == ".ctm":
+                self._tables.append(path)
+                continue
+            name = path.relative_to(root).with_suffix("").as_posix().lower()
+            self._by_name.setdefault(_RAVEN_NAME.sub("", name), []).append(path)
+        if not self._by_name and not self._tables:
+            raise CorpusError(
+                f"no annotations under {root}: looked for {' '.join(sorted(READERS))}; correct corpus.annotations"
+            )
+
+    def of(self, recording: str, *, rate_hz: int) -> list[AnnotatedInterval]:
+        """Return the intervals of a recording by its path relative to the corpus; empty if it has no file."""
+        name = PurePosixPath(recording).with_suffix("")
+        files = self._by_name.get(name.as_posix().lower()) or self._by_name.get(name.name.lower(), [])
+        found: list[AnnotatedInterval] = []
+        for path in (*files, *self._tables):
+            found += read_annotations(path, recording=name.name, rate_hz=rate_hz)
+        return sorted(found)
+
+
+_RAVEN_NAME = re.compile(r"\.table\.\d+\.selections$")

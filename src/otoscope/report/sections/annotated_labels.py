@@ -1,0 +1,93 @@
+"""Annotated labels: the latent that answers best to each, beside the layer's own units, with sounds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import read_table, resolve_inside
+from otoscope.formatting import count, decimal, known
+from otoscope.protocols.comparison import MIN_GROUPS
+from otoscope.report.run_data import RunData
+from otoscope.report.sections.gallery import embed
+from otoscope.report.tables import Download, csv_download
+
+INTRODUCTION = (
+    "A latent and a threshold were chosen per label on the training and validation groups by the F1 of their frames; "
+    "the scores are those of the test groups. Chance is the upper end of the same procedure with the labels of each "
+    "recording rotated in time. The best single unit of the layer and the best k-means cluster of its frames were "
+    "chosen in the same way. Onsets count as found within 50 ms."
+)
+
+
+class LabelRow(NamedTuple):
+    """Scores of a label as text, and up to three sounds as data addresses."""
+
+    label: str
+    latent: str
+    f1: str
+    chance: str
+    unit: str
+    cluster: str
+    onsets: str
+    place: str
+    statement: str
+    sounds: Sequence[str]
+
+
+class AnnotatedLabels(NamedTuple):
+    """Rows in order of F1, and the whole table as a download."""
+
+    introduction: str
+    rows: Sequence[LabelRow]
+    download: Download
+
+
+def annotated_labels(run: RunData) -> AnnotatedLabels | None:
+    """Return the section; None if the run has no annotated labels."""
+    folder = run.folder / "explain"
+    if not (folder / "annotated_labels.parquet").is_file():
+        return None
+    scores = read_table(folder / "annotated_labels.parquet")
+    examples = read_table(folder / "annotated_examples.parquet")
+    tiers = scores["tier"].n_unique() > 1
+    of_latents = scores.filter(pl.col("unit") == "latent").sort("f1", descending=True)
+    rows: list[LabelRow] = []
+    for row in of_latents.iter_rows(named=True):
+        same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
+        others = dict(same.select("unit", "f1").iter_rows())
+        heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
+        interval = f" ({decimal(row['f1_low'], 2)} to {decimal(row['f1_high'], 2)})" if known(row["f1_low"]) else ""
+        rows.append(
+            LabelRow(
+                label=f"{row['tier']}: {row['label']}" if tiers else row["label"],
+                latent=str(row["number"]),
+                f1=decimal(row["f1"], 2) + interval,
+                chance=decimal(row["f1_null_high"], 2),
+                unit=decimal(others["dense"], 2),
+                cluster=decimal(others["cluster"], 2),
+                onsets=decimal(row["onset_f1_50ms"], 2),
+                place=row["place"],
+                statement=label_statement(row["p"], row["groups"]),
+                sounds=[_sound(folder, name) for name in heard["audio"]],
+            )
+        )
+    return AnnotatedLabels(INTRODUCTION, rows, csv_download(scores, "annotated_labels"))
+
+
+def label_statement(p: float, groups: int) -> str:
+    """Return what the null and the number of groups allow to say.
+
+    >>> label_statement(p=1 / 21, groups=5)
+    'beyond chance'
+    """
+    if p >= 0.05:
+        return "not beyond chance"
+    if groups < MIN_GROUPS:
+        return f"beyond chance in {count(groups, 'test group')}, too few for a claim"
+    return "beyond chance"
+
+
+def _sound(folder: Path, name: str) -> str:
+    return embed("audio/flac", resolve_inside(folder, name))

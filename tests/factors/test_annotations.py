@@ -1,0 +1,231 @@
+"""Annotations in time: every format gives the same intervals, and files that do not fit are refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otoscope.errors import CorpusError, OtoscopeError
+from otoscope.factors.annotations import (
+    READERS,
+    AnnotatedInterval,
+    AnnotationFolder,
+    choose_tiers,
+    read_annotations,
+    within_clip,
+)
+
+LONG_TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 1.5
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "{tier}"
+        xmin = 0
+        xmax = 1.5
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.25
+            text = ""
+        intervals [2]:
+            xmin = 0.25
+            xmax = 0.75
+            text = "{first}"
+        intervals [3]:
+            xmin = 0.75
+            xmax = 1.5
+            text = "say ""ah"" ! 3"
+    item [2]:
+        class = "TextTier"
+        name = "clicks"
+        xmin = 0
+        xmax = 1.5
+        points: size = 1
+        points [1]:
+            number = 0.5
+            mark = "click"
+"""
+
+SHORT_TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+1.5
+<exists>
+1
+"IntervalTier"
+"words"
+0
+1.5
+2
+0
+.25
+""
+0.25
+7.5e-1
+"one"
+"""
+
+ELAN = """<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT><TIME_ORDER>
+<TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="250"/><TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="750"/>
+<TIME_SLOT TIME_SLOT_ID="ts3"/></TIME_ORDER>
+<TIER TIER_ID="words"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+<ANNOTATION_VALUE>one</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts2" TIME_SLOT_REF2="ts3">
+<ANNOTATION_VALUE>open</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER>
+<TIER TIER_ID="gloss" PARENT_REF="words"><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a3" ANNOTATION_REF="a1">
+<ANNOTATION_VALUE>uno</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION></TIER>
+</ANNOTATION_DOCUMENT>
+"""
+
+RAVEN = (
+    "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tSpecies\n"
+    "1\tWaveform 1\t1\t0.250\t0.750\t0\t8000\tone\n"
+    "1\tSpectrogram 1\t1\t0.250\t0.750\t200\t4000\tone\n"
+    "2\tSpectrogram 1\t1\t1.0\t1.2\t200\t4000\t\n"
+)
+
+JAMS = {
+    "annotations": [
+        {"namespace": "words", "data": [{"time": 0.25, "duration": 0.5, "value": "one", "confidence": None}]},
+        {"namespace": "pitch", "data": {"time": [0.0], "duration": [0.1], "value": [440.0], "confidence": [1]}},
+    ]
+}
+
+
+def one(tier: str, label: str = "one") -> AnnotatedInterval:
+    return AnnotatedInterval(tier, 0.25, 0.75, label)
+
+
+CASES = {
+    "a.TextGrid": (LONG_TEXTGRID.format(tier="words", first="one"), "words", 3),
+    "b.textgrid": (SHORT_TEXTGRID, "words", 1),
+    "c.txt": ("0.25\t0.75\tone\n\\\t200\t4000\n0,9\t1,0\ttwo words\n", "labels", 2),
+    "d.Table.1.selections.txt": (RAVEN, "Species", 1),
+    "e.jams": (json.dumps(JAMS), "words", 2),
+    "f.eaf": (ELAN, "words", 2),
+    "g.ctm": (";; comment\nREC 1 0.25 0.5 one 0.98\nother 1 0 1 two\n", "words", 1),
+    "h.PHN": ("4000 12000 one\n", "phones", 1),
+    "i.WRD": ("4000 12000 one\n\n12000 12800 two\n", "words", 2),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_read_annotations_gives_the_same_interval_from_every_format(tmp_path: Path, name: str):
+    text, tier, count = CASES[name]
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    found = read_annotations(path, recording="REC", rate_hz=16000)
+    assert one(tier) in found
+    assert len(found) == count
+    assert set(READERS) == {Path(case).suffix.lower() for case in CASES}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_read_annotations_knows_the_encodings_of_praat(tmp_path: Path, encoding: str):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG_TEXTGRID.format(tier="Wörter", first="één"), encoding=encoding)
+    found = read_annotations(path, recording="a", rate_hz=8000)
+    assert [(i.tier, i.label) for i in found] == [("Wörter", "één"), ("Wörter", 'say "ah" ! 3'), ("clicks", "click")]
+    assert found[-1].start_s == found[-1].end_s == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", r"has no known annotation format; .*\.textgrid"),
+        ("a.TextGrid", "", "is not a TextGrid of Praat"),
+        ("a.TextGrid", SHORT_TEXTGRID[:-10], "is not a TextGrid of Praat"),
+        ("a.TextGrid", SHORT_TEXTGRID.replace("IntervalTier", "Tier"), "'Tier' is no kind of tier"),
+        ("a.TextGrid", SHORT_TEXTGRID.replace("7.5e-1", "0.1"), r"'one' of tier 'words' lasts from 0.25 to 0.1 s"),
+        ("a.txt", "0.1 0.2 no tabs\n", "line 1 has no tab"),
+        ("a.txt", "-1\t0.2\tx\n", "lasts from -1 to 0.2 s; expected 0 <= start <= end"),
+        ("a.txt", "nan\t0.2\tx\n", "expected 0 <= start <= end"),
+        ("a.txt", "0\tinf\tx\n", "expected 0 <= start <= end"),
+        ("a.txt", "0\t1\tbad \x07\n", "has a control character"),
+        ("a.jams", "[]", "is not a JAMS file"),
+        ("a.jams", "[" * 100_000, "is not a JAMS file"),
+        ("a.jams", '{"annotations": [{"namespace": "x", "data": [{"time": "a"}]}]}', "is not a JAMS file"),
+        ("a.eaf", "<a><b></a>", "is not a file of ELAN"),
+        ("a.eaf", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "declares a document type"),
+        ("a.ctm", "REC 1 0.2\n", "line 1 has 3 fields"),
+        ("a.PHN", "10 20\n", "line 1 has 2 fields"),
+        ("a.WRD", "a b c\n", "is not a word file of TIMIT"),
+    ],
+)
+def test_read_annotations_refuses_what_does_not_fit_in_one_line(tmp_path: Path, name: str, text: str, message: str):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CorpusError, match=message) as caught:
+        read_annotations(path, recording="REC", rate_hz=16000)
+    assert len(str(caught.value)) < 500
+
+
+def test_read_annotations_refuses_a_loop_of_references(tmp_path: Path):
+    path = tmp_path / "a.eaf"
+    path.write_text(ELAN.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a3"'))
+    with pytest.raises(CorpusError, match="refers to itself"):
+        read_annotations(path, recording="a", rate_hz=16000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_read_annotations_of_a_mutated_file_gives_intervals_or_one_error(tmp_path_factory, data):
+    name = data.draw(st.sampled_from(sorted(CASES)))
+    content = bytearray(CASES[name][0].encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 6))] = data.draw(st.binary(max_size=6))
+        if not content:
+            break
+    path = tmp_path_factory.mktemp("mutated") / name
+    path.write_bytes(bytes(content))
+    try:
+        found = read_annotations(path, recording="REC", rate_hz=16000)
+    except OtoscopeError:
+        return
+    assert all(0 <= i.start_s <= i.end_s < float("inf") and i.label for i in found)
+
+
+def test_within_clip_cuts_at_both_ends_and_counts_what_lies_beyond():
+    intervals = [one("a"), AnnotatedInterval("a", 0.9, 1.02, "end"), AnnotatedInterval("a", 1.4, 1.5, "late")]
+    inside, beyond = within_clip(intervals, start_s=0.5, duration_s=0.5)
+    assert inside == [AnnotatedInterval("a", 0.0, 0.25, "one"), AnnotatedInterval("a", 0.4, 0.5, "end")]
+    assert beyond == 1, "20 ms are rounding"
+
+
+def test_choose_tiers_names_the_known_ones():
+    intervals = [one("phones"), one("words")]
+    assert choose_tiers(intervals, (), where="they") == intervals
+    assert choose_tiers(intervals, ("words",), where="they") == [one("words")]
+    with pytest.raises(CorpusError, match=r"they have no tier 'word'; .*words"):
+        choose_tiers(intervals, ("word",), where="they")
+
+
+def test_annotation_folder_finds_files_by_the_name_of_the_recording(tmp_path: Path):
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "take1.txt").write_text("0.25\t0.75\tone\n")
+    (tmp_path / "TAKE2.Table.1.selections.txt").write_text(RAVEN)
+    (tmp_path / "all.ctm").write_text("take3 1 0.25 0.5 one\n")
+    (tmp_path / "notes.md").write_text("not an annotation")
+    folder = AnnotationFolder(tmp_path)
+    assert folder.of("ann/take1.wav", rate_hz=16000) == [one("labels")]
+    assert folder.of("bob/take2.flac", rate_hz=16000) == [one("Species")]
+    assert folder.of("take3.wav", rate_hz=16000) == [one("words")]
+    assert folder.of("take4.wav", rate_hz=16000) == []
+
+
+def test_annotation_folder_without_annotations_is_refused(tmp_path: Path):
+    with pytest.raises(CorpusError, match="no annotations under"):
+        AnnotationFolder(tmp_path)
+    with pytest.raises(CorpusError, match="does not exist"):
+        AnnotationFolder(tmp_path / "none")

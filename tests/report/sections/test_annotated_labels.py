@@ -1,0 +1,78 @@
+"""The section of annotated labels: scores with controls, sounds, and statements that follow from p and groups."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.artifacts import write_table
+from otoscope.errors import DamagedArtifact
+from otoscope.explain import Sound, write_sound
+from otoscope.explain.annotated_labels import UNIT_COLUMNS
+from otoscope.explain.annotation_tables import EXAMPLE_COLUMNS
+from otoscope.report.figures.probes import all_figures
+from otoscope.report.page import render
+from otoscope.report.run_data import read_run
+from otoscope.report.sections.annotated_labels import annotated_labels, label_statement
+from tests.support.finished_run import make_run
+
+NAME = 'say "s" <b>&'
+
+
+def unit(label: str, kind: str, f1: float, p: float) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(UNIT_COLUMNS, 0.5)
+    numbers = {"number": 3, "events_fit": 30, "events_test": 20, "groups": 4}
+    return {**row, "tier": "phones", "label": label, "unit": kind, "f1": f1, "p": p, "place": "start", **numbers}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = make_run(tmp_path / "run", layers=(0, 1), sae_layers=(1,))
+    rows = [unit(NAME, "latent", 0.8, 0.04), unit(NAME, "dense", 0.6, 0.04), unit(NAME, "cluster", 0.4, 0.04)]
+    rows += [unit("z", "latent", 0.2, 0.4), unit("z", "dense", 0.3, 0.4), unit("z", "cluster", 0.1, 0.9)]
+    write_table(run / "explain" / "annotated_labels.parquet", pl.DataFrame(rows, schema=UNIT_COLUMNS))
+    write_sound(run / "explain" / "annotated000.flac", Sound(np.zeros(1600, np.float32), 16000))
+    example = ("phones", NAME, 3, "clip", 0.1, 0.2, 1.0, "annotated000.flac")
+    write_table(
+        run / "explain" / "annotated_examples.parquet", pl.DataFrame([example], schema=EXAMPLE_COLUMNS, orient="row")
+    )
+    return run
+
+
+def test_annotated_labels_are_listed_by_f1_with_controls_and_sounds(folder):
+    shown = annotated_labels(read_run(folder))
+    assert shown is not None
+    assert [row.label for row in shown.rows] == [NAME, "z"]
+    assert (shown.rows[0].f1, shown.rows[0].unit, shown.rows[0].cluster) == ("0.80 (0.50 to 0.50)", "0.60", "0.40")
+    assert [len(row.sounds) for row in shown.rows] == [1, 0]
+    assert [row.statement for row in shown.rows] == ["beyond chance", "not beyond chance"]
+
+
+def test_annotated_labels_of_users_are_text_on_the_page(folder):
+    run = read_run(folder)
+    page = render(run, all_figures(run))
+    assert "say &#34;s&#34; &lt;b&gt;&amp;" in page
+    assert NAME not in page
+
+
+def test_annotated_labels_outside_the_folder_are_refused(folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    path = folder / "explain" / "annotated_examples.parquet"
+    write_table(path, pl.read_parquet(path).with_columns(audio=pl.lit("../../secret.txt")))
+    with pytest.raises(DamagedArtifact):
+        annotated_labels(read_run(folder))
+
+
+def test_runs_without_annotations_have_no_section(tmp_path):
+    assert annotated_labels(read_run(make_run(tmp_path / "run"))) is None
+
+
+@pytest.mark.parametrize(
+    ("p", "groups", "statement"),
+    [
+        (0.2, 9, "not beyond chance"),
+        (0.04, 2, "beyond chance in 2 test groups, too few for a claim"),
+        (0.04, 3, "beyond chance"),
+    ],
+)
+def test_label_statement_follows_from_p_and_groups(p, groups, statement):
+    assert label_statement(p, groups) == statement
