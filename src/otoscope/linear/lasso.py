@@ -38,7 +38,7 @@ class FactorFits(NamedTuple):
     `valid_r2` is the R2 by which the penalty was chosen, on validation groups or over folds. `gap` is the maximum
     relative duality gap of all problems solved for the factor. `predicted` holds the predictions of the test rows, NaN
     elsewhere, and `centre` the means of the fitted rows. R2 with interval and null, and `within`, are those of
-    `FactorScores`.
+    `ExchangeScores`.
     """
 
     r2: Float[np.ndarray, " factors"]

@@ -74,7 +74,7 @@ def exchange(
     return Exchange(numbers, within=within, testable=arrangements > math.log(1 / LEVEL) + 1e-9)
 
 
-class FactorScores(NamedTuple):
+class ExchangeScores(NamedTuple):
     """R2 of held-out predictions per factor, with its interval and null, and the R2 within groups with its interval.
 
     `null_mean` is the mean of R2 after exchange: what the groups alone give. Both nulls are at least 0; `null_mean` is
@@ -99,7 +99,7 @@ def score_factors(
     groups: Shaped[np.ndarray, " rows"],
     *,
     seed: int = 0,
-) -> FactorScores:
+) -> ExchangeScores:
     """Return the scores of predictions of complete factors; `centre` is the mean of the rows that were fitted.
 
     The predictions of one fold of groups take their centre from the rows that this fold was predicted from.
@@ -107,7 +107,7 @@ def score_factors(
     middle = np.broadcast_to(np.asarray(centre, dtype=np.float64), truth.shape)
     sums = group_sums(np.stack([(truth - predicted) ** 2, (truth - middle) ** 2], axis=-1), groups)
     null_mean, null_high = _null(truth, predicted, middle, groups, seed)
-    return FactorScores(
+    return ExchangeScores(
         *jackknife_sums(sums, r2_from_sums, scale=R2_SCALE),
         null_mean,
         null_high,
