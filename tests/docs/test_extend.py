@@ -45,7 +45,7 @@ def apply(source: Path, step: str, code: str) -> None:
         opening = rf"^{match[1]}\b.*[(\[{{]$"
         text = path.read_text(encoding="utf-8")
         if match[1] == "STAGES":
-            opening = r"^        Stage\(\"corpus\""
+            opening = r"^        Stage\(\"factors\""
         path.write_text(insert_after(text, opening, code), encoding="utf-8")
     else:
         raise AssertionError(f"unknown step {step!r}")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest, read_json, write_json
 from otoscope.config import load_config
 from otoscope.errors import TrainingError
 from otoscope.pipeline.run import run
@@ -51,6 +52,10 @@ def spoil(root: Path, kind: str, change: Spoil) -> None:
     values = np.frombuffer(raw[head:], dtype=np.float32).copy()
     change(values.reshape(-1, ActivationStore.open(root / "out" / "activations").width(1)))
     path.write_bytes(raw[:head] + values.tobytes())
+    card = root / "out" / "stages" / "extract.json"  # as if the encoder had given these values
+    content = read_json(card)
+    content["outputs"][path.relative_to(root / "out").as_posix()] = digest(path)
+    write_json(card, content)
 
 
 def filled(value: float, dimensions: slice = slice(None)) -> Spoil:

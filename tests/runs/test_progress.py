@@ -44,7 +44,10 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
         "extracting 4 layers",
         "training 4 dictionaries",
         "evaluating 8 representations",
+        "indexing codes",
         "finding top clips",
+        "describing frames",
+        "writing cards",
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title

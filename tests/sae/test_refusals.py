@@ -79,8 +79,9 @@ def test_fit_outlier_dimension_warning_and_scaling():
     scaled = config.model_copy(update={"scaling": "dimensions"})
     error, dead, silent = unexplained(scaled, outlier=True)
     assert nothing == silent == []
-    (line,) = warned
+    line, dead_latents = warned
     assert line.startswith("dimension 24 carries 99 % of the variance")
+    assert "never active" in dead_latents or "dead" in dead_latents
     assert 'scaling: "dimensions"' in line
     assert hurt_error > 2 * plain_error
     assert hurt_error - error > 2 / 3 * (hurt_error - plain_error)  # one of the six codes serves the outlier

@@ -265,7 +265,7 @@ def _update(
         )
     summary = run(config, folder, until=until, fail_fast=fail_fast, progress=progress, executor=find_executor(executor))
     tables = summary_tables(summary)
-    if inputs := external_inputs(config, folder):
+    if inputs := external_inputs(config, folder, until=until):
         record_run(folder, summary, key=key, files=inputs[0], trees=inputs[1], tables=tables)
     _print_summary(summary, tables, as_json=as_json, shown=clip_lines(load_corpus(folder), show) if show else [])
 

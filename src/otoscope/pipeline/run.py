@@ -150,8 +150,8 @@ def _write_config(config: RunConfig, folder: RunFolder) -> None:
         temporary.write_text(format_yaml(config.model_dump(mode="json")), encoding="utf-8")
 
 
-def external_inputs(config: RunConfig, folder: RunFolder) -> tuple[list[Path], list[Path]] | None:
-    """Return the files, and the folders of which every file counts, that a finished run rests on.
+def external_inputs(config: RunConfig, folder: RunFolder, *, until: str) -> tuple[list[Path], list[Path]] | None:
+    """Return the files, and the folders of which every file counts, that the stages up to `until` rest on.
 
     None if they are not all on this machine.
     """
@@ -159,7 +159,9 @@ def external_inputs(config: RunConfig, folder: RunFolder) -> tuple[list[Path], l
         return None
     corpus, table = load_corpus(folder), getattr(config.corpus, "table", None)
     files = [path for path in (table, config.factors.table, config.extract.segments) if path is not None]
-    trees = [resolve(config.model, revision=config.revision).folder]
+    trees = [path for path in (config.corpus.annotations,) if path is not None]
+    if "extract" in stages_until(until):
+        trees.append(resolve(config.model, revision=config.revision).folder)
     if table is None:
         trees.append(corpus.root)
     else:
