@@ -60,6 +60,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def same(before: bytes | None, after: bytes | None) -> bool:
+    """Return true for equal files, and for cards of stages that differ only in facts that nothing reads."""
+    if before == after:
+        return True
+    try:
+        cards = [json.loads(content or b"") for content in (before, after)]
+        return all({"inputs", "outputs"} <= card.keys() for card in cards) and all(
+            cards[0][key] == cards[1][key] for key in ("inputs", "outputs")
+        )
+    except (ValueError, AttributeError, RecursionError):
+        return False
+
+
 def flip(path: Path, rng: random.Random) -> None:
     data = bytearray(path.read_bytes() or b"x")
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -154,8 +167,7 @@ def damage(out: Path, seed: int) -> str:
     rng, done = random.Random(seed), []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         paths = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.is_symlink() and p.name not in VOLATILE]
-        # the index of codes is checked by its own card only
-        path = rng.choice([p for p in paths if not {"tensorboard", "index"} & set(p.parts)])
+        path = rng.choice([p for p in paths if "tensorboard" not in p.parts])
         special = {".json": (other_shape, other_entry, other_entry), ".parquet": (other_table,)}.get(path.suffix, ())
         change = rng.choice((*special, *ANY) if rng.random() < 0.5 or not special else special)
         try:
@@ -183,7 +195,7 @@ def check(finished: Path, seed: int) -> None:
             _require(expected, f"{done}: {type(error).__name__}: {error}")
         else:
             now = {name: data for name, data in contents(finished / "out").items() if not name.endswith("mine.txt")}
-            changed = sorted(name for name in whole.keys() | now.keys() if whole.get(name) != now.get(name))
+            changed = sorted(name for name in whole.keys() | now.keys() if not same(whole.get(name), now.get(name)))
             assert not changed, f"{done}: {changed}"
         pages = [path for path in (finished / "out" / "report").rglob("*.html") if path.is_file()]
         assert not any(SECRET in page.read_text(errors="replace") for page in pages), done

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, read_json, write_json
+from otoscope.artifacts import digest, fingerprint, read_json, write_json
 from otoscope.config import load_config
 from otoscope.errors import TrainingError
 from otoscope.pipeline.run import run
@@ -55,6 +55,7 @@ def spoil(root: Path, kind: str, change: Spoil) -> None:
     card = root / "out" / "stages" / "extract.json"  # as if the encoder had given these values
     content = read_json(card)
     content["outputs"][path.relative_to(root / "out").as_posix()] = digest(path)
+    content["checksum"] = fingerprint(content["inputs"], content["outputs"])
     write_json(card, content)
 
 

@@ -26,7 +26,6 @@ from otoscope.explain.artifacts import (
     Sound,
     TopClips,
     read_top_clips,
-    top_clip_files,
     write_sound,
     write_top_clips,
 )
@@ -112,7 +111,6 @@ __all__ = [
     "to_png",
     "top_activating_clips",
     "top_activations",
-    "top_clip_files",
     "write_activation_index",
     "write_sound",
     "write_top_clips",

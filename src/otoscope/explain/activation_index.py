@@ -98,6 +98,13 @@ class ActivationIndex:
         card = read_json(folder / CARD)
         return cls(folder, card, read_table(folder / "clips.parquet"), read_table(folder / "latents.parquet"))
 
+    @property
+    def files(self) -> list[Path]:
+        """Files of the index, its card last."""
+        parts = [part["file"] for part in (*self.card["parts"], *self.card["blocks"])]
+        names = ("clips.parquet", "latents.parquet", *parts, CARD)
+        return [resolve_inside(self.folder, name) for name in names]
+
     def __repr__(self) -> str:
         return f"ActivationIndex({str(self.folder)!r}, {self.clips.height:,} clips, {self.latents:,} latents)"
 

@@ -1,6 +1,5 @@
 """Top-activating clips on disk: sound, spectrogram and activation, so that a report needs no corpus."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -119,14 +118,6 @@ def read_top_clips(folder: Path) -> TopClips | None:
     for name in (*rows["audio"], *rows["picture"]):
         resolve_inside(folder, name)
     return TopClips(rows, read_json_as(folder / "card.json", dict[str, Any]))
-
-
-def top_clip_files(folder: Path) -> list[Path]:
-    """Return the files that `write_top_clips` wrote into a folder; other files, such as notes, are not listed."""
-    return sorted(path for path in folder.glob("*") if re.fullmatch(_NAMES, path.name))
-
-
-_NAMES = r"card\.json|top_clips\.parquet|latent\d{5,}-\d+\.(flac|png)"
 
 
 def write_sound(path: Path, sound: Sound) -> None:

@@ -1,5 +1,6 @@
 """Stage `explain`: index the codes, choose latents, and write when they fire and their top-activating clips."""
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_table, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ConfigError
+from otoscope.errors import ArtifactError, ConfigError
 from otoscope.explain import (
     ActivatingClip,
     ActivationIndex,
@@ -32,7 +33,6 @@ from otoscope.explain import (
     index_inputs,
     near_miss_table,
     top_activating_clips,
-    top_clip_files,
     write_activation_index,
     write_sound,
     write_top_clips,
@@ -90,8 +90,8 @@ def explain(run: Context) -> None:
         "explain",
         inputs=fingerprint([step.inputs for step in wanted], stage.inputs, [member.sae_id for member in members]),
         outputs=lambda: [
-            *dict.fromkeys([*(path for step in wanted for path in step.outputs), *top_clip_files(folder.explain)]),
-            stage.indices / stage.member.sae_id / "card.json",
+            *(path for step in wanted for path in (*step.files(), step.card(folder))),
+            *(path for member in members for path in ActivationIndex.open(stage.indices / member.sae_id).files),
         ],
         work=work,
         progress=run.progress,
@@ -107,26 +107,32 @@ class _Step:
     inputs: str
     outputs: Sequence[Path]
     compute: Callable[[], object]
-    also: Sequence[str] = ()
-    """Patterns of further files."""
+    also: str = ""
+    """Regular expression of the names of further files."""
     possible: bool = True
     """False if the configuration lacks what the step reads; its files are then outdated."""
 
+    def files(self) -> list[Path]:
+        """Return the outputs, and the further files that exist."""
+        parent = self.outputs[0].parent
+        further = {path for path in parent.glob("*") if self.also and re.fullmatch(self.also, path.name)}
+        return [*self.outputs, *sorted(further - set(self.outputs))]
+
     def is_current(self, folder: RunFolder) -> bool:
-        return is_current(self._card(folder), inputs=self.inputs, root=folder.root)
+        return is_current(self.card(folder), inputs=self.inputs, root=folder.root)
 
     def ensure(self, folder: RunFolder) -> None:
         if not self.is_current(folder):
             self.compute()
-            write_card(self._card(folder), inputs=self.inputs, root=folder.root, outputs=self.outputs)
+            write_card(self.card(folder), inputs=self.inputs, root=folder.root, outputs=self.files())
 
     def clear(self) -> None:
         """Remove outdated files."""
-        parent = self.outputs[0].parent
-        for path in [*self.outputs, *(path for pattern in self.also for path in parent.glob(pattern))]:
+        for path in self.files():
             path.unlink(missing_ok=True)
 
-    def _card(self, folder: RunFolder) -> Path:
+    def card(self, folder: RunFolder) -> Path:
+        """Return the path of the step's card."""
         return folder.explain / "steps" / f"{self.name}.json"
 
 
@@ -151,10 +157,9 @@ class _ExplainStage:
     def index_of(self, member: GridMember) -> ActivationIndex:
         """Return the index of a dictionary, written if it is missing or outdated."""
         folder, sae = self.indices / member.sae_id, load_sae(self.run.folder.saes / member.sae_id).sae
-        if (folder / "card.json").is_file():
-            index = ActivationIndex.open(folder)
-            if index.card["inputs"] == index_inputs(self.store, sae, member.layer, pooling=member.pooling):
-                return index
+        inputs = index_inputs(self.store, sae, member.layer, pooling=member.pooling)
+        if (index := _open_index(folder)) is not None and index.card.get("inputs") == inputs:
+            return index
         watch = self.run.progress
         with task(watch, "indexing codes", len(self.store.clip_ids), "clips"):
             return write_activation_index(
@@ -232,7 +237,7 @@ class _ExplainStage:
             fingerprint(self.inputs, files, self.run.config.corpus.tiers, settings.clips),
             [folder / name for name in names],
             lambda: _write_annotated_labels(self),
-            also=("annotated*.flac",),
+            also=r"annotated\d+\.flac",
             possible=root is not None,
         )
 
@@ -245,8 +250,17 @@ class _ExplainStage:
             inputs,
             [folder / "card.json", folder / "top_clips.parquet"],
             lambda: _write_top_clips(self),
-            also=("latent*.flac", "latent*.png"),
+            also=r"latent\d{5,}-\d+\.(flac|png)",
         )
+
+
+def _open_index(folder: Path) -> ActivationIndex | None:
+    """Return an index with all of its files; None if it was never finished or files are gone."""
+    try:
+        index = ActivationIndex.open(folder)
+        return index if all(path.is_file() for path in index.files) else None
+    except ArtifactError:
+        return None
 
 
 def _prepare(run: Context) -> _ExplainStage:

@@ -9,7 +9,7 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from otoscope.artifacts import digest, read_json_as, resolve_inside, write_json
+from otoscope.artifacts import digest, fingerprint, read_json_as, resolve_inside, write_json
 from otoscope.errors import ArtifactError
 
 LARGE_BYTES = 4_000_000
@@ -24,6 +24,8 @@ class StageCard(TypedDict):
 
     inputs: str
     outputs: dict[str, str]
+    checksum: str
+    """Fingerprint of both, so that a card that lost an entry is not taken for whole."""
     times: NotRequired[dict[str, tuple[int, int]]]
     """Size in bytes and time of the last change, in nanoseconds, of each file above `LARGE_BYTES`."""
 
@@ -37,9 +39,10 @@ def is_current(card: Path, *, inputs: str, root: Path) -> bool:
 def read_card(card: Path) -> StageCard | None:
     """Read the card of a cached item; None if it is missing or damaged, so that the item is computed again."""
     try:
-        return read_json_as(card, StageCard)
+        content = read_json_as(card, StageCard)
     except ArtifactError:
         return None
+    return content if content["checksum"] == fingerprint(content["inputs"], content["outputs"]) else None
 
 
 def changed_files(content: StageCard, root: Path) -> list[str]:
@@ -95,4 +98,5 @@ def write_card(card: Path, *, inputs: str, root: Path, outputs: Outputs, **facts
     names = {path: path.relative_to(root).as_posix() for path in known}
     large = {name: _times(path) for path, name in names.items() if path.stat().st_size > LARGE_BYTES}
     digests = {name: known[path] or digest(path) for path, name in names.items()}
-    write_json(card, {"inputs": inputs, "outputs": digests, "times": large, **facts})
+    checksum = fingerprint(inputs, digests)
+    write_json(card, {"inputs": inputs, "outputs": digests, "checksum": checksum, "times": large, **facts})
