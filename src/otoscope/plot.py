@@ -15,6 +15,7 @@ writes a file. `EvaluationError` is raised if the results lack the rows of a cha
 import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -22,7 +23,7 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from otoscope.artifacts import read_json
+from otoscope.artifacts import read_json_as
 from otoscope.corpus.audio import load_audio, resample
 from otoscope.encoders.base import Encoder
 from otoscope.errors import EvaluationError
@@ -229,7 +230,7 @@ def _categories(results: AnyResults, categories: Mapping[str, str] | None) -> Ma
     if categories is not None or not isinstance(results, str | Path):
         return categories or {}
     card = user_path(results) / "factors.json"
-    return categories_of(read_json(card)) if card.is_file() else {}
+    return categories_of(read_json_as(card, dict[str, Any])) if card.is_file() else {}
 
 
 def _strict(results: AnyResults, figure_of: Callable[[StrictResults], Figure | None]) -> AnyChart:

@@ -97,3 +97,13 @@ def test_messages_are_the_same_each_time(record, tone, ffmpeg):
         reasons.append(str(caught.value))
     assert reasons[0] == reasons[1]
     assert "0x" not in reasons[0]
+
+
+@pytest.mark.shared
+def test_opus_with_a_start_offset_has_the_samples_of_ffmpeg(shared, ffmpeg):
+    path = shared / "data" / "odd" / "headers" / "opus_off1.opus"
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", path, "-ac", "1", "-f", "f32le", "-"]
+    expected = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32)
+    found = decode(path).wave
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -136,7 +136,7 @@ def test_load_sae_invalid_model_card_error(folder: Path, model: dict[str, object
 
 def test_load_sae_foreign_card_error(folder: Path):
     (folder / CARD).write_text("[1, 2]")
-    with pytest.raises(DamagedArtifact, match=r"not the card of an SAE"):
+    with pytest.raises(DamagedArtifact, match=r"card\.json is damaged"):
         load_sae(folder)
 
 

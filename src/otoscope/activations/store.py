@@ -307,7 +307,7 @@ class ActivationStore:
     def _chosen(self, clip_ids: Sequence[str] | None) -> pl.DataFrame:
         return self.clips if clip_ids is None else self.clips[self._positions(clip_ids)]
 
-    def _gather(self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series) -> Float[np.ndarray, "rows *axes"]:
+    def _gather(self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series) -> Float[np.ndarray, "rows ..."]:
         return self._tensors.gather(layer, kind, shards, offsets, width=self.width(layer))
 
 

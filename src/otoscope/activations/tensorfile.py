@@ -179,7 +179,7 @@ class MappedTensors:
 
     def gather(
         self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series, *, width: int
-    ) -> Float[np.ndarray, "rows *axes"]:
+    ) -> Float[np.ndarray, "rows ..."]:
         """Return rows as float32, each from its shard and offset."""
         shard, offset = shards.to_numpy(), offsets.to_numpy()
         out: np.ndarray | None = None

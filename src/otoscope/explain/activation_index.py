@@ -32,7 +32,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import (
     canonical_json,
     fingerprint,
-    read_json,
+    read_json_as,
     read_table,
     resolve_inside,
     write_json,
@@ -95,7 +95,11 @@ class ActivationIndex:
         folder = Path(folder)
         if not (folder / CARD).is_file():
             raise IncompleteArtifact(f"{folder} holds no finished index; run `otoscope explain` to write it")
-        card = read_json(folder / CARD)
+        card = read_json_as(folder / CARD, dict[str, Any])
+        if missing := {"inputs", "latents", "parts", "blocks"} - card.keys():
+            raise DamagedArtifact(
+                f"{folder / CARD} lacks {sorted(missing)}; delete {folder} and run `otoscope explain`"
+            )
         return cls(folder, card, read_table(folder / "clips.parquet"), read_table(folder / "latents.parquet"))
 
     @property

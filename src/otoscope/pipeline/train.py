@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from otoscope.artifacts import read_json, write_json
+from otoscope.artifacts import read_json_as, write_json
 from otoscope.formatting import count
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
@@ -24,7 +24,7 @@ def train(run: Context) -> None:
     def work() -> None:
         training.ensure()
         write_json(index, {"saes": [member.sae_id for member in grid]})
-        cards = [read_json(folder.saes / member.sae_id / CARD) for member in grid]
+        cards = [read_json_as(folder.saes / member.sae_id / CARD, dict[str, Any]) for member in grid]
         run.progress.message(f"  {training_summary(cards)}")
 
     inputs = training.fingerprint

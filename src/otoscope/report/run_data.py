@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import read_json, read_table
+from otoscope.artifacts import read_json_as, read_table
 from otoscope.config.yaml_text import parse_yaml
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
@@ -87,9 +87,7 @@ def read_run(folder: Path) -> RunData:
         clips=_table(folder / "corpus.parquet"),
         set_aside=set_aside(folder),
         factors=_json(folder / "factors.json"),
-        cards={
-            p.parent.name: read_json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in evaluated
-        },
+        cards={p.parent.name: _json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in evaluated},
         activations=_json(folder / "activations" / "manifest.json"),
         top_clips=read_top_clips(folder / "explain"),
     )
@@ -104,7 +102,7 @@ def set_aside(folder: Path) -> pl.DataFrame | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json_as(path, dict[str, Any]) if path.is_file() else {}
 
 
 def _table(path: Path) -> pl.DataFrame | None:

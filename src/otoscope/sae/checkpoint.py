@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from otoscope.artifacts import atomic, digest, environment, read_json, read_safetensors, write_json
+from otoscope.artifacts import atomic, digest, environment, read_json_as, read_safetensors, write_json
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
@@ -68,8 +68,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"the folder {folder} {state}; give a folder that `save_pretrained` or `otoscope train` wrote, such as "
             "runs/demo/saes/NAME"
         )
-    card = read_json(folder / CARD)
-    if not isinstance(card, dict) or not {"format", "model", "sha256"} <= card.keys():
+    card = read_json_as(folder / CARD, dict[str, Any])
+    if not {"format", "model", "sha256"} <= card.keys():
         raise DamagedArtifact(f"{folder / CARD} is not the card of an SAE; train it again")
     if card["format"] != FORMAT:
         raise StaleArtifact(f"{folder} has format {card['format']}, this release reads {FORMAT}; train it again")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field, field_validator
 
-from otoscope.artifacts import environment, fingerprint, read_json, read_table, write_json, write_table
+from otoscope.artifacts import environment, fingerprint, read_json_as, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback, listing_table
 from otoscope.corpus.synth.melody import PATTERNS
@@ -163,7 +163,7 @@ def check_output_folder(spec: SynthCorpus, root: Path) -> None:
         raise CorpusError(f"{root} is a file; name a new folder")
     for name in (CARD, IN_PROGRESS):
         if (root / name).is_file():
-            if read_json(root / name)["fingerprint"] == spec.fingerprint:
+            if _fingerprint(root / name) == spec.fingerprint:
                 return
             raise CorpusError(f"{root} holds a corpus with other settings; name a new or an empty folder")
     others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
@@ -175,7 +175,12 @@ def check_output_folder(spec: SynthCorpus, root: Path) -> None:
 def _is_complete(spec: SynthCorpus, root: Path) -> bool:
     if not all((root / name).is_file() for name in (CARD, CLIPS, TRUTH)):
         return False
-    return read_json(root / CARD)["fingerprint"] == spec.fingerprint
+    return _fingerprint(root / CARD) == spec.fingerprint
+
+
+def _fingerprint(card: Path) -> object:
+    """Return the fingerprint of a card; raise `DamagedArtifact` if it has another shape."""
+    return read_json_as(card, dict[str, Any]).get("fingerprint")
 
 
 def _render_in_threads(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.artifacts import atomic, read_json, read_table
+from otoscope.artifacts import atomic, read_json_as, read_table
 from otoscope.config.mariotte2025 import ReproductionSettings, allowed_choices, authors_choices
 from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS, models_not_run
@@ -111,7 +111,8 @@ def left_out(comparison: pl.DataFrame) -> str:
 
 def write_comparison(folder: Path) -> Path:
     """Write `report/index.html` of a reproduction from its comparison and card."""
-    comparison, card = read_table(folder / "comparison.parquet"), read_json(folder / "reproduction.json")
+    comparison = read_table(folder / "comparison.parquet")
+    card = read_json_as(folder / "reproduction.json", dict[str, Any])
     text = render_page(
         title="Mariotte et al. 2025, reproduced",
         subtitle="Sparse Autoencoders Make Audio Foundation Models more Explainable (arXiv 2509.24793)",

@@ -1,0 +1,25 @@
+"""Reading a run for its page: JSON of another shape is one of our errors, whatever file it is in."""
+
+import pytest
+
+from otoscope.errors import DamagedArtifact
+from otoscope.report.run_data import read_run
+from tests.support.finished_run import make_run
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "3", "[" * 5000 + "]" * 5000, "{", ""])
+@pytest.mark.parametrize("name", ["corpus.json", "factors.json", "activations/manifest.json", "explain/card.json"])
+def test_read_run_refuses_json_of_another_shape(tmp_path, name, content):
+    folder = make_run(tmp_path / "run", layers=(0, 1), sae_layers=(1,))
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(content)
+    with pytest.raises(DamagedArtifact):
+        read_run(folder)
+
+
+def test_read_run_refuses_a_card_of_an_sae_of_another_shape(tmp_path):
+    folder = make_run(tmp_path / "run", layers=(0, 1), sae_layers=(1,))
+    card = next(folder.glob("saes/*/card.json"))
+    card.write_text("[]")
+    with pytest.raises(DamagedArtifact, match=r"card\.json is damaged"):
+        read_run(folder)
