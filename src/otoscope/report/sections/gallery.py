@@ -25,14 +25,14 @@ BETWEEN = "Between groups only: within them not beyond chance"
 
 
 def latent_status(row: Mapping[str, Any]) -> str:
-    """Return when a latent fires, or why test clips do not confirm it.
+    """Return in which clips a latent is stronger, or why test clips do not confirm it.
 
     The test correlation must exceed its null in size and have the sign of the training correlation. It is that within
     groups; a latent that follows the factor between them only, as one of the singer's sex does, is no latent of the
     factor. With fewer than three test groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
-    direction = "fires when the factor is high" if train_r >= 0 else "fires when the factor is low"
+    direction = f"is stronger in clips with a {'higher' if train_r >= 0 else 'lower'} value"
     if row["test_clips"] < MIN_ROWS:
         return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {direction}"
     if formatting.known(null_high) and null_high >= 1:
