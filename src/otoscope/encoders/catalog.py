@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -81,6 +81,7 @@ MODELS: dict[str, KnownModel] = {
 """Well-known identifiers, for `otoscope models` and for suggestions; other models of these families load as well."""
 
 
+@runtime_checkable
 class HasCard(Protocol):
     """An SAE: its card names the encoder whose states it was trained on."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.model import Dictionary, Init
@@ -120,7 +120,8 @@ class TrainConfig(BaseModel):
 
     @field_validator("prefixes", "k_shares")
     @classmethod
-    def _check_shares(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    # pydantic declares `info` as a protocol that cannot be checked at run time
+    def _check_shares(cls, value: tuple[float, ...], info: Any) -> tuple[float, ...]:
         if not value or value[-1] != 1.0 or value[0] <= 0 or any(b <= a for a, b in pairwise(value)):
             raise ValueError(f"{info.field_name} must rise from above 0 to 1, got {value}")
         return value
