@@ -9,7 +9,7 @@ import stat
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -26,6 +26,7 @@ LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 100, 10_000_000
 """Range of sample rates; a wrong rate of 4 Hz would make hours of a second."""
 
 
+@runtime_checkable
 class OpenSound(Protocol):
     """A sound file that is open: its rate, channels and samples, and the samples themselves in blocks.
 
