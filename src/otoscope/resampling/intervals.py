@@ -118,14 +118,14 @@ def leave_one_out(
     left = total - sums
     without = np.where(np.abs(left) > 1e-12 * np.abs(total), left, 0.0)
     both = np.asarray(statistic(np.concatenate([total, without])))
-    return both[0], both[1:]
+    return np.asarray(both[0]), both[1:]
 
 
 def jackknife_error(without: Float[np.ndarray, "groups ..."]) -> NDArray[Any]:
     """Return the jackknife standard error from a statistic without each group; NaN where one of them is."""
     n_groups = len(without)
     centred = without - without.mean(axis=0)
-    return np.sqrt((n_groups - 1) / n_groups * (centred**2).sum(axis=0))
+    return np.asarray(np.sqrt((n_groups - 1) / n_groups * (centred**2).sum(axis=0)))
 
 
 def jackknife(
@@ -141,9 +141,8 @@ def jackknife(
     centre, half = scale.forward(value), t_quantile(len(without)) * jackknife_error(scale.forward(without))
     ends = scale.back(centre - half), scale.back(centre + half)
     # rounding of a scale and its inverse must not put the value outside its interval
-    return np.minimum(ends[0], np.where(np.isnan(ends[0]), math.nan, value)), np.maximum(
-        ends[1], np.where(np.isnan(ends[1]), math.nan, value)
-    )
+    low = np.minimum(ends[0], np.where(np.isnan(ends[0]), math.nan, value))
+    return np.asarray(low), np.asarray(np.maximum(ends[1], np.where(np.isnan(ends[1]), math.nan, value)))
 
 
 def jackknife_sums(
