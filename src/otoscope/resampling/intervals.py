@@ -61,7 +61,7 @@ def _same(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _fisher(r: NDArray[Any]) -> NDArray[Any]:
-    return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    return np.asarray(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)))
 
 
 PLAIN = Scale(_same, _same)
@@ -74,7 +74,7 @@ def bounded(least: float, most: float) -> Scale:
     """Return the plain scale with ends clipped to the bounds of a statistic."""
 
     def clip(x: NDArray[Any]) -> NDArray[Any]:
-        return np.clip(x, least, most)
+        return np.asarray(np.clip(x, least, most))
 
     return Scale(_same, clip)
 
@@ -86,10 +86,10 @@ def share_scale(rows: float) -> Scale:
     """Return the logit of shares of about `rows` rows, half a row away from 0 and 1, where it is infinite."""
 
     def forward(share: NDArray[Any]) -> NDArray[Any]:
-        return special.logit((share * rows + 0.5) / (rows + 1))
+        return np.asarray(special.logit((share * rows + 0.5) / (rows + 1)))
 
     def back(value: NDArray[Any]) -> NDArray[Any]:
-        return np.clip((special.expit(value) * (rows + 1) - 0.5) / rows, 0.0, 1.0)
+        return np.asarray(np.clip((special.expit(value) * (rows + 1) - 0.5) / rows, 0.0, 1.0))
 
     return Scale(forward, back)
 
@@ -139,7 +139,7 @@ def jackknife(
         undefined = np.full(np.shape(value), math.nan)
         return undefined, undefined
     centre, half = scale.forward(value), t_quantile(len(without)) * jackknife_error(scale.forward(without))
-    ends = scale.back(centre - half), scale.back(centre + half)
+    ends = scale.back(np.asarray(centre - half)), scale.back(np.asarray(centre + half))
     # rounding of a scale and its inverse must not put the value outside its interval
     low = np.minimum(ends[0], np.where(np.isnan(ends[0]), math.nan, value))
     return np.asarray(low), np.asarray(np.maximum(ends[1], np.where(np.isnan(ends[1]), math.nan, value)))
@@ -243,7 +243,8 @@ def _repeated_classes(
     inside = special.expit(centre)
     of_groups = t_quantile(len(rows)) * jackknife_error(scale.forward(without))
     half = np.maximum(of_groups, Z * of_rows / (inside * (1 - inside)))
-    return min(float(scale.back(centre - half)), value), max(float(scale.back(centre + half)), value)
+    ends = (float(scale.back(np.asarray(end))) for end in (centre - half, centre + half))
+    return min(next(ends), value), max(next(ends), value)
 
 
 def unseen_error(sizes: Sequence[float] | Float[np.ndarray, " classes"], *, confidence: float = CONFIDENCE) -> float:
