@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
+from types import GenericAlias
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
@@ -119,7 +120,7 @@ def read_json(path: Path) -> Any:
         raise DamagedArtifact(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
 
 
-def read_json_as(path: Path, kind: type[Content]) -> Content:
+def read_json_as(path: Path, kind: type[Content] | GenericAlias) -> Content:
     """Read a JSON file and validate it against a type: a Pydantic model, `typing_extensions.TypedDict`, ...
 
     Raises `IncompleteArtifact` if the file is absent, `DamagedArtifact` if it is malformed or of another shape.
@@ -127,7 +128,7 @@ def read_json_as(path: Path, kind: type[Content]) -> Content:
     return parse_json_as(_read_bytes(path), kind, name=str(path))
 
 
-def parse_json_as(data: bytes, kind: type[Content], *, name: str) -> Content:
+def parse_json_as(data: bytes, kind: type[Content] | GenericAlias, *, name: str) -> Content:
     """Validate JSON against a type; raise `DamagedArtifact` with `name`, the first wrong entry and its value.
 
     >>> parse_json_as(b'{"clips": 3}', dict[str, int], name="card.json")
@@ -146,7 +147,7 @@ def parse_json_as(data: bytes, kind: type[Content], *, name: str) -> Content:
 
 
 @cache
-def _validator(kind: type[Any]) -> Any:  # `make shapes` cannot check a TypeAdapter
+def _validator(kind: Any) -> Any:  # `make shapes` cannot check a TypeAdapter
     return TypeAdapter(kind)
 
 

@@ -127,7 +127,7 @@ def compare_order(
         return Lead(*[math.nan] * 6)
 
     def lead(one: Float[np.ndarray, "*n layers"], other: Float[np.ndarray, "*n layers"]) -> Shaped[np.ndarray, "*n"]:
-        return _centre(other, numbers) - _centre(one, numbers)
+        return np.asarray(_centre(other, numbers) - _centre(one, numbers))
 
     one, other = (_Profiles.build(squares, side) for side in sides)
     value = float(lead(one.whole, other.whole))

@@ -61,7 +61,7 @@ def _same(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _fisher(r: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)))
+    return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
 
 
 PLAIN = Scale(_same, _same)
@@ -74,7 +74,7 @@ def bounded(least: float, most: float) -> Scale:
     """Return the plain scale with ends clipped to the bounds of a statistic."""
 
     def clip(x: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.clip(x, least, most))
+        return np.clip(x, least, most)
 
     return Scale(_same, clip)
 
@@ -86,10 +86,10 @@ def share_scale(rows: float) -> Scale:
     """Return the logit of shares of about `rows` rows, half a row away from 0 and 1, where it is infinite."""
 
     def forward(share: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(special.logit((share * rows + 0.5) / (rows + 1)))
+        return special.logit((share * rows + 0.5) / (rows + 1))
 
     def back(value: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.clip((special.expit(value) * (rows + 1) - 0.5) / rows, 0.0, 1.0))
+        return np.clip((special.expit(value) * (rows + 1) - 0.5) / rows, 0.0, 1.0)
 
     return Scale(forward, back)
 
@@ -129,7 +129,7 @@ def jackknife_error(without: Float[np.ndarray, "groups ..."]) -> NDArray[Any]:
 
 
 def jackknife(
-    value: NDArray[Any], without: Float[np.ndarray, "groups ..."], *, scale: Scale = PLAIN
+    value: NDArray[Any] | np.float64, without: Float[np.ndarray, "groups ..."], *, scale: Scale = PLAIN
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the ends of the interval of a statistic from its values without each group.
 
@@ -138,11 +138,12 @@ def jackknife(
     if len(without) < 2:
         undefined = np.full(np.shape(value), math.nan)
         return undefined, undefined
-    centre, half = scale.forward(value), t_quantile(len(without)) * jackknife_error(scale.forward(without))
-    ends = scale.back(np.asarray(centre - half)), scale.back(np.asarray(centre + half))
+    whole = np.asarray(value)[None]  # a scale takes and returns arrays, also for a single statistic
+    centre, half = scale.forward(whole), t_quantile(len(without)) * jackknife_error(scale.forward(without))
+    low, high = scale.back(centre - half), scale.back(centre + half)
     # rounding of a scale and its inverse must not put the value outside its interval
-    low = np.minimum(ends[0], np.where(np.isnan(ends[0]), math.nan, value))
-    return np.asarray(low), np.asarray(np.maximum(ends[1], np.where(np.isnan(ends[1]), math.nan, value)))
+    low, high = np.minimum(low, whole), np.maximum(high, whole)
+    return np.asarray(low[0]), np.asarray(high[0])
 
 
 def jackknife_sums(
@@ -239,12 +240,11 @@ def _repeated_classes(
     )
     softened = (hits.sum(axis=0) + 0.5) / (total + 1)
     of_rows = math.sqrt(float((softened * (1 - softened) / total).sum())) / n_classes
-    centre = scale.forward(np.asarray(value))
+    centre = scale.forward(np.array([value]))
     inside = special.expit(centre)
     of_groups = t_quantile(len(rows)) * jackknife_error(scale.forward(without))
     half = np.maximum(of_groups, Z * of_rows / (inside * (1 - inside)))
-    ends = (float(scale.back(np.asarray(end))) for end in (centre - half, centre + half))
-    return min(next(ends), value), max(next(ends), value)
+    return min(float(scale.back(centre - half)[0]), value), max(float(scale.back(centre + half)[0]), value)
 
 
 def unseen_error(sizes: Sequence[float] | Float[np.ndarray, " classes"], *, confidence: float = CONFIDENCE) -> float:
@@ -269,4 +269,4 @@ def unseen_error(sizes: Sequence[float] | Float[np.ndarray, " classes"], *, conf
 
 def combined_half_width(group_error: NDArray[Any], other_error: NDArray[Any], n_groups: int) -> NDArray[Any]:
     """Return the half-width of an interval over groups (Student's t) and a second, independent source (normal)."""
-    return np.hypot(t_quantile(n_groups) * group_error, Z * other_error)
+    return np.asarray(np.hypot(t_quantile(n_groups) * group_error, Z * other_error))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.intervals import CONFIDENCE, Interval
+from otoscope.resampling.intervals import CONFIDENCE, Interval, jackknife_error
 
 
 class Variance(NamedTuple):
@@ -51,8 +51,7 @@ def jackknife_variance(left_out: Float[np.ndarray, " units"]) -> float:
     >>> jackknife_variance(np.array([1.0, 2.0, 3.0]))
     1.3333333333333333
     """
-    n = len(left_out)
-    return float((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    return float(jackknife_error(left_out)) ** 2
 
 
 def spread_over_seeds(values: Sequence[float]) -> list[Variance]:
