@@ -9,7 +9,7 @@
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
-- `annotation_tables`: these scores for a run, with examples to hear
+- `annotation_tables`: the scores of `score_labels` for a run, with sound examples
 - `choose_latents`: the latent that follows each factor best, chosen on training groups, tested on test groups
 - `top_activating_clips`: the clips in which a latent is strongest
 - `spectrogram`, `to_png`: spectrograms as small pictures

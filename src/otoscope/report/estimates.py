@@ -87,15 +87,15 @@ def dense_codes_caution(k: int, width: int) -> str:
     r"""Return the caution for codes with many active latents per dimension of their layer; empty below a quarter.
 
     >>> dense_codes_caution(102, 384).split(",")[0]
-    'Caution: k=102 is 27\xa0% of the 384 dimensions of the layer. With so many active latents'
+    'Caution: k=102 is 27\xa0% of the 384 dimensions of the layer. At this sparsity'
     >>> dense_codes_caution(20, 384)
     ''
     """
     if k < DENSE_SHARE * width:
         return ""
     return (
-        f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer. With so many active "
-        "latents, principal axes reconstruct as well as true features, and explained variance does not tell them apart."
+        f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer. At this sparsity, "
+        "principal axes reconstruct as well as true features, so explained variance does not tell them apart."
     )
 
 

@@ -26,8 +26,8 @@ Sums = Float[np.ndarray, "groups ..."]
 def task_difference(task: Task, codes: Sequence[Sums], other: Sums, about: Record) -> Record:
     """Return the difference of a task's score on the same clips.
 
-    Where every group gives the same difference, clips agree and no variation is left to measure. The interval then
-    covers the errors that so many clips per class could have missed (`unseen_error`).
+    A difference that is equal in every group has a jackknife interval of zero width. It is widened by the error rate
+    that clips of this number per class can hide (`unseen_error`).
     """
     found = paired_difference(codes, other, lambda sums: score_from_sums(task.kind, sums))
     if task.kind != "continuous" and found.low == found.high:
