@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from machine import describe_machine, machine_line
 
 ROWS, GROUPS, FACTORS, FOLDS, ALPHAS = 1600, 20, 88, 5, 20
 TEST_GROUPS = 5
@@ -73,8 +74,10 @@ def main() -> None:
     makers: list[Callable[[], Data]] = [CASES[name] for name in options.cases]
     if options.run:
         makers.append(lambda: from_run(options.run))
+    machine = describe_machine()
+    print(machine_line(machine))
     warm_up()
-    rows = [measure(make(), options) for make in makers]
+    rows = [{**measure(make(), options), "machine": machine} for make in makers]
     print(json.dumps({"bench": "eval", "rows": rows}))
 
 

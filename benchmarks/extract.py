@@ -16,12 +16,16 @@ import os
 import shutil
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
+from machine import describe_machine, machine_line
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".bench" / "extract"
@@ -59,14 +63,18 @@ def main() -> None:
     names = [model.name for model in MODELS]
     parser.add_argument("--models", nargs="*", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=2, help="in addition to one warm-up round")
-    parser.add_argument("--clips", type=int, default=3, help="of five seconds each")
+    parser.add_argument("--clips", type=int, default=3, help="of five seconds each; three or more")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument(
         "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: on a machine that others use, with --threads 1"
     )
     parser.add_argument("--study", choices=[*names, "none"], default="starter", help="encoder of the study end to end")
     options = parser.parse_args()
+    if options.clips < 3:
+        parser.error(f"--clips is {options.clips}; a corpus needs three clips, one per split")
     os.environ.update(OMP_NUM_THREADS=str(options.threads), HF_HUB_OFFLINE="1")
+    machine = describe_machine()
+    print(machine_line(machine), file=sys.stderr)
     sound = CACHE / "sound"
     write_sound(sound, max(options.clips, STUDY_CLIPS))
     rows: list[dict[str, Any]] = []
@@ -74,7 +82,7 @@ def main() -> None:
         rows += compare(model, sound, options)
     if options.study != "none":
         rows.append(study(next(m for m in MODELS if m.name == options.study), sound, options))
-    print(json.dumps({"bench": "extract", "rows": rows}))
+    print(json.dumps({"bench": "extract", "rows": [{**row, "machine": machine} for row in rows]}))
 
 
 def write_sound(folder: Path, clips: int) -> None:
@@ -194,12 +202,39 @@ def work(name: str, model: Model, sound: Path, options: argparse.Namespace, pipe
     run, clock = MAKERS[name](model, sound, options.clips, options.threads), CLOCKS[options.clock]
     pipe.send("ready")
     while (case := pipe.recv()) is not None:
-        Path("/proc/self/clear_refs").write_text("5")
         start = clock()
-        run(case)
-        seconds = clock() - start
-        status = Path("/proc/self/status").read_text()
-        pipe.send((seconds, int(status.split("VmHWM:")[1].split()[0]) / 1024))
+        with PeakMemory() as memory:
+            run(case)
+        pipe.send((clock() - start, memory.peak_mb))
+
+
+class PeakMemory:
+    """Largest resident set during a block: Linux counts it, elsewhere it is sampled every 5 ms."""
+
+    counters = Path("/proc/self/clear_refs")
+    peak_mb = 0.0
+
+    def __enter__(self) -> "PeakMemory":
+        self.over = threading.Event()
+        self.sampler = threading.Thread(target=self._sample, daemon=True)
+        if self.counters.exists():
+            self.counters.write_text("5")
+        else:
+            self.sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.counters.exists():
+            status = Path("/proc/self/status").read_text()
+            self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        else:
+            self.over.set()
+            self.sampler.join()
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while not self.over.wait(0.005):
+            self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
 
 
 class Contender:

@@ -87,9 +87,8 @@ def main() -> None:
         return
     python = build_environment()
     settings = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
-    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     command = [str(python), __file__, "--inside", *sys.argv[1:]]
-    sys.exit(subprocess.run(command, env={**os.environ, **settings, "PYTHONPATH": paths}, check=False).returncode)
+    sys.exit(subprocess.run(command, env={**os.environ, **settings}, check=False).returncode)
 
 
 def build_environment() -> Path:
@@ -105,7 +104,7 @@ def build_environment() -> Path:
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
     whole = [name for name in PINS if name not in SKIPPED_PINS]
     subprocess.run([*install, *whole, *OWN_IMPORTS], check=True)
-    subprocess.run([*install, "--no-deps", *SKIPPED_PINS], check=True)
+    subprocess.run([*install, "--no-deps", *SKIPPED_PINS, "--editable", str(ROOT)], check=True)
     ready.write_text(stamp)
     return python
 
