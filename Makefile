@@ -53,7 +53,8 @@ shapes: $(READY) ## the laws again, with annotated shapes and types checked at e
 	OTOSCOPE_SHAPES=1 $(QUIET) $(BIN)/python -m pytest -n $(JOBS) -k "not refused" tests/laws
 
 fuzz: $(READY) ## MUTATIONS (5000) mutations of every kind of input, such as sound files of every container
-	OTOSCOPE_FUZZ=$(MUTATIONS) $(QUIET) $(BIN)/python -m pytest -n $(JOBS) tests/fuzz tests/pipeline/test_damaged_runs.py
+	OTOSCOPE_FUZZ=$(MUTATIONS) $(QUIET) $(BIN)/python -m pytest -n $(JOBS) tests/fuzz tests/config/test_mutated_config.py \
+		tests/corpus/test_mutated_tables.py tests/pipeline/test_damaged_runs.py
 
 bench-train: $(READY) ## a training step compared with other libraries (builds their environment first)
 	$(BIN)/python benchmarks/train.py

@@ -1,12 +1,12 @@
 """Damaged configurations: valid, or refused with a ConfigError; never a traceback, never slow."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from otoscope.config import load_config
 from otoscope.errors import ConfigError
+from tests.support.fuzzing import limits, wanted_mutations
 from tests.support.mutated_text import mutated_texts
 
 MAX_MESSAGE = 2000
@@ -35,16 +35,16 @@ report: {title: Größe}
 def test_a_mutated_configuration_is_loaded_or_refused(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "mine.yaml"
     used = 0
-    for data in mutated_texts(CONFIG, times=100, seed=seed):
+    for data in mutated_texts(CONFIG, times=wanted_mutations(400) // 4, seed=seed):
         path.write_bytes(data)
-        start_s, message = time.monotonic(), ""
+        message = ""
         try:
-            load_config(path)
+            with limits(seconds=5):
+                load_config(path)
             used += 1
         except ConfigError as error:
             message = str(error)
         assert len(message) < MAX_MESSAGE, message
-        assert time.monotonic() - start_s < 5
     assert used > 2
 
 

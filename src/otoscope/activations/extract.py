@@ -170,7 +170,7 @@ def iter_extract(
         begin_store(storage, plan)
         factory = WorkerFactory(
             root=corpus.root,
-            clips=corpus.clips.select("path", "start_s", "duration_s"),
+            clips=corpus.clips.select("path", "start_s", "duration_s", "^channel$"),
             load=LoadedEncoder(encoder) if load is None else load,
             storage=storage,
             spec=plan.card,

@@ -181,7 +181,7 @@ def remove_partial_files(storage: Storage) -> None:
 
 def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
     """Identify each clip's sound, and its segments if they come from a table; labels and splits are ignored."""
-    rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s").iter_rows()
+    rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s", "^channel$").iter_rows()
     if segments is not None:
         segments.check(set(corpus.clips["clip_id"]))
         return {clip_id: fingerprint(sound, segments.key(clip_id)) for clip_id, *sound in rows}

@@ -18,6 +18,7 @@ from otoscope.corpus.ffmpeg import LONGEST_S
 from otoscope.corpus.health import SignalProfile
 from otoscope.corpus.validation import SignalCheck
 from otoscope.errors import AudioError
+from otoscope.formatting import count
 from otoscope.paths import user_path
 
 EXTENSIONS = frozenset(
@@ -60,15 +61,18 @@ class Recording(NamedTuple):
     rate_hz: int
 
 
-def decode(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Recording:
-    """Decode a recording, or a segment of it, at its own rate; channels are averaged to mono.
+def decode(
+    path: Path, *, start_s: float = 0.0, duration_s: float | None = None, channel: int | None = None
+) -> Recording:
+    """Decode a recording, or a segment of it, at its own rate: one channel, counted from 1, or the mean of all.
 
     Raises `AudioError` with the reason if the file is missing, empty, not audio, truncated, silent or too short
-    (`validation.SILENCE_DBFS`, `SHORTEST_S`), contains NaN or infinity, or if the segment exceeds the recording.
+    (`validation.SILENCE_DBFS`, `SHORTEST_S`), contains NaN or infinity, lacks the channel, or if the segment exceeds
+    the recording.
     """
     with open_sound(path) as sound:
         segment = find_segment(sound, start_s, duration_s)
-        blocks = list(mono_blocks(sound, segment, BLOCK))
+        blocks = list(mono_blocks(sound, segment, BLOCK, channel=channel))
         return Recording(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sound.rate_hz)
 
 
@@ -101,14 +105,22 @@ def find_segment(sound: OpenSound, start_s: float, duration_s: float | None) -> 
 
 
 def mono_blocks(
-    sound: OpenSound, segment: Segment, block: int, *, profile: SignalProfile | None = None
+    sound: OpenSound,
+    segment: Segment,
+    block: int,
+    *,
+    channel: int | None = None,
+    profile: SignalProfile | None = None,
 ) -> Generator[Float32[np.ndarray, " samples"]]:
-    """Yield the mono samples of a segment in blocks; check its length and its signal after the last.
+    """Yield one channel, or the mean of all, of a segment in blocks; check its length and its signal after the last.
 
     `profile` measures the blocks too.
     """
+    if channel is not None and channel > sound.channels:
+        raise AudioError(f"has no channel {channel}: it has {count(sound.channels, 'channel')}")
     signal, decoded = SignalCheck(), 0
-    for channels in sound.blocks(segment.first, segment.samples, max(1, block // sound.channels)):
+    for decoded_channels in sound.blocks(segment.first, segment.samples, max(1, block // sound.channels)):
+        channels = decoded_channels if channel is None else decoded_channels[:, channel - 1 : channel]
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are counted, and refused at the end
             wave = to_mono(channels)
             signal.add(wave, channels)
@@ -149,15 +161,17 @@ def load_clip(root: Path, clip: Mapping[str, object], *, rate_hz: int) -> Float3
 
     Raises `AudioError` too if the file differs from the clip's `digest`: it was changed after the corpus stage.
     """
-    start_s, duration_s = clip["start_s"], clip["duration_s"]
+    start_s, duration_s, channel = clip["start_s"], clip["duration_s"], clip.get("channel")
     if not isinstance(start_s, float) or not isinstance(duration_s, float | None):
         raise AudioError(
             f"{clip['path']}: start_s and duration_s must be seconds as floats; got {start_s!r}, {duration_s!r}"
         )
+    if not isinstance(channel, int | None):
+        raise AudioError(f"{clip['path']}: channel must be a number from 1 on; got {channel!r}")
     path, expected = root / str(clip["path"]), clip.get("digest")
     try:
         check_digest(path, expected)
-        sound = decode(path, start_s=start_s, duration_s=duration_s)
+        sound = decode(path, start_s=start_s, duration_s=duration_s, channel=channel)
         check_digest(path, expected)
     except AudioError as error:
         raise AudioError(f"{clip['path']}: {error}") from error

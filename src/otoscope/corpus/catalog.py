@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from otoscope.corpus.checks import check_clips
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback
-from otoscope.corpus.selection import SelectableCorpus, choose_clips
+from otoscope.corpus.selection import SelectableCorpus, choose_clips, with_channel
 from otoscope.corpus.spelling import clean_listing
 from otoscope.corpus.splits import Splits, assign_splits
 from otoscope.corpus.table import COLUMNS, Corpus
@@ -78,6 +78,7 @@ def list_clips(spec: CorpusSpec, cache: Path, *, on_progress: ProgressCallback |
     """List the clips of a corpus, with one spelling per group and class; raise `CorpusError` for unusable names."""
     listing = clean_listing(spec.listing(user_path(cache), on_progress=on_progress))
     if isinstance(spec, SelectableCorpus):
+        listing = with_channel(listing, spec.channel)
         return choose_clips(listing, take=spec.take, max_clips=spec.max_clips)
     return listing
 
@@ -104,7 +105,7 @@ def build_corpus(
     clips, set_aside, suspects = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
-    extra = [name for name in clips.columns if name.startswith(("label_", "factor_"))]
+    extra = [name for name in clips.columns if name == "channel" or name.startswith(("label_", "factor_"))]
     return Corpus(
         name=listing.name,
         root=listing.root.resolve(),

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import digest
+from otoscope.corpus.decoding import open_sound
 from otoscope.corpus.health import HealthFinding, suspects_table
-from otoscope.corpus.listing import Listing, ProgressCallback
+from otoscope.corpus.listing import EACH, Listing, ProgressCallback
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import AudioError, CorpusError
@@ -31,33 +32,40 @@ class CheckedClips(NamedTuple):
 
 
 class _DecodedClip(NamedTuple):
-    """Result of decoding one clip; `reason` is set if it is unusable."""
+    """Result of decoding the clip of a `row`; `reason` is set if it is unusable."""
 
     clip_id: str
     duration_s: float
     rate_hz: int
     digest: str
     reason: str | None
+    channel: int | None
+    row: int
     findings: Sequence[HealthFinding] = ()
     content: str = ""
 
 
 class _Clip(NamedTuple):
+    row: int
     path: str
     start_s: float
     duration_s: float | None
+    channel: int | None
 
 
-def make_clip_id(path: str, start_s: float, duration_s: float | None, *, end_s: float | None = None) -> str:
-    """Return a clip's identifier: its path, and `#START-END` in seconds for a segment of a file.
+def make_clip_id(
+    path: str, start_s: float, duration_s: float | None, channel: int | None = None, *, end_s: float | None = None
+) -> str:
+    """Return a clip's identifier: its path, `#START-END` in seconds for a segment, `#channelN` for a channel.
 
-    >>> make_clip_id("ann/scale.wav", 0.0, None), make_clip_id("ann/scale.wav", 1.5, 0.25)
-    ('ann/scale.wav', 'ann/scale.wav#1.5-1.75')
+    >>> make_clip_id("ann/scale.wav", 0.0, None), make_clip_id("ann/scale.wav", 1.5, 0.25, 2)
+    ('ann/scale.wav', 'ann/scale.wav#1.5-1.75#channel2')
     """
+    of_channel = f"#channel{channel}" if channel else ""
     if start_s == 0.0 and duration_s is None:
-        return path
+        return path + of_channel
     end = end_s if duration_s is None else start_s + duration_s
-    return f"{path}#{_seconds(start_s)}-{'end' if end is None else _seconds(end)}"
+    return f"{path}#{_seconds(start_s)}-{'end' if end is None else _seconds(end)}{of_channel}"
 
 
 def check_clips(
@@ -78,11 +86,14 @@ def check_clips(
         raise AudioError(f"{path}: {reason}")
     ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
     decoded = _decode_all(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
-    measured = pl.DataFrame([clip[:5] for clip in decoded], schema=_DECODED_COLUMNS, orient="row")
-    merged = pl.concat([ordered.drop("duration_s"), measured], how="horizontal")
+    measured = pl.DataFrame([clip[:6] for clip in decoded], schema=_DECODED_COLUMNS, orient="row")
+    if "channel" not in ordered.columns:
+        measured = measured.drop("channel")
+    listed = ordered[[clip.row for clip in decoded]].drop("duration_s", "channel", strict=False)
+    merged = pl.concat([listed, measured], how="horizontal")
     bad = merged.filter(pl.col("reason").is_not_null())
     set_aside = listing.set_aside.vstack(bad.select(path="clip_id", reason="reason")).sort("path", "reason")
-    _check_share(listing, set_aside, total=ordered.height + listing.set_aside.height, allowed=max_set_aside)
+    _check_share(listing, set_aside, total=merged.height + listing.set_aside.height, allowed=max_set_aside)
     usable = [clip for clip in decoded if clip.reason is None]
     suspects = suspects_table(
         [(clip.clip_id, clip.content) for clip in usable],
@@ -98,13 +109,15 @@ _DECODED_COLUMNS: dict[str, pl.DataType] = {
     "rate_hz": pl.Int64(),
     "digest": pl.String(),
     "reason": pl.String(),
+    "channel": pl.Int64(),
 }
 
 
 def _decode_all(
     root: Path, ordered: pl.DataFrame, *, strict: bool, on_progress: ProgressCallback | None, threads: int | None
 ) -> list[_DecodedClip]:
-    clips = [_Clip(*row) for row in ordered.select("path", "start_s", "duration_s").iter_rows()]
+    columns = ordered.with_row_index("row").select("row", "path", "start_s", "duration_s", "^channel$")
+    clips = [_Clip(*row, *([None] if len(row) == 4 else [])) for row in columns.iter_rows()]
     files = [list(of_file) for _, of_file in groupby(clips, key=lambda clip: clip.path)]
     decoded: list[_DecodedClip] = []
     pool = ThreadPoolExecutor(threads or min(8, available_cores()))
@@ -117,30 +130,46 @@ def _decode_all(
             if strict and failed is not None:
                 raise AudioError(f"{failed.clip_id}: {failed.reason}")
             if on_progress is not None:
-                on_progress(len(decoded), len(clips))
+                on_progress(decoded[-1].row + 1, len(clips))
     finally:
         pool.shutdown(cancel_futures=True)  # on an interrupt, do not wait for the rest of the corpus
     return decoded
 
 
 def _decode_file(root: Path, clips: Sequence[_Clip]) -> list[_DecodedClip]:
-    """Hash a file once and decode each of its clips."""
+    """Hash a file once and decode each of its clips, or each channel of a clip."""
     path = root / clips[0].path
     try:
         sha256 = digest(path)
     except OSError:
         sha256 = ""  # decoding reports the reason
-    return [_decode_clip(path, clip, sha256) for clip in clips]
+    channels = _channels(path) if any(clip.channel == EACH for clip in clips) else [None]
+    return [
+        _decode_clip(path, clip._replace(channel=channel), sha256)
+        for clip in clips
+        for channel in (channels if clip.channel == EACH else [clip.channel])
+    ]
+
+
+def _channels(path: Path) -> Sequence[int | None]:
+    """Return the channels of a file; None alone for one of a single channel, and for one that cannot be opened."""
+    try:
+        with open_sound(path) as sound:
+            return range(1, sound.channels + 1) if sound.channels > 1 else [None]
+    except AudioError:
+        return [None]  # decoding reports the reason
 
 
 def _decode_clip(path: Path, clip: _Clip, sha256: str) -> _DecodedClip:
+    row, channel = clip.row, clip.channel
     try:
-        length = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s)
+        length = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s, channel=channel)
     except AudioError as error:
-        return _DecodedClip(make_clip_id(*clip), 0.0, 0, sha256, str(error))
+        return _DecodedClip(make_clip_id(*clip[1:]), 0.0, 0, sha256, str(error), channel, row)
     duration_s = length.samples / length.rate_hz
-    clip_id = make_clip_id(*clip, end_s=clip.start_s + duration_s)
-    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None, length.findings, length.content)
+    clip_id = make_clip_id(*clip[1:], end_s=clip.start_s + duration_s)
+    found = (length.findings, length.content)
+    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None, channel, row, *found)
 
 
 def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:
@@ -175,14 +204,19 @@ def class_support(clips: pl.DataFrame) -> pl.DataFrame:
 
 
 def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
-    """Return clips that share audio (the same file bytes, overlapping segments) in more than one group.
+    """Return clips that share audio (the same file bytes and channel, overlapping segments) in more than one group.
 
     Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: in more than one split, so that test clips occur in
     train), one row per run of overlapping segments. Rows are sorted by their first clip.
     """
-    ends = clips.select("*", end_s=pl.col("start_s") + pl.col("duration_s")).sort("digest", "start_s", "end_s")
+    channel = pl.col("channel") if "channel" in clips.columns else pl.lit(None, dtype=pl.Int64())
+    ends = clips.with_columns(
+        end_s=pl.col("start_s") + pl.col("duration_s"),
+        # the mean of all channels shares sound with each of them
+        channel=pl.when(channel.is_null().any().over("digest")).then(0).otherwise(channel),
+    ).sort("digest", "channel", "start_s", "end_s")
     # a clip that starts before the latest end so far belongs to the same run
-    latest_s = pl.col("end_s").cum_max().shift(1).over("digest")
+    latest_s = pl.col("end_s").cum_max().shift(1).over("digest", "channel")
     runs = ends.with_columns(run=(pl.col("start_s") > latest_s - OVERLAP_S).fill_null(True).cum_sum())
     return (
         runs.group_by("digest", "run")

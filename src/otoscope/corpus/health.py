@@ -18,9 +18,9 @@ from otoscope.formatting import count
 FINDINGS = {
     "header": "a header that contradicts the sound",
     "noise": "noise at full scale, as after a lost byte (a fifth of the clip)",
-    "anti-phase": "channels in anti-phase: their mean is 10 dB softer than the sum of their powers",
-    "speakers": "two channels that take turns, as with a microphone per speaker",
-    "dead channel": "a channel 60 dB below the loudest",
+    "anti-phase": "channels in anti-phase: their mean is 10 dB softer than their powers; `channel: 1` reads one",
+    "speakers": "two channels that take turns, as with a microphone per speaker; `channel: each` reads each alone",
+    "dead channel": "a channel 60 dB below the loudest; `channel: 1` or `channel: 2` reads one",
     "offset": "a constant offset above a fifth of the level",
     "silence": "at least 1 s and half of the clip 60 dB below its loudest part",
     "loud": "a peak above full scale",

@@ -39,15 +39,19 @@ LISTING_COLUMNS: dict[str, pl.DataType] = {
 }
 """Columns of every listing; `label_*` (strings, null if unknown) and `factor_*` (floats) follow."""
 
+EACH = 0
+"""Channel of a listed clip that stands for every channel of its file, as a clip of its own."""
+
 SET_ASIDE_COLUMNS: dict[str, pl.DataType] = {"path": pl.String(), "reason": pl.String()}
 
 
 class Listing(NamedTuple):
-    """Clips before decoding: the columns of `LISTING_COLUMNS`, then any `label_*` and `factor_*`.
+    """Clips before decoding: the columns of `LISTING_COLUMNS`, then any `channel`, `label_*` and `factor_*`.
 
     `path` is relative to `root`. Null `duration_s`: to the end of the file; null `split`: to be assigned; null label:
-    unknown. `set_aside` names files that cannot be listed (`path, reason`). `group_source` and `notes` are shown by the
-    corpus stage: the origin of the groups, and what was unusual about the input.
+    unknown; null `channel`: the mean of all, `EACH`: a clip per channel. `set_aside` names files that cannot be listed
+    (`path, reason`). `group_source` and `notes` are shown by the corpus stage: the origin of the groups, and what was
+    unusual about the input.
     """
 
     name: str

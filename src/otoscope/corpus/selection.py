@@ -4,12 +4,24 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable
 from fnmatch import fnmatchcase
+from typing import Annotated, Literal
 
-from pydantic import Field
+import polars as pl
+from pydantic import BeforeValidator, Field
 
-from otoscope.corpus.listing import CorpusSpec, Listing
+from otoscope.corpus.listing import EACH, CorpusSpec, Listing
 from otoscope.errors import CorpusError
 from otoscope.formatting import count
+
+MAX_CHANNELS = 1024
+"""Most channels that libsndfile reads."""
+
+
+def _check_channel(value: object) -> object:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_CHANNELS
+    if not is_number and value not in ("mean", "each"):
+        raise ValueError(f"a channel is a number from 1 to {MAX_CHANNELS}, mean, or each")
+    return value
 
 
 class SelectableCorpus(CorpusSpec, frozen=True, extra="forbid"):
@@ -24,6 +36,10 @@ class SelectableCorpus(CorpusSpec, frozen=True, extra="forbid"):
     )
     max_clips: int | None = Field(
         default=None, ge=1, description="use at most this many clips, spread evenly over groups and labels"
+    )
+    channel: Annotated[int | Literal["mean", "each"], BeforeValidator(_check_channel)] = Field(
+        default="mean",
+        description="channel that is read, counted from 1; mean: the mean of all; each: one clip per channel",
     )
 
     def is_chosen(self, path: str) -> bool:
@@ -69,6 +85,17 @@ def choose_clips(listing: Listing, *, take: int | None, max_clips: int | None) -
         return listing
     note = f"{count(len(chosen), 'clip')} of {clips.height:,} chosen (take, max_clips)"
     return listing._replace(clips=clips[sorted(chosen)], notes=(*listing.notes, note))
+
+
+def with_channel(listing: Listing, channel: int | str) -> Listing:
+    """Return a listing with the column `channel`, unless every clip is the mean of its channels.
+
+    A channel that the listing states already, such as a column of a table, is kept.
+    """
+    number = {"mean": None, "each": EACH}[channel] if isinstance(channel, str) else channel
+    stated = pl.col("channel") if "channel" in listing.clips.columns else pl.lit(None, dtype=pl.Int64())
+    clips = listing.clips.with_columns(channel=stated.fill_null(pl.lit(number, dtype=pl.Int64())))
+    return listing if clips["channel"].is_null().all() else listing._replace(clips=clips)
 
 
 def _hash(*parts: object) -> str:

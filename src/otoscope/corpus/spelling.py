@@ -109,7 +109,7 @@ def _check_values(clips: pl.DataFrame, column: str, clean: dict[str, str]) -> No
 
 
 def _check_unique(clips: pl.DataFrame) -> None:
-    segment = ["path", "start_s", "duration_s"]
+    segment = [name for name in ("path", "start_s", "duration_s", "channel") if name in clips.columns]
     repeated = clips.filter(clips.select(segment).is_duplicated())
     if not repeated.is_empty():
         path = repeated["path"][0]

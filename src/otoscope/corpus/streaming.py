@@ -30,12 +30,14 @@ class MeasuredClip(NamedTuple):
     content: str
 
 
-def measure_clip(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> MeasuredClip:
+def measure_clip(
+    path: Path, *, start_s: float = 0.0, duration_s: float | None = None, channel: int | None = None
+) -> MeasuredClip:
     """Decode a clip block by block and measure it; raises the errors of `decode`."""
     with open_sound(path) as sound:
         segment = find_segment(sound, start_s, duration_s)
         profile = SignalProfile(sound.rate_hz)
-        blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz), profile=profile)
+        blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz), channel=channel, profile=profile)
         samples = sum(len(block) for block in blocks)
         is_whole_file = start_s == 0.0 and duration_s is None
         findings = profile.findings(is_whole_file=is_whole_file, note=sound.note)
@@ -64,14 +66,14 @@ class StreamedClip:
     ) -> None:
         self._wrap_blocks = wrap_blocks
         self._path, self._name = root / str(clip["path"]), str(clip["path"])
-        self._rate_hz, self._digest = rate_hz, clip.get("digest")
+        self._rate_hz, self._digest, self._channel = rate_hz, clip.get("digest"), clip.get("channel")
         try:
             check_digest(self._path, self._digest)
             with open_sound(self._path) as sound:
                 self._from_hz = sound.rate_hz
                 first, count = find_segment(sound, clip["start_s"], clip["duration_s"])
             if count is None:
-                count = measure_clip(self._path, start_s=clip["start_s"]).samples
+                count = measure_clip(self._path, start_s=clip["start_s"], channel=self._channel).samples
         except AudioError as error:
             raise AudioError(f"{self._name}: {error}") from error
         self._segment = Segment(first, count)
@@ -149,4 +151,5 @@ class StreamedClip:
     def _decoded(self) -> Generator[np.ndarray]:
         """Yield mono blocks at the file's own rate; the whole signal is checked after the last."""
         with open_sound(self._path) as sound:
-            yield from mono_blocks(sound, self._segment, round(BLOCK_S * sound.rate_hz))
+            block = round(BLOCK_S * sound.rate_hz)
+            yield from mono_blocks(sound, self._segment, block, channel=self._channel)

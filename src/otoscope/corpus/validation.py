@@ -60,7 +60,7 @@ class SignalCheck:
         peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
         if peaks[0] < SILENCE_DBFS:
             loudest = max(peaks)
-            cancel = "its channels cancel in the mono mean"
+            cancel = "its channels cancel in the mono mean; `channel: 1` reads one of them"
             cause = cancel if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
             raise AudioError(f"silent: the peak is {peaks[0]:.1f} dBFS ({cause})")
 

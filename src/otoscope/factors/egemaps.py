@@ -75,7 +75,7 @@ def measure_egemaps(
     """Measure every clip of `Corpus.clips`, in the same order.
 
     Args:
-        clips: with `clip_id, path, start_s, duration_s, digest`.
+        clips: with `clip_id, path, start_s, duration_s, digest`, and any `channel`.
         root: folder that `path` is relative to.
         cache: folder of finished clips, keyed by content; a killed run resumes from it.
         workers: threads; default: all cores.
@@ -87,7 +87,7 @@ def measure_egemaps(
     """
     names = feature_names()
     loader = load or partial(load_clip, root, rate_hz=RATE_HZ)
-    rows = list(clips.select("clip_id", "path", "start_s", "duration_s", "digest").iter_rows(named=True))
+    rows = list(clips.select("clip_id", "path", "start_s", "duration_s", "digest", "^channel$").iter_rows(named=True))
     keys = [clip_key(row) for row in rows]
     known = dict(_read_cache(cache, names)) if cache is not None else {}
     waiting = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
@@ -131,7 +131,9 @@ def egemaps_identity() -> str:
 
 def clip_key(clip: Mapping[str, object]) -> str:
     """Return a fingerprint of a clip's audio and of the measurement."""
-    return fingerprint(clip["digest"], clip["start_s"], clip["duration_s"], egemaps_identity())
+    channel = clip.get("channel")
+    sound = (clip["digest"], clip["start_s"], clip["duration_s"], *(() if channel is None else (channel,)))
+    return fingerprint(*sound, egemaps_identity())
 
 
 def _smile() -> Any:

@@ -114,7 +114,8 @@ def _shortened(listing: Listing, corpus: Corpus) -> list[str]:
     )
     if ends.is_empty():
         return []
-    both = corpus.clips.join(ends, on="clip_id").select(late_s=pl.col("stated_s") - pl.col("duration_s"))
+    clips = corpus.clips.with_columns(pl.col("clip_id").str.replace(r"#channel\d+$", ""))
+    both = clips.join(ends.unique("clip_id"), on="clip_id").select(late_s=pl.col("stated_s") - pl.col("duration_s"))
     late = both.filter(pl.col("late_s") > LATE_S)["late_s"]
     if late.is_empty():
         return []

@@ -52,6 +52,7 @@ def test_eight_bit_voc_with_blocks_as_ffmpeg_writes_them_is_read(tmp_path):
         (new_sound(samples()) + block(6, b"\x05\0") + block(7, b""), "its sound is repeated"),
         (block(5, b"no sound\0") + b"\0", "a VOC header without sound"),
         (block(1, bytes([131, 2]) + bytes(500)) + b"\0", "codec 2 of VOC"),
+        (new_sound(samples()).replace(b"\x10\1\4", b"\x10\x1b\4"), "codec 4 of VOC, 27 channels"),
     ],
 )
 def test_a_voc_that_cannot_be_read_says_why(tmp_path, blocks, reason):
@@ -104,6 +105,17 @@ def test_uncompressed_encodings_are_read_as_written(tmp_path, form, subtype, end
     sound = decode(path)
     np.testing.assert_allclose(sound.wave, expected.mean(axis=1), atol=1e-7)
     assert sound.rate_hz == 8000
+
+
+def test_a_caf_whose_packets_contradict_its_channels_is_refused(tmp_path):
+    soundfile.write(tmp_path / "x.caf", samples(), 16_000)
+    data = bytearray((tmp_path / "x.caf").read_bytes())
+    at = data.index(b"desc") + 12 + 24
+    assert data[at : at + 4] == b"\0\0\0\1"
+    data[at + 3] = 86
+    (tmp_path / "x.caf").write_bytes(data)
+    with pytest.raises(AudioError, match="contradicts itself: 2 bytes hold a sample of 86 channels of PCM_16"):
+        decode(tmp_path / "x.caf")
 
 
 @pytest.mark.parametrize("name", ["headers/voc1_text.voc"])

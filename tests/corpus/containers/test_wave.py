@@ -144,6 +144,16 @@ def test_a_wave64_size_of_2_to_the_63_is_refused_as_truncated(tmp_path):
         decode(path)
 
 
+def test_a_wave64_chunk_beyond_any_file_is_no_crash(tmp_path):
+    soundfile.write(tmp_path / "x.w64", np.full(4000, 0.1), 16_000, format="W64")
+    data = bytearray((tmp_path / "x.w64").read_bytes())
+    at = data.index(b"fmt ") + 16
+    data[at : at + 8] = (2**64 - 100).to_bytes(8, "little")
+    (tmp_path / "x.w64").write_bytes(data)
+    with pytest.raises(AudioError, match="no chunk `data`"):
+        decode(tmp_path / "x.w64")
+
+
 def test_chunks_without_end_are_no_hang(tmp_path):
     path = tmp_path / "x.wav"
     with path.open("wb") as file:

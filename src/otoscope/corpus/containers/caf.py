@@ -4,7 +4,7 @@ import struct
 from typing import BinaryIO
 
 from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
-from otoscope.corpus.containers.layout import MAX_CHUNKS, ByteSpan, Layout, Part, pcm, read_at, size_of
+from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
 IS_FLOAT, IS_LITTLE = 1, 2
@@ -34,22 +34,29 @@ def caf_layout(file: BinaryIO) -> Layout:
     desc = read_at(file, chunks[b"desc"][0], 32)
     if len(desc) < 32:
         raise AudioError("truncated: the header ends before the encoding")
-    rate, kind, flags, _, _, channels, bits = struct.unpack(">d4sIIIII", desc)
+    rate, kind, flags, packet, _, channels, bits = struct.unpack(">d4sIIIII", desc)
     if not (0 < rate < 1e9 and channels):
         raise AudioError(f"cannot be decoded as audio (its header declares {channels} channels at {rate:g} Hz)")
-    subtype = _encoding(kind, flags, bits)
-    if subtype is not None:
+    if subtype := _encoding(kind, flags, bits):
+        if packet not in (0, WIDTHS[subtype] * channels):
+            raise AudioError(f"contradicts itself: {packet} bytes hold a sample of {channels} channels of {subtype}")
         order: Order = "little" if flags & IS_LITTLE else "big"
         # the sound follows a counter of edits
-        span, note = ByteSpan(min(body + 4, stop), stop), ""
-        if stop < size and not is_chunk(read_at(file, stop, 12), size - stop, "big"):
-            stop, note = end_of_sound(file, span, subtype, channels=channels, order=order)
-            span = ByteSpan(span.start, stop)
+        span, note = _within(file, ByteSpan(min(body + 4, stop), stop), subtype, channels, order)
         part = pcm(span, subtype, endian=order.upper(), rate_hz=round(rate), channels=channels)
         return Layout("CAF", (part,), note=note)
     return Layout(
         "CAF", (Part((ByteSpan(0, size),), round(rate), channels, _packet_samples(file, chunks)),), demuxer="caf"
     )
+
+
+def _within(file: BinaryIO, span: ByteSpan, subtype: str, channels: int, order: Order) -> tuple[ByteSpan, str]:
+    """Return the bytes of the sound and a note, if what follows their declared end is no chunk."""
+    stop, size = span.stop, size_of(file)
+    if stop == size or is_chunk(read_at(file, stop, 12), size - stop, "big"):
+        return span, ""
+    stop, note = end_of_sound(file, span, subtype, channels=channels, order=order)
+    return ByteSpan(span.start, stop), note
 
 
 def _packet_samples(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int | None:

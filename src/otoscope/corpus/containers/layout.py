@@ -80,7 +80,7 @@ def size_of(file: BinaryIO) -> int:
 
 def read_at(file: BinaryIO, position: int, count: int) -> bytes:
     """Return `count` bytes at a position; fewer at the end of the file."""
-    if position < 0:
+    if not 0 <= position < size_of(file):  # a damaged header may point beyond any file
         return b""
     file.seek(position)
     return file.read(count)

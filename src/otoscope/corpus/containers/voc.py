@@ -74,7 +74,7 @@ def _sound(kind: int, start: int, body: bytes, extended: tuple[int, int] | None)
     else:
         rate_hz, channels = extended or (1_000_000 // (256 - body[0]), 1)
         codec, first = body[1], start + 2
-    if codec not in ENCODINGS or not rate_hz or not channels:
+    if codec not in ENCODINGS or not rate_hz or channels not in (1, 2):
         raise AudioError(f"cannot be decoded: codec {codec} of VOC, {channels} channels at {rate_hz} Hz")
     return _Sound(ENCODINGS[codec], rate_hz, channels), first
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback, UserPath, set_aside_table
 from otoscope.corpus.recorded_paths import match_paths
-from otoscope.corpus.selection import SelectableCorpus
+from otoscope.corpus.selection import MAX_CHANNELS, SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import printable
@@ -23,9 +23,9 @@ SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "de
 class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     """Clips named by the rows of a CSV, TSV or Parquet file.
 
-    Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, a group, `split`, and columns that begin with
-    `label_` or `factor_`. `labels` and `factors` name further columns; if neither is set, every numeric column becomes
-    a factor and every other column a label.
+    Columns: `path`; optionally `start_s`, `duration_s` or `end_s`, `channel`, a group, `split`, and columns that begin
+    with `label_` or `factor_`. `labels` and `factors` name further columns; if neither is set, every numeric column
+    becomes a factor and every other column a label.
     """
 
     kind: Literal["manifest"] = "manifest"
@@ -64,6 +64,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
                 "duration_s": _duration(table, start_s.fill_null(0.0)),
                 "group": cells["path"].replace(paths.on_disk) if group == "path" else cells[group],
                 "split": _split(table),
+                **({"channel": _channel(table)} if CHANNEL in columns.reserved else {}),
                 **{f"label_{name}": cells[column] for name, column in columns.labels.items()},
                 **{f"factor_{name}": table.numbers(column) for name, column in columns.factors.items()},
             },
@@ -105,7 +106,10 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     def _columns_by_meaning(self, table: TextTable, group: str) -> "_Columns":
         """Return the labels and factors by name, with their columns; raise `CorpusError` if two have one name."""
         cells = table.cells
+        own = (*(self.labels or ()), *(self.factors or ()))
         reserved = {*LISTING_COLUMNS, "end_s", group}
+        if CHANNEL in cells.columns and CHANNEL not in own and table.is_numeric(CHANNEL):
+            reserved.add(CHANNEL)
         other = [c for c in cells.columns if c not in reserved and not c.startswith(("label_", "factor_"))]
         notes: list[str] = []
         if self.labels is None and self.factors is None:
@@ -125,7 +129,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             notes.append(f"{self.table.name}: {len(unused)} columns {why} ({listed})")
         if commas := table.decimal_commas():
             notes.append(f"{self.table.name}: decimal commas in {', '.join(commas[:5])} are read as points")
-        return _Columns(self._by_name(cells, labels, "label_"), self._by_name(cells, factors, "factor_"), notes)
+        named = (self._by_name(cells, labels, "label_"), self._by_name(cells, factors, "factor_"))
+        return _Columns(*named, notes, reserved)
 
     def _by_name(self, cells: pl.DataFrame, columns: list[str], prefix: str) -> dict[str, str]:
         """Return columns by name without prefix."""
@@ -182,11 +187,16 @@ def _plain(name: str) -> str:
 
 
 class _Columns(NamedTuple):
-    """Columns of labels and factors by name, and notes on the others."""
+    """Columns of labels and factors by name, notes on the others, and columns with a meaning of their own."""
 
     labels: Mapping[str, str]
     factors: Mapping[str, str]
     notes: list[str]
+    reserved: set[str]
+
+
+CHANNEL = "channel"
+"""Column with the channel of a clip, counted from 1, if it is numeric and not listed as a label or factor."""
 
 
 MAX_TIME_S = 1e7
@@ -213,6 +223,18 @@ def _duration(table: TextTable, start_s: pl.Series) -> pl.Series:
     if "duration_s" in table.cells.columns:
         return table.numbers("duration_s")
     return pl.repeat(None, table.cells.height, dtype=pl.Float64(), eager=True)
+
+
+def _channel(table: TextTable) -> pl.Series:
+    values = table.numbers(CHANNEL)
+    wrong = (~(values.round() == values) | (values < 1) | (values > MAX_CHANNELS)).fill_null(False).arg_true()
+    if len(wrong):
+        value, place = values[wrong[0]], table.place(int(wrong[0]))
+        raise CorpusError(
+            f"{table.name}: {CHANNEL} is {value:g} {place}; channels are counted from 1 to {MAX_CHANNELS}."
+            " For another meaning, list it in `labels` or `factors`"
+        )
+    return values.cast(pl.Int64())
 
 
 def _split(table: TextTable) -> pl.Series:
