@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from otoscope.cli.faults import FILES, TERMINATED, allow_open_files, describe_fault, signals_as_exits
+from otoscope.cli.faults import FILES, TERMINATED, check_limits, describe_fault, signals_as_exits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,17 +101,30 @@ def test_too_few_open_files_are_one_line() -> None:
     assert done.stderr == "error: 20 open files are allowed here, 64 are needed; raise the limit (`ulimit -n`)\n"
 
 
-def test_allow_open_files_raises_the_soft_limit() -> None:
+def test_check_limits_raises_the_soft_limit_of_open_files() -> None:
     before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard not in (-1, resource.RLIM_INFINITY) and hard < FILES:
         pytest.skip("the hard limit is low")
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-        allow_open_files()
+        check_limits()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (FILES, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert soft == before[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
+def test_too_little_address_space_is_one_line() -> None:
+    """Libraries crash there while they load: a run used to end with exit code 139."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    done = otoscope("--help", stdout=subprocess.DEVNULL, preexec_fn=limit)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 1.0 GB of address space are allowed here, a run needs about 4 GB")
+    assert done.stderr.count("\n") == 1
 
 
 def test_signals_as_exits_unwinds_and_restores() -> None:

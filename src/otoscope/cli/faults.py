@@ -78,7 +78,7 @@ def _exhausted(error: BaseException) -> str | None:
     if _FILES_WORDS.search(text):
         return "too many open files; raise the limit (`ulimit -n 4096`) and run again"
     if _THREAD_WORDS.search(text):
-        return "no more threads or processes can be started; raise the limit (`ulimit -u`) and run again"
+        return "no more threads or processes can be started; raise the limits (`ulimit -u`, `ulimit -v`) and run again"
     if isinstance(error, Exception) and is_full(error):
         return f"no room left to write{_named(error) or ' a file or the output'}; free some space and run again"
     return None
@@ -101,15 +101,19 @@ def _named(error: Exception) -> str:
 FILES, MIN_FILES = 4096, 64
 """Open files that a run asks for, and those that it cannot do without: renderers fail in threads of their own."""
 
+MIN_ADDRESS_SPACE = 2 << 30
+"""Bytes of address space below which the libraries crash while they load; a run needs about 4 GB, its charts 67 GB."""
 
-def allow_open_files() -> None:
+
+def check_limits() -> None:
     """Raise the limit of open files as far as the system lets a process; some shells begin with 256 or fewer.
 
-    Raises `OtoscopeError` if it stays below `MIN_FILES`.
+    Raises `OtoscopeError` if it stays below `MIN_FILES`, or if the address space is limited to less than
+    `MIN_ADDRESS_SPACE`.
     """
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no such limits
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < FILES:
@@ -120,6 +124,12 @@ def allow_open_files() -> None:
             raise OtoscopeError(
                 f"{soft} open files are allowed here, {MIN_FILES} are needed; raise the limit (`ulimit -n`)"
             )
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY and space < MIN_ADDRESS_SPACE:
+        raise OtoscopeError(
+            f"{space / 2**30:.1f} GB of address space are allowed here, a run needs about 4 GB and its charts 67 GB; "
+            "raise the limit (`ulimit -v unlimited`)"
+        )
 
 
 def flush_output() -> str | None:

@@ -22,7 +22,7 @@ from otoscope.cli.faults import (
     INTERRUPTED,
     STOPPED,
     TERMINATED,
-    allow_open_files,
+    check_limits,
     describe_fault,
     flush_output,
     signals_as_exits,
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = [token for token in tokens if token != "--debug"]
     with signals_as_exits(debug=debug):
         try:
-            allow_open_files()
+            check_limits()
             app(tokens, prog_name="otoscope")
         except OtoscopeError as error:
             _fail(f"error: {error}", code=1, debug=debug)

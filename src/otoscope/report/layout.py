@@ -1,66 +1,22 @@
-"""Pages rendered from Jinja2 templates; figures written as SVG and PDF."""
+"""Pages rendered from Jinja2 templates."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import vl_convert as vlc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from otoscope.artifacts import atomic
 from otoscope.report import tables
-from otoscope.report.figures.figure import Figure, figure_chart, for_page
-from otoscope.report.figures.theme import PRINT_CONFIG, Colour, page_themes, series_colours
+from otoscope.report.figures.figure import Figure, for_page
+from otoscope.report.figures.theme import Colour, page_themes, series_colours
 
 BUNDLED = "window.vegaEmbed = vegaEmbed;"
 """Export of the bundled script for the page's own script."""
-
-
-def write_figure(folder: Path, figure: Figure) -> None:
-    """Write one figure as SVG and as PDF, on white; both have the same bytes each time."""
-    svg = _renumbered(vlc.vegalite_to_svg(figure_chart(figure, PRINT_CONFIG).to_dict(validate=False)))
-    with atomic(folder / f"{figure.name}.svg") as temporary:
-        temporary.write_text(svg, encoding="utf-8")
-    with atomic(folder / f"{figure.name}.pdf") as temporary:
-        temporary.write_bytes(_ordered(vlc.svg_to_pdf(svg)))
-
-
-def _ordered(pdf: bytes) -> bytes:
-    """Number the objects of a PDF in the order of their references; the converter leaves it to chance."""
-    head, *parts, end = re.split(rb"(?m)^(?=\d+ 0 obj\n|xref\r?\n)", pdf)
-    listed = rb"(?<=<<\n)(?:[ ]+/\w+ \d+ 0 R\n)+(?=[ ]*>>)"
-    objects: dict[bytes, tuple[bytes, bytes]] = {}
-    for part in parts:
-        number, content = part.split(maxsplit=1)
-        entries, stream, data = content.rstrip().partition(b"\nstream")
-        objects[number] = re.sub(listed, lambda m: b"".join(sorted(m[0].splitlines(True))), entries), stream + data
-    pending, new = re.findall(rb"(\d+) 0 R", end), dict[bytes, bytes]()
-    while pending:
-        if (number := pending.pop(0)) not in new:
-            new[number] = b"%d" % (len(new) + 1)
-            pending += re.findall(rb"(\d+) 0 R", objects[number][0])
-
-    def renumbered(text: bytes) -> bytes:
-        return re.sub(rb"\d+(?= 0 R)", lambda match: new[match[0]], text)
-
-    written = [b"%s %s%s\n\n" % (new[old], renumbered(objects[old][0]), objects[old][1]) for old in new]
-    *offsets, start = accumulate(map(len, written), initial=len(head))
-    places = iter([b"%010d 00000 n" % offset for offset in offsets])
-    end = re.sub(rb"\d{10} 00000 n", lambda _: next(places), renumbered(end))
-    return head + b"".join(written) + re.sub(rb"(?<=startxref\n)\d+", b"%d" % start, end)
-
-
-def _renumbered(svg: str) -> str:
-    """Number gradients and clips from 0: the converter's counter runs across files."""
-    ids = list(dict.fromkeys(re.findall(r'id="((?:gradient_|clip)\d+)"', svg)))
-    new = {old: f"{old.rstrip('0123456789')}{number}" for number, old in enumerate(ids)}
-    return re.sub(r'(id="|url\(#)((?:gradient_|clip)\d+)', lambda m: m[1] + new.get(m[2], m[2]), svg)
 
 
 @dataclass(frozen=True)

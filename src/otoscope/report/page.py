@@ -11,8 +11,9 @@ from otoscope.report import evidence
 from otoscope.report.claims import page as claims
 from otoscope.report.claims.sentences import VerdictText
 from otoscope.report.figures.figure import Figure
+from otoscope.report.figures.printing import write_figures
 from otoscope.report.figures.probes import all_figures
-from otoscope.report.layout import PageSection, render_page, write_figure
+from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.annotated_labels import annotated_labels
@@ -56,8 +57,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     sections = all_figures(run)
     path = folder / "report" / "index.html"
     if figures:
-        for figure in (f for listed in sections.values() for f in listed):
-            write_figure(path.parent / "figures", figure)
+        write_figures(path.parent / "figures", [figure for listed in sections.values() for figure in listed])
     with atomic(path) as temporary:
         temporary.write_text(render(run, sections, linked=figures), encoding="utf-8")
     claims.write_claims(run, figures=figures)

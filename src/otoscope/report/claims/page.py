@@ -20,7 +20,8 @@ from otoscope.report.estimates import decimal_with_interval, describe_lead, perc
 from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
-from otoscope.report.layout import PageSection, render_page, write_figure
+from otoscope.report.figures.printing import write_figures
+from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
 
@@ -94,9 +95,7 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     examined = examine(results)
     charts = _figures(examined)
     if figures:
-        for figure in charts:
-            if figure is not None:
-                write_figure(page.parent / "figures", figure)
+        write_figures(page.parent / "figures", [figure for figure in charts if figure is not None])
     encoders = comma_list(dict.fromkeys(name for name in results["encoder"] if name))
     rests_on = evidence_of_run(run)
     content = ClaimsSetting(opening(run, rests_on, answers(examined)), caution(rests_on), setting(run))
