@@ -11,7 +11,7 @@ from otoscope.artifacts import digest, read_json
 from otoscope.cli.summary import summary_tables
 from otoscope.config import load_config
 from otoscope.pipeline.run import RunSummary, run
-from otoscope.pipeline.train import training_summary
+from otoscope.pipeline.train import training_cautions, training_summary
 from otoscope.sae.config import TrainConfig
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
@@ -59,6 +59,19 @@ def test_training_summary_counts_saes_that_are_their_start() -> None:
     told = training_summary([card(0), card(3), card(5)])
     assert told.endswith("; 1 of 3 dictionaries: principal axes, not learned (best step 0)")
     assert "not learned" not in training_summary([card(3)])
+
+
+def test_training_cautions_count_dense_codes_and_list_new_warnings() -> None:
+    def card(k: int, *warnings: str, best_step: int = 5) -> dict[str, Any]:
+        training = {"best_step": best_step, "warnings": list(warnings)}
+        return {"sae_id": f"k{k}", "k": k, "model": {"width": 384}, "training": training, "config": {}}
+
+    cards = [card(20, "few rows"), card(102, "few rows", "40 % dead"), card(204, "not learned", best_step=0)]
+    dense, dead = training_cautions(cards, announced={"few rows"})
+    assert dense.startswith("caution: k is at least 25\xa0% of the layer's 384 dimensions in 2 of 3 dictionaries (from k=102")
+    assert dead == "warning: k102: 40 % dead"
+    assert training_cautions([card(95)]) == []
+    assert training_cautions([card(1, "a") for _ in range(8)])[-1] == "and 2 more warnings, see the cards"
 
 
 def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> None:

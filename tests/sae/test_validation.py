@@ -1,11 +1,13 @@
 """Warnings about few rows and about training without improvement."""
 
+import numpy as np
 import pytest
+import torch
 
 from otoscope import Bank, BatchTopK, Gated, ReLU, TopK, TrainConfig, fit
 from otoscope.sae.bank import BankMember
 from otoscope.sae.sparsifiers.base import Sparsifier
-from otoscope.sae.validation import Validation, data_warnings, sparsity_warnings, start_warnings
+from otoscope.sae.validation import Validation, data_warnings, mean_atom_cosine, sparsity_warnings, start_warnings
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=2, learning_rate=3e-3)
@@ -23,6 +25,19 @@ def test_data_warnings_about_few_rows(height: int, valid_height: int, message: l
     assert data_warnings(height, valid_height, latents=96) == message
     trained = fit(planted(0, frames=height), planted(1, frames=valid_height), QUICK, latents=96, k=6)
     assert trained.summary["warnings"] == message
+
+
+def test_mean_atom_cosine_is_that_of_all_pairs():
+    atoms = np.random.default_rng(0).normal(size=(1500, 12)).astype(np.float32)
+    directions = atoms.astype(np.float64) / np.linalg.norm(atoms.astype(np.float64), axis=1, keepdims=True)
+    expected = np.abs(directions @ directions.T)[np.triu_indices(1500, 1)].mean()
+    assert mean_atom_cosine(torch.from_numpy(atoms)) == pytest.approx(expected, rel=1e-5)
+    assert np.isnan(mean_atom_cosine(torch.ones(1, 3)))
+
+
+def test_fit_records_the_mean_atom_cosine():
+    trained = fit(planted(0), planted(1), QUICK, latents=32, k=4)
+    assert trained.summary["mean_atom_cosine"] == mean_atom_cosine(trained.sae.decoder)
 
 
 def test_bank_warns_about_few_rows_once():

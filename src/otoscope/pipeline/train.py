@@ -1,11 +1,12 @@
 """Stage `train`: every SAE of the grid."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from otoscope.artifacts import read_json_as, write_json
-from otoscope.formatting import count
+from otoscope.formatting import count, percent
+from otoscope.report.estimates import DENSE_SHARE
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import open_activations
@@ -25,7 +26,8 @@ def train(run: Context) -> None:
         training.ensure()
         write_json(index, {"saes": [member.sae_id for member in grid]})
         cards = [read_json_as(folder.saes / member.sae_id / CARD, dict[str, Any]) for member in grid]
-        run.progress.message(f"  {training_summary(cards)}")
+        for line in (training_summary(cards), *training_cautions(cards, announced=training.announced)):
+            run.progress.message(f"  {line}")
 
     inputs = training.fingerprint
     run_stage(folder, "train", inputs=inputs, outputs=[index, *files], work=work, progress=run.progress)
@@ -44,3 +46,27 @@ def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
         for start, number in starts.items()
     )
     return f"validation groups: {span} of the variance explained, at most {most:.1%} dead latents{name}{not_learned}"
+
+
+MOST_LISTED = 6
+"""Warnings about single dictionaries that are printed; the others are counted."""
+
+
+def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collection[str] = ()) -> list[str]:
+    """Return a caution about dictionaries with dense codes, and the warnings on the cards that were not `announced`."""
+    dense = sorted(k for card in cards if (k := card["k"]) >= DENSE_SHARE * card["model"]["width"])
+    lines: list[str] = []
+    if dense:
+        lines.append(
+            f"caution: k is at least {percent(DENSE_SHARE, 0)} of the layer's {cards[0]['model']['width']} dimensions "
+            f"in {len(dense)} of {count(len(cards), 'dictionary', 'dictionaries')} (from k={dense[0]} on); principal "
+            "axes reconstruct as well as true features there, and explained variance does not tell them apart"
+        )
+    single = [
+        f"warning: {card['sae_id']}: {warning}"
+        for card in cards
+        for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]
+        if warning not in announced
+    ]
+    more = len(single) - MOST_LISTED
+    return lines + single[:MOST_LISTED] + ([f"and {count(more, 'more warning')}, see the cards"] if more > 0 else [])

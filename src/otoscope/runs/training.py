@@ -98,13 +98,17 @@ SAVE_EVERY_S = 60.0
 
 
 class GridTraining:
-    """Training of SAEs on one store: input fingerprints, and training of the missing ones."""
+    """Training of SAEs on one store: input fingerprints, and training of the missing ones.
+
+    `announced` has the warnings about the rows that were reported before training.
+    """
 
     def __init__(self, run: Context, store: ActivationStore, grid: Sequence[GridMember]) -> None:
         self.run, self.folder, self.progress, self.store = run, run.folder, run.progress, store
         split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
         self.clips = {split: [c for c in store.clip_ids if split_of[c] == split] for split in ("train", "valid")}
         self.inputs = {member: self._inputs(member) for member in grid}
+        self.announced = set[str]()
 
     @property
     def fingerprint(self) -> str:
@@ -127,6 +131,7 @@ class GridTraining:
             for (layer, pooling), members in banks:
                 bank = Bank(*self.rows(layer, pooling), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
+                    self.announced.add(warning)
                     self.progress.message(f"layer {layer}, {pooling}: {warning}")
                 train_bank(bank, self.progress, log)
 

@@ -43,6 +43,8 @@ class TrainResult(NamedTuple):
       on (`best_step` 0);
     - `restart_steps`, after which training diverged and continued from the best state at half the learning rate;
     - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
+    - `mean_atom_cosine`, the mean absolute cosine of two different atoms: over SAEs that differ only in k, it is lowest
+      near the number of active features (arXiv 2508.16560);
     - measures of `sae` on the validation rows: `valid_mse` (per value, in the rows' units squared), `valid_inner_mse`
       (after scaling), `valid_explained_variance` (1 is perfect, 0 the training mean; negative is worse),
       `valid_standardised_explained_variance` (the same with equal weight for every dimension), `valid_l0` (active
@@ -319,6 +321,7 @@ def finish(run: TrainingRun) -> TrainResult:
         "restart_steps": run.restart_steps,
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
+        "mean_atom_cosine": validation.mean_atom_cosine(run.sae.decoder),
         **_prefixed(valid),
     }
     return TrainResult(run.sae.cpu().requires_grad_(False), run.history, summary, run.config)

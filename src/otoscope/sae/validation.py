@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from otoscope.hardware import WITHOUT_FLOAT64, column_sums
 from otoscope.sae.data import RowSource, chunks
@@ -113,6 +114,28 @@ def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
             "1 validation row: the choice of the best state and all valid_* rest on it; give more, of complete groups"
         )
     return warnings
+
+
+ATOMS_AT_ONCE = 1024
+"""Atoms whose cosines with all others are computed together."""
+
+
+@torch.no_grad()
+def mean_atom_cosine(atoms: Float[Tensor, "latents width"]) -> float:
+    """Return the mean absolute cosine of two different atoms (decoder-cosine criterion, arXiv 2508.16560).
+
+    Of SAEs that differ only in k, those with k far below or above the number of active features mix features, and
+    mixed atoms overlap: the mean is lowest near the right k. Directions at random have about
+    `sqrt(2 / (pi * width))`. NaN for one atom.
+
+    >>> mean_atom_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]))
+    0.3333333432674408
+    """
+    directions, pairs = F.normalize(atoms.detach().float(), dim=1), len(atoms) * (len(atoms) - 1)
+    total = sum(
+        (rows @ directions.T).abs().sum(dtype=torch.float32).item() for rows in directions.split(ATOMS_AT_ONCE)
+    )
+    return (total - directions.square().sum().item()) / pairs if pairs else float("nan")
 
 
 DEAD_SHARE = 0.3
