@@ -68,7 +68,9 @@ def test_training_cautions_count_dense_codes_and_list_new_warnings() -> None:
 
     cards = [card(20, "few rows"), card(102, "few rows", "40 % dead"), card(204, "not learned", best_step=0)]
     dense, dead = training_cautions(cards, announced={"few rows"})
-    assert dense.startswith("caution: k is at least 25\xa0% of the layer's 384 dimensions in 2 of 3 dictionaries (from k=102")
+    assert dense.startswith(
+        "caution: k is at least 25\xa0% of the layer's 384 dimensions in 2 of 3 dictionaries (from k=102"
+    )
     assert dead == "warning: k102: 40 % dead"
     assert training_cautions([card(95)]) == []
     assert training_cautions([card(1, "a") for _ in range(8)])[-1] == "and 2 more warnings, see the cards"

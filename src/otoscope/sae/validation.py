@@ -132,9 +132,7 @@ def mean_atom_cosine(atoms: Float[Tensor, "latents width"]) -> float:
     0.3333333432674408
     """
     directions, pairs = F.normalize(atoms.detach().float(), dim=1), len(atoms) * (len(atoms) - 1)
-    total = sum(
-        (rows @ directions.T).abs().sum(dtype=torch.float32).item() for rows in directions.split(ATOMS_AT_ONCE)
-    )
+    total = sum((rows @ directions.T).abs().sum(dtype=torch.float32).item() for rows in directions.split(ATOMS_AT_ONCE))
     return (total - directions.square().sum().item()) / pairs if pairs else float("nan")
 
 
