@@ -6,6 +6,7 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - held-out protocol: `probe_by_layer`, `probe_by_sparsity`, `reconstruction`, `factors`, `categories`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
+- explain: `dose_response`, effects of interventions
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -23,7 +24,7 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from otoscope.artifacts import read_json_as
+from otoscope.artifacts import read_json_as, read_table
 from otoscope.corpus.audio import load_audio, resample
 from otoscope.encoders.base import Encoder
 from otoscope.errors import EvaluationError
@@ -34,6 +35,7 @@ from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims import examine
 from otoscope.report.figures import claims, probes, strict
 from otoscope.report.figures import factors as factor_figures
+from otoscope.report.figures import interventions as intervention_figures
 from otoscope.report.figures.figure import AnyChart, Figure, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
@@ -51,6 +53,7 @@ __all__ = [
     "claim_dimensions",
     "claim_layers",
     "claim_task",
+    "dose_response",
     "factors",
     "probe_by_layer",
     "probe_by_sparsity",
@@ -152,6 +155,14 @@ def claim_layers(results: AnyResults) -> AnyChart:
     return _drawn(claims.layers_figure(examine(_rows(results)).sources), "the claim about layers")
 
 
+def dose_response(interventions: pl.DataFrame | str | Path) -> AnyChart:
+    """Return the effect of interventions against their size, from `interventions.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(intervention_figures.dose_response(_explained(interventions, "interventions")), "interventions")
+
+
 def activation(
     clip: str | Path | Float[np.ndarray, " samples"],
     latent: int,
@@ -214,6 +225,12 @@ def _wave(
         raise EvaluationError("rate_hz is missing; give the sample rate of the array, or a path")
     wave = np.asarray(clip, dtype=np.float32)
     return wave if rate_hz == wanted_hz else resample(wave, from_hz=rate_hz, to_hz=wanted_hz)
+
+
+def _explained(table: pl.DataFrame | str | Path, name: str) -> pl.DataFrame:
+    if isinstance(table, pl.DataFrame):
+        return table
+    return read_table(user_path(table) / "explain" / f"{name}.parquet")
 
 
 def _rows(results: AnyResults) -> pl.DataFrame:

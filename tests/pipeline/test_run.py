@@ -343,6 +343,23 @@ def test_splice_table_scores_later_layers_on_test_groups(summary: RunSummary, pa
     assert table["value"].is_between(-1, 1).all()
 
 
+def test_explain_tests_interventions_beside_rivals_of_equal_norm(summary: RunSummary, path: Path) -> None:
+    changed = ("explain.only=[interventions]", "explain.concepts=1", "explain.intervention_clips=2")
+    again(summary, path, *changed, "train.layers=[1]", until="explain")
+    table = pl.read_parquet(summary.run / "explain" / "interventions.parquet")
+    assert table["target"].n_unique() == 1
+    added = table.filter(pl.col("operation") == "add")
+    assert added.group_by("technique").agg(pl.col("dose").n_unique())["dose"].to_list() == [5] * 6
+    ablated = table.filter(pl.col("operation") == "ablate")
+    assert {"leace", "random_latent", "difference_of_means"} < set(ablated["technique"])
+    own = table.filter(pl.col("readout") == pl.col("target"))
+    assert own.height == 6 * 5 + 4 + 4 + 5
+    assert (table["readout_r"] >= 0.3).all()
+    assert table["effect"].is_finite().all()
+    latents = dict(own.filter(pl.col("latent").is_not_null()).select("technique", "latent").iter_rows())
+    assert set(latents) == {"latent_by_activation", "latent_by_output"}
+
+
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     clips = load_corpus(RunFolder(summary.run)).clips
     for row in clips.iter_rows(named=True):

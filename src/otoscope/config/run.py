@@ -112,7 +112,7 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations"]
+ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations", "interventions"]
 
 
 class ExplainSettings(Section):
@@ -123,8 +123,8 @@ class ExplainSettings(Section):
         description="firing: examples, silent clips, classes and co-firing of the explained latents; "
         "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
         "scores, response curves and temporal profiles; splice: what later layers hold if the reconstruction replaces "
-        "the layer; annotations: the best latent for each label of corpus.annotations (the last three for dictionaries "
-        "of frames)",
+        "the layer; annotations: the best latent for each label of corpus.annotations; interventions: effects of "
+        "changed latents and of rival directions on later layers (cards and what follows for dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
@@ -137,6 +137,12 @@ class ExplainSettings(Section):
     )
     splice_clips: Annotated[int, Field(ge=2)] = Field(
         default=20, description="clips of test groups that are encoded with a replaced layer"
+    )
+    concepts: Annotated[int, Field(ge=1, le=50)] = Field(
+        default=4, description="classes and factors on which interventions are tested, those that are read out best"
+    )
+    intervention_clips: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="clips of test groups with a concept, and as many without it, that interventions change"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
 

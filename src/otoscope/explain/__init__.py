@@ -7,6 +7,8 @@
 - `describe_latent`, `score_card`: when a latent fires in words, and its blind score on unseen groups beside controls
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
+- `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
+- `fit_readouts`, `concept_targets`: linear readouts of classes and factors; `leace`: erase a concept from frames
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
@@ -39,6 +41,7 @@ from otoscope.explain.cards import (
     intruder_score,
     score_card,
 )
+from otoscope.explain.erasure import Eraser, leace
 from otoscope.explain.firing import (
     Example,
     co_firing,
@@ -51,6 +54,8 @@ from otoscope.explain.firing import (
     top_activations,
 )
 from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, describe_frames
+from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
+from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
 from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
 from otoscope.explain.selection import LatentChoice, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
@@ -65,16 +70,21 @@ __all__ = [
     "AnnotationTables",
     "CardScore",
     "CardTables",
+    "Concept",
+    "Effect",
+    "Eraser",
     "Example",
     "Firing",
     "FrameTable",
     "LatentChoice",
     "LatentDescription",
+    "Readouts",
     "ResponseCurve",
     "Sound",
     "Spectrogram",
     "Splice",
     "SpliceScore",
+    "Targets",
     "TemporalProfile",
     "TimedCodes",
     "TopClips",
@@ -84,6 +94,7 @@ __all__ = [
     "choose_clips",
     "choose_latents",
     "co_firing",
+    "concept_targets",
     "describe_clips",
     "describe_frames",
     "describe_latent",
@@ -91,9 +102,13 @@ __all__ = [
     "example_table",
     "explained_shares",
     "firing_by_class",
+    "fit_readouts",
     "gather_frames",
     "index_inputs",
+    "intervene",
     "intruder_score",
+    "leace",
+    "mean_effects",
     "near_miss_table",
     "near_misses",
     "quantile_examples",
@@ -103,6 +118,7 @@ __all__ = [
     "score_card",
     "score_labels",
     "score_shares",
+    "side_effect",
     "silent_clips",
     "sound_onsets",
     "spectrogram",

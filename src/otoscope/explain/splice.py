@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Wave, check_layers
+from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError
 from otoscope.resampling.groups import group_sums
@@ -27,13 +28,14 @@ Substitute = Callable[[Float[Tensor, "frames width"]], Float[Tensor, "frames wid
 class Splice:
     """An encoder whose layer is replaced by a function of it.
 
-    Only valid frames are replaced: padding and special tokens keep their states. `encode` has the arguments of
-    `Encoder.encode`; each clip has its own pass.
+    Only valid frames are replaced, with `span_s` only those whose centre lies between its two times: padding and
+    special tokens keep their states. `encode` has the arguments of `Encoder.encode`; each clip has its own pass.
     """
 
     encoder: BatchedEncoder
     layer: int
     substitute: Substitute = field(repr=False)
+    span_s: tuple[float, float] | None = None
 
     def encode(self, waves: Sequence[Wave], layers: Sequence[int]) -> Encoded:
         """Return the states of `layers` after the replacement, padded as `Encoder.encode` pads them."""
@@ -48,12 +50,22 @@ class Splice:
         return Encoded({layer: padded([part.layers[layer] for part in parts]) for layer in layers}, mask, tokens)
 
     def _encode_one(self, wave: Wave, layers: Sequence[int]) -> Encoded:
-        positions = torch.from_numpy(self.encoder.state_positions(wave.shape[0]))
-        with replace_states({self.layer: self.edit(positions)}):
+        with replace_states({self.layer: self.edit(wave.shape[0])}):
             return self.encoder.encode([wave], layers)
 
-    def edit(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return a function that replaces these rows of a block's output `[1, rows, width]`."""
+    def edit(self, samples: int) -> Callable[[Tensor], Tensor]:
+        """Return a function that replaces the frames of a clip in a block's output `[1, rows, width]`."""
+        rows = self.encoder.state_positions(samples)
+        if self.span_s is not None:
+            frames = self.encoder.frames(samples)
+            centres_s = (frames.start_s + frames.end_s) / 2
+            rows = rows[(centres_s >= self.span_s[0]) & (centres_s < self.span_s[1])]
+            if not len(rows):
+                raise EncoderError(
+                    f"span_s {self.span_s} holds no frame of a clip of {samples / self.encoder.rate_hz:.2f} s; give "
+                    "seconds inside the clip"
+                )
+        positions = torch.from_numpy(rows)
 
         def replace(state: Tensor) -> Tensor:
             rows = state[0, positions.to(state.device)]
@@ -71,6 +83,7 @@ def splice(
     *,
     error_term: bool = False,
     edit: Callable[[Float[Tensor, "frames latents"]], Float[Tensor, "frames latents"]] | None = None,
+    span_s: tuple[float, float] | None = None,
 ) -> Splice:
     """Put an SAE in the place of a layer.
 
@@ -81,9 +94,10 @@ def splice(
         error_term: add what the reconstruction misses, so that only `edit` changes the layer: the new state is
             `x + decode(edit(codes)) - decode(codes)`, and exactly `x` without an edit.
         edit: change of the codes of a clip.
+        span_s: start and end in seconds of the frames that change; all frames by default.
 
     Raises `UnknownLayer`, and `EncoderError` for an encoder whose states have no axis of frames (EnCodec), for a
-    wrapped module, and for an SAE of another width.
+    wrapped module, and for an SAE of another encoder, layer or width, or of pooled clips.
 
     >>> import otoscope
     >>> encoder = otoscope.load_encoder("starter")  # doctest: +SKIP
@@ -98,22 +112,57 @@ def splice(
             return sae.decode(edited)
         return rows if edit is None else rows + sae.decode(edited) - sae.decode(codes)
 
-    return splice_with(encoder, layer, substitute, width=sae.width)
+    check_layers([layer], encoder.layers, encoder.name)
+    _require_trained_on(sae, encoder, layer)
+    return splice_with(encoder, layer, substitute, width=sae.width, span_s=span_s)
 
 
-def splice_with(encoder: Encoder, layer: int, substitute: Substitute, *, width: int | None = None) -> Splice:
+def _require_trained_on(sae: SparseAutoencoder, encoder: Encoder, layer: int) -> None:
+    """Raise `EncoderError` if the card of an SAE names another encoder, another layer, or pooled clips."""
+    card = sae.card
+    if card.get("pooling") == "pool_then_encode":
+        raise EncoderError(
+            "this SAE encodes pooled clips, and a layer consists of frames; give an SAE of frames (pooling "
+            "encode_then_pool)"
+        )
+    if card.get("layer", layer) != layer:
+        raise EncoderError(f"this SAE was trained on layer {card['layer']}, not on layer {layer}; name its layer")
+    trained = TrainedOn.of(card) if card.get("encoder") else None
+    if trained is not None and trained.name != encoder.name and trained.revision != encoder.revision:
+        raise EncoderError(
+            f"this SAE was trained on {trained.name}, not on {encoder.name}; load its encoder with "
+            "load_encoder(for_=sae)"
+        )
+
+
+def splice_with(
+    encoder: Encoder,
+    layer: int,
+    substitute: Substitute,
+    *,
+    width: int | None = None,
+    span_s: tuple[float, float] | None = None,
+) -> Splice:
     """Put a function of the frames in the place of a layer; raise as `splice` does."""
     check_layers([layer], encoder.layers, encoder.name)
-    if not isinstance(encoder, BatchedEncoder):
-        raise EncoderError(f"{encoder.name} runs no blocks that can be replaced; load a model with load_encoder")
-    encoder.state_positions(encoder.min_samples)  # raises for families without frames in their blocks
+    encoder = require_replaceable(encoder)
     actual = next(one.width for one in encoder.layers if one.index == layer)
     if width is not None and width != actual:
         raise EncoderError(
             f"this SAE takes frames of width {width}, layer {layer} of {encoder.name} has width {actual}; give the SAE "
             "that was trained on this layer"
         )
-    return Splice(encoder, layer, substitute)
+    if span_s is not None and not 0 <= span_s[0] < span_s[1]:
+        raise EncoderError(f"span_s is {span_s}; give start and end in seconds, start first, such as (0.5, 1.0)")
+    return Splice(encoder, layer, substitute, span_s)
+
+
+def require_replaceable(encoder: Encoder) -> BatchedEncoder:
+    """Return the encoder; raise `EncoderError` if its blocks have no frames that can be replaced."""
+    if not isinstance(encoder, BatchedEncoder):
+        raise EncoderError(f"{encoder.name} runs no blocks that can be replaced; load a model with load_encoder")
+    encoder.state_positions(encoder.min_samples)  # raises for families without frames in their blocks
+    return encoder
 
 
 def mean_ablation(mean: Float[np.ndarray, " width"]) -> Substitute:

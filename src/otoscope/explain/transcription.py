@@ -115,8 +115,7 @@ class Transcriber:
         ).input_features.to(self.encoder.runtime.device)
         handle = None
         if layer is not None and substitute is not None:
-            positions = torch.from_numpy(self.encoder.state_positions(len(wave)))
-            handle = self._replace(layer, Splice(self.encoder, layer, substitute).edit(positions))
+            handle = self._replace(layer, Splice(self.encoder, layer, substitute).edit(len(wave)))
         try:
             with torch.inference_mode():
                 ids = self._model.generate(features, max_new_tokens=64, do_sample=False, num_beams=1)

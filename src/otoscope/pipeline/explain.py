@@ -40,6 +40,7 @@ from otoscope.explain import (
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
+from otoscope.pipeline.interventions import ChangedLayer, intervention_table
 from otoscope.pipeline.splice import splice_table
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
@@ -69,6 +70,7 @@ def explain(run: Context) -> None:
         steps["cards"] = stage.cards_step()
         if stage.member.layer < max(stage.store.layers):
             steps["splice"] = stage.splice_step()
+            steps["interventions"] = stage.interventions_step()
         steps["annotations"] = stage.annotations_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
@@ -225,6 +227,21 @@ class _ExplainStage:
         path = self.run.folder.explain / "splice.parquet"
         inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
         return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
+
+    def interventions_step(self) -> _Step:
+        """Return the step that changes latents and rival directions and reads out the last layer."""
+        path, settings = self.run.folder.explain / "interventions.parquet", self.run.config.explain
+        inputs = fingerprint(self.inputs, self.store.content_id(), settings.concepts, settings.intervention_clips)
+
+        def compute() -> None:
+            write_table(path, intervention_table(self.changed_layer))
+
+        return _Step("interventions", inputs, [path], compute)
+
+    @cached_property
+    def changed_layer(self) -> ChangedLayer:
+        """The layer of the dictionary shown, and the readouts of the last layer."""
+        return ChangedLayer.of(self.run, self.member, self.index)
 
     def annotations_step(self) -> _Step:
         """Return the step that finds the latent of each annotated label."""

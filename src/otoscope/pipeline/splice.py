@@ -1,10 +1,10 @@
 """Step `splice` of the stage `explain`: the encoder with a layer replaced, on clips of test groups."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from otoscope.activations.store import ActivationStore
@@ -41,13 +41,15 @@ def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
         return pl.DataFrame(schema=SCORES)
     test = sorted(test)
     sae = load_sae(run.folder.saes / member.sae_id).sae.to(encoder.runtime.device)
-    rows = _train_frames(store, member.layer, clips)
+    rows = train_frames(store, member.layer, clips).rows
     replaced_by = substitutes(sae, rows, components=member.k)
     later, train = max(store.layers), np.flatnonzero(clips.split == "train")
-    pooled = _pooled(store, later, [store.clip_ids[i] for i in train])
+    pooled = store.pooled(later, [store.clip_ids[i] for i in train])
     probes = Probes.fit(pooled, {name: classes[train] for name, classes in clips.labels.items()})
     table = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
-    waves = [_window(encoder, load_clip(corpus.root, table[store.clip_ids[i]], rate_hz=encoder.rate_hz)) for i in test]
+    waves = [
+        model_window(encoder, load_clip(corpus.root, table[store.clip_ids[i]], rate_hz=encoder.rate_hz)) for i in test
+    ]
     with task(run.progress, f"splicing layer {member.layer}", len(test), "clips"):
         scores = later_layer_scores(
             encoder,
@@ -100,21 +102,24 @@ def digit_strings(corpus: Corpus, encoder: BatchedEncoder) -> tuple[list[SpokenS
     return strings, speakers
 
 
-def _train_frames(store: ActivationStore, layer: int, clips: Clips) -> Float[np.ndarray, "rows width"]:
+class TrainFrames(NamedTuple):
+    """Frames of training clips, and the position of the clip of each."""
+
+    rows: Float[np.ndarray, "rows width"]
+    clips: Int[np.ndarray, " rows"]
+
+
+def train_frames(store: ActivationStore, layer: int, clips: Clips) -> TrainFrames:
     """Return up to `TRAIN_FRAMES` frames of training clips, an equal share of each clip."""
-    train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
+    train = np.flatnonzero(clips.split == "train")
     share = max(TRAIN_FRAMES // max(len(train), 1), 1)
     rows: list[NDArray[np.float32]] = []
-    for _, frames in store.iter_clips(layer, train):
+    for _, frames in store.iter_clips(layer, [store.clip_ids[i] for i in train]):
         chosen = np.linspace(0, len(frames) - 1, min(share, len(frames))).astype(int)
         rows.append(frames[chosen])
-    return np.concatenate(rows)
+    return TrainFrames(np.concatenate(rows), np.repeat(train, [len(part) for part in rows]))
 
 
-def _pooled(store: ActivationStore, layer: int, clip_ids: list[str]) -> Float[np.ndarray, "clips width"]:
-    return np.stack([frames.mean(axis=0) for _, frames in store.iter_clips(layer, clip_ids)])
-
-
-def _window(encoder: BatchedEncoder, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+def model_window(encoder: BatchedEncoder, wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a clip, cut to the model's window."""
     return wave if encoder.window_s is None else wave[: int(encoder.window_s * encoder.rate_hz)]

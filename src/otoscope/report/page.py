@@ -17,6 +17,7 @@ from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.annotated_labels import annotated_labels
+from otoscope.report.sections.interventions import interventions
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.splice import splice_sentences
 from otoscope.report.sections.strict_findings import strict_findings
@@ -121,6 +122,8 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     yield PageSection("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
     if sentences := splice_sentences(run):
         yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
+    if tested := interventions(run):
+        yield PageSection("interventions", "Interventions", "text_and_table.html", tested, figures["interventions"])
     if labels := annotated_labels(run):
         yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
     yield PageSection("methods", "Methods", "methods.html", methods.methods(run))

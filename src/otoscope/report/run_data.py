@@ -55,6 +55,11 @@ class RunData:
         """Return a factor's category; "other" for a factor that the card does not list."""
         return category_of(self.categories, factor)
 
+    def explained(self, table: str) -> pl.DataFrame | None:
+        """Return a table of `explain/`; None if it was not written or has no rows."""
+        found = _table(self.folder / "explain" / f"{table}.parquet")
+        return None if found is None or found.is_empty() else found
+
     @property
     def categories(self) -> dict[str, str]:
         """Category of each factor of the factors' card, in its order."""

@@ -102,6 +102,13 @@ class FoldedTable(NamedTuple):
     table: Table
 
 
+class TextAndTable(NamedTuple):
+    """Paragraphs and a table below them."""
+
+    paragraphs: Sequence[str]
+    table: Table
+
+
 def csv_download(rows: pl.DataFrame, name: str, text: str = "Download as CSV") -> Download:
     """Return a download link with the whole table as CSV, floats in full precision."""
     data = b64encode(format_csv(rows).encode()).decode()

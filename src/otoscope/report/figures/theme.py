@@ -28,6 +28,13 @@ SERIES: dict[str, Colour] = {
     "dense layer": DENSE,
     "SAE codes": SAE,
     "SAE, the study's preset": SAE_POOLED,
+    "latent chosen by output": SAE,
+    "latent chosen by activation": SAE_POOLED,
+    "random latents": NULL,
+    "difference of means": DENSE,
+    "principal component": OTHER,
+    "audio minus silence": _colour("logmel"),
+    "LEACE": _colour("untrained"),
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
 """Names in legends and their colours; blue and orange are distinguishable with any colour vision."""

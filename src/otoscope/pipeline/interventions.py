@@ -1,0 +1,294 @@
+"""Steps `interventions` and `erasure` of the stage `explain`: a layer is changed, later layers are read out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+
+from otoscope.activations.store import ActivationStore
+from otoscope.corpus.audio import load_clip
+from otoscope.corpus.table import Corpus
+from otoscope.encoders.base import BatchedEncoder
+from otoscope.explain.activation_index import ActivationIndex
+from otoscope.explain.erasure import leace
+from otoscope.explain.firing import diverse
+from otoscope.explain.interventions import (
+    DOSES,
+    Operation,
+    ReadoutExperiment,
+    Shift,
+    atom,
+    code_edit,
+    component_direction,
+    constant_shift,
+    latent_shift,
+    matched_in_rate,
+    mean_effects,
+    output_scores,
+    relation_direction,
+    shifted_by,
+    side_effect,
+    strongest_latents,
+    with_norm,
+)
+from otoscope.explain.readouts import Readouts, Targets, concept_targets, fit_readouts
+from otoscope.explain.splice import require_replaceable
+from otoscope.factors.table import FactorTable
+from otoscope.pipeline.splice import TrainFrames, model_window, train_frames
+from otoscope.runs.context import Context
+from otoscope.runs.folder import load_corpus
+from otoscope.runs.inputs import Clips, clip_arrays, open_activations
+from otoscope.runs.progress import task
+from otoscope.runs.training import GridMember
+from otoscope.sae.model import SparseAutoencoder, load_sae
+
+MIN_READOUT_R = 0.3
+"""Correlation over the validation clips from which on a concept counts as read out."""
+CANDIDATES = 8
+"""Latents per concept and way of choosing whose effect is measured on validation clips."""
+CANDIDATE_DOSE = 0.5
+VALID_CLIPS = 4
+
+INTERVENTIONS: dict[str, pl.DataType] = {
+    "target": pl.String(),
+    "technique": pl.String(),
+    "operation": pl.String(),
+    "dose": pl.Float64(),
+    "latent": pl.Int64(),
+    "readout": pl.String(),
+    **{name: pl.Float64() for name in ("effect", "low", "high", "side", "readout_r")},
+    "entangled": pl.Boolean(),
+    "clips": pl.Int64(),
+    "groups": pl.Int64(),
+}
+"""Columns of `interventions.parquet`: the change of each readout, in standard deviations of its concept.
+
+`side` is the root mean square effect of the same arm on all concepts that are not entangled with the target.
+"""
+
+
+@dataclass(frozen=True)
+class ChangedLayer:
+    """A dictionary's layer, the last layer with its readouts, and the clips of a run."""
+
+    run: Context
+    member: GridMember
+    index: ActivationIndex
+    encoder: BatchedEncoder
+    store: ActivationStore
+    corpus: Corpus
+    clips: Clips
+
+    @classmethod
+    def of(cls, run: Context, member: GridMember, index: ActivationIndex) -> "ChangedLayer":
+        """Return the setting; raise `EncoderError` for an encoder whose states cannot be replaced."""
+        encoder = require_replaceable(run.encoder.load())
+        store = open_activations(run.folder, run.config)
+        corpus = load_corpus(run.folder).select(store.clip_ids)
+        clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
+        return cls(run, member, index, encoder, store, corpus, clips)
+
+    @property
+    def later(self) -> int:
+        """The layer that is read out."""
+        return max(self.store.layers)
+
+    @cached_property
+    def sae(self) -> SparseAutoencoder:
+        """The dictionary, on the encoder's device."""
+        return load_sae(self.run.folder.saes / self.member.sae_id).sae.to(self.encoder.runtime.device)
+
+    def split(self, name: str) -> Bool[np.ndarray, " clips"]:
+        """Return the mask of the clips of a split."""
+        return np.asarray(self.clips.split == name)
+
+    @cached_property
+    def targets(self) -> Targets:
+        """Concepts: classes of the labels, and factors."""
+        clips = self.clips
+        return concept_targets(clips.labels, clips.factors, clips.factor_names, train=self.split("train"))
+
+    @cached_property
+    def readouts(self) -> Readouts:
+        """Readouts of the concepts from the last layer."""
+        pooled = self.store.pooled(self.later, self.store.clip_ids)
+        return fit_readouts(pooled, self.targets, train=self.split("train"), valid=self.split("valid"))
+
+    @cached_property
+    def pooled(self) -> Float[np.ndarray, "clips width"]:
+        """Pooled frames of the changed layer."""
+        return self.store.pooled(self.member.layer, self.store.clip_ids)
+
+    @cached_property
+    def frames(self) -> TrainFrames:
+        """Training frames of the changed layer."""
+        return train_frames(self.store, self.member.layer, self.clips)
+
+    @cached_property
+    def norm(self) -> float:
+        """Mean norm of the centred training frames."""
+        rows = self.frames.rows
+        return float(np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean())
+
+    @cached_property
+    def clip_means(self) -> Float[np.ndarray, "clips latents"]:
+        """Mean code of each clip."""
+        return self.index.clip_means()
+
+    def read_concepts(self, limit: int) -> list[int]:
+        """Return the concepts that are read out best, one per label and one factor before a second of any."""
+        r = np.nan_to_num(self.readouts.valid_r, nan=-1.0)
+        order = [int(i) for i in np.argsort(-r, kind="stable") if r[i] >= MIN_READOUT_R]
+        return diverse(order, [concept.kind for concept in self.targets.concepts])[:limit]
+
+    def choose(self, split: str, limit: int, *, allowed: Bool[np.ndarray, " clips"]) -> list[int]:
+        """Return up to `limit` clips of a split, one per group before a second of any."""
+        groups = self.clips.groups.tolist()
+        return sorted(diverse(np.flatnonzero(self.split(split) & allowed).tolist(), groups)[:limit])
+
+    def experiment(self, clips: list[int]) -> ReadoutExperiment:
+        """Return the experiment on these clips."""
+        rows = {row["clip_id"]: row for row in self.corpus.clips.iter_rows(named=True)}
+        waves = [load_clip(self.corpus.root, rows[self.store.clip_ids[i]], rate_hz=self.encoder.rate_hz) for i in clips]
+        waves = [model_window(self.encoder, wave) for wave in waves]
+        advance = self.run.progress.advance
+        return ReadoutExperiment(
+            self.encoder, self.member.layer, self.later, self.readouts, waves, on_pass=lambda: advance(1)
+        )
+
+    def silence(self) -> Float[np.ndarray, " width"]:
+        """Return the mean frame of the layer for a second of noise at -80 dB, which no front end divides by zero."""
+        noise = 1e-4 * np.random.default_rng(0).standard_normal(max(self.encoder.rate_hz, self.encoder.min_samples))
+        encoded = self.encoder.encode([noise.astype(np.float32)], [self.member.layer])
+        return encoded.layers[self.member.layer][0].numpy().mean(axis=0)
+
+
+def intervention_table(setting: ChangedLayer) -> pl.DataFrame:
+    """Return the effects of all interventions on the best-read concepts; empty if no concept can be read out."""
+    settings = setting.run.config.explain
+    rows: list[dict[str, Any]] = []
+    for own in setting.read_concepts(settings.concepts):
+        z = setting.targets.values[:, own]
+        absent = setting.choose("test", settings.intervention_clips, allowed=np.asarray(z < 0))
+        present = setting.choose("test", settings.intervention_clips, allowed=np.asarray(z > 0))
+        latents = _choose_latents(setting, own) if absent and present else {}
+        if not latents:
+            continue
+        add, remove = _arms(setting, own, latents, count=max(len(absent), len(present)))
+        for clips, arms in ((absent, add), (present, remove)):
+            experiment = setting.experiment(clips)
+            name = str(setting.targets.concepts[own])
+            with task(setting.run.progress, f"intervening on {name}", (len(arms) + 1) * len(clips), "passes"):
+                before = experiment.outputs()
+                for arm in arms:
+                    after = experiment.outputs(lambda i, a=arm: shifted_by(a.shifts[i % len(a.shifts)]))
+                    rows += _rows(setting, own, arm, before, after, clips)
+    return pl.DataFrame(rows, schema=INTERVENTIONS)
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One intervention; with several shifts, each clip has its own."""
+
+    technique: str
+    operation: str
+    dose: float
+    shifts: list[Shift]
+    latent: int | None
+
+
+def _choose_latents(setting: ChangedLayer, own: int) -> dict[str, int]:
+    """Return the latent that follows a concept best, and the one that moves its readout most on validation clips."""
+    fitted = ~setting.split("test")
+    z = setting.targets.values[:, own]
+    by_activation = strongest_latents(setting.clip_means[fitted], z[fitted], top=CANDIDATES)
+    rates = setting.index.statistics["rate"].to_numpy()
+    weights = setting.readouts.weights[:, own]
+    atoms = {int(i): atom(setting.sae, int(i)) for i in np.flatnonzero(rates > 0)}
+    direct = sorted(atoms, key=lambda i: -float(atoms[i] @ weights) / float(np.linalg.norm(atoms[i])))[:CANDIDATES]
+    valid = setting.choose("valid", VALID_CLIPS, allowed=np.asarray(z < 0))
+    if not len(by_activation) or not valid:
+        return {}
+    candidates = {i: atoms[i] for i in dict.fromkeys([*by_activation.tolist(), *direct])}
+    experiment = setting.experiment(valid)
+    name = str(setting.targets.concepts[own])
+    with task(setting.run.progress, f"choosing latents of {name}", (len(candidates) + 1) * len(valid), "passes"):
+        scores = output_scores(experiment, experiment.outputs(), candidates, norm=CANDIDATE_DOSE * setting.norm)
+    by_output = max(candidates, key=lambda i: scores[i][own])
+    return {"latent_by_activation": int(by_activation[0]), "latent_by_output": by_output}
+
+
+def _arms(setting: ChangedLayer, own: int, latents: dict[str, int], *, count: int) -> tuple[list[_Arm], list[_Arm]]:
+    """Return the arms that raise a concept and those that lower it."""
+    sae, rows, train = setting.sae, setting.frames.rows, setting.split("train")
+    z, statistics = setting.targets.values[:, own], setting.index.statistics
+    chosen = list(dict.fromkeys(latents.values()))
+    random = matched_in_rate(statistics["rate"].to_numpy(), chosen[0], count, exclude=chosen).tolist()
+    groups = {**{name: [latent] for name, latent in latents.items()}, "random_latent": random}
+    means = relation_direction(setting.pooled[train], z[train])
+    directions = {name: [atom(sae, i) for i in members] for name, members in groups.items()} | {
+        "difference_of_means": [means],
+        "principal_component": [component_direction(rows, setting.pooled[train], z[train])],
+        "audio_minus_silence": [rows.mean(axis=0).astype(np.float64) - setting.silence()],
+    }
+    add = [
+        _Arm(name, "add", dose, [with_norm(constant_shift(d), dose * setting.norm) for d in each], latents.get(name))
+        for name, each in directions.items()
+        for dose in DOSES
+    ]
+    remove: list[_Arm] = []
+    operations: tuple[tuple[Operation, list[_Arm]], ...] = (("clamp", add), ("scale", remove), ("ablate", remove))
+    for operation, arms in operations:
+
+        def changed(latent: int, operation: Operation = operation) -> Shift:
+            amount = {"clamp": float(statistics["q90"][latent]), "scale": 2.0}.get(operation)
+            return latent_shift(sae, code_edit([latent], operation, amount, n_latents=sae.latents))
+
+        reference = changed(latents["latent_by_activation"])
+        sign = -1.0 if operation == "ablate" else 1.0
+        shifts = {name: [changed(i) for i in members] for name, members in groups.items()}
+        shifts["difference_of_means"] = [constant_shift(sign * means)]
+        if operation == "ablate":
+            shifts["leace"] = [leace(rows, z[setting.frames.clips, None]).shift]
+        arms += [
+            _Arm(name, operation, 1.0, [with_norm(shift, reference) for shift in each], latents.get(name))
+            for name, each in shifts.items()
+        ]
+    return add, remove
+
+
+def _rows(
+    setting: ChangedLayer,
+    own: int,
+    arm: _Arm,
+    before: Float[np.ndarray, "clips concepts"],
+    after: Float[np.ndarray, "clips concepts"],
+    clips: list[int],
+) -> list[dict[str, Any]]:
+    groups = setting.clips.groups[clips]
+    effects = mean_effects(before, after, groups)
+    targets = setting.targets
+    read = setting.readouts.valid_r >= MIN_READOUT_R
+    entangled = targets.entangled | ~read
+    side = side_effect(np.array([effect.effect for effect in effects]), own, entangled)
+    return [
+        {
+            "target": str(targets.concepts[own]),
+            "technique": arm.technique,
+            "operation": arm.operation,
+            "dose": arm.dose,
+            "latent": arm.latent,
+            "readout": str(concept),
+            **effect._asdict(),
+            "side": side,
+            "readout_r": float(setting.readouts.valid_r[i]),
+            "entangled": bool(targets.entangled[own, i]),
+            "clips": len(clips),
+            "groups": len(np.unique(groups)),
+        }
+        for i, (concept, effect) in enumerate(zip(targets.concepts, effects, strict=True))
+        if read[i]
+    ]
