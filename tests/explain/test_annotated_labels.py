@@ -51,7 +51,7 @@ def test_score_labels_recovers_planted_latents_and_their_onsets():
     for row in scores.iter_rows(named=True):
         assert row["f1"] > 0.9
         assert row["f1_low"] <= row["f1"] <= row["f1_high"] <= 1
-        assert row["p"] == pytest.approx(1 / 21)
+        assert row["p_value"] == pytest.approx(1 / 21)
         assert row["f1_null_high"] < 0.5
         assert row["auroc"] > 0.98
         assert row["onset_f1_20ms"] > 0.9
@@ -66,7 +66,7 @@ def test_score_labels_rarely_exceeds_the_null_for_codes_that_know_nothing():
         frames = frames_of(rng)
         codes = rng.exponential(size=(len(frames.clip), LATENTS)) * (rng.random((len(frames.clip), LATENTS)) < 0.05)
         scores = score_labels(frames, [latent_units(csr_matrix(codes.astype(np.float32)), ~frames.test)], seed=seed)
-        small += scores["p"].to_list()
+        small += scores["p_value"].to_list()
         assert scores["f1"].max() < 0.4
     # 40 labels, each p of 1/21 or less with probability 1/21
     assert sum(p <= 1 / 21 for p in small) <= 6
@@ -95,7 +95,7 @@ def test_cluster_units_find_labels_that_form_clusters():
     rows = (rng.standard_normal((len(frames.clip), 4)) * 0.1 + carried @ np.eye(2, 4) * 3).astype(np.float32)
     scores = score_labels(frames, [cluster_units(rows, ~frames.test)])
     assert set(scores["unit"]) == {"cluster"}
-    assert scores["p"].max() == pytest.approx(1 / 21)
+    assert scores["p_value"].max() == pytest.approx(1 / 21)
 
 
 @pytest.mark.parametrize(("place", "offset"), [("start", 0.0), ("end", 1.0)])

@@ -21,6 +21,7 @@ def choice() -> LatentChoice:
         train_r=0.8,
         test_r=0.7,
         null_high=0.2,
+        p_value=0.01,
         overall_r=0.5,
         within=True,
         test_clips=9,

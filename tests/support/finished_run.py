@@ -183,6 +183,7 @@ def _top_clips(folder: Path, rng: np.random.Generator, factors: Sequence[str]) -
             train_r=0.82,
             test_r=0.71 - 0.1 * rank,
             null_high=0.2,
+            p_value=0.01,
             overall_r=0.75,
             within=True,
             test_clips=24,

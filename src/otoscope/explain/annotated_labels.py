@@ -3,7 +3,8 @@
 A frame carries a label if its centre lies in an interval of the label. A unit and a threshold are chosen by frame F1 on
 the training and validation groups and scored on the test groups. Beside the latent stand the best unit of the layer
 itself and the best k-means cluster of its frames, chosen the same way. The null repeats choice and score with the
-labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment.
+labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment. All
+labels of a kind of unit are one family (`otoscope.resampling.maximum`).
 """
 
 import math
@@ -25,6 +26,7 @@ from otoscope.errors import EvaluationError
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.factors.annotations import AnnotatedInterval
 from otoscope.resampling.intervals import bounded, jackknife_sums
+from otoscope.resampling.maximum import compare_with_maximum
 
 ROTATIONS = 20
 """Rotations of the null: the smallest p is 1 / 21."""
@@ -45,7 +47,7 @@ MIN_EVENTS = 5
 UNIT_COLUMNS: dict[str, Any] = {
     "tier": pl.String(), "label": pl.String(), "unit": pl.String(), "number": pl.Int64(), "threshold": pl.Float64(),
     "f1": pl.Float64(), "f1_low": pl.Float64(), "f1_high": pl.Float64(), "f1_fit": pl.Float64(),
-    "f1_null_mean": pl.Float64(), "f1_null_high": pl.Float64(), "p": pl.Float64(), "auroc": pl.Float64(),
+    "f1_null_mean": pl.Float64(), "f1_null_high": pl.Float64(), "p_value": pl.Float64(), "auroc": pl.Float64(),
     "onset_f1_20ms": pl.Float64(), "onset_f1_50ms": pl.Float64(), "place": pl.String(),
     "events_fit": pl.Int64(), "events_test": pl.Int64(), "groups": pl.Int64(),
 }  # fmt: skip
@@ -167,19 +169,22 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
         levels = [kind.active(level) for level in range(len(kind.thresholds))]
         chosen, fitted = _choose(levels, carried, ~frames.test)
         nulls = np.array([_null_scores(levels, labelled, frames.test) for labelled in rotated])
+        thresholds = [float(kind.thresholds[level, unit]) for unit, level in chosen]
+        scores = [
+            _score(frames, kind.column(int(unit)), threshold, carried[:, position], labels[position])
+            for position, ((unit, _), threshold) in enumerate(zip(chosen, thresholds, strict=True))
+        ]
+        family = compare_with_maximum(np.array([score["f1"] for score in scores]), nulls)
         for position, label in enumerate(labels):
-            unit, level = (int(part) for part in chosen[position])
-            threshold = float(kind.thresholds[level, unit])
-            null = nulls[:, position]
-            score = _score(frames, kind.column(unit), threshold, carried[:, position], label)
+            unit, threshold = int(chosen[position, 0]), thresholds[position]
             low_side = kind.kind == "dense" and unit >= kind.values.shape[1] // 2
             rows.append(
                 {
                     "tier": label[0], "label": label[1], "unit": kind.kind,
                     "number": -1 - (unit - kind.values.shape[1] // 2) if low_side else unit,
                     "threshold": -threshold if low_side else threshold, "f1_fit": float(fitted[position]),
-                    "f1_null_mean": float(null.mean()), "f1_null_high": float(np.quantile(null, 0.95)),
-                    "p": (1 + int((null >= score["f1"]).sum())) / (1 + ROTATIONS), **score,
+                    "f1_null_mean": float(nulls[:, position].mean()), "f1_null_high": float(family.high[position]),
+                    "p_value": float(family.p_value[position]), **scores[position],
                 }
             )  # fmt: skip
     return pl.DataFrame(rows, schema=UNIT_COLUMNS)

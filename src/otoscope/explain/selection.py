@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.exchange import deviations, exchange
-from otoscope.resampling.groups import null_summary
+from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
+from otoscope.resampling.maximum import compare_with_maximum
 
 MIN_ROWS = 8
 """Minimum number of clips with a known factor value, and of clips in which a latent fires, for a correlation."""
@@ -22,8 +22,9 @@ class LatentChoice:
 
     `train_r` is Pearson's correlation over the clips on which the latent was chosen, `test_r` over clips of other
     groups, both of deviations from the mean of each group if `within`, because otherwise a latent of a singer's sex
-    would stand for pitch. A factor that is constant within groups is compared over all clips. `null_high` is the 95 %
-    point of |test_r| when the test clips are permuted within groups, or their groups (1 if there are too few);
+    would stand for pitch. A factor that is constant within groups is compared over all clips. `null_high` is the
+    largest |test_r| with a `p_value` above 0.05 when the test clips are permuted within groups, or their groups, and
+    all chosen latents are one family (1 if there are too few);
     `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
     same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
     both are None if this was not tested.
@@ -35,6 +36,7 @@ class LatentChoice:
     train_r: float
     test_r: float
     null_high: float
+    p_value: float
     overall_r: float
     within: bool
     test_clips: int
@@ -69,6 +71,7 @@ def choose_latents(
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
     chosen: dict[int, LatentChoice] = {}
+    nulls: list[Float[np.ndarray, " permutations"]] = []
     if allowed is not None:
         codes = np.where(allowed, codes, 0)
     order = sorted(range(len(names)), key=lambda i: (-scores[i] if np.isfinite(scores[i]) else np.inf, names[i]))
@@ -89,14 +92,29 @@ def choose_latents(
                 latent=latent,
                 train_r=choice.train_r,
                 test_r=choice.test_r,
-                null_high=choice.null_high,
+                null_high=math.nan,
+                p_value=math.nan,
                 overall_r=choice.overall_r,
                 within=choice.within,
                 test_clips=int(known.sum()),
                 test_groups=len({g for g, k in zip(groups, known, strict=True) if k}),
                 firing=float((codes[:, latent] != 0).mean()),
             )
-    return list(chosen.values())
+            nulls.append(choice.null)
+    return _tested_as_family(list(chosen.values()), nulls)
+
+
+def _tested_as_family(
+    choices: list[LatentChoice], nulls: list[Float[np.ndarray, " permutations"]]
+) -> list[LatentChoice]:
+    """Return the choices with threshold and p of the largest correlation among all of them under permutation."""
+    if not choices:
+        return choices
+    found = compare_with_maximum(np.abs([choice.test_r for choice in choices]), np.stack(nulls, axis=1))
+    return [
+        replace(choice, null_high=math.nan if math.isnan(choice.test_r) else float(min(high, 1.0)), p_value=float(p))
+        for choice, p, high in zip(choices, found.p_value, found.high, strict=True)
+    ]
 
 
 def correlations(
@@ -122,7 +140,7 @@ class _Chosen(NamedTuple):
     latent: int
     train_r: float
     test_r: float
-    null_high: float
+    null: Float[np.ndarray, " permutations"]
     overall_r: float
     within: bool
 
@@ -153,18 +171,17 @@ def _choose_one(
         return None
     best = int(np.nanargmax(np.abs(strength)))
     one, train_r = columns[:, [best]], float(strength[best])
+    untested = np.full(PERMUTATIONS, math.nan)
     if test.sum() < MIN_ROWS:
-        return _Chosen(int(usable[best]), train_r, math.nan, math.nan, math.nan, within)
+        return _Chosen(int(usable[best]), train_r, math.nan, untested, math.nan, within)
     latent, factor = compared(one, test), compared(targets, test)
     test_r = float(correlations(latent, factor)[0, 0])
     overall_r = float(correlations(one[test], targets[test])[0, 0])
     exchanged = exchange(values[test], groups[test])
     testable = replace(exchanged, testable=exchanged.testable and exchanged.within == within)
     shuffled = [factor[order, 0] for order in testable.orders(seed=seed)]
-    null = correlations(latent, np.stack(shuffled, axis=1))[0] if shuffled else np.zeros(0)
-    return _Chosen(
-        int(usable[best]), train_r, test_r, float(null_summary(np.abs(null), most=1.0)[1]), overall_r, within
-    )
+    null = np.abs(correlations(latent, np.stack(shuffled, axis=1))[0]) if shuffled else untested
+    return _Chosen(int(usable[best]), train_r, test_r, null, overall_r, within)
 
 
 def _check(

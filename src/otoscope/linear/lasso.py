@@ -37,8 +37,8 @@ class FactorFits(NamedTuple):
     on the training rows (`live` is False). `n` and `groups` count the test rows and groups that have the factor.
     `valid_r2` is the R2 by which the penalty was chosen, on validation groups or over folds. `gap` is the maximum
     relative duality gap of all problems solved for the factor. `predicted` holds the predictions of the test rows, NaN
-    elsewhere, and `centre` the means of the fitted rows. R2 with interval and null, and `within`, are those of
-    `ExchangeScores`.
+    elsewhere, and `centre` the means of the fitted rows. R2 with interval, `null_mean`, `p_value` and `within` are
+    those of `ExchangeScores`; `null_high` is its `family_high`.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -46,6 +46,7 @@ class FactorFits(NamedTuple):
     high: Float[np.ndarray, " factors"]
     null_mean: Float[np.ndarray, " factors"]
     null_high: Float[np.ndarray, " factors"]
+    p_value: Float[np.ndarray, " factors"]
     within: Float[np.ndarray, " factors"]
     within_low: Float[np.ndarray, " factors"]
     within_high: Float[np.ndarray, " factors"]
@@ -61,7 +62,7 @@ class FactorFits(NamedTuple):
 
     def score(self, factor: int) -> Score:
         """Return one factor's R2 with its interval and null."""
-        fields = (self.r2, self.low, self.high, self.null_mean, self.null_high)
+        fields = (self.r2, self.low, self.high, self.null_mean, self.null_high, self.p_value)
         return Score(*(float(field[factor]) for field in fields))
 
     def within_score(self, factor: int) -> Score:
@@ -105,10 +106,13 @@ def fit_factors(
     threads = workers or available_cores()
     # one BLAS thread: work is parallel over factors already, and sums keep one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        design = LassoDesign(features[:, fits.live], targets, groups, parts, settings, seed)
+        design = LassoDesign(features[:, fits.live], targets, groups, parts, settings)
         for members, present in missing_patterns(~np.isnan(targets)):
             _fit_pattern(fits, design, members, present, pool)
-    return fits
+    test = parts["test"]
+    scores = score_factors(targets[test], fits.predicted[test], fits.centre, groups[test], seed=seed)._asdict()
+    scores["null_high"] = scores.pop("family_high")
+    return fits._replace(**scores)
 
 
 def lasso_weights(
@@ -168,11 +172,6 @@ def _fit_pattern(
     centre = y.mean(axis=0)
     predicted = rows @ tuned.weights.T * _scale(y) + centre
     fits.predicted[np.ix_(test, members)], fits.centre[members] = predicted, centre
-    scores = score_factors(
-        design.targets[np.ix_(test, members)], predicted, centre, design.groups[test], seed=design.seed
-    )
-    for name, value in scores._asdict().items():
-        getattr(fits, name)[members] = value
     fits.alpha[members], fits.valid_r2[members], fits.gap[members] = tuned.alpha, tuned.score, tuned.gap
     fits.weights[np.ix_(np.flatnonzero(fits.live), members)] = tuned.weights.T
     fits.n[members], fits.groups[members] = len(test), len(np.unique(design.groups[test]))
@@ -190,7 +189,7 @@ def _standardised(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "ro
 def _empty_fits(p: int, targets: Float[np.ndarray, "rows factors"]) -> FactorFits:
     factors = targets.shape[1]
     return FactorFits(
-        *np.full((10, factors), math.nan),
+        *np.full((11, factors), math.nan),
         weights=np.zeros((p, factors)),
         live=np.zeros(p, dtype=bool),
         n=np.zeros(factors, dtype=np.int64),

@@ -246,10 +246,9 @@ class LassoDesign:
         groups: Shaped[np.ndarray, " rows"],
         parts: dict[str, Bool[np.ndarray, " rows"]],
         settings: LassoSettings,
-        seed: int,
     ) -> None:
         self.features, self.targets, self.groups = features, targets, groups
-        self.settings, self.seed = settings, seed
+        self.settings = settings
         self.fitted = np.concatenate([np.flatnonzero(parts["train"]), np.flatnonzero(parts["valid"])])
         self.train: Bool[np.ndarray, " fitted"] = np.arange(len(self.fitted)) < parts["train"].sum()
         self.test = parts["test"]

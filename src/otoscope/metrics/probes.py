@@ -29,6 +29,7 @@ from otoscope.resampling.intervals import (
     recall_interval,
     share_scale,
 )
+from otoscope.resampling.maximum import permutation_p
 
 
 def confusions(
@@ -154,10 +155,11 @@ def fit_probe(
     )
     truth, predicted = number[parts[2]], logits.argmax(axis=1)
     tables = confusions(truth, predicted, groups[parts[2]], len(classes))
-    null_mean, null_high = null_summary(_null_shares(truth, predicted, groups[parts[2]], len(classes), seed), most=1.0)
+    null, intervals = _null_shares(truth, predicted, groups[parts[2]], len(classes), seed), share_intervals(tables)
+    p_values = permutation_p(np.asarray([interval.value for interval in intervals]), null)
     scores = [
-        Score(*interval, float(mean), float(high))
-        for interval, mean, high in zip(share_intervals(tables), null_mean, null_high, strict=True)
+        Score(*interval, float(mean), float(high), float(p))
+        for interval, mean, high, p in zip(intervals, *null_summary(null, most=1.0), p_values, strict=True)
     ]
     return Probe(
         *scores,

@@ -32,6 +32,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "high": pl.Float64(),
     "null_mean": pl.Float64(),
     "null_high": pl.Float64(),
+    "p_value": pl.Float64(),
     "n": pl.Int64(),
     "groups": pl.Int64(),
     "unit": pl.String(),
@@ -87,6 +88,7 @@ class Record:
     high: float = math.nan
     null_mean: float = math.nan
     null_high: float = math.nan
+    p_value: float = math.nan
     n: int = 0
     groups: int = 0
 

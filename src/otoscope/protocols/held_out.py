@@ -150,7 +150,7 @@ def _score_given_covariates(fits: FactorFits, clips: Clips, j: int) -> Score:
 
 
 def predicted_factors(fits: FactorFits, min_r2: float) -> Shaped[np.ndarray, " factors"]:
-    """Return the mask of predicted factors: held-out R2 above a threshold and above the 95 % point of the null."""
+    """Return the mask of predicted factors: held-out R2 above a threshold and above the null of the family."""
     return (fits.r2 > min_r2) & (fits.r2 > fits.null_high)
 
 

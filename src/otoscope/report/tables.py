@@ -13,7 +13,8 @@ from otoscope.tables import format_csv
 
 COLUMNS = (
     "n: number of clips, frames, factors, levels or dictionaries behind a value; null: the same fit with permuted "
-    "targets, its mean and its upper end."
+    "targets, its mean and its upper end; p: share of permutations with a value as large, of factors "
+    "anywhere in the family."
 )
 """Explanation of columns whose names do not explain themselves."""
 
@@ -37,12 +38,13 @@ TITLES: dict[str, str] = {
     "high": "interval to",
     "null_mean": "null, mean",
     "null_high": "null, upper end",
+    "p_value": "p",
     "sae_id": "dictionary",
 }
 RESULT_COLUMNS = (
     *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "dimensions", "seed"),
     *("metric", "value"),
-    *("low", "high", "null_mean", "null_high", "n", "groups"),
+    *("low", "high", "null_mean", "null_high", "p_value", "n", "groups"),
 )
 SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")
 """Columns that describe a number; a constant column is stated once above the table."""

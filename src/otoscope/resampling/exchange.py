@@ -5,7 +5,7 @@ in pitch and in every latent. Rows are therefore permuted within their groups, w
 target that is constant within groups (a singer's sex) has no other values there, so that its groups are permuted. The
 model stays as fitted; targets of the test rows are permuted against its predictions, which is an exact test of whether
 the two are related (Phipson and Smyth, *Stat. Appl. Genet. Mol. Biol.* 9, 2010): $p = (1 + b) / (1 + m)$ with $b$ of
-$m$ permutations at least as large. A value exceeds `null_high` where $p \le 0.05$.
+$m$ permutations at least as large. Factors are tested as one family (`otoscope.resampling.maximum`).
 """
 
 import math
@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from otoscope.resampling.groups import group_sums, null_summary, number_groups, r2_from_sums
+from otoscope.resampling.groups import group_sums, missing_patterns, null_summary, number_groups, r2_from_sums
 from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
+from otoscope.resampling.maximum import compare_with_maximum
 
 PERMUTATIONS = 999
 """Permutations of a test: the least p is 0.001, and the standard error of a p of 0.05 is 0.007."""
@@ -77,9 +78,10 @@ def exchange(
 class ExchangeScores(NamedTuple):
     """R2 of held-out predictions per factor, with its interval and null, and the R2 within groups with its interval.
 
-    `null_mean` is the mean of R2 after exchange: what the groups alone give. Both nulls are at least 0; `null_mean` is
-    NaN and `null_high` is 1 where too few rows or groups can be exchanged. `within` compares deviations from the mean
-    of each group; NaN for factors that are constant within groups.
+    `null_mean` is the mean of R2 after exchange: what the groups alone give; `null_high` is the 95 % point. Both are at
+    least 0; `null_mean` is NaN and `null_high` is 1 where too few rows or groups can be exchanged. `family_high` is the
+    largest R2 with a `p_value` above 0.05 in the test of all factors as one family, 1 where a test is impossible.
+    `within` compares deviations from the mean of each group; NaN for factors that are constant within groups.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -87,6 +89,8 @@ class ExchangeScores(NamedTuple):
     high: Float[np.ndarray, " factors"]
     null_mean: Float[np.ndarray, " factors"]
     null_high: Float[np.ndarray, " factors"]
+    family_high: Float[np.ndarray, " factors"]
+    p_value: Float[np.ndarray, " factors"]
     within: Float[np.ndarray, " factors"]
     within_low: Float[np.ndarray, " factors"]
     within_high: Float[np.ndarray, " factors"]
@@ -100,19 +104,33 @@ def score_factors(
     *,
     seed: int = 0,
 ) -> ExchangeScores:
-    """Return the scores of predictions of complete factors; `centre` is the mean of the rows that were fitted.
+    """Return the scores of predictions; `centre` is the mean of the rows that were fitted.
 
-    The predictions of one fold of groups take their centre from the rows that this fold was predicted from.
+    A factor is scored on the rows on which both its value and its prediction are known (not NaN), and is NaN without
+    such rows. The predictions of one fold of groups take their centre from the rows that this fold was predicted from.
     """
     middle = np.broadcast_to(np.asarray(centre, dtype=np.float64), truth.shape)
-    sums = group_sums(np.stack([(truth - predicted) ** 2, (truth - middle) ** 2], axis=-1), groups)
-    null_mean, null_high = _null(truth, predicted, middle, groups, seed)
-    return ExchangeScores(
-        *jackknife_sums(sums, r2_from_sums, scale=R2_SCALE),
-        null_mean,
-        null_high,
-        *within_r2(truth, predicted, groups, strata=groups),
-    )
+    n_factors = truth.shape[1]
+    scores = ExchangeScores(*np.full((len(ExchangeScores._fields), n_factors), math.nan))
+    null = np.full((PERMUTATIONS, n_factors), math.nan)
+    for members, present in missing_patterns(~np.isnan(truth) & ~np.isnan(predicted)):
+        if not present.any():
+            continue
+        y, guess, of, here = *(x[np.ix_(present, members)] for x in (truth, predicted, middle)), groups[present]
+        sums = group_sums(np.stack([(y - guess) ** 2, (y - of) ** 2], axis=-1), here)
+        found = (*jackknife_sums(sums, r2_from_sums, scale=R2_SCALE), *within_r2(y, guess, here, strata=here))
+        for values, kept in zip(found, (*scores[:3], *scores[-3:]), strict=True):
+            kept[members] = values
+        null[:, members] = _null(y, guess, of, here, seed)
+    tested = ~np.isnan(null).all(axis=0)
+    # predicting the mean needs no features and has an R2 of 0
+    mean, high = (np.maximum(each, 0) for each in null_summary(null, most=1.0))
+    family = compare_with_maximum(np.where(tested, scores.r2, math.nan), null)
+    known = ~np.isnan(scores.r2)
+    scores.null_mean[:], scores.p_value[:] = mean, family.p_value
+    scores.null_high[known] = np.where(tested, high, 1.0)[known]
+    scores.family_high[known] = np.where(tested, np.clip(family.high, 0, 1), 1.0)[known]
+    return scores
 
 
 def within_r2(
@@ -148,20 +166,19 @@ def _null(
     middle: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
     seed: int,
-) -> tuple[Float[np.ndarray, " factors"], Float[np.ndarray, " factors"]]:
+) -> Float[np.ndarray, "permutations factors"]:
+    """Return the R2 of every factor after each exchange of its rows; NaN where no test is possible."""
     n_factors = truth.shape[1]
-    mean, high = np.full(n_factors, math.nan), np.ones(n_factors)
+    null = np.full((PERMUTATIONS, n_factors), math.nan)
     kinds = [exchange(truth[:, j], groups) for j in range(n_factors)]
     for within in (True, False):
         members = np.flatnonzero([kind.testable and kind.within == within for kind in kinds])
         if not len(members):
             continue
         y, guess, of = truth[:, members], predicted[:, members], middle[:, members]
-        norm, null = (guess**2).sum(axis=0), list[NDArray[Any]]()
-        for order in kinds[members[0]].orders(seed=seed):
+        norm = (guess**2).sum(axis=0)
+        for turn, order in enumerate(kinds[members[0]].orders(seed=seed)):
             dealt = y[order]
             errors = norm + (dealt**2).sum(axis=0) - 2 * np.einsum("rf,rf->f", guess, dealt)
-            null.append(r2_from_sums(np.stack([errors, ((dealt - of) ** 2).sum(axis=0)], axis=-1)))
-        # predicting the mean needs no features and has an R2 of 0
-        mean[members], high[members] = (np.maximum(each, 0) for each in null_summary(np.stack(null)))
-    return mean, high
+            null[turn, members] = r2_from_sums(np.stack([errors, ((dealt - of) ** 2).sum(axis=0)], axis=-1))
+    return null

@@ -40,13 +40,18 @@ class Interval(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A value, its interval over groups, and the null of the same procedure on permuted targets."""
+    """A value, its interval over groups, and the null of the same procedure on permuted targets.
+
+    `p_value` is (1 + b) / (1 + m) with b of m permutations at least as large; of a family of targets, at least as large
+    anywhere in the family.
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
     null_mean: float = math.nan
     null_high: float = math.nan
+    p_value: float = math.nan
 
 
 class Scale(NamedTuple):

@@ -21,7 +21,7 @@ NAME = 'say "s" <b>&'
 def unit(label: str, kind: str, f1: float, p: float) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(UNIT_COLUMNS, 0.5)
     numbers = {"number": 3, "events_fit": 30, "events_test": 20, "groups": 4}
-    return {**row, "tier": "phones", "label": label, "unit": kind, "f1": f1, "p": p, "place": "start", **numbers}
+    return {**row, "tier": "phones", "label": label, "unit": kind, "f1": f1, "p_value": p, "place": "start", **numbers}
 
 
 @pytest.fixture

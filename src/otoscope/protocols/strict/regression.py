@@ -31,9 +31,9 @@ from otoscope.resampling.intervals import Score
 class LassoScores(NamedTuple):
     """LASSO scores per factor: held-out R2, its interval over groups, its null, and the weights.
 
-    `held_r2` is the cross-validated R2 on train and validation groups at the chosen penalty. `weights` are in standard
-    deviations of factor per standard deviation of unit. `live` marks units that vary. `n` and `groups` count test rows
-    and groups.
+    `held_r2` is the cross-validated R2 on train and validation groups at the chosen penalty. `null_high` and `p_value`
+    treat all factors as one family. `weights` are in standard deviations of factor per standard deviation of unit.
+    `live` marks units that vary. `n` and `groups` count test rows and groups.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -41,6 +41,7 @@ class LassoScores(NamedTuple):
     high: Float[np.ndarray, " factors"]
     null_mean: Float[np.ndarray, " factors"]
     null_high: Float[np.ndarray, " factors"]
+    p_value: Float[np.ndarray, " factors"]
     held_r2: Float[np.ndarray, " factors"]
     weights: Float[np.ndarray, "p factors"]
     live: Bool[np.ndarray, " p"]
@@ -61,13 +62,13 @@ def fit_lasso_scores(
         workers=1,
     )
     return LassoScores(
-        fits.r2, fits.low, fits.high, fits.null_mean, fits.null_high, fits.valid_r2,
+        fits.r2, fits.low, fits.high, fits.null_mean, fits.null_high, fits.p_value, fits.valid_r2,
         fits.weights, fits.live, fits.n, fits.groups,
     )  # fmt: skip
 
 
 def predicted_factors(lasso: LassoScores, min_r2: float) -> Bool[np.ndarray, " factors"]:
-    """Return the mask of predicted factors: held-out R2 of at least `min_r2` and above the null's 95 % point."""
+    """Return the mask of predicted factors: held-out R2 of at least `min_r2` and above the null of the family."""
     above = np.isnan(lasso.null_high) | (lasso.r2 > lasso.null_high)
     return (lasso.r2 >= min_r2) & above
 
@@ -77,7 +78,7 @@ def factor_records(lasso: LassoScores, targets: FactorTargets, about: Record) ->
     fitted = targets.split != "test"
     for j, name in enumerate(targets.names):
         shared = replace(about, metric="factor_r2", target=name)
-        numbers = (lasso.r2, lasso.low, lasso.high, lasso.null_mean, lasso.null_high)
+        numbers = (lasso.r2, lasso.low, lasso.high, lasso.null_mean, lasso.null_high, lasso.p_value)
         score = Score(*(float(number[j]) for number in numbers))
         yield shared.with_score("factor_r2", score, n=int(lasso.n[j]), groups=int(lasso.groups[j]))
         known = fitted & ~np.isnan(targets.values[:, j])
@@ -90,8 +91,8 @@ def predicted_share_records(
 ) -> Iterator[Record]:
     """Yield the share of predicted factors among the given ones.
 
-    The interval counts factors by the ends of their own intervals. The null is the share of factors whose permuted
-    targets reach the threshold.
+    The interval counts factors by the ends of their own intervals. The null is 0: with all targets permuted, no factor
+    exceeds the maximum of the family in 95 % of cases.
     """
     if not among.any():
         return
@@ -104,8 +105,8 @@ def predicted_share_records(
         share(lasso.r2),
         share(lasso.low) if n_groups > 1 else math.nan,
         share(lasso.high) if n_groups > 1 else math.nan,
-        float((lasso.null_mean[among] >= min_r2).mean()),
-        float((lasso.null_high[among] >= min_r2).mean()),
+        null_mean=0.0,
+        null_high=0.0,
     )
     yield about.with_score("predicted_share", score, target=target, n=int(among.sum()), groups=n_groups)
 

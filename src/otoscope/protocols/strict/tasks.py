@@ -32,6 +32,7 @@ from otoscope.resampling.intervals import (
     jackknife_sums,
     recall_interval,
 )
+from otoscope.resampling.maximum import permutation_p
 from otoscope.runs.inputs import Clips
 
 Kind = Literal["single", "several", "continuous"]
@@ -155,7 +156,8 @@ def evaluate_task(
     # a score of 0 needs no features
     scores = np.maximum(score_from_sums(task.kind, np.stack(null)), 0) if null else np.zeros(0)
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name, reader=reader)
-    score = Score(*(float(end) for end in (*interval, *null_summary(scores, most=1.0))))
+    p_value = permutation_p(np.asarray([interval.value]), scores[:, None])[0]
+    score = Score(*(float(end) for end in (*interval, *null_summary(scores, most=1.0), p_value)))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
     n_groups = len(np.unique(groups[fitted]))
     held_score = _held_score(task.kind, held[0], known)

@@ -85,7 +85,7 @@ def _factor_tiles(results: Results) -> list[Tile]:
     if rows.is_empty():
         return []
     null = median_of(rows, "null_high")
-    lines = [f"chance: R² up to {decimal(null, 2)} (median of the factors)"] if null is not None else []
+    lines = [f"chance over all factors: R² up to {decimal(null, 2)} (median)"] if null is not None else []
     if missing := results.unmeasured_factors:
         lines.append(f"without a test value: {count(len(missing), 'further factor')}")
     if between := rows.filter(between_only()).height:
@@ -270,7 +270,8 @@ def factor_findings(results: Results, *, noun: str = "group", thin: bool = False
         Finding(
             f"Factors at layer {layer}",
             f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} "
-            f"and above its null, for which clips are permuted within each {noun}.",
+            f"and above its null, for which clips are permuted within each {noun}, all factors together: by chance, "
+            f"any factor counts in at most 5{NBSP}% of runs.",
         )
     ]
     return [*findings, *_compactness(results, layer)]

@@ -39,7 +39,7 @@ def _reading(settings: StrictSettings) -> list[str]:
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
         "dominated by a few clips are dropped, and one of several factors with a rank correlation of at least "
         f"{settings.near_duplicates} is kept. A factor counts as predicted well if its R² is at least "
-        f"{settings.min_r2} and above its null.",
+        f"{settings.min_r2} and above its null, that of all factors together.",
         "Effective dimensions are computed from the weights of a LASSO per factor, over the factors that the layer and "
         "the codes of every seed predict well. Their intervals leave out one factor at a time.",
     ]
@@ -138,7 +138,8 @@ def _prose(run: RunData) -> dict[str, str | None]:
             f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
-            f"{PREDICTED_R2} and above the upper end of its null, for which test clips are permuted within their groups"
+            f"{PREDICTED_R2} and above the upper end of its null, for which test clips are permuted within their "
+            "groups, all factors together: by chance, any factor counts in at most 5 % of runs"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" openSMILE reports a pitch of 0 for unvoiced frames." if "eGeMAPSv02" in _sources(run) else "")
         )

@@ -235,8 +235,8 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         return []
     verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
     said = (
-        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes (permuted factors: at "
-        f"most {_share(dense, 'null_high')} and {_share(codes, 'null_high')})."
+        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes (permuted factors: none "
+        f"in 95{NBSP}% of cases)."
     )
     common = results.comparison("mean_factor_r2")
     if common is not None:
