@@ -2,7 +2,7 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +49,14 @@ def little_room():
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_writers_refuse_a_folder_in_the_place_of_their_file(write: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ArtifactError, match="is a folder, where a file is written; remove it"):
+        write(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))

@@ -63,6 +63,8 @@ def atomic(path: Path) -> Generator[Path]:
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         if is_full(error):
             raise StorageFull(f"no room left to write {path}; free some space and run again") from error
+        if isinstance(error, OSError) and path.is_dir() and not path.is_symlink():
+            raise ArtifactError(f"{path} is a folder, where a file is written; remove it and run again") from error
         if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise ArtifactError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
         raise

@@ -1,14 +1,20 @@
 """Decoding by ffmpeg: what it delivers is used, what it reports is a reason, and it reads that one file only."""
 
+import os
+import struct
 import subprocess
+import threading
+import time
 
 import numpy as np
+import psutil
 import pytest
 
+import otoscope.corpus.ffmpeg as limits
 from otoscope.corpus.audio import decode, load_clip
 from otoscope.corpus.decoding import open_sound
 from otoscope.corpus.ffmpeg import FfmpegSound
-from otoscope.corpus.streaming import StreamedClip
+from otoscope.corpus.streaming import StreamedClip, measure_clip
 from otoscope.errors import AudioError
 
 ENCODERS = {
@@ -97,6 +103,100 @@ def test_messages_are_the_same_each_time(record, tone, ffmpeg):
         reasons.append(str(caught.value))
     assert reasons[0] == reasons[1]
     assert "0x" not in reasons[0]
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that this one started and that still run."""
+    return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def repeated(record, ffmpeg, tmp_path):
+    """Write a short AAC file whose frames follow each other many times; its sound lasts `seconds`."""
+
+    def write(seconds, rate_hz):
+        wave = np.random.default_rng(0).uniform(-0.001, 0.001, 8 * rate_hz)
+        data = ffmpeg(record("source.wav", wave, rate_hz=rate_hz), "one.aac", "-b:a", "8k").read_bytes()
+        path = tmp_path / "long.aac"
+        path.write_bytes(data * (seconds // 8))
+        return path
+
+    return write
+
+
+def test_a_file_that_expands_to_hours_is_refused_at_the_limit(repeated, monkeypatch):
+    monkeypatch.setattr(limits, "LONGEST_S", 3600)
+    path = repeated(4000, 8000)
+    assert path.stat().st_size < 6_000_000
+    with pytest.raises(AudioError, match="longer than 1 hours; cut it"):
+        measure_clip(path)
+    assert children() == []
+
+
+@pytest.mark.slow
+def test_a_file_that_needs_too_much_processor_time_is_refused(repeated, monkeypatch):
+    monkeypatch.setattr(limits, "CPU_S", 1)
+    sound = FfmpegSound(repeated(32_000, 16_000), "aac")
+    with pytest.raises(AudioError, match="more than 1 s of processor time"):
+        list(sound.blocks(0, None, 1 << 20))
+    assert children() == []
+
+
+def test_a_table_of_samples_that_exceeds_memory_is_refused(record, ffmpeg, monkeypatch):
+    """ffmpeg reserves 24 bytes for each sample that the index of an MP4 file counts: 400 MB for a file of 5 kB."""
+    path = ffmpeg(record("source.wav"), "x.m4a", "-c:a", "aac")
+    data, number = bytearray(path.read_bytes()), 1 << 24
+    struct.pack_into(">II", data, data.find(b"stsz") + 8, 1, number)
+    struct.pack_into(">I", data, data.find(b"stts") + 12, number)
+    struct.pack_into(">I", data, data.find(b"stsc") + 16, number)
+    path.write_bytes(data)
+    monkeypatch.setattr(limits, "MEMORY_KB", 300 << 10)
+    start_s = time.monotonic()
+    with pytest.raises(AudioError, match=r"too short: 0 samples|allocate memory"):
+        decode(path)
+    assert time.monotonic() - start_s < 5
+
+
+def test_a_file_of_whole_blocks_is_measured(record, tone, ffmpeg):
+    """Its last block is empty; 20 s are two blocks."""
+    ffmpeg(record("source.wav", tone(seconds=20.0)), "x.caf", "-c:a", "alac")
+    assert measure_clip(record("x.wav").with_name("x.caf")).samples == 320_000
+
+
+@pytest.mark.parametrize("field", [b"mvhd", b"mdhd"])
+def test_a_duration_that_the_header_claims_is_not_believed(record, ffmpeg, field):
+    path = ffmpeg(record("source.wav"), "x.m4a", "-c:a", "aac")
+    expected, data = len(decode(path).wave), bytearray(path.read_bytes())
+    struct.pack_into(">I", data, data.find(field) + 20, 0x7FFF_FFFF)
+    path.write_bytes(data)
+    assert len(decode(path).wave) == expected
+
+
+def test_a_source_that_stalls_is_stopped(record, tmp_path, monkeypatch):
+    """Two pipes in the place of a file: one without a writer, one whose writer stops in the middle."""
+    monkeypatch.setattr(limits, "STALL_S", 1.0)
+    os.mkfifo(tmp_path / "silent.wav")
+    with pytest.raises(AudioError, match="ffmpeg did not go on for 1 s"):
+        FfmpegSound(tmp_path / "silent.wav", "wav")
+    os.mkfifo(tmp_path / "slow.wav")
+    data, done = record("source.wav", np.zeros(8_000_000, np.float32)).read_bytes(), threading.Event()
+
+    def write():
+        with (tmp_path / "slow.wav").open("wb", buffering=0) as pipe:
+            pipe.write(data[: len(data) // 2])
+            pipe.flush()
+            done.wait(20)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        sound = FfmpegSound(tmp_path / "slow.wav", "wav")
+        with pytest.raises(AudioError, match="ffmpeg did not go on for 1 s"):
+            list(sound.blocks(0, None, 1 << 20))
+    finally:
+        done.set()
+        writer.join()
+    assert children() == []
 
 
 @pytest.mark.shared

@@ -34,6 +34,9 @@ STALL_S = 60.0
 MEMORY_KB, CPU_S = 2 << 20, 3600
 """Limits of the process on POSIX: address space, and processor time."""
 
+_OUT_OF_TIME = (-24, -9)
+"""Return codes of a process that reached `CPU_S`: SIGXCPU, or SIGKILL where both limits are the same."""
+
 
 def find_ffmpeg() -> str | None:
     """Return the path of the program; None if it is not installed."""
@@ -60,6 +63,7 @@ class FfmpegSound:
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        self._stalled = False
         self.rate_hz, self.channels = self._start()
 
     def blocks(self, first: int, count: int | None, block: int) -> Generator[Float32[np.ndarray, "samples channels"]]:
@@ -74,7 +78,7 @@ class FfmpegSound:
                 raise AudioError("ffmpeg stopped in the middle of a sample")
             decoded = np.frombuffer(data, ">f4").reshape(-1, self.channels)
             position += len(decoded)
-            if position > first:
+            if position > first and len(decoded):
                 skipped = max(0, len(decoded) - (position - first))
                 yield decoded[skipped:].astype(np.float32)
             if len(decoded) < samples:
@@ -115,12 +119,16 @@ class FfmpegSound:
         process = self._process
         if process is None or process.stdout is None:
             return b""
-        timer = Timer(STALL_S, process.kill)
+        timer = Timer(STALL_S, self._stop_stalled, [process])
         timer.start()
         try:
             return process.stdout.read(count)
         finally:
             timer.cancel()
+
+    def _stop_stalled(self, process: subprocess.Popen[bytes]) -> None:
+        self._stalled = True
+        process.kill()
 
     def _finish(self) -> None:
         """Wait for the end of the process; raise `AudioError` if it reported an error."""
@@ -131,6 +139,10 @@ class FfmpegSound:
         errors.seek(0)
         lines = errors.read(2000).decode("utf-8", "replace").strip().splitlines()
         self.close()
+        if self._stalled:
+            raise AudioError(f"cannot be decoded as audio (ffmpeg did not go on for {STALL_S:g} s)")
+        if status in _OUT_OF_TIME:
+            raise AudioError(f"cannot be decoded as audio (ffmpeg took more than {CPU_S:,} s of processor time)")
         if lines or status:
             # addresses and folders in a message differ between runs
             reason = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", lines[0]) if lines else f"stopped with status {status}"
