@@ -63,7 +63,7 @@ def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
     assert banner.text.startswith("Nothing can be claimed from these numbers.")
     assert Evidence(clips, groups).description in banner.text
     assert "A claim needs at least 3 test groups" in banner.text
-    said = page.section("summary")
+    said = page.section("overview") + page.section("summary")
     assert said.index(banner.text) < said.index("A linear probe")
     assert said.startswith("What was measured")
     for verdict in ("predicted from", "Probing the layers", "Probing sparse codes", "Compactness", "points less"):
@@ -74,7 +74,7 @@ def test_thin_evidence_has_a_banner_and_no_sentence_that_reads_like_a_verdict(
 
 def test_enough_evidence_has_no_banner(made: Made) -> None:
     assert made.reading.all("p", role="note") == []
-    assert made.reading.section("summary").startswith("What was found")
+    assert made.reading.section("overview").startswith("What was found")
 
 
 def test_the_banner_counts_what_the_results_rest_on(made: Made) -> None:

@@ -168,7 +168,7 @@ def test_the_gallery_plays_and_describes_every_clip(made: Made) -> None:
     clips = made.reading.all("figure", class_="clip")
     sounds = made.reading.all("audio")
     pictures = made.reading.all("img")
-    assert len(clips) == len(sounds) == len(pictures) == 15
+    assert len(clips) == len(sounds) == len(pictures) == 15 + 3  # three of them also at the top
     assert all((s.attributes["src"] or "").startswith("data:audio/flac;base64,") for s in sounds)
     assert all(s.attributes["preload"] == "none" and "controls" in s.attributes for s in sounds)
     assert all("latent" in (p.attributes["alt"] or "") for p in pictures)
@@ -182,7 +182,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
     made = make_run(tmp_path, layers=(2, 3), sae_layers=(2, 3), sizes={"pitch": 2, "rhythm": 1})
     before = bytes_of(write_report(made).parent)
-    assert len(before) == 7
+    assert len(before) == 8
     assert bytes_of(write_report(made).parent) == before
 
 

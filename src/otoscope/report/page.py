@@ -19,6 +19,7 @@ from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.annotated_labels import annotated_labels
 from otoscope.report.sections.interventions import interventions
 from otoscope.report.sections.opening import Opening, opening
+from otoscope.report.sections.overview import overview, previews
 from otoscope.report.sections.splice import splice_sentences
 from otoscope.report.sections.strict_findings import strict_findings
 
@@ -69,7 +70,6 @@ class SummaryContent(NamedTuple):
     """Content of the first section; `summary` is None if the strict protocol's findings come first."""
 
     opening: Opening
-    caution: str
     summary: findings.Summary | None
 
 
@@ -103,13 +103,15 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     rests_on = evidence.evidence_of_run(run)
     examined = claims.examine(rows) if claims.is_asked(rows) else None
     plain, strict = findings.summary(run, rests_on), strict_findings(run)
-    first = SummaryContent(
-        opening=opening(run, rests_on, claims.answers(examined) if examined else ()),
-        caution=evidence.caution(rests_on),
-        summary=None if strict else plain,
-    )
+    answers = claims.answers(examined) if examined else ()
+    shown = gallery.gallery(run)
     found = "What was measured" if rests_on and rests_on.thin else "What was found"
-    yield PageSection("summary", found, "summary.html", first)
+    first = overview(run, evidence.caution(rests_on), answers)
+    yield PageSection("overview", found, "overview.html", first, figures["overview"])
+    if latents := previews(shown):
+        yield PageSection("listen", "Latents to hear", "listen.html", latents)
+    details = SummaryContent(opening(run, rests_on, answers), summary=None if strict else plain)
+    yield PageSection("summary", "Findings with intervals", "summary.html", details)
     if examined:
         link = ClaimsLink(list(zip(claims.CLAIMS, examined.verdicts, strict=True)), claims.PAGE)
         yield PageSection("claim", "The claim, examined", "claims_link.html", link)
@@ -119,7 +121,7 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         yield PageSection("plain", "Other protocol", "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
         yield PageSection(name, title, "text.html", () if figures[name] else (empty,), figures[name])
-    yield PageSection("gallery", "Gallery of latents", "gallery.html", gallery.gallery(run))
+    yield PageSection("gallery", "Gallery of latents", "gallery.html", shown)
     if sentences := splice_sentences(run):
         yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
     if tested := interventions(run):

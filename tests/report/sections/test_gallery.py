@@ -95,7 +95,7 @@ def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> N
     chosen = pl.when(pl.col("latent") == 137).then(0.1).otherwise(pl.col("test_r"))
     page = remade(made, test_r=chosen)
     assert "1 latent not confirmed on test groups" in page.section("gallery")
-    assert len(page.all("audio")) == len(page.all("img")) == 12
+    assert len(page.all("audio")) == len(page.all("img")) == 12 + 3  # three latents at the top
     assert page.mistakes == []
 
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
 
 from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import tables
 from otoscope.report.figures import charts
 from otoscope.report.figures.factors import category_map, factors_by_sparsity
@@ -154,10 +156,54 @@ def _at(row: Mapping[str, Any]) -> str:
     return f"{percent(row['value'])} at {sparsity(row['sparsity'])} sparsity"
 
 
+def overview_figure(run: RunData) -> Figure | None:
+    """Return the first chart of the page: the first label, or else the reconstruction.
+
+    With the strict protocol it is the label from each representation, otherwise from each layer and at each sparsity.
+    """
+    results = run.results
+    rows = StrictResults.of(results.rows)
+    if rows and rows.tasks:
+        metric, target = rows.tasks[0]
+        axis = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
+        return Figure(
+            name="overview",
+            title=f"The {target} from each representation",
+            caption="Orange: the layer. Blue: its codes. Magenta: baselines. Grey: codes without information.",
+            panels=[Panel(charts.by_representation(rows.compared(metric, target), x_title=axis))],
+            table=pl.DataFrame(),
+            height=230,
+        )
+    label = results.labels[0] if results.labels else None
+    probes = [figure for figure in (probe_by_layer(results), *probe_by_sparsity(results)[:1]) if figure]
+    if label is None or not probes:
+        explained = explained_variance(results)
+        return None if explained is None else replace(explained, name="overview", table=pl.DataFrame(), height=230)
+    layer = f"layer {results.codes_layer.layer}"
+    titles = {"by layer": label, f"by sparsity, {layer}": layer}
+    panels = [
+        replace(panel, title=title)
+        for figure, (title, wanted) in zip(probes, titles.items(), strict=False)
+        for panel in figure.panels
+        if panel.title == wanted
+    ]
+    return Figure(
+        name="overview",
+        title=f"Accuracy of a linear probe for the {label}",
+        caption=(
+            f"On test groups, with 95{NBSP}% intervals. Orange: the layers. Blue: their codes. Grey: permuted labels."
+        ),
+        panels=panels,
+        table=pl.DataFrame(),
+        height=230,
+    )
+
+
 def all_figures(run: RunData) -> dict[str, list[Figure]]:
     """Return every figure that the run's results allow, by section."""
     results = run.results
     sections: dict[str, list[Figure | None]] = {
+        "overview": [overview_figure(run)],
         "layers": [probe_by_layer(results)],
         "sparsity": [*probe_by_sparsity(results)],
         "reconstruction": [explained_variance(results)],

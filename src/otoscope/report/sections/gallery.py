@@ -46,6 +46,9 @@ def latent_status(row: Mapping[str, Any]) -> str:
     return direction.capitalize()
 
 
+STRONGER = "Is stronger"
+
+
 def is_refuted(status: str) -> bool:
     """Return whether test clips contradict the training clips."""
     return status in (CHANCE, OPPOSITE, BETWEEN)
@@ -201,6 +204,9 @@ class LatentCard(NamedTuple):
     also: str
     clips: Sequence[ClipCard]
     card: CardText | None = None
+    status: str = ""
+    confirmed: bool = False
+    """True if test clips of enough groups confirm the latent."""
 
 
 class Gallery(NamedTuple):
@@ -265,15 +271,17 @@ def _latent(
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     if clips and (span := places.span(first["factor"])):
         facts.append(span)
-    name = readable_name(first["factor"])
+    name, status = readable_name(first["factor"]), latent_status(first)
     return LatentCard(
         factor=name,
         original=first["factor"] if name != first["factor"] else "",
         subtitle=f"latent {first['latent']}, {run.category(first['factor'])}",
-        facts=f"{latent_status(first)}: {'; '.join(facts)}.",
+        facts=f"{status}: {'; '.join(facts)}.",
         also=_also(first["also"]) if first["also"] else "",
         clips=clips,
         card=card,
+        status=status,
+        confirmed=status.startswith(STRONGER),
     )
 
 

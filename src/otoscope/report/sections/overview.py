@@ -1,0 +1,149 @@
+"""First section of the page: at most five short sentences, and three latents to hear."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from otoscope.formatting import NBSP, decimal, known, percent, sparsity
+from otoscope.metrics.representation import CODES, DENSE, representation_label
+from otoscope.metrics.results import Row
+from otoscope.protocols.comparison import Comparison, Relation
+from otoscope.protocols.strict.results import StrictResults
+from otoscope.report.estimates import dimensions
+from otoscope.report.figures.factors import factor_layer
+from otoscope.report.results import Results, between_only, predicted
+from otoscope.report.run_data import RunData
+from otoscope.report.sections.gallery import ClipCard, Gallery
+from otoscope.report.sections.strict_findings import ADVANTAGES, COMPACTNESS, LEARNED_LESS, too_few
+
+MAX_SENTENCES = 5
+MAX_LATENTS = 3
+
+
+class Overview(NamedTuple):
+    """Sentences, and the warning where nothing can be claimed."""
+
+    caution: str
+    sentences: Sequence[str]
+
+
+class Preview(NamedTuple):
+    """A latent with its strongest clip."""
+
+    factor: str
+    status: str
+    sentence: str
+    clip: ClipCard
+
+
+def overview(run: RunData, caution: str, answers: Sequence[tuple[str, str]] = ()) -> Overview:
+    """Return the section; `answers` are claims and outcomes, if claims were examined.
+
+    With a `caution` there are no sentences: short ones read like verdicts.
+    """
+    if caution:
+        return Overview(caution, [])
+    strict = StrictResults.of(run.results.rows)
+    of_claims = [f"{claim}: {outcome}." for claim, outcome in answers]
+    measured = _strict(strict) if strict else _held_out(run.results)
+    return Overview(caution, [*of_claims, *measured][:MAX_SENTENCES])
+
+
+def previews(gallery: Gallery) -> list[Preview]:
+    """Return the first latents of the gallery that test clips confirm, each of another factor, with one clip."""
+    confirmed = (
+        Preview(card.factor, card.status, card.card.sentence if card.card else "", card.clips[0])
+        for card in gallery.cards
+        if card.confirmed and card.clips
+    )
+    return list(islice(confirmed, MAX_LATENTS))
+
+
+def _held_out(results: Results) -> Iterator[str]:
+    if results.labels:
+        yield from _probes(results, results.labels[0])
+    layer, at = factor_layer(results), results.reference_sparsity
+    if layer is not None and at is not None:
+        rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
+        if rows.height:
+            between = rows.filter(between_only()).height
+            more = f" and {between} only between groups" if between else ""
+            held = rows.filter(predicted()).height
+            yield f"{held} of {rows.height} factors are predicted within groups from the codes of layer {layer}{more}."
+    row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
+    if row is not None:
+        yield (
+            f"The codes reconstruct {percent(row['value'], 0)} of the variance of layer {row['layer']} at "
+            f"{sparsity(row['sparsity'])} sparsity."
+        )
+
+
+def _probes(results: Results, label: str) -> Iterator[str]:
+    dense = results.one("probe_accuracy", "dense", target=label, layer=results.best_layer.layer)
+    if dense is not None:
+        yield (
+            f"A linear probe on layer {dense['layer']} predicts the {label} of {percent(dense['value'], 0)} of the "
+            f"test clips{_in_brackets(dense)}."
+        )
+    codes = results.codes_of(label, results.reference_sparsity)
+    if codes is not None:
+        where = f"layer {codes['layer']} at {sparsity(codes['sparsity'])} sparsity"
+        yield f"A probe on the codes of {where} predicts it for {percent(codes['value'], 0)}{_in_brackets(codes)}."
+
+
+def _in_brackets(row: Row) -> str:
+    parts: list[str] = []
+    if known(row["low"]) and known(row["high"]):
+        parts.append(f"95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}")
+    if row["null_high"] == 1:
+        parts.append("too few groups to test")
+    elif known(row["null_high"]):
+        parts.append(f"chance up to {percent(row['null_high'], 0)}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _strict(results: StrictResults) -> Iterator[str]:
+    main = results.main
+    for comparison in results.task_comparisons[:1]:
+        yield _task(comparison, layer=results.layer, at=main["sparsity"] if main is not None else None)
+    dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
+    if dense is not None and codes is not None and known(dense["value"]) and known(codes["value"]):
+        counts = [round(row["value"] * row["n"]) for row in (dense, codes)]
+        yield f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes."
+    comparison = results.comparison("effective_latents")
+    if comparison is not None and comparison.dense.measured and comparison.codes.measured:
+        yield _compactness(comparison)
+
+
+def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str:
+    text_of = decimal if comparison.metric == "task_r2" else percent
+    score = "R²" if comparison.metric == "task_r2" else "balanced accuracy"
+    sparse = f" at {sparsity(at)} sparsity" if at is not None else ""
+    numbers = (
+        f"The {comparison.target}: {score} {text_of(comparison.dense.value)} from layer {layer}, "
+        f"{text_of(comparison.codes.value)} from its codes{sparse}"
+    )
+    if comparison.at_chance:
+        return f"{numbers}. Neither exceeds permuted targets."
+    if (best := comparison.best_baseline) is None:
+        return f"{numbers}."
+    advantage = ADVANTAGES.get(comparison.advantage) if comparison.advantage is not None else None
+    decision = advantage or f"Advantage of the codes: {too_few(comparison.codes.groups)}."
+    return f"{numbers}, {text_of(best.estimate.value)} from {best.label}, the best baseline. {decision}"
+
+
+def _compactness(comparison: Comparison) -> str:
+    dense, codes = comparison.dense, comparison.codes
+    decision = COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(min(dense.groups, codes.groups))}.")
+    equal = [
+        representation_label(name)
+        for name in LEARNED_LESS
+        if (other := comparison.others.get(name)) is not None
+        and other.measured
+        and comparison.relation_to(name) is not Relation.LOWER
+    ]
+    unlearned = f" {equal[0][:1].upper()}{equal[0][1:]} is as compact, without learning." if equal else ""
+    return (
+        f"A factor takes {dimensions(dense.value)} effective dimensions of the layer and {dimensions(codes.value)} of "
+        f"the codes. {decision.format(ratio='')}{unlearned}"
+    )

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
+from otoscope.report.sections.overview import MAX_SENTENCES, previews
+from tests.report.conftest import Made, report
+from tests.support.page_reader import read_page
+
+
+def _card(factor: str, *, confirmed: bool = True, clips: int = 2) -> LatentCard:
+    clip = ClipCard("a.wav", "data:", "data:", "", "", "", 1.0, 8000.0)
+    return LatentCard(factor, "", "", "", "", [clip] * clips, status="Is stronger", confirmed=confirmed)
+
+
+def test_previews_are_the_first_confirmed_latents_with_clips() -> None:
+    cards = [_card("a", confirmed=False), _card("b"), _card("c", clips=0), _card("d"), _card("e"), _card("f")]
+    assert [one.factor for one in previews(Gallery(cards=cards))] == ["b", "d", "e"]
+
+
+def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> None:
+    sections = [tag.attributes["id"] for tag in made.reading.all("section")]
+    assert sections[:3] == ["overview", "listen", "summary"]
+    assert "overview-0" in made.reading.specs
+    assert "overview-1" in made.reading.specs
+    said = made.reading.section("overview").replace("\u00a0", " ")
+    assert "A linear probe on layer 3 predicts the" in said
+    assert "factors are predicted within groups from the codes of layer 3" in said
+    assert "of the variance of layer 3 at 90 % sparsity" in said
+    overview = made.text.split('<section id="overview"')[1].split("</section>")[0]
+    assert 1 <= overview.count("<li>") <= MAX_SENTENCES + 2  # the legend has two entries
+
+
+def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:
+    made = report(tmp_path, labels=())
+    assert "overview-0" in made.reading.specs
+    assert "overview-1" not in made.reading.specs
