@@ -1,11 +1,8 @@
 from pathlib import Path
 
-import pytest
-
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.overview import MAX_SENTENCES, previews
 from tests.report.conftest import Made, report
-from tests.support.page_reader import read_page
 
 
 def _card(factor: str, *, confirmed: bool = True, clips: int = 2) -> LatentCard:
