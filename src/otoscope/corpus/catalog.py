@@ -12,8 +12,8 @@ from otoscope.corpus.checks import check_clips
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback
 from otoscope.corpus.selection import SelectableCorpus, choose_clips, with_channel
 from otoscope.corpus.spelling import clean_listing
-from otoscope.corpus.splits import Splits, assign_splits
-from otoscope.corpus.table import COLUMNS, Corpus
+from otoscope.corpus.splits import Splits, assign_folds, assign_splits
+from otoscope.corpus.table import COLUMNS, OPTIONAL, Corpus
 from otoscope.errors import ConfigError, quote, suggest
 from otoscope.paths import user_path
 
@@ -105,11 +105,12 @@ def build_corpus(
     clips, set_aside, suspects = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
-    extra = [name for name in clips.columns if name == "channel" or name.startswith(("label_", "factor_"))]
+    clips = assign_folds(assign_splits(clips, splits, stratify=True), splits)
+    extra = [name for name in clips.columns if name in OPTIONAL or name.startswith(("label_", "factor_"))]
     return Corpus(
         name=listing.name,
         root=listing.root.resolve(),
-        clips=assign_splits(clips, splits, stratify=True).select(*COLUMNS, *extra),
+        clips=clips.select(*COLUMNS, *extra),
         set_aside=set_aside,
         suspects=suspects,
         licence=listing.licence,

@@ -15,7 +15,8 @@ from otoscope.errors import SplitError, quote, suggest
 class Splits(BaseModel):
     """Assignment of groups to splits: by a stable hash, unless groups are named or the corpus states its splits.
 
-    `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group.
+    `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group. With `cross`,
+    readers are also cross-fitted over folds of groups (`assign_folds`), whatever their split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
@@ -25,6 +26,9 @@ class Splits(BaseModel):
     test: float = Field(default=0.3, gt=0.0, lt=1.0, description="share of all groups used for reported results")
     valid_groups: tuple[str, ...] = Field(default=(), description="the groups of valid, by name")
     test_groups: tuple[str, ...] = Field(default=(), description="the groups of test, by name")
+    cross: int = Field(
+        default=0, ge=0, description="folds of groups over which readers are cross-fitted, 3 or more; 0: one split"
+    )
 
     @field_validator("valid_groups", "test_groups")
     @classmethod
@@ -39,6 +43,11 @@ class Splits(BaseModel):
             )
         if both := set(self.valid_groups) & set(self.test_groups):
             raise ValueError(f"groups named for both valid and test: {', '.join(sorted(both))}")
+        if self.cross in (1, 2):
+            raise ValueError(
+                f"cross={self.cross}: each fold needs groups to train, to choose penalties and to test; "
+                "give 3 or more folds, or 0 for one split"
+            )
         return self
 
 
@@ -51,6 +60,24 @@ def assign_splits(clips: pl.DataFrame, splits: Splits, *, stratify: bool = False
     """
     assigned = assign_groups(_stated_splits(clips), splits, strata=group_strata(clips) if stratify else None)
     return clips.with_columns(split=pl.col("group").replace_strict(assigned, return_dtype=pl.String()))
+
+
+def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
+    """Return clips with the test fold of their group in a column `fold`; unchanged without cross-fitting.
+
+    Groups are dealt in the order of their strata (`group_strata`), so that folds hold about equal shares of each. With
+    fewer groups than folds, every group is a fold.
+
+    >>> frame = pl.DataFrame({"group": list("abcdef"), "label_sex": list("ffffmm")})
+    >>> assign_folds(frame, Splits(cross=3)).sort("label_sex", "fold")["fold"].to_list()
+    [0, 0, 1, 2, 1, 2]
+    """
+    if not splits.cross:
+        return clips
+    strata = group_strata(clips)
+    ranked = sorted(rank_by_hash(strata, seed=splits.seed), key=lambda group: strata[group])
+    fold_of = {group: place % min(splits.cross, len(ranked)) for place, group in enumerate(ranked)}
+    return clips.with_columns(fold=pl.col("group").replace_strict(fold_of, return_dtype=pl.Int64()))
 
 
 def group_strata(clips: pl.DataFrame) -> dict[str, tuple[str, ...]]:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from otoscope.linear.sparse_descent import SparseColumns, make_sparse_columns
+from otoscope.resampling.groups import each_split
 
 REACH = 2.0
 """Standard deviations beyond the range of the fitted rows to which each feature of predicted rows is clipped.
@@ -61,6 +62,11 @@ class StandardisedRows(NamedTuple):
 def live_columns(rows: Float[np.ndarray, "rows p"]) -> Bool[np.ndarray, " p"]:
     """Return which columns vary by more than rounding."""
     return np.ptp(rows, axis=0) > 1e-9 * np.abs(rows).max(axis=0)
+
+
+def varies_in_training(features: Float[np.ndarray, "rows p"], split: Shaped[np.ndarray, "*folds rows"]) -> bool:
+    """Return whether a feature varies on the training rows, of a cross-fit on those of every fold."""
+    return all(bool(live_columns(features[one == "train"]).any()) for one in each_split(split))
 
 
 def moments_of(rows: Float[np.ndarray, "rows p"]) -> StandardisedRows:

@@ -6,10 +6,12 @@ report R2 on the test groups, relative to the mean of the fitted rows. With `fol
 validation groups together are split into folds, and alpha is chosen by R2 over all folds, each predicted
 from the others. X and y are standardised on the fitted rows of each fit, and predicted rows are clipped to
 `reach` standard deviations beyond the range of the fitted rows. Interval, null and the R2 within groups are
-those of the predictions (`otoscope.resampling.exchange`).
+those of the predictions (`otoscope.resampling.exchange`). In a cross-fit all of this is done for each fold of groups,
+which the other groups predict, and the predictions of all folds are scored together.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,10 +25,7 @@ from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
 from otoscope.resampling.exchange import score_factors
-from otoscope.resampling.groups import (
-    missing_patterns,
-    split_rows,
-)
+from otoscope.resampling.groups import each_split, mean_known, missing_patterns, split_rows
 from otoscope.resampling.intervals import Score
 
 
@@ -37,8 +36,9 @@ class FactorFits(NamedTuple):
     on the training rows (`live` is False). `n` and `groups` count the test rows and groups that have the factor.
     `valid_r2` is the R2 by which the penalty was chosen, on validation groups or over folds. `gap` is the maximum
     relative duality gap of all problems solved for the factor. `predicted` holds the predictions of the test rows, NaN
-    elsewhere, and `centre` the means of the fitted rows. R2 with interval, `null_mean`, `p_value` and `within` are
-    those of `ExchangeScores`; `null_high` is its `family_high`.
+    elsewhere, and `centre` the means of the rows that they were fitted on. R2 with interval, `null_mean`, `p_value` and
+    `within` are those of `ExchangeScores`; `null_high` is its `family_high`. Of a cross-fit, `alpha`, `valid_r2` and
+    `weights` are means over folds.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -58,7 +58,7 @@ class FactorFits(NamedTuple):
     groups: Int[np.ndarray, " factors"]
     gap: Float[np.ndarray, " factors"]
     predicted: Float[np.ndarray, "rows factors"]
-    centre: Float[np.ndarray, " factors"]
+    centre: Float[np.ndarray, "rows factors"]
 
     def score(self, factor: int) -> Score:
         """Return one factor's R2 with its interval and null."""
@@ -75,7 +75,7 @@ def fit_factors(
     targets: Float[np.ndarray, "rows factors"],
     *,
     groups: Shaped[np.ndarray, " rows"],
-    split: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, "*folds rows"],
     settings: LassoSettings | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -86,7 +86,7 @@ def fit_factors(
         features: dense activations or codes, one row per clip.
         targets: factors; NaN where a clip has no value. Such rows are excluded for that factor.
         groups: units that no two splits may share (singer, speaker).
-        split: train, valid or test for each row.
+        split: train, valid or test for each row; of a cross-fit, one row per fold.
         settings: grid and repetitions.
         seed: of the permutations.
         workers: threads over factors, by default all cores; the result does not depend on it.
@@ -98,21 +98,11 @@ def fit_factors(
     """
     settings = settings or LassoSettings()
     _check(features, targets, groups)
-    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
-    fits = _empty_fits(features.shape[1], targets)
-    fits.live[:] = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
-    if not fits.live.any():
-        return fits
     threads = workers or available_cores()
     # one BLAS thread: work is parallel over factors already, and sums keep one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        design = LassoDesign(features[:, fits.live], targets, groups, parts, settings)
-        for members, present in missing_patterns(~np.isnan(targets)):
-            _fit_pattern(fits, design, members, present, pool)
-    test = parts["test"]
-    scores = score_factors(targets[test], fits.predicted[test], fits.centre, groups[test], seed=seed)._asdict()
-    scores["null_high"] = scores.pop("family_high")
-    return fits._replace(**scores)
+        folds = [_fit_split(features, targets, groups, one, settings, pool) for one in each_split(split)]
+    return _pool_folds(folds, targets, groups, seed)
 
 
 def lasso_weights(
@@ -147,8 +137,67 @@ def lasso_weights(
     return weights, r2
 
 
+class _Fold(NamedTuple):
+    """Fits of one split; see `FactorFits`."""
+
+    alpha: Float[np.ndarray, " factors"]
+    valid_r2: Float[np.ndarray, " factors"]
+    weights: Float[np.ndarray, "p factors"]
+    gap: Float[np.ndarray, " factors"]
+    live: Bool[np.ndarray, " p"]
+    predicted: Float[np.ndarray, "rows factors"]
+    centre: Float[np.ndarray, "rows factors"]
+
+
+def _fit_split(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: LassoSettings,
+    pool: ThreadPoolExecutor,
+) -> _Fold:
+    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
+    live = live_columns(features[parts["train"] | parts["valid"] if settings.folds else parts["train"]])
+    alpha, valid_r2, gap = np.full((3, targets.shape[1]), math.nan)
+    predicted, centre = np.full((2, *targets.shape), math.nan)
+    weights = np.zeros((features.shape[1], targets.shape[1]))
+    fold = _Fold(alpha, valid_r2, weights, gap, live, predicted, centre)
+    if live.any():
+        design = LassoDesign(features[:, live], targets, groups, parts, settings)
+        for members, present in missing_patterns(~np.isnan(targets)):
+            _fit_pattern(fold, design, members, present, pool)
+    return fold
+
+
+def _pool_folds(
+    folds: Sequence[_Fold],
+    targets: Float[np.ndarray, "rows factors"],
+    groups: Shaped[np.ndarray, " rows"],
+    seed: int,
+) -> FactorFits:
+    """Score the predictions of all folds together."""
+    predicted, centre = (
+        mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("predicted", "centre")
+    )
+    scores = score_factors(targets, predicted, centre, groups, seed=seed)._asdict()
+    tested = ~np.isnan(predicted)
+    return FactorFits(
+        **(scores | {"null_high": scores.pop("family_high")}),
+        alpha=mean_known(np.stack([fold.alpha for fold in folds])),
+        valid_r2=mean_known(np.stack([fold.valid_r2 for fold in folds])),
+        weights=np.mean([fold.weights for fold in folds], axis=0),
+        live=np.any([fold.live for fold in folds], axis=0),
+        n=tested.sum(axis=0),
+        groups=np.asarray([len(np.unique(groups[rows])) for rows in tested.T], dtype=np.int64),
+        gap=np.fmax.reduce([fold.gap for fold in folds]),
+        predicted=predicted,
+        centre=centre,
+    )
+
+
 def _fit_pattern(
-    fits: FactorFits,
+    fits: _Fold,
     design: LassoDesign,
     members: Int[np.ndarray, " members"],
     present: Bool[np.ndarray, " rows"],
@@ -170,11 +219,10 @@ def _fit_pattern(
 
     rows = design.gramian.within(all_fitted, design.gramian.apply(design.features[test]), reach=settings.reach)
     centre = y.mean(axis=0)
-    predicted = rows @ tuned.weights.T * _scale(y) + centre
-    fits.predicted[np.ix_(test, members)], fits.centre[members] = predicted, centre
+    fits.predicted[np.ix_(test, members)] = rows @ tuned.weights.T * _scale(y) + centre
+    fits.centre[np.ix_(test, members)] = centre
     fits.alpha[members], fits.valid_r2[members], fits.gap[members] = tuned.alpha, tuned.score, tuned.gap
     fits.weights[np.ix_(np.flatnonzero(fits.live), members)] = tuned.weights.T
-    fits.n[members], fits.groups[members] = len(test), len(np.unique(design.groups[test]))
 
 
 def _scale(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"]:
@@ -184,20 +232,6 @@ def _scale(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, " factors"
 
 def _standardised(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "rows factors"]:
     return (y - y.mean(axis=0)) / _scale(y)
-
-
-def _empty_fits(p: int, targets: Float[np.ndarray, "rows factors"]) -> FactorFits:
-    factors = targets.shape[1]
-    return FactorFits(
-        *np.full((11, factors), math.nan),
-        weights=np.zeros((p, factors)),
-        live=np.zeros(p, dtype=bool),
-        n=np.zeros(factors, dtype=np.int64),
-        groups=np.zeros(factors, dtype=np.int64),
-        gap=np.full(factors, math.nan),
-        predicted=np.full(targets.shape, math.nan),
-        centre=np.full(factors, math.nan),
-    )
 
 
 def _check(

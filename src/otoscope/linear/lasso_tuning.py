@@ -247,8 +247,7 @@ class LassoDesign:
         parts: dict[str, Bool[np.ndarray, " rows"]],
         settings: LassoSettings,
     ) -> None:
-        self.features, self.targets, self.groups = features, targets, groups
-        self.settings = settings
+        self.features, self.targets, self.groups, self.settings = features, targets, groups, settings
         self.fitted = np.concatenate([np.flatnonzero(parts["train"]), np.flatnonzero(parts["valid"])])
         self.train: Bool[np.ndarray, " fitted"] = np.arange(len(self.fitted)) < parts["train"].sum()
         self.test = parts["test"]

@@ -6,6 +6,9 @@ so that one grid serves a layer of 384 units and a code of 6,144. The penalty is
 validation groups (ties: lower cross-entropy). The map is refitted on training and validation rows at that penalty and
 scored on the test groups. The null permutes the labels of the test rows within their groups, or among groups if each
 has one label (`otoscope.resampling.exchange`).
+
+In a cross-fit each fold of groups is predicted by a probe that other groups fitted and tuned; interval and null are
+those of the predictions of all folds together.
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.linear.logistic import fit_logistic, rotate
 from otoscope.resampling.exchange import exchange
-from otoscope.resampling.groups import group_sums, null_summary, split_rows
+from otoscope.resampling.groups import group_sums, labelled_splits, null_summary, split_rows
 from otoscope.resampling.intervals import (
     Interval,
     Score,
@@ -92,7 +95,8 @@ class Probe(NamedTuple):
 
     `confusion` counts test rows by true (first axis) and predicted class, in the order of `classes`; `penalty` is the
     chosen relative penalty; `valid_accuracy` and `valid_balanced_accuracy` are those on the validation rows after
-    fitting the training rows alone; `n` and `groups` count the test rows and groups.
+    fitting the training rows alone (of a cross-fit, these three are means over folds); `n` and `groups` count the test
+    rows and groups.
     """
 
     accuracy: Score
@@ -108,21 +112,21 @@ class Probe(NamedTuple):
 
 
 def fit_probe(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "rows p"] | Sequence[Float[np.ndarray, "rows _p"]],
     labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
     *,
     groups: Shaped[np.ndarray, " rows"],
-    split: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, "*folds rows"],
     settings: ProbeSettings | None = None,
     seed: int = 0,
 ) -> Probe:
     """Return accuracy, balanced accuracy and macro-F1 on the test groups, each with interval and null.
 
     Args:
-        features: dense activations or codes, one row per clip.
+        features: dense activations or codes, one row per clip; of a cross-fit also a sequence with those of each fold.
         labels: class of each row; rows without a label (None or empty) are excluded.
         groups: group of each row (singer, speaker); no group may occur in two splits.
-        split: train, valid or test for each row.
+        split: train, valid or test for each row; of a cross-fit, one row per fold.
         settings: grid of penalties.
         seed: seed of the permutations.
 
@@ -133,16 +137,61 @@ def fit_probe(
     """
     settings = settings or ProbeSettings()
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
-    _check(features, names, groups, settings)
-    has_label = names != ""
-    learnt = np.isin(names, names[split_rows(split, "train", len(names)) & has_label])
+    if not settings.penalties or min(settings.penalties) <= 0:
+        raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")
+    folds: list[_Fold] = []
+    for number, one in labelled_splits(split, names != ""):
+        rows = features if isinstance(features, np.ndarray) else features[number]
+        _check(rows, names, groups)
+        folds.append(_predict(rows, names, one, settings))
+    predicted_names = np.full(len(names), "", dtype=names.dtype)
+    for fold in folds:
+        predicted_names[fold.rows] = fold.predicted
+    tested = np.flatnonzero(predicted_names != "")
+    classes = np.unique(np.concatenate([fold.classes for fold in folds]))
+    truth, predicted = (np.searchsorted(classes, x[tested]) for x in (names, predicted_names))
+    tables = confusions(truth, predicted, groups[tested], len(classes))
+    null, intervals = _null_shares(truth, predicted, groups[tested], len(classes), seed), share_intervals(tables)
+    p_values = permutation_p(np.asarray([interval.value for interval in intervals]), null)
+    scores = [
+        Score(*interval, float(mean), float(high), float(p))
+        for interval, mean, high, p in zip(intervals, *null_summary(null, most=1.0), p_values, strict=True)
+    ]
+    return Probe(
+        *scores,
+        classes=tuple(str(c) for c in classes),
+        confusion=tables.sum(axis=0).astype(np.int64),
+        penalty=float(np.mean([fold.penalty for fold in folds])),
+        valid_accuracy=float(np.mean([fold.valid[0] for fold in folds])),
+        valid_balanced_accuracy=float(np.mean([fold.valid[1] for fold in folds])),
+        n=len(truth),
+        groups=len(tables),
+    )
+
+
+class _Fold(NamedTuple):
+    """Predicted classes of the test rows, all classes, chosen penalty, and the scores on the validation rows."""
+
+    rows: Int[np.ndarray, " test"]
+    predicted: Shaped[np.ndarray, " test"]
+    classes: Shaped[np.ndarray, " classes"]
+    penalty: float
+    valid: tuple[float, float]
+
+
+def _predict(
+    features: Float[np.ndarray, "rows p"],
+    names: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: ProbeSettings,
+) -> _Fold:
+    learnt = np.isin(names, names[split_rows(split, "train", len(names)) & (names != "")])
     parts = [np.flatnonzero(split_rows(split, name, len(names)) & learnt) for name in ("train", "valid", "test")]
     classes, number = _number_classes(names, parts)
     data = _Data.build(features, *parts)
     n_train, n_fitted = len(parts[0]), len(parts[0]) + len(parts[1])
     known = number[np.concatenate(parts[:2])]
-
-    chosen, (valid_accuracy, valid_balanced), start = _choose(data, known, n_train, len(classes), settings)
+    chosen, valid, start = _choose(data, known, n_train, len(classes), settings)
     logits = _fit_and_apply(
         data.rows[:n_fitted],
         data.rows[n_fitted:],
@@ -153,24 +202,7 @@ def fit_probe(
         settings.tolerance,
         start=start,
     )
-    truth, predicted = number[parts[2]], logits.argmax(axis=1)
-    tables = confusions(truth, predicted, groups[parts[2]], len(classes))
-    null, intervals = _null_shares(truth, predicted, groups[parts[2]], len(classes), seed), share_intervals(tables)
-    p_values = permutation_p(np.asarray([interval.value for interval in intervals]), null)
-    scores = [
-        Score(*interval, float(mean), float(high), float(p))
-        for interval, mean, high, p in zip(intervals, *null_summary(null, most=1.0), p_values, strict=True)
-    ]
-    return Probe(
-        *scores,
-        classes=classes,
-        confusion=tables.sum(axis=0).astype(np.int64),
-        penalty=chosen,
-        valid_accuracy=valid_accuracy,
-        valid_balanced_accuracy=valid_balanced,
-        n=len(truth),
-        groups=len(tables),
-    )
+    return _Fold(parts[2], classes[logits.argmax(axis=1)], classes, chosen, valid)
 
 
 def _null_shares(
@@ -281,7 +313,7 @@ def class_weights(classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, " rows
 
 def _number_classes(
     names: Shaped[np.ndarray, " rows"], parts: Sequence[Int[np.ndarray, " _part"]]
-) -> tuple[tuple[str, ...], Int[np.ndarray, " rows"]]:
+) -> tuple[Shaped[np.ndarray, " classes"], Int[np.ndarray, " rows"]]:
     """Return the classes of all used rows, and every row's class index (unused rows: 0)."""
     for part, split in zip(parts, ("train", "valid", "test"), strict=True):
         if not len(part):
@@ -293,14 +325,13 @@ def _number_classes(
     if len(np.unique(number[parts[0]])) < 2:
         only = str(names[parts[0][0]])
         raise EvaluationError(f"all training rows have the one class {only!r}; a probe needs two or more")
-    return tuple(str(c) for c in classes), number
+    return classes, number
 
 
 def _check(
     features: Float[np.ndarray, "rows p"],
     names: Shaped[np.ndarray, " rows"],
     groups: Shaped[np.ndarray, " rows"],
-    settings: ProbeSettings,
 ) -> None:
     if features.ndim != 2 or not len(features) == len(names) == len(groups):
         raise EvaluationError(
@@ -308,5 +339,3 @@ def _check(
         )
     if not np.isfinite(features).all():
         raise EvaluationError("features hold NaN or infinity; drop such rows first")
-    if not settings.penalties or min(settings.penalties) <= 0:
-        raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")

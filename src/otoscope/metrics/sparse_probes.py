@@ -17,7 +17,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
 from otoscope.metrics.probes import PENALTIES, ProbeSettings, fit_probe
 from otoscope.metrics.sparse_regression import SIZES, check_sizes
-from otoscope.resampling.groups import split_rows
+from otoscope.resampling.groups import each_split, split_rows
 from otoscope.resampling.intervals import Score
 
 
@@ -31,7 +31,7 @@ class SparseProbeSettings:
 
 
 class LabelCurve(NamedTuple):
-    """Balanced accuracy on test rows by number of latents, and the latents in order of rank."""
+    """Balanced accuracy on test rows by number of latents, and the latents in order of rank (in the first fold)."""
 
     sizes: tuple[int, ...]
     scores: tuple[Score, ...]
@@ -45,7 +45,7 @@ def sparse_probe(
     labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
     *,
     groups: Shaped[np.ndarray, " rows"],
-    split: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, "*folds rows"],
     settings: SparseProbeSettings | None = None,
     seed: int = 0,
 ) -> LabelCurve:
@@ -62,17 +62,34 @@ def sparse_probe(
         raise EvaluationError(
             f"{len(features)} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
         )
-    train = split_rows(split, "train", len(names)) & (names != "")
-    ranking = rank_by_f(features[train], names[train])[: settings.sizes[-1]]
-    if not len(ranking):
-        raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
-    one = ProbeSettings(settings.penalties, settings.tolerance)
+    rankings = [_rank(features, names, one, settings.sizes[-1]) for one in each_split(split)]
+    few = ProbeSettings(settings.penalties, settings.tolerance)
     probes = [
-        fit_probe(features[:, ranking[:size]], names, groups=groups, split=split, settings=one, seed=seed)
+        fit_probe(
+            [features[:, ranking[:size]] for ranking in rankings],
+            names,
+            groups=groups,
+            split=split,
+            settings=few,
+            seed=seed,
+        )
         for size in settings.sizes
     ]
     scores = tuple(probe.balanced_accuracy for probe in probes)
-    return LabelCurve(tuple(settings.sizes), scores, ranking, probes[0].n, probes[0].groups)
+    return LabelCurve(tuple(settings.sizes), scores, rankings[0], probes[0].n, probes[0].groups)
+
+
+def _rank(
+    features: Float[np.ndarray, "rows p"],
+    names: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, " rows"],
+    most: int,
+) -> Int[np.ndarray, " most"]:
+    train = split_rows(split, "train", len(names)) & (names != "")
+    ranking = rank_by_f(features[train], names[train])[:most]
+    if not len(ranking):
+        raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
+    return ranking
 
 
 def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.resampling.exchange import score_factors
-from otoscope.resampling.groups import check_rows, missing_patterns, split_rows
+from otoscope.resampling.groups import check_rows, each_split, mean_known, missing_patterns, split_rows
 
 CHUNK = 32
 
@@ -88,8 +88,8 @@ class SparseSettings:
 class FactorCurves(NamedTuple):
     """Held-out R2 by number of latents; NaN for a factor that could not be fitted.
 
-    `chosen` lists the latents in order of selection (-1 if there are fewer live ones or the factor was not fitted); `n`
-    and `groups` count the test rows and groups that have the factor.
+    `chosen` lists the latents in order of selection (-1 if there are fewer live ones or the factor was not fitted), of
+    a cross-fit in the first fold; `n` and `groups` count the test rows and groups that have the factor.
     """
 
     sizes: tuple[int, ...]
@@ -108,7 +108,7 @@ def sparse_regression(
     targets: Float[np.ndarray, "rows factors"],
     *,
     groups: Shaped[np.ndarray, " rows"],
-    split: Shaped[np.ndarray, " rows"],
+    split: Shaped[np.ndarray, "*folds rows"],
     settings: SparseSettings | None = None,
     seed: int = 0,
 ) -> FactorCurves:
@@ -118,7 +118,7 @@ def sparse_regression(
         features: any representation, one row per clip.
         targets: factors, preferably robust ones; NaN if missing.
         groups: group of each row (singer, speaker); no group may occur in two splits.
-        split: train, valid or test for each row.
+        split: train, valid or test for each row; of a cross-fit, one row per fold.
         settings: sizes, penalties and repetitions.
         seed: seed of the permutations.
 
@@ -129,11 +129,35 @@ def sparse_regression(
     """
     settings = settings or SparseSettings()
     _check(features, targets, groups, settings)
-    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
     sizes, n_factors = tuple(settings.sizes), targets.shape[1]
-    curves = [np.full((n_factors, len(sizes)), math.nan) for _ in range(5)]
-    chosen = np.full((n_factors, sizes[-1]), -1)
-    n, n_groups = np.zeros(n_factors, dtype=np.int64), np.zeros(n_factors, dtype=np.int64)
+    folds = [_fit_split(features, targets, one, settings) for one in each_split(split)]
+    guesses, centre = (mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("guesses", "centre"))
+    truth, middle = (np.repeat(x.astype(np.float64), len(sizes), axis=1) for x in (targets, centre))
+    found = score_factors(truth, guesses.reshape(truth.shape), middle, groups, seed=seed)
+    curves = (values.reshape(n_factors, len(sizes)) for values in found[:5])
+    tested = ~np.isnan(centre)
+    n_groups = np.asarray([len(np.unique(groups[rows])) for rows in tested.T], dtype=np.int64)
+    return FactorCurves(sizes, *curves, chosen=folds[0].chosen, n=tested.sum(axis=0), groups=n_groups)
+
+
+class _Fold(NamedTuple):
+    """Selected latents, and of the test rows of a split their predictions and the means of the rows fitted for them."""
+
+    chosen: Int[np.ndarray, "factors most"]
+    guesses: Float[np.ndarray, "rows factors sizes"]
+    centre: Float[np.ndarray, "rows factors"]
+
+
+def _fit_split(
+    features: Float[np.ndarray, "rows p"],
+    targets: Float[np.ndarray, "rows factors"],
+    split: Shaped[np.ndarray, " rows"],
+    settings: SparseSettings,
+) -> _Fold:
+    parts = {name: split_rows(split, name, len(features)) for name in ("train", "valid", "test")}
+    chosen = np.full((targets.shape[1], settings.sizes[-1]), -1)
+    guesses = np.full((*targets.shape, len(settings.sizes)), math.nan)
+    centre = np.full(targets.shape, math.nan)
     for members, present in missing_patterns(~np.isnan(targets)):
         here = {name: rows & present for name, rows in parts.items()}
         varies = live_columns(targets[here["train"]][:, members]) if here["train"].any() else np.zeros(len(members))
@@ -142,14 +166,9 @@ def sparse_regression(
             continue
         trials = _try(features, targets[:, fitted], here, settings)
         chosen[fitted, : trials.chosen.shape[1]] = trials.chosen
-        tested = groups[here["test"]]
-        truth = np.repeat(targets[np.ix_(here["test"], fitted)].astype(np.float64), len(sizes), axis=1)
-        centre = np.repeat(trials.centre, len(sizes))
-        found = score_factors(truth, trials.guesses.reshape(truth.shape), centre, tested, seed=seed)
-        for curve, values in zip(curves, found[:5], strict=True):
-            curve[fitted] = values.reshape(len(fitted), len(sizes))
-        n[fitted], n_groups[fitted] = here["test"].sum(), len(np.unique(tested))
-    return FactorCurves(sizes, *curves, chosen=chosen, n=n, groups=n_groups)
+        guesses[np.ix_(here["test"], fitted)] = trials.guesses
+        centre[np.ix_(here["test"], fitted)] = trials.centre
+    return _Fold(chosen, guesses, centre)
 
 
 class _Trials(NamedTuple):

@@ -219,12 +219,11 @@ def compare(rows: pl.DataFrame, metric: str, target: str = "", *, differences: p
 
 
 def readers_of(rows: pl.DataFrame) -> dict[str, str]:
-    """Return the readers of each representation, of codes those of all seeds."""
-    named = rows.filter(pl.col("reader") != "").select("representation", "reader").unique(maintain_order=True)
-    found: dict[str, str] = {}
-    for name, reader in named.rows():
-        found[name] = f"{found[name]} or {reader}" if name in found else reader
-    return found
+    """Return the readers of each representation, of codes those of all seeds, of a cross-fit those of all folds."""
+    found: dict[str, dict[str, None]] = {}
+    for name, readers in rows.filter(pl.col("reader") != "").select("representation", "reader").rows():
+        found.setdefault(name, {}).update(dict.fromkeys(readers.split(" or ")))
+    return {name: " or ".join(readers) for name, readers in found.items()}
 
 
 def best_baseline(rows: pl.DataFrame) -> Baseline | None:

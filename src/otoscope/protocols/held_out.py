@@ -1,7 +1,8 @@
 """The protocol `held_out`: probes, factor regressions and reconstruction of each dense layer and each SAE.
 
-Models are fitted on train groups, selected on validation groups and reported on test groups. Scores have an interval
-over groups and a null.
+Models are fitted on train groups, selected on validation groups and reported on test groups, once or in each fold of a
+cross-fit, so that every group is a test group once. Scores have an interval over groups and a null. Reconstruction is
+always that of the one split that the SAEs were trained on.
 """
 
 import math
@@ -15,13 +16,14 @@ from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
 from otoscope.formatting import count
-from otoscope.linear.gram import live_columns
+from otoscope.linear.gram import varies_in_training
 from otoscope.linear.lasso import FactorFits, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.resampling.exchange import within_r2
+from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
@@ -72,14 +74,14 @@ def _probe_records(
     about: Record,
 ) -> Iterator[Record]:
     shared = replace(about, target=label)
-    if not live_columns(features[clips.split == "train"]).any():
+    if not varies_in_training(features, clips.reader_split):
         yield from _empty_probe_records(shared)
         return
     probe = fit_probe(
         features,
         values,
         groups=clips.groups,
-        split=clips.split,
+        split=clips.reader_split,
         seed=settings.seed,
     )
     shared = replace(shared, n=probe.n, groups=probe.groups)
@@ -96,7 +98,7 @@ def _probe_records(
 
 def _count_clips_and_groups(clips: Clips, split: str, known: Bool[np.ndarray, " clips"]) -> tuple[int, int]:
     """Return the number of clips of a split with a known value, and of their groups."""
-    chosen = (clips.split == split) & known
+    chosen = in_split(clips.reader_split, split) & known
     return int(chosen.sum()), len(np.unique(clips.groups[chosen]))
 
 
@@ -114,7 +116,7 @@ def _factor_records(
         units,
         clips.factors,
         groups=clips.groups,
-        split=clips.split,
+        split=clips.reader_split,
         seed=settings.seed,
     )
     predicted = predicted_factors(fits, settings.completeness_min_r2)
@@ -131,7 +133,7 @@ def _factor_records(
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))
     average = disentanglement(importance, predicted=predicted).value
-    test_groups = len(np.unique(clips.groups[clips.split == "test"]))
+    test_groups = len(np.unique(clips.groups[in_split(clips.reader_split, "test")]))
     yield replace(
         about, metric="disentanglement", split="test", value=average, n=int(predicted.sum()), groups=test_groups
     )

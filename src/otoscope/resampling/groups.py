@@ -87,6 +87,60 @@ def group_folds(groups: Shaped[np.ndarray, " rows"], folds: int) -> Int[np.ndarr
     return fold_of[numbers]
 
 
+def fold_splits(folds: Int[np.ndarray, " rows"]) -> Shaped[np.ndarray, "folds rows"]:
+    """Return the split of each row in every fold of a cross-fit: its own groups are tested.
+
+    Penalties are chosen on the fold half-way round, so that neighbouring folds, which share a rare class, are not
+    missing from the training rows together.
+
+    >>> fold_splits(np.array([0, 1, 2]))[0].tolist()
+    ['test', 'valid', 'train']
+    """
+    number = int(folds.max()) + 1
+    ahead = (folds - np.arange(number)[:, None]) % number
+    return np.where(ahead == 0, "test", np.where(ahead == number // 2, "valid", "train"))
+
+
+def each_split(split: Shaped[np.ndarray, "*folds rows"]) -> Iterator[Shaped[np.ndarray, " rows"]]:
+    """Yield the one split of the rows, or the split of each fold of a cross-fit."""
+    yield from np.atleast_2d(np.asarray(split))
+
+
+def labelled_splits(
+    split: Shaped[np.ndarray, "*folds rows"], known: Bool[np.ndarray, " rows"]
+) -> Iterator[tuple[int, Shaped[np.ndarray, " rows"]]]:
+    """Yield the number and the split of each fold with known test rows; the one split as it is.
+
+    Where no validation row is known, the next fold that has known rows takes the place of the validation rows.
+    """
+    splits = list(each_split(split))
+    if len(splits) == 1:
+        yield 0, splits[0]
+        return
+    tested = [known & (one == "test") for one in splits]
+    labelled = [number for number, rows in enumerate(tested) if rows.any()]
+    for place, number in enumerate(labelled):
+        one = splits[number]
+        if not (known & (one == "valid")).any():
+            one = np.where(tested[labelled[(place + 1) % len(labelled)]], "valid", one)
+        yield number, np.where(tested[number], "test", one)
+
+
+def in_split(split: Shaped[np.ndarray, "*folds rows"], name: str) -> Bool[np.ndarray, " rows"]:
+    """Return the mask of rows that belong to a split, in any fold of a cross-fit."""
+    return (np.atleast_2d(np.asarray(split)) == name).any(axis=0)
+
+
+def mean_known(values: Float[np.ndarray, "folds ..."]) -> NDArray[Any]:
+    """Return the mean over folds of the values that are not NaN; NaN where all are.
+
+    >>> mean_known(np.array([[1.0, np.nan], [3.0, np.nan]]))
+    array([ 2., nan])
+    """
+    known = (~np.isnan(values)).sum(axis=0)
+    return np.where(known, np.nansum(values, axis=0) / np.maximum(known, 1), math.nan)
+
+
 def split_rows(split: Shaped[np.ndarray, " rows"], name: str, n_rows: int) -> Bool[np.ndarray, " rows"]:
     """Return the mask of rows of a split; raise `EvaluationError` if it is empty.
 

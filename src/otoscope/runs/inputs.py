@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from otoscope.activations.plan import clip_keys, sound_id
 from otoscope.activations.segments import Segments
@@ -18,6 +18,7 @@ from otoscope.errors import ConfigError, StaleArtifact, quote
 from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
 from otoscope.metrics.record import Record
+from otoscope.resampling.groups import fold_splits, labelled_splits
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
 
@@ -40,8 +41,15 @@ def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
 
 def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
     """Return the reason why a label cannot be probed on unseen groups, or None when it can."""
-    column = corpus.label(name)
-    classes = {split: column.filter(corpus.clips["split"] == split).drop_nulls().unique().sort() for split in SPLITS}
+    if "fold" not in corpus.clips.columns:
+        return _unprobeable_in(corpus.label(name), corpus.clips["split"])
+    known, folds = corpus.label(name).is_not_null().to_numpy(), fold_splits(corpus.clips["fold"].to_numpy())
+    reasons = (_unprobeable_in(corpus.label(name), pl.Series(split)) for _, split in labelled_splits(folds, known))
+    return next((f"in a fold of the cross-fit, {reason}" for reason in reasons if reason), None)
+
+
+def _unprobeable_in(column: pl.Series, of: pl.Series) -> str | None:
+    classes = {split: column.filter(of == split).drop_nulls().unique().sort() for split in SPLITS}
     if empty := [split for split, names in classes.items() if names.is_empty()]:
         return f"no clip of {' and '.join(empty)} has it"
     if len(classes["train"]) == 1:
@@ -63,7 +71,10 @@ class ProtocolRun:
 
 @dataclass(frozen=True)
 class Clips:
-    """Splits, groups, labels and factors of the clips; all arrays have the same order."""
+    """Splits, groups, labels and factors of the clips; all arrays have the same order.
+
+    `fold` is the fold in which each clip is tested, if readers are cross-fitted.
+    """
 
     split: Shaped[np.ndarray, " clips"]
     groups: Shaped[np.ndarray, " clips"]
@@ -71,6 +82,12 @@ class Clips:
     factors: Float[np.ndarray, "clips factors"]
     factor_names: tuple[str, ...]
     covariates: dict[str, Shaped[np.ndarray, " clips"]] = field(default_factory=dict[str, Any])
+    fold: Int[np.ndarray, " clips"] | None = None
+
+    @property
+    def reader_split(self) -> Shaped[np.ndarray, "*folds clips"]:
+        """Split of the clips for readers: the one split, or that of each fold of a cross-fit."""
+        return self.split if self.fold is None else fold_splits(self.fold)
 
 
 class Features(NamedTuple):
@@ -160,6 +177,7 @@ def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
         factors=factors,
         factor_names=tuple(table.names),
         covariates={name: _label(corpus, name) for name in config.evaluate.covariates},
+        fold=corpus.clips["fold"].to_numpy() if "fold" in corpus.clips.columns else None,
     )
 
 
@@ -172,4 +190,4 @@ def clips_fingerprint(clips: Clips) -> str:
     """Return the fingerprint of splits, groups, labels and factors."""
     labels = {name: values.tolist() for name, values in [*clips.labels.items(), *clips.covariates.items()]}
     factors = [np.nan_to_num(clips.factors, nan=-1e300).tobytes().hex(), list(clips.factor_names)]
-    return fingerprint(clips.split.tolist(), clips.groups.tolist(), labels, factors)
+    return fingerprint(clips.split.tolist(), clips.reader_split.tolist(), clips.groups.tolist(), labels, factors)

@@ -41,6 +41,7 @@ from otoscope.protocols.strict.structure import (
     structure_records,
 )
 from otoscope.protocols.strict.tasks import effective_rank_records, score_from_sums
+from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import leave_one_out
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
@@ -101,7 +102,7 @@ class ComparisonParts:
         codes = [RepresentationScores.from_arrays(self._read_arrays(part)) for part in self.seeds.values()]
         dense = RepresentationScores.from_arrays(self._read_arrays(self.main))
         mask = common_factors(dense, codes, min_r2=experiment.settings.min_r2)
-        rank = effective_rank(targets.values[targets.split == "train"][:, mask]) if mask.any() else 0.0
+        rank = effective_rank(targets.values[in_split(targets.split, "train")][:, mask]) if mask.any() else 0.0
         return CommonFactors(mask, targets.names, rank)
 
     @cached_property
@@ -118,7 +119,7 @@ class ComparisonParts:
         dense, *codes = (predicted_factors(scores.lasso, experiment.settings.min_r2) for scores in parts)
         mask = dense | np.all(codes, axis=0)
         targets = experiment.targets
-        rank = effective_rank(targets.values[targets.split == "train"][:, mask]) if mask.any() else 0.0
+        rank = effective_rank(targets.values[in_split(targets.split, "train")][:, mask]) if mask.any() else 0.0
         return CommonFactors(mask, targets.names, rank)
 
     def _record_template(self, member: GridMember) -> Record:
@@ -203,7 +204,7 @@ class ComparisonParts:
                 about = replace(self._record_template(first), representation=name, seed=None)
                 for i, task in enumerate(tasks):
                     sums = [arrays[f"task.{i}"] for arrays in codes]
-                    known = int((task.known & (self.experiment.targets.split == "test")).sum())
+                    known = int((task.known & in_split(self.experiment.targets.split, "test")).sum())
                     records.append(task_difference(task, sums, other[f"task.{i}"], replace(about, n=known)))
                 if in_full and self.experiment.targets.names:
                     squares = [arrays["linear.squares"] for arrays in codes]
@@ -231,11 +232,9 @@ class ComparisonParts:
                         self._record_template(member),
                     )
             first = next(iter(found))
-            groups = len(np.unique(self.experiment.targets.groups[self.experiment.targets.split == "test"]))
-            about = replace(
-                self._record_template(first), k=None, sparsity=math.nan, sae_id="", n=len(found), groups=groups
-            )
+            about = replace(self._record_template(first), k=None, sparsity=math.nan, sae_id="", n=len(found))
             for quantity, levels in by_quantity.items():
+                about = replace(about, groups=len(next(iter(levels.values())).without))
                 records += limit_records(levels, kind=quantity, target=f"{preset}: {quantity}", about=about)
         return ComputedResult(records)
 

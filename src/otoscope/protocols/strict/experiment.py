@@ -14,7 +14,7 @@ from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
 from otoscope.config.strict import StrictSettings
 from otoscope.formatting import count
-from otoscope.linear.gram import live_columns
+from otoscope.linear.gram import varies_in_training
 from otoscope.metrics.baselines import FROM_CODES, Encode, find_fitted
 from otoscope.metrics.record import Record
 from otoscope.protocols import strict
@@ -139,7 +139,7 @@ class StrictExperiment:
         """Tasks that the corpus supports."""
         clips = self.material.clips
         target = continuous_target(self.targets, self.settings.target)
-        return available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.split, target=target)
+        return available_tasks(clips.labels, clips.factors, clips.factor_names, split=clips.reader_split, target=target)
 
     @cached_property
     def shared(self) -> str:
@@ -206,7 +206,7 @@ def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:
 
     A dead SAE then scores at chance instead of raising an error.
     """
-    if live_columns(units[targets.split == "train"]).any():
+    if varies_in_training(units, targets.split):
         return units
     noise = np.random.default_rng(0).standard_normal((len(units), 1)).astype(np.float32)
     return np.concatenate([units, noise], axis=1)

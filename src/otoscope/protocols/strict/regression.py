@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.config.strict import StrictSettings
 from otoscope.linear.group_ridge import fit_group_ridge
@@ -20,10 +20,12 @@ from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import (
+    each_split,
     group_folds,
     group_sums,
+    in_split,
+    mean_known,
     missing_patterns,
-    number_groups,
 )
 from otoscope.resampling.intervals import Score
 
@@ -75,7 +77,7 @@ def predicted_factors(lasso: LassoScores, min_r2: float) -> Bool[np.ndarray, " f
 
 def factor_records(lasso: LassoScores, targets: FactorTargets, about: Record) -> Iterator[Record]:
     """Yield the R2 of each factor on test groups, with interval and null, and its cross-validated R2."""
-    fitted = targets.split != "test"
+    fitted = in_split(targets.split, "train") | in_split(targets.split, "valid")
     for j, name in enumerate(targets.names):
         shared = replace(about, metric="factor_r2", target=name)
         numbers = (lasso.r2, lasso.low, lasso.high, lasso.null_mean, lasso.null_high, lasso.p_value)
@@ -124,28 +126,32 @@ def fit_ridge_scores(
     units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, seed: int = 0
 ) -> RidgeScores:
     """Fit every factor by ridge regression; a group or factor without clips has sums of 0."""
-    fitted_rows, test_rows = targets.split != "test", targets.split == "test"
-    _, n_groups = number_groups(targets.groups[test_rows])
-    n_factors = len(targets.names)
-    scores = RidgeScores(np.zeros((n_groups, n_factors, 2)), *np.full((3, n_factors), math.nan))
+    tried = [_predict(units, targets, split, folds) for split in each_split(targets.split)]
+    guesses, centre, held = (mean_known(np.stack(part)) for part in zip(*tried, strict=True))
+    test_rows = in_split(targets.split, "test")
+    squares = np.nan_to_num(np.stack([(targets.values - guesses) ** 2, (targets.values - centre) ** 2], axis=-1))
+    found = score_factors(targets.values, guesses, centre, targets.groups, seed=seed)
+    # one row per test group, even if it lacks some factors
+    sums = group_sums(squares[test_rows], targets.groups[test_rows])
+    return RidgeScores(sums, held, found.null_mean, found.null_high)
+
+
+def _predict(
+    units: Float[np.ndarray, "clips p"], targets: FactorTargets, split: Shaped[np.ndarray, " clips"], folds: int
+) -> tuple[Float[np.ndarray, "clips factors"], Float[np.ndarray, "clips factors"], Float[np.ndarray, " factors"]]:
+    """Return predictions of the test clips, means of the clips fitted for them, and the R2 over folds of the others."""
+    guesses, centres = np.full((2, *targets.values.shape), math.nan)
+    held_r2 = np.full(len(targets.names), math.nan)
     for members, present in missing_patterns(~np.isnan(targets.values)):
-        fitted, test = np.flatnonzero(fitted_rows & present), np.flatnonzero(test_rows & present)
+        fitted, test = np.flatnonzero((split != "test") & present), np.flatnonzero((split == "test") & present)
         if len(np.unique(targets.groups[fitted])) < 2 or not len(test):
             continue
         fitted_targets = targets.values[np.ix_(fitted, members)]
         problems, whole = fitted_targets.T[:, :, None], group_folds(targets.groups[fitted], folds)
         fit = fit_group_ridge(units[fitted], units[test], problems, folds=whole)
-        truth, centre = targets.values[np.ix_(test, members)], fitted_targets.mean(axis=0)
-        guesses = fit.others[:, :, 0].T
-        # one row per test group, even if it lacks these factors
-        padded = np.zeros((int(test_rows.sum()), len(members), 2))
-        padded[np.searchsorted(np.flatnonzero(test_rows), test)] = np.stack(
-            [(truth - guesses) ** 2, (truth - centre) ** 2], axis=-1
-        )
-        scores.squares[:, members] = group_sums(padded, targets.groups[test_rows])
-        found = score_factors(truth, guesses, centre, targets.groups[test], seed=seed)
-        scores.null_mean[members], scores.null_high[members] = found.null_mean, found.null_high
+        centre = fitted_targets.mean(axis=0)
+        guesses[np.ix_(test, members)], centres[np.ix_(test, members)] = fit.others[:, :, 0].T, centre
         held = ((fit.held[:, :, 0].T - fitted_targets) ** 2).sum(axis=0)
         spread = ((fitted_targets - centre) ** 2).sum(axis=0)
-        scores.held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
-    return scores
+        held_r2[members] = 1 - held / np.where(spread > 0, spread, math.nan)
+    return guesses, centres, held_r2

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 
 from otoscope.config.strict import StrictSettings
-from otoscope.linear.gram import live_columns
+from otoscope.linear.gram import varies_in_training
 from otoscope.metrics.dci import completeness, explicitness
 from otoscope.metrics.latent_metrics import mean_of_known, predictability_gap
 from otoscope.metrics.mutual_information import Information, measure_information
@@ -28,7 +28,7 @@ from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
 from otoscope.protocols.strict.tasks import FactorTargets
-from otoscope.resampling.groups import r2_from_sums
+from otoscope.resampling.groups import each_split, mean_known, r2_from_sums
 from otoscope.resampling.intervals import Interval, Score, bounded, jackknife_sums
 from otoscope.resampling.paired import Variance, jackknife_variance, student_interval
 
@@ -87,11 +87,20 @@ def score_representation(
     return RepresentationScores(
         lasso=fit_lasso_scores(units, targets, settings),
         information=measure_information(units, targets.values),
-        gaps=predictability_gap(units, targets.values, split=split).factors,
-        explicitness=explicitness(units, targets.values, groups=groups, split=split).factors,
+        gaps=_mean_over_folds(lambda one: predictability_gap(units, targets.values, split=one).factors, split),
+        explicitness=_mean_over_folds(
+            lambda one: explicitness(units, targets.values, groups=groups, split=one).factors, split
+        ),
         curve=curves.r2,
         curve_null=curves.null_high,
     )
+
+
+def _mean_over_folds(
+    of: Callable[[Shaped[np.ndarray, " clips"]], Float[np.ndarray, " factors"]],
+    split: Shaped[np.ndarray, "*folds clips"],
+) -> Float[np.ndarray, " factors"]:
+    return mean_known(np.stack([of(one) for one in each_split(split)]))
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
@@ -227,7 +236,7 @@ def label_curve_records(
     about: Record,
 ) -> Iterator[Record]:
     """Yield balanced accuracy of each label from 1, 2, 4, ... dimensions."""
-    if not live_columns(units[targets.split == "train"]).any():
+    if not varies_in_training(units, targets.split):
         return
     few = SparseProbeSettings(sizes=settings.sizes)
     for label, values in targets.clips.labels.items():

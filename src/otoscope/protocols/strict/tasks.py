@@ -23,7 +23,7 @@ from otoscope.linear.readers import READERS
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
 from otoscope.resampling.exchange import exchange
-from otoscope.resampling.groups import group_folds, group_sums, null_summary
+from otoscope.resampling.groups import each_split, group_folds, group_sums, in_split, null_summary
 from otoscope.resampling.intervals import (
     R2_SCALE,
     Interval,
@@ -77,7 +77,7 @@ def available_tasks(
     factors: Float[np.ndarray, "clips factors"],
     factor_names: Sequence[str],
     *,
-    split: Shaped[np.ndarray, " clips"],
+    split: Shaped[np.ndarray, "*folds clips"],
     target: str | None,
 ) -> list[Task]:
     """Return the tasks that a corpus supports.
@@ -101,19 +101,20 @@ def single_label_task(name: str, values: Shaped[np.ndarray, " clips"]) -> Task:
 
 
 def multi_label_task(
-    labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped[np.ndarray, " clips"]
+    labels: Mapping[str, Shaped[np.ndarray, " clips"]], *, split: Shaped[np.ndarray, "*folds clips"]
 ) -> Task | None:
     """Return the multi-label task over the classes of all labels; None with fewer than two classes.
 
-    A class is excluded if fewer than `MIN_CLIPS` clips have or lack it, among the fitted or the test clips.
+    A class is excluded if fewer than `MIN_CLIPS` clips have or lack it, among the fitted clips (of a fold) or the test
+    clips (of all folds).
     """
     known = np.all([values != "" for values in labels.values()], axis=0)
-    fitted, test = known & (split != "test"), known & (split == "test")
+    parts = [*(known & (one != "test") for one in each_split(split)), known & in_split(split, "test")]
     columns: dict[str, Bool[np.ndarray, " clips"]] = {}
     for name, values in labels.items():
         for c in np.unique(values[known]):
             has = values == c
-            if all(min((has & rows).sum(), (~has & rows).sum()) >= MIN_CLIPS for rows in (fitted, test)):
+            if all(min((has & rows).sum(), (~has & rows).sum()) >= MIN_CLIPS for rows in parts):
                 columns[f"{name}={c}"] = has
     if len(columns) < 2:
         return None
@@ -131,21 +132,21 @@ def evaluate_task(
     task: Task,
     features: Float[np.ndarray, "clips p"],
     *,
-    split: Shaped[np.ndarray, " clips"],
+    split: Shaped[np.ndarray, "*folds clips"],
     groups: Shaped[np.ndarray, " clips"],
     repeat: Repetitions,
     about: Record,
 ) -> TaskResult:
-    """Return the score on test groups, with interval and null, and the cross-validated score."""
-    fitted, test = np.flatnonzero(task.known & (split != "test")), np.flatnonzero(task.known & (split == "test"))
-    known, truth = task.outputs[fitted], task.outputs[test]
-    folds = group_folds(groups[fitted], repeat.folds)
-    readings = {
-        name: read(features[fitted], features[test], known[None], folds=folds) for name, read in READERS.items()
-    }
-    reader = max(readings, key=lambda name: _held_score(task.kind, readings[name].held[0], known))
-    held, others = readings[reader]
-    says, centre = _decide(task.kind, held[0], others[0], known), known.mean(axis=0)
+    """Return the score on test groups, with interval and null, and the cross-validated score.
+
+    In a cross-fit every fold has its own reader and penalty; the predictions of all folds are scored together.
+    """
+    answers = [_read(task, features, one, groups, repeat.folds) for one in each_split(split)]
+    answers = [answer for answer in answers if len(answer.rows)] or answers[:1]
+    test = np.concatenate([answer.rows for answer in answers])
+    says = np.concatenate([answer.says for answer in answers])
+    centre = np.concatenate([np.broadcast_to(answer.centre, answer.says.shape) for answer in answers])
+    truth = task.outputs[test]
     terms = _terms(task.kind, says, truth, centre)
     # a class without test clips has no recall
     counted = (terms.sum(axis=0)[:, 1::2] > 0).all(axis=1)
@@ -155,13 +156,45 @@ def evaluate_task(
     null = [_terms(task.kind, says, truth[order], centre)[:, counted].sum(axis=0) for order in orders]
     # a score of 0 needs no features
     scores = np.maximum(score_from_sums(task.kind, np.stack(null)), 0) if null else np.zeros(0)
+    reader = " or ".join(dict.fromkeys(answer.reader for answer in answers))
     shared = replace(about, metric=TASK_METRICS[task.kind], target=task.name, reader=reader)
     p_value = permutation_p(np.asarray([interval.value]), scores[:, None])[0]
     score = Score(*(float(end) for end in (*interval, *null_summary(scores, most=1.0), p_value)))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
-    n_groups = len(np.unique(groups[fitted]))
-    held_score = _held_score(task.kind, held[0], known)
-    return TaskResult([on_test, replace(shared, split="valid", value=held_score, n=len(fitted), groups=n_groups)], sums)
+    fitted = task.known & (in_split(split, "train") | in_split(split, "valid"))
+    held = replace(shared, split="valid", value=float(np.mean([answer.held for answer in answers])))
+    return TaskResult([on_test, replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))], sums)
+
+
+class _Answer(NamedTuple):
+    """Test rows of a split, what the chosen reader says of them, means of the fitted rows, and its score over folds."""
+
+    rows: Int[np.ndarray, " test"]
+    says: Float[np.ndarray, "test outputs"]
+    centre: Float[np.ndarray, " outputs"]
+    reader: str
+    held: float
+
+
+def _read(
+    task: Task,
+    features: Float[np.ndarray, "clips p"],
+    split: Shaped[np.ndarray, " clips"],
+    groups: Shaped[np.ndarray, " clips"],
+    folds: int,
+) -> _Answer:
+    fitted = np.flatnonzero(task.known & (split != "test"))
+    # nothing can be said of clips whose only class no fitted clip has
+    learnt = task.outputs[:, task.outputs[fitted].any(axis=0)].any(axis=1) | (task.kind != "single")
+    test = np.flatnonzero(task.known & learnt & (split == "test"))
+    known, whole = task.outputs[fitted], group_folds(groups[fitted], folds)
+    readings = {
+        name: read(features[fitted], features[test], known[None], folds=whole) for name, read in READERS.items()
+    }
+    scores = {name: _held_score(task.kind, found.held[0], known) for name, found in readings.items()}
+    reader = max(scores, key=lambda name: scores[name])
+    held, others = readings[reader]
+    return _Answer(test, _decide(task.kind, held[0], others[0], known), known.mean(axis=0), reader, scores[reader])
 
 
 def _held_score(
@@ -183,7 +216,7 @@ def _decide(
     """Return the predicted value, or 1 for predicted classes and 0 for others."""
     if kind == "continuous":
         return guesses
-    shifted = guesses - _midpoints(held, known)
+    shifted = np.where(known.any(axis=0), guesses - _midpoints(held, known), -np.inf)
     says = _one_hot(shifted.argmax(axis=1), guesses.shape[1]) if kind == "single" else shifted > 0
     return says.astype(np.float64)
 
@@ -192,7 +225,7 @@ def _terms(
     kind: Kind,
     says: Float[np.ndarray, "rows outputs"],
     truth: Float[np.ndarray, "rows outputs"],
-    centre: Float[np.ndarray, " outputs"],
+    centre: Float[np.ndarray, " outputs"] | Float[np.ndarray, "rows outputs"],
 ) -> Float[np.ndarray, "rows outputs figures"]:
     """Return the terms to sum over rows: squared error and deviation, or hits and sizes per class."""
     if kind == "continuous":
@@ -264,9 +297,9 @@ class FactorTargets:
     robust: RobustFactors | None
 
     @property
-    def split(self) -> Shaped[np.ndarray, " clips"]:
-        """Train, valid or test of each clip."""
-        return self.clips.split
+    def split(self) -> Shaped[np.ndarray, "*folds clips"]:
+        """Train, valid or test of each clip, of a cross-fit in each fold."""
+        return self.clips.reader_split
 
     @property
     def groups(self) -> Shaped[np.ndarray, " clips"]:
@@ -275,10 +308,14 @@ class FactorTargets:
 
 
 def prepare_factors(clips: Clips, categories: Mapping[str, str], *, near_duplicates: float) -> FactorTargets:
-    """Return the robust factors, fitted on the training clips; none if no factor is usable."""
+    """Return the robust factors, fitted on the training clips; none if no factor is usable.
+
+    In a cross-fit every clip is a training clip of some fold. The factors are the questions asked, and the same in all
+    folds; no representation takes part in their choice.
+    """
     if not clips.factor_names:
         return FactorTargets(clips, np.zeros((len(clips.split), 0)), (), (), None)
-    train = clips.split == "train"
+    train = in_split(clips.reader_split, "train")
     try:
         robust = make_robust(clips.factors, clips.factor_names, train=train, duplicate=near_duplicates)
     except EvaluationError:
@@ -308,7 +345,7 @@ def effective_rank_records(targets: FactorTargets, about: Record) -> Iterator[Re
     """Yield the effective rank of the original and of the robust factors."""
     if targets.robust is None:
         return
-    train = targets.split == "train"
+    train = in_split(targets.split, "train")
     groups = len(np.unique(targets.groups[train]))
     given = effective_rank(normal_scores(targets.clips.factors[train]))
     for target, value, n in (
