@@ -360,6 +360,27 @@ def test_explain_tests_interventions_beside_rivals_of_equal_norm(summary: RunSum
     assert set(latents) == {"latent_by_activation", "latent_by_output"}
 
 
+def test_explain_erases_concepts_and_swaps_them_between_clips(summary: RunSummary, path: Path) -> None:
+    changed = (
+        "explain.only=[erasure]",
+        "explain.concepts=1",
+        "explain.intervention_clips=2",
+        "explain.erasure_clips=6",
+    )
+    again(summary, path, *changed, "train.layers=[1]", until="explain")
+    explained = summary.run / "explain"
+    effects = pl.read_parquet(explained / "erasure.parquet")
+    assert set(effects["technique"]) == {"latents", "random_latents", "leace"}
+    assert (effects["gain"] >= 0.2).all()  # unread concepts are left out
+    own = effects.filter(pl.col("own"))
+    assert own.height == effects.select("erased", "technique").unique().height
+    assert effects["lost"].is_finite().all()
+    dominance = pl.read_parquet(explained / "erasure_dominance.parquet")
+    assert set(dominance["groups"]) <= {2}
+    swaps = pl.read_parquet(explained / "swaps.parquet")
+    assert set(swaps["technique"]) == {"latents", "random_latents", "difference_of_means", "whole_layer"}
+
+
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     clips = load_corpus(RunFolder(summary.run)).clips
     for row in clips.iter_rows(named=True):

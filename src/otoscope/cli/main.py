@@ -60,8 +60,8 @@ Only = Annotated[
     str | None,
     typer.Option(
         "--only",
-        help="Steps, separated by commas: firing, top_clips, cards, splice, annotations, interventions. "
-        "[default: explain.only]",
+        help="Steps, separated by commas: firing, top_clips, cards, splice, annotations, interventions, "
+        "erasure. [default: explain.only]",
         show_default=False,
     ),
 ]

@@ -112,7 +112,7 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations", "interventions"]
+ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure"]
 
 
 class ExplainSettings(Section):
@@ -124,7 +124,8 @@ class ExplainSettings(Section):
         "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
         "scores, response curves and temporal profiles; splice: what later layers hold if the reconstruction replaces "
         "the layer; annotations: the best latent for each label of corpus.annotations; interventions: effects of "
-        "changed latents and of rival directions on later layers (cards and what follows for dictionaries of frames)",
+        "changed latents and of rival directions on later layers; erasure: what every readout loses when a concept is "
+        "erased, and swaps between clips (cards and what follows for dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
@@ -143,6 +144,9 @@ class ExplainSettings(Section):
     )
     intervention_clips: Annotated[int, Field(ge=2)] = Field(
         default=8, description="clips of test groups with a concept, and as many without it, that interventions change"
+    )
+    erasure_clips: Annotated[int, Field(ge=4)] = Field(
+        default=24, description="clips of test groups from which concepts are erased"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
 

@@ -9,6 +9,7 @@
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
 - `fit_readouts`, `concept_targets`: linear readouts of classes and factors; `leace`: erase a concept from frames
+- `gain_sums`, `lost_gain`, `diagonal_dominance`: what readouts lose when each concept is erased; `swap_pairs`
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
@@ -41,7 +42,16 @@ from otoscope.explain.cards import (
     intruder_score,
     score_card,
 )
-from otoscope.explain.erasure import Eraser, leace
+from otoscope.explain.erasure import (
+    Dominance,
+    Eraser,
+    LostGain,
+    diagonal_dominance,
+    gain_sums,
+    leace,
+    lost_gain,
+    swap_pairs,
+)
 from otoscope.explain.firing import (
     Example,
     co_firing,
@@ -71,6 +81,7 @@ __all__ = [
     "CardScore",
     "CardTables",
     "Concept",
+    "Dominance",
     "Effect",
     "Eraser",
     "Example",
@@ -78,6 +89,7 @@ __all__ = [
     "FrameTable",
     "LatentChoice",
     "LatentDescription",
+    "LostGain",
     "Readouts",
     "ResponseCurve",
     "Sound",
@@ -98,16 +110,19 @@ __all__ = [
     "describe_clips",
     "describe_frames",
     "describe_latent",
+    "diagonal_dominance",
     "embedding_auroc",
     "example_table",
     "explained_shares",
     "firing_by_class",
     "fit_readouts",
+    "gain_sums",
     "gather_frames",
     "index_inputs",
     "intervene",
     "intruder_score",
     "leace",
+    "lost_gain",
     "mean_effects",
     "near_miss_table",
     "near_misses",
@@ -123,6 +138,7 @@ __all__ = [
     "sound_onsets",
     "spectrogram",
     "splice",
+    "swap_pairs",
     "temporal_profile",
     "to_png",
     "top_activating_clips",

@@ -40,6 +40,7 @@ from otoscope.explain import (
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
+from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.interventions import ChangedLayer, intervention_table
 from otoscope.pipeline.splice import splice_table
 from otoscope.protocols import strict
@@ -71,6 +72,7 @@ def explain(run: Context) -> None:
         if stage.member.layer < max(stage.store.layers):
             steps["splice"] = stage.splice_step()
             steps["interventions"] = stage.interventions_step()
+            steps["erasure"] = stage.erasure_step()
         steps["annotations"] = stage.annotations_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
@@ -237,6 +239,18 @@ class _ExplainStage:
             write_table(path, intervention_table(self.changed_layer))
 
         return _Step("interventions", inputs, [path], compute)
+
+    def erasure_step(self) -> _Step:
+        """Return the step that erases each concept, and swaps it between clips."""
+        folder, settings = self.run.folder.explain, self.run.config.explain
+        sizes = (settings.concepts, settings.intervention_clips, settings.erasure_clips)
+
+        def compute() -> None:
+            for name, table in erasure_tables(self.changed_layer)._asdict().items():
+                write_table(folder / f"{name}.parquet", table)
+
+        paths = [folder / f"{name}.parquet" for name in ErasureTables._fields]
+        return _Step("erasure", fingerprint(self.inputs, self.store.content_id(), sizes), paths, compute)
 
     @cached_property
     def changed_layer(self) -> ChangedLayer:

@@ -145,9 +145,9 @@ class ChangedLayer:
         return diverse(order, [concept.kind for concept in self.targets.concepts])[:limit]
 
     def choose(self, split: str, limit: int, *, allowed: Bool[np.ndarray, " clips"]) -> list[int]:
-        """Return up to `limit` clips of a split, one per group before a second of any."""
-        groups = self.clips.groups.tolist()
-        return sorted(diverse(np.flatnonzero(self.split(split) & allowed).tolist(), groups)[:limit])
+        """Return up to `limit` clips of a split, drawn at random, one per group before a second of any."""
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(self.split(split) & allowed))
+        return sorted(diverse(drawn.tolist(), self.clips.groups.tolist())[:limit])
 
     def experiment(self, clips: list[int]) -> ReadoutExperiment:
         """Return the experiment on these clips."""

@@ -9,9 +9,10 @@ import pytest
 from otoscope import plot
 from otoscope.artifacts import write_table
 from otoscope.errors import IncompleteArtifact
+from otoscope.pipeline.erasure import DOMINANCE, ERASURE, SWAPS
 from otoscope.pipeline.interventions import INTERVENTIONS
 from otoscope.report import read_run, write_report
-from otoscope.report.sections.interventions import interventions
+from otoscope.report.sections.interventions import erasure, interventions
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
 
@@ -83,3 +84,55 @@ def test_dose_response_draws_one_line_per_direction(tmp_path: Path) -> None:
     assert interventions(read_run(tmp_path)) is None
     with pytest.raises(IncompleteArtifact):
         plot.dose_response(tmp_path)
+
+
+def write_erasure(folder: Path, *, low: float) -> None:
+    """Write an effect matrix whose dominance exceeds that of random latents from `low` on."""
+    make_run(folder, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    names = ("technique: breathy", "technique: vibrato", "vowel: a")
+    rows: list[dict[str, object]] = [
+        {
+            "erased": erased, "kind": "technique", "technique": technique, "readout": readout,
+            "lost": float(erased == readout), "low": -0.1, "high": 1.1, "gain": 0.9, "readout_r": 0.8,
+            "own": erased == readout, "entangled": erased == readout, "clips": 24, "groups": 4,
+        }
+        for technique in ("latents", "random_latents", "leace")
+        for erased in names
+        for readout in names
+    ]  # fmt: skip
+    dominance = [
+        {"scope": scope, "technique": name, "dominance": 0.5, "low": low, "high": 0.9, "concepts": 3, "groups": 4}
+        for scope in ("all", "technique")
+        for name in ("latents", "random_latents", "leace", "latents - random_latents")
+    ]
+    swaps = [
+        {"concept": names[0], "technique": name, "transferred": 0.25, "low": 0.1, "high": 0.4, "side": 0.1, "pairs": 8,
+         "groups": 4}
+        for name in ("latents", "random_latents", "difference_of_means", "whole_layer")
+    ]  # fmt: skip
+    write_table(folder / "explain" / "erasure.parquet", pl.DataFrame(rows, schema=ERASURE))
+    write_table(folder / "explain" / "erasure_dominance.parquet", pl.DataFrame(dominance, schema=DOMINANCE))
+    write_table(folder / "explain" / "swaps.parquet", pl.DataFrame(swaps, schema=SWAPS))
+
+
+def test_page_says_plainly_whether_erasing_latents_beats_random_ones(tmp_path: Path) -> None:
+    write_erasure(tmp_path, low=0.1)
+    page = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    said = page.section("erasure").replace("\u00a0", " ")
+    assert "on 24 clips of 4 test groups" in said
+    assert "Among the classes of technique, erasing the latents of a concept changes its own readout more" in said
+    assert "technique: breathy: 25 % by its latents, 25 % by random latents and 25 % by the whole mean frame" in said
+    assert page.mistakes == []
+    write_erasure(tmp_path, low=-0.1)
+    shown = erasure(read_run(tmp_path))
+    assert shown is not None
+    assert (
+        "Over all labels and singers, erasing the latents of a concept does not beat erasing random latents"
+        in (shown.paragraphs[1])
+    )
+
+
+def test_erasure_matrix_has_a_panel_per_technique(tmp_path: Path) -> None:
+    write_erasure(tmp_path, low=0.1)
+    chart = plot.erasure_matrix(tmp_path).to_dict()
+    assert len(chart["concat"]) == 3

@@ -1,4 +1,4 @@
-"""Figures of interventions: the effect on a concept's readout against the size of the intervention."""
+"""Figures of interventions: dose-response curves, and the matrix of erased concepts and readouts."""
 
 import altair as alt
 import polars as pl
@@ -6,6 +6,7 @@ import polars as pl
 from otoscope.factors.readable_names import readable_name
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import layered, series_colour, series_names
+from otoscope.report.figures.theme import OTHER
 
 TECHNIQUES = {
     "latent_by_output": "latent chosen by output",
@@ -62,4 +63,56 @@ def _curves(rows: pl.DataFrame, names: list[str]) -> Chart:
         base.mark_line(strokeWidth=1.2, strokeDash=[4, 3], opacity=0.7).encode(y=alt.Y("side:Q").title(title)),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(filled=True, size=50, opacity=1).encode(y=y, tooltip=tips),
+    )
+
+
+ERASERS = {
+    "latents": "latents of the concept",
+    "random_latents": "random latents, equal norm",
+    "leace": "LEACE",
+}
+
+
+def erasure_matrix(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the gain that each readout loses when each concept is erased, one panel per technique."""
+    if rows is None:
+        return None
+    shown = rows["erased"].unique(maintain_order=True).to_list()
+    cells = rows.filter(pl.col("readout").is_in(shown)).with_columns(pl.selectors.float().fill_nan(None))
+    widest = max(0.1, float(cells["lost"].abs().max() or 0))  # type: ignore[arg-type]
+    panels = [
+        Panel(_matrix(cells.filter(pl.col("technique") == technique), shown, widest), title)
+        for technique, title in ERASERS.items()
+    ]
+    return Figure(
+        name="erasure",
+        title="Gain that readouts lose when a concept is erased",
+        caption=(
+            "Rows: concept erased from the layer. Columns: readout of the last layer. Gain is the slope of a readout's "
+            "output on the true value over test clips, 1 if it is perfect. A technique that erases its concept alone "
+            "has a dark diagonal and nothing else. Random latents have the same firing rates and change frames by "
+            "the same mean norm. A ring marks values whose 95 % interval over groups excludes 0."
+        ),
+        panels=panels,
+        table=rows.drop("kind"),
+        height=26 * max(len(shown), 4),
+        notes=["Group: all singers (speakers) of the test groups; their readout is fitted on other clips of theirs."],
+    )
+
+
+def _matrix(cells: pl.DataFrame, order: list[str], widest: float) -> Chart:
+    beyond = (pl.col("low") > 0) | (pl.col("high") < 0)
+    base = alt.Chart(cells.with_columns(beyond.fill_null(value=False).alias("beyond"))).encode(
+        x=alt.X("readout:N").title("readout").sort(order).axis(labelAngle=-60, labelLimit=120),
+        y=alt.Y("erased:N").title("erased").sort(order).axis(labelLimit=150),
+    )
+    colour = alt.Color("lost:Q").title("gain lost").scale(domain=[0, widest], clamp=True)
+    tips: list[alt.Tooltip] = [alt.Tooltip("erased:N"), alt.Tooltip("readout:N")]
+    tips += [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("lost", "low", "high", "gain")]
+    legend = alt.Legend(format="~g", orient="top", gradientLength=140)
+    return layered(
+        base.mark_rect(cornerRadius=2).encode(color=colour.legend(legend), tooltip=tips),
+        base.transform_filter("datum.beyond")
+        .mark_point(size=40, color=OTHER.light, strokeWidth=1.6)
+        .encode(tooltip=tips),
     )

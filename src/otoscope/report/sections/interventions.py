@@ -1,9 +1,12 @@
-"""Interventions: what a change of the layer does to a concept and to the others, beside its rivals."""
+"""Interventions and erased concepts: the effect on a concept and on the others, beside rivals."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import comma_list, count, decimal, known
+from otoscope.formatting import comma_list, count, decimal, known, percent
 from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.figures.interventions import TECHNIQUES
 from otoscope.report.run_data import RunData
@@ -54,8 +57,7 @@ def _compared(own: pl.DataFrame) -> pl.DataFrame:
                 continue
             one = same.row(0, named=True)
             row["latent"] = one["latent"]
-            interval = f" ({decimal(one['low'], 2)} to {decimal(one['high'], 2)})" if known(one["low"]) else ""
-            row |= {name: decimal(one["effect"], 2) + interval, f"{name}: others": one["side"]}
+            row |= {name: decimal(one["effect"], 2) + _interval(one), f"{name}: others": one["side"]}
         found.append(row)
     schema = {"latent": pl.Int64(), "added: others": pl.Float64(), "ablated: others": pl.Float64()}
     return pl.DataFrame(found, schema_overrides=schema)
@@ -73,3 +75,62 @@ def _verdict(own: pl.DataFrame) -> str:
     if not beaten:
         return f"{target}: the latent chosen by output moves the readout more than every rival."
     return f"{target}: the latent chosen by output does not move the readout beyond {comma_list(beaten)}."
+
+
+def erasure(run: RunData) -> TextAndTable | None:
+    """Return the section on erased concepts; None if none was erased."""
+    effects, dominance, swaps = (run.explained(name) for name in ("erasure", "erasure_dominance", "swaps"))
+    if effects is None:
+        return None
+    first = effects.row(0, named=True)
+    introduction = (
+        "Each concept was erased from the layer, in three ways: the eight latents that correlate most with it set to "
+        "zero, as many random latents at the same norm, and LEACE, the least linear change after which no linear "
+        f"readout of the layer finds it. The encoder was run on, on {count(first['clips'], 'clip')} of "
+        f"{count(first['groups'], 'test group')}. Dominance is the mean loss of gain of the erased concept's own "
+        "readout minus the mean loss of the readouts that are not correlated with it."
+    )
+    verdicts = [] if dominance is None else [_erasure_verdict(part) for part in dominance.partition_by("scope")]
+    few = [] if first["groups"] >= MIN_GROUPS else ["There are too few test groups for a claim."]
+    paragraphs = [introduction, *few, *verdicts, *([] if swaps is None else [_swap_sentence(swaps)])]
+    shown = effects.filter(pl.col("own")) if dominance is None else dominance
+    return TextAndTable(paragraphs, table(shown, caption="Dominance of the erased concept", digits=3))
+
+
+def _erasure_verdict(rows: pl.DataFrame) -> str:
+    """Say whether erasing latents changes the own readout more than others, beyond random latents."""
+    scope = rows["scope"][0]
+    where = "Over all labels and singers" if scope == "all" else f"Among the classes of {scope}"
+    by_technique = {row["technique"]: row for row in rows.iter_rows(named=True)}
+    own, beyond, linear = (by_technique[name] for name in ("latents", "latents - random_latents", "leace"))
+    numbers = f"dominance {decimal(own['dominance'], 2)}{_interval(own)}, LEACE {decimal(linear['dominance'], 2)}"
+    difference = f"{decimal(beyond['dominance'], 2)}{_interval(beyond)} more than random latents"
+    if not known(beyond["low"]):
+        return f"{where}, the comparison with random latents has no interval ({numbers}; {difference})."
+    if beyond["low"] > 0 and own["low"] > 0:
+        return (
+            f"{where}, erasing the latents of a concept changes its own readout more than the others, and more so than "
+            f"erasing random latents ({numbers}; {difference})."
+        )
+    return f"{where}, erasing the latents of a concept does not beat erasing random latents ({numbers}; {difference})."
+
+
+def _swap_sentence(swaps: pl.DataFrame) -> str:
+    """Return the share of the difference between two clips that latents carry over, per concept."""
+    names = {"latents": "its latents", "random_latents": "random latents", "whole_layer": "the whole mean frame"}
+    each: list[str] = []
+    for part in swaps.partition_by("concept", maintain_order=True):
+        values = {row["technique"]: row["transferred"] for row in part.iter_rows(named=True)}
+        if known(values["latents"]):
+            shares = comma_list(f"{percent(values[name], 0)} by {title}" for name, title in names.items())
+            each.append(f"{readable_name(part['concept'][0])}: {shares}")
+    if not each:
+        return "Swaps between two clips have no defined share: the readouts do not tell the clips apart beyond noise."
+    return (
+        "Share of the difference between two clips of a singer that is carried over when the mean codes of one are "
+        f"moved to the other: {'; '.join(each)}."
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f" ({decimal(row['low'], 2)} to {decimal(row['high'], 2)})" if known(row["low"]) else ""
