@@ -12,7 +12,6 @@ from otoscope.explain.firing import diverse
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import jackknife_sums
 
-
 MIN_STEP = 0.5
 """Least difference of a concept between the clips of a swap, in standard deviations; classes differ by more."""
 
