@@ -6,7 +6,7 @@ import torch
 
 from otoscope import hardware
 from otoscope.errors import ConfigError
-from otoscope.hardware import available_cores, column_sums, find_device, peak_memory_bytes
+from otoscope.hardware import available_cores, column_sums, find_device, flop_per_s, peak_memory_bytes
 
 NO_GPU = not torch.cuda.is_available()
 METAL = torch.backends.mps.is_available()
@@ -90,3 +90,7 @@ def test_column_sums_are_float64_and_close_without_float64(monkeypatch):
     assert exact.dtype == column_sums(rows).dtype == torch.float64
     torch.testing.assert_close(exact, rows.double().sum(0), rtol=0, atol=0)
     torch.testing.assert_close(column_sums(rows), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_flop_per_s_measures_this_machine() -> None:
+    assert flop_per_s() > 1e8

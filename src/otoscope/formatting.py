@@ -56,6 +56,19 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Return a rounded duration.
+
+    >>> [duration(s) for s in (0.4, 14.0, 100.0, 3000.0, 9000.0, 400_000.0)]
+    ['1 s', '14 s', '100 s', '50 min', '2.5 h', '4.6 days']
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:.1f} days"
+
+
 def comma_list(items: Iterable[object]) -> str:
     """Join items as in a sentence.
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,19 @@ def column_sums(rows: "Tensor") -> "Tensor":
 
     dtype = torch.float32 if rows.device.type in WITHOUT_FLOAT64 else torch.float64
     return rows.sum(dim=0, dtype=dtype).cpu().double()
+
+
+def flop_per_s(device: "torch.device | None" = None, *, rows: int = 1024, width: int = 768, units: int = 2048) -> float:
+    """Measure the rate of float32 matrix products [rows, width] x [width, units], in operations per second."""
+    import torch
+
+    left, right = torch.ones(rows, width, device=device), torch.ones(width, units, device=device)
+    best_s = float("inf")
+    for _ in range(8):
+        start_s = time.perf_counter()
+        torch.mm(left, right)[0, 0].item()  # waits for a GPU
+        best_s = min(best_s, time.perf_counter() - start_s)
+    return 2 * rows * width * units / best_s
 
 
 def available_cores() -> int:

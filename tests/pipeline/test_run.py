@@ -17,13 +17,13 @@ from otoscope.errors import ConfigError, CorpusError
 from otoscope.explain import ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
-from otoscope.pipeline.run import RunSummary, grid_line, run
+from otoscope.pipeline.run import RunSummary, run
 from otoscope.pipeline.splice import splice_table
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import SilentReporter
-from otoscope.runs.training import GridMember, training_grid
+from otoscope.runs.training import training_grid
 from otoscope.sae import SparseAutoencoder
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
@@ -50,21 +50,6 @@ def again(summary: RunSummary, path: Path, *overrides: str, until: str = "report
 def results(summary: RunSummary) -> pl.DataFrame:
     assert summary.results is not None
     return pl.read_parquet(summary.results)
-
-
-def test_grid_line_names_settings_for_a_first_look_at_a_large_grid() -> None:
-    layers, sparsities, seeds = (1, 3, 5), (0.75, 0.9), (0, 1, 2)
-    grid = [
-        GridMember(layer, "encode_then_pool", "default", 64, sparsity, seed)
-        for layer in layers
-        for sparsity in sparsities
-        for seed in seeds
-    ]
-    assert grid_line(grid) == (
-        "grid: 18 SAEs = 3 layers x 1 pooling x 1 preset x 1 number of latents x 2 sparsities x 3 seeds; "
-        "for a first look: --set train.layers=[3] --set train.sparsities=[0.9] --set train.seeds=[0]"
-    )
-    assert "first look" not in grid_line(grid[:12])
 
 
 def test_run_writes_every_artifact(summary: RunSummary) -> None:

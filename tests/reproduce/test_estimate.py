@@ -12,7 +12,6 @@ from otoscope.protocols.mariotte2025.models import choose_models
 from otoscope.reproduce.mariotte2025 import estimate
 from otoscope.reproduce.mariotte2025.estimate import (
     CHECKPOINT_BYTES,
-    flop_per_s,
     free_bytes,
     grid_bytes,
     plan,
@@ -91,7 +90,3 @@ def test_require_disk_space_subtracts_existing_files(tmp_path: Path, monkeypatch
     require_disk_space(tmp_path, 5000.0)
     with pytest.raises(StorageFull, match="free some space"):
         require_disk_space(tmp_path, 6000.0)
-
-
-def test_flop_per_s_measures_this_machine() -> None:
-    assert flop_per_s() > 1e8

@@ -14,6 +14,7 @@ from otoscope.executors.local import LocalExecutor
 from otoscope.formatting import count
 from otoscope.hardware import peak_memory_bytes
 from otoscope.pipeline.corpus import set_aside
+from otoscope.pipeline.estimate import cost_lines
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
@@ -83,6 +84,9 @@ def run(
             grid = training_grid(config, layers_to_extract(config, context.encoder.load()))
             if "train" in stages:
                 progress.message(grid_line(grid))
+                if not isinstance(progress, SilentReporter):
+                    for line in cost_lines(context, grid, stages):
+                        progress.message(line)
             if "evaluate" in stages:
                 _check_strict(config, {member.layer for member in grid})
         _write_config(config, folder)
@@ -94,12 +98,8 @@ def run(
     return summary
 
 
-FIRST_LOOK = 12
-"""SAEs above which a run names settings for a first look."""
-
-
 def grid_line(grid: Sequence[GridMember]) -> str:
-    """Return the size of a grid, and of a large one the settings for a first look.
+    """Return the size of a grid.
 
     >>> grid_line([GridMember(layer, "encode_then_pool", "default", 64, 0.9, 0) for layer in (1, 3)])
     'grid: 2 SAEs = 2 layers x 1 pooling x 1 preset x 1 number of latents x 1 sparsity x 1 seed'
@@ -117,12 +117,7 @@ def grid_line(grid: Sequence[GridMember]) -> str:
         count(len(set(value)), *((noun,) if isinstance(noun, str) else noun))
         for noun, value in zip(nouns, values, strict=True)
     ]
-    line = f"grid: {count(len(grid), 'SAE')} = {' x '.join(sizes)}"
-    if len(grid) <= FIRST_LOOK:
-        return line
-    middle = grid[len(grid) // 2]
-    settings = f"--set train.layers=[{middle.layer}] --set train.sparsities=[0.9] --set train.seeds=[{middle.seed}]"
-    return f"{line}; for a first look: {settings}"
+    return f"grid: {count(len(grid), 'SAE')} = {' x '.join(sizes)}"
 
 
 def _check_strict(config: RunConfig, trained: set[int]) -> None:

@@ -1,17 +1,16 @@
 """Plan of a reproduction: the grid, its disk space, and a rough time for this machine."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.errors import StorageFull
+from otoscope.hardware import flop_per_s
 from otoscope.paths import user_path
 from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, StudyModel
 from otoscope.reproduce.mariotte2025.corpus import cut_takes, list_vocalset
@@ -99,18 +98,6 @@ def plan(data: Path, folder: Path, *, models: Sequence[StudyModel], settings: Re
     flop = 6 * 10 * probe_rows * (LAYERS * len(models) * WIDTH + number * settings.latents)
     steps.append(Step("probes", f"{LAYERS * len(models)} layers, {number} SAEs", flop / rate, 0.0))
     return ReproductionPlan(tuple(steps), free_bytes(folder), folder)
-
-
-def flop_per_s() -> float:
-    """Measure the rate of float32 matrix products of the study's size, in floating-point operations per second."""
-    rows, latents = 1024, 2048
-    left, right = torch.ones(rows, WIDTH), torch.ones(WIDTH, latents)
-    best_s = float("inf")
-    for _ in range(8):
-        start_s = time.perf_counter()
-        torch.mm(left, right)
-        best_s = min(best_s, time.perf_counter() - start_s)
-    return 2 * rows * WIDTH * latents / best_s
 
 
 def store_bytes(clips: int, layers: int, width: int) -> float:
