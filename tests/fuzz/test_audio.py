@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from otoscope.corpus.audio import load_audio
+from otoscope.corpus.decoding import open_sound
 from otoscope.corpus.streaming import measure_clip
 from otoscope.errors import AudioError
 from tests.support.fuzzing import limits, mutations
@@ -57,13 +58,15 @@ def test_a_mutated_file_is_read_as_ffmpeg_does_or_set_aside(files: list[SoundFil
     try:
         with limits():
             clip = measure_clip(path)
+            with open_sound(path) as sound:
+                channels = sound.channels
     except AudioError:
         return
     slack = SLACK.get(file.name, 0)
     length_s, slack_s = clip.samples / clip.rate_hz, slack / clip.rate_hz
     # a header that misleads ffmpeg leaves the original as the truth, once or twice
     truths = [file.samples / RATE_HZ, 2 * file.samples / RATE_HZ]
-    if not any(abs(length_s - truth) <= slack_s for truth in truths):
+    if channels != 1 or not any(abs(length_s - truth) <= slack_s for truth in truths):
         readings = [decoded(path), decoded(path, "-ignore_length", "true") if path.suffix == ".wav" else None]
         found = [reading for reading in readings if reading is not None]
         equal = any(

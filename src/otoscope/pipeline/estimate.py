@@ -101,7 +101,7 @@ def first_look(grid: Sequence[GridMember], corpus_settings: str = "") -> list[st
 def _fewer_clips(config: RunConfig, work: Workload, seconds: dict[str, float]) -> str:
     """Return the setting that brings the stages whose cost grows with the clips below `FIRST_LOOK_S`; empty if none."""
     total_s = sum(seconds.values())
-    clips = max(FEW_CLIPS, round(work.clips * FIRST_LOOK_S / max(total_s, 1.0) / 2, -2))
+    clips = max(FEW_CLIPS, 100 * round(work.clips * FIRST_LOOK_S / max(total_s, 1.0) / 200))
     if total_s <= FIRST_LOOK_S or clips >= work.clips or not isinstance(config.corpus, SelectableCorpus):
         return ""
     return f"--set corpus.max_clips={clips}"

@@ -118,6 +118,16 @@ def test_a_caf_whose_packets_contradict_its_channels_is_refused(tmp_path):
         decode(tmp_path / "x.caf")
 
 
+@pytest.mark.parametrize("form", ["AIFF", "VOC", "AU", "CAF", "NIST", "W64"])
+def test_a_joined_file_is_refused_where_readers_stop_after_the_first(tmp_path, form):
+    smooth = np.sin(np.arange(9000) / 9) / 2
+    soundfile.write(tmp_path / "x", smooth, 16_000, format=form, subtype="PCM_16")
+    data = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(data + data)
+    with pytest.raises(AudioError, match=r"joined from several|contradicts itself: its header declares"):
+        decode(tmp_path / "x")
+
+
 @pytest.mark.parametrize("name", ["headers/voc1_text.voc"])
 def test_published_odd_files_have_their_length(odd_file, name):
     assert len(decode(odd_file(name)).wave) == 8000

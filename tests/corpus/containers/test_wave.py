@@ -114,6 +114,43 @@ def test_float_samples_of_a_wave64_are_no_integers(odd_file):
     assert np.sqrt(np.mean(sound.wave**2)) == pytest.approx(0.0065, abs=1e-4)
 
 
+@pytest.mark.parametrize("form", ["WAV", "RF64", "WAVEX"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "IMA_ADPCM"])
+@pytest.mark.parametrize("tail", [b"", b"LIST\4\0\0\0INFO"])
+def test_all_files_of_a_joined_wav_are_read(tmp_path, form, subtype, tail):
+    if not soundfile.check_format(form, subtype):
+        pytest.skip("libsndfile does not write it")
+    for name, samples in (("a", noise(9001)), ("b", noise(7000, seed=1))):
+        soundfile.write(tmp_path / name, samples / 32768, 16_000, format=form, subtype=subtype)
+    single = [decode(tmp_path / name).wave for name in "ab"]
+    joined = tmp_path / "joined.wav"
+    joined.write_bytes((tmp_path / "a").read_bytes() + tail + (tmp_path / "b").read_bytes())
+    np.testing.assert_array_equal(decode(joined).wave, np.concatenate(single))
+    assert note(joined) == "joined from 2 WAV files, all were read"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"rate_hz": 8000}, "different sample rates"), ({"tail": b"data\4\0\0\0abcd"}, "it has two chunks `data`")],
+)
+def test_a_joined_wav_that_is_no_single_recording_is_refused(tmp_path, options, reason):
+    first = wav(tmp_path / "a.wav", noise(9000)).read_bytes()
+    second = wav(tmp_path / "b.wav", noise(9000), **options).read_bytes()
+    (tmp_path / "joined.wav").write_bytes(first + second)
+    with pytest.raises(AudioError, match=reason):
+        decode(tmp_path / "joined.wav")
+
+
+def test_a_wave64_from_a_pipe_is_read_to_its_end(tmp_path):
+    soundfile.write(tmp_path / "x.w64", noise(8000), 16_000)
+    data = bytearray((tmp_path / "x.w64").read_bytes())
+    at = data.index(b"data") + 16
+    for size in ((1 << 63) - 1, (1 << 64) - 1):
+        data[at : at + 8] = size.to_bytes(8, "little")
+        (tmp_path / "x.w64").write_bytes(data)
+        np.testing.assert_array_equal(read(tmp_path / "x.w64"), noise(8000))
+
+
 @pytest.mark.parametrize(
     ("at", "field", "reason"),
     [
@@ -122,6 +159,7 @@ def test_float_samples_of_a_wave64_are_no_integers(odd_file):
         (24, bytes(4), "declares 1 channels at 0 Hz"),
         (24, b"\x04\0\0\0", "declares a sample rate of 4 Hz; allowed: 100 to 10000000 Hz"),
         (34, b"\x08\0", "contradicts itself: samples of 8 bits in 2 bytes"),
+        (22, b"\2\0", "contradicts itself: samples of 16 bits in 1 bytes"),
     ],
 )
 def test_a_header_with_impossible_fields_is_refused(tmp_path, at, field, reason):

@@ -3,7 +3,7 @@
 import math
 from typing import BinaryIO
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk, later_chunk
 from otoscope.corpus.containers.layout import MAX_CHUNKS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -48,6 +48,8 @@ def aiff_layout(file: BinaryIO) -> Layout:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
     subtype, endian = _encoding(kind, bits)
     note = ""
+    if later_chunk(file, stop + declared % 2, (b"FORM", b"SSND"), "big") is not None:
+        raise AudioError("joined from several AIFF files, and readers stop after the first; split it")
     if size - stop > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, "big"):
         order: Order = "little" if endian == "LITTLE" else "big"
         stop, note = end_of_sound(file, ByteSpan(min(start, stop), stop), subtype, channels=channels, order=order)

@@ -5,7 +5,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from otoscope.corpus.containers.layout import WIDTHS, ByteSpan, read_at, size_of
+from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, read_at, size_of
 from otoscope.errors import AudioError
 
 Order = Literal["little", "big"]
@@ -58,6 +58,20 @@ def is_chunk(head: bytes, rest: int, order: Order) -> bool:
     """Return whether bytes are the head of a chunk that fits the rest of a file: a printable name, then its size."""
     name = re.fullmatch(rb"[ -~]{4}", head[:4])
     return name is not None and int.from_bytes(head[4:], order) <= rest
+
+
+def later_chunk(file: BinaryIO, position: int, names: tuple[bytes, ...], order: Order) -> int | None:
+    """Return the position of the next chunk with one of these names, from a chunk's position on; None without one."""
+    size = size_of(file)
+    for _ in range(MAX_CHUNKS):
+        head = read_at(file, position, 8)
+        if head[:4] in names:  # its size may never have been filled in
+            return position
+        if len(head) < 8 or not is_chunk(head, size - position, order):
+            return None
+        length = int.from_bytes(head[4:], order)
+        position += 8 + length + length % 2
+    return None
 
 
 def _looks_like_sound(before: bytes, tail: bytes, subtype: str, channels: int, order: Order) -> bool:

@@ -10,6 +10,8 @@ ENCODINGS = {0: "PCM_U8", 4: "PCM_16", 6: "ALAW", 7: "ULAW"}
 
 SOUND, CONTINUED, SILENCE, MARKER, TEXT, EXTENDED, NEW_SOUND = 1, 2, 3, 4, 5, 8, 9
 
+MAGIC = b"Creative Voice File"
+
 MAX_SILENCE_S = 3600
 
 
@@ -32,6 +34,7 @@ def voc_layout(file: BinaryIO) -> Layout:
     for _ in range(MAX_CHUNKS):
         head = read_at(file, position, 4)
         if not head or head[0] == 0:
+            _check_single(file, position + 1)
             break
         start, stop = position + 4, position + 4 + int.from_bytes(head[1:], "little")
         if len(head) < 4 or stop > size:
@@ -52,6 +55,12 @@ def voc_layout(file: BinaryIO) -> Layout:
     if sound is None:
         raise AudioError("cannot be decoded as audio (a VOC header without sound)")
     return Layout("VOC", (_part(sound, pieces),), direct=False)
+
+
+def _check_single(file: BinaryIO, end: int) -> None:
+    """Raise `AudioError` if another VOC file follows."""
+    if read_at(file, end, len(MAGIC)) == MAGIC:
+        raise AudioError("joined from several VOC files, and readers stop after the first; split it")
 
 
 def _part(sound: _Sound, pieces: list[bytes | ByteSpan]) -> Part:

@@ -3,13 +3,16 @@
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk, later_chunk
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.corpus.containers.mpeg import mpeg_layout
 from otoscope.errors import AudioError
 
 PLACEHOLDER = 0x7F00_0000
 """Sizes from this value up that exceed the file: written before the length of a stream was known."""
+
+UNSTATED_SIZES = ((1 << 63) - 25, (1 << 64) - 25)
+"""Sizes of the sound of a Wave64 file that was written to a pipe, without the head of its chunk."""
 
 EXTENSIBLE = 0xFFFE
 COMPRESSED = {0x02: "MS_ADPCM", 0x11: "IMA_ADPCM", 0x31: "GSM610", 0x40: "G721_32"}
@@ -48,10 +51,33 @@ class _Chunk(NamedTuple):
     """Size as declared; the file may end before."""
 
 
+RIFF_FORMS = (b"RIFF", b"RIFX", b"RF64")
+
+
 def riff_layout(file: BinaryIO) -> Layout:
-    """Return the layout of a RIFF, RIFX or RF64 file; raise `AudioError` if it is truncated or contradicts itself."""
-    order: Order = "big" if read_at(file, 0, 4) == b"RIFX" else "little"
-    chunks = _riff_chunks(file, order)
+    """Return the layout of a RIFF, RIFX or RF64 file, or of several in a row.
+
+    Raises `AudioError` if it is truncated or contradicts itself, and for files that differ in rate or channels.
+    """
+    layouts: list[Layout] = []
+    start: int | None = 0
+    while start is not None:
+        layout, start = _riff_file(file, start)
+        layouts.append(layout)
+    if len(layouts) == 1:
+        return layouts[0]
+    parts = tuple(part for layout in layouts for part in layout.parts)
+    if not all(layout.parts for layout in layouts):
+        raise AudioError(f"joined from {len(layouts)} WAV files, not all of which libsndfile reads; split it")
+    if len({(part.rate_hz, part.channels) for part in parts}) > 1:
+        raise AudioError("joined from WAV files of different sample rates or numbers of channels; split it")
+    return Layout("WAV", parts, direct=False, note=f"joined from {len(layouts)} WAV files, all were read")
+
+
+def _riff_file(file: BinaryIO, start: int) -> tuple[Layout, int | None]:
+    """Return the layout of the RIFF file that starts at a position, and the position of another one after it."""
+    order: Order = "big" if read_at(file, start, 4) == b"RIFX" else "little"
+    chunks = _riff_chunks(file, order, start + 12)
     if b"data" not in chunks:
         raise AudioError("cannot be decoded as audio (a WAV header without sound: no chunk `data`)")
     form = _format(file, chunks, order)
@@ -61,16 +87,21 @@ def riff_layout(file: BinaryIO) -> Layout:
     if b"ds64" in chunks and declared == 0xFFFF_FFFF:
         declared = int.from_bytes(read_at(file, chunks[b"ds64"].start + 8, 8), order)
     stop, note = data.start + declared, ""
+    following = later_chunk(file, stop + declared % 2, (*RIFF_FORMS, b"data"), order)
     if declared > rest:
         if declared < PLACEHOLDER or b"ds64" in chunks:
             raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
         stop = size
+    elif following is not None:
+        if read_at(file, following, 4) == b"data":
+            raise AudioError("contradicts itself: it has two chunks `data`, and readers stop after the first")
     elif rest - declared > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
         declared_sound = ByteSpan(data.start, stop)
         stop, note = end_of_sound(
             file, declared_sound, form.subtype, channels=form.channels, order=order, reads_on=True
         )
-    return _layout(file, form, ByteSpan(data.start, stop), _stated_samples(file, chunks, order), order, note)
+    stated = _stated_samples(file, chunks, order)
+    return _layout(file, form, ByteSpan(data.start, stop), stated, order, note, start), following
 
 
 def wave64_layout(file: BinaryIO) -> Layout:
@@ -90,12 +121,14 @@ def wave64_layout(file: BinaryIO) -> Layout:
         raise AudioError("cannot be decoded as audio (a Wave64 header without sound: no chunk `data`)")
     data = chunks[b"data"]
     stop = data.start + data.size
-    if data.size <= 0:
+    if data.size <= 0 or data.size in UNSTATED_SIZES:
         stop = size  # a recorder that stopped before it wrote the size
     if stop > size:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
     form, note = _format(file, chunks, "little"), ""
     head = read_at(file, (stop + 7) // 8 * 8, 24)
+    if head[:4] == b"riff":
+        raise AudioError("joined from several Wave64 files, and readers stop after the first; split it")
     is_chunk = len(head) == 24 and 24 <= int.from_bytes(head[16:], "little") <= size - stop
     if size - stop >= 8 and not is_chunk:
         stop, note = end_of_sound(
@@ -104,10 +137,9 @@ def wave64_layout(file: BinaryIO) -> Layout:
     return _layout(file, form, ByteSpan(data.start, stop), _stated_samples(file, chunks, "little"), "little", note)
 
 
-def _riff_chunks(file: BinaryIO, order: Order) -> dict[bytes, _Chunk]:
-    """Return the chunks up to the sound, by name; bodies are padded to even."""
+def _riff_chunks(file: BinaryIO, order: Order, position: int) -> dict[bytes, _Chunk]:
+    """Return the chunks from a position up to the sound, by name; bodies are padded to even."""
     chunks: dict[bytes, _Chunk] = {}
-    position = 12
     for _ in range(MAX_CHUNKS):
         head = read_at(file, position, 8)
         if len(head) < 8:
@@ -143,10 +175,12 @@ def _stated_samples(file: BinaryIO, chunks: dict[bytes, _Chunk], order: Order) -
     return int.from_bytes(body, order) or None
 
 
-def _layout(file: BinaryIO, form: _Format, span: ByteSpan, stated: int | None, order: Order, note: str) -> Layout:
+def _layout(
+    file: BinaryIO, form: _Format, span: ByteSpan, stated: int | None, order: Order, note: str, start: int = 0
+) -> Layout:
     endian = "LITTLE" if order == "little" else "BIG"
-    if form.tag == 1 and 0 < form.bits <= 8 * (form.block // form.channels) - 8:
-        width = form.block // form.channels
+    width = form.block // form.channels
+    if form.tag == 1 and form.bits and not 8 * width - 8 < form.bits <= 8 * width:
         raise AudioError(f"contradicts itself: samples of {form.bits} bits in {width} bytes; export it again")
     if subtype := form.subtype:
         part = pcm(span, subtype, endian=endian, rate_hz=form.rate_hz, channels=form.channels)
@@ -157,7 +191,7 @@ def _layout(file: BinaryIO, form: _Format, span: ByteSpan, stated: int | None, o
         # the last block is padded; the chunk `fact` states the length of the sound
         name = COMPRESSED[form.tag]
         part = Part(
-            (ByteSpan(0, span.stop),), form.rate_hz, form.channels, stated, slack=form.block_samples, subtype=name
+            (ByteSpan(start, span.stop),), form.rate_hz, form.channels, stated, slack=form.block_samples, subtype=name
         )
         return Layout("WAV", (part,), demuxer="wav", note=note)
     return Layout(f"WAV of format 0x{form.tag:04x}", demuxer="wav", note=note)
