@@ -6,15 +6,15 @@ import numpy as np
 
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement, explicitness
-from otoscope.metrics.latent_metrics import infomec, information_gap, modularity, predictability_gap
-from otoscope.metrics.mutual_information import measure_information
+from otoscope.metrics.latent_metrics import infomec, information_gap, predictability_gap
+from otoscope.metrics.mutual_information import measure_halves, measure_information
 from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 
 Card = dict[str, np.ndarray]
 """Numbers by metric: the mean first, then one a factor where there is one."""
 
 NAMES = (
-    *("mig", "modularity", "infom", "infoc", "infoe", "sap"),
+    *("mig", "infom", "infoc", "infoe", "sap"),
     *("explicitness", "completeness", "disentanglement", "sparse_r2"),
 )
 
@@ -22,9 +22,9 @@ NAMES = (
 def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, split: np.ndarray) -> Card:
     """Return every metric; those fitted on some rows are fitted on train, chosen on valid, scored on test."""
     told = measure_information(codes, factors)
-    gap, spread = information_gap(told), modularity(told)
+    gap = information_gap(told)
     easy = explicitness(codes, factors, groups=groups, split=split, capacities=(0, 8, 16))
-    mec = infomec(told, r2=easy.linear.r2)
+    mec = infomec(measure_halves(codes, factors), r2=easy.linear.r2)
     apart = predictability_gap(codes, factors, split=split)
     few = LassoSettings(alphas=8, tolerance=1e-10, choice_tolerance=1e-8)
     fits = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)
@@ -34,9 +34,8 @@ def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, sp
     curves = sparse_regression(codes, factors, groups=groups, split=split, settings=brief)
     return {
         "mig": np.append(gap.value, gap.factors),
-        "modularity": np.array([spread.value, spread.unweighted]),
         "infom": np.array([mec.modularity]),
-        "infoc": np.append(mec.compactness, mec.factors),
+        "infoc": np.array([mec.compactness]),
         "infoe": np.array([mec.explicitness]),
         "sap": np.append(apart.value, apart.factors),
         "explicitness": np.append(easy.value, easy.factors),

@@ -17,7 +17,7 @@ from tests.truth.conftest import Sung
 GROUPS = np.repeat(np.arange(20), 30)
 SPLIT = np.repeat(["train", "valid", "test"], [360, 90, 150])
 STRUCTURE = ("mig", "infom", "infoc", "sap", "completeness", "disentanglement", "sparse_r2")
-"""Metrics that a rotation must lower; modularity over many factors is high for almost any code."""
+"""Metrics that a rotation must lower."""
 
 
 def judge(codes: np.ndarray, factors: np.ndarray) -> dict[str, float]:
@@ -45,7 +45,7 @@ def test_metrics_of_rotation_keep_information_and_lose_structure(independent: np
 
 def test_metrics_of_permuted_codes_are_nan_or_zero(independent: np.ndarray) -> None:
     found = judge(independent[np.random.default_rng(1).permutation(600)], independent)
-    for name in ("mig", "modularity", "infom", "infoc", "completeness", "disentanglement"):
+    for name in ("mig", "infom", "infoc", "completeness", "disentanglement"):
         assert np.isnan(found[name]), name
     for name in ("infoe", "sap", "sparse_r2"):
         assert found[name] < 0.02, name
@@ -66,7 +66,7 @@ def test_metrics_of_duplicated_latents_as_documented(independent: np.ndarray) ->
     for name in ("mig", "sap"):
         assert once[name] > 0.4, name
         assert twice[name] == pytest.approx(0, abs=1e-9), name
-    for name in ("modularity", "infom", "infoe", "disentanglement", "sparse_r2"):
+    for name in ("infom", "infoe", "disentanglement", "sparse_r2"):
         assert twice[name] == pytest.approx(once[name], abs=0.01), name
     assert twice["infoc"] == pytest.approx(once["infoc"] / 2, abs=0.05)
 
@@ -76,7 +76,7 @@ def test_metrics_of_one_hot_bins_are_modular_but_not_compact(independent: np.nda
         judge(codes, independent)
         for codes in (one_hot_bins(independent), independent @ rotation(6, np.random.default_rng(3)))
     )
-    for name in ("modularity", "infom", "disentanglement"):
+    for name in ("infom", "disentanglement"):
         assert bins[name] > 0.9, name
     # five latents share each factor: metrics that require one latent per factor are low by design
     for name in ("mig", "sap"):
@@ -100,7 +100,7 @@ def test_published_completeness_depends_on_dead_latents() -> None:
         assert np.isnan(ours.completeness[1])
 
 
-SHOWN = ("mig", "modularity", "infom", "infoc", "infoe", "sap", "explicitness", "completeness", "disentanglement")
+SHOWN = ("mig", "infom", "infoc", "infoe", "sap", "explicitness", "completeness", "disentanglement")
 """Columns of the table in docs/methods.md, before the last, `sparse_r2`."""
 
 
@@ -148,9 +148,9 @@ def test_metrics_of_sung_bins_and_duplicates_as_documented(cards: dict[str, Card
     bins, doubled, oracle, rotated = (
         top(cards[name]) for name in ("one-hot fifths", "every latent twice", "the factors themselves", "a rotation")
     )
-    for name in ("modularity", "infom", "disentanglement"):
-        assert bins[name] > rotated[name] + 0.04, name
-        assert bins[name] > oracle[name] - 0.01, name
+    for name in ("infom", "disentanglement"):
+        assert bins[name] > rotated[name] + 0.2, name
+    assert bins["disentanglement"] > oracle["disentanglement"]
     assert bins["mig"] < 0.05
     assert (doubled["mig"], doubled["sap"]) == pytest.approx((0, 0), abs=1e-9)
     assert doubled["infoc"] == pytest.approx(oracle["infoc"] / 2, abs=0.02)

@@ -1,7 +1,6 @@
-"""Metrics of single latents and factors: MIG, modularity, InfoMEC and SAP.
+"""Metrics of single latents and factors: MIG, InfoMEC and SAP.
 
 - MIG: gap between the two most informative latents of a factor (Chen et al., NeurIPS 2018)
-- modularity: latents that share information with one factor only (Ridgeway and Mozer, NeurIPS 2018)
 - InfoM and InfoC: modularity and compactness from normalised mutual information (InfoMEC; Hsu et al., NeurIPS 2023)
 - SAP: gap between the two most predictive latents of a factor (Kumar et al., ICLR 2018)
 
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
-from otoscope.metrics.mutual_information import Information
+from otoscope.metrics.mutual_information import Information, InformationHalves
 from otoscope.resampling.groups import missing_patterns, split_rows
 
 
@@ -56,81 +55,71 @@ def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-class Modularity(NamedTuple):
-    """Mean weighted by information, plain mean, and modularity per latent (NaN without information)."""
-
-    value: float
-    unweighted: float
-    latents: Float[np.ndarray, " latents"]
-
-
-def modularity(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Modularity:
-    """Return the similarity of each latent to the template with information on its best factor only.
-
-    With a_ij the information of latent i on factor j and t_i its maximum: 1 - sum over the other factors of
-    a_ij^2 / (t_i^2 (J - 1)), with J the number of factors that count. `unweighted` is the paper's plain mean over
-    latents; `value` weights latents by t_i, so that the many latents of a large code with almost no information do not
-    dominate. Duplicated latents change neither. NaN with fewer than two factors.
-    """
-    scores = found.only(predicted)
-    counted = scores[:, ~np.isnan(scores).all(axis=0)]
-    best = counted.max(axis=1, initial=0)
-    told = best > 0
-    latents = np.full(len(scores), math.nan)
-    if counted.shape[1] < 2 or not told.any():
-        return Modularity(math.nan, math.nan, latents)
-    relative = counted[told] / best[told, None]
-    latents[told] = 1 - ((relative**2).sum(axis=1) - 1) / (counted.shape[1] - 1)
-    latents = np.clip(latents, 0, 1)
-    return Modularity(float(np.average(latents[told], weights=best[told])), mean_of_known(latents), latents)
-
-
 class InfoMEC(NamedTuple):
-    """InfoM, InfoC, and InfoE if R2 was given; the terms of InfoM per latent and of InfoC per factor."""
+    """InfoM, InfoC, and InfoE if R2 was given."""
 
     modularity: float
     compactness: float
     explicitness: float
-    latents: Float[np.ndarray, " latents"]
-    factors: Float[np.ndarray, " factors"]
 
 
 def infomec(
-    found: Information,
+    found: InformationHalves,
     *,
     r2: Float[np.ndarray, " factors"] | None = None,
     predicted: Bool[np.ndarray, " factors"] | None = None,
 ) -> InfoMEC:
     """Return InfoM, InfoC and InfoE.
 
-    With a_ij the information of latent i on factor j, over informative latents and the J factors they inform on: a
-    latent's share is max_j a_ij / sum_j a_ij, rescaled from 1/J..1 to 0..1; InfoM is the mean over latents. A factor's
-    share is max_i a_ij / sum_i a_ij, rescaled from 1/n..1 with n the number of live latents; InfoC is the mean over
-    factors. InfoE is the mean of `r2`, the held-out R2 of a linear map from the code (the predictive information of the
-    linear Gaussian family; Xu et al., ICLR 2020), with negative values counted as 0.
+    With a_ij the information of latent i on factor j on one half of the clips and b_ij on the other, InfoM is the share
+    of all information that latents have on their own factor, sum_i b_i,j(i) / sum_ij b_ij with j(i) = argmax_j a_ij,
+    rescaled from 1/J..1 to 0..1. InfoC is the share that factors have in their own latent, chosen likewise, rescaled
+    from 1/n..1 with n live latents. Both exchange the halves and sum over both orders. InfoE is the mean of `r2`, the
+    held-out R2 of a linear map from the code (the predictive information of the linear Gaussian family; Xu et al.,
+    ICLR 2020), with negative values counted as 0.
 
-    Dead latents are pruned, as in the paper: they enter neither the sums nor n. Latents and factors without information
-    are NaN. Duplicating latents leaves InfoM and InfoE unchanged and halves a factor's share.
+    The paper averages shares of latents and of factors instead, and sets information without significance to 0. Means
+    over latents then depend on the many latents of a wide code that hold nothing, and codes with few active latents
+    score highest because little of their information is significant. InfoM and InfoC are NaN where the summed
+    information is within `CHANCE` standard deviations of chance. Duplicated latents leave InfoM and InfoE unchanged and
+    halve InfoC.
     """
-    scores = found.only(predicted)
-    counted = np.asarray(~np.isnan(scores).all(axis=0))
-    known = np.nan_to_num(scores)
-    latents = _rescaled(known, int(counted.sum()), axis=1)
-    factors = _rescaled(known, int(found.live.sum()), axis=0)
-    return InfoMEC(mean_of_known(latents), mean_of_known(factors), _explicitness(r2, counted), latents, factors)
+    kept = found.only(predicted)
+    n_latents, n_factors = int(kept.live.sum()), len(kept.chance_deviation)
+    total = float(kept.first.sum() + kept.second.sum())
+    if total <= CHANCE * math.sqrt(2 * n_latents * float((kept.chance_deviation**2).sum())):
+        return InfoMEC(math.nan, math.nan, _explicitness(r2, found, predicted))
+    of_factors, of_latents = (
+        _chosen_sum(kept.first, kept.second, axis) + _chosen_sum(kept.second, kept.first, axis) for axis in (0, 1)
+    )
+    return InfoMEC(
+        _rescaled(of_latents / total, n_factors),
+        _rescaled(of_factors / total, n_latents),
+        _explicitness(r2, found, predicted),
+    )
 
 
-def _rescaled(scores: Float[np.ndarray, "latents factors"], n: int, *, axis: int) -> Float[np.ndarray, " kept"]:
-    """Return the largest share along an axis, rescaled from 1/n..1 to 0..1; NaN if all are 0 or n is below 2."""
-    total = scores.sum(axis=axis)
-    told = total > 0
-    share = scores.max(axis=axis, initial=0) / np.where(told, total, 1)
-    if n < 2:
-        return np.full(len(share), math.nan)
-    return np.where(told, np.clip((share - 1 / n) / (1 - 1 / n), 0, 1), math.nan)
+CHANCE = 3.0
+"""Standard deviations of summed information without any; beyond them, InfoM and InfoC are defined."""
 
 
-def _explicitness(r2: Float[np.ndarray, " factors"] | None, counted: Bool[np.ndarray, " factors"]) -> float:
+def _chosen_sum(
+    choose: Float[np.ndarray, "latents factors"], measure: Float[np.ndarray, "latents factors"], axis: int
+) -> float:
+    """Return the sum of `measure` at the maxima of `choose` along an axis; the mean where several are equal."""
+    largest = choose >= choose.max(axis=axis, keepdims=True) - 1e-12
+    return float(((measure * largest).sum(axis=axis) / largest.sum(axis=axis)).sum())
+
+
+def _rescaled(share: float, n: int) -> float:
+    """Return a share, rescaled from 1/n..1 to 0..1; NaN if n is below 2."""
+    return min(max((share - 1 / n) / (1 - 1 / n), 0.0), 1.0) if n > 1 else math.nan
+
+
+def _explicitness(
+    r2: Float[np.ndarray, " factors"] | None, found: InformationHalves, predicted: Bool[np.ndarray, " factors"] | None
+) -> float:
+    counted = np.isfinite(found.chance_deviation) & (True if predicted is None else predicted)
     if r2 is None:
         return math.nan
     if r2.shape != counted.shape:

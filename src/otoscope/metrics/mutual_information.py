@@ -101,6 +101,58 @@ def measure_information(
     return Information(adjusted, nats, expected, entropy, live)
 
 
+class InformationHalves(NamedTuple):
+    """Result of `measure_halves`: the share of a factor's entropy that a latent explains, on two halves of the clips.
+
+    Shares are corrected for chance and may be negative, so that sums over latents without information are near 0.
+    `chance_deviation` is the standard deviation of the share of one latent without information on half of the clips.
+    `live` latents vary over the rows.
+    """
+
+    first: Float[np.ndarray, "latents factors"]
+    second: Float[np.ndarray, "latents factors"]
+    chance_deviation: Float[np.ndarray, " factors"]
+    live: Bool[np.ndarray, " latents"]
+
+    def only(self, predicted: Bool[np.ndarray, " factors"] | None) -> "InformationHalves":
+        """Return the columns of the factors that are predicted and vary; raise for a mask of another shape."""
+        kept = np.isfinite(self.chance_deviation)
+        if predicted is not None:
+            if predicted.shape != kept.shape or predicted.dtype != np.bool_:
+                raise EvaluationError(f"`predicted` must hold one boolean a factor ({len(kept)})")
+            kept &= predicted
+        return InformationHalves(self.first[:, kept], self.second[:, kept], self.chance_deviation[kept], self.live)
+
+
+def measure_halves(
+    codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"], *, seed: int = 0
+) -> InformationHalves:
+    """Return the information of every latent on every factor on two random halves of the rows.
+
+    Which factor a latent informs on most is chosen on one half and measured on the other, so that a choice among many
+    values without information does not look like information. No pair is set to 0 by a test: a test favours the codes
+    with the least power. Both sides have two bins (a sparse latent: active or not; a factor: below or above its
+    median), because the correction for chance is exact for independent pairs only, and with more bins it becomes
+    negative for weakly dependent ones.
+
+    Raises `EvaluationError` as `measure_information` does.
+    """
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(codes)), 2)
+    first, second = (measure_information(codes[half], factors[half], bins=2, level=1.0) for half in halves)
+    # 2 n I has a chi-square distribution with one degree of freedom
+    known = (~np.isnan(factors)).sum(axis=0) / 2
+    nats = np.divide(math.sqrt(0.5), known, out=np.full(len(known), math.nan), where=known > 0)
+    deviation = nats / np.minimum(first.entropy, second.entropy)
+    return InformationHalves(_signed_share(first), _signed_share(second), deviation, first.live | second.live)
+
+
+def _signed_share(found: Information) -> Float[np.ndarray, "latents factors"]:
+    """Return the share of entropy beyond chance, negative where there is less information than by chance."""
+    room = found.entropy - found.expected
+    defined = (room > 1e-9) & found.live[:, None]
+    return np.divide(found.nats - found.expected, room, out=np.zeros(room.shape), where=defined)
+
+
 class _Told(NamedTuple):
     nats: Float[np.ndarray, "latents factors"]
     expected: Float[np.ndarray, "latents factors"]

@@ -195,22 +195,16 @@ METRICS: Mapping[str, Metric] = _by_name(
         description="the same gap for the R² of a linear regression on one dimension",
     ),
     Metric(
-        name="modularity",
-        over_factors=structure.weighted_modularity,
-        undefined_without_factors=True,
-        description="1 if each dimension shares information with one factor only",
-    ),
-    Metric(
         name="infom",
         over_factors=structure.infomec_modularity,
         undefined_without_factors=True,
-        description="modularity as InfoMEC defines it, corrected for bins and for inactive dimensions",
+        description="share of the information that dimensions hold on one factor each, chosen on other clips",
     ),
     Metric(
         name="infoc",
         over_factors=structure.infomec_compactness,
         undefined_without_factors=True,
-        description="compactness as InfoMEC defines it",
+        description="share of the information that one dimension per factor holds, chosen on other clips",
     ),
     Metric(
         name="infoe",

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otoscope.metrics.dci import completeness, disentanglement, relative_size
-from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known, modularity
-from otoscope.metrics.mutual_information import Information
+from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known
+from otoscope.metrics.mutual_information import Information, InformationHalves
 
 FactorMask = Bool[np.ndarray, " factors"]
 
@@ -39,6 +39,11 @@ class FactorMeasurements(Protocol):
     @property
     def information(self) -> Information:
         """Mutual information of each dimension and each factor."""
+        ...
+
+    @property
+    def halves(self) -> InformationHalves:
+        """The same on two halves of the clips."""
         ...
 
     @property
@@ -92,19 +97,14 @@ def mean_predictability_gap(measured: FactorMeasurements, mask: FactorMask) -> f
     return mean_of_known(measured.gaps[mask])
 
 
-def weighted_modularity(measured: FactorMeasurements, mask: FactorMask) -> float:
-    """Return the modularity of all dimensions, each weighted by its information."""
-    return modularity(measured.information, predicted=mask).value
-
-
 def infomec_modularity(measured: FactorMeasurements, mask: FactorMask) -> float:
     """Return InfoM, the modularity of InfoMEC."""
-    return infomec(measured.information, predicted=mask).modularity
+    return infomec(measured.halves, predicted=mask).modularity
 
 
 def infomec_compactness(measured: FactorMeasurements, mask: FactorMask) -> float:
     """Return InfoC, the compactness of InfoMEC."""
-    return infomec(measured.information, predicted=mask).compactness
+    return infomec(measured.halves, predicted=mask).compactness
 
 
 def infomec_explicitness(measured: FactorMeasurements, mask: FactorMask) -> float:

@@ -20,7 +20,7 @@ from otoscope.config.strict import StrictSettings
 from otoscope.linear.gram import varies_in_training
 from otoscope.metrics.dci import completeness, explicitness
 from otoscope.metrics.latent_metrics import mean_of_known, predictability_gap
-from otoscope.metrics.mutual_information import Information, measure_information
+from otoscope.metrics.mutual_information import Information, InformationHalves, measure_halves, measure_information
 from otoscope.metrics.record import Record
 from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
@@ -40,6 +40,7 @@ class RepresentationScores(NamedTuple):
 
     lasso: LassoScores
     information: Information
+    halves: InformationHalves
     gaps: Float[np.ndarray, " factors"]
     explicitness: Float[np.ndarray, " factors"]
     curve: Float[np.ndarray, "factors sizes"]
@@ -63,7 +64,8 @@ class RepresentationScores(NamedTuple):
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return all fields as arrays by name, for storage."""
         kept = {f"reading.{name}": np.asarray(value) for name, value in self.lasso._asdict().items()}
-        kept |= {f"information.{name}": _as_float32(value) for name, value in self.information._asdict().items()}
+        for prefix, part in (("information", self.information), ("halves", self.halves)):
+            kept |= {f"{prefix}.{name}": _as_float32(value) for name, value in part._asdict().items()}
         return kept | {name: getattr(self, name) for name in UNPREFIXED}
 
     @classmethod
@@ -74,7 +76,12 @@ class RepresentationScores(NamedTuple):
             return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
         rest = {name: arrays[name] for name in UNPREFIXED}
-        return cls(LassoScores(**part("reading.")), Information(**part("information.")), **rest)
+        return cls(
+            LassoScores(**part("reading.")),
+            Information(**part("information.")),
+            InformationHalves(**part("halves.")),
+            **rest,
+        )
 
 
 def score_representation(
@@ -87,6 +94,7 @@ def score_representation(
     return RepresentationScores(
         lasso=fit_lasso_scores(units, targets, settings),
         information=measure_information(units, targets.values),
+        halves=measure_halves(units, targets.values),
         gaps=_mean_over_folds(lambda one: predictability_gap(units, targets.values, split=one).factors, split),
         explicitness=_mean_over_folds(
             lambda one: explicitness(units, targets.values, groups=groups, split=one).factors, split
@@ -128,8 +136,8 @@ def common_factors(dense: RepresentationScores, codes: list[RepresentationScores
     return np.all(masks, axis=0)
 
 
-REWARD_SPARSITY = ("modularity", "infom", "infoc")
-"""Measures that reward sparse codes of random directions: fewer ties of a latent to factors are significant."""
+DEFINED_BY_INFORMATION = ("infom", "infoc")
+"""Measures that are undefined for codes without information, such as those of other clips."""
 
 
 def structure_records(
@@ -142,8 +150,8 @@ def structure_records(
 ) -> Iterator[Record]:
     """Yield completeness and effective dimensions per common factor, and all structure metrics over them.
 
-    `null` are codes of other clips. They hold no information, so its distribution over latents is undefined for them:
-    the null of `REWARD_SPARSITY` is that of `random`, random directions of which the k largest are kept.
+    `null` are codes of other clips. They hold no information, so that the null of `DEFINED_BY_INFORMATION` is the value
+    of `random`, random directions of which the k largest are kept.
     """
     lasso = measured.lasso
     groups = int(lasso.groups.max(initial=0))
@@ -156,7 +164,7 @@ def structure_records(
     for metric, of in STRUCTURE.items():
         found = _interval(metric, lambda mask, of=of: of(measured, mask), common)
         score = Score(*found)
-        baseline = random if metric in REWARD_SPARSITY else null
+        baseline = random if metric in DEFINED_BY_INFORMATION else null
         if baseline is not None and METRICS[metric].has_null:
             floor = _interval(metric, lambda mask, of=of, scores=baseline: of(scores, mask), common)
             score = score._replace(null_mean=floor.value, null_high=floor.high)
