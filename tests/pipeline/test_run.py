@@ -366,6 +366,13 @@ def test_explain_erases_concepts_and_swaps_them_between_clips(summary: RunSummar
     assert set(swaps["technique"]) == {"latents", "random_latents", "difference_of_means", "whole_layer"}
 
 
+def test_explain_leaves_the_table_of_transcripts_empty_for_an_encoder_without_words(
+    summary: RunSummary, path: Path
+) -> None:
+    again(summary, path, "explain.only=[lens]", until="explain")
+    assert pl.read_parquet(summary.run / "explain" / "lens.parquet").is_empty()
+
+
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     clips = load_corpus(RunFolder(summary.run)).clips
     for row in clips.iter_rows(named=True):

@@ -23,6 +23,8 @@ from otoscope.explain.splice import (
     splice_with,
 )
 from otoscope.explain.transcription import SpokenString, Transcriber, word_errors
+from otoscope.resampling.groups import group_sums
+from otoscope.resampling.intervals import jackknife_sums
 from otoscope.sae.model import SparseAutoencoder
 
 ABLATED = "mean"
@@ -135,6 +137,57 @@ def transcription_scores(
         on_string()
     weights = np.array([len(spoken.words) for spoken in strings], dtype=np.float64)
     return _rows(rate, groups, quantity="word_error_rate", target="digit", weights=weights)
+
+
+LENS: dict[str, pl.DataType] = {
+    "layer": pl.Int64(),
+    "encoder": pl.String(),
+    **{name: pl.Float64() for name in ("word_error_rate", "low", "high")},
+    "spoken": pl.String(),
+    "transcript": pl.String(),
+    **{name: pl.Int64() for name in ("words", "strings", "groups")},
+}
+"""Columns of `lens.parquet`: the word error rate of each layer, with the first string and its transcript.
+
+`encoder` is untouched, sae (the layer of the dictionary replaced by its reconstruction) or mean (by the mean frame).
+"""
+
+
+def lens_scores(
+    transcriber: Transcriber,
+    layer: int,
+    replaced_by: Mapping[str, Substitute],
+    strings: Sequence[SpokenString],
+    *,
+    groups: Shaped[np.ndarray, " strings"],
+    on_string: Callable[[], object],
+) -> list[dict[str, Any]]:
+    """Return the word error rate of the transcription from each layer, from `layer` on also with it replaced."""
+    rows: list[dict[str, Any]] = []
+    for until in [one.index for one in transcriber.encoder.layers]:
+        for name in ("untouched", *(("sae", ABLATED) if until >= layer else ())):
+            errors = np.zeros((len(strings), 2))
+            transcripts: list[str] = []
+            for i, spoken in enumerate(strings):
+                said = transcriber.transcribe(spoken.wave, layer=layer, substitute=replaced_by.get(name), until=until)
+                errors[i] = word_errors(spoken.words, said)
+                transcripts.append(said)
+                on_string()
+            value, low, high = jackknife_sums(group_sums(errors, groups), lambda sums: sums[:, 0] / sums[:, 1])
+            rate = {"word_error_rate": float(value), "low": max(float(low), 0.0), "high": float(high)}
+            texts = {"spoken": " ".join(strings[0].words), "transcript": transcripts[0].strip()}
+            sizes = {"words": int(errors[:, 1].sum()), "strings": len(strings), "groups": len(np.unique(groups))}
+            rows.append({"layer": until, "encoder": name, **rate, **texts, **sizes})
+    return rows
+
+
+def lens_passes(layers: int, layer: int) -> int:
+    """Return the number of transcriptions per string that `lens_scores` needs, for layers 0 to `layers` - 1.
+
+    >>> lens_passes(5, 3)
+    9
+    """
+    return layers + 2 * (layers - layer)
 
 
 def _rows(

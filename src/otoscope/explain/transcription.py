@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from otoscope.encoders.base import check_layers
 from otoscope.encoders.families.whisper import WhisperEncoder
 from otoscope.encoders.resolve import resolve
 from otoscope.errors import EncoderError
@@ -107,21 +109,32 @@ class Transcriber:
         return AutoTokenizer.from_pretrained(resolve(self.encoder.name).folder, local_files_only=True)
 
     def transcribe(
-        self, wave: Float[np.ndarray, " samples"], *, layer: int | None = None, substitute: Substitute | None = None
+        self,
+        wave: Float[np.ndarray, " samples"],
+        *,
+        layer: int | None = None,
+        substitute: Substitute | None = None,
+        until: int | None = None,
     ) -> str:
-        """Return the transcript of a clip of at most 30 s, with a layer of the encoder replaced if one is given."""
+        """Return the transcript of a clip of at most 30 s.
+
+        With `layer` and `substitute`, a layer of the encoder is replaced. With `until`, the blocks after that layer are
+        skipped: the decoder reads the layer through the encoder's final norm (encoder lens, Langedijk et al., arXiv
+        2310.03686). Raises `UnknownLayer` for a layer that does not exist.
+        """
+        check_layers([i for i in (layer, until) if i is not None], self.encoder.layers, self.encoder.name)
         features = self.encoder.extractor(
             [wave], sampling_rate=self.encoder.rate_hz, return_tensors="pt"
         ).input_features.to(self.encoder.runtime.device)
-        handle = None
-        if layer is not None and substitute is not None:
-            handle = self._replace(layer, Splice(self.encoder, layer, substitute).edit(len(wave)))
-        try:
+        with ExitStack() as stack:
+            if until is not None:
+                for block in self._model.model.encoder.layers[until:]:
+                    stack.callback(block.register_forward_hook(_skip).remove)
+            if layer is not None and substitute is not None:
+                edit = Splice(self.encoder, layer, substitute).edit(len(wave))
+                stack.callback(self._replace(layer, edit).remove)
             with torch.inference_mode():
                 ids = self._model.generate(features, max_new_tokens=64, do_sample=False, num_beams=1)
-        finally:
-            if handle is not None:
-                handle.remove()
         return str(self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 
     def _replace(self, layer: int, edit: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -137,3 +150,8 @@ class Transcriber:
             return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
 
         return blocks[layer - 1].register_forward_hook(after)
+
+
+def _skip(_: object, args: tuple[Any, ...], output: Any) -> Any:
+    """Return the input of a block in the place of its output."""
+    return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]

@@ -42,7 +42,7 @@ from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.interventions import ChangedLayer, intervention_table
-from otoscope.pipeline.splice import splice_table
+from otoscope.pipeline.splice import lens_table, splice_table
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
@@ -73,6 +73,7 @@ def explain(run: Context) -> None:
             steps["splice"] = stage.splice_step()
             steps["interventions"] = stage.interventions_step()
             steps["erasure"] = stage.erasure_step()
+        steps["lens"] = stage.lens_step()
         steps["annotations"] = stage.annotations_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
@@ -229,6 +230,12 @@ class _ExplainStage:
         path = self.run.folder.explain / "splice.parquet"
         inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
         return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
+
+    def lens_step(self) -> _Step:
+        """Return the step that transcribes digit strings from each layer of Whisper."""
+        path = self.run.folder.explain / "lens.parquet"
+        inputs = fingerprint(self.inputs, self.store.content_id())
+        return _Step("lens", inputs, [path], lambda: write_table(path, lens_table(self.run, self.member)))
 
     def interventions_step(self) -> _Step:
         """Return the step that changes latents and rival directions and reads out the last layer."""

@@ -13,7 +13,16 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import BatchedEncoder
 from otoscope.encoders.families.whisper import WhisperEncoder
 from otoscope.explain.firing import diverse
-from otoscope.explain.splice_scores import SCORES, Probes, later_layer_scores, substitutes, transcription_scores
+from otoscope.explain.splice_scores import (
+    LENS,
+    SCORES,
+    Probes,
+    later_layer_scores,
+    lens_passes,
+    lens_scores,
+    substitutes,
+    transcription_scores,
+)
 from otoscope.explain.transcription import DIGITS, SpokenString, Transcriber, join_words
 from otoscope.factors.table import FactorTable
 from otoscope.runs.context import Context
@@ -75,6 +84,32 @@ def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
                 on_string=lambda: run.progress.advance(1),
             )
     return pl.DataFrame(scores, schema=SCORES)
+
+
+def lens_table(run: Context, member: GridMember) -> pl.DataFrame:
+    """Return the word error rate from each layer of Whisper; empty for other encoders and corpora without digits."""
+    encoder = run.encoder.load()
+    store, corpus = open_activations(run.folder, run.config), load_corpus(run.folder)
+    corpus = corpus.select(store.clip_ids)
+    if not isinstance(encoder, WhisperEncoder) or encoder.runtime.context != "exact":
+        return pl.DataFrame(schema=LENS)
+    strings, speakers = digit_strings(corpus, encoder)
+    if not strings:
+        return pl.DataFrame(schema=LENS)
+    clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
+    sae = load_sae(run.folder.saes / member.sae_id).sae.to(encoder.runtime.device)
+    replaced_by = substitutes(sae, train_frames(store, member.layer, clips).rows, components=member.k)
+    passes = lens_passes(len(encoder.layers), member.layer) * len(strings)
+    with task(run.progress, "transcribing from each layer", passes, "transcripts"):
+        rows = lens_scores(
+            Transcriber(encoder),
+            member.layer,
+            replaced_by,
+            strings,
+            groups=np.array(speakers),
+            on_string=lambda: run.progress.advance(1),
+        )
+    return pl.DataFrame(rows, schema=LENS)
 
 
 def digit_strings(corpus: Corpus, encoder: BatchedEncoder) -> tuple[list[SpokenString], list[str]]:

@@ -17,7 +17,7 @@ from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.annotated_labels import annotated_labels
-from otoscope.report.sections.interventions import erasure, interventions
+from otoscope.report.sections.interventions import erasure, interventions, lens
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.overview import overview, previews
 from otoscope.report.sections.splice import splice_sentences
@@ -124,6 +124,8 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     yield PageSection("gallery", "Gallery of latents", "gallery.html", shown)
     if sentences := splice_sentences(run):
         yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
+    if transcripts := lens(run):
+        yield PageSection("lens", "Transcripts from each layer", "text_and_table.html", transcripts, figures["lens"])
     if tested := interventions(run):
         yield PageSection("interventions", "Interventions", "text_and_table.html", tested, figures["interventions"])
     if erased := erasure(run):

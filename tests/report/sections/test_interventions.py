@@ -9,6 +9,7 @@ import pytest
 from otoscope import plot
 from otoscope.artifacts import write_table
 from otoscope.errors import IncompleteArtifact
+from otoscope.explain.splice_scores import LENS
 from otoscope.pipeline.erasure import DOMINANCE, ERASURE, SWAPS
 from otoscope.pipeline.interventions import INTERVENTIONS
 from otoscope.report import read_run, write_report
@@ -136,3 +137,22 @@ def test_erasure_matrix_has_a_panel_per_technique(tmp_path: Path) -> None:
     write_erasure(tmp_path, low=0.1)
     chart = plot.erasure_matrix(tmp_path).to_dict()
     assert len(chart["concat"]) == 3
+
+
+def test_page_shows_transcripts_of_each_layer(tmp_path: Path) -> None:
+    make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    rows = [
+        {
+            "layer": layer, "encoder": encoder, "word_error_rate": rate, "low": 0.0, "high": rate + 0.1,
+            "spoken": "one two", "transcript": "One, <two>!", "words": 48, "strings": 12, "groups": 2,
+        }
+        for layer, encoder, rate in ((0, "untouched", 1.2), (4, "untouched", 0.02), (4, "sae", 0.1), (4, "mean", 1.0))
+    ]  # fmt: skip
+    write_table(tmp_path / "explain" / "lens.parquet", pl.DataFrame(rows, schema=LENS))
+    page = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    said = page.section("lens")
+    assert "12 strings of spoken digits (48 words, 2 test speakers)" in said
+    assert "layer replaced by its reconstruction" in said
+    assert "One, <two>!" in said
+    assert page.mistakes == []
+    assert plot.lens(tmp_path).to_dict()["title"] == "Word error rate of transcripts from each layer"

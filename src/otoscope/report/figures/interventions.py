@@ -5,7 +5,7 @@ import polars as pl
 
 from otoscope.factors.readable_names import readable_name
 from otoscope.report.figures.figure import Chart, Figure, Panel
-from otoscope.report.figures.marks import layered, series_colour, series_names
+from otoscope.report.figures.marks import curve, intervals, layer_axis, layered, series_colour, series_names
 from otoscope.report.figures.theme import OTHER
 
 TECHNIQUES = {
@@ -115,4 +115,37 @@ def _matrix(cells: pl.DataFrame, order: list[str], widest: float) -> Chart:
         base.transform_filter("datum.beyond")
         .mark_point(size=40, color=OTHER.light, strokeWidth=1.6)
         .encode(tooltip=tips),
+    )
+
+
+ENCODERS = {
+    "untouched": "untouched encoder",
+    "sae": "layer replaced by its reconstruction",
+    "mean": "layer replaced by its mean frame",
+}
+
+
+def lens(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the word error rate of transcripts from each layer; None without rows."""
+    if rows is None or rows.is_empty():
+        return None
+    series = pl.col("encoder").replace_strict(ENCODERS).alias("series")
+    data = rows.with_columns(series, pl.selectors.float().fill_nan(None))
+    names = [name for name in ENCODERS.values() if name in set(data["series"])]
+    title = "word error rate"
+    y = alt.Y("word_error_rate:Q").title(title).scale(zero=True)
+    base = alt.Chart(data).encode(x=layer_axis(data["layer"].to_list()), color=series_colour(names))
+    tips = [alt.Tooltip("series:N", title="encoder"), alt.Tooltip("layer:O"), alt.Tooltip("transcript:N")]
+    tips.append(alt.Tooltip("word_error_rate:Q", title=title, format=".3f"))
+    return Figure(
+        name="lens",
+        title="Word error rate of transcripts from each layer",
+        caption=(
+            "The decoder reads each layer through the encoder's final norm; later blocks are skipped. 0 is a perfect "
+            "transcript; rates above 1 have more wrong words than were spoken. Bars: 95 % interval over speakers."
+        ),
+        panels=[Panel(layered(*intervals(data, base, title), *curve(base, y, tips)))],
+        table=rows,
+        height=220,
+        legend=names,
     )

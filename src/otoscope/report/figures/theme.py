@@ -35,6 +35,9 @@ SERIES: dict[str, Colour] = {
     "principal component": OTHER,
     "audio minus silence": _colour("logmel"),
     "LEACE": _colour("untrained"),
+    "untouched encoder": DENSE,
+    "layer replaced by its reconstruction": SAE,
+    "layer replaced by its mean frame": NULL,
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
 """Names in legends and their colours; blue and orange are distinguishable with any colour vision."""

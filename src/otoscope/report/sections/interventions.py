@@ -8,7 +8,7 @@ import polars as pl
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import comma_list, count, decimal, known, percent
 from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.figures.interventions import TECHNIQUES
+from otoscope.report.figures.interventions import ENCODERS, TECHNIQUES
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import TextAndTable, table
 
@@ -134,3 +134,21 @@ def _swap_sentence(swaps: pl.DataFrame) -> str:
 
 def _interval(row: Mapping[str, Any]) -> str:
     return f" ({decimal(row['low'], 2)} to {decimal(row['high'], 2)})" if known(row["low"]) else ""
+
+
+def lens(run: RunData) -> TextAndTable | None:
+    """Return the section on transcripts from each layer; None if there are none."""
+    rows = run.explained("lens")
+    if rows is None:
+        return None
+    first = rows.row(0, named=True)
+    introduction = (
+        f"{count(first['strings'], 'string')} of spoken digits ({count(first['words'], 'word')}, "
+        f"{count(first['groups'], 'test speaker')}) were transcribed from each layer: blocks after it were skipped, "
+        "and the decoder read it through the encoder's final norm. It was trained on the last layer alone, so that a "
+        "high rate of an earlier layer does not show that the words are not in it."
+    )
+    shown = rows.with_columns(pl.col("encoder").replace_strict(ENCODERS)).select(
+        "layer", "encoder", "word_error_rate", "low", "high", "spoken", "transcript"
+    )
+    return TextAndTable([introduction], table(shown, caption="Transcripts from each layer", digits=2))
