@@ -18,21 +18,21 @@ from tests.support.page_reader import Reading, read_page
 @pytest.mark.parametrize(
     ("train_r", "test_r", "null_high", "said"),
     [
-        (0.6, 0.5, 0.2, "Is stronger in clips with a higher value"),
-        (-0.6, -0.5, 0.2, "Is stronger in clips with a lower value"),
+        (0.6, 0.5, 0.2, "Clips with a higher value contain more of it"),
+        (-0.6, -0.5, 0.2, "Clips with a lower value contain more of it"),
         # the reviewer's case: 0.09 where shuffled factors reach 0.43
         (0.6, 0.09, 0.43, "Not beyond chance on test clips"),
         (0.6, -0.09, 0.43, "Not beyond chance on test clips"),
         (0.6, 0.43, 0.43, "Not beyond chance on test clips"),
         (0.6, math.nan, 0.43, "Not beyond chance on test clips"),
         (0.6, -0.5, 0.2, "Opposite sign on test clips"),
-        (0.6, 0.5, math.nan, "Is stronger in clips with a higher value"),
+        (0.6, 0.5, math.nan, "Clips with a higher value contain more of it"),
     ],
 )
 def test_a_direction_is_named_only_beyond_the_null(train_r: float, test_r: float, null_high: float, said: str) -> None:
     row = {"train_r": train_r, "test_r": test_r, "null_high": null_high, "test_clips": 24, "test_groups": 3}
     assert latent_status(row) == said
-    assert is_refuted(said) == ("stronger" not in said)
+    assert is_refuted(said) == ("contain more" not in said)
 
 
 def test_too_few_clips_or_groups_give_no_verdict() -> None:
@@ -41,7 +41,7 @@ def test_too_few_clips_or_groups_give_no_verdict() -> None:
     of_two = {"train_r": 0.6, "test_r": 0.5, "null_high": 0.2, "test_clips": 400, "test_groups": 2}
     assert (
         latent_status(of_two)
-        == "In the clips of 2 test groups, too few for a claim, it is stronger in clips with a higher value"
+        == "In the clips of 2 test groups, too few for a claim, clips with a higher value contain more of it"
     )
 
 

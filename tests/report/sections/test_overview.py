@@ -7,7 +7,16 @@ from tests.report.conftest import Made, report
 
 def _card(factor: str, *, confirmed: bool = True, clips: int = 2) -> LatentCard:
     clip = ClipCard("a.wav", "data:", "data:", "", "", "", 1.0, 8000.0)
-    return LatentCard(factor, "", "", "", "", [clip] * clips, status="Is stronger", confirmed=confirmed)
+    return LatentCard(
+        factor,
+        "",
+        "",
+        "",
+        "",
+        [clip] * clips,
+        status="Clips with a higher value contain more of it",
+        confirmed=confirmed,
+    )
 
 
 def test_previews_are_the_first_confirmed_latents_with_clips() -> None:

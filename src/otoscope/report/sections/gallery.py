@@ -1,4 +1,4 @@
-"""The gallery: single latents with the clips in which they fire most, and their test on test groups."""
+"""The gallery: single latents with the clips that contain most of them, and their test on test groups."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -25,16 +25,16 @@ BETWEEN = "Between groups only: within them not beyond chance"
 
 
 def latent_status(row: Mapping[str, Any]) -> str:
-    """Return in which clips a latent is stronger, or why test clips do not confirm it.
+    """Return which clips contain more of a latent, or why test clips do not confirm it.
 
     The test correlation must exceed its null in size and have the sign of the training correlation. It is that within
     groups; a latent that follows the factor between them only, as one of the singer's sex does, is no latent of the
     factor. With fewer than three test groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
-    direction = f"is stronger in clips with a {'higher' if train_r >= 0 else 'lower'} value"
+    direction = f"clips with a {'higher' if train_r >= 0 else 'lower'} value contain more of it"
     if row["test_clips"] < MIN_ROWS:
-        return f"Not tested, on fewer than {MIN_ROWS} test clips; on training and validation clips it {direction}"
+        return f"Not tested, on fewer than {MIN_ROWS} test clips; of training and validation clips, {direction}"
     if formatting.known(null_high) and null_high >= 1:
         return UNTESTABLE
     if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
@@ -42,11 +42,11 @@ def latent_status(row: Mapping[str, Any]) -> str:
     if (test_r >= 0) != (train_r >= 0):
         return OPPOSITE
     if row["test_groups"] < MIN_GROUPS:
-        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, it {direction}"
+        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, {direction}"
     return direction.capitalize()
 
 
-STRONGER = "Is stronger"
+CONFIRMED = "Clips with a"
 
 
 def is_refuted(status: str) -> bool:
@@ -81,12 +81,12 @@ def introduction(run: RunData) -> str:
         "its card. The latent was chosen on training and validation groups. Correlations are those within "
         f"{_noun(run)}s: of deviations from the mean of each {_noun(run)}. The test correlation is given with the "
         f"upper end for clips permuted within each {_noun(run)}, over all latents of the gallery together: by chance, "
-        f"any latent exceeds it in 5{NBSP}% of galleries. The clips are those in which the latent fires "
-        "most, from different groups where possible; the caption names the split, which may be training. Strength is "
-        f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
-        "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
-        "scaled from 0 to the clip's maximum. These clips are extremes, not typical clips; the sentence above them is "
-        "composed from the frames of train and validation groups, and scored on test groups."
+        f"any latent exceeds it in 5{NBSP}% of galleries. The clips are those that contain most of "
+        "the latent, from different groups where possible; the caption names the split, which may be training. "
+        f"Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
+        "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the "
+        "latent over time, scaled from 0 to the clip's maximum. These clips are extremes, not typical clips; the "
+        "sentence above them is composed from the frames of train and validation groups, and scored on test groups."
     )
 
 
@@ -281,7 +281,7 @@ def _latent(
         clips=clips,
         card=card,
         status=status,
-        confirmed=status.startswith(STRONGER),
+        confirmed=status.startswith(CONFIRMED),
     )
 
 
