@@ -57,7 +57,7 @@ def atomic(path: Path) -> Generator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
@@ -71,6 +71,14 @@ def atomic(path: Path) -> Generator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents unless they exist; raise `ArtifactError` for a file in its place."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ArtifactError(f"{path} is no folder, but a folder is needed there; move it away and run again") from error
 
 
 def canonical_json(value: object) -> str:

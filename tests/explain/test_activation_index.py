@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -127,6 +129,37 @@ def test_unknown_latents_clips_and_widths_are_refused(store: ActivationStore, tm
         index.codes_of("x.wav")
     with pytest.raises(EvaluationError, match=r"takes rows of width 7, layer 1 .* has width 6"):
         write_activation_index(tmp_path, store, sae_of(width=7), 1)
+
+
+@pytest.mark.parametrize("name", ["part-00001.safetensors", "block-00000.safetensors"])
+def test_a_damaged_file_of_a_killed_index_is_written_again(store: ActivationStore, tmp_path: Path, name: str) -> None:
+    write_activation_index(tmp_path, store, sae_of(), 1, **SMALL)
+    whole, data = contents(tmp_path), bytearray((tmp_path / name).read_bytes())
+    data[-9] ^= 1
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "card.json").unlink()
+    write_activation_index(tmp_path, store, sae_of(), 1, **SMALL)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("card.json", lambda path: path.write_text("[]")),
+        ("card.json", lambda path: path.write_text(path.read_text().replace('"parts": [', '"parts": [3, '))),
+        ("card.json", lambda path: path.write_text(path.read_text().replace('"rows": ', '"rows": "x", "y": '))),
+        ("card.json", lambda path: path.write_text(path.read_text().replace('"latents": 40', '"latents": 41'))),
+        ("clips.parquet", lambda path: pl.DataFrame({"x": [1]}).write_parquet(path)),
+        ("latents.parquet", lambda path: pl.read_parquet(path).head(3).write_parquet(path)),
+    ],
+)
+def test_open_refuses_cards_and_tables_of_another_shape(
+    store: ActivationStore, tmp_path: Path, file: str, change: Callable[[Path], object]
+) -> None:
+    write_activation_index(tmp_path, store, sae_of(), 1, **SMALL)
+    change(tmp_path / file)
+    with pytest.raises(DamagedArtifact, match=r"card\.json is damaged|has other columns or rows"):
+        ActivationIndex.open(tmp_path)
 
 
 def test_a_damaged_part_is_named(store: ActivationStore, tmp_path: Path) -> None:

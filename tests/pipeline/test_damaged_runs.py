@@ -159,6 +159,30 @@ def other_table(path: Path, rng: random.Random) -> None:
     rng.choice(changes)().write_parquet(path)
 
 
+def folder_removed(path: Path, rng: random.Random) -> None:
+    shutil.rmtree(path.parent)
+
+
+def file_instead_of_folder(path: Path, rng: random.Random) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.write_text("mine")
+
+
+def folder_linked_out(path: Path, rng: random.Random) -> None:
+    """Put a link to a folder outside in the place of a folder: with other files of these names, or with none."""
+    root = next(parent for parent in path.parents if (parent / "secret.txt").is_file())
+    names = [other.name for other in path.parent.iterdir()]
+    shutil.rmtree(path.parent)
+    elsewhere = root / rng.choice(["elsewhere", "voices"])
+    elsewhere.mkdir(exist_ok=True)
+    for name in names if elsewhere.name == "elsewhere" else ():
+        (elsewhere / name).write_text(SECRET)
+    path.parent.symlink_to(elsewhere, target_is_directory=True)
+
+
+FOLDERS: tuple[Change, ...] = (folder_removed, file_instead_of_folder, folder_linked_out)
+"""Changes of the folder of a file, unless it is the run itself."""
+
 ANY: tuple[Change, ...] = (flip, cut, remove, append, noise, folder_instead, pipe_instead, link_out)
 
 
@@ -169,7 +193,8 @@ def damage(out: Path, seed: int) -> str:
         paths = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.is_symlink() and p.name not in VOLATILE]
         path = rng.choice([p for p in paths if "tensorboard" not in p.parts])
         special = {".json": (other_shape, other_entry, other_entry), ".parquet": (other_table,)}.get(path.suffix, ())
-        change = rng.choice((*special, *ANY) if rng.random() < 0.5 or not special else special)
+        kinds = (*special, *ANY) if rng.random() < 0.5 or not special else special
+        change = rng.choice(FOLDERS if path.parent != out and rng.random() < 0.1 else kinds)
         try:
             change(path, rng)
         except (ValueError, pl.exceptions.PolarsError):  # damaged already
@@ -182,12 +207,16 @@ def _require(expected: bool, text: str) -> None:
     assert expected, text
 
 
+def _outside(finished: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(finished).items() if not name.startswith(("out/", "kept/"))}
+
+
 def check(finished: Path, seed: int) -> None:
-    whole, outside = contents(finished / "out"), contents(finished)
-    outside = {name: data for name, data in outside.items() if not name.startswith("out/")}
+    whole = contents(finished / "out")
     shutil.copytree(finished / "out", finished / "kept")
     try:
         done = damage(finished / "out", seed)
+        outside = _outside(finished)
         try:
             run(load_config(finished / "mine.yaml"), finished / "out")
         except BaseException as error:  # noqa: BLE001  a panic of Rust is no Exception
@@ -199,14 +228,14 @@ def check(finished: Path, seed: int) -> None:
             assert not changed, f"{done}: {changed}"
         pages = [path for path in (finished / "out" / "report").rglob("*.html") if path.is_file()]
         assert not any(SECRET in page.read_text(errors="replace") for page in pages), done
-        after = contents(finished)
-        assert {n: d for n, d in after.items() if not n.startswith(("out/", "kept/"))} == outside, done
+        assert _outside(finished) == outside, done
     finally:
+        shutil.rmtree(finished / "elsewhere", ignore_errors=True)
         shutil.rmtree(finished / "out")
         (finished / "kept").rename(finished / "out")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(6), 2288])  # 2288: a folder where a file was, and a damaged card
 def test_run_restores_damaged_artifacts_or_refuses_them(finished: Path, seed: int) -> None:
     check(finished, seed)
 

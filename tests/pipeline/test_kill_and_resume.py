@@ -103,6 +103,19 @@ def test_run_killed_in_every_stage_ends_in_the_same_artifacts(folder: Path, conf
     assert [name for name in whole if whole[name] != resumed[name]] == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_run_stopped_by_signals_in_every_stage_prints_how_to_resume(folder: Path, config: Path) -> None:
+    found = trials("signals", config)
+    assert len(found["stopped"]) == 2 * len(STAGES)
+    for name, stopped in found["stopped"].items():
+        assert stopped["code"] == {"SIGINT": 130, "SIGTERM": 143}[name.split()[0]], (name, stopped)
+        assert stopped["told"].splitlines()[-1] == "stopped; run the same command again to resume", (name, stopped)
+        assert "Traceback" not in stopped["told"], (name, stopped)
+        assert stopped["left"] == [], name
+    assert found["code"] == 0
+
+
 @pytest.fixture(scope="module")
 def full(config: Path) -> dict[str, Any]:
     return trials("full_disks", config)

@@ -1,7 +1,7 @@
 """Break runs as machines do, in child processes: kill -9 at chosen and at random moments, and a full disk.
 
-Run as a module, `python -m tests.support.kill_and_resume kills|every_stage|full_disks CONFIG FOLDER`, it prints one
-JSON line about what happened.
+Run as a module, `python -m tests.support.kill_and_resume kills|every_stage|signals|full_disks CONFIG FOLDER`, it prints
+one JSON line about what happened.
 """
 
 import json
@@ -102,23 +102,28 @@ def kill_at_a_write(stage: str, config: Path, out: Path, *, writes: int = 2) -> 
     """Kill a run before a file of one stage gets its name; return how the process ended."""
 
     def work() -> None:
-        run_stage, rename, left = Stage.run, Path.replace, [writes]
-
-        def run_to_be_killed(self: Stage, context: Context) -> None:
-            if self.name == stage:
-                Path.replace = rename_or_end  # type: ignore[method-assign]
-            run_stage(self, context)
-
-        def rename_or_end(self: Path, target: Path) -> Path:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return rename(self, target)
-
-        Stage.run = run_to_be_killed  # type: ignore[method-assign]
+        signal_at_a_write(stage, signal.SIGKILL, writes=writes)
         run(load_config(config), out)
 
     return end_of(child(work))
+
+
+def signal_at_a_write(stage: str, signum: signal.Signals, *, writes: int) -> None:
+    """Let this process send itself a signal before a file of a stage gets its name."""
+    run_stage, rename, left = Stage.run, Path.replace, [writes]
+
+    def run_to_be_stopped(self: Stage, context: Context) -> None:
+        if self.name == stage:
+            Path.replace = rename_or_end  # type: ignore[method-assign]
+        run_stage(self, context)
+
+    def rename_or_end(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signum)
+        return rename(self, target)
+
+    Stage.run = run_to_be_stopped  # type: ignore[method-assign]
 
 
 def kill_at_random(config: Path, folder: Path, *, whole_s: float, kills: int) -> dict[str, Any]:
@@ -201,6 +206,26 @@ def kills_in_every_stage(config: Path, folder: Path) -> dict[str, Any]:
     return {"ends": ends, "codes": codes}
 
 
+def signals_in_every_stage(config: Path, folder: Path) -> dict[str, Any]:
+    """Stop one run by both signals in one stage after the other, then let it end."""
+    out, found = folder / "stopped-in-all", dict[str, Any]()
+    for stage in STAGES:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            told = folder / f"{signum.name}-in-{stage}.txt"
+
+            def work(stage: str = stage, signum: signal.Signals = signum) -> None:
+                signal_at_a_write(stage, signum, writes=1)
+                main(["run", str(config), "--out", str(out)])
+
+            code = end_of(child(work, told=told))
+            found[f"{signum.name} {stage}"] = {
+                "code": code,
+                "told": told.read_text(),
+                "left": [path.name for path in out.rglob("*.part")],
+            }
+    return {"stopped": found, "code": end_of(child(lambda: run(load_config(config), out)))}
+
+
 def full_disks(config: Path, folder: Path) -> dict[str, Any]:
     return {stage: fill_the_disk(stage, config, folder) for stage in STAGES}
 
@@ -210,6 +235,11 @@ if __name__ == "__main__":
     kept = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the commands print is not what this module tells
     load_encoder(load_config(sys.argv[2]).model)  # what it imports is then there in every child
-    trials = {"kills": kills, "full_disks": full_disks, "every_stage": kills_in_every_stage}[sys.argv[1]]
+    trials = {
+        "kills": kills,
+        "full_disks": full_disks,
+        "every_stage": kills_in_every_stage,
+        "signals": signals_in_every_stage,
+    }[sys.argv[1]]
     told = json.dumps(trials(Path(sys.argv[2]), Path(sys.argv[3])))
     os.write(kept, told.encode())

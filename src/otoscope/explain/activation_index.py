@@ -13,13 +13,12 @@ A folder with
 A code is `value * scale`; `scale` is a power of two per file, so that no code overflows or underflows float16.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,13 +26,17 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import (
     canonical_json,
     fingerprint,
+    make_folder,
+    parse_json_as,
     read_json_as,
     read_table,
+    read_tensors,
     resolve_inside,
     write_json,
     write_table,
@@ -41,6 +44,7 @@ from otoscope.artifacts import (
 )
 from otoscope.config import Pooling
 from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.runs.cards import remove_file
 from otoscope.runs.code_version import code_version
 from otoscope.sae.model import SparseAutoencoder
 
@@ -56,6 +60,12 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 STATISTICS = ("latent", "rows", "rate", "clips", "mean", "maximum", *(f"q{100 * q:.0f}" for q in QUANTILES))
 """Per latent: rows and share of rows in which it fires, clips, then mean, maximum and quantiles of its activations."""
+
+KINDS = {name: pl.Int64() if name in ("latent", "rows", "clips") else pl.Float64() for name in STATISTICS}
+"""Columns of `latents.parquet` and their types."""
+
+CLIPS = {"clip_id": pl.String(), "first_row": pl.Int64(), "rows": pl.Int64()}
+"""Columns of `clips.parquet` and their types."""
 
 CARD = "card.json"
 
@@ -80,27 +90,67 @@ class ClipRange(NamedTuple):
     row_offsets: Int[np.ndarray, " rows_and_end"]
 
 
+class PartFacts(TypedDict):
+    """Clips of a part, and the scale of its codes."""
+
+    clips: int
+    first_clip: int
+    scale: float
+
+
+class BlockFacts(TypedDict):
+    """Latents of a block, and the scale of their codes."""
+
+    first_latent: int
+    latents: int
+    scale: float
+
+
+class IndexPart(PartFacts):
+    """A part and its file."""
+
+    file: str
+
+
+class IndexBlock(BlockFacts):
+    """A block and its file."""
+
+    file: str
+
+
+class IndexCard(TypedDict):
+    """Card of an index: fingerprint of its inputs, its size, and its files."""
+
+    inputs: str
+    layer: int
+    pooling: Pooling
+    latents: int
+    rows: int
+    entries: int
+    parts: list[IndexPart]
+    blocks: list[IndexBlock]
+
+
 @dataclass(frozen=True, eq=False)
 class ActivationIndex:
     """Codes of a dictionary over all clips of a store; files are memory-mapped and read slice by slice."""
 
     folder: Path
-    card: dict[str, Any]
+    card: IndexCard
     clips: pl.DataFrame
     statistics: pl.DataFrame
 
     @classmethod
     def open(cls, folder: str | Path) -> "ActivationIndex":
-        """Open a finished index; raise `IncompleteArtifact` if it was never finished."""
+        """Open a finished index; raise `IncompleteArtifact` if it was never finished, `DamagedArtifact` if damaged."""
         folder = Path(folder)
         if not (folder / CARD).is_file():
             raise IncompleteArtifact(f"{folder} holds no finished index; run `otoscope explain` to write it")
-        card = read_json_as(folder / CARD, dict[str, Any])
-        if missing := {"inputs", "latents", "parts", "blocks"} - card.keys():
-            raise DamagedArtifact(
-                f"{folder / CARD} lacks {sorted(missing)}; delete {folder} and run `otoscope explain`"
-            )
-        return cls(folder, card, read_table(folder / "clips.parquet"), read_table(folder / "latents.parquet"))
+        card = read_json_as(folder / CARD, IndexCard)
+        clips, statistics = read_table(folder / "clips.parquet"), read_table(folder / "latents.parquet")
+        if clips.schema != CLIPS or statistics.schema != KINDS or statistics.height != card["latents"]:
+            raise DamagedArtifact(f"a table of {folder} has other columns or rows; delete it, run `otoscope explain`")
+        return cls(folder, card, clips, statistics)
 
     @property
     def files(self) -> list[Path]:
@@ -216,12 +266,12 @@ def write_activation_index(
             f"this SAE takes rows of width {sae.width}, layer {layer} of {store.folder} has width "
             f"{store.width(layer)}; give the SAE that was trained on this layer"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     inputs = index_inputs(store, sae, layer, pooling=pooling, part_entries=part_entries, block_entries=block_entries)
-    (folder / CARD).unlink(missing_ok=True)
+    remove_file(folder / CARD)
     rows_of = _rows_per_clip(store, pooling)
     first_rows = np.concatenate([[0], np.cumsum(rows_of)])
-    clips = pl.DataFrame({"clip_id": store.clip_ids, "first_row": first_rows[:-1], "rows": rows_of})
+    clips = pl.DataFrame({"clip_id": store.clip_ids, "first_row": first_rows[:-1], "rows": rows_of}, schema=CLIPS)
     write_table(folder / "clips.parquet", clips)
     parts = list(_write_parts(folder, store, sae, layer, pooling, inputs, part_entries, on_clip or _ignore))
     counts = np.zeros(sae.latents, dtype=np.int64)
@@ -268,12 +318,12 @@ def _write_parts(
     inputs: str,
     part_entries: int,
     on_clip: Callable[[], object],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[IndexPart]:
     """Write the parts that are missing and yield the card of each."""
     first, number = 0, 0
     while first < len(store.clip_ids):
         name = f"part-{number:05d}.safetensors"
-        part = _finished(folder / name, inputs)
+        part = _finished(folder / name, inputs, PartFacts)
         if part is None:
             part = _write_part(folder / name, store, sae, layer, pooling, inputs, part_entries, first, on_clip)
         else:
@@ -293,7 +343,7 @@ def _write_part(
     part_entries: int,
     first: int,
     on_clip: Callable[[], object],
-) -> dict[str, Any]:
+) -> PartFacts:
     kind = np.uint16 if sae.latents <= 1 << 16 else np.int32
     values: list[NDArray[np.float32]] = []
     latents: list[NDArray[Any]] = []
@@ -320,8 +370,12 @@ def _write_part(
             np.int64
         ),
     }
-    facts = {"clips": clips, "first_clip": first, "scale": scale}  # in the order in which `_finished` reads them
-    write_tensors(path, tensors, _metadata(inputs, facts))
+    facts: PartFacts = {
+        "clips": clips,
+        "first_clip": first,
+        "scale": scale,
+    }  # in the order in which `_finished` reads them
+    write_tensors(path, tensors, _metadata(inputs, facts, tensors))
     return facts
 
 
@@ -346,23 +400,23 @@ def _scale(values: Float[np.ndarray, " entries"]) -> float:
 
 def _write_blocks(
     folder: Path,
-    parts: Sequence[dict[str, Any]],
+    parts: Sequence[IndexPart],
     counts: NDArray[np.int64],
     first_rows: NDArray[np.int64],
     inputs: str,
     block_entries: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[IndexBlock]:
     """Write the transposed blocks that are missing and yield the card of each."""
     scale = max((part["scale"] for part in parts), default=1.0)
     for number, (low, high) in enumerate(_latent_ranges(counts, block_entries)):
         name = f"block-{number:05d}.safetensors"
-        block = _finished(folder / name, inputs)
+        block = _finished(folder / name, inputs, BlockFacts)
         if block is None:
             offsets = np.concatenate([[0], np.cumsum(counts[low:high])])
             values, rows = _transpose(folder, parts, offsets, first_rows, low, high, scale)
-            block = {"first_latent": low, "latents": high - low, "scale": scale}
+            block = BlockFacts(first_latent=low, latents=high - low, scale=scale)
             tensors = {"values": values, "rows": rows, "latent_offsets": offsets}
-            write_tensors(folder / name, tensors, _metadata(inputs, block))
+            write_tensors(folder / name, tensors, _metadata(inputs, block, tensors))
         yield {"file": name, **block}
 
 
@@ -378,7 +432,7 @@ def _latent_ranges(counts: NDArray[np.int64], block_entries: int) -> Iterator[tu
 
 def _transpose(
     folder: Path,
-    parts: Sequence[dict[str, Any]],
+    parts: Sequence[IndexPart],
     offsets: NDArray[np.int64],
     first_rows: NDArray[np.int64],
     low: int,
@@ -404,7 +458,7 @@ def _transpose(
     return values, rows
 
 
-def _write_statistics(folder: Path, blocks: Sequence[dict[str, Any]], first_rows: NDArray[np.int64]) -> None:
+def _write_statistics(folder: Path, blocks: Sequence[IndexBlock], first_rows: NDArray[np.int64]) -> None:
     columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for block in blocks:
         with _mapped(folder / block["file"]) as file:
@@ -420,11 +474,10 @@ def _write_statistics(folder: Path, blocks: Sequence[dict[str, Any]], first_rows
                 row = [block["first_latent"] + at, active.size, rate, clips, size, active.max(initial=0.0), *middle]
                 for name, value in zip(STATISTICS, row, strict=True):
                     columns[name].append(value)
-    kinds = {name: pl.Int64() if name in ("latent", "rows", "clips") else pl.Float64() for name in STATISTICS}
-    write_table(folder / "latents.parquet", pl.DataFrame(columns, schema=kinds))
+    write_table(folder / "latents.parquet", pl.DataFrame(columns, schema=KINDS))
 
 
-def _read_part(folder: Path, part: dict[str, Any]) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:
+def _read_part(folder: Path, part: IndexPart) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:
     """Return values, latents and row offsets of a part."""
     with _mapped(resolve_inside(folder, part["file"])) as file:
         return file.get_tensor("values"), file.get_tensor("latents"), file.get_tensor("row_offsets")
@@ -449,18 +502,34 @@ def _slice(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
     )
 
 
-def _metadata(inputs: str, facts: dict[str, Any]) -> dict[str, str]:
-    # one entry: safetensors writes several in random order
-    return {"index": canonical_json({"inputs": inputs, **facts})}
+class _Header(TypedDict):
+    inputs: str
+    facts: dict[str, Any]
+    checksum: str
 
 
-def _finished(path: Path, inputs: str) -> dict[str, Any] | None:
-    """Return the facts of a file that an earlier call finished from the same inputs; None if there is none."""
+Facts = TypeVar("Facts", PartFacts, BlockFacts)
+
+
+def _metadata(inputs: str, facts: PartFacts | BlockFacts, tensors: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    header = {"inputs": inputs, "facts": facts, "checksum": _checksum(inputs, facts, tensors)}
+    return {"index": canonical_json(header)}  # one entry: safetensors writes several in random order
+
+
+def _checksum(inputs: str, facts: object, tensors: Mapping[str, NDArray[Any]]) -> str:
+    hashed = {name: sha256(np.ascontiguousarray(array).data).hexdigest() for name, array in tensors.items()}
+    return fingerprint(inputs, facts, hashed)
+
+
+def _finished(path: Path, inputs: str, kind: type[Facts]) -> Facts | None:
+    """Return the facts of a whole file that an earlier call finished from the same inputs; None if there is none."""
     if not path.is_file():
         return None
     try:
         with _mapped(path) as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("index", "{}"))
-    except (DamagedArtifact, ValueError):
+            header = parse_json_as((file.metadata() or {}).get("index", "").encode(), _Header, name=str(path))
+        if header["inputs"] != inputs or _checksum(inputs, header["facts"], read_tensors(path)) != header["checksum"]:
+            return None
+        return parse_json_as(canonical_json(header["facts"]).encode(), kind, name=str(path))
+    except DamagedArtifact:
         return None
-    return facts if facts.pop("inputs", "") == inputs else None

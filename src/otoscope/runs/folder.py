@@ -1,6 +1,7 @@
 """Run folder: paths of all artifacts, a lock for one writer at a time, and a log."""
 
 import json
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ LOCK, MARK = ".lock", "run.json"
 
 OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
 """Files that file managers leave in folders."""
+
+FOLDERS = ("activations", "explain", "parts", "report", "saes", "sound", "stages")
+"""Folders of a run."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ class RunFolder:
         """Append one line to `log.jsonl`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
         path = self.root / "log.jsonl"
-        if path.exists() and not path.is_file():
-            raise ArtifactError(f"{path} is not a file; move it away and run again")
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            raise ArtifactError(f"{path} is not a file of this run; move it away and run again")
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -110,7 +114,8 @@ class RunFolder:
     def locked(self) -> Generator[None]:
         """Lock the folder against a second run; a killed process releases its lock.
 
-        Raises `ArtifactError` for a folder that is neither new, nor empty, nor a run's: no file of others is touched.
+        Raises `ArtifactError` for a folder that is neither new, nor empty, nor a run's, and for a run with a link that
+        leads out of it in the place of a folder: no file of others is touched.
         """
         lock = FileLock(self.root / LOCK)
         try:
@@ -122,6 +127,7 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.root, error) from error
         with acquired:
+            self._require_inside()
             write_json(self.mark, {"holds": "a run of otoscope"})
             yield
 
@@ -134,6 +140,19 @@ class RunFolder:
                 f"{self.root} holds files that are not of a run ({', '.join(map(quote, others[:3]))}"
                 f"{', ...' if len(others) > 3 else ''}); give a new or an empty folder with --out"
             )
+
+    def _require_inside(self) -> None:
+        root = os.path.realpath(self.root)
+        for top in (self.root / name for name in FOLDERS):
+            if os.path.lexists(top) and not top.is_dir():
+                raise ArtifactError(f"{top} is no folder; move it away and run again")
+            below = (Path(folder, name) for folder, names, _ in os.walk(top) for name in names)
+            for path in (top, *below):
+                if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                    raise ArtifactError(
+                        f"{path} is a link out of the run; remove it and run again (`extract.store` gives activations "
+                        "another place)"
+                    )
 
 
 def _unwritable(path: Path, error: OSError) -> ArtifactError:
