@@ -1,5 +1,6 @@
 """Contents of a run folder as a report reads them; everything but the results may be missing."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,12 @@ from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
 from otoscope.metrics.record import SCHEMA
 from otoscope.report.results import Results
+from otoscope.runs.cards import is_whole, read_card
 
 NO_CATEGORY = "other"
+
+UNSHOWN = ("explain/index/", "parts/", "sound/")
+"""Files of a run that no page shows."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,13 @@ def category_of(categories: Mapping[str, str], factor: str) -> str:
 
 
 def read_run(folder: Path) -> RunData:
-    """Load a run folder; raise `IncompleteArtifact` without results, `DamagedArtifact` if they lack columns."""
+    """Load a run folder.
+
+    Raises `IncompleteArtifact` without results, and `DamagedArtifact` if they lack columns, or if a file that the page
+    shows differs from the card of its stage.
+    """
+    for stage in ("corpus", "factors", "train", "evaluate", "explain"):
+        _require_whole(folder, folder / "stages" / f"{stage}.json")
     rows = read_table(folder / "results.parquet")
     if missing := SCHEMA.keys() - set(rows.columns):
         raise DamagedArtifact(
@@ -96,6 +107,15 @@ def read_run(folder: Path) -> RunData:
         activations=_json(folder / "activations" / "manifest.json"),
         top_clips=read_top_clips(folder / "explain"),
     )
+
+
+def _require_whole(folder: Path, card: Path) -> None:
+    """Raise `DamagedArtifact` for a file of a stage with other content; large ones that no page shows are not read."""
+    outputs = (read_card(card) or {"outputs": {}})["outputs"]
+    for name, sha256 in outputs.items():
+        shown = not name.startswith(UNSHOWN) and not name.endswith(".safetensors")
+        if shown and os.path.lexists(folder / name) and not is_whole(folder, name, sha256):
+            raise DamagedArtifact(f"{folder / name} is damaged: it differs from its checksum in {card}; run again")
 
 
 def set_aside(folder: Path) -> pl.DataFrame | None:
