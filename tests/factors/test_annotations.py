@@ -229,3 +229,57 @@ def test_annotation_folder_without_annotations_is_refused(tmp_path: Path):
         AnnotationFolder(tmp_path)
     with pytest.raises(CorpusError, match="does not exist"):
         AnnotationFolder(tmp_path / "none")
+
+
+TEXTGRID_WITH = (
+    'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 1\ntiers? <exists>\nsize = {}\n'
+)
+ELAN_WITH = (
+    '<?xml version="1.0" encoding="{encoding}"?><ANNOTATION_DOCUMENT><TIME_ORDER>'
+    '<TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="{end}"/></TIME_ORDER>'
+    '<TIER TIER_ID="t"><ALIGNABLE_ANNOTATION ANNOTATION_ID="x0" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b">'
+    "<ANNOTATION_VALUE>ü</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION>{more}</TIER></ANNOTATION_DOCUMENT>"
+)
+REFERENCE = (
+    '<REF_ANNOTATION ANNOTATION_ID="x{}" ANNOTATION_REF="x{}"><ANNOTATION_VALUE>q</ANNOTATION_VALUE></REF_ANNOTATION>'
+)
+COLUMNS = "Selection\tBegin Time (s)\tEnd Time (s)\t"
+HOSTILE = {
+    "endless count.TextGrid": TEXTGRID_WITH.format("1e999"),
+    "huge count.TextGrid": TEXTGRID_WITH.format("1e308"),
+    "digits.TextGrid": TEXTGRID_WITH.format("1" * 200_000 + "x"),
+    "open quote.TextGrid": TEXTGRID_WITH.format("1") + '"' + "a" * 1_000_000,
+    "sample.phn": f"0 {'9' * 400} aa\n",
+    "time.eaf": ELAN_WITH.format(encoding="UTF-8", end="9" * 400, more=""),
+    "deep.eaf": "<a>" * 300_000 + "</a>" * 300_000,
+    "entity.eaf": '<!DOCTYPE x [<!ENTITY a "bb"><!ENTITY c "&a;&a;">]><x>&c;</x>',
+    "deep.jams": '{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "time.jams": '{"annotations": [{"namespace": "n", "data": [{"time": %s, "duration": 1, "value": "x"}]}]}'
+    % ("9" * 400),
+    "wide.txt": COLUMNS + "\t".join(map(str, range(200_000))) + "\n" + "1\t0\t1\n" * 200,
+    "label.txt": "0\t1\t" + "x" * 1_000_000,
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_read_annotations_refuses_hostile_files_at_once(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(HOSTILE[name], encoding="utf-8")
+    with pytest.raises(CorpusError) as caught:
+        read_annotations(tmp_path / name, recording="rec", rate_hz=16_000)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.timeout(20)
+def test_read_annotations_follows_a_long_chain_of_references(tmp_path: Path):
+    chain = "".join(REFERENCE.format(number, number - 1) for number in range(30_000, 0, -1))
+    (tmp_path / "x.eaf").write_text(ELAN_WITH.format(encoding="UTF-8", end="500", more=chain), encoding="utf-8")
+    found = read_annotations(tmp_path / "x.eaf", recording="x", rate_hz=16_000)
+    assert {(one.start_s, one.end_s) for one in found} == {(0.0, 0.5)}
+    assert len(found) == 30_001
+
+
+@pytest.mark.parametrize(("encoding", "codec"), [("UTF-16", "utf-16"), ("ISO-8859-1", "latin-1"), ("UTF-8", "utf-8")])
+def test_read_annotations_reads_elan_in_its_declared_encoding(tmp_path: Path, encoding: str, codec: str):
+    (tmp_path / "x.eaf").write_text(ELAN_WITH.format(encoding=encoding, end="500", more=""), encoding=codec)
+    assert [one.label for one in read_annotations(tmp_path / "x.eaf", recording="x", rate_hz=16_000)] == ["ü"]

@@ -19,6 +19,9 @@ from otoscope.tables import decode_text
 LARGEST_BYTES = 64 * 2**20
 """Size above which a file is refused: an hour of phones takes about 2 MB in the longest of these formats."""
 
+LONGEST_LABEL, MAX_COLUMNS, MAX_DEPTH = 10_000, 1000, 50
+"""Characters of a label, columns of a selection table, and levels of an ELAN file above which a file is refused."""
+
 LATE_S = 0.05
 """Time by which an interval may end after its recording, from rounding in other programs; it is cut without a note."""
 
@@ -59,6 +62,7 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
         KeyError,
         IndexError,
         AttributeError,
+        OverflowError,
         RecursionError,
         ElementTree.ParseError,
     ) as error:
@@ -70,6 +74,11 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
             raise CorpusError(
                 f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} lasts from {interval.start_s:g} to "
                 f"{interval.end_s:g} s; expected 0 <= start <= end"
+            )
+        if len(interval.label) > LONGEST_LABEL or len(interval.tier) > LONGEST_LABEL:
+            raise CorpusError(
+                f"{path}: a label of tier {quote(interval.tier)} has {len(interval.label):,} characters; at most "
+                f"{LONGEST_LABEL:,} are read"
             )
         if not (is_clean(interval.label) and is_clean(interval.tier)):
             raise CorpusError(f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} has a control character")
@@ -118,7 +127,9 @@ def _decode(path: Path) -> str:
     return decode_text(data, path)[0]
 
 
-_PRAAT_TOKEN = re.compile(r'"((?:[^"]|"")*)"|<(\w+)>|(?<!\S)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
+_PRAAT_TOKEN = re.compile(
+    r'"([^"]*(?:""[^"]*)*)"|<(\w+)>|(?<!\S)([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*'
+)
 
 
 def _textgrid(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
@@ -195,6 +206,8 @@ def _raven(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterva
     del recording, rate_hz
     header, *rows = [line.split("\t") for line in text.splitlines() if line.strip()]
     names = [name.strip() for name in header]
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(f"it has {len(names):,} columns; at most {MAX_COLUMNS:,} are read")
     column = {name.lower(): position for position, name in enumerate(names)}
     tiers = {name: position for position, name in enumerate(names) if name and not RAVEN_MEASURES.match(name)}
     seen: set[tuple[str, ...]] = set()
@@ -242,7 +255,9 @@ def _elan(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval
     del recording, rate_hz
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it declares a document type, which ELAN does not write")
-    root = ElementTree.fromstring(text.encode())
+    parser = ElementTree.XMLParser(target=_ShallowTree())
+    parser.feed(text)  # as text: its declared encoding is that of the file, which is decoded already
+    root = parser.close()
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     spans: dict[str, tuple[float, float] | None] = {}
     for one in root.iter("ALIGNABLE_ANNOTATION"):
@@ -251,17 +266,35 @@ def _elan(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval
         known = [int(time) / 1000 for time in times if time is not None]
         spans[one.attrib["ANNOTATION_ID"]] = (known[0], known[1]) if len(known) == 2 else None
     parents = {one.attrib["ANNOTATION_ID"]: one.attrib["ANNOTATION_REF"] for one in root.iter("REF_ANNOTATION")}
+    for identifier in parents:
+        above = [identifier]
+        while above[-1] in parents and above[-1] not in spans:
+            above.append(parents[above[-1]])
+            if len(above) > len(parents) + 1:
+                raise ValueError(f"annotation {identifier} refers to itself")
+        spans.update(dict.fromkeys(above, spans[above[-1]]))
     for tier in root.iter("TIER"):
         for one in (*tier.iter("ALIGNABLE_ANNOTATION"), *tier.iter("REF_ANNOTATION")):
-            identifier, steps = one.attrib["ANNOTATION_ID"], 0
-            while identifier in parents:
-                identifier, steps = parents[identifier], steps + 1
-                if steps > len(parents):
-                    raise ValueError(f"annotation {identifier} refers to itself")
-            span = spans[identifier]
+            span = spans[one.attrib["ANNOTATION_ID"]]
             if span is not None:
                 label = (one.findtext("ANNOTATION_VALUE") or "").strip()
                 yield AnnotatedInterval(tier.attrib["TIER_ID"], *span, label)
+
+
+class _ShallowTree(ElementTree.TreeBuilder):
+    """Builder of a tree of at most `MAX_DEPTH` levels: deeper ones take minutes."""
+
+    depth = 0
+
+    def start(self, tag: Any, attrs: Any, /) -> ElementTree.Element:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"it has more than {MAX_DEPTH} levels")
+        return super().start(tag, attrs)
+
+    def end(self, tag: Any, /) -> ElementTree.Element:
+        self.depth -= 1
+        return super().end(tag)
 
 
 def _ctm(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
