@@ -214,7 +214,7 @@ def test_read_json_as_returns_what_was_written(tmp_path: Path):
 
 def test_read_json_as_refuses_absent_file_and_folder(tmp_path: Path):
     (tmp_path / "card.json").mkdir()
-    with pytest.raises(DamagedArtifact, match="is not a file"):
+    with pytest.raises(DamagedArtifact, match="Is a directory"):
         read_json_as(tmp_path / "card.json", Card)
     with pytest.raises(IncompleteArtifact, match="is missing"):
         read_json_as(tmp_path / "absent" / "card.json", Card)

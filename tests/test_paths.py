@@ -11,12 +11,17 @@ import pytest
 import otoscope
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import open_storage
+from otoscope.activations.store import ActivationStore
+from otoscope.artifacts import digest, read_json, read_table
+from otoscope.config import load_config
 from otoscope.corpus.table import Corpus
-from otoscope.errors import ArtifactError, AudioError, ConfigError
+from otoscope.encoders import load_encoder
+from otoscope.errors import ArtifactError, AudioError, ConfigError, OtoscopeError
 from otoscope.factors.table import FactorTable
-from otoscope.paths import cache_folder, ensure_home, user_path
+from otoscope.paths import cache_folder, ensure_home, open_regular, user_path
 from otoscope.report import write_report
 from otoscope.runs.folder import RunFolder
+from otoscope.tables import read_text_table
 
 
 @pytest.fixture
@@ -50,6 +55,31 @@ def test_user_path_without_a_home_is_refused_not_guessed(no_home: None, monkeypa
         assert Path.home().is_absolute()
     monkeypatch.setenv("OTOSCOPE_CACHE", "/cache")
     assert cache_folder() == Path("/cache")
+
+
+@pytest.mark.timeout(20)
+def test_open_regular_and_every_reader_refuse_a_pipe_at_once(tmp_path: Path) -> None:
+    """A reader of a pipe without a writer waits for ever."""
+    names = ("a.json", "a.csv", "a.parquet", "a.yaml", "manifest.json", "config.json")
+    pipe, table, parquet, config, *_ = paths = [tmp_path / name for name in names]
+    for path in paths:
+        os.mkfifo(path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(OSError, match="it is a pipe"):
+        open_regular(pipe)
+    with pytest.raises(OSError, match="it is a pipe"):
+        digest(pipe)
+    for read in (
+        lambda: read_json(pipe),
+        lambda: read_table(parquet),
+        lambda: read_text_table(table),
+        lambda: read_text_table(parquet),
+        lambda: load_config(config),
+        lambda: ActivationStore.open(tmp_path),
+        lambda: load_encoder(str(tmp_path)),
+    ):
+        with pytest.raises(OtoscopeError):
+            read()
 
 
 @pytest.mark.parametrize(

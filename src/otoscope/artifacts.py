@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact, StorageFull, quote
+from otoscope.paths import open_regular
 from otoscope.tables import read_parquet
 
 Content = TypeVar("Content")
@@ -101,7 +101,7 @@ def fingerprint(*parts: object) -> str:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -163,9 +163,8 @@ def _validator(kind: Any) -> Any:  # `make shapes` cannot check a TypeAdapter
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
-            raise DamagedArtifact(f"{path} is not a file; remove it and run its stage again")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IncompleteArtifact(f"{path} is missing; run the stage that writes it") from error
     except OSError as error:

@@ -1,7 +1,10 @@
-"""Paths that a user writes: `~` stands for a home folder, and a path is text without control characters."""
+"""Paths that a user writes: `~` is a home folder, text has no control character, and only regular files are read."""
 
+import errno
 import os
+import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
 
 from otoscope.errors import ConfigError, quote
@@ -34,6 +37,17 @@ def user_path(path: str | Path) -> Path:
         raise ConfigError(
             f"{quote(text)}: no home folder is known for {unknown}; write the whole path, or set HOME"
         ) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading, in binary mode.
+
+    Raises `OSError` for a pipe, a socket or a device, at which a reader would wait, and as `open` does.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # `open` refuses a folder
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
+    return path.open("rb")
 
 
 def cache_folder() -> Path:

@@ -18,6 +18,7 @@ import polars as pl
 
 from otoscope.errors import CorpusError, quote
 from otoscope.formatting import is_clean, one_line
+from otoscope.paths import open_regular
 
 MISSING = frozenset(
     [
@@ -78,7 +79,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     from pyarrow import ArrowException, parquet  # here: a run that is up to date reads no table
 
     try:
-        with path.open("rb") as file, parquet.ParquetFile(file, page_checksum_verification=True) as content:
+        with open_regular(path) as file, parquet.ParquetFile(file, page_checksum_verification=True) as content:
             table = content.read()
             _read_names(table.schema)
             table.validate(full=True)
@@ -196,7 +197,7 @@ def read_text_table(path: Path) -> TextTable:
     row with too many or too few fields, and for headers that are repeated, too long or too many.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
         if start.startswith(b"PAR1") or path.suffix.lower() in PARQUET_SUFFIXES:
             return _from_parquet(path)

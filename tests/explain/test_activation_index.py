@@ -13,7 +13,7 @@ import torch
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
-from otoscope.explain.activation_index import QUANTILES, ActivationIndex, write_activation_index
+from otoscope.explain.activation_index import QUANTILES, ActivationIndex, remove_index, write_activation_index
 from otoscope.sae import ReLU, SparseAutoencoder
 from tests.support.activations import contents
 from tests.support.index_run import SMALL, sae_of, store_of
@@ -160,6 +160,18 @@ def test_open_refuses_cards_and_tables_of_another_shape(
     change(tmp_path / file)
     with pytest.raises(DamagedArtifact, match=r"card\.json is damaged|has other columns or rows"):
         ActivationIndex.open(tmp_path)
+
+
+def test_remove_index_leaves_files_of_others(store: ActivationStore, tmp_path: Path) -> None:
+    for name in ("ours", "shared", "mine"):
+        (tmp_path / name).mkdir()
+    write_activation_index(tmp_path / "ours", store, sae_of(), 1, **SMALL)
+    write_activation_index(tmp_path / "shared", store, sae_of(), 1, **SMALL)
+    for name in ("shared/thesis.txt", "mine/card.json", "mine/clips.parquet"):
+        (tmp_path / name).write_text("mine")
+    for name in ("ours", "shared", "mine", "nowhere"):
+        remove_index(tmp_path / name)
+    assert contents(tmp_path) == dict.fromkeys(("mine/card.json", "mine/clips.parquet", "shared/thesis.txt"), b"mine")
 
 
 def test_a_damaged_part_is_named(store: ActivationStore, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from otoscope.config.yaml_text import MAX_DEPTH, parse_yaml
 from otoscope.errors import ConfigError, quote
+from otoscope.paths import open_regular
 
 MAX_NAME = 100
 """Longest name of a run, in characters: it is the name of a folder."""
@@ -29,7 +30,8 @@ def read_mapping(path: Path) -> ConfigText:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_regular(path):
+            text = path.read_text(encoding="utf-8-sig")
         mapping: object = parse_yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from otoscope.artifacts import digest
 from otoscope.errors import EncoderError, UnknownEncoder
+from otoscope.paths import open_regular
 
 WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Weights in one file, in order of preference; shards and their index are named after it."""
@@ -135,9 +136,12 @@ def _require_weights(folder: Path) -> list[str]:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = json.load(file)
     except (ValueError, RecursionError) as error:
         raise EncoderError(f"{path} is not valid JSON ({error}); download the model again") from error
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read ({error.strerror}); download the model again") from error
     return _as_mapping(value, str(path))
 
 

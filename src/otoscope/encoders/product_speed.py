@@ -9,7 +9,6 @@ base 0.88 and 0.94, Whisper tiny 0.87 and 0.94 with AVX-512 (Zen 4); HuBERT 0.91
 the same processor limited to AVX2.
 """
 
-import json
 import math
 import platform
 import time
@@ -23,8 +22,8 @@ from jaxtyping import Float
 from llvmlite.binding import get_host_cpu_name
 from torch import Tensor, nn
 
-from otoscope.artifacts import write_json
-from otoscope.errors import OtoscopeError
+from otoscope.artifacts import read_json, write_json
+from otoscope.errors import ArtifactError, OtoscopeError
 from otoscope.hardware import one_thread
 from otoscope.paths import cache_folder
 
@@ -148,8 +147,8 @@ def packs(dtype: torch.dtype) -> bool:
 
 def _read_choices(path: Path) -> dict[str, bool]:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # absent or damaged: measured again
+        kept = read_json(path)
+    except ArtifactError:  # absent or damaged: measured again
         return {}
     return {key: choice for key, choice in kept.items() if isinstance(choice, bool)} if isinstance(kept, dict) else {}
 

@@ -13,7 +13,9 @@ A folder with
 A code is `value * scale`; `scale` is a power of two per file, so that no code overflows or underflows float16.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -43,7 +45,7 @@ from otoscope.artifacts import (
     write_tensors,
 )
 from otoscope.config import Pooling
-from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.errors import ArtifactError, DamagedArtifact, EvaluationError, IncompleteArtifact
 from otoscope.runs.cards import remove_file
 from otoscope.runs.code_version import code_version
 from otoscope.sae.model import SparseAutoencoder
@@ -282,6 +284,22 @@ def write_activation_index(
     card = {"inputs": inputs, "layer": layer, "pooling": pooling, "latents": sae.latents, "rows": int(first_rows[-1])}
     write_json(folder / CARD, {**card, "entries": int(counts.sum()), "parts": parts, "blocks": blocks})
     return ActivationIndex.open(folder)
+
+
+_INDEX_FILE = re.compile(r"(part|block)-\d{5}\.safetensors|(clips|latents)\.parquet|card\.json")
+
+
+def remove_index(folder: Path) -> None:
+    """Remove the files of a finished index; files of others stay, and with them their folder."""
+    try:
+        read_json_as(folder / CARD, IndexCard)
+    except ArtifactError:  # no index
+        return
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CARD):  # the card last
+        if _INDEX_FILE.fullmatch(path.name):
+            remove_file(path)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def index_inputs(

@@ -1,7 +1,6 @@
 """Stage `explain`: index the codes, choose latents, and write when they fire and their top-activating clips."""
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -37,6 +36,7 @@ from otoscope.explain import (
     write_sound,
     write_top_clips,
 )
+from otoscope.explain.activation_index import remove_index
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
@@ -47,7 +47,7 @@ from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.runs.cache import run_stage
-from otoscope.runs.cards import is_current, write_card
+from otoscope.runs.cards import is_current, remove_file, write_card
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
@@ -82,8 +82,8 @@ def explain(run: Context) -> None:
         for member in members:
             stage.index_of(member)
         for path in stage.indices.iterdir():
-            if path.name not in {member.sae_id for member in members} and (path / "card.json").is_file():
-                shutil.rmtree(path)
+            if path.name not in {member.sae_id for member in members}:
+                remove_index(path)
         for step in steps.values():
             if not step.is_current(folder):
                 step.clear()
@@ -134,7 +134,7 @@ class _Step:
     def clear(self) -> None:
         """Remove outdated files."""
         for path in self.files():
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
     def card(self, folder: RunFolder) -> Path:
         """Return the path of the step's card."""

@@ -21,7 +21,7 @@ LOCK, MARK = ".lock", "run.json"
 OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
 """Files that file managers leave in folders."""
 
-FOLDERS = ("activations", "explain", "parts", "report", "saes", "sound", "stages")
+FOLDERS = ("activations", "explain", "parts", "report", "saes", "sound", "stages", "tensorboard", "untrained")
 """Folders of a run."""
 
 

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full, resolve_inside
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StorageFull
+from otoscope.paths import open_regular
 
 LOCK = ".lock"
 
@@ -35,7 +36,8 @@ class LocalStorage:
         """Read a file."""
         path = self._path(relative)
         try:
-            return path.read_bytes()
+            with open_regular(path) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise IncompleteArtifact(f"{path} is missing; extract again to restore it") from error
         except OSError as error:

@@ -3,13 +3,14 @@
 The protocol trains SAEs beyond the grid of the run and extracts activations of an untrained encoder.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
+from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.table import SPLITS
 from otoscope.encoders.catalog import load_encoder
@@ -191,13 +192,13 @@ def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore
     try:
         write()
     except StaleArtifact:
-        shutil.rmtree(directory)
+        remove_store(LocalStorage(directory))
         write()
     try:
         store = ActivationStore.open(directory)
         store.check_sizes()
     except ArtifactError:
-        shutil.rmtree(directory)
+        remove_store(LocalStorage(directory))
         write()
         store = ActivationStore.open(directory)
     return store
