@@ -65,7 +65,10 @@ bench-extract: $(READY) ## extraction compared with plain transformers, and the 
 bench-eval: $(READY) ## tuned held-out regressions compared with scikit-learn's LassoCV
 	$(BIN)/python benchmarks/eval.py
 
-bench-quality: $(READY) ## reconstruction of unseen groups, compared with PCA, the study's preset and a peer
+bench-quality: $(READY) ## planted features recovered, compared with both starts, dictionary-learning and SAELens
+	$(QUIET) $(BIN)/python benchmarks/recovery.py
+
+bench-reconstruction: $(READY) ## reconstruction of unseen groups, compared with PCA, the study's preset and a peer (hours)
 	$(QUIET) $(BIN)/python benchmarks/quality.py
 
 check: test lint shapes docs ## everything that must pass before a change lands
@@ -76,4 +79,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove build outputs; keep measurements
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis .numba-avx2
 
-.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes fuzz bench-train bench-extract bench-eval bench-quality check docs clean
+.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes fuzz bench-train bench-extract bench-eval bench-quality bench-reconstruction check docs clean

@@ -211,7 +211,7 @@ def on_test(fitted: Fitted, data: dict[str, RowSource]) -> dict[str, float]:
     fired = torch.zeros(len(fitted.atoms), dtype=torch.bool)
     for rows in torch.from_numpy(array(data["test"])).split(AT_ONCE):
         seen = fitted.see(rows)
-        residual += (rows - seen.reconstruction).square().sum(dtype=torch.float64).item()
+        residual += (rows - seen.rebuilt).square().sum(dtype=torch.float64).item()
         total += (rows - mean).square().sum(dtype=torch.float64).item()
         if seen.codes is not None:
             active += (seen.codes != 0).sum().item()

@@ -114,6 +114,15 @@ def test_fit_stops_early():
     assert steps[-1].valid is not None
 
 
+def test_initialise_many_rows_start_tied():
+    config = DEFAULT.model_copy(update={"axes_rows_per_latent": 4.0})
+    number = TRAIN.height
+    for latents, at_axes in ((number // 4, False), (number // 4 + 1, True)):
+        sae = begin(TRAIN, VALID, config, latents=latents, k=3).sae
+        axes = compute_statistics(TRAIN).axes("rows", centred=True).directions
+        assert torch.equal(sae.decoder[0].detach(), axes[0]) == at_axes
+
+
 @pytest.mark.parametrize("k", [6, 40])
 def test_initialise_other_latents_are_quiet_but_trainable(k: int):
     axes = compute_statistics(TRAIN).axes("rows", centred=True)

@@ -83,6 +83,26 @@ def test_kernel_stepper_has_the_gradients_of_autograd_for_several_budgets(k, aux
     assert_same_steps(lambda: TopK(k), config, width=24, latents=64, rows=50)
 
 
+def test_kernel_stepper_has_the_gradients_of_autograd_after_a_change_of_budgets():
+    def factory(kind):
+        def make(sae, config, **options):
+            stepper = kind(sae, config, **options)
+            stepper.step(batch(9, rows=50, width=24), learning_rate=1e-3)
+            stepper.use_budgets([7, 30])
+            return stepper
+
+        return make
+
+    config, shape = TrainConfig(k_shares=BUDGETS, aux_coefficient=0.5), {"width": 24, "latents": 64, "rows": 50}
+    fast, fast_stepper, fast_losses = taken(factory(KernelStepper), TopK(30), config, **shape)
+    plain, plain_stepper, plain_losses = taken(factory(TorchStepper), TopK(30), config, **shape)
+    for name in plain_stepper.parameters:
+        gradients = [stepper.state()[f"{name}.exp_avg"] for stepper in (fast_stepper, plain_stepper)]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-12, msg=name)
+        torch.testing.assert_close(fast.state_dict()[name], plain.state_dict()[name], rtol=0, atol=1e-9, msg=name)
+    assert np.allclose(fast_losses, plain_losses, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("sparsifier", [TopK, BatchTopK])
 @pytest.mark.parametrize(
     ("rows", "width", "latents", "k"), [(1, 1, 1, 1), (5, 3, 2, 1), (16, 47, 33, 33), (130, 17, 40, 40), (600, 9, 7, 3)]
@@ -160,11 +180,12 @@ def test_kernel_stepper_matches_torch_on_the_paper_preset() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("sparsifier", [TopK, BatchTopK])
 @pytest.mark.parametrize("rows", [1, 7, 100, 600])
-def test_kernel_stepper_bytes_do_not_depend_on_threads(rows, sparsifier, precision):
+@pytest.mark.parametrize("levels", [{"prefixes": (0.5, 1.0)}, {"k_shares": BUDGETS}])
+def test_kernel_stepper_bytes_do_not_depend_on_threads(rows, sparsifier, precision, levels):
     results = []
     for threads in (1, 2, 3):
         sae = SparseAutoencoder(41, 70, sparsifier(5)).train()
-        config = TrainConfig(prefixes=(0.5, 1.0), aux_coefficient=0.1)
+        config = TrainConfig(**levels, aux_coefficient=0.1)
         stepper = KernelStepper(sae, config, dead_window_rows=2 * rows, threads=threads, precision=precision)
         losses = [
             stepper.step(batch(step, rows=rows, width=41, dtype=torch.float32), learning_rate=1e-3) for step in range(5)
@@ -175,15 +196,19 @@ def test_kernel_stepper_bytes_do_not_depend_on_threads(rows, sparsifier, precisi
         assert all(torch.equal(value, results[0][1][name]) for name, value in arrays.items())
 
 
-def test_kernel_stepper_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    whole = started(KernelStepper)
+@pytest.mark.parametrize("stepper", [KernelStepper, TorchStepper])
+def test_kernel_stepper_resumed_run_ends_in_the_same_bytes(stepper, tmp_path: Path) -> None:
+    preset = CONFIG.model_copy(update={"k_shares": BUDGETS, "sufficient_share": 0.9})
+    whole = started(stepper, preset=preset, k=40)
     trained(whole)
-    cut = started(KernelStepper)
+    assert len(whole.budgets or []) == 2
+    cut = started(stepper, preset=preset, k=40)
     for step in train_steps(cut):
-        if step.step == 17:
+        if step.step == 60:  # after the last measurement of the sufficient budget
             break
+    assert cut.step > max(cut.plan.budget_steps)
     save_progress(tmp_path, cut)
-    resumed = started(KernelStepper)
+    resumed = started(stepper, preset=preset, k=40)
     assert load_progress(tmp_path, resumed)
     trained(resumed)
     for name, value in whole.sae.state_dict().items():

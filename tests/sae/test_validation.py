@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope import Bank, BatchTopK, Gated, ReLU, TopK, TrainConfig, fit
+from otoscope import ArrayRows, Bank, BatchTopK, Gated, ReLU, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.sae.bank import BankMember
 from otoscope.sae.sparsifiers.base import Sparsifier
-from otoscope.sae.validation import Validation, data_warnings, mean_atom_cosine, sparsity_warnings, start_warnings
+from otoscope.sae.validation import (
+    Validation,
+    data_warnings,
+    mean_atom_cosine,
+    sparsity_warnings,
+    start_warnings,
+    sufficient_budget,
+)
 from tests.support.planted import planted
 
 QUICK = TrainConfig(batch=128, epochs=2, learning_rate=3e-3)
@@ -38,6 +45,29 @@ def test_mean_atom_cosine_is_that_of_all_pairs():
 def test_fit_records_the_mean_atom_cosine():
     trained = fit(planted(0), planted(1), QUICK, latents=32, k=4)
     assert trained.summary["mean_atom_cosine"] == mean_atom_cosine(trained.sae.decoder)
+
+
+def test_sufficient_budget_is_the_number_of_active_features():
+    draw = np.random.default_rng(0)
+    features = np.linalg.qr(draw.normal(size=(64, 64)))[0].astype(np.float32)
+    active = np.argsort(draw.random((600, 64)), axis=1) < 5
+    rows = ArrayRows((active * draw.uniform(1.0, 1.5, active.shape)).astype(np.float32) @ features)
+    sae = SparseAutoencoder(64, 64, TopK(40), decoder_bias=False)
+    with torch.no_grad():
+        sae.decoder.copy_(torch.from_numpy(features))
+        sae.encoder.copy_(torch.from_numpy(features))
+    assert sufficient_budget(sae, rows, 0.99) == 5
+    assert sufficient_budget(sae, rows, 1e-6) == 1
+    sae.sparsifier.k = 3
+    assert sufficient_budget(sae, rows, 0.99) == 3
+
+
+@pytest.mark.parametrize(("k", "fewer"), [(2, False), (40, True)])
+def test_fit_keeps_a_smaller_budget_only_where_one_suffices(k: int, fewer: bool):
+    config = TrainConfig.preset(target_rows=24_000)
+    trained = fit(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k).summary
+    assert trained["budgets"][-1] == k
+    assert (len(trained["budgets"]) == 2) == fewer
 
 
 def test_bank_warns_about_few_rows_once():

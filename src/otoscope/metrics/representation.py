@@ -66,7 +66,7 @@ _ALL = (
         name="start",
         kind="built",
         label="SAE before training",
-        description="codes of the same SAE at its start: by the default preset, principal axes with both signs",
+        description="codes of the same SAE at its start: random atoms, or principal axes where rows are few",
     ),
     Representation(
         name="pca",

@@ -36,6 +36,8 @@ class TrainConfig(BaseModel):
     decoder_bias: bool = True
     init: Init = "tied"
     """"tied": random atoms and an equal encoder; "principal": the first atoms are the +/- principal axes."""
+    axes_rows_per_latent: float | None = Field(default=None, gt=0)
+    """With `init="principal"`: training rows per latent from which the start is tied instead; None: never."""
     axes_share: float = Field(default=0.8, gt=0, le=1)
     """With `init="principal"`: axes that hold this share of the variance, at least k/2, become atoms.
 
@@ -72,6 +74,9 @@ class TrainConfig(BaseModel):
     """Shares of k that must each reconstruct alone (Multi-TopK, arXiv 2406.04093), increasing and ending in 1.
 
     They count for the sparsifier "topk" without `prefixes`."""
+    sufficient_share: float | None = Field(default=None, gt=0, lt=1)
+    """With several `k_shares`: after a quarter of the steps they give way to k and to the smallest budget whose latents
+    explain this share of what k latents explain (`validation.sufficient_budget`); None: never."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """None: `base_rate / sqrt(latents / 2**14)`, the rule of dictionary_learning and sparsify."""
@@ -184,6 +189,9 @@ chosen by the loss on the complete validation set, not on its last batch."""
 DEFAULT = TrainConfig(
     scaling="auto",
     init="principal",
+    axes_rows_per_latent=4.0,
+    k_shares=(0.125, 0.25, 0.5, 1.0),
+    sufficient_share=0.93,
     base_rate=2e-3,
     min_steps_per_epoch=8,
     min_batch=64,
@@ -192,11 +200,13 @@ DEFAULT = TrainConfig(
     aux_coefficient=1 / 8,
     dead_window_firings=50.0,
 )
-"""Preset that starts at the principal axes, trains the other latents, and keeps the best state on held-out groups.
+"""Preset that recovers features for any k, does not memorise few rows, and keeps the best state on held-out groups.
 
-The first atoms are the leading principal axes of the rows with both signs; the others start at random with a gain too
-small to be active. With fewer rows than latents, where one atom per row is an optimum and training on means
-memorising, training stops after a third of the steps without improvement; with more rows all steps are taken.
+With TopK, fewer latents than k must reconstruct alone too, as far as k exceeds what suffices: an error at k alone
+loses the features there. With fewer than four rows per latent, the first atoms are the leading principal axes of the
+rows with both signs; the others start at random with a gain too small to be active. With fewer rows than latents, where
+one atom per row is an optimum and training on means memorising, training stops after a third of the steps without
+improvement; with more rows all steps are taken.
 """
 
 FROZEN_DECODER = DEFAULT.model_copy(update={"frozen_decoder": True, "init": "tied", "patience": None})

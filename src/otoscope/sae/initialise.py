@@ -30,7 +30,7 @@ def initialise(
     first = sae.normalise(torch.from_numpy(rows.take(shuffle.indices(0))))
     if sae.archetypes is not None:
         _initialise_archetypes(sae, sae.archetypes, rows, shuffle, bound=config.relaxation)
-    at_axes = starts_at_axes(sae, config)
+    at_axes = starts_at_axes(sae, config, rows.height)
     if at_axes:
         axes, k, gain = statistics.axes(config.scaling, centred=config.centred), sae.sparsifier.k, config.rest_gain
         # half of a large budget for axes as well: with few rows nothing else generalises as far
@@ -44,13 +44,15 @@ def initialise(
         _initialise_sparsifier(sae, first)
 
 
-def starts_at_axes(sae: SparseAutoencoder, config: TrainConfig) -> bool:
-    """Return whether the first atoms are principal axes: `init="principal"`, unless the encoder bias sets the sparsity.
+def starts_at_axes(sae: SparseAutoencoder, config: TrainConfig, height: int) -> bool:
+    """Return whether the first atoms are principal axes: `init="principal"` with few training rows.
 
-    Such a bias silences all latents but the axes, and AuxK then finds only zeros to revive: these sparsifiers start
-    tied.
+    Many rows (`axes_rows_per_latent`) determine more atoms from a random start. Sparsifiers whose encoder bias sets the
+    sparsity start tied in any case: such a bias silences all latents but the axes, and AuxK then finds only zeros to
+    revive.
     """
-    return config.init == "principal" and not isinstance(sae.sparsifier, BiasInitialised)
+    few = config.axes_rows_per_latent is None or height < config.axes_rows_per_latent * sae.latents
+    return config.init == "principal" and few and not isinstance(sae.sparsifier, BiasInitialised)
 
 
 def _initialise_archetypes(

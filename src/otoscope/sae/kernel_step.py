@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -240,10 +240,15 @@ class KernelStepper:
         if config.frozen_decoder:
             sae.decoder.requires_grad_(False)
         self.ends = np.array(prefix_ends(config.prefixes, sae.latents), np.int64)
-        self.budgets = np.array(level_budgets(sae, config.prefixes, config.k_shares), np.int64)
+        self.use_budgets(level_budgets(sae, config.prefixes, config.k_shares))
+        self._set_precision(precision or (fastest_precision() if self.dtype == np.float32 else torch.float64))
+
+    def use_budgets(self, budgets: Sequence[int]) -> None:
+        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
+        self.budgets = np.array(budgets, np.int64)
         levels = max(len(self.ends), len(self.budgets))
         self.level_weights = np.full(levels, 1 / levels, self.dtype)
-        self._set_precision(precision or (fastest_precision() if self.dtype == np.float32 else torch.float64))
+        self._work: dict[int, Workspace] = {}
 
     def _set_precision(self, precision: torch.dtype) -> None:
         self.precision = precision
@@ -252,7 +257,7 @@ class KernelStepper:
             weights.detach() if own else new_table(self.sae.latents, self.sae.width, precision)
             for weights in (self.sae.encoder, self.sae.decoder)
         )
-        self._work: dict[int, Workspace] = {}
+        self._work.clear()
         self.refresh()
 
     def refresh(self) -> None:

@@ -44,19 +44,18 @@ def forward(
     inner: Float[Tensor, "rows width"],
     *,
     prefixes: Sequence[float] = (1.0,),
-    k_shares: Sequence[float] = (1.0,),
+    budgets: Sequence[int] = (),
     contrast: ContrastSettings | None = None,
 ) -> BatchForward:
     """Reconstruct normalised rows, by gathered atoms or dense products, whichever is faster for the sparsifier.
 
     With several `prefixes`, shares of the dictionary, the error is the mean over the errors of its
-    first latents alone (see `nested_error`); with several `k_shares` over the errors of the largest latents of each
+    first latents alone (see `nested_error`); with several `budgets` over the errors of so many largest latents of each
     row (see `ranked_error`). `contrast` treats the second half of the rows as the
     neighbours of the first (see `contrastive_loss`).
     """
     sparsifier, selecting = sae.sparsifier, use_gather(sae)
-    budgets = level_budgets(sae, prefixes, k_shares)
-    if selecting is not None and len(prefixes) == len(budgets) == 1 and contrast is None:
+    if selecting is not None and len(prefixes) == 1 and len(budgets) < 2 and contrast is None:
         return gather_forward(sae, selecting, inner)
     pre = sae.preactivate(inner)
     codes = sparsifier(pre)
@@ -123,7 +122,10 @@ def level_budgets(sae: SparseAutoencoder, prefixes: Sequence[float], k_shares: S
 
 
 def ranked_error(
-    sae: SparseAutoencoder, pre: Float[Tensor, "rows latents"], inner: Float[Tensor, "rows width"], budgets: list[int]
+    sae: SparseAutoencoder,
+    pre: Float[Tensor, "rows latents"],
+    inner: Float[Tensor, "rows width"],
+    budgets: Sequence[int],
 ) -> Float[Tensor, ""]:
     """Return the mean reconstruction error over nested numbers of largest latents.
 

@@ -1,5 +1,6 @@
 """Optimiser step with autograd, for any model: gradients, constraints, Adam, the count of silent rows per latent."""
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from otoscope.errors import DamagedArtifact
 from otoscope.sae.archetypal import Archetypes
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.losses import ContrastSettings, aux_k_loss, forward
+from otoscope.sae.losses import ContrastSettings, aux_k_loss, forward, level_budgets
 from otoscope.sae.model import SparseAutoencoder
 
 COMPILE_OPTIONS: dict[str, Any] = {
@@ -34,6 +35,10 @@ class Stepper(Protocol):
 
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
+        ...
+
+    def use_budgets(self, budgets: Sequence[int]) -> None:
+        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
         ...
 
     def restart(self) -> None:
@@ -70,6 +75,7 @@ class TorchStepper:
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
         self.forward = torch.compile(forward, backend=backend, **COMPILE_OPTIONS) if backend else forward
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
+        self.budgets = level_budgets(sae, config.prefixes, config.k_shares)
         self.parameters = {name: p for name, p in sae.named_parameters() if p.requires_grad}
         if sae.archetypes is not None:
             del self.parameters["decoder"]  # computed from the archetypes
@@ -92,9 +98,7 @@ class TorchStepper:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        batch = self.forward(
-            sae, inner, prefixes=self.config.prefixes, k_shares=self.config.k_shares, contrast=self.contrast
-        )
+        batch = self.forward(sae, inner, prefixes=self.config.prefixes, budgets=self.budgets, contrast=self.contrast)
         loss = batch.error if batch.penalty is None else batch.error + batch.penalty
         dead = self.silent_rows >= self.dead_window_rows
         aux = None
@@ -123,6 +127,10 @@ class TorchStepper:
             batch.fired.sum().item() / len(inner),
             dead.float().mean().item(),
         )
+
+    def use_budgets(self, budgets: Sequence[int]) -> None:
+        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
+        self.budgets = list(budgets)
 
     def restart(self) -> None:
         """Forget Adam's moments, after the weights were changed from outside."""

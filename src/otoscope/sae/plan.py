@@ -19,6 +19,8 @@ FREE_SHARE = 0.7
 FLOAT_BYTES = 4
 WEIGHT_COPIES = 7
 GIB = 1 << 30
+BUDGET_AT = (1 / 4, 3 / 8, 1 / 2, 5 / 8)
+"""Shares of the steps after which the sufficient budget is measured."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Plan:
     dead_window_rows: int
     validate_steps: int
     patience_steps: int | None
+    budget_steps: tuple[int, ...]
+    """Steps after which the sufficient budget is measured."""
 
     @classmethod
     def derive(cls, config: TrainConfig, *, height: int, latents: int, k: int, seed: int) -> "Plan":
@@ -52,6 +56,7 @@ class Plan:
             dead_window_rows=dead_window(config, round(epochs * height), shuffle, share=k / latents),
             validate_steps=min(shuffle.steps_per_epoch, max(config.validate_rows // shuffle.batch, 1)),
             patience_steps=None if config.patience is None or patient else math.ceil(config.patience * steps),
+            budget_steps=tuple(math.ceil(at * steps) for at in BUDGET_AT) if config.sufficient_share else (),
         )
 
     def learning_rate(self, step: int) -> float:

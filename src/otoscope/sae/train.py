@@ -18,6 +18,7 @@ from otoscope.sae.config import PRESETS, TrainConfig
 from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
 from otoscope.sae.initialise import initialise, starts_at_axes
 from otoscope.sae.kernel_step import pick_stepper
+from otoscope.sae.losses import level_budgets
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
 from otoscope.sae.plan import Plan, ResolvedConfig, require_free_memory, resolve
@@ -42,6 +43,7 @@ class TrainResult(NamedTuple):
       latents, a single validation row, many dead or too many active latents, divergence, a start that no step improved
       on (`best_step` 0);
     - `restart_steps`, after which training diverged and continued from the best state at half the learning rate;
+    - `budgets`: numbers of largest latents per row that each reconstructed alone in the last steps;
     - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
     - `mean_atom_cosine`, the mean absolute cosine of two different atoms: over SAEs that differ only in k, it is lowest
       near the number of active features (arXiv 2508.16560);
@@ -126,6 +128,8 @@ class TrainingRun:
     best_rank: tuple[float, float] = UNRANKED
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    budgets: list[int] | None = None
+    """Numbers of largest latents that must each reconstruct alone; None: those of `k_shares`."""
     restart_steps: list[int] = field(default_factory=list[int])
     """Steps after which training diverged and continued from the best state; each halves the learning rate."""
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
@@ -241,7 +245,9 @@ def start_run(
     initialise(sae, config, rows, plan.shuffle, statistics)
     sae.to(target)
     best_rank, best = UNRANKED, dict[str, Tensor]()
-    if starts_at_axes(sae, config):  # with very few rows no step may improve on the start for unseen groups
+    if starts_at_axes(
+        sae, config, rows.height
+    ):  # with very few rows no step may improve on the start for unseen groups
         calibrate(sae, valid_rows)
         best_rank, best = _rank(validate(sae, valid_rows, statistics), sae.sparsifier.k), _snapshot(sae)
     steps = stepper(sae, config, dead_window_rows=plan.dead_window_rows)
@@ -278,6 +284,8 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
     if not np.isfinite(losses.reconstruction):
         raise _divergence_error(run, batch)
     run.step += 1
+    if run.step in plan.budget_steps:
+        choose_budgets(run)
     epoch = run.step / plan.shuffle.steps_per_epoch
     valid = None
     if plan.validates_after(run.step):
@@ -293,6 +301,19 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
             run.stepper.restart()
     rows_seen = min(run.step * plan.shuffle.batch, round(epoch * run.rows.height))
     return TrainStep(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
+
+
+BUDGET_MARGIN = 1.5
+"""Factor on the sufficient budget, because the number of active features varies between rows."""
+
+
+def choose_budgets(run: TrainingRun) -> None:
+    """Replace several budgets by k and the smallest one that suffices on the validation rows."""
+    config, share = run.config, run.config.sufficient_share
+    if share is not None and len(level_budgets(run.sae, config.prefixes, config.k_shares)) > 1:
+        k, sufficient = run.sae.sparsifier.k, validation.sufficient_budget(run.sae, run.valid_rows, share)
+        run.budgets = sorted({min(round(BUDGET_MARGIN * sufficient), k), k})
+        run.stepper.use_budgets(run.budgets)
 
 
 def finish(run: TrainingRun) -> TrainResult:
@@ -319,6 +340,7 @@ def finish(run: TrainingRun) -> TrainResult:
         "scaling": run.statistics.resolve_scaling(run.config.scaling),
         "warnings": _warnings(run, valid),
         "restart_steps": run.restart_steps,
+        "budgets": run.budgets or level_budgets(run.sae, run.config.prefixes, run.config.k_shares),
         "learning_rate": run.plan.peak_rate,
         "dead_window_rows": run.plan.dead_window_rows,
         "mean_atom_cosine": validation.mean_atom_cosine(run.sae.decoder),

@@ -40,6 +40,7 @@ def save_progress(folder: Path, run: TrainingRun) -> None:
         "best_rank": run.best_rank if run.best else None,
         "best_step": run.best_step,
         "restart_steps": run.restart_steps,
+        "budgets": run.budgets,
         "history": run.history,
     }
     # the position is stored as bytes in the same file, so weights and step number cannot disagree
@@ -66,7 +67,9 @@ def load_progress(folder: Path, run: TrainingRun) -> bool:
     run.best = _group(tensors, "best")
     run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else UNRANKED
     run.step, run.best_step, run.history = position["step"], position["best_step"], position["history"]
-    run.restart_steps = position["restart_steps"]
+    run.restart_steps, run.budgets = position["restart_steps"], position["budgets"]
+    if run.budgets:
+        run.stepper.use_budgets(run.budgets)
     return True
 
 

@@ -1,8 +1,10 @@
 """Validation on held-out rows, calibration of thresholds, and warnings attached to a trained SAE."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -95,6 +97,31 @@ def _rebuild(
         return batch.rebuilt, batch.fired
     codes = sae.sparsifier(sae.preactivate(inner))
     return sae.rebuild(codes), (codes > 0).sum(dim=0)
+
+
+BUDGET_ROWS = 512
+"""Rows, evenly spaced, from which the sufficient budget is measured."""
+
+
+@torch.no_grad()
+def sufficient_budget(sae: SparseAutoencoder, rows: RowSource, share: float) -> int:
+    """Return the smallest number of largest latents per row that explain a share of what k latents explain.
+
+    Explained is the mean square of the normalised rows less that of the error. If k exceeds the number of active
+    features, a smaller budget suffices; below it every latent counts.
+    """
+    taken = np.linspace(0, rows.height - 1, min(BUDGET_ROWS, rows.height)).astype(np.int64)
+    inner = sae.normalise(torch.from_numpy(rows.take(taken)).to(sae.device))
+    pre, k = sae.preactivate(inner), sae.sparsifier.k
+    values, indices = pre.topk(k, dim=1)
+    total = inner.square().mean()
+
+    def explained(budget: int) -> float:
+        codes = torch.zeros_like(pre).scatter(1, indices[:, :budget], values[:, :budget].relu())
+        return (total - (sae.rebuild(codes) - inner).square().mean()).item()
+
+    wanted = share * explained(k)
+    return bisect_left(range(1, k), True, key=lambda budget: explained(budget) >= wanted) + 1
 
 
 def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
