@@ -65,6 +65,14 @@ def test_load_sae_checksum_error(folder: Path):
         load_sae(folder)
 
 
+def test_load_sae_other_settings_than_were_saved_error(folder: Path):
+    model = json.loads((folder / CARD).read_text())["model"]
+    model["sparsifier"]["k"] = 5
+    rewrite_card(folder, model=model)
+    with pytest.raises(DamagedArtifact, match="the settings under `model` are not those that were saved"):
+        load_sae(folder)
+
+
 def test_load_sae_truncated_file_error(folder: Path):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:-7])

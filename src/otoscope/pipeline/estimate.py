@@ -42,8 +42,8 @@ SAMPLED_CLIPS, SAMPLED_S = 6, 0.3
 MEASURED_S = 2.0
 """Length of the noise that is encoded and measured."""
 
-TRAINING_PRODUCTS = 2.7
-"""Time of a training step in products of its rows with the encoder's weights."""
+FLOP_PER_VALUE_AND_LATENT, FLOP_PER_VALUE = 3.0, 4000.0
+"""Operations of a training step per value of its rows and latent, and per value, as multiples of a matrix product's."""
 
 FLOP_PER_UNIT_AND_FACTOR, FLOP_PER_CLIP_AND_LABEL = 1.0e6, 1.0e7
 """Operations of a tuned regression per unit of a representation and factor, and of a probe per clip and label."""
@@ -229,8 +229,8 @@ def _training_flop(config: RunConfig, encoder: Encoder, grid: Sequence[GridMembe
         settings = config.train.train_config(member.preset)
         height = max(2, round(share * rows))
         plan = Plan.derive(settings, height=height, latents=member.latents, k=member.k, seed=member.seed)
-        products = plan.steps * plan.shuffle.batch * 2 * width_of[member.layer] * member.latents
-        flop += TRAINING_PRODUCTS * products
+        values = plan.steps * plan.shuffle.batch * width_of[member.layer]
+        flop += values * (FLOP_PER_VALUE + FLOP_PER_VALUE_AND_LATENT * member.latents)
     return flop
 
 

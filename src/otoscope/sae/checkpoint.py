@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from otoscope.artifacts import atomic, digest, environment, read_json_as, read_safetensors, write_json
+from otoscope.artifacts import atomic, digest, environment, fingerprint, read_json_as, read_safetensors, write_json
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
 WEIGHTS, CARD = "sae.safetensors", "card.json"
-WRITTEN_KEYS = {"format", "model", "sha256", "versions"}
+WRITTEN_KEYS = {"format", "model", "model_fingerprint", "sha256", "versions"}
 """Keys of a card that `write_checkpoint` adds."""
 
 CARD_TYPES = "a card holds text, numbers, true, false, None, and lists and mappings of these"
@@ -37,10 +37,10 @@ def write_checkpoint(
 ) -> None:
     """Write weights and card; the card last, so that a folder with a card is complete.
 
-    `model` are the constructor's settings. Format, versions and the weights' SHA-256 are added. Raises `ConfigError`
-    naming the key of a value that a card cannot hold, `StorageFull` and `ArtifactError` for a folder that cannot be
-    written, and unless `overwrite`, `ArtifactError` for a folder with a file of these names. An existing checkpoint in
-    the folder stays until both files are on disk.
+    `model` are the constructor's settings. Format, versions, their fingerprint and the weights' SHA-256 are added.
+    Raises `ConfigError` naming the key of a value that a card cannot hold, `StorageFull` and `ArtifactError` for a
+    folder that cannot be written, and unless `overwrite`, `ArtifactError` for a folder with a file of these names. An
+    existing checkpoint in the folder stays until both files are on disk.
     """
     plain = as_card(card)
     if not overwrite and (taken := [name for name in (CARD, WEIGHTS) if (folder / name).exists()]):
@@ -51,7 +51,8 @@ def write_checkpoint(
     # `atomic` publishes in reverse order: the weights first, the card last
     with atomic(folder / CARD) as card_part, atomic(folder / WEIGHTS) as weights_part:
         save_file(arrays, weights_part, {})
-        added = {"format": FORMAT, "model": dict(model), "sha256": digest(weights_part), "versions": environment()}
+        settings = {"model": dict(model), "model_fingerprint": fingerprint(model)}
+        added = {"format": FORMAT, **settings, "sha256": digest(weights_part), "versions": environment()}
         write_json(card_part, {**plain, **added})
         (folder / CARD).unlink(missing_ok=True)
 
@@ -77,6 +78,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if digest(folder / WEIGHTS) != card["sha256"]:
         raise DamagedArtifact(f"{folder / WEIGHTS} does not match the checksum in its card; train it again")
     return Checkpoint(tensors, card)
+
+
+def require_settings(card: Mapping[str, Any], path: Path) -> None:
+    """Raise `DamagedArtifact` if the settings of a model are not those that were written, such as another k.
+
+    Cards without a fingerprint, as other tools write them, are accepted.
+    """
+    if card.get("model_fingerprint", known := fingerprint(card["model"])) != known:
+        raise DamagedArtifact(
+            f"{path}: the settings under `model` are not those that were saved (their fingerprint differs); restore the"
+            " card, or save the SAE again"
+        )
 
 
 def _read_float32(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,15 @@ from torch.nn import functional as F  # noqa: N812
 from otoscope.errors import ConfigError, DamagedArtifact, InputError
 from otoscope.paths import user_path
 from otoscope.sae.archetypal import Archetypes
-from otoscope.sae.checkpoint import CARD, WEIGHTS, WRITTEN_KEYS, load_strictly, read_checkpoint, write_checkpoint
+from otoscope.sae.checkpoint import (
+    CARD,
+    WEIGHTS,
+    WRITTEN_KEYS,
+    load_strictly,
+    read_checkpoint,
+    require_settings,
+    write_checkpoint,
+)
 from otoscope.sae.sparsifiers import describe_sparsifier, sparsifier_card, sparsifier_from_card
 from otoscope.sae.sparsifiers.base import Sparsifier
 
@@ -154,6 +162,7 @@ class SparseAutoencoder(nn.Module):
         if bad := [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]:
             names = ", ".join(bad)
             raise DamagedArtifact(f"{folder / WEIGHTS} holds NaN or infinite values in {names}; train it again")
+        require_settings(card, folder / CARD)
         model.card = card
         return model.eval().requires_grad_(False)
 
