@@ -6,7 +6,7 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - held-out protocol: `probe_by_layer`, `probe_by_sparsity`, `reconstruction`, `factors`, `categories`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
-- explain: `dose_response` of interventions, `erasure_matrix`, `lens`
+- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -57,6 +57,7 @@ __all__ = [
     "erasure_matrix",
     "factors",
     "lens",
+    "occlusion",
     "probe_by_layer",
     "probe_by_sparsity",
     "reconstruction",
@@ -179,6 +180,14 @@ def lens(scores: pl.DataFrame | str | Path) -> AnyChart:
     Raises `IncompleteArtifact` for a run without this table.
     """
     return _drawn(intervention_figures.lens(_explained(scores, "lens")), "lens")
+
+
+def occlusion(curves: pl.DataFrame | str | Path) -> AnyChart:
+    """Return deletion and insertion curves of occluded cells, from `occlusion.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(intervention_figures.occlusion(_explained(curves, "occlusion")), "occlusion")
 
 
 def activation(

@@ -373,6 +373,23 @@ def test_explain_leaves_the_table_of_transcripts_empty_for_an_encoder_without_wo
     assert pl.read_parquet(summary.run / "explain" / "lens.parquet").is_empty()
 
 
+def test_explain_attributes_decisions_and_activations(summary: RunSummary, path: Path) -> None:
+    again(summary, path, "explain.only=[attribution]", "report.factors=1", until="explain")
+    explained = summary.run / "explain"
+    decisions = pl.read_parquet(explained / "decisions.parquet")
+    assert set(decisions["label"]) >= {"technique", "vowel"}
+    assert decisions["flipped"].mean() > decisions["others"].mean()  # type: ignore[operator]
+    curves = pl.read_parquet(explained / "occlusion.parquet")
+    assert set(curves["order"]) == {"relevance", "spectrogram", "random"}
+    assert curves.filter(pl.col("share") == 0)["deletion"].to_list() == pytest.approx([1.0] * 3, abs=1e-3)
+    assert curves.filter(pl.col("share") == 1)["insertion"].to_list() == pytest.approx([1.0] * 3, abs=1e-3)
+    masked = pl.read_parquet(explained / "masked.parquet")
+    for name in masked.filter(pl.col("audio") != "")["audio"]:
+        assert soundfile.info(explained / name).frames > 0
+    means = pl.read_parquet(explained / "attribution.parquet")
+    assert {"deletion_lead", "insertion_lead"} <= set(means["quantity"])
+
+
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     clips = load_corpus(RunFolder(summary.run)).clips
     for row in clips.iter_rows(named=True):

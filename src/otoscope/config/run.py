@@ -112,7 +112,9 @@ class EvaluateSettings(Section):
         return require_unique(value)
 
 
-ExplainStep = Literal["firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure", "lens"]
+ExplainStep = Literal[
+    "firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure", "lens", "attribution"
+]
 
 
 class ExplainSettings(Section):
@@ -125,8 +127,9 @@ class ExplainSettings(Section):
         "scores, response curves and temporal profiles; splice: what later layers hold if the reconstruction replaces "
         "the layer; annotations: the best latent for each label of corpus.annotations; interventions: effects of "
         "changed latents and of rival directions on later layers; erasure: what every readout loses when a concept is "
-        "erased, and swaps between clips; lens: transcripts from each layer of Whisper (cards and what follows for "
-        "dictionaries of frames)",
+        "erased, and swaps between clips; lens: transcripts from each layer of Whisper; attribution: decisions as "
+        "sums over latents, and the parts of a sound on which latents depend (cards and what follows for dictionaries "
+        "of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"

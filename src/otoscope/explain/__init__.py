@@ -10,6 +10,8 @@
 - `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
 - `fit_readouts`, `concept_targets`: linear readouts of classes and factors; `leace`: erase a concept from frames
 - `gain_sums`, `lost_gain`, `diagonal_dominance`: what readouts lose when each concept is erased; `swap_pairs`
+- `attribute`, `flipped_by_ablation`: decisions as sums over latents; `MaskedSound`, `occlude`, `occlusion_curves`,
+  `retained`: the parts of a sound on which an activation depends
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
@@ -31,6 +33,18 @@ from otoscope.explain.artifacts import (
     read_top_clips,
     write_sound,
     write_top_clips,
+)
+from otoscope.explain.attribution import (
+    Decisions,
+    MaskedSound,
+    OcclusionCurves,
+    attribute,
+    even_grid,
+    flipped_by_ablation,
+    occlude,
+    occlusion_curves,
+    retained,
+    rotated_regions,
 )
 from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
 from otoscope.explain.cards import (
@@ -81,6 +95,7 @@ __all__ = [
     "CardScore",
     "CardTables",
     "Concept",
+    "Decisions",
     "Dominance",
     "Effect",
     "Eraser",
@@ -90,6 +105,8 @@ __all__ = [
     "LatentChoice",
     "LatentDescription",
     "LostGain",
+    "MaskedSound",
+    "OcclusionCurves",
     "Readouts",
     "ResponseCurve",
     "Sound",
@@ -102,6 +119,7 @@ __all__ = [
     "TopClips",
     "Units",
     "annotation_tables",
+    "attribute",
     "card_tables",
     "choose_clips",
     "choose_latents",
@@ -112,10 +130,12 @@ __all__ = [
     "describe_latent",
     "diagonal_dominance",
     "embedding_auroc",
+    "even_grid",
     "example_table",
     "explained_shares",
     "firing_by_class",
     "fit_readouts",
+    "flipped_by_ablation",
     "gain_sums",
     "gather_frames",
     "index_inputs",
@@ -126,10 +146,14 @@ __all__ = [
     "mean_effects",
     "near_miss_table",
     "near_misses",
+    "occlude",
+    "occlusion_curves",
     "quantile_examples",
     "read_top_clips",
     "recovered_share",
     "response_curve",
+    "retained",
+    "rotated_regions",
     "score_card",
     "score_labels",
     "score_shares",

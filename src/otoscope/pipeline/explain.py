@@ -40,6 +40,7 @@ from otoscope.explain.activation_index import remove_index
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
+from otoscope.pipeline.attribution import attribution_tables
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.interventions import ChangedLayer, intervention_table
 from otoscope.pipeline.splice import lens_table, splice_table
@@ -74,6 +75,7 @@ def explain(run: Context) -> None:
             steps["interventions"] = stage.interventions_step()
             steps["erasure"] = stage.erasure_step()
         steps["lens"] = stage.lens_step()
+        steps["attribution"] = stage.attribution_step()
         steps["annotations"] = stage.annotations_step()
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
@@ -230,6 +232,22 @@ class _ExplainStage:
         path = self.run.folder.explain / "splice.parquet"
         inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
         return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
+
+    def attribution_step(self) -> _Step:
+        """Return the step that attributes decisions to latents, and activations to parts of the sound."""
+        folder, settings = self.run.folder.explain, self.run.config.explain
+        names = ("decisions", "occlusion", "relevance", "masked", "attribution")
+        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents)
+
+        def compute() -> None:
+            *tables, sounds = attribution_tables(self.changed_layer, self.latents)
+            for name, sound in sounds.items():
+                write_sound(folder / name, sound)
+            for name, table in zip(names, tables, strict=True):
+                write_table(folder / f"{name}.parquet", table)
+
+        paths = [folder / f"{name}.parquet" for name in names]
+        return _Step("attribution", inputs, paths, compute, also=r"masked\d{5,}-0\.flac")
 
     def lens_step(self) -> _Step:
         """Return the step that transcribes digit strings from each layer of Whisper."""

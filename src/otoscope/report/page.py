@@ -17,6 +17,7 @@ from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
 from otoscope.report.sections.annotated_labels import annotated_labels
+from otoscope.report.sections.attribution import attribution
 from otoscope.report.sections.interventions import erasure, interventions, lens
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.overview import overview, previews
@@ -130,6 +131,8 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         yield PageSection("interventions", "Interventions", "text_and_table.html", tested, figures["interventions"])
     if erased := erasure(run):
         yield PageSection("erasure", "Concepts erased", "text_and_table.html", erased, figures["erasure"])
+    if attributed := attribution(run):
+        yield PageSection("attribution", "Attribution", "attribution.html", attributed, figures["attribution"])
     if labels := annotated_labels(run):
         yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
     yield PageSection("methods", "Methods", "methods.html", methods.methods(run))

@@ -149,3 +149,39 @@ def lens(rows: pl.DataFrame | None) -> Figure | None:
         height=220,
         legend=names,
     )
+
+
+ORDERS = {"relevance": "relevance", "spectrogram": "the spectrogram's energy", "random": "chance"}
+
+
+def occlusion(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the activation left while cells of the sound are silenced, and restored; None without rows."""
+    if rows is None or rows.is_empty():
+        return None
+    means = rows.group_by("order", "share", maintain_order=True).agg(pl.col("deletion", "insertion").mean())
+    data = means.with_columns(pl.col("order").replace_strict(ORDERS).alias("series"))
+    names = [name for name in ORDERS.values() if name in set(data["series"])]
+    panels = []
+    for column, title in (("deletion", "cells silenced"), ("insertion", "cells restored")):
+        x = alt.X("share:Q").title(f"share of {title}").axis(format="~%")
+        base = alt.Chart(data).encode(x=x, color=series_colour(names))
+        y = alt.Y(f"{column}:Q").title("activation left").axis(format="~%").scale(zero=True)
+        tips = [
+            alt.Tooltip("series:N", title="order"),
+            alt.Tooltip("share:Q"),
+            alt.Tooltip(f"{column}:Q", format=".2f"),
+        ]
+        panels.append(Panel(layered(*curve(base, y, tips)), f"{title}, first those of highest value"))
+    return Figure(
+        name="occlusion",
+        title="Activation left while cells of the sound are silenced or restored",
+        caption=(
+            "Mean over latents of the mean activation, relative to the untouched clip. A good order lowers the left "
+            "curve early and raises the right one early. The spectrogram's energy is the control: loud cells matter "
+            "to most latents."
+        ),
+        panels=panels,
+        table=rows,
+        height=210,
+        legend=names,
+    )

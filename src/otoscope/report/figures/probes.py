@@ -14,7 +14,7 @@ from otoscope.report import tables
 from otoscope.report.figures import charts
 from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
-from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens
+from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens, occlusion
 from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import Results
@@ -214,6 +214,7 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
         "categories": [category_map(results, run.categories)],
         "strict": [*strict_figures(results.rows)],
         "interventions": [dose_response(run.explained("interventions"))],
+        "attribution": [occlusion(run.explained("occlusion"))],
         "lens": [lens(run.explained("lens"))],
         "erasure": [erasure_matrix(run.explained("erasure"))],
     }

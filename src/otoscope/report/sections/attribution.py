@@ -1,0 +1,116 @@
+"""Attribution: decisions as sums over latents, occluded cells of the sound, and firing regions played alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from otoscope.artifacts import resolve_inside
+from otoscope.formatting import comma_list, count, decimal, known, percent
+from otoscope.protocols.comparison import MIN_GROUPS
+from otoscope.report.run_data import RunData
+from otoscope.report.sections.gallery import embed
+from otoscope.report.tables import Table, table
+
+
+class MaskedSound(NamedTuple):
+    """A latent, and the sound of its firing region as a data address."""
+
+    latent: int
+    source: str
+
+
+class Attribution(NamedTuple):
+    """Paragraphs, the table of masked sounds, and sounds to hear."""
+
+    paragraphs: Sequence[str]
+    masked: Table | None
+    sounds: Sequence[MaskedSound]
+
+
+def attribution(run: RunData) -> Attribution | None:
+    """Return the section; None if nothing was attributed."""
+    decisions, masked, summary = (run.explained(name) for name in ("decisions", "masked", "attribution"))
+    if decisions is None and summary is None:
+        return None
+    paragraphs: list[str] = []
+    if decisions is not None:
+        paragraphs += [DECISIONS, *(_decision(part) for part in decisions.partition_by("label", maintain_order=True))]
+    means = {} if summary is None else {row["quantity"]: row for row in summary.iter_rows(named=True)}
+    if "deletion_lead" in means:
+        paragraphs.append(_occlusion(means))
+    if masked is None or "retained" not in means:
+        return Attribution(paragraphs, None, [])
+    folder = run.folder / "explain"
+    shown = masked.group_by("latent", maintain_order=True).agg(
+        pl.len().alias("clips"), pl.col("area", "energy", "in_region", "retained", "random", "random_energy").mean()
+    )
+    sounds = [
+        MaskedSound(row["latent"], embed("audio/flac", resolve_inside(folder, row["audio"])))
+        for row in masked.filter(pl.col("audio") != "").iter_rows(named=True)
+    ]
+    return Attribution(
+        [*paragraphs, _masked(means)], table(shown, caption="Firing regions played alone", digits=2), sounds
+    )
+
+
+DECISIONS = (
+    "A probe of the pooled reconstruction decides for a class; its margin over the second-best class is a sum with "
+    "one term per latent. Latents with the largest terms were set to zero. The control sets as many other active "
+    "latents of the clip to zero, scaled to the same change of the reconstruction."
+)
+
+
+def _decision(rows: pl.DataFrame) -> str:
+    first = rows.row(0, named=True)
+    each = [
+        f"{count(row['removed'], 'latent')} {percent(row['flipped'], 0)} (others {percent(row['others'], 0)})"
+        for row in rows.iter_rows(named=True)
+    ]
+    above = [row["removed"] for row in rows.iter_rows(named=True) if known(row["low"]) and row["low"] > 0]
+    verdict = "at no number beyond the others" if not above else f"beyond the others with {comma_list(above)}"
+    few = "; too few test groups for a claim" if first["groups"] < MIN_GROUPS else ""
+    return (
+        f"{first['label']} (accuracy {percent(first['accuracy'], 0)}, {count(first['clips'], 'test clip')}): share of "
+        f"decisions flipped by {comma_list(each)}; {verdict}{few}."
+    )
+
+
+def _occlusion(means: Mapping[str, Mapping[str, Any]]) -> str:
+    """Compare the areas under the curves of relevance with those of the spectrogram and of a random order."""
+    titles = {"relevance": "relevance", "spectrogram": "the spectrogram's energy", "random": "chance"}
+    each = [
+        f"{decimal(means[f'deletion_{name}']['value'], 2)} and {decimal(means[f'insertion_{name}']['value'], 2)} in "
+        f"the order of {title}"
+        for name, title in titles.items()
+    ]
+    deletion, insertion = means["deletion_lead"], means["insertion_lead"]
+    leads = f"leads {decimal(deletion['value'], 2)}{_interval(deletion)} and "
+    leads += f"{decimal(insertion['value'], 2)}{_interval(insertion)}"
+    if not known(deletion["low"]):
+        verdict = f"The comparison with the spectrogram has no interval ({leads})."
+    elif min(deletion["low"], insertion["low"]) > 0:
+        verdict = f"Relevance finds the cells that matter better than the spectrogram itself ({leads})."
+    else:
+        verdict = f"Relevance does not beat the spectrogram itself in both ways ({leads})."
+    return (
+        "Cells of a time-frequency grid were silenced in one clip of each of "
+        f"{count(deletion['clips'], 'latent')}. Relevance is the fall of the latent's mean activation when one cell is "
+        "silenced. Mean activation left, relative to the untouched clip, while cells are silenced and while they are "
+        f"restored: {comma_list(each)}. {verdict}"
+    )
+
+
+def _masked(means: Mapping[str, Mapping[str, Any]]) -> str:
+    own, random, lead = (means[name] for name in ("retained", "random", "retained_lead"))
+    return (
+        "Only the frames in which a latent exceeds half of its maximum were played, and encoded again. Retained is the "
+        "share of the clip's summed activation that is left, random the same for regions of equal area and similar "
+        f"energy, moved in time. Mean over {count(own['clips'], 'clip')} of {count(own['groups'], 'test group')}: "
+        f"{decimal(own['value'], 2)} against {decimal(random['value'], 2)}, a difference of "
+        f"{decimal(lead['value'], 2)}{_interval(lead)}."
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f" ({decimal(row['low'], 2)} to {decimal(row['high'], 2)})" if known(row["low"]) else ""
