@@ -35,7 +35,8 @@ def regions(retained: float = 0.8) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"latent": latent, "clip_id": f"g{g}/a.wav", "group": f"g{g}",
-             "audio": "masked00003-0.flac" * (g == latent == 3), "area": 0.3, "energy": 0.4, "in_region": 0.7, "retained": retained, "random": 0.3, "random_energy": 0.4}
+             "audio": "masked00003-0.flac" * (g == latent == 3), "area": 0.3,
+             "energy": 0.4, "in_region": 0.7, "retained": retained, "random": 0.3, "random_energy": 0.4}
             for latent in (3, 4)
             for g in (3, 4, 5)
         ],
