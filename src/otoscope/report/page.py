@@ -123,6 +123,14 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     for name, (title, empty) in SECTIONS.items():
         yield PageSection(name, title, "text.html", () if figures[name] else (empty,), figures[name])
     yield PageSection("gallery", "Gallery of latents", "gallery.html", shown)
+    yield from _explanations(run, figures)
+    yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
+    yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
+    yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))
+
+
+def _explanations(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[PageSection]:
+    """Yield the sections on tables of `explain/` that were written."""
     if sentences := splice_sentences(run):
         yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
     if transcripts := lens(run):
@@ -135,9 +143,6 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         yield PageSection("attribution", "Attribution", "attribution.html", attributed, figures["attribution"])
     if labels := annotated_labels(run):
         yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
-    yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
-    yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
-    yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))
 
 
 def _subtitle(run: RunData) -> str:
