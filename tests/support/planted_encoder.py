@@ -26,7 +26,7 @@ class LinearEncoder(BatchedEncoder):
     def forward(self, waves: list[NDArray[np.float32]], layers: Sequence[int]) -> States:
         frames = min(map(len, waves)) // WIDTH
         rows = torch.from_numpy(np.stack([wave[: frames * WIDTH] for wave in waves])).reshape(len(waves), frames, WIDTH)
-        return States(capture_blocks(lambda: self.model(rows), self.model, set(layers)))
+        return States(capture_blocks(lambda: self.model(rows), list(self.model), set(layers)))
 
 
 def linear_encoder(blocks: int = 2) -> LinearEncoder:

@@ -96,7 +96,7 @@ def flipped_by_ablation(
 
 
 class Grid(NamedTuple):
-    """Edges of the cells of a time-frequency grid; the last frequency is half the sample rate or more."""
+    """Edges of the cells of a time-frequency grid."""
 
     times_s: Float[np.ndarray, " times_and_end"]
     frequencies_hz: Float[np.ndarray, " bands_and_end"]
@@ -129,17 +129,17 @@ class MaskedSound:
         self.times_s: Any = self.transform.t(len(wave))
         self.frequencies_hz: Any = self.transform.f
 
-    def keep(self, gains: Float[np.ndarray, "bins times"] | Bool[np.ndarray, "bins times"]) -> Wave:
+    def keep(self, gains: Float[np.ndarray, "bins hops"] | Bool[np.ndarray, "bins hops"]) -> Wave:
         """Return the sound with each bin of the spectrum multiplied by its gain."""
         masked: Any = self.transform.istft(self.spectrum * gains, k1=len(self.wave))
         return np.real(masked).astype(np.float32)
 
-    def energy(self, gains: Float[np.ndarray, "bins times"] | Bool[np.ndarray, "bins times"]) -> float:
+    def energy(self, gains: Float[np.ndarray, "bins hops"] | Bool[np.ndarray, "bins hops"]) -> float:
         """Return the share of the energy of the spectrum that the gains keep."""
         power = np.abs(self.spectrum) ** 2
         return float((power * gains**2).sum() / max(float(power.sum()), 1e-300))
 
-    def cells(self, grid: Grid, kept: Bool[np.ndarray, "bands times"]) -> Bool[np.ndarray, "bins times"]:
+    def cells(self, grid: Grid, kept: Bool[np.ndarray, "bands times"]) -> Bool[np.ndarray, "bins hops"]:
         """Return the bins that lie in these cells of a grid; bins beyond its ends belong to the outer cells."""
         columns = np.clip(np.searchsorted(grid.times_s, self.times_s, side="right") - 1, 0, kept.shape[1] - 1)
         rows = np.clip(
@@ -147,7 +147,7 @@ class MaskedSound:
         )
         return kept[np.ix_(rows, columns)]
 
-    def firing_region(self, frames: Frames, firing: Bool[np.ndarray, " frames"]) -> Bool[np.ndarray, "bins times"]:
+    def firing_region(self, frames: Frames, firing: Bool[np.ndarray, " frames"]) -> Bool[np.ndarray, "bins hops"]:
         """Return the bins under the firing frames: their times, for patch models also their bands."""
         region = np.zeros(self.spectrum.shape, dtype=bool)
         low = np.zeros(len(firing)) if frames.low_hz is None else frames.low_hz
@@ -217,8 +217,8 @@ def cell_energies(sound: MaskedSound, grid: Grid) -> Float[np.ndarray, "bands ti
 
 
 def rotated_regions(
-    sound: MaskedSound, region: Bool[np.ndarray, "bins times"], *, draws: int = 3, seed: int = 0
-) -> list[Bool[np.ndarray, "bins times"]]:
+    sound: MaskedSound, region: Bool[np.ndarray, "bins hops"], *, draws: int = 3, seed: int = 0
+) -> list[Bool[np.ndarray, "bins hops"]]:
     """Return the region moved in time by random amounts (around the ends), of those nearest to its energy.
 
     All have the same area. Half of the rotations by at least a tenth of the clip, those with the nearest energy, are
@@ -248,7 +248,7 @@ MAX_AREA = 0.9
 def retained(
     activation_of: Callable[[Wave], Float[np.ndarray, " frames"]],
     sound: MaskedSound,
-    regions: Sequence[Bool[np.ndarray, "bins times"]],
+    regions: Sequence[Bool[np.ndarray, "bins hops"]],
 ) -> Float[np.ndarray, " regions"]:
     """Return the share of the summed activation that is left when only a region of the sound is played."""
     total = float(activation_of(sound.wave.astype(np.float32)).sum())

@@ -13,7 +13,7 @@ from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Table, table
 
 
-class MaskedSound(NamedTuple):
+class RegionSound(NamedTuple):
     """A latent, and the sound of its firing region as a data address."""
 
     latent: int
@@ -25,7 +25,7 @@ class Attribution(NamedTuple):
 
     paragraphs: Sequence[str]
     masked: Table | None
-    sounds: Sequence[MaskedSound]
+    sounds: Sequence[RegionSound]
 
 
 def attribution(run: RunData) -> Attribution | None:
@@ -46,7 +46,7 @@ def attribution(run: RunData) -> Attribution | None:
         pl.len().alias("clips"), pl.col("area", "energy", "in_region", "retained", "random", "random_energy").mean()
     )
     sounds = [
-        MaskedSound(row["latent"], embed("audio/flac", resolve_inside(folder, row["audio"])))
+        RegionSound(row["latent"], embed("audio/flac", resolve_inside(folder, row["audio"])))
         for row in masked.filter(pl.col("audio") != "").iter_rows(named=True)
     ]
     return Attribution(
