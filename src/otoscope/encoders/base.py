@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.precision import Precision, prepare_model
-from otoscope.errors import EncoderError, UnknownLayer
+from otoscope.errors import EncoderError, OtoscopeError, UnknownLayer
+from otoscope.formatting import one_line
 
 Wave: TypeAlias = Float[Tensor, " _samples"] | Float[np.ndarray, " _samples"]
 """One clip, one channel: a tensor, or an array such as `load_audio` returns."""
@@ -228,8 +229,7 @@ class BatchedEncoder(ABC):
         tokens: dict[int, Tensor] = {}
         for members in passes:
             arrays = [clips[i].detach().to("cpu", torch.float32).numpy() for i in members]
-            with self.runtime.inference():
-                batch = self.forward(arrays, layers)
+            batch = self._run_forward(arrays, layers)
             # the padded tensors are created outside inference mode, so that callers may train on them
             for layer in layers:
                 state = batch.layers[layer]
@@ -240,6 +240,18 @@ class BatchedEncoder(ABC):
                 tokens.setdefault(layer, torch.zeros(len(clips), *state.shape[1:]))[members] = state.cpu()
         mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
         return Encoded(states, mask, tokens)
+
+    def _run_forward(self, arrays: list[NDArray[np.float32]], layers: Sequence[int]) -> States:
+        try:
+            with self.runtime.inference():
+                return self.forward(arrays, layers)
+        except OtoscopeError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise EncoderError(
+                f"{self.name} cannot encode sound: a setting of its configuration or preprocessor does not fit "
+                f"({one_line(error, 300)}); copy both files from the model's source"
+            ) from error
 
     def _plan_passes(self, lengths: Sequence[int]) -> list[list[int]]:
         """Group the clips of each bucket into passes of at most `shared_s` seconds; a longer clip has its own."""

@@ -1,5 +1,6 @@
 """Stores in local or network-mounted folders."""
 
+import errno
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -49,8 +50,10 @@ class LocalStorage:
         """Return the size of a file, None if it is missing."""
         try:
             return self._path(relative).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # links in a circle lead to no file
+                return None
+            raise
 
     def publish(self, relative: str) -> AbstractContextManager[Path]:
         """Write under a temporary name, then rename."""
