@@ -71,6 +71,9 @@ bench-quality: $(READY) ## planted features recovered, compared with both starts
 bench-reconstruction: $(READY) ## reconstruction of unseen groups, compared with PCA, the study's preset and a peer (hours)
 	$(QUIET) $(BIN)/python benchmarks/quality.py
 
+audit: $(READY) ## every metric on synthetic dictionaries with known features; writes docs/methods.md
+	$(QUIET) $(BIN)/python benchmarks/audit.py --write
+
 check: test lint shapes docs ## everything that must pass before a change lands
 
 docs: $(READY) ## build the documentation, warnings are errors
@@ -79,4 +82,4 @@ docs: $(READY) ## build the documentation, warnings are errors
 clean: ## remove build outputs; keep measurements
 	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis .numba-avx2
 
-.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes fuzz bench-train bench-extract bench-eval bench-quality bench-reconstruction check docs clean
+.PHONY: help install demo test test-fast test-slow test-all test-avx2 lint shapes fuzz bench-train bench-extract bench-eval bench-quality bench-reconstruction audit check docs clean

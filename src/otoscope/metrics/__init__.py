@@ -12,6 +12,7 @@ Start with `METRICS`, the registry: name, unit, direction, bounds and descriptio
 - `stability`: latents that reappear in SAEs of other seeds
 - `emergence`: layers in which categories of factors appear; `sparsity_limit`: highest sparsity without loss
 - `robust_factors`: rank-transformed factors without near duplicates
+- `audit`: how far each metric follows the truth on synthetic dictionaries, and its smallest difference beyond seeds
 - `baselines`: PCA, ICA, NMF, k-means, random codes
 """
 

@@ -8,6 +8,7 @@ import polars as pl
 
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, decimal, known, sparsity
+from otoscope.metrics.audit import smallest_difference
 from otoscope.metrics.registry import METRICS
 from otoscope.tables import format_csv
 
@@ -28,8 +29,14 @@ def metric_notes(rows: pl.DataFrame) -> str:
     if "metric" not in rows.columns:
         return ""
     names = [name for name in rows["metric"].unique(maintain_order=True) if name in METRICS]
-    each = [f"{name}: {METRICS[name].description}" for name in names]
+    each = [f"{name}: {METRICS[name].description}{_beyond_seeds(name)}" for name in names]
     return f"{'; '.join(each)}. {COLUMNS}" if "n" in rows.columns else f"{'; '.join(each)}."
+
+
+def _beyond_seeds(metric: str) -> str:
+    """Return the smallest difference that the variation over seeds does not explain, in brackets."""
+    least = smallest_difference(metric)
+    return f" (smallest difference beyond seeds, on synthetic data: {least:.2g})" if least > 0 else ""
 
 
 TITLES: dict[str, str] = {
