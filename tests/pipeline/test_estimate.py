@@ -1,5 +1,6 @@
 """Cost of a run, announced before the work: the size of the corpus, seconds per stage, settings for a first look."""
 
+import re
 import time
 from pathlib import Path
 
@@ -90,6 +91,18 @@ def test_cost_lines_suggest_fewer_clips_where_the_run_is_long(
     assert estimate.startswith("estimate for 30,000 clips, 4.2 days of sound: corpus 10 min, ")
     clips = int(look.removeprefix("for a first look: --set corpus.max_clips="))
     assert 200 <= clips < 30_000
+
+
+def test_cost_lines_name_every_stage_and_the_protocols_that_are_not_counted(tmp_path: Path, tiny: Tiny) -> None:
+    write_voices(tmp_path / "voices", takes=1)
+    evaluate = {"protocols": ["held_out", "strict"]}
+    run = context(write_config(tmp_path / "mine.yaml", tiny("wavlm"), FOLDER, evaluate=evaluate))
+    (line,) = cost_lines(run, GRID[:2], stages_until("report"))
+    assert re.fullmatch(
+        r"estimate for 10 clips, 4 s of sound: corpus \d+ s, factors \d+ s, extract \d+ s, train \d+ s, "
+        r"evaluate \d+ s, explain \d+ s; in all about \d+ s; evaluate without strict",
+        line,
+    )
 
 
 def test_run_announces_its_cost_once_and_an_up_to_date_run_does_not(

@@ -79,7 +79,9 @@ def cost_lines(run: Context, grid: Sequence[GridMember], stages: Sequence[str]) 
     each = ", ".join(f"{stage} {duration(cost)}" for stage, cost in seconds.items())
     total_s = sum(seconds.values())
     sound = f"{count(work.clips, 'clip')}, {duration(work.sound_s)} of sound"
-    line = f"estimate for {sound}: {each}; in all about {duration(total_s)}"
+    protocols = [name for name in run.config.evaluate.protocols if name != "held_out"]
+    more = f"; evaluate without {', '.join(protocols)}" if protocols and "evaluate" in seconds else ""
+    line = f"estimate for {sound}: {each}; in all about {duration(total_s)}{more}"
     return [line, *first_look(grid, _fewer_clips(run.config, work, seconds))]
 
 
@@ -168,13 +170,17 @@ def _stage_costs(run: Context, grid: Sequence[GridMember], work: Workload) -> di
     layers = layers_to_extract(config, encoder)
     per_s = flop_per_s(find_device(config.device))
     use_egemaps = config.factors.egemaps and egemaps.egemaps_identity() != "absent"
+    egemaps_s, extract_s = _egemaps_s(work) if use_egemaps else 0.0, _extraction_s(encoder, layers, work)
+    explained = min(1.0, config.explain.clips / max(work.clips, 1))
     factors = (egemaps.FACTORS if use_egemaps else 0) + (work.factors if config.factors.truth else 0)
     return {
         "corpus": work.corpus_s,
-        "factors": _egemaps_s(work) if use_egemaps else 0.0,
-        "extract": _extraction_s(encoder, layers, work),
+        "factors": egemaps_s,
+        "extract": extract_s,
         "train": _training_flop(config, encoder, grid, work) / per_s,
         "evaluate": _evaluation_flop(encoder, layers, grid, work, factors) / per_s,
+        # descriptors of the frames of some clips, and layers above an SAE that is spliced in
+        "explain": explained * (egemaps_s + extract_s),
     }
 
 
