@@ -48,7 +48,6 @@ def decoded(path: Path, *options: str) -> Decoded | None:
     return Decoded((len(done.stdout) - offset) / (4 * channels), rate_hz)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", mutations(12))
 def test_a_mutated_file_is_read_as_ffmpeg_does_or_set_aside(files: list[SoundFile], tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
