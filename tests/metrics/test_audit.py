@@ -83,3 +83,17 @@ def test_recovered_share_counts_directions_with_an_atom(benchmark: ModuleType) -
     directions = np.eye(4)
     atoms = np.array([[5.0, 0, 0, 0], [0, 1, 0.2, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
     assert benchmark.recovered_share(atoms, directions) == 0.5
+
+
+@pytest.mark.slow
+def test_scores_of_the_truth_exceed_those_of_random_atoms_in_the_world_of_the_audit(benchmark: ModuleType) -> None:
+    world = benchmark.build_world()
+    true, random = (benchmark.measure(benchmark.corrupted_dictionary(world, share, 0), world) for share in (0.0, 1.0))
+    assert (true.recovered, random.recovered) == (1, 0)
+    assert {name.metric for name in (*true.scores, *random.scores)} <= set(METRICS)
+    better = {(row.metric, row.protocol) for row in audited_metrics() if row.truth > 0.8}
+    compared = [name for name in true.scores if tuple(name) in better and name in random.scores]
+    assert len(compared) > 15
+    for name in compared:
+        sign = -1 if METRICS[name.metric].higher_is_better is False else 1
+        assert sign * true.scores[name] > sign * random.scores[name], name
