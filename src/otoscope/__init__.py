@@ -9,7 +9,7 @@ Sound becomes activations, activations become codes, and codes become statements
   encodes and decodes (`from_pretrained`, `save_pretrained`); `SparseCoder` is the scikit-learn estimator; the
   sparsifiers are `TopK`, `BatchTopK`, `JumpReLU`, `Gated` and `ReLU`
 - runs: `load_config`, `RunConfig` and `run` go from a YAML file to a report; `load_results` reads the numbers and
-  `plot` draws them
+  `plot` draws them; `explain` has what latents respond to, and interventions on them
 
 >>> import otoscope
 >>> sae = otoscope.SparseAutoencoder(width=16, latents=64, sparsifier=otoscope.TopK(4))

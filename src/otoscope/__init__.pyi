@@ -1,3 +1,4 @@
+from . import explain as explain
 from . import plot as plot
 from .activations.extract import extract as extract
 from .activations.extract import iter_extract as iter_extract

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import otoscope
 from otoscope.activations.format import store_spec
 from otoscope.corpus.audio import write_audio
 from otoscope.encoders.catalog import load_encoder
@@ -38,3 +39,24 @@ def test_first_code_encodes_with_the_encoder_of_the_sae(
     expected = sae.encode(encoder.encode([read], layers=[3]).layers[3][0])
     torch.testing.assert_close(names["codes"], expected)
     assert len(names["codes"]) == len(encoder.frames(12_000).end_s), "the short context of the training"
+
+
+def test_code_that_changes_a_layer_changes_later_layers_within_its_span(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## Change a layer\n\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (folder,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
+    encoder = load_encoder(tiny("whisper"), context="short")
+    card = {"layer": 2, "encoder": store_spec(encoder, layers=[2])["encoder"]}
+    SparseAutoencoder(encoder.layers[2].width, 32, TopK(4)).save_pretrained(tmp_path / folder, card)
+    write_audio(tmp_path / "voice.wav", (0.3 * np.sin(np.arange(12_000) / 9)).astype(np.float32), 16_000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"otoscope": otoscope}
+    exec(code.replace("sae, 3,", "sae, 2,").replace("[4]", "[3]"), names)  # the tiny model has three blocks
+    assert not torch.allclose(names["before"], names["after"], atol=1e-4)
+    (changed,) = names["louder"].encode([names["wave"]], layers=[2]).layers[2]
+    (frames,) = encoder.encode([names["wave"]], layers=[2]).layers[2]
+    start_s = encoder.frames(12_000).start_s
+    outside = (start_s < 0.18) | (start_s >= 0.4)
+    assert torch.equal(changed[outside], frames[outside])
