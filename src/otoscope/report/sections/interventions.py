@@ -8,7 +8,7 @@ import polars as pl
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import comma_list, count, decimal, known, percent
 from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.figures.interventions import ENCODERS, TECHNIQUES
+from otoscope.report.figures.interventions import ENCODERS, ERASERS, TECHNIQUES
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import TextAndTable, table
 
@@ -93,7 +93,9 @@ def erasure(run: RunData) -> TextAndTable | None:
     verdicts = [] if dominance is None else [_erasure_verdict(part) for part in dominance.partition_by("scope")]
     few = [] if first["groups"] >= MIN_GROUPS else ["There are too few test groups for a claim."]
     paragraphs = [introduction, *few, *verdicts, *([] if swaps is None else [_swap_sentence(swaps)])]
-    shown = effects.filter(pl.col("own")) if dominance is None else dominance
+    shown = effects.filter(pl.col("own")).drop("kind", "own", "entangled") if dominance is None else dominance
+    names = {**ERASERS, "latents - random_latents": "latents minus random latents"}
+    shown = shown.with_columns(pl.col("technique").replace(names))
     return TextAndTable(paragraphs, table(shown, caption="Dominance of the erased concept", digits=3))
 
 
