@@ -103,7 +103,7 @@ def fit_readouts(
     valid: Bool[np.ndarray, " clips"],
     penalties: Sequence[float] = PENALTIES,
 ) -> Readouts:
-    r"""Fit $\min_w \text{mean}\,(z - Xw)^2 + \lambda p |w|^2$ per concept, on standardised dimensions.
+    r"""Fit $\min_w \text{mean}\,(z - Xw)^2 + \lambda p \lVert w \rVert^2$ per concept, on standardised dimensions.
 
     The penalty is the one with the least squared error on the validation clips; weights are those of the training
     clips. Raises `EvaluationError` without training or validation clips.
