@@ -81,6 +81,18 @@ def make_folder(path: Path) -> None:
         raise ArtifactError(f"{path} is no folder, but a folder is needed there; move it away and run again") from error
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file or link, if it exists; raise `ArtifactError` for a folder in its place."""
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        if path.is_dir():
+            raise ArtifactError(f"{path} is a folder where a file of otoscope belongs; move it away") from error
+        raise
+
+
 def canonical_json(value: object) -> str:
     """Return the canonical JSON text that fingerprints are computed from.
 

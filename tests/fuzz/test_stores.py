@@ -72,7 +72,7 @@ def test_a_mutated_store_is_refused_found_damaged_or_read_as_it_was(whole: Path,
     assert same or found is None or damaged is None or damaged, done
     attempt(lambda: merge_stores(tmp_path / "merged", [store]))
     attempt(lambda: collect_garbage(store))
-    if attempt(lambda: run(here / "sound", store) or True):
+    if attempt(lambda: run(here / "sound", store) or True) and not verify_store(store):
         assert all(map(np.array_equal, read_all(store), expected)), done
-        assert verify_store(store) == [], done
+    assert not list(store.rglob("*.part")), done
     assert {name: data for name, data in contents(here).items() if not name.startswith("store/")} == outside, done

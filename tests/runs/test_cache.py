@@ -113,7 +113,7 @@ def test_run_stage_names_a_folder_in_the_place_of_a_file(folder: RunFolder) -> N
     (folder.root / "out.txt").unlink()
     (folder.root / "out.txt").mkdir()
     (folder.root / "out.txt" / "mine").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"out\.txt is a folder where a file of the run belongs; move it away"):
+    with pytest.raises(ArtifactError, match=r"out\.txt is a folder where a file of otoscope belongs; move it away"):
         run(folder, "a")
     assert (folder.root / "out.txt" / "mine").is_file()
 

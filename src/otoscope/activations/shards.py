@@ -86,12 +86,15 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self._storage.remove(shard_card_path(self._shard))
-        for layer, width in self._widths.items():
-            if self._stores_frames:
-                self._files[layer] = self._open(tensor_path(layer, "frames", self._shard), "frames", (width,))
-            if self._segments is not None:
-                name = tensor_path(layer, "segments", self._shard)
-                self._segment_files[layer] = self._open(name, "segments", (width,))
+        with ExitStack() as opened:  # closes them again if one cannot be opened
+            opened.push(self._stack)
+            for layer, width in self._widths.items():
+                if self._stores_frames:
+                    self._files[layer] = self._open(tensor_path(layer, "frames", self._shard), "frames", (width,))
+                if self._segments is not None:
+                    name = tensor_path(layer, "segments", self._shard)
+                    self._segment_files[layer] = self._open(name, "segments", (width,))
+            opened.pop_all()
         return self
 
     def add(self, clip_id: str, window: EncodedWindow) -> str | None:

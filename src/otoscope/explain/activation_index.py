@@ -39,6 +39,7 @@ from otoscope.artifacts import (
     read_json_as,
     read_table,
     read_tensors,
+    remove_file,
     resolve_inside,
     write_json,
     write_table,
@@ -46,7 +47,6 @@ from otoscope.artifacts import (
 )
 from otoscope.config import Pooling
 from otoscope.errors import ArtifactError, DamagedArtifact, EvaluationError, IncompleteArtifact
-from otoscope.runs.cards import remove_file
 from otoscope.runs.code_version import code_version
 from otoscope.sae.model import SparseAutoencoder
 

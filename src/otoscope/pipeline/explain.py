@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import digest, fingerprint, read_table, write_table
+from otoscope.artifacts import digest, fingerprint, read_table, remove_file, write_table
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError
@@ -48,7 +48,7 @@ from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
 from otoscope.report.results import REFERENCE_SPARSITY, Results
 from otoscope.runs.cache import run_stage
-from otoscope.runs.cards import is_current, remove_file, write_card
+from otoscope.runs.cards import is_current, write_card
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus

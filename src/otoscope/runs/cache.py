@@ -16,13 +16,14 @@ from otoscope.artifacts import (
     fingerprint,
     read_table,
     read_tensors,
+    remove_file,
     write_table,
     write_tensors,
 )
 from otoscope.executors.base import Executor, run_tasks
 from otoscope.hardware import available_cores
 from otoscope.metrics.record import Record, to_table
-from otoscope.runs.cards import Outputs, is_current, remove_changed, remove_file, write_card
+from otoscope.runs.cards import Outputs, is_current, remove_changed, write_card
 from otoscope.runs.code_version import code_version
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, task

@@ -9,7 +9,7 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from otoscope.artifacts import digest, fingerprint, read_json_as, resolve_inside, write_json
+from otoscope.artifacts import digest, fingerprint, read_json_as, remove_file, resolve_inside, write_json
 from otoscope.errors import ArtifactError
 
 LARGE_BYTES = 4_000_000
@@ -73,18 +73,6 @@ def remove_changed(card: Path, *, root: Path) -> None:
         except ArtifactError:
             continue
         remove_file(path)
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file or link of a run, if it exists; raise `ArtifactError` for a folder in its place."""
-    try:
-        path.unlink(missing_ok=True)
-    except NotADirectoryError:
-        return
-    except OSError as error:
-        if path.is_dir():
-            raise ArtifactError(f"{path} is a folder where a file of the run belongs; move it away") from error
-        raise
 
 
 def _times(path: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full, resolve_inside
+from otoscope.artifacts import FileRecord, atomic, check_size, digest, is_full, remove_file, resolve_inside
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StorageFull
 from otoscope.paths import open_regular
 
@@ -67,7 +67,7 @@ class LocalStorage:
     def remove(self, relative: str) -> None:
         """Remove a file, and its folder if that is then empty."""
         path = self._path(relative)
-        path.unlink(missing_ok=True)
+        remove_file(path)
         with suppress(OSError):
             if path.parent != self.folder:
                 path.parent.rmdir()
