@@ -60,7 +60,7 @@ def test_assign_folds_spreads_groups_and_strata_evenly(women, men, cross, seed):
     sexes = ["f"] * women + ["m"] * men
     if len(sexes) < 3:
         return
-    clips = pl.DataFrame({"group": [f"s{i}" for i in range(len(sexes))], "label_sex": sexes})
+    clips = pl.DataFrame({"group": [f"s{i}" for i in range(len(sexes))], "label_sex": sexes, "split": None})
     dealt = assign_folds(pl.concat([clips, clips]), Splits(cross=cross, seed=seed))
     by_group = dealt.unique()
     assert by_group.height == len(sexes)
@@ -74,9 +74,25 @@ def test_assign_folds_spreads_groups_and_strata_evenly(women, men, cross, seed):
             assert max(held) - min(held) <= 1
 
 
-def test_assign_folds_without_cross_fitting_adds_nothing():
-    clips = pl.DataFrame({"group": list("abcd")})
-    assert assign_folds(clips, Splits()).columns == ["group"]
+@pytest.mark.parametrize(
+    ("groups", "stated", "splits", "folds"),
+    [
+        (14, None, Splits(), 5),
+        (4, None, Splits(), 4),
+        (15, None, Splits(), None),
+        (14, "train", Splits(), None),
+        (14, None, Splits(test_groups=("s1",)), None),
+        (14, None, Splits(cross=0), None),
+        (15, "train", Splits(cross=3), 3),
+    ],
+)
+def test_assign_folds_by_default_for_few_groups_without_stated_splits(groups, stated, splits, folds):
+    names = [f"s{i}" for i in range(groups)]
+    clips = pl.DataFrame(
+        {"group": names, "split": [stated, *[None] * (groups - 1)]}, schema_overrides={"split": pl.String}
+    )
+    dealt = assign_folds(clips, splits)
+    assert (dealt["fold"].n_unique() if "fold" in dealt.columns else None) == folds
 
 
 @pytest.mark.parametrize("cross", [1, 2, -1])

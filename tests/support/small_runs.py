@@ -18,6 +18,7 @@ VOICES = ("ann", "bob", "cy", "di", "eve")
 CLASSES = {"low": 220.0, "high": 440.0}
 
 SMALL: dict[str, Any] = {
+    "splits": {"cross": 0},
     "factors": {"egemaps": False},
     "train": {"latents": 64, "sparsities": [0.75, 0.9], "layers": [1, 3]},
     "report": {"factors": 2, "clips": 1},

@@ -13,6 +13,7 @@ from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
+from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.up_to_date import RunSummary
 
 
@@ -47,6 +48,9 @@ def summary_tables(summary: RunSummary) -> str:
     tested = evidence.evidence_of_results(results)
     if tested is not None and (warning := evidence.warning(tested)):
         console.print(warning, soft_wrap=True)
+        console.print()
+    if note := evidence.cross_fit_note(load_corpus(RunFolder(summary.run)).clips):
+        console.print(note, soft_wrap=True)
         console.print()
     for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):
         if table is not None:

@@ -105,7 +105,7 @@ def build_corpus(
     clips, set_aside, suspects = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
-    clips = assign_folds(assign_splits(clips, splits, stratify=True), splits)
+    clips = assign_splits(assign_folds(clips, splits), splits, stratify=True)
     extra = [name for name in clips.columns if name in OPTIONAL or name.startswith(("label_", "factor_"))]
     return Corpus(
         name=listing.name,

@@ -195,9 +195,9 @@ def _seconds(value: float) -> str:
 def class_support(clips: pl.DataFrame) -> pl.DataFrame:
     """Count the clips and groups of every class of every label per split.
 
-    Columns: `label, class, clips, groups`, clips in `train, valid, test`, `usable` (clips in train
-    and in test), `reason` (null if usable). Clips with an unknown label (null) are not counted.
-    Rows are sorted by label and class.
+    Columns: `label, class, clips, groups`, clips in `train, valid, test`, `usable` (clips in train and in test, or in
+    three folds of a cross-fit), `reason` (null if usable). Clips with an unknown label (null) are not counted. Rows are
+    sorted by label and class.
     """
     tables = [_support(clips, column) for column in sorted(clips.columns) if column.startswith("label_")]
     return pl.concat(tables) if tables else pl.DataFrame(schema=_SUPPORT)
@@ -255,11 +255,16 @@ def _support(clips: pl.DataFrame, column: str) -> pl.DataFrame:
             pl.len().alias("clips"),
             pl.col("group").n_unique().alias("groups"),
             *((pl.col("split") == split).sum().alias(split) for split in SPLITS),
+            folds=pl.col("fold").n_unique() if "fold" in clips.columns else pl.lit(None, dtype=pl.UInt32()),
         )
     )
     reason = (
         pl.when(pl.col("clips") == 1)
         .then(pl.lit("one clip only"))
+        .when(pl.col("folds") < 3)
+        .then(pl.lit("in fewer than three folds"))
+        .when(pl.col("folds") >= 3)
+        .then(None)
         .when(pl.col("train") == 0)
         .then(pl.lit("no clip in train"))
         .when(pl.col("test") == 0)

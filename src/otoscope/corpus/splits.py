@@ -16,7 +16,8 @@ class Splits(BaseModel):
     """Assignment of groups to splits: by a stable hash, unless groups are named or the corpus states its splits.
 
     `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group. With `cross`,
-    readers are also cross-fitted over folds of groups (`assign_folds`), whatever their split.
+    readers are also cross-fitted over folds of groups (`assign_folds`), whatever their split; by default over
+    `DEFAULT_FOLDS` if there are fewer than `FEW_GROUPS` groups, and neither settings nor corpus state their splits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
@@ -26,8 +27,11 @@ class Splits(BaseModel):
     test: float = Field(default=0.3, gt=0.0, lt=1.0, description="share of all groups used for reported results")
     valid_groups: tuple[str, ...] = Field(default=(), description="the groups of valid, by name")
     test_groups: tuple[str, ...] = Field(default=(), description="the groups of test, by name")
-    cross: int = Field(
-        default=0, ge=0, description="folds of groups over which readers are cross-fitted, 3 or more; 0: one split"
+    cross: int | None = Field(
+        default=None,
+        ge=0,
+        description="folds of groups over which readers are cross-fitted, 3 or more; 0: one split; "
+        "default: 5 with fewer than 15 groups whose splits are not stated",
     )
 
     @field_validator("valid_groups", "test_groups")
@@ -62,21 +66,29 @@ def assign_splits(clips: pl.DataFrame, splits: Splits, *, stratify: bool = False
     return clips.with_columns(split=pl.col("group").replace_strict(assigned, return_dtype=pl.String()))
 
 
+FEW_GROUPS = 15
+"""Number of groups below which readers are cross-fitted: one split would test on four groups or fewer."""
+
+DEFAULT_FOLDS = 5
+
+
 def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     """Return clips with the test fold of their group in a column `fold`; unchanged without cross-fitting.
 
-    Groups are dealt in the order of their strata (`group_strata`), so that folds hold about equal shares of each. With
-    fewer groups than folds, every group is a fold.
+    `clips` have the splits that the corpus states, or null. Groups are dealt in the order of their strata
+    (`group_strata`), so that folds hold about equal shares of each. With fewer groups, each is a fold.
 
-    >>> frame = pl.DataFrame({"group": list("abcdef"), "label_sex": list("ffffmm")})
+    >>> frame = pl.DataFrame({"group": list("abcdef"), "label_sex": list("ffffmm"), "split": None})
     >>> assign_folds(frame, Splits(cross=3)).sort("label_sex", "fold")["fold"].to_list()
     [0, 0, 1, 2, 1, 2]
     """
-    if not splits.cross:
+    stated = splits.valid_groups or splits.test_groups or clips["split"].is_not_null().any()
+    few = clips["group"].n_unique() < FEW_GROUPS and not stated
+    if not (cross := (DEFAULT_FOLDS if few else 0) if splits.cross is None else splits.cross):
         return clips
     strata = group_strata(clips)
     ranked = sorted(rank_by_hash(strata, seed=splits.seed), key=lambda group: strata[group])
-    fold_of = {group: place % min(splits.cross, len(ranked)) for place, group in enumerate(ranked)}
+    fold_of = {group: place % min(cross, len(ranked)) for place, group in enumerate(ranked)}
     return clips.with_columns(fold=pl.col("group").replace_strict(fold_of, return_dtype=pl.Int64()))
 
 

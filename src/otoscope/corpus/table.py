@@ -154,7 +154,7 @@ class Corpus:
         lines = [f"<b>{html.escape(self.name)}</b>: {html.escape(first)}", *map(html.escape, details)]
         return "<br>".join(lines)
 
-    def _groups_per_class(self, label: str) -> str:
+    def groups_per_class(self, label: str) -> str:
         """Return the groups of each class by split for a label of at most ten classes; empty for one of more."""
         known = self.clips.select("split", "group", label=f"label_{label}").drop_nulls("label")
         classes = known["label"].unique().sort().to_list()
@@ -177,7 +177,7 @@ class Corpus:
         classes = [count(clips[f"label_{name}"].drop_nulls().n_unique(), "class", "classes") for name in self.labels]
         labels = ", ".join(f"{name} ({number})" for name, number in zip(self.labels, classes, strict=True))
         lines.append(f"labels: {labels or 'none'}")
-        lines += [line for name in self.labels if (line := self._groups_per_class(name))]
+        lines += [line for name in self.labels if (line := self.groups_per_class(name))]
         factors = ", ".join(self.factors[:5]) + (", ..." if len(self.factors) > 5 else "")
         lines.append(f"factors: {len(self.factors)} ({factors})" if factors else "factors: none")
         return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]

@@ -26,7 +26,7 @@ from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
 from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import each_split, mean_known, missing_patterns, split_rows
-from otoscope.resampling.intervals import Score
+from otoscope.resampling.intervals import Score, fold_overlap, widen
 
 
 class FactorFits(NamedTuple):
@@ -181,6 +181,9 @@ def _pool_folds(
         mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("predicted", "centre")
     )
     scores = score_factors(targets, predicted, centre, groups, seed=seed)._asdict()
+    for value, low, high in (("r2", "low", "high"), ("within", "within_low", "within_high")):
+        ends = widen(scores[value], scores[low], scores[high], factor=fold_overlap(len(folds)), bounds=(-math.inf, 1.0))
+        scores[low], scores[high] = ends
     tested = ~np.isnan(predicted)
     return FactorFits(
         **(scores | {"null_high": scores.pop("family_high")}),

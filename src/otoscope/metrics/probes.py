@@ -27,10 +27,12 @@ from otoscope.resampling.groups import group_sums, labelled_splits, null_summary
 from otoscope.resampling.intervals import (
     Interval,
     Score,
+    fold_overlap,
     independent_units,
     jackknife_sums,
     recall_interval,
     share_scale,
+    widen,
 )
 from otoscope.resampling.maximum import permutation_p
 
@@ -153,9 +155,14 @@ def fit_probe(
     tables = confusions(truth, predicted, groups[tested], len(classes))
     null, intervals = _null_shares(truth, predicted, groups[tested], len(classes), seed), share_intervals(tables)
     p_values = permutation_p(np.asarray([interval.value for interval in intervals]), null)
+    factor = fold_overlap(len(np.atleast_2d(split)))
     scores = [
-        Score(*interval, float(mean), float(high), float(p))
-        for interval, mean, high, p in zip(intervals, *null_summary(null, most=1.0), p_values, strict=True)
+        Score(
+            interval.value,
+            *(float(end) for end in widen(*interval, factor=factor, bounds=(0.0, 1.0))),
+            *(float(number) for number in of_null),
+        )
+        for interval, *of_null in zip(intervals, *null_summary(null, most=1.0), p_values, strict=True)
     ]
     return Probe(
         *scores,

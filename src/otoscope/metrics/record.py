@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from otoscope.metrics.registry import METRICS, find_metric
-from otoscope.resampling.intervals import Score
+from otoscope.resampling.intervals import Score, fold_overlap, widen
 
 SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),
@@ -104,6 +104,12 @@ class Record:
         """
         numbers = {name: float(getattr(score, name)) for name in Score._fields if hasattr(score, name)}
         return replace(self, metric=metric, **numbers, **changes)
+
+    def widened(self, folds: int) -> "Record":
+        """Return a copy whose interval allows for the folds of a cross-fit (`fold_overlap`), the same for one split."""
+        factor, bounds = fold_overlap(folds), METRICS[self.metric].bounds
+        low, high = widen(self.value, self.low, self.high, factor=factor, bounds=bounds)
+        return replace(self, low=float(low), high=float(high))
 
     def row(self) -> dict[str, Any]:
         """Return the record as a row with the columns of `SCHEMA`."""

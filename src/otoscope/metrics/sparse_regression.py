@@ -19,6 +19,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import check_rows, each_split, mean_known, missing_patterns, split_rows
+from otoscope.resampling.intervals import fold_overlap, widen
 
 CHUNK = 32
 
@@ -134,7 +135,8 @@ def sparse_regression(
     guesses, centre = (mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("guesses", "centre"))
     truth, middle = (np.repeat(x.astype(np.float64), len(sizes), axis=1) for x in (targets, centre))
     found = score_factors(truth, guesses.reshape(truth.shape), middle, groups, seed=seed)
-    curves = (values.reshape(n_factors, len(sizes)) for values in found[:5])
+    ends = widen(found.r2, found.low, found.high, factor=fold_overlap(len(folds)), bounds=(-math.inf, 1.0))
+    curves = (x.reshape(n_factors, len(sizes)) for x in (found.r2, *ends, found.null_mean, found.null_high))
     tested = ~np.isnan(centre)
     n_groups = np.asarray([len(np.unique(groups[rows])) for rows in tested.T], dtype=np.int64)
     return FactorCurves(sizes, *curves, chosen=folds[0].chosen, n=tested.sum(axis=0), groups=n_groups)

@@ -70,9 +70,13 @@ def corpus(run: Context) -> None:
         split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in splits.iter_rows()
     }
     progress.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
+    if note := evidence.cross_fit_note(table.clips):
+        progress.message(f"  {note}")
     for text in (*_columns(listing, table), *listing.notes, *_shortened(listing, table)):
         progress.message(f"  {text}")
     probed = probed_labels(table, config)
+    for text in filter(None, map(table.groups_per_class, probed)):
+        progress.message(f"  {text}")
     for text in _warnings(config.corpus, table, probed, all_labels=config.evaluate.labels is None):
         progress.message(f"  {text}")
     for text in health_summary(table.suspects, table.clips):
@@ -140,14 +144,13 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
         warnings.append(_singleton_groups(spec, corpus))
     if not corpus.labels and isinstance(spec, FolderCorpus) and spec.class_source != "none":
         warnings.append(f"no labels: all files are directly in {spec.root}; sub-folders would become labels")
+    enough = "three folds" if "fold" in corpus.clips.columns else "both train and test"
     thin = class_support(corpus.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
     ):
         names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        warnings.append(
-            f"warning: not in both train and test: {count(len(classes), 'class', 'classes')} of {label} ({names})"
-        )
+        warnings.append(f"warning: not in {enough}: {count(len(classes), 'class', 'classes')} of {label} ({names})")
     leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])

@@ -127,7 +127,8 @@ def _factor_records(
         yield shared.with_score("factor_r2", fits.score(j), split="test")
         yield shared.with_score("factor_r2_within", fits.within_score(j), split="test")
         if clips.covariates:
-            yield shared.with_score("factor_r2_given", _score_given_covariates(fits, clips, j), split="test")
+            given = shared.with_score("factor_r2_given", _score_given_covariates(fits, clips, j), split="test")
+            yield given.widened(clips.folds)
         n, groups = _count_clips_and_groups(clips, "valid", ~np.isnan(clips.factors[:, j]))
         yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))

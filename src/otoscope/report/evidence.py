@@ -1,4 +1,4 @@
-"""Size of the test split behind a run's numbers, and the warning where it is too small for a claim."""
+"""Test clips and groups behind a run's numbers, how they were cross-fitted, and the warning where they are too few."""
 
 from typing import NamedTuple
 
@@ -37,9 +37,26 @@ class Evidence(NamedTuple):
 
 
 def evidence_of_clips(clips: pl.DataFrame) -> Evidence:
-    """Count the test clips of a corpus and their groups."""
-    test = clips.filter(pl.col("split") == "test")
+    """Count the test clips of a corpus and their groups; cross-fitting tests all clips."""
+    test = clips if "fold" in clips.columns else clips.filter(pl.col("split") == "test")
     return Evidence(test.height, test["group"].n_unique())
+
+
+def cross_fit_note(clips: pl.DataFrame | None) -> str:
+    """Return which numbers are cross-fitted, and which rest on the one split; empty without cross-fitting.
+
+    >>> cross_fit_note(pl.DataFrame({"group": list("abcde"), "fold": range(5)})).split(":")[0]
+    'Cross-fitted over 5 folds'
+    """
+    if clips is None or "fold" not in clips.columns:
+        return ""
+    return (
+        f"Cross-fitted over {clips['fold'].n_unique()} folds: each of the {clips['group'].n_unique()} groups is tested "
+        "once, by probes and regressions that the other groups fitted, tuned and standardised. The dictionaries were "
+        "trained once, without labels, on the train groups of one split; explained variance and the explanations of "
+        "latents are of that split's test groups. Layer and sparsity are chosen on the mean of the folds, so that "
+        "what is chosen looks slightly too good"
+    )
 
 
 def evidence_of_results(results: ResultsTable) -> Evidence | None:

@@ -8,7 +8,8 @@ $$ s^2 = \frac{G - 1}{G} \sum_g \bigl(\theta_g - \bar\theta\bigr)^2 ,
    \qquad \theta \pm t_{G - 1}\, s $$
 
 (Efron and Stein, *Ann. Stat.* 9, 1981; Tukey, *Ann. Math. Stat.* 29, 1958). Percentile intervals of a bootstrap of few
-groups are too narrow (`docs/methods.md` has the coverage of both). Statistics that depend on the rows only through sums
+groups are too narrow (`docs/methods.md` has the coverage of both). In a cross-fit the interval is wider by the factor
+of `fold_overlap`. Statistics that depend on the rows only through sums
 (means, ratios of sums, confusion matrices) need one vectorised pass over the groups.
 """
 
@@ -170,6 +171,37 @@ def jackknife_sums(
         raise EvaluationError("no groups; an interval needs the sums of at least one")
     value, without = leave_one_out(sums, statistic)
     return value, *jackknife(value, without, scale=scale)
+
+
+def fold_overlap(folds: int) -> float:
+    r"""Return the factor by which the error over groups grows in a cross-fit; 1 for one split.
+
+    Folds are predicted by models that were fitted on largely the same groups, so that their errors agree. With $K$
+    folds the variance grows by $1 + K / (K - 1)$ (Nadeau and Bengio, *Machine Learning* 52, 2003).
+
+    >>> fold_overlap(1), fold_overlap(5)
+    (1.0, 1.5)
+    """
+    return math.sqrt(1 + folds / (folds - 1)) if folds > 1 else 1.0
+
+
+def widen(
+    value: NDArray[Any] | float,
+    low: NDArray[Any] | float,
+    high: NDArray[Any] | float,
+    *,
+    factor: float,
+    bounds: tuple[float, float],
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the ends of an interval at `factor` times their distance from the value, within the bounds.
+
+    >>> widen(0.5, 0.3, 0.9, factor=1.5, bounds=(0.0, 1.0))
+    (array(0.2), array(1.))
+    """
+    if factor == 1:
+        return np.asarray(low), np.asarray(high)
+    value, low, high = (np.asarray(x, dtype=np.float64) for x in (value, low, high))
+    return np.maximum(value - factor * (value - low), bounds[0]), np.minimum(value + factor * (high - value), bounds[1])
 
 
 def independent_units(rows: Float[np.ndarray, "groups classes"]) -> Float[np.ndarray, " classes"]:

@@ -41,11 +41,15 @@ def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
 
 def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
     """Return the reason why a label cannot be probed on unseen groups, or None when it can."""
-    if "fold" not in corpus.clips.columns:
-        return _unprobeable_in(corpus.label(name), corpus.clips["split"])
-    known, folds = corpus.label(name).is_not_null().to_numpy(), fold_splits(corpus.clips["fold"].to_numpy())
-    reasons = (_unprobeable_in(corpus.label(name), pl.Series(split)) for _, split in labelled_splits(folds, known))
-    return next((f"in a fold of the cross-fit, {reason}" for reason in reasons if reason), None)
+    column, where = corpus.label(name), "in a fold of the cross-fit, " if "fold" in corpus.clips.columns else ""
+    splits = labelled_splits(reader_split(corpus.clips), column.is_not_null().to_numpy())
+    reasons = (_unprobeable_in(column, pl.Series(split)) for _, split in splits)
+    return next((where + reason for reason in reasons if reason), None)
+
+
+def reader_split(clips: pl.DataFrame) -> Shaped[np.ndarray, "*folds clips"]:
+    """Return the split of a corpus's clips for readers: the one split, or that of each fold of a cross-fit."""
+    return fold_splits(clips["fold"].to_numpy()) if "fold" in clips.columns else clips["split"].to_numpy()
 
 
 def _unprobeable_in(column: pl.Series, of: pl.Series) -> str | None:
@@ -88,6 +92,11 @@ class Clips:
     def reader_split(self) -> Shaped[np.ndarray, "*folds clips"]:
         """Split of the clips for readers: the one split, or that of each fold of a cross-fit."""
         return self.split if self.fold is None else fold_splits(self.fold)
+
+    @property
+    def folds(self) -> int:
+        """Number of folds in which readers are fitted; 1 for the one split."""
+        return len(np.atleast_2d(self.reader_split))
 
 
 class Features(NamedTuple):

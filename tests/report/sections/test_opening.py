@@ -37,7 +37,7 @@ def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: in
     run = read_run(make_run(tmp_path, gallery=False))
     answers = [("Codes keep the task", "undecided"), ("Pitch early, formants late", "holds")]
     lead = opening(run, Evidence(60, groups), answers)
-    assert (f"only {groups} groups" in lead.caveat) == warned
+    assert (f"Only {groups} groups" in lead.caveat) == warned
     assert lead.answer == "codes keep the task – undecided; pitch early, formants late – holds"
     assert "arXiv 2509.24793" in lead.study
     assert opening(run, Evidence(60, groups)).study == ""

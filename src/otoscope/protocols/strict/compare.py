@@ -4,7 +4,7 @@ Latents that reappear in other seeds are stored too, so that only these are expl
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -42,7 +42,7 @@ from otoscope.protocols.strict.structure import (
 )
 from otoscope.protocols.strict.tasks import effective_rank_records, score_from_sums
 from otoscope.resampling.groups import in_split
-from otoscope.resampling.intervals import leave_one_out
+from otoscope.resampling.intervals import fold_overlap, leave_one_out
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
 from otoscope.runs.codes import code_features
 from otoscope.runs.folder import RunFolder
@@ -138,7 +138,7 @@ class ComparisonParts:
                 records += predicted_share_records(
                     found.lasso, experiment.settings.min_r2, about, among=among, target=target
                 )
-            records += mean_r2_records(ridge_scores_from(arrays), self._either, about)
+            records += self._over_folds(mean_r2_records(ridge_scores_from(arrays), self._either, about))
             records += factor_curve_records(found, self._either, experiment.settings, about)
         return ComputedResult(records, {"common": common.mask})
 
@@ -180,7 +180,7 @@ class ComparisonParts:
         found = {layer: ridge_scores_from(self._read_arrays(part)) for layer, part in self.layers.items()}
         experiment = self.experiment
         about = experiment.record_template(DENSE, self.layer)
-        return ComputedResult(list(layer_records(found, experiment.targets, about)))
+        return ComputedResult(self._over_folds(layer_records(found, experiment.targets, about)))
 
     @property
     def _measured_codes(self) -> Mapping[GridMember, CachedResult]:
@@ -205,16 +205,22 @@ class ComparisonParts:
                 for i, task in enumerate(tasks):
                     sums = [arrays[f"task.{i}"] for arrays in codes]
                     known = int((task.known & in_split(self.experiment.targets.split, "test")).sum())
-                    records.append(task_difference(task, sums, other[f"task.{i}"], replace(about, n=known)))
+                    found = task_difference(task, sums, other[f"task.{i}"], replace(about, n=known))
+                    records += self._over_folds([found])
                 if in_full and self.experiment.targets.names:
                     squares = [arrays["linear.squares"] for arrays in codes]
-                    records += factor_difference(squares, other["linear.squares"], self._either, about)
+                    found = factor_difference(squares, other["linear.squares"], self._either, about)
+                    records += self._over_folds(found)
                     scores = [RepresentationScores.from_arrays(arrays) for arrays in codes]
                     compared = RepresentationScores.from_arrays(other)
                     records += structure_differences(scores, compared, self._common, about)
                     sizes = self.experiment.settings.sizes
                     records += curve_differences(scores, compared, self._either, sizes, about)
         return ComputedResult(records)
+
+    def _over_folds(self, records: Iterable[Record]) -> list[Record]:
+        """Return records with an interval over groups, which is wider in a cross-fit."""
+        return [record.widened(self.experiment.targets.clips.folds) for record in records]
 
     def _limit_result(self) -> ComputedResult:
         records: list[Record] = []
@@ -226,11 +232,8 @@ class ComparisonParts:
                 for quantity, level in self._levels(arrays).items():
                     by_quantity.setdefault(quantity, {})[member.sparsity] = level
                 if self.experiment.targets.names and member not in self.seeds:
-                    records += mean_r2_records(
-                        ridge_scores_from(arrays),
-                        self._either,
-                        self._record_template(member),
-                    )
+                    scores, about = ridge_scores_from(arrays), self._record_template(member)
+                    records += self._over_folds(mean_r2_records(scores, self._either, about))
             first = next(iter(found))
             about = replace(self._record_template(first), k=None, sparsity=math.nan, sae_id="", n=len(found))
             for quantity, levels in by_quantity.items():
@@ -241,14 +244,15 @@ class ComparisonParts:
     def _levels(self, arrays: Arrays) -> dict[str, Level]:
         """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
         found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.without"])}
+        overlap = fold_overlap(self.experiment.targets.clips.folds)
         if self.experiment.targets.names and self._either.mask.any():
             squares = arrays["linear.squares"][:, self._either.mask]
             value, without = leave_one_out(squares, clipped_mean_r2)
-            found["factors"] = Level(float(value), without)
+            found["factors"] = Level(float(value), value + overlap * (without - value))
         if self.experiment.tasks:
             kind, sums = self.experiment.tasks[0].kind, arrays["task.0"]
             value, without = leave_one_out(sums, lambda part: score_from_sums(kind, part))
-            found["task"] = Level(float(value), without)
+            found["task"] = Level(float(value), value + overlap * (without - value))
         return found
 
 

@@ -161,6 +161,7 @@ def evaluate_task(
     p_value = permutation_p(np.asarray([interval.value]), scores[:, None])[0]
     score = Score(*(float(end) for end in (*interval, *null_summary(scores, most=1.0), p_value)))
     on_test = shared.with_score(shared.metric, score, split="test", n=len(test), groups=len(sums))
+    on_test = on_test.widened(len(np.atleast_2d(split)))
     fitted = task.known & (in_split(split, "train") | in_split(split, "valid"))
     held = replace(shared, split="valid", value=float(np.mean([answer.held for answer in answers])))
     return TaskResult([on_test, replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))], sums)

@@ -13,6 +13,8 @@ from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import PREDICTED_R2, Results, between_only, median_of, predicted, untestable
 from otoscope.report.run_data import RunData
+from otoscope.resampling.groups import labelled_splits
+from otoscope.runs.inputs import reader_split
 
 
 class Tile(NamedTuple):
@@ -180,15 +182,18 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
 
 
 def left_out_findings(run: RunData) -> list[Finding]:
-    """Return the classes without training clips, which no probe can learn."""
+    """Return the classes without training clips (in a fold of a cross-fit), which no probe can learn."""
     if run.clips is None:
         return []
     parts: list[str] = []
     for label in (name for name in run.results.labels if f"label_{name}" in run.clips.columns):
-        known = run.clips.drop_nulls(f"label_{label}")
-        learnt = known.filter(pl.col("split") == "train")[f"label_{label}"].unique()
-        if absent := sorted(set(known[f"label_{label}"]) - set(learnt)):
-            parts.append(f"{comma_list(absent)} ({label})")
+        column, absent = run.clips[f"label_{label}"], set[str]()
+        for _, split in labelled_splits(reader_split(run.clips), column.is_not_null().to_numpy()):
+            # of one split, validation clips are left out too
+            tested = column.filter(split == "test") if "fold" in run.clips.columns else column
+            absent |= set(tested.drop_nulls()) - set(column.filter(split == "train").drop_nulls())
+        if absent:
+            parts.append(f"{comma_list(sorted(absent))} ({label})")
     if not parts:
         return []
     return [Finding("Classes left out", f"No training clip has {comma_list(parts)}: their clips are in no probe.")]

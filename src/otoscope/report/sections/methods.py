@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.config.strict import StrictSettings
-from otoscope.formatting import NBSP, comma_list, count, sparsity
+from otoscope.corpus.table import SPLITS
+from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
+from otoscope.report.evidence import cross_fit_note
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_findings import margin_list
+from otoscope.resampling.intervals import fold_overlap
 from otoscope.runs.training import learned_nothing
 
 
@@ -145,6 +148,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
         )
         if results.factors
         else None,
+        "Cross-fitting": _cross_fitting(run),
         "Strict protocol": strict_method(run),
         "Intervals": (
             f"95{NBSP}% jackknife intervals leave out whole groups, never single clips, with Student's t for the "
@@ -154,6 +158,18 @@ def _prose(run: RunData) -> dict[str, str | None]:
         ),
         "Choices": _choices(run),
     }
+
+
+def _cross_fitting(run: RunData) -> str | None:
+    note = cross_fit_note(run.clips)
+    if not note or run.clips is None:
+        return None
+    factor = decimal(fold_overlap(run.clips["fold"].n_unique()), 2)
+    return (
+        f"{note}. Where this page says test groups, these are all groups in turn. Weights, effective dimensions and "
+        f"gaps are means over folds. Intervals are {factor} times as wide as those of one split, because the folds are "
+        "predicted by readers fitted on largely the same groups."
+    )
 
 
 def _sound(run: RunData) -> str:
@@ -187,11 +203,19 @@ def _labels(run: RunData) -> str | None:
             run.clips.drop_nulls(column).group_by(column).agg(pl.len().alias("clips"), pl.col("group").n_unique())
         )
         counts = per_class.sort(["clips", column], descending=[True, False]).rows()
-        named = [f"{name} ({clips}, {groups})" for name, clips, groups in counts[:MAX_CLASSES]]
+        in_split = {
+            name: dict(part.group_by("split").agg(pl.col("group").n_unique()).iter_rows())
+            for (name,), part in run.clips.drop_nulls(column).group_by(column)
+        }
+        named = [
+            f"{name} ({clips}; {groups}: {'/'.join(str(in_split[name].get(split, 0)) for split in SPLITS)})"
+            for name, clips, groups in counts[:MAX_CLASSES]
+        ]
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
         each.append(f"{label}: {comma_list(named)}")
-    return f"Clips and {run.corpus.get('group_noun') or 'group'}s per class. {'; '.join(each)}." if each else None
+    noun = run.corpus.get("group_noun") or "group"
+    return f"Clips per class; {noun}s, and those of {'/'.join(SPLITS)}. {'; '.join(each)}." if each else None
 
 
 def _codes(run: RunData) -> str | None:

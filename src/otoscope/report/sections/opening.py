@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
 from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.evidence import Evidence
+from otoscope.report.evidence import Evidence, cross_fit_note
 from otoscope.report.run_data import RunData
 
 FEW_GROUPS = 5
@@ -34,7 +34,7 @@ def opening(run: RunData, rests_on: Evidence | None, answers: Sequence[tuple[str
     caveat = ""
     if rests_on is not None and MIN_GROUPS <= rests_on.groups <= FEW_GROUPS:
         caveat = (
-            f" The test split has only {rests_on.groups} groups: an interval over so few is little more than the range "
+            f" Only {rests_on.groups} groups are tested: an interval over so few is little more than the range "
             "of their values, so only large differences can be distinguished from zero."
         )
     return Opening(
@@ -56,6 +56,8 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
         )
     elif rests_on is not None:
         scored = f" Scores are computed on {rests_on.description} that no fit and no choice used."
+        if note := cross_fit_note(run.clips):
+            scored = f" {note}."
     if claims:
         return f"Here the claims are examined for {model} on {_sound(run)}.{scored}"
     targets = [f"the {label}" for label in run.results.labels]
