@@ -1,12 +1,20 @@
 """A run on few voices is cross-fitted without being asked, and says so wherever it shows numbers."""
 
+from dataclasses import replace
+
+import numpy as np
 import polars as pl
 import pytest
 
+from otoscope.activations.store import ActivationStore
 from otoscope.cli.summary import summary_tables
 from otoscope.config import load_config
 from otoscope.corpus.table import Corpus
+from otoscope.factors.table import FAILED, FactorCard, FactorTable
 from otoscope.pipeline.run import run
+from otoscope.protocols.held_out import HeldOutSettings, parts_without_model
+from otoscope.runs.inputs import Clips, EvaluationInputs
+from otoscope.runs.progress import SilentReporter
 from otoscope.runs.up_to_date import RunSummary
 from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
 
@@ -42,3 +50,36 @@ def test_run_on_few_voices_says_which_numbers_are_cross_fitted(summary: RunSumma
     assert page.count(NOTE) >= 2
     assert "The dictionaries were trained once, without labels" in page
     assert "1.50 times as wide as those of one split" in page
+
+
+def test_held_out_probes_each_label_from_logmel_statistics(summary: RunSummary) -> None:
+    results = pl.read_parquet(summary.run / "results.parquet").filter(pl.col("metric") == "probe_accuracy")
+    # the class is the octave of a tone, which spectra show
+    assert results.filter(pl.col("representation") == "logmel")["value"].to_list() == [1.0]
+    assert "egemaps" not in set(results["representation"])
+    assert summary.report is not None
+    page = summary.report.read_text(encoding="utf-8")
+    assert "Without any model: log-mel statistics 100.0" in page
+    assert "Level lines: log-mel statistics, without any model." in page
+    assert "log-mel" in summary_tables(summary)
+
+
+def test_held_out_probes_each_label_from_egemaps(summary: RunSummary) -> None:
+    corpus, store = Corpus.load(summary.run / "corpus.parquet"), ActivationStore.open(summary.run / "activations")
+    corpus = corpus.select(store.clip_ids)
+    values = np.stack([corpus.clips["label_class"].to_numpy() == "high", np.zeros(corpus.clips.height)], axis=1) * 1.0
+    values[corpus.clips["split"].to_list().index("train"), 0] = np.nan  # a clip that openSMILE could not measure
+    cards = tuple(FactorCard(name, "eGeMAPSv02", "pitch") for name in ("f0", "constant"))
+    factors = FactorTable(corpus.clips.select("clip_id"), cards, pl.DataFrame(schema=FAILED))
+    labels = {"class": corpus.clips["label_class"].to_numpy()}
+    clips = Clips(
+        corpus.clips["split"].to_numpy(), corpus.clips["group"].to_numpy(), labels, values, ("f0", "constant")
+    )
+    material = EvaluationInputs(store, corpus, factors, clips)
+    egemaps, logmel = parts_without_model(material, HeldOutSettings(), "", SilentReporter())
+    found = {record.metric: record for record in egemaps.compute().records if record.split == "test"}
+    assert found["probe_accuracy"].value == 1.0
+    assert found["probe_accuracy"].representation == "egemaps"
+    gone = replace(material, corpus=replace(corpus, root=corpus.root / "gone"))
+    assert [part.name for part in parts_without_model(gone, HeldOutSettings(), "", SilentReporter())] == ["egemaps"]
+    assert logmel.name == "logmel"

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
+import polars as pl
 from rich.table import Table
 
 from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
 from otoscope.formatting import count, known
-from otoscope.metrics.representation import CODES, DENSE
+from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
@@ -60,17 +61,19 @@ def summary_tables(summary: RunSummary) -> str:
 
 
 def probe_table(results: ResultsTable) -> Table | None:
-    """Return the accuracy of probes on dense layers; None without probes."""
-    probes = results.where(metric="probe_accuracy", split="test", representation=DENSE).rows.sort(
-        "protocol", "target", "layer"
-    )
-    if probes.is_empty():
+    """Return the accuracy of probes on dense layers, then of those without any model; None without probes."""
+    tested = results.where(metric="probe_accuracy", split="test", representation=(DENSE, *WITHOUT_MODEL)).rows
+    is_dense = pl.col("representation") == DENSE
+    probes = tested.sort("protocol", "target", ~is_dense, "representation", "layer")
+    if probes.filter(is_dense).is_empty():
         return None
     groups = int(probes["groups"].to_numpy().max())
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
     table = _table(f"Linear probes on dense layers{of_groups}", "protocol", "label", "layer", *PROBE_COLUMNS)
     for row in probes.iter_rows(named=True):
-        table.add_row(row["protocol"], row["target"], str(row["layer"]), *_probe_cells(row))
+        name = row["representation"]
+        layer = str(row["layer"]) if name == DENSE else REPRESENTATIONS[name].short_label
+        table.add_row(row["protocol"], row["target"], layer, *_probe_cells(row))
     return table
 
 

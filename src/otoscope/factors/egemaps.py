@@ -31,6 +31,9 @@ from otoscope.errors import AudioError, DamagedArtifact, MissingExtra
 from otoscope.executors.base import Executor, run_tasks
 from otoscope.hardware import available_cores
 
+SOURCE = "eGeMAPSv02"
+"""Source of the factors on their cards."""
+
 RATE_HZ = 16_000
 """Sample rate of the measurement."""
 

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from otoscope.artifacts import fingerprint, read_json_as, read_table, write_json, write_table
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact
-from otoscope.factors.egemaps import egemaps_identity, measure_egemaps
+from otoscope.factors.egemaps import SOURCE, egemaps_identity, measure_egemaps
 from otoscope.factors.user_table import category, read_user_table
 from otoscope.paths import user_path
 
@@ -153,7 +153,7 @@ def build_factors(
         add(own.values, "table")
     if egemaps:
         measured = measure_egemaps(corpus.clips, corpus.root, cache=cache, workers=workers, on_progress=on_progress)
-        add(measured.table.drop("clip_id"), "eGeMAPSv02")
+        add(measured.table.drop("clip_id"), SOURCE)
         failed = measured.failed
     return FactorTable(gathered, tuple(cards), failed, notes)
 

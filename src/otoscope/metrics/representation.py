@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["dense", "codes", "fitted", "from_codes", "built"]
+Kind = Literal["dense", "codes", "fitted", "from_codes", "built", "descriptors"]
 """Origin of a representation.
 
 - `dense`: the activations.
@@ -17,6 +17,7 @@ Kind = Literal["dense", "codes", "fitted", "from_codes", "built"]
 - `fitted`: learned from the same training rows (`otoscope.metrics.baselines.FITTED`).
 - `from_codes`: drawn from the SAE's codes, without information on the clips (`otoscope.metrics.baselines.FROM_CODES`).
 - `built`: needs audio, an encoder or SAE training (`otoscope.protocols.strict.run`).
+- `descriptors`: measured factors, of which the protocol `held_out` probes labels.
 """
 
 
@@ -129,8 +130,17 @@ _ALL = (
         name="logmel",
         kind="built",
         label="log-mel statistics",
+        short_label="log-mel",
         description="mean and standard deviation over time of 80 log-mel energies, without any model",
         colour=Colour("#2c8a8a", "#6fd0cf"),
+    ),
+    Representation(
+        name="egemaps",
+        kind="descriptors",
+        label="eGeMAPS descriptors",
+        short_label="eGeMAPS",
+        description="88 descriptors of the voice that openSMILE measures, without any model",
+        colour=Colour("#6d7d16", "#c3d160"),
     ),
     Representation(
         name="random_codes",
@@ -150,7 +160,10 @@ _ALL = (
 REPRESENTATIONS: Mapping[str, Representation] = {entry.name: entry for entry in _ALL}
 """Representations by name, in the order in which pages list them."""
 
-BASELINES: tuple[str, ...] = tuple(name for name in REPRESENTATIONS if name not in (DENSE, CODES))
+WITHOUT_MODEL = ("egemaps", "logmel")
+"""Representations that no model takes part in; the protocol `held_out` probes each label from them."""
+
+BASELINES: tuple[str, ...] = tuple(r.name for r in _ALL if r.kind not in ("dense", "codes", "descriptors"))
 """Names of the representations that dense activations and codes are compared with."""
 
 UNINFORMATIVE: tuple[str, ...] = tuple(r.name for r in _ALL if r.kind == "from_codes")

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Shaped
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
 from otoscope.corpus.table import SPLITS
+from otoscope.factors.egemaps import SOURCE
+from otoscope.factors.logmel import logmel_table
 from otoscope.formatting import count
 from otoscope.linear.gram import varies_in_training
 from otoscope.linear.lasso import FactorFits, fit_factors
@@ -31,6 +33,7 @@ from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
+from otoscope.runs.progress import ProgressReporter
 from otoscope.runs.training import GridMember, read_trained_card, training_grid
 from otoscope.sae.model import load_sae
 
@@ -164,7 +167,7 @@ SETTINGS = {"completeness_min_r2"}
 
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
-    """Plan one part per dense layer and one per SAE."""
+    """Plan one part per dense layer and one per SAE, and the baselines of labels that no model takes part in."""
     config, folder, watch = run.config, run.folder, run.progress
     options = config.evaluate.model_dump(mode="json", include=SETTINGS)
     settings, shared = HeldOutSettings(**options), fingerprint(code_version(*CODE), material.fingerprint, options)
@@ -172,6 +175,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     mean_of = _TrainMeans(material)
     layers = material.store.layers
     parts = [
+        *parts_without_model(material, settings, shared, watch),
         *(_dense_part(material, layer, settings, shared) for layer in layers),
         *(_sae_part(material, folder, member, settings, shared, mean_of) for member in training_grid(config, layers)),
     ]
@@ -204,6 +208,44 @@ def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSetting
         return ComputedResult(list(measure_representation(Features(pooled, pooled), material.clips, settings, about)))
 
     return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
+
+
+def parts_without_model(
+    material: EvaluationInputs, settings: HeldOutSettings, shared: str, watch: ProgressReporter
+) -> Iterator[CachedResult]:
+    """Yield the parts that probe each label from eGeMAPS and from log-mel statistics.
+
+    Their records carry the first layer. A descriptor that is unknown in a clip has the mean of the other clips.
+    """
+    if not material.clips.labels:
+        return
+    clips, layer = material.clips, min(material.store.layers)
+
+    def part(name: str, features: Callable[[], Float[np.ndarray, "clips statistics"]]) -> CachedResult:
+        about = material.record_template(layer, protocol=NAME, representation=name, pooling="mean")
+
+        def compute() -> ComputedResult:
+            values = features()
+            return ComputedResult(
+                [
+                    record
+                    for label, classes in clips.labels.items()
+                    for record in _probe_records(values, label, classes, clips, settings, about)
+                ]
+            )
+
+        return CachedResult(name, fingerprint(shared, name, layer), compute)
+
+    measured = [i for i, card in enumerate(material.factors.cards) if card.source == SOURCE]
+    known = clips.factors[:, measured]
+    known = known[:, ~np.isnan(known).all(axis=0)]
+    if known.shape[1]:
+        yield part("egemaps", lambda: np.where(np.isnan(known), np.nanmean(known, axis=0), known))
+    corpus = material.corpus
+    if all((corpus.root / path).is_file() for path in corpus.clips["path"].unique()):
+        yield part("logmel", lambda: logmel_table(corpus))
+    else:
+        watch.message(f"  log-mel statistics are left out: recordings are missing under {corpus.root}")
 
 
 def _sae_part(

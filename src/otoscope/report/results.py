@@ -173,7 +173,9 @@ class Results(ResultsTable):
         """Layer of the codes where only one can be shown; the gallery's latents are chosen by the same rule."""
         return _choose_codes_layer(self)
 
-    def of(self, metric: str | Collection[str], representation: str | None = None, **conditions: Any) -> pl.DataFrame:
+    def of(
+        self, metric: str | Collection[str], representation: str | Collection[str] | None = None, **conditions: Any
+    ) -> pl.DataFrame:
         """Return the shown rows of a metric; codes only of the pooling in the charts."""
         table = self.shown.where(metric=metric, **conditions)
         if representation is not None:

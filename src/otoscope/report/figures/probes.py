@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
+from otoscope.metrics.representation import REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import tables
 from otoscope.report.figures import charts
@@ -17,7 +18,7 @@ from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens, occlusion
 from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.strict import strict_figures
-from otoscope.report.results import Results
+from otoscope.report.results import SHOWN, Results
 from otoscope.report.run_data import RunData
 
 POOLINGS = {
@@ -36,10 +37,11 @@ def probe_by_layer(results: Results) -> Figure | None:
     """Return probe accuracy at each layer, for dense activations and codes, with one panel per label."""
     at = results.reference_sparsity
     at_reference = pl.col("sparsity").eq_missing(pl.lit(at, dtype=pl.Float64))
-    rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
-    rows = with_series_names(rows.filter((pl.col("representation") != "sae") | at_reference), results.pooling)
+    rows = pl.concat([results.of("probe_accuracy", SHOWN), _pooled_first(results, "probe_accuracy")])
+    rows = rows.filter((pl.col("representation") != "sae") | at_reference)
     if rows.is_empty():
         return None
+    rows = with_series_names(pl.concat([rows, _across_layers(results, rows["layer"])]), results.pooling)
     codes = f" Blue: the codes of the layer's dictionary at {sparsity(at)} sparsity." if at is not None else ""
     labels = results.labels
     return Figure(
@@ -47,8 +49,9 @@ def probe_by_layer(results: Results) -> Figure | None:
         title=f"Probe accuracy by layer: {comma_list(labels)}",
         caption=(
             "Accuracy of a linear probe on test groups, which no fit and no choice used. Orange: the dense "
-            f"layer.{codes} Vertical lines: 95{NBSP}% intervals over groups. Grey: the null, the same probe with "
-            "permuted labels, from mean to upper end; a point within the grey band is no better than chance."
+            f"layer.{codes}{_without_model_note(rows)} Vertical lines: 95{NBSP}% intervals over groups. Grey: the "
+            "null, the same probe with permuted labels, from mean to upper end; a point within the grey band is no "
+            "better than chance."
         ),
         panels=[
             Panel(charts.by_layer(rows.filter(pl.col("target") == label), y_title="accuracy on test groups"), label)
@@ -60,6 +63,18 @@ def probe_by_layer(results: Results) -> Figure | None:
     )
 
 
+def _across_layers(results: Results, layers: pl.Series) -> pl.DataFrame:
+    """Return probes without a model at each layer of a chart, with the interval at the first only."""
+    rows, ends = results.of("probe_accuracy", WITHOUT_MODEL), ("low", "high")
+    each = rows.drop("layer").join(layers.unique().sort().to_frame(), how="cross").select(rows.columns)
+    return each.with_columns(pl.when(pl.col("layer") == layers.min()).then(pl.col(end)).alias(end) for end in ends)
+
+
+def _without_model_note(rows: pl.DataFrame) -> str:
+    names = [REPRESENTATIONS[name].label for name in WITHOUT_MODEL if name in set(rows["representation"])]
+    return f" Level lines: {comma_list(names)}, without any model." if names else ""
+
+
 def probe_by_sparsity(results: Results) -> list[Figure]:
     """Return probe accuracy of codes against sparsity, the dense layer as a horizontal line.
 
@@ -68,7 +83,7 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
     """
     if results.of("probe_accuracy", "sae").is_empty():
         return []
-    rows = pl.concat([results.of("probe_accuracy"), _pooled_first(results, "probe_accuracy")])
+    rows = pl.concat([results.of("probe_accuracy", SHOWN), _pooled_first(results, "probe_accuracy")])
     rows = with_series_names(rows.filter(pl.col("value").is_not_nan()), results.pooling)
     first, *others = results.labels
     caption = (
@@ -224,6 +239,8 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
 def _all_probe_metrics(results: Results) -> pl.DataFrame:
     metrics = ["probe_accuracy", "probe_balanced_accuracy", "probe_macro_f1"]
     rows = results.shown.where(metric=metrics).rows
+    without_model = pl.col("representation").is_in(WITHOUT_MODEL)
+    rows = rows.with_columns(pl.when(~without_model).then(pl.col("layer")).alias("layer"))
     return tables.result_rows(rows.sort("metric", "target", "layer", "representation", "sparsity", maintain_order=True))
 
 

@@ -25,6 +25,8 @@ SERIES: dict[str, Colour] = {
     "dense": DENSE,
     "SAE": SAE,
     "SAE, pooled first": SAE_POOLED,
+    "eGeMAPS": _colour("egemaps"),
+    "log-mel": _colour("logmel"),
     "dense layer": DENSE,
     "SAE codes": SAE,
     "SAE, the study's preset": SAE_POOLED,

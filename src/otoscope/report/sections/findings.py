@@ -8,6 +8,7 @@ import polars as pl
 from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.registry import describe_rows
+from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
@@ -144,7 +145,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
                 f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
-                f"Layer {best.layer} was chosen because {best.reason}.",
+                f"Layer {best.layer} was chosen because {best.reason}.{_without_model(results, label)}",
             )
         )
     rows_of_codes = [codes for at in results.headline_sparsities if (codes := results.codes_of(label, at))]
@@ -210,9 +211,19 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
         parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
+        parts += filter(None, [_without_model(results, label).strip()])
     if codes := results.codes_of(label, results.reference_sparsity):
         parts.append(_loss_sentence(results, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(parts))] if parts else []
+
+
+def _without_model(results: Results, label: str) -> str:
+    """Return the accuracies without any model as a sentence with a blank before it; empty without them."""
+    rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
+    each = [
+        f"{representation_label(name)} {percent(row['value'])} ({backed(row)})" for name, row in rows.items() if row
+    ]
+    return f" Without any model: {comma_list(each)}." if each else ""
 
 
 def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> str:
