@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
+from otoscope.artifacts import read_table
 from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
 from otoscope.formatting import count, known
@@ -14,7 +15,7 @@ from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHO
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
-from otoscope.runs.folder import RunFolder, load_corpus
+from otoscope.runs.folder import RunFolder
 from otoscope.runs.up_to_date import RunSummary
 
 
@@ -50,7 +51,8 @@ def summary_tables(summary: RunSummary) -> str:
     if tested is not None and (warning := evidence.warning(tested)):
         console.print(warning, soft_wrap=True)
         console.print()
-    if note := evidence.cross_fit_note(load_corpus(RunFolder(summary.run)).clips):
+    corpus = RunFolder(summary.run).corpus
+    if corpus.is_file() and (note := evidence.cross_fit_note(read_table(corpus))):
         console.print(note, soft_wrap=True)
         console.print()
     for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):

@@ -207,6 +207,7 @@ def overview_figure(run: RunData) -> Figure | None:
         title=f"Accuracy of a linear probe for the {label}",
         caption=(
             f"On test groups, with 95{NBSP}% intervals. Orange: the layers. Blue: their codes. Grey: permuted labels."
+            f"{_without_model_note(results.of('probe_accuracy', WITHOUT_MODEL, target=label))}"
         ),
         panels=panels,
         table=pl.DataFrame(),
