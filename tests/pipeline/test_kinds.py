@@ -98,7 +98,8 @@ def test_run_predicts_an_octave_from_every_layer_and_sae(tmp_path: Path, tiny: T
     """Even random weights on a spectrogram tell low from high: sound, labels and splits meet in the right rows."""
     config = write_config(tmp_path / "mine.yaml", tiny("whisper"), folder(tmp_path), **ONE)
     probes = results_of(config, out=tmp_path / "out").filter(pl.col("metric") == "probe_accuracy")
-    assert probes["value"].to_list() == [1.0] * 5
+    # four layers, one dictionary, and log-mel statistics
+    assert probes["value"].to_list() == [1.0] * 6
     assert probes["null_mean"].mean() < 0.75
 
 
