@@ -43,7 +43,7 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
         "checking clips",
         "extracting 4 layers",
         "training 4 dictionaries",
-        "evaluating 8 representations",
+        "evaluating 9 representations",
         "indexing codes",
         "finding top clips",
         "describing frames",
