@@ -7,7 +7,7 @@ import pytest
 
 from otoscope.config import RunConfig, load_config
 from otoscope.metrics.record import Record, to_table
-from otoscope.pipeline.explain import choose_member
+from otoscope.pipeline.explain import choose_member, unavailable_reason
 from otoscope.pipeline.run import run
 from otoscope.report.results import Results
 from otoscope.runs.training import GridMember, training_grid
@@ -69,3 +69,14 @@ def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny
     (said,) = [line for line in heard.lines if "supports no claim" in line]
     assert said.startswith("warning: a test split of 2 clips of 1 group supports no claim")
     assert "at least 3 groups and about 20 clips are needed" in said
+
+
+def test_steps_on_request_name_what_a_dictionary_lacks() -> None:
+    frames, pooled = grid_of(poolings=["encode_then_pool", "pool_then_encode"], layers=[3], sparsities=[0.9])
+    for step in ("interventions", "erasure"):
+        assert unavailable_reason(step, frames, [0, 3, 4]) is None
+        assert "layer 3 is the last that was extracted" in str(unavailable_reason(step, frames, [0, 3]))
+        assert "encodes pooled clips" in str(unavailable_reason(step, pooled, [0, 3, 4]))
+    assert unavailable_reason("attribution", frames, [3]) is None
+    assert "encodes pooled clips" in str(unavailable_reason("lens", pooled, [3]))
+    assert unavailable_reason("cards", pooled, [3]) is None  # left out without a word, as by default

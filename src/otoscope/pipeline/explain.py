@@ -67,16 +67,7 @@ def explain(run: Context) -> None:
     """
     folder = run.folder
     stage = _prepare(run)
-    steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
-    if stage.member.pooling == "encode_then_pool":
-        steps["cards"] = stage.cards_step()
-        if stage.member.layer < max(stage.store.layers):
-            steps["splice"] = stage.splice_step()
-            steps["interventions"] = stage.interventions_step()
-            steps["erasure"] = stage.erasure_step()
-        steps["lens"] = stage.lens_step()
-        steps["attribution"] = stage.attribution_step()
-        steps["annotations"] = stage.annotations_step()
+    steps = _steps(stage)
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
 
@@ -104,6 +95,50 @@ def explain(run: Context) -> None:
         progress=run.progress,
         code=["otoscope.explain"],
     )
+
+
+def _steps(stage: "_ExplainStage") -> dict[str, "_Step"]:
+    """Return the steps that are possible for the dictionary; raise `ConfigError` for one on request that is not."""
+    steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
+    if stage.member.pooling == "encode_then_pool":
+        steps["cards"] = stage.cards_step()
+        if stage.member.layer < max(stage.store.layers):
+            steps["splice"] = stage.splice_step()
+            steps["interventions"] = stage.interventions_step()
+            steps["erasure"] = stage.erasure_step()
+        steps["lens"] = stage.lens_step()
+        steps["attribution"] = stage.attribution_step()
+        steps["annotations"] = stage.annotations_step()
+    for name in stage.run.config.explain.only:
+        if name not in steps and (reason := unavailable_reason(name, stage.member, stage.store.layers)):
+            raise ConfigError(f"explain.only: {name} {reason}")
+    return steps
+
+
+ON_REQUEST = ("interventions", "erasure", "lens", "attribution")
+"""Steps that run only if they are named, and that are refused where they are not possible."""
+
+
+def unavailable_reason(step: str, member: GridMember, layers: Sequence[int]) -> str | None:
+    """Return the reason why a step that runs on request is not possible for a dictionary, and what to do; else None.
+
+    >>> pooled = GridMember(3, "pool_then_encode", "default", 64, 0.9, 0)
+    >>> print(unavailable_reason("erasure", pooled, [3, 4]))  # doctest: +ELLIPSIS
+    needs a dictionary of frames, and layer03-pooled-default-m64-k6-seed0 encodes pooled clips; add ...
+    """
+    if step not in ON_REQUEST:
+        return None
+    if member.pooling != "encode_then_pool":
+        return (
+            f"needs a dictionary of frames, and {member.sae_id} encodes pooled clips; add encode_then_pool to "
+            "train.poolings"
+        )
+    if step in ("interventions", "erasure") and member.layer >= max(layers):
+        return (
+            f"reads a layer after the dictionary's, and layer {member.layer} is the last that was extracted; train an "
+            "earlier layer, or extract a later one"
+        )
+    return None
 
 
 @dataclass(frozen=True)
