@@ -28,6 +28,7 @@ from machine import describe_machine, machine_line
 from train import ROOT, build_environment
 
 from otoscope.artifacts import fingerprint
+from otoscope.runs.code_version import code_version
 from otoscope.sae.config import DEFAULT, TrainConfig
 from otoscope.sae.data import Shuffle
 from otoscope.sae.plan import Plan
@@ -142,7 +143,7 @@ def measure(cell: Cell, fresh: bool) -> dict[str, Any]:
     """Return the scores of a training, from the cache if the same code has run it before."""
     changes = OWN.get(cell.method)
     config = None if changes is None else DEFAULT.model_copy(update=changes)
-    settings = None if config is None else config.model_dump(mode="json")
+    settings = None if config is None else (config.model_dump(mode="json"), code_version("otoscope.sae"))
     path = CACHE / f"{fingerprint(list(cell), settings, ROWS)}.json"
     if path.is_file() and not fresh:
         return json.loads(path.read_text())
