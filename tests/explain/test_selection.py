@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.explain import choose_latents
+from otoscope.explain import choose_class_latents, choose_latents
 from otoscope.explain.selection import correlations
 
 CLIPS, LATENTS = 300, 50
@@ -159,3 +159,38 @@ def test_scores_must_match_factors() -> None:
     codes, factors = planted()
     with pytest.raises(EvaluationError, match="2 scores for 3 factors"):
         choose(codes, factors, [0.9, 0.8])
+
+
+def classes(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Codes in which latent 4 fires for "trill" and latent 5 for all but "belt"; nothing fires for "breathy"."""
+    rng = np.random.default_rng(seed)
+    technique = np.array(["trill", "belt", "breathy"])[rng.integers(3, size=CLIPS)]
+    codes = np.maximum(rng.normal(size=(CLIPS, LATENTS)) - 0.5, 0)
+    codes[:, 4] += 2 * (technique == "trill")
+    codes[:, 5] += 2 * (technique != "belt")
+    return codes, technique
+
+
+def test_choose_class_latents_finds_the_latent_that_is_stronger_for_a_class() -> None:
+    codes, technique = classes()
+    found = choose_class_latents(codes, {"technique": technique}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
+    by_class = {choice.factor: choice for choice in found}
+    assert by_class["trill"].latent == 4
+    assert by_class["trill"].label == "technique"
+    assert by_class["trill"].test_r > by_class["trill"].null_high
+    assert all(choice.train_r > 0 for choice in found)
+    # no latent fires for belt alone: the one that is silent for it does not stand for it
+    assert by_class["belt"].latent != 5 if "belt" in by_class else True
+    assert all(choice.test_r <= choice.null_high for name, choice in by_class.items() if name == "belt")
+
+
+def test_choose_class_latents_leaves_out_rare_classes_and_missing_labels() -> None:
+    codes, technique = classes()
+    technique = technique.astype(object)
+    technique[:5] = "whistle"
+    technique[5:20] = None
+    found = choose_class_latents(codes, {"technique": technique}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
+    assert {choice.factor for choice in found} <= {"trill", "belt", "breathy"}
+    assert {choice.test_clips for choice in found} == {int((TEST & (np.arange(CLIPS) >= 20)).sum())}
+    masks = {"train_mask": ~TEST, "test_mask": TEST}
+    assert len(choose_class_latents(codes, {"technique": technique}, **masks, groups=GROUPS, top=1)) == 1

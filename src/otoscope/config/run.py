@@ -164,6 +164,9 @@ class ReportSettings(Section):
     """Contents of the page."""
 
     title: Annotated[str, Field(max_length=500)] | None = None
+    classes: Annotated[int, Field(ge=0, le=60)] = Field(
+        default=12, description="classes of labels in the gallery of latents"
+    )
     factors: Annotated[int, Field(ge=0, le=30)] = Field(default=8, description="factors in the gallery of latents")
     clips: Annotated[int, Field(ge=1, le=8)] = Field(default=3, description="clips per latent in the gallery")
 

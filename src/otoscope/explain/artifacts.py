@@ -29,6 +29,7 @@ MAX_CLIP_S = 6.0
 
 SCHEMA: dict[str, pl.DataType] = {
     "factor": pl.String(),
+    "label": pl.String(),
     "score": pl.Float64(),
     "latent": pl.Int64(),
     "train_r": pl.Float64(),
@@ -148,6 +149,7 @@ def _write_one(
     inside = (clip.end_s > from_s) & (clip.start_s < to_s)
     return {
         "factor": choice.factor,
+        "label": choice.label,
         "score": choice.score,
         "latent": choice.latent,
         "train_r": choice.train_r,
@@ -167,7 +169,7 @@ def _write_one(
         "group": clip.group,
         "split": splits.get(clip.clip_id, ""),
         "strength": clip.strength,
-        "factor_value": factor_values(choice.factor, clip.clip_id) if factor_values else None,
+        "factor_value": factor_values(choice.factor, clip.clip_id) if factor_values and not choice.label else None,
         "from_s": from_s,
         "duration_s": wave.size / sound.rate_hz,
         "peak_s": None if clip.peak_s is None else clip.peak_s - from_s,

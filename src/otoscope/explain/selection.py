@@ -1,9 +1,9 @@
-"""Selection of the latent that follows each factor best."""
+"""Selection of the latent that follows each factor, or each class of a label, best."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -27,10 +27,12 @@ class LatentChoice:
     all chosen latents are one family (1 if there are too few);
     `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
     same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
-    both are None if this was not tested.
+    both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0 in
+    others.
     """
 
     factor: str
+    label: str = ""
     score: float
     latent: int
     train_r: float
@@ -70,37 +72,74 @@ def choose_latents(
     overlap.
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
-    chosen: dict[int, LatentChoice] = {}
-    nulls: list[Float[np.ndarray, " permutations"]] = []
     if allowed is not None:
         codes = np.where(allowed, codes, 0)
     order = sorted(range(len(names)), key=lambda i: (-scores[i] if np.isfinite(scores[i]) else np.inf, names[i]))
-    for index in order:
-        if not scores[index] >= min_score:
-            break
-        choice = _choose_one(codes, factors[:, index], train_mask, test_mask, np.asarray(groups), seed)
-        if choice is None:
-            continue
-        latent = choice.latent
-        if latent in chosen:
-            chosen[latent] = replace(chosen[latent], also=(*chosen[latent].also, names[index]))
+    found = [
+        (LatentChoice(factor=names[i], score=float(scores[i]), **choice.numbers), choice.null)
+        for i in order
+        if scores[i] >= min_score
+        and (choice := _choose_one(codes, factors[:, i], train_mask, test_mask, np.asarray(groups), seed)) is not None
+    ]
+    return _first_per_latent(found, top)
+
+
+def choose_class_latents(
+    codes: Float[np.ndarray, "clips latents"],
+    labels: Mapping[str, Shaped[np.ndarray, " clips"]],
+    *,
+    train_mask: Bool[np.ndarray, " clips"],
+    test_mask: Bool[np.ndarray, " clips"],
+    groups: Sequence[str],
+    top: int = 12,
+    seed: int = 0,
+    allowed: Bool[np.ndarray, " latents"] | None = None,
+) -> list[LatentChoice]:
+    """Choose the latent that is stronger in the clips of each class than in others, for every class of the labels.
+
+    As `choose_latents`, with the class as a factor of 1 and 0 (missing labels excluded), and only positive
+    correlations. Classes with fewer than `MIN_ROWS` training clips are left out. Returns at most `top` choices, those
+    of the first label first, each label's by their training correlation, which is also the `score`.
+
+    >>> codes = np.eye(3)[np.arange(60) % 3]
+    >>> word = np.array(["yes", "no", "stop"])[np.arange(60) % 3]
+    >>> test = np.arange(60) >= 30
+    >>> groups = [f"speaker{i // 6}" for i in range(60)]
+    >>> found = choose_class_latents(codes, {"word": word}, train_mask=~test, test_mask=test, groups=groups)
+    >>> sorted((choice.factor, choice.latent) for choice in found)
+    [('no', 1), ('stop', 2), ('yes', 0)]
+    """
+    if allowed is not None:
+        codes = np.where(allowed, codes, 0)
+    found: list[tuple[LatentChoice, Float[np.ndarray, " permutations"]]] = []
+    for label, values in labels.items():
+        known = np.array([value is not None and value != "" for value in values])
+        names, counts = np.unique(values[known & train_mask].astype(str), return_counts=True)
+        of_label: list[tuple[LatentChoice, Float[np.ndarray, " permutations"]]] = []
+        for name in names[counts >= MIN_ROWS].tolist():
+            inside = np.where(known, (values == name).astype(float), math.nan)
+            _check(codes, inside[:, None], [name], [0.0], train_mask, test_mask, groups)
+            choice = _choose_one(codes, inside, train_mask, test_mask, np.asarray(groups), seed, rising=True)
+            if choice is not None:
+                numbers = choice.numbers
+                of_label.append((LatentChoice(factor=name, label=label, score=choice.train_r, **numbers), choice.null))
+        found += sorted(of_label, key=lambda one: -one[0].score)
+    return _first_per_latent(found, top)
+
+
+def _first_per_latent(
+    found: Sequence[tuple[LatentChoice, Float[np.ndarray, " permutations"]]], top: int
+) -> list[LatentChoice]:
+    """Return the first `top` latents; what follows with the same latent goes to its `also`."""
+    chosen: dict[int, LatentChoice] = {}
+    nulls: list[Float[np.ndarray, " permutations"]] = []
+    for choice, null in found:
+        if choice.latent in chosen:
+            first = chosen[choice.latent]
+            chosen[choice.latent] = replace(first, also=(*first.also, choice.factor))
         elif len(chosen) < top:
-            known = test_mask & np.isfinite(factors[:, index])
-            chosen[latent] = LatentChoice(
-                factor=names[index],
-                score=float(scores[index]),
-                latent=latent,
-                train_r=choice.train_r,
-                test_r=choice.test_r,
-                null_high=math.nan,
-                p_value=math.nan,
-                overall_r=choice.overall_r,
-                within=choice.within,
-                test_clips=int(known.sum()),
-                test_groups=len({g for g, k in zip(groups, known, strict=True) if k}),
-                firing=float((codes[:, latent] != 0).mean()),
-            )
-            nulls.append(choice.null)
+            chosen[choice.latent] = choice
+            nulls.append(null)
     return _tested_as_family(list(chosen.values()), nulls)
 
 
@@ -137,12 +176,13 @@ def _standardised(columns: Float[np.ndarray, "rows columns"]) -> Float[np.ndarra
 
 
 class _Chosen(NamedTuple):
-    latent: int
-    train_r: float
-    test_r: float
+    numbers: dict[str, Any]
+    """Fields of `LatentChoice` except its name and score."""
     null: Float[np.ndarray, " permutations"]
-    overall_r: float
-    within: bool
+
+    @property
+    def train_r(self) -> float:
+        return self.numbers["train_r"]
 
 
 def _choose_one(
@@ -152,7 +192,10 @@ def _choose_one(
     test_mask: Bool[np.ndarray, " clips"],
     groups: Shaped[np.ndarray, " clips"],
     seed: int,
+    *,
+    rising: bool = False,
 ) -> _Chosen | None:
+    """Return the latent of one factor; with `rising` only positive correlations count."""
     known = np.isfinite(values)
     train, test = train_mask & known, test_mask & known
     if train.sum() < MIN_ROWS:
@@ -169,11 +212,25 @@ def _choose_one(
     strength = correlations(compared(columns, train), compared(targets, train))[:, 0]
     if not np.isfinite(strength).any():
         return None
-    best = int(np.nanargmax(np.abs(strength)))
-    one, train_r = columns[:, [best]], float(strength[best])
+    best = int(np.nanargmax(strength if rising else np.abs(strength)))
+    if rising and strength[best] <= 0:
+        return None
+    one = columns[:, [best]]
+    numbers: dict[str, Any] = {
+        "latent": int(usable[best]),
+        "train_r": float(strength[best]),
+        "test_r": math.nan,
+        "null_high": math.nan,
+        "p_value": math.nan,
+        "overall_r": math.nan,
+        "within": within,
+        "test_clips": int(test.sum()),
+        "test_groups": len(np.unique(groups[test])),
+        "firing": float((one != 0).mean()),
+    }
     untested = np.full(PERMUTATIONS, math.nan)
     if test.sum() < MIN_ROWS:
-        return _Chosen(int(usable[best]), train_r, math.nan, untested, math.nan, within)
+        return _Chosen(numbers, untested)
     latent, factor = compared(one, test), compared(targets, test)
     test_r = float(correlations(latent, factor)[0, 0])
     overall_r = float(correlations(one[test], targets[test])[0, 0])
@@ -181,7 +238,7 @@ def _choose_one(
     testable = replace(exchanged, testable=exchanged.testable and exchanged.within == within)
     shuffled = [factor[order, 0] for order in testable.orders(seed=seed)]
     null = np.abs(correlations(latent, np.stack(shuffled, axis=1))[0]) if shuffled else untested
-    return _Chosen(int(usable[best]), train_r, test_r, null, overall_r, within)
+    return _Chosen({**numbers, "test_r": test_r, "overall_r": overall_r}, null)
 
 
 def _check(

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from otoscope.explain import (
     TimedCodes,
     annotation_tables,
     card_tables,
+    choose_class_latents,
     choose_clips,
     choose_latents,
     co_firing,
@@ -224,6 +226,12 @@ class _ExplainStage:
         return _choose(self)
 
     @property
+    def gallery_inputs(self) -> list[object]:
+        """Settings that decide the latents of the gallery."""
+        report = self.run.config.report
+        return [report.factors, report.classes, self.run.config.evaluate.labels]
+
+    @property
     def latents(self) -> list[int]:
         """Explained latents: those of the gallery, then those of the configuration."""
         listed = self.run.config.explain.latents
@@ -238,7 +246,7 @@ class _ExplainStage:
         """Return the step that writes when latents fire."""
         folder, settings = self.run.folder.explain, self.run.config.explain
         names = ("firing.parquet", "co_firing.parquet", "examples.parquet")
-        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents, settings.examples)
+        inputs = fingerprint(self.inputs, self.gallery_inputs, settings.latents, settings.examples)
 
         def compute() -> None:
             clips = self.corpus.clips
@@ -259,7 +267,7 @@ class _ExplainStage:
         """Return the step that writes cards, response curves and temporal profiles."""
         folder, settings = self.run.folder.explain, self.run.config.explain
         names = ("cards.parquet", "responses.parquet", "shares.parquet", "near_misses.parquet")
-        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents, settings.clips)
+        inputs = fingerprint(self.inputs, self.gallery_inputs, settings.latents, settings.clips)
         return _Step("cards", inputs, [folder / name for name in names], lambda: _write_cards(self))
 
     def splice_step(self) -> _Step:
@@ -335,7 +343,7 @@ class _ExplainStage:
     def top_clips_step(self) -> _Step:
         """Return the step that writes sound and pictures for the gallery."""
         folder = self.run.folder.explain
-        inputs = fingerprint(self.inputs, self.run.config.report.model_dump(mode="json", include={"factors", "clips"}))
+        inputs = fingerprint(self.inputs, self.gallery_inputs, self.run.config.report.clips)
         return _Step(
             "top_clips",
             inputs,
@@ -430,7 +438,7 @@ def _write_top_clips(stage: _ExplainStage) -> None:
     rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
     means = stage.index.clip_means() if stage.chosen else np.empty((0, 0))
     with_clips: list[tuple[LatentChoice, list[ActivatingClip]]] = []
-    with task(watch, "finding top clips", config.report.factors, "factors"):
+    with task(watch, "finding top clips", len(stage.chosen), "latents"):
         for choice in stage.chosen:
             strength = means[:, choice.latent]
             top_clips = top_activating_clips(
@@ -444,7 +452,6 @@ def _write_top_clips(stage: _ExplainStage) -> None:
             seeds = stage.compared
             with_clips.append((choice if seeds is None else seeds.with_seed_counts(choice), top_clips))
             watch.advance(1, note=choice.factor)
-        watch.advance(config.report.factors - len(stage.chosen))  # fewer factors may have a latent
     member = stage.member
     write_top_clips(
         folder.explain,
@@ -491,27 +498,33 @@ def choose_member(
 
 
 def _choose(stage: _ExplainStage) -> list[LatentChoice]:
+    """Return the latents of classes, then those of the best-predicted factors; each latent once."""
     config, compared = stage.run.config, stage.compared
     clips = clip_arrays(stage.corpus, FactorTable.load(stage.run.folder.factors), config)
-    if not clips.factor_names or not config.report.factors:
-        return []
+    means = stage.index.clip_means()
+    masks: dict[str, Any] = {"train_mask": clips.split != "test", "test_mask": clips.split == "test"}
+    masks |= {"groups": stage.groups, "allowed": None if compared is None else compared.stable}
+    classes = choose_class_latents(means, clips.labels, top=config.report.classes, **masks)
     r2 = stage.results.filter(
         (pl.col("sae_id") == stage.member.sae_id) & (pl.col("metric") == "factor_r2") & (pl.col("split") == "valid")
     )
     if compared is not None:
         r2 = r2.filter(pl.col("protocol") == strict.NAME)
     score = dict(r2.select("target", "value").iter_rows())
-    return choose_latents(
-        stage.index.clip_means(),
+    factors = choose_latents(
+        means,
         clips.factors,
         list(clips.factor_names),
         scores=[score.get(name, float("nan")) for name in clips.factor_names],
-        train_mask=clips.split != "test",
-        test_mask=clips.split == "test",
-        groups=stage.groups,
         top=config.report.factors,
-        allowed=None if compared is None else compared.stable,
+        **masks,
     )
+    chosen = {choice.latent: choice for choice in classes}
+    for choice in factors:
+        first = chosen.get(choice.latent)
+        also = () if first is None else (*first.also, choice.factor, *choice.also)
+        chosen[choice.latent] = choice if first is None else replace(first, also=also)
+    return list(chosen.values())
 
 
 def _codes_over_time(stage: _ExplainStage) -> Callable[[str], TimedCodes]:

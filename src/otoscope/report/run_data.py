@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ class RunData:
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""
         return category_of(self.categories, factor)
+
+    def labels_of(self, clip_id: str) -> dict[str, str]:
+        """Return the probed labels of a clip; empty for an unknown clip."""
+        return self._labels.get(clip_id, {})
+
+    @cached_property
+    def _labels(self) -> dict[str, dict[str, str]]:
+        if self.clips is None:
+            return {}
+        names = [name for name in self.results.labels if f"label_{name}" in self.clips.columns]
+        rows = self.clips.select("clip_id", *(f"label_{name}" for name in names)).iter_rows()
+        return {clip: {name: str(v) for name, v in zip(names, values, strict=True) if v} for clip, *values in rows}
 
     def explained(self, table: str) -> pl.DataFrame | None:
         """Return a table of `explain/`; None if it was not written or has no rows."""

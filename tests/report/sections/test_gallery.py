@@ -120,7 +120,7 @@ def test_a_rank_is_told_from_the_nearer_end() -> None:
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"sizes": {}}, "this run has no factors"),
+        ({"sizes": {}, "labels": ()}, "this run has no factors and no labels"),
         ({"gallery": False}, "no top-activating clips were written"),
     ],
 )
@@ -142,3 +142,16 @@ def test_gallery_and_tables_name_factors_in_words_with_the_original_as_tooltip(t
     assert len(named) >= 3  # the card, and the tables of R² and of effective dimensions
     assert original in page.csv("factor-r2")["factor"].to_list()
     assert page.mistakes == []
+
+
+def test_a_latent_of_a_class_is_named_by_its_label_and_shows_the_labels_of_its_clips(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    corpus = read_table(made / "corpus.parquet").with_columns(label_technique=pl.lit("trill"))
+    write_table(made / "corpus.parquet", corpus)
+    of_class = {"label": pl.lit("technique"), "factor": pl.lit("belt"), "clip_id": pl.lit(corpus["clip_id"][0])}
+    page = remade(made, factor_value=pl.lit(None, dtype=pl.Float64), **of_class)
+    said = page.section("gallery")
+    assert "technique: belt" in said
+    assert "Clips of this class contain more of it than others" in said
+    assert "technique trill; group" in page.all("figcaption")[-1].text
+    assert "belt =" not in said

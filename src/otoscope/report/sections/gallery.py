@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 
 from otoscope import formatting
@@ -27,12 +28,15 @@ BETWEEN = "Between groups only: within them not beyond chance"
 def latent_status(row: Mapping[str, Any]) -> str:
     """Return which clips contain more of a latent, or why test clips do not confirm it.
 
-    The test correlation must exceed its null in size and have the sign of the training correlation. It is that within
-    groups; a latent that follows the factor between them only, as one of the singer's sex does, is no latent of the
-    factor. With fewer than three test groups the statement is limited to these clips.
+    `row` is a latent of a factor or, with a `label`, of a class of that label. The test correlation must exceed its
+    null in size and have the sign of the training correlation. It is that within groups; a latent that follows the
+    factor between them only, as one of the singer's sex does, is no latent of the factor. With fewer than three test
+    groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
     direction = f"clips with a {'higher' if train_r >= 0 else 'lower'} value contain more of it"
+    if row.get("label"):
+        direction = "clips of this class contain more of it than others"
     if row["test_clips"] < MIN_ROWS:
         return f"Not tested, on fewer than {MIN_ROWS} test clips; of training and validation clips, {direction}"
     if formatting.known(null_high) and null_high >= 1:
@@ -76,17 +80,17 @@ def introduction(run: RunData) -> str:
     pooled = run.top_clips is not None and run.top_clips.card.get("pooling") == "pool_then_encode"
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
     return (
-        f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with one of the "
-        f"{_factors(run)} that codes predict best on validation groups; other factors of the same latent are listed on "
-        "its card. The latent was chosen on training and validation groups. Correlations are those within "
-        f"{_noun(run)}s: of deviations from the mean of each {_noun(run)}. The test correlation is given with the "
-        f"upper end for clips permuted within each {_noun(run)}, over all latents of the gallery together: by chance, "
-        f"any latent exceeds it in 5{NBSP}% of galleries. The clips are those that contain most of "
-        "the latent, from different groups where possible; the caption names the split, which may be training. "
-        f"Strength is the latent's {strength}; it has no unit and compares clips of one latent, not latents. "
-        "The picture is a spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the "
-        "latent over time, scaled from 0 to the clip's maximum. These clips are extremes, not typical clips; the "
-        "sentence above them is composed from the frames of train and validation groups, and scored on test groups."
+        f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with {_targets(run)}; other "
+        "classes and factors of the same latent are listed on its card. The latent was chosen on training and "
+        f"validation groups. Correlations are those within {_noun(run)}s: of deviations from the mean of each "
+        f"{_noun(run)}. The test correlation is given with the upper end for clips permuted within each {_noun(run)}, "
+        "over all latents of classes, or of factors, together: by chance, any of them exceeds it in "
+        f"5{NBSP}% of galleries. The clips are those that contain most of the latent, from different groups where "
+        "possible; the caption names the split, which may be training. Strength is the latent's "
+        f"{strength}; it has no unit and compares clips of one latent, not latents. The picture is a spectrogram "
+        "(dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, scaled from 0 "
+        "to the clip's maximum. These clips are extremes, not typical clips; the sentence above them is composed from "
+        "the frames of train and validation groups, and scored on test groups."
     )
 
 
@@ -94,8 +98,13 @@ def _noun(run: RunData) -> str:
     return str(run.corpus.get("group_noun") or "group")
 
 
-def _factors(run: RunData) -> str:
-    return count(run.top_clips.rows["factor"].n_unique() if run.top_clips else 0, "factor")
+def _targets(run: RunData) -> str:
+    if run.top_clips is None:
+        return "a factor"
+    chosen = run.top_clips.rows.unique("latent")
+    factors = chosen.filter(pl.col("label") == "").height
+    of_factors = f"one of the {count(factors, 'factor')} that codes predict best on validation groups"
+    return " or ".join([*(["a class of a label"] * (factors < chosen.height)), *([of_factors] * (factors > 0))])
 
 
 def _dictionary(run: RunData) -> str:
@@ -246,15 +255,16 @@ def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
 
 def _reason(run: RunData) -> str:
     """Return why a run has no gallery."""
-    if (run.config.get("report") or {}).get("factors") == 0:
-        return "the configuration asks for none (`report.factors` is 0)"
-    if not run.factors.get("factors"):
-        return "this run has no factors; `factors.egemaps`, `factors.truth` or `factors.table` adds some"
+    settings = run.config.get("report") or {}
+    if settings.get("factors") == 0 and settings.get("classes") == 0:
+        return "the configuration asks for none (`report.factors` and `report.classes` are 0)"
+    if not run.factors.get("factors") and not run.results.labels:
+        return "this run has no factors and no labels; `factors.egemaps`, `factors.truth` or `factors.table` adds some"
     if not run.cards:
         return "this run has no dictionary"
     if run.top_clips is None:
         return "no top-activating clips were written; run `otoscope explain`"
-    return "no factor is predicted well enough to choose a latent for it"
+    return "no factor is predicted well enough, and no class has enough clips, to choose a latent"
 
 
 def _latent(
@@ -269,13 +279,16 @@ def _latent(
     ]
     if first.get("seeds_asked"):
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
-    if clips and (span := places.span(first["factor"])):
+    if clips and not first["label"] and (span := places.span(first["factor"])):
         facts.append(span)
     name, status = readable_name(first["factor"]), latent_status(first)
+    kind = run.category(first["factor"])
+    if first["label"]:
+        name, kind = f"{first['label']}: {first['factor']}", "class of a label"
     return LatentCard(
         factor=name,
-        original=first["factor"] if name != first["factor"] else "",
-        subtitle=f"latent {first['latent']}, {run.category(first['factor'])}",
+        original=first["factor"] if name != first["factor"] and not first["label"] else "",
+        subtitle=f"latent {first['latent']}, {kind}",
         facts=f"{status}: {'; '.join(facts)}.",
         also=_also(first["also"]) if first["also"] else "",
         clips=clips,
@@ -317,16 +330,17 @@ def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budge
             f"Spectrogram of {row['clip_id']}, {row['duration_s']:.2f} s, 0 to {row['high_hz'] / 1000:.1f} kHz; "
             f"activation of latent {row['latent']}{peak}."
         ),
-        caption="; ".join(_caption(row, places)),
+        caption="; ".join(_caption(row, run, places)),
         curve=_curve(row),
         duration_s=row["duration_s"],
         high_hz=row["high_hz"],
     )
 
 
-def _caption(row: dict[str, Any], places: FactorRanks) -> list[str]:
+def _caption(row: dict[str, Any], run: RunData, places: FactorRanks) -> list[str]:
     group = f"group {row['group']}" + (f", {row['split']}" if row["split"] else "")
-    parts = [group, f"strength {decimal(row['strength'], 2)}"]
+    labels = [f"{name} {value}" for name, value in run.labels_of(row["clip_id"]).items()]
+    parts = [*([", ".join(labels)] if labels else []), group, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
         rank = places.rank(row["factor"], row["factor_value"])
         parts.append(f"{readable_name(row['factor'])} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
