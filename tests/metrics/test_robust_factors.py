@@ -103,6 +103,26 @@ def test_without_sentinels_removes_level_and_its_deviation() -> None:
     np.testing.assert_array_equal(values[0], [-201, 0, -201])
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_without_sentinels_removes_descriptors_of_voiced_frames_from_noise_alone(noise: bool) -> None:
+    opensmile = pytest.importorskip("opensmile")
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    time_s = np.arange(32000) / 16000
+    tone = sum(np.sin(2 * np.pi * 150 * h * time_s) / h for h in range(1, 20))
+    wave = np.random.default_rng(0).normal(size=32000) if noise else tone
+    values = smile.process_signal((0.05 * wave).astype(np.float32), 16000)
+    found = without_sentinels(values.to_numpy(dtype=np.float64), list(values.columns))[0]
+    missing = {name for name, value in zip(values.columns, found, strict=True) if np.isnan(value)}
+    if not noise:
+        assert missing == set()
+        return
+    assert {name for name in missing if "UV" in name or "sma3nz" not in name} == set()
+    for kept in ("loudness_sma3_amean", "spectralFluxUV_sma3nz_amean", "slopeUV0-500_sma3nz_amean"):
+        assert kept not in missing
+    for gone in ("F0semitoneFrom27.5Hz_sma3nz_percentile50.0", "F2frequency_sma3nz_amean", "slopeV0-500_sma3nz_amean"):
+        assert gone in missing
+
+
 def test_effective_rank_counts_directions() -> None:
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(50, 4)))[0]

@@ -1,9 +1,9 @@
 """Robust factors: the regression targets of the strict protocol, insensitive to outlying clips.
 
-Fitted on training rows, applied to all: (1) Level differences of clips without voiced frames, which openSMILE writes as
--201 dB, become missing. (2) Constant columns and ratios to a mean near zero are dropped: one clip in a thousand would
-hold most of their variance. (3) Near duplicates are grouped, with one representative per group. (4) Values are replaced
-by the normal scores of their ranks (van der Waerden).
+Fitted on training rows, applied to all: (1) What openSMILE writes for clips without voiced frames (a pitch of 0
+semitones, level differences of -201 dB) becomes missing. (2) Constant columns and ratios to a mean near zero are
+dropped: one clip in a thousand would hold most of their variance. (3) Near duplicates are grouped, with one
+representative per group. (4) Values are replaced by the normal scores of their ranks (van der Waerden).
 """
 
 import math
@@ -22,6 +22,9 @@ from otoscope.linear.gram import live_columns
 
 NO_LEVEL_DB = -200.0
 LEVEL_DIFFERENCE = re.compile(r"(F[123]amplitudeLogRelF0|logRelF0-H1-(H2|A3))_sma3nz_amean")
+PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
+VOICED = re.compile(r"(?<!UV)(?<!UV0-500)(?<!UV500-1500)_sma3nz_")
+"""Functionals of voiced frames: `nz` leaves out zeros, `UV` marks those of unvoiced frames."""
 RATIO = re.compile(r".*_stddevNorm")
 DEVIATIONS = 10.0
 TAIL = 0.005
@@ -113,12 +116,20 @@ def make_robust(
 def without_sentinels(
     values: Float[np.ndarray, "rows factors"], names: Sequence[str]
 ) -> Float[np.ndarray, "rows factors"]:
-    """Return the values with NaN for openSMILE's level differences of clips without voice.
+    """Return the values with NaN for what openSMILE cannot measure without voice.
 
-    openSMILE writes -201 dB for an unvoiced frame. A mean at or below -200 dB comes from (almost) only such frames, and
-    the corresponding deviation is meaningless as well.
+    openSMILE writes -201 dB for the level differences of an unvoiced frame. A mean at or below -200 dB comes from
+    (almost) only such frames, and the corresponding deviation is meaningless as well. Every descriptor of voiced frames
+    is 0 in a clip that has none, which its mean pitch of exactly 0 semitones tells.
+
+    >>> clips = np.array([[0.0, 0.0, 0.5], [31.5, 501.5, 0.5]])
+    >>> without_sentinels(clips, [PITCH, "F1frequency_sma3nz_amean", "level"]).tolist()
+    [[nan, nan, 0.5], [31.5, 501.5, 0.5]]
     """
     found = values.astype(np.float64)
+    if PITCH in names:
+        unvoiced = values[:, list(names).index(PITCH)] == 0
+        found[np.ix_(unvoiced, [VOICED.search(name) is not None for name in names])] = math.nan
     for j, name in enumerate(names):
         if LEVEL_DIFFERENCE.fullmatch(name):
             silent = values[:, j] <= NO_LEVEL_DB

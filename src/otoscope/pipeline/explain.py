@@ -42,6 +42,7 @@ from otoscope.explain.activation_index import remove_index
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
+from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.pipeline.attribution import attribution_tables
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.interventions import ChangedLayer, intervention_table
@@ -513,7 +514,7 @@ def _choose(stage: _ExplainStage) -> list[LatentChoice]:
     score = dict(r2.select("target", "value").iter_rows())
     factors = choose_latents(
         means,
-        clips.factors,
+        without_sentinels(clips.factors, clips.factor_names),
         list(clips.factor_names),
         scores=[score.get(name, float("nan")) for name in clips.factor_names],
         top=config.report.factors,
