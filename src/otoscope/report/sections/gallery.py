@@ -50,7 +50,7 @@ def latent_status(row: Mapping[str, Any]) -> str:
     return direction.capitalize()
 
 
-CONFIRMED = "Clips with a"
+CONFIRMED = ("Clips with a", "Clips of this class")
 
 
 def is_refuted(status: str) -> bool:
