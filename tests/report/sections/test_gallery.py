@@ -153,5 +153,6 @@ def test_a_latent_of_a_class_is_named_by_its_label_and_shows_the_labels_of_its_c
     said = page.section("gallery")
     assert "technique: belt" in said
     assert "Clips of this class contain more of it than others" in said
+    assert "Clips of this class" in page.section("listen")
     assert "technique trill; group" in page.all("figcaption")[-1].text
     assert "belt =" not in said
