@@ -132,6 +132,7 @@ def _columns(setting: ChangedLayer, clips: Sequence[int]) -> _Columns:
         number, width = len(concepts), singers.weights.shape[1]
         names = [concept.name for concept in singers.concepts]
         indicators = (setting.clips.groups[clips][:, None] == np.array(names)[None]).astype(np.float64)
+        indicators = (indicators - indicators.mean(axis=0)) / np.maximum(indicators.std(axis=0), 1e-9)
         truth = np.concatenate([truth, indicators], axis=1)
         concepts, concept_of = (*concepts, Concept(GROUP, "all")), np.append(concept_of, np.full(width, number))
         r = np.append(r, np.nan_to_num(singers.valid_r).mean())
