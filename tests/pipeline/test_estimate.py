@@ -119,3 +119,15 @@ def test_run_announces_its_cost_once_and_an_up_to_date_run_does_not(
     again = call(capsys, "run", str(config)).err
     titled = call(capsys, "run", str(config), "--set", "report.title=Another").err
     assert "estimate" not in again + titled
+
+
+@pytest.mark.parametrize(("cross", "folds"), [(None, 5), (0, 1), (3, 3)])
+def test_measure_workload_counts_the_folds_of_few_groups(
+    cross: int | None, folds: int, tmp_path: Path, tiny: Tiny
+) -> None:
+    write_voices(tmp_path / "voices", takes=1)
+    for name, corpus in (("folder", FOLDER), ("sung", SUNG)):
+        path = write_config(tmp_path / f"{name}.yaml", tiny("wavlm"), corpus, splits={"cross": cross})
+        work = measure_workload(load_config(path), RunFolder(tmp_path / "out"))
+        assert work is not None
+        assert work.folds == folds

@@ -18,6 +18,7 @@ from otoscope.config import RunConfig
 from otoscope.corpus.catalog import list_clips
 from otoscope.corpus.listing import Listing
 from otoscope.corpus.selection import SelectableCorpus
+from otoscope.corpus.splits import assign_folds
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.synth.dataset import SynthCorpus, render_task
 from otoscope.encoders.base import Encoder
@@ -50,13 +51,14 @@ FLOP_PER_UNIT_AND_FACTOR, FLOP_PER_CLIP_AND_LABEL = 1.0e6, 1.0e7
 
 
 class Workload(NamedTuple):
-    """Clips of a corpus, their total length, their labels and factors, and the time to list and decode them."""
+    """Clips of a corpus, total length, labels and factors, time to list and decode them, and folds of readers."""
 
     clips: int
     sound_s: float
     labels: int
     factors: int
     corpus_s: float
+    folds: int = 1
 
     @property
     def mean_s(self) -> float:
@@ -113,12 +115,18 @@ def measure_workload(config: RunConfig, folder: RunFolder) -> Workload | None:
     """Return the size of the corpus, of an earlier run or by its list and a few decoded clips; None if unreadable."""
     if folder.card("corpus").is_file():
         corpus = load_corpus(folder)
-        return Workload(
-            corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(corpus.labels), len(corpus.factors), 0.0
-        )
+        size = corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(corpus.labels), len(corpus.factors)
+        return Workload(*size, 0.0, _folds(corpus.clips))
     if isinstance(config.corpus, SynthCorpus):
-        return _synthesised(config.corpus)
-    return _listed(list_clips(config.corpus, folder.sound))
+        singers = pl.DataFrame({"group": [str(i) for i in range(config.corpus.singers)], "split": None})
+        return _synthesised(config.corpus)._replace(folds=_folds(assign_folds(singers, config.splits)))
+    listing = list_clips(config.corpus, folder.sound)
+    work = _listed(listing)
+    return work and work._replace(folds=_folds(assign_folds(listing.clips, config.splits)))
+
+
+def _folds(clips: pl.DataFrame) -> int:
+    return clips["fold"].n_unique() if "fold" in clips.columns else 1
 
 
 def _synthesised(spec: SynthCorpus) -> Workload:
@@ -178,7 +186,7 @@ def _stage_costs(run: Context, grid: Sequence[GridMember], work: Workload) -> di
         "factors": egemaps_s,
         "extract": extract_s,
         "train": _training_flop(config, encoder, grid, work) / per_s,
-        "evaluate": _evaluation_flop(encoder, layers, grid, work, factors) / per_s,
+        "evaluate": work.folds * _evaluation_flop(encoder, layers, grid, work, factors) / per_s,
         # descriptors of the frames of some clips, and layers above an SAE that is spliced in
         "explain": explained * (egemaps_s + extract_s),
     }
