@@ -27,7 +27,7 @@ from otoscope.explain.splice_scores import Probes
 from otoscope.pipeline.interventions import ChangedLayer
 from otoscope.pipeline.splice import model_window
 from otoscope.resampling.groups import group_sums
-from otoscope.resampling.intervals import jackknife_sums
+from otoscope.resampling.intervals import bounded, jackknife_sums
 from otoscope.runs.progress import task
 
 REMOVED = (1, 2, 4, 8, 16)
@@ -168,7 +168,9 @@ def decision_table(setting: ChangedLayer) -> pl.DataFrame:
                 continue
             columns = np.stack([flipped[known], others[known], np.ones(int(known.sum()))], axis=1)
             sums = group_sums(columns, setting.clips.groups[shown][known])
-            value, low, high = jackknife_sums(sums, lambda drawn: (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
+            value, low, high = jackknife_sums(
+                sums, lambda drawn: (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2], scale=bounded(-1.0, 1.0)
+            )
             shares = {"flipped": float(flipped[known].mean()), "others": float(others[known].mean()), "accuracy": right}
             ends = {"difference": float(value), "low": float(low), "high": float(high)}
             sizes = {"clips": int(known.sum()), "groups": len(sums)}
