@@ -45,7 +45,7 @@ class RobustFactors:
     dropped: dict[str, str]
     stands_for: dict[str, tuple[str, ...]]
     effective_rank: float
-    knots: tuple[tuple[Float[np.ndarray, " values"], Float[np.ndarray, " values"]], ...]
+    knots: tuple[tuple[Float[np.ndarray, " _values"], Float[np.ndarray, " _values"]], ...]
 
     def apply(self, values: Float[np.ndarray, "rows given"]) -> Float[np.ndarray, "rows kept"]:
         """Return the kept factors of any rows as normal scores, NaN if missing.

@@ -201,7 +201,8 @@ def widen(
     if factor == 1:
         return np.asarray(low), np.asarray(high)
     value, low, high = (np.asarray(x, dtype=np.float64) for x in (value, low, high))
-    return np.maximum(value - factor * (value - low), bounds[0]), np.minimum(value + factor * (high - value), bounds[1])
+    ends = np.maximum(value - factor * (value - low), bounds[0]), np.minimum(value + factor * (high - value), bounds[1])
+    return np.asarray(ends[0]), np.asarray(ends[1])
 
 
 def independent_units(rows: Float[np.ndarray, "groups classes"]) -> Float[np.ndarray, " classes"]:
