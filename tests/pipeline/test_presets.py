@@ -94,8 +94,12 @@ def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> N
 
 def test_results_name_the_preset_of_saes_only(summary: RunSummary) -> None:
     results = pl.read_parquet(summary.run / "results.parquet")
-    named = results.select("representation", "preset", "sae_id").unique().sort("sae_id").rows()
-    assert named == [("dense", None, ""), *sorted(("sae", name, sae_id) for name, sae_id in USED.items())]
+    named = results.select("representation", "preset", "sae_id").unique().sort("sae_id", "representation").rows()
+    assert named == [
+        ("dense", None, ""),
+        ("logmel", None, ""),
+        *sorted(("sae", name, sae_id) for name, sae_id in USED.items()),
+    ]
 
 
 def test_report_and_summary_name_the_presets(summary: RunSummary) -> None:

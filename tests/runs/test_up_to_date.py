@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from otoscope.cli.main import main
 from tests.support.calling import call
@@ -100,7 +101,7 @@ def damage_record(root: Path) -> Callable[[], None]:
 def change_settings(root: Path) -> Callable[[], None]:
     path = root / "mine.yaml"
     text = path.read_text()
-    path.write_text(text + "splits: {seed: 1}\n")
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"splits": {"cross": 0, "seed": 1}}))
     return lambda: path.write_text(text) and None
 
 

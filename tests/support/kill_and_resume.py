@@ -26,7 +26,7 @@ from otoscope.pipeline.stages import STAGES, Stage
 from otoscope.runs.context import Context
 from otoscope.runs.progress import SilentReporter
 
-MIDDLES = {"extract": ("extracting", 1), "train": ("training", 30), "evaluate": ("evaluating", 3)}
+MIDDLES = {"extract": ("extracting", 1), "train": ("training", 30), "evaluate": ("evaluating", 4)}
 """By stage: how its task's title begins, and after how many steps of it the process is killed."""
 
 
