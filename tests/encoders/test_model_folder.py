@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.model_folder import folder_revision, is_complete, read_config, read_preprocessor, weight_names
+from otoscope.encoders.model_folder import (
+    file_names,
+    folder_revision,
+    is_complete,
+    read_config,
+    read_preprocessor,
+    weight_names,
+)
 from otoscope.errors import EncoderError, UnknownEncoder
 from tests.support.sounds import noise
 from tests.support.tiny import TINY, edit_config, edit_preprocessor, split_weights, write_tiny_checkpoint
@@ -197,3 +204,11 @@ def test_weight_names_follows_the_order_of_transformers():
     assert weight_names([*names, *shards, "pytorch_model.bin.index.json"]) == ["pytorch_model.bin.index.json", *shards]
     assert weight_names([*names, *shards, "pytorch_model.bin"]) == ["pytorch_model.bin"]
     assert weight_names([*names, "pytorch_model.bin", "model.safetensors"]) == ["model.safetensors"]
+
+
+def test_file_names_leave_out_links_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "circle.json").symlink_to(tmp_path / "circle.json")
+    (tmp_path / "gone.json").symlink_to(tmp_path / "absent.json")
+    assert file_names(tmp_path) == ["config.json"]
+    assert file_names(tmp_path / "absent") == []

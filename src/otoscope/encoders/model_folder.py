@@ -40,9 +40,9 @@ def _shard_names(names: Iterable[str], whole: str) -> list[str]:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Return the names of the files in a folder; empty if there is no such folder."""
+    """Return the names of the files in a folder, without links that lead nowhere; empty if there is no such folder."""
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        return sorted(name for name in os.listdir(folder) if os.path.isfile(folder / name))  # noqa: PTH113, PTH208
     except (OSError, ValueError):
         return []
 
