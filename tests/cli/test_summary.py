@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from otoscope.artifacts import write_table
-from otoscope.cli.summary import probe_table, sparsity_table, summary_tables
+from otoscope.cli.summary import clip_lines, probe_table, sparsity_table, summary_tables
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import ResultsTable
 from otoscope.runs.training import GridMember
 from otoscope.runs.up_to_date import RunSummary
+from tests.support.activations import write_corpus
 
 
 def results(grid: list[GridMember]) -> pl.DataFrame:
@@ -100,3 +101,11 @@ def test_probe_table_names_the_protocol_of_each_row() -> None:
     assert table is not None
     assert [column.header for column in table.columns][:3] == ["protocol", "label", "layer"]
     assert list(table.columns[0].cells) == ["held_out", "mariotte2025"]
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 5, 6, 7, 20])
+def test_clip_lines_are_as_many_as_asked_or_all(tmp_path: Path, asked: int) -> None:
+    corpus = write_corpus(tmp_path, [0.1] * 6)
+    lines = clip_lines(corpus, asked)
+    assert len(set(lines)) == min(asked, corpus.clips.height)
+    assert lines[0].startswith(corpus.clips["clip_id"][0])

@@ -21,8 +21,8 @@ from otoscope.runs.up_to_date import RunSummary
 
 def clip_lines(corpus: Corpus, clips: int) -> list[str]:
     """Return clips, evenly spaced over the corpus, with their groups, splits, labels and factors, one line each."""
-    height = corpus.clips.height
-    rows = sorted({round(at * (height - 1) / max(clips - 1, 1)) for at in range(min(clips, height))})
+    last, shown = corpus.clips.height - 1, min(clips, corpus.clips.height)
+    rows = [round(at * last / max(shown - 1, 1)) for at in range(shown)]
     return [_clip_line(clip) for clip in corpus.clips[rows].iter_rows(named=True)]
 
 

@@ -177,14 +177,17 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     if share <= allowed and set_aside.height < total:
         return
     # the numbers in a reason differ between files; the first words are shared
-    kinds = Counter(str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"])
+    named = [str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"]]
+    kinds = Counter(named)
     frequent = "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(3))
     rest = sum(n for _, n in kinds.most_common()[3:])
     others = f"; {rest} x others" if rest else ""
-    example = f", such as {set_aside['path'][0]} ({set_aside['reason'][0]})" if set_aside.height else ""
+    first = named.index(kinds.most_common(1)[0][0]) if named else 0
+    example = f". The first of these is {set_aside['path'][first]} ({set_aside['reason'][first]})" if named else ""
     raise CorpusError(
         f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
-        f" Most frequent reasons: {frequent}{others}{example}. Repair, remove or exclude them, or raise max_set_aside"
+        f" Most frequent reasons: {frequent}{others}{example}. Repair, remove or exclude them, or raise max_set_aside "
+        "(--set max_set_aside=0.5 allows one half)"
     )
 
 

@@ -72,6 +72,23 @@ def test_all_files_of_a_joined_mp3_are_read(tmp_path, xing, tag):
     assert decoded - sum(lengths) in (0, DECODER_DELAY)
 
 
+def test_a_header_may_count_the_frames_of_all_joined_files(tmp_path):
+    first, second = (
+        bytearray(mp3(tmp_path / f"{at}.mp3", seconds, xing=True, seed=at).read_bytes())
+        for at, seconds in enumerate((1.0, 2.0))
+    )
+    at, inner = (part.index(b"Info" if b"Info" in part[:400] else b"Xing") + 8 for part in (first, second))
+    counts = [int.from_bytes(part[i : i + 4], "big") for part, i in ((first, at), (second, inner))]
+    whole = len(decode(tmp_path / "0.mp3").wave) + len(decode(tmp_path / "1.mp3").wave)
+    first[at : at + 4] = (sum(counts) + 1).to_bytes(4, "big")  # as `ffmpeg -i "concat:a.mp3|b.mp3" -c copy` writes it
+    (tmp_path / "joined.mp3").write_bytes(first + second)
+    assert abs(len(decode(tmp_path / "joined.mp3").wave) - whole) <= 2 * 1152
+    first[at : at + 4] = (sum(counts) + 50).to_bytes(4, "big")
+    (tmp_path / "cut.mp3").write_bytes(first + second)
+    with pytest.raises(AudioError, match="truncated: the header declares"):
+        decode(tmp_path / "cut.mp3")
+
+
 def test_a_segment_over_the_seam_of_a_joined_mp3_is_a_slice_of_the_whole(tmp_path):
     parts = [mp3(tmp_path / f"{seed}.mp3", 1.0, seed=seed).read_bytes() for seed in (0, 1)]
     path = tmp_path / "joined.mp3"

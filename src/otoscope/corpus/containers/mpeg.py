@@ -3,6 +3,7 @@
 A frame states its own length, so walking the frames gives the exact number of samples, which no header needs to state.
 """
 
+from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
 from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
@@ -135,7 +136,22 @@ def _walk(file: BinaryIO, span: ByteSpan) -> list[_Stream]:
             break
         streams.append(stream := _walk_stream(file, ByteSpan(position, span.stop), frame))
         position = stream.sound.stop
-    return [stream for stream in streams if stream.frames]
+    found = [stream for stream in streams if stream.frames]
+    for number, stream in enumerate(found):
+        _check_count(stream, found[number + 1 :])
+    return found
+
+
+def _check_count(stream: _Stream, following: Sequence[_Stream]) -> None:
+    """Raise `AudioError` if frames are missing; a header of a joined file may count those of all its parts."""
+    declared, counted = (None if stream.xing is None else stream.xing.frames), stream.frames
+    if declared is None or declared <= counted + 1:
+        return
+    for part in following:
+        counted += part.frames + (part.xing is not None)
+        if abs(counted - declared) <= 1:
+            return
+    raise AudioError(f"truncated: the header declares {declared} MPEG frames, {stream.frames} are there")
 
 
 def _walk_stream(file: BinaryIO, span: ByteSpan, frame: MpegFrame) -> _Stream:
@@ -164,8 +180,6 @@ def _walk_stream(file: BinaryIO, span: ByteSpan, frame: MpegFrame) -> _Stream:
             )
         first = first if frames else following
         position, frames = position + following.length, frames + 1
-    if declared is not None and declared > frames + 1:
-        raise AudioError(f"truncated: the header declares {declared} MPEG frames, {frames} are there")
     return _Stream(ByteSpan(span.start, start), ByteSpan(start, position), frames, first, xing)
 
 
