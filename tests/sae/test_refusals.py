@@ -105,7 +105,7 @@ def test_default_preset_scales_an_outlier_dimension():
     }
     plain = fit(train, valid, config, latents=96, k=6).summary
     assert (summaries["auto"]["scaling"], plain["scaling"]) == ("dimensions", "rows")
-    # training with other roundings ends with a few other dead latents of 96: 0.09 more with AVX2, above 0.1 with AVX-512
+    # rounding decides on a few latents: 0.09 more are dead with AVX2, above 0.1 with AVX-512
     assert summaries["rows"]["valid_dead_fraction"] > summaries["auto"]["valid_dead_fraction"] + 0.05
     assert summaries["auto"]["valid_dead_fraction"] <= plain["valid_dead_fraction"] + 0.02
     # in the encoder's units the outlier dominates; with equal weights it is one of 25 dimensions
