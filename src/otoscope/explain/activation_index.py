@@ -388,11 +388,8 @@ def _write_part(
             np.int64
         ),
     }
-    facts: PartFacts = {
-        "clips": clips,
-        "first_clip": first,
-        "scale": scale,
-    }  # in the order in which `_finished` reads them
+    # in the order in which `_finished` reads them
+    facts: PartFacts = {"clips": clips, "first_clip": first, "scale": scale}
     write_tensors(path, tensors, _metadata(inputs, facts, tensors))
     return facts
 

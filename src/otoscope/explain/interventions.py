@@ -12,6 +12,7 @@ from torch import Tensor
 from otoscope.encoders.base import BatchedEncoder, Encoder
 from otoscope.errors import EvaluationError, suggest
 from otoscope.explain.readouts import Readouts
+from otoscope.explain.selection import correlations
 from otoscope.explain.splice import Splice, Substitute, splice, splice_with
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import jackknife_sums
@@ -256,11 +257,8 @@ def strongest_latents(
 ) -> Int[np.ndarray, " top"]:
     """Return the latents whose mean code per clip correlates most, and positively, with a concept, strongest first."""
     known = np.isfinite(values)
-    codes, z = clip_means[known].astype(np.float64), values[known]
-    codes, z = codes - codes.mean(axis=0), z - z.mean()
-    norms = np.linalg.norm(codes, axis=0) * np.linalg.norm(z)
-    r = np.divide(codes.T @ z, norms, out=np.zeros(codes.shape[1]), where=norms > 1e-12)
-    order = np.argsort(-r, kind="stable")[:top]
+    r = correlations(clip_means[known].astype(np.float64), values[known, None])[:, 0]
+    order = np.argsort(-r, kind="stable")[:top]  # NaN last
     return order[r[order] > 0]
 
 

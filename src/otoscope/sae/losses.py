@@ -49,10 +49,10 @@ def forward(
 ) -> BatchForward:
     """Reconstruct normalised rows, by gathered atoms or dense products, whichever is faster for the sparsifier.
 
-    With several `prefixes`, shares of the dictionary, the error is the mean over the errors of its
-    first latents alone (see `nested_error`); with several `budgets` over the errors of so many largest latents of each
-    row (see `ranked_error`). `contrast` treats the second half of the rows as the
-    neighbours of the first (see `contrastive_loss`).
+    With several `prefixes` (shares of the dictionary), the error is the mean of the errors that the first latents
+    alone leave (see `nested_error`). With several `budgets`, it is the mean of the errors that the largest latents of
+    each row leave, as many as a budget allows (see `ranked_error`). `contrast` treats the second half of the rows as
+    the neighbours of the first (see `contrastive_loss`).
     """
     sparsifier, selecting = sae.sparsifier, use_gather(sae)
     if selecting is not None and len(prefixes) == 1 and len(budgets) < 2 and contrast is None:

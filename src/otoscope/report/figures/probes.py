@@ -1,7 +1,7 @@
 """Figures of probes and reconstruction with their captions, and all figures of a report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -171,12 +171,12 @@ def _at(row: Mapping[str, Any]) -> str:
     return f"{percent(row['value'])} at {sparsity(row['sparsity'])} sparsity"
 
 
-def overview_figure(run: RunData) -> Figure | None:
+def overview_figure(results: Results, probes: Sequence[Figure], reconstruction: Figure | None) -> Figure | None:
     """Return the first chart of the page: the first label, or else the reconstruction.
 
-    With the strict protocol it is the label from each representation, otherwise from each layer and at each sparsity.
+    With the strict protocol it is the label from each representation, otherwise the panels of `probes`, by layer and by
+    sparsity.
     """
-    results = run.results
     rows = StrictResults.of(results.rows)
     if rows and rows.tasks:
         metric, target = rows.tasks[0]
@@ -190,10 +190,10 @@ def overview_figure(run: RunData) -> Figure | None:
             height=230,
         )
     label = results.labels[0] if results.labels else None
-    probes = [figure for figure in (probe_by_layer(results), *probe_by_sparsity(results)[:1]) if figure]
     if label is None or not probes:
-        explained = explained_variance(results)
-        return None if explained is None else replace(explained, name="overview", table=pl.DataFrame(), height=230)
+        if reconstruction is None:
+            return None
+        return replace(reconstruction, name="overview", table=pl.DataFrame(), height=230)
     layer = f"layer {results.codes_layer.layer}"
     titles = {"by layer": label, f"by sparsity, {layer}": layer}
     panels = [
@@ -218,11 +218,14 @@ def overview_figure(run: RunData) -> Figure | None:
 def all_figures(run: RunData) -> dict[str, list[Figure]]:
     """Return every figure that the run's results allow, by section."""
     results = run.results
+    by_layer, by_sparsity = probe_by_layer(results), probe_by_sparsity(results)
+    reconstruction = explained_variance(results)
+    probes = [figure for figure in (by_layer, *by_sparsity[:1]) if figure is not None]
     sections: dict[str, list[Figure | None]] = {
-        "overview": [overview_figure(run)],
-        "layers": [probe_by_layer(results)],
-        "sparsity": [*probe_by_sparsity(results)],
-        "reconstruction": [explained_variance(results)],
+        "overview": [overview_figure(results, probes, reconstruction)],
+        "layers": [by_layer],
+        "sparsity": [*by_sparsity],
+        "reconstruction": [reconstruction],
         "factors": [
             factors_by_sparsity(results, run.categories, "factor_r2"),
             factors_by_sparsity(results, run.categories, "effective_latents"),

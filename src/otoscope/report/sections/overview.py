@@ -5,16 +5,20 @@ from itertools import islice
 from typing import NamedTuple
 
 from otoscope.formatting import NBSP, decimal, known, percent, sparsity
-from otoscope.metrics.representation import CODES, DENSE, representation_label
+from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import Comparison, Relation
+from otoscope.protocols.comparison import Comparison
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import dimensions
+from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import ClipCard, Gallery
-from otoscope.report.sections.strict_findings import ADVANTAGES, COMPACTNESS, LEARNED_LESS, too_few
+from otoscope.report.sections.strict_findings import (
+    describe_advantage,
+    describe_compactness,
+    unlearned_as_compact,
+)
 
 MAX_SENTENCES = 5
 MAX_LATENTS = 3
@@ -127,23 +131,14 @@ def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str
         return f"{numbers}. Neither exceeds permuted targets."
     if (best := comparison.best_baseline) is None:
         return f"{numbers}."
-    advantage = ADVANTAGES.get(comparison.advantage) if comparison.advantage is not None else None
-    decision = advantage or f"Advantage of the codes: {too_few(comparison.codes.groups)}."
-    return f"{numbers}, {text_of(best.estimate.value)} from {best.label}, the best baseline. {decision}"
+    baseline = f"{text_of(best.estimate.value)} from {best.label}, the best baseline"
+    return f"{numbers}, {baseline}. {describe_advantage(comparison)}"
 
 
 def _compactness(comparison: Comparison) -> str:
-    dense, codes = comparison.dense, comparison.codes
-    decision = COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(min(dense.groups, codes.groups))}.")
-    equal = [
-        representation_label(name)
-        for name in LEARNED_LESS
-        if (other := comparison.others.get(name)) is not None
-        and other.measured
-        and comparison.relation_to(name) is not Relation.LOWER
-    ]
-    unlearned = f" {equal[0][:1].upper()}{equal[0][1:]} is as compact, without learning." if equal else ""
+    equal = unlearned_as_compact(comparison)
+    unlearned = f" {capitalised(equal[0])} is as compact, without learning." if equal else ""
     return (
-        f"A factor takes {dimensions(dense.value)} effective dimensions of the layer and {dimensions(codes.value)} of "
-        f"the codes. {decision.format(ratio='')}{unlearned}"
+        f"A factor takes {dimensions(comparison.dense.value)} effective dimensions of the layer and "
+        f"{dimensions(comparison.codes.value)} of the codes. {describe_compactness(comparison)}{unlearned}"
     )

@@ -209,11 +209,12 @@ def _task_finding(comparison: Comparison) -> Finding:
         subject = "baseline" if len(best.representations) == 1 else "baselines"
         verb = "reaches" if len(best.representations) == 1 else "reach"
         said += f" The best {subject}, {best.label}, {verb} {text_of(best.estimate.value)}."
-        said += f" {_advantage(comparison)}{_untrained(comparison, text_of)}"
+        said += f" {describe_advantage(comparison)}{_untrained(comparison, text_of)}"
     return Finding(f"The {target} ({kind})", said)
 
 
-def _advantage(comparison: Comparison) -> str:
+def describe_advantage(comparison: Comparison) -> str:
+    """Return the decision on the codes against the best baseline."""
     advantage = comparison.advantage
     if advantage is None or advantage is Advantage.TOO_FEW_GROUPS:
         return f"Advantage of the codes: {too_few(comparison.codes.groups)}."
@@ -256,9 +257,10 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         return []
     dense, codes = comparison.dense, comparison.codes
     seeds = f"; {text}" if (text := seed_range(comparison.seeds, dimensions)) else ""
-    decision = COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(min(dense.groups, codes.groups))}.")
     ratio = comparison.change
-    decision = decision.format(ratio=f" (ratio {_two(ratio.value)}{interval(ratio, _two)})" if ratio.measured else "")
+    decision = describe_compactness(
+        comparison, ratio=f" (ratio {_two(ratio.value)}{interval(ratio, _two)})" if ratio.measured else ""
+    )
     said = (
         f"A factor takes {dimensions(dense.value)} effective dimensions of the dense layer "
         f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "
@@ -276,10 +278,21 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     ]
     if each:
         said += f" What learned less or nothing: {comma_list(each)}."
-    if equal := [name for name in less if comparison.relation_to(name) is not Relation.LOWER]:
-        labels = comma_list(map(representation_label, equal))
-        said += f" The codes take no fewer than {labels}: compactness alone does not show learning."
+    if equal := unlearned_as_compact(comparison):
+        said += f" The codes take no fewer than {comma_list(equal)}: compactness alone does not show learning."
     return [Finding("Compactness", said)]
+
+
+def describe_compactness(comparison: Comparison, *, ratio: str = "") -> str:
+    """Return the decision on the dimensions that a factor takes; `ratio` is inserted into it."""
+    groups = min(comparison.dense.groups, comparison.codes.groups)
+    return COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(groups)}.").format(ratio=ratio)
+
+
+def unlearned_as_compact(comparison: Comparison) -> list[str]:
+    """Return the labels of representations that learned less and take no more dimensions than the codes."""
+    measured = [name for name in LEARNED_LESS if (other := comparison.others.get(name)) and other.measured]
+    return [representation_label(name) for name in measured if comparison.relation_to(name) is not Relation.LOWER]
 
 
 def _predict_less(results: StrictResults, ridge: Comparison) -> str:
