@@ -7,10 +7,11 @@ Contenders take turns on the same threads and batches; reported are medians over
 turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock
 cpu --threads 1` measures processor time of one thread instead. Each step is the library's own: forward, loss with AuxK
 as by default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
-normalisation. otoscope takes the step that `fit` would take here. `limit` is the encoder's dense product in the fastest
-precision of this machine, plus one read and one write of the weights and both Adam moments at the measured copy
-bandwidth. An option of a peer that is 20 times slower than that peer's default is dropped after one turn; a case ends
-after `CASE_S` seconds, with fewer rounds.
+normalisation. otoscope takes the step that `fit` would take here: on the error at k like the peers, and on the sums of
+errors that the default preset minimises in its first quarter (four budgets) and afterwards (two). `limit` is the
+encoder's dense product in the fastest precision of this machine, plus one read and one write of the weights and both
+Adam moments at the measured copy bandwidth. An option of a peer that is 20 times slower than that peer's default is
+dropped after one turn; a case ends after `CASE_S` seconds, with fewer rounds.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,15 +36,14 @@ PINS = {"torch": "2.13.0", "dictionary-learning": "0.1.0", "eai-sparsify": "1.3.
 SKIPPED_PINS = {"dictionary-learning"}
 """Installed without dependencies: they require an old nnsight for language models, which no trainer uses."""
 
-OWN_IMPORTS = ["numba", "jaxtyping", "lazy_loader", "pydantic", "psutil", "safetensors", "filelock", "einops", "tqdm"]
-"""Imports of otoscope's training and of the peers that the pinned packages do not bring along."""
-
 CASE_S = 150.0
 """Longest time for one case, so that five take less than 15 minutes on any machine; three rounds are always taken."""
 TOO_SLOW = 20.0
 """An option of a peer is dropped if it is this many times slower than the peer's default."""
 DEFAULTS = {"sparsify (Adam)": "sparsify (signum)", "sae-lens (autocast)": "sae-lens"}
 """Default of the peer that each option belongs to."""
+
+OWN = ("otoscope", "otoscope, four budgets", "otoscope, two budgets")
 
 STEPS = 3
 """Consecutive steps per turn, so that caches are as warm as in training."""
@@ -103,7 +104,9 @@ def build_environment() -> Path:
     pins.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
     whole = [name for name in PINS if name not in SKIPPED_PINS]
-    subprocess.run([*install, *whole, *OWN_IMPORTS], check=True)
+    # in the versions that the peers allow: otoscope's training has no newer needs than they do
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    subprocess.run([*install, *whole, *(name.split(">")[0] for name in own)], check=True)
     subprocess.run([*install, "--no-deps", *SKIPPED_PINS, "--editable", str(ROOT)], check=True)
     ready.write_text(stamp)
     return python
@@ -166,13 +169,15 @@ def warm_up(
 
 def report(case: Case, contenders: list[Contender], limits: "Limits") -> dict[str, Any]:
     speed = {c.name: case.batch / statistics.median(c.seconds) for c in contenders}
-    own = speed.pop("otoscope")
-    best = {c.name: case.batch / min(c.seconds) for c in contenders}
-    own_best = best.pop("otoscope")
+    own, first, later = (speed.pop(name) for name in OWN)
+    preset = 1 / (0.25 / first + 0.75 / later)
+    best = {c.name: case.batch / min(c.seconds) for c in contenders if c.name not in OWN[1:]}
+    own_best = best.pop(OWN[0])
     limit_s = limits.seconds()
     fastest = max(speed, key=lambda name: speed[name])
     print(f"\n{case.name}: {case.label}")
     print(f"  {'otoscope':28s} {own:9.0f} rows/s  {1e3 * case.batch / own:8.2f} ms")
+    print(f"  {'its default preset':28s} {preset:9.0f} rows/s  {1e3 * case.batch / preset:8.2f} ms")
     for name, value in sorted(speed.items(), key=lambda item: -item[1]):
         print(f"  {name:28s} {value:9.0f} rows/s  {1e3 * case.batch / value:8.2f} ms  {own / value:5.1f} times slower")
     print(f"  fastest turns: otoscope {own_best:.0f} rows/s, peers {max(best.values()):.0f} rows/s")
@@ -180,8 +185,10 @@ def report(case: Case, contenders: list[Contender], limits: "Limits") -> dict[st
     return {
         "case": case.label,
         "rows_per_s": round(own, 1),
+        "preset_rows_per_s": round(preset, 1),
         "ratio": round(own / speed[fastest], 2),
         "fastest_peer": fastest,
+        "preset_ratio": round(preset / speed[fastest], 2),
         "ratio_of_fastest_turns": round(own_best / max(best.values()), 2),
         "limit_share": round(limit_s * own / case.batch, 3),
         "peers": {name: round(value, 1) for name, value in speed.items()},
@@ -243,14 +250,19 @@ class Limits:
         return f"product {1e3 * seconds:.2f} ms in {name}; memory {self.bandwidth() / 1e9:.1f} GB/s"
 
 
-def otoscope(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
-    from otoscope.sae import SparseAutoencoder, TopK, TrainConfig
-    from otoscope.sae.kernel_step import pick_stepper
+def otoscope(budgets: tuple[float, ...]) -> Callable[[Case, Any, int], Callable[[Any], Any]]:
+    """Step on the sum of the errors at these shares of k."""
 
-    sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train()
-    sae.set_scaling(batch.mean(dim=0), batch.std())
-    stepper = pick_stepper(sae, TrainConfig(), dead_window_rows=10_000_000, threads=threads)
-    return lambda rows: stepper.step(sae.normalise(rows), learning_rate=5e-4)
+    def make(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
+        from otoscope.sae import SparseAutoencoder, TopK, TrainConfig
+        from otoscope.sae.kernel_step import pick_stepper
+
+        sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train()
+        sae.set_scaling(batch.mean(dim=0), batch.std())
+        stepper = pick_stepper(sae, TrainConfig(k_shares=budgets), dead_window_rows=10_000_000, threads=threads)
+        return lambda rows: stepper.step(sae.normalise(rows), learning_rate=5e-4)
+
+    return make
 
 
 def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
@@ -360,7 +372,9 @@ def paper(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
 
 
 MAKERS: dict[str, Callable[[Case, Any, int], Callable[[Any], Any]]] = {
-    "otoscope": otoscope,
+    OWN[0]: otoscope((1.0,)),
+    OWN[1]: otoscope((0.125, 0.25, 0.5, 1.0)),
+    OWN[2]: otoscope((0.25, 1.0)),
     "paper's loop": paper,
     "dictionary-learning": dictionary_learning,
     "sparsify (Adam)": sparsify("adam"),
