@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [model.name for model in MODELS]
     parser.add_argument("--models", nargs="*", choices=names, default=names)
-    parser.add_argument("--rounds", type=int, default=2, help="in addition to one warm-up round")
+    parser.add_argument("--rounds", type=int, default=4, help="in addition to one warm-up round")
     parser.add_argument("--clips", type=int, default=3, help="of five seconds each; three or more")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument(
