@@ -26,6 +26,16 @@ def of(folder: Path, content: str | bytes, name: str = "clips.csv") -> TextTable
     return read_text_table(written(folder, content, name))
 
 
+def test_read_text_table_counts_blanks_around_some_values_of_a_column(tmp_path: Path) -> None:
+    table = of(tmp_path, "path,site,f0\na.wav,north ,1\nb.wav,north,2\nc.wav,\tsouth, 3\nd.wav, ,4\n")
+    assert table.cells["site"].to_list() == ["north", "north", "south", None]
+    assert table.notes == ("clips.csv: blanks around 3 values removed (in site, f0)",)
+    write_table(tmp_path / "clips.parquet", pl.DataFrame({"path": ["a.wav", "b.wav"], "site": ["north ", "north"]}))
+    table = read_text_table(tmp_path / "clips.parquet")
+    assert table.cells["site"].to_list() == ["north", "north"]
+    assert table.notes == ("clips.parquet: blanks around 1 value removed (in site)",)
+
+
 @pytest.mark.parametrize(
     ("content", "note"),
     [

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.errors import CorpusError, quote
-from otoscope.formatting import is_clean, one_line
+from otoscope.formatting import count, is_clean, one_line
 from otoscope.paths import open_regular
 
 MISSING = frozenset(
@@ -219,9 +219,30 @@ def _from_parquet(path: Path) -> TextTable:
     nested = [name for name, dtype in table.schema.items() if dtype.is_nested() or dtype in (pl.Binary(), pl.Object())]
     if nested:
         raise CorpusError(f"{path}: the column {nested[0]!r} is no plain column ({table.schema[nested[0]]}); remove it")
-    cells = table.cast(pl.String()).with_columns(pl.all().str.strip_chars())
+    texts = table.cast(pl.String())
+    cells = texts.with_columns(pl.all().str.strip_chars())
+    padded = {name: int((texts[name] != cells[name]).sum()) for name in texts.columns}
+    filled = {name: int((cells[name] != "").sum()) for name in texts.columns}
     cells = cells.with_columns(pl.when(pl.all().is_in(list(MISSING))).then(None).otherwise(pl.all()).name.keep())
-    return _without_row_numbers(TextTable(path.name, cells, []), dict.fromkeys(cells.columns))
+    notes = _blanks_note(path.name, padded, filled)
+    return _without_row_numbers(TextTable(path.name, cells, [], notes=notes), dict.fromkeys(cells.columns))
+
+
+def _padded(header: list[str], fields: list[str], cells: list[str]) -> list[str]:
+    """Return the columns of a row whose values have blanks around them."""
+    if fields == cells:
+        return []
+    each = zip(header, fields, cells, strict=False)
+    return [name for name, field, cell in each if field and field != cell]
+
+
+def _blanks_note(table: str, padded: Mapping[str, int], filled: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a note on columns in which some values, but not all, had blanks around them, which were removed."""
+    columns = {name: values for name, values in padded.items() if 0 < values < filled[name]}
+    if not columns:
+        return ()
+    shown = ", ".join(list(columns)[:5]) + (", ..." if len(columns) > 5 else "")
+    return (f"{table}: blanks around {count(sum(columns.values()), 'value')} removed (in {shown})",)
 
 
 def decode_text(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
@@ -264,6 +285,7 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
     separator = stated[1] if stated else _separator(text, usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns: list[list[str | None]] = []
+    padded = Counter[str]()
     header: list[str] = []
     lines: list[int] = []
     try:
@@ -281,6 +303,7 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
                 fields = _fitted(fields, header, separator=separator, where=f"{path}: line {line}")
             for column, field in zip(columns, fields, strict=True):
                 column.append(None if field in MISSING else field)
+            padded.update(_padded(header, fields, row))
             lines.append(line)
     except csv.Error as error:
         raise CorpusError(f"{path}: line {reader.line_num + skipped} is not valid CSV ({error})") from error
@@ -288,7 +311,9 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
         raise CorpusError(f"{path} cannot be read: it holds no text")
     names = {name or f"\0{at}": name for at, name in enumerate(header)}
     cells = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=dict.fromkeys(names, pl.String()))
-    table = _without_row_numbers(TextTable(path.name, cells, lines, separator, notes), names)
+    filled = {name: sum(cell is not None for cell in column) for name, column in zip(header, columns, strict=True)}
+    blanks = _blanks_note(path.name, padded, filled)
+    table = _without_row_numbers(TextTable(path.name, cells, lines, separator, (*notes, *blanks)), names)
     if separator != usual and path.suffix.lower() != ".txt":
         spelled = {"\t": "tab"}
         note = f"{path.name} is read with the separator {spelled.get(separator, separator)}"

@@ -103,6 +103,15 @@ def test_more_than_the_allowed_share_stops_the_run(capsys: Capsys, config: Path,
     assert "6 of 36 clips" in told
     assert "(allowed: 10%)" in told
     assert not (out / "corpus.parquet").exists()
+    assert f"All of them and their reasons are listed in {out / 'set_aside.parquet'}" in told
+    listed = pl.read_parquet(out / "set_aside.parquet")
+    assert listed.columns == ["path", "reason"]
+    assert listed.height == 6
+    assert listed["reason"].null_count() == 0
+    # the same run with a larger share continues
+    allowed = call(capsys, "corpus", config, "--out", out, "--set", "max_set_aside=0.2")
+    assert allowed.code == 0, allowed.err
+    assert pl.read_parquet(out / "set_aside.parquet").equals(listed)
 
 
 def test_more_clips_too_short_for_the_model_than_allowed_stop_the_run(

@@ -200,7 +200,7 @@ def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch:
     bars.message("train: 1.0 s")
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"training 2 dictionaries: 0\.5 of 2 dictionaries, .* s left  layer01", shown.err)
+    assert re.search(r"training 2 dictionaries: 0 of 2 dictionaries \(25%\), .* s left  layer01", shown.err)
     assert shown.err.endswith("train: 1.0 s\n")
 
 

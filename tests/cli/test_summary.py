@@ -94,6 +94,16 @@ def test_a_protocol_without_groups_nulls_or_baselines_leaves_cells_empty(tmp_pat
     assert "0.700" in said
 
 
+def test_a_null_that_needs_more_clips_has_its_reason(tmp_path: Path) -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
+    rows = [{**probe, "protocol": "held_out", "value": 0.5, "n": 30, "groups": 3, "null_high": 1.0}]
+    table = probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA)))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    assert "too few to test" in capture.get()
+
+
 def test_probe_table_names_the_protocol_of_each_row() -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     rows = [{**probe, "protocol": name, "value": 0.5, "n": 30, "groups": 3} for name in ("mariotte2025", "held_out")]

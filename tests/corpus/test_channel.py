@@ -148,7 +148,7 @@ def test_warnings_on_channels_name_the_key_and_end_with_it(tmp_path: Path) -> No
     lines = health_summary(mean.suspects, mean.clips)
     assert all("`channel: " in line for line in lines if "copy" not in line)
     assert mean.suspects["finding"].to_list() == ["anti-phase", "speakers", "dead channel"]
-    assert mean.set_aside.rows()[0][1].endswith("its channels cancel in the mono mean; `channel: 1` reads one of them)")
+    assert mean.set_aside.rows()[0][1].endswith("its channels cancel in the mono mean; `channel: 1` reads one of them")
     first = built(tmp_path, kind="folder", root=tmp_path, channel=1)
     assert first.clips.height == 4
     assert not {"anti-phase", "speakers", "dead channel"} & set(first.suspects["finding"])

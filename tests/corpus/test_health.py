@@ -1,11 +1,12 @@
 """Broken data that can be decoded are listed with the rule that they meet; healthy sound is not."""
 
 import numpy as np
+import polars as pl
 import pytest
 import soundfile
 
 from otoscope.corpus.checks import check_clips
-from otoscope.corpus.health import health_summary
+from otoscope.corpus.health import count_suspects, health_summary
 from otoscope.corpus.listing import Listing, listing_table
 
 RATE_HZ = 16_000
@@ -59,6 +60,14 @@ HEALTHY = {
 }
 
 
+def lossy(tmp_path, peak: float, name: str):
+    """Write a recording whose decoded peak is about `peak`, in a lossy format."""
+    wave = speech()
+    soundfile.write(tmp_path / name, peak * wave / np.abs(wave).max(), RATE_HZ)
+    rows = [{"path": name, "group": name}]
+    return check_clips(Listing("x", tmp_path, "", "", listing_table(rows))).suspects.rows()
+
+
 def suspects(tmp_path, waves: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
     for name, wave in waves.items():
         subtype = "PCM_16" if wave.dtype == np.int16 else "FLOAT"
@@ -74,6 +83,46 @@ def test_each_kind_of_broken_data_is_found(tmp_path, finding):
     assert all(clip_id == f"{finding}.wav" for clip_id, _, _ in found)
     assert found[0][1] == finding
     assert detail in (None, found[0][2])
+
+
+@pytest.mark.parametrize("name", ["x.ogg", "x.opus"])
+def test_the_overshoot_of_lossy_formats_is_no_suspect(tmp_path, name):
+    assert lossy(tmp_path, 1.3, name) == []
+    ((_, finding, detail),) = lossy(tmp_path, 3.0, name)
+    assert finding == "loud"
+    assert float(detail) > 2
+
+
+def test_a_finding_on_a_quarter_of_the_clips_is_a_property_of_the_corpus(tmp_path):
+    healthy, cut = {str(seed): speech(1.0, seed) for seed in range(8)}, speech()[: 3 * RATE_HZ // 2]
+    waves = healthy | {"cut1": cut, "cut2": cut * 0.9, "cut3": cut * 0.8}
+    for name, wave in waves.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, RATE_HZ, subtype="FLOAT")
+
+    def found(*names: str) -> tuple[list[tuple[str | None, str, str]], list[str]]:
+        table = listing_table([{"path": f"{name}.wav", "group": name} for name in names])
+        checked = check_clips(Listing("x", tmp_path, "", "", table))
+        suspects = checked.suspects.with_columns(detail=pl.col("detail").str.replace(".*dB", "dB"))
+        return suspects.rows(), health_summary(checked.suspects, checked.clips)
+
+    rows, lines = found(*waves)
+    assert rows == [(None, "cut", "3 of 11 clips")]
+    assert lines == [
+        "property of the corpus: 3 of 11 clips with no fade at the end: the last 10 ms are as loud as the whole clip, "
+        "within 6 dB; not listed"
+    ]
+    rows, lines = found(*healthy, "cut1", "cut2")
+    assert rows == [("cut1.wav", "cut", "dB"), ("cut2.wav", "cut", "dB")]
+    assert lines[0].startswith("suspect: 2 clips with no fade at the end")
+
+
+def test_copies_and_noise_are_listed_however_many(tmp_path):
+    waves = {str(at): lost_byte(6 * speech()) for at in range(12)}
+    found = suspects(tmp_path, waves)
+    assert len([row for row in found if row[1] == "copy"]) == 12
+    assert len([row for row in found if row[1] == "noise"]) == 12
+    table = pl.DataFrame(found, schema=["clip_id", "finding", "detail"], orient="row")
+    assert count_suspects(table) == "12 suspects with 24 findings"
 
 
 def test_healthy_sound_is_no_suspect(tmp_path):
@@ -116,5 +165,6 @@ def test_clips_of_one_length_are_named(tmp_path):
     listing = Listing("x", tmp_path, "", "", listing_table([{"path": f"{name}.wav", "group": name} for name in waves]))
     checked = check_clips(listing)
     (line,) = health_summary(checked.suspects, checked.clips)
-    assert line == "suspect: 10 of 10 clips last exactly 1 s: cut or padded"
+    assert line == "property of the corpus: 10 of 10 files last exactly 1 s, as if cut or padded"
+    assert health_summary(checked.suspects, checked.clips, lengths=False) == []
     assert health_summary(checked.suspects, checked.clips.head(9)) == []

@@ -73,13 +73,40 @@ def test_files_that_are_not_read_are_counted_by_extension(record, tmp_path, monk
     assert files.notes[0].startswith(
         "warning: 2 .m4a, 1 .wma not read: install ffmpeg (https://ffmpeg.org), or convert"
     )
-    assert files.notes[1].startswith("not read, no extension of audio: 2 .txt, 1 no extension, 1 .")
+    assert files.notes[1].startswith("not read, no sound: 2 .txt, 1 no extension, 1 .")
     assert files.notes[1].endswith(" and 3 others")
     program = tmp_path / "ffmpeg"
     program.touch(mode=0o755)
     found = find_audio(tmp_path)
     assert found.paths == ["a.wav", "b.M4A", "c.m4a", "d.wma"]
     assert len(found.notes) == 1
+
+
+def test_files_without_an_extension_of_audio_are_found_by_their_content(record, tmp_path):
+    sound = {form: record(f"known.{form}").read_bytes() for form in ("wav", "flac", "ogg", "aiff", "mp3", "caf", "au")}
+    for form, data in sound.items():
+        (tmp_path / f"bare_{form}").write_bytes(data)
+    (tmp_path / "take.1").write_bytes(sound["wav"])
+    (tmp_path / "tagged").write_bytes(b"ID3\4\0\0\0\0\0\x10" + bytes(16) + sound["mp3"])
+    passed_over = {
+        "copy.wav.bak": sound["wav"],
+        "copy.wav~": sound["wav"],
+        "half.part": sound["flac"],
+        "film": b"RIFF\0\0\0\0AVI " + bytes(100),
+        "text": "\ufeffname,value".encode("utf-16"),
+        "empty": b"",
+    }
+    for name, data in passed_over.items():
+        (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe")
+    found = find_audio(tmp_path)
+    assert found.paths == sorted(
+        [*(f"known.{form}" for form in sound), *(f"bare_{form}" for form in sound), "tagged", "take.1"]
+    )
+    assert found.notes == (
+        "read as sound by their content: 8 no extension, 1 .1",
+        "not read, no sound: 4 no extension, 1 .bak, 1 .wav~, 1 .part",
+    )
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path):

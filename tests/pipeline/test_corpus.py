@@ -66,3 +66,59 @@ def test_suspects_are_printed_and_listed(capsys: pytest.CaptureFixture[str], tab
     assert "suspect: 2 clips with the same sound" in again
     listed = pl.read_parquet(table.with_name("run") / "suspects.parquet")
     assert listed.filter(finding="copy")["clip_id"].to_list() == ["north.wav", "west.wav"]
+
+
+def printed_with(capsys: pytest.CaptureFixture[str], table: Path, rows: list[str], settings: str) -> str:
+    """Run the corpus stage on rows of path, site, sex and species, with further lines of configuration."""
+    table.with_name("c.yaml").write_text(
+        f"model: starter\ncorpus: {{kind: manifest, table: clips.csv, group: site, labels: [sex, species]}}\n{settings}"
+    )
+    return stage(capsys, table, "\n".join(["path,site,sex,species", *rows]))
+
+
+ROWS = [f"{site}.wav,{site},{sex},owl" for site, sex in zip(SITES, ("f", "m", "f", "m"), strict=True)]
+
+
+def test_messages_follow_the_cross_fit(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    printed = printed_with(capsys, table, ROWS, "factors: {egemaps: false}\n")
+    (dictionaries,) = [line for line in printed.splitlines() if "dictionaries and explained variance: train" in line]
+    assert dictionaries.endswith("test 1 clip of 1 group")
+    assert "cross-fit over 4 folds of 4 clips of 4 groups supports no claim" in printed
+    assert "splits.test" not in printed
+    assert "sex is not probed: in a fold of the cross-fit" in printed
+    assert "accuracy" not in printed  # no label can be probed
+    assert "tested once" not in printed  # no factor is measured
+
+
+def test_the_reason_for_a_single_split_of_few_groups_is_printed(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    line = "regressions: one split, no cross-fit over the few groups, because"
+    assert f"{line} splits.cross is 0" in printed_with(capsys, table, ROWS, "splits: {cross: 0}\n")
+    named = "splits: {test_groups: [north], valid_groups: [south]}\n"
+    assert f"{line} splits.valid_groups names groups" in printed_with(capsys, table, ROWS, named)
+    assert line not in printed_with(capsys, table, ROWS, "splits: {cross: 4}\n")
+
+
+def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    names = "abcdefgh"
+    for at, name in enumerate(names):
+        write_audio(tmp_path / f"{name}.wav", tone(200.0 + 20 * at), RATE_HZ)
+    (tmp_path / "c.yaml").write_text(
+        "model: starter\ncorpus: {kind: manifest, table: clips.csv, labels: [sex]}\n"
+        "splits: {valid_groups: [a], test_groups: [b, c, d, e]}\n"
+    )
+    rows = [f"{name}.wav,{name},{'f' if name in 'abcfg' else 'm'}" for name in names]
+    printed = stage(capsys, tmp_path / "clips.csv", "\n".join(["path,group,sex", *rows]))
+    assert "groups per sex (train/valid/test): f 2/1/2, m 1/0/2" in printed
+    assert (
+        "warning: 1 class of sex with a single group in train or test, or none in valid (groups in train/valid/test: "
+        "m 1/0/2): the class cannot be told from its group"
+    ) in printed
+
+
+def test_blanks_around_groups_are_announced_once(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    rows = ["north.wav,north ,f,owl", "east.wav,north,m,owl", "south.wav,south,f,owl", "west.wav,west,f,owl"]
+    printed = printed_with(capsys, table, rows, "")
+    assert printed.count("clips.csv: blanks around 1 value removed (in site)") == 1
+    assert "groups: 3 groups (column site)" in printed

@@ -18,6 +18,7 @@ from otoscope.runs.progress import SilentReporter
 from otoscope.runs.up_to_date import RunSummary
 from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
 
+LINE = "cross-fitted over 5 folds; each of the 5 groups (30 clips) is tested once"
 NOTE = "Cross-fitted over 5 folds: each of the 5 groups is tested once"
 
 
@@ -43,8 +44,11 @@ def test_run_on_few_voices_tests_every_voice_once(summary: RunSummary) -> None:
 
 
 def test_run_on_few_voices_says_which_numbers_are_cross_fitted(summary: RunSummary) -> None:
-    assert any(NOTE in line for line in summary.notes["corpus"])
-    assert NOTE in summary_tables(summary)
+    noted, table = summary.notes["corpus"], summary_tables(summary)
+    assert any(line.strip().startswith("dictionaries and explained variance: train") for line in noted)
+    assert any(line.strip() == f"probes: {LINE}" for line in noted)
+    assert f"probes: {LINE}" in table
+    assert NOTE not in table
     assert summary.report is not None
     page = summary.report.read_text(encoding="utf-8")
     assert page.count(NOTE) >= 2

@@ -8,7 +8,7 @@ import pytest
 from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.results import load_results
 from otoscope.report import write_report
-from otoscope.report.evidence import Evidence, evidence_of_results, warning
+from otoscope.report.evidence import Evidence, evidence_of_clips, evidence_of_results, warning
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -52,6 +52,26 @@ def test_what_makes_evidence_thin_is_said() -> None:
     assert "with a single group no number has an interval" in (warning(Evidence(90, 1)) or "")
     assert "an interval over 2 groups is too wide to decide anything" in (warning(Evidence(90, 2)) or "")
     assert "one clip more or less moves an accuracy by 20 points" in (warning(Evidence(5, 4)) or "")
+
+
+def test_the_warning_fits_the_split_and_the_numbers_that_are_used() -> None:
+    one_split = warning(Evidence(12, 4)) or ""
+    assert "a test split of 12 clips of 4 groups" in one_split
+    assert "splits.test_groups), or test every group once (splits.cross=5)" in one_split
+    crossed = warning(Evidence(12, 4, folds=4)) or ""
+    assert "a cross-fit over 4 folds of 12 clips of 4 groups" in crossed
+    assert "splits." not in crossed
+    assert "an accuracy" in crossed
+    unlabelled = warning(Evidence(12, 4, labels=False)) or ""
+    assert "accuracy" not in unlabelled
+    assert "an R² on 12 clips is too uncertain" in unlabelled
+
+
+def test_evidence_of_clips_counts_what_the_readers_are_tested_on() -> None:
+    clips = pl.DataFrame({"group": list("aabbccdd"), "split": ["train"] * 4 + ["valid"] * 2 + ["test"] * 2})
+    assert evidence_of_clips(clips) == Evidence(2, 1)
+    folds = clips.with_columns(fold=pl.Series([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert evidence_of_clips(folds, labels=False) == Evidence(8, 4, folds=4, labels=False)
 
 
 @pytest.mark.parametrize(("clips", "groups"), [(3, 1), (400, 2), (12, 4)])

@@ -40,7 +40,7 @@ class RateColumn(ProgressColumn):
         rate = ""
         if task.speed:
             rate = f"  {task.speed:,.1f} {unit}/s" if task.speed >= 1 else f"  {1 / task.speed:,.1f} s each"
-        return Text(f"{task.completed:,.0f}{total}{rate}")
+        return Text(f"{int(task.completed + 1e-6):,}{total}{rate}")
 
 
 class RemainingColumn(TimeRemainingColumn):
@@ -139,7 +139,9 @@ class ProgressLine:
         known = rate and can_estimate(self.steps, elapsed_s)
         left = f", {max(self.total - self.done, 0.0) / rate:,.0f} s left" if known else ""
         speed = f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"
-        if self.total == 1:  # 20% instead of 0.2 of 1
-            return f"  {self.title}: {self.done:.0%}{left}  {note}".rstrip()
-        done = f"  {self.title}: {self.done:,.1f}".removesuffix(".0") + f" of {self.total:,.0f} {self.unit}"
+        if self.total == 1:
+            return f"  {self.title}: {self.done / self.total:.0%}{left}  {note}".rstrip()
+        whole = int(self.done + 1e-6)
+        part = "" if abs(self.done - whole) < 1e-6 else f" ({self.done / self.total:.0%})"  # a dictionary takes long
+        done = f"  {self.title}: {whole:,} of {self.total:,.0f} {self.unit}{part}"
         return f"{done}, {speed}{left}  {note}".rstrip()

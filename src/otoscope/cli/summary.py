@@ -47,13 +47,16 @@ def summary_tables(summary: RunSummary) -> str:
     text = StringIO()
     console = plain_console(file=text)
     results = load_results(summary.results)
-    tested = evidence.evidence_of_results(results)
+    corpus = RunFolder(summary.run).corpus
+    clips = read_table(corpus) if corpus.is_file() else None
+    folds = evidence.count_folds(clips)
+    tested = evidence.evidence_of_results(results, folds=folds)
     if tested is not None and (warning := evidence.warning(tested)):
         console.print(warning, soft_wrap=True)
         console.print()
-    corpus = RunFolder(summary.run).corpus
-    if corpus.is_file() and (note := evidence.cross_fit_note(read_table(corpus))):
-        console.print(note, soft_wrap=True)
+    if tested is not None and clips is not None and folds > 1:
+        readers = evidence.reader_names(labels=tested.labels, factors=bool(results.where(metric="factor_r2")))
+        console.print(f"{readers}: {evidence.cross_fit_line(clips)}", soft_wrap=True)
         console.print()
     for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):
         if table is not None:
@@ -107,8 +110,18 @@ PROBE_COLUMNS = ("accuracy", "95 % interval", "permuted labels")
 
 def _probe_cells(row: Row) -> tuple[str, str, str]:
     interval = f"{row['low']:.1%} to {row['high']:.1%}" if known(row["low"]) else ""
-    null = f"{row['null_mean']:.1%}" if known(row["null_mean"]) else ""
-    return f"{row['value']:.1%}", interval, null
+    return f"{row['value']:.1%}", interval, _null_cell(row["null_mean"], row["null_high"], ".1%")
+
+
+def _null_cell(mean: float | None, high: float | None, digits: str) -> str:
+    """Return the mean of a null; the reason if the clips cannot be permuted, which leaves only its upper end of 1."""
+    if mean is not None and known(mean):
+        return format(mean, digits)
+    return NO_NULL if high == 1 else ""
+
+
+NO_NULL = "too few to test"
+"""Text in the place of a null that would need more clips or groups."""
 
 
 def strict_table(results: StrictResults) -> Table | None:
@@ -120,13 +133,13 @@ def strict_table(results: StrictResults) -> Table | None:
     columns = ("question", "dense layer", "SAE codes", "best baseline", "which", "permuted targets")
     table = _table(f"Strict protocol, layer {results.layer}", *columns)
     for comparison in comparisons:
-        best, null = comparison.best_baseline, comparison.codes.null_mean
+        best, codes = comparison.best_baseline, comparison.codes
         table.add_row(
             comparison.target or "common factors",
             f"{comparison.dense.value:.3f}",
-            f"{comparison.codes.value:.3f}",
+            f"{codes.value:.3f}",
             *((f"{best.estimate.value:.3f}", best.label) if best else ("", "")),
-            f"{null:.3f}" if known(null) else "",
+            _null_cell(codes.null_mean, codes.null_high, ".3f"),
         )
     return table
 

@@ -27,6 +27,10 @@ class FactorSettings(Section):
     truth: bool = Field(default=True, description="the factor_* columns of the corpus")
     table: UserPath | None = Field(default=None, description="your own CSV or Parquet, joined by clip_id or path")
 
+    def measures(self, *, corpus_has: bool) -> bool:
+        """Return whether there are factors, for a corpus that has some of its own or none."""
+        return self.egemaps or self.table is not None or (self.truth and corpus_has)
+
 
 class ExtractSettings(Section):
     """Layers, precision and windows of the extraction."""

@@ -31,6 +31,14 @@ class CheckedClips(NamedTuple):
     suspects: pl.DataFrame
 
 
+class TooManySetAside(CorpusError):
+    """More clips are unusable than allowed; `set_aside` lists all of them: `path, reason`."""
+
+    def __init__(self, message: str, set_aside: pl.DataFrame) -> None:
+        super().__init__(message)
+        self.set_aside = set_aside
+
+
 class _DecodedClip(NamedTuple):
     """Result of decoding the clip of a `row`; `reason` is set if it is unusable."""
 
@@ -79,7 +87,7 @@ def check_clips(
     """Decode every listed clip once, in threads; the result does not depend on their number.
 
     An unusable clip is set aside with its reason. With `fail_fast`, raises `AudioError` at the first one in path order.
-    Raises `CorpusError` with the most frequent reasons if a larger share than `max_set_aside` is unusable, or all are.
+    Raises `TooManySetAside` with the most frequent reasons if more than the share `max_set_aside` is unusable, or all.
     """
     if fail_fast and not listing.set_aside.is_empty():
         path, reason = listing.set_aside.row(0)
@@ -184,10 +192,11 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     others = f"; {rest} x others" if rest else ""
     first = named.index(kinds.most_common(1)[0][0]) if named else 0
     example = f". The first of these is {set_aside['path'][first]} ({set_aside['reason'][first]})" if named else ""
-    raise CorpusError(
+    raise TooManySetAside(
         f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
         f" Most frequent reasons: {frequent}{others}{example}. Repair, remove or exclude them, or raise max_set_aside "
-        "(--set max_set_aside=0.5 allows one half)"
+        "(--set max_set_aside=0.5 allows one half)",
+        set_aside,
     )
 
 
@@ -209,8 +218,8 @@ def class_support(clips: pl.DataFrame) -> pl.DataFrame:
 def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
     """Return clips that share audio (the same file bytes and channel, overlapping segments) in more than one group.
 
-    Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: in more than one split, so that test clips occur in
-    train), one row per run of overlapping segments. Rows are sorted by their first clip.
+    Columns: `digest, clip_ids, groups, splits, leaks` (`leaks`: in more than one split or fold, so that test clips
+    occur in train), one row per run of overlapping segments. Rows are sorted by their first clip.
     """
     channel = pl.col("channel") if "channel" in clips.columns else pl.lit(None, dtype=pl.Int64())
     ends = clips.with_columns(
@@ -227,9 +236,10 @@ def shared_recordings(clips: pl.DataFrame) -> pl.DataFrame:
             clip_ids=pl.col("clip_id").sort(),
             groups=pl.col("group").unique().sort(),
             splits=pl.col("split").unique().sort(),
+            folds=(pl.col("fold") if "fold" in clips.columns else pl.lit(0)).n_unique(),
         )
         .filter(pl.col("groups").list.len() > 1)
-        .with_columns(leaks=pl.col("splits").list.len() > 1)
+        .with_columns(leaks=(pl.col("splits").list.len() > 1) | (pl.col("folds") > 1))
         .sort(pl.col("clip_ids").list.first())
         .select("digest", "clip_ids", "groups", "splits", "leaks")
     )

@@ -31,7 +31,7 @@ class OpenSound(Protocol):
     """A sound file that is open: its rate, channels and samples, and the samples themselves in blocks.
 
     `samples` is None until the end is decoded, if no header and no walk states it; it is accurate to `slack`. `note`
-    says what is unusual about the file.
+    says what is unusual about the file. Decoding a lossy encoding (`is_lossy`) may exceed full scale.
     """
 
     rate_hz: int
@@ -39,6 +39,7 @@ class OpenSound(Protocol):
     samples: int | None
     slack: int
     note: str
+    is_lossy: bool
 
     def blocks(self, first: int, count: int | None, block: int) -> Generator[Float32[np.ndarray, "samples channels"]]:
         """Yield the samples from `first` on, at most `count`, in blocks of at most `block`."""
@@ -172,6 +173,10 @@ def _reason(error: Exception) -> str:
     return str(error).strip().rpartition(": ")[2]
 
 
+LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER")
+"""Beginnings of libsndfile's names of lossy encodings that may exceed full scale."""
+
+
 class SndfileSound:
     """Sound that libsndfile decodes, from one file or from several parts in a row."""
 
@@ -181,6 +186,7 @@ class SndfileSound:
         lengths = [part.samples for part in parts]
         self.samples = None if None in lengths else sum(length for length in lengths if length is not None)
         self.slack = sum(part.slack for part in parts)
+        self.is_lossy = any(file.subtype.startswith(LOSSY) for file in files)
 
     def blocks(self, first: int, count: int | None, block: int) -> Generator[Float32[np.ndarray, "samples channels"]]:
         """Yield the samples from `first` on, at most `count`, in blocks of at most `block`."""

@@ -49,6 +49,7 @@ class FfmpegSound:
     samples: int | None = None
     slack = 0
     note = ""
+    is_lossy = True
 
     def __init__(self, path: Path, demuxer: str) -> None:
         """Start the process and read the sample rate; raise `AudioError` if it finds no sound."""

@@ -5,7 +5,7 @@ Levels are measured in windows of 50 ms. Each rule is stated in `FINDINGS`; the 
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,17 +17,26 @@ from otoscope.formatting import count
 
 FINDINGS = {
     "header": "a header that contradicts the sound",
-    "noise": "noise at full scale, as after a lost byte (a fifth of the clip)",
-    "anti-phase": "channels in anti-phase: their mean is 10 dB softer than their powers; `channel: 1` reads one",
+    "noise": "noise at full scale in a fifth of the clip or more, as after a lost byte",
+    "anti-phase": "channels that cancel each other in their mean, by 10 dB or more; `channel: 1` reads one",
     "speakers": "two channels that take turns, as with a microphone per speaker; `channel: each` reads each alone",
-    "dead channel": "a channel 60 dB below the loudest; `channel: 1` or `channel: 2` reads one",
-    "offset": "a constant offset above a fifth of the level",
-    "silence": "at least 1 s and half of the clip 60 dB below its loudest part",
-    "loud": "a peak above full scale",
-    "cut": "no fade: the last 10 ms are as loud as the whole, within 6 dB",
+    "dead channel": "a channel that is 60 dB softer than the loudest; `channel: 1` or `channel: 2` reads one",
+    "offset": "a constant offset of more than a fifth of the level",
+    "silence": "at least 1 s, and half of the clip, that are 60 dB softer than its loudest part",
+    "loud": "a peak above full scale (lossy formats: above twice full scale)",
+    "cut": "no fade at the end: the last 10 ms are as loud as the whole clip, within 6 dB",
     "copy": "the same sound under another name",
 }
 """Kinds of findings, most severe first, and their rules."""
+
+ALWAYS_LISTED = ("noise", "copy")
+"""Findings that no recorder or collection explains, and that no setting of the corpus remedies."""
+
+MIN_CLIPS, PROPERTY_SHARE = 10, 0.25
+"""A finding on a larger share of at least so many clips is a property of the corpus, and its clips are not listed."""
+
+SAME_LENGTH_SHARE = 0.9
+"""Share of at least `MIN_CLIPS` files of one length that is a property of the corpus."""
 
 WINDOW_S, END_S = 0.050, 0.010
 LEAST_OFFSET = 0.005
@@ -36,6 +45,9 @@ NOISE_LEVEL, NOISE_ROUGHNESS, NOISE_SHARE = 0.4, 1.2, 0.2
 
 QUIET = 1e-3
 """60 dB as a ratio of levels."""
+
+LOSSY_PEAK = 2.0
+"""Peak that lossy formats rarely exceed: full-scale recordings decode to 1.14, recordings clipped by 12 dB to 2.0."""
 
 SUSPECT_COLUMNS: dict[str, pl.DataType] = {"clip_id": pl.String(), "finding": pl.String(), "detail": pl.String()}
 
@@ -80,7 +92,7 @@ class SignalProfile:
         """Identity of the sound: the levels of all windows, whatever the file format."""
         return hashlib.sha256(np.concatenate(self._powers).tobytes()).hexdigest()
 
-    def findings(self, *, is_whole_file: bool, note: str = "") -> list[HealthFinding]:
+    def findings(self, *, is_whole_file: bool, is_lossy: bool = False, note: str = "") -> list[HealthFinding]:
         """Return what is suspicious about the clip."""
         powers = np.concatenate(self._powers).astype(np.float64)
         differences = np.concatenate(self._differences).astype(np.float64)
@@ -100,7 +112,7 @@ class SignalProfile:
         quiet = int(np.count_nonzero(window_levels < QUIET * loudest))
         if quiet >= 0.5 * len(powers) and quiet * WINDOW_S >= 1.0:
             found.append(HealthFinding("silence", f"{quiet / len(powers):.0%}"))
-        if self._peak > 1.0:
+        if self._peak > (LOSSY_PEAK if is_lossy else 1.0):
             found.append(HealthFinding("loud", f"{self._peak:.2f}"))
         end_level = math.sqrt(float(np.dot(self._end, self._end)) / len(self._end))
         if is_whole_file and end_level > 0.5 * level:
@@ -132,38 +144,60 @@ class SignalProfile:
 def suspects_table(clips: Sequence[tuple[str, str]], findings: Iterable[tuple[str, HealthFinding]]) -> pl.DataFrame:
     """Return the findings as a table, with those on clips of the same sound.
 
+    A property of the corpus (`PROPERTY_SHARE`) has one row without a clip, and its number of clips as detail.
+
     Args:
         clips: pairs of clip and the identity of its sound.
         findings: pairs of clip and finding.
     """
-    rows = [(clip_id, found.finding, found.detail) for clip_id, found in findings]
+    rows: list[tuple[str | None, str, str]] = [(clip_id, found.finding, found.detail) for clip_id, found in findings]
+    for finding, of_clips in Counter(finding for _, finding, _ in rows).items():
+        is_property = len(clips) >= MIN_CLIPS and of_clips > PROPERTY_SHARE * len(clips)
+        if is_property and finding not in ALWAYS_LISTED:
+            rows = [row for row in rows if row[1] != finding]
+            rows.append((None, finding, f"{of_clips:,} of {count(len(clips), 'clip')}"))
     copies: dict[str, list[str]] = defaultdict(list)
     for clip_id, content in clips:
         copies[content].append(clip_id)
     for same in copies.values():
         rows += [(clip_id, "copy", same[0] if clip_id != same[0] else same[1]) for clip_id in same if len(same) > 1]
     order = {finding: at for at, finding in enumerate(FINDINGS)}
-    rows.sort(key=lambda row: (order[row[1]], row[0]))
+    rows.sort(key=lambda row: (row[0] is None, order[row[1]], row[0] or ""))
     return pl.DataFrame(rows, schema=SUSPECT_COLUMNS, orient="row")
 
 
-def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame) -> list[str]:
-    """Return one line per kind of finding, and one if almost all clips have one length; no line for healthy clips."""
+def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame, *, lengths: bool = True) -> list[str]:
+    """Return one line per kind of finding; no line for healthy clips.
+
+    With `lengths`, almost all files of one length are named too.
+    """
+    listed = suspects.drop_nulls("clip_id")
+    properties = dict(suspects.filter(pl.col("clip_id").is_null()).select("finding", "detail").iter_rows())
     lines: list[str] = []
     for finding, rule in FINDINGS.items():
-        ids = suspects.filter(pl.col("finding") == finding)["clip_id"].to_list()
+        ids = listed.filter(pl.col("finding") == finding)["clip_id"].to_list()
         if ids:
             named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
             lines.append(f"suspect: {count(len(ids), 'clip')} with {rule} ({named})")
+    for finding, of_clips in properties.items():
+        lines.append(f"property of the corpus: {of_clips} with {FINDINGS[finding]}; not listed")
     whole = clips.filter(pl.col("clip_id") == pl.col("path"))
-    if whole.height >= MIN_CLIPS:
+    if lengths and whole.height >= MIN_CLIPS:
         duration_s, same = whole["duration_s"].value_counts(sort=True).row(0)
-        if same >= 0.9 * whole.height:
-            lines.append(
-                f"suspect: {same} of {count(whole.height, 'clip')} last exactly {duration_s:g} s: cut or padded"
-            )
+        if same >= SAME_LENGTH_SHARE * whole.height:
+            files = f"{same:,} of {count(whole.height, 'file')}"
+            lines.append(f"property of the corpus: {files} last exactly {duration_s:g} s, as if cut or padded")
     return lines
 
 
-MIN_CLIPS = 10
-"""Fewer clips of one length are no sign of a cut."""
+def count_suspects(suspects: pl.DataFrame) -> str:
+    """Return the number of clips that are listed, and of findings if some have several; empty without any.
+
+    >>> count_suspects(pl.DataFrame({"clip_id": ["a", "a", "b", None], "finding": ["loud", "cut", "cut", "offset"]}))
+    '2 suspects with 3 findings'
+    """
+    listed = suspects.drop_nulls("clip_id")
+    if listed.is_empty():
+        return ""
+    of_clips = listed["clip_id"].n_unique()
+    return count(of_clips, "suspect") + (f" with {listed.height:,} findings" if listed.height > of_clips else "")

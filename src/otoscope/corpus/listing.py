@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, Field
 
 from otoscope.corpus.audio import EXTENSIONS
+from otoscope.corpus.containers import sniff
 from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS, REMEDY, find_ffmpeg
 from otoscope.errors import ConfigError, CorpusError
 from otoscope.formatting import is_clean, printable
@@ -71,6 +72,8 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
     """
 
     group_noun: ClassVar[str] = "group"
+    sets_length: ClassVar[bool] = False
+    """True if the settings fix the length of all clips."""
 
     kind: str
     annotations: UserPath | None = Field(
@@ -97,10 +100,12 @@ class AudioFiles(NamedTuple):
 
 
 def find_audio(root: Path) -> AudioFiles:
-    """Return every file with an audio extension (any case) under a folder; follow links, skip hidden names.
+    """Return every file with sound under a folder; follow links, skip hidden names.
 
-    Files that need ffmpeg are not read where it is not installed. Raises `CorpusError` if the folder does not exist or
-    holds no audio; the message counts what it holds instead.
+    Files with an extension of audio (any case) are found, and others that begin as sound does (`containers.sniff`),
+    unless their extension marks a copy or an unfinished file (`PARTIAL`). What needs ffmpeg is not read where it is not
+    installed. Raises `CorpusError` if the folder does not exist or holds no audio; the message counts what it holds
+    instead.
     """
     if not root.is_dir():
         state = "is a file, not a folder" if root.is_file() else "does not exist"
@@ -109,16 +114,23 @@ def find_audio(root: Path) -> AudioFiles:
     paths: list[str] = []
     unnamed: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
+    by_content: Counter[str] = Counter()
     for relative in _walk(root):
         extension = PurePosixPath(relative).suffix.lower()
-        if extension not in readable:
+        is_known = extension in EXTENSIONS | FFMPEG_EXTENSIONS
+        if not is_known and not extension.endswith(PARTIAL) and sniff(root / relative):
+            by_content[extension or "no extension"] += 1
+        elif extension not in readable:
             others[extension or "no extension"] += 1
-        elif is_clean(relative):
+            continue
+        if is_clean(relative):
             paths.append(relative)
         else:
             problem = "has a control character" if relative.isascii() else "is not valid UTF-8"
             unnamed.append((printable(relative), f"the file's name {problem}; rename it"))
     notes = _notes_of_others(others)
+    if by_content:
+        notes = (f"read as sound by their content: {_counted(by_content.most_common(MAX_SHOWN))}", *notes)
     if not paths and not unnamed:
         looked_for = f"looked for {' '.join(sorted(readable))}"
         raise CorpusError(f"no audio under {root}: {looked_for}; {'; '.join(notes) or 'found nothing'}")
@@ -134,7 +146,7 @@ def _notes_of_others(others: Counter[str]) -> tuple[str, ...]:
         notes.append(f"warning: {_counted(sound.items())} not read: {REMEDY}")
     if rest:
         more = f" and {sum(n for _, n in rest[MAX_SHOWN:]):,} others" if len(rest) > MAX_SHOWN else ""
-        notes.append(f"not read, no extension of audio: {_counted(rest[:MAX_SHOWN])}{more}")
+        notes.append(f"not read, no sound: {_counted(rest[:MAX_SHOWN])}{more}")
     return tuple(notes)
 
 
@@ -144,6 +156,9 @@ def _counted(extensions: Iterable[tuple[str, int]]) -> str:
 
 MAX_SHOWN = 8
 """Extensions named in a note."""
+
+PARTIAL = (".bak", ".old", ".orig", ".part", ".tmp", ".crdownload", ".download", "~")
+"""Ends of names of copies and unfinished files, which are not read whatever they hold."""
 
 
 def listing_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:

@@ -92,6 +92,22 @@ def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     return clips.with_columns(fold=pl.col("group").replace_strict(fold_of, return_dtype=pl.Int64()))
 
 
+def one_split_reason(clips: pl.DataFrame, splits: Splits, *, stated: bool) -> str:
+    """Return why readers of a corpus of few groups are not cross-fitted; empty if they are, or if groups are many.
+
+    `stated`: the corpus states splits.
+
+    >>> one_split_reason(pl.DataFrame({"group": list("abcdef")}), Splits(cross=0), stated=False)
+    'splits.cross is 0'
+    """
+    if "fold" in clips.columns or clips["group"].n_unique() >= FEW_GROUPS:
+        return ""
+    if splits.cross == 0:
+        return "splits.cross is 0"
+    named = [key for key in ("valid_groups", "test_groups") if getattr(splits, key)]
+    return f"splits.{named[0]} names groups" if named else "the corpus states splits" if stated else ""
+
+
 def group_strata(clips: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     """Return the classes of each group of the labels that are constant within groups and have several groups per class.
 

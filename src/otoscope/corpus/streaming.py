@@ -40,7 +40,7 @@ def measure_clip(
         blocks = mono_blocks(sound, segment, round(BLOCK_S * sound.rate_hz), channel=channel, profile=profile)
         samples = sum(len(block) for block in blocks)
         is_whole_file = start_s == 0.0 and duration_s is None
-        findings = profile.findings(is_whole_file=is_whole_file, note=sound.note)
+        findings = profile.findings(is_whole_file=is_whole_file, is_lossy=sound.is_lossy, note=sound.note)
         return MeasuredClip(samples, sound.rate_hz, findings, profile.content)
 
 

@@ -155,17 +155,25 @@ class Corpus:
         return "<br>".join(lines)
 
     def groups_per_class(self, label: str) -> str:
-        """Return the groups of each class by split for a label of at most ten classes; empty for one of more."""
-        known = self.clips.select("split", "group", label=f"label_{label}").drop_nulls("label")
-        classes = known["label"].unique().sort().to_list()
-        if not 1 < len(classes) <= MAX_CLASSES:
+        """Return the groups of each class for a label of at most ten classes; empty for one of more.
+
+        They are counted by split, unless a cross-fit tests every group.
+        """
+        numbers = self.groups_by_split(label)
+        if not 1 < len(numbers) <= MAX_CLASSES:
             return ""
-        numbers = {
-            (name, split): number
-            for name, split, number in known.group_by("label", "split").agg(pl.col("group").n_unique()).iter_rows()
-        }
-        each = (f"{name} {'/'.join(str(numbers.get((name, split), 0)) for split in SPLITS)}" for name in classes)
-        return f"{self.group_noun}s per {label} ({'/'.join(SPLITS)}): {', '.join(each)}"
+        is_crossed = "fold" in self.clips.columns
+        splits = "" if is_crossed else f" ({'/'.join(SPLITS)})"
+        each = (f"{name} {sum(of) if is_crossed else '/'.join(map(str, of))}" for name, of in numbers.items())
+        return f"{self.group_noun}s per {label}{splits}: {', '.join(each)}"
+
+    def groups_by_split(self, label: str) -> dict[str, tuple[int, ...]]:
+        """Return the number of groups of each class of a label in train, valid and test; classes are sorted."""
+        known = self.clips.select("split", "group", name=f"label_{label}").drop_nulls("name")
+        counted = known.group_by("name").agg(
+            *(pl.col("group").filter(pl.col("split") == split).n_unique().alias(split) for split in SPLITS)
+        )
+        return {name: tuple(of) for name, *of in counted.sort("name").iter_rows()}
 
     def _summary(self) -> list[str]:
         """Return the size, groups per split, labels, factors and clips set aside, one line each."""

@@ -59,10 +59,13 @@ class SignalCheck:
         mean = self._sum / self._samples
         peaks = [_dbfs(float(peak)) for peak in np.maximum(self._high - mean, mean - self._low)]
         if peaks[0] < SILENCE_DBFS:
-            loudest = max(peaks)
-            cancel = "its channels cancel in the mono mean; `channel: 1` reads one of them"
-            cause = cancel if loudest >= SILENCE_DBFS else f"allowed: {SILENCE_DBFS:g} dBFS"
-            raise AudioError(f"silent: the peak is {peaks[0]:.1f} dBFS ({cause})")
+            if max(peaks) >= SILENCE_DBFS:
+                raise AudioError("silent: its channels cancel in the mono mean; `channel: 1` reads one of them")
+            if math.isinf(peaks[0]):
+                raise AudioError("silent: all its samples are equal")
+            raise AudioError(
+                f"silent: its peak is {-peaks[0]:.1f} dB below full scale; allowed: up to {-SILENCE_DBFS:g} dB"
+            )
 
 
 def _dbfs(peak: float) -> float:

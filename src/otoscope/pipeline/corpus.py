@@ -7,14 +7,17 @@ from pathlib import Path
 import polars as pl
 
 from otoscope.activations.store import ActivationStore
-from otoscope.artifacts import fingerprint
+from otoscope.artifacts import fingerprint, write_table
+from otoscope.config import RunConfig
 from otoscope.corpus.catalog import build_corpus, list_clips
-from otoscope.corpus.checks import class_support, make_clip_id, shared_recordings
+from otoscope.corpus.checks import TooManySetAside, class_support, make_clip_id, shared_recordings
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
-from otoscope.corpus.health import health_summary
+from otoscope.corpus.health import count_suspects, health_summary
 from otoscope.corpus.listing import CorpusSpec, Listing
+from otoscope.corpus.splits import one_split_reason
 from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.errors import CorpusError
 from otoscope.formatting import count
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
@@ -48,44 +51,61 @@ def corpus(run: Context) -> None:
         _state_of_files(listing),
     )
 
+    tables = [folder.corpus.with_name(f"{name}.parquet") for name in ("set_aside", "suspects")]
+
     def work() -> None:
         with progress_counter(progress, "checking clips", "clips") as on_progress:
-            built = build_corpus(
-                config.corpus,
-                config.splits,
-                cache=folder.sound,
-                fail_fast=run.fail_fast,
-                max_set_aside=config.max_set_aside,
-                on_progress=on_progress,
-                listing=listing,
-            )
+            try:
+                built = build_corpus(
+                    config.corpus,
+                    config.splits,
+                    cache=folder.sound,
+                    fail_fast=run.fail_fast,
+                    max_set_aside=config.max_set_aside,
+                    on_progress=on_progress,
+                    listing=listing,
+                )
+            except TooManySetAside as error:
+                write_table(tables[0], error.set_aside)
+                raise CorpusError(f"{error}. All of them and their reasons are listed in {tables[0]}") from error
         built.save(folder.corpus)
 
-    tables = [folder.corpus.with_name(f"{name}.parquet") for name in ("set_aside", "suspects")]
     outputs = [folder.corpus, folder.corpus.with_suffix(".json"), *tables]
     run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
     table = load_corpus(folder)
-    splits = table.clips.group_by("split").agg(pl.col("group").n_unique().alias("groups"), pl.len().alias("clips"))
-    shares = {
-        split: f"{count(clips, 'clip')} of {count(groups, 'group')}" for split, groups, clips in splits.iter_rows()
-    }
-    progress.message("  " + ", ".join(f"{split} {shares[split]}" for split in SPLITS))
-    if note := evidence.cross_fit_note(table.clips):
-        progress.message(f"  {note}")
-    for text in (*_columns(listing, table), *listing.notes, *_shortened(listing, table)):
-        progress.message(f"  {text}")
-    probed = probed_labels(table, config)
-    for text in filter(None, map(table.groups_per_class, probed)):
-        progress.message(f"  {text}")
-    for text in _warnings(config.corpus, table, probed, all_labels=config.evaluate.labels is None):
-        progress.message(f"  {text}")
-    for text in health_summary(table.suspects, table.clips):
-        progress.message(f"  {text}")
-    if not table.suspects.is_empty():
-        suspects = count(table.suspects["clip_id"].n_unique(), "suspect")
-        progress.message(f"  {suspects} listed in {tables[1]}; all are used")
+    lines = _summary(run.config, listing, table)
+    if suspects := count_suspects(table.suspects):
+        lines.append(f"{suspects} listed in {tables[1]}; all are used")
     if not table.set_aside.is_empty():
-        progress.message(f"  {count(table.set_aside.height, 'file')} set aside; reasons in {tables[0]}")
+        lines.append(f"{count(table.set_aside.height, 'file')} set aside; reasons in {tables[0]}")
+    for text in lines:
+        progress.message(f"  {text}")
+
+
+def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
+    """Return splits, columns, warnings and suspects of a corpus, one line each."""
+    probed = probed_labels(corpus, config)
+    has_factors = config.factors.measures(corpus_has=bool(corpus.factors))
+    readers = evidence.reader_names(labels=bool(probed), factors=has_factors)
+    lines = _splits(corpus, readers)
+    stated = listing.clips["split"].is_not_null().any()
+    if readers and (reason := one_split_reason(corpus.clips, config.splits, stated=stated)):
+        lines.append(f"{readers}: one split, no cross-fit over the few groups, because {reason}")
+    lines += (*_columns(listing, corpus), *listing.notes, *_shortened(listing, corpus))
+    lines += filter(None, map(corpus.groups_per_class, probed))
+    lines += _warnings(config.corpus, corpus, probed, all_labels=config.evaluate.labels is None)
+    return lines + health_summary(corpus.suspects, corpus.clips, lengths=not config.corpus.sets_length)
+
+
+def _splits(corpus: Corpus, readers: str) -> list[str]:
+    """Return the clips and groups of each split, and of the folds of a cross-fit."""
+    clips = corpus.clips
+    parts = [(split, evidence.Evidence.of(clips.filter(split=split)).description) for split in SPLITS]
+    shares = ", ".join(f"{split} {described}" for split, described in parts)
+    if "fold" not in clips.columns:
+        return [shares]
+    lines = [f"dictionaries and explained variance: {shares}"]
+    return [*lines, f"{readers}: {evidence.cross_fit_line(clips)}"] if readers else lines
 
 
 def _columns(listing: Listing, corpus: Corpus) -> list[str]:
@@ -138,7 +158,7 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
     """Return warnings about results on this corpus."""
     excluded = [name for name in corpus.labels if name not in probed] if all_labels else []
     warnings = [f"warning: {name} is not probed: {unprobeable_reason(corpus, name)}" for name in excluded]
-    if thin_split := evidence.warning(evidence.evidence_of_clips(corpus.clips)):
+    if thin_split := evidence.warning(evidence.evidence_of_clips(corpus.clips, labels=bool(probed))):
         warnings.append(thin_split)
     if corpus.clips["group"].n_unique() == corpus.clips.height:
         warnings.append(_singleton_groups(spec, corpus))
@@ -151,12 +171,34 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
     ):
         names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         warnings.append(f"warning: not in {enough}: {count(len(classes), 'class', 'classes')} of {label} ({names})")
+    warnings += [_thin_classes(corpus, label, set(thin.filter(label=label)["class"])) for label in probed]
     leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])
         recordings = count(leaks.height, "recording")
-        warnings.append(f"warning: {recordings} in more than one split under different groups, such as {first}")
-    return warnings
+        parts = "fold or split" if "fold" in corpus.clips.columns else "split"
+        warnings.append(f"warning: {recordings} in more than one {parts} under different groups, such as {first}")
+    return list(filter(None, warnings))
+
+
+def _thin_classes(corpus: Corpus, label: str, known: set[str]) -> str:
+    """Return a warning of classes with one group in train or test, or none in valid; `known` ones are left out.
+
+    A cross-fit tests every group, so that no split matters.
+    """
+    if "fold" in corpus.clips.columns:
+        return ""
+    numbers = {name: of for name, of in corpus.groups_by_split(label).items() if name not in known}
+    thin = [name for name, (train, valid, test) in numbers.items() if train == 1 or not valid or test == 1]
+    if not thin:
+        return ""
+    each = ", ".join(f"{name} {'/'.join(map(str, numbers[name]))}" for name in thin[:5])
+    more = ", ..." if len(thin) > 5 else ""
+    noun, classes = corpus.group_noun, count(len(thin), "class", "classes")
+    return (
+        f"warning: {classes} of {label} with a single {noun} in train or test, or none in valid "
+        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): the class cannot be told from its {noun}"
+    )
 
 
 def _singleton_groups(spec: CorpusSpec, corpus: Corpus) -> str:

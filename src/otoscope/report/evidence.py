@@ -12,14 +12,22 @@ from otoscope.report.run_data import RunData
 MIN_CLIPS = 20
 """Test clips needed for a claim: with fewer, a single one moves an accuracy by more than five points."""
 
-REMEDY = "Add recordings of other groups, or give more groups to test (splits.test)"
-
 
 class Evidence(NamedTuple):
-    """Clips and groups behind the numbers of a test split."""
+    """Clips and groups behind the tested numbers: of the test split, or of all folds of a cross-fit.
+
+    `labels`: some of the numbers are accuracies.
+    """
 
     clips: int
     groups: int
+    folds: int = 1
+    labels: bool = True
+
+    @classmethod
+    def of(cls, clips: pl.DataFrame, *, folds: int = 1, labels: bool = True) -> "Evidence":
+        """Count clips and their groups."""
+        return cls(clips.height, clips["group"].n_unique(), folds, labels)
 
     @property
     def thin(self) -> bool:
@@ -35,11 +43,50 @@ class Evidence(NamedTuple):
         """
         return f"{count(self.clips, 'clip')} of {count(self.groups, 'group')}"
 
+    @property
+    def test(self) -> str:
+        """Name of the test that the clips belong to."""
+        return "test split" if self.folds == 1 else f"cross-fit over {self.folds} folds"
 
-def evidence_of_clips(clips: pl.DataFrame) -> Evidence:
+    @property
+    def remedy(self) -> str:
+        """Advice to get more groups or clips tested."""
+        if self.folds > 1:
+            return "Add recordings of other groups"
+        return (
+            "Add recordings of other groups, give more groups to test (splits.test or splits.test_groups), or test "
+            "every group once (splits.cross=5)"
+        )
+
+
+def evidence_of_clips(clips: pl.DataFrame, *, labels: bool = True) -> Evidence:
     """Count the test clips of a corpus and their groups; cross-fitting tests all clips."""
-    test = clips if "fold" in clips.columns else clips.filter(pl.col("split") == "test")
-    return Evidence(test.height, test["group"].n_unique())
+    folds = count_folds(clips)
+    return Evidence.of(clips if folds > 1 else clips.filter(pl.col("split") == "test"), folds=folds, labels=labels)
+
+
+def count_folds(clips: pl.DataFrame | None) -> int:
+    """Return the number of folds in which readers are fitted; 1 for the one split."""
+    return 1 if clips is None or "fold" not in clips.columns else clips["fold"].n_unique()
+
+
+def reader_names(*, labels: bool, factors: bool) -> str:
+    """Return the readers of a run that are fitted and tested; empty if there are none.
+
+    >>> reader_names(labels=True, factors=False), reader_names(labels=False, factors=False)
+    ('probes', '')
+    """
+    return " and ".join(name for name, is_fitted in (("probes", labels), ("regressions", factors)) if is_fitted)
+
+
+def cross_fit_line(clips: pl.DataFrame) -> str:
+    """Return the folds of a cross-fit in one line of a terminal.
+
+    >>> cross_fit_line(pl.DataFrame({"group": list("abcde"), "fold": range(5)}))
+    'cross-fitted over 5 folds; each of the 5 groups (5 clips) is tested once'
+    """
+    groups, of_clips = count(clips["group"].n_unique(), "group"), count(clips.height, "clip")
+    return f"cross-fitted over {count_folds(clips)} folds; each of the {groups} ({of_clips}) is tested once"
 
 
 def cross_fit_note(clips: pl.DataFrame | None) -> str:
@@ -59,16 +106,16 @@ def cross_fit_note(clips: pl.DataFrame | None) -> str:
     )
 
 
-def evidence_of_results(results: ResultsTable) -> Evidence | None:
+def evidence_of_results(results: ResultsTable, *, folds: int = 1) -> Evidence | None:
     """Return the most clips and groups behind a probe or a factor; None where there is neither."""
     tested = results.where(split="test", metric=("probe_accuracy", "factor_r2"))
     clips, groups = tested.rows.select(pl.col("n", "groups").max()).row(0)
-    return Evidence(clips or 0, groups or 0) if tested else None
+    return Evidence(clips or 0, groups or 0, folds, bool(tested.where(metric="probe_accuracy"))) if tested else None
 
 
 def evidence_of_run(run: RunData) -> Evidence | None:
     """Return the evidence behind a run's numbers: the tested clips of the results, or else the test split."""
-    tested = evidence_of_results(run.results.shown)
+    tested = evidence_of_results(run.results.shown, folds=count_folds(run.clips))
     return tested if tested or run.clips is None else evidence_of_clips(run.clips)
 
 
@@ -82,6 +129,8 @@ def weakness(evidence: Evidence) -> str:
         return "with a single group no number has an interval over groups, so nothing is known about other groups"
     if evidence.groups < MIN_GROUPS:
         return f"an interval over {evidence.groups} groups is too wide to decide anything"
+    if not evidence.labels:
+        return f"an R² on {count(evidence.clips, 'clip')} is too uncertain to decide anything"
     return f"one clip more or less moves an accuracy by {100 / max(evidence.clips, 1):.0f} points"
 
 
@@ -90,8 +139,8 @@ def warning(evidence: Evidence) -> str | None:
     if not evidence.thin:
         return None
     return (
-        f"warning: a test split of {evidence.description} supports no claim: {weakness(evidence)}; at least "
-        f"{MIN_GROUPS} groups and about {MIN_CLIPS} clips are needed. {REMEDY}"
+        f"warning: a {evidence.test} of {evidence.description} supports no claim: {weakness(evidence)}; at least "
+        f"{MIN_GROUPS} groups and about {MIN_CLIPS} clips are needed. {evidence.remedy}"
     )
 
 
@@ -100,7 +149,7 @@ def caution(evidence: Evidence | None) -> str:
     if evidence is None or not evidence.thin:
         return ""
     return (
-        f"They rest on a test split of {evidence.description}: {weakness(evidence)}. A claim needs at least "
+        f"They rest on a {evidence.test} of {evidence.description}: {weakness(evidence)}. A claim needs at least "
         f"{MIN_GROUPS} test groups (with fewer the page of claims decides nothing) and about {MIN_CLIPS} test clips. "
-        f"{REMEDY}. Until then the page shows that the run works, not what the model represents."
+        f"{evidence.remedy}. Until then the page shows that the run works, not what the model represents."
     )

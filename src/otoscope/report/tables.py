@@ -15,7 +15,7 @@ from otoscope.tables import format_csv
 COLUMNS = (
     "n: number of clips, frames, factors, levels or dictionaries behind a value; null: the same fit with permuted "
     "targets, its mean and its upper end; p: share of permutations with a value as large, of factors "
-    "anywhere in the family."
+    "anywhere in the family. A null with an upper end of 1 and no mean: too few clips or groups to permute."
 )
 """Explanation of columns whose names do not explain themselves."""
 

@@ -55,6 +55,40 @@ def test_frames_decide_where_the_header_contradicts_them(tmp_path, rate_hz, coun
     assert note(path) == expected
 
 
+BROKEN_HEADERS = {
+    "no stream information": lambda data: data[:4] + data[42:],
+    "no metadata": lambda data: data[:4] + data[data.index(b"\xff\xf8") :],
+    "stream information of another kind": lambda data: data[:4] + b"\1" + data[5:],
+    "stream information as last block": lambda data: data[:4] + b"\x80" + data[5:],
+    "a block that is too long": lambda data: data[:6] + b"\1" + data[7:],
+    "a block that is longer than the file": lambda data: data[:5] + b"\x7f" + data[6:],
+    "zeros": lambda data: data[:8] + bytes(34) + data[42:],
+    "ones": lambda data: data[:8] + b"\xff" * 34 + data[42:],
+    "blocks of 65535 samples": lambda data: data[:8] + b"\xff" * 4 + data[12:],
+    "24 bits": lambda data: data[:20] + b"\x01\x70" + data[22:],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_HEADERS)
+def test_a_lost_or_broken_header_is_made_from_the_frames(tmp_path, broken):
+    wave = samples()
+    path = flac(tmp_path / "x.flac", wave)
+    path.write_bytes(BROKEN_HEADERS[broken](path.read_bytes()))
+    np.testing.assert_array_equal(read(path), wave)
+    assert decode(path).rate_hz == 8000
+
+
+def test_a_header_whose_frames_are_lost_is_refused_with_the_reason(tmp_path):
+    path = flac(tmp_path / "x.flac", samples())
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\xff\xf8")])
+    with pytest.raises(AudioError, match="a FLAC header without frames"):
+        decode(path)
+    path.write_bytes(data[:4])
+    with pytest.raises(AudioError, match="a FLAC header without stream information, and no frame"):
+        decode(path)
+
+
 def test_a_header_with_more_samples_than_the_frames_is_refused(tmp_path):
     path = with_fields(flac(tmp_path / "x.flac", samples()), rate_hz=8000, count=30_001)
     with pytest.raises(AudioError, match="truncated: the header declares 30001 samples, its frames hold 30000"):
@@ -98,7 +132,9 @@ def test_a_cut_flac_is_refused(tmp_path, kept):
 def test_frame_headers_state_the_rate_and_the_place(tmp_path, rate_hz):
     path = flac(tmp_path / "x.flac", samples(), rate_hz)
     with path.open("rb") as file:
-        sound = read_info(file, 0).sound
+        info = read_info(file, 0)
+    assert info is not None
+    sound = info.sound
     data = path.read_bytes()
     frame = parse_frame(data, sound)
     assert frame is not None

@@ -56,6 +56,33 @@ OTHERS = (b"\x64\xa3", b"\xa3\x64", b" paf", b"fap ", b"PVF1", b"2BIT")
 """First bytes of rare formats that libsndfile decodes: IRCAM, Paris, PVF, AVR."""
 
 
+def sniff(path: Path) -> bool:
+    """Return whether the first bytes of a file are those of sound that libsndfile reads; false if it cannot be read.
+
+    Containers of video (AVI, MP4, Matroska, ASF) are left out.
+    """
+    try:
+        if not path.is_file():  # a pipe would block
+            return False
+        with path.open("rb") as file:
+            head = file.read(64)
+            if head[:4] in (b"RIFF", b"RIFX", b"RF64"):
+                return head[8:12] == b"WAVE"
+            if head[:4] == b"OggS":
+                return any(mark in head for mark in (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex"))
+            if any(head[at : at + len(mark)] == mark for at, mark, walker in WALKERS if walker not in VIDEO):
+                return True
+            size = size_of(file)
+            start = mpeg.after_tags(file, 0, size)
+            return read_at(file, start, 4) == b"fLaC" or mpeg.find_frame(file, start, size, junk=0) is not None
+    except OSError:
+        return False
+
+
+VIDEO = (boxes.mp4_layout, boxes.matroska_layout, boxes.asf_layout)
+"""Walkers of containers that mostly hold video."""
+
+
 def find_layout(path: Path) -> Layout | None:
     """Return the layout of a sound file; None for rare formats of libsndfile, which no walker knows.
 

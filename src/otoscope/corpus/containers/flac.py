@@ -11,6 +11,12 @@ TAIL = 131_072
 
 BLOCK = 1 << 22
 
+MAX_HEADER = 1 << 25
+"""Bytes of a damaged header, which may hold a picture, that are searched for the first frame."""
+
+BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
+"""Bits per sample by their code in a frame's header."""
+
 RATES_HZ = {
     1: 88_200,
     2: 176_400,
@@ -34,9 +40,8 @@ class StreamInfo(NamedTuple):
     channels: int
     bits: int
     samples: int
-    body: bytes
-    position: int
-    """Of the block's body in the file."""
+    blocks: tuple[int, int]
+    """Smallest and largest number of samples per frame."""
     sound: int
     """Position of the first frame."""
 
@@ -48,6 +53,7 @@ class FlacFrame(NamedTuple):
     number: int
     samples: int
     channels: int
+    bits: int | None
     is_variable: bool
 
     def start(self, block: int) -> int:
@@ -56,15 +62,14 @@ class FlacFrame(NamedTuple):
 
 
 def flac_layout(file: BinaryIO) -> Layout:
-    """Return the layout of a FLAC file; its frames decide where they contradict its header."""
+    """Return the layout of a FLAC file; its frames decide where they contradict its header, or where it is lost."""
     size = size_of(file)
     starts = [_skip_id3(file), *_later_files(file, _skip_id3(file))]
     parts: list[Part] = []
     notes: list[str] = []
     direct = len(starts) == 1 and starts[0] == 0
     for start, stop in zip(starts, [*starts[1:], size], strict=True):
-        info = read_info(file, start)
-        part, note = _part(file, info, ByteSpan(start, stop))
+        part, note = _part(file, ByteSpan(start, stop))
         direct &= part.pieces == (ByteSpan(start, stop),)
         parts.append(part)
         notes += [note] if note else []
@@ -75,23 +80,26 @@ def flac_layout(file: BinaryIO) -> Layout:
     return Layout("FLAC", tuple(parts), direct=direct, demuxer="flac", note="; ".join(notes))
 
 
-def read_info(file: BinaryIO, start: int) -> StreamInfo:
-    """Return the stream information of a FLAC stream that starts at a position."""
-    position, body, body_at = start + 4, b"", 0
+def read_info(file: BinaryIO, start: int) -> StreamInfo | None:
+    """Return the stream information of a FLAC stream that starts at a position; None if it is lost or damaged."""
+    position, body = start + 4, b""
     is_last = False
     while not is_last:
         head = read_at(file, position, 4)
         if len(head) < 4:
-            raise AudioError("truncated: the header of FLAC is incomplete")
+            return None
         is_last, kind, length = head[0] >= 0x80, head[0] & 0x7F, int.from_bytes(head[1:], "big")
         if kind == 0 and not body:
-            body_at, body = position + 4, read_at(file, position + 4, length)
+            body = read_at(file, position + 4, length)
         position += 4 + length
     if len(body) < 34:
-        raise AudioError("cannot be decoded as audio (a FLAC header without stream information)")
-    fields = int.from_bytes(body[10:18], "big")
+        return None
+    fields, blocks = (
+        int.from_bytes(body[10:18], "big"),
+        (int.from_bytes(body[:2], "big"), int.from_bytes(body[2:4], "big")),
+    )
     rate_hz, channels, bits = fields >> 44, (fields >> 41 & 7) + 1, (fields >> 36 & 31) + 1
-    return StreamInfo(rate_hz, channels, bits, fields & (1 << 36) - 1, body, body_at, position)
+    return StreamInfo(rate_hz, channels, bits, fields & (1 << 36) - 1, blocks, position)
 
 
 def parse_frame(data: bytes, at: int) -> FlacFrame | None:
@@ -126,36 +134,68 @@ def parse_frame(data: bytes, at: int) -> FlacFrame | None:
         rate_field * {12: 1000, 13: 1, 14: 10}[rate_code] if rate_code in (12, 13, 14) else RATES_HZ.get(rate_code)
     )
     channels = channel_code + 1 if channel_code < 8 else 2  # the last codes are differences of two channels
-    return FlacFrame(rate_hz, number, samples, channels, bool(head[1] & 1))
+    return FlacFrame(rate_hz, number, samples, channels, BITS.get(bits_code), bool(head[1] & 1))
 
 
-def _part(file: BinaryIO, info: StreamInfo, span: ByteSpan) -> tuple[Part, str]:
-    """Return a FLAC stream as a part, with its header corrected by its frames, and what was corrected."""
-    first = parse_frame(read_at(file, info.sound, 16), 0)
-    last = None if first is None else _last_frame(file, ByteSpan(info.sound, span.stop), first)
-    if first is None or last is None:
+def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
+    """Return a FLAC stream as a part, with a header made from its frames if they contradict its own, and a note."""
+    info = read_info(file, span.start)
+    found = _first_frame(file, info, span)
+    if found is None:
+        reason = "a FLAC header without frames" if info else "a FLAC header without stream information, and no frame"
+        raise AudioError(f"cannot be decoded as audio ({reason})")
+    position, first = found
+    last = _last_frame(file, ByteSpan(position, span.stop), first)
+    if info is not None and last is None:
         # libFLAC decides
         return Part((span,), info.rate_hz, info.channels, info.samples or None), ""
-    rate_hz, channels = first.rate_hz or info.rate_hz, first.channels
-    samples = last.start(first.samples) + last.samples - first.start(first.samples)
-    if (rate_hz, channels, samples) == (info.rate_hz, info.channels, info.samples):
-        return Part((span,), rate_hz, channels, samples), ""
-    if samples < info.samples:
-        raise AudioError(f"truncated: the header declares {info.samples} samples, its frames hold {samples}")
-    # the length 0 is unknown, so libFLAC reads to the end; the checksum of the whole sound is left out
-    fields = rate_hz << 44 | channels - 1 << 41 | info.bits - 1 << 36
-    body = info.body[:10] + fields.to_bytes(8, "big") + bytes(16)
-    pieces = (ByteSpan(span.start, info.position), body, ByteSpan(info.position + 34, span.stop))
+    rate_hz, bits = first.rate_hz or (info.rate_hz if info else 0), first.bits or (info.bits if info else 0)
+    if not rate_hz or not bits:
+        raise AudioError("cannot be decoded as audio (a FLAC header without stream information, which its frames need)")
+    samples = None if last is None else last.start(first.samples) + last.samples - first.start(first.samples)
+    repaired = Part((_header(first, rate_hz, bits), ByteSpan(position, span.stop)), rate_hz, first.channels, samples)
+    if info is None or samples is None or position != info.sound:
+        return repaired, "its header is damaged, and was made anew from its frames"
     differences = [
-        f"its header declares {declared:,} {unit}, its frames hold {found:,}"
-        for declared, found, unit in (
+        f"its header declares {declared:,} {unit}, its frames hold {actual:,}"
+        for declared, actual, unit in (
             (info.samples or samples, samples, "samples"),
             (info.rate_hz, rate_hz, "Hz"),
-            (info.channels, channels, "channels"),
+            (info.channels, first.channels, "channels"),
+            (info.bits, bits, "bits"),
         )
-        if declared != found
+        if declared != actual
     ]
-    return Part(pieces, rate_hz, channels, samples), "; ".join(differences)
+    if samples < info.samples and len(differences) == 1:
+        raise AudioError(f"truncated: the header declares {info.samples} samples, its frames hold {samples}")
+    # libFLAC takes the place of a frame from the size of blocks in the header
+    blocks_differ = not first.is_variable and last != first and info.blocks != (first.samples, first.samples)
+    if differences or blocks_differ or not info.samples:
+        return repaired, "; ".join(differences)
+    return Part((span,), rate_hz, first.channels, samples), ""
+
+
+def _header(first: FlacFrame, rate_hz: int, bits: int) -> bytes:
+    """Return the start of a FLAC file of unknown length, so that libFLAC reads to its end, and without a checksum."""
+    blocks = (16, 0xFFFF) if first.is_variable else (first.samples, first.samples)
+    fields = rate_hz << 44 | first.channels - 1 << 41 | bits - 1 << 36
+    body = b"".join(size.to_bytes(2, "big") for size in blocks) + bytes(6) + fields.to_bytes(8, "big") + bytes(16)
+    return b"fLaC\x80\x00\x00\x22" + body
+
+
+def _first_frame(file: BinaryIO, info: StreamInfo | None, span: ByteSpan) -> tuple[int, FlacFrame] | None:
+    """Return the frame after the header, and its position; if it begins no stream, the first one that does."""
+    stated = None if info is None else parse_frame(read_at(file, info.sound, 16), 0)
+    after_header = None if info is None or stated is None else (info.sound, stated)
+    if after_header and not after_header[1].number:
+        return after_header
+    for position in range(span.start + 4, min(span.stop, span.start + MAX_HEADER), BLOCK):
+        data = read_at(file, position, BLOCK + 16)
+        for match in re.finditer(rb"\xff[\xf8\xf9]", data):
+            frame = parse_frame(data, match.start())
+            if frame is not None and not frame.number:
+                return position + match.start(), frame
+    return after_header  # a stream that was cut from a longer one
 
 
 def _last_frame(file: BinaryIO, span: ByteSpan, first: FlacFrame) -> FlacFrame | None:
@@ -187,8 +227,8 @@ def _later_files(file: BinaryIO, start: int) -> list[int]:
     """Return the positions of further FLAC streams in a file."""
     found: list[int] = []
     info = read_info(file, start)
-    file.seek(info.sound)
-    position, kept = info.sound, b""
+    position, kept = info.sound if info else start + 4, b""
+    file.seek(position)
     while block := file.read(BLOCK):
         data = kept + block
         found += [position - len(kept) + match.start() for match in MARK.finditer(data)]

@@ -88,9 +88,9 @@ def parse_frame(head: bytes) -> MpegFrame | None:
     return MpegFrame(length, samples, rate_hz, 1 if is_mono else 2, layer, side_info)
 
 
-def find_frame(file: BinaryIO, start: int, stop: int) -> int | None:
-    """Return the position of the first of two frames in a row, at most `MAX_JUNK` bytes after `start`."""
-    data = read_at(file, start, min(stop - start, MAX_JUNK) + 4)
+def find_frame(file: BinaryIO, start: int, stop: int, *, junk: int = MAX_JUNK) -> int | None:
+    """Return the position of the first of two frames in a row, at most `junk` bytes after `start`."""
+    data = read_at(file, start, min(stop - start, junk) + 4)
     at = data.find(b"\xff")
     while 0 <= at < len(data) - 3:
         frame = parse_frame(data[at : at + 4])

@@ -82,7 +82,7 @@ def _streams(file: BinaryIO) -> list[_Stream]:
             streams[-1] = streams[-1]._replace(pages=ByteSpan(streams[-1].pages.start, page.stop), end=end)
         position = page.stop
     if not streams:
-        raise AudioError("cannot be decoded as audio (an Ogg file without a stream)")
+        raise AudioError("cannot be decoded as audio (an Ogg file without its first page, which states the encoding)")
     return streams
 
 

@@ -46,6 +46,7 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     """
 
     group_noun: ClassVar[str] = "singer"
+    sets_length: ClassVar[bool] = True
 
     kind: Literal["synth"] = "synth"
     singers: int = Field(default=12, ge=1, le=200, description="number of singers, alternating women and men")
