@@ -182,7 +182,8 @@ def test_too_many_bad_clips_stop_the_run(tmp_path):
     for i in range(3):
         (tmp_path / "sound" / f"empty{i}.wav").write_bytes(b"")
     with pytest.raises(
-        CorpusError, match=r"\d of 5 clips cannot be used, more than the allowed fraction of 0\.2; .*empty file"
+        CorpusError,
+        match=r"\d of the first \d of 5 clips cannot be used, more than max_set_aside=0\.2 allows: .*empty file",
     ):
         steps(corpus_of(tmp_path / "sound"), tmp_path / "store")
 

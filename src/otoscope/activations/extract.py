@@ -275,7 +275,8 @@ def _count_batch(counter: ProgressCounter, batch: BatchDone) -> ExtractionProgre
     counter.spent_s["write"] += batch.write_s
     counter.add(batch.clips, batch.sound_s, len(batch.set_aside))
     if batch.set_aside:
-        counter.check(batch.set_aside[-1])
+        counter.reasons |= dict.fromkeys(batch.set_aside)
+        counter.check()
     return counter.progress(shard=batch.shard, clips_new=batch.clips)
 
 

@@ -60,6 +60,9 @@ class ExtractionProgress(NamedTuple):
         )
 
 
+MAX_NAMED = 20
+"""Clips set aside that are named when they stop an extraction."""
+
 Phase = Literal["encode", "wait", "write"]
 Item = TypeVar("Item")
 
@@ -83,6 +86,8 @@ class ProgressCounter:
     clips: int = 0
     sound_s: float = 0.0
     set_aside: int = 0
+    reasons: dict[str, None] = field(default_factory=dict[str, None])
+    """Clips set aside in this run with their reasons, each once."""
     skipped_clips: int = 0
     skipped_s: float = 0.0
     spent_s: dict[Phase, float] = field(default_factory=lambda: {"encode": 0.0, "wait": 0.0, "write": 0.0})
@@ -119,12 +124,15 @@ class ProgressCounter:
                 return
             yield item
 
-    def check(self, example: str) -> None:
-        """Raise `CorpusError` if more clips than allowed are set aside."""
+    def check(self) -> None:
+        """Raise `CorpusError` with the clips of this run if more than allowed are set aside."""
         if self.set_aside > self.max_set_aside * self.clips_total:
+            named = "; ".join(list(self.reasons)[:MAX_NAMED])
+            more = f"; and {len(self.reasons) - MAX_NAMED} more" if len(self.reasons) > MAX_NAMED else ""
             raise CorpusError(
-                f"{self.set_aside} of {self.clips_total} clips cannot be used, more than the allowed "
-                f"fraction of {self.max_set_aside:g}; the last one: {example}"
+                f"{self.set_aside} of the first {self.clips} of {self.clips_total} clips cannot be used, more than "
+                f"max_set_aside={self.max_set_aside:g} allows: {named}{more}. Repair, remove or exclude them, or raise "
+                "max_set_aside"
             )
 
     def progress(self, *, shard: int, clips_new: int) -> ExtractionProgress:

@@ -89,17 +89,17 @@ def cross_fit_line(clips: pl.DataFrame) -> str:
     return f"cross-fitted over {count_folds(clips)} folds; each of the {groups} ({of_clips}) is tested once"
 
 
-def cross_fit_note(clips: pl.DataFrame | None) -> str:
-    """Return which numbers are cross-fitted, and which rest on the one split; empty without cross-fitting.
+def cross_fit_note(clips: pl.DataFrame | None, readers: str = "probes and regressions") -> str:
+    """Return which numbers are cross-fitted, and which rest on the one split; empty without cross-fitting or readers.
 
     >>> cross_fit_note(pl.DataFrame({"group": list("abcde"), "fold": range(5)})).split(":")[0]
     'Cross-fitted over 5 folds'
     """
-    if clips is None or "fold" not in clips.columns:
+    if clips is None or "fold" not in clips.columns or not readers:
         return ""
     return (
         f"Cross-fitted over {clips['fold'].n_unique()} folds: each of the {clips['group'].n_unique()} groups is tested "
-        "once, by probes and regressions that the other groups fitted, tuned and standardised. The dictionaries were "
+        f"once, by {readers} that the other groups fitted, tuned and standardised. The dictionaries were "
         "trained once, without labels, on the train groups of one split; explained variance and the explanations of "
         "latents are of that split's test groups. Layer and sparsity are chosen on the mean of the folds, so that "
         "what is chosen looks slightly too good"
@@ -111,6 +111,11 @@ def evidence_of_results(results: ResultsTable, *, folds: int = 1) -> Evidence | 
     tested = results.where(split="test", metric=("probe_accuracy", "factor_r2"))
     clips, groups = tested.rows.select(pl.col("n", "groups").max()).row(0)
     return Evidence(clips or 0, groups or 0, folds, bool(tested.where(metric="probe_accuracy"))) if tested else None
+
+
+def readers_of_run(run: RunData) -> str:
+    """Return the readers behind the results of a run."""
+    return reader_names(labels=bool(run.results.labels), factors=bool(run.results.factors))
 
 
 def evidence_of_run(run: RunData) -> Evidence | None:

@@ -11,7 +11,7 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.evidence import cross_fit_note
+from otoscope.report.evidence import cross_fit_note, readers_of_run
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
@@ -161,7 +161,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
 
 
 def _cross_fitting(run: RunData) -> str | None:
-    note = cross_fit_note(run.clips)
+    note = cross_fit_note(run.clips, readers_of_run(run))
     if not note or run.clips is None:
         return None
     factor = decimal(fold_overlap(run.clips["fold"].n_unique()), 2)

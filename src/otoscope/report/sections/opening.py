@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
 from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.evidence import Evidence, cross_fit_note
+from otoscope.report.evidence import Evidence, cross_fit_note, readers_of_run
 from otoscope.report.run_data import RunData
 
 FEW_GROUPS = 5
@@ -56,7 +56,7 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
         )
     elif rests_on is not None:
         scored = f" Scores are computed on {rests_on.description} that no fit and no choice used."
-        if note := cross_fit_note(run.clips):
+        if note := cross_fit_note(run.clips, readers_of_run(run)):
             scored = f" {note}."
     if claims:
         return f"Here the claims are examined for {model} on {_sound(run)}.{scored}"
