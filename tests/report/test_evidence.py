@@ -8,7 +8,7 @@ import pytest
 from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.results import load_results
 from otoscope.report import write_report
-from otoscope.report.evidence import Evidence, evidence_of_clips, evidence_of_results, warning
+from otoscope.report.evidence import Evidence, evidence_of_clips, evidence_of_results, thin_classes, warning
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -65,6 +65,17 @@ def test_the_warning_fits_the_split_and_the_numbers_that_are_used() -> None:
     unlabelled = warning(Evidence(12, 4, labels=False)) or ""
     assert "accuracy" not in unlabelled
     assert "an R² on 12 clips is too uncertain" in unlabelled
+
+
+def test_thin_classes_are_named_unless_a_cross_fit_tests_every_group() -> None:
+    parts = ["train"] * 4 + ["valid"] * 2 + ["test"] * 4
+    clips = pl.DataFrame({"split": parts, "group": list("abcdefghij"), "label_sex": list("ffmmffffmf")})
+    assert thin_classes(clips, "sex", noun="singer") == (
+        "1 class of sex with at most one singer in train or test, or none in valid (singers in train/valid/test: m 2/0/1): "
+        "the class cannot be told from its singer"
+    )
+    assert thin_classes(clips, "sex", unscored=["m"]) == ""
+    assert thin_classes(clips.with_columns(fold=pl.lit(0)), "sex") == ""
 
 
 def test_evidence_of_clips_counts_what_the_readers_are_tested_on() -> None:

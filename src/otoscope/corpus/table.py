@@ -159,21 +159,13 @@ class Corpus:
 
         They are counted by split, unless a cross-fit tests every group.
         """
-        numbers = self.groups_by_split(label)
+        numbers = groups_by_split(self.clips, label)
         if not 1 < len(numbers) <= MAX_CLASSES:
             return ""
         is_crossed = "fold" in self.clips.columns
         splits = "" if is_crossed else f" ({'/'.join(SPLITS)})"
         each = (f"{name} {sum(of) if is_crossed else '/'.join(map(str, of))}" for name, of in numbers.items())
         return f"{self.group_noun}s per {label}{splits}: {', '.join(each)}"
-
-    def groups_by_split(self, label: str) -> dict[str, tuple[int, ...]]:
-        """Return the number of groups of each class of a label in train, valid and test; classes are sorted."""
-        known = self.clips.select("split", "group", name=f"label_{label}").drop_nulls("name")
-        counted = known.group_by("name").agg(
-            *(pl.col("group").filter(pl.col("split") == split).n_unique().alias(split) for split in SPLITS)
-        )
-        return {name: tuple(of) for name, *of in counted.sort("name").iter_rows()}
 
     def _summary(self) -> list[str]:
         """Return the size, groups per split, labels, factors and clips set aside, one line each."""
@@ -189,3 +181,14 @@ class Corpus:
         factors = ", ".join(self.factors[:5]) + (", ..." if len(self.factors) > 5 else "")
         lines.append(f"factors: {len(self.factors)} ({factors})" if factors else "factors: none")
         return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]
+
+
+def groups_by_split(clips: pl.DataFrame, label: str) -> dict[str, tuple[int, ...]]:
+    """Return the number of groups of each class of a label in train, valid and test; classes are sorted.
+
+    >>> groups_by_split(pl.DataFrame({"split": ["train", "test"], "group": ["a", "b"], "label_x": ["u", "u"]}), "x")
+    {'u': (1, 0, 1)}
+    """
+    known = clips.select("split", "group", name=f"label_{label}").drop_nulls("name")
+    of_split = (pl.col("group").filter(pl.col("split") == split).n_unique().alias(split) for split in SPLITS)
+    return {name: tuple(of) for name, *of in known.group_by("name").agg(*of_split).sort("name").iter_rows()}

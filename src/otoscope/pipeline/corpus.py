@@ -171,34 +171,17 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
     ):
         names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         warnings.append(f"warning: not in {enough}: {count(len(classes), 'class', 'classes')} of {label} ({names})")
-    warnings += [_thin_classes(corpus, label, set(thin.filter(label=label)["class"])) for label in probed]
+    for label in probed:
+        unscored = thin.filter(label=label)["class"].to_list()
+        if text := evidence.thin_classes(corpus.clips, label, noun=corpus.group_noun, unscored=unscored):
+            warnings.append(f"warning: {text}")
     leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])
         recordings = count(leaks.height, "recording")
         parts = "fold or split" if "fold" in corpus.clips.columns else "split"
         warnings.append(f"warning: {recordings} in more than one {parts} under different groups, such as {first}")
-    return list(filter(None, warnings))
-
-
-def _thin_classes(corpus: Corpus, label: str, known: set[str]) -> str:
-    """Return a warning of classes with one group in train or test, or none in valid; `known` ones are left out.
-
-    A cross-fit tests every group, so that no split matters.
-    """
-    if "fold" in corpus.clips.columns:
-        return ""
-    numbers = {name: of for name, of in corpus.groups_by_split(label).items() if name not in known}
-    thin = [name for name, (train, valid, test) in numbers.items() if train == 1 or not valid or test == 1]
-    if not thin:
-        return ""
-    each = ", ".join(f"{name} {'/'.join(map(str, numbers[name]))}" for name in thin[:5])
-    more = ", ..." if len(thin) > 5 else ""
-    noun, classes = corpus.group_noun, count(len(thin), "class", "classes")
-    return (
-        f"warning: {classes} of {label} with a single {noun} in train or test, or none in valid "
-        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): the class cannot be told from its {noun}"
-    )
+    return warnings
 
 
 def _singleton_groups(spec: CorpusSpec, corpus: Corpus) -> str:

@@ -1,9 +1,11 @@
 """Test clips and groups behind a run's numbers, how they were cross-fitted, and the warning where they are too few."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
 
+from otoscope.corpus.table import SPLITS, groups_by_split
 from otoscope.formatting import count
 from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.comparison import MIN_GROUPS
@@ -68,6 +70,29 @@ def evidence_of_clips(clips: pl.DataFrame, *, labels: bool = True) -> Evidence:
 def count_folds(clips: pl.DataFrame | None) -> int:
     """Return the number of folds in which readers are fitted; 1 for the one split."""
     return 1 if clips is None or "fold" not in clips.columns else clips["fold"].n_unique()
+
+
+def thin_classes(clips: pl.DataFrame, label: str, *, noun: str = "group", unscored: Sequence[str] = ()) -> str:
+    """Return the classes with at most one group in train or test, or none in valid; empty if there are none.
+
+    `unscored` classes are left out. A cross-fit tests every group, so that no class depends on one split.
+    """
+    if "fold" in clips.columns:
+        return ""
+    numbers = {name: of for name, of in groups_by_split(clips, label).items() if name not in unscored}
+    thin = [name for name, (train, valid, test) in numbers.items() if min(train, test) < 2 or not valid]
+    if not thin:
+        return ""
+    each = ", ".join(f"{name} {'/'.join(map(str, numbers[name]))}" for name in thin[:MAX_NAMED])
+    more = ", ..." if len(thin) > MAX_NAMED else ""
+    return (
+        f"{count(len(thin), 'class', 'classes')} of {label} with at most one {noun} in train or test, or none in valid "
+        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): the class cannot be told from its {noun}"
+    )
+
+
+MAX_NAMED = 5
+"""Classes that are named."""
 
 
 def reader_names(*, labels: bool, factors: bool) -> str:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.config.strict import StrictSettings
-from otoscope.corpus.table import SPLITS
+from otoscope.corpus.table import SPLITS, groups_by_split
 from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.evidence import cross_fit_note, readers_of_run
+from otoscope.report.evidence import cross_fit_note, readers_of_run, thin_classes
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
@@ -195,6 +195,8 @@ def _labels(run: RunData) -> str | None:
     if run.clips is None or not run.results.labels:
         return None
     each: list[str] = []
+    cautions: list[str] = []
+    noun, is_crossed = str(run.corpus.get("group_noun") or "group"), "fold" in run.clips.columns
     for label in run.results.labels:
         column = f"label_{label}"
         if column not in run.clips.columns:
@@ -203,19 +205,18 @@ def _labels(run: RunData) -> str | None:
             run.clips.drop_nulls(column).group_by(column).agg(pl.len().alias("clips"), pl.col("group").n_unique())
         )
         counts = per_class.sort(["clips", column], descending=[True, False]).rows()
-        in_split = {
-            name: dict(part.group_by("split").agg(pl.col("group").n_unique()).iter_rows())
-            for (name,), part in run.clips.drop_nulls(column).group_by(column)
-        }
+        in_split = {name: f": {'/'.join(map(str, of))}" for name, of in groups_by_split(run.clips, label).items()}
         named = [
-            f"{name} ({clips}; {groups}: {'/'.join(str(in_split[name].get(split, 0)) for split in SPLITS)})"
+            f"{name} ({clips}; {groups}{'' if is_crossed else in_split[name]})"
             for name, clips, groups in counts[:MAX_CLASSES]
         ]
         if len(counts) > MAX_CLASSES:
             named.append(f"{len(counts) - MAX_CLASSES} others")
         each.append(f"{label}: {comma_list(named)}")
-    noun = run.corpus.get("group_noun") or "group"
-    return f"Clips per class; {noun}s, and those of {'/'.join(SPLITS)}. {'; '.join(each)}." if each else None
+        if caution := thin_classes(run.clips, label, noun=noun):
+            cautions.append(f" Caution: {caution}.")
+    splits = "" if is_crossed else f", and those of {'/'.join(SPLITS)}"
+    return f"Clips per class; {noun}s{splits}. {'; '.join(each)}.{''.join(cautions)}" if each else None
 
 
 def _codes(run: RunData) -> str | None:
