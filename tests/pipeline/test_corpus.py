@@ -112,8 +112,8 @@ def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixt
     printed = stage(capsys, tmp_path / "clips.csv", "\n".join(["path,group,sex", *rows]))
     assert "groups per sex (train/valid/test): f 2/1/2, m 1/0/2" in printed
     assert (
-        "warning: 1 class of sex with at most one group in train or test, or none in valid (groups in train/valid/test: "
-        "m 1/0/2): the class cannot be told from its group"
+        "warning: 1 class of sex with at most one group in train or test, or none in valid "
+        "(groups in train/valid/test: m 1/0/2): the class cannot be told from its group"
     ) in printed
 
 

@@ -71,8 +71,8 @@ def test_thin_classes_are_named_unless_a_cross_fit_tests_every_group() -> None:
     parts = ["train"] * 4 + ["valid"] * 2 + ["test"] * 4
     clips = pl.DataFrame({"split": parts, "group": list("abcdefghij"), "label_sex": list("ffmmffffmf")})
     assert thin_classes(clips, "sex", noun="singer") == (
-        "1 class of sex with at most one singer in train or test, or none in valid (singers in train/valid/test: m 2/0/1): "
-        "the class cannot be told from its singer"
+        "1 class of sex with at most one singer in train or test, or none in valid "
+        "(singers in train/valid/test: m 2/0/1): the class cannot be told from its singer"
     )
     assert thin_classes(clips, "sex", unscored=["m"]) == ""
     assert thin_classes(clips.with_columns(fold=pl.lit(0)), "sex") == ""
