@@ -160,7 +160,8 @@ def test_wrong_settings_are_told_by_name(
 
 def test_a_folder_without_audio_says_what_lies_there(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
     for path in voices.rglob("*.wav"):
-        path.rename(path.with_suffix(".txt"))
+        path.with_suffix(".txt").write_text("no sound")
+        path.unlink()
     told = fails(capsys, "run", config, "--out", out)
     assert "no audio under" in told
     assert "30 .txt" in told
