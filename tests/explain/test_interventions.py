@@ -1,6 +1,7 @@
 """Interventions whose effect is known: planted concepts in an encoder of rotations, and each operation on the codes."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from otoscope.explain.interventions import (
     with_norm,
 )
 from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
+from otoscope.pipeline.interventions import DIFFERENCES, Arm, paired_differences
 from otoscope.sae import SparseAutoencoder, TopK
 from tests.support.planted_encoder import WIDTH, PlantedClips, axis_sae, linear_encoder, planted_clips
 from tests.support.small_runs import Tiny, tone
@@ -178,3 +180,46 @@ def test_random_latents_have_the_firing_rate_of_the_latent() -> None:
     assert len(set(drawn.tolist())) == 10
     assert 150 not in drawn
     assert np.abs(np.log(rates[drawn] / rates[150])).max() < 0.6
+
+
+def planted_arms(rng: np.random.Generator, groups: int, lead: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return effects of a latent and of a rival in three clips per group; both share the effect of clip and group."""
+    number = np.repeat(np.arange(groups), 3)
+    shared = rng.normal(size=groups)[number] + 0.5 * rng.normal(size=len(number))
+    rival = 1.0 + shared + (0.2 * rng.normal(size=groups))[number] + 0.2 * rng.normal(size=len(number))
+    return lead + shared + 1.0 + 0.2 * rng.normal(size=len(number)), rival, number
+
+
+@pytest.mark.parametrize("groups", [3, 5, 10])
+def test_paired_difference_of_two_arms_is_covered_and_found(groups: int) -> None:
+    rng = np.random.default_rng(groups)
+    covered, paired, separate = np.zeros((3, 800))
+    for draw in range(800):
+        latent, rival, number = planted_arms(rng, groups, 0.6)
+        (difference,) = mean_effects(rival[:, None], latent[:, None], number)
+        own, other = (mean_effects(np.zeros((len(number), 1)), one[:, None], number)[0] for one in (latent, rival))
+        covered[draw] = difference.low <= 0.6 <= difference.high
+        paired[draw], separate[draw] = difference.low > 0, own.low > other.effect
+    # the standard error of a share of 95 % is 0.8 %
+    assert covered.mean() >= 0.925
+    assert paired.mean() > separate.mean() + 0.3
+
+
+def test_differences_pair_latents_with_rivals_of_the_same_size() -> None:
+    arms = [
+        Arm(technique, operation, dose, [], None)
+        for technique in ("latent_by_output", "random_latent", "leace")
+        for operation, dose in (("add", 0.5), ("add", 1.0), ("ablate", 1.0))
+        if (technique, operation) != ("leace", "add")
+    ]
+    effects = {"latent_by_output": 3.0, "random_latent": 1.0, "leace": -1.0}
+    outputs = [effects[arm.technique] * arm.dose * np.ones(6) for arm in arms]
+    found = pl.DataFrame(paired_differences("x: a", arms, outputs, np.repeat(["g", "h", "i"], 2)), schema=DIFFERENCES)
+    assert set(found["technique"]) == {"latent_by_output"}
+    shown = {(row["rival"], row["operation"], row["dose"]): row["difference"] for row in found.iter_rows(named=True)}
+    assert shown == {
+        ("random_latent", "add", 0.5): 1.0,
+        ("random_latent", "add", 1.0): 2.0,
+        ("random_latent", "ablate", 1.0): 2.0,
+        ("leace", "ablate", 1.0): 4.0,
+    }

@@ -1,9 +1,9 @@
 """Robust factors: the regression targets of the strict protocol, insensitive to outlying clips.
 
-Fitted on training rows, applied to all: (1) What openSMILE writes for clips without voiced frames (a pitch of 0
-semitones, level differences of -201 dB) becomes missing. (2) Constant columns and ratios to a mean near zero are
-dropped: one clip in a thousand would hold most of their variance. (3) Near duplicates are grouped, with one
-representative per group. (4) Values are replaced by the normal scores of their ranks (van der Waerden).
+What openSMILE writes for clips without voiced frames (a pitch of 0 semitones, level differences of -201 dB) is first
+made missing (`without_sentinels`). Then, fitted on training rows and applied to all: (1) Constant columns and ratios to
+a mean near zero are dropped: one clip in a thousand would hold most of their variance. (2) Near duplicates are grouped,
+with one representative per group. (3) Values are replaced by the normal scores of their ranks (van der Waerden).
 """
 
 import math
@@ -55,10 +55,9 @@ class RobustFactors:
         """
         if values.ndim != 2 or values.shape[1] != len(self.given):
             raise EvaluationError(f"expected {len(self.given)} factors a row, got shape {values.shape}")
-        known = without_sentinels(values, self.given)
         scores = np.full((len(values), len(self.names)), math.nan)
         for j, (name, (at, score)) in enumerate(zip(self.names, self.knots, strict=True)):
-            column = known[:, self.given.index(name)]
+            column = values[:, self.given.index(name)]
             present = ~np.isnan(column)
             scores[present, j] = np.interp(column[present], at, score)
         return scores
@@ -81,8 +80,8 @@ def make_robust(
     correlated with the others represents the group.
 
     Args:
-        values: one column per factor, NaN if missing.
-        names: column names; the openSMILE rules match on them.
+        values: one column per factor, NaN if missing; openSMILE's columns as `without_sentinels` returns them.
+        names: column names; the rule for ratios matches on them.
         train: training rows.
         duplicate: absolute rank correlation above which two factors count as one; 1 or more keeps all.
         fewest: minimum number of training values per factor.
@@ -90,7 +89,7 @@ def make_robust(
     Raises `EvaluationError` for infinite values, inconsistent arrays, and when no factor remains.
     """
     _check(values, names, train)
-    known = without_sentinels(values[train], names)
+    known = values[train]
     dropped: dict[str, str] = {}
     for j, name in enumerate(names):
         if reason := _reason_to_drop(known[:, j], name, fewest):

@@ -42,10 +42,9 @@ from otoscope.explain.activation_index import remove_index
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
-from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.pipeline.attribution import attribution_tables
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
-from otoscope.pipeline.interventions import ChangedLayer, intervention_table
+from otoscope.pipeline.interventions import ChangedLayer, InterventionTables, intervention_tables
 from otoscope.pipeline.splice import lens_table, splice_table
 from otoscope.protocols import strict
 from otoscope.protocols.strict.compare import ReappearingLatents, read_reappearing_latents
@@ -55,7 +54,7 @@ from otoscope.runs.cards import is_current, write_card
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.inputs import clip_arrays, open_activations
+from otoscope.runs.inputs import Clips, clip_arrays, open_activations
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, training_grid
 from otoscope.sae.checkpoint import CARD
@@ -222,6 +221,11 @@ class _ExplainStage:
         return self.corpus.clips["group"].to_list()
 
     @cached_property
+    def clips(self) -> Clips:
+        """Splits, labels and factors of the clips."""
+        return clip_arrays(self.corpus, FactorTable.load(self.run.folder.factors), self.run.config)
+
+    @cached_property
     def chosen(self) -> list[LatentChoice]:
         """Latents of the gallery."""
         return _choose(self)
@@ -301,13 +305,15 @@ class _ExplainStage:
 
     def interventions_step(self) -> _Step:
         """Return the step that changes latents and rival directions and reads out the last layer."""
-        path, settings = self.run.folder.explain / "interventions.parquet", self.run.config.explain
+        folder, settings = self.run.folder.explain, self.run.config.explain
         inputs = fingerprint(self.inputs, self.store.content_id(), settings.concepts, settings.intervention_clips)
 
         def compute() -> None:
-            write_table(path, intervention_table(self.changed_layer))
+            for name, table in intervention_tables(self.changed_layer)._asdict().items():
+                write_table(folder / f"{name}.parquet", table)
 
-        return _Step("interventions", inputs, [path], compute)
+        paths = [folder / f"{name}.parquet" for name in InterventionTables._fields]
+        return _Step("interventions", inputs, paths, compute)
 
     def erasure_step(self) -> _Step:
         """Return the step that erases each concept, and swaps it between clips."""
@@ -433,8 +439,8 @@ def _write_annotated_labels(stage: _ExplainStage) -> None:
 def _write_top_clips(stage: _ExplainStage) -> None:
     """Write the top-activating clips of the chosen latents."""
     config, folder, watch, corpus = stage.run.config, stage.run.folder, stage.run.progress, stage.corpus
-    table = FactorTable.load(folder.factors)
-    column = {name: position for position, name in enumerate(table.names)}
+    position = {clip_id: row for row, clip_id in enumerate(stage.store.clip_ids)}
+    column = {name: place for place, name in enumerate(stage.clips.factor_names)}
     rate_hz = int(stage.store.manifest["encoder"]["rate_hz"])
     rows = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
     means = stage.index.clip_means() if stage.chosen else np.empty((0, 0))
@@ -467,7 +473,7 @@ def _write_top_clips(stage: _ExplainStage) -> None:
             "latents": member.latents,
         },
         splits=dict(corpus.clips.select("clip_id", "split").iter_rows()),
-        factor_values=lambda factor, clip: float(table.values([clip])[0, column[factor]]),
+        factor_values=lambda factor, clip: float(stage.clips.factors[position[clip], column[factor]]),
     )
 
 
@@ -501,8 +507,7 @@ def choose_member(
 def _choose(stage: _ExplainStage) -> list[LatentChoice]:
     """Return the latents of classes, then those of the best-predicted factors; each latent once."""
     config, compared = stage.run.config, stage.compared
-    clips = clip_arrays(stage.corpus, FactorTable.load(stage.run.folder.factors), config)
-    means = stage.index.clip_means()
+    clips, means = stage.clips, stage.index.clip_means()
     masks: dict[str, Any] = {"train_mask": clips.split != "test", "test_mask": clips.split == "test"}
     masks |= {"groups": stage.groups, "allowed": None if compared is None else compared.stable}
     classes = choose_class_latents(means, clips.labels, top=config.report.classes, **masks)
@@ -514,7 +519,7 @@ def _choose(stage: _ExplainStage) -> list[LatentChoice]:
     score = dict(r2.select("target", "value").iter_rows())
     factors = choose_latents(
         means,
-        without_sentinels(clips.factors, clips.factor_names),
+        clips.factors,
         list(clips.factor_names),
         scores=[score.get(name, float("nan")) for name in clips.factor_names],
         top=config.report.factors,

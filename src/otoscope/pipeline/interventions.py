@@ -1,12 +1,13 @@
 """Steps `interventions` and `erasure` of the stage `explain`: a layer is changed, later layers are read out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
@@ -68,6 +69,26 @@ INTERVENTIONS: dict[str, pl.DataType] = {
 
 `side` is the root mean square effect of the same arm on all concepts that are not entangled with the target.
 """
+
+LATENTS = ("latent_by_activation", "latent_by_output")
+
+DIFFERENCES: dict[str, pl.DataType] = {
+    **{name: pl.String() for name in ("target", "technique", "rival", "operation")},
+    **{name: pl.Float64() for name in ("dose", "difference", "low", "high")},
+    "clips": pl.Int64(),
+    "groups": pl.Int64(),
+}
+"""Columns of `intervention_differences.parquet`: effect of a latent minus that of a rival on the target's readout.
+
+Both change the same clips at the same norm, and the interval is that of the difference, paired over groups.
+"""
+
+
+class InterventionTables(NamedTuple):
+    """Effects of all interventions, and paired differences between latents and their rivals."""
+
+    interventions: pl.DataFrame
+    intervention_differences: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -166,10 +187,11 @@ class ChangedLayer:
         return encoded.layers[self.member.layer][0].numpy().mean(axis=0)
 
 
-def intervention_table(setting: ChangedLayer) -> pl.DataFrame:
+def intervention_tables(setting: ChangedLayer) -> InterventionTables:
     """Return the effects of all interventions on the best-read concepts; empty if no concept can be read out."""
     settings = setting.run.config.explain
     rows: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
     for own in setting.read_concepts(settings.concepts):
         z = setting.targets.values[:, own]
         absent = setting.choose("test", settings.intervention_clips, allowed=np.asarray(z < 0))
@@ -183,14 +205,17 @@ def intervention_table(setting: ChangedLayer) -> pl.DataFrame:
             name = str(setting.targets.concepts[own])
             with task(setting.run.progress, f"intervening on {name}", (len(arms) + 1) * len(clips), "passes"):
                 before = experiment.outputs()
-                for arm in arms:
-                    after = experiment.outputs(lambda i, a=arm: shifted_by(a.shifts[i % len(a.shifts)]))
-                    rows += _rows(setting, own, arm, before, after, clips)
-    return pl.DataFrame(rows, schema=INTERVENTIONS)
+                outputs = [experiment.outputs(lambda i, a=arm: shifted_by(a.shifts[i % len(a.shifts)])) for arm in arms]
+            for arm, after in zip(arms, outputs, strict=True):
+                rows += _rows(setting, own, arm, before, after, clips)
+            differences += paired_differences(
+                name, arms, [after[:, own] for after in outputs], setting.clips.groups[clips]
+            )
+    return InterventionTables(pl.DataFrame(rows, schema=INTERVENTIONS), pl.DataFrame(differences, schema=DIFFERENCES))
 
 
 @dataclass(frozen=True)
-class _Arm:
+class Arm:
     """One intervention; with several shifts, each clip has its own."""
 
     technique: str
@@ -221,7 +246,7 @@ def _choose_latents(setting: ChangedLayer, own: int) -> dict[str, int]:
     return {"latent_by_activation": int(by_activation[0]), "latent_by_output": by_output}
 
 
-def _arms(setting: ChangedLayer, own: int, latents: dict[str, int], *, count: int) -> tuple[list[_Arm], list[_Arm]]:
+def _arms(setting: ChangedLayer, own: int, latents: dict[str, int], *, count: int) -> tuple[list[Arm], list[Arm]]:
     """Return the arms that raise a concept and those that lower it."""
     sae, rows, train = setting.sae, setting.frames.rows, setting.split("train")
     z, statistics = setting.targets.values[:, own], setting.index.statistics
@@ -229,18 +254,19 @@ def _arms(setting: ChangedLayer, own: int, latents: dict[str, int], *, count: in
     random = matched_in_rate(statistics["rate"].to_numpy(), chosen[0], count, exclude=chosen).tolist()
     groups = {**{name: [latent] for name, latent in latents.items()}, "random_latent": random}
     means = relation_direction(setting.pooled[train], z[train])
+    component = component_direction(rows, setting.pooled[train], z[train])
     directions = {name: [atom(sae, i) for i in members] for name, members in groups.items()} | {
         "difference_of_means": [means],
-        "principal_component": [component_direction(rows, setting.pooled[train], z[train])],
+        "principal_component": [component],
         "audio_minus_silence": [rows.mean(axis=0).astype(np.float64) - setting.silence()],
     }
     add = [
-        _Arm(name, "add", dose, [with_norm(constant_shift(d), dose * setting.norm) for d in each], latents.get(name))
+        Arm(name, "add", dose, [with_norm(constant_shift(d), dose * setting.norm) for d in each], latents.get(name))
         for name, each in directions.items()
         for dose in DOSES
     ]
-    remove: list[_Arm] = []
-    operations: tuple[tuple[Operation, list[_Arm]], ...] = (("clamp", add), ("scale", remove), ("ablate", remove))
+    remove: list[Arm] = []
+    operations: tuple[tuple[Operation, list[Arm]], ...] = (("clamp", add), ("scale", remove), ("ablate", remove))
     for operation, arms in operations:
 
         def changed(latent: int, operation: Operation = operation) -> Shift:
@@ -251,19 +277,39 @@ def _arms(setting: ChangedLayer, own: int, latents: dict[str, int], *, count: in
         sign = -1.0 if operation == "ablate" else 1.0
         shifts = {name: [changed(i) for i in members] for name, members in groups.items()}
         shifts["difference_of_means"] = [constant_shift(sign * means)]
+        shifts["principal_component"] = [constant_shift(sign * component)]
         if operation == "ablate":
             shifts["leace"] = [leace(rows, z[setting.frames.clips, None]).shift]
         arms += [
-            _Arm(name, operation, 1.0, [with_norm(shift, reference) for shift in each], latents.get(name))
+            Arm(name, operation, 1.0, [with_norm(shift, reference) for shift in each], latents.get(name))
             for name, each in shifts.items()
         ]
     return add, remove
 
 
+def paired_differences(
+    target: str,
+    arms: Sequence[Arm],
+    outputs: Sequence[Float[np.ndarray, " clips"]],
+    groups: Shaped[np.ndarray, " clips"],
+) -> list[dict[str, Any]]:
+    """Return how much more a latent changes the readout of its concept than each rival of the same size."""
+    own = {(arm.technique, arm.operation, arm.dose): after[:, None] for arm, after in zip(arms, outputs, strict=True)}
+    rows: list[dict[str, Any]] = []
+    for (technique, operation, dose), after in own.items():
+        rivals = [name for name, *size in own if name not in LATENTS and size == [operation, dose]]
+        for rival in rivals if technique in LATENTS else ():
+            (difference,) = mean_effects(own[rival, operation, dose], after, groups)
+            about = {"target": target, "technique": technique, "rival": rival, "operation": operation, "dose": dose}
+            interval = {"difference": difference.effect, "low": difference.low, "high": difference.high}
+            rows.append({**about, **interval, "clips": len(groups), "groups": len(np.unique(groups))})
+    return rows
+
+
 def _rows(
     setting: ChangedLayer,
     own: int,
-    arm: _Arm,
+    arm: Arm,
     before: Float[np.ndarray, "clips concepts"],
     after: Float[np.ndarray, "clips concepts"],
     clips: list[int],

@@ -24,7 +24,6 @@ from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
-from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.resampling.exchange import within_r2
 from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
@@ -116,10 +115,9 @@ def _empty_probe_records(shared: Record) -> Iterator[Record]:
 def _factor_records(
     units: Float[np.ndarray, "clips units"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> Iterator[Record]:
-    factors = without_sentinels(clips.factors, clips.factor_names)
     fits = fit_factors(
         units,
-        factors,
+        clips.factors,
         groups=clips.groups,
         split=clips.reader_split,
         seed=settings.seed,
@@ -134,7 +132,7 @@ def _factor_records(
         if clips.covariates:
             given = shared.with_score("factor_r2_given", _score_given_covariates(fits, clips, j), split="test")
             yield given.widened(clips.folds)
-        n, groups = _count_clips_and_groups(clips, "valid", ~np.isnan(factors[:, j]))
+        n, groups = _count_clips_and_groups(clips, "valid", ~np.isnan(clips.factors[:, j]))
         yield replace(shared, metric="factor_r2", split="valid", value=float(fits.valid_r2[j]), n=n, groups=groups)
         yield replace(shared, metric="completeness", split="test", value=float(spread.completeness[j]))
         yield replace(shared, metric="effective_latents", split="test", value=float(spread.effective_latents[j]))

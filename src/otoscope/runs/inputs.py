@@ -18,6 +18,7 @@ from otoscope.errors import ConfigError, StaleArtifact, quote
 from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
 from otoscope.metrics.record import Record
+from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.resampling.groups import fold_splits, labelled_splits
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder, load_corpus
@@ -176,9 +177,12 @@ def load_inputs(run: Context) -> EvaluationInputs:
 def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
     """Return labels, groups, splits and factors as arrays in the order of the corpus.
 
+    Factors that openSMILE cannot measure in a clip without voice are missing (`without_sentinels`). Only the study's
+    method reads its values as they are, from the table.
+
     Raises what `probed_labels` raises, and `CorpusError` for a covariate that the corpus does not have.
     """
-    factors = table.values(corpus.clips["clip_id"].to_list())
+    factors = without_sentinels(table.values(corpus.clips["clip_id"].to_list()), table.names)
     return Clips(
         split=corpus.clips["split"].to_numpy(),
         groups=corpus.clips["group"].to_numpy(),

@@ -8,6 +8,7 @@ import pytest
 from otoscope.artifacts import read_table
 from otoscope.config import load_config
 from otoscope.errors import ConfigError
+from otoscope.metrics.robust_factors import PITCH
 from otoscope.pipeline.run import run
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
@@ -33,10 +34,17 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> pl.DataFram
 
 
 def factor_table(voices: Path) -> str:
-    """Return the factors of each file: its take, which differs only in noise, and its octave."""
+    """Return the factors of each file: its take, which differs only in noise, its octave, and a pitch.
+
+    The pitch is 0 in the first take, which is what openSMILE writes for a clip without voice.
+    """
     files = sorted(voices.rglob("*.wav"))
-    lines = [f"{path.relative_to(voices).as_posix()},{path.stem[-1]},{int('high' in path.parts)}" for path in files]
-    return "\n".join(["path,take,octave", *lines]) + "\n"
+    high = ["high" in path.parts for path in files]
+    lines = [
+        f"{path.relative_to(voices).as_posix()},{path.stem[-1]},{int(h)},{(24 + 12 * h) * (path.stem[-1] != '0')}"
+        for path, h in zip(files, high, strict=True)
+    ]
+    return "\n".join([f"path,take,octave,{PITCH}", *lines]) + "\n"
 
 
 def of(results: pl.DataFrame, **keys: object) -> pl.DataFrame:
@@ -63,6 +71,13 @@ def test_plan_probes_the_same_clips_as_held_out(results: pl.DataFrame) -> None:
     probes = of(results, metric="probe_accuracy", split="test", representation="dense", layer=1)
     assert sorted(probes["protocol"]) == ["held_out", "mariotte2025"]
     assert probes["n"].n_unique() == probes["groups"].n_unique() == 1
+
+
+def test_plan_alone_reads_the_pitch_of_unvoiced_clips_as_a_value(results: pl.DataFrame) -> None:
+    clips = of(results, metric="probe_accuracy", split="test", protocol="held_out")["n"][0]
+    counted = of(results, target=PITCH, representation="dense", layer=1, split="test")
+    assert set(of(counted, metric="factor_r2_in_sample")["n"]) == {clips}
+    assert set(of(counted, metric="factor_r2")["n"]) == {clips * 2 // 3}
 
 
 def test_plan_without_pooled_saes_is_rejected_early(tmp_path: Path, tiny: Tiny) -> None:

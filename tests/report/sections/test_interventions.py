@@ -11,7 +11,7 @@ from otoscope.artifacts import write_table
 from otoscope.errors import IncompleteArtifact
 from otoscope.explain.splice_scores import LENS
 from otoscope.pipeline.erasure import DOMINANCE, ERASURE, SWAPS
-from otoscope.pipeline.interventions import INTERVENTIONS
+from otoscope.pipeline.interventions import DIFFERENCES, INTERVENTIONS
 from otoscope.report import read_run, write_report
 from otoscope.report.sections.interventions import erasure, interventions
 from tests.support.finished_run import make_run
@@ -44,9 +44,26 @@ def effects(low_of_output: float = 0.8) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=INTERVENTIONS)
 
 
-def write(folder: Path, table: pl.DataFrame) -> None:
+def differences(low_of_means: float = -0.2) -> pl.DataFrame:
+    """Return paired differences that exceed 0 for all rivals but the difference of means."""
+    rows: list[dict[str, object]] = []
+    for technique, operation, dose, sign in (
+        ("latent_by_output", "add", 0.5, 1),
+        ("latent_by_activation", "ablate", 1.0, -1),
+    ):
+        for rival in ("random_latent", "difference_of_means", "principal_component"):
+            low = low_of_means if rival == "difference_of_means" else 0.5
+            ends = sorted((sign * low, sign * 0.9))
+            about = {"target": "technique: breathy", "technique": technique, "rival": rival, "operation": operation}
+            value = {"dose": dose, "difference": sign * 0.6, "low": ends[0], "high": ends[1], "clips": 8, "groups": 4}
+            rows.append({**about, **value})
+    return pl.DataFrame(rows, schema=DIFFERENCES)
+
+
+def write(folder: Path, table: pl.DataFrame, paired: pl.DataFrame | None = None) -> None:
     make_run(folder, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     write_table(folder / "explain" / "interventions.parquet", table)
+    write_table(folder / "explain" / "intervention_differences.parquet", differences() if paired is None else paired)
 
 
 def test_page_compares_the_latent_with_its_rivals_at_equal_norm(tmp_path: Path) -> None:
@@ -55,25 +72,29 @@ def test_page_compares_the_latent_with_its_rivals_at_equal_norm(tmp_path: Path) 
     said = page.section("interventions").replace("\u00a0", " ")
     assert "up to 8 clips of 4 test groups" in said
     assert (
-        "technique: breathy: the latent chosen by output does not move the readout beyond difference of means." in said
+        "technique: breathy: the latent chosen by output added does not move the readout beyond difference of means "
+        "(difference 0.60, \u22120.20 to 0.90); the latent chosen by activation ablated does not move" in said
     )
     assert "0.90 (0.80 to 1.00)" in said
     assert page.mistakes == []
 
 
-def test_verdicts_follow_the_interval_and_few_groups_are_named(tmp_path: Path) -> None:
-    write(tmp_path, effects(low_of_output=0.96))
+def test_verdicts_follow_the_paired_intervals_and_few_groups_are_named(tmp_path: Path) -> None:
+    """The effects of latent and difference of means have intervals that overlap; that of their difference excludes 0."""
+    write(tmp_path, effects(low_of_output=0.1), differences(low_of_means=0.05))
     shown = interventions(read_run(tmp_path))
     assert shown is not None
-    assert shown.paragraphs[-1].endswith("moves the readout more than every rival.")
-    few = effects(low_of_output=math.nan).with_columns(groups=pl.lit(1, dtype=pl.Int64))
+    (added, ablated) = shown.paragraphs[-1].split("; the latent chosen by activation")
+    assert "added moves the readout more than every rival; least beyond" in added
+    assert "moves the readout more than every rival" in ablated
+    few, none = effects().with_columns(groups=pl.lit(1, dtype=pl.Int64)), pl.lit(math.nan)
     write_table(tmp_path / "explain" / "interventions.parquet", few)
+    open_ended = differences().with_columns(low=none, high=none)
+    write_table(tmp_path / "explain" / "intervention_differences.parquet", open_ended)
     shown = interventions(read_run(tmp_path))
     assert shown is not None
-    assert shown.paragraphs[2:] == [
-        "There are too few test groups for a claim.",
-        "technique: breathy: no interval, the comparison with rivals is left open.",
-    ]
+    assert shown.paragraphs[2] == "There are too few test groups for a claim."
+    assert shown.paragraphs[3].count("the comparison with rivals is left open") == 2
 
 
 def test_dose_response_draws_one_line_per_direction(tmp_path: Path) -> None:

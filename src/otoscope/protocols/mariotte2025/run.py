@@ -37,9 +37,11 @@ POOLING = "pool_then_encode"
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan one part per layer and one per SAE that was trained on pooled clips."""
     folder, settings = run.folder, run.config.evaluate.mariotte2025
-    shared = fingerprint(code_version(*CODE), material.fingerprint, settings.model_dump(mode="json"))
+    as_measured = material.factors.values(material.store.clip_ids)
+    raw = np.nan_to_num(as_measured, nan=-1e300).tobytes().hex()
+    shared = fingerprint(code_version(*CODE), material.fingerprint, raw, settings.model_dump(mode="json"))
     layers = material.store.layers
-    known = targets_by_split(material.clips)
+    known = targets_by_split(replace(material.clips, factors=as_measured))
     pooled = [member for member in training_grid(run.config, layers) if member.pooling == POOLING]
     parts = [_dense_part(material, known, layer, settings, shared) for layer in layers]
     parts += [_sae_part(run, material, known, member, settings, shared) for member in pooled]
@@ -53,7 +55,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
 
 def targets_by_split(clips: Clips) -> ClipTargets:
-    """Split labels and groups as the study does; factors are those of the test clips."""
+    """Split labels and groups as the study does; factors are those of the test clips, as openSMILE writes them."""
     side = {name: clips.split == name for name in ("train", "valid", "test")}
     labels = {name: {label: values[mask] for label, values in clips.labels.items()} for name, mask in side.items()}
     groups = clips.groups[side["test"]]

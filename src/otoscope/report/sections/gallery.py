@@ -15,6 +15,7 @@ from otoscope.artifacts import read_table
 from otoscope.explain.selection import MIN_ROWS
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
+from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
@@ -153,12 +154,13 @@ class FactorRanks:
 
 
 def factor_ranks(run: RunData) -> FactorRanks:
-    """Load the factor values of a run's clips; empty if the run folder has none."""
+    """Load the factor values that are known in each of a run's clips; empty if the run folder has none."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
         return FactorRanks({})
-    table = read_table(path).drop("clip_id")
-    known = {name: column[np.isfinite(column)] for name in table.columns for column in [table[name].to_numpy()]}
+    table = read_table(path).drop("clip_id").cast(pl.Float64)
+    measured = without_sentinels(np.stack([column.to_numpy() for column in table], axis=1), table.columns)
+    known = {name: column[np.isfinite(column)] for name, column in zip(table.columns, measured.T, strict=True)}
     return FactorRanks({name: values for name, values in known.items() if values.size})
 
 

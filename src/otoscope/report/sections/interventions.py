@@ -14,7 +14,8 @@ from otoscope.report.tables import TextAndTable, table
 
 DOSE = 0.5
 """Size of the added directions that the table compares."""
-RIVALS = ("random_latent", "difference_of_means", "principal_component", "audio_minus_silence")
+COMPARED = (("latent_by_output", "add", DOSE, 1), ("latent_by_activation", "ablate", 1.0, -1))
+"""Latents that verdicts compare with their rivals, and the direction in which their operation moves the readout."""
 
 
 def interventions(run: RunData) -> TextAndTable | None:
@@ -30,15 +31,17 @@ def interventions(run: RunData) -> TextAndTable | None:
         "layer, in standard deviations of the concept, and the root mean square change of the concepts that are not "
         "correlated with it (others). A direction was added in test clips without the concept; latents were ablated in "
         f"clips with it, the rivals at equal norm. Each value is of up to {count(first['clips'], 'clip')} of "
-        f"{count(first['groups'], 'test group')}, with its 95 % interval over groups."
+        f"{count(first['groups'], 'test group')}, with its 95 % interval over groups. A latent moves the readout more than "
+        "a rival if the interval of their difference excludes 0, on the same clips and paired over groups."
     )
     chosen = (
         "The latent chosen by activation follows the concept most closely; the one chosen by output moves its readout "
         "most on validation clips. Random latents fire about as often as the former."
     )
     few = [] if first["groups"] >= MIN_GROUPS else ["There are too few test groups for a claim."]
-    parts = own.partition_by("target", maintain_order=True)
-    paragraphs = [introduction, chosen, *few, *(_verdict(part) for part in parts)]
+    differences = run.explained("intervention_differences")
+    targets = [] if differences is None else differences.partition_by("target", maintain_order=True)
+    paragraphs = [introduction, chosen, *few, *(_verdict(part) for part in targets)]
     return TextAndTable(paragraphs, table(_compared(own), caption="Interventions", digits=2))
 
 
@@ -63,18 +66,31 @@ def _compared(own: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(found, schema_overrides=schema)
 
 
-def _verdict(own: pl.DataFrame) -> str:
-    """Compare the interval of the latent chosen by output with the effects of its rivals."""
-    target = readable_name(own["target"][0])
-    added = own.filter((pl.col("operation") == "add") & (pl.col("dose") == DOSE))
-    by_technique = {row["technique"]: row for row in added.iter_rows(named=True)}
-    latent = by_technique.get("latent_by_output")
-    if latent is None or not known(latent["low"]):
-        return f"{target}: no interval, the comparison with rivals is left open."
-    beaten = [TECHNIQUES[name] for name in RIVALS if latent["low"] <= by_technique[name]["effect"]]
-    if not beaten:
-        return f"{target}: the latent chosen by output moves the readout more than every rival."
-    return f"{target}: the latent chosen by output does not move the readout beyond {comma_list(beaten)}."
+def _verdict(differences: pl.DataFrame) -> str:
+    """Compare the chosen latents with each rival by the intervals of the paired differences."""
+    each: list[str] = []
+    for technique, operation, dose, sign in COMPARED:
+        rows = differences.filter(technique=technique, operation=operation, dose=dose)
+        if rows.is_empty():
+            continue
+        does = f"the {TECHNIQUES[technique]} {'added' if operation == 'add' else 'ablated'}"
+        if not all(known(low) for low in rows["low"]):
+            each.append(f"{does} has no interval, so that the comparison with rivals is left open")
+            continue
+        rivals = {row["rival"]: row for row in rows.iter_rows(named=True)}
+        beyond = [name for name, row in rivals.items() if (row["low"] if sign > 0 else -row["high"]) > 0]
+        unbeaten = comma_list(_difference(row) for name, row in rivals.items() if name not in beyond)
+        if not unbeaten:
+            least = min(rivals.values(), key=lambda row: sign * row["difference"])
+            each.append(f"{does} moves the readout more than every rival; least beyond {_difference(least)}")
+        else:
+            each.append(f"{does} does not move the readout beyond {unbeaten}")
+    return f"{readable_name(differences['target'][0])}: {'; '.join(each)}."
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    ends = f"{decimal(row['low'], 2)} to {decimal(row['high'], 2)}"
+    return f"{TECHNIQUES[row['rival']]} (difference {decimal(row['difference'], 2)}, {ends})"
 
 
 def erasure(run: RunData) -> TextAndTable | None:

@@ -144,7 +144,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
             f"{PREDICTED_R2} and above the upper end of its null, for which test clips are permuted within their "
             "groups, all factors together: by chance, any factor counts in at most 5 % of runs"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
-            + (" openSMILE reports a pitch of 0 for unvoiced frames." if "eGeMAPSv02" in _sources(run) else "")
+            + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
         else None,

@@ -1,0 +1,72 @@
+"""Clips without voice have no pitch: neither for protocols nor for interventions and erasure."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import pytest
+
+from otoscope.config import RunConfig
+from otoscope.corpus.table import COLUMNS, Corpus
+from otoscope.explain.readouts import Concept
+from otoscope.factors.table import FAILED, FactorCard, FactorTable
+from otoscope.metrics.robust_factors import PITCH
+from otoscope.pipeline.interventions import ChangedLayer
+from otoscope.report import read_run
+from otoscope.report.sections.gallery import factor_ranks
+from otoscope.runs.inputs import Clips, clip_arrays
+from tests.support.finished_run import make_run
+
+GROUPS, EACH = 6, 20
+VOICED = np.arange(GROUPS * EACH) % 2 == 0
+LEVEL = "logRelF0-H1-H2_sma3nz_amean"
+
+
+def corpus_and_factors() -> tuple[Corpus, FactorTable]:
+    """Return clips of which every second has no voice, with a pitch that does not depend on it."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(GROUPS), EACH)
+    ids = [f"clip{i:03d}" for i in range(len(group))]
+    empty = {name: pl.Series([None] * len(ids), dtype=kind) for name, kind in COLUMNS.items()}
+    clips = pl.DataFrame(empty).with_columns(
+        clip_id=pl.Series(ids),
+        group=pl.Series([f"s{g}" for g in group]),
+        split=pl.Series(np.array(["train"] * 3 + ["valid"] + ["test"] * 2)[group]),
+        label_voice=pl.Series(np.where(VOICED, "voiced", "unvoiced")),
+    )
+    pitch, level = 30 + 4 * rng.standard_normal(len(ids)), rng.standard_normal(len(ids))
+    values = {PITCH: np.where(VOICED, pitch, 0.0), LEVEL: np.where(VOICED, level, -201.0)}
+    table = pl.DataFrame({"clip_id": ids, **values})
+    cards = tuple(FactorCard(name, "eGeMAPSv02", "pitch") for name in values)
+    return Corpus("planted", Path(), clips, pl.DataFrame()), FactorTable(table, cards, pl.DataFrame(schema=FAILED))
+
+
+@pytest.fixture(scope="module")
+def clips() -> Clips:
+    config = RunConfig.model_validate({"name": "planted", "corpus": {"kind": "synth"}})
+    return clip_arrays(*corpus_and_factors(), config)
+
+
+def test_clip_arrays_have_no_pitch_for_clips_without_voice(clips: Clips) -> None:
+    assert np.array_equal(np.isnan(clips.factors), np.repeat(~VOICED[:, None], 2, axis=1))
+
+
+def test_changed_layer_does_not_take_voicing_for_pitch(clips: Clips) -> None:
+    """With a pitch of 0 in unvoiced clips the concepts are nearly one: their correlation is 0.99."""
+    nothing = cast(Any, None)
+    layer = ChangedLayer(nothing, nothing, nothing, nothing, nothing, nothing, clips)
+    concepts, z = layer.targets.concepts, layer.targets.values
+    pitch, voice = concepts.index(Concept("factor", PITCH)), concepts.index(Concept("voice", "unvoiced"))
+    assert np.array_equal(np.isnan(z[:, pitch]), ~VOICED)
+    assert z[VOICED & layer.split("train"), pitch].std() == pytest.approx(1.0)
+    assert not layer.targets.entangled[pitch, voice]
+    # clips with and without a concept are chosen by these signs; clips of unknown pitch are neither
+    assert VOICED[layer.choose("test", 50, allowed=np.asarray(z[:, pitch] < 0))].all()
+
+
+def test_factor_ranks_of_a_page_leave_clips_without_voice_out(tmp_path: Path) -> None:
+    corpus_and_factors()[1].save(make_run(tmp_path, layers=(3,), sae_layers=(3,)) / "factors.parquet")
+    known = factor_ranks(read_run(tmp_path)).values
+    assert known[PITCH].min() > 10
+    assert len(known[LEVEL]) == VOICED.sum()
