@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
+from otoscope.resampling.groups import group_sums
+from otoscope.resampling.intervals import FISHER, jackknife_sums
 from otoscope.resampling.maximum import compare_with_maximum
 
 MIN_ROWS = 8
@@ -25,6 +27,7 @@ class LatentChoice:
     would stand for pitch. A factor that is constant within groups is compared over all clips. `null_high` is the
     largest |test_r| with a `p_value` above 0.05 when the test clips are permuted within groups, or their groups, and
     all chosen latents are one family (1 if there are too few);
+    `test_r_high` is the end of the 95 % interval of `test_r` over groups that is farther from 0, in size;
     `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
     same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
     both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0 in
@@ -44,6 +47,7 @@ class LatentChoice:
     test_clips: int
     test_groups: int
     firing: float
+    test_r_high: float = math.nan
     also: tuple[str, ...] = ()
     seeds_found: int | None = None
     seeds_asked: int | None = None
@@ -222,6 +226,7 @@ def _choose_one(
         "test_r": math.nan,
         "null_high": math.nan,
         "p_value": math.nan,
+        "test_r_high": math.nan,
         "overall_r": math.nan,
         "within": within,
         "test_clips": int(test.sum()),
@@ -238,7 +243,23 @@ def _choose_one(
     testable = replace(exchanged, testable=exchanged.testable and exchanged.within == within)
     shuffled = [factor[order, 0] for order in testable.orders(seed=seed)]
     null = np.abs(correlations(latent, np.stack(shuffled, axis=1))[0]) if shuffled else untested
-    return _Chosen({**numbers, "test_r": test_r, "overall_r": overall_r}, null)
+    tested = {"test_r": test_r, "test_r_high": _farther_end(latent, factor, groups[test]), "overall_r": overall_r}
+    return _Chosen({**numbers, **tested}, null)
+
+
+def _farther_end(
+    latent: Float[np.ndarray, "rows 1"], factor: Float[np.ndarray, "rows 1"], groups: Shaped[np.ndarray, " rows"]
+) -> float:
+    """Return the end of the interval over groups of a correlation that is farther from 0, in size."""
+    x, y = (values[:, 0] - values.mean() for values in (latent, factor))
+    sums = group_sums(np.stack([x * y, x**2, y**2], axis=-1), groups)
+
+    def correlation(drawn: Float[np.ndarray, "drawn 3"]) -> Float[np.ndarray, " drawn"]:
+        size = np.sqrt(drawn[..., 1] * drawn[..., 2])
+        return np.divide(drawn[..., 0], size, out=np.full(size.shape, math.nan), where=size > 0)
+
+    _, low, high = jackknife_sums(sums, correlation, scale=FISHER)
+    return float(np.maximum(np.abs(low), np.abs(high)))
 
 
 def _check(

@@ -203,8 +203,14 @@ class Results(ResultsTable):
         return [name for name in self.factors if name not in measured]
 
     def with_test_values(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Keep the rows of factors that have a held-out R² from some representation."""
-        return rows.filter(~pl.col("target").is_in(self.unmeasured_factors))
+        """Keep the rows of factors that have a held-out R² from some representation.
+
+        The column `within_high` is added: the upper end of the interval of R² within groups, null where it is unknown.
+        """
+        keys = ["layer", "representation", "pooling", "sae_id", "target"]
+        within = self.of("factor_r2_within").select(*keys, pl.col("high").fill_nan(None).alias("within_high"))
+        measured = rows.filter(~pl.col("target").is_in(self.unmeasured_factors))
+        return measured.join(within.unique(keys), on=keys, how="left", nulls_equal=True, maintain_order="left")
 
     @property
     def unmeasured_note(self) -> str | None:
@@ -230,13 +236,26 @@ def predicted() -> pl.Expr:
 
 
 def between_only() -> pl.Expr:
-    """Return the condition under which a factor's R² is no higher than the differences between groups alone give."""
-    return _reaches() & _within_null() & (pl.col("null_high") < 1)
+    """Return the condition under which a factor with this R² is not predicted within groups.
+
+    It does not exceed its null, and within groups R² is surely below what a predicted factor has: the upper end of its
+    interval is. The rows are those of `Results.with_test_values`.
+    """
+    return _unconfirmed() & (pl.col("within_high") < PREDICTED_R2).fill_null(value=False)
+
+
+def too_weak() -> pl.Expr:
+    """Return the condition under which a factor does not exceed its null, and may yet be predicted within groups."""
+    return _unconfirmed() & ~between_only()
 
 
 def untestable() -> pl.Expr:
     """Return the condition under which too few clips or groups can be exchanged for a test of a factor."""
     return _reaches() & (pl.col("null_high") >= 1)
+
+
+def _unconfirmed() -> pl.Expr:
+    return _reaches() & _within_null() & (pl.col("null_high") < 1)
 
 
 def _reaches() -> pl.Expr:

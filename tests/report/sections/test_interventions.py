@@ -80,7 +80,7 @@ def test_page_compares_the_latent_with_its_rivals_at_equal_norm(tmp_path: Path) 
 
 
 def test_verdicts_follow_the_paired_intervals_and_few_groups_are_named(tmp_path: Path) -> None:
-    """The effects of latent and difference of means have intervals that overlap; that of their difference excludes 0."""
+    """Latent and difference of means have intervals that overlap, and the interval of their difference excludes 0."""
     write(tmp_path, effects(low_of_output=0.1), differences(low_of_means=0.05))
     shown = interventions(read_run(tmp_path))
     assert shown is not None

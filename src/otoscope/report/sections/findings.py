@@ -12,7 +12,7 @@ from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import PREDICTED_R2, Results, between_only, median_of, predicted, untestable
+from otoscope.report.results import PREDICTED_R2, Results, between_only, median_of, predicted, too_weak, untestable
 from otoscope.report.run_data import RunData
 from otoscope.resampling.groups import labelled_splits
 from otoscope.runs.inputs import reader_split
@@ -93,6 +93,8 @@ def _factor_tiles(results: Results) -> list[Tile]:
         lines.append(f"without a test value: {count(len(missing), 'further factor')}")
     if between := rows.filter(between_only()).height:
         lines.append(f"between groups only: {count(between, 'further factor')}")
+    if weak := rows.filter(too_weak()).height:
+        lines.append(f"too weak to tell: {count(weak, 'further factor')}")
     text = f"{rows.filter(predicted()).height} of {rows.height}"
     return [_tile(f"factors predicted, {name}, layer {layer}", text, rows.row(0, named=True), lines)]
 
@@ -331,6 +333,8 @@ def _around(rows: pl.DataFrame, noun: str) -> str:
         parts.append(f"null up to {decimal(null, 2)}")
     if between := rows.filter(between_only()).height:
         parts.append(f"{between} more between {noun}s only")
+    if weak := rows.filter(too_weak()).height:
+        parts.append(f"{weak} more too weak to tell")
     if few := rows.filter(untestable()).height:
         parts.append(f"{few} more with too few {noun}s to test")
     return ", ".join(parts)

@@ -17,13 +17,14 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.protocols.comparison import MIN_GROUPS
+from otoscope.report.results import PREDICTED_R2
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
 
 CHANCE = "Not beyond chance on test clips"
 OPPOSITE = "Opposite sign on test clips"
 UNTESTABLE = "Too few test clips or groups to test"
-BETWEEN = "Between groups only: within them not beyond chance"
+BETWEEN = "Between groups only"
 
 
 def latent_status(row: Mapping[str, Any]) -> str:
@@ -31,7 +32,9 @@ def latent_status(row: Mapping[str, Any]) -> str:
 
     `row` is a latent of a factor or, with a `label`, of a class of that label. The test correlation must exceed its
     null in size and have the sign of the training correlation. It is that within groups; a latent that follows the
-    factor between them only, as one of the singer's sex does, is no latent of the factor. With fewer than three test
+    factor between them only, as one of the singer's sex does, is no latent of the factor. This is said only where the
+    interval of the correlation within groups ends below that of an R² of `PREDICTED_R2`: a weak relation within groups
+    is not beyond chance either. With fewer than three test
     groups the statement is limited to these clips.
     """
     train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
@@ -43,7 +46,9 @@ def latent_status(row: Mapping[str, Any]) -> str:
     if formatting.known(null_high) and null_high >= 1:
         return UNTESTABLE
     if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
-        return BETWEEN if row.get("within") and abs(row["overall_r"]) > null_high else CHANCE
+        farther = row.get("test_r_high")
+        between = row.get("within") and abs(row["overall_r"]) > null_high
+        return BETWEEN if between and formatting.known(farther) and farther**2 < PREDICTED_R2 else CHANCE
     if (test_r >= 0) != (train_r >= 0):
         return OPPOSITE
     if row["test_groups"] < MIN_GROUPS:

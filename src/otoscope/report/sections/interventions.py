@@ -31,8 +31,8 @@ def interventions(run: RunData) -> TextAndTable | None:
         "layer, in standard deviations of the concept, and the root mean square change of the concepts that are not "
         "correlated with it (others). A direction was added in test clips without the concept; latents were ablated in "
         f"clips with it, the rivals at equal norm. Each value is of up to {count(first['clips'], 'clip')} of "
-        f"{count(first['groups'], 'test group')}, with its 95 % interval over groups. A latent moves the readout more than "
-        "a rival if the interval of their difference excludes 0, on the same clips and paired over groups."
+        f"{count(first['groups'], 'test group')}, with its 95 % interval over groups. A latent moves the readout more "
+        "than a rival if the interval of their difference excludes 0, on the same clips and paired over groups."
     )
     chosen = (
         "The latent chosen by activation follows the concept most closely; the one chosen by output moves its readout "

@@ -11,7 +11,7 @@ from otoscope.protocols.comparison import Comparison
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import Results, between_only, predicted
+from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import ClipCard, Gallery
 from otoscope.report.sections.strict_findings import (
@@ -70,8 +70,9 @@ def _held_out(results: Results) -> Iterator[str]:
     if layer is not None and at is not None:
         rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
         if rows.height:
-            between = rows.filter(between_only()).height
-            more = f" and {between} only between groups" if between else ""
+            between, weak = (rows.filter(state).height for state in (between_only(), too_weak()))
+            more = f", {between} only between groups" if between else ""
+            more += f", and {weak} are too weak to tell" if weak else ""
             held = rows.filter(predicted()).height
             yield f"{held} of {rows.height} factors are predicted within groups from the codes of layer {layer}{more}."
     row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
