@@ -131,6 +131,31 @@ def cross_fit_note(clips: pl.DataFrame | None, readers: str = "probes and regres
     )
 
 
+def scored_on(clips: pl.DataFrame | None) -> str:
+    """Return the groups that scores are computed on, as the object of "computed on".
+
+    >>> scored_on(None)
+    'test groups, which no fit and no choice used'
+    """
+    if not cross_fit_note(clips):
+        return "test groups, which no fit and no choice used"
+    return (
+        "each group in turn, by readers that other groups fitted and tuned; layer and sparsity are chosen on the mean "
+        "of all folds"
+    )
+
+
+def chosen_on(clips: pl.DataFrame | None) -> str:
+    """Return the groups that layer and sparsity are chosen on, as an adverbial.
+
+    >>> chosen_on(None)
+    'on groups left out of the fits, never on test groups'
+    """
+    if not cross_fit_note(clips):
+        return "on groups left out of the fits, never on test groups"
+    return "on groups left out of the fits, which over all folds include those that are tested"
+
+
 def evidence_of_results(results: ResultsTable, *, folds: int = 1) -> Evidence | None:
     """Return the most clips and groups behind a probe or a factor; None where there is neither."""
     tested = results.where(split="test", metric=("probe_accuracy", "factor_r2"))

@@ -68,10 +68,14 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
 
 
 class SummaryContent(NamedTuple):
-    """Content of the first section; `summary` is None if the strict protocol's findings come first."""
+    """Content of the first section; `summary` is None if the strict protocol's findings come first.
+
+    `scored_on` names the groups that numbers are computed on.
+    """
 
     opening: Opening
     summary: findings.Summary | None
+    scored_on: str
 
 
 class ClaimsLink(NamedTuple):
@@ -111,7 +115,8 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     yield PageSection("overview", found, "overview.html", first, figures["overview"])
     if latents := previews(shown):
         yield PageSection("listen", "Latents to hear", "listen.html", latents)
-    details = SummaryContent(opening(run, rests_on, answers), summary=None if strict else plain)
+    scored_on = evidence.scored_on(run.clips)
+    details = SummaryContent(opening(run, rests_on, answers), None if strict else plain, scored_on)
     yield PageSection("summary", "Findings with intervals", "summary.html", details)
     if examined:
         link = ClaimsLink(list(zip(claims.CLAIMS, examined.verdicts, strict=True)), claims.PAGE)

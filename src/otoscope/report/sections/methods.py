@@ -11,7 +11,7 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.evidence import cross_fit_note, readers_of_run, thin_classes
+from otoscope.report.evidence import cross_fit_note, readers_of_run, scored_on, thin_classes
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
@@ -26,10 +26,10 @@ def strict_method(run: RunData) -> str | None:
         return None
     values = (run.config.get("evaluate") or {}).get(NAME)
     settings = StrictSettings.model_validate(values if isinstance(values, Mapping) else {})
-    return " ".join([*_reading(settings), *_beside(settings), *_limits(settings)])
+    return " ".join([*_reading(settings, run.clips), *_beside(settings), *_limits(settings)])
 
 
-def _reading(settings: StrictSettings) -> list[str]:
+def _reading(settings: StrictSettings, clips: pl.DataFrame | None) -> list[str]:
     chosen = {
         "layer": "the compared layer is the one whose dense activations predict factors (or else labels) best",
         "sparsity": "its sparsity is the highest within one standard error of the best",
@@ -37,8 +37,8 @@ def _reading(settings: StrictSettings) -> list[str]:
     by = comma_list(sentences for name, sentences in chosen.items() if getattr(settings, name) == "chosen")
     return [
         "Labels and factors are predicted by ridge regression (one output per class). Its penalty is chosen by leaving "
-        f"out whole training and validation groups, in up to {settings.folds} folds. Compared scores are computed "
-        f"once, on test groups.{f' On the left-out groups, {by}.' if by else ''}",
+        f"out whole training and validation groups, in up to {settings.folds} folds. Compared scores are computed on "
+        f"{scored_on(clips)}.{f' On the left-out groups, {by}.' if by else ''}",
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
         "dominated by a few clips are dropped, and one of several factors with a rank correlation of at least "
         f"{settings.near_duplicates} is kept. A factor counts as predicted well if its R² is at least "

@@ -17,6 +17,7 @@ from otoscope.report.estimates import (
     interval,
     seed_range,
 )
+from otoscope.report.evidence import chosen_on
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
@@ -151,7 +152,7 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
     chosen = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
-    how = f" ({comma_list(chosen)} chosen on groups left out of the fits, never on test groups)" if chosen else ""
+    how = f" ({comma_list(chosen)} chosen {chosen_on(run.clips)})" if chosen else ""
     text = (
         f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{how}."
