@@ -11,9 +11,11 @@ from otoscope.explain.cards import (
     LatentDescription,
     Range,
     describe_latent,
+    describe_latents,
     embedding_auroc,
     intruder_score,
     score_card,
+    score_cards,
 )
 from otoscope.explain.frame_descriptors import DESCRIPTORS
 
@@ -142,3 +144,54 @@ def test_intruder_and_embedding_scores_need_an_embedding_that_tells_firing(frame
     assert told > 0.95
     assert blind == pytest.approx(0.5, abs=0.08)
     assert np.isnan(intruder_score(np.zeros(len(noise)), noise, frames.clips))
+
+
+def unrelated(seed: int, *, latents: int = 6, clips: int = 4) -> tuple[dict[int, np.ndarray], FrameTable]:
+    """Return latents with effects of group and clip, and frames whose descriptors and classes have no part in them."""
+    rng = np.random.default_rng(seed)
+    clip = np.repeat(np.arange(GROUPS * clips), ROWS)
+    group = clip // clips
+    tracks = np.stack(
+        [np.concatenate([contour(rng, -1, 1) for _ in range(GROUPS * clips)]) for _ in range(latents + 3)]
+    )
+    own = rng.normal(size=(latents, GROUPS))[:, group] + rng.normal(size=(latents, GROUPS * clips))[:, clip]
+    names = ("f0_semitones", "level_db", next(name for name in DESCRIPTORS if name not in ("f0_semitones", "level_db")))
+    descriptors = dict(zip(names, tracks[latents:] + 0.5 * rng.normal(size=(3, GROUPS))[:, group], strict=True))
+    vowel = np.array(["a", "i", "u", "o"])[rng.integers(4, size=GROUPS * clips)][clip]
+    frames = FrameTable(
+        descriptors=descriptors,
+        spectra=rng.normal(size=(len(clip), 2)),
+        labels={"vowel": vowel},
+        groups=np.array([f"g{i}" for i in group]),
+        clips=clip,
+    )
+    return dict(enumerate(np.maximum(tracks[:latents] + own - 1, 0))), frames
+
+
+@pytest.mark.parametrize("data_sets", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_cards_of_a_family_without_relation_rarely_state_any_condition(data_sets: int) -> None:
+    ranges, classes, beyond = np.zeros((3, data_sets))
+    for seed in range(data_sets):
+        activations, frames = unrelated(seed)
+        fit, unseen = halves(frames)
+        cards = describe_latents({latent: a[fit] for latent, a in activations.items()}, frames.take(fit))
+        ranges[seed] = any(card.ranges for card in cards.values())
+        classes[seed] = any(card.classes for card in cards.values())
+        scores = score_cards(list(cards.values()), [a[unseen] for a in activations.values()], frames.take(unseen))
+        beyond[seed] = any(score.beats_controls for score in scores)
+    # 5 % of 40 are 2; more than 6 have a probability of 0.3 %
+    most = 1 if data_sets == 4 else 6
+    assert ranges.sum() <= most
+    assert classes.sum() <= most
+    assert beyond.sum() <= most
+
+
+def test_a_planted_condition_is_found_among_unrelated_latents(frames: FrameTable) -> None:
+    fit, unseen = halves(frames)
+    activations = {4: high_pitch(frames)}
+    for seed in range(5):
+        activations[10 + seed] = (np.random.default_rng(seed).random(len(frames.groups)) < 0.2).astype(float)
+    cards = describe_latents({latent: a[fit] for latent, a in activations.items()}, frames.take(fit))
+    assert [one.descriptor for one in cards[4].ranges] == ["f0_semitones"]
+    scores = score_cards(list(cards.values()), [a[unseen] for a in activations.values()], frames.take(unseen))
+    assert [score.beats_controls for score in scores] == [True] + [False] * 5

@@ -1,6 +1,6 @@
 """Coverage of the intervals of cross-fitted scores: planted groups, and many new groups for the truth.
 
-Choices are included: the layer is chosen once, on the mean of the folds, though each fold's test groups choose in others.
+Choices are included: the layer is chosen on the mean of the folds, in which each group is tested and chooses in turn.
 """
 
 import math

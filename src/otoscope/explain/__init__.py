@@ -4,7 +4,8 @@
 - `top_activations`, `quantile_examples`, `silent_clips`, `near_misses`: rows and clips that show when a latent fires
 - `response_curve`, `explained_shares`: activation against pitch, level, formants, ... over frames of unseen groups
 - `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
-- `describe_latent`, `score_card`: when a latent fires in words, and its blind score on unseen groups beside controls
+- `describe_latents`, `score_cards`: when latents fire in words, and blind scores on unseen groups beside controls, all
+  tested as one family; `describe_latent`, `score_card`: the same of one latent
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
@@ -53,9 +54,11 @@ from otoscope.explain.cards import (
     FrameTable,
     LatentDescription,
     describe_latent,
+    describe_latents,
     embedding_auroc,
     intruder_score,
     score_card,
+    score_cards,
 )
 from otoscope.explain.erasure import (
     Dominance,
@@ -130,6 +133,7 @@ __all__ = [
     "describe_clips",
     "describe_frames",
     "describe_latent",
+    "describe_latents",
     "diagonal_dominance",
     "embedding_auroc",
     "even_grid",
@@ -157,6 +161,7 @@ __all__ = [
     "retained",
     "rotated_regions",
     "score_card",
+    "score_cards",
     "score_labels",
     "score_shares",
     "side_effect",

@@ -12,16 +12,24 @@ from jaxtyping import Bool, Float, Int
 from otoscope.encoders.base import Frames
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.cards import (
+    CardScore,
     FrameTable,
     LatentDescription,
-    describe_latent,
+    describe_latents,
     embedding_auroc,
     intruder_score,
-    score_card,
+    score_cards,
 )
 from otoscope.explain.firing import diverse
 from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames
-from otoscope.explain.response_curves import band_bins, best_band_r2, explained_shares, response_curve
+from otoscope.explain.response_curves import (
+    ResponseCurve,
+    band_bins,
+    best_band_r2,
+    explained_shares,
+    response_curve,
+    tested_as_family,
+)
 from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
 
 MAX_SHARED = 4
@@ -94,24 +102,26 @@ def card_tables(
     """Return cards, responses and shares of latents.
 
     Cards are written from frames of train and validation groups and scored on test groups. Response curves and shares
-    are those of validation and test groups, on which the SAE was not trained.
+    are those of validation and test groups, on which the SAE was not trained. The latents are one family in every test.
     """
     activations = {latent: _dense(index, latent)[clips.rows] for latent in latents}
     fit, test = clips.frames.take(~clips.held_out), clips.frames.take(clips.held_out)
-    written = {latent: describe_latent(latent, a[~clips.held_out], fit) for latent, a in activations.items()}
+    written = describe_latents({latent: a[~clips.held_out] for latent, a in activations.items()}, fit)
+    scored = score_cards(list(written.values()), [a[clips.held_out] for a in activations.values()], test)
     cards: list[dict[str, Any]] = []
     responses: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
     unseen = clips.frames.take(clips.unseen)
     bands = {voiced: band_bins(unseen.spectra[known]) for voiced, known in _known(unseen).items()}
-    for latent, a in activations.items():
-        rivals = [card for other, card in written.items() if other != latent]
+    curves = _curves({latent: a[clips.unseen] for latent, a in activations.items()}, unseen)
+    for (latent, a), score in zip(activations.items(), scored, strict=True):
         profile = _profile(index, latent, clips, frames_of)
-        scores = _scores(written[latent], a, clips, fit, test, rivals)
-        cards.append({"latent": latent, "sentence": written[latent].sentence, **scores, **asdict(profile)})
-        curves = _responses(latent, a[clips.unseen], unseen, bands)
-        responses += curves
-        shares += _shares(latent, a[clips.unseen], unseen, curves)
+        scores = _scores(written[latent], score, a, clips, fit, test)
+        family = {"family": len(latents)}
+        cards.append({"latent": latent, "sentence": written[latent].sentence, **family, **scores, **asdict(profile)})
+        own = {name: curve for (of, name), curve in curves.items() if of == latent}
+        responses += _responses(latent, own, a[clips.unseen], unseen, bands)
+        shares += _shares(latent, a[clips.unseen], unseen, own)
         on_latent()
     return CardTables(
         pl.DataFrame(cards, schema=CARDS),
@@ -123,6 +133,7 @@ def card_tables(
 CARDS: dict[str, pl.DataType] = {
     "latent": pl.Int64(),
     "sentence": pl.String(),
+    "family": pl.Int64(),
     "rate": pl.Float64(),
     **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "loud")},
     "beats_controls": pl.Boolean(),
@@ -133,7 +144,7 @@ CARDS: dict[str, pl.DataType] = {
     "onsets": pl.Int64(),
     **{name: pl.Float64() for name in ("duration_s", "persistence_s", "modulation_hz", "syllable_share")},
 }
-"""Columns of `cards.parquet`."""
+"""Columns of `cards.parquet`; `family` is the number of latents whose cards were tested together."""
 
 RESPONSES: dict[str, pl.DataType] = {
     "latent": pl.Int64(),
@@ -142,7 +153,7 @@ RESPONSES: dict[str, pl.DataType] = {
     **{name: pl.Float64() for name in ("from", "to", "median", "mean", "low", "high")},
     "rows": pl.Int64(),
     "groups": pl.Int64(),
-    **{name: pl.Float64() for name in ("centre", "width", "selectivity", "r2", "null_high", "band_r2")},
+    **{name: pl.Float64() for name in ("centre", "width", "selectivity", "r2", "null_high", "p_value", "band_r2")},
     "responds": pl.Boolean(),
 }
 """Columns of `responses.parquet`; `band_r2` is the share that the best single mel band explains on the same frames."""
@@ -165,14 +176,13 @@ def _dense(index: ActivationIndex, latent: int) -> Float[np.ndarray, " rows"]:
 
 def _scores(
     card: LatentDescription,
+    score: CardScore,
     activations: Float[np.ndarray, " rows"],
     clips: DescribedClips,
     fit: FrameTable,
     test: FrameTable,
-    rivals: Sequence[LatentDescription],
 ) -> dict[str, Any]:
     known, unseen = activations[~clips.held_out], activations[clips.held_out]
-    score = score_card(card, unseen, test, others=rivals)
     embeddings = {"logmel": (fit.spectra, test.spectra), "descriptors": (_always_known(fit), _always_known(test))}
     return {
         "rate": card.rate,
@@ -197,8 +207,21 @@ def _known(frames: FrameTable) -> dict[bool, Bool[np.ndarray, " rows"]]:
     return {True: frames.voiced, False: np.ones(len(frames.groups), dtype=bool)}
 
 
+def _curves(
+    activations: Mapping[int, Float[np.ndarray, " rows"]], frames: FrameTable
+) -> dict[tuple[int, str], ResponseCurve]:
+    """Return the response of each latent to each descriptor, tested as one family."""
+    found: dict[tuple[int, str], ResponseCurve] = {}
+    for latent, own in activations.items():
+        for name, values in frames.descriptors.items():
+            if (curve := response_curve(own, values, groups=frames.groups, clips=frames.clips)) is not None:
+                found[latent, name] = curve
+    return dict(zip(found, tested_as_family(list(found.values())), strict=True))
+
+
 def _responses(
     latent: int,
+    curves: Mapping[str, ResponseCurve],
     activations: Float[np.ndarray, " rows"],
     frames: FrameTable,
     bands: Mapping[bool, Int[np.ndarray, "bands rows"]],
@@ -208,15 +231,10 @@ def _responses(
         voiced: best_band_r2(activations[known], bands[voiced], groups=frames.groups[known])
         for voiced, known in _known(frames).items()
     }
-    for name, values in frames.descriptors.items():
-        curve = response_curve(activations, values, groups=frames.groups, clips=frames.clips)
-        if curve is None:
-            continue
+    kept = ("rows", "groups", "centre", "width", "selectivity", "r2", "null_high", "p_value")
+    for name, curve in curves.items():
         common = {
-            **{
-                key: getattr(curve, key)
-                for key in ("rows", "groups", "centre", "width", "selectivity", "r2", "null_high")
-            },
+            **{key: getattr(curve, key) for key in kept},
             "band_r2": band_r2[DESCRIPTORS[name].voiced],
             "responds": curve.responds,
         }
@@ -228,9 +246,9 @@ def _responses(
 
 
 def _shares(
-    latent: int, activations: Float[np.ndarray, " rows"], frames: FrameTable, curves: Sequence[Mapping[str, Any]]
+    latent: int, activations: Float[np.ndarray, " rows"], frames: FrameTable, curves: Mapping[str, ResponseCurve]
 ) -> list[dict[str, Any]]:
-    r2 = {row["descriptor"]: row["r2"] for row in curves if math.isfinite(row["r2"])}
+    r2 = {name: curve.r2 for name, curve in curves.items() if math.isfinite(curve.r2)}
     best = sorted(r2, key=lambda name: -r2[name])[:MAX_SHARED]
     if not best:
         return []

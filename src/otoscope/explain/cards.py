@@ -6,7 +6,7 @@ other groups the latent fires.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.frame_descriptors import DESCRIPTORS
-from otoscope.explain.response_curves import half_rise, response_curve
+from otoscope.explain.response_curves import ResponseCurve, half_rise, response_curve, tested_as_family
+from otoscope.resampling.exchange import LEVEL, exchange
 from otoscope.resampling.intervals import bounded, jackknife_sums
+from otoscope.resampling.maximum import compare_with_maximum
 
 MAX_RANGES = 3
 """Ranges on a card."""
@@ -25,8 +27,12 @@ MIN_R2 = 0.02
 """Share of variance, on groups left out, from which on a descriptor is on the card."""
 MIN_LIFT = 1.5
 """Firing rate of a class relative to the others from which on the class is on the card."""
+MAX_CLASSES = 3
+"""Classes of a label on a card."""
 MIN_CLASS_GROUPS = 2
 """Groups in which a class must be frequent to be on the card."""
+CLASS_PERMUTATIONS = 199
+"""Permutations of the classes of clips, for the null of their lifts."""
 VOICED_RATIO = 3.0
 """Ratio of firing rates of voiced and unvoiced frames from which on voicing is on the card."""
 REFERENCE_HZ = 27.5
@@ -127,37 +133,56 @@ def _spread(values: Float[np.ndarray, " rows"]) -> float:
 
 
 def describe_latent(latent: int, activations: Float[np.ndarray, " rows"], frames: FrameTable) -> LatentDescription:
-    """Return the description of a latent from its activations on some frames.
+    """Return the description of a single latent, as `describe_latents` does."""
+    return describe_latents({latent: activations}, frames)[latent]
+
+
+def describe_latents(
+    activations: Mapping[int, Float[np.ndarray, " rows"]], frames: FrameTable
+) -> dict[int, LatentDescription]:
+    """Return the descriptions of latents from their activations on some frames.
 
     Descriptors count if their curve predicts groups left out beyond its null and by `MIN_R2` at least; the `MAX_RANGES`
     best are kept, without those that repeat a better one. Classes count if the latent fires `MIN_LIFT` times as often
-    as in the other classes, in at least `MIN_CLASS_GROUPS` groups. Raises `EvaluationError` if the numbers of rows
-    differ.
+    as in the other classes, in at least `MIN_CLASS_GROUPS` groups, and beyond the null of permuted clips. The curves of
+    all latents are tested as one family, and all their lifts as another: by chance, any range is on any card in 5 % of
+    cases, and so is any class. Raises `EvaluationError` if the numbers of rows differ.
     """
-    if len(activations) != len(frames.groups):
-        raise EvaluationError(f"{len(activations)} activations for {len(frames.groups)} frames; give one per frame")
-    fires = activations > 0
-    if not fires.any():
-        return LatentDescription(latent=latent, rate=0.0)
-    voicing = _voicing(fires, frames)
-    chosen = frames.voiced if voicing == "voiced" else ~frames.voiced if voicing == "unvoiced" else np.ones_like(fires)
-    ranges = _ranges(activations[chosen], frames.take(chosen))
-    classes = [_classes(name, fires, values, frames.groups) for name, values in frames.labels.items()]
-    return LatentDescription(
-        latent=latent,
-        rate=float(fires.mean()),
-        voicing=voicing,
-        ranges=tuple(ranges),
-        classes=tuple(one for one in classes if one is not None),
-    )
+    for one in activations.values():
+        if len(one) != len(frames.groups):
+            raise EvaluationError(f"{len(one)} activations for {len(frames.groups)} frames; give one per frame")
+    fires = {latent: one > 0 for latent, one in activations.items()}
+    voicing = {latent: _voicing(here, frames) if here.any() else "" for latent, here in fires.items()}
+    chosen = {"voiced": frames.voiced, "unvoiced": ~frames.voiced, "": np.ones(len(frames.groups), dtype=bool)}
+    parts = {kind: frames.take(chosen[kind]) for kind in set(voicing.values())}
+    curves: dict[tuple[int, str], ResponseCurve] = {}
+    for latent in (latent for latent, here in fires.items() if here.any()):
+        part, own = parts[voicing[latent]], activations[latent][chosen[voicing[latent]]]
+        for name, values in part.descriptors.items():
+            if (curve := response_curve(own, values, groups=part.groups, clips=part.clips)) is not None:
+                curves[latent, name] = curve
+    tested = dict(zip(curves, tested_as_family(list(curves.values())), strict=True))
+    lifts = _class_lifts(fires, frames)
+    return {
+        latent: LatentDescription(
+            latent=latent,
+            rate=float(here.mean()),
+            voicing=voicing[latent],
+            ranges=tuple(
+                _ranges({name: c for (of, name), c in tested.items() if of == latent}, parts[voicing[latent]])
+            ),
+            classes=tuple(_frequent_classes(here, lifts.get(latent, []), frames)),
+        )
+        for latent, here in fires.items()
+    }
 
 
 class CardScore(NamedTuple):
     """AUROC of a card on unseen groups, with its 95 % interval, and the same for its controls.
 
-    `permuted_high` is the 95th percentile of the AUROC for firing moved to other clips, `others` the mean AUROC of the
-    cards of other latents, `loud` the AUROC of "fires when loud". `beats_controls` is true if the interval is above all
-    three.
+    `permuted_high` is exceeded by any card of the family in 5 % of cases with firing moved to other clips, `others` is
+    the mean AUROC of the cards of other latents, `loud` the AUROC of "fires when loud". `beats_controls` is true if the
+    interval is above all three.
     """
 
     auroc: float
@@ -182,37 +207,82 @@ def score_card(
     frames: FrameTable,
     *,
     others: Sequence[LatentDescription] = (),
-    permutations: int = 50,
-    seed: int = 0,
 ) -> CardScore:
-    """Return the blind score of a card on frames of groups that it was not written from.
+    """Return the blind score of a single card, as `score_cards` does; `others` are cards of other latents."""
+    return _tested_scores([_score(card, activations, frames, others)])[0]
 
-    AUROCs are computed within each group and averaged. A group in which the latent always or never fires has none.
+
+def score_cards(
+    cards: Sequence[LatentDescription], activations: Sequence[Float[np.ndarray, " rows"]], frames: FrameTable
+) -> list[CardScore]:
+    """Return the blind scores of cards on frames of groups that they were not written from.
+
+    AUROCs are computed within each group and averaged. A group in which the latent always or never fires has none. The
+    scores are one family: `permuted_high` is that of the largest score of all cards.
     """
+    return _tested_scores(
+        [
+            _score(card, own, frames, [other for other in cards if other is not card])
+            for card, own in zip(cards, activations, strict=True)
+        ]
+    )
+
+
+CARD_PERMUTATIONS = 50
+
+
+class _Scored(NamedTuple):
+    """Score of a card without the family's null, and the score after each permutation."""
+
+    score: CardScore
+    null: Float[np.ndarray, " permutations"]
+
+
+def _tested_scores(scored: Sequence[_Scored]) -> list[CardScore]:
+    """Return the scores with the threshold of the largest of all scores after the same permutation."""
+    if not scored:
+        return []
+    null = np.stack([one.null for one in scored], axis=1)
+    found = compare_with_maximum(np.array([one.score.auroc for one in scored]), null)
+    return [
+        one.score._replace(permuted_high=math.nan if math.isnan(one.score.auroc) else float(min(high, 1.0)))
+        for one, high in zip(scored, found.high, strict=True)
+    ]
+
+
+def _score(
+    card: LatentDescription,
+    activations: Float[np.ndarray, " rows"],
+    frames: FrameTable,
+    others: Sequence[LatentDescription],
+) -> _Scored:
     fires, predicted = activations > 0, card.predict(frames)
     ranks = group_ranks(predicted, frames.groups)
     per_group = ranks.aurocs(fires)
     if not per_group:
         nothing = math.nan
-        return CardScore(nothing, nothing, nothing, nothing, nothing, nothing, 0, len(fires))
+        score = CardScore(nothing, nothing, nothing, nothing, nothing, nothing, 0, len(fires))
+        return _Scored(score, np.full(CARD_PERMUTATIONS, math.nan))
     sums = np.stack([list(per_group.values()), np.ones(len(per_group))], axis=1)
     value, low, high = jackknife_sums(sums, lambda s: s[..., 0] / s[..., 1], scale=bounded(0.0, 1.0))
+    # the same permutations for every card
     null = [
-        _mean(ranks.aurocs(_moved(fires, frames.clips, np.random.default_rng([seed, turn]))))
-        for turn in range(permutations)
+        _mean(ranks.aurocs(_moved(fires, frames.clips, np.random.default_rng([0, turn]))))
+        for turn in range(CARD_PERMUTATIONS)
     ]
     rivals = [_mean(group_ranks(other.predict(frames), frames.groups).aurocs(fires)) for other in others]
     loud = _mean(group_ranks(frames.descriptors["level_db"], frames.groups).aurocs(fires))
-    return CardScore(
+    score = CardScore(
         float(value),
         float(low),
         float(high),
-        float(np.nanquantile(null, 0.95)) if np.isfinite(null).any() else math.nan,
+        math.nan,
         float(np.nanmean(rivals)) if np.isfinite(rivals).any() else math.nan,
         loud,
         len(per_group),
         len(fires),
     )
+    return _Scored(score, np.asarray(null, dtype=np.float64))
 
 
 class GroupRanks(NamedTuple):
@@ -307,11 +377,10 @@ def _voicing(fires: Bool[np.ndarray, " rows"], frames: FrameTable) -> str:
     return "unvoiced" if other >= VOICED_RATIO * rate else ""
 
 
-def _ranges(activations: Float[np.ndarray, " rows"], frames: FrameTable) -> list[Range]:
+def _ranges(curves: Mapping[str, ResponseCurve], frames: FrameTable) -> list[Range]:
     found: list[Range] = []
-    for name, values in frames.descriptors.items():
-        curve = response_curve(activations, values, groups=frames.groups, clips=frames.clips)
-        if curve is None or not curve.responds or curve.r2 < MIN_R2:
+    for name, curve in curves.items():
+        if not curve.responds or curve.r2 < MIN_R2:
             continue
         first, last = half_rise(curve.mean)
         low = -math.inf if first == 0 else float(curve.edges[first])
@@ -336,35 +405,81 @@ def _correlation(a: Float[np.ndarray, " rows"], b: Float[np.ndarray, " rows"]) -
     return abs(float(np.corrcoef(rankdata(a[known]), rankdata(b[known]))[0, 1]))
 
 
-def _classes(
-    label: str,
-    fires: Bool[np.ndarray, " rows"],
-    classes: Shaped[np.ndarray, " rows"],
-    groups: Shaped[np.ndarray, " rows"],
-) -> Classes | None:
-    """Return the classes in which a latent fires more often, in at least `MIN_CLASS_GROUPS` groups."""
-    names: list[str] = []
-    lifts: list[float] = []
-    for name in np.unique(classes[classes != ""]).tolist():
-        inside = classes == name
-        others = (classes != "") & ~inside
-        if not others.any():
+class _Lift(NamedTuple):
+    """Firing rate in a class of a label relative to the other classes, and its p in the family of all lifts."""
+
+    label: str
+    name: str
+    lift: float
+    p_value: float
+
+
+def _class_lifts(fires: Mapping[int, Bool[np.ndarray, " rows"]], frames: FrameTable) -> dict[int, list[_Lift]]:
+    """Return the lifts of every latent; p is NaN where too few clips or groups can be exchanged."""
+    _, first, clip = np.unique(frames.clips, return_index=True, return_inverse=True)
+    rows = np.bincount(clip).astype(np.float64)[:, None]
+    hits = np.stack([np.bincount(clip, here, minlength=len(first)) for here in fires.values()], axis=1)
+    members: list[tuple[int, str, str]] = []
+    values: list[Float[np.ndarray, " members"]] = []
+    nulls: list[Float[np.ndarray, "permutations members"]] = []
+    for label, of_frame in frames.labels.items():
+        classes = of_frame[first]
+        known = classes != ""
+        names = np.unique(classes[known])
+        if len(names) < 2:
             continue
-        rest = float(fires[others].mean())
-        lift = float(fires[inside].mean()) / max(rest, 1 / len(fires))
-        agreeing = [
-            group
-            for group in np.unique(groups[inside]).tolist()
-            if (here := others & (groups == group)).any()
-            and fires[inside & (groups == group)].mean() > MIN_LIFT * fires[here].mean()
+        inside = (classes[known, None] == names).astype(np.float64)
+
+        def lifts(
+            inside: Float[np.ndarray, "clips classes"], known: Bool[np.ndarray, " all_clips"] = known
+        ) -> Float[np.ndarray, " members"]:
+            hit, size = inside.T @ hits[known], inside.T @ rows[known]
+            rest = (hits[known].sum(axis=0) - hit) / (rows[known].sum(axis=0) - size)
+            return (hit / size / np.maximum(rest, 1 / len(frames.groups))).reshape(-1)
+
+        orders = exchange(classes[known], frames.groups[first][known]).orders(permutations=CLASS_PERMUTATIONS)
+        null = [lifts(inside[order]) for order in orders]
+        members += [(latent, label, str(name)) for name in names for latent in fires]
+        values.append(lifts(inside))
+        nulls.append(np.stack(null) if null else np.full((CLASS_PERMUTATIONS, len(values[-1])), math.nan))
+    if not members:
+        return {}
+    value, p_values = np.concatenate(values), compare_with_maximum(np.concatenate(values), np.hstack(nulls)).p_value
+    found: dict[int, list[_Lift]] = {latent: [] for latent in fires}
+    for (latent, label, name), lift, p in zip(members, value, p_values, strict=True):
+        found[latent].append(_Lift(label, name, float(lift), float(p)))
+    return found
+
+
+def _frequent_classes(
+    fires: Bool[np.ndarray, " rows"], lifts: Sequence[_Lift], frames: FrameTable
+) -> Iterator[Classes]:
+    """Yield, per label, the classes in which a latent fires more often, in at least `MIN_CLASS_GROUPS` groups."""
+    for label in dict.fromkeys(one.label for one in lifts):
+        found = [
+            one
+            for one in lifts
+            if one.label == label
+            and one.lift >= MIN_LIFT
+            and one.p_value <= LEVEL
+            and _agreeing_groups(fires, frames, one) >= MIN_CLASS_GROUPS
         ]
-        if lift >= MIN_LIFT and len(agreeing) >= MIN_CLASS_GROUPS:
-            names.append(str(name))
-            lifts.append(lift)
-    if not names:
-        return None
-    order = np.argsort([-lift for lift in lifts], kind="stable")[:3]
-    return Classes(label, tuple(names[i] for i in order), tuple(lifts[i] for i in order))
+        found = sorted(found, key=lambda one: -one.lift)[:MAX_CLASSES]
+        if found:
+            yield Classes(label, tuple(one.name for one in found), tuple(one.lift for one in found))
+
+
+def _agreeing_groups(fires: Bool[np.ndarray, " rows"], frames: FrameTable, one: _Lift) -> int:
+    """Return the number of groups in which the class has the lift too."""
+    classes = frames.labels[one.label]
+    inside = classes == one.name
+    others = (classes != "") & ~inside
+    agreeing = 0
+    for group in np.unique(frames.groups[inside]).tolist():
+        here = frames.groups == group
+        if (others & here).any():
+            agreeing += bool(fires[inside & here].mean() > MIN_LIFT * fires[others & here].mean())
+    return agreeing
 
 
 def _range_words(one: Range) -> str:

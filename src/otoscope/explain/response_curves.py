@@ -1,8 +1,8 @@
 """Response of a latent to one quantity: activation against pitch, level, formants, ... over frames of unseen groups."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.resampling.groups import number_groups
 from otoscope.resampling.intervals import jackknife_sums
+from otoscope.resampling.maximum import compare_with_maximum
 
 BINS = 10
 PAIR_BINS = 6
@@ -29,8 +30,10 @@ class ResponseCurve:
     the distance between the points around the maximum at which the curve passes half of its rise, `centre` the mean of
     the values between them, weighted by what exceeds half. `selectivity` is
     `(1 - mean(m)^2 / mean(m^2)) / (1 - 1 / bins)` of the bin means m: 0 for a flat curve, 1 for a single bin (Vinje and
-    Gallant 2000). `r2` is the share of the activation's variance that the curve of all other groups predicts;
-    `null_high` is its 95th percentile for values of other clips, rotated in time.
+    Gallant 2000). `r2` is the share of the activation's variance that the curve of all other groups predicts, `null`
+    the same for values of other clips, rotated in time. `null_high` is the largest value of `r2` with a `p_value` above
+    0.05, in the test of a family of curves against the largest value of each rotation (`tested_as_family`);
+    `response_curve` returns a family of one.
     """
 
     edges: Float[np.ndarray, " bins_and_end"]
@@ -44,7 +47,9 @@ class ResponseCurve:
     width: float
     selectivity: float
     r2: float
-    null_high: float
+    null: Float[np.ndarray, " rotations"]
+    null_high: float = math.inf
+    p_value: float = math.nan
 
     @property
     def responds(self) -> bool:
@@ -92,12 +97,13 @@ def response_curve(
     sums = _Sums.of(a, place, n_bins, codes, n_groups)
     mean, low, high = sums.interval()
     medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
+    # the same rotations for every latent and descriptor with values in the same frames
     null = [
         _Sums.of(a, _rotated(place, clip, rng), n_bins, codes, n_groups).r2()
         for rng in (np.random.default_rng([seed, turn]) for turn in range(rotations))
     ]
     centre, width = _centre_and_width(mean, medians)
-    return ResponseCurve(
+    curve = ResponseCurve(
         edges=edges,
         medians=medians,
         mean=mean,
@@ -109,8 +115,25 @@ def response_curve(
         width=width,
         selectivity=selectivity(mean),
         r2=sums.r2(),
-        null_high=float(np.quantile(null, 0.95)) if null else math.nan,
+        null=np.asarray(null, dtype=np.float64),
     )
+    return tested_as_family([curve])[0]
+
+
+def tested_as_family(curves: Sequence[ResponseCurve]) -> list[ResponseCurve]:
+    """Return curves of several latents and quantities, tested as one family (`otoscope.resampling.maximum`).
+
+    By chance, any curve of the family responds in 5 % of families. The curves need equally many rotations. A curve
+    of a latent that does not vary is not tested: nothing exceeds its null.
+    """
+    if not curves:
+        return []
+    null = np.stack([curve.null for curve in curves], axis=1)
+    found = compare_with_maximum(np.array([curve.r2 for curve in curves]), null)
+    return [
+        replace(curve, null_high=float(high), p_value=float(p))
+        for curve, high, p in zip(curves, found.high, found.p_value, strict=True)
+    ]
 
 
 def selectivity(mean: Float[np.ndarray, " bins"]) -> float:

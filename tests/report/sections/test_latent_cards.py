@@ -24,6 +24,7 @@ def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
         "beats_controls": True,
         "groups": 3,
         "rows": 100,
+        "family": 12,
         "onsets": 12,
         "lag_s": 0.02,
         "duration_s": 0.06,
@@ -52,7 +53,8 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     said = page.section("gallery").replace("\u00a0", " ")
     assert said.count("Fires in 4 % of frames: pitch 190 to 260 Hz <b>.") == 2
     assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
-    assert "firing moved to other clips up to 0.50, cards of other latents 0.50, “fires when loud” 0.50" in said
+    assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
+    assert "“fires when loud” 0.50" in said
     assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (12 onsets)" in said
     assert "does not beat" not in said
     plots = [tag.attributes["aria-label"] or "" for tag in page.all("svg", role="img")]

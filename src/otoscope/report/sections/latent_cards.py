@@ -58,7 +58,7 @@ def _score(row: Mapping[str, Any]) -> str:
         f", 95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)}" if known(row["low"]) else ""
     )
     controls = {
-        "firing moved to other clips up to": row["permuted_high"],
+        f"firing moved to other clips, over {count(row['family'], 'card')} together, up to": row["permuted_high"],
         "cards of other latents": row["others"],
         "“fires when loud”": row["loud"],
     }
@@ -109,8 +109,8 @@ def _plot(rows: pl.DataFrame) -> ResponsePlot:
     ends = [_axis(first["descriptor"], value) for value in (medians[0], medians[-1])]
     name = f"{descriptor.label} ({'Hz' if _is_pitch(first['descriptor']) else descriptor.unit})".replace(" ()", "")
     facts = (
-        f"R² {decimal(first['r2'], 2)} on unseen groups, null up to {decimal(first['null_high'], 2)}, best mel band "
-        f"{decimal(first['band_r2'], 2)}"
+        f"R² {decimal(first['r2'], 2)} on unseen groups, null of all curves up to {decimal(first['null_high'], 2)}, "
+        f"best mel band {decimal(first['band_r2'], 2)}"
     )
     return ResponsePlot(
         title=f"{name}: {facts}",
