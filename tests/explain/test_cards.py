@@ -195,3 +195,23 @@ def test_a_planted_condition_is_found_among_unrelated_latents(frames: FrameTable
     assert [one.descriptor for one in cards[4].ranges] == ["f0_semitones"]
     scores = score_cards(list(cards.values()), [a[unseen] for a in activations.values()], frames.take(unseen))
     assert [score.beats_controls for score in scores] == [True] + [False] * 5
+
+
+def test_card_of_a_latent_that_fires_in_the_silence_before_loud_voices_does_not_say_loud(frames: FrameTable) -> None:
+    """Over clips its mean code follows the level with r > 0.8; over frames it fires where the level is low."""
+    rng = np.random.default_rng(4)
+    clips = frames.clips
+    silent = np.arange(len(clips)) % ROWS < 20
+    loudness_db = rng.uniform(-40, -10, GROUPS * CLIPS)[clips]
+    level_db = np.where(silent, -70.0, loudness_db) + rng.normal(size=len(clips))
+    activations = np.where(silent, (loudness_db + 45) / 10, 0.0)
+    by_clip = [np.bincount(clips, values) for values in (activations, level_db)]
+    assert np.corrcoef(by_clip)[0, 1] > 0.8
+    pitch = np.where(silent, np.nan, 30 + rng.normal(size=len(clips)))
+    known = {"level_db": level_db, "f0_semitones": pitch}
+    voiced = {
+        name: np.where(silent, np.nan, rng.normal(size=len(clips))) for name, d in DESCRIPTORS.items() if d.voiced
+    }
+    card = describe_latent(0, activations, replace(frames, descriptors={**frames.descriptors, **voiced, **known}))
+    assert card.voicing == "unvoiced"
+    assert not [one for one in card.ranges if one.descriptor == "level_db" and one.low > -60]

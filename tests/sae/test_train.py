@@ -269,6 +269,23 @@ def test_fit_recovers_planted_features_for_any_k(k: int, share: float):
     assert recovered() >= max(share, recovered(k_shares=(1.0,)) - 0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sparsifier", ["relu", "gated"])
+def test_fit_of_sparsifiers_with_a_bias_recovers_more_from_the_start_of_the_preset_than_from_axes(sparsifier: str):
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(96, 48))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    active = (draw.random((12_000, 96)) < 4 / 96) * draw.uniform(0.5, 1.5, (12_000, 96))
+    rows = (active @ features + 0.05 * draw.normal(size=(12_000, 48))).astype(np.float32)
+
+    def recovered(**changes: Any) -> float:
+        config = TrainConfig.preset(sparsifier=sparsifier, target_rows=60_000, **changes)
+        atoms = fit(rows[:10_000], rows[10_000:], config, latents=160, k=4).sae.decoder.detach()
+        return float((features @ functional.normalize(atoms, dim=1).numpy().T > 0.9).any(axis=1).mean())
+
+    assert recovered() > recovered(init="principal") + 0.15
+
+
 def test_published_curves_do_fall():
     # test error of the published runs at 99, 95, 90, 85, 80, 75 % (read off the authors' figures, arXiv 2509.24793)
     published = {
