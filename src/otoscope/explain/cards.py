@@ -162,7 +162,7 @@ def describe_latents(
             if (curve := response_curve(own, values, groups=part.groups, clips=part.clips)) is not None:
                 curves[latent, name] = curve
     tested = dict(zip(curves, tested_as_family(list(curves.values())), strict=True))
-    lifts = _class_lifts(fires, frames)
+    lifts = _class_lifts(fires, frames) if fires else {}
     return {
         latent: LatentDescription(
             latent=latent,
@@ -229,6 +229,7 @@ def score_cards(
 
 
 CARD_PERMUTATIONS = 50
+"""Permutations of firing over clips, for the null of blind scores."""
 
 
 class _Scored(NamedTuple):
