@@ -16,8 +16,16 @@ from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.frame_descriptors import DESCRIPTORS
-from otoscope.explain.response_curves import ResponseCurve, half_rise, response_curve, tested_as_family
+from otoscope.explain.response_curves import (
+    ResponseCurve,
+    group_members,
+    half_rise,
+    move_within_groups,
+    response_curve,
+    tested_as_family,
+)
 from otoscope.resampling.exchange import LEVEL, exchange
+from otoscope.resampling.groups import number_groups
 from otoscope.resampling.intervals import bounded, jackknife_sums
 from otoscope.resampling.maximum import compare_with_maximum
 
@@ -266,9 +274,10 @@ def _score(
         return _Scored(score, np.full(CARD_PERMUTATIONS, math.nan))
     sums = np.stack([list(per_group.values()), np.ones(len(per_group))], axis=1)
     value, low, high = jackknife_sums(sums, lambda s: s[..., 0] / s[..., 1], scale=bounded(0.0, 1.0))
+    members = group_members(*number_groups(frames.groups))
     # the same permutations for every card
     null = [
-        _mean(ranks.aurocs(_moved(fires, frames.clips, np.random.default_rng([0, turn]))))
+        _mean(ranks.aurocs(move_within_groups(fires, frames.clips, members, np.random.default_rng([0, turn]))))
         for turn in range(CARD_PERMUTATIONS)
     ]
     rivals = [_mean(group_ranks(other.predict(frames), frames.groups).aurocs(fires)) for other in others]
@@ -504,16 +513,6 @@ def _range_words(one: Range) -> str:
 def _class_words(one: Classes) -> str:
     each = [f"{name} ({lift:.1f} times as often)" for name, lift in zip(one.names, one.lifts, strict=True)]
     return f"more often for {one.label} {', '.join(each)}"
-
-
-def _moved(
-    fires: Bool[np.ndarray, " rows"], clips: Int[np.ndarray, " rows"], rng: np.random.Generator
-) -> Bool[np.ndarray, " rows"]:
-    """Return the firing of clips in another order, rotated in time."""
-    starts = np.flatnonzero(np.diff(clips, prepend=clips[0] - 1))
-    parts = np.split(fires, starts[1:])
-    moved = np.concatenate([np.roll(parts[i], int(rng.integers(len(parts[i])))) for i in rng.permutation(len(parts))])
-    return np.roll(moved, int(rng.integers(len(moved))))
 
 
 def _from_different_clips(

@@ -31,9 +31,9 @@ class ResponseCurve:
     the values between them, weighted by what exceeds half. `selectivity` is
     `(1 - mean(m)^2 / mean(m^2)) / (1 - 1 / bins)` of the bin means m: 0 for a flat curve, 1 for a single bin (Vinje and
     Gallant 2000). `r2` is the share of the activation's variance that the curve of all other groups predicts, `null`
-    the same for values of other clips, rotated in time. `null_high` is the largest value of `r2` with a `p_value` above
-    0.05, in the test of a family of curves against the largest value of each rotation (`tested_as_family`);
-    `response_curve` returns a family of one.
+    the same for values of other clips of the group, rotated in time. `null_high` is the largest value of `r2` with a
+    `p_value` above 0.05, in the test of a family of curves against the largest value of each rotation
+    (`tested_as_family`); `response_curve` returns a family of one.
     """
 
     edges: Float[np.ndarray, " bins_and_end"]
@@ -97,9 +97,10 @@ def response_curve(
     sums = _Sums.of(a, place, n_bins, codes, n_groups)
     mean, low, high = sums.interval()
     medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
+    members = group_members(codes, n_groups)
     # the same rotations for every latent and descriptor with values in the same frames
     null = [
-        _Sums.of(a, _rotated(place, clip, rng), n_bins, codes, n_groups).r2()
+        _Sums.of(a, move_within_groups(place, clip, members, rng), n_bins, codes, n_groups).r2()
         for rng in (np.random.default_rng([seed, turn]) for turn in range(rotations))
     ]
     centre, width = _centre_and_width(mean, medians)
@@ -246,15 +247,34 @@ def _quantile_bins(values: Float[np.ndarray, " rows"], bins: int) -> Int[np.ndar
     return _bins(values, edges) if len(edges) > 1 else np.zeros(len(values), dtype=np.int64)
 
 
-def _rotated(
-    values: Int[np.ndarray, " rows"], clips: Int[np.ndarray, " rows"], rng: np.random.Generator
-) -> Int[np.ndarray, " rows"]:
-    """Return the bins of one clip in place of another's, rotated in time: same contours, other moments."""
-    starts = np.flatnonzero(np.diff(clips, prepend=clips[0] - 1))
-    parts = np.split(values, starts[1:])
-    order = rng.permutation(len(parts))
-    shuffled = np.concatenate([np.roll(parts[i], int(rng.integers(len(parts[i])))) for i in order])
-    return np.roll(shuffled, int(rng.integers(len(shuffled))))
+def move_within_groups(
+    values: Shaped[np.ndarray, " rows"],
+    clips: Int[np.ndarray, " rows"],
+    members: Sequence[Int[np.ndarray, " members"]],
+    rng: np.random.Generator,
+) -> Shaped[np.ndarray, " rows"]:
+    """Return the values of one clip in place of another's, rotated in time: same contours, other moments.
+
+    `members` are the rows of each group; clips take values of clips of their group, which keeps the effects of groups.
+    """
+    moved = np.empty_like(values)
+    for rows in members:
+        starts = np.flatnonzero(np.diff(clips[rows], prepend=clips[rows[0]] - 1))
+        parts = np.split(values[rows], starts[1:])
+        order = rng.permutation(len(parts))
+        shuffled = np.concatenate([np.roll(parts[i], int(rng.integers(len(parts[i])))) for i in order])
+        moved[rows] = np.roll(shuffled, int(rng.integers(len(shuffled))))
+    return moved
+
+
+def group_members(codes: Int[np.ndarray, " rows"], n_groups: int) -> list[Int[np.ndarray, " members"]]:
+    """Return the rows of each group, in order.
+
+    >>> [rows.tolist() for rows in group_members(np.array([1, 0, 1]), 2)]
+    [[1], [0, 2]]
+    """
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.searchsorted(codes[order], np.arange(1, n_groups)))
 
 
 def half_rise(mean: Float[np.ndarray, " bins"]) -> tuple[int, int]:
