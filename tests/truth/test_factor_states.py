@@ -51,7 +51,7 @@ def test_factor_of_the_sex_is_between_groups_only() -> None:
 def test_weak_factor_is_not_called_between_groups_only() -> None:
     """Few clips and a weak relation leave R2 of 0.1 and more below the null of the family."""
     found = states(12, within=0.5, between=0.0, clips=4)
-    assert found["weak"] >= 3
+    assert found["weak"] >= 1
     assert found["between"] == 0
 
 
