@@ -48,7 +48,7 @@ def latent_status(row: Mapping[str, Any]) -> str:
     if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
         farther = row.get("test_r_high")
         between = row.get("within") and abs(row["overall_r"]) > null_high
-        return BETWEEN if between and formatting.known(farther) and farther**2 < PREDICTED_R2 else CHANCE
+        return BETWEEN if between and farther is not None and farther**2 < PREDICTED_R2 else CHANCE
     if (test_r >= 0) != (train_r >= 0):
         return OPPOSITE
     if row["test_groups"] < MIN_GROUPS:
