@@ -164,7 +164,7 @@ def factor_ranks(run: RunData) -> FactorRanks:
     if not path.is_file():
         return FactorRanks({})
     table = read_table(path).drop("clip_id").cast(pl.Float64)
-    measured = without_sentinels(np.stack([column.to_numpy() for column in table], axis=1), table.columns)
+    measured = without_sentinels(table.to_numpy(), table.columns)
     known = {name: column[np.isfinite(column)] for name, column in zip(table.columns, measured.T, strict=True)}
     return FactorRanks({name: values for name, values in known.items() if values.size})
 
