@@ -137,7 +137,7 @@ def scored_on(clips: pl.DataFrame | None) -> str:
     >>> scored_on(None)
     'test groups, which no fit and no choice used'
     """
-    if not cross_fit_note(clips):
+    if count_folds(clips) == 1:
         return "test groups, which no fit and no choice used"
     return (
         "each group in turn, by readers that other groups fitted and tuned; layer and sparsity are chosen on the mean "
@@ -151,7 +151,7 @@ def chosen_on(clips: pl.DataFrame | None) -> str:
     >>> chosen_on(None)
     'on groups left out of the fits, never on test groups'
     """
-    if not cross_fit_note(clips):
+    if count_folds(clips) == 1:
         return "on groups left out of the fits, never on test groups"
     return "on groups left out of the fits, which over all folds include those that are tested"
 
