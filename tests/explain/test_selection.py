@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.explain import choose_class_latents, choose_latents
+from otoscope.explain import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
 from otoscope.explain.selection import correlations
 
 CLIPS, LATENTS = 300, 50
@@ -70,7 +70,7 @@ def test_latents_of_independent_factors_with_shared_group_effects_are_borne_out_
         codes = np.maximum(rng.normal(size=(10, 20))[singer] + rng.normal(size=(CLIPS, 20)), 0)
         factors = rng.normal(size=(10, 1))[singer] + rng.normal(size=(CLIPS, 1))
         (choice,) = choose(codes, factors, [0.5], seed=seed)
-        borne_out += abs(choice.test_r) > choice.null_high and choice.test_r * choice.train_r > 0
+        borne_out += choice.outcome is LatentOutcome.CONFIRMED
     # 2.5 % of 200 with a standard error of 1.1 %
     assert borne_out <= 10
 
@@ -194,3 +194,35 @@ def test_choose_class_latents_leaves_out_rare_classes_and_missing_labels() -> No
     assert {choice.test_clips for choice in found} == {int((TEST & (np.arange(CLIPS) >= 20)).sum())}
     masks = {"train_mask": ~TEST, "test_mask": TEST}
     assert len(choose_class_latents(codes, {"technique": technique}, **masks, groups=GROUPS, top=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "outcome"),
+    [
+        ({"test_r": 0.5, "null_high": 0.2}, LatentOutcome.CONFIRMED),
+        ({"train_r": -0.6, "test_r": -0.5, "null_high": 0.2}, LatentOutcome.CONFIRMED),
+        ({"test_r": 0.5, "null_high": np.nan}, LatentOutcome.CONFIRMED),
+        # 0.09 where shuffled factors reach 0.43
+        ({"test_r": 0.09, "null_high": 0.43}, LatentOutcome.CHANCE),
+        ({"test_r": -0.09, "null_high": 0.43}, LatentOutcome.CHANCE),
+        ({"test_r": 0.43, "null_high": 0.43}, LatentOutcome.CHANCE),
+        ({"test_r": np.nan, "null_high": 0.43}, LatentOutcome.CHANCE),
+        ({"test_r": -0.5, "null_high": 0.2}, LatentOutcome.OPPOSITE),
+        ({"test_r": 0.1, "null_high": 0.25, "overall_r": 0.65, "test_r_high": 0.25}, LatentOutcome.BETWEEN_GROUPS),
+        # an interval up to a correlation of 0.5 does not exclude a relation within groups
+        ({"test_r": 0.1, "null_high": 0.25, "overall_r": 0.65, "test_r_high": 0.5}, LatentOutcome.CHANCE),
+        ({"test_r": 0.1, "null_high": 0.25, "overall_r": 0.65, "within": False}, LatentOutcome.CHANCE),
+        ({"test_r": 0.5, "null_high": 1.0}, LatentOutcome.NOT_TESTABLE),
+        ({"test_r": np.nan, "test_clips": 3, "test_groups": 1}, LatentOutcome.TOO_FEW_CLIPS),
+        ({"test_r": 0.5, "null_high": 0.2, "test_groups": 2}, LatentOutcome.TOO_FEW_GROUPS),
+    ],
+)
+def test_outcome_of_a_latent_needs_size_sign_clips_and_groups(
+    numbers: dict[str, float], outcome: LatentOutcome
+) -> None:
+    shared = {"train_r": 0.6, "null_high": np.nan, "overall_r": 0.0, "within": True, "test_clips": 24}
+    choice = LatentChoice(
+        factor="F0", score=0.9, latent=1, p_value=0.01, firing=0.5, **{**shared, "test_groups": 3, **numbers}
+    )
+    assert choice.outcome is outcome
+    assert choice.outcome.refutes == (outcome.value in ("not beyond chance", "opposite sign", "between groups only"))

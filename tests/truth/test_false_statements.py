@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from otoscope.explain import choose_latents
+from otoscope.explain import LatentOutcome, choose_latents
 from otoscope.linear.lasso import fit_factors
 from otoscope.resampling.exchange import exchange
 
@@ -49,9 +49,7 @@ def simulate(data_sets: int, *, singers: int, effect: float, first: int = 0) -> 
             seed=number,
         )
         for choice in choices:
-            confirmed[number, int(choice.factor)] = abs(choice.test_r) > choice.null_high and (
-                choice.test_r * choice.train_r > 0
-            )
+            confirmed[number, int(choice.factor)] = choice.outcome is LatentOutcome.CONFIRMED
     return Statements(*(float(x) for each in (predicted, confirmed) for x in (each.any(axis=1).mean(), each.mean())))
 
 

@@ -17,7 +17,7 @@
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
 - `choose_latents`, `choose_class_latents`: the best latent of each factor, or of each class of a label, chosen on
-  training groups and tested on test groups
+  training groups and tested on test groups; `LatentOutcome` is the decision of the test groups
 - `top_activating_clips`: the clips in which a latent is strongest
 - `spectrogram`, `to_png`: spectrograms as small pictures
 - `write_top_clips`, `read_top_clips`: sound, spectrogram and activation of these clips in a run's `explain/`
@@ -85,7 +85,7 @@ from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, desc
 from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
 from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
 from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
-from otoscope.explain.selection import LatentChoice, choose_class_latents, choose_latents
+from otoscope.explain.selection import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
 from otoscope.explain.splice import Splice, SpliceScore, recovered_share, score_shares, splice
 from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
@@ -108,6 +108,7 @@ __all__ = [
     "FrameTable",
     "LatentChoice",
     "LatentDescription",
+    "LatentOutcome",
     "LostGain",
     "MaskedSound",
     "OcclusionCurves",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,34 @@ from jaxtyping import Bool, Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
 from otoscope.resampling.groups import group_sums
-from otoscope.resampling.intervals import FISHER, jackknife_sums
+from otoscope.resampling.intervals import FISHER, MIN_GROUPS, jackknife_sums
 from otoscope.resampling.maximum import compare_with_maximum
+
+PREDICTED_R2 = 0.1
+"""Held-out R² from which a factor counts as predicted, if it also exceeds its null."""
 
 MIN_ROWS = 8
 """Minimum number of clips with a known factor value, and of clips in which a latent fires, for a correlation."""
+
+
+class LatentOutcome(StrEnum):
+    """Decision of the test groups on a latent that training and validation groups chose."""
+
+    CONFIRMED = "confirmed"
+    TOO_FEW_GROUPS = "too few groups"
+    """Beyond chance, in fewer than `MIN_GROUPS` groups."""
+    TOO_FEW_CLIPS = "too few clips"
+    """Fewer than `MIN_ROWS` test clips."""
+    NOT_TESTABLE = "not testable"
+    """Too few clips or groups can be exchanged for a correlation beyond chance to exist."""
+    BETWEEN_GROUPS = "between groups only"
+    CHANCE = "not beyond chance"
+    OPPOSITE = "opposite sign"
+
+    @property
+    def refutes(self) -> bool:
+        """True if test clips contradict the training clips."""
+        return self in (LatentOutcome.BETWEEN_GROUPS, LatentOutcome.CHANCE, LatentOutcome.OPPOSITE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +75,26 @@ class LatentChoice:
     also: tuple[str, ...] = ()
     seeds_found: int | None = None
     seeds_asked: int | None = None
+
+    @property
+    def outcome(self) -> LatentOutcome:
+        """Decision of the test groups.
+
+        The test correlation must exceed its null in size and have the sign of the training correlation. It is that
+        within groups: a latent that follows a factor between them only, as one of the singer's sex does, is no latent
+        of the factor. That is decided only where the interval of the correlation within groups ends below that of an R²
+        of `PREDICTED_R2`: a weak relation within groups is not beyond chance either.
+        """
+        if self.test_clips < MIN_ROWS:
+            return LatentOutcome.TOO_FEW_CLIPS
+        if self.null_high >= 1:
+            return LatentOutcome.NOT_TESTABLE
+        if math.isnan(self.test_r) or abs(self.test_r) <= self.null_high:
+            between = self.within and abs(self.overall_r) > self.null_high and self.test_r_high**2 < PREDICTED_R2
+            return LatentOutcome.BETWEEN_GROUPS if between else LatentOutcome.CHANCE
+        if (self.test_r >= 0) != (self.train_r >= 0):
+            return LatentOutcome.OPPOSITE
+        return LatentOutcome.CONFIRMED if self.test_groups >= MIN_GROUPS else LatentOutcome.TOO_FEW_GROUPS
 
 
 def choose_latents(

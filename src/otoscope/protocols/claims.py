@@ -14,7 +14,6 @@ import polars as pl
 from otoscope.metrics.representation import DENSE
 from otoscope.protocols.comparison import (
     MARGIN,
-    MIN_GROUPS,
     UNMEASURED,
     Baseline,
     Comparison,
@@ -23,6 +22,7 @@ from otoscope.protocols.comparison import (
     Verdict,
 )
 from otoscope.protocols.strict.results import LayerLead, better_than_densest
+from otoscope.resampling.intervals import MIN_GROUPS
 
 HIGH_SPARSITY = 0.95
 """Sparsity that the study's text refers to; the nearest trained one is used."""

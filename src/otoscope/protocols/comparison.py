@@ -16,9 +16,7 @@ from otoscope.formatting import comma_list
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
-
-MIN_GROUPS = 3
-"""Test groups needed for a decision: with two, the interval of the jackknife has one degree of freedom."""
+from otoscope.resampling.intervals import MIN_GROUPS
 
 MARGIN = 0.02
 """Loss that counts as none: 2 points of accuracy or of R²."""

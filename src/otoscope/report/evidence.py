@@ -8,8 +8,8 @@ import polars as pl
 from otoscope.corpus.table import SPLITS, groups_by_split
 from otoscope.formatting import count
 from otoscope.metrics.results import ResultsTable
-from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
+from otoscope.resampling.intervals import MIN_GROUPS
 
 MIN_CLIPS = 20
 """Test clips needed for a claim: with fewer, a single one moves an accuracy by more than five points."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from otoscope.explain.selection import PREDICTED_R2
 from otoscope.formatting import count
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, matches
@@ -15,9 +16,6 @@ PREFERRED_POOLING = "encode_then_pool"
 
 REFERENCE_SPARSITY = 0.9
 HEADLINE_SPARSITIES = (0.9, 0.95)
-
-PREDICTED_R2 = 0.1
-"""Held-out R² from which a factor counts as predicted, if it also exceeds its null."""
 
 VALIDATION, TEST = "validation groups", "test groups"
 

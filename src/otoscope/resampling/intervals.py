@@ -26,6 +26,9 @@ from otoscope.errors import EvaluationError
 
 CONFIDENCE = 0.95
 
+MIN_GROUPS = 3
+"""Test groups needed for a decision: with two, the interval of the jackknife has one degree of freedom."""
+
 TAIL = (1 - CONFIDENCE) / 2
 
 Z = float(special.ndtri(1 - TAIL))

@@ -1,6 +1,5 @@
 """What a card of the gallery says of a latent, and which latents have one."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -8,53 +7,34 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_json, read_table, write_json, write_table
+from otoscope.explain import LatentOutcome
 from otoscope.report import read_run, write_report
-from otoscope.report.sections.gallery import FactorRanks, gallery, is_refuted, latent_status
+from otoscope.report.sections.gallery import OUTCOMES, FactorRanks, gallery, outcome_text
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
 
 
 @pytest.mark.parametrize(
-    ("train_r", "test_r", "null_high", "said"),
+    ("outcome", "row", "said"),
     [
-        (0.6, 0.5, 0.2, "Clips with a higher value contain more of it"),
-        (-0.6, -0.5, 0.2, "Clips with a lower value contain more of it"),
-        # the reviewer's case: 0.09 where shuffled factors reach 0.43
-        (0.6, 0.09, 0.43, "Not beyond chance on test clips"),
-        (0.6, -0.09, 0.43, "Not beyond chance on test clips"),
-        (0.6, 0.43, 0.43, "Not beyond chance on test clips"),
-        (0.6, math.nan, 0.43, "Not beyond chance on test clips"),
-        (0.6, -0.5, 0.2, "Opposite sign on test clips"),
-        (0.6, 0.5, math.nan, "Clips with a higher value contain more of it"),
+        ("confirmed", {"train_r": 0.6}, "Clips with a higher value contain more of it"),
+        ("confirmed", {"train_r": -0.6}, "Clips with a lower value contain more of it"),
+        ("confirmed", {"label": "technique"}, "Clips of this class contain more of it than others"),
+        ("too few groups", {}, "In the clips of 2 test groups, too few for a claim, clips with a higher value contain"),
+        ("too few clips", {}, "Not tested, on fewer than 8 test clips; of training and validation clips, clips with a"),
+        ("not testable", {}, "Too few test clips or groups to test"),
+        ("between groups only", {}, "Between groups only"),
+        ("not beyond chance", {"label": "technique"}, "Not beyond chance on test clips"),
+        ("opposite sign", {}, "Opposite sign on test clips"),
     ],
 )
-def test_a_direction_is_named_only_beyond_the_null(train_r: float, test_r: float, null_high: float, said: str) -> None:
-    row = {"train_r": train_r, "test_r": test_r, "null_high": null_high, "test_clips": 24, "test_groups": 3}
-    assert latent_status(row) == said
-    assert is_refuted(said) == ("contain more" not in said)
+def test_outcome_text_states_the_decision_in_words(outcome: str, row: dict[str, object], said: str) -> None:
+    assert outcome_text({"label": "", "train_r": 0.6, "test_groups": 2, "outcome": outcome, **row}).startswith(said)
 
 
-def test_too_few_clips_or_groups_give_no_verdict() -> None:
-    row = {"train_r": 0.6, "test_r": math.nan, "null_high": math.nan, "test_clips": 3, "test_groups": 1}
-    assert latent_status(row).startswith("Not tested, on fewer than 8 test clips")
-    of_two = {"train_r": 0.6, "test_r": 0.5, "null_high": 0.2, "test_clips": 400, "test_groups": 2}
-    assert (
-        latent_status(of_two)
-        == "In the clips of 2 test groups, too few for a claim, clips with a higher value contain more of it"
-    )
-
-
-def test_a_latent_that_follows_a_factor_between_groups_only_is_not_named_after_it() -> None:
-    row = {"train_r": 0.3, "test_r": 0.1, "test_r_high": 0.25, "null_high": 0.25, "overall_r": 0.65, "within": True}
-    status = latent_status({**row, "test_clips": 40, "test_groups": 5})
-    assert status == "Between groups only"
-    assert is_refuted(status)
-    # an interval up to a correlation of 0.5 does not exclude a relation within groups
-    weak = latent_status({**row, "test_r_high": 0.5, "test_clips": 40, "test_groups": 5})
-    assert weak == "Not beyond chance on test clips"
-    few = latent_status({**row, "null_high": 1.0, "test_clips": 40, "test_groups": 4})
-    assert few == "Too few test clips or groups to test"
+def test_outcome_text_has_words_for_every_decision() -> None:
+    assert OUTCOMES.keys() == set(LatentOutcome)
 
 
 def remade(folder: Path, **parts: object) -> Reading:
@@ -95,8 +75,8 @@ def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made)
 
 def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> None:
     made = small(tmp_path)
-    chosen = pl.when(pl.col("latent") == 137).then(0.1).otherwise(pl.col("test_r"))
-    page = remade(made, test_r=chosen)
+    chosen = pl.when(pl.col("latent") == 137).then(pl.lit("not beyond chance")).otherwise(pl.col("outcome"))
+    page = remade(made, outcome=chosen)
     assert "1 latent not confirmed on test groups" in page.section("gallery")
     assert len(page.all("audio")) == len(page.all("img")) == 12 + 3  # three latents at the top
     assert page.mistakes == []

@@ -15,7 +15,7 @@ from otoscope.protocols.claims import (
     Reason,
     TaskClaim,
 )
-from otoscope.protocols.comparison import MARGIN, MIN_GROUPS, Comparison, Estimate, Relation, Verdict
+from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Relation, Verdict
 from otoscope.report.estimates import (
     capitalised,
     decimal_with_interval,
@@ -28,6 +28,7 @@ from otoscope.report.estimates import (
     seed_range,
     signed_points,
 )
+from otoscope.resampling.intervals import MIN_GROUPS
 
 
 class VerdictText(NamedTuple):

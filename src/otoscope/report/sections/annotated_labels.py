@@ -8,10 +8,10 @@ import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
 from otoscope.formatting import count, decimal, known
-from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Download, csv_download
+from otoscope.resampling.intervals import MIN_GROUPS
 
 INTRODUCTION = (
     "A latent and a threshold were chosen per label on the training and validation groups by the F1 of their frames; "

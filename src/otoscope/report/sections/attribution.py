@@ -7,10 +7,10 @@ import polars as pl
 
 from otoscope.artifacts import resolve_inside
 from otoscope.formatting import comma_list, count, decimal, known, percent
-from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Table, table
+from otoscope.resampling.intervals import MIN_GROUPS
 
 
 class RegionSound(NamedTuple):

@@ -12,56 +12,40 @@ from jaxtyping import Float
 
 from otoscope import formatting
 from otoscope.artifacts import read_table
-from otoscope.explain.selection import MIN_ROWS
+from otoscope.explain.selection import MIN_ROWS, LatentOutcome
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
-from otoscope.protocols.comparison import MIN_GROUPS
-from otoscope.report.results import PREDICTED_R2
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
 
-CHANCE = "Not beyond chance on test clips"
-OPPOSITE = "Opposite sign on test clips"
-UNTESTABLE = "Too few test clips or groups to test"
-BETWEEN = "Between groups only"
+OUTCOMES = {
+    LatentOutcome.CONFIRMED: "{subject} contain more of it",
+    LatentOutcome.TOO_FEW_GROUPS: "In the clips of {groups}, too few for a claim, {subject} contain more of it",
+    LatentOutcome.TOO_FEW_CLIPS: (
+        f"Not tested, on fewer than {MIN_ROWS} test clips; "
+        "of training and validation clips, {subject} contain more of it"
+    ),
+    LatentOutcome.NOT_TESTABLE: "Too few test clips or groups to test",
+    LatentOutcome.BETWEEN_GROUPS: "Between groups only",
+    LatentOutcome.CHANCE: "Not beyond chance on test clips",
+    LatentOutcome.OPPOSITE: "Opposite sign on test clips",
+}
+"""The decision of the test groups in words."""
 
 
-def latent_status(row: Mapping[str, Any]) -> str:
+def outcome_text(row: Mapping[str, Any]) -> str:
     """Return which clips contain more of a latent, or why test clips do not confirm it.
 
-    `row` is a latent of a factor or, with a `label`, of a class of that label. The test correlation must exceed its
-    null in size and have the sign of the training correlation. It is that within groups; a latent that follows the
-    factor between them only, as one of the singer's sex does, is no latent of the factor. This is said only where the
-    interval of the correlation within groups ends below that of an R² of `PREDICTED_R2`: a weak relation within groups
-    is not beyond chance either. With fewer than three test
-    groups the statement is limited to these clips.
+    `row` is a latent of a factor or, with a `label`, of a class of that label.
     """
-    train_r, test_r, null_high = row["train_r"], row["test_r"], row["null_high"]
-    direction = f"clips with a {'higher' if train_r >= 0 else 'lower'} value contain more of it"
-    if row.get("label"):
-        direction = "clips of this class contain more of it than others"
-    if row["test_clips"] < MIN_ROWS:
-        return f"Not tested, on fewer than {MIN_ROWS} test clips; of training and validation clips, {direction}"
-    if formatting.known(null_high) and null_high >= 1:
-        return UNTESTABLE
-    if not formatting.known(test_r) or (formatting.known(null_high) and abs(test_r) <= null_high):
-        farther = row.get("test_r_high")
-        between = row.get("within") and abs(row["overall_r"]) > null_high
-        return BETWEEN if between and farther is not None and farther**2 < PREDICTED_R2 else CHANCE
-    if (test_r >= 0) != (train_r >= 0):
-        return OPPOSITE
-    if row["test_groups"] < MIN_GROUPS:
-        return f"In the clips of {count(row['test_groups'], 'test group')}, too few for a claim, {direction}"
-    return direction.capitalize()
-
-
-CONFIRMED = ("Clips with a", "Clips of this class")
-
-
-def is_refuted(status: str) -> bool:
-    """Return whether test clips contradict the training clips."""
-    return status in (CHANCE, OPPOSITE, BETWEEN)
+    subject = f"clips with a {'higher' if row['train_r'] >= 0 else 'lower'} value"
+    if row["label"]:
+        subject = "clips of this class"
+    text = OUTCOMES[LatentOutcome(row["outcome"])].format(
+        subject=subject, groups=count(row["test_groups"], "test group")
+    )
+    return text[:1].upper() + text[1:] + (" than others" if row["label"] and "contain" in text else "")
 
 
 def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
@@ -223,6 +207,10 @@ class LatentCard(NamedTuple):
     status: str = ""
     confirmed: bool = False
     """True if test clips of enough groups confirm the latent."""
+    kind: str = ""
+    """The label of the latent's class; empty for a factor."""
+    evidence: str = ""
+    """The test correlation beside chance."""
 
 
 class Gallery(NamedTuple):
@@ -251,7 +239,7 @@ def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
     for part in top_clips.rows.partition_by("latent", maintain_order=True):
         rows = part.rows(named=True)
         text = texts.get(rows[0]["latent"])
-        if is_refuted(latent_status(rows[0])):
+        if LatentOutcome(rows[0]["outcome"]).refutes:
             refuted.append(_latent(run, rows[:1], places, [], text))
         else:
             clips = [c for row in rows if (c := _clip(row, run, places, budget))]
@@ -288,7 +276,7 @@ def _latent(
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     if clips and not first["label"] and (span := places.span(first["factor"])):
         facts.append(span)
-    name, status = readable_name(first["factor"]), latent_status(first)
+    name, status = readable_name(first["factor"]), outcome_text(first)
     kind = run.category(first["factor"])
     if first["label"]:
         name, kind = f"{first['label']}: {first['factor']}", "class of a label"
@@ -301,7 +289,9 @@ def _latent(
         clips=clips,
         card=card,
         status=status,
-        confirmed=status.startswith(CONFIRMED),
+        confirmed=LatentOutcome(first["outcome"]) is LatentOutcome.CONFIRMED,
+        kind=first["label"],
+        evidence=", ".join(_correlation(first, _noun(run))[:2]),
     )
 
 
@@ -309,12 +299,19 @@ def _tested(row: dict[str, Any], noun: str) -> list[str]:
     on = f"on {count(row['test_clips'], 'clip')} of {count(row['test_groups'], 'group')}"
     if not formatting.known(row["test_r"]):
         return [f"no test correlation {on}"]
+    found, *chance = _correlation(row, noun)
+    if not row["within"]:
+        return [f"test {found} {on}", *chance]
+    overall = f"over all of these clips, differences between {noun}s included, {decimal(row['overall_r'], 2)}"
+    return [f"test {found} {on}", *chance, overall]
+
+
+def _correlation(row: dict[str, Any], noun: str) -> list[str]:
+    """Return the correlation over test clips and, if chance is known, its upper end."""
+    where = f"within {noun}s" if row["within"] else f"between {noun}s only"
     tested = formatting.known(row["null_high"]) and row["null_high"] < 1
     chance = [f"chance |r| up to {decimal(row['null_high'], 2)}"] if tested else []
-    if not row.get("within"):
-        return [f"test correlation {decimal(row['test_r'], 2)} {on}, between {noun}s only", *chance]
-    overall = f"over all of these clips, differences between {noun}s included, {decimal(row['overall_r'], 2)}"
-    return [f"test correlation within {noun}s {decimal(row['test_r'], 2)} {on}", *chance, overall]
+    return [f"correlation {where} {decimal(row['test_r'], 2)}", *chance]
 
 
 def _also(factors: list[str]) -> str:

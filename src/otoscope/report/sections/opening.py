@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from otoscope.formatting import comma_list, count
-from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.evidence import Evidence, cross_fit_note, readers_of_run
 from otoscope.report.run_data import RunData
+from otoscope.resampling.intervals import MIN_GROUPS
 
 FEW_GROUPS = 5
 """Up to this many test groups the lead explains how little an interval over so few groups says."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, known, percent, sparsity
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
-from otoscope.protocols.comparison import MIN_GROUPS, Advantage, Comparison, Relation
+from otoscope.protocols.comparison import Advantage, Comparison, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
@@ -21,6 +21,7 @@ from otoscope.report.evidence import chosen_on
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
+from otoscope.resampling.intervals import MIN_GROUPS
 from otoscope.runs.training import learned_nothing
 
 UNITS = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
