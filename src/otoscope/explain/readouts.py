@@ -13,6 +13,8 @@ from otoscope.resampling.groups import missing_patterns
 
 FACTOR = "factor"
 """Kind of a concept that is a factor; the kind of a class is the name of its label."""
+GROUP = "group"
+"""Kind of the concept of the singer, speaker or recording: its readout has one column per test group."""
 ENTANGLED_R = 0.6
 """Absolute correlation over training clips from which on two concepts are not counted as side effects of each other."""
 

@@ -1,5 +1,6 @@
 """Step `erasure` of the stage `explain`: each concept is erased from a layer, and swapped between two clips."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -29,14 +30,12 @@ from otoscope.explain.interventions import (
     side_effect,
     with_norm,
 )
-from otoscope.explain.readouts import FACTOR, Concept, Readouts, Targets, fit_readouts
+from otoscope.explain.readouts import FACTOR, GROUP, Concept, Readouts, Targets, fit_readouts
 from otoscope.explain.selection import correlations
 from otoscope.explain.splice import score_shares
 from otoscope.pipeline.interventions import MIN_READOUT_R, ChangedLayer
 from otoscope.runs.progress import task
 
-GROUP = "group"
-"""Concept of the singer, speaker or recording: its readout has one column per test group."""
 MIN_GAIN = 0.2
 """Slope of a readout's output on the true value, over the untouched test clips, from which on it is shown."""
 LATENTS = 8
@@ -72,9 +71,24 @@ It is NaN where the readout does not tell the two clips apart beyond noise.
 """
 
 
-class ErasureTables(NamedTuple):
-    """Effects of erasing each concept, dominance of the own concept, and swaps between clips."""
+CONCEPTS: dict[str, pl.DataType] = {
+    "concept": pl.String(),
+    "kind": pl.String(),
+    "readout_r": pl.Float64(),
+    "gain": pl.Float64(),
+    "read": pl.Boolean(),
+    "erased": pl.Boolean(),
+}
+"""Columns of `erasure_concepts.parquet`: every concept, and whether it is read out well enough to be erased.
 
+Both numbers are NaN for the singers if the test groups have too few other clips for a readout.
+"""
+
+
+class ErasureTables(NamedTuple):
+    """Concepts, effects of erasing each, dominance of the own concept, and swaps between clips."""
+
+    erasure_concepts: pl.DataFrame
     erasure: pl.DataFrame
     erasure_dominance: pl.DataFrame
     swaps: pl.DataFrame
@@ -104,8 +118,9 @@ def erasure_tables(setting: ChangedLayer) -> ErasureTables:
     read = np.flatnonzero((columns.readout_r >= MIN_READOUT_R) & (gain_before(untouched) >= MIN_GAIN))
     is_factor = np.array([columns.concepts[i].kind == FACTOR for i in read], dtype=bool)
     erased = [*read[~is_factor].tolist(), *read[is_factor].tolist()[: settings.concepts]]
+    concepts = _concept_rows(columns, gain_before(untouched), read, erased)
     if not erased:
-        return ErasureTables(*(pl.DataFrame(schema=schema) for schema in (ERASURE, DOMINANCE, SWAPS)))
+        return ErasureTables(concepts, *(pl.DataFrame(schema=schema) for schema in (ERASURE, DOMINANCE, SWAPS)))
     outputs: dict[str, list[Float[np.ndarray, "clips columns"]]] = {name: [] for name in TECHNIQUES}
     with task(setting.run.progress, "erasing concepts", 3 * len(erased) * len(clips), "passes"):
         for concept in erased:
@@ -116,6 +131,7 @@ def erasure_tables(setting: ChangedLayer) -> ErasureTables:
         for name, each in outputs.items()
     }
     return ErasureTables(
+        concepts,
         pl.concat([_effect_rows(columns, erased, read, name, each, len(clips)) for name, each in sums.items()]),
         _dominance(columns, erased, read, sums),
         _swaps(setting),
@@ -145,6 +161,26 @@ def _columns(setting: ChangedLayer, clips: Sequence[int]) -> _Columns:
             np.concatenate([readouts.valid_r, singers.valid_r]),
         )
     return _Columns(readouts, truth, concept_of, concepts, r, entangled)
+
+
+def _concept_rows(
+    columns: _Columns, gain: Float[np.ndarray, " concepts"], read: Int[np.ndarray, " read"], erased: Sequence[int]
+) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {
+            "concept": str(concept),
+            "kind": concept.kind,
+            "readout_r": float(columns.readout_r[i]),
+            "gain": float(gain[i]),
+            "read": i in read,
+            "erased": i in erased,
+        }
+        for i, concept in enumerate(columns.concepts)
+    ]
+    if all(concept.kind != GROUP for concept in columns.concepts):
+        unread = {"readout_r": math.nan, "gain": math.nan, "read": False, "erased": False}
+        rows.append({"concept": str(Concept(GROUP, "all")), "kind": GROUP, **unread})
+    return pl.DataFrame(rows, schema=CONCEPTS)
 
 
 def _singer_readouts(setting: ChangedLayer, clips: Sequence[int]) -> Readouts | None:

@@ -10,7 +10,7 @@ from otoscope import plot
 from otoscope.artifacts import write_table
 from otoscope.errors import IncompleteArtifact
 from otoscope.explain.splice_scores import LENS
-from otoscope.pipeline.erasure import DOMINANCE, ERASURE, SWAPS
+from otoscope.pipeline.erasure import CONCEPTS, DOMINANCE, ERASURE, SWAPS
 from otoscope.pipeline.interventions import DIFFERENCES, INTERVENTIONS
 from otoscope.report import read_run, write_report
 from otoscope.report.sections.interventions import erasure, interventions
@@ -149,9 +149,37 @@ def test_page_says_plainly_whether_erasing_latents_beats_random_ones(tmp_path: P
     shown = erasure(read_run(tmp_path))
     assert shown is not None
     assert (
-        "Over all labels and singers, erasing the latents of a concept does not beat erasing random latents"
+        "Over all labels and groups, erasing the latents of a concept does not beat erasing random latents"
         in (shown.paragraphs[1])
     )
+
+
+@pytest.mark.parametrize(
+    ("r", "gain", "said"),
+    [
+        (0.12, 0.05, "It does not tell them apart (correlation 0.12, slope 0.05), so that the group is not among"),
+        (math.nan, math.nan, "there are too few of these, and the group is not among the concepts erased."),
+    ],
+)
+def test_page_names_labels_and_groups_that_are_not_read_out(tmp_path: Path, r: float, gain: float, said: str) -> None:
+    write_erasure(tmp_path, low=0.1)
+    rows = [
+        ("technique: vibrato", "technique", 0.8, 0.6, True, True),
+        ("technique: belt", "technique", 0.1, 0.1, False, False),
+        ("F0", "factor", 0.1, 0.1, False, False),
+        ("group: all", "group", r, gain, False, False),
+    ]
+    concepts = pl.DataFrame(rows, schema=CONCEPTS, orient="row")
+    write_table(tmp_path / "explain" / "erasure_concepts.parquet", concepts)
+    shown = erasure(read_run(tmp_path))
+    assert shown is not None
+    assert "Not erased, because the last layer does not read them out: technique: belt." in shown.paragraphs
+    assert any(said in paragraph for paragraph in shown.paragraphs)
+    read = concepts.with_columns(read=pl.lit(value=True))
+    write_table(tmp_path / "explain" / "erasure_concepts.parquet", read)
+    again = erasure(read_run(tmp_path))
+    assert again is not None
+    assert not any("read out" in paragraph or "other clips" in paragraph for paragraph in again.paragraphs[1:])
 
 
 def test_erasure_matrix_has_a_panel_per_technique(tmp_path: Path) -> None:

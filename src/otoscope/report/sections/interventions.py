@@ -5,12 +5,13 @@ from typing import Any
 
 import polars as pl
 
+from otoscope.explain.readouts import FACTOR, GROUP
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import comma_list, count, decimal, known, percent
-from otoscope.protocols.comparison import MIN_GROUPS
 from otoscope.report.figures.interventions import ENCODERS, ERASERS, TECHNIQUES
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import TextAndTable, table
+from otoscope.resampling.intervals import MIN_GROUPS
 
 DOSE = 0.5
 """Size of the added directions that the table compares."""
@@ -106,19 +107,40 @@ def erasure(run: RunData) -> TextAndTable | None:
         f"{count(first['groups'], 'test group')}. Dominance is the mean loss of gain of the erased concept's own "
         "readout minus the mean loss of the readouts that are not correlated with it."
     )
+    concepts = run.explained("erasure_concepts")
+    unread = [] if concepts is None else _unread(concepts, str(run.corpus.get("group_noun") or "group"))
     verdicts = [] if dominance is None else [_erasure_verdict(part) for part in dominance.partition_by("scope")]
     few = [] if first["groups"] >= MIN_GROUPS else ["There are too few test groups for a claim."]
-    paragraphs = [introduction, *few, *verdicts, *([] if swaps is None else [_swap_sentence(swaps)])]
+    paragraphs = [introduction, *unread, *few, *verdicts, *([] if swaps is None else [_swap_sentence(swaps)])]
     shown = effects.filter(pl.col("own")).drop("kind", "own", "entangled") if dominance is None else dominance
     names = {**ERASERS, "latents - random_latents": "latents minus random latents"}
     shown = shown.with_columns(pl.col("technique").replace(names))
     return TextAndTable(paragraphs, table(shown, caption="Dominance of the erased concept", digits=3))
 
 
+def _unread(concepts: pl.DataFrame, noun: str) -> list[str]:
+    """State which labels cannot be read out, and whether the groups can, whose classes no training clip has."""
+    found: list[str] = []
+    unread = concepts.filter(~pl.col("read") & (pl.col("kind") != FACTOR) & (pl.col("kind") != GROUP))
+    if unread.height:
+        found.append(f"Not erased, because the last layer does not read them out: {comma_list(unread['concept'])}.")
+    groups = concepts.filter(pl.col("kind") == GROUP).to_dicts()
+    if groups and not groups[0]["read"]:
+        fitted = f"Test {noun}s are in no training clip, so a readout of the {noun} is fitted on other clips of theirs"
+        if not known(groups[0]["readout_r"]):
+            found.append(f"{fitted}; there are too few of these, and the {noun} is not among the concepts erased.")
+        else:
+            found.append(
+                f"{fitted}. It does not tell them apart (correlation {decimal(groups[0]['readout_r'], 2)}, slope "
+                f"{decimal(groups[0]['gain'], 2)}), so that the {noun} is not among the concepts erased."
+            )
+    return found
+
+
 def _erasure_verdict(rows: pl.DataFrame) -> str:
     """Say whether erasing latents changes the own readout more than others, beyond random latents."""
     scope = rows["scope"][0]
-    where = "Over all labels and singers" if scope == "all" else f"Among the classes of {scope}"
+    where = "Over all labels and groups" if scope == "all" else f"Among the classes of {scope}"
     by_technique = {row["technique"]: row for row in rows.iter_rows(named=True)}
     own, beyond, linear = (by_technique[name] for name in ("latents", "latents - random_latents", "leace"))
     numbers = f"dominance {decimal(own['dominance'], 2)}{_interval(own)}, LEACE {decimal(linear['dominance'], 2)}"
