@@ -216,7 +216,7 @@ def held_out_scores(found: Dictionary, world: World) -> Scores:
     units = clip_means(found.codes, world)
     about = replace(ABOUT, protocol="held_out")
     records = list(reconstruction_records(meter.result(), "test", about))
-    records += measure_representation(Features(units, units), world.clips, HeldOutSettings(), about)
+    records += measure_representation(Features(units, units), world.clips, HeldOutSettings(), about).records
     return means(records)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import vl_convert as vlc
 
@@ -13,7 +14,7 @@ from otoscope.corpus.audio import write_audio
 from otoscope.errors import EvaluationError
 from otoscope.metrics.record import to_table
 from tests.report.claims.test_page import small_study, strict_study, strictly
-from tests.support.finished_run import make_run
+from tests.support.finished_run import made_predictions, make_run
 from tests.support.small_runs import Tiny
 
 HELD_OUT = (plot.probe_by_layer, plot.probe_by_sparsity, plot.reconstruction, plot.factors, plot.categories)
@@ -45,6 +46,44 @@ def test_factors_has_one_panel_per_category(folder: Path) -> None:
     assert [panel["title"] for panel in named] == ["voice (1)", "other (4)"]
     with pytest.raises(EvaluationError, match="known: factor_r2"):
         plot.factors(table, "mse")
+
+
+def test_class_charts_of_a_folder_show_layer_and_codes_of_the_page(folder: Path) -> None:
+    assert [panel["title"] for panel in plot.confusion(folder, "technique").to_dict()["concat"]] == [
+        "confusions, dense layer",
+        "confusions, SAE codes",
+    ]
+    chart = plot.recall(folder, "technique").to_dict()
+    recall = {(row["series"], row["class"]): row["recall"] for data in chart["datasets"].values() for row in data}
+    # the dense probe takes singer0 for belt, the codes also every trill
+    expected = {("dense layer", "belt"): 1.0, ("dense layer", "trill"): 0.75, ("dense layer", "vibrato"): 0.75}
+    expected |= {("SAE codes", "belt"): 1.0, ("SAE codes", "trill"): 0.0, ("SAE codes", "vibrato"): 0.75}
+    assert recall == pytest.approx(expected)
+    groups = plot.group_accuracy(folder, "technique").to_dict()
+    accuracy = {(row["series"], row["group"]): row["accuracy"] for data in groups["datasets"].values() for row in data}
+    assert accuracy["dense layer", "singer0"] == pytest.approx(1 / 3)
+    assert accuracy["dense layer", "singer1"] == 1.0
+    assert accuracy["SAE codes", "singer1"] == pytest.approx(2 / 3)
+    for one in (plot.confusion, plot.recall, plot.group_accuracy):
+        assert vlc.vegalite_to_svg(one(folder, "technique").to_dict()).startswith("<svg")
+
+
+def test_class_charts_accept_rows_of_one_probe_and_refuse_others(folder: Path) -> None:
+    rows = read_table(folder / "predictions.parquet")
+    dense = rows.filter((pl.col("representation") == "dense") & (pl.col("layer") == 3))
+    assert plot.confusion(dense, "technique").to_dict()["title"] == "Confusions: technique"
+    with pytest.raises(EvaluationError, match="one probe, got those of"):
+        plot.recall(rows, "technique")
+    with pytest.raises(EvaluationError, match="no predictions of 'vowel'"):
+        plot.group_accuracy(folder, "vowel")
+
+
+def test_group_accuracy_draws_many_groups_as_dots_of_two_rows(folder: Path) -> None:
+    rows = made_predictions(["technique"], [3], [], clips=400).with_columns(group=pl.col("clip_id").str.slice(4, 2))
+    spec = plot.group_accuracy(rows, "technique").to_dict()
+    (data,) = spec["datasets"].values()
+    assert len(data) == 40
+    assert spec["layer"][0]["encoding"]["y"]["field"] == "series"
 
 
 @pytest.mark.parametrize("chart", STRICT + CLAIMS)

@@ -4,6 +4,7 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 `results.parquet`, or the path of a run folder.
 
 - held-out protocol: `probe_by_layer`, `probe_by_sparsity`, `reconstruction`, `factors`, `categories`
+- errors of probes, from `predictions.parquet`: `confusion`, `recall`, `group_accuracy`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
 - explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`
@@ -14,7 +15,7 @@ writes a file. `EvaluationError` is raised if the results lack the rows of a cha
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,19 @@ from otoscope.corpus.audio import load_audio, resample
 from otoscope.encoders.base import Encoder
 from otoscope.errors import EvaluationError
 from otoscope.explain.spectrogram import spectrogram, to_png
+from otoscope.metrics.predictions import require_one_probe
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
 from otoscope.paths import user_path
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims import examine
 from otoscope.report.figures import claims, probes, strict
+from otoscope.report.figures import classes as class_figures
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures import interventions as intervention_figures
-from otoscope.report.figures.figure import AnyChart, Figure, figure_chart
+from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
-from otoscope.report.run_data import categories_of
+from otoscope.report.run_data import categories_of, read_run
 from otoscope.sae.model import SparseAutoencoder
 
 CONFIG = {name: value for name, value in LIGHT_CONFIG.items() if value is not None}
@@ -53,13 +56,16 @@ __all__ = [
     "claim_dimensions",
     "claim_layers",
     "claim_task",
+    "confusion",
     "dose_response",
     "erasure_matrix",
     "factors",
+    "group_accuracy",
     "lens",
     "occlusion",
     "probe_by_layer",
     "probe_by_sparsity",
+    "recall",
     "reconstruction",
     "strict_few_dimensions",
     "strict_layers",
@@ -92,6 +98,37 @@ def probe_by_sparsity(results: AnyResults, *, label: str | None = None) -> AnyCh
     if label is not None and label not in shown.labels:
         raise EvaluationError(f"no probe of {label!r}; the results hold {shown.labels}")
     return _drawn(figures[1 if later else 0] if figures else None, "probe_accuracy of codes")
+
+
+def confusion(predictions: pl.DataFrame | str | Path, label: str) -> AnyChart:
+    """Return the confusion matrix of a label's probes: true class by predicted class, in clips of test groups.
+
+    Args:
+        predictions: Path of a run folder, for the dense layer and the codes that its report shows; or rows of
+            `predictions.parquet`, of at most one dense probe and one probe of codes per label.
+        label: Label that was probed.
+
+    Raises `EvaluationError` for a label without predictions, and for rows of several probes of one kind.
+
+    >>> rows = pl.DataFrame({"label": ["vowel"] * 4, "representation": ["dense"] * 4, "group": ["x", "x", "y", "y"],
+    ...                      "true_class": ["a", "e", "a", "e"], "predicted_class": ["a", "e", "a", "a"]})
+    >>> sorted(confusion(rows, "vowel").to_dict()["datasets"].popitem()[1][1].items())
+    [('clips', 0), ('predicted_class', 'e'), ('share', 0.0), ('true_class', 'a')]
+    """
+    probes = _probes(predictions, label)
+    return _of_classes(f"Confusions: {label}", class_figures.confusion_panels(probes), probes)
+
+
+def recall(predictions: pl.DataFrame | str | Path, label: str) -> AnyChart:
+    """Return the recall of each class of a label, with intervals over groups and chance; arguments as `confusion`."""
+    probes = _probes(predictions, label)
+    return _of_classes(f"Recall: {label}", [class_figures.recall_panel(probes)], probes)
+
+
+def group_accuracy(predictions: pl.DataFrame | str | Path, label: str) -> AnyChart:
+    """Return a dot per group: the share of its test clips that are predicted right; arguments as `confusion`."""
+    probes = _probes(predictions, label)
+    return _of_classes(f"Accuracy by group: {label}", [class_figures.groups_panel(probes)], probes)
 
 
 def reconstruction(results: AnyResults) -> AnyChart:
@@ -258,6 +295,29 @@ def _explained(table: pl.DataFrame | str | Path, name: str) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
     return read_table(user_path(table) / "explain" / f"{name}.parquet")
+
+
+def _probes(predictions: pl.DataFrame | str | Path, label: str) -> class_figures.Probes:
+    if isinstance(predictions, pl.DataFrame):
+        of_label = predictions.filter(pl.col("label") == label)
+        parts = {
+            series: of_label.filter(pl.col("representation") == name) for name, series in class_figures.SERIES.items()
+        }
+        probes = {series: rows for series, rows in parts.items() if rows.height}
+    else:
+        probes = class_figures.shown_probes(read_run(user_path(predictions)), label)
+    for rows in probes.values():
+        require_one_probe(rows)
+    if not probes:
+        raise EvaluationError(f"no predictions of {label!r} from a layer or codes; `otoscope evaluate` writes them")
+    return probes
+
+
+def _of_classes(title: str, panels: Sequence[Panel], probes: class_figures.Probes) -> AnyChart:
+    figure = Figure(
+        "classes", title, "", panels, pl.DataFrame(), height=class_figures.height(probes), legend=list(probes)
+    )
+    return figure_chart(figure, CONFIG)
 
 
 def _rows(results: AnyResults) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from otoscope.cli.summary import summary_tables
 from otoscope.config import load_config
 from otoscope.corpus.table import Corpus
 from otoscope.factors.table import FAILED, FactorCard, FactorTable
+from otoscope.metrics.predictions import PREDICTIONS
 from otoscope.pipeline.run import run
 from otoscope.protocols.held_out import HeldOutSettings, parts_without_model
 from otoscope.runs.inputs import Clips, EvaluationInputs
@@ -41,6 +42,23 @@ def test_run_on_few_voices_tests_every_voice_once(summary: RunSummary) -> None:
     # dictionaries keep one split
     rebuilt = results.filter(pl.col("metric") == "explained_variance")
     assert set(rebuilt["groups"]) == {clips.filter(pl.col("split") == "test")["group"].n_unique()}
+
+
+def test_predictions_of_a_run_give_the_accuracies_of_its_results(summary: RunSummary) -> None:
+    predictions = pl.read_parquet(summary.run / "predictions.parquet")
+    assert dict(predictions.schema) == PREDICTIONS
+    assert set(predictions["group"]) == set(VOICES)
+    assert predictions["fold"].n_unique() == len(VOICES)
+    right = (pl.col("true_class") == pl.col("predicted_class")).mean().alias("accuracy")
+    probe = ["representation", "layer", "sae_id"]
+    accuracies = predictions.group_by(*probe, "label").agg(right, pl.len().alias("clips"))
+    results = pl.read_parquet(summary.run / "results.parquet").filter(metric="probe_accuracy", split="test")
+    both = results.join(accuracies, left_on=[*probe, "target"], right_on=[*probe, "label"])
+    assert both.height == results.height == accuracies.height >= 3
+    assert both["value"].to_list() == pytest.approx(both["accuracy"].to_list())
+    assert both["n"].to_list() == both["clips"].to_list()
+    assert summary.report is not None
+    assert "Errors of the probes of the class" in summary.report.read_text(encoding="utf-8")
 
 
 def test_run_on_few_voices_says_which_numbers_are_cross_fitted(summary: RunSummary) -> None:

@@ -216,7 +216,7 @@ def test_score_representation_covers_every_group():
 def test_measure_representation_rests_on_every_group_with_cross_fitting_only():
     features, _, _ = planted()
     for fold, groups in ((FOLD, GROUPS), (None, 2)):
-        records = measure_representation(Features(features, features), clips_of(fold), HeldOutSettings(), ABOUT)
+        records = measure_representation(Features(features, features), clips_of(fold), HeldOutSettings(), ABOUT).records
         tested = [
             record for record in records if record.split == "test" and record.metric.startswith(("probe", "factor"))
         ]

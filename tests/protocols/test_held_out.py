@@ -49,7 +49,7 @@ def clips(codes: np.ndarray) -> Clips:
 
 
 def measured_table(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
-    return to_table(measure_representation(Features(codes, codes), clips, settings, ABOUT))
+    return to_table(measure_representation(Features(codes, codes), clips, settings, ABOUT).records)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ import yaml
 from otoscope.artifacts import environment, write_json, write_table
 from otoscope.corpus.table import Corpus
 from otoscope.explain import ActivatingClip, LatentChoice, Sound, write_top_clips
+from otoscope.metrics.predictions import PREDICTIONS
 from otoscope.metrics.record import Record, to_table
 
 ENCODER = "openai/whisper-tiny.en"
 SPARSITIES = (0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 LATENTS = 2048
 SIZES = {"pitch": 10, "formants": 18, "voice quality": 10, "mfcc": 16, "spectral": 17, "rhythm": 5, "loudness": 12}
+CLASSES = ("belt", "trill", "vibrato")
 RATE_HZ = 16000
 
 
@@ -39,6 +41,7 @@ def make_run(
     records += [r for name, c in factors for r in _factor(rng, name, c, layers, sae_layers)]
     write_table(folder / "results.parquet", to_table(records))
     _corpus(folder, rng)
+    write_table(folder / "predictions.parquet", made_predictions(labels, layers, sae_layers))
     if factors:
         listed = [{"name": n, "source": "eGeMAPSv02", "category": c} for n, c in factors]
         write_json(folder / "factors.json", {"factors": listed, "fingerprint": "5d1ac5a97cb4f0de"})
@@ -46,6 +49,26 @@ def make_run(
     if gallery and factors and sae_layers:
         _top_clips(folder / "explain", rng, [n for n, _ in factors[:: max(len(factors) // 5, 1)]][:5])
     return folder
+
+
+def made_predictions(
+    labels: Sequence[str], layers: Sequence[int], sae_layers: Sequence[int], clips: int = 60
+) -> pl.DataFrame:
+    """Return predictions of three classes in clips of four groups: the dense probe is wrong in singer0 alone."""
+    probes: list[tuple[int, str, dict[str, object]]] = [(layer, "dense", {"sae_id": ""}) for layer in layers]
+    for layer in sae_layers:
+        probes += [(layer, "sae", _sae(layer, at, "encode_then_pool")) for at in SPARSITIES]
+    rows: list[dict[str, object]] = []
+    for label in labels:
+        for layer, representation, place in probes:
+            for i in range(clips):
+                true, singer = CLASSES[i % 3], i % 4
+                wrong = singer == 0 or (representation == "sae" and true == "trill")
+                shared = {"protocol": "default", "representation": representation, "layer": layer, "label": label}
+                columns = {name: place.get(name) for name in ("sae_id", "sparsity", "seed")}
+                clip = {"clip_id": f"clip{i:03d}.wav", "group": f"singer{singer}", "fold": 0, "true_class": true}
+                rows.append({**shared, **columns, **clip, "predicted_class": "belt" if wrong else true})
+    return pl.DataFrame(rows, schema=PREDICTIONS)
 
 
 def _record(**given: object) -> Record:

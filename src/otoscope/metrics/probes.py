@@ -98,7 +98,7 @@ class Probe(NamedTuple):
     `confusion` counts test rows by true (first axis) and predicted class, in the order of `classes`; `penalty` is the
     chosen relative penalty; `valid_accuracy` and `valid_balanced_accuracy` are those on the validation rows after
     fitting the training rows alone (of a cross-fit, these three are means over folds); `n` and `groups` count the test
-    rows and groups.
+    rows and groups; `predicted` is the class of each test row, empty for other rows.
     """
 
     accuracy: Score
@@ -111,6 +111,7 @@ class Probe(NamedTuple):
     valid_balanced_accuracy: float
     n: int
     groups: int
+    predicted: Shaped[np.ndarray, " rows"]
 
 
 def fit_probe(
@@ -173,6 +174,7 @@ def fit_probe(
         valid_balanced_accuracy=float(np.mean([fold.valid[1] for fold in folds])),
         n=len(truth),
         groups=len(tables),
+        predicted=predicted_names,
     )
 
 

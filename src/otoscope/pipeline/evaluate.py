@@ -1,4 +1,4 @@
-"""Stage `evaluate`: results of every protocol, joined into `results.parquet`."""
+"""Stage `evaluate`: results and predicted classes of every protocol, joined into one table each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from otoscope.artifacts import fingerprint, write_table
+from otoscope.metrics.predictions import PREDICTIONS
 from otoscope.metrics.record import SCHEMA
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025 import run as mariotte2025
@@ -23,18 +24,22 @@ PROTOCOLS: dict[str, Callable[[Context, EvaluationInputs], ProtocolRun]] = {
 
 
 def evaluate(run: Context) -> None:
-    """Evaluate by every protocol of the configuration; write `parts/` and `results.parquet`."""
+    """Evaluate by every protocol of the configuration; write `parts/`, `predictions.parquet` and `results.parquet`."""
     folder, inputs = run.folder, load_inputs(run)
     protocols = {name: PROTOCOLS[name](run, inputs) for name in run.config.evaluate.protocols}
 
     def work() -> None:
         for protocol in protocols.values():
             protocol.compute()
+        write_table(folder.predictions, pl.concat([protocol.predictions() for protocol in protocols.values()]))
         write_table(folder.results, pl.concat([protocol.table() for protocol in protocols.values()]))
 
-    total = fingerprint(list(SCHEMA), [(name, protocol.inputs) for name, protocol in protocols.items()])
+    total = fingerprint(
+        list(SCHEMA), list(PREDICTIONS), [(name, protocol.inputs) for name, protocol in protocols.items()]
+    )
 
     def outputs() -> list[Path]:
-        return [folder.results, *sorted(path for path in folder.parts.rglob("*") if path.suffix in CACHED_SUFFIXES)]
+        parts = sorted(path for path in folder.parts.rglob("*") if path.suffix in CACHED_SUFFIXES)
+        return [folder.results, folder.predictions, *parts]
 
     run_stage(folder, "evaluate", inputs=total, outputs=outputs, work=work, progress=run.progress)

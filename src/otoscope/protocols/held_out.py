@@ -21,18 +21,19 @@ from otoscope.formatting import count
 from otoscope.linear.gram import varies_in_training
 from otoscope.linear.lasso import FactorFits, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
-from otoscope.metrics.probes import fit_probe
+from otoscope.metrics.probes import Probe, fit_probe
 from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.resampling.exchange import within_r2
 from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
-from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records
+from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import code_features, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
+from otoscope.runs.predictions import class_numbers, predicted_key, read_predictions
 from otoscope.runs.progress import ProgressReporter
 from otoscope.runs.training import GridMember, read_trained_card, training_grid
 from otoscope.sae.model import load_sae
@@ -50,12 +51,30 @@ class HeldOutSettings:
 
 def measure_representation(
     features: Features, clips: Clips, settings: HeldOutSettings, about: Record
-) -> Iterator[Record]:
-    """Yield all records of one representation; `about` holds the columns they share (layer, SAE, ...)."""
+) -> ComputedResult:
+    """Return all records of one representation, and the classes that its probes predict.
+
+    `about` holds the columns that the records share (layer, SAE, ...).
+    """
+    probed = _measure_labels(features.probe, clips, settings, about)
+    of_factors = _factor_records(features.units, clips, settings, about) if clips.factor_names else ()
+    return ComputedResult([*probed.records, *of_factors], probed.arrays)
+
+
+def _measure_labels(
+    features: Float[np.ndarray, "clips statistics"], clips: Clips, settings: HeldOutSettings, about: Record
+) -> ComputedResult:
+    records, arrays = list[Record](), Arrays()
+    varies = varies_in_training(features, clips.reader_split)
     for label, values in clips.labels.items():
-        yield from _probe_records(features.probe, label, values, clips, settings, about)
-    if clips.factor_names:
-        yield from _factor_records(features.units, clips, settings, about)
+        shared = replace(about, target=label)
+        if not varies:
+            records += _empty_probe_records(shared)
+            continue
+        probe = fit_probe(features, values, groups=clips.groups, split=clips.reader_split, seed=settings.seed)
+        records += _probe_records(probe, values, clips, shared)
+        arrays[predicted_key(label)] = class_numbers(probe.predicted, values)
+    return ComputedResult(records, arrays)
 
 
 def reconstruction_records(measured: Reconstruction, split: str, about: Record) -> Iterator[Record]:
@@ -69,31 +88,15 @@ def reconstruction_records(measured: Reconstruction, split: str, about: Record) 
 
 
 def _probe_records(
-    features: Float[np.ndarray, "clips statistics"],
-    label: str,
-    values: Shaped[np.ndarray, " clips"],
-    clips: Clips,
-    settings: HeldOutSettings,
-    about: Record,
+    probe: Probe, values: Shaped[np.ndarray, " clips"], clips: Clips, shared: Record
 ) -> Iterator[Record]:
-    shared = replace(about, target=label)
-    if not varies_in_training(features, clips.reader_split):
-        yield from _empty_probe_records(shared)
-        return
-    probe = fit_probe(
-        features,
-        values,
-        groups=clips.groups,
-        split=clips.reader_split,
-        seed=settings.seed,
-    )
-    shared = replace(shared, n=probe.n, groups=probe.groups)
+    on_test = replace(shared, n=probe.n, groups=probe.groups)
     for metric, score in (
         ("probe_accuracy", probe.accuracy),
         ("probe_balanced_accuracy", probe.balanced_accuracy),
         ("probe_macro_f1", probe.macro_f1),
     ):
-        yield shared.with_score(metric, score, split="test")
+        yield on_test.with_score(metric, score, split="test")
     chosen_by = probe.valid_balanced_accuracy
     n, groups = _count_clips_and_groups(clips, "valid", values != "")
     yield replace(shared, metric="probe_balanced_accuracy", split="valid", value=chosen_by, n=n, groups=groups)
@@ -185,7 +188,12 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
         ensure(folder.parts, parts, watch, title=title, unit="representations", executor=run.executor)
 
     inputs = fingerprint([(part.name, part.inputs) for part in parts])
-    return ProtocolRun(inputs, compute, lambda: read_records(folder.parts, parts))
+    return ProtocolRun(
+        inputs,
+        compute,
+        lambda: read_records(folder.parts, parts),
+        lambda: read_predictions(folder.parts, parts, material),
+    )
 
 
 class _TrainMeans:
@@ -205,7 +213,7 @@ def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSetting
     def compute() -> ComputedResult:
         pooled = material.store.pooled(layer)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
-        return ComputedResult(list(measure_representation(Features(pooled, pooled), material.clips, settings, about)))
+        return measure_representation(Features(pooled, pooled), material.clips, settings, about)
 
     return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
 
@@ -225,14 +233,7 @@ def parts_without_model(
         about = material.record_template(layer, protocol=NAME, representation=name, pooling="mean")
 
         def compute() -> ComputedResult:
-            values = features()
-            return ComputedResult(
-                [
-                    record
-                    for label, classes in clips.labels.items()
-                    for record in _probe_records(values, label, classes, clips, settings, about)
-                ]
-            )
+            return _measure_labels(features(), clips, settings, about)
 
         return CachedResult(name, fingerprint(shared, name, layer), compute)
 
@@ -270,6 +271,7 @@ def _sae_part(
         records: list[Record] = []
         for split, meter in meters.items():
             records += reconstruction_records(meter.result(), split, about)
-        return ComputedResult([*records, *measure_representation(features, clips, settings, about)])
+        measured = measure_representation(features, clips, settings, about)
+        return ComputedResult([*records, *measured.records], measured.arrays)
 
     return CachedResult(member.sae_id, fingerprint(shared, read_trained_card(sae_folder)["sha256"]), compute)

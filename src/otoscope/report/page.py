@@ -27,6 +27,7 @@ from otoscope.report.sections.strict_findings import strict_findings
 SECTIONS: dict[str, tuple[str, str]] = {
     "layers": ("Probing by layer", "No probes: the results hold no label for this corpus."),
     "sparsity": ("Probing against sparsity", "No probes on codes: the results hold no label or no dictionary."),
+    "classes": ("Errors by class and group", "No predictions: no label was probed, or by an earlier version."),
     "reconstruction": ("Reconstruction", "No dictionaries: the results hold no explained variance."),
     "factors": ("Factors", "No factors: the results hold no factor regression for this run."),
     "categories": ("Factor categories by layer", "No factors: there are no categories to show."),

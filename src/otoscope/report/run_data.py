@@ -15,6 +15,7 @@ from otoscope.config.yaml_text import parse_yaml
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
 from otoscope.metrics.record import SCHEMA
+from otoscope.metrics.results import Row
 from otoscope.report.results import Results
 from otoscope.runs.cards import is_whole, read_card
 
@@ -77,6 +78,20 @@ class RunData:
         """Return a table of `explain/`; None if it was not written or has no rows."""
         found = _table(self.folder / "explain" / f"{table}.parquet")
         return None if found is None or found.is_empty() else found
+
+    @cached_property
+    def predictions(self) -> pl.DataFrame | None:
+        """Predicted classes of test clips; None without `predictions.parquet` or its rows."""
+        found = _table(self.folder / "predictions.parquet")
+        return None if found is None or found.is_empty() else found
+
+    def predicted_by(self, label: str, row: Row) -> pl.DataFrame | None:
+        """Return the predictions of a label by the probe of a row of the results; None without any."""
+        if self.predictions is None:
+            return None
+        same = [pl.col(name) == row[name] for name in ("protocol", "representation", "layer", "sae_id")]
+        found = self.predictions.filter(pl.col("label") == label, *same)
+        return None if found.is_empty() else found
 
     @property
     def categories(self) -> dict[str, str]:

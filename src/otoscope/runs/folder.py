@@ -85,6 +85,11 @@ class RunFolder:
         return self.root / "results.parquet"
 
     @property
+    def predictions(self) -> Path:
+        """Predicted class of each test clip, by probe."""
+        return self.root / "predictions.parquet"
+
+    @property
     def explain(self) -> Path:
         """Clips at which the chosen latents fire."""
         return self.root / "explain"

@@ -17,6 +17,7 @@ from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import ConfigError, StaleArtifact, quote
 from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
+from otoscope.metrics.predictions import PREDICTIONS
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.resampling.groups import fold_splits, labelled_splits
@@ -67,11 +68,15 @@ def _unprobeable_in(column: pl.Series, of: pl.Series) -> str | None:
 
 @dataclass(frozen=True)
 class ProtocolRun:
-    """Planned evaluation by one protocol: fingerprint of its inputs, computation, resulting table."""
+    """Planned evaluation by one protocol: fingerprint of its inputs, computation, resulting tables.
+
+    `predictions` are the classes that its probes predict, with the columns of `PREDICTIONS`.
+    """
 
     inputs: str
     compute: Callable[[], None]
     table: Callable[[], pl.DataFrame]
+    predictions: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(schema=PREDICTIONS)
 
 
 @dataclass(frozen=True)

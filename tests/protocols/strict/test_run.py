@@ -64,6 +64,22 @@ def test_strict_run_scores_have_groups_and_ordered_intervals(rows: pl.DataFrame)
     assert ordered.height > 0.95 * known.height
 
 
+def test_strict_run_predictions_give_the_scores_of_its_tasks(whole: Path, rows: pl.DataFrame):
+    predictions = read_table(whole / "predictions.parquet")
+    probe = ["representation", "layer", "sae_id", "sparsity", "seed"]
+    right = (pl.col("true_class") == pl.col("predicted_class")).mean()
+    recall = predictions.group_by(*probe, "label", "true_class").agg(right.alias("recall"))
+    balanced = recall.group_by(*probe, "label").agg(pl.col("recall").mean())
+    scores = rows.filter(metric="task_balanced_accuracy", split="test").filter(
+        ~pl.col("target").str.contains("+", literal=True)
+    )
+    keys = [*probe, "target"]
+    both = scores.join(balanced.rename({"label": "target"}), on=keys, nulls_equal=True)
+    assert both.height == scores.height > 10
+    assert both["value"].to_list() == pytest.approx(both["recall"].to_list())
+    assert set(predictions["representation"]) == {"dense", "sae", *BASELINES}
+
+
 def test_strict_run_measures_nothing_twice(rows: pl.DataFrame):
     key = ["layer", "representation", "sae_id", "pooling", "k", "dimensions", "seed", "metric", "target", "split"]
     assert rows.height == rows.select(key).unique().height

@@ -18,7 +18,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_svg_figures_are_drawings_with_marks_in_them(made: Made) -> None:
     files = sorted((made.page.parent / "figures").glob("*.svg"))
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         root = ET.fromstring(file.read_text(encoding="utf-8"))
         assert root.tag == f"{SVG}svg"
@@ -28,7 +28,7 @@ def test_svg_figures_are_drawings_with_marks_in_them(made: Made) -> None:
 
 def test_pdf_figures_are_whole_pdf_files(made: Made) -> None:
     files = sorted((made.page.parent / "figures").glob("*.pdf"))
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         data = file.read_bytes()
         assert data.startswith(b"%PDF-")

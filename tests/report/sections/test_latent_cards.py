@@ -86,3 +86,21 @@ def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:
 
 def test_a_run_without_cards_has_no_texts(tmp_path: Path) -> None:
     assert card_texts(tmp_path) == {}
+
+
+def test_a_card_without_conditions_predicts_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    write_cards(folder, [100], auroc=0.5, low=0.5, high=0.5, beats_controls=False)
+    assert card_texts(folder)[100].score == "The card names no condition, so that it predicts nothing."
+    write_cards(folder, [100], auroc=0.5, low=0.4, high=0.6, beats_controls=False)
+    assert card_texts(folder)[100].score.startswith("This card does not beat its controls.")
+
+
+def test_response_curves_that_explain_next_to_nothing_are_not_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    write_cards(folder, [100])
+    assert len(card_texts(folder)[100].responses) == 2
+    rows = read_table(folder / "explain" / "responses.parquet")
+    weak = pl.when(pl.col("descriptor") == "level_db").then(0.004).otherwise(pl.col("r2")).alias("r2")
+    write_table(folder / "explain" / "responses.parquet", rows.with_columns(weak))
+    assert [one.title.split(" (")[0] for one in card_texts(folder)[100].responses] == ["pitch"]

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
@@ -5,7 +6,7 @@ from otoscope.report.sections.overview import MAX_SENTENCES, previews
 from tests.report.conftest import Made, report
 
 
-def _card(factor: str, *, confirmed: bool = True, clips: int = 2) -> LatentCard:
+def _card(factor: str, *, confirmed: bool = True, clips: int = 2, kind: str = "") -> LatentCard:
     clip = ClipCard("a.wav", "data:", "data:", "", "", "", 1.0, 8000.0)
     return LatentCard(
         factor,
@@ -16,6 +17,8 @@ def _card(factor: str, *, confirmed: bool = True, clips: int = 2) -> LatentCard:
         [clip] * clips,
         status="Clips with a higher value contain more of it",
         confirmed=confirmed,
+        kind=kind,
+        evidence="correlation within groups 0.61",
     )
 
 
@@ -24,17 +27,28 @@ def test_previews_are_the_first_confirmed_latents_with_clips() -> None:
     assert [one.factor for one in previews(Gallery(cards=cards))] == ["b", "d", "e"]
 
 
+def test_previews_show_a_latent_of_each_label_and_of_a_factor_before_a_second() -> None:
+    kinds = ["technique", "technique", "technique", "vowel", ""]
+    cards = [_card(name, kind=kind) for name, kind in zip("abcde", kinds, strict=True)]
+    assert [one.factor for one in previews(Gallery(cards=cards))] == ["a", "d", "e"]
+    assert [one.factor for one in previews(Gallery(cards=cards[:3]))] == ["a", "b", "c"]
+
+
 def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> None:
     sections = [tag.attributes["id"] for tag in made.reading.all("section")]
     assert sections[:3] == ["overview", "listen", "summary"]
     assert "overview-0" in made.reading.specs
     assert "overview-1" in made.reading.specs
     said = made.reading.section("overview").replace("\u00a0", " ")
-    assert "A linear probe on layer 3 predicts the" in said
-    assert "factors are predicted within groups from the codes of layer 3" in said
+    assert re.search(r"A linear probe on layer 3 predicts the technique of \d+ % of 480 clips of 6 unseen groups", said)
+    assert "On the codes of that layer at 90 % sparsity it reaches" in said
+    # the interval of the difference, from predictions.parquet
+    assert re.search(r"\d points less than the layer \(95 % interval of the difference −\d+\.\d to ", said)
+    assert re.search(r"The codes predict \d+ of 88 factors within groups", said)
     assert "of the variance of layer 3 at 90 % sparsity" in said
     overview = made.text.split('<section id="overview"')[1].split("</section>")[0]
     assert 1 <= overview.count("<li>") <= MAX_SENTENCES + 2  # the legend has two entries
+    assert "(correlation within groups 0.71, chance |r| up to 0.20)" in made.reading.section("listen")
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

@@ -34,5 +34,5 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "(untouched 0.90, mean-ablated 0.20) is recovered by the SAE's reconstruction by 90 % (to 0.80, " in said
     assert "95 % interval 70 % to 95 %) and random atoms with the same sparsifier by 25 % (to 0.80)." in said
     assert "The accuracy of a probe for vowel on the last layer" in said
-    assert "the SAE's reconstruction to 0.80 (share not defined)" in said
+    assert "is not lowered by the ablation beyond noise, so that no share is defined: 0.80 with the SAE's" in said
     assert page.mistakes == []

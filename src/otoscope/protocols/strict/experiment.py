@@ -34,6 +34,7 @@ from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
 from otoscope.runs.codes import FRAMES_PER_BATCH
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs
+from otoscope.runs.predictions import NOT_TESTED, predicted_key
 from otoscope.runs.training import GridMember
 
 FITTED_ROWS = 8192
@@ -188,6 +189,10 @@ class StrictExperiment:
             answer = evaluate_task(task, units, split=targets.split, groups=targets.groups, repeat=repeat, about=about)
             records += answer.records
             arrays[f"task.{number}"] = answer.sums
+            if task.kind == "single":
+                predicted = np.full(len(task.known), NOT_TESTED, dtype=np.int32)
+                predicted[answer.tested] = answer.says.argmax(axis=1)
+                arrays[predicted_key(task.name)] = predicted
             held.append(answer.records[-1].value)
         if targets.names:
             linear = fit_ridge_scores(units, targets, folds=settings.folds)

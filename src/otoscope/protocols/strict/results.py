@@ -241,6 +241,10 @@ class StrictResults(ResultsTable):
             return None
         return mean_over_seeds(rows) if representation == CODES else rows.row(0, named=True)
 
+    def first_codes(self, metric: str, target: str = "") -> Row | None:
+        """Return the row of the SAE compared in full, of its first seed, or None."""
+        return self.where(metric=metric, target=target, split="test", sae_id=self.sae_ids[:1]).first()
+
     @cached_property
     def tasks(self) -> list[tuple[str, str]]:
         """Metric and target of every task: single labels first, then several labels, then values."""

@@ -27,6 +27,7 @@ from otoscope.protocols.strict.representations import (
 from otoscope.runs.cache import CachedResult, ensure, read_arrays, read_records
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import EvaluationInputs, ProtocolRun
+from otoscope.runs.predictions import read_predictions
 from otoscope.runs.training import GridMember, read_trained_card, training_grid
 
 
@@ -77,9 +78,12 @@ PRESET_BASELINES = ("frozen_decoder", "soft_frozen_decoder")
 
 def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan the protocol; its parts are determined while it runs, by the chosen layer and sparsity."""
-    strict_run = StrictRun(StrictExperiment(run, material))
+    strict_run, folder = StrictRun(StrictExperiment(run, material)), run.folder.parts
     return ProtocolRun(
-        strict_run.identity, strict_run.compute, lambda: read_records(run.folder.parts, strict_run.parts)
+        strict_run.identity,
+        strict_run.compute,
+        lambda: read_records(folder, strict_run.parts),
+        lambda: read_predictions(folder, strict_run.parts, material),
     )
 
 

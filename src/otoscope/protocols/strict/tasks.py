@@ -59,10 +59,15 @@ class Task:
 
 
 class TaskResult(NamedTuple):
-    """Records of one task, and the sums per test group that its score is computed from."""
+    """Records of one task, the sums per test group that its score is computed from, and the predicted outputs.
+
+    `tested` are the rows of the predictions `says`.
+    """
 
     records: list[Record]
     sums: Float[np.ndarray, "groups outputs figures"]
+    tested: Int[np.ndarray, " test"]
+    says: Float[np.ndarray, "test outputs"]
 
 
 class Repetitions(NamedTuple):
@@ -164,7 +169,8 @@ def evaluate_task(
     on_test = on_test.widened(len(np.atleast_2d(split)))
     fitted = task.known & (in_split(split, "train") | in_split(split, "valid"))
     held = replace(shared, split="valid", value=float(np.mean([answer.held for answer in answers])))
-    return TaskResult([on_test, replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))], sums)
+    on_valid = replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))
+    return TaskResult([on_test, on_valid], sums, test, says)
 
 
 class _Answer(NamedTuple):

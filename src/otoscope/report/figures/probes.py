@@ -13,6 +13,7 @@ from otoscope.metrics.representation import REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import tables
 from otoscope.report.figures import charts
+from otoscope.report.figures.classes import class_figures
 from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens, occlusion
@@ -88,8 +89,8 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
     first, *others = results.labels
     caption = (
         "Probe accuracy of the codes (blue) as fewer latents may be active. The orange line is the dense layer with "
-        "its interval; where blue meets orange, the codes lose nothing. Grey: the null (permuted labels), from mean "
-        "to upper end."
+        "its interval; the findings above give the difference on the same clips, with its interval. Grey: the null "
+        "(permuted labels), from mean to upper end."
     )
     first_rows = rows.filter(pl.col("target") == first)
     layers = first_rows.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()
@@ -225,6 +226,7 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
         "overview": [overview_figure(results, probes, reconstruction)],
         "layers": [by_layer],
         "sparsity": [*by_sparsity],
+        "classes": [*class_figures(run)],
         "reconstruction": [reconstruction],
         "factors": [
             factors_by_sparsity(results, run.categories, "factor_r2"),

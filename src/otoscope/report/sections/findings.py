@@ -7,6 +7,7 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
+from otoscope.metrics.predictions import accuracy_difference
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
@@ -125,7 +126,7 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     results, thin = run.results, evidence is not None and evidence.thin
     noun = str(run.corpus.get("group_noun") or "group")
     findings = [
-        *(f for label in results.labels for f in probe_findings(results, label, thin=thin)),
+        *(f for label in results.labels for f in probe_findings(run, label, thin=thin)),
         *between_findings(run, noun),
         *left_out_findings(run),
         *variance_findings(results, thin=thin),
@@ -134,10 +135,11 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     return Summary([] if thin else number_tiles(results), findings)
 
 
-def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[Finding]:
+def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Finding]:
     """Return the probe scores of the dense layers and the loss of the codes; short for all labels but the first."""
+    results = run.results
     if label != results.labels[0]:
-        return _brief(results, label, thin=thin)
+        return _brief(run, label, thin=thin)
     best = results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     findings: list[Finding] = []
@@ -154,7 +156,7 @@ def probe_findings(results: Results, label: str, *, thin: bool = False) -> list[
     if rows_of_codes:
         topic = f"Probes on codes for the {label}" if thin else f"Probing sparse codes for the {label}"
         findings.append(
-            Finding(topic, " ".join(_loss_sentence(results, label, codes, thin=thin) for codes in rows_of_codes))
+            Finding(topic, " ".join(_loss_sentence(run, label, codes, thin=thin) for codes in rows_of_codes))
         )
     return findings
 
@@ -206,7 +208,8 @@ def _where(thin: bool) -> str:
     return "these test clips" if thin else "unseen groups"
 
 
-def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
+def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
+    results = run.results
     best = results.best_layer_for(label)
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     parts: list[str] = []
@@ -215,7 +218,7 @@ def _brief(results: Results, label: str, *, thin: bool) -> list[Finding]:
         parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
         parts += filter(None, [_without_model(results, label).strip()])
     if codes := results.codes_of(label, results.reference_sparsity):
-        parts.append(_loss_sentence(results, label, codes, thin=thin))
+        parts.append(_loss_sentence(run, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(parts))] if parts else []
 
 
@@ -228,8 +231,8 @@ def _without_model(results: Results, label: str) -> str:
     return f" Without any model: {comma_list(each)}." if each else ""
 
 
-def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> str:
-    dense = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
+def _loss_sentence(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
+    dense = run.results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     reached = f"{percent(codes['value'])} ({backed(codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
     start = f"At {sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
@@ -237,11 +240,24 @@ def _loss_sentence(results: Results, label: str, codes: Row, *, thin: bool) -> s
         return f"{start}."
     if thin:
         return f"{start}; that layer's dense activations reach {percent(dense['value'])}."
+    return f"{start}, {codes_against_layer(run, label, codes, dense)}."
+
+
+def codes_against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
+    """Return the difference of the codes' accuracy to that of their layer, with its interval on the same clips."""
     change = 100 * (codes["value"] - dense["value"])
+    points = f"{abs(change):.1f} points {'more' if change > 0 else 'less'} than the layer"
     if abs(change) < 0.05:
-        return f"{start}, as much as that layer's dense activations."
-    verb = "more" if change > 0 else "less"
-    return f"{start}, {abs(change):.1f} points {verb} than that layer's dense activations."
+        points = "as much as the layer"
+    rows = run.predicted_by(label, codes), run.predicted_by(label, dense)
+    if rows[0] is None or rows[1] is None:
+        return points
+    found = accuracy_difference(rows[0], rows[1])
+    if not formatting.known(found.low):
+        return f"{points} (no interval)"
+    unclear = "; this may be chance" if found.low <= 0 <= found.high and abs(change) >= 0.05 else ""
+    low, high = (decimal(100 * end, 1) for end in (found.low, found.high))
+    return f"{points} (95{NBSP}% interval of the difference {low} to {high} points{unclear})"
 
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:

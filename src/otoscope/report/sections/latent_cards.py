@@ -13,6 +13,8 @@ from otoscope.formatting import NBSP, count, decimal, known, percent
 
 MAX_RESPONSES = 3
 """Response curves shown per latent."""
+MIN_R2 = 0.01
+"""Share of the activation that a shown response curve explains in unseen groups, at least."""
 
 
 class ResponsePlot(NamedTuple):
@@ -54,6 +56,8 @@ def _score(row: Mapping[str, Any]) -> str:
     groups = count(row["groups"], "test group")
     if not known(row["auroc"]):
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
+    if row["auroc"] == row["low"] == row["high"] == 0.5:  # all frames have the same score
+        return "The card names no condition, so that it predicts nothing."
     interval = (
         f", 95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)}" if known(row["low"]) else ""
     )
@@ -88,8 +92,10 @@ def _timing(row: Mapping[str, Any]) -> str:
 
 
 def _plots(responses: pl.DataFrame) -> list[ResponsePlot]:
-    """Return the curves that predict unseen groups beyond their null, best first."""
-    shown = responses.filter(pl.col("responds")).sort("r2", "bin", descending=[True, False], maintain_order=True)
+    """Return the curves that predict unseen groups beyond their null and by `MIN_R2`, best first."""
+    shown = responses.filter(pl.col("responds") & (pl.col("r2") >= MIN_R2)).sort(
+        "r2", "bin", descending=[True, False], maintain_order=True
+    )
     parts = shown.partition_by("descriptor", maintain_order=True)[:MAX_RESPONSES]
     return [_plot(part.sort("bin")) for part in parts]
 

@@ -1,18 +1,19 @@
 """First section of the page: at most five short sentences, and three latents to hear."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
-from otoscope.formatting import NBSP, decimal, known, percent, sparsity
-from otoscope.metrics.representation import CODES, DENSE
+from otoscope.explain.firing import diverse
+from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent, sparsity
+from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import Results, between_only, predicted, too_weak
+from otoscope.report.results import between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
+from otoscope.report.sections.findings import codes_against_layer
 from otoscope.report.sections.gallery import ClipCard, Gallery
 from otoscope.report.sections.strict_findings import (
     describe_advantage,
@@ -32,10 +33,11 @@ class Overview(NamedTuple):
 
 
 class Preview(NamedTuple):
-    """A latent with its strongest clip."""
+    """A latent with its strongest clip; `evidence` is its correlation in test clips, beside chance."""
 
     factor: str
     status: str
+    evidence: str
     sentence: str
     clip: ClipCard
 
@@ -49,51 +51,62 @@ def overview(run: RunData, caution: str, answers: Sequence[tuple[str, str]] = ()
         return Overview(caution, [])
     strict = StrictResults.of(run.results.rows)
     of_claims = [f"{claim}: {outcome}." for claim, outcome in answers]
-    measured = _strict(strict) if strict else _held_out(run.results)
+    measured = _strict(strict) if strict else _held_out(run)
     return Overview(caution, [*of_claims, *measured][:MAX_SENTENCES])
 
 
 def previews(gallery: Gallery) -> list[Preview]:
-    """Return the first latents of the gallery that test clips confirm, each of another factor, with one clip."""
-    confirmed = (
-        Preview(card.factor, card.status, card.card.sentence if card.card else "", card.clips[0])
-        for card in gallery.cards
-        if card.confirmed and card.clips
-    )
-    return list(islice(confirmed, MAX_LATENTS))
+    """Return latents of the gallery that test clips confirm, with one clip each.
+
+    One of each label and one of the factors come before a second of any.
+    """
+    confirmed = [card for card in gallery.cards if card.confirmed and card.clips]
+    chosen = diverse(range(len(confirmed)), [card.kind for card in confirmed])[:MAX_LATENTS]
+    return [
+        Preview(card.factor, card.status, card.evidence, card.card.sentence if card.card else "", card.clips[0])
+        for card in (confirmed[i] for i in chosen)
+    ]
 
 
-def _held_out(results: Results) -> Iterator[str]:
+def _held_out(run: RunData) -> Iterator[str]:
+    results, noun = run.results, str(run.corpus.get("group_noun") or "group")
     if results.labels:
-        yield from _probes(results, results.labels[0])
+        yield from _probes(run, results.labels[0], noun)
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is not None and at is not None:
         rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
         if rows.height:
             between, weak = (rows.filter(state).height for state in (between_only(), too_weak()))
-            more = f", {between} only between groups" if between else ""
+            more = f", {between} more only between {noun}s" if between else ""
             more += f", and {weak} are too weak to tell" if weak else ""
             held = rows.filter(predicted()).height
-            yield f"{held} of {rows.height} factors are predicted within groups from the codes of layer {layer}{more}."
+            yield f"The codes predict {held} of {rows.height} factors within {noun}s{more}."
     row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if row is not None:
         yield (
             f"The codes reconstruct {percent(row['value'], 0)} of the variance of layer {row['layer']} at "
-            f"{sparsity(row['sparsity'])} sparsity."
+            f"{sparsity(row['sparsity'])} sparsity, in {count(row['groups'], f'unseen {noun}')}."
         )
 
 
-def _probes(results: Results, label: str) -> Iterator[str]:
-    dense = results.one("probe_accuracy", "dense", target=label, layer=results.best_layer.layer)
+def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
+    """Yield sentences on the layer of the codes, its codes, and probes without any model."""
+    results = run.results
+    codes = results.codes_of(label, results.reference_sparsity)
+    layer = codes["layer"] if codes else results.best_layer.layer
+    dense = results.one("probe_accuracy", "dense", target=label, layer=layer)
     if dense is not None:
         yield (
-            f"A linear probe on layer {dense['layer']} predicts the {label} of {percent(dense['value'], 0)} of the "
-            f"test clips{_in_brackets(dense)}."
+            f"A linear probe on layer {dense['layer']} predicts the {label} of {percent(dense['value'], 0)} of "
+            f"{count(dense['n'], 'clip')} of {count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense)}."
         )
-    codes = results.codes_of(label, results.reference_sparsity)
-    if codes is not None:
-        where = f"layer {codes['layer']} at {sparsity(codes['sparsity'])} sparsity"
-        yield f"A probe on the codes of {where} predicts it for {percent(codes['value'], 0)}{_in_brackets(codes)}."
+    if codes is not None and dense is not None:
+        at, against = sparsity(codes["sparsity"]), codes_against_layer(run, label, codes, dense)
+        yield f"On the codes of that layer at {at} sparsity it reaches {percent(codes['value'], 0)}, {against}."
+    rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
+    each = [f"{representation_label(name)} reach {percent(row['value'], 0)}" for name, row in rows.items() if row]
+    if each:
+        yield f"Without any model, {comma_list(each)}."
 
 
 def _in_brackets(row: Row) -> str:

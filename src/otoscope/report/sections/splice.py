@@ -42,6 +42,12 @@ def _sentence(rows: pl.DataFrame) -> str:
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
+    if not any(map(known, rows["recovered"])):
+        each = [f"{decimal(row['value'], 2)} with {NAMES[row['substitute']]}" for row in rows.iter_rows(named=True)]
+        return (
+            f"{name[0].upper()}{name[1:]} ({ends}) is not lowered by the ablation beyond noise, so that no share is "
+            f"defined: {comma_list(each)}."
+        )
     each = [f"{NAMES[row['substitute']]} {_recovered(row)}" for row in rows.iter_rows(named=True)]
     return f"{name[0].upper()}{name[1:]} ({ends}) is recovered by {comma_list(each)}."
 

@@ -1,0 +1,151 @@
+"""Predicted classes of test clips, and the errors of a probe by class and by group.
+
+A balanced accuracy hides which classes are confused and which singers are read badly; these summaries show both.
+"""
+
+import math
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool
+
+from otoscope.errors import EvaluationError
+from otoscope.resampling.groups import group_sums
+from otoscope.resampling.intervals import (
+    Interval,
+    Z,
+    fold_overlap,
+    independent_units,
+    jackknife_error,
+    leave_one_out,
+    recall_interval,
+    t_quantile,
+    widen,
+)
+
+PREDICTIONS: dict[str, pl.DataType] = {
+    **{name: pl.String() for name in ("protocol", "representation")},
+    "layer": pl.Int64(),
+    "sae_id": pl.String(),
+    "sparsity": pl.Float64(),
+    "seed": pl.Int64(),
+    **{name: pl.String() for name in ("label", "clip_id", "group")},
+    "fold": pl.Int64(),
+    **{name: pl.String() for name in ("true_class", "predicted_class")},
+}
+"""Columns of `predictions.parquet`: one row per probe and test clip; `fold` is 0 without cross-fitting."""
+
+
+def confusion(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the number of clips per true and predicted class, and its share of the clips of the true class.
+
+    Every pair of classes has a row, also without clips.
+
+    >>> rows = pl.DataFrame({"true_class": ["a", "a", "b"], "predicted_class": ["a", "b", "b"]})
+    >>> confusion(rows).rows()
+    [('a', 'a', 1, 0.5), ('a', 'b', 1, 0.5), ('b', 'a', 0, 0.0), ('b', 'b', 1, 1.0)]
+    """
+    classes = pl.DataFrame({"true_class": class_names(rows)}, schema={"true_class": pl.String()})
+    pairs = classes.join(classes.rename({"true_class": "predicted_class"}), how="cross")
+    counted = rows.group_by("true_class", "predicted_class").agg(pl.len().cast(pl.Int64).alias("clips"))
+    cells = pairs.join(counted, on=["true_class", "predicted_class"], how="left").with_columns(
+        pl.col("clips").fill_null(0)
+    )
+    total = pl.col("clips").sum().over("true_class")
+    return cells.with_columns(pl.when(total > 0).then(pl.col("clips") / total).alias("share")).sort(
+        "true_class", "predicted_class"
+    )
+
+
+def recall_by_class(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the recall of each class of one probe, with its interval over groups and its value by chance.
+
+    Args:
+        rows: Rows of `PREDICTIONS` of one probe of one label.
+
+    Columns are `class, recall, low, high, chance, clips, groups`. The interval is that of `recall_interval`, wider by
+    `fold_overlap` in a cross-fit. `chance` is the share of all test clips with this prediction: the recall that is
+    expected if predictions have no relation to classes. Raises `EvaluationError` for rows of several probes.
+    """
+    require_one_probe(rows)
+    classes = class_names(rows)
+    truth, predicted = (_indicators(rows[name], classes) for name in ("true_class", "predicted_class"))
+    groups = rows["group"].to_numpy()
+    sizes, hits = (group_sums(x.astype(np.float64), groups) for x in (truth, truth & predicted))
+    units, factor = independent_units(sizes), fold_overlap(rows["fold"].n_unique() if "fold" in rows.columns else 1)
+    found: list[dict[str, object]] = []
+    for i in np.flatnonzero(sizes.any(axis=0)):
+        value, low, high = recall_interval(hits[:, [i]], sizes[:, [i]], units[[i]])
+        ends = widen(value, low, high, factor=factor, bounds=(0.0, 1.0))
+        counts = {"clips": int(sizes[:, i].sum()), "groups": int((sizes[:, i] > 0).sum())}
+        chance = float(predicted[:, i].mean())
+        scores = {"recall": value, "low": float(ends[0]), "high": float(ends[1]), "chance": chance}
+        found.append({"class": classes[i], **scores, **counts})
+    schema = {"class": pl.String(), **dict.fromkeys(("recall", "low", "high", "chance"), pl.Float64())}
+    return pl.DataFrame(found, schema={**schema, "clips": pl.Int64(), "groups": pl.Int64()})
+
+
+def accuracy_by_group(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return `group, accuracy, clips` of one probe: the share of each group's test clips that are predicted right.
+
+    >>> rows = pl.DataFrame({"group": ["x", "x", "y"], "true_class": ["a", "b", "b"], "predicted_class": list("aab")})
+    >>> accuracy_by_group(rows).rows()
+    [('x', 0.5, 2), ('y', 1.0, 1)]
+    """
+    right = pl.col("true_class") == pl.col("predicted_class")
+    return (
+        rows.group_by("group").agg(right.mean().alias("accuracy"), pl.len().cast(pl.Int64).alias("clips")).sort("group")
+    )
+
+
+def accuracy_difference(first: pl.DataFrame, second: pl.DataFrame) -> Interval:
+    r"""Return the accuracy of one probe minus that of another on the same clips, with the interval of the difference.
+
+    Args:
+        first: Rows of `PREDICTIONS` of one probe.
+        second: Rows of another probe of the same label; clips that only one of them predicts are left out.
+
+    The error is that of the jackknife over groups, with Student's t, and at least that of independent clips:
+    $\sqrt{b + c + 1} / n$ with $b + c$ of $n$ clips that one probe alone predicts right (McNemar, *Psychometrika* 12,
+    1947). It is wider by `fold_overlap` in a cross-fit. The ends are NaN with fewer than two groups.
+
+    >>> rows = pl.DataFrame({"clip_id": list("pqrs"), "group": list("xxyy"), "true_class": list("aaaa"),
+    ...                      "predicted_class": list("aaab")})
+    >>> accuracy_difference(rows.with_columns(predicted_class=pl.lit("a")), rows).value
+    0.25
+    """
+    right = pl.col("true_class") == pl.col("predicted_class")
+    sides = [rows.select("clip_id", "group", right.cast(pl.Int64).alias("right")) for rows in (first, second)]
+    both = sides[0].join(sides[1], on="clip_id")
+    if both.is_empty():
+        return Interval(math.nan, math.nan, math.nan)
+    change = (both["right"] - both["right_right"]).to_numpy().astype(np.float64)
+    terms = np.stack([change, np.ones(len(change))], axis=1)
+    sums = group_sums(terms, both["group"].to_numpy())
+    value, without = leave_one_out(sums, lambda part: part[..., 0] / part[..., 1])
+    if len(sums) < 2:
+        return Interval(float(value), math.nan, math.nan)
+    of_clips = Z * math.sqrt(np.abs(change).sum() + 1) / len(change)
+    half = max(t_quantile(len(sums)) * float(jackknife_error(without)), of_clips)
+    half *= fold_overlap(first["fold"].n_unique() if "fold" in first.columns else 1)
+    return Interval(float(value), max(float(value) - half, -1.0), min(float(value) + half, 1.0))
+
+
+def class_names(rows: pl.DataFrame) -> list[str]:
+    """Return the true and predicted classes of some rows, sorted."""
+    return sorted({*rows["true_class"].unique(), *rows["predicted_class"].unique()})
+
+
+def _indicators(column: pl.Series, classes: list[str]) -> Bool[np.ndarray, "rows classes"]:
+    return np.stack([(column == name).to_numpy() for name in classes], axis=1)
+
+
+def require_one_probe(rows: pl.DataFrame) -> None:
+    """Raise `EvaluationError` for rows of several probes; columns that a table lacks do not tell probes apart."""
+    of_probe = ("protocol", "representation", "layer", "sae_id", "sparsity", "seed", "label")
+    probes = rows.select(name for name in of_probe if name in rows.columns).unique().height
+    if probes > 1:
+        raise EvaluationError(
+            f"expected the predictions of one probe, got those of {probes}; filter by protocol, representation, layer, "
+            "sae_id and label"
+        )
