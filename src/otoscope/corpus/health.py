@@ -186,7 +186,7 @@ def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame, *, lengths: bool
         duration_s, same = whole["duration_s"].value_counts(sort=True).row(0)
         if same >= SAME_LENGTH_SHARE * whole.height:
             files = f"{same:,} of {count(whole.height, 'file')}"
-            lines.append(f"property of the corpus: {files} last exactly {duration_s:g} s, as if cut or padded")
+            lines.append(f"property of the corpus: {files} last exactly {duration_s:.4g} s, as if cut or padded")
     return lines
 
 

@@ -87,7 +87,7 @@ def thin_classes(clips: pl.DataFrame, label: str, *, noun: str = "group", unscor
     more = ", ..." if len(thin) > MAX_NAMED else ""
     return (
         f"{count(len(thin), 'class', 'classes')} of {label} with at most one {noun} in train or test, or none in valid "
-        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): the class cannot be told from its {noun}"
+        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): scores of such a class may not hold for other {noun}s"
     )
 
 
