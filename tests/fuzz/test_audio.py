@@ -1,4 +1,7 @@
-"""Mutated sound files: each has the length that ffmpeg or the original has, or is set aside with a reason."""
+"""Mutated sound files: each has the length that ffmpeg or the original has, or is set aside with a reason.
+
+Lossless ones also have the samples of either.
+"""
 
 import shutil
 import subprocess
@@ -8,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from otoscope.corpus.audio import load_audio
+from otoscope.corpus.audio import decode, load_audio
 from otoscope.corpus.decoding import open_sound
 from otoscope.corpus.streaming import measure_clip
 from otoscope.errors import AudioError
@@ -30,9 +33,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[SoundFile]:
 
 
 class Decoded(NamedTuple):
-    """Samples per channel and rate, as ffmpeg decodes them."""
+    """Mean of the channels and rate, as ffmpeg decodes them."""
 
-    samples: float
+    wave: np.ndarray
     rate_hz: int
 
 
@@ -45,7 +48,14 @@ def decoded(path: Path, *options: str) -> Decoded | None:
     if len(head) < 24:
         return None
     offset, _, _, rate_hz, channels = (int.from_bytes(head[at : at + 4], "big") for at in range(4, 24, 4))
-    return Decoded((len(done.stdout) - offset) / (4 * channels), rate_hz)
+    whole = (len(done.stdout) - offset) // (4 * channels) * channels
+    return Decoded(np.frombuffer(done.stdout, ">f4", whole, offset).reshape(-1, channels).mean(axis=1), rate_hz)
+
+
+def readings(path: Path) -> list[Decoded]:
+    """Return what ffmpeg reads with and without the length in a WAV header."""
+    both = [decoded(path), decoded(path, "-ignore_length", "true") if path.suffix == ".wav" else None]
+    return [reading for reading in both if reading is not None]
 
 
 @pytest.mark.parametrize("seed", mutations(12))
@@ -66,12 +76,26 @@ def test_a_mutated_file_is_read_as_ffmpeg_does_or_set_aside(files: list[SoundFil
     # a header that misleads ffmpeg leaves the original as the truth, once or twice
     truth_s = file.samples / RATE_HZ
     if channels != 1 or not any(abs(length_s - times * truth_s) <= times * slack_s for times in (1, 2)):
-        readings = [decoded(path), decoded(path, "-ignore_length", "true") if path.suffix == ".wav" else None]
-        found = [reading for reading in readings if reading is not None]
+        found = readings(path)
         equal = any(
-            abs(length_s - one.samples / one.rate_hz) <= slack_s + 1e-9
+            abs(length_s - len(one.wave) / one.rate_hz) <= slack_s + 1e-9
             # ffmpeg rounds a rate that is no whole number of hertz down
-            or (abs(clip.samples - one.samples) <= slack and abs(clip.rate_hz - one.rate_hz) <= 1)
+            or (abs(clip.samples - len(one.wave)) <= slack and abs(clip.rate_hz - one.rate_hz) <= 1)
             for one in found
         )
-        assert equal, f"{clip.samples} at {clip.rate_hz} Hz; ffmpeg {found}, original {truth_s:.4f} s"
+        lengths = [(len(one.wave), one.rate_hz) for one in found]
+        assert equal, f"{clip.samples} at {clip.rate_hz} Hz; ffmpeg {lengths}, original {truth_s:.4f} s"
+    if not slack:
+        assert_samples(path, file)
+
+
+def assert_samples(path: Path, file: SoundFile) -> None:
+    """Assert that a lossless file is read as the original, once or twice, or as ffmpeg reads it."""
+    (path.parent / f"original-{file.name}").write_bytes(file.data)
+    wave, original = decode(path).wave, decode(path.parent / f"original-{file.name}").wave
+    if not any(is_same(wave, expected) for expected in (original, np.tile(original, 2))):
+        assert any(is_same(wave, one.wave) for one in readings(path)), "other samples than the original and ffmpeg"
+
+
+def is_same(wave: np.ndarray, expected: np.ndarray) -> bool:
+    return len(wave) == len(expected) and np.allclose(wave, expected, rtol=1e-5, atol=1e-4)
