@@ -12,6 +12,7 @@ from otoscope import plot
 from otoscope.artifacts import read_table
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import EvaluationError
+from otoscope.explain.causal_curves import SWEEPS
 from otoscope.metrics.record import to_table
 from tests.report.claims.test_page import small_study, strict_study, strictly
 from tests.support.finished_run import made_predictions, make_run
@@ -99,6 +100,24 @@ def test_charts_without_rows_say_what_is_missing(folder: Path) -> None:
             chart(empty)
     with pytest.raises(EvaluationError, match="no probe of 'x'"):
         plot.probe_by_sparsity(folder, label="x")
+
+
+def test_sweeps_draws_each_factor_in_a_panel() -> None:
+    row = {"low": 0.1, "high": 0.9, "singers": 4, "centre": 1.0, "width": 1.0, "selectivity": 0.5, "r2": 0.8,
+           "p_value": 0.01, "responds": True}  # fmt: skip
+    curves = [
+        {"latent": latent, "factor": factor, "value": float(i), "class": name, "mean": i / 5 + 0.1, **row}
+        for latent in (3, 8)
+        for factor, names in (("level", (None,) * 3), ("vowel", ("a", "e", "i")))
+        for i, name in enumerate(names)
+    ]
+    table = pl.DataFrame(curves, schema=SWEEPS)
+    both, one = plot.sweeps(table), plot.sweeps(table, latent=8)
+    assert [panel["title"] for panel in both.to_dict()["concat"]] == ["level (dB)", "vowel"]
+    assert len(vlc.vegalite_to_svg(both.to_dict())) > 1000
+    assert "latent 3" not in str(one.to_dict()["datasets"])
+    with pytest.raises(EvaluationError, match=r"no sweep of latent 4; the table holds \[3, 8\]"):
+        plot.sweeps(table, latent=4)
 
 
 def test_charts_can_be_drawn_as_svg(folder: Path) -> None:

@@ -7,7 +7,7 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - errors of probes, from `predictions.parquet`: `confusion`, `recall`, `group_accuracy`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
-- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`
+- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`, `sweeps`
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -40,6 +40,7 @@ from otoscope.report.figures import classes as class_figures
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures import interventions as intervention_figures
 from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
+from otoscope.report.figures import sweeps as sweep_figures
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of, read_run
@@ -72,6 +73,7 @@ __all__ = [
     "strict_limits",
     "strict_structure",
     "strict_tasks",
+    "sweeps",
 ]
 
 
@@ -225,6 +227,20 @@ def occlusion(curves: pl.DataFrame | str | Path) -> AnyChart:
     Raises `IncompleteArtifact` for a run without this table.
     """
     return _drawn(intervention_figures.occlusion(_explained(curves, "occlusion")), "occlusion")
+
+
+def sweeps(curves: pl.DataFrame | str | Path, *, latent: int | None = None) -> AnyChart:
+    """Return causal response curves, one panel per factor, from `sweeps.parquet` or the path of a run folder.
+
+    Curves of the four latents that respond most clearly are drawn, or those of one `latent`. Raises
+    `IncompleteArtifact` for a run without this table, `EvaluationError` for a latent that it does not hold.
+    """
+    rows = _explained(curves, "sweeps")
+    if latent is not None and latent not in rows["latent"]:
+        raise EvaluationError(
+            f"no sweep of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
+        )
+    return _drawn(sweep_figures.sweeps(rows, latent), "sweeps")
 
 
 def activation(

@@ -41,6 +41,22 @@ def test_first_code_encodes_with_the_encoder_of_the_sae(
     assert len(names["codes"]) == len(encoder.frames(12_000).end_s), "the short context of the training"
 
 
+def test_code_that_sweeps_a_voice_draws_the_curves_of_a_latent(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## Change one factor of a voice\n\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (folder,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
+    encoder = load_encoder(tiny("whisper"), context="short")
+    card = {"layer": 2, "encoder": store_spec(encoder, layers=[2])["encoder"]}
+    SparseAutoencoder(encoder.layers[2].width, 32, TopK(4)).save_pretrained(tmp_path / folder, card)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"otoscope": otoscope}
+    exec(code.replace("sae, 3,", "sae, 2,").replace("singers=3", "singers=2, crossed_clips=8"), names)
+    assert names["tables"].sweeps.select("latent", "factor").unique().height == 4
+    assert (tmp_path / "sweeps.svg").stat().st_size > 1000
+
+
 def test_code_that_changes_a_layer_changes_later_layers_within_its_span(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, read_json
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ConfigError, CorpusError
-from otoscope.explain import ActivationIndex
+from otoscope.explain import SWEPT, ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.run import RunSummary, run
@@ -388,6 +388,18 @@ def test_explain_attributes_decisions_and_activations(summary: RunSummary, path:
         assert soundfile.info(explained / name).frames > 0
     means = pl.read_parquet(explained / "attribution.parquet")
     assert {"deletion_lead", "insertion_lead"} <= set(means["quantity"])
+
+
+def test_explain_sweeps_factors_of_a_voice(summary: RunSummary, path: Path) -> None:
+    changed = ("explain.only=[sweeps]", "explain.sweep_clips=24", "report.factors=1", "report.classes=0")
+    again(summary, path, *changed, until="explain")
+    explained = summary.run / "explain"
+    curves, shares = (pl.read_parquet(explained / f"{name}.parquet") for name in ("sweeps", "sweep_shares"))
+    assert set(curves["factor"]) == set(SWEPT)
+    assert (curves["singers"] == 6).all()
+    assert curves.filter(pl.col("factor") == "vowel")["class"].to_list() == ["a", "e", "i", "o", "u"]
+    assert shares.filter(pl.col("other").is_null())["factor"].to_list() == [*SWEPT, "mel_band"]
+    assert shares.filter(pl.col("other").is_not_null()).height == 7 * 6 // 2
 
 
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class EvaluateSettings(Section):
 
 
 ExplainStep = Literal[
-    "firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure", "lens", "attribution"
+    "firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure", "lens", "attribution", "sweeps"
 ]
 
 
@@ -132,8 +132,8 @@ class ExplainSettings(Section):
         "the layer; annotations: the best latent for each label of corpus.annotations; interventions: effects of "
         "changed latents and of rival directions on later layers; erasure: what every readout loses when a concept is "
         "erased, and swaps between clips; lens: transcripts from each layer of Whisper; attribution: decisions as "
-        "sums over latents, and the parts of a sound on which latents depend (cards and what follows for dictionaries "
-        "of frames)",
+        "sums over latents, and the parts of a sound on which latents depend; sweeps: response while the synthesiser "
+        "changes one factor of a voice (cards and what follows for dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
@@ -155,6 +155,9 @@ class ExplainSettings(Section):
     )
     erasure_clips: Annotated[int, Field(ge=4)] = Field(
         default=24, description="clips of test groups from which concepts are erased"
+    )
+    sweep_clips: Annotated[int, Field(ge=0)] = Field(
+        default=240, description="sung clips in which all factors vary, for the shares of variance of `sweeps`"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
 

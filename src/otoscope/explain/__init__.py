@@ -3,6 +3,8 @@
 - `write_activation_index`, `ActivationIndex`: all codes of a dictionary, by clip and by latent
 - `top_activations`, `quantile_examples`, `silent_clips`, `near_misses`: rows and clips that show when a latent fires
 - `response_curve`, `explained_shares`: activation against pitch, level, formants, ... over frames of unseen groups
+- `sweep_latents`: activation while the synthesiser changes one factor and holds the others; `causal_curves`,
+  `crossed_shares`, `curve_agreement`: its statistics
 - `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
 - `describe_latents`, `score_cards`: when latents fire in words, and blind scores on unseen groups beside controls, all
   tested as one family; `describe_latent`, `score_card`: the same of one latent
@@ -60,6 +62,15 @@ from otoscope.explain.cards import (
     score_card,
     score_cards,
 )
+from otoscope.explain.causal_curves import (
+    CausalCurve,
+    SweepTables,
+    causal_curves,
+    crossed_shares,
+    curve_agreement,
+    number_of_clips,
+    sweep_latents,
+)
 from otoscope.explain.erasure import (
     Dominance,
     Eraser,
@@ -88,16 +99,19 @@ from otoscope.explain.response_curves import ResponseCurve, explained_shares, re
 from otoscope.explain.selection import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
 from otoscope.explain.splice import Splice, SpliceScore, recovered_share, score_shares, splice
+from otoscope.explain.swept_voices import SWEPT, SweptFactor, VoiceSetting, sing
 from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
 
 __all__ = [
     "DESCRIPTORS",
+    "SWEPT",
     "ActivatingClip",
     "ActivationIndex",
     "AnnotatedFrames",
     "AnnotationTables",
     "CardScore",
     "CardTables",
+    "CausalCurve",
     "Concept",
     "Decisions",
     "Dominance",
@@ -118,19 +132,25 @@ __all__ = [
     "Spectrogram",
     "Splice",
     "SpliceScore",
+    "SweepTables",
+    "SweptFactor",
     "Targets",
     "TemporalProfile",
     "TimedCodes",
     "TopClips",
     "Units",
+    "VoiceSetting",
     "annotation_tables",
     "attribute",
     "card_tables",
+    "causal_curves",
     "choose_class_latents",
     "choose_clips",
     "choose_latents",
     "co_firing",
     "concept_targets",
+    "crossed_shares",
+    "curve_agreement",
     "describe_clips",
     "describe_frames",
     "describe_latent",
@@ -153,6 +173,7 @@ __all__ = [
     "mean_effects",
     "near_miss_table",
     "near_misses",
+    "number_of_clips",
     "occlude",
     "occlusion_curves",
     "quantile_examples",
@@ -167,10 +188,12 @@ __all__ = [
     "score_shares",
     "side_effect",
     "silent_clips",
+    "sing",
     "sound_onsets",
     "spectrogram",
     "splice",
     "swap_pairs",
+    "sweep_latents",
     "temporal_profile",
     "to_png",
     "top_activating_clips",

@@ -68,7 +68,7 @@ def describe_frames(wave: Float[np.ndarray, " samples"], frames: Frames) -> Desc
     -23.0
     """
     times = _Centres(frames.start_s, frames.end_s)
-    spectra = times.mean(_log_mel(wave))
+    spectra = times.mean(log_mel(wave))
     values = np.full((len(frames.start_s), len(DESCRIPTORS)), np.nan)
     levels = _low_level(wave)
     for column, (name, descriptor) in enumerate(DESCRIPTORS.items()):
@@ -123,7 +123,8 @@ class _Centres:
         return np.divide(sums[high] - sums[low], number, out=np.full(number.shape, np.nan), where=number > 0)
 
 
-def _log_mel(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "windows bands"]:
+def log_mel(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "windows bands"]:
+    """Return the log-mel spectrum of a clip at 16 kHz in dB, one row per 10 ms."""
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     filters = mel_filter_bank(

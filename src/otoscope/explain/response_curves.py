@@ -94,16 +94,16 @@ def response_curve(
         return None
     place = _bins(x, edges)
     n_bins = len(edges) - 1
-    sums = _Sums.of(a, place, n_bins, codes, n_groups)
+    sums = BinSums.of(a, place, n_bins, codes, n_groups)
     mean, low, high = sums.interval()
     medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
     members = group_members(codes, n_groups)
     # the same rotations for every latent and descriptor with values in the same frames
     null = [
-        _Sums.of(a, move_within_groups(place, clip, members, rng), n_bins, codes, n_groups).r2()
+        BinSums.of(a, move_within_groups(place, clip, members, rng), n_bins, codes, n_groups).r2()
         for rng in (np.random.default_rng([seed, turn]) for turn in range(rotations))
     ]
-    centre, width = _centre_and_width(mean, medians)
+    centre, width = centre_and_width(mean, medians)
     curve = ResponseCurve(
         edges=edges,
         medians=medians,
@@ -167,11 +167,11 @@ def explained_shares(
     fine = {name: _quantile_bins(values[known], BINS) for name, values in quantities.items()}
     coarse = {name: _quantile_bins(values[known], PAIR_BINS) for name, values in quantities.items()}
     shares: dict[tuple[str, ...], float] = {
-        (name,): _Sums.of(a, place, BINS, codes, n_groups).r2() for name, place in fine.items()
+        (name,): BinSums.of(a, place, BINS, codes, n_groups).r2() for name, place in fine.items()
     }
     for one, other in combinations(quantities, 2):
         place = coarse[one] * PAIR_BINS + coarse[other]
-        shares[one, other] = _Sums.of(a, place, PAIR_BINS**2, codes, n_groups).r2()
+        shares[one, other] = BinSums.of(a, place, PAIR_BINS**2, codes, n_groups).r2()
     return shares
 
 
@@ -190,12 +190,12 @@ def best_band_r2(
     codes, n_groups = number_groups(groups)
     if len(groups) < MIN_ROWS or n_groups < 2:
         return math.nan
-    scores = [_Sums.of(activations.astype(np.float64), band, BINS, codes, n_groups).r2() for band in bins]
+    scores = [BinSums.of(activations.astype(np.float64), band, BINS, codes, n_groups).r2() for band in bins]
     return float(np.nanmax(scores)) if np.isfinite(scores).any() else math.nan
 
 
 @dataclass(frozen=True)
-class _Sums:
+class BinSums:
     """Sums over rows by group and bin, from which curves, resamples and predictions of unseen groups follow."""
 
     counts: Float[np.ndarray, "groups bins"]
@@ -211,7 +211,8 @@ class _Sums:
         bins: int,
         codes: Int[np.ndarray, " rows"],
         groups: int,
-    ) -> "_Sums":
+    ) -> "BinSums":
+        """Return the sums of activations; `place` is the bin of each row, `codes` its group."""
         cells = codes * bins + place
         counts = np.bincount(cells, minlength=groups * bins).reshape(groups, bins).astype(np.float64)
         first = np.bincount(cells, activations, minlength=groups * bins).reshape(groups, bins)
@@ -292,8 +293,11 @@ def half_rise(mean: Float[np.ndarray, " bins"]) -> tuple[int, int]:
     return first, last
 
 
-def _centre_and_width(mean: Float[np.ndarray, " bins"], medians: Float[np.ndarray, " bins"]) -> tuple[float, float]:
-    """Return centre and width at half of the rise; ends of the range bound a curve that is above it there."""
+def centre_and_width(mean: Float[np.ndarray, " bins"], medians: Float[np.ndarray, " bins"]) -> tuple[float, float]:
+    """Return centre and width at half of the rise, as `ResponseCurve` defines them; NaN for a flat curve.
+
+    Ends of the range bound a curve that is above half of its rise there.
+    """
     if not mean.max() > mean.min():
         return math.nan, math.nan
     first, last = half_rise(mean)

@@ -113,11 +113,11 @@ def splice(
         return rows if edit is None else rows + sae.decode(edited) - sae.decode(codes)
 
     check_layers([layer], encoder.layers, encoder.name)
-    _require_trained_on(sae, encoder, layer)
+    require_trained_on(sae, encoder, layer)
     return splice_with(encoder, layer, substitute, width=sae.width, span_s=span_s)
 
 
-def _require_trained_on(sae: SparseAutoencoder, encoder: Encoder, layer: int) -> None:
+def require_trained_on(sae: SparseAutoencoder, encoder: Encoder, layer: int) -> None:
     """Raise `EncoderError` if the card of an SAE names another encoder, another layer, or pooled clips."""
     card = sae.card
     if card.get("pooling") == "pool_then_encode":

@@ -20,6 +20,7 @@ from otoscope.explain import (
     ActivationIndex,
     LatentChoice,
     Sound,
+    SweepTables,
     TimedCodes,
     annotation_tables,
     card_tables,
@@ -33,6 +34,8 @@ from otoscope.explain import (
     gather_frames,
     index_inputs,
     near_miss_table,
+    number_of_clips,
+    sweep_latents,
     top_activating_clips,
     write_activation_index,
     write_sound,
@@ -110,6 +113,7 @@ def _steps(stage: "_ExplainStage") -> dict[str, "_Step"]:
             steps["erasure"] = stage.erasure_step()
         steps["lens"] = stage.lens_step()
         steps["attribution"] = stage.attribution_step()
+        steps["sweeps"] = stage.sweeps_step()
         steps["annotations"] = stage.annotations_step()
     for name in stage.run.config.explain.only:
         if name not in steps and (reason := unavailable_reason(name, stage.member, stage.store.layers)):
@@ -117,7 +121,7 @@ def _steps(stage: "_ExplainStage") -> dict[str, "_Step"]:
     return steps
 
 
-ON_REQUEST = ("interventions", "erasure", "lens", "attribution")
+ON_REQUEST = ("interventions", "erasure", "lens", "attribution", "sweeps")
 """Steps that run only if they are named, and that are refused where they are not possible."""
 
 
@@ -297,6 +301,13 @@ class _ExplainStage:
         paths = [folder / f"{name}.parquet" for name in names]
         return _Step("attribution", inputs, paths, compute, also=r"masked\d{5,}-0\.flac")
 
+    def sweeps_step(self) -> _Step:
+        """Return the step that sings clips in which one factor changes, and all of them."""
+        folder, settings = self.run.folder.explain, self.run.config.explain
+        inputs = fingerprint(self.inputs, self.gallery_inputs, settings.latents, settings.sweep_clips)
+        paths = [folder / f"{name}.parquet" for name in SweepTables._fields]
+        return _Step("sweeps", inputs, paths, lambda: _write_sweeps(self))
+
     def lens_step(self) -> _Step:
         """Return the step that transcribes digit strings from each layer of Whisper."""
         path = self.run.folder.explain / "lens.parquet"
@@ -412,6 +423,24 @@ def _write_cards(stage: _ExplainStage) -> None:
         write_table(folder / f"{name}.parquet", table)
     misses = near_miss_table(index, stage.latents, stage.groups, spectra=spectra, times_of=times_of)
     write_table(folder / "near_misses.parquet", misses)
+
+
+def _write_sweeps(stage: _ExplainStage) -> None:
+    """Sing the clips of the sweeps; write causal response curves and shares of variance of the explained latents."""
+    run, encoder = stage.run, stage.run.encoder.load()
+    sae = load_sae(run.folder.saes / stage.member.sae_id).sae
+    crossed_clips = run.config.explain.sweep_clips
+    with task(run.progress, "sweeping voices", number_of_clips(crossed_clips=crossed_clips), "clips"):
+        tables = sweep_latents(
+            encoder,
+            sae,
+            stage.member.layer,
+            stage.latents,
+            crossed_clips=crossed_clips,
+            on_clip=lambda: run.progress.advance(1),
+        )
+    for name, table in tables._asdict().items():
+        write_table(run.folder.explain / f"{name}.parquet", table)
 
 
 def _write_annotated_labels(stage: _ExplainStage) -> None:
