@@ -13,10 +13,12 @@ import soundfile
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, read_json
 from otoscope.config import RunConfig, load_config
+from otoscope.config.run import ExplainSettings, ReportSettings
 from otoscope.errors import ConfigError, CorpusError
 from otoscope.explain import SWEPT, ActivationIndex
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
+from otoscope.pipeline.explain import step_inputs
 from otoscope.pipeline.run import RunSummary, run
 from otoscope.pipeline.splice import splice_table
 from otoscope.pipeline.stages import STAGES, stages_until
@@ -441,6 +443,42 @@ def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, pat
     with pytest.raises(ConfigError, match=r"explain\.latents: 64 does not exist; .* has latents 0 to 63"):
         again(summary, path, "explain.latents=[64]", until="explain")
     again(summary, path, until="explain")
+
+
+READ_BY: dict[str, tuple[str, set[str]]] = {
+    "explain.dictionaries": ("all", set()),
+    "explain.latents": ("[5]", {"firing", "cards", "attribution", "sweeps"}),
+    "explain.clips": ("10", {"cards", "annotations"}),
+    "explain.splice_clips": ("3", {"splice"}),
+    "explain.concepts": ("2", {"interventions", "erasure"}),
+    "explain.intervention_clips": ("3", {"interventions", "erasure"}),
+    "explain.erasure_clips": ("5", {"erasure"}),
+    "explain.sweep_clips": ("9", {"sweeps"}),
+    "explain.examples": ("4", {"firing"}),
+    "report.title": ("Other", set()),
+    "report.factors": ("2", {"firing", "cards", "top_clips", "attribution", "sweeps"}),
+    "report.classes": ("2", {"firing", "cards", "top_clips", "attribution", "sweeps"}),
+    "report.clips": ("2", {"top_clips"}),
+}
+"""Steps of `explain` that read each setting, with another value of it."""
+
+
+def test_a_setting_outdates_the_steps_of_explain_that_read_it_and_no_others(summary: RunSummary, path: Path) -> None:
+    again(summary, path)
+
+    def inputs(*overrides: str) -> dict[str, str]:
+        config = load_config(path, overrides)
+        return step_inputs(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config)))
+
+    before = inputs()
+    assert {*READ_BY, "explain.only"} == {
+        f"{section}.{name}"
+        for section, kind in (("explain", ExplainSettings), ("report", ReportSettings))
+        for name in kind.model_fields
+    }
+    for setting, (value, readers) in READ_BY.items():
+        after = inputs(f"{setting}={value}")
+        assert {name for name in before if before[name] != after[name]} == readers, setting
 
 
 def test_page_on_artifacts_reads_the_index(summary: RunSummary, path: Path) -> None:

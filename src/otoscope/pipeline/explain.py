@@ -102,6 +102,11 @@ def explain(run: Context) -> None:
     )
 
 
+def step_inputs(run: Context) -> dict[str, str]:
+    """Return the fingerprint of the inputs of every step that is possible for the dictionary shown."""
+    return {name: step.inputs for name, step in _steps(_prepare(run)).items()}
+
+
 def _steps(stage: "_ExplainStage") -> dict[str, "_Step"]:
     """Return the steps that are possible for the dictionary; raise `ConfigError` for one on request that is not."""
     steps = {"firing": stage.firing_step(), "top_clips": stage.top_clips_step()}
@@ -282,14 +287,16 @@ class _ExplainStage:
     def splice_step(self) -> _Step:
         """Return the step that measures what later layers hold if the reconstruction replaces the layer."""
         path = self.run.folder.explain / "splice.parquet"
-        inputs = fingerprint(self.inputs, self.store.content_id(), self.run.config.explain.splice_clips)
+        inputs = fingerprint(
+            self.inputs, self.store.content_id(), self.run.config.explain.splice_clips, _code("splice")
+        )
         return _Step("splice", inputs, [path], lambda: write_table(path, splice_table(self.run, self.member)))
 
     def attribution_step(self) -> _Step:
         """Return the step that attributes decisions to latents, and activations to parts of the sound."""
         folder, settings = self.run.folder.explain, self.run.config.explain
         names = ("decisions", "occlusion", "relevance", "masked", "attribution")
-        inputs = fingerprint(self.inputs, self.run.config.report.factors, settings.latents)
+        inputs = fingerprint(self.inputs, self.gallery_inputs, settings.latents, _code("attribution"))
 
         def compute() -> None:
             *tables, sounds = attribution_tables(self.changed_layer, self.latents)
@@ -311,13 +318,14 @@ class _ExplainStage:
     def lens_step(self) -> _Step:
         """Return the step that transcribes digit strings from each layer of Whisper."""
         path = self.run.folder.explain / "lens.parquet"
-        inputs = fingerprint(self.inputs, self.store.content_id())
+        inputs = fingerprint(self.inputs, self.store.content_id(), _code("splice"))
         return _Step("lens", inputs, [path], lambda: write_table(path, lens_table(self.run, self.member)))
 
     def interventions_step(self) -> _Step:
         """Return the step that changes latents and rival directions and reads out the last layer."""
         folder, settings = self.run.folder.explain, self.run.config.explain
-        inputs = fingerprint(self.inputs, self.store.content_id(), settings.concepts, settings.intervention_clips)
+        sizes = (settings.concepts, settings.intervention_clips)
+        inputs = fingerprint(self.inputs, self.store.content_id(), sizes, _code("interventions"))
 
         def compute() -> None:
             for name, table in intervention_tables(self.changed_layer)._asdict().items():
@@ -330,13 +338,14 @@ class _ExplainStage:
         """Return the step that erases each concept, and swaps it between clips."""
         folder, settings = self.run.folder.explain, self.run.config.explain
         sizes = (settings.concepts, settings.intervention_clips, settings.erasure_clips)
+        inputs = fingerprint(self.inputs, self.store.content_id(), sizes, _code("erasure"))
 
         def compute() -> None:
             for name, table in erasure_tables(self.changed_layer)._asdict().items():
                 write_table(folder / f"{name}.parquet", table)
 
         paths = [folder / f"{name}.parquet" for name in ErasureTables._fields]
-        return _Step("erasure", fingerprint(self.inputs, self.store.content_id(), sizes), paths, compute)
+        return _Step("erasure", inputs, paths, compute)
 
     @cached_property
     def changed_layer(self) -> ChangedLayer:
@@ -369,6 +378,11 @@ class _ExplainStage:
             lambda: _write_top_clips(self),
             also=r"latent\d{5,}-\d+\.(flac|png)",
         )
+
+
+def _code(step: str) -> str:
+    """Return the version of the module that computes a step, and of those that it takes frames and readouts from."""
+    return code_version(*(f"otoscope.pipeline.{name}" for name in dict.fromkeys((step, "interventions", "splice"))))
 
 
 def _open_index(folder: Path) -> ActivationIndex | None:
