@@ -404,6 +404,19 @@ def test_explain_sweeps_factors_of_a_voice(summary: RunSummary, path: Path) -> N
     assert shares.filter(pl.col("other").is_not_null()).height == 7 * 6 // 2
 
 
+def test_explain_matches_latents_with_the_other_dictionaries(summary: RunSummary, path: Path) -> None:
+    again(summary, path, "explain.only=[matching]", until="explain")
+    explained = summary.run / "explain"
+    assert pl.read_parquet(explained / "matches.parquet").is_empty()
+    assert pl.read_parquet(explained / "families.parquet").height > 0
+    again(summary, path, "explain.only=[matching]", "explain.dictionaries=all", until="explain")
+    matching, matches = (pl.read_parquet(explained / f"{name}.parquet") for name in ("matching", "matches"))
+    assert matching["other"].n_unique() == matching.height == 3
+    assert matches.group_by("other").len()["len"].to_list() == matching["latents"].to_list()
+    assert matching["share"].is_between(0, 1).all()
+    again(summary, path, until="explain")
+
+
 def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: Path, tmp_path: Path) -> None:
     clips = load_corpus(RunFolder(summary.run)).clips
     for row in clips.iter_rows(named=True):
@@ -446,7 +459,7 @@ def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, pat
 
 
 READ_BY: dict[str, tuple[str, set[str]]] = {
-    "explain.dictionaries": ("all", set()),
+    "explain.dictionaries": ("all", {"matching"}),
     "explain.latents": ("[5]", {"firing", "cards", "attribution", "sweeps"}),
     "explain.clips": ("10", {"cards", "annotations"}),
     "explain.splice_clips": ("3", {"splice"}),

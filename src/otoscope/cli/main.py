@@ -61,7 +61,7 @@ Only = Annotated[
     typer.Option(
         "--only",
         help="Steps, separated by commas: firing, top_clips, cards, splice, annotations, interventions, "
-        "erasure, lens, attribution, sweeps. [default: explain.only]",
+        "erasure, lens, attribution, sweeps, matching. [default: explain.only]",
         show_default=False,
     ),
 ]

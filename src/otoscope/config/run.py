@@ -117,7 +117,17 @@ class EvaluateSettings(Section):
 
 
 ExplainStep = Literal[
-    "firing", "top_clips", "cards", "splice", "annotations", "interventions", "erasure", "lens", "attribution", "sweeps"
+    "firing",
+    "top_clips",
+    "cards",
+    "splice",
+    "annotations",
+    "interventions",
+    "erasure",
+    "lens",
+    "attribution",
+    "sweeps",
+    "matching",
 ]
 
 
@@ -133,7 +143,8 @@ class ExplainSettings(Section):
         "changed latents and of rival directions on later layers; erasure: what every readout loses when a concept is "
         "erased, and swaps between clips; lens: transcripts from each layer of Whisper; attribution: decisions as "
         "sums over latents, and the parts of a sound on which latents depend; sweeps: response while the synthesiser "
-        "changes one factor of a voice (cards and what follows for dictionaries of frames)",
+        "changes one factor of a voice; matching: latents that fire together, and with dictionaries all their partners "
+        "in the other dictionaries (cards and what follows, except matching, for dictionaries of frames)",
     )
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"

@@ -16,6 +16,8 @@
 - `attribute`, `flipped_by_ablation`: decisions as sums over latents; `MaskedSound`, `occlude`, `occlusion_curves`,
   `retained`: the parts of a sound on which an activation depends
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
+- `match_indices`, `match_codes`: latents of other seeds, layers, encoders or checkpoints that fire alike;
+  `latent_families`: latents of one dictionary that fire together
 - `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
 - `choose_latents`, `choose_class_latents`: the best latent of each factor, or of each class of a label, chosen on
@@ -94,6 +96,7 @@ from otoscope.explain.firing import (
 )
 from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, describe_frames
 from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
+from otoscope.explain.matching import LatentFamilies, LatentMatches, latent_families, match_codes, match_indices
 from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
 from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
 from otoscope.explain.selection import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
@@ -123,6 +126,8 @@ __all__ = [
     "LatentChoice",
     "LatentDescription",
     "LatentOutcome",
+    "LatentFamilies",
+    "LatentMatches",
     "LostGain",
     "MaskedSound",
     "OcclusionCurves",
@@ -168,8 +173,11 @@ __all__ = [
     "index_inputs",
     "intervene",
     "intruder_score",
+    "latent_families",
     "leace",
     "lost_gain",
+    "match_codes",
+    "match_indices",
     "mean_effects",
     "near_miss_table",
     "near_misses",

@@ -33,6 +33,8 @@ from otoscope.explain import (
     firing_by_class,
     gather_frames,
     index_inputs,
+    latent_families,
+    match_indices,
     near_miss_table,
     number_of_clips,
     sweep_latents,
@@ -42,6 +44,7 @@ from otoscope.explain import (
     write_top_clips,
 )
 from otoscope.explain.activation_index import remove_index
+from otoscope.explain.matching import MATCHES, SUMMARY
 from otoscope.factors.annotations import READERS, AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.factors.table import FactorTable
@@ -120,6 +123,7 @@ def _steps(stage: "_ExplainStage") -> dict[str, "_Step"]:
         steps["attribution"] = stage.attribution_step()
         steps["sweeps"] = stage.sweeps_step()
         steps["annotations"] = stage.annotations_step()
+    steps["matching"] = stage.matching_step()
     for name in stage.run.config.explain.only:
         if name not in steps and (reason := unavailable_reason(name, stage.member, stage.store.layers)):
             raise ConfigError(f"explain.only: {name} {reason}")
@@ -315,6 +319,16 @@ class _ExplainStage:
         paths = [folder / f"{name}.parquet" for name in SweepTables._fields]
         return _Step("sweeps", inputs, paths, lambda: _write_sweeps(self))
 
+    def matching_step(self) -> _Step:
+        """Return the step that matches the latents of the dictionary shown with those of all others of the run."""
+        folder = self.run.folder
+        wanted = self.run.config.explain.dictionaries == "all"
+        others = [member for member in self.grid if wanted and member.sae_id != self.member.sae_id]
+        cards = [(member.sae_id, digest(folder.saes / member.sae_id / CARD)) for member in others]
+        paths = [folder.explain / f"{name}.parquet" for name in ("families", "matching", "matches")]
+        inputs = fingerprint(self.inputs, self.store.content_id(), cards)
+        return _Step("matching", inputs, paths, lambda: _write_matches(self, others))
+
     def lens_step(self) -> _Step:
         """Return the step that transcribes digit strings from each layer of Whisper."""
         path = self.run.folder.explain / "lens.parquet"
@@ -455,6 +469,26 @@ def _write_sweeps(stage: _ExplainStage) -> None:
         )
     for name, table in tables._asdict().items():
         write_table(run.folder.explain / f"{name}.parquet", table)
+
+
+def _write_matches(stage: _ExplainStage, others: Sequence[GridMember]) -> None:
+    """Write families of latents that fire together, and the partners of every latent in other dictionaries."""
+    folder, watch = stage.run.folder.explain, stage.run.progress
+    write_table(folder / "families.parquet", latent_families(stage.index).table())
+    matches = {member.sae_id: match_indices(stage.index, stage.index_of(member)) for member in others}
+    if not matches and len(stage.grid) > 1:
+        watch.message("matching: set explain.dictionaries to all, to match latents with the run's other dictionaries")
+    summaries = [{"other": other, **found.summary()} for other, found in matches.items()]
+    for one in summaries:
+        watch.message(
+            f"matching {one['other']}: {one['reappearing']:,} of {one['latents']:,} latents have a partner beyond "
+            f"random mixtures (at most 5 % by chance); mean correlation {one['correlation']:.2f}, "
+            f"mixtures {one['null']:.2f}"
+        )
+    write_table(folder / "matching.parquet", pl.DataFrame(summaries, schema={"other": pl.String(), **SUMMARY}))
+    tables = [found.table().select(pl.lit(other).alias("other"), *MATCHES) for other, found in matches.items()]
+    empty = pl.DataFrame(schema={"other": pl.String(), **MATCHES})
+    write_table(folder / "matches.parquet", pl.concat([empty, *tables]))
 
 
 def _write_annotated_labels(stage: _ExplainStage) -> None:
