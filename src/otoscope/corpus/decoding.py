@@ -9,7 +9,7 @@ import stat
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -251,7 +251,7 @@ class PiecedFile(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: Any, /) -> int:  # libsndfile's buffers are of no public type
         """Read into a buffer; return the number of bytes, 0 at the end."""
         filled = 0
         while filled < len(buffer) and self._position < self._ends[-1]:

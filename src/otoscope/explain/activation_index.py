@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -92,30 +92,16 @@ class ClipRange(NamedTuple):
     row_offsets: Int[np.ndarray, " rows_and_end"]
 
 
-class PartFacts(TypedDict):
-    """Clips of a part, and the scale of its codes."""
+class Extent(TypedDict):
+    """Clips of a part or latents of a block: the first and their number; and the scale of the codes."""
 
-    clips: int
-    first_clip: int
+    first: int
+    number: int
     scale: float
 
 
-class BlockFacts(TypedDict):
-    """Latents of a block, and the scale of their codes."""
-
-    first_latent: int
-    latents: int
-    scale: float
-
-
-class IndexPart(PartFacts):
-    """A part and its file."""
-
-    file: str
-
-
-class IndexBlock(BlockFacts):
-    """A block and its file."""
+class IndexFile(Extent):
+    """A part or a block, and its file."""
 
     file: str
 
@@ -129,8 +115,8 @@ class IndexCard(TypedDict):
     latents: int
     rows: int
     entries: int
-    parts: list[IndexPart]
-    blocks: list[IndexBlock]
+    parts: list[IndexFile]
+    blocks: list[IndexFile]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +179,9 @@ class ActivationIndex:
         """Return all rows in which a latent fires; raise `EvaluationError` if there is no such latent."""
         if not 0 <= latent < self.latents:
             raise EvaluationError(f"latent {latent} does not exist; the index has latents 0 to {self.latents - 1}")
-        block = next(b for b in self.card["blocks"] if b["first_latent"] <= latent < b["first_latent"] + b["latents"])
+        block = _holding(self.card["blocks"], latent)
         with self._mapped(block["file"]) as file:
-            at = latent - block["first_latent"]
+            at = latent - block["first"]
             start, stop = (int(n) for n in file.get_slice("latent_offsets")[at : at + 2])
             values, rows = (_slice(file, name, start, stop) for name in ("values", "rows"))
         return Firing(rows, self.clip_of(rows), values.astype(np.float32) * np.float32(block["scale"]))
@@ -209,8 +195,8 @@ class ActivationIndex:
         if clip_id not in self._position:
             raise EvaluationError(f"the index holds no clip {clip_id!r}; its first is {self.clip_ids[0]!r}")
         position = self._position[clip_id]
-        part = next(p for p in self.card["parts"] if p["first_clip"] <= position < p["first_clip"] + p["clips"])
-        first = int(self.first_rows[position] - self.first_rows[part["first_clip"]])
+        part = _holding(self.card["parts"], position)
+        first = int(self.first_rows[position] - self.first_rows[part["first"]])
         rows = int(self.first_rows[position + 1] - self.first_rows[position])
         with self._mapped(part["file"]) as file:
             offsets = file.get_slice("row_offsets")[first : first + rows + 1]
@@ -221,21 +207,23 @@ class ActivationIndex:
 
     def clip_means(self) -> Float[np.ndarray, "clips latents"]:
         """Return the mean code over the rows of each clip, the pooled codes of the dictionary."""
-        sums = np.zeros((self.clips.height, self.latents), dtype=np.float64)
+        means = np.zeros((self.clips.height, self.latents), dtype=np.float32)
         for part in self.parts():
             rows = self.first_rows[part.first_clip] + np.arange(len(part.row_offsets) - 1)
             clip = self.clip_of(rows) - part.first_clip
             cells = np.repeat(clip, np.diff(part.row_offsets)) * self.latents + part.latents
             clips = int(clip.max(initial=-1)) + 1
             total = np.bincount(cells, part.activations, minlength=clips * self.latents)
-            sums[part.first_clip : part.first_clip + clips] += total.reshape(clips, self.latents)
-        return (sums / np.maximum(np.diff(self.first_rows), 1)[:, None]).astype(np.float32)
+            chosen = slice(part.first_clip, part.first_clip + clips)
+            frames = np.maximum(np.diff(self.first_rows)[chosen], 1)
+            means[chosen] = total.reshape(clips, self.latents) / frames[:, None]  # a clip lies in one part
+        return means
 
     def parts(self) -> Iterator[ClipRange]:
         """Yield the codes of consecutive clips, in the order of the clips."""
         for part in self.card["parts"]:
             values, latents, offsets = _read_part(self.folder, part)
-            yield ClipRange(part["first_clip"], latents, values.astype(np.float32) * np.float32(part["scale"]), offsets)
+            yield ClipRange(part["first"], latents, values.astype(np.float32) * np.float32(part["scale"]), offsets)
 
     def _mapped(self, name: str) -> Any:
         return _mapped(resolve_inside(self.folder, name))
@@ -336,19 +324,19 @@ def _write_parts(
     inputs: str,
     part_entries: int,
     on_clip: Callable[[], object],
-) -> Iterator[IndexPart]:
+) -> Iterator[IndexFile]:
     """Write the parts that are missing and yield the card of each."""
     first, number = 0, 0
     while first < len(store.clip_ids):
         name = f"part-{number:05d}.safetensors"
-        part = _finished(folder / name, inputs, PartFacts)
+        part = _finished(folder / name, inputs)
         if part is None:
             part = _write_part(folder / name, store, sae, layer, pooling, inputs, part_entries, first, on_clip)
         else:
-            for _ in range(part["clips"]):
+            for _ in range(part["number"]):
                 on_clip()
         yield {"file": name, **part}
-        first, number = first + part["clips"], number + 1
+        first, number = first + part["number"], number + 1
 
 
 def _write_part(
@@ -361,7 +349,7 @@ def _write_part(
     part_entries: int,
     first: int,
     on_clip: Callable[[], object],
-) -> PartFacts:
+) -> Extent:
     kind = np.uint16 if sae.latents <= 1 << 16 else np.int32
     values: list[NDArray[np.float32]] = []
     latents: list[NDArray[Any]] = []
@@ -388,10 +376,9 @@ def _write_part(
             np.int64
         ),
     }
-    # in the order in which `_finished` reads them
-    facts: PartFacts = {"clips": clips, "first_clip": first, "scale": scale}
-    write_tensors(path, tensors, _metadata(inputs, facts, tensors))
-    return facts
+    extent: Extent = {"first": first, "number": clips, "scale": scale}
+    write_tensors(path, tensors, _metadata(inputs, extent, tensors))
+    return extent
 
 
 def _encoded(
@@ -415,21 +402,21 @@ def _scale(values: Float[np.ndarray, " entries"]) -> float:
 
 def _write_blocks(
     folder: Path,
-    parts: Sequence[IndexPart],
+    parts: Sequence[IndexFile],
     counts: NDArray[np.int64],
     first_rows: NDArray[np.int64],
     inputs: str,
     block_entries: int,
-) -> Iterator[IndexBlock]:
+) -> Iterator[IndexFile]:
     """Write the transposed blocks that are missing and yield the card of each."""
     scale = max((part["scale"] for part in parts), default=1.0)
     for number, (low, high) in enumerate(_latent_ranges(counts, block_entries)):
         name = f"block-{number:05d}.safetensors"
-        block = _finished(folder / name, inputs, BlockFacts)
+        block = _finished(folder / name, inputs)
         if block is None:
             offsets = np.concatenate([[0], np.cumsum(counts[low:high])])
             values, rows = _transpose(folder, parts, offsets, first_rows, low, high, scale)
-            block = BlockFacts(first_latent=low, latents=high - low, scale=scale)
+            block = Extent(first=low, number=high - low, scale=scale)
             tensors = {"values": values, "rows": rows, "latent_offsets": offsets}
             write_tensors(folder / name, tensors, _metadata(inputs, block, tensors))
         yield {"file": name, **block}
@@ -447,7 +434,7 @@ def _latent_ranges(counts: NDArray[np.int64], block_entries: int) -> Iterator[tu
 
 def _transpose(
     folder: Path,
-    parts: Sequence[IndexPart],
+    parts: Sequence[IndexFile],
     offsets: NDArray[np.int64],
     first_rows: NDArray[np.int64],
     low: int,
@@ -468,17 +455,17 @@ def _transpose(
         position = np.repeat(written - np.concatenate([[0], np.cumsum(number)[:-1]]), number) + np.arange(len(latent))
         values[position] = part_values[chosen] * np.float16(part["scale"] / scale)
         row = np.searchsorted(row_offsets, chosen, side="right") - 1
-        rows[position] = first_rows[part["first_clip"]] + row
+        rows[position] = first_rows[part["first"]] + row
         written += number
     return values, rows
 
 
-def _write_statistics(folder: Path, blocks: Sequence[IndexBlock], first_rows: NDArray[np.int64]) -> None:
+def _write_statistics(folder: Path, blocks: Sequence[IndexFile], first_rows: NDArray[np.int64]) -> None:
     columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for block in blocks:
         with _mapped(folder / block["file"]) as file:
             offsets = file.get_tensor("latent_offsets")
-            for at in range(block["latents"]):
+            for at in range(block["number"]):
                 start, stop = int(offsets[at]), int(offsets[at + 1])
                 active = _slice(file, "values", start, stop).astype(np.float64) * block["scale"]
                 rows = _slice(file, "rows", start, stop)
@@ -486,13 +473,13 @@ def _write_statistics(folder: Path, blocks: Sequence[IndexBlock], first_rows: ND
                 middle = np.quantile(active, QUANTILES).tolist() if active.size else [float("nan")] * len(QUANTILES)
                 size = float(active.mean()) if active.size else float("nan")
                 rate = active.size / max(int(first_rows[-1]), 1)
-                row = [block["first_latent"] + at, active.size, rate, clips, size, active.max(initial=0.0), *middle]
+                row = [block["first"] + at, active.size, rate, clips, size, active.max(initial=0.0), *middle]
                 for name, value in zip(STATISTICS, row, strict=True):
                     columns[name].append(value)
     write_table(folder / "latents.parquet", pl.DataFrame(columns, schema=KINDS))
 
 
-def _read_part(folder: Path, part: IndexPart) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:
+def _read_part(folder: Path, part: IndexFile) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:
     """Return values, latents and row offsets of a part."""
     with _mapped(resolve_inside(folder, part["file"])) as file:
         return file.get_tensor("values"), file.get_tensor("latents"), file.get_tensor("row_offsets")
@@ -507,44 +494,43 @@ def _mapped(path: Path) -> Any:
 
 def _slice(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
     tensor = file.get_slice(name)
+    if stop > start:
+        return tensor[int(start) : int(stop)]
     # the package refuses an empty slice at the end of a tensor
-    return (
-        tensor[int(start) : int(stop)]
-        if stop > start
-        else tensor[:0]
-        if tensor.get_shape()[0]
-        else file.get_tensor(name)
-    )
+    return tensor[:0] if tensor.get_shape()[0] else file.get_tensor(name)
+
+
+def _holding(files: Sequence[IndexFile], position: int) -> IndexFile:
+    """Return the part that holds a clip, or the block that holds a latent."""
+    return next(file for file in files if file["first"] <= position < file["first"] + file["number"])
 
 
 class _Header(TypedDict):
     inputs: str
-    facts: dict[str, Any]
+    extent: Extent
     checksum: str
 
 
-Facts = TypeVar("Facts", PartFacts, BlockFacts)
-
-
-def _metadata(inputs: str, facts: PartFacts | BlockFacts, tensors: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    header = {"inputs": inputs, "facts": facts, "checksum": _checksum(inputs, facts, tensors)}
+def _metadata(inputs: str, extent: Extent, tensors: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    header = {"inputs": inputs, "extent": extent, "checksum": _checksum(inputs, extent, tensors)}
     return {"index": canonical_json(header)}  # one entry: safetensors writes several in random order
 
 
-def _checksum(inputs: str, facts: object, tensors: Mapping[str, NDArray[Any]]) -> str:
+def _checksum(inputs: str, extent: Extent, tensors: Mapping[str, NDArray[Any]]) -> str:
     hashed = {name: sha256(np.ascontiguousarray(array).data).hexdigest() for name, array in tensors.items()}
-    return fingerprint(inputs, facts, hashed)
+    return fingerprint(inputs, extent, hashed)
 
 
-def _finished(path: Path, inputs: str, kind: type[Facts]) -> Facts | None:
-    """Return the facts of a whole file that an earlier call finished from the same inputs; None if there is none."""
+def _finished(path: Path, inputs: str) -> Extent | None:
+    """Return the extent of a whole file that an earlier call finished from the same inputs; None if there is none."""
     if not path.is_file():
         return None
     try:
         with _mapped(path) as file:
             header = parse_json_as((file.metadata() or {}).get("index", "").encode(), _Header, name=str(path))
-        if header["inputs"] != inputs or _checksum(inputs, header["facts"], read_tensors(path)) != header["checksum"]:
-            return None
-        return parse_json_as(canonical_json(header["facts"]).encode(), kind, name=str(path))
+        whole = header["inputs"] == inputs and (
+            _checksum(inputs, header["extent"], read_tensors(path)) == header["checksum"]
+        )
+        return header["extent"] if whole else None
     except DamagedArtifact:
         return None

@@ -80,7 +80,9 @@ def to_png(levels: UInt8[np.ndarray, "bands frames"], *, max_frames: int = 480, 
     return buffer.getvalue()
 
 
-def _shrunk(levels: UInt8[np.ndarray, "bands frames"], at_most: int, *, axis: int) -> UInt8[np.ndarray, "bands frames"]:
+def _shrunk(
+    levels: UInt8[np.ndarray, "bands frames"], at_most: int, *, axis: int
+) -> UInt8[np.ndarray, "kept_bands kept_frames"]:
     size = levels.shape[axis]
     if size <= at_most:
         return levels
