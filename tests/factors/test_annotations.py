@@ -13,6 +13,7 @@ from otoscope.factors.annotations import (
     AnnotatedInterval,
     AnnotationFolder,
     choose_tiers,
+    count_overlaps,
     read_annotations,
     within_clip,
 )
@@ -201,6 +202,14 @@ def test_within_clip_cuts_at_both_ends_and_counts_what_lies_beyond():
     inside, beyond = within_clip(intervals, start_s=0.5, duration_s=0.5)
     assert inside == [AnnotatedInterval("a", 0.0, 0.25, "one"), AnnotatedInterval("a", 0.4, 0.5, "end")]
     assert beyond == 1, "20 ms are rounding"
+
+
+def test_count_overlaps_counts_intervals_of_one_tier_that_start_early_and_no_points():
+    spans = [(0.0, 0.5), (0.4, 0.6), (0.45, 0.45), (0.55, 0.8), (0.8, 0.9), (0.1, 0.2)]
+    intervals = [AnnotatedInterval("words", start, end, "x") for start, end in spans]
+    assert count_overlaps(intervals) == 3
+    assert count_overlaps([intervals[0], intervals[1]._replace(tier="phones")]) == 0
+    assert count_overlaps([]) == 0
 
 
 def test_choose_tiers_names_the_known_ones():

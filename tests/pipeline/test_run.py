@@ -27,6 +27,7 @@ from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import SilentReporter
 from otoscope.runs.training import training_grid
 from otoscope.sae import SparseAutoencoder
+from tests.pipeline.test_extract import Heard
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
 
 CLIPS = 5 * 3 * 2
@@ -424,8 +425,14 @@ def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: P
         file.parent.mkdir(parents=True, exist_ok=True)
         middle_s = row["duration_s"] / 2
         file.write_text(f"0.0\t{middle_s}\tfirst half\n{middle_s}\t{row['duration_s']}\tsecond half\n")
-    changed = f"corpus.annotations={tmp_path}"
-    again(summary, path, changed, until="explain")
+    with file.open("a") as late:
+        late.write(f"{middle_s - 0.1}\t{middle_s + 0.1}\tclick\n{middle_s}\t{middle_s}\tpoint\n0.9\t9.0\tlate\n")
+    changed, heard = f"corpus.annotations={tmp_path}", Heard()
+    run(load_config(path, [changed]), summary.run, until="explain", progress=heard)
+    assert f"{CLIPS} clips of {CLIPS} have annotations" in heard.lines
+    assert "annotations that end after their recordings: 1; they are cut or left out" in heard.lines
+    assert "annotations that overlap others of their tier: 3; frames in several carry each label" in heard.lines
+    assert "annotations that are points in time: 1; each marks the nearest frame" in heard.lines
     explained = summary.run / "explain"
     labels = pl.read_parquet(explained / "annotated_labels.parquet")
     assert set(labels.select("label", "unit").iter_rows()) == {
@@ -469,7 +476,7 @@ READ_BY: dict[str, tuple[str, set[str]]] = {
     "explain.sweep_clips": ("9", {"sweeps"}),
     "explain.examples": ("4", {"firing"}),
     "report.title": ("Other", set()),
-    "report.factors": ("2", {"firing", "cards", "top_clips", "attribution", "sweeps"}),
+    "report.factors": ("3", {"firing", "cards", "top_clips", "attribution", "sweeps"}),
     "report.classes": ("2", {"firing", "cards", "top_clips", "attribution", "sweeps"}),
     "report.clips": ("2", {"top_clips"}),
 }
@@ -492,6 +499,22 @@ def test_a_setting_outdates_the_steps_of_explain_that_read_it_and_no_others(summ
     for setting, (value, readers) in READ_BY.items():
         after = inputs(f"{setting}={value}")
         assert {name for name in before if before[name] != after[name]} == readers, setting
+
+
+def test_explain_names_latents_that_never_fire(summary: RunSummary, path: Path) -> None:
+    again(summary, path, until="explain")
+    (index,) = map(ActivationIndex.open, (summary.run / "explain" / "index").iterdir())
+    silent = index.statistics.filter(pl.col("rows") == 0)["latent"].to_list()
+    fires = index.statistics["rows"].arg_max()
+    heard = Heard()
+    changed = ("explain.only=[firing,cards]", f"explain.latents=[{silent[0]},{fires}]")
+    run(load_config(path, changed), summary.run, until="explain", progress=heard)
+    assert f"latents of explain.latents that never fire on this corpus: {silent[0]}" in heard.lines
+    cards = pl.read_parquet(summary.run / "explain" / "cards.parquet")
+    card = cards.row(cards["latent"].to_list().index(silent[0]), named=True)
+    assert card["sentence"].startswith("Fires in 0 % of frames")
+    assert np.isnan(card["auroc"])
+    again(summary, path, until="explain")
 
 
 def test_page_on_artifacts_reads_the_index(summary: RunSummary, path: Path) -> None:

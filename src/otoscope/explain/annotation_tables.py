@@ -23,7 +23,7 @@ from otoscope.explain.annotated_labels import (
 )
 from otoscope.explain.artifacts import Sound
 from otoscope.explain.card_tables import choose_clips
-from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, choose_tiers, within_clip
+from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, choose_tiers, count_overlaps, within_clip
 from otoscope.formatting import count
 
 MARGIN_S = 0.1
@@ -112,7 +112,11 @@ def _read_intervals(
     chosen = {clip: [one for one in intervals if one in kept] for clip, intervals in found.items()}
     notes = [f"{count(len(found), 'clip')} of {corpus.clips.height} have annotations"]
     if beyond:
-        notes.append(f"{count(beyond, 'annotation')} end after their recordings; they are cut or left out")
+        notes.append(f"annotations that end after their recordings: {beyond:,}; they are cut or left out")
+    if overlaps := sum(map(count_overlaps, chosen.values())):
+        notes.append(f"annotations that overlap others of their tier: {overlaps:,}; frames in several carry each label")
+    if points := sum(one.end_s == one.start_s for intervals in chosen.values() for one in intervals):
+        notes.append(f"annotations that are points in time: {points:,}; each marks the nearest frame")
     return {clip: intervals for clip, intervals in chosen.items() if intervals}, notes
 
 

@@ -105,6 +105,22 @@ def within_clip(
     return kept, sum(one.end_s > end_s + LATE_S for one in intervals)
 
 
+def count_overlaps(intervals: Sequence[AnnotatedInterval]) -> int:
+    """Return how many intervals of a recording start before an earlier one of their tier ends; points do not count.
+
+    >>> one, two = AnnotatedInterval("words", 0.0, 0.5, "one"), AnnotatedInterval("words", 0.4, 0.9, "two")
+    >>> count_overlaps([one, two]), count_overlaps([one, two._replace(tier="other")])
+    (1, 0)
+    """
+    overlaps = 0
+    last_end_s: dict[str, float] = {}
+    for one in sorted(intervals, key=lambda interval: interval.start_s):
+        if one.end_s > one.start_s:
+            overlaps += one.start_s < last_end_s.get(one.tier, 0.0)
+            last_end_s[one.tier] = max(one.end_s, last_end_s.get(one.tier, 0.0))
+    return overlaps
+
+
 def choose_tiers(
     intervals: Sequence[AnnotatedInterval], tiers: Sequence[str], *, where: str
 ) -> list[AnnotatedInterval]:

@@ -90,6 +90,9 @@ def explain(run: Context) -> None:
                 step.clear()
         for step in wanted:
             step.ensure(folder)
+        if silent := stage.silent_latents:
+            names = ", ".join(map(str, silent[:10])) + (", ..." if len(silent) > 10 else "")
+            run.progress.message(f"latents of explain.latents that never fire on this corpus: {names}")
 
     run_stage(
         folder,
@@ -259,6 +262,12 @@ class _ExplainStage:
                 f"{self.member.latents - 1}"
             )
         return list(dict.fromkeys([*(choice.latent for choice in self.chosen), *listed]))
+
+    @property
+    def silent_latents(self) -> list[int]:
+        """Latents of the configuration that never fire: their tables are empty or undefined."""
+        rows = self.index.statistics["rows"]
+        return [latent for latent in self.run.config.explain.latents if latent < len(rows) and rows[latent] == 0]
 
     def firing_step(self) -> _Step:
         """Return the step that writes when latents fire."""
