@@ -12,6 +12,7 @@ from otoscope import plot
 from otoscope.artifacts import read_table
 from otoscope.corpus.audio import write_audio
 from otoscope.errors import EvaluationError
+from otoscope.explain.card_tables import RESPONSES
 from otoscope.explain.causal_curves import SWEEPS
 from otoscope.metrics.record import to_table
 from tests.report.claims.test_page import small_study, strict_study, strictly
@@ -118,6 +119,29 @@ def test_sweeps_draws_each_factor_in_a_panel() -> None:
     assert "latent 3" not in str(one.to_dict()["datasets"])
     with pytest.raises(EvaluationError, match=r"no sweep of latent 4; the table holds \[3, 8\]"):
         plot.sweeps(table, latent=4)
+
+
+def test_responses_draws_causal_curves_beside_observed_ones() -> None:
+    facts = {"low": 0.1, "high": 0.9, "groups": 3, "centre": 1.0, "width": 1.0, "selectivity": 0.5, "null_high": 0.1}
+    observed = [
+        {"latent": 3, "descriptor": name, "bin": i, "from": x, "to": x + 6, "median": x + 3, "mean": 0.1 + i / 5,
+         "rows": 90, "r2": r2, "band_r2": 0.1, "responds": True, **facts}
+        for name, r2 in (("level_db", 0.4), ("f1_hz", 0.6))
+        for i, x in enumerate((-50.0, -40.0, -30.0, -20.0))
+    ]  # fmt: skip
+    caused = [
+        {"latent": 3, "factor": "level", "value": x, "class": None, "mean": x + 60, "low": 1.0, "high": 40.0,
+         "singers": 4, "centre": -20.0, "width": 9.0, "selectivity": 0.2, "r2": 0.9, "p_value": 0.001, "responds": True}
+        for x in (-54.0, -42.0, -30.0, -18.0)
+    ]  # fmt: skip
+    table, sweeps = pl.DataFrame(observed, schema=RESPONSES), pl.DataFrame(caused, schema=SWEEPS)
+    alone, both = plot.responses(table, 3), plot.responses(table, 3, sweeps=sweeps)
+    assert [panel["title"] for panel in alone.to_dict()["concat"]] == ["F1 (Hz): R² 0.60", "level (dB): R² 0.40"]
+    assert both.to_dict()["concat"][1]["title"] == "level (dB): R² 0.40, agreement 1.00"
+    assert "sung" not in str(alone.to_dict())
+    assert len(vlc.vegalite_to_svg(both.to_dict())) > 1000
+    with pytest.raises(EvaluationError, match=r"no responses of latent 4; the table holds \[3\]"):
+        plot.responses(table, 4)
 
 
 def test_charts_can_be_drawn_as_svg(folder: Path) -> None:

@@ -7,7 +7,8 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - errors of probes, from `predictions.parquet`: `confusion`, `recall`, `group_accuracy`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
-- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`, `sweeps`
+- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`,
+  `responses`, `sweeps`
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -40,7 +41,7 @@ from otoscope.report.figures import classes as class_figures
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures import interventions as intervention_figures
 from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
-from otoscope.report.figures import sweeps as sweep_figures
+from otoscope.report.figures import responses as response_figures
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of, read_run
@@ -68,6 +69,7 @@ __all__ = [
     "probe_by_sparsity",
     "recall",
     "reconstruction",
+    "responses",
     "strict_few_dimensions",
     "strict_layers",
     "strict_limits",
@@ -229,6 +231,24 @@ def occlusion(curves: pl.DataFrame | str | Path) -> AnyChart:
     return _drawn(intervention_figures.occlusion(_explained(curves, "occlusion")), "occlusion")
 
 
+def responses(curves: pl.DataFrame | str | Path, latent: int, *, sweeps: pl.DataFrame | None = None) -> AnyChart:
+    """Return the observed response curves of a latent, from `responses.parquet` or the path of a run folder.
+
+    Causal curves stand beside them, with the agreement of both, if `sweeps` is given, or if the run folder has
+    `sweeps.parquet`. Raises `IncompleteArtifact` for a run without responses, `EvaluationError` for a latent that it
+    does not explain.
+    """
+    rows = _explained(curves, "responses")
+    if latent not in rows["latent"]:
+        raise EvaluationError(
+            f"no responses of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
+        )
+    if sweeps is None and not isinstance(curves, pl.DataFrame):
+        path = user_path(curves) / "explain" / "sweeps.parquet"
+        sweeps = read_table(path) if path.is_file() else None
+    return _drawn(response_figures.responses(rows, latent, sweeps), "responses")
+
+
 def sweeps(curves: pl.DataFrame | str | Path, *, latent: int | None = None) -> AnyChart:
     """Return causal response curves, one panel per factor, from `sweeps.parquet` or the path of a run folder.
 
@@ -240,7 +260,7 @@ def sweeps(curves: pl.DataFrame | str | Path, *, latent: int | None = None) -> A
         raise EvaluationError(
             f"no sweep of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
         )
-    return _drawn(sweep_figures.sweeps(rows, latent), "sweeps")
+    return _drawn(response_figures.sweeps(rows, latent), "sweeps")
 
 
 def activation(

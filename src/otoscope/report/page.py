@@ -23,6 +23,7 @@ from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.overview import overview, previews
 from otoscope.report.sections.splice import splice_sentences
 from otoscope.report.sections.strict_findings import strict_findings
+from otoscope.report.sections.sweeps import matching, sweeps
 
 SECTIONS: dict[str, tuple[str, str]] = {
     "layers": ("Probing by layer", "No probes: the results hold no label for this corpus."),
@@ -147,6 +148,10 @@ def _explanations(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iter
         yield PageSection("erasure", "Concepts erased", "text_and_table.html", erased, figures["erasure"])
     if attributed := attribution(run):
         yield PageSection("attribution", "Attribution", "attribution.html", attributed, figures["attribution"])
+    if swept := sweeps(run):
+        yield PageSection("sweeps", "Causal response curves", "text_and_table.html", swept, figures["sweeps"])
+    if matched := matching(run):
+        yield PageSection("matching", "Latents of other dictionaries", "text_and_table.html", matched)
     if labels := annotated_labels(run):
         yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
 

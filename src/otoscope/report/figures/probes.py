@@ -18,6 +18,7 @@ from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens, occlusion
 from otoscope.report.figures.marks import series_names, with_series_names
+from otoscope.report.figures.responses import sweeps
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.results import SHOWN, Results
 from otoscope.report.run_data import RunData
@@ -237,6 +238,7 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
         "interventions": [dose_response(run.explained("interventions"))],
         "attribution": [occlusion(run.explained("occlusion"))],
         "lens": [lens(run.explained("lens"))],
+        "sweeps": [sweeps(run.explained("sweeps"))],
         "erasure": [erasure_matrix(run.explained("erasure"))],
     }
     return {name: [f for f in figures if f is not None] for name, figures in sections.items()}
