@@ -357,12 +357,15 @@ def _write_part(
     clips = entries = 0
     for clip_id in store.clip_ids[first:]:
         frames = store.frames_of(layer, clip_id) if pooling == "encode_then_pool" else store.pooled(layer, [clip_id])
-        for codes in _encoded(sae, frames, clip_id):
-            row, latent = np.nonzero(codes)
-            values.append(codes[row, latent])
+        for codes in _encoded(sae, frames):
+            place = np.flatnonzero(codes != 0)  # several times as fast as np.nonzero of the codes
+            row, latent = np.divmod(place, sae.latents)
+            values.append(codes.reshape(-1)[place])
             latents.append(latent.astype(kind))
             per_row.append(np.bincount(row, minlength=len(codes)))
-            entries += len(row)
+            entries += len(place)
+            if not np.isfinite(values[-1]).all():
+                raise EvaluationError(f"the SAE gives codes of {clip_id} that are not finite; train it again")
         clips += 1
         on_clip()
         if entries >= part_entries:
@@ -382,15 +385,13 @@ def _write_part(
 
 
 def _encoded(
-    sae: SparseAutoencoder, frames: Float[np.ndarray, "frames width"], clip_id: str
+    sae: SparseAutoencoder, frames: Float[np.ndarray, "frames width"]
 ) -> Iterator[Float[np.ndarray, "rows latents"]]:
     """Yield the codes of a clip, at most `DENSE_CELLS` at a time."""
     step = max(DENSE_CELLS // sae.latents, 1)
     for start in range(0, len(frames), step):
         with torch.inference_mode():
             codes = sae.encode(torch.from_numpy(np.ascontiguousarray(frames[start : start + step]))).cpu().numpy()
-        if not np.isfinite(codes).all():
-            raise EvaluationError(f"the SAE gives codes of {clip_id} that are not finite; train it again")
         yield codes
 
 
