@@ -287,7 +287,7 @@ def _mean_spectrum(wave: Float[np.ndarray, " samples"], rate_hz: int) -> Float[n
 
 def _curve_rows(latent: int, name: str, curve: CausalCurve) -> list[dict[str, Any]]:
     facts = {key: getattr(curve, key) for key in ("singers", "centre", "width", "selectivity", "r2", "p_value")}
-    classes = SWEPT[name].classes or (None,) * len(curve.values)
+    classes: Sequence[str | None] = SWEPT[name].classes or [None] * len(curve.values)
     return [
         {"latent": latent, "factor": name, "value": curve.values[i], "class": classes[i], "mean": curve.mean[i],
          "low": curve.low[i], "high": curve.high[i], **facts, "responds": curve.responds}

@@ -47,8 +47,8 @@ def _observed_panel(observed: pl.DataFrame, caused: pl.DataFrame | None) -> Pane
     title = f"{descriptor.label} ({descriptor.unit})".replace(" ()", "") + f": R² {decimal(r2, 2)}"
     parts = [_relative(observed.rename({"median": "value"}), RECORDINGS)]
     if caused is not None and not caused.is_empty():
-        columns = (caused[name].to_numpy() for name in ("value", "mean"))
-        agreement = curve_agreement(*columns, observed["median"].to_numpy(), observed["mean"].to_numpy())
+        both = caused["value"].to_numpy(), caused["mean"].to_numpy()
+        agreement = curve_agreement(*both, observed["median"].to_numpy(), observed["mean"].to_numpy())
         title += f", agreement {decimal(agreement, 2)}" if known(agreement) else ""
         parts.append(_relative(caused, SUNG))
     data = pl.concat(parts)

@@ -27,7 +27,7 @@ def sweeps(run: RunData) -> TextAndTable | None:
     if shares is not None:
         control = shares.filter(pl.col("factor") == CONTROL)
         each = [
-            f"{decimal(share, 2)} (latent {latent})" for latent, share in control.select("share", "latent").iter_rows()
+            f"{decimal(share, 2)} (latent {latent})" for share, latent in control.select("share", "latent").iter_rows()
         ]
         paragraphs.append(f"Control: share of the best single mel band {comma_list(each)}.")
     return TextAndTable(paragraphs, table(_compared(rows, shares), caption="Causal responses", digits=3))
