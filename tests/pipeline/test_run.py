@@ -426,7 +426,7 @@ def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: P
         middle_s = row["duration_s"] / 2
         file.write_text(f"0.0\t{middle_s}\tfirst half\n{middle_s}\t{row['duration_s']}\tsecond half\n")
     with file.open("a") as late:
-        late.write(f"{middle_s - 0.1}\t{middle_s + 0.1}\tclick\n{middle_s}\t{middle_s}\tpoint\n0.9\t9.0\tlate\n")
+        late.write(f"{middle_s - 0.1}\t{middle_s + 0.1}\tclick\n{middle_s}\t{middle_s}\tpoint\n0.4\t9.0\tlate\n")
     changed, heard = f"corpus.annotations={tmp_path}", Heard()
     run(load_config(path, [changed]), summary.run, until="explain", progress=heard)
     assert f"{CLIPS} clips of {CLIPS} have annotations" in heard.lines

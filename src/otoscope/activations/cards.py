@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import PurePosixPath
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -128,7 +129,7 @@ MANIFEST_ONLY = Manifest.__annotations__.keys() - StoreCard.__annotations__.keys
 """Entries of a manifest that are not in the store's card."""
 
 
-def read_card(storage: Storage, relative: str, kind: type[Any]) -> dict[str, Any]:
+def read_card(storage: Storage, relative: str, kind: type[Any] | GenericAlias) -> dict[str, Any]:
     """Read a JSON file; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it has another shape."""
     data = storage.read(relative)
     parse_json_as(data, kind, name=f"{storage.address}/{relative}")
