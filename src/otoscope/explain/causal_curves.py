@@ -287,9 +287,13 @@ def _mean_spectrum(wave: Float[np.ndarray, " samples"], rate_hz: int) -> Float[n
 
 def _curve_rows(latent: int, name: str, curve: CausalCurve) -> list[dict[str, Any]]:
     facts = {key: getattr(curve, key) for key in ("singers", "centre", "width", "selectivity", "r2", "p_value")}
-    classes: Sequence[str | None] = SWEPT[name].classes or [None] * len(curve.values)
+    classes = list(SWEPT[name].classes)
     return [
-        {"latent": latent, "factor": name, "value": curve.values[i], "class": classes[i], "mean": curve.mean[i],
-         "low": curve.low[i], "high": curve.high[i], **facts, "responds": curve.responds}
+        {
+            **{"latent": latent, "factor": name, "value": curve.values[i], "class": classes[i] if classes else None},
+            **{"mean": curve.mean[i], "low": curve.low[i], "high": curve.high[i]},
+            **facts,
+            "responds": curve.responds,
+        }
         for i in range(len(curve.values))
-    ]  # fmt: skip
+    ]
