@@ -244,10 +244,9 @@ def sweep_latents(
         bands = band_bins(np.stack([_mean_spectrum(waves[setting], encoder.rate_hz) for setting in crossed]))
         for at, latent in enumerate(latents):
             a = np.array([found[setting][at] for setting in crossed])
-            control = {("mel_band",): best_band_r2(a, bands, groups=voices)}
-            for names, share in (crossed_shares(a, crossed, factors) | control).items():
-                other = names[1] if len(names) > 1 else None
-                shares.append({"latent": latent, "factor": names[0], "other": other, "share": share})
+            found_shares = crossed_shares(a, crossed, factors) | {("mel_band",): best_band_r2(a, bands, groups=voices)}
+            for (factor, *other), share in found_shares.items():
+                shares.append({"latent": latent, "factor": factor, "other": next(iter(other), None), "share": share})
     return SweepTables(pl.DataFrame(rows, schema=SWEEPS), pl.DataFrame(shares, schema=SWEEP_SHARES))
 
 
