@@ -40,8 +40,8 @@ from otoscope.report.figures import claims, probes, strict
 from otoscope.report.figures import classes as class_figures
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures import interventions as intervention_figures
-from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
 from otoscope.report.figures import responses as response_figures
+from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
 from otoscope.report.results import Results
 from otoscope.report.run_data import categories_of, read_run
