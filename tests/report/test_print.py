@@ -38,3 +38,9 @@ def test_links_players_and_downloads_are_not_printed(sheets: list[str]) -> None:
     text = " ".join(sheets)
     for words in ("This figure as a file", "Download", "Skip to"):
         assert words not in text
+
+
+def test_the_first_sheet_has_the_findings_and_their_chart(sheets: list[str]) -> None:
+    assert "What was found" in sheets[0]
+    assert "Accuracy of a linear probe for the technique" in sheets[0]
+    assert "by sparsity, layer 3" in sheets[0]

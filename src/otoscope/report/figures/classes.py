@@ -67,15 +67,18 @@ def _figure(number: int, label: str, probes: Probes, noun: str) -> Figure:
     first = next(iter(probes.values()))
     groups, clips = first["group"].n_unique(), first.height
     panels = [*confusion_panels(probes), recall_panel(probes), groups_panel(probes, noun)]
+    reading = (
+        "Matrices: rows are true classes, columns predicted ones; the shade is the share of the row, the number counts "
+        f"clips. Recall: share of a class's clips that are predicted right, with a 95{NBSP}% interval over {noun}s; "
+        "its mean is the balanced accuracy. Grey: share of all clips with this prediction, the recall expected by "
+        f"chance. Last: share of each {noun}'s clips that are predicted right."
+    )
     return Figure(
         name=f"classes-{number}",
         title=f"Errors of the probes of the {label}",
         caption=(
             f"Predictions for {count(clips, 'test clip')} of {count(groups, noun)}, from {_source(first, probes)}. "
-            "Matrices: rows are true classes, columns predicted ones; the shade is the share of the row, the number "
-            f"counts clips. Recall: share of a class's clips that are predicted right, with a 95{NBSP}% interval over "
-            f"{noun}s; its mean is the balanced accuracy. Grey: share of all clips with this prediction, the recall "
-            f"expected by chance. Last: share of each {noun}'s clips that are predicted right."
+            f"{reading if number == 1 else 'Read as the first figure of this section.'}"
         ),
         panels=panels,
         table=pl.concat(
@@ -110,7 +113,9 @@ def confusion_panels(probes: Probes) -> list[Panel]:
 def _matrix(cells: pl.DataFrame, classes: Sequence[str]) -> Chart:
     x = alt.X("predicted_class:N").title("predicted").sort(classes).scale(domain=list(classes))
     y = alt.Y("true_class:N").title("true").sort(classes).scale(domain=list(classes))
-    base = alt.Chart(cells).encode(x=x.axis(labelAngle=-45, labelLimit=90), y=y.axis(labelLimit=110))
+    base = alt.Chart(cells).encode(
+        x=x.axis(labelAngle=-60, labelLimit=90, labelOverlap=False), y=y.axis(labelLimit=110)
+    )
     legend = alt.Legend(format=PERCENT, orient="top", gradientLength=140)
     colour = alt.Color("share:Q").title("share of the true class").scale(domain=[0, 1]).legend(legend)
     tips = [

@@ -208,12 +208,13 @@ def overview_figure(results: Results, probes: Sequence[Figure], reconstruction: 
         name="overview",
         title=f"Accuracy of a linear probe for the {label}",
         caption=(
-            f"On test groups, with 95{NBSP}% intervals. Orange: the layers. Blue: their codes. Grey: permuted labels."
+            f"On test groups, with 95{NBSP}% intervals over groups. Grey: permuted labels."
             f"{_without_model_note(results.of('probe_accuracy', WITHOUT_MODEL, target=label))}"
         ),
         panels=panels,
         table=pl.DataFrame(),
         height=230,
+        legend=list(dict.fromkeys(name for figure in probes for name in figure.legend)),
     )
 
 
