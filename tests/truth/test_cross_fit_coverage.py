@@ -119,10 +119,11 @@ def choose_layer(rng: np.random.Generator, groups: int, layers: int) -> tuple[Ch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [5, 10])
-def test_interval_of_a_chosen_layer_covers_its_score_on_new_groups(groups: int) -> None:
-    draws = [choose_layer(np.random.default_rng((groups, draw)), groups, 6) for draw in range(200)]
+def test_layer_chosen_on_the_mean_of_the_folds_is_more_optimistic_than_one_chosen_in_each(groups: int) -> None:
+    draws = [choose_layer(np.random.default_rng((groups, draw)), groups, 6) for draw in range(60)]
     once, per_fold = (np.mean([both[i] for both in draws], axis=0) for i in (0, 1))
-    # 200 draws have a standard error of 1.5 %
-    assert once[1] >= 0.92
-    assert per_fold[1] >= 0.92
-    assert once[0] - per_fold[0] < 0.02
+    # 60 draws have a standard error of 3 to 4 %
+    assert per_fold[1] >= 0.85
+    # what pages and docs/methods.md state of the choice on the mean of all folds
+    assert 0.78 <= once[1] <= 0.96
+    assert once[0] > per_fold[0] + 0.02

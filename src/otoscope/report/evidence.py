@@ -127,7 +127,8 @@ def cross_fit_note(clips: pl.DataFrame | None, readers: str = "probes and regres
         f"once, by {readers} that the other groups fitted, tuned and standardised. The dictionaries were "
         "trained once, without labels, on the train groups of one split; explained variance and the explanations of "
         "latents are of that split's test groups. Layer and sparsity are chosen on the mean of the folds, so that "
-        "what is chosen looks slightly too good"
+        "what is chosen looks too good: of six equally good layers in simulations, the interval of the chosen one "
+        "holds the score of new groups in 88 % of cases instead of 95 %. A layer set in advance has no such bias"
     )
 
 
