@@ -184,6 +184,23 @@ def test_choose_class_latents_finds_the_latent_that_is_stronger_for_a_class() ->
     assert all(choice.test_r <= choice.null_high for name, choice in by_class.items() if name == "belt")
 
 
+def test_choose_class_latents_shows_every_label_before_a_second_class_of_one() -> None:
+    codes, technique = classes()
+    vowel = np.array(["a", "e", "i"])[np.random.default_rng(5).integers(3, size=CLIPS)]
+    sex = np.where(np.array([i % 2 for i in range(CLIPS)]) == 1, "woman", "man")  # constant within the ten singers
+    for i, name in enumerate("aei"):
+        codes[:, 10 + i] += 2 * (vowel == name)
+    codes[:, 14] += 3 * (sex == "man")
+    labels = {"technique": technique, "sex": sex, "vowel": vowel}
+    masks = {"train_mask": ~TEST, "test_mask": TEST, "groups": GROUPS}
+    assert [one.label for one in choose_class_latents(codes, labels, **masks, top=2)] == ["technique", "vowel"]
+    found = choose_class_latents(codes, labels, **masks, top=4)
+    assert [one.label for one in found] == ["technique", "technique", "vowel", "vowel"]
+    everything = choose_class_latents(codes, labels, **masks, top=20)
+    assert "sex" in {one.label for one in everything}
+    assert [one.label for one in everything] == sorted((one.label for one in everything), key=list(labels).index)
+
+
 def test_choose_class_latents_leaves_out_rare_classes_and_missing_labels() -> None:
     codes, technique = classes()
     technique = technique.astype(object)

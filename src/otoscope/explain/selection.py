@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
+from otoscope.explain.firing import diverse
 from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import FISHER, MIN_GROUPS, jackknife_sums
@@ -146,8 +147,9 @@ def choose_class_latents(
     """Choose the latent that is stronger in the clips of each class than in others, for every class of the labels.
 
     As `choose_latents`, with the class as a factor of 1 and 0 (missing labels excluded), and only positive
-    correlations. Classes with fewer than `MIN_ROWS` training clips are left out. Returns at most `top` choices, those
-    of the first label first, each label's by their training correlation, which is also the `score`.
+    correlations. Classes with fewer than `MIN_ROWS` training clips are left out. Returns at most `top` choices: the
+    best class of each label, then the second of each, labels that vary within groups before others. They are sorted by
+    label, each label's by their training correlation, which is also the `score`.
 
     >>> codes = np.eye(3)[np.arange(60) % 3]
     >>> word = np.array(["yes", "no", "stop"])[np.arange(60) % 3]
@@ -172,7 +174,11 @@ def choose_class_latents(
                 numbers = choice.numbers
                 of_label.append((LatentChoice(factor=name, label=label, score=choice.train_r, **numbers), choice.null))
         found += sorted(of_label, key=lambda one: -one[0].score)
-    return _first_per_latent(found, top)
+    varied = [i for i, (choice, _) in enumerate(found) if choice.within]
+    constant = [i for i, (choice, _) in enumerate(found) if not choice.within]
+    names = [choice.label for choice, _ in found]
+    chosen = _first_per_latent([found[i] for i in (*diverse(varied, names), *diverse(constant, names))], top)
+    return sorted(chosen, key=lambda choice: list(labels).index(choice.label))
 
 
 def _first_per_latent(
