@@ -52,3 +52,14 @@ def test_a_setting_that_fails_at_the_first_sound_is_one_error(
         EncoderError, match=r"a setting of its configuration or preprocessor does not fit|is not a valid"
     ):
         load_encoder(str(tmp_path / "model")).encode([np.zeros(16_000, np.float32)], [1])
+
+
+def test_a_stride_below_one_is_refused_at_load(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny("wavlm"), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    settings = json.loads(path.read_text())
+    # the product of two negative strides is positive
+    settings["conv_stride"] = [-stride for stride in settings["conv_stride"][:2]] + settings["conv_stride"][2:]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(EncoderError, match=r"conv_kernel and conv_stride of its config.json hold -\d+; allowed: 1 and"):
+        load_encoder(str(tmp_path / "model"))

@@ -78,6 +78,8 @@ def read_geometry(config: Any) -> Geometry:
     # data2vec stacks `num_conv_pos_embeddings` convolutions; the others have one with that number of taps
     positional = config.num_conv_pos_embeddings * (kernel - 1) + 1 if kernel else config.num_conv_pos_embeddings
     kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+    if wrong := [size for size in (*kernels, *strides) if not isinstance(size, int) or size < 1]:
+        raise EncoderError(f"conv_kernel and conv_stride of its config.json hold {wrong[0]!r}; allowed: 1 and more")
     if (squeeze := getattr(config, "squeeze_factor", 1)) > 1:
         kernels, strides = (*kernels, squeeze), (*strides, squeeze)
         positional = math.ceil((positional - 1) / squeeze) + 1
