@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from otoscope.linear import admm, batched_lasso, lasso_path
+from otoscope.linear import batched_lasso, lasso_path
 from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from tests.linear.test_lasso_path import codes, objectives
@@ -57,7 +57,7 @@ def test_the_turns_alone_solve_most_problems_and_descent_the_rest(monkeypatch: p
     many = np.count_nonzero(weights, axis=2) > 30
     assert many.sum() > 100
     assert sum(size > 30 for size in left) < 0.2 * many.sum()
-    monkeypatch.setattr(admm, "MAX_ANCHORS", 1)
+    monkeypatch.setattr(batched_lasso, "MAX_ANCHORS", 1)
     _, _, gaps = walk(x, y, 1e-6)
     assert gaps.max() <= 1e-6
 

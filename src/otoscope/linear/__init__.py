@@ -7,8 +7,8 @@ Start with `fit_factors`, which predicts factors on held-out groups.
 - ridge: `fit_ridge` with `RidgeSettings` (`RidgeFits`); `fit_group_ridge` chooses its penalty by leaving groups out
   (`GroupRidge`)
 - logistic: `fit_logistic` solves many problems on the same rows, in the coordinates of `rotate`
-- below these: `Gramian` (Gram matrices of subsets of rows) and the LASSO solvers `batched_lasso`, `lasso_path`, `admm`
-  and `sparse_descent`
+- below these: `Gramian` (Gram matrices of subsets of rows) and the LASSO solvers `batched_lasso`, `lasso_path` and
+  `sparse_descent`
 """
 
 from otoscope.linear.gram import Gramian

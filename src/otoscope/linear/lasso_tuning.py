@@ -15,8 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.admm import Iterate, LassoProblems
-from otoscope.linear.batched_lasso import MIN_ADMM_TARGETS, BatchedLasso, BatchedPath, SolverHints
+from otoscope.linear.batched_lasso import (
+    MIN_ADMM_TARGETS,
+    BatchedLasso,
+    BatchedPath,
+    Iterate,
+    LassoProblems,
+    SolverHints,
+)
 from otoscope.linear.gram import REACH, Gramian, GramSubset
 from otoscope.resampling.groups import group_folds
 
