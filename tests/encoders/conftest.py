@@ -37,5 +37,5 @@ def hub(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
             ("HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"),
         ):
             monkeypatch.setattr(f"huggingface_hub.constants.{constant}", value)
-        monkeypatch.setattr("otoscope.encoders.hub.RETRY_WAITS_S", (0.01, 0.01))
+        monkeypatch.setattr("otoscope.encoders.resolve.RETRY_WAITS_S", (0.01, 0.01))
         yield server

@@ -9,7 +9,7 @@ Start with `load_encoder("openai/whisper-tiny.en")`; `encode(waves, layers)` ret
 - `capture`: activations at any named sub-module of any model
 - `reinitialise`: the same architecture with newly drawn weights, a baseline
 - `families`: one module per architecture; `precision`: exact float32 or fast bfloat16
-- `resolve`, `hub`, `starter`, `model_folder`: from an identifier to a folder, its files and their revision
+- `resolve`, `starter`, `model_folder`: from an identifier to a folder, its revision, and strict loading of its files
 """
 
 import lazy_loader

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from otoscope.encoders.base import BatchedEncoder, Frames, Layer, Runtime, States, block_layers, frame_spans
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
+from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 
 IGNORED_KEYS = (r"^classifier\.",)

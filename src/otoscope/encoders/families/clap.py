@@ -21,7 +21,7 @@ from torch import Tensor
 from otoscope.encoders.base import BatchedEncoder, Frames, Runtime, States, block_layers
 from otoscope.encoders.families.ast import band_edges_hz, place_patches
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
+from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 

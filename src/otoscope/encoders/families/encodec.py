@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers, receptive_field
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
+from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 

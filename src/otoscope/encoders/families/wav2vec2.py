@@ -32,8 +32,7 @@ from otoscope.encoders.base import (
     receptive_field,
 )
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
-from otoscope.encoders.model_folder import read_config
+from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, read_config, require_equal
 from otoscope.encoders.resolve import ModelSource
 from otoscope.errors import EncoderError
 

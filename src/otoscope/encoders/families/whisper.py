@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers
 from otoscope.encoders.hooks import capture_blocks
-from otoscope.encoders.loading import load_config, load_extractor, load_weights, require_equal
+from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
 
 IGNORED_KEYS = (

@@ -17,8 +17,7 @@ from otoscope.encoders.base import Encoded, Encoder, Frames, Layer, Wave
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.families.ast import ASTEncoder, PatchGrid
 from otoscope.encoders.families.wav2vec2 import IGNORED_KEYS, TRAINING_ONLY, Wav2Vec2Encoder
-from otoscope.encoders.loading import load_weights
-from otoscope.encoders.model_folder import read_config
+from otoscope.encoders.model_folder import load_weights, read_config
 from otoscope.encoders.resolve import resolve
 
 CROP_S = 5.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.encoders.ctranslate2 import TYPES, count_blocks, huggingface_weights, read_ct2, require_plain_whisper
+from otoscope.encoders.starter import TYPES, count_blocks, huggingface_weights, read_ct2, require_plain_whisper
 from otoscope.errors import EncoderError
 
 CODES = {dtype.str: code for code, dtype in TYPES.items()}

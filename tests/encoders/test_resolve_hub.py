@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from otoscope.encoders.catalog import load_encoder
-from otoscope.encoders.hub import damaged_files, download, find_in_cache
-from otoscope.encoders.resolve import locate, resolve
+from otoscope.encoders.resolve import damaged_files, download, find_in_cache, locate, resolve
 from otoscope.encoders.starter import cache_folder
 from otoscope.errors import EncoderError, UnknownEncoder
 from tests.support.hub_server import COMMIT, Hub
@@ -80,7 +79,7 @@ def test_download_of_changed_weights_is_refused(hub: Hub, repository: Path):
 
 def test_download_repairs_a_file_that_was_damaged_once(hub: Hub, repository: Path, monkeypatch: pytest.MonkeyPatch):
     hub.swapped["config.json"] = (repository / "config.json").read_bytes().replace(b"0.1", b"0.2")
-    from otoscope.encoders import hub as module
+    from otoscope.encoders import resolve as module
 
     first = module.damaged_files
 
@@ -107,7 +106,7 @@ def test_resolve_refuses_a_cached_file_that_changed(hub: Hub, repository: Path, 
 
 def test_damaged_files_hashes_each_revision_once(hub: Hub, repository: Path, monkeypatch: pytest.MonkeyPatch):
     folder = download(NAME)
-    monkeypatch.setattr("otoscope.encoders.hub.digest", lambda _: pytest.fail("the file was hashed again"))
+    monkeypatch.setattr("otoscope.encoders.resolve.digest", lambda _: pytest.fail("the file was hashed again"))
     assert damaged_files(folder, {}) == []
     shutil.rmtree(cache_folder())
     with pytest.raises(pytest.fail.Exception, match="hashed again"):
