@@ -15,8 +15,15 @@ import numpy as np
 
 from otoscope.activations.cards import read_shard_card, require_store
 from otoscope.activations.format import MANIFEST, Sharding, store_spec
-from otoscope.activations.integrity import clear_marks, damaged_shards, is_marked, tables_complete, verify_files
-from otoscope.activations.manifest import commit_store, is_current
+from otoscope.activations.manifest import (
+    clear_marks,
+    commit_store,
+    damaged_shards,
+    is_current,
+    is_marked,
+    tables_complete,
+    verify_files,
+)
 from otoscope.activations.plan import (
     ExtractionPlan,
     PlannedClip,

@@ -29,8 +29,7 @@ from otoscope.activations.format import (
     shard_card_path,
     spec_of,
 )
-from otoscope.activations.integrity import check_files, is_marked, verify_files
-from otoscope.activations.manifest import commit_store, read_manifest
+from otoscope.activations.manifest import check_files, commit_store, is_marked, read_manifest, verify_files
 from otoscope.activations.plan import shard_numbers, sound_id, stored_keys
 from otoscope.activations.storage.base import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore

@@ -14,7 +14,7 @@ import polars as pl
 
 from otoscope.activations.cards import Manifest, StoreCard, card_of, read_card, write_card
 from otoscope.activations.format import CARD, MANIFEST, Sharding, differences, is_temporary
-from otoscope.activations.integrity import read_complete_shard
+from otoscope.activations.manifest import read_complete_shard
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage.base import Storage
 from otoscope.artifacts import fingerprint

@@ -13,8 +13,16 @@ import polars as pl
 from jaxtyping import Float
 
 from otoscope.activations.format import CARD, CLIPS, SET_ASIDE, segments_path
-from otoscope.activations.integrity import check_file, check_files, read_repairs
-from otoscope.activations.manifest import SET_ASIDE_TYPES, files_of, read_clips, read_manifest, read_typed
+from otoscope.activations.manifest import (
+    SET_ASIDE_TYPES,
+    check_file,
+    check_files,
+    files_of,
+    read_clips,
+    read_manifest,
+    read_repairs,
+    read_typed,
+)
 from otoscope.activations.rows import StoredRows
 from otoscope.activations.storage.base import Storage, open_storage
 from otoscope.activations.tensorfile import MappedTensors, index_path, to_float32
