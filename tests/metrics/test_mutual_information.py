@@ -7,8 +7,14 @@ from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.binning import Margin, bin_classes, bin_columns, bin_factors, rarity_of_chi_square
-from otoscope.metrics.mutual_information import measure_information
+from otoscope.metrics.mutual_information import (
+    Margin,
+    bin_classes,
+    bin_columns,
+    bin_factors,
+    measure_information,
+    rarity_of_chi_square,
+)
 
 
 def test_bin_columns_puts_zeros_in_one_bin_and_cuts_the_rest() -> None:

@@ -7,7 +7,7 @@ Start with `METRICS`, the registry: name, unit, direction, bounds and descriptio
 - `reconstruction`: explained variance, L0, dead latents
 - `probes`, `sparse_probes`: linear probes of labels, from all or from k dimensions
 - `sparse_regression`: regression of factors from k dimensions
-- `dci`, `latent_metrics`, `mutual_information`, `binning`, `structure`: compactness, modularity and explicitness
+- `dci`, `latent_metrics`, `mutual_information`, `structure`: compactness, modularity and explicitness
   over factors
 - `stability`: latents that reappear in SAEs of other seeds
 - `emergence`: layers in which categories of factors appear; `sparsity_limit`: highest sparsity without loss
