@@ -11,13 +11,12 @@ import torch
 from otoscope import ArrayRows, Bank, TrainConfig
 from otoscope.errors import ConfigError, DamagedArtifact, StaleArtifact, TrainingError
 from otoscope.hardware import one_thread
-from otoscope.sae.bank import BankMember, MemberStep
+from otoscope.sae.bank import PROGRESS, BankMember, MemberStep, save_progress
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.data import CachedRows
 from otoscope.sae.plan import member_bytes
 from otoscope.sae.statistics import compute_statistics
 from otoscope.sae.train import begin, train_steps
-from otoscope.sae.training_state import PROGRESS, save_progress
 from tests.support.planted import planted
 from tests.support.training import train_into
 

@@ -9,10 +9,10 @@ import torch
 
 from otoscope import ArrayRows, TrainConfig
 from otoscope.errors import ConfigError
+from otoscope.sae.bank import load_progress, save_progress
 from otoscope.sae.config import FROZEN_DECODER, SOFT_FROZEN_DECODER
 from otoscope.sae.kernel_step import is_supported
 from otoscope.sae.train import TrainingRun, begin, finish, train_steps
-from otoscope.sae.training_state import load_progress, save_progress
 
 ROWS = ArrayRows(np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32))
 

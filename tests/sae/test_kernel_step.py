@@ -10,6 +10,7 @@ from torch import Tensor
 from otoscope import ArrayRows, BatchTopK, JumpReLU, SparseAutoencoder, TopK, TrainConfig
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.sae import kernel_step
+from otoscope.sae.bank import load_progress, save_progress
 from otoscope.sae.kernel_step import (
     KernelStepper,
     available_threads,
@@ -20,7 +21,6 @@ from otoscope.sae.kernel_step import (
 )
 from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.train import TrainingRun, begin, finish, train_steps
-from otoscope.sae.training_state import load_progress, save_progress
 from otoscope.sae.validation import validate
 
 CONFIG = TrainConfig(batch=128, epochs=6)

@@ -5,8 +5,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from otoscope.sae.bank import load_progress, save_progress, save_result
 from otoscope.sae.train import TrainingRun, TrainResult, TrainStep, train_steps
-from otoscope.sae.training_state import load_progress, save_progress, save_result
 
 
 def train_into(

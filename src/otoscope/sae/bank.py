@@ -1,5 +1,10 @@
-"""Bank: many SAEs trained in parallel on the same rows, each to the same bytes as when trained alone."""
+"""Bank: many SAEs trained in parallel on the same rows, each to the same bytes as when trained alone.
 
+Everything that changes during a run is saved in one file, from which a killed run resumes.
+"""
+
+import hashlib
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,9 +14,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
 from otoscope.hardware import find_device, one_thread
 from otoscope.paths import user_path
+from otoscope.sae.checkpoint import load_strictly, to_array
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
 from otoscope.sae.kernel_step import available_threads, pick_stepper
@@ -19,9 +31,93 @@ from otoscope.sae.optimiser import StepperFactory
 from otoscope.sae.plan import ResolvedConfig, member_bytes, memory_budget, require_fits, resolve, rows_bytes
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
-from otoscope.sae.train import TrainBatch, TrainingRun, TrainResult, TrainStep, advance, finish, read_batch, start_run
-from otoscope.sae.training_state import clear_progress, load_progress, save_progress, save_result
+from otoscope.sae.train import (
+    UNRANKED,
+    TrainBatch,
+    TrainingRun,
+    TrainResult,
+    TrainStep,
+    advance,
+    finish,
+    read_batch,
+    start_run,
+)
 from otoscope.sae.validation import data_warnings
+
+PROGRESS = "progress.safetensors"
+
+
+def save_result(folder: Path, run: TrainingRun, card: Mapping[str, Any]) -> TrainResult:
+    """Save the SAE of a completed run and delete its progress.
+
+    The card gets `training` (the summary) and `history` in addition to `card`.
+    """
+    result = finish(run)
+    result.sae.save_pretrained(folder, {**card, "training": result.summary, "history": result.history}, overwrite=True)
+    clear_progress(folder)
+    return result
+
+
+def save_progress(folder: Path, run: TrainingRun) -> None:
+    """Write the mutable state of a run into one file: weights, moments, counters, best state, position."""
+    groups = {"sae": run.sae.state_dict(), "stepper": run.stepper.state(), "best": run.best}
+    tensors = {f"{group}/{name}": to_array(value) for group, part in groups.items() for name, value in part.items()}
+    position = {
+        "fingerprint": run_fingerprint(run),
+        "step": run.step,
+        "best_rank": run.best_rank if run.best else None,
+        "best_step": run.best_step,
+        "restart_steps": run.restart_steps,
+        "budgets": run.budgets,
+        "history": run.history,
+    }
+    # the position is stored as bytes in the same file, so weights and step number cannot disagree
+    tensors["position"] = np.frombuffer(json.dumps(position).encode(), dtype=np.uint8)
+    write_tensors(folder / PROGRESS, tensors)
+
+
+def load_progress(folder: Path, run: TrainingRun) -> bool:
+    """Load saved progress into a run at step 0; return whether there was any.
+
+    Raises `StaleArtifact` if the saved run had other settings or rows, `DamagedArtifact` for an incomplete file.
+    """
+    path = folder / PROGRESS
+    if not path.is_file():
+        return False
+    tensors = read_tensors(path)
+    try:
+        position = json.loads(tensors.pop("position").tobytes())
+    except (KeyError, ValueError) as error:
+        raise DamagedArtifact(f"{path} holds no position ({error}); delete it and train again") from error
+    require_fingerprint(path, position["fingerprint"], run_fingerprint(run))
+    load_strictly(run.sae, _group(tensors, "sae"), path)
+    run.stepper.restore(_group(tensors, "stepper"))
+    run.best = _group(tensors, "best")
+    run.best_rank = tuple(position["best_rank"]) if position["best_rank"] else UNRANKED
+    run.step, run.best_step, run.history = position["step"], position["best_step"], position["history"]
+    run.restart_steps, run.budgets = position["restart_steps"], position["budgets"]
+    if run.budgets:
+        run.stepper.use_budgets(run.budgets)
+    return True
+
+
+def clear_progress(folder: Path) -> None:
+    """Delete the file that `save_progress` wrote."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def run_fingerprint(run: TrainingRun) -> str:
+    """Return a fingerprint of everything that determines the result of a run."""
+    statistics = hashlib.sha256(run.statistics.mean.tobytes() + run.statistics.variance.tobytes()).hexdigest()
+    heights = [run.rows.height, run.valid_rows.height]
+    return fingerprint(run.config.model_dump(), run.sae.settings(), run.seed, heights, statistics)
+
+
+def _group(tensors: Mapping[str, NDArray[Any]], group: str) -> dict[str, Tensor]:
+    prefix = f"{group}/"
+    arrays = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+
 
 SLICE_BYTES = 16 << 20
 """Size of the batches of one shuffle that are read together, ahead of their steps."""

@@ -5,9 +5,9 @@ import pytest
 
 from otoscope import TrainConfig
 from otoscope.errors import DamagedArtifact, StaleArtifact
+from otoscope.sae.bank import PROGRESS, load_progress, save_progress
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.train import TrainingRun, TrainStep, begin, train_steps
-from otoscope.sae.training_state import PROGRESS, load_progress, save_progress
 from tests.support.planted import planted
 from tests.support.training import train_into
 
