@@ -8,7 +8,7 @@ import pytest
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.errors import StorageFull
-from otoscope.protocols.mariotte2025.models import choose_models
+from otoscope.protocols.mariotte2025.published import choose_models
 from otoscope.reproduce.mariotte2025 import estimate
 from otoscope.reproduce.mariotte2025.estimate import (
     CHECKPOINT_BYTES,

@@ -14,7 +14,7 @@ from otoscope.artifacts import read_json, read_table
 from otoscope.config.mariotte2025 import parse_settings
 from otoscope.corpus.synth.dataset import SynthCorpus
 from otoscope.errors import EncoderError, StorageFull
-from otoscope.protocols.mariotte2025.models import MODELS, choose_models
+from otoscope.protocols.mariotte2025.published import MODELS, choose_models
 from otoscope.reproduce.mariotte2025 import estimate
 from otoscope.reproduce.mariotte2025.run import Reproduction, reproduce
 from tests.support.reproductions import MOMENTS, SMALL, one_model

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from otoscope.config.mariotte2025 import parse_settings
-from otoscope.protocols.mariotte2025.models import choose_models
+from otoscope.protocols.mariotte2025.published import choose_models
 from otoscope.reproduce.mariotte2025.run import Reproduction, reproduce
 from otoscope.runs.progress import ProgressReporter, SilentReporter
 from tests.support.kill_and_resume import child, end_of

@@ -24,7 +24,7 @@ TABLE_WIDTH = 124
 def print_comparison(result: "Reproduction") -> None:
     """Print one table per quantity: our number, the published one, and the difference with its standard error."""
     from otoscope.protocols.mariotte2025.published import STANDARD_ERRORS
-    from otoscope.reproduce.mariotte2025.page import TITLES, left_out, matrix
+    from otoscope.reproduce.mariotte2025.run import TITLES, left_out, matrix
 
     console = _console()
     for metric in TITLES:
@@ -154,7 +154,7 @@ def _reproduce(
     from otoscope.config.mariotte2025 import parse_settings
     from otoscope.errors import ConfigError, suggest
     from otoscope.paths import user_path
-    from otoscope.protocols.mariotte2025.models import choose_models
+    from otoscope.protocols.mariotte2025.published import choose_models
     from otoscope.reproduce.mariotte2025.estimate import plan as make_plan
     from otoscope.reproduce.mariotte2025.run import reproduce
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.mariotte2025.models import MODELS
 from otoscope.protocols.mariotte2025.published import (
     KEYS,
+    MODELS,
     STANDARD_ERRORS,
     compare,
     models_not_run,

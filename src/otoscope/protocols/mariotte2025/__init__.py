@@ -4,11 +4,10 @@ It reproduces published numbers; use `held_out` or `strict` for new measurements
 differs from them. Each defect that affects a figure has a switch in the configuration (`Mariotte2025Settings`).
 
 - `metrics`: the study's SAE, LASSO, completeness, disentanglement and linear probe.
-- `factors`: its scores of factors under the switches.
-- `measure`: all records of one representation.
+- `measure`: all records of one representation, under the switches.
 - `run`: the protocol in an ordinary run (`plan`).
-- `models`: the four encoders, their layers and checkpoints.
-- `published`: the published figures with standard errors, and the comparison with new results.
+- `published`: the four encoders, their layers and checkpoints, the published figures with standard errors, and the
+  comparison with new results.
 
 Start with `measure`. Main names: `completeness`, `disentanglement`, `lasso_importance`, `sae_forward`.
 """

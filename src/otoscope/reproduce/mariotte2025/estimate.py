@@ -12,7 +12,7 @@ from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.errors import StorageFull
 from otoscope.hardware import flop_per_s
 from otoscope.paths import user_path
-from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS, PAIR, StudyModel
+from otoscope.protocols.mariotte2025.published import MISRATED_LAYERS, PAIR, StudyModel
 from otoscope.reproduce.mariotte2025.corpus import cut_takes, list_vocalset
 from otoscope.sae.config import MARIOTTE2025
 

@@ -25,10 +25,9 @@ from otoscope.protocols.mariotte2025.measure import (
     measure_probes,
     measure_reconstruction,
 )
-from otoscope.protocols.mariotte2025.models import PAIR, StudyModel
+from otoscope.protocols.mariotte2025.published import PAIR, StudyModel
 from otoscope.protocols.mariotte2025.run import CODE
-from otoscope.reproduce.mariotte2025.corpus import LABEL, cut_takes
-from otoscope.reproduce.mariotte2025.encoder import load_study_encoder
+from otoscope.reproduce.mariotte2025.corpus import LABEL, cut_takes, load_study_encoder
 from otoscope.reproduce.mariotte2025.estimate import grid_bytes, store_bytes
 from otoscope.reproduce.mariotte2025.stores import StudyData, extract_store, store_specs
 from otoscope.runs.cache import CachedResult, ComputedResult, ensure, read_records, run_stage

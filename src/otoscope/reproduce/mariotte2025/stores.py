@@ -21,9 +21,8 @@ from otoscope.encoders.base import Encoder
 from otoscope.errors import StaleArtifact
 from otoscope.factors.table import FactorTable
 from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures
-from otoscope.protocols.mariotte2025.models import MISRATED_LAYERS
-from otoscope.reproduce.mariotte2025.corpus import LABEL
-from otoscope.reproduce.mariotte2025.encoder import study_encoder
+from otoscope.protocols.mariotte2025.published import MISRATED_LAYERS
+from otoscope.reproduce.mariotte2025.corpus import LABEL, study_encoder
 from otoscope.runs.cache import run_stage
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, task

@@ -7,7 +7,7 @@ from sklearn.linear_model import Lasso
 
 from otoscope.config.mariotte2025 import ReproductionSettings
 from otoscope.factors.user_table import category
-from otoscope.protocols.mariotte2025.factors import (
+from otoscope.protocols.mariotte2025.measure import (
     count_categories,
     entropy_bits,
     included_factors,

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.errors import ConfigError
-from otoscope.protocols.mariotte2025.models import MODELS, choose_models
-from otoscope.protocols.mariotte2025.published import published
+from otoscope.protocols.mariotte2025.published import MODELS, choose_models, published
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from otoscope.config.mariotte2025 import Switches
 from otoscope.encoders.catalog import load_encoder
-from otoscope.reproduce.mariotte2025.encoder import StudyEncoder, load_study_encoder, study_encoder, train_mode
+from otoscope.reproduce.mariotte2025.corpus import StudyEncoder, load_study_encoder, study_encoder, train_mode
 
 Tiny = Callable[[str], Path]
 EVAL = Switches(encoder_mode="eval")
