@@ -12,10 +12,9 @@ from otoscope.artifacts import environment, fingerprint, read_json_as, read_tabl
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback, listing_table
 from otoscope.corpus.synth.melody import PATTERNS
-from otoscope.corpus.synth.singer import Singer, draw_singers
+from otoscope.corpus.synth.singer import TECHNIQUES, Singer, draw_singers
+from otoscope.corpus.synth.source import VOWELS
 from otoscope.corpus.synth.synthesis import SPEECH, SynthClip, synthesise
-from otoscope.corpus.synth.techniques import TECHNIQUES
-from otoscope.corpus.synth.vocal_tract import VOWELS
 from otoscope.errors import CorpusError, suggest
 from otoscope.hardware import available_cores
 

@@ -8,12 +8,27 @@ from jaxtyping import Float32, Float64
 from scipy.ndimage import gaussian_filter1d
 
 from otoscope.corpus.synth import melody
-from otoscope.corpus.synth.melody import CONTROL_RATE_HZ, FloatArray, Melody
-from otoscope.corpus.synth.singer import Singer, Voice
-from otoscope.corpus.synth.source import breath_noise, decimate, glottal_pulses, oversampling
-from otoscope.corpus.synth.techniques import TECHNIQUES, neutral_voice
-from otoscope.corpus.synth.trajectories import control_trajectories, frame_levels_db, level_db, rms, set_loudness
-from otoscope.corpus.synth.vocal_tract import VOWELS, bandwidths_hz, formants_hz, resonate
+from otoscope.corpus.synth.melody import (
+    CONTROL_RATE_HZ,
+    FloatArray,
+    Melody,
+    control_trajectories,
+    frame_levels_db,
+    level_db,
+    rms,
+    set_loudness,
+)
+from otoscope.corpus.synth.singer import TECHNIQUES, Singer, Voice, neutral_voice
+from otoscope.corpus.synth.source import (
+    VOWELS,
+    bandwidths_hz,
+    breath_noise,
+    decimate,
+    formants_hz,
+    glottal_pulses,
+    oversampling,
+    resonate,
+)
 from otoscope.errors import ConfigError, suggest
 
 FRAMES_HZ = 100.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import find_peaks
 
-from otoscope.corpus.synth.vocal_tract import VOWELS, bandwidths_hz, formants_hz, resonate, tilt_gain
+from otoscope.corpus.synth.source import VOWELS, bandwidths_hz, formants_hz, resonate, tilt_gain
 
 RATE_HZ = 16_000.0
 
