@@ -15,9 +15,7 @@ from typing import Any, TypeAlias
 
 from otoscope.errors import ConfigError, DamagedArtifact, suggest
 from otoscope.sae.sparsifiers.base import Sparsifier, check_k
-from otoscope.sae.sparsifiers.gated import Gated
-from otoscope.sae.sparsifiers.jumprelu import JumpReLU
-from otoscope.sae.sparsifiers.relu import ReLU
+from otoscope.sae.sparsifiers.penalised import Gated, JumpReLU, ReLU
 from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
 
 __all__ = [
