@@ -7,7 +7,7 @@ of the header, the header in JSON (padded with spaces), the data.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -181,20 +181,42 @@ class MappedTensors:
         self, layer: int, kind: str, shards: pl.Series, offsets: pl.Series, *, width: int
     ) -> Float[np.ndarray, "rows ..."]:
         """Return rows as float32, each from its shard and offset."""
-        shard, offset = shards.to_numpy(), offsets.to_numpy()
-        out: np.ndarray | None = None
-        for number in np.unique(shard).tolist():
-            values, dtype = self.get(layer, kind, number)
-            positions = np.flatnonzero(shard == number)
-            if values.shape[-1] != width or not 0 <= offset[positions].min() <= offset[positions].max() < len(values):
-                raise DamagedArtifact(
-                    f"{self.storage.address}: {tensor_path(layer, kind, number)} holds {list(values.shape)}, not the "
-                    f"rows of width {width} that the tables point to; extract again"
-                )
-            rows = to_float32(values[offset[positions]], dtype)
-            out = np.empty((len(shard), *rows.shape[1:]), dtype=np.float32) if out is None else out
-            out[positions] = rows
-        return np.empty((0, width), dtype=np.float32) if out is None else out
+
+        def tensor(shard: int) -> MappedTensor:
+            return self.get(layer, kind, shard)
+
+        where = f"{self.storage.address}: {kind} of layer {layer}"
+        return gather_rows(tensor, shards.to_numpy(), offsets.to_numpy(), width=width, where=where)
+
+
+ROWS_AT_ONCE = 128
+"""Rows gathered at once: what is between the map and the result stays in the processor's cache."""
+
+
+def gather_rows(
+    tensor: Callable[[int], MappedTensor],
+    shards: Int[np.ndarray, " rows"],
+    offsets: Int[np.ndarray, " rows"],
+    *,
+    width: int,
+    where: str,
+) -> Float[np.ndarray, "rows ..."]:
+    """Return rows as float32, each from its shard and offset; raise `DamagedArtifact` if a shard lacks one."""
+    out: np.ndarray | None = None
+    order = np.argsort(shards, kind="stable")
+    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(shards) else ():
+        shard, found = int(shards[positions[0]]), offsets[positions]
+        values, dtype = tensor(shard)
+        if values.shape[-1] != width or not 0 <= found.min() <= found.max() < len(values):
+            raise DamagedArtifact(
+                f"{where} in shard {shard} is {list(values.shape)}, not the rows of width {width} that the tables "
+                "point to; extract again"
+            )
+        out = np.empty((len(shards), *values.shape[1:]), dtype=np.float32) if out is None else out
+        for start in range(0, len(positions), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            out[positions[some]] = to_float32(values[found[some]], dtype)
+    return np.empty((0, width), dtype=np.float32) if out is None else out
 
 
 def tensor_path(layer: int, kind: str, shard: int) -> str:
