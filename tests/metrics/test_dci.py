@@ -45,12 +45,6 @@ def test_explicitness_of_parabola_is_low() -> None:
     assert found.value < 0.95
 
 
-def test_explicitness_of_unpredicted_factor_is_nan() -> None:
-    known = factors()
-    found = explicitness(known, known, groups=GROUPS, split=SPLIT, predicted=np.array([True, False, True]))
-    np.testing.assert_array_equal(np.isnan(found.factors), [False, True, False])
-
-
 def test_relative_size_decreases_with_live_latents() -> None:
     assert relative_size(16, np.ones(64, dtype=bool)) == 0.25
     assert relative_size(16, np.arange(64) < 32) == 0.5

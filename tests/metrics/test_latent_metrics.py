@@ -38,13 +38,12 @@ def halves(
 
 def test_infomec_is_the_share_of_what_the_other_half_chose() -> None:
     first, second = [[0.6, 0.2], [0.1, 0.3], [0, 0]], [[0.5, 0.3], [0.2, 0.1], [0, 0]]
-    found = infomec(halves(first, second), r2=np.array([0.5, -3]))
+    found = infomec(halves(first, second))
     total = 1.2 + 1.1
     # latents choose columns 0 and 1 on the first half, 0 and 0 on the second; factors rows 0 and 1, then 0 and 0
     own, of_factors = (0.5 + 0.1) + (0.6 + 0.1), (0.5 + 0.1) + (0.6 + 0.2)
     assert found.modularity == pytest.approx((own / total - 0.5) / 0.5)
     assert found.compactness == pytest.approx((of_factors / total - 0.5) / 0.5)
-    assert found.explicitness == 0.25
 
 
 def test_infomec_averages_equal_maxima() -> None:
@@ -60,7 +59,6 @@ def test_latent_metrics_count_predicted_factors_only() -> None:
     found = halves([[0.9, 0.9], [0, 0.1]])
     assert infomec(found, predicted=first).compactness == 1
     assert np.isnan(infomec(found, predicted=first).modularity)
-    assert infomec(found, r2=np.array([0.25, 1.0]), predicted=first).explicitness == 0.25
 
 
 def test_latent_metrics_without_information_are_nan() -> None:
@@ -134,5 +132,3 @@ def test_latent_metrics_bad_input_is_refused() -> None:
         predictability_gap(codes, codes[:5], split=SPLIT)
     with pytest.raises(EvaluationError, match="must be finite"):
         predictability_gap(codes * np.nan, codes, split=SPLIT)
-    with pytest.raises(EvaluationError, match="one number a factor"):
-        infomec(halves([[1.0, 0]]), r2=np.array([1.0]))

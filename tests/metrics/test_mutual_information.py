@@ -9,9 +9,7 @@ from sklearn.metrics.cluster import contingency_matrix, expected_mutual_informat
 from otoscope.errors import EvaluationError
 from otoscope.metrics.mutual_information import (
     Margin,
-    bin_classes,
     bin_columns,
-    bin_factors,
     measure_information,
     rarity_of_chi_square,
 )
@@ -58,14 +56,6 @@ def test_bin_columns_ignores_scale(seed: int, scale: float, bins: int) -> None:
         assert set(where) == set(range(where.max() + 1))
         rest = np.argsort(values)[where[np.argsort(values)] > 0]
         assert (np.diff(where[rest]) >= 0).all()
-
-
-def test_bin_factors_gives_each_class_one_bin() -> None:
-    values = np.stack([np.arange(40.0) % 13, np.arange(40.0)], axis=1)
-    bins = bin_factors(values, classes=np.array([True, False]))
-    np.testing.assert_array_equal(bins[:, 0], bin_classes(values[:, :1])[:, 0])
-    assert bins[:, 0].max() == 12
-    assert bins[:, 1].max() < 10
 
 
 def test_information_and_expectation_equal_scikit_learn() -> None:
@@ -163,7 +153,5 @@ def test_information_bad_input_is_refused() -> None:
         bin_columns(codes, bins=1)
     with pytest.raises(EvaluationError, match="hold infinity"):
         bin_columns(np.full((2, 1), np.inf))
-    with pytest.raises(EvaluationError, match="one boolean a factor"):
-        bin_factors(codes, classes=np.array([True]))
     with pytest.raises(EvaluationError, match="one boolean a factor"):
         measure_information(codes, codes).only(np.array([True]))

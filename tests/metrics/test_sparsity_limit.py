@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.sparsity_limit import fit_two_lines, sparsity_limit
+from otoscope.metrics.sparsity_limit import sparsity_limit
 
 LEVELS = np.array([0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999])
 
@@ -32,11 +32,6 @@ def test_sparsity_limit_with_wide_margin_is_censored() -> None:
 def test_sparsity_limit_ignores_levels_after_first_loss() -> None:
     values = np.array([0.9, 0.9, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
     assert sparsity_limit(LEVELS, values).limit.value == 0.8
-
-
-def test_sparsity_limit_of_errors_reverses_direction() -> None:
-    assert sparsity_limit(LEVELS, 1 - curve(), higher_is_better=False).limit.value == 0.95
-    assert sparsity_limit(LEVELS, 1 - curve()).censored
 
 
 def test_sparsity_limit_knee_is_at_the_bend() -> None:
@@ -75,22 +70,6 @@ def test_sparsity_limit_is_monotonic_in_margin(seed: int, one: float, other: flo
     assert shifted.limit.value == sparsity_limit(LEVELS, values, margin=one).limit.value
 
 
-@given(st.integers(0, 2**31 - 1))
-def test_fit_two_lines_is_never_worse_than_one_line(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, y = np.sort(rng.uniform(size=8)) + np.arange(8) * 1e-3, rng.normal(size=8)
-    found = fit_two_lines(x, y)
-    line = np.polynomial.Polynomial.fit(x, y, 1)
-    assert found.residual <= ((y - line(x)) ** 2).sum() + 1e-9
-    assert x[1] <= found.at <= x[-2]
-
-
-def test_fit_two_lines_recovers_slopes() -> None:
-    x = np.linspace(0, 1, 11)
-    found = fit_two_lines(x, np.where(x < 0.5, 2 * x, 1 - (x - 0.5)))
-    assert (found.at, found.before, found.after) == pytest.approx((0.5, 2, -1), abs=0.02)
-
-
 def test_sparsity_limit_bad_input_is_refused() -> None:
     with pytest.raises(EvaluationError, match="increasing levels"):
         sparsity_limit(LEVELS[::-1].copy(), curve())
@@ -102,5 +81,3 @@ def test_sparsity_limit_bad_input_is_refused() -> None:
         sparsity_limit(LEVELS, curve(), without=np.ones((3, 2)))
     with pytest.raises(EvaluationError, match="margin must be"):
         sparsity_limit(LEVELS, curve(), margin=-1)
-    with pytest.raises(EvaluationError, match="four points"):
-        fit_two_lines(np.arange(3.0), np.arange(3.0))

@@ -24,7 +24,7 @@ def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, sp
     told = measure_information(codes, factors)
     gap = information_gap(told)
     easy = explicitness(codes, factors, groups=groups, split=split, capacities=(0, 8, 16))
-    mec = infomec(measure_halves(codes, factors), r2=easy.linear.r2)
+    mec = infomec(measure_halves(codes, factors))
     apart = predictability_gap(codes, factors, split=split)
     few = LassoSettings(alphas=8, tolerance=1e-10, choice_tolerance=1e-8)
     fits = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)
@@ -36,7 +36,7 @@ def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, sp
         "mig": np.append(gap.value, gap.factors),
         "infom": np.array([mec.modularity]),
         "infoc": np.array([mec.compactness]),
-        "infoe": np.array([mec.explicitness]),
+        "infoe": np.array([_mean(np.maximum(easy.linear.r2, 0))]),
         "sap": np.append(apart.value, apart.factors),
         "explicitness": np.append(easy.value, easy.factors),
         "completeness": np.append(_mean(whole.completeness), whole.completeness),

@@ -39,10 +39,10 @@ class Fit(Protocol):
         ...
 
 
-def check_rows(rows: Float[np.ndarray, "rows width"], *, least: int = 2) -> None:
+def check_rows(rows: Float[np.ndarray, "rows width"]) -> None:
     """Raise `EvaluationError` for too few rows or values that are not finite."""
-    if rows.ndim != 2 or len(rows) < least:
-        raise EvaluationError(f"a baseline is fitted on [rows, width] of at least {least} rows, got {rows.shape}")
+    if rows.ndim != 2 or len(rows) < 2:
+        raise EvaluationError(f"a baseline is fitted on [rows, width] of at least 2 rows, got {rows.shape}")
     if not np.isfinite(rows).all():
         raise EvaluationError("training rows hold NaN or infinity; drop such rows first")
 

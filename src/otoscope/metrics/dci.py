@@ -155,9 +155,7 @@ def explicitness(
     *,
     groups: Shaped[np.ndarray, " rows"],
     split: Shaped[np.ndarray, " rows"],
-    predicted: Bool[np.ndarray, " factors"] | None = None,
     capacities: Sequence[int] = CAPACITIES,
-    seed: int = 0,
 ) -> Explicitness:
     """Return the explicitness of each factor: how little capacity beyond a linear map a probe needs.
 
@@ -171,9 +169,7 @@ def explicitness(
         factors: factor values; NaN if missing.
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row; penalties are chosen on valid.
-        predicted: factors to score; default: all.
         capacities: increasing numbers of radial functions, from 0; limited by the number of training rows.
-        seed: seed for the selection of training rows.
 
     NaN for a factor that no probe predicts. Raises `EvaluationError` as `fit_ridge` does, and for capacities that do
     not increase from 0.
@@ -181,20 +177,18 @@ def explicitness(
     steps = tuple(capacities)
     if len(steps) < 2 or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
         raise EvaluationError(f"capacities must increase from 0 in two steps or more, got {steps}")
-    linear = fit_ridge(codes, factors, groups=groups, split=split, settings=RidgeSettings(permutations=0), seed=seed)
+    linear = fit_ridge(codes, factors, groups=groups, split=split, settings=RidgeSettings(permutations=0))
     left = factors - linear.guesses
     losses = np.full((factors.shape[1], len(steps)), math.nan)
     losses[:, 0] = 1 - linear.r2
     parts = {name: split_rows(split, name, len(codes)) for name in ("train", "valid", "test")}
-    near = _radial(codes, parts, steps[-1], seed)
+    near = _radial(codes, parts, steps[-1])
     for members, present in missing_patterns(~np.isnan(left)):
         here = {name: np.flatnonzero(rows & present) for name, rows in parts.items()}
         if all(len(rows) for rows in here.values()):
             total = _deviations(factors[:, members], here)
             for t, size in enumerate(steps[1:], start=1):
                 losses[members, t] = _loss(near[:, :size], left[:, members], here) / total
-    if predicted is not None:
-        losses[~predicted] = math.nan
     scores = _score(losses)
     return Explicitness(mean_of_known(scores), scores, losses, steps, linear)
 
@@ -213,14 +207,14 @@ def relative_size(n_factors: int, live: Bool[np.ndarray, " latents"]) -> float:
 
 
 def _radial(
-    codes: Float[np.ndarray, "rows latents"], parts: dict[str, Bool[np.ndarray, " rows"]], most: int, seed: int
+    codes: Float[np.ndarray, "rows latents"], parts: dict[str, Bool[np.ndarray, " rows"]], most: int
 ) -> Float[np.ndarray, "rows centres"]:
     """Return exp(-d^2 / mean d^2) of the distances d from every row to randomly chosen training rows."""
     train = np.flatnonzero(parts["train"])
     live = live_columns(codes[train])
     x = codes[:, live].astype(np.float64)
     x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
-    centres = x[np.random.default_rng(seed).permutation(train)[:most]]
+    centres = x[np.random.default_rng(0).permutation(train)[:most]]
     squared = (x**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2 * x @ centres.T
     return np.exp(-np.maximum(squared, 0) / max(float(squared[train].mean()), 1e-300))
 

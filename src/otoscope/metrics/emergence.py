@@ -27,7 +27,7 @@ class Emergence(NamedTuple):
     """Profile of one category over layers.
 
     `r2` is the mean of its factors' R2 (each at least 0) by layer; `earliest` the first layer that reaches the share
-    `reached` of the profile's maximum; `centre` the mean layer weighted by the profile; `factors` the number of factors
+    `REACHED` of the profile's maximum; `centre` the mean layer weighted by the profile; `factors` the number of factors
     that could be scored. NaN for a category that no layer predicts.
     """
 
@@ -60,7 +60,6 @@ def emergence(
     categories: Sequence[str],
     *,
     layers: Sequence[int] | None = None,
-    reached: float = REACHED,
 ) -> list[Emergence]:
     """Return each category's profile over layers, its earliest layer and its centre, with intervals.
 
@@ -68,21 +67,18 @@ def emergence(
         squares: squared error and squared deviation of the test rows of each group, by layer and factor.
         categories: category of each factor; reduce near duplicates to one factor first.
         layers: layer numbers; default: 0, 1, 2, ...
-        reached: share of the maximum that defines the earliest layer.
 
     The interval of the earliest layer runs from the first layer that may reach the share to the first that surely does,
     by the interval of the difference in that layer. Bounds are NaN with one group.
     """
     numbers = _layer_numbers(squares, categories, layers)
-    if not 0 < reached <= 1:
-        raise EvaluationError(f"reached must lie above 0 and up to 1, got {reached}")
     found: list[Emergence] = []
     for name in dict.fromkeys(categories):
         members = _scored(squares, np.flatnonzero(np.asarray(categories) == name))
         profiles = _Profiles.build(squares, members)
         half = profiles.half_width(lambda r2: r2)
-        over = profiles.apply(lambda r2: r2 - reached * r2.max(axis=-1, keepdims=True))
-        over_half = profiles.half_width(lambda r2: r2 - reached * r2.max(axis=-1, keepdims=True))
+        over = profiles.apply(lambda r2: r2 - REACHED * r2.max(axis=-1, keepdims=True))
+        over_half = profiles.half_width(lambda r2: r2 - REACHED * r2.max(axis=-1, keepdims=True))
         centre = float(profiles.apply(lambda r2: _centre(r2, numbers)))
         centre_half = float(profiles.half_width(lambda r2: _centre(r2, numbers)))
         predicted = bool((profiles.whole > 0).any())
@@ -108,7 +104,6 @@ def compare_order(
     then: str,
     layers: Sequence[int] | None = None,
     permutations: int = 1000,
-    seed: int = 0,
 ) -> Lead:
     """Test a claim such as "pitch comes before formants".
 
@@ -120,7 +115,7 @@ def compare_order(
     for name in (first, then):
         if name not in categories:
             raise EvaluationError(f"no factor of category {name!r}; {suggest(name, set(categories))}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kinds = np.asarray(categories)
     sides = [_scored(squares, np.flatnonzero(kinds == name)) for name in (first, then)]
     if not all(len(side) for side in sides):

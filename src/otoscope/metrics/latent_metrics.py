@@ -56,47 +56,35 @@ def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
 
 
 class InfoMEC(NamedTuple):
-    """InfoM, InfoC, and InfoE if R2 was given."""
+    """InfoM and InfoC; InfoE is `otoscope.metrics.structure.infomec_explicitness`."""
 
     modularity: float
     compactness: float
-    explicitness: float
 
 
-def infomec(
-    found: InformationHalves,
-    *,
-    r2: Float[np.ndarray, " factors"] | None = None,
-    predicted: Bool[np.ndarray, " factors"] | None = None,
-) -> InfoMEC:
-    """Return InfoM, InfoC and InfoE.
+def infomec(found: InformationHalves, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> InfoMEC:
+    """Return InfoM and InfoC.
 
     With a_ij the information of latent i on factor j on one half of the clips and b_ij on the other, InfoM is the share
     of all information that latents have on their own factor, sum_i b_i,j(i) / sum_ij b_ij with j(i) = argmax_j a_ij,
     rescaled from 1/J..1 to 0..1. InfoC is the share that factors have in their own latent, chosen likewise, rescaled
-    from 1/n..1 with n live latents. Both exchange the halves and sum over both orders. InfoE is the mean of `r2`, the
-    held-out R2 of a linear map from the code (the predictive information of the linear Gaussian family; Xu et al.,
-    ICLR 2020), with negative values counted as 0.
+    from 1/n..1 with n live latents. Both exchange the halves and sum over both orders.
 
     The paper averages shares of latents and of factors instead, and sets information without significance to 0. Means
     over latents then depend on the many latents of a wide code that hold nothing, and codes with few active latents
     score highest because little of their information is significant. InfoM and InfoC are NaN where the summed
-    information is within `CHANCE` standard deviations of chance. Duplicated latents leave InfoM and InfoE unchanged and
+    information is within `CHANCE` standard deviations of chance. Duplicated latents leave InfoM unchanged and
     halve InfoC.
     """
     kept = found.only(predicted)
     n_latents, n_factors = int(kept.live.sum()), len(kept.chance_deviation)
     total = float(kept.first.sum() + kept.second.sum())
     if total <= CHANCE * math.sqrt(2 * n_latents * float((kept.chance_deviation**2).sum())):
-        return InfoMEC(math.nan, math.nan, _explicitness(r2, found, predicted))
+        return InfoMEC(math.nan, math.nan)
     of_factors, of_latents = (
         _chosen_sum(kept.first, kept.second, axis) + _chosen_sum(kept.second, kept.first, axis) for axis in (0, 1)
     )
-    return InfoMEC(
-        _rescaled(of_latents / total, n_factors),
-        _rescaled(of_factors / total, n_latents),
-        _explicitness(r2, found, predicted),
-    )
+    return InfoMEC(_rescaled(of_latents / total, n_factors), _rescaled(of_factors / total, n_latents))
 
 
 CHANCE = 3.0
@@ -116,30 +104,17 @@ def _rescaled(share: float, n: int) -> float:
     return min(max((share - 1 / n) / (1 - 1 / n), 0.0), 1.0) if n > 1 else math.nan
 
 
-def _explicitness(
-    r2: Float[np.ndarray, " factors"] | None, found: InformationHalves, predicted: Bool[np.ndarray, " factors"] | None
-) -> float:
-    counted = np.isfinite(found.chance_deviation) & (True if predicted is None else predicted)
-    if r2 is None:
-        return math.nan
-    if r2.shape != counted.shape:
-        raise EvaluationError(f"`r2` must hold one number a factor ({len(counted)}), got shape {r2.shape}")
-    return mean_of_known(np.maximum(r2[counted], 0))
-
-
 def predictability_gap(
     codes: Float[np.ndarray, "rows latents"],
     factors: Float[np.ndarray, "rows factors"],
     *,
     split: Shaped[np.ndarray, " rows"],
-    predicted: Bool[np.ndarray, " factors"] | None = None,
 ) -> Gap:
     """Return the separated attribute predictability (SAP) of every continuous factor.
 
     The score of a latent is the R2 on test rows of a line fitted on training and validation rows, relative to their
     mean and at least 0; SAP is the gap between the two best scores. The paper scores the fitted rows instead. NaN for a
-    factor that no latent predicts, that is constant or missing, or that is not `predicted`; latents that are constant
-    on the fitted rows score 0.
+    factor that no latent predicts, that is constant or missing; latents that are constant on the fitted rows score 0.
     """
     fitted, judged = _parts(codes, split)
     if len(codes) != len(factors):
@@ -148,10 +123,6 @@ def predictability_gap(
     for members, present in missing_patterns(~np.isnan(factors)):
         if (present & fitted).sum() > 1 and (present & judged).any():
             scores[:, members] = _line_r2(codes, factors[:, members], present & fitted, present & judged)
-    if predicted is not None:
-        if predicted.shape != (factors.shape[1],) or predicted.dtype != np.bool_:
-            raise EvaluationError(f"`predicted` must hold one boolean a factor ({factors.shape[1]})")
-        scores[:, ~predicted] = math.nan
     return gap_of(scores)
 
 

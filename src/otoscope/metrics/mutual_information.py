@@ -23,7 +23,6 @@ from otoscope.resampling.groups import missing_patterns
 
 BINS = 10
 SMALLEST = 5
-MISSING = -1
 
 
 def bin_columns(
@@ -50,35 +49,6 @@ def bin_columns(
     # missing values sort last
     order = np.argsort(columns, axis=1, kind="stable")
     return _bin(np.take_along_axis(columns, order, axis=1), order, bins, smallest).T
-
-
-def bin_classes(values: Float[np.ndarray, "rows columns"]) -> Int[np.ndarray, "rows columns"]:
-    """Return each value's index among the distinct values of its column; -1 for NaN.
-
-    >>> bin_classes(np.array([[7.0], [3.0], [np.nan], [7.0]])).T
-    array([[ 1,  0, -1,  1]])
-    """
-    numbered = np.full(values.shape, MISSING, dtype=np.int64)
-    for column in range(values.shape[1]):
-        known = ~np.isnan(values[:, column])
-        numbered[known, column] = np.unique(values[known, column], return_inverse=True)[1]
-    return numbered
-
-
-def bin_factors(
-    factors: Float[np.ndarray, "rows factors"],
-    *,
-    classes: Bool[np.ndarray, " factors"] | None = None,
-    bins: int = BINS,
-    smallest: int = SMALLEST,
-) -> Int[np.ndarray, "rows factors"]:
-    """Return factors as bins: by rank, or one bin per value for columns that hold classes."""
-    found = bin_columns(factors, bins=bins, smallest=smallest)
-    if classes is not None:
-        if classes.shape != (factors.shape[1],):
-            raise EvaluationError(f"`classes` must hold one boolean a factor ({factors.shape[1]}), got {classes.shape}")
-        found[:, classes] = bin_classes(factors[:, classes])
-    return found
 
 
 @numba.njit(cache=True)
@@ -243,9 +213,7 @@ def measure_information(
     codes: Float[np.ndarray, "rows latents"],
     factors: Float[np.ndarray, "rows factors"],
     *,
-    classes: Bool[np.ndarray, " factors"] | None = None,
     bins: int = BINS,
-    smallest: int = SMALLEST,
     level: float = LEVEL,
 ) -> Information:
     """Return the mutual information of every latent with every factor.
@@ -260,17 +228,14 @@ def measure_information(
     Args:
         codes: one row per clip; any sign, any unit.
         factors: factor values; rows with NaN are excluded for that factor.
-        classes: factors whose values are class numbers, with one bin per value.
         bins: maximum number of bins per column.
-        smallest: minimum number of rows per bin.
         level: maximum probability that uninformative codes get any information at all (Bonferroni).
 
     Rows count as independent; for grouped rows, the null of permuted codes decides. Raises `EvaluationError` for codes
     that are not finite or arrays of different lengths.
     """
     _check(codes, factors, level)
-    code_bins = bin_columns(codes, bins=bins, smallest=smallest)
-    factor_bins = bin_factors(factors, classes=classes, bins=bins, smallest=smallest)
+    code_bins, factor_bins = bin_columns(codes, bins=bins), bin_columns(factors, bins=bins)
     shape = (codes.shape[1], factors.shape[1])
     nats, expected, surprise = np.zeros(shape), np.zeros(shape), np.ones(shape)
     entropy = np.full(factors.shape[1], math.nan)
@@ -312,7 +277,7 @@ class InformationHalves(NamedTuple):
 
 
 def measure_halves(
-    codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"], *, seed: int = 0
+    codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"]
 ) -> InformationHalves:
     """Return the information of every latent on every factor on two random halves of the rows.
 
@@ -324,7 +289,7 @@ def measure_halves(
 
     Raises `EvaluationError` as `measure_information` does.
     """
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(codes)), 2)
+    halves = np.array_split(np.random.default_rng(0).permutation(len(codes)), 2)
     first, second = (measure_information(codes[half], factors[half], bins=2, level=1.0) for half in halves)
     # 2 n I has a chi-square distribution with one degree of freedom
     known = (~np.isnan(factors)).sum(axis=0) / 2

@@ -17,6 +17,9 @@ from otoscope.resampling.intervals import Interval, jackknife_sums, leave_one_ou
 # columns of the sums per group
 ROWS, ERROR, SPREAD, COSINE, FIRED = range(5)
 
+ALWAYS_ON = 0.99
+"""Share of active rows from which a latent counts as always on."""
+
 # bounds of explained variance, MSE, cosine and L0
 LEAST, MOST = (-np.inf, 0.0, -1.0, 0.0), (1.0, np.inf, 1.0, np.inf)
 
@@ -26,8 +29,7 @@ class Reconstruction(NamedTuple):
 
     `mse` is the mean over rows and width; `cosine` the mean over rows, 0 if a row or its reconstruction has norm zero;
     `l0` the mean number of non-zero latents per row; `dead_fraction` the share of latents active on no row,
-    `always_on_fraction` on at least 99 % of the rows; `firing_rate` the share of rows on which each latent is active,
-    `[latents]`.
+    `always_on_fraction` on at least 99 % of the rows.
     """
 
     explained_variance: Interval
@@ -36,7 +38,6 @@ class Reconstruction(NamedTuple):
     l0: Interval
     dead_fraction: float
     always_on_fraction: float
-    firing_rate: Float[np.ndarray, " latents"]
     rows: int
     groups: int
 
@@ -46,12 +47,10 @@ class ReconstructionMeter:
 
     Args:
         mean_train: mean of the training rows, `[width]`, in the encoder's units.
-        always_on: minimum share of active rows of an always-on latent.
     """
 
-    def __init__(self, mean_train: Float[np.ndarray, " width"], *, always_on: float = 0.99) -> None:
+    def __init__(self, mean_train: Float[np.ndarray, " width"]) -> None:
         self._mean = np.asarray(mean_train, dtype=np.float64)
-        self._always_on = always_on
         self._sums: dict[str, NDArray[Any]] = {}
         self._firing: Int[np.ndarray, " latents"] | None = None
 
@@ -94,8 +93,7 @@ class ReconstructionMeter:
         return Reconstruction(
             *intervals,
             dead_fraction=float(np.mean(self._firing == 0)),
-            always_on_fraction=float(np.mean(rate >= self._always_on)),
-            firing_rate=rate,
+            always_on_fraction=float(np.mean(rate >= ALWAYS_ON)),
             rows=rows,
             groups=len(sums),
         )

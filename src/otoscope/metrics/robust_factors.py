@@ -28,6 +28,7 @@ VOICED = re.compile(r"(?<!UV)(?<!UV0-500)(?<!UV500-1500)_sma3nz_")
 RATIO = re.compile(r".*_stddevNorm")
 DEVIATIONS = 10.0
 TAIL = 0.005
+FEWEST = 10
 DUPLICATE = 0.95
 
 
@@ -69,11 +70,10 @@ def make_robust(
     *,
     train: Bool[np.ndarray, " rows"],
     duplicate: float = DUPLICATE,
-    fewest: int = 10,
 ) -> RobustFactors:
     """Fit the selection of factors and their scores on training rows.
 
-    Dropped: factors with fewer than `fewest` training values or no variation, and factors named `*_stddevNorm`
+    Dropped: factors with fewer than `FEWEST` training values or no variation, and factors named `*_stddevNorm`
     (deviation over mean) with more than 0.5 % of the training values beyond 10 robust deviations (1.4826 times the
     median absolute deviation) from the median, which indicates a mean that crosses zero. Grouped: factors whose
     absolute Spearman correlation exceeds `duplicate` for all pairs of a group (complete linkage); the factor most
@@ -84,7 +84,6 @@ def make_robust(
         names: column names; the rule for ratios matches on them.
         train: training rows.
         duplicate: absolute rank correlation above which two factors count as one; 1 or more keeps all.
-        fewest: minimum number of training values per factor.
 
     Raises `EvaluationError` for infinite values, inconsistent arrays, and when no factor remains.
     """
@@ -92,7 +91,7 @@ def make_robust(
     known = values[train]
     dropped: dict[str, str] = {}
     for j, name in enumerate(names):
-        if reason := _reason_to_drop(known[:, j], name, fewest):
+        if reason := _reason_to_drop(known[:, j], name):
             dropped[name] = reason
     left = [j for j, name in enumerate(names) if name not in dropped]
     if not left:
@@ -168,10 +167,10 @@ def effective_rank(values: Float[np.ndarray, "rows columns"]) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def _reason_to_drop(column: Float[np.ndarray, " rows"], name: str, fewest: int) -> str:
+def _reason_to_drop(column: Float[np.ndarray, " rows"], name: str) -> str:
     known = column[~np.isnan(column)]
-    if len(known) < fewest:
-        return f"{len(known)} training values, fewer than {fewest}"
+    if len(known) < FEWEST:
+        return f"{len(known)} training values, fewer than {FEWEST}"
     if not live_columns(known[:, None])[0]:
         return "does not vary over the training rows"
     if RATIO.fullmatch(name):

@@ -47,7 +47,6 @@ def sparse_probe(
     groups: Shaped[np.ndarray, " rows"],
     split: Shaped[np.ndarray, "*folds rows"],
     settings: SparseProbeSettings | None = None,
-    seed: int = 0,
 ) -> LabelCurve:
     """Return the curve of balanced accuracy over the number of latents for one label.
 
@@ -71,7 +70,6 @@ def sparse_probe(
             groups=groups,
             split=split,
             settings=few,
-            seed=seed,
         )
         for size in settings.sizes
     ]

@@ -111,7 +111,6 @@ def sparse_regression(
     groups: Shaped[np.ndarray, " rows"],
     split: Shaped[np.ndarray, "*folds rows"],
     settings: SparseSettings | None = None,
-    seed: int = 0,
 ) -> FactorCurves:
     """Return each factor's curve of held-out R2 over the number of latents.
 
@@ -120,8 +119,7 @@ def sparse_regression(
         targets: factors, preferably robust ones; NaN if missing.
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row; of a cross-fit, one row per fold.
-        settings: sizes, penalties and repetitions.
-        seed: seed of the permutations.
+        settings: sizes and penalties.
 
     Latents are selected by orthogonal matching pursuit on the standardised training rows. A size above the number of
     live latents uses all of them. R2 is relative to the mean of the fitted rows and may be negative. Memory is about
@@ -134,7 +132,7 @@ def sparse_regression(
     folds = [_fit_split(features, targets, one, settings) for one in each_split(split)]
     guesses, centre = (mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("guesses", "centre"))
     truth, middle = (np.repeat(x.astype(np.float64), len(sizes), axis=1) for x in (targets, centre))
-    found = score_factors(truth, guesses.reshape(truth.shape), middle, groups, seed=seed)
+    found = score_factors(truth, guesses.reshape(truth.shape), middle, groups)
     ends = widen(found.r2, found.low, found.high, factor=fold_overlap(len(folds)), bounds=(-math.inf, 1.0))
     curves = (x.reshape(n_factors, len(sizes)) for x in (found.r2, *ends, found.null_mean, found.null_high))
     tested = ~np.isnan(centre)

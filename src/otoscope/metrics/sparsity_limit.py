@@ -31,22 +31,12 @@ class SparsityLimit(NamedTuple):
     censored: bool
 
 
-class TwoLines(NamedTuple):
-    """Two lines that meet at `at`: slope before and after, and the residual sum of squares."""
-
-    at: float
-    before: float
-    after: float
-    residual: float
-
-
 def sparsity_limit(
     sparsity: Float[np.ndarray, " levels"],
     values: Float[np.ndarray, " levels"],
     *,
     without: Float[np.ndarray, "groups levels"] | None = None,
     margin: float = MARGIN,
-    higher_is_better: bool = True,
 ) -> SparsityLimit:
     """Return the sparsest level whose loss relative to the densest stays within a margin, and the knee.
 
@@ -57,21 +47,19 @@ def sparsity_limit(
 
     Args:
         sparsity: shares of inactive latents, 0 to below 1, increasing, at least two levels.
-        values: one value per level, of one metric.
+        values: one value per level, of one metric of which more is better.
         without: the same values without each group (or seed), one row each; default: no intervals.
         margin: maximum loss that counts as none, in the metric's unit; set it before looking at results.
-        higher_is_better: False for errors.
 
     The interval of the limit runs from the last level whose loss is within the margin beyond doubt to the last one
     whose loss may be, by the intervals of the losses. Raises `EvaluationError` for levels out of order or range, values
     that are not finite, or a negative margin.
     """
     _check(sparsity, values, without, margin)
-    sign = 1.0 if higher_is_better else -1.0
     value = values.astype(np.float64)
     left = np.zeros((0, len(values))) if without is None else without
-    loss = sign * (value[0] - value)
-    low, high = jackknife(loss, sign * (left[:, :1] - left))
+    loss = value[0] - value
+    low, high = jackknife(loss, left[:, :1] - left)
     limit, first, last = (_last_within(each, margin) for each in (loss, high, low))
     known = not np.isnan(low).any()
     ends = (float(sparsity[first]), float(sparsity[last])) if known else (math.nan, math.nan)
@@ -85,26 +73,6 @@ def sparsity_limit(
     )
 
 
-def fit_two_lines(
-    x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"], *, candidates: int = 200
-) -> TwoLines:
-    """Return the continuous two-piece linear least squares fit y = a + b x + c max(x - at, 0).
-
-    Linear least squares for each of `candidates` positions of the bend, evenly spaced between the second and the last
-    but one point (Hudson, JASA 61, 1966); the best position is returned, the first of ties. Raises `EvaluationError`
-    with fewer than four points or repeated x.
-    """
-    order = np.argsort(x)
-    places, seen = x[order].astype(np.float64), y[order].astype(np.float64)
-    if len(places) < 4 or (np.diff(places) <= 0).any():
-        raise EvaluationError(f"two lines need four points or more at different places, got {x.tolist()}")
-    bends = np.linspace(places[1], places[-2], candidates)
-    at = float(bends[_left_by_bends(places, seen[None], bends)[0].argmin()])
-    weights = np.linalg.lstsq(_design(places, at), seen, rcond=None)[0]
-    residual = float(((seen - _design(places, at) @ weights) ** 2).sum())
-    return TwoLines(at, float(weights[1]), float(weights[1] + weights[2]), residual)
-
-
 def _design(places: Float[np.ndarray, " points"], at: float) -> Float[np.ndarray, "points 3"]:
     return np.stack([np.ones_like(places), places, np.maximum(places - at, 0)], axis=1)
 
@@ -112,7 +80,7 @@ def _design(places: Float[np.ndarray, " points"], at: float) -> Float[np.ndarray
 def _left_by_bends(
     places: Float[np.ndarray, " points"], seen: Float[np.ndarray, "draws points"], bends: Float[np.ndarray, " bends"]
 ) -> Float[np.ndarray, "draws bends"]:
-    """Return the residual sum of squares of the best two lines per draw and bend."""
+    """Return the residual sum of squares of the best two joined lines per draw and bend (Hudson, JASA 61, 1966)."""
     centred = seen - seen.mean(axis=1, keepdims=True)
     bases = np.linalg.qr(np.stack([_design(places, float(at)) for at in bends]))[0]
     left = np.stack([((centred - centred @ basis @ basis.T) ** 2).sum(axis=1) for basis in bases], axis=1)

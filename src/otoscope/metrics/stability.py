@@ -37,7 +37,7 @@ class Matching(NamedTuple):
 
 
 class Reappearing(NamedTuple):
-    """Latents of the reference seed that reappear in other seeds.
+    """Latents of the first seed that reappear in other seeds.
 
     `share` is the share of the other seeds in which each latent has a partner of the required correlation (NaN: dead);
     `stable` is true if it reaches the required share; `value` is the stable share of live latents; the null is the same
@@ -76,7 +76,6 @@ def compare_dictionaries(
     other: Float[np.ndarray, "others width"],
     *,
     repeats: int = 5,
-    seed: int = 0,
 ) -> Similarity:
     """Return the mean max cosine of two dictionaries and the null of random pairs of the same sizes.
 
@@ -85,8 +84,8 @@ def compare_dictionaries(
     value = mean_max_cosine(one, other)
     draws = [
         mean_max_cosine(
-            random_dictionary(len(one), one.shape[1], seed=seed + 2 * i),
-            random_dictionary(len(other), one.shape[1], seed=seed + 2 * i + 1),
+            random_dictionary(len(one), one.shape[1], seed=2 * i),
+            random_dictionary(len(other), one.shape[1], seed=2 * i + 1),
         )
         for i in range(repeats)
     ]
@@ -119,40 +118,28 @@ def match_latents(one: Float[np.ndarray, "rows latents"], other: Float[np.ndarra
 def matched_latents(
     codes_by_seed: Sequence[Float[np.ndarray, "rows _latents"]],
     *,
-    correlation: float = CORRELATION,
     share: float = SHARE,
-    reference: int = 0,
-    repeats: int = 1,
-    seed: int = 0,
 ) -> Reappearing:
-    """Return the latents of one seed that reappear in the others.
+    """Return the latents of the first seed that reappear in the others.
 
-    A latent reappears in a seed if its partner (`match_latents`) has at least the required correlation; it is stable if
-    it reappears in at least `share` of the other seeds. Restrict claims about single latents to stable ones.
+    A latent reappears in a seed if its partner (`match_latents`) has a correlation of at least `CORRELATION`; it is
+    stable if it reappears in at least `share` of the other seeds. Restrict claims about single latents to stable ones.
 
     Args:
         codes_by_seed: codes of the same rows, one array per seed, at least two.
-        correlation: minimum correlation with a partner.
         share: minimum share of the other seeds, 0 to 1.
-        reference: index of the seed whose latents are matched.
-        repeats: number of shuffles of the other seeds' rows for the null.
-        seed: seed of the shuffles.
     """
-    if len(codes_by_seed) < 2 or not 0 <= reference < len(codes_by_seed):
-        raise EvaluationError(f"give codes of two seeds or more and one of them as reference; got {len(codes_by_seed)}")
-    if not 0 < share <= 1 or not -1 <= correlation <= 1:
-        raise EvaluationError(f"share must lie in 0..1 and correlation in -1..1, got {share} and {correlation}")
-    mine = codes_by_seed[reference]
-    others = [codes for i, codes in enumerate(codes_by_seed) if i != reference]
+    if len(codes_by_seed) < 2:
+        raise EvaluationError(f"give codes of two seeds or more; got {len(codes_by_seed)}")
+    if not 0 < share <= 1:
+        raise EvaluationError(f"share must lie in 0..1, got {share}")
+    mine, *others = codes_by_seed
     matches = tuple(match_latents(mine, other) for other in others)
     found = np.stack([match.correlation for match in matches])
-    draws = []
-    for i in range(repeats):
-        shuffled = [permute_rows(other, seed=seed + i * len(others) + j) for j, other in enumerate(others)]
-        null = np.stack([match_latents(mine, other).correlation for other in shuffled])
-        draws.append(_stable_share(_reached(null, correlation), share))
-    mean, high = null_summary(np.asarray(draws))
-    reached = _reached(found, correlation)
+    shuffled = [permute_rows(other, seed=j) for j, other in enumerate(others)]
+    null = _stable_share(_reached(np.stack([match_latents(mine, other).correlation for other in shuffled])), share)
+    mean, high = null_summary(np.asarray([null]))
+    reached = _reached(found)
     return Reappearing(
         value=_stable_share(reached, share),
         null_mean=float(mean),
@@ -164,9 +151,9 @@ def matched_latents(
     )
 
 
-def _reached(found: Float[np.ndarray, "others latents"], correlation: float) -> Float[np.ndarray, " latents"]:
+def _reached(found: Float[np.ndarray, "others latents"]) -> Float[np.ndarray, " latents"]:
     """Return the share of other seeds that reach the correlation; NaN for dead latents."""
-    return np.where(np.isnan(found[0]), math.nan, (found >= correlation).mean(axis=0))
+    return np.where(np.isnan(found[0]), math.nan, (found >= CORRELATION).mean(axis=0))
 
 
 def _stable_share(reached: Float[np.ndarray, " latents"], share: float) -> float:
