@@ -4,7 +4,6 @@ from sklearn.linear_model import Ridge
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.ridge import RidgeSettings, fit_ridge
-from otoscope.resampling.groups import r2_from_sums
 
 GROUPS = np.repeat(np.arange(12), 10)
 SPLIT = np.repeat(["train", "valid", "test"], [60, 20, 40])
@@ -39,8 +38,6 @@ def test_choice_and_fit_are_scikit_learns(p: int) -> None:
         away = ((factors[test, j] - factors[fitted, j].mean()) ** 2).sum()
         assert found.r2[j] == pytest.approx(1 - wrong / away, abs=1e-6)
         np.testing.assert_allclose(found.guesses[test, j], guess, rtol=1e-6)
-    np.testing.assert_allclose(r2_from_sums(found.squares.sum(axis=0)), found.r2)
-    assert found.group_names == ("8", "9", "10", "11")
 
 
 def test_permuted_targets_are_near_nothing_and_below_what_is_there() -> None:
@@ -56,7 +53,6 @@ def test_what_cannot_be_fitted_is_nan() -> None:
     factors[:, 0], factors[SPLIT == "valid", 1] = 4.0, np.nan
     found = fit_ridge(features, factors, groups=GROUPS, split=SPLIT)
     np.testing.assert_array_equal(np.isnan(found.r2), [True, True, False])
-    assert not found.squares[:, :2].any()
 
 
 def test_bad_input_is_refused() -> None:

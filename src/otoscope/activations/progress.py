@@ -37,11 +37,6 @@ class ExtractionProgress(NamedTuple):
     write_s: float
 
     @property
-    def clips_per_s(self) -> float:
-        """Clips per second in this run."""
-        return (self.clips - self.skipped_clips) / self.elapsed_s if self.elapsed_s else 0.0
-
-    @property
     def times_real_time(self) -> float:
         """Seconds of sound per second in this run."""
         return (self.sound_s - self.skipped_s) / self.elapsed_s if self.elapsed_s else 0.0

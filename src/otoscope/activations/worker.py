@@ -278,13 +278,13 @@ def prefetch(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def prefetch_items(items: Iterator[Result], *, count: int = 2) -> Generator[Result]:
-    """Yield the items of an iterator while a thread fetches at most `count` more.
+def prefetch_items(items: Iterator[Result]) -> Generator[Result]:
+    """Yield the items of an iterator while a thread fetches at most two more.
 
     >>> list(prefetch_items(iter("abc")))
     ['a', 'b', 'c']
     """
-    fetching = prefetch(repeat(None), lambda _: next(items, END), weigh=lambda _: 1.0, bound=float(count), threads=1)
+    fetching = prefetch(repeat(None), lambda _: next(items, END), weigh=lambda _: 1.0, bound=2.0, threads=1)
     with closing(fetching):
         for _, item in fetching:
             if isinstance(item, EndOfItems):

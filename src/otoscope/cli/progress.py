@@ -64,8 +64,8 @@ def can_estimate(steps: int, elapsed_s: float) -> bool:
 class TerminalProgress:
     """Reporter that draws bars with rate and remaining time."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = plain_console(stderr=True, quiet=quiet)
+    def __init__(self) -> None:
+        self.console = plain_console(stderr=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._line = ProgressLine()

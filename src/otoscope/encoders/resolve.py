@@ -112,7 +112,7 @@ def _local(name: str, revision: str | None) -> ModelSource:
     return ModelSource(name, folder, actual, "folder")
 
 
-def locate(model: str | Path, *, revision: str | None = None) -> Location | None:
+def locate(model: str | Path) -> Location | None:
     """Return the location that `resolve` would use, without network or conversion; None if there is none.
 
     "hub" means that the Hub would be contacted; it may not have the model. "wheel" for the starter model means that it
@@ -124,9 +124,9 @@ def locate(model: str | Path, *, revision: str | None = None) -> Location | None
     installed = starter_folder().is_dir() or wheel_files() is not None
     if name in (STARTER_ALIAS, STARTER_NAME):
         return "wheel" if installed else None
-    if find_in_cache(name, revision=revision):
+    if find_in_cache(name):
         return "cache"
-    if name == STARTER_ID and revision is None and installed:
+    if name == STARTER_ID and installed:
         return "wheel"
     return "hub" if has_owner(name) and not offline() else None
 

@@ -46,7 +46,6 @@ class RayExecutor:
 
     address: str | None = None
     workers: int | None = None
-    cpus: float = 1.0
     silence_s: float = SILENCE_S
 
     def __post_init__(self) -> None:
@@ -92,13 +91,13 @@ class RayExecutor:
 
     def _options(self) -> dict[str, Any]:
         gpus = ray.cluster_resources().get("GPU", 0.0)
-        return {"num_cpus": self.cpus, "num_gpus": 1 if gpus else 0, "max_restarts": 0, "max_task_retries": 0}
+        return {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": 0, "max_task_retries": 0}
 
     def _capacity(self) -> int:
         """Return the number of actors that the live machines can run."""
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = sum(int(has.get("GPU", 0.0)) for has in alive)
-        capacity = gpus or sum(math.floor(has.get("CPU", 0.0) / self.cpus) for has in alive)
+        capacity = gpus or sum(math.floor(has.get("CPU", 0.0)) for has in alive)
         return capacity if self.workers is None else min(capacity, self.workers)
 
 

@@ -1,11 +1,7 @@
 """Pooled log-mel statistics: a representation of clips without any model."""
 
-from collections.abc import Callable
-
 import numpy as np
-import polars as pl
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
@@ -43,17 +39,7 @@ def logmel_statistics(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, 
     return np.concatenate([levels_db.mean(axis=1), levels_db.std(axis=1)]).astype(np.float32)
 
 
-def logmel_table(
-    corpus: Corpus, *, on_clip: Callable[[], object] | None = None
-) -> Float[np.ndarray, "clips statistics"]:
+def logmel_table(corpus: Corpus) -> Float[np.ndarray, "clips statistics"]:
     """Return the statistics of every clip of a corpus, in the same order."""
-    statistics: list[NDArray[np.float32]] = []
-    for row in _rows(corpus.clips):
-        statistics.append(logmel_statistics(load_clip(corpus.root, row, rate_hz=RATE_HZ)))
-        if on_clip is not None:
-            on_clip()
-    return np.stack(statistics)
-
-
-def _rows(clips: pl.DataFrame) -> list[dict[str, object]]:
-    return clips.rows(named=True)
+    clips = corpus.clips.iter_rows(named=True)
+    return np.stack([logmel_statistics(load_clip(corpus.root, clip, rate_hz=RATE_HZ)) for clip in clips])

@@ -113,7 +113,6 @@ def build_factors(
     truth: bool = True,
     table: Path | None = None,
     cache: Path | None = None,
-    workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FactorTable:
     """Collect the factors of a corpus.
@@ -124,7 +123,6 @@ def build_factors(
         truth: include the `factor_*` columns of the corpus.
         table: the user's CSV or Parquet file; see `read_user_table`.
         cache: folder of measured clips, from which a killed run resumes.
-        workers: number of threads.
         on_progress: called with the number of clips measured and the total.
 
     Raises `ConfigError` for a table that does not match the corpus and for a factor with two sources,
@@ -152,7 +150,7 @@ def build_factors(
         notes = own.notes
         add(own.values, "table")
     if egemaps:
-        measured = measure_egemaps(corpus.clips, corpus.root, cache=cache, workers=workers, on_progress=on_progress)
+        measured = measure_egemaps(corpus.clips, corpus.root, cache=cache, on_progress=on_progress)
         add(measured.table.drop("clip_id"), SOURCE)
         failed = measured.failed
     return FactorTable(gathered, tuple(cards), failed, notes)

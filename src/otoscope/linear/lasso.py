@@ -110,7 +110,6 @@ def lasso_weights(
     targets: Float[np.ndarray, "rows factors"],
     *,
     alpha: float,
-    tolerance: float = TOLERANCE,
 ) -> tuple[Float[np.ndarray, "p factors"], Float[np.ndarray, " factors"]]:
     """Return LASSO weights at one penalty and the R2 on the same rows (in sample).
 
@@ -130,7 +129,7 @@ def lasso_weights(
     for column, factor in enumerate(np.flatnonzero(varies)):
         largest = float(np.abs(correlation[column]).max(initial=0))
         steps = np.geomspace(largest, alpha, 8) if largest > alpha > 0 else np.array([alpha])
-        path = lasso_path.solve_path(moments.gram, correlation[column], 1.0, steps, tolerance, rank=len(features) - 1)
+        path = lasso_path.solve_path(moments.gram, correlation[column], 1.0, steps, TOLERANCE, rank=len(features) - 1)
         solution = path.weights[-1]
         weights[live, factor] = solution
         r2[factor] = 1 - np.mean((standard[:, column] - moments.standard @ solution) ** 2)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 MEMORY = 8
 HALVINGS = 30
+ITERATIONS = 500
+NEGLIGIBLE = 1e-12
 
 
 class Span(NamedTuple):
@@ -27,21 +29,21 @@ class Span(NamedTuple):
     variance: Float[np.ndarray, " rank"]
 
 
-def rotate(rows: Float[np.ndarray, "rows p"], *, fitted: int, negligible: float = 1e-12) -> Span:
+def rotate(rows: Float[np.ndarray, "rows p"], *, fitted: int) -> Span:
     """Return all rows in the principal coordinates of the first `fitted` ones.
 
     Components of other rows outside that span have zero weight and are dropped. The smaller of the two
     Gram matrices is decomposed; directions are formed only if p is the smaller dimension. Directions with less than
-    `negligible` of the largest mean square are rounding errors and are dropped.
+    `NEGLIGIBLE` of the largest mean square are rounding errors and are dropped.
     """
     if rows.shape[1] <= fitted:
         variance, directions = np.linalg.eigh(rows[:fitted].T @ rows[:fitted] / fitted)
-        keep = variance > negligible * variance[-1]
+        keep = variance > NEGLIGIBLE * variance[-1]
         turned = rows @ directions[:, keep]
     else:
         products = rows @ rows[:fitted].T / fitted
         variance, left = np.linalg.eigh(products[:fitted])
-        keep = variance > negligible * variance[-1]
+        keep = variance > NEGLIGIBLE * variance[-1]
         turned = products @ (left[:, keep] * np.sqrt(fitted / variance[keep]))
     return Span(np.concatenate([turned, np.ones((len(rows), 1))], axis=1), variance[keep])
 
@@ -56,12 +58,11 @@ def fit_logistic(
     weights: Float[np.ndarray, "problems rows"] | None = None,
     start: Float[np.ndarray, "problems q classes"] | None = None,
     tolerance: float = 1e-4,
-    iterations: int = 500,
 ) -> Float[np.ndarray, "problems q classes"]:
     """Return the weights of each problem; `rows` come from `rotate` (q = rank + 1).
 
     Every class must occur in every problem. `weights` of the rows have a mean of 1 per problem; default: all 1. A
-    problem is solved once its scaled gradient falls to `tolerance` times that at zero weights, or after `iterations`
+    problem is solved once its scaled gradient falls to `tolerance` times that at zero weights, or after `ITERATIONS`
     (the objective falls in each, so the result is only less exact).
     """
     problems = len(penalties)
@@ -78,7 +79,7 @@ def fit_logistic(
     enough = tolerance * _norm(slope)
     if start is not None:
         point = start / state.scale
-    return _descend(state, point, enough, iterations) * scale[:, :, None]
+    return _descend(state, point, enough) * scale[:, :, None]
 
 
 class _Batch(NamedTuple):
@@ -117,13 +118,12 @@ def _descend(
     batch: _Batch,
     start: Float[np.ndarray, "problems q classes"],
     enough: Float[np.ndarray, " problems"],
-    iterations: int,
 ) -> Float[np.ndarray, "problems q classes"]:
     found = start.copy()
     open_problems = np.arange(len(start))
     point, history = start, list[_Pair]()
     loss, slope = batch.loss_and_slope(point)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         going = np.flatnonzero(_norm(slope) > enough[open_problems])
         if len(going) < len(open_problems):
             found[open_problems] = point

@@ -32,12 +32,7 @@ class RidgeSettings:
 
 
 class RidgeFits(NamedTuple):
-    """Result of `fit_ridge`; NaN for a factor that could not be fitted.
-
-    `squares` holds each test group's squared error and squared deviation from the fitted mean (0 for
-    a group without the factor), in the order of `group_names`: R2 is 1 - errors / deviations, summed
-    over any choice of groups. `guesses` are predictions for all rows.
-    """
+    """Result of `fit_ridge`; NaN for a factor that could not be fitted. `guesses` are predictions for all rows."""
 
     r2: Float[np.ndarray, " factors"]
     low: Float[np.ndarray, " factors"]
@@ -46,8 +41,6 @@ class RidgeFits(NamedTuple):
     null_high: Float[np.ndarray, " factors"]
     valid_r2: Float[np.ndarray, " factors"]
     penalty: Float[np.ndarray, " factors"]
-    squares: Float[np.ndarray, "groups factors 2"]
-    group_names: tuple[str, ...]
     guesses: Float[np.ndarray, "rows factors"]
 
 
@@ -82,29 +75,26 @@ def fit_ridge(
         raise EvaluationError(
             "all features are constant on the training rows; a linear map needs at least one that varies"
         )
-    names = np.unique(np.asarray(groups)[parts["test"]])
     n_factors = targets.shape[1]
     five = [np.full(n_factors, math.nan) for _ in range(5)]
     valid_r2, penalty = np.full(n_factors, math.nan), np.full(n_factors, math.nan)
-    squares, guesses = np.zeros((len(names), n_factors, 2)), np.full(targets.shape, math.nan)
+    guesses = np.full(targets.shape, math.nan)
     for members, present in missing_patterns(~np.isnan(targets)):
         here = {name: np.flatnonzero(rows & present) for name, rows in parts.items()}
         fitted = members[_can_be_fitted(targets[:, members], here)]
         if not len(fitted):
             continue
         found = _fit(features[:, live], targets[:, fitted], here, settings, seed)
-        test = here["test"]
-        _sum_by_group(squares, fitted, np.searchsorted(names, np.asarray(groups)[test]), found.squares)
-        own = squares[np.unique(np.searchsorted(names, np.asarray(groups)[test]))][:, fitted]
-        shown = jackknife_sums(own, r2_from_sums, scale=R2_SCALE)
+        names, numbers = np.unique(np.asarray(groups)[here["test"]], return_inverse=True)
+        sums = np.zeros((len(names), len(fitted), 2))
+        np.add.at(sums, numbers, found.squares)
+        shown = jackknife_sums(sums, r2_from_sums, scale=R2_SCALE)
         for curve, values in zip(five, (*shown, *null_summary(found.null)), strict=True):
             curve[fitted] = values
         valid_r2[fitted], penalty[fitted] = found.valid_r2, found.penalty
         guesses[:, fitted] = found.guesses
     r2, low, high, null_mean, null_high = five
-    return RidgeFits(
-        r2, low, high, null_mean, null_high, valid_r2, penalty, squares, tuple(str(name) for name in names), guesses
-    )
+    return RidgeFits(r2, low, high, null_mean, null_high, valid_r2, penalty, guesses)
 
 
 class _RidgeResult(NamedTuple):
@@ -176,17 +166,6 @@ def _can_be_fitted(
     if not all(len(rows) for rows in here.values()):
         return np.zeros(targets.shape[1], dtype=bool)
     return live_columns(targets[here["train"]])
-
-
-def _sum_by_group(
-    squares: Float[np.ndarray, "groups factors 2"],
-    members: Int[np.ndarray, " members"],
-    numbers: Int[np.ndarray, " test"],
-    found: Float[np.ndarray, "test members 2"],
-) -> None:
-    whole = np.zeros((len(squares), len(members), 2))
-    np.add.at(whole, numbers, found)
-    squares[:, members] = whole
 
 
 def _check(

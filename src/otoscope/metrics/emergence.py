@@ -1,6 +1,6 @@
 """Emergence: profile of a category of factors over layers, and order of two categories.
 
-Computed from held-out squared errors by layer, group and factor (`RidgeFits.squares`). A category's profile is
+Computed from held-out squared errors by layer, group and factor. A category's profile is
 the mean over its factors, so that 18 formant descriptors do not outweigh 6 rhythm descriptors. Intervals cover groups
 and factors: the squared half-widths of the jackknife over groups (Student's t) and over factors (normal) add up.
 """

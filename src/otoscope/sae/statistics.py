@@ -119,14 +119,14 @@ class RowStatistics:
         return self._axes[key]
 
 
-def compute_statistics(rows: RowSource, *, name: str = "training") -> RowStatistics:
+def compute_statistics(rows: RowSource) -> RowStatistics:
     """Read all rows once; raise `TrainingError` for NaN or Inf (naming the row) and for rows that never vary."""
     if rows.height < 2:
-        raise TrainingError(f"{rows.height} {name} row(s): an SAE needs at least 2, better thousands")
+        raise TrainingError(f"{rows.height} training row(s): an SAE needs at least 2, better thousands")
     count, mean, squares = 0, np.zeros(rows.width), np.zeros(rows.width)
     covariance = _Covariance(every=-(-rows.height // COVARIANCE_ROWS))
     for start, chunk in chunks(rows):
-        require_finite(rows, chunk, start, name)
+        require_finite(rows, chunk, start, "training")
         values = chunk.astype(np.float64)
         size, chunk_mean = len(values), values.mean(axis=0)
         # pooled update (Chan, Golub and LeVeque 1979): sums of raw squares lose small variances next to large means
@@ -136,8 +136,8 @@ def compute_statistics(rows: RowSource, *, name: str = "training") -> RowStatist
         count += size
         covariance.add(chunk[-start % covariance.every :: covariance.every])
     if not squares.any():
-        first = describe_row(rows, 0, name=name)
-        raise TrainingError(f"all {count} {name} rows equal {first}; an SAE needs rows that differ")
+        first = describe_row(rows, 0, name="training")
+        raise TrainingError(f"all {count} training rows equal {first}; an SAE needs rows that differ")
     return RowStatistics(count, mean, squares / count, covariance.result())
 
 
