@@ -183,7 +183,7 @@ def _execute(
     as_json: bool,
     show: int = 0,
 ) -> None:
-    from otoscope.config.raw import complete_mapping, read_mapping  # imported here, so that --help stays fast
+    from otoscope.config.yaml_text import complete_mapping, read_mapping  # imported here, so that --help stays fast
     from otoscope.runs.folder import RunFolder
     from otoscope.runs.up_to_date import run_key
 

@@ -3,7 +3,7 @@
 - `load_config`: read a YAML file, with overrides (`key.sub=VALUE`) and environment variables (`${NAME:-default}`)
 - `RunConfig`: the whole configuration; its sections are `FactorSettings`, `ExtractSettings`, `TrainSettings`,
   `EvaluateSettings` (with `StrictSettings` and `Mariotte2025Settings`) and `ReportSettings`
-- `otoscope.config.raw`: the mapping of a configuration before validation, without PyTorch
+- `otoscope.config.yaml_text`: the mapping of a configuration before validation, without PyTorch
 - `otoscope.config.mariotte2025`: the switches of the study's reproduction
 """
 

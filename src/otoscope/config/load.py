@@ -7,9 +7,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from otoscope.config.raw import complete_mapping, read_mapping
 from otoscope.config.run import RunConfig
-from otoscope.config.yaml_text import key_lines
+from otoscope.config.yaml_text import complete_mapping, key_lines, read_mapping
 from otoscope.corpus.catalog import CORPORA, corpus_class
 from otoscope.errors import MAX_QUOTED, ConfigError, quote, suggest
 from otoscope.paths import user_path

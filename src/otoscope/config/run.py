@@ -7,9 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from otoscope.config.base import Layer, Section, Share, require_layers, require_unique
 from otoscope.config.mariotte2025 import Mariotte2025Settings
-from otoscope.config.raw import MAX_NAME
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
+from otoscope.config.yaml_text import MAX_NAME
 from otoscope.corpus.catalog import corpus_from_dict
 from otoscope.corpus.listing import CorpusSpec, UserPath
 from otoscope.corpus.splits import Splits
