@@ -36,7 +36,7 @@ FAMILIES: dict[str, str] = {
     "sew": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
     "sew-d": "otoscope.encoders.families.wav2vec2:load_wav2vec2",
     "mert_model": "otoscope.encoders.families.wav2vec2:load_mert",
-    "wav2vec2-bert": "otoscope.encoders.families.wav2vec2_bert:load_wav2vec2_bert",
+    "wav2vec2-bert": "otoscope.encoders.families.wav2vec2:load_wav2vec2_bert",
     "whisper": "otoscope.encoders.families.whisper:load_whisper",
     "audio-spectrogram-transformer": "otoscope.encoders.families.ast:load_ast",
     "clap": "otoscope.encoders.families.clap:load_clap",
