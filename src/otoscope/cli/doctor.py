@@ -183,7 +183,7 @@ def _models(as_json: Json = False) -> None:
     from otoscope.sae.config import PRESETS
     from otoscope.sae.sparsifiers import SPARSIFIERS
 
-    rows = [{"model": name, **fields_of(card), "found": locate(name)} for name, card in MODELS.items()]
+    rows = [{"model": name, **vars(card), "found": locate(name)} for name, card in MODELS.items()]
     if as_json:
         listing = {"models": rows, "families": sorted(FAMILIES), "presets": sorted(PRESETS)}
         print(json.dumps({**listing, "sparsifiers": sorted(SPARSIFIERS)}))
@@ -198,8 +198,3 @@ def _models(as_json: Json = False) -> None:
     console.print("\nfound: location on this machine; the others (–) are downloaded from the Hub on first use")
     console.print(f"Any checkpoint of these families loads by Hub identifier or folder: {', '.join(sorted(FAMILIES))}")
     console.print(f"Training presets: {', '.join(sorted(PRESETS))}. Sparsifiers: {', '.join(sorted(SPARSIFIERS))}")
-
-
-def fields_of(card: Any) -> dict[str, Any]:
-    """Return the fields of a record, in order."""
-    return dict(card._asdict()) if hasattr(card, "_asdict") else dict(vars(card))

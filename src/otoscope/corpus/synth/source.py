@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from numba import njit
+from scipy.fft import next_fast_len
 from scipy.optimize import root_scalar
 from scipy.signal import lfilter
 
@@ -306,15 +307,10 @@ def smooth_length(least: int) -> int:
     >>> smooth_length(32_800)
     33750
     """
-    length = least + least % 2
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
+    length = next_fast_len(least, real=True)
+    while length % 2:
+        length = next_fast_len(length + 1, real=True)
+    return length
 
 
 class BreathNoise(NamedTuple):
