@@ -1,8 +1,8 @@
-"""Base model of configuration sections, and checks of lists."""
+"""Base model of configuration sections, and types of settings that several sections have."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Value = TypeVar("Value")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -26,15 +26,21 @@ def as_tuple(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def require_unique(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Return values; raise `ValueError` if there are none or a value occurs twice."""
+def require_unique(value: Value) -> Value:
+    """Return a value or a tuple; raise `ValueError` for an empty tuple or a value that occurs twice."""
+    values: tuple[object, ...] = as_tuple(value)
     if not values or len(set(values)) != len(values):
         raise ValueError("give at least one value, each once")
-    return values
+    return value
 
 
-def require_layers(layers: object) -> object:
-    """Return layers; raise `ValueError` for an empty list."""
+def _require_layers(layers: Value) -> Value:
     if layers == ():
         raise ValueError("give at least one layer, or all")
     return layers
+
+
+Unique = AfterValidator(require_unique)
+"""Validator of settings that take one value or several, each once."""
+
+Layers = Annotated[Literal["all"] | tuple[Layer, ...], AfterValidator(_require_layers)]

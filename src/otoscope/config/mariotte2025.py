@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from otoscope.config.base import Latents, Repeats, Seed
+from otoscope.config.base import Latents, Repeats, Section, Seed
 from otoscope.config.yaml_text import parse_yaml
 from otoscope.corpus.catalog import validate_settings
 from otoscope.errors import ConfigError, quote, suggest
@@ -17,10 +17,8 @@ PAPER_SPARSITIES = (0.75, 0.80, 0.85, 0.90, 0.95, 0.99)
 """The six sparsities of the study (arXiv 2509.24793)."""
 
 
-class MetricSwitches(BaseModel):
+class MetricSwitches(Section):
     """Switches of the metrics; the defaults reproduce the authors' code."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lasso_r2: Literal["in_sample", "unseen_singers"] = Field(
         default="in_sample", description="R2 on the clips that were fitted, or on each test singer with it left out"

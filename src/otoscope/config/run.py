@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Layer, Section, Share, require_layers, require_unique
+from otoscope.config.base import Layers, Section, Share, Unique
 from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.train import TrainSettings
@@ -35,13 +35,7 @@ class FactorSettings(Section):
 class ExtractSettings(Section):
     """Layers, precision and windows of the extraction."""
 
-    layers: Literal["all"] | tuple[Layer, ...] = Field(default="all", description="0 is the input of the first block")
-
-    @field_validator("layers")
-    @classmethod
-    def _any(cls, value: object) -> object:
-        return require_layers(value)
-
+    layers: Layers = Field(default="all", description="0 is the input of the first block")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     precision: Literal["exact", "fast"] = Field(
         default="exact", description="exact: float32 as in transformers; fast: matrix products in bfloat16"
@@ -89,7 +83,7 @@ class ExtractSettings(Section):
 class EvaluateSettings(Section):
     """Protocols and their settings."""
 
-    protocols: tuple[ProtocolName, ...] = Field(
+    protocols: Annotated[tuple[ProtocolName, ...], Unique] = Field(
         default=("held_out",),
         description="held_out: dense layers and SAEs on held-out groups; strict: with baselines and nulls; "
         "mariotte2025: as in the study, on SAEs of pooled clips",
@@ -110,11 +104,6 @@ class EvaluateSettings(Section):
         description="settings of the mariotte2025 protocol: one switch per defect of the published code",
     )
 
-    @field_validator("protocols")
-    @classmethod
-    def _some(cls, value: tuple[ProtocolName, ...]) -> tuple[ProtocolName, ...]:
-        return require_unique(value)
-
 
 ExplainStep = Literal[
     "firing",
@@ -134,7 +123,7 @@ ExplainStep = Literal[
 class ExplainSettings(Section):
     """Contents of `explain/`."""
 
-    only: tuple[ExplainStep, ...] = Field(
+    only: Annotated[tuple[ExplainStep, ...], Unique] = Field(
         default=("firing", "top_clips", "cards", "splice", "annotations"),
         description="firing: examples, silent clips, classes and co-firing of the explained latents; "
         "top_clips: sound and pictures for the report's gallery; cards: when latents fire, in words, with blind "
@@ -171,11 +160,6 @@ class ExplainSettings(Section):
         default=240, description="sung clips in which all factors vary, for the shares of variance of `sweeps`"
     )
     examples: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="top activations per latent")
-
-    @field_validator("only")
-    @classmethod
-    def _some(cls, value: tuple[ExplainStep, ...]) -> tuple[ExplainStep, ...]:
-        return require_unique(value)
 
 
 class ReportSettings(Section):

@@ -2,19 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from otoscope.config.base import Layer, Share
+from otoscope.config.base import Layer, Section, Share
 from otoscope.errors import quote
 from otoscope.metrics.representation import BASELINES
 
 Sparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class StrictSettings(BaseModel):
+class StrictSettings(Section):
     """Settings of the strict protocol, including all limits on its cost."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     layer: Literal["chosen"] | Layer = Field(
         default="chosen",

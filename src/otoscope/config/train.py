@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Latents, Layer, Section, Seed, as_tuple, require_layers, require_unique
+from otoscope.config.base import Latents, Layers, Section, Seed, Unique, as_tuple
 from otoscope.config.mariotte2025 import PAPER_SPARSITIES
 from otoscope.errors import ConfigError, quote, suggest
 from otoscope.sae.config import PRESETS, TrainConfig, find_preset, require_compatible
@@ -29,22 +29,19 @@ class TrainSettings(Section):
     presets: dict[str, dict[str, Any]] = Field(
         default={}, description="your own presets by name: the preset they are `based_on`, and the changed settings"
     )
-    preset: str | tuple[str, ...] = Field(
+    preset: Annotated[str | tuple[str, ...], Unique] = Field(
         default="default", description="a training preset or several; `otoscope models` lists the built-in ones"
     )
-    latents: Latents | tuple[Latents, ...] = Field(default=2048, description="number of latents, or several")
-    sparsities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = PAPER_SPARSITIES
-    layers: Literal["all"] | tuple[Layer, ...] = Field(default="all", description="some of the extracted layers")
-    poolings: tuple[Pooling, ...] = Field(
+    latents: Annotated[Latents | tuple[Latents, ...], Unique] = Field(
+        default=2048, description="number of latents, or several"
+    )
+    sparsities: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Unique] = PAPER_SPARSITIES
+    layers: Layers = Field(default="all", description="some of the extracted layers")
+    poolings: Annotated[tuple[Pooling, ...], Unique] = Field(
         default=("encode_then_pool",),
         description="encode frames and pool the codes, or encode pooled rows as the paper does",
     )
-    seeds: tuple[Seed, ...] = (0,)
-
-    @field_validator("layers")
-    @classmethod
-    def _any(cls, value: object) -> object:
-        return require_layers(value)
+    seeds: Annotated[tuple[Seed, ...], Unique] = (0,)
 
     @field_validator("presets", mode="before")
     @classmethod
@@ -65,18 +62,6 @@ class TrainSettings(Section):
             _described_preset(name, settings)
         return value
 
-    @field_validator("preset")
-    @classmethod
-    def _some_presets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        require_unique(as_tuple(value))
-        return value
-
-    @field_validator("latents")
-    @classmethod
-    def _some_latents(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        require_unique(as_tuple(value))
-        return value
-
     @property
     def preset_names(self) -> tuple[str, ...]:
         """Names of the presets, one or several."""
@@ -86,11 +71,6 @@ class TrainSettings(Section):
     def dictionaries(self) -> tuple[int, ...]:
         """Numbers of latents, one or several."""
         return as_tuple(self.latents)
-
-    @field_validator("sparsities", "seeds", "poolings")
-    @classmethod
-    def _some(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        return require_unique(value)
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainSettings":
