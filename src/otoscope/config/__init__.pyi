@@ -5,9 +5,9 @@ from .mariotte2025 import Mariotte2025Settings as Mariotte2025Settings
 from .run import EvaluateSettings as EvaluateSettings
 from .run import ExtractSettings as ExtractSettings
 from .run import FactorSettings as FactorSettings
+from .run import Pooling as Pooling
 from .run import ProtocolName as ProtocolName
 from .run import ReportSettings as ReportSettings
 from .run import RunConfig as RunConfig
+from .run import TrainSettings as TrainSettings
 from .strict import StrictSettings as StrictSettings
-from .train import Pooling as Pooling
-from .train import TrainSettings as TrainSettings
