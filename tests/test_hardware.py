@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -94,3 +95,9 @@ def test_column_sums_are_float64_and_close_without_float64(monkeypatch):
 
 def test_flop_per_s_measures_this_machine() -> None:
     assert flop_per_s() > 1e8
+
+
+def test_flop_per_s_measures_a_slow_product_on_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    times_s = iter([0.0, 5.0, 5.0, 9.0])  # of 16 rows, without instructions for the number type; a third would fail
+    monkeypatch.setattr("otoscope.hardware.time", SimpleNamespace(perf_counter=lambda: next(times_s)))
+    assert flop_per_s(dtype=torch.bfloat16) == 2 * 16 * 768 * 2048 / 4.0

@@ -22,6 +22,9 @@ DEVICE_HELP = "give auto, cpu, cuda, cuda:1 for the second GPU, or mps"
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Device types that cannot compute in float64."""
 
+SLOW_PRODUCT_S = 0.3
+"""Estimated duration of a product from which fewer rows are multiplied, so that a measurement takes seconds."""
+
 CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/cpu.max"),  # version 2: quota and period in one file
     Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),  # version 1: the period is next to it
@@ -63,18 +66,23 @@ def column_sums(rows: "Tensor") -> "Tensor":
     return rows.sum(dim=0, dtype=dtype).cpu().double()
 
 
-def flop_per_s(device: "torch.device | None" = None) -> float:
-    """Measure the rate of float32 products of matrices [1024, 768] and [768, 2048], in operations per second."""
+def flop_per_s(device: "torch.device | None" = None, dtype: "torch.dtype | None" = None) -> float:
+    """Measure the rate of products of matrices [1024, 768] and [768, 2048], float32 by default, in operations/s."""
     import torch
 
-    rows, width, units = 1024, 768, 2048
-    left, right = torch.ones(rows, width, device=device), torch.ones(width, units, device=device)
-    best_s = float("inf")
-    for _ in range(8):
+    rows, few, width, units = 1024, 16, 768, 2048
+    left = torch.ones(rows, width, dtype=dtype, device=device)
+    right = torch.ones(width, units, dtype=dtype, device=device)
+
+    def duration_s(count: int) -> float:
         start_s = time.perf_counter()
-        torch.mm(left, right)[0, 0].item()  # waits for a GPU
-        best_s = min(best_s, time.perf_counter() - start_s)
-    return 2 * rows * width * units / best_s
+        torch.mm(left[:count], right)[0, 0].item()  # waits for a GPU
+        return time.perf_counter() - start_s
+
+    few_s = min(duration_s(few) for _ in range(2))
+    if few_s * rows / few > SLOW_PRODUCT_S:  # without instructions for bfloat16 a product of all rows takes seconds
+        return 2 * few * width * units / few_s
+    return 2 * rows * width * units / min(duration_s(rows) for _ in range(8))
 
 
 def available_cores() -> int:

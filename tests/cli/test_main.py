@@ -12,11 +12,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
-from otoscope.cli import doctor
 from otoscope.cli.main import app
 from otoscope.cli.progress import TerminalProgress
 from otoscope.config import load_config
@@ -75,12 +73,6 @@ def test_doctor_prints_speed_packages_and_models(capsys: Capsys) -> None:
     assert "openai/whisper-tiny.en (" in outcome.out
     assert "ready" in outcome.out
     assert "None" not in outcome.out
-
-
-def test_doctor_measures_a_slow_product_on_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([5.0, 4.0])  # of 16 rows, without instructions for the number type; a third product would fail
-    monkeypatch.setattr(doctor, "_seconds", lambda _: next(seconds))
-    assert doctor._product_gflops(torch.bfloat16) == pytest.approx(2 * 16 * 768 * 2048 / 4.0 / 1e9)
 
 
 def test_doctor_names_what_is_missing_and_fails(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

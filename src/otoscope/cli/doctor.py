@@ -4,8 +4,6 @@ import json
 import platform
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ import typer
 from rich.table import Table
 
 from otoscope.cli.progress import plain_console
-from otoscope.hardware import available_cores
+from otoscope.hardware import available_cores, flop_per_s
 
 PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soundfile", "soxr", "polars", "numba")
 
@@ -123,8 +121,8 @@ def _machine() -> dict[str, Any]:
         "disk_free_gib": shutil.disk_usage(".").free / 2**30,
         "torch_threads": torch.get_num_threads(),
         "accelerator": _gpu(),
-        "float32_gflops": _product_gflops(torch.float32),
-        "bfloat16_gflops": _product_gflops(torch.bfloat16),
+        "float32_gflops": flop_per_s() / 1e9,
+        "bfloat16_gflops": flop_per_s(dtype=torch.bfloat16) / 1e9,
     }
 
 
@@ -145,29 +143,6 @@ def _rounded(value: float) -> str:
     ('1,234', '0.23')
     """
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-SLOW_PRODUCT_S = 0.3
-"""Estimated duration of a product from which fewer rows are multiplied, so that the report takes seconds."""
-
-
-def _product_gflops(dtype: Any) -> float:
-    import torch
-
-    rows, width, latents = 1024, 768, 2048
-    left, right = torch.ones(rows, width, dtype=dtype), torch.ones(width, latents, dtype=dtype)
-    few = 16  # without instructions for bfloat16 a product of all rows takes seconds
-    if (few_s := _seconds(lambda: left[:few] @ right)) * rows / few > SLOW_PRODUCT_S:
-        few_s = min(few_s, _seconds(lambda: left[:few] @ right))
-        return 2 * few * width * latents / few_s / 1e9
-    best_s = min(_seconds(lambda: left @ right) for _ in range(8))
-    return 2 * rows * width * latents / best_s / 1e9
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start_s = time.perf_counter()
-    work()
-    return time.perf_counter() - start_s
 
 
 def _release(name: str) -> str | None:
