@@ -7,7 +7,7 @@ its length.
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -307,10 +307,8 @@ def smooth_length(least: int) -> int:
     >>> smooth_length(32_800)
     33750
     """
-    length = next_fast_len(least, real=True)
-    while length % 2:
-        length = next_fast_len(length + 1, real=True)
-    return length
+    half: Any = next_fast_len((least + 1) // 2, real=True)  # SciPy states no type
+    return 2 * int(half)
 
 
 class BreathNoise(NamedTuple):
