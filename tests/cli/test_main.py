@@ -186,7 +186,7 @@ def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch:
     monkeypatch.setattr("otoscope.cli.progress.MIN_ELAPSED_S", 0.0)
     bars.advance(0.2, note="layer01")
     assert " left" not in (early := capsys.readouterr().err)
-    assert "0.2 of 2 dictionaries" in early
+    assert "0 of 2 dictionaries (10%)" in early
     bars.advance(0.1, note="layer01")
     bars.finish()
     bars.message("train: 1.0 s")
