@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from otoscope.corpus.synth.singer import draw_singers
+from otoscope.corpus.synth.singer import draw_singers, neutral_voice
+from otoscope.corpus.synth.source import VOWELS
 from otoscope.corpus.synth.synthesis import synthesise_voice
-from otoscope.corpus.synth.techniques import neutral_voice
-from otoscope.corpus.synth.vocal_tract import VOWELS
 from otoscope.errors import EvaluationError, suggest
 
 REFERENCE_HZ = 27.5
