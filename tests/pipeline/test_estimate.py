@@ -121,6 +121,24 @@ def test_run_announces_its_cost_once_and_an_up_to_date_run_does_not(
     assert "estimate" not in again + titled
 
 
+def test_measure_workload_counts_the_clips_that_settings_choose_from_an_earlier_run(
+    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_voices(tmp_path / "voices")
+    config, out = write_config(tmp_path / "c.yaml", tiny("wavlm"), FOLDER), tmp_path / "out"
+    assert call(capsys, "corpus", config, "--out", out).code == 0
+    whole = measure_workload(load_config(config), RunFolder(out))
+    fewer = measure_workload(load_config(config, ["corpus.max_clips=10"]), RunFolder(out))
+    assert whole is not None
+    assert fewer is not None
+    assert (whole.clips, fewer.clips) == (30, 10)
+    assert fewer.sound_s == pytest.approx(whole.sound_s / 3)
+    write_voices(tmp_path / "voices", takes=9)
+    more = measure_workload(load_config(config), RunFolder(out))
+    assert more is not None
+    assert more.clips == 90
+
+
 @pytest.mark.parametrize(("cross", "folds"), [(None, 5), (0, 1), (3, 3)])
 def test_measure_workload_counts_the_folds_of_few_groups(
     cross: int | None, folds: int, tmp_path: Path, tiny: Tiny

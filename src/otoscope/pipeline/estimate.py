@@ -21,6 +21,7 @@ from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.splits import assign_folds
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.synth.dataset import SynthCorpus, render_task
+from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import AudioError
 from otoscope.factors import egemaps
@@ -112,17 +113,28 @@ def _fewer_clips(config: RunConfig, work: Workload, seconds: dict[str, float]) -
 
 
 def measure_workload(config: RunConfig, folder: RunFolder) -> Workload | None:
-    """Return the size of the corpus, of an earlier run or by its list and a few decoded clips; None if unreadable."""
-    if folder.card("corpus").is_file():
-        corpus = load_corpus(folder)
-        size = corpus.clips.height, float(corpus.clips["duration_s"].sum()), len(corpus.labels), len(corpus.factors)
-        return Workload(*size, 0.0, _folds(corpus.clips))
+    """Return the size of the corpus by its list and a few decoded clips, or an earlier run; None if unreadable."""
+    earlier = load_corpus(folder) if folder.card("corpus").is_file() else None
     if isinstance(config.corpus, SynthCorpus):
+        if earlier is not None and earlier.clips.height == len(config.corpus.tasks()):
+            return _measured(earlier, earlier.clips)
         singers = pl.DataFrame({"group": [str(i) for i in range(config.corpus.singers)], "split": None})
         return _synthesised(config.corpus)._replace(folds=_folds(assign_folds(singers, config.splits)))
     listing = list_clips(config.corpus, folder.sound)
+    folds = _folds(assign_folds(listing.clips, config.splits))
+    if earlier is not None:
+        # settings may choose other clips now
+        chosen = earlier.clips.join(listing.clips, on=["path", "start_s"], how="semi")
+        if chosen.height >= (1.0 - config.max_set_aside) * listing.clips.height:
+            return _measured(earlier, chosen)._replace(folds=folds)
     work = _listed(listing)
-    return work and work._replace(folds=_folds(assign_folds(listing.clips, config.splits)))
+    return work and work._replace(folds=folds)
+
+
+def _measured(corpus: Corpus, clips: pl.DataFrame) -> Workload:
+    """Return the size of clips of an earlier run, which are listed and decoded already."""
+    size = clips.height, float(clips["duration_s"].sum()), len(corpus.labels), len(corpus.factors)
+    return Workload(*size, 0.0, _folds(clips))
 
 
 def _folds(clips: pl.DataFrame) -> int:
