@@ -139,3 +139,20 @@ def test_a_latent_of_a_class_is_named_by_its_label_and_shows_the_labels_of_its_c
     assert "Clips of this class" in page.section("listen")
     assert "technique trill; group" in page.all("figcaption")[-1].text
     assert "belt =" not in said
+
+
+def test_cards_show_the_correlation_beside_chance_and_fold_further_numbers(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    page = remade(made)
+    text = write_report(made, figures=False).read_text(encoding="utf-8")
+    first = text.split('<article class="latent">')[-1]
+    above, folded = first.split("<details", 1)
+    assert "Clips with a higher value contain more of it (correlation within groups" in above
+    assert "chance |r| up to 0.20)." in above
+    assert "training correlation 0.82" not in above
+    assert "raining correlation 0.82" in folded.split("</details>")[0]
+    untested = remade(
+        made, test_r=pl.lit(float("nan")), outcome=pl.lit("too few clips"), test_clips=pl.lit(3, pl.Int64)
+    )
+    assert "contain more of it.More numbers" in untested.section("gallery")
+    assert page.mistakes == untested.mistakes == []

@@ -16,6 +16,7 @@ from otoscope.explain.selection import MIN_ROWS, LatentOutcome
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
+from otoscope.report.estimates import capitalised
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
 
@@ -284,14 +285,14 @@ def _latent(
         factor=name,
         original=first["factor"] if name != first["factor"] and not first["label"] else "",
         subtitle=f"latent {first['latent']}, {kind}",
-        facts=f"{status}: {'; '.join(facts)}.",
+        facts=f"{capitalised('; '.join(facts))}.",
         also=_also(first["also"]) if first["also"] else "",
         clips=clips,
         card=card,
         status=status,
         confirmed=LatentOutcome(first["outcome"]) is LatentOutcome.CONFIRMED,
         kind=first["label"],
-        evidence=", ".join(_correlation(first, _noun(run))[:2]),
+        evidence=", ".join(_correlation(first, _noun(run))) if formatting.known(first["test_r"]) else "",
     )
 
 
