@@ -208,6 +208,7 @@ def _variance(layer: int, *values: float) -> list[Record]:
 def test_more_latents_explaining_more_is_said_where_it_holds() -> None:
     rows = to_table([*_variance(1, 0.99, 0.98, 0.97), *_variance(3, 0.9, 0.9, 0.8)])
     assert monotonicity_note(rows).endswith("as it does here.")
+    assert monotonicity_note(rows.filter(pl.col("sparsity") == pl.col("sparsity").min())) == ""
 
 
 def test_where_more_latents_explain_less_is_said_with_by_how_much() -> None:

@@ -154,13 +154,18 @@ def explained_variance(results: Results) -> Figure | None:
 
 
 def monotonicity_note(rows: pl.DataFrame) -> str:
-    """Return whether explained variance grows with active latents, and the largest exceptions."""
+    """Return whether explained variance grows with active latents, and the largest exceptions.
+
+    Empty for a single sparsity.
+    """
     falls: list[tuple[float, str]] = []
     for (layer,), of_layer in rows.filter(pl.col("value").is_not_nan()).sort("layer", "sparsity").group_by("layer"):
         for more, fewer in pairwise(of_layer.rows(named=True)):
             lost = 100 * (fewer["value"] - more["value"])
             if lost >= LEAST_POINTS:
                 falls.append((lost, f"layer {layer} explains {_at(more)} and {_at(fewer)}, {lost:.1f} points more"))
+    if rows["sparsity"].n_unique() < 2:
+        return ""
     expected = "Explained variance should grow with the number of active latents (to the left)"
     if not falls:
         return f"{expected}, as it does here."

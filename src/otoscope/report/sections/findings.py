@@ -342,11 +342,14 @@ def _reached(rows: pl.DataFrame, source: str, noun: str) -> str:
 
 def _around(rows: pl.DataFrame, noun: str) -> str:
     parts = [count(_most(rows, "groups"), "group")]
-    median, null = (median_of(rows, c) for c in ("value", "null_high"))
+    # an upper end of 1 stands for no null
+    median, null = median_of(rows, "value"), median_of(rows.filter(pl.col("null_high") < 1), "null_high")
     if median is not None:
         parts.append(f"median R² {decimal(median, 2)}")
     if null is not None:
         parts.append(f"null up to {decimal(null, 2)}")
+    elif (rows["null_high"] == 1).any():
+        parts.append(f"no null: too few {noun}s to permute")
     if between := rows.filter(between_only()).height:
         parts.append(f"{between} more between {noun}s only")
     if weak := rows.filter(too_weak()).height:

@@ -227,8 +227,9 @@ def _codes(run: RunData) -> str | None:
     budgets = rows.select("sparsity", "k").drop_nulls().unique().sort("sparsity")
     sparsities = [f"{sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
     pooling = POOLINGS.get(results.pooling)
+    noun = "sparsity" if len(sparsities) == 1 else "sparsities"
     return (
-        f"Sparse autoencoders with {results.latents} latents at sparsities {comma_list(sparsities)}"
+        f"Sparse autoencoders with {results.latents} latents at {noun} {comma_list(sparsities)}"
         + (f"; {pooling}" if pooling else "")
         + f". {_training_settings(run)}{_not_learned(run)}Seed {results.seed}."
     )
