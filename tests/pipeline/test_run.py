@@ -341,7 +341,7 @@ def test_explain_tests_interventions_beside_rivals_of_equal_norm(summary: RunSum
     ablated = table.filter(pl.col("operation") == "ablate")
     assert {"leace", "random_latent", "difference_of_means"} < set(ablated["technique"])
     own = table.filter(pl.col("readout") == pl.col("target"))
-    assert own.height == 6 * 5 + 4 + 4 + 5
+    assert own.height == 6 * 5 + 5 + 5 + 6
     assert (table["readout_r"] >= 0.3).all()
     assert table["effect"].is_finite().all()
     latents = dict(own.filter(pl.col("latent").is_not_null()).select("technique", "latent").iter_rows())
