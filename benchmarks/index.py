@@ -1,7 +1,8 @@
 """Activation index of a large dictionary: memory, and time beside reading the store and encoding it.
 
     python benchmarks/index.py            # 16,384 latents, 10,000 clips of a second; last line is JSON
-    python benchmarks/index.py --clips 200 --latents 2048
+    python benchmarks/index.py --clips 500
+    python benchmarks/index.py --random-codes   # without the products of the dictionary
 
 An encoder of random frames writes a store, and a TopK SAE with random atoms encodes it. The store is read, encoded and
 indexed, in this order; each pass opens it anew. Peak memory is that of the process, with libraries and mapped files.
@@ -61,6 +62,15 @@ class RandomFrames:
         return Encoded(dict.fromkeys(layers, states), mask, {})
 
 
+class RandomCodes(SparseAutoencoder):
+    """An SAE whose codes are drawn at random, to time the index without the products of an encoder."""
+
+    def encode(self, rows: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        height, k = len(rows), self.sparsifier.k
+        codes = torch.zeros(height, self.latents)
+        return codes.scatter_(1, torch.randint(self.latents, (height, k)), torch.rand(height, k) + 0.1)
+
+
 def write_corpus(folder: Path, clips: int) -> Corpus:
     """Return clips of one second, `CLIPS_PER_FILE` in each file of noise."""
     folder.mkdir()
@@ -96,8 +106,10 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=16_384)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--random-codes", action="store_true", help="draw codes instead of computing them")
     options = parser.parse_args()
-    sae = SparseAutoencoder(options.width, options.latents, TopK(options.k), seed=0).eval().requires_grad_(False)
+    kind = RandomCodes if options.random_codes else SparseAutoencoder
+    sae = kind(options.width, options.latents, TopK(options.k), seed=0).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="otoscope-index-") as name:
         root = Path(name)
         corpus = write_corpus(root / "sound", options.clips)
@@ -110,7 +122,7 @@ def main() -> None:
 
         def encode() -> None:
             for _, frames in open_store().iter_clips(0):
-                sae.encode(frames)
+                sae.encode(torch.from_numpy(np.ascontiguousarray(frames)))
 
         base_mb = peak_mb()
         seconds = {
