@@ -14,8 +14,7 @@ from otoscope.activations.storage.local import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.worker import ShardTask, WorkerFactory
 from otoscope.errors import AudioError, ExecutorError
-from otoscope.executors.base import Done, TaskProgress, WorkerLost
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import Done, LocalExecutor, TaskProgress, WorkerLost
 from tests.activations.test_append import Counting
 from tests.activations.test_extract import LENGTHS_S, SMALL, steps, store_of
 from tests.support.activations import Toy, contents, corpus_of, write_corpus

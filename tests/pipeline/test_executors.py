@@ -8,8 +8,7 @@ import pytest
 
 from otoscope.cli.main import main
 from otoscope.errors import ConfigError, ExecutorError
-from otoscope.executors.base import WorkerLost, run_tasks
-from otoscope.executors.local import LocalExecutor, find_executor
+from otoscope.executors.base import LocalExecutor, WorkerLost, find_executor, run_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 

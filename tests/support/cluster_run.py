@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from otoscope.config import load_config
-from otoscope.executors.base import Executor
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import Executor, LocalExecutor
 from otoscope.pipeline.run import run
 from tests.support.small_runs import FOLDER, write_config, write_voices
 from tests.support.tiny import write_tiny_checkpoint

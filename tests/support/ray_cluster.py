@@ -20,8 +20,7 @@ from otoscope.activations.format import Sharding
 from otoscope.activations.store import ActivationStore
 from otoscope.encoders.base import Encoded
 from otoscope.errors import ExecutorError
-from otoscope.executors.base import run_tasks
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import LocalExecutor, run_tasks
 from tests.support.activations import RATE_HZ, Toy, contents, corpus_of, noise, write_corpus
 
 DEADLY = 0.9

@@ -41,8 +41,7 @@ from otoscope.activations.worker import BatchDone, ProbeWorker, ShardTask, Worke
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import Encoder
 from otoscope.errors import ArtifactError, AudioError, ExecutorError
-from otoscope.executors.base import MAX_WORKER_DEATHS, Done, Executor, TaskProgress, WorkerLost
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import MAX_WORKER_DEATHS, Done, Executor, LocalExecutor, TaskProgress, WorkerLost
 from otoscope.formatting import count
 
 MAX_CLIP_DEATHS = 2

@@ -253,7 +253,7 @@ def _update(
 ) -> None:
     from otoscope.cli.summary import clip_lines, summary_tables
     from otoscope.config import load_config
-    from otoscope.executors.local import find_executor
+    from otoscope.executors.base import find_executor
     from otoscope.pipeline.run import external_inputs, run
     from otoscope.runs.folder import RunFolder, load_corpus
     from otoscope.runs.up_to_date import record_run

@@ -7,7 +7,6 @@
 - `run_tasks`: one result per task, retried if a worker dies
 """
 
-from otoscope.executors.base import Done, Executor, TaskProgress, WorkerLost, run_tasks
-from otoscope.executors.local import LocalExecutor, find_executor
+from otoscope.executors.base import Done, Executor, LocalExecutor, TaskProgress, WorkerLost, find_executor, run_tasks
 
 __all__ = ["Done", "Executor", "LocalExecutor", "TaskProgress", "WorkerLost", "find_executor", "run_tasks"]

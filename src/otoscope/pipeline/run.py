@@ -9,8 +9,7 @@ from otoscope.config import RunConfig
 from otoscope.config.yaml_text import format_yaml
 from otoscope.encoders.resolve import resolve
 from otoscope.errors import ConfigError
-from otoscope.executors.base import Executor
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import Executor, LocalExecutor
 from otoscope.formatting import count
 from otoscope.hardware import peak_memory_bytes
 from otoscope.pipeline.corpus import set_aside

@@ -6,8 +6,7 @@ from typing import Any
 from otoscope.config import RunConfig
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.encoders.catalog import load_encoder
-from otoscope.executors.base import Executor
-from otoscope.executors.local import LocalExecutor
+from otoscope.executors.base import Executor, LocalExecutor
 from otoscope.hardware import find_device
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.progress import ProgressReporter, SilentReporter
