@@ -30,7 +30,7 @@ from train import ROOT, build_environment
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
-from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
+from otoscope.metrics.sparse_regression import SparseProbeSettings, sparse_probe
 from otoscope.metrics.stability import mean_max_cosine
 from otoscope.sae.config import DEFAULT, MARIOTTE2025, TrainConfig
 from otoscope.sae.data import ArrayRows, RowSource, Shuffle, cache_rows

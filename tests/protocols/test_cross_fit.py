@@ -14,8 +14,7 @@ from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.linear.lasso import fit_factors
 from otoscope.metrics.probes import fit_probe
 from otoscope.metrics.record import Record
-from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
-from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
+from otoscope.metrics.sparse_regression import SparseProbeSettings, SparseSettings, sparse_probe, sparse_regression
 from otoscope.protocols.held_out import HeldOutSettings, measure_representation
 from otoscope.protocols.strict.regression import fit_ridge_scores
 from otoscope.protocols.strict.structure import score_representation

@@ -5,8 +5,7 @@ Start with `METRICS`, the registry: name, unit, direction, bounds and descriptio
 - `registry`: all metrics; `representation`: all representations (dense, SAE codes, baselines)
 - `record`: `Record`, one row of a results table; `results`: `load_results` and `ResultsTable`
 - `reconstruction`: explained variance, L0, dead latents
-- `probes`, `sparse_probes`: linear probes of labels, from all or from k dimensions
-- `sparse_regression`: regression of factors from k dimensions
+- `probes`: linear probes of labels; `sparse_regression`: probes and regressions from k dimensions
 - `dci`, `latent_metrics`, `mutual_information`, `structure`: compactness, modularity and explicitness
   over factors
 - `stability`: latents that reappear in SAEs of other seeds

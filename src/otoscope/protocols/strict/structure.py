@@ -23,8 +23,7 @@ from otoscope.metrics.latent_metrics import mean_of_known, predictability_gap
 from otoscope.metrics.mutual_information import Information, InformationHalves, measure_halves, measure_information
 from otoscope.metrics.record import Record
 from otoscope.metrics.registry import METRICS, STRUCTURE
-from otoscope.metrics.sparse_probes import SparseProbeSettings, sparse_probe
-from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
+from otoscope.metrics.sparse_regression import SparseProbeSettings, SparseSettings, sparse_probe, sparse_regression
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
 from otoscope.protocols.strict.tasks import FactorTargets
