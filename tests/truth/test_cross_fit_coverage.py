@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.linear.ridge import fit_group_ridge
 from otoscope.resampling.groups import fold_splits, group_folds, group_sums, r2_from_sums
 from otoscope.resampling.intervals import (
     R2_SCALE,

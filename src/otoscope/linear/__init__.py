@@ -12,11 +12,10 @@ Start with `fit_factors`, which predicts factors on held-out groups.
 """
 
 from otoscope.linear.gram import Gramian
-from otoscope.linear.group_ridge import GroupRidge, fit_group_ridge
 from otoscope.linear.lasso import FactorFits, fit_factors, lasso_weights
 from otoscope.linear.lasso_tuning import LassoSettings
 from otoscope.linear.logistic import fit_logistic, rotate
-from otoscope.linear.ridge import RidgeFits, RidgeSettings, fit_ridge
+from otoscope.linear.ridge import GroupRidge, RidgeFits, RidgeSettings, fit_group_ridge, fit_ridge
 
 __all__ = [
     "FactorFits",

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otoscope.linear.gram import REACH, Gramian, live_columns
-from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso_tuning import PenaltyGrid, make_fold, predict_folds, tune
+from otoscope.linear.ridge import fit_group_ridge
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of dimensions that the sparse reader tries."""

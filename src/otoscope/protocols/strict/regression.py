@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.config.strict import StrictSettings
-from otoscope.linear.group_ridge import fit_group_ridge
 from otoscope.linear.lasso import LassoSettings, fit_factors
+from otoscope.linear.ridge import fit_group_ridge
 from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.exchange import score_factors

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge as Plain
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.linear.ridge import fit_group_ridge
 
 
 def made(n: int = 60, p: int = 12, seed: int = 0):
