@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.linear.group_ridge import fit_group_ridge
+from otoscope.linear.ridge import fit_group_ridge
 from otoscope.resampling.groups import fold_splits, group_folds
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.model import SparseAutoencoder
