@@ -11,7 +11,7 @@ from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.listing import LISTING_COLUMNS
 from otoscope.corpus.table import Corpus
 from otoscope.errors import OtoscopeError
-from otoscope.factors.user_table import read_user_table
+from otoscope.factors.table import read_user_table
 from tests.support.fuzzing import limits, wanted_mutations
 from tests.support.mutated_text import mutated_texts
 

@@ -14,10 +14,10 @@ from otoscope.factors.annotations import AnnotationFolder as AnnotationFolder
 from otoscope.factors.annotations import read_annotations as read_annotations
 from otoscope.factors.egemaps import measure_egemaps as measure_egemaps
 from otoscope.factors.logmel import logmel_statistics as logmel_statistics
+from otoscope.factors.readable_names import CATEGORIES as CATEGORIES
+from otoscope.factors.readable_names import category as category
 from otoscope.factors.readable_names import readable_name as readable_name
 from otoscope.factors.table import FactorCard as FactorCard
 from otoscope.factors.table import FactorTable as FactorTable
 from otoscope.factors.table import build_factors as build_factors
-from otoscope.factors.user_table import CATEGORIES as CATEGORIES
-from otoscope.factors.user_table import category as category
-from otoscope.factors.user_table import read_user_table as read_user_table
+from otoscope.factors.table import read_user_table as read_user_table

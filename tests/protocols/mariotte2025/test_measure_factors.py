@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import Lasso
 
 from otoscope.config.mariotte2025 import ReproductionSettings
-from otoscope.factors.user_table import category
+from otoscope.factors.readable_names import category
 from otoscope.protocols.mariotte2025.measure import (
     count_categories,
     entropy_bits,

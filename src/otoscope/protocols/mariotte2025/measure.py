@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.config.mariotte2025 import Mariotte2025Settings
 from otoscope.errors import EvaluationError
-from otoscope.factors.user_table import CATEGORIES, category
+from otoscope.factors.readable_names import CATEGORIES, category
 from otoscope.linear.gram import live_columns
 from otoscope.linear.lasso import lasso_weights
 from otoscope.metrics.record import Record

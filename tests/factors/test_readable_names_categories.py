@@ -8,7 +8,7 @@ import pytest
 from otoscope.corpus.synth.singer import draw_singer
 from otoscope.corpus.synth.synthesis import synthesise
 from otoscope.factors.egemaps import feature_names
-from otoscope.factors.user_table import _RULES, CATEGORIES, category
+from otoscope.factors.readable_names import _RULES, CATEGORIES, category
 
 
 def test_category_counts_of_all_functionals() -> None:
