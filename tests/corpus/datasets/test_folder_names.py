@@ -5,7 +5,7 @@ import time
 import polars as pl
 import pytest
 
-from otoscope.corpus.name_pattern import apply_names, as_factor, check_pattern, find_fields
+from otoscope.corpus.datasets.folder import apply_names, as_factor, check_pattern, find_fields
 from otoscope.errors import CorpusError
 
 RAVDESS = r"-(?P<label_emotion>\d\d)-(?P<factor_intensity>\d\d)-\d\d-\d\d-(?P<group>\d\d)\.wav$"
