@@ -10,8 +10,8 @@ from otoscope.artifacts import write_table
 from otoscope.cli.summary import clip_lines, probe_table, sparsity_table, summary_tables
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import ResultsTable
+from otoscope.runs.cards import RunSummary
 from otoscope.runs.training import GridMember
-from otoscope.runs.up_to_date import RunSummary
 from tests.support.activations import write_corpus
 
 

@@ -14,9 +14,9 @@ from otoscope.factors.table import FAILED, FactorCard, FactorTable
 from otoscope.metrics.predictions import PREDICTIONS
 from otoscope.pipeline.run import run
 from otoscope.protocols.held_out import HeldOutSettings, parts_without_model
+from otoscope.runs.cards import RunSummary
 from otoscope.runs.inputs import Clips, EvaluationInputs
 from otoscope.runs.progress import SilentReporter
-from otoscope.runs.up_to_date import RunSummary
 from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
 
 LINE = "cross-fitted over 5 folds; each of the 5 groups (30 clips) is tested once"

@@ -35,8 +35,8 @@ from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
+    from otoscope.runs.cards import RunSummary
     from otoscope.runs.folder import RunFolder
-    from otoscope.runs.up_to_date import RunSummary
 
 Config = Annotated[
     Path, typer.Argument(help="Configuration in YAML, or the folder of an earlier run.", show_default=False)
@@ -184,8 +184,8 @@ def _execute(
     show: int = 0,
 ) -> None:
     from otoscope.config.yaml_text import complete_mapping, read_mapping  # imported here, so that --help stays fast
+    from otoscope.runs.cards import run_key
     from otoscope.runs.folder import RunFolder
-    from otoscope.runs.up_to_date import run_key
 
     earlier = RunFolder(path)
     path = earlier.root  # with ~ expanded
@@ -209,7 +209,7 @@ def _up_to_date(
 ) -> "tuple[RunSummary, str] | None":
     """Return summary and tables of a run that is up to date, seen without PyTorch; None if the stages have to look."""
     from otoscope.pipeline.stages import stages_until
-    from otoscope.runs.up_to_date import RunSummary, up_to_date
+    from otoscope.runs.cards import RunSummary, up_to_date
 
     if not folder.mark.is_file():
         return None
@@ -255,8 +255,8 @@ def _update(
     from otoscope.config import load_config
     from otoscope.executors.base import find_executor
     from otoscope.pipeline.run import external_inputs, run
+    from otoscope.runs.cards import record_run
     from otoscope.runs.folder import RunFolder, load_corpus
-    from otoscope.runs.up_to_date import record_run
 
     config = load_config(path, overrides or ())
     folder = RunFolder(out or Path("runs") / config.name)

@@ -15,8 +15,8 @@ from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHO
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
+from otoscope.runs.cards import RunSummary
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.up_to_date import RunSummary
 
 
 def clip_lines(corpus: Corpus, clips: int) -> list[str]:

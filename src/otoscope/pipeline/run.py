@@ -15,11 +15,11 @@ from otoscope.hardware import peak_memory_bytes
 from otoscope.pipeline.corpus import set_aside
 from otoscope.pipeline.estimate import cost_lines
 from otoscope.pipeline.stages import STAGES, stages_until
+from otoscope.runs.cards import RunSummary
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import ProgressReporter, SilentReporter
 from otoscope.runs.training import GridMember, training_grid
-from otoscope.runs.up_to_date import RunSummary
 
 
 class _Notes:
