@@ -109,18 +109,18 @@ def _functional(descriptor: str, statistic: str) -> str | None:
 CATEGORIES = ("pitch", "formants", "voice quality", "mfcc", "spectral", "rhythm", "loudness", "other")
 """Categories in report order; "other" is everything else, such as users' own factors."""
 
-_FUNCTIONAL = r"_sma3(nz)?_(amean|stddevNorm|percentile\d+\.0|pctlrange0-2|(mean|stddev)(Rising|Falling)Slope)"
+_SUFFIX = r"_sma3(nz)?_(amean|stddevNorm|percentile\d+\.0|pctlrange0-2|(mean|stddev)(Rising|Falling)Slope)"
 
 _RULES: tuple[tuple[str, str], ...] = (
     # eGeMAPSv02
-    ("pitch", r"F0semitoneFrom27\.5Hz" + _FUNCTIONAL),
-    ("formants", r"F[123](frequency|bandwidth|amplitudeLogRelF0)" + _FUNCTIONAL),
-    ("voice quality", r"(jitterLocal|shimmerLocaldB|HNRdBACF|logRelF0-H1-(H2|A3))" + _FUNCTIONAL),
-    ("mfcc", r"mfcc[1-4]V?" + _FUNCTIONAL),
-    ("spectral", r"(spectralFlux|alphaRatio|hammarbergIndex|slope)(U?V)?(0-500|500-1500)?" + _FUNCTIONAL),
+    ("pitch", r"F0semitoneFrom27\.5Hz" + _SUFFIX),
+    ("formants", r"F[123](frequency|bandwidth|amplitudeLogRelF0)" + _SUFFIX),
+    ("voice quality", r"(jitterLocal|shimmerLocaldB|HNRdBACF|logRelF0-H1-(H2|A3))" + _SUFFIX),
+    ("mfcc", r"mfcc[1-4]V?" + _SUFFIX),
+    ("spectral", r"(spectralFlux|alphaRatio|hammarbergIndex|slope)(U?V)?(0-500|500-1500)?" + _SUFFIX),
     ("rhythm", r"(loudnessPeaks|VoicedSegments)PerSec"),
     ("rhythm", r"(Mean|Stddev)(VoicedSegmentLengthSec|UnvoicedSegmentLength)"),
-    ("loudness", r"loudness" + _FUNCTIONAL),
+    ("loudness", r"loudness" + _SUFFIX),
     ("loudness", r"equivalentSoundLevel_dBp"),
     # the synthesiser
     ("pitch", r"f0_(mean_hz|std_semitones)|(vibrato|trill)_(rate_hz|extent_\w+|interval_semitones)"),
