@@ -66,6 +66,7 @@ def test_run_writes_every_artifact(summary: RunSummary) -> None:
         "factors.json",
         "activations/manifest.json",
         "saes/index.json",
+        "predictions.parquet",
         "results.parquet",
         "explain/card.json",
         "report/index.html",
@@ -363,6 +364,10 @@ def test_explain_erases_concepts_and_swaps_them_between_clips(summary: RunSummar
     own = effects.filter(pl.col("own"))
     assert own.height == effects.select("erased", "technique").unique().height
     assert effects["lost"].is_finite().all()
+    concepts = pl.read_parquet(explained / "erasure_concepts.parquet")
+    assert set(effects["erased"]) == set(concepts.filter(pl.col("erased"))["concept"])
+    assert set(effects["readout"]) == set(concepts.filter(pl.col("read"))["concept"])
+    assert concepts.filter(pl.col("kind") == "group").height == 1
     dominance = pl.read_parquet(explained / "erasure_dominance.parquet")
     assert set(dominance["groups"]) <= {2}
     swaps = pl.read_parquet(explained / "swaps.parquet")

@@ -80,8 +80,8 @@ def introduction(run: RunData) -> str:
         "possible; the caption names the split, which may be training. Strength is the latent's "
         f"{strength}; it has no unit and compares clips of one latent, not latents. The picture is a spectrogram "
         "(dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, scaled from 0 "
-        "to the clip's maximum. These clips are extremes, not typical clips; the sentence above them is composed from "
-        "the frames of train and validation groups, and scored on test groups."
+        "to the clip's maximum. The sentence above the clips is composed from the frames of train and validation "
+        "groups, and scored on test groups."
     )
 
 
