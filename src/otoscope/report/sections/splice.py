@@ -57,6 +57,8 @@ def _recovered(row: Mapping[str, Any]) -> str:
     if not known(row["recovered"]):
         return f"to {value} (share not defined)"
     interval = ""
-    if known(row["low"]) and known(row["high"]):
+    if known(row["low"]) and row["low"] == row["high"]:
+        interval = f", the same without any of the {count(row['groups'], 'group')}, which gives no interval"
+    elif known(row["low"]) and known(row["high"]):
         interval = f", 95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}"
     return f"by {percent(row['recovered'], 0)} (to {value}{interval})"
