@@ -10,7 +10,8 @@ QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # hides AVX-512 and AMX from PyTorch, oneDNN, MKL, OpenBLAS, NumPy and Numba
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=HASWELL \
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
-	NUMBA_CPU_NAME=haswell NUMBA_CACHE_DIR=$(CURDIR)/.numba-avx2
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe \
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba-avx2
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

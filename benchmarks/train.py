@@ -2,6 +2,7 @@
 
     python benchmarks/train.py            # builds .bench/train once, then measures; last line is JSON
     python benchmarks/train.py --rounds 5 --cases k102 paper
+    python benchmarks/train.py --device cuda    # the same table on a GPU; has not run on hardware yet
 
 Contenders take turns on the same threads and batches; reported are medians over rounds and the ratio of the fastest
 turns. On a busy machine the threads of a contender wait for each other, which slows some more than others: `--clock
@@ -81,10 +82,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES])
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        measure([c for c in CASES if c.name in options.cases], options.rounds, options.threads, CLOCKS[options.clock])
+        cases = [c for c in CASES if c.name in options.cases]
+        measure(
+            cases, options.rounds, options.threads, device_clock(CLOCKS[options.clock], options.device), options.device
+        )
         return
     python = build_environment()
     settings = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
@@ -112,6 +117,20 @@ def build_environment() -> Path:
     return python
 
 
+def device_clock(clock: Callable[[], float], device: str) -> Callable[[], float]:
+    """Return a clock that first waits for the work of a GPU."""
+    if not device.startswith("cuda"):
+        return clock
+
+    def wait() -> float:
+        import torch
+
+        torch.cuda.synchronize(device)
+        return clock()
+
+    return wait
+
+
 @dataclass
 class Contender:
     name: str
@@ -120,7 +139,7 @@ class Contender:
     seconds: list[float]
 
 
-def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], float]) -> None:
+def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], float], device: str) -> None:
     import torch
 
     torch.set_num_threads(threads)
@@ -130,9 +149,9 @@ def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], fl
     rows = []
     for case in cases:
         began = time.perf_counter()
-        batches = make_batches(case)
+        batches = [batch.to(device) for batch in make_batches(case)]
         contenders = [Contender(name, make(case, batches[0], threads), []) for name, make in MAKERS.items()]
-        limits = Limits(case, clock)
+        limits = Limits(case, clock, device)
         contenders, dropped = warm_up(contenders, batches, clock)
         steps = max(STEPS, 256 // case.batch)
         for turn in range(rounds):
@@ -211,10 +230,11 @@ def make_batches(case: Case) -> list[Any]:
 class Limits:
     """Lower bound of a step: the encoder's product, and one read and write of weights and moments."""
 
-    def __init__(self, case: Case, clock: Callable[[], float]) -> None:
+    def __init__(self, case: Case, clock: Callable[[], float], device: str) -> None:
         import torch
 
-        x, weights = torch.randn(case.batch, case.width), torch.randn(case.latents, case.width)
+        x = torch.randn(case.batch, case.width, device=device)
+        weights = torch.randn(case.latents, case.width, device=device)
         pairs = {"float32": (x, weights), "bfloat16": (x.bfloat16(), weights.bfloat16())}
         self.products: dict[str, Callable[[], Any]] = {
             name: (lambda a=a, b=b: a @ b.T) for name, (a, b) in pairs.items()
@@ -222,7 +242,7 @@ class Limits:
         self.clock = clock
         self.times: dict[str, list[float]] = {name: [] for name in (*self.products, "copy")}
         self.bytes = 2 * 3 * 2 * 4 * case.latents * case.width
-        self.source, self.target = torch.zeros(2**25), torch.zeros(2**25)
+        self.source, self.target = torch.zeros(2, 2**25, device=device)
         self.measure()
         for values in self.times.values():
             values.clear()
@@ -257,7 +277,7 @@ def otoscope(budgets: tuple[float, ...]) -> Callable[[Case, Any, int], Callable[
         from otoscope.sae import SparseAutoencoder, TopK, TrainConfig
         from otoscope.sae.kernel_step import pick_stepper
 
-        sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train()
+        sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train().to(batch.device)
         sae.set_scaling(batch.mean(dim=0), batch.std())
         stepper = pick_stepper(sae, TrainConfig(k_shares=budgets), dead_window_rows=10_000_000, threads=threads)
         return lambda rows: stepper.step(sae.normalise(rows), learning_rate=5e-4)
@@ -265,7 +285,7 @@ def otoscope(budgets: tuple[float, ...]) -> Callable[[Case, Any, int], Callable[
     return make
 
 
-def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+def dictionary_learning(case: Case, batch: Any, _threads: int) -> Callable[[Any], Any]:
     absent: Any = types.ModuleType("nnsight")
     absent.LanguageModel = object  # imported for its activation buffer, which is not used here
     sys.modules.setdefault("nnsight", absent)
@@ -278,7 +298,7 @@ def dictionary_learning(case: Case, _batch: Any, _threads: int) -> Callable[[Any
         k=case.k,
         layer=0,
         lm_name="none",
-        device="cpu",
+        device=str(batch.device),
         warmup_steps=1000,
     )
     count = iter(range(10**9))
@@ -295,7 +315,7 @@ def sparsify(optimiser: str) -> Callable[[Case, Any, int], Callable[[Any], Any]]
         from sparsify.sign_sgd import SignSGD
         from transformers import get_linear_schedule_with_warmup
 
-        coder = SparseCoder(case.width, SparseCoderConfig(num_latents=case.latents, k=case.k))
+        coder = SparseCoder(case.width, SparseCoderConfig(num_latents=case.latents, k=case.k), device=batch.device)
         coder.b_dec.data = batch.mean(dim=0)
         size = (case.latents / 2**14) ** 0.5
         if optimiser == "adam":
@@ -305,7 +325,8 @@ def sparsify(optimiser: str) -> Callable[[Case, Any, int], Callable[[Any], Any]]
             chosen = ScheduleFreeWrapper(SignSGD([{"params": coder.parameters(), "lr": 5e-3 / size}]), momentum=0.95)
             chosen.train()
             schedule = None
-        silent, fired = torch.zeros(case.latents, dtype=torch.long), torch.zeros(case.latents, dtype=torch.bool)
+        silent = torch.zeros(case.latents, dtype=torch.long, device=batch.device)
+        fired = torch.zeros(case.latents, dtype=torch.bool, device=batch.device)
 
         def take(rows: Any) -> None:
             coder.set_decoder_norm_to_unit_norm()
@@ -327,17 +348,19 @@ def sparsify(optimiser: str) -> Callable[[Case, Any, int], Callable[[Any], Any]]
 
 
 def sae_lens(*, autocast: bool) -> Callable[[Case, Any, int], Callable[[Any], Any]]:
-    def make(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+    def make(case: Case, batch: Any, _threads: int) -> Callable[[Any], Any]:
         from sae_lens.config import SAETrainerConfig
         from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=case.width, d_sae=case.latents, k=case.k))
+        device = str(batch.device)
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=case.width, d_sae=case.latents, k=case.k, device=device))
         config = SAETrainerConfig(
             total_training_samples=100_000 * case.batch,
             train_batch_size_samples=case.batch,
             lr_end=3e-5,
             autocast=autocast,
+            device=device,
         )
         trainer = SAETrainer(config, sae, iter(()))
 
@@ -350,12 +373,13 @@ def sae_lens(*, autocast: bool) -> Callable[[Case, Any, int], Callable[[Any], An
     return make
 
 
-def paper(case: Case, _batch: Any, _threads: int) -> Callable[[Any], Any]:
+def paper(case: Case, batch: Any, _threads: int) -> Callable[[Any], Any]:
     """The study's loop (PyTorch): linear, ReLU, k largest, linear without bias, mean squared error, Adam at 1e-3."""
     import torch
     from torch import nn
 
-    encoder, decoder = nn.Linear(case.width, case.latents), nn.Linear(case.latents, case.width, bias=False)
+    encoder = nn.Linear(case.width, case.latents, device=batch.device)
+    decoder = nn.Linear(case.latents, case.width, bias=False, device=batch.device)
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
 
     def take(rows: Any) -> None:

@@ -1,5 +1,8 @@
 """KernelStepper takes the same steps as TorchStepper: to the last digits in float64, within rounding in bfloat16."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,14 +108,15 @@ def test_kernel_stepper_has_the_gradients_of_autograd_after_a_change_of_budgets(
 
 @pytest.mark.parametrize("sparsifier", [TopK, BatchTopK])
 @pytest.mark.parametrize(
-    ("rows", "width", "latents", "k"), [(1, 1, 1, 1), (5, 3, 2, 1), (16, 47, 33, 33), (130, 17, 40, 40), (600, 9, 7, 3)]
+    ("rows", "width", "latents", "k"),
+    [(1, 1, 1, 1), (5, 3, 2, 1), (16, 47, 33, 33), (130, 17, 40, 40), (600, 9, 7, 3), (70, 200, 300, 20)],
 )
 def test_kernel_stepper_supports_any_size(rows, width, latents, k, sparsifier):
     assert_same_steps(lambda: sparsifier(k), TrainConfig(aux_coefficient=0.5), width=width, latents=latents, rows=rows)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("width", [8, 33])
+@pytest.mark.parametrize("width", [8, 33, 200])
 def test_kernel_stepper_gradients_are_those_of_float64_up_to_the_rounding_of_products(width, precision):
     config, x = TrainConfig(aux_coefficient=0.5), batch(0, rows=200, width=width, dtype=torch.float32)
     exact = SparseAutoencoder(width, 64, TopK(5)).train()
@@ -294,7 +298,27 @@ def test_available_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatc
     assert available_threads() >= 1
 
 
-def test_chunk_size_covers_every_batch_with_few_rows_to_spare() -> None:
-    for rows in range(1, 3000):
-        assert chunk_size(rows) % 16 == 0
-        assert 16 <= chunk_size(rows) <= 256
+def test_chunk_size_leaves_work_for_four_threads() -> None:
+    for rows in range(4, 3000):
+        size = chunk_size(rows)
+        assert 1 <= size <= 256
+        assert -(-rows // size) >= 3
+
+
+def test_kernel_stepper_threads_start_no_threads_of_their_own() -> None:
+    # products in new threads would each start as many as OMP_NUM_THREADS, and round differently
+    code = """
+import psutil, torch
+from otoscope import SparseAutoencoder, TopK, TrainConfig
+from otoscope.sae.kernel_step import KernelStepper
+stepper = KernelStepper(SparseAutoencoder(256, 512, TopK(4)), TrainConfig(), dead_window_rows=100, threads=2)
+x = torch.randn(512, 256)
+torch.mm(x, x.T)
+before = psutil.Process().num_threads()
+for _ in range(3):
+    stepper.step(x, learning_rate=1e-3)
+print(psutil.Process().num_threads() - before)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1"]

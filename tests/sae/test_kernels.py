@@ -14,12 +14,12 @@ WIDTHS = [1, 2, 7, 16, 33, 768]
 
 
 def chosen(values, k, *, guess=0):
-    line = np.array(values, np.float32 if np.asarray(values).dtype != np.float64 else np.float64)
-    kernels.rectify(line.copy(), np.zeros_like(line), line)
+    pre = np.array(values, np.float32 if np.asarray(values).dtype != np.float64 else np.float64)
+    line = np.zeros(-(-len(pre) // kernels.BLOCK) * kernels.BLOCK, pre.dtype)
+    kernels.rectify(pre, np.zeros_like(pre), line[: len(pre)])
     keys = line.view(np.int32 if line.dtype == np.float32 else np.int64)
-    tops = np.zeros(-(-len(line) // kernels.BLOCK), keys.dtype)
-    places, kept = np.zeros(len(line) + 1, np.int32), np.zeros(len(line), keys.dtype)
-    count, _ = kernels.choose(keys, tops, k, guess, STEP, places, kept)
+    places, kept = np.zeros(len(line), np.int32), np.zeros(len(line), keys.dtype)
+    count, _ = kernels.choose(keys, k, guess, STEP, places, kept)
     assert (kept[:count] == keys[places[:count]]).all()
     return places[:count]
 

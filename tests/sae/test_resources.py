@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from otoscope import Bank, TrainConfig, fit
+from otoscope import Bank, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.errors import ConfigError
 from otoscope.sae.bank import BankMember
+from otoscope.sae.losses import forward, gather_forward
 from otoscope.sae.optimiser import TorchStepper
 from otoscope.sae.sparsifiers import SPARSIFIERS
 from tests.support.planted import planted
@@ -25,6 +26,30 @@ def test_torch_stepper_compiled_trains_the_same_sae(sparsifier: str, prefixes: t
     compiled = train(stepper=partial(TorchStepper, backend="aot_eager"))
     for name, value in plain.sae.state_dict().items():
         torch.testing.assert_close(compiled.sae.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("sparsifier", sorted(SPARSIFIERS))
+def test_torch_stepper_with_products_in_bfloat16_trains_a_similar_sae(sparsifier: str):
+    config = TrainConfig(sparsifier=sparsifier, batch=64, epochs=4, dead_window_rows=100)
+    train = partial(fit, planted(0, 1), planted(2), config, latents=48, k=12)
+    plain, rounded = train(stepper=TorchStepper), train(stepper=partial(TorchStepper, precision=torch.bfloat16))
+    assert rounded.sae.encoder.dtype == torch.float32
+    assert not torch.equal(rounded.sae.encoder, plain.sae.encoder)
+    assert rounded.summary["valid_mse"] == pytest.approx(plain.summary["valid_mse"], rel=0.05)
+
+
+def test_gather_forward_has_the_gradients_of_dense_products_when_compiled():
+    inner = torch.randn(30, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    compiled = torch.compile(partial(gather_forward, sparse_gradients=False), backend="aot_eager", fullgraph=True)
+    for gather in (compiled, gather_forward, None):
+        sae = SparseAutoencoder(10, 40, TopK(6)).double()
+        batch = forward(sae, inner) if gather is None else gather(sae, TopK(6), inner)
+        batch.error.backward()
+        gradients.append([batch.fired, batch.error.detach(), *(p.grad for p in sae.parameters())])
+    for others in gradients[:2]:
+        for value, expected in zip(others, gradients[2], strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_missing_device_error_before_training():

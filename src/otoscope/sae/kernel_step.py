@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +29,11 @@ from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
 BETA1, EPSILON = 0.9, 1e-8
 
 CHUNK = 256
-"""Most rows that are encoded together: their pre-activations stay in the second-level cache until the selection."""
-SMALL_CHUNK = 16
-"""Fewest rows per chunk: a product of fewer rows mostly waits for the weights."""
-LATENT_COST = 20
-"""Cost of a latent without active rows, in active rows: its weights and moments are read and written in any case."""
-LATENT_GROUP = 16
-"""Latents are divided between threads in groups, so that no two threads write to one cache line."""
+"""Most rows that are encoded together: their pre-activations stay in the cache until the selection."""
+FEW_ROWS = 64
+"""Up to this number of rows, products are divided by latents: every product of fewer rows would read all filters."""
+PARTS = 2
+"""Parts of the latents per thread: a thread that is done early takes another one."""
 GUESS_STEP = 0.2
 """Share by which the threshold of a row is lowered to become the guess for the next row."""
 FASTER = 1.3
@@ -50,10 +47,12 @@ def pick_stepper(
 
     Kernels multiply in the fastest precision of the machine and sum in float32; after the same steps the held-out
     fraction of variance unexplained is within 1 % of `TorchStepper`'s (a test checks this). On a GPU it is
-    `TorchStepper`, compiled.
+    `TorchStepper`, compiled, on NVIDIA's with products in bfloat16.
     """
     if sae.device.type != "cpu":
-        return TorchStepper(sae, config, dead_window_rows=dead_window_rows, backend="inductor")
+        fast = sae.device.type == "cuda" and sae.encoder.dtype == torch.float32 and torch.cuda.is_bf16_supported()
+        precision = torch.bfloat16 if fast else None
+        return TorchStepper(sae, config, dead_window_rows=dead_window_rows, backend="inductor", precision=precision)
     if is_supported(sae, config):
         return KernelStepper(sae, config, dead_window_rows=dead_window_rows, threads=threads)
     return TorchStepper(sae, config, dead_window_rows=dead_window_rows)
@@ -97,13 +96,13 @@ def chunk_size(rows: int) -> int:
     """Return the rows per chunk of a batch; it depends on the batch and not on threads, which keeps sums the same.
 
     >>> [chunk_size(rows) for rows in (1, 16, 512, 2048)]
-    [16, 16, 128, 256]
+    [1, 4, 128, 256]
     """
-    return min(CHUNK, max(SMALL_CHUNK, -(-rows // (4 * SMALL_CHUNK)) * SMALL_CHUNK))
+    return min(CHUNK, -(-rows // 4))
 
 
 class Team:
-    """Threads that each run one share of a job; the last share runs in the calling thread.
+    """Threads that share the parts of a job; the calling thread is one of them.
 
     A second OpenMP runtime beside PyTorch's would spin between jobs; these threads wait, and each step may come from
     any thread.
@@ -113,16 +112,22 @@ class Team:
         if threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "otoscope") if threads > 1 else None
+        # threads start in the first job and keep its limit of one PyTorch thread each; products alone do not adopt it
+        initialise = torch.get_num_threads
+        self._pool = ThreadPoolExecutor(threads - 1, "otoscope", initialise) if threads > 1 else None
 
-    def run(self, job: Callable[[int, int, int], None], bounds: Iterable[int]) -> None:
-        """Call `job(i, bounds[i], bounds[i + 1])` for every i in parallel; return when all are done."""
-        shares = [(i, *ends) for i, ends in enumerate(pairwise(bounds))]
-        waiting = [self._pool.submit(job, *share) for share in shares[:-1]] if self._pool else []
-        for share in shares[len(waiting) :]:
-            job(*share)
-        for future in waiting:
-            future.result()
+    def run(self, job: Callable[[int, int], None], parts: Iterable[int]) -> None:
+        """Call `job(thread, part)` for every part, in any order and from several threads; return when all are done."""
+        waiting = iter(list(parts))  # the interpreter's lock guards the iterator
+
+        def work(thread: int) -> None:
+            for part in waiting:
+                job(thread, part)
+
+        others = [self._pool.submit(work, i) for i in range(1, self.threads)] if self._pool else []
+        work(0)
+        for other in others:
+            other.result()
 
 
 class Shape(NamedTuple):
@@ -139,6 +144,14 @@ class Shape(NamedTuple):
         """Number of chunks of a batch."""
         return -(-self.rows // chunk_size(self.rows))
 
+    @property
+    def products(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Parts of the product of a whole batch: ranges of rows and of latents."""
+        if self.rows > FEW_ROWS:
+            return [(self.bounds(chunk), (0, self.latents)) for chunk in range(self.chunks)]
+        part = max(FEW_ROWS, -(-self.latents // 4))
+        return [((0, self.rows), (i, min(i + part, self.latents))) for i in range(0, self.latents, part)]
+
     def bounds(self, chunk: int) -> tuple[int, int]:
         """Return the first row of a chunk and the row after its last."""
         size = chunk_size(self.rows)
@@ -149,7 +162,7 @@ class Shape(NamedTuple):
         rows, chunks = (self.rows, self.chunks) if k else (0, 0)
         return Entries(
             bounds=np.zeros((rows, levels + 1), np.int64),
-            latent=np.zeros(rows * k, np.int32),
+            latent=np.zeros(rows * k, np.uint32),
             code=np.zeros(rows * k, self.dtype),
             slope=np.zeros(rows * k, self.dtype),
             counts=np.zeros((chunks, self.latents), np.int64),
@@ -157,15 +170,23 @@ class Shape(NamedTuple):
             squares=np.zeros((rows, levels), self.dtype),
         )
 
-    def scratch(self) -> Scratch:
+    def ordered(self, k: int, levels: int) -> ByLatent:
+        """Allocate `k` entries per row in the order of latents; 0 leaves everything empty."""
+        offsets, value = np.zeros(self.latents + 1 if k else 0, np.int64), np.zeros((2, self.rows * k), self.dtype)
+        row = np.zeros(self.rows * k, np.uint32)
+        return ByLatent(offsets, row, row if levels == 1 else np.zeros_like(row), *value)
+
+    def scratch(self, levels: int) -> Scratch:
         """Allocate the buffers of one thread."""
-        line, integer = np.zeros(self.latents, self.dtype), np.int32 if self.dtype == np.float32 else np.int64
+        number, integer = (torch.float32, torch.int32) if self.dtype == np.float32 else (torch.float64, torch.int64)
+        keys = torch.zeros(-(-self.latents // kernels.BLOCK) * kernels.BLOCK, dtype=integer).numpy()
+        columns = kernels.columns_of(as_table(new_table(1, self.width, self.table)))
         return Scratch(
-            line,
-            keys=line.view(integer),
-            tops=np.zeros(-(-self.latents // kernels.BLOCK), integer),
-            places=np.zeros(self.latents + 1, np.int32),
-            chosen=np.zeros(self.latents, integer),
+            codes=keys.view(self.dtype)[: self.latents],
+            keys=keys,
+            places=np.zeros(self.latents, np.int32),
+            chosen=np.zeros(self.latents, keys.dtype),
+            lines=torch.zeros(levels + 1, columns, dtype=number).numpy(),  # starts on a cache line, unlike NumPy's
         )
 
 
@@ -192,10 +213,13 @@ class Workspace:
     shape: Shape
     main: Entries
     aux: Entries
+    ordered: ByLatent
+    aux_ordered: ByLatent
     inputs: Tensor
     """Table of the rows; empty if they are multiplied in their own precision."""
     pre: list[Tensor]
     """Pre-activations: of one chunk per thread, or of the whole batch."""
+    whole: bool
     scratch: list[Scratch]
     sums: Array
 
@@ -228,8 +252,8 @@ class KernelStepper:
         self.team = Team(threads or available_threads())
         self.steps, self.guess = 0, 1
         self.parameters = {
-            name: Parameter(value, np.zeros_like(value), np.zeros_like(value))
-            for name, value in ((name, p.detach().numpy()) for name, p in sae.named_parameters())
+            name: Parameter(*(x.numpy() for x in (p.detach(), torch.zeros_like(p), torch.zeros_like(p))))
+            for name, p in sae.named_parameters()
         }
         self.dtype = self.parameters["encoder"].value.dtype
         biases = {"encoder_bias": sae.latents, "decoder_bias": sae.width}
@@ -276,51 +300,78 @@ class KernelStepper:
         config, dead = self.config, self.silent_rows >= self.dead_window_rows
         with_aux = bool(config.aux_coefficient and dead.any())
         work = self._workspace(len(inner), with_aux=with_aux)
-        inputs = inner if self.precision == inner.dtype else work.inputs
-        self._encode(inner, inputs, work, dead)
-        self._rebuild(inner.numpy(), work)
+        self._forward(inner, work, dead)
         values = inner.numel()
         squares = work.main.squares.sum(axis=0, dtype=np.float64)
         full = max(float(squares[-1]) / values, float(np.finfo(self.dtype).tiny))
-        main = self._order(work, work.main, 2.0 / values)
-        aux = self._order(work, work.aux, 2.0 / values * config.aux_coefficient / full)
-        self._update(work, as_table(inputs), main, aux, learning_rate)
-        fired = torch.from_numpy(np.diff(main.offsets))
+        self._order(work, work.main, work.ordered, 2.0 / values)
+        self._order(work, work.aux, work.aux_ordered, 2.0 / values * config.aux_coefficient / full)
+        self._update(inner, work, learning_rate)
+        offsets = work.ordered.offsets
+        fired = torch.from_numpy(np.diff(offsets))
         self.silent_rows = torch.where(fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
             float(squares @ self.level_weights.astype(np.float64)) / values,
             float(work.aux.squares.sum(dtype=np.float64)) / values / full if with_aux else 0.0,
-            float(main.offsets[-1]) / len(inner),
+            float(offsets[-1]) / len(inner),
             dead.float().mean().item(),
         )
 
-    def _encode(self, inner: Tensor, inputs: Tensor, work: Workspace, dead: Bool[Tensor, " latents"]) -> None:
-        """Multiply chunks of rows with the filters, and choose the active latents of each row."""
+    def _forward(self, inner: Tensor, work: Workspace, dead: Bool[Tensor, " latents"]) -> None:
+        """Choose the active latents of each row, decode them, and compute residuals and the slopes of active codes."""
         shape, bias, sparsifier = work.shape, self.biases["encoder_bias"], self.sae.sparsifier
-        batch_topk = isinstance(sparsifier, BatchTopK)
-        mask, aux_budget = dead.numpy(), np.array([self._aux_k()], np.int64)
+        rows, mask, aux_budget = inner.numpy(), dead.numpy(), np.array([self._aux_k()], np.int64)
         counts, key_step = np.zeros(shape.rows, np.int64), self._key_step(work)
 
-        def encode(share: int, first_chunk: int, last_chunk: int) -> None:
-            scratch = work.scratch[share]
-            for first, last in map(shape.bounds, range(first_chunk, last_chunk)):
-                x = inputs[first:last]
-                if inputs is not inner:
-                    kernels.store_rows(inner[first:last].numpy(), as_table(x))
-                out = work.pre[0][first:last] if batch_topk else work.pre[share][: last - first]
-                pre = as_bits(torch.mm(x, self.filters.T, out=out))
-                if batch_topk:
-                    kernels.count_rows(pre, bias, self.guess, counts, scratch, first)
-                else:
-                    kernels.select_rows(pre, bias, self.ends, self.budgets, work.main, scratch, key_step, first)
-                if len(work.aux.bounds):
-                    kernels.select_dead_rows(
-                        pre, bias, mask, self.ends[-1:], aux_budget, work.aux, scratch, key_step, first
-                    )
+        def multiply(_: int, part: int) -> None:
+            chunk_rows, latents = shape.products[part]
+            self._multiply(inner, work, work.pre[0][slice(*chunk_rows)], chunk_rows, latents)
 
-        self.team.run(encode, self._chunk_bounds(shape))
+        def select(thread: int, chunk: int) -> None:
+            scratch, (first, last) = work.scratch[thread], shape.bounds(chunk)
+            if work.whole:
+                pre = work.pre[0][first:last]
+            else:
+                self._round(inner, work, first, last)
+                pre = self._multiply(inner, work, work.pre[thread], (first, last), (0, shape.latents))
+            if isinstance(sparsifier, BatchTopK):
+                kernels.count_rows(as_bits(pre), bias, self.guess, counts, scratch, first)
+            else:
+                kernels.select_rows(as_bits(pre), bias, self.ends, self.budgets, work.main, scratch, key_step, first)
+            if len(work.aux.bounds):
+                kernels.select_dead_rows(
+                    as_bits(pre), bias, mask, self.ends[-1:], aux_budget, work.aux, scratch, key_step, first
+                )
+
+        def rebuild(thread: int, chunk: int) -> None:
+            kernels.rebuild_rows(
+                rows, self.biases["decoder_bias"], as_table(self.atoms), self.level_weights, work.main, work.aux,
+                work.sums, work.scratch[thread], chunk, *shape.bounds(chunk),
+            )  # fmt: skip
+
+        if work.whole:
+            self._round(inner, work, 0, shape.rows)
+            self.team.run(multiply, range(len(shape.products)))
+        self.team.run(select, range(shape.chunks))
         if isinstance(sparsifier, BatchTopK):
             self._select_batch(sparsifier, work, counts)
+        self.team.run(rebuild, range(shape.chunks))
+
+    def _round(self, inner: Tensor, work: Workspace, first: int, last: int) -> None:
+        """Copy rows into their table, if products round them."""
+        if self.precision != inner.dtype:
+            kernels.store_rows(inner[first:last].numpy(), as_table(work.inputs[first:last]))
+
+    def _inputs(self, inner: Tensor, work: Workspace) -> Tensor:
+        """Return the rows in the precision of products."""
+        return inner if self.precision == inner.dtype else work.inputs
+
+    def _multiply(
+        self, inner: Tensor, work: Workspace, pre: Tensor, rows: tuple[int, int], latents: tuple[int, int]
+    ) -> Tensor:
+        """Multiply rows with filters; write their pre-activations to `pre`, which starts at the first row."""
+        x, some = self._inputs(inner, work)[slice(*rows)], slice(*latents)
+        return torch.mm(x, self.filters[some].T, out=pre[: len(x), some])
 
     def _select_batch(self, sparsifier: BatchTopK, work: Workspace, counts: Array) -> None:
         """Keep the `k * rows` largest entries of the batch; of equal ones the first."""
@@ -348,37 +399,20 @@ class KernelStepper:
         sparsifier.update_threshold(torch.from_numpy(smallest.view(self.dtype))[0])
         self.guess = int(max(smallest[0] - step, 1))
 
-    def _rebuild(self, inner: Array, work: Workspace) -> None:
-        """Decode all rows, and compute residuals and the slopes of active codes."""
-
-        def rebuild(_: int, first_chunk: int, last_chunk: int) -> None:
-            for chunk in range(first_chunk, last_chunk):
-                kernels.rebuild_rows(
-                    inner, self.biases["decoder_bias"], as_table(self.atoms), self.level_weights, work.main, work.aux,
-                    work.sums, chunk, *work.shape.bounds(chunk),
-                )  # fmt: skip
-
-        self.team.run(rebuild, self._chunk_bounds(work.shape))
-
-    def _order(self, work: Workspace, entries: Entries, scale: float) -> ByLatent:
-        """Order entries by latent; without rows the result is empty."""
-        number = int(entries.counts.sum())
-        index, value = np.empty((2, number), np.int32), np.empty((2, number), self.dtype)
+    def _order(self, work: Workspace, entries: Entries, ordered: ByLatent, scale: float) -> None:
+        """Order entries by latent, with codes and slopes times `scale`; without rows nothing changes."""
         if not len(entries.bounds):
-            return ByLatent(np.zeros(0, np.int64), *index, *value)
+            return
         before = np.cumsum(entries.counts, axis=0)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(before[-1])])
-        cursors = offsets[:-1] + before - entries.counts
-        ordered = ByLatent(offsets, *index, *value)
+        np.cumsum(before[-1], out=ordered.offsets[1:])
+        cursors = ordered.offsets[:-1] + before - entries.counts
 
-        def order(_: int, first_chunk: int, last_chunk: int) -> None:
-            for chunk in range(first_chunk, last_chunk):
-                kernels.order_by_latent(entries, cursors[chunk], scale, ordered, *work.shape.bounds(chunk))
+        def order(_: int, chunk: int) -> None:
+            kernels.order_by_latent(entries, cursors[chunk], scale, ordered, *work.shape.bounds(chunk))
 
-        self.team.run(order, self._chunk_bounds(work.shape))
-        return ordered
+        self.team.run(order, range(work.shape.chunks))
 
-    def _update(self, work: Workspace, inputs: Array, main: ByLatent, aux: ByLatent, learning_rate: float) -> None:
+    def _update(self, inner: Tensor, work: Workspace, learning_rate: float) -> None:
         """Sum the gradients of all latents and step every parameter."""
         self.steps += 1
         numbers = AdamNumbers(
@@ -390,16 +424,20 @@ class KernelStepper:
             keep=1.0 - learning_rate * self.config.weight_decay,
         )
         bias_gradient = np.zeros(self.sae.latents, self.dtype)
-        filters, atoms = as_table(self.filters), as_table(self.atoms)
+        filters, atoms, inputs = (as_table(table) for table in (self.filters, self.atoms, self._inputs(inner, work)))
 
-        def update(_: int, first: int, last: int) -> None:
+        parts = range(PARTS * self.team.threads)
+
+        def update(thread: int, part: int) -> None:
+            first, last = (work.shape.latents * i // len(parts) for i in (part, part + 1))
             kernels.update_latents(
                 self.parameters["encoder"], self.parameters["decoder"], filters, atoms, inputs, work.main.residuals,
-                work.aux.residuals, main, aux, bias_gradient, numbers, self.sae.unit_norm,
-                not self.config.frozen_decoder, first, last,
+                work.aux.residuals, work.ordered, work.aux_ordered, bias_gradient, numbers, self.sae.unit_norm,
+                not self.config.frozen_decoder, work.scratch[thread].lines[0], first, last,
             )  # fmt: skip
 
-        self.team.run(update, _balanced(main.offsets, self.team.threads))
+        # in turn from either end: the last weights of a step are still in the cache at the start of the next
+        self.team.run(update, parts if self.steps % 2 else reversed(parts))
         decoder_bias_gradient = work.sums.sum(axis=0)[: work.shape.width] * self.dtype.type(
             2.0 / (work.shape.rows * work.shape.width)
         )
@@ -449,31 +487,25 @@ class KernelStepper:
         """Return the distance of keys that lowers a threshold by about `GUESS_STEP`."""
         return int(GUESS_STEP * (1 << (23 if work.scratch[0].keys.itemsize == 4 else 52)))
 
-    def _chunk_bounds(self, shape: Shape) -> list[int]:
-        return [shape.chunks * i // self.team.threads for i in range(self.team.threads + 1)]
-
     def _workspace(self, rows: int, *, with_aux: bool) -> Workspace:
         work = self._work.get(rows)
         if work is None or bool(len(work.aux.bounds)) != with_aux:
             sae, threads = self.sae, self.team.threads
             shape = Shape(rows, sae.width, sae.latents, self.dtype, self.precision)
-            whole = isinstance(sae.sparsifier, BatchTopK)
-            pre_rows = rows if whole else chunk_size(rows)
+            whole = isinstance(sae.sparsifier, BatchTopK) or rows <= FEW_ROWS
+            pre = torch.empty(
+                1 if whole else threads, rows if whole else chunk_size(rows), sae.latents, dtype=self.precision
+            )
             work = self._work[rows] = Workspace(
                 shape,
                 main=shape.entries(sae.sparsifier.k, len(self.level_weights)),
                 aux=shape.entries(self._aux_k() if with_aux else 0, 1),
+                ordered=shape.ordered(sae.sparsifier.k, len(self.level_weights)),
+                aux_ordered=shape.ordered(self._aux_k() if with_aux else 0, 1),
                 inputs=new_table(0 if self.precision == sae.encoder.dtype else rows, sae.width, self.precision),
-                pre=[torch.empty(pre_rows, sae.latents, dtype=self.precision) for _ in range(1 if whole else threads)],
-                scratch=[shape.scratch() for _ in range(threads)],
+                pre=list(pre),
+                whole=whole,
+                scratch=[shape.scratch(len(self.level_weights)) for _ in range(threads)],
                 sums=np.zeros((shape.chunks, sae.width + 1), self.dtype),
             )
         return work
-
-
-def _balanced(offsets: Array, threads: int) -> list[int]:
-    """Divide latents by cost into whole groups."""
-    cost = offsets + LATENT_COST * np.arange(len(offsets))
-    cuts = np.searchsorted(cost, cost[-1] * np.arange(1, threads) / threads)
-    latents = len(offsets) - 1
-    return [0, *(min(latents, int(cut) // LATENT_GROUP * LATENT_GROUP) for cut in cuts), latents]

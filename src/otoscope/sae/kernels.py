@@ -25,13 +25,17 @@ Array: TypeAlias = NDArray[Any]
 
 intrinsic = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba_intrinsic)
 
-COMPILED: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+COMPILED: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}
+"""Without Numba's counts of references, which cost time in short loops: compiled functions allocate no arrays."""
 SUMMED: dict[str, Any] = {**COMPILED, "fastmath": {"reassoc", "contract"}}
 """Sums may be reordered, so that they use vectors; the order depends on the machine, not on the threads."""
 
 
 LINE = 16
 """Floats per cache line."""
+BLOCK = 64
+"""Keys that are compared together: a bit of a word for each. Rows of keys are padded to whole blocks with 0."""
+ONE = np.uint64(1)
 WORD, UPPER = ir.IntType(32), 0xFFFF0000
 
 
@@ -151,14 +155,37 @@ def store_rows(lines: Array, table: Array) -> None:
         store_row(lines[row], table[row])
 
 
+@intrinsic
+def bits_at_least(_context: Any, keys: Any, _start: Any, _bound: Any) -> Any:
+    """Return which of the `BLOCK` keys from `start` on are at least `bound`: bit i for key i."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        lanes = ir.VectorType(values[2].type, BLOCK)
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), lanes.as_pointer())
+        block = builder.load(place, align=keys.dtype.bitwidth // 8)
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), values[2], WORD(0))
+        bound = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(WORD, BLOCK), [0] * BLOCK))
+        return builder.bitcast(builder.icmp_signed(">=", block, bound), ir.IntType(BLOCK))
+
+    return types.uint64(keys, types.int64, keys.dtype), emit
+
+
+@intrinsic
+def lowest_bit(_context: Any, _bits: Any) -> Any:
+    """Return the position of the lowest bit of a number above 0."""
+
+    def count(builder: Any, bits: Any) -> Any:
+        return builder.cttz(bits, ir.IntType(1)(1))
+
+    return types.int64(types.uint64), emits(count)
+
+
 @njit(**COMPILED)
 def columns_of(table: Array) -> int:
     """Return the number of columns of a table."""
     return 2 * table.shape[1] if is_packed(table) else table.shape[1]
 
-
-BLOCK = 16
-"""Keys per block: blocks without a large key are skipped."""
 
 # Selection. Positive floats have the order of their bits: a key is a rectified pre-activation, read as an integer.
 
@@ -182,27 +209,15 @@ def count_at_least(keys: Array, limit: int) -> int:
 
 
 @njit(**COMPILED)
-def find_tops(keys: Array, tops: Array) -> None:
-    """Write the largest key of every block of keys."""
-    for block in range(tops.shape[0]):
-        top = keys.dtype.type(0)
-        for j in range(BLOCK * block, min(BLOCK * (block + 1), keys.shape[0])):
-            top = max(top, keys[j])
-        tops[block] = top
-
-
-@njit(**COMPILED)
-def positions_at_least(keys: Array, tops: Array, limit: int, out: Array) -> int:
-    """Write the ascending positions of keys that are at least `limit`; return their number.
-
-    `out` needs room for one more than the number of keys.
-    """
+def positions_at_least(keys: Array, limit: int, out: Array) -> int:
+    """Write the ascending positions of keys that are at least `limit`, above 0; return their number."""
     bound, total = keys.dtype.type(limit), 0
-    for block in range(tops.shape[0]):
-        if tops[block] >= bound:
-            for j in range(BLOCK * block, min(BLOCK * (block + 1), keys.shape[0])):
-                out[total] = j
-                total += keys[j] >= bound
+    for start in range(0, keys.shape[0], BLOCK):
+        bits = bits_at_least(keys, start, bound)
+        while bits:
+            out[total] = start + lowest_bit(bits)
+            bits &= bits - ONE
+            total += 1
     return total
 
 
@@ -229,18 +244,17 @@ def kth_largest(keys: Array, k: int, low: int) -> int:
 
 
 @njit(**COMPILED)
-def choose(keys: Array, tops: Array, k: int, guess: int, step: int, places: Array, chosen: Array) -> tuple[int, int]:
+def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Array) -> tuple[int, int]:
     """Write the ascending positions of the k largest keys above 0 to `places`; return their number and a new guess.
 
     Of equal keys the lowest position wins. `guess` speeds the search: the threshold of a similar row, lowered by
     `step`; the result does not depend on it. `chosen` receives the keys.
     """
-    find_tops(keys, tops)
     limit, fall = max(guess, 1), step
-    count = positions_at_least(keys, tops, limit, places)
+    count = positions_at_least(keys, limit, places)
     while count < k and limit > 1:
         limit, fall = max(limit - fall, 1), 2 * fall
-        count = positions_at_least(keys, tops, limit, places)
+        count = positions_at_least(keys, limit, places)
     for i in range(count):
         chosen[i] = keys[places[i]]
     if count <= k:
@@ -275,14 +289,16 @@ class Entries(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Buffers of one thread for the selection."""
+    """Buffers of one thread."""
 
-    line: Array
+    codes: Array
+    """Rectified pre-activations of a row."""
     keys: Array
-    """The same memory as `line`, as integers."""
-    tops: Array
+    """The same memory as integers, padded to whole blocks."""
     places: Array
     chosen: Array
+    lines: Array
+    """Residuals of a row's levels, and one further line `[levels + 1, columns]`."""
 
 
 @njit(**COMPILED)
@@ -295,7 +311,7 @@ def select_rows(
     """
     guess, k = 0, int(budgets[budgets.shape[0] - 1])
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.line)
+        rectify(pre[i], bias, scratch.codes)
         guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
 
 
@@ -307,9 +323,9 @@ def select_dead_rows(
     """Choose among the latents that are `dead`, as `select_rows` does."""
     guess, k = 0, int(budgets[budgets.shape[0] - 1])
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.line)
+        rectify(pre[i], bias, scratch.codes)
         for j in range(dead.shape[0]):
-            scratch.line[j] *= dead[j]
+            scratch.codes[j] *= dead[j]
         guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
 
 
@@ -319,13 +335,13 @@ def write_chosen(
 ) -> int:
     """Write the entries of one row from its keys, sorted by level; return the next guess."""
     bounds, places, chosen = entries.bounds[row], scratch.places, scratch.chosen
-    count, guess = choose(scratch.keys, scratch.tops, k, guess, step, places, chosen)
+    count, guess = choose(scratch.keys, k, guess, step, places, chosen)
     start = row * k
     bounds[0] = start
     if budgets.shape[0] == 1:
         for i in range(count):
             entries.latent[start + i] = places[i]
-            entries.code[start + i] = scratch.line[places[i]]
+            entries.code[start + i] = scratch.codes[places[i]]
         bound_levels(bounds, entries.latent, ends, count)
         return guess
     # smaller budgets: entries above a budget's threshold go first; the lowest position wins among equal keys
@@ -341,7 +357,7 @@ def write_chosen(
                 room -= chosen[i] == limit
                 if places[i] >= 0:
                     entries.latent[start + done] = places[i]
-                    entries.code[start + done] = scratch.line[places[i]]
+                    entries.code[start + done] = scratch.codes[places[i]]
                     places[i] = -1
                     done += 1
         bounds[level + 1] = start + done
@@ -362,7 +378,7 @@ def bound_levels(bounds: Array, latent: Array, ends: Array, count: int) -> None:
 def count_rows(pre: Array, bias: Array, limit: int, counts: Array, scratch: Scratch, first: int) -> None:
     """Count the keys of each row that are at least `limit`."""
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.line)
+        rectify(pre[i], bias, scratch.codes)
         counts[first + i] = count_at_least(scratch.keys, limit)
 
 
@@ -372,9 +388,8 @@ def list_rows(
 ) -> None:
     """List the latents and keys of each row that are at least `limit`, ascending, from `starts[row]`."""
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.line)
-        find_tops(scratch.keys, scratch.tops)
-        count, start = positions_at_least(scratch.keys, scratch.tops, limit, scratch.places), starts[first + i]
+        rectify(pre[i], bias, scratch.codes)
+        count, start = positions_at_least(scratch.keys, limit, scratch.places), starts[first + i]
         for n in range(count):
             latent[start + n] = scratch.places[n]
             keys[start + n] = scratch.keys[scratch.places[n]]
@@ -453,6 +468,20 @@ def multiply_rows(out: Array, line: Array, table: Array, index: Array, start: in
         e += 1
 
 
+@njit(**COMPILED)
+def clear(line: Array) -> None:
+    """Set every element to 0."""
+    for i in range(line.shape[0]):
+        line[i] = 0
+
+
+@njit(**COMPILED)
+def copy(source: Array, target: Array) -> None:
+    """Copy a line to another one."""
+    for i in range(target.shape[0]):
+        target[i] = source[i]
+
+
 @njit(**SUMMED)
 def dot(a: Array, b: Array) -> Any:
     """Return the inner product of two rows."""
@@ -465,7 +494,7 @@ def dot(a: Array, b: Array) -> Any:
 @njit(**COMPILED)
 def rebuild_rows(
     inner: Array, bias: Array, atoms: Array, weights: Array, main: Entries, aux: Entries, sums: Array,
-    chunk: int, first: int, last: int,
+    scratch: Scratch, chunk: int, first: int, last: int,
 ) -> None:  # fmt: skip
     """Decode the rows of one chunk, and compute residuals, their squares, and the slope of every active code.
 
@@ -473,8 +502,9 @@ def rebuild_rows(
     level's residual; without AuxK it has no rows. `sums` receives the sum over rows of the first level's residual.
     """
     width, columns, levels = inner.shape[1], columns_of(atoms), weights.shape[0]
-    line, suffix = np.zeros((levels, columns), inner.dtype), np.empty(columns, inner.dtype)
-    sums[chunk, :] = 0
+    line, suffix = scratch.lines[:levels], scratch.lines[levels]
+    clear(sums[chunk])
+    clear(line[0])
     count_latents(main, chunk, first, last)
     if aux.bounds.shape[0]:
         count_latents(aux, chunk, first, last)
@@ -485,12 +515,12 @@ def rebuild_rows(
         for level in range(levels):
             rest = line[level]
             if level:
-                rest[:] = line[level - 1]
+                copy(line[level - 1], rest)
             add_rows(rest, atoms, main.latent, main.code, bounds[level], bounds[level + 1])
             main.squares[row, level] = dot(rest, rest)
         if aux.bounds.shape[0]:
             rebuild_aux(row, line[levels - 1], suffix, atoms, aux)
-        suffix[:] = 0
+        clear(suffix)
         for level in range(levels - 1, -1, -1):
             factor, rest = weights[level], line[level]
             for i in range(columns):
@@ -505,7 +535,7 @@ def rebuild_rows(
 def rebuild_aux(row: int, residual: Array, rest: Array, atoms: Array, aux: Entries) -> None:
     """Add the dead latents of a row to its residual, and compute their slopes."""
     start, stop = aux.bounds[row, 0], aux.bounds[row, 1]
-    rest[:] = residual
+    copy(residual, rest)
     add_rows(rest, atoms, aux.latent, aux.code, start, stop)
     aux.squares[row, 0] = dot(rest, rest)
     store_row(rest, aux.residuals[row])
@@ -516,7 +546,7 @@ def rebuild_aux(row: int, residual: Array, rest: Array, atoms: Array, aux: Entri
 def count_latents(entries: Entries, chunk: int, first: int, last: int) -> None:
     """Count the entries of each latent in the rows of one chunk."""
     counts = entries.counts[chunk]
-    counts[:] = 0
+    clear(counts)
     for row in range(first, last):
         bounds = entries.bounds[row]
         for e in range(bounds[0], bounds[bounds.shape[0] - 1]):
@@ -593,7 +623,7 @@ def adam(value: Array, first: Array, second: Array, gradient: Array, numbers: Ad
 def update_latents(
     encoder: Parameter, decoder: Parameter, filters: Array, atoms: Array, inputs: Array, residuals: Array,
     aux_residuals: Array, main: ByLatent, aux: ByLatent, bias_gradient: Array, numbers: AdamNumbers,
-    unit_norm: bool, trained_decoder: bool, first: int, last: int,
+    unit_norm: bool, trained_decoder: bool, line: Array, first: int, last: int,
 ) -> None:  # fmt: skip
     """Sum the gradients of latents `first` to `last` and step their weights; refresh their rows of tables.
 
@@ -601,7 +631,6 @@ def update_latents(
     component along the atom is removed, and the atom is scaled to length 1. `aux` has no offsets without AuxK.
     """
     width = encoder.value.shape[1]
-    line = np.empty(columns_of(inputs), encoder.value.dtype)
     gradient = line[:width]
     one, shortest = encoder.value.dtype.type(1), encoder.value.dtype.type(1e-12)
     for latent in range(first, last):
@@ -610,7 +639,7 @@ def update_latents(
         fetch_row(decoder.second, latent)
         fetch_row(atoms, latent)
         start, stop = main.offsets[latent], main.offsets[latent + 1]
-        line[:] = 0
+        clear(line)
         add_rows(line, inputs, main.row, main.slope, start, stop)
         total = sum_entries(main.slope, start, stop)
         if aux.offsets.shape[0]:
@@ -627,7 +656,7 @@ def update_latents(
         fetch_row(encoder.first, latent + 1)
         fetch_row(encoder.second, latent + 1)
         fetch_row(filters, latent + 1)
-        line[:] = 0
+        clear(line)
         add_rows(line, residuals, main.residual, main.code, start, stop)
         if aux.offsets.shape[0]:
             add_rows(line, aux_residuals, aux.residual, aux.code, aux.offsets[latent], aux.offsets[latent + 1])

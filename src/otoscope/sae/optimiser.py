@@ -67,13 +67,21 @@ class TorchStepper:
     """Stepper with autograd and fused Adam, for any sparsifier on any device.
 
     `backend` compiles the forward and backward passes (`torch.compile`; "inductor" fuses all but matrix products).
+    `precision` is that of products (`torch.autocast`); weights, moments and errors keep the model's.
     """
 
     def __init__(
-        self, sae: SparseAutoencoder, config: TrainConfig, *, dead_window_rows: int, backend: str | None = None
+        self,
+        sae: SparseAutoencoder,
+        config: TrainConfig,
+        *,
+        dead_window_rows: int,
+        backend: str | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
         self.forward = torch.compile(forward, backend=backend, **COMPILE_OPTIONS) if backend else forward
+        self.autocast = torch.autocast(sae.device.type, precision, enabled=precision is not None)
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64, device=sae.device)
         self.budgets = level_budgets(sae, config.prefixes, config.k_shares)
         self.parameters = {name: p for name, p in sae.named_parameters() if p.requires_grad}
@@ -98,13 +106,15 @@ class TorchStepper:
     def step(self, inner: Float[Tensor, "rows width"], *, learning_rate: float) -> Losses:
         """Update the weights from one batch of normalised rows."""
         sae = self.sae
-        batch = self.forward(sae, inner, prefixes=self.config.prefixes, budgets=self.budgets, contrast=self.contrast)
-        loss = batch.error if batch.penalty is None else batch.error + batch.penalty
-        dead = self.silent_rows >= self.dead_window_rows
-        aux = None
-        if self.config.aux_coefficient and dead.any():
-            aux = aux_k_loss(sae, inner, batch.rebuilt, dead)
-            loss = loss + self.config.aux_coefficient * aux
+        dead, aux = self.silent_rows >= self.dead_window_rows, None
+        with self.autocast:
+            batch = self.forward(
+                sae, inner, prefixes=self.config.prefixes, budgets=self.budgets, contrast=self.contrast
+            )
+            loss = batch.error if batch.penalty is None else batch.error + batch.penalty
+            if self.config.aux_coefficient and dead.any():
+                aux = aux_k_loss(sae, inner, batch.rebuilt, dead)
+                loss = loss + self.config.aux_coefficient * aux
         sae.zero_grad(set_to_none=True)
         loss.backward()
         if sae.archetypes is not None:
