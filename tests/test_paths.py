@@ -10,7 +10,7 @@ import pytest
 
 import otoscope
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import open_storage
+from otoscope.activations.storage import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, read_json, read_table
 from otoscope.config import load_config

@@ -10,8 +10,7 @@ import pytest
 
 from otoscope.activations.cards import foreign_files, remove_store, require_store
 from otoscope.activations.maintain import collect_garbage, compact_store, merge_stores, store_info, verify_store
-from otoscope.activations.storage.base import open_storage, write_redirect
-from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage import LocalStorage, open_storage, write_redirect
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest
 from otoscope.errors import ArtifactError, DamagedArtifact, OtoscopeError

@@ -8,7 +8,7 @@ import torch
 from otoscope.activations.extract import extract, iter_extract
 from otoscope.activations.format import Sharding
 from otoscope.activations.progress import ExtractionProgress
-from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.table import Corpus

@@ -10,7 +10,7 @@ import pytest
 
 from otoscope.activations.format import Sharding
 from otoscope.activations.plan import PlannedClip, plan_extraction
-from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.worker import ShardTask, WorkerFactory
 from otoscope.errors import AudioError, ExecutorError

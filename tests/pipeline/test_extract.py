@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from otoscope.activations.maintain import verify_store
-from otoscope.activations.storage.remote import CACHE_VARIABLE
+from otoscope.activations.storage import CACHE_VARIABLE
 from otoscope.activations.store import ActivationStore
 from otoscope.config import RunConfig, load_config
 from otoscope.errors import ArtifactError, ConfigError, StaleArtifact

@@ -11,8 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from otoscope.activations.format import CARD, MANIFEST, SHARD_FILE, is_store_file, is_temporary, shard_card_path
-from otoscope.activations.storage.base import Storage
-from otoscope.activations.storage.local import LOCK, LocalStorage
+from otoscope.activations.storage import LOCK, LocalStorage, Storage
 from otoscope.artifacts import parse_json_as, write_json
 from otoscope.errors import ArtifactError, DamagedArtifact, quote
 

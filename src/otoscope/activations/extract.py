@@ -34,7 +34,7 @@ from otoscope.activations.plan import (
 )
 from otoscope.activations.progress import ExtractionProgress, ProgressCounter, progress_bar
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import open_storage
+from otoscope.activations.storage import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import PRECISIONS
 from otoscope.activations.worker import BatchDone, ProbeWorker, ShardTask, WorkerFactory

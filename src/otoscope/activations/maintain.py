@@ -31,7 +31,7 @@ from otoscope.activations.format import (
 )
 from otoscope.activations.manifest import check_files, commit_store, is_marked, read_manifest, verify_files
 from otoscope.activations.plan import shard_numbers, sound_id, stored_keys
-from otoscope.activations.storage.base import REDIRECT, Storage, open_storage
+from otoscope.activations.storage import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
 from otoscope.artifacts import fingerprint, read_table, write_table

@@ -25,7 +25,7 @@ from otoscope.activations.format import (
     shard_card_path,
     table_path,
 )
-from otoscope.activations.storage.base import Storage
+from otoscope.activations.storage import Storage
 from otoscope.artifacts import FileRecord, check_size, read_table, write_table
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 

@@ -16,7 +16,7 @@ from otoscope.activations.cards import Manifest, StoreCard, card_of, read_card, 
 from otoscope.activations.format import CARD, MANIFEST, Sharding, differences, is_temporary
 from otoscope.activations.manifest import read_complete_shard
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import Storage
+from otoscope.activations.storage import Storage
 from otoscope.artifacts import fingerprint
 from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact

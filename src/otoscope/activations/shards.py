@@ -15,7 +15,7 @@ from torch import Tensor
 from otoscope.activations.cards import write_card
 from otoscope.activations.format import segments_path, shard_card_path
 from otoscope.activations.segments import SegmentPooler, Segments
-from otoscope.activations.storage.base import Storage
+from otoscope.activations.storage import Storage
 from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to_stored
 from otoscope.activations.windows import EncodedWindow
 from otoscope.artifacts import write_table

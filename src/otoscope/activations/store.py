@@ -24,7 +24,7 @@ from otoscope.activations.manifest import (
     read_typed,
 )
 from otoscope.activations.rows import StoredRows
-from otoscope.activations.storage.base import Storage, open_storage
+from otoscope.activations.storage import Storage, open_storage
 from otoscope.activations.tensorfile import MappedTensors, index_path, to_float32
 from otoscope.artifacts import fingerprint
 from otoscope.encoders.base import Frames

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.storage.base import Storage
+from otoscope.activations.storage import Storage
 from otoscope.errors import DamagedArtifact
 
 

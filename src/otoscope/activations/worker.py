@@ -17,7 +17,7 @@ from otoscope.activations.plan import ClipBatch, PlannedClip, make_batches
 from otoscope.activations.progress import END, EndOfItems, ProgressCounter
 from otoscope.activations.segments import Segments
 from otoscope.activations.shards import ShardWriter
-from otoscope.activations.storage.base import Storage
+from otoscope.activations.storage import Storage
 from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip

@@ -10,8 +10,7 @@ from otoscope.activations.format import CARD, MANIFEST, Sharding
 from otoscope.activations.maintain import is_known_damaged
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.progress import ExtractionProgress
-from otoscope.activations.storage.base import REDIRECT, open_storage, read_redirect, write_redirect
-from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage import REDIRECT, LocalStorage, open_storage, read_redirect, write_redirect
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint
 from otoscope.config import ExtractSettings, RunConfig

@@ -10,7 +10,7 @@ import numpy as np
 
 from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.storage.local import LocalStorage
+from otoscope.activations.storage import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.table import SPLITS
 from otoscope.encoders.catalog import load_encoder

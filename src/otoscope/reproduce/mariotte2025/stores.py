@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
 from otoscope.activations.format import Sharding
-from otoscope.activations.storage.base import open_storage
+from otoscope.activations.storage import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config.mariotte2025 import ReproductionSettings

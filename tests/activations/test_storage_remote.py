@@ -11,8 +11,7 @@ import pytest
 
 from otoscope.activations.maintain import collect_garbage, merge_stores, verify_store
 from otoscope.activations.segments import Segments
-from otoscope.activations.storage.base import open_storage, write_redirect
-from otoscope.activations.storage.remote import CACHE_VARIABLE, RemoteStorage
+from otoscope.activations.storage import CACHE_VARIABLE, RemoteStorage, open_storage, write_redirect
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 from tests.activations.test_append import Counting, add
