@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from otoscope.activations.cards import foreign_files, remove_store, require_store
+from otoscope.activations.format import foreign_files, remove_store, require_store
 from otoscope.activations.maintain import collect_garbage, compact_store, merge_stores, store_info, verify_store
 from otoscope.activations.storage import LocalStorage, open_storage, write_redirect
 from otoscope.activations.store import ActivationStore

@@ -13,8 +13,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from otoscope.activations.cards import read_shard_card, require_store
-from otoscope.activations.format import MANIFEST, Sharding, store_spec
+from otoscope.activations.format import MANIFEST, Sharding, read_shard_card, require_store, store_spec
 from otoscope.activations.manifest import (
     clear_marks,
     commit_store,

@@ -10,24 +10,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from otoscope.activations.cards import (
-    StoreCard,
-    foreign_files,
-    read_card,
-    read_shard_card,
-    require_store,
-    write_card,
-)
 from otoscope.activations.format import (
     CARD,
     DAMAGED,
     MANIFEST,
     REPAIRED,
+    StoreCard,
     differences,
+    foreign_files,
     is_store_file,
+    read_card,
+    read_shard_card,
+    require_store,
     segments_path,
     shard_card_path,
     spec_of,
+    write_card,
 )
 from otoscope.activations.manifest import check_files, commit_store, is_marked, read_manifest, verify_files
 from otoscope.activations.plan import shard_numbers, sound_id, stored_keys

@@ -13,7 +13,6 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.activations.cards import Manifest, StoreCard, StoredFile, read_card, read_shard_card, write_card
 from otoscope.activations.format import (
     CARD,
     CLIPS,
@@ -21,9 +20,15 @@ from otoscope.activations.format import (
     MANIFEST,
     REPAIRED,
     SET_ASIDE,
+    Manifest,
+    StoreCard,
+    StoredFile,
     is_store_file,
+    read_card,
+    read_shard_card,
     shard_card_path,
     table_path,
+    write_card,
 )
 from otoscope.activations.storage import Storage
 from otoscope.artifacts import FileRecord, check_size, read_table, write_table

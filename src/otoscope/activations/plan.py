@@ -12,8 +12,18 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope.activations.cards import Manifest, StoreCard, card_of, read_card, write_card
-from otoscope.activations.format import CARD, MANIFEST, Sharding, differences, is_temporary
+from otoscope.activations.format import (
+    CARD,
+    MANIFEST,
+    Manifest,
+    Sharding,
+    StoreCard,
+    card_of,
+    differences,
+    is_temporary,
+    read_card,
+    write_card,
+)
 from otoscope.activations.manifest import read_complete_shard
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage import Storage

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.cards import write_card
-from otoscope.activations.format import segments_path, shard_card_path
+from otoscope.activations.format import segments_path, shard_card_path, write_card
 from otoscope.activations.segments import SegmentPooler, Segments
 from otoscope.activations.storage import Storage
 from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to_stored

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from otoscope.activations.cards import foreign_files, remove_store
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.format import CARD, MANIFEST, Sharding
+from otoscope.activations.format import CARD, MANIFEST, Sharding, foreign_files, remove_store
 from otoscope.activations.maintain import is_known_damaged
 from otoscope.activations.manifest import files_of, read_manifest
 from otoscope.activations.progress import ExtractionProgress

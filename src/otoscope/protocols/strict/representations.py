@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
+from otoscope.activations.format import remove_store
 from otoscope.activations.storage import LocalStorage
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.table import SPLITS

@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from otoscope.activations.cards import remove_store
 from otoscope.activations.extract import iter_extract
-from otoscope.activations.format import Sharding
+from otoscope.activations.format import Sharding, remove_store
 from otoscope.activations.storage import open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
