@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from otoscope.activations.rows import StoredRows
+from otoscope.activations.store import StoredRows
 from otoscope.activations.tensorfile import PRECISIONS, MappedTensor, RowFile, map_tensor, to_stored
 from otoscope.sae.data import Shuffle
 

@@ -46,6 +46,6 @@ from otoscope.activations.maintain import merge_stores as merge_stores
 from otoscope.activations.maintain import store_info as store_info
 from otoscope.activations.maintain import verify_store as verify_store
 from otoscope.activations.progress import ExtractionProgress as ExtractionProgress
-from otoscope.activations.rows import StoredRows as StoredRows
 from otoscope.activations.segments import Segments as Segments
 from otoscope.activations.store import ActivationStore as ActivationStore
+from otoscope.activations.store import StoredRows as StoredRows

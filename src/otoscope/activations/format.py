@@ -1,4 +1,7 @@
-"""Files of a store: names, the specification that shards share, the shapes of JSON files, and the check that a folder is a store."""
+"""Files of a store: names, the specification that its shards share, and the shapes of its JSON files.
+
+A folder is checked to be a store before anything is written to it.
+"""
 
 import json
 import re

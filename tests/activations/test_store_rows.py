@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.activations.rows import StoredRows
+from otoscope.activations.store import StoredRows
 from otoscope.activations.tensorfile import PRECISIONS, ROWS_AT_ONCE, MappedTensor, to_float32, to_stored
 
 
