@@ -6,26 +6,9 @@ from sklearn.linear_model import LinearRegression
 
 from otoscope.errors import EvaluationError
 from otoscope.metrics.latent_metrics import gap_of, infomec, information_gap, predictability_gap
-from otoscope.metrics.mutual_information import Information, InformationHalves, measure_halves
+from otoscope.metrics.mutual_information import InformationHalves, measure_halves
 
 SPLIT = np.repeat(["train", "valid", "test"], [150, 50, 100])
-
-
-def told(adjusted: list[list[float]], live: list[bool] | None = None) -> Information:
-    table = np.array(adjusted, dtype=np.float64)
-    alive = np.ones(len(table), dtype=bool) if live is None else np.array(live)
-    return Information(table, table, np.zeros_like(table), np.ones(table.shape[1]), alive)
-
-
-def test_information_gap_is_between_best_two_latents() -> None:
-    found = information_gap(told([[0.9, 0.2, 0], [0.3, 0.2, 0], [0, 0.1, 0]]))
-    np.testing.assert_allclose(found.factors, [0.6, 0, np.nan])
-    np.testing.assert_array_equal(found.best, [0, 0, -1])
-    assert found.value == pytest.approx(0.3)
-
-
-def test_gap_of_single_latent_is_its_score() -> None:
-    assert gap_of(np.array([[0.4]])).value == 0.4
 
 
 def halves(
@@ -34,6 +17,36 @@ def halves(
     tables = [np.array(first), np.array(second or first)]
     live = np.any([table.any(axis=1) for table in tables], axis=0)
     return InformationHalves(*tables, np.full(tables[0].shape[1], deviation), live)
+
+
+def test_information_gap_is_that_of_the_two_latents_that_the_other_half_chose() -> None:
+    found = information_gap(
+        halves([[0.9, 0.2, 0], [0.3, 0.1, 0], [0, 0.0, 0]], [[0.7, 0.1, 0], [0.4, 0.2, 0], [0, 0, 0]])
+    )
+    # the first factor's latents are 0 and 1 on both halves; the second's best differs between them
+    np.testing.assert_allclose(found.factors, [(0.3 + 0.6) / 2, ((0.1 - 0.2) + (0.1 - 0.2)) / 2, 0], atol=1e-12)
+    np.testing.assert_array_equal(found.best[:2], [0, 0])
+    assert found.value == pytest.approx((0.45 - 0.1) / 3)
+
+
+def test_information_gap_of_latents_without_information_is_zero_on_average() -> None:
+    """The largest of 500 idle latents has information by chance; measured on other clips it has none."""
+    rng = np.random.default_rng(0)
+    gaps = []
+    for _ in range(20):
+        factors = rng.normal(size=(200, 10))
+        idle = (rng.random((200, 500)) < 0.05) * rng.random((200, 500))
+        found = measure_halves(idle, factors)
+        assert np.isnan(information_gap(found).value)
+        # latents of the first five factors make the sum exceed chance
+        told = measure_halves(np.column_stack([factors[:, :5], idle[:, :100]]), factors)
+        gaps.append(information_gap(told).factors[5:])
+    assert abs(np.mean(gaps)) < 0.005
+    assert found.first.max(axis=0).min() > 0.02
+
+
+def test_gap_of_single_latent_is_its_score() -> None:
+    assert gap_of(np.array([[0.4]])).value == 0.4
 
 
 def test_infomec_is_the_share_of_what_the_other_half_chose() -> None:
@@ -52,26 +65,24 @@ def test_infomec_averages_equal_maxima() -> None:
 
 
 def test_latent_metrics_count_predicted_factors_only() -> None:
-    table = told([[0.9, 0.9], [0, 0.1]])
-    first = np.array([True, False])
-    assert information_gap(table, predicted=first).value == pytest.approx(0.9)
-    assert np.isnan(information_gap(table, predicted=first).factors[1])
-    found = halves([[0.9, 0.9], [0, 0.1]])
+    found, first = halves([[0.9, 0.9], [0, 0.1]]), np.array([True, False])
+    assert information_gap(found, predicted=first).value == pytest.approx(0.9)
+    assert np.isnan(information_gap(found, predicted=first).factors[1])
     assert infomec(found, predicted=first).compactness == 1
     assert np.isnan(infomec(found, predicted=first).modularity)
 
 
 def test_latent_metrics_without_information_are_nan() -> None:
-    table = told([[0.0, 0], [0, 0]])
-    for value in (information_gap(table).value, *infomec(halves([[0.01, -0.01], [0.02, 0.0]]))):
+    found = halves([[0.01, -0.01], [0.02, 0.0]])
+    for value in (information_gap(found).value, *infomec(found)):
         assert np.isnan(value)
 
 
 def test_latent_metrics_of_duplicated_latents_as_documented() -> None:
-    twice = told([[0.8, 0.1], [0.2, 0.7], [0.8, 0.1], [0.2, 0.7]])
+    once, twice = halves([[0.8, 0.1], [0.2, 0.7]]), halves([[0.8, 0.1], [0.2, 0.7], [0.8, 0.1], [0.2, 0.7]])
+    assert information_gap(once).value == pytest.approx(0.6)
     assert information_gap(twice).value == 0
-    one = infomec(halves([[0.8, 0.1], [0.2, 0.7]]))
-    other = infomec(halves([[0.8, 0.1], [0.2, 0.7], [0.8, 0.1], [0.2, 0.7]]))
+    one, other = infomec(once), infomec(twice)
     assert other.modularity == pytest.approx(one.modularity)
     # 1.5 of 1.8 becomes 1.5 of 3.6, rescaled from 1/4
     assert other.compactness == pytest.approx((1.5 / 3.6 - 0.25) / 0.75)
@@ -93,6 +104,8 @@ def test_random_directions_are_far_below_the_true_dictionary_for_any_number_of_c
         features, factors, random = planted(clips, seed)
         true, low = (infomec(measure_halves(codes, factors)) for codes in (features, random))
         assert min(true.modularity, true.compactness) > 0.95
+        gaps = [information_gap(measure_halves(codes, factors)).value for codes in (features, random)]
+        assert gaps[0] > 0.9 > 0.1 > gaps[1]
         # with a test for every pair, both were above .8 here, and lower with more clips
         assert low.modularity < 0.3
         assert low.compactness < 0.1

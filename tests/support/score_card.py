@@ -7,7 +7,7 @@ import numpy as np
 from otoscope.linear.lasso import LassoSettings, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement, explicitness
 from otoscope.metrics.latent_metrics import infomec, information_gap, predictability_gap
-from otoscope.metrics.mutual_information import measure_halves, measure_information
+from otoscope.metrics.mutual_information import measure_halves
 from otoscope.metrics.sparse_regression import SparseSettings, sparse_regression
 
 Card = dict[str, np.ndarray]
@@ -21,10 +21,10 @@ NAMES = (
 
 def score_card(codes: np.ndarray, factors: np.ndarray, *, groups: np.ndarray, split: np.ndarray) -> Card:
     """Return every metric; those fitted on some rows are fitted on train, chosen on valid, scored on test."""
-    told = measure_information(codes, factors)
-    gap = information_gap(told)
+    halves = measure_halves(codes, factors)
+    gap = information_gap(halves)
     easy = explicitness(codes, factors, groups=groups, split=split, capacities=(0, 8, 16))
-    mec = infomec(measure_halves(codes, factors))
+    mec = infomec(halves)
     apart = predictability_gap(codes, factors, split=split)
     few = LassoSettings(alphas=8, tolerance=1e-10, choice_tolerance=1e-8)
     fits = fit_factors(codes, factors, groups=groups, split=split, settings=few, workers=1)

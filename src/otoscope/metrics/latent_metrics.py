@@ -1,6 +1,6 @@
 """Metrics of single latents and factors: MIG, InfoMEC and SAP.
 
-- MIG: gap between the two most informative latents of a factor (Chen et al., NeurIPS 2018)
+- MIG: gap between the two most informative latents of a factor (Chen et al., NeurIPS 2018), chosen on other clips
 - InfoM and InfoC: modularity and compactness from normalised mutual information (InfoMEC; Hsu et al., NeurIPS 2023)
 - SAP: gap between the two most predictive latents of a factor (Kumar et al., ICLR 2018)
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns
-from otoscope.metrics.mutual_information import Information, InformationHalves
+from otoscope.metrics.mutual_information import InformationHalves
 from otoscope.resampling.groups import missing_patterns, split_rows
 
 
@@ -27,15 +27,40 @@ class Gap(NamedTuple):
     best: Int[np.ndarray, " factors"]
 
 
-def information_gap(found: Information, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Gap:
+def information_gap(found: InformationHalves, *, predicted: Bool[np.ndarray, " factors"] | None = None) -> Gap:
     """Return the mutual information gap (MIG) of every factor.
 
-    With a_ij the share of factor j's entropy that latent i explains (`measure_information`), sorted in descending
-    order: MIG_j = a_(1)j - a_(2)j. 1: one latent explains all, no other explains anything. 0: two latents explain
-    equally much, so a feature split into two latents scores 0 even if both are pure. NaN for a factor that no latent
-    explains or that is not `predicted`.
+    With a_ij the share of factor j's entropy that latent i explains on one half of the clips, and b_ij on the other,
+    MIG_j = b_(1)j - b_(2)j for the two latents with the largest a_ij, averaged over both orders of the halves. 1: one
+    latent explains all, no other explains anything. 0: two latents explain equally much, so a feature split into two
+    latents scores 0 even if both are pure. Among latents without information the gap is 0 on average, because they are
+    chosen on other clips; no test decides which pairs count. The mean is at least 0. NaN for a factor that is constant
+    or not `predicted`, and for all where the summed information is within `CHANCE` standard deviations of chance.
     """
-    return gap_of(found.only(predicted))
+    kept = found.only(predicted)
+    gaps = np.full(len(found.chance_deviation), math.nan)
+    best = np.full(len(gaps), -1)
+    if not _beyond_chance(kept):
+        return Gap(math.nan, gaps, best)
+    known = np.isfinite(found.chance_deviation) & (True if predicted is None else predicted)
+    live = np.flatnonzero(kept.live)
+    first, second = kept.first[live], kept.second[live]
+    gaps[known] = (_chosen_gap(first, second) + _chosen_gap(second, first)) / 2
+    best[known] = live[(first + second).argmax(axis=0)]
+    return Gap(max(mean_of_known(gaps), 0.0), gaps, best)
+
+
+def _chosen_gap(
+    choose: Float[np.ndarray, "latents factors"], measure: Float[np.ndarray, "latents factors"]
+) -> Float[np.ndarray, " factors"]:
+    """Return the difference of `measure` at the two largest of `choose`; 0 where the two are equal there."""
+    largest = choose >= choose.max(axis=0) - 1e-12
+    rest = np.where(largest, -math.inf, choose)
+    next_largest = ~largest & (rest >= rest.max(axis=0) - 1e-12)
+    at_largest, at_next = (
+        (measure * chosen).sum(axis=0) / np.maximum(chosen.sum(axis=0), 1) for chosen in (largest, next_largest)
+    )
+    return np.where(largest.sum(axis=0) > 1, 0.0, at_largest - at_next)
 
 
 def gap_of(scores: Float[np.ndarray, "latents factors"]) -> Gap:
@@ -79,7 +104,7 @@ def infomec(found: InformationHalves, *, predicted: Bool[np.ndarray, " factors"]
     kept = found.only(predicted)
     n_latents, n_factors = int(kept.live.sum()), len(kept.chance_deviation)
     total = float(kept.first.sum() + kept.second.sum())
-    if total <= CHANCE * math.sqrt(2 * n_latents * float((kept.chance_deviation**2).sum())):
+    if not _beyond_chance(kept):
         return InfoMEC(math.nan, math.nan)
     of_factors, of_latents = (
         _chosen_sum(kept.first, kept.second, axis) + _chosen_sum(kept.second, kept.first, axis) for axis in (0, 1)
@@ -88,7 +113,12 @@ def infomec(found: InformationHalves, *, predicted: Bool[np.ndarray, " factors"]
 
 
 CHANCE = 3.0
-"""Standard deviations of summed information without any; beyond them, InfoM and InfoC are defined."""
+"""Standard deviations of summed information without any; beyond them, MIG, InfoM and InfoC are defined."""
+
+
+def _beyond_chance(kept: InformationHalves) -> bool:
+    total = float(kept.first.sum() + kept.second.sum())
+    return total > CHANCE * math.sqrt(2 * int(kept.live.sum()) * float((kept.chance_deviation**2).sum()))
 
 
 def _chosen_sum(

@@ -186,7 +186,8 @@ METRICS: Mapping[str, Metric] = _by_name(
         name="mig",
         over_factors=structure.mean_information_gap,
         undefined_without_factors=True,
-        description="mutual information gap: difference between a factor's most and second most informative dimension",
+        description="mutual information gap: difference between a factor's most and second most informative dimension, "
+        "chosen on other clips",
     ),
     Metric(
         name="sap",

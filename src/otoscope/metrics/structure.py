@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from otoscope.metrics.dci import completeness, disentanglement, relative_size
 from otoscope.metrics.latent_metrics import infomec, information_gap, mean_of_known
-from otoscope.metrics.mutual_information import Information, InformationHalves
+from otoscope.metrics.mutual_information import InformationHalves
 
 FactorMask = Bool[np.ndarray, " factors"]
 
@@ -37,13 +37,8 @@ class FactorMeasurements(Protocol):
         ...
 
     @property
-    def information(self) -> Information:
-        """Mutual information of each dimension and each factor."""
-        ...
-
-    @property
     def halves(self) -> InformationHalves:
-        """The same on two halves of the clips."""
+        """Mutual information of each dimension and each factor on two halves of the clips."""
         ...
 
     @property
@@ -89,7 +84,7 @@ def size_ratio(measured: FactorMeasurements, mask: FactorMask) -> float:
 
 def mean_information_gap(measured: FactorMeasurements, mask: FactorMask) -> float:
     """Return the mean mutual information gap (MIG)."""
-    return information_gap(measured.information, predicted=mask).value
+    return information_gap(measured.halves, predicted=mask).value
 
 
 def mean_predictability_gap(measured: FactorMeasurements, mask: FactorMask) -> float:

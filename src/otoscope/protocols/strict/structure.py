@@ -20,7 +20,7 @@ from otoscope.config.strict import StrictSettings
 from otoscope.linear.gram import varies_in_training
 from otoscope.metrics.dci import completeness, explicitness
 from otoscope.metrics.latent_metrics import mean_of_known, predictability_gap
-from otoscope.metrics.mutual_information import Information, InformationHalves, measure_halves, measure_information
+from otoscope.metrics.mutual_information import InformationHalves, measure_halves
 from otoscope.metrics.record import Record
 from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.sparse_regression import SparseProbeSettings, SparseSettings, sparse_probe, sparse_regression
@@ -38,7 +38,6 @@ class RepresentationScores(NamedTuple):
     """Scores of every factor for one representation: regression, single latents, and few dimensions."""
 
     lasso: LassoScores
-    information: Information
     halves: InformationHalves
     gaps: Float[np.ndarray, " factors"]
     explicitness: Float[np.ndarray, " factors"]
@@ -63,8 +62,7 @@ class RepresentationScores(NamedTuple):
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return all fields as arrays by name, for storage."""
         kept = {f"reading.{name}": np.asarray(value) for name, value in self.lasso._asdict().items()}
-        for prefix, part in (("information", self.information), ("halves", self.halves)):
-            kept |= {f"{prefix}.{name}": _as_float32(value) for name, value in part._asdict().items()}
+        kept |= {f"halves.{name}": _as_float32(value) for name, value in self.halves._asdict().items()}
         return kept | {name: getattr(self, name) for name in UNPREFIXED}
 
     @classmethod
@@ -77,7 +75,6 @@ class RepresentationScores(NamedTuple):
         rest = {name: arrays[name] for name in UNPREFIXED}
         return cls(
             LassoScores(**part("reading.")),
-            Information(**part("information.")),
             InformationHalves(**part("halves.")),
             **rest,
         )
@@ -92,7 +89,6 @@ def score_representation(
     curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
     return RepresentationScores(
         lasso=fit_lasso_scores(units, targets, settings),
-        information=measure_information(units, targets.values),
         halves=measure_halves(units, targets.values),
         gaps=_mean_over_folds(lambda one: predictability_gap(units, targets.values, split=one).factors, split),
         explicitness=_mean_over_folds(
@@ -135,7 +131,7 @@ def common_factors(dense: RepresentationScores, codes: list[RepresentationScores
     return np.all(masks, axis=0)
 
 
-DEFINED_BY_INFORMATION = ("infom", "infoc")
+DEFINED_BY_INFORMATION = ("mig", "infom", "infoc")
 """Measures that are undefined for codes without information, such as those of other clips."""
 
 
