@@ -60,6 +60,14 @@ def test_match_codes_does_not_reward_a_random_rotation() -> None:
     assert np.mean(correlations) > 0.2  # far above 0: without this null, rotations would look alike
 
 
+def test_match_codes_does_not_reward_sparse_codes_of_other_clips() -> None:
+    """Rare latents of few clips correlate by chance more than Gaussian mixtures do."""
+    rng = np.random.default_rng(3)
+    codes = (rng.random((150, 150)) < 0.02) * rng.gamma(2.0, 0.5, size=(150, 150))
+    codes[rng.integers(150, size=150), np.arange(150)] += 1.0  # every latent fires somewhere
+    assert match_codes(codes, rng.permutation(codes)).share <= 0.08
+
+
 def test_match_codes_reports_split_latents_many_to_one() -> None:
     rng = np.random.default_rng(1)
     whole = sparse_codes(rng, 10)

@@ -182,7 +182,7 @@ class Windower:
 
 def encode_windows(
     windower: Windower,
-    waves: Sequence[Float32[np.ndarray, " samples"] | StreamedClip],
+    waves: Sequence[Float32[np.ndarray, " _samples"] | StreamedClip],
     layers: Sequence[int],
     *,
     batch_s: float,

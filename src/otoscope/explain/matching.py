@@ -29,11 +29,12 @@ MAX_LATENTS = 8192
 
 @dataclass(frozen=True)
 class LatentMatches:
-    """Match of each latent of one code in another, with the null of random mixtures of the other code.
+    """Match of each latent of one code in another, with the null of random mixtures and of other clips.
 
     `partner` and `correlation` are one to one (`match_latents`); `nearest` and `nearest_correlation` many to one: the
     latent of the other code with the largest correlation, which several may share. `null_high` is the largest
-    correlation of the latent with the columns of `MIXTURES` random mixtures of the other code. -1 and NaN for latents
+    correlation of the latent with the columns of `MIXTURES` random mixtures of the other code, and with its columns for
+    as many shuffles of the rows. -1 and NaN for latents
     that do not vary.
     """
 
@@ -45,7 +46,7 @@ class LatentMatches:
 
     @property
     def reappears(self) -> Bool[np.ndarray, " latents"]:
-        """True for latents whose one-to-one partner is closer than any column of the mixtures."""
+        """True for latents whose one-to-one partner is closer than any column of the null."""
         return np.nan_to_num(self.correlation, nan=-1.0) > np.nan_to_num(self.null_high, nan=1.0)
 
     @property
@@ -112,7 +113,7 @@ def match_codes(
     """Match the latents of two codes of the same rows, one to one and many to one.
 
     The null is a rotation of the other code: its columns, mixed by a random Gaussian matrix, hold the same information
-    and no latent of their own. Raises `EvaluationError` for codes of different rows.
+    and no latent of their own. A second null shuffles the rows. Raises `EvaluationError` for codes of different rows.
 
     >>> codes = np.random.default_rng(0).exponential(size=(200, 12))
     >>> matches = match_codes(codes, codes[:, ::-1])
@@ -127,7 +128,9 @@ def match_codes(
     null_high = np.full(one.shape[1], math.nan)
     for _ in range(mixtures if centred.shape[1] else 0):
         mixed = centred @ rng.standard_normal((centred.shape[1],) * 2, dtype=np.float32)
-        null_high = np.fmax(null_high, _nearest(one, mixed)[1])
+        # columns of mixtures are nearly Gaussian; those of other clips have the heavy tails of sparse codes
+        for null in (mixed, rng.permutation(centred)):
+            null_high = np.fmax(null_high, _nearest(one, null)[1])
     return LatentMatches(matching.partner, matching.correlation, nearest, nearest_correlation, null_high)
 
 

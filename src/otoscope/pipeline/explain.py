@@ -491,8 +491,8 @@ def _write_matches(stage: _ExplainStage, others: Sequence[GridMember]) -> None:
     for one in summaries:
         watch.message(
             f"matching {one['other']}: {one['reappearing']:,} of {one['latents']:,} latents have a partner beyond "
-            f"random mixtures (at most 5 % by chance); mean correlation {one['correlation']:.2f}, "
-            f"mixtures {one['null']:.2f}"
+            f"chance (5 % or fewer would); mean correlation {one['correlation']:.2f}, "
+            f"null {one['null']:.2f}"
         )
     write_table(folder / "matching.parquet", pl.DataFrame(summaries, schema={"other": pl.String(), **SUMMARY}))
     tables = [found.table().select(pl.lit(other).alias("other"), *MATCHES) for other, found in matches.items()]

@@ -65,9 +65,9 @@ def matching(run: RunData) -> TextAndTable | None:
     introduction = (
         "Latents of the dictionary shown were matched with those of the run's other dictionaries by the correlation of "
         "their mean codes over clips, one to one. A latent reappears if its partner is closer than every column of 19 "
-        "random mixtures of the other code, which hold the same information and none of its latents: 5 % reappear by "
-        "chance. Mixtures: mean of that largest correlation. Nearest: latents of the other dictionary that are nearest "
-        "to any."
+        "random mixtures of the other code, which hold the same information and none of its latents, and of 19 "
+        "shuffles of the clips: 5 % reappear by chance. Null: mean of that largest correlation. Nearest: latents of "
+        "the other dictionary that are nearest to any."
     )
     paragraphs = [introduction]
     if families is not None:
@@ -77,5 +77,5 @@ def matching(run: RunData) -> TextAndTable | None:
             f"together ({count(in_families.height, 'latent')} of {families.height:,} that fire), and "
             f"{count(children.height, 'latent')} fire only where a more frequent one does."
         )
-    names = {"null": "mixtures", "other": "dictionary"}
+    names = {"other": "dictionary"}
     return TextAndTable(paragraphs, table(rows.rename(names), caption="Matches", digits=2))
