@@ -311,12 +311,14 @@ def test_kernel_stepper_threads_start_no_threads_of_their_own() -> None:
 import psutil, torch
 from otoscope import SparseAutoencoder, TopK, TrainConfig
 from otoscope.sae.kernel_step import KernelStepper
-stepper = KernelStepper(SparseAutoencoder(256, 512, TopK(4)), TrainConfig(), dead_window_rows=100, threads=2)
 x = torch.randn(512, 256)
 torch.mm(x, x.T)
-before = psutil.Process().num_threads()
-for _ in range(3):
-    stepper.step(x, learning_rate=1e-3)
+for threads in (1, 2):
+    before = psutil.Process().num_threads()
+    sae = SparseAutoencoder(256, 512, TopK(4))
+    stepper = KernelStepper(sae, TrainConfig(), dead_window_rows=100, threads=threads)
+    for _ in range(3):
+        stepper.step(x, learning_rate=1e-3)
 print(psutil.Process().num_threads() - before)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "4"}
