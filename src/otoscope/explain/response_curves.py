@@ -251,7 +251,7 @@ def _quantile_bins(values: Float[np.ndarray, " rows"], bins: int) -> Int[np.ndar
 def move_within_groups(
     values: Shaped[np.ndarray, " rows"],
     clips: Int[np.ndarray, " rows"],
-    members: Sequence[Int[np.ndarray, " members"]],
+    members: Sequence[Int[np.ndarray, " _members"]],
     rng: np.random.Generator,
 ) -> Shaped[np.ndarray, " rows"]:
     """Return the values of one clip in place of another's, rotated in time: same contours, other moments.
@@ -268,7 +268,7 @@ def move_within_groups(
     return moved
 
 
-def group_members(codes: Int[np.ndarray, " rows"], n_groups: int) -> list[Int[np.ndarray, " members"]]:
+def group_members(codes: Int[np.ndarray, " rows"], n_groups: int) -> list[Int[np.ndarray, " _members"]]:
     """Return the rows of each group, in order.
 
     >>> [rows.tolist() for rows in group_members(np.array([1, 0, 1]), 2)]
