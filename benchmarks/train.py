@@ -274,13 +274,20 @@ def otoscope(budgets: tuple[float, ...]) -> Callable[[Case, Any, int], Callable[
     """Step on the sum of the errors at these shares of k."""
 
     def make(case: Case, batch: Any, threads: int) -> Callable[[Any], Any]:
+        from otoscope.hardware import one_thread
         from otoscope.sae import SparseAutoencoder, TopK, TrainConfig
         from otoscope.sae.kernel_step import pick_stepper
 
         sae = SparseAutoencoder(case.width, case.latents, TopK(case.k)).train().to(batch.device)
         sae.set_scaling(batch.mean(dim=0), batch.std())
         stepper = pick_stepper(sae, TrainConfig(k_shares=budgets), dead_window_rows=10_000_000, threads=threads)
-        return lambda rows: stepper.step(sae.normalise(rows), learning_rate=5e-4)
+
+        def take(rows: Any) -> None:
+            with one_thread():  # as in training
+                inner = sae.normalise(rows)
+            stepper.step(inner, learning_rate=5e-4)
+
+        return take
 
     return make
 

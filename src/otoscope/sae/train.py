@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.errors import TrainingError
-from otoscope.hardware import find_device
+from otoscope.hardware import find_device, one_thread
 from otoscope.sae import validation
 from otoscope.sae.config import PRESETS, TrainConfig
 from otoscope.sae.data import RowsLike, RowSource, Shuffle, as_rows, describe_row, pair_with_neighbours, row_remedy
@@ -279,7 +279,8 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
     """Take one step on its batch, and validate if validation is due."""
     plan, k = run.plan, run.sae.sparsifier.k
     learning_rate = plan.learning_rate(run.step) * 0.5 ** len(run.restart_steps)
-    inner = run.sae.normalise(torch.from_numpy(batch.rows).to(run.sae.device))
+    with one_thread():  # further threads would wait for more work in a loop, on the cores that the stepper needs
+        inner = run.sae.normalise(torch.from_numpy(batch.rows).to(run.sae.device))
     losses = run.stepper.step(inner, learning_rate=learning_rate)
     if not np.isfinite(losses.reconstruction):
         raise _divergence_error(run, batch)
