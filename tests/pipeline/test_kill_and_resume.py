@@ -66,7 +66,7 @@ def test_run_killed_in_a_stage_resumes_to_the_same_bytes(
 
 def test_run_killed_in_a_stage_keeps_finished_results(told: dict[str, Any]) -> None:
     assert [name for name in told["evaluate"]["untouched"] if name.startswith("parts/layer")] == [
-        f"parts/layer0{layer}-dense.{kind}" for layer in (0, 1, 2) for kind in ("json", "parquet")
+        f"parts/layer0{layer}-dense.{kind}" for layer in (0, 1, 2) for kind in ("json", "parquet", "safetensors")
     ]
     assert len([name for name in told["evaluate"]["untouched"] if name.endswith("sae.safetensors")]) == 4
 

@@ -389,8 +389,11 @@ def test_explain_attributes_decisions_and_activations(summary: RunSummary, path:
     assert decisions["flipped"].mean() > decisions["others"].mean()  # type: ignore[operator]
     curves = pl.read_parquet(explained / "occlusion.parquet")
     assert set(curves["order"]) == {"relevance", "spectrogram", "random"}
-    assert curves.filter(pl.col("share") == 0)["deletion"].to_list() == pytest.approx([1.0] * 3, abs=1e-3)
-    assert curves.filter(pl.col("share") == 1)["insertion"].to_list() == pytest.approx([1.0] * 3, abs=1e-3)
+    assert curves.height >= 3
+    for share, kind in ((0, "deletion"), (1, "insertion")):
+        assert curves.filter(pl.col("share") == share)[kind].to_list() == pytest.approx(
+            [1.0] * curves.filter(pl.col("share") == share).height, abs=1e-3
+        )
     masked = pl.read_parquet(explained / "masked.parquet")
     for name in masked.filter(pl.col("audio") != "")["audio"]:
         assert soundfile.info(explained / name).frames > 0
