@@ -130,8 +130,14 @@ def environment() -> dict[str, str]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically, indented, keys in the given order."""
+    content = json_bytes(value)
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def json_bytes(value: object) -> bytes:
+    """Return the bytes of a JSON file: indented, keys in the given order."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -219,10 +225,16 @@ _NOT_USED = "it is neither read nor written; run the stage that wrote the name a
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet file atomically."""
-    content = io.BytesIO()  # Polars reports a full disk as an error of the format
-    table.write_parquet(content, compression="zstd", statistics=False)
+    content = table_bytes(table)
     with atomic(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
+
+
+def table_bytes(table: pl.DataFrame) -> memoryview:
+    """Return the bytes of a Parquet file; written by Polars, a full disk would be an error of the format."""
+    content = io.BytesIO()
+    table.write_parquet(content, compression="zstd", statistics=False)
+    return content.getbuffer()
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otoscope.activations.format import Sharding
+from otoscope.activations.format import Sharding, is_store_file
 from otoscope.activations.plan import PlannedClip, plan_extraction
 from otoscope.activations.storage import LocalStorage
 from otoscope.activations.store import ActivationStore
@@ -44,6 +44,24 @@ def test_two_writers_of_one_shard_leave_one_whole_shard(sound: Path, tmp_path: P
     for _ in late:
         pass
     assert contents(tmp_path / "twice") == contents(tmp_path / "unbroken")
+
+
+def test_every_temporary_file_of_an_extraction_is_known_as_one_of_the_store(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that is killed before a rename leaves the file behind; only known names are removed later."""
+    store, renamed = tmp_path / "store", []
+    replace = Path.replace
+
+    def record(path: Path, target: Path) -> Path:
+        renamed.append(path)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    steps(corpus_of(sound), store)
+    names = [path.relative_to(store).as_posix() for path in renamed if path.is_relative_to(store)]
+    assert any(name.endswith(".part") and "parquet" in name for name in names)
+    assert [name for name in names if not is_store_file(name)] == []
 
 
 def test_a_shard_without_its_card_does_not_count(sound: Path, tmp_path: Path):

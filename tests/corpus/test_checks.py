@@ -205,6 +205,12 @@ def test_the_same_bytes_in_two_groups_are_found_and_leaks_named():
     ]
 
 
+def test_the_same_bytes_in_two_folds_of_a_cross_fit_leak():
+    rows = clips([("x", "ann", "train", "a"), ("x", "bob", "train", "a"), ("z", "cy", "train", "a")])
+    assert shared_recordings(rows.with_columns(fold=pl.Series([0, 1, 0])))["leaks"].to_list() == [True]
+    assert shared_recordings(rows.with_columns(fold=pl.Series([0, 0, 1])))["leaks"].to_list() == [False]
+
+
 def test_two_segments_of_one_file_are_not_one_recording():
     rows = clips([("x", "ann", "train", "a"), ("x", "bob", "test", "a")])
     assert shared_recordings(rows.with_columns(start_s=pl.Series([0.0, 1.0]))).is_empty()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
+from otoscope.explain.card_tables import choose_clips
 from otoscope.explain.cards import (
     FrameTable,
     LatentDescription,
@@ -58,6 +59,15 @@ def halves(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
 def high_pitch(frames: FrameTable) -> np.ndarray:
     pitch = np.nan_to_num(frames.descriptors["f0_semitones"], nan=0.0)
     return np.where((pitch > 30) & (pitch < 40), 1.0, 0.0) * np.random.default_rng(1).uniform(0.5, 1, len(pitch))
+
+
+def test_choose_clips_of_a_corpus_in_the_order_of_its_labels_has_all_classes() -> None:
+    labels = np.tile(np.repeat(["a", "b", "c", "d"], 25), 4)
+    groups, splits = np.repeat(list("wxyz"), 100), np.repeat(["train", "valid", "test", "test"], 100)
+    chosen = choose_clips(splits.tolist(), groups.tolist(), clips=80)
+    _, counts = np.unique(labels[chosen], return_counts=True)
+    assert len(counts) == 4
+    assert counts.min() >= 10
 
 
 def test_card_names_the_planted_condition_and_predicts_unseen_groups(frames: FrameTable) -> None:

@@ -8,7 +8,14 @@ import pytest
 from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.results import load_results
 from otoscope.report import write_report
-from otoscope.report.evidence import Evidence, evidence_of_clips, evidence_of_results, thin_classes, warning
+from otoscope.report.evidence import (
+    Evidence,
+    coinciding_classes,
+    evidence_of_clips,
+    evidence_of_results,
+    thin_classes,
+    warning,
+)
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -65,6 +72,14 @@ def test_the_warning_fits_the_split_and_the_numbers_that_are_used() -> None:
     unlabelled = warning(Evidence(12, 4, labels=False)) or ""
     assert "accuracy" not in unlabelled
     assert "an R² on 12 clips is too uncertain" in unlabelled
+
+
+def test_coinciding_classes_are_the_same_clips_of_two_labels() -> None:
+    clips = pl.DataFrame({"label_a": ["x", "x", "y", None], "label_b": ["u", "u", "v", "v"], "label_c": ["w"] * 4})
+    assert coinciding_classes(clips, ["a", "b", "c"]) == [
+        "a x and b u are the same 2 clips: what is found of one may be due to the other"
+    ]
+    assert coinciding_classes(clips, ["a", "c"]) == []
 
 
 def test_thin_classes_are_named_unless_a_cross_fit_tests_every_group() -> None:

@@ -193,7 +193,7 @@ def test_save_sae_full_disk_keeps_the_old_files(folder: Path, file: str, monkeyp
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, {WEIGHTS: "save_file", CARD: "write_json"}[file], full)
+    monkeypatch.setattr(checkpoint, {WEIGHTS: "save_file", CARD: "json_bytes"}[file], full)
     with pytest.raises(StorageFull, match="no room left to write"):
         save_sae(folder, SparseAutoencoder(6, 16, TopK(3), seed=1), {"seed": 1}, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

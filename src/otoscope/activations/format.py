@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage import LOCK, LocalStorage, Storage
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.artifacts import environment, parse_json_as, write_json
+from otoscope.artifacts import environment, json_bytes, parse_json_as
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, quote, suggest
 
@@ -325,7 +325,7 @@ def read_shard_card(storage: Storage, shard: int) -> dict[str, Any]:
 def write_card(storage: Storage, relative: str, value: object) -> None:
     """Write a JSON file atomically."""
     with storage.publish(relative) as temporary:
-        write_json(temporary, value)
+        temporary.write_bytes(json_bytes(value))
 
 
 def card_of(manifest: dict[str, Any]) -> dict[str, Any]:

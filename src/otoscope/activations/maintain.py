@@ -32,7 +32,7 @@ from otoscope.activations.plan import shard_numbers, sound_id, stored_keys
 from otoscope.activations.storage import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
-from otoscope.artifacts import fingerprint, read_table, write_table
+from otoscope.artifacts import fingerprint, read_table, table_bytes
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 MIN_UNLISTED = 0.5
@@ -217,7 +217,9 @@ def _rewrite_shard(
                 rows["segments"] = table["offset"].to_numpy()
             offset = pl.int_range(pl.len(), dtype=pl.Int64).cast(table.schema["offset"])
             with storage.publish(path(number)) as temporary:
-                write_table(temporary, table.with_columns(shard=pl.lit(number, dtype=pl.Int32), offset=offset))
+                temporary.write_bytes(
+                    table_bytes(table.with_columns(shard=pl.lit(number, dtype=pl.Int32), offset=offset))
+                )
             written.append(path(number))
     for name in sorted(name for name in old["files"] if name.endswith(".safetensors")):
         kind = PurePosixPath(name).name.split("-")[0]
@@ -353,7 +355,7 @@ def _copy_shard(source: Storage, card: Mapping[str, Any], target: Storage, numbe
         renamed = re.sub(r"[0-9]+(?=\.[a-z]+$)", f"{number:05d}", name)
         with target.publish(renamed) as temporary:
             if name.endswith(".parquet"):
-                write_table(temporary, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
+                temporary.write_bytes(table_bytes(read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32))))
             else:
                 temporary.write_bytes(data)
         files[renamed] = target.file_record(renamed)

@@ -31,7 +31,7 @@ from otoscope.activations.format import (
     write_card,
 )
 from otoscope.activations.storage import Storage
-from otoscope.artifacts import FileRecord, check_size, read_table, write_table
+from otoscope.artifacts import FileRecord, check_size, read_table, table_bytes
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 CLIP_TYPES: dict[str, Any] = {
@@ -117,7 +117,7 @@ def commit_store(
     paths = {name: table_path(name, generation) for name in tables}
     for name, table in tables.items():
         with storage.publish(paths[name]) as temporary:
-            write_table(temporary, table)
+            temporary.write_bytes(table_bytes(table))
     listed = dict(clips.group_by("shard").len().iter_rows())
     manifest = {
         "complete": True,

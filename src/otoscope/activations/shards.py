@@ -17,7 +17,7 @@ from otoscope.activations.segments import SegmentPooler, Segments
 from otoscope.activations.storage import Storage
 from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to_stored
 from otoscope.activations.windows import EncodedWindow
-from otoscope.artifacts import write_table
+from otoscope.artifacts import table_bytes
 from otoscope.encoders.base import Frames
 from otoscope.hardware import column_sums
 
@@ -191,7 +191,7 @@ class ShardWriter:
 
     def _write_table(self, relative: str, table: pl.DataFrame) -> None:
         with self._storage.publish(relative) as temporary:
-            write_table(temporary, table)
+            temporary.write_bytes(table_bytes(table))
         self._written.append(relative)
 
     def _write_card(self) -> None:

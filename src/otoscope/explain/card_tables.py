@@ -55,13 +55,14 @@ class DescribedClips(NamedTuple):
 
 
 def choose_clips(splits: Sequence[str], groups: Sequence[str], *, clips: int) -> list[int]:
-    """Return at most this many clips: half of test groups, half of others, evenly over groups.
+    """Return at most this many clips, drawn at random: half of test groups, half of others, evenly over groups.
 
-    >>> choose_clips(["train", "train", "valid", "test", "test"], ["a", "a", "b", "c", "c"], clips=4)
-    [0, 2, 3, 4]
+    >>> choose_clips(["train", "train", "train", "test", "test"], ["a", "b", "c", "d", "d"], clips=5)
+    [0, 1, 2, 3, 4]
     """
-    test = diverse([i for i, split in enumerate(splits) if split == "test"], groups)
-    rest = diverse([i for i, split in enumerate(splits) if split != "test"], groups)
+    order = np.random.default_rng(0).permutation(len(splits)).tolist()  # corpora are often sorted by their labels
+    test = diverse([i for i in order if splits[i] == "test"], groups)
+    rest = diverse([i for i in order if splits[i] != "test"], groups)
     of_test = min(len(test), max(clips // 2, clips - len(rest)))
     return sorted([*test[:of_test], *rest[: clips - of_test]])
 

@@ -175,6 +175,7 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
         unscored = thin.filter(label=label)["class"].to_list()
         if text := evidence.thin_classes(corpus.clips, label, noun=corpus.group_noun, unscored=unscored):
             warnings.append(f"warning: {text}")
+    warnings += [f"warning: {text}" for text in evidence.coinciding_classes(corpus.clips, probed)]
     leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])

@@ -44,8 +44,8 @@ def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
     store, corpus = open_activations(run.folder, run.config), load_corpus(run.folder)
     corpus = corpus.select(store.clip_ids)
     clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
-    groups = clips.groups.tolist()
-    test = diverse(np.flatnonzero(clips.split == "test").tolist(), groups)[: run.config.explain.splice_clips]
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(clips.split == "test"))  # of all classes
+    test = diverse(drawn.tolist(), clips.groups.tolist())[: run.config.explain.splice_clips]
     if not isinstance(encoder, BatchedEncoder) or not test:
         return pl.DataFrame(schema=SCORES)
     test = sorted(test)

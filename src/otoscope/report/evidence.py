@@ -6,7 +6,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.corpus.table import SPLITS, groups_by_split
-from otoscope.formatting import count
+from otoscope.formatting import comma_list, count
 from otoscope.metrics.results import ResultsTable
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -89,6 +89,24 @@ def thin_classes(clips: pl.DataFrame, label: str, *, noun: str = "group", unscor
         f"{count(len(thin), 'class', 'classes')} of {label} with at most one {noun} in train or test, or none in valid "
         f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): scores of such a class may not hold for other {noun}s"
     )
+
+
+def coinciding_classes(clips: pl.DataFrame, labels: Sequence[str]) -> list[str]:
+    """Return a sentence for each pair of classes of two labels that are the same clips.
+
+    >>> coinciding_classes(pl.DataFrame({"label_a": list("xxyz"), "label_b": list("uuvv")}), ["a", "b"])
+    ['a x and b u are the same 2 clips: what is found of one may be due to the other']
+    """
+    members: dict[tuple[int, ...], list[str]] = {}
+    for label in labels:
+        known = clips.select(pl.col(f"label_{label}").alias("class")).with_row_index("row").drop_nulls("class")
+        for name, rows in known.group_by("class", maintain_order=True).agg("row").iter_rows():
+            members.setdefault(tuple(rows), []).append(f"{label} {name}")
+    return [
+        f"{comma_list(names)} are the same {count(len(rows), 'clip')}: what is found of one may be due to the other"
+        for rows, names in members.items()
+        if len(names) > 1 and len(rows) < clips.height
+    ]
 
 
 MAX_NAMED = 5

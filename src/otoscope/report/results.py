@@ -203,10 +203,12 @@ class Results(ResultsTable):
     def with_test_values(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Keep the rows of factors that have a held-out R² from some representation.
 
-        The column `within_high` is added: the upper end of the interval of R² within groups, null where it is unknown.
+        R² within groups and the upper end of its interval are added as `within` and `within_high`, null where unknown.
         """
         keys = ["layer", "representation", "pooling", "sae_id", "target"]
-        within = self.of("factor_r2_within").select(*keys, pl.col("high").fill_nan(None).alias("within_high"))
+        within = self.of("factor_r2_within").select(
+            *keys, pl.col("value").fill_nan(None).alias("within"), pl.col("high").fill_nan(None).alias("within_high")
+        )
         measured = rows.filter(~pl.col("target").is_in(self.unmeasured_factors))
         return measured.join(within.unique(keys), on=keys, how="left", nulls_equal=True, maintain_order="left")
 
@@ -229,21 +231,25 @@ class BestLayer:
 
 
 def predicted() -> pl.Expr:
-    """Return the condition on rows of `factor_r2` under which a factor counts as predicted."""
-    return _reaches() & ~_within_null()
+    """Return the condition under which a factor counts as predicted: beyond its null, and within groups too.
+
+    The rows are those of `Results.with_test_values`. R² can exceed its null and still be negative within groups: the
+    prediction then follows the factor there at a wrong scale.
+    """
+    return _reaches() & ~_unproven()
 
 
 def between_only() -> pl.Expr:
     """Return the condition under which a factor with this R² is not predicted within groups.
 
-    It does not exceed its null, and within groups R² is surely below what a predicted factor has: the upper end of its
-    interval is. The rows are those of `Results.with_test_values`.
+    It does not count as predicted, and within groups R² is surely below what a predicted factor has: the upper end of
+    its interval is. The rows are those of `Results.with_test_values`.
     """
     return _unconfirmed() & (pl.col("within_high") < PREDICTED_R2).fill_null(value=False)
 
 
 def too_weak() -> pl.Expr:
-    """Return the condition under which a factor does not exceed its null, and may yet be predicted within groups."""
+    """Return the condition under which a factor does not count as predicted, and may yet be so within groups."""
     return _unconfirmed() & ~between_only()
 
 
@@ -253,15 +259,16 @@ def untestable() -> pl.Expr:
 
 
 def _unconfirmed() -> pl.Expr:
-    return _reaches() & _within_null() & (pl.col("null_high") < 1)
+    return _reaches() & _unproven() & (pl.col("null_high") < 1)
 
 
 def _reaches() -> pl.Expr:
     return pl.col("value").is_not_nan() & (pl.col("value") >= PREDICTED_R2)
 
 
-def _within_null() -> pl.Expr:
-    return pl.col("value") <= pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
+def _unproven() -> pl.Expr:
+    in_null = pl.col("value") <= pl.col("null_high").fill_nan(None).fill_null(float("-inf"))
+    return in_null | (pl.col("within").fill_null(float("inf")) <= 0)
 
 
 def median_of(rows: pl.DataFrame, column: str) -> float | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from otoscope.artifacts import atomic, digest, environment, fingerprint, read_json_as, read_safetensors, write_json
+from otoscope.artifacts import atomic, digest, environment, fingerprint, json_bytes, read_json_as, read_safetensors
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def write_checkpoint(
         save_file(arrays, weights_part, {})
         settings = {"model": dict(model), "model_fingerprint": fingerprint(model)}
         added = {"format": FORMAT, **settings, "sha256": digest(weights_part), "versions": environment()}
-        write_json(card_part, {**plain, **added})
+        card_part.write_bytes(json_bytes({**plain, **added}))
         (folder / CARD).unlink(missing_ok=True)
 
 

@@ -40,18 +40,22 @@ def _row(value: float, **more: object) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("record", "expected"),
+    ("record", "within", "expected"),
     [
-        (_row(PREDICTED_R2), True),
-        (_row(PREDICTED_R2 - 1e-6), False),
-        (_row(0.5, null_high=0.6), False),
-        (_row(0.5, null_high=0.4), True),
-        (_row(float("nan")), False),
-        (_row(-3.0, null_high=-4.0), False),
+        (_row(PREDICTED_R2), None, True),
+        (_row(PREDICTED_R2 - 1e-6), None, False),
+        (_row(0.5, null_high=0.6), 0.3, False),
+        (_row(0.5, null_high=0.4), 0.3, True),
+        (_row(0.97, null_high=0.96), -0.39, False),
+        (_row(float("nan")), None, False),
+        (_row(-3.0, null_high=-4.0), None, False),
     ],
 )
-def test_a_factor_is_predicted_only_above_the_floor_and_its_null(record: Record, expected: bool) -> None:
-    assert to_table([record]).select(predicted()).item() is expected
+def test_a_factor_is_predicted_only_above_the_floor_and_its_null_and_within_groups(
+    record: Record, within: float | None, expected: bool
+) -> None:
+    rows = to_table([record]).with_columns(within=pl.lit(within, dtype=pl.Float64()))
+    assert rows.select(predicted()).item() is expected
 
 
 def _probe(layer: int, value: float, split: str, **more: object) -> Record:

@@ -373,6 +373,6 @@ def _median_size(
 
 def _predicted_by_both(results: Results, layer: int) -> list[str]:
     at = results.reference_sparsity
-    dense = results.of("factor_r2", "dense", layer=layer).filter(predicted())["target"]
-    codes = results.of("factor_r2", "sae", layer=layer, sparsity=at).filter(predicted())["target"]
+    rows = (results.of("factor_r2", "dense", layer=layer), results.of("factor_r2", "sae", layer=layer, sparsity=at))
+    dense, codes = (results.with_test_values(some).filter(predicted())["target"] for some in rows)
     return sorted(set(dense) & set(codes))

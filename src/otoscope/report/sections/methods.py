@@ -11,7 +11,7 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.evidence import cross_fit_note, readers_of_run, scored_on, thin_classes
+from otoscope.report.evidence import coinciding_classes, cross_fit_note, readers_of_run, scored_on, thin_classes
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
@@ -215,6 +215,8 @@ def _labels(run: RunData) -> str | None:
         each.append(f"{label}: {comma_list(named)}")
         if caution := thin_classes(run.clips, label, noun=noun):
             cautions.append(f" Caution: {caution}.")
+    shown = [label for label in run.results.labels if f"label_{label}" in run.clips.columns]
+    cautions += [f" Caution: {text}." for text in coinciding_classes(run.clips, shown)]
     splits = "" if is_crossed else f", and those of {'/'.join(SPLITS)}"
     return f"Clips per class; {noun}s{splits}. {'; '.join(each)}.{''.join(cautions)}" if each else None
 
