@@ -58,6 +58,11 @@ class RunData:
         names = [name for name in column.unique(maintain_order=True) if name]
         return names[0] if names else str(self.config.get("model") or "the encoder")
 
+    @property
+    def single_clip_groups(self) -> bool:
+        """True if every group has one clip, so that clips are compared between groups only."""
+        return self.clips is not None and self.clips.height > 0 and self.clips["group"].is_unique().all()
+
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""
         return category_of(self.categories, factor)

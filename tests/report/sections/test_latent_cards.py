@@ -67,6 +67,38 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({}, "Fires in 4 % of frames: pitch 190 to 260 Hz <b>."),
+        (
+            {"beats_controls": False},
+            "Fires in 4 % of frames; no condition found predicts them better than the controls of its card.",
+        ),
+        (
+            {"beats_controls": False, "auroc": math.nan},
+            "Fires in 4 % of frames; no test group can show whether a condition predicts them.",
+        ),
+    ],
+)
+def test_backed_sentence_has_conditions_only_if_the_card_beats_its_controls(
+    tmp_path: Path, changed: dict[str, object], said: str
+) -> None:
+    write_cards(tmp_path, [7], **changed)
+    assert card_texts(tmp_path)[7].backed == said
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_first_screen_and_tally_follow_the_controls(tmp_path: Path, beats: bool) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:2], beats_controls=beats)
+    page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+    assert ("Fires in 4 % of frames: pitch" in page.section("listen")) == beats
+    assert f"{2 if beats else 0} of 2 cards beat their controls." in page.section("gallery")
+    assert all(f"{term}: " in page.section("summary") for term in ("beats its controls", "odd frame out"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
         ({"beats_controls": False}, "This card does not beat its controls. Frames predicted"),
         ({"auroc": math.nan}, "The card has no blind score"),
         ({"low": math.nan, "high": math.nan}, "within 3 test groups (firing moved"),

@@ -73,8 +73,7 @@ def introduction(run: RunData) -> str:
     return (
         f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with {_targets(run)}; other "
         "classes and factors of the same latent are listed on its card. The latent was chosen on training and "
-        f"validation groups. Correlations are those within {_noun(run)}s: of deviations from the mean of each "
-        f"{_noun(run)}. The test correlation is given with the upper end for clips permuted within each {_noun(run)}, "
+        f"validation groups. {_compared(run)}, "
         "over all latents of classes, or of factors, together: by chance, any of them exceeds it in "
         f"5{NBSP}% of galleries. The clips are those that contain most of the latent, from different groups where "
         "possible; the caption names the split, which may be training. Strength is the latent's "
@@ -82,6 +81,20 @@ def introduction(run: RunData) -> str:
         "(dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, scaled from 0 "
         "to the clip's maximum. The sentence above the clips is composed from the frames of train and validation "
         "groups, and scored on test groups."
+    )
+
+
+def _compared(run: RunData) -> str:
+    """Return over which clips correlations are computed, and what their null permutes."""
+    noun = _noun(run)
+    if run.single_clip_groups:
+        return (
+            f"Correlations compare {noun}s, because each has a single clip. The test correlation is given with the "
+            f"upper end for permuted {noun}s"
+        )
+    return (
+        f"Correlations are those within {noun}s: of deviations from the mean of each {noun}. The test correlation is "
+        f"given with the upper end for clips permuted within each {noun}"
     )
 
 
@@ -222,6 +235,18 @@ class Gallery(NamedTuple):
     cards: Sequence[LatentCard] = ()
     refuted: Sequence[LatentCard] = ()
     left_out: str = ""
+
+    @property
+    def tally(self) -> str:
+        """Number of cards that beat their controls; empty without cards of when latents fire.
+
+        >>> text = CardText("", "", "", [], beats_controls=True)
+        >>> Gallery(cards=[LatentCard("f0", "", "", "", "", [], card=text)]).tally
+        '1 of 1 card beats its controls.'
+        """
+        beats = [one.card.beats_controls for one in (*self.cards, *self.refuted) if one.card is not None]
+        verb = "beats its" if sum(beats) == 1 else "beat their"
+        return f"{sum(beats)} of {count(len(beats), 'card')} {verb} controls." if beats else ""
 
     @property
     def refuted_title(self) -> str:

@@ -29,12 +29,17 @@ class ResponsePlot(NamedTuple):
 
 
 class CardText(NamedTuple):
-    """Texts of a card; `score` begins with a warning if the card does not beat its controls."""
+    """Texts of a card; `score` begins with a warning if the card does not beat its controls.
+
+    `backed` is the sentence without its conditions if the card does not beat its controls.
+    """
 
     sentence: str
     score: str
     timing: str
     responses: Sequence[ResponsePlot]
+    backed: str = ""
+    beats_controls: bool = False
 
 
 def card_texts(folder: Path) -> dict[int, CardText]:
@@ -45,10 +50,30 @@ def card_texts(folder: Path) -> dict[int, CardText]:
     cards, responses = map(read_table, paths)
     return {
         row["latent"]: CardText(
-            row["sentence"], _score(row), _timing(row), _plots(responses.filter(pl.col("latent") == row["latent"]))
+            row["sentence"],
+            _score(row),
+            _timing(row),
+            _plots(responses.filter(pl.col("latent") == row["latent"])),
+            _backed(row),
+            bool(row["beats_controls"]),
         )
         for row in cards.iter_rows(named=True)
     }
+
+
+def _backed(row: Mapping[str, Any]) -> str:
+    """Return the sentence with its conditions only if they predict the frames of test groups."""
+    if row["beats_controls"] or _names_nothing(row):
+        return row["sentence"]
+    rate = row["sentence"].split(":", 1)[0]
+    if not known(row["auroc"]):
+        return f"{rate}; no test group can show whether a condition predicts them."
+    return f"{rate}; no condition found predicts them better than the controls of its card."
+
+
+def _names_nothing(row: Mapping[str, Any]) -> bool:
+    """Return whether a card has no condition, so that all frames have the same score."""
+    return row["auroc"] == row["low"] == row["high"] == 0.5
 
 
 def _score(row: Mapping[str, Any]) -> str:
@@ -56,7 +81,7 @@ def _score(row: Mapping[str, Any]) -> str:
     groups = count(row["groups"], "test group")
     if not known(row["auroc"]):
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
-    if row["auroc"] == row["low"] == row["high"] == 0.5:  # all frames have the same score
+    if _names_nothing(row):
         return "The card names no condition, so that it predicts nothing."
     interval = (
         f", 95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)}" if known(row["low"]) else ""

@@ -63,7 +63,7 @@ def previews(gallery: Gallery) -> list[Preview]:
     confirmed = [card for card in gallery.cards if card.confirmed and card.clips]
     chosen = diverse(range(len(confirmed)), [card.kind for card in confirmed])[:MAX_LATENTS]
     return [
-        Preview(card.factor, card.status, card.evidence, card.card.sentence if card.card else "", card.clips[0])
+        Preview(card.factor, card.status, card.evidence, card.card.backed if card.card else "", card.clips[0])
         for card in (confirmed[i] for i in chosen)
     ]
 
@@ -76,11 +76,11 @@ def _held_out(run: RunData) -> Iterator[str]:
     if layer is not None and at is not None:
         rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
         if rows.height:
-            between, weak = (rows.filter(state).height for state in (between_only(), too_weak()))
+            held, between, weak = (rows.filter(state).height for state in (predicted(), between_only(), too_weak()))
+            where = "" if run.single_clip_groups else f" within {noun}s"
             more = f", {between} more only between {noun}s" if between else ""
-            more += f", and {weak} are too weak to tell" if weak else ""
-            held = rows.filter(predicted()).height
-            yield f"The codes predict {held} of {rows.height} factors within {noun}s{more}."
+            more += f"; {weak} more {'is' if weak == 1 else 'are'} too weak to tell" if weak else ""
+            yield f"The codes predict {held} of {count(rows.height, 'factor')}{where}{more}."
     row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if row is not None:
         yield (
