@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.explain.selection import PREDICTED_R2
-from otoscope.formatting import count
+from otoscope.formatting import comma_list, count
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, matches
 
@@ -283,10 +283,14 @@ def _choose_layer(results: Results, label: str | None) -> BestLayer:
         reason = "the highest balanced accuracy of the dense probe on the validation groups"
         scored = dense.where(target=label, metric="probe_balanced_accuracy", split="valid").rows
         tied = scored.filter(pl.col("value") == pl.col("value").max())["layer"].unique().sort().to_list()
+        if len(tied) == 1 == len(scored["layer"].unique()):
+            return BestLayer(tied[0], "no other was probed")
         if len(tied) == 1:
             return BestLayer(tied[0], f"it has {reason}", VALIDATION)
         if tied:
-            middle = f"layers {', '.join(map(str, tied))} tie for {reason}, and it is the middle one"
+            # of an even number of layers there are two in the middle
+            place = "the middle one" if len(tied) % 2 else f"the later of the two{' in the middle' * (len(tied) > 2)}"
+            middle = f"layers {comma_list(tied)} tie for {reason}, and it is {place}"
             return BestLayer(tied[len(tied) // 2], middle, VALIDATION)
         if layer := _highest(dense.where(target=label, metric="probe_accuracy", split="test").rows):
             return BestLayer(

@@ -43,7 +43,9 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
     assert re.search(r"A linear probe on layer 3 predicts the technique of \d+ % of 480 clips of 6 unseen groups", said)
     assert "On the codes of that layer at 90 % sparsity it reaches" in said
     # the interval of the difference, from predictions.parquet
-    assert re.search(r"\d points less than the layer \(95 % interval of the difference −\d+\.\d to ", said)
+    assert re.search(
+        r"not distinguishable from the layer \(\d+\.\d points less; 95 % interval of the difference −\d", said
+    )
     assert re.search(r"The codes predict \d+ of 88 factors within groups", said)
     assert "of the variance of layer 3 at 90 % sparsity" in said
     overview = made.text.split('<section id="overview"')[1].split("</section>")[0]

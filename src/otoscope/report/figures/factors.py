@@ -69,9 +69,11 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
 
 def _notes(table: pl.DataFrame) -> list[str]:
     notes = ["Factors within a category depend on each other and are not independent evidence."]
+    within = any(column.endswith(" within groups") for column in table.columns)
     if any(column.endswith(" null") for column in table.columns):
-        notes.append("In the table, “null” is the upper end of the R² for clips permuted within their groups.")
-    if any(column.endswith(" within groups") for column in table.columns):
+        permuted = "clips permuted within their groups" if within else "permuted clips"
+        notes.append(f"In the table, “null” is the upper end of the R² for {permuted}.")
+    if within:
         notes.append("“Within groups” is the R² of deviations from the mean of each group.")
     return notes
 

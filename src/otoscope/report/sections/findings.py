@@ -11,9 +11,18 @@ from otoscope.metrics.predictions import accuracy_difference
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.report.evidence import Evidence
+from otoscope.report.evidence import Evidence, count_folds
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import PREDICTED_R2, Results, between_only, median_of, predicted, too_weak, untestable
+from otoscope.report.results import (
+    PREDICTED_R2,
+    BestLayer,
+    Results,
+    between_only,
+    median_of,
+    predicted,
+    too_weak,
+    untestable,
+)
 from otoscope.report.run_data import RunData
 from otoscope.resampling.groups import labelled_splits
 from otoscope.runs.inputs import reader_split
@@ -27,33 +36,40 @@ class Tile(NamedTuple):
     lines: Sequence[str]
 
 
-def number_tiles(results: Results) -> list[Tile]:
-    """Return the tiles: probes, reconstruction and factors."""
-    return [*_probe_tiles(results), *_variance_tile(results), *_factor_tiles(results)]
+def number_tiles(results: Results, *, folds: int = 1) -> list[Tile]:
+    """Return the tiles: probes, reconstruction and factors; `folds` of a cross-fit choose layers on their mean."""
+    return [*_probe_tiles(results, folds), *_variance_tile(results), *_factor_tiles(results)]
 
 
-def _probe_tiles(results: Results) -> list[Tile]:
+def _probe_tiles(results: Results, folds: int) -> list[Tile]:
     if not results.labels:
         return []
     label, best = results.labels[0], results.best_layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     tiles: list[Tile] = []
     if dense:
-        chosen = [f"layer chosen on {best.chosen_on}"] if best.chosen_on else []
+        chosen = [f"layer chosen on {_choosing_groups(best, folds)}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
         tiles.append(_tile(name, percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
     for at in results.headline_sparsities[:1]:
         if codes := results.codes_of(label, at):
             name = f"{label}, codes at {sparsity(at)}, layer {codes['layer']}"
-            lines = [*_how_codes_were_chosen(results, label, codes), *_probe_lines(codes)]
+            lines = [*_how_codes_were_chosen(results, label, codes, folds), *_probe_lines(codes)]
             tiles.append(_tile(name, percent(codes["value"]), codes, lines))
     return tiles
 
 
-def _how_codes_were_chosen(results: Results, label: str, codes: Row) -> list[str]:
+def _choosing_groups(best: BestLayer, folds: int) -> str:
+    """Return the groups that a layer was chosen on; over all folds, they include those that are tested."""
+    return best.chosen_on if folds == 1 else f"the mean of {folds} folds"
+
+
+def _how_codes_were_chosen(results: Results, label: str, codes: Row, folds: int) -> list[str]:
     """Return why this layer's codes are shown, and the score of the dense layer."""
     chosen = results.codes_layer
-    parts = [f"layer with the best codes on {chosen.chosen_on}"] if chosen.chosen_on else []
+    parts = [f"shown because {chosen.reason}"]
+    if chosen.chosen_on:
+        parts = [f"layer with the best codes on {_choosing_groups(chosen, folds)}"]
     same = results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     return [*parts, f"dense layer {codes['layer']} itself: {percent(same['value'])}"] if same else parts
 
@@ -130,9 +146,9 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
         *between_findings(run, noun),
         *left_out_findings(run),
         *variance_findings(results, thin=thin),
-        *factor_findings(results, noun=noun, thin=thin),
+        *factor_findings(results, noun=noun, thin=thin, single=run.single_clip_groups),
     ]
-    return Summary([] if thin else number_tiles(results), findings)
+    return Summary([] if thin else number_tiles(results, folds=count_folds(run.clips)), findings)
 
 
 def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Finding]:
@@ -162,7 +178,18 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
 
 
 def between_findings(run: RunData, noun: str) -> list[Finding]:
-    """Return the labels that are constant within groups, whose probes compare groups only."""
+    """Return the labels that are constant within groups, whose probes compare groups only.
+
+    Where every group has a single clip, nothing else is compared either.
+    """
+    if run.single_clip_groups:
+        return [
+            Finding(
+                f"Between {noun}s only",
+                f"Every {noun} has a single clip: probes, factors and latents compare {noun}s only, and anything in "
+                f"which similar {noun}s agree predicts a target. The null permutes {noun}s.",
+            )
+        ]
     labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
     constant = [
         name
@@ -244,20 +271,26 @@ def _loss_sentence(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
 
 
 def codes_against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
-    """Return the difference of the codes' accuracy to that of their layer, with its interval on the same clips."""
+    """Return the difference of the codes' accuracy to that of their layer, with its interval on the same clips.
+
+    Where the interval includes 0, no direction is claimed.
+    """
     change = 100 * (codes["value"] - dense["value"])
-    points = f"{abs(change):.1f} points {'more' if change > 0 else 'less'} than the layer"
-    if abs(change) < 0.05:
-        points = "as much as the layer"
+    measured, points = "no difference", "as much as the layer"
+    if abs(change) >= 0.05:
+        measured = f"{abs(change):.1f} points {'more' if change > 0 else 'less'}"
+        points = f"{measured} than the layer"
     rows = run.predicted_by(label, codes), run.predicted_by(label, dense)
     if rows[0] is None or rows[1] is None:
         return points
     found = accuracy_difference(rows[0], rows[1])
     if not formatting.known(found.low):
         return f"{points} (no interval)"
-    unclear = "; this may be chance" if found.low <= 0 <= found.high and abs(change) >= 0.05 else ""
     low, high = (decimal(100 * end, 1) for end in (found.low, found.high))
-    return f"{points} (95{NBSP}% interval of the difference {low} to {high} points{unclear})"
+    span = f"95{NBSP}% interval of the difference {low} to {high} points"
+    if found.low <= 0 <= found.high:
+        return f"not distinguishable from the layer ({measured}; {span})"
+    return f"{points} ({span})"
 
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
@@ -283,8 +316,13 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
     ]
 
 
-def factor_findings(results: Results, *, noun: str = "group", thin: bool = False) -> list[Finding]:
-    """Return how many factors are predicted from the layer and its codes, and from how many dimensions."""
+def factor_findings(
+    results: Results, *, noun: str = "group", thin: bool = False, single: bool = False
+) -> list[Finding]:
+    """Return how many factors are predicted from the layer and its codes, and from how many dimensions.
+
+    `single`: every group has one clip, so that the null permutes groups.
+    """
     layer, at = factor_layer(results), results.reference_sparsity
     if layer is None:
         return []
@@ -300,12 +338,13 @@ def factor_findings(results: Results, *, noun: str = "group", thin: bool = False
         parts = [_reached(rows, name, noun) for name, rows in by_source.items()]
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
     parts = [_predicted(rows, name, noun) for name, rows in by_source.items()]
+    permuted = f"{noun}s are permuted" if single else f"clips are permuted within each {noun}"
     findings = [
         Finding(
             f"Factors at layer {layer}",
             f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} "
-            f"and above its null, for which clips are permuted within each {noun}, all factors together: by chance, "
-            f"any factor counts in at most 5{NBSP}% of runs.",
+            f"and above its null, for which {permuted}, all factors together: in at most 5{NBSP}% of runs does any "
+            "factor count by chance.",
         )
     ]
     return [*findings, *_compactness(results, layer)]

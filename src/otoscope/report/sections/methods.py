@@ -141,8 +141,8 @@ def _prose(run: RunData) -> dict[str, str | None]:
             f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
-            f"{PREDICTED_R2} and above the upper end of its null, for which test clips are permuted within their "
-            "groups, all factors together: by chance, any factor counts in at most 5 % of runs"
+            f"{PREDICTED_R2} and above the upper end of its null, for which {_permuted(run)}, all factors together: in "
+            f"at most 5{NBSP}% of runs does any factor count by chance"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")
         )
@@ -151,13 +151,19 @@ def _prose(run: RunData) -> dict[str, str | None]:
         "Cross-fitting": _cross_fitting(run),
         "Strict protocol": strict_method(run),
         "Intervals": (
-            f"95{NBSP}% jackknife intervals leave out whole groups, never single clips, with Student's t for the "
-            "number of groups. With few groups they are wide; with one group there is no interval. Where every clip "
-            "is classified correctly, the lower end is the binomial bound for the clips or groups of each class. A "
-            "dash marks a number that does not apply."
+            f"95{NBSP}% jackknife intervals leave out whole groups, with Student's t for the number of groups. With "
+            "few groups they are wide; with one group there is no interval. Intervals of accuracies are at least as "
+            f"wide as for independent clips. At 0{NBSP}% and 100{NBSP}% leaving out groups changes nothing: the other "
+            "end is the binomial bound over single clips, or over groups where each has one class. A dash marks a "
+            "number that does not apply."
         ),
         "Choices": _choices(run),
     }
+
+
+def _permuted(run: RunData) -> str:
+    single = "groups, of one clip each, are permuted"
+    return single if run.single_clip_groups else "test clips are permuted within their groups"
 
 
 def _cross_fitting(run: RunData) -> str | None:

@@ -1,0 +1,99 @@
+"""Sentences on probes and factors: differences, choices of layers, and groups of a single clip."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from otoscope.artifacts import read_table, write_table
+from otoscope.report import read_run, write_report
+from otoscope.report.results import Results
+from otoscope.report.sections.findings import codes_against_layer, number_tiles
+from otoscope.report.sections.gallery import introduction
+from tests.support.finished_run import make_run
+from tests.support.page_reader import read_page
+
+
+def small(folder: Path, layers: tuple[int, ...] = (3,)) -> Path:
+    return make_run(folder, layers=layers, sae_layers=(3,), sizes={"pitch": 5})
+
+
+@pytest.mark.parametrize(
+    ("predicted", "value", "said"),
+    [
+        ("belt", 0.6, "20.0 points less than the layer (95 % interval of the difference "),
+        (None, 0.8, "not distinguishable from the layer (no difference; 95 % interval of the difference −"),
+        (None, 0.81, "not distinguishable from the layer (1.0 points more; 95 % interval of the difference −"),
+    ],
+)
+def test_codes_are_said_to_differ_only_beyond_the_interval(
+    tmp_path: Path, predicted: str | None, value: float, said: str
+) -> None:
+    folder = small(tmp_path)
+    rows = read_table(folder / "predictions.parquet")
+    guess = pl.lit(predicted) if predicted else pl.col("true_class")
+    of_codes = pl.when(pl.col("representation") == "sae").then(guess).otherwise(pl.col("true_class"))
+    write_table(folder / "predictions.parquet", rows.with_columns(of_codes.alias("predicted_class")))
+    run = read_run(folder)
+    codes, dense = run.results.codes_of("technique", 0.9), run.results.one("probe_accuracy", "dense", layer=3)
+    assert codes is not None
+    assert dense is not None
+    sentence = codes_against_layer(run, "technique", {**codes, "value": value}, {**dense, "value": 0.8})
+    assert sentence.replace("\u00a0", " ").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen", "place"),
+    [
+        ((1, 2), 2, "layers 1 and 2 tie for the highest balanced accuracy of the dense probe on the validation groups"),
+        ((1, 2), 2, "and it is the later of the two"),
+        ((1, 2, 3), 2, "and it is the middle one"),
+        ((0, 1, 2, 3), 2, "and it is the later of the two in the middle"),
+        ((3,), 3, "no other was probed"),
+    ],
+)
+def test_a_tie_is_resolved_in_true_words(tmp_path: Path, layers: tuple[int, ...], chosen: int, place: str) -> None:
+    rows = read_table(small(tmp_path, layers) / "results.parquet")
+    tied = (pl.col("split") == "valid") & (pl.col("representation") == "dense")
+    results = Results(rows.with_columns(pl.when(tied).then(0.5).otherwise("value").alias("value")))
+    assert results.best_layer.layer == chosen
+    assert results.best_layer.reason.endswith(place) or results.best_layer.reason.startswith(place)
+
+
+def test_tiles_of_a_cross_fit_name_the_mean_of_its_folds_and_of_one_dictionary_no_choice(tmp_path: Path) -> None:
+    results = read_run(small(tmp_path, (2, 3))).results
+    (dense, codes, *_) = number_tiles(results)
+    assert dense.lines[0] == "layer chosen on validation groups"
+    assert codes.lines[0] == "shown because no other has SAEs"
+    assert number_tiles(results, folds=5)[0].lines[0] == "layer chosen on the mean of 5 folds"
+
+
+def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    assert "within groups" in read_page(write_report(folder, figures=False).read_text("utf-8")).section("overview")
+    clips = read_table(folder / "corpus.parquet").with_columns(pl.col("clip_id").alias("group"))
+    write_table(folder / "corpus.parquet", clips)
+    run = read_run(folder)
+    assert run.single_clip_groups
+    page = read_page(write_report(folder, figures=False).read_text("utf-8"))
+    said = {name: page.section(name).replace("\u00a0", " ") for name in ("overview", "summary", "factors", "methods")}
+    findings = said["summary"].split("Glossary")[1]
+    assert " of 5 factors." in said["overview"]
+    assert "within groups" not in said["overview"] + said["factors"]
+    assert "Every group has a single clip: probes, factors and latents compare groups only" in findings
+    assert "for which groups are permuted" in findings
+    assert "within each group" not in findings + introduction(run)
+    assert "for which groups, of one clip each, are permuted" in said["methods"]
+
+
+@pytest.mark.parametrize(
+    ("weak", "said"), [(1, "; 1 more is too weak to tell."), (2, "; 2 more are too weak to tell.")]
+)
+def test_the_overview_counts_weak_factors_in_grammar(tmp_path: Path, weak: int, said: str) -> None:
+    folder = small(tmp_path)
+    rows = read_table(folder / "results.parquet")
+    names = rows.filter(metric="factor_r2")["target"].unique().sort().head(weak).to_list()
+    is_weak = (pl.col("metric") == "factor_r2") & pl.col("target").is_in(names)
+    changed = [pl.when(is_weak).then(v).otherwise(c).alias(c) for c, v in (("value", 0.2), ("null_high", 0.3))]
+    write_table(folder / "results.parquet", rows.with_columns(changed))
+    assert said in read_page(write_report(folder, figures=False).read_text("utf-8")).section("overview")
