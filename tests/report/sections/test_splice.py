@@ -32,10 +32,14 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     page = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
     said = page.section("splice").replace("\u00a0", " ")
     assert "In 20 clips of 3 test groups, layer 3 was replaced" in said
-    assert "(untouched 0.90, mean-ablated 0.20) is recovered by the SAE's reconstruction by 90 % (to 0.80, " in said
-    assert "95 % interval 70 % to 95 %) and random atoms with the same sparsifier by 25 % (to 0.80)." in said
+    assert "Recovered of the cosine between frames" in said
+    assert "(untouched 0.90, mean-ablated 0.20): 90 % by the SAE's reconstruction (to 0.80, " in said
+    assert "95 % interval 70 % to 95 %); 25 % by random atoms with the same sparsifier (to 0.80)." in said
     # three groups that agree are no certainty
-    assert "by 100 % (to 0.90, the same without any of the 3 groups, which gives no interval)" in said
+    assert (
+        "100 % by the SAE's reconstruction (to 0.90, the same without any of the 3 groups, which gives no interval)"
+        in said
+    )
     assert "100 % to 100 %" not in said
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is not lowered by the ablation beyond noise, so that no share is defined: 0.80 with the SAE's" in said

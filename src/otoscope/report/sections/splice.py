@@ -48,17 +48,17 @@ def _sentence(rows: pl.DataFrame) -> str:
             f"{name[0].upper()}{name[1:]} ({ends}) is not lowered by the ablation beyond noise, so that no share is "
             f"defined: {comma_list(each)}."
         )
-    each = [f"{NAMES[row['substitute']]} {_recovered(row)}" for row in rows.iter_rows(named=True)]
-    return f"{name[0].upper()}{name[1:]} ({ends}) is recovered by {comma_list(each)}."
+    each = "; ".join(map(_recovered, rows.iter_rows(named=True)))
+    return f"Recovered of {name} ({ends}): {each}."
 
 
 def _recovered(row: Mapping[str, Any]) -> str:
-    value = decimal(row["value"], 2)
+    value, by = decimal(row["value"], 2), f"by {NAMES[row['substitute']]}"
     if not known(row["recovered"]):
-        return f"to {value} (share not defined)"
+        return f"no defined share {by} (to {value})"
     interval = ""
     if known(row["low"]) and row["low"] == row["high"]:
         interval = f", the same without any of the {count(row['groups'], 'group')}, which gives no interval"
     elif known(row["low"]) and known(row["high"]):
         interval = f", 95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}"
-    return f"by {percent(row['recovered'], 0)} (to {value}{interval})"
+    return f"{percent(row['recovered'], 0)} {by} (to {value}{interval})"
