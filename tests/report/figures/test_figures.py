@@ -199,7 +199,7 @@ def test_layers_that_tie_on_validation_are_named_and_the_middle_one_is_shown() -
         to_table(test + [_probe(layer, value, "valid") for layer, value in enumerate((1.0, 0.9, 1.0, 1.0))])
     )
     assert chosen.best_layer.layer == 2
-    assert chosen.best_layer.reason.startswith("layers 0, 2, 3 tie")
+    assert chosen.best_layer.reason.startswith("layers 0, 2 and 3 tie")
 
 
 def _variance(layer: int, *values: float) -> list[Record]:
