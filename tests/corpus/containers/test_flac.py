@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from otoscope.corpus.audio import decode
-from otoscope.corpus.containers.flac import parse_frame, read_info
+from otoscope.corpus.containers.flac import _crc8, parse_frame, read_info  # pyright: ignore[reportPrivateUsage]
 from otoscope.corpus.decoding import open_sound
 from otoscope.errors import AudioError
 
@@ -158,3 +158,10 @@ def test_frame_headers_state_the_rate_and_the_place(tmp_path, rate_hz):
 def test_published_odd_files_have_their_length(odd_file, name, length, rate_hz):
     sound = decode(odd_file(name))
     assert (len(sound.wave), sound.rate_hz) == (length, rate_hz)
+
+
+def test_frames_longer_than_any_header_can_state_are_set_aside(tmp_path):
+    head = bytes([0xFF, 0xF8, 0x79, 0x08, 0x00, 0xFF, 0xFF])  # 65,536 samples, 44.1 kHz, mono, 16 bits, number 0
+    (tmp_path / "long.flac").write_bytes(b"fLaC" + bytes(4) + head + bytes([_crc8(head)]) + bytes(64))
+    with pytest.raises(AudioError, match="65,536 samples, at most 65,535"):
+        note(tmp_path / "long.flac")

@@ -126,7 +126,14 @@ def test_cells_that_mean_missing_are_missing(manifest, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("start", "end"), ("Begin Time (s)", "End Time (s)"), ("onset", "offset"), ("tmin", "tmax")]
+    "names",
+    [
+        ("start", "end"),
+        ("Begin Time (s)", "End Time (s)"),
+        ("onset", "offset"),
+        ("tmin", "tmax"),
+        ("start_ms", "end_ms"),
+    ],
 )
 def test_times_without_a_known_name_are_refused_not_dropped(manifest, tmp_path, names):
     path = manifest(f"path,{names[0]},{names[1]}\na.wav,0.5,1\n")

@@ -14,6 +14,9 @@ BLOCK = 1 << 22
 MAX_HEADER = 1 << 25
 """Bytes of a damaged header, which may hold a picture, that are searched for the first frame."""
 
+MAX_BLOCK = 0xFFFF
+"""Samples per frame that a header can state."""
+
 BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
 """Bits per sample by their code in a frame's header."""
 
@@ -152,6 +155,10 @@ def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
     rate_hz, bits = first.rate_hz or (info.rate_hz if info else 0), first.bits or (info.bits if info else 0)
     if not rate_hz or not bits:
         raise AudioError("cannot be decoded as audio (a FLAC header without stream information, which its frames need)")
+    if first.samples > MAX_BLOCK:
+        raise AudioError(
+            f"cannot be decoded as audio (FLAC frames of {first.samples:,} samples, at most {MAX_BLOCK:,})"
+        )
     samples = None if last is None else last.start(first.samples) + last.samples - first.start(first.samples)
     repaired = Part((_header(first, rate_hz, bits), ByteSpan(position, span.stop)), rate_hz, first.channels, samples)
     if info is None or samples is None or position != info.sound:
@@ -177,7 +184,7 @@ def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
 
 def _header(first: FlacFrame, rate_hz: int, bits: int) -> bytes:
     """Return the start of a FLAC file of unknown length, so that libFLAC reads to its end, and without a checksum."""
-    blocks = (16, 0xFFFF) if first.is_variable else (first.samples, first.samples)
+    blocks = (16, MAX_BLOCK) if first.is_variable else (first.samples, first.samples)
     fields = rate_hz << 44 | first.channels - 1 << 41 | bits - 1 << 36
     body = b"".join(size.to_bytes(2, "big") for size in blocks) + bytes(6) + fields.to_bytes(8, "big") + bytes(16)
     return b"fLaC\x80\x00\x00\x22" + body

@@ -174,8 +174,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
 _TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax")
 _UNITS = ("", "time", "sec", "second", "ms", "sample", "samp", "frame")
-SEGMENT_TIMES = frozenset(f"{word}{unit}" for word in _TIME_WORDS for unit in _UNITS)
-"""Names of columns, without blanks, brackets and underscores, that mean the ends of a segment in unknown units."""
+SEGMENT_TIMES = frozenset(f"{word}{unit}".removesuffix("s") for word in _TIME_WORDS for unit in _UNITS)
+"""Names of columns, as `_plain` returns them, that mean the ends of a segment in unknown units."""
 
 
 def _plain(name: str) -> str:
