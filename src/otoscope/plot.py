@@ -239,10 +239,7 @@ def responses(curves: pl.DataFrame | str | Path, latent: int, *, sweeps: pl.Data
     does not explain.
     """
     rows = _explained(curves, "responses")
-    if latent not in rows["latent"]:
-        raise EvaluationError(
-            f"no responses of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
-        )
+    _require_latent(rows, latent, "responses")
     if sweeps is None and not isinstance(curves, pl.DataFrame):
         path = user_path(curves) / "explain" / "sweeps.parquet"
         sweeps = read_table(path) if path.is_file() else None
@@ -256,10 +253,8 @@ def sweeps(curves: pl.DataFrame | str | Path, *, latent: int | None = None) -> A
     `IncompleteArtifact` for a run without this table, `EvaluationError` for a latent that it does not hold.
     """
     rows = _explained(curves, "sweeps")
-    if latent is not None and latent not in rows["latent"]:
-        raise EvaluationError(
-            f"no sweep of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
-        )
+    if latent is not None:
+        _require_latent(rows, latent, "sweep")
     return _drawn(response_figures.sweeps(rows, latent), "sweeps")
 
 
@@ -331,6 +326,13 @@ def _explained(table: pl.DataFrame | str | Path, name: str) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
     return read_table(user_path(table) / "explain" / f"{name}.parquet")
+
+
+def _require_latent(rows: pl.DataFrame, latent: int, what: str) -> None:
+    if latent not in rows["latent"]:
+        raise EvaluationError(
+            f"no {what} of latent {latent}; the table holds {rows['latent'].unique().sort().to_list()}"
+        )
 
 
 def _probes(predictions: pl.DataFrame | str | Path, label: str) -> class_figures.Probes:

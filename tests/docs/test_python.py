@@ -12,6 +12,7 @@ import torch
 import otoscope
 from otoscope.activations.format import store_spec
 from otoscope.corpus.audio import write_audio
+from otoscope.encoders.base import Encoder
 from otoscope.encoders.catalog import load_encoder
 from otoscope.sae import SparseAutoencoder, TopK
 
@@ -41,15 +42,21 @@ def test_first_code_encodes_with_the_encoder_of_the_sae(
     assert len(names["codes"]) == len(encoder.frames(12_000).end_s), "the short context of the training"
 
 
+def code_and_encoder(title: str, model: Path, folder: Path) -> tuple[str, Encoder]:
+    """Return the code of a section of the page, and an encoder; an untrained SAE lies where the code loads it."""
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"## {title}\n\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (path,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
+    encoder = load_encoder(model, context="short")
+    card = {"layer": 2, "encoder": store_spec(encoder, layers=[2])["encoder"]}
+    SparseAutoencoder(encoder.layers[2].width, 32, TopK(4)).save_pretrained(folder / path, card)
+    return code, encoder
+
+
 def test_code_that_sweeps_a_voice_draws_the_curves_of_a_latent(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"## Change one factor of a voice\n\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    (folder,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
-    encoder = load_encoder(tiny("whisper"), context="short")
-    card = {"layer": 2, "encoder": store_spec(encoder, layers=[2])["encoder"]}
-    SparseAutoencoder(encoder.layers[2].width, 32, TopK(4)).save_pretrained(tmp_path / folder, card)
+    code, _ = code_and_encoder("Change one factor of a voice", tiny("whisper"), tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"otoscope": otoscope}
     exec(code.replace("sae, 3,", "sae, 2,").replace("singers=3", "singers=2, crossed_clips=8"), names)
@@ -60,12 +67,7 @@ def test_code_that_sweeps_a_voice_draws_the_curves_of_a_latent(
 def test_code_that_changes_a_layer_changes_later_layers_within_its_span(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"## Change a layer\n\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    (folder,) = re.findall(r'from_pretrained\("(.*?)"\)', code)
-    encoder = load_encoder(tiny("whisper"), context="short")
-    card = {"layer": 2, "encoder": store_spec(encoder, layers=[2])["encoder"]}
-    SparseAutoencoder(encoder.layers[2].width, 32, TopK(4)).save_pretrained(tmp_path / folder, card)
+    code, encoder = code_and_encoder("Change a layer", tiny("whisper"), tmp_path)
     write_audio(tmp_path / "voice.wav", (0.3 * np.sin(np.arange(12_000) / 9)).astype(np.float32), 16_000)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"otoscope": otoscope}

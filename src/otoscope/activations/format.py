@@ -13,13 +13,14 @@ from pathlib import PurePosixPath
 from types import GenericAlias
 from typing import Annotated, Any, Literal
 
+import polars as pl
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from otoscope.activations.segments import Segments
 from otoscope.activations.storage import LOCK, LocalStorage, Storage
 from otoscope.activations.tensorfile import PRECISIONS
-from otoscope.artifacts import environment, json_bytes, parse_json_as
+from otoscope.artifacts import environment, json_bytes, parse_json_as, table_bytes
 from otoscope.encoders.base import Encoder, check_layers
 from otoscope.errors import ArtifactError, ConfigError, DamagedArtifact, quote, suggest
 
@@ -324,8 +325,17 @@ def read_shard_card(storage: Storage, shard: int) -> dict[str, Any]:
 
 def write_card(storage: Storage, relative: str, value: object) -> None:
     """Write a JSON file atomically."""
+    _publish(storage, relative, json_bytes(value))
+
+
+def publish_table(storage: Storage, relative: str, table: pl.DataFrame) -> None:
+    """Write a Parquet file atomically, where the storage decides on its temporary name."""
+    _publish(storage, relative, table_bytes(table))
+
+
+def _publish(storage: Storage, relative: str, content: bytes | memoryview) -> None:
     with storage.publish(relative) as temporary:
-        temporary.write_bytes(json_bytes(value))
+        temporary.write_bytes(content)
 
 
 def card_of(manifest: dict[str, Any]) -> dict[str, Any]:

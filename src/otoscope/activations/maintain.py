@@ -19,6 +19,7 @@ from otoscope.activations.format import (
     differences,
     foreign_files,
     is_store_file,
+    publish_table,
     read_card,
     read_shard_card,
     require_store,
@@ -32,7 +33,7 @@ from otoscope.activations.plan import shard_numbers, sound_id, stored_keys
 from otoscope.activations.storage import REDIRECT, Storage, open_storage
 from otoscope.activations.store import ActivationStore
 from otoscope.activations.tensorfile import RowFile, index_path, map_tensor
-from otoscope.artifacts import fingerprint, read_table, table_bytes
+from otoscope.artifacts import fingerprint, read_table
 from otoscope.errors import ArtifactError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 MIN_UNLISTED = 0.5
@@ -216,10 +217,8 @@ def _rewrite_shard(
             if path is segments_path:
                 rows["segments"] = table["offset"].to_numpy()
             offset = pl.int_range(pl.len(), dtype=pl.Int64).cast(table.schema["offset"])
-            with storage.publish(path(number)) as temporary:
-                temporary.write_bytes(
-                    table_bytes(table.with_columns(shard=pl.lit(number, dtype=pl.Int32), offset=offset))
-                )
+            renumbered = table.with_columns(shard=pl.lit(number, dtype=pl.Int32), offset=offset)
+            publish_table(storage, path(number), renumbered)
             written.append(path(number))
     for name in sorted(name for name in old["files"] if name.endswith(".safetensors")):
         kind = PurePosixPath(name).name.split("-")[0]
@@ -353,10 +352,10 @@ def _copy_shard(source: Storage, card: Mapping[str, Any], target: Storage, numbe
                 f"`otoscope store verify {source.address}`, extract that store again, then merge"
             )
         renamed = re.sub(r"[0-9]+(?=\.[a-z]+$)", f"{number:05d}", name)
-        with target.publish(renamed) as temporary:
-            if name.endswith(".parquet"):
-                temporary.write_bytes(table_bytes(read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32))))
-            else:
+        if name.endswith(".parquet"):
+            publish_table(target, renamed, read_table(path).with_columns(shard=pl.lit(number, dtype=pl.Int32)))
+        else:
+            with target.publish(renamed) as temporary:
                 temporary.write_bytes(data)
         files[renamed] = target.file_record(renamed)
     card = {**card, "shard": number, "files": files}

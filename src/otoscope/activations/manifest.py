@@ -24,6 +24,7 @@ from otoscope.activations.format import (
     StoreCard,
     StoredFile,
     is_store_file,
+    publish_table,
     read_card,
     read_shard_card,
     shard_card_path,
@@ -31,7 +32,7 @@ from otoscope.activations.format import (
     write_card,
 )
 from otoscope.activations.storage import Storage
-from otoscope.artifacts import FileRecord, check_size, read_table, table_bytes
+from otoscope.artifacts import FileRecord, check_size, read_table
 from otoscope.errors import ArtifactError, CorpusError, DamagedArtifact, IncompleteArtifact, StaleArtifact
 
 CLIP_TYPES: dict[str, Any] = {
@@ -116,8 +117,7 @@ def commit_store(
     tables = {CLIPS: clips, SET_ASIDE: set_aside}
     paths = {name: table_path(name, generation) for name in tables}
     for name, table in tables.items():
-        with storage.publish(paths[name]) as temporary:
-            temporary.write_bytes(table_bytes(table))
+        publish_table(storage, paths[name], table)
     listed = dict(clips.group_by("shard").len().iter_rows())
     manifest = {
         "complete": True,

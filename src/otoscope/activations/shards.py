@@ -12,12 +12,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.activations.format import segments_path, shard_card_path, write_card
+from otoscope.activations.format import publish_table, segments_path, shard_card_path, write_card
 from otoscope.activations.segments import SegmentPooler, Segments
 from otoscope.activations.storage import Storage
 from otoscope.activations.tensorfile import RowFile, index_path, tensor_path, to_stored
 from otoscope.activations.windows import EncodedWindow
-from otoscope.artifacts import table_bytes
 from otoscope.encoders.base import Frames
 from otoscope.hardware import column_sums
 
@@ -190,8 +189,7 @@ class ShardWriter:
             self._segment_files[layer].append(to_stored(values, self._dtype))
 
     def _write_table(self, relative: str, table: pl.DataFrame) -> None:
-        with self._storage.publish(relative) as temporary:
-            temporary.write_bytes(table_bytes(table))
+        publish_table(self._storage, relative, table)
         self._written.append(relative)
 
     def _write_card(self) -> None:

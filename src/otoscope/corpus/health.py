@@ -33,7 +33,7 @@ ALWAYS_LISTED = ("noise", "copy")
 """Findings that no recorder or collection explains, and that no setting of the corpus remedies."""
 
 MIN_CLIPS, PROPERTY_SHARE = 10, 0.25
-"""A finding on a larger share of at least so many clips is a property of the corpus, and its clips are not listed."""
+"""Fewest clips, and the share of them above which a finding is a property of the corpus; its clips are not listed."""
 
 SAME_LENGTH_SHARE = 0.9
 """Share of at least `MIN_CLIPS` files of one length that is a property of the corpus."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
-from otoscope.explain.frame_descriptors import DESCRIPTORS
+from otoscope.explain.frame_descriptors import DESCRIPTORS, pitch_hz
 from otoscope.explain.response_curves import (
     ResponseCurve,
     group_members,
@@ -43,7 +43,6 @@ CLASS_PERMUTATIONS = 199
 """Permutations of the classes of clips, for the null of their lifts."""
 VOICED_RATIO = 3.0
 """Ratio of firing rates of voiced and unvoiced frames from which on voicing is on the card."""
-REFERENCE_HZ = 27.5
 TRIALS = 300
 
 
@@ -498,7 +497,7 @@ def _range_words(one: Range) -> str:
     unit = "Hz" if to_hz else descriptor.unit
 
     def number(value: float) -> str:
-        shown = REFERENCE_HZ * 2 ** (value / 12) if to_hz else value
+        shown = pitch_hz(value) if to_hz else value
         text = f"{shown:.0f}" if abs(shown) >= 10 else f"{shown:.2g}"
         return text.replace("-", "\u2212")
 

@@ -229,8 +229,7 @@ def sweep_latents(
         raise EvaluationError(f"singers is {singers}; give 2 or more, each is predicted from the others")
     swept = swept_settings(factors, singers)
     crossed = crossed_settings(factors, singers, crossed_clips, seed=seed)
-    each = [setting for by_singer in swept.values() for row in by_singer for setting in row]
-    every = list(dict.fromkeys([*each, *crossed]))
+    every = _distinct(swept, crossed)
     waves = {setting: sing(setting, rate_hz=encoder.rate_hz, duration_s=duration_s, seed=seed) for setting in every}
     found = dict(zip(every, _mean_codes(encoder, sae, layer, latents, list(waves.values()), on_clip), strict=True))
     responses = {
@@ -254,9 +253,14 @@ def number_of_clips(
     *, factors: Sequence[str] = tuple(SWEPT), singers: int = SINGERS, crossed_clips: int = CROSSED_CLIPS
 ) -> int:
     """Return how many clips `sweep_latents` encodes; two settings that are the same share a clip."""
-    swept = swept_settings(factors, singers)
+    return len(_distinct(swept_settings(factors, singers), crossed_settings(factors, singers, crossed_clips)))
+
+
+def _distinct(
+    swept: Mapping[str, Sequence[Sequence[VoiceSetting]]], crossed: Sequence[VoiceSetting]
+) -> list[VoiceSetting]:
     each = [setting for by_singer in swept.values() for row in by_singer for setting in row]
-    return len({*each, *crossed_settings(factors, singers, crossed_clips)})
+    return list(dict.fromkeys([*each, *crossed]))
 
 
 def _mean_codes(

@@ -51,6 +51,15 @@ def diverse(clips: Iterable[int], groups: Sequence[str]) -> list[int]:
     return [clip for turn in rounds for clip in turn]
 
 
+def draw_clips(allowed: Bool[np.ndarray, " clips"], groups: Sequence[str], limit: int) -> list[int]:
+    """Return up to `limit` of the allowed clips, drawn at random, one per group before a second of any, in order.
+
+    Corpora are often sorted by their labels, so that the first clips of each group would be of few classes.
+    """
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(allowed))
+    return sorted(diverse(drawn.tolist(), groups)[:limit])
+
+
 def quantile_examples(
     index: ActivationIndex, latent: int, groups: Sequence[str], *, quantiles: Sequence[float] = QUANTILES
 ) -> list[Example]:

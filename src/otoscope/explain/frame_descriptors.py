@@ -47,6 +47,19 @@ DESCRIPTORS: dict[str, Descriptor] = {
 """Descriptors of a frame; those of voiced frames are NaN elsewhere."""
 
 
+REFERENCE_HZ = 27.5
+"""Pitch of 0 semitones, as in eGeMAPS."""
+
+
+def pitch_hz(semitones: float) -> float:
+    """Return the frequency of a pitch in semitones above `REFERENCE_HZ`.
+
+    >>> pitch_hz(48.0)
+    440.0
+    """
+    return REFERENCE_HZ * 2.0 ** (semitones / 12)
+
+
 class DescribedFrames(NamedTuple):
     """Descriptors `DESCRIPTORS` and log-mel spectrum of the frames of a clip, NaN where unknown."""
 

@@ -121,7 +121,9 @@ def match_codes(
     ([11, 10, 9], 1.0)
     """
     matching = match_latents(one, other)
-    nearest, nearest_correlation = _nearest(one, other)
+    live = live_columns(one)
+    own = _standard(one[:, live])
+    nearest, nearest_correlation = _nearest(own, live, other)
     rng = np.random.default_rng(seed)
     centred = other[:, live_columns(other)].astype(np.float32)
     centred -= centred.mean(axis=0)
@@ -130,7 +132,7 @@ def match_codes(
         mixed = centred @ rng.standard_normal((centred.shape[1],) * 2, dtype=np.float32)
         # columns of mixtures are nearly Gaussian; those of other clips have the heavy tails of sparse codes
         for null in (mixed, rng.permutation(centred)):
-            null_high = np.fmax(null_high, _nearest(one, null)[1])
+            null_high = np.fmax(null_high, _nearest(own, live, null)[1])
     return LatentMatches(matching.partner, matching.correlation, nearest, nearest_correlation, null_high)
 
 
@@ -154,13 +156,16 @@ def match_indices(one: ActivationIndex, other: ActivationIndex, *, mixtures: int
 
 
 def _nearest(
-    one: Float[np.ndarray, "rows latents"], other: Float[np.ndarray, "rows others"]
+    own: Float[np.ndarray, "rows live"], live: Bool[np.ndarray, " latents"], other: Float[np.ndarray, "rows others"]
 ) -> tuple[Int[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
-    """Return the column with the largest correlation, and the correlation; -1 and NaN for columns that do not vary."""
-    live, live_other = live_columns(one), live_columns(other)
-    nearest, correlation = np.full(one.shape[1], -1), np.full(one.shape[1], math.nan)
+    """Return the column with the largest correlation, and the correlation; -1 and NaN for columns that do not vary.
+
+    `own` are the standardised `live` columns of the code.
+    """
+    live_other = live_columns(other)
+    nearest, correlation = np.full(len(live), -1), np.full(len(live), math.nan)
     if live.any() and live_other.any():
-        alike = _standard(one[:, live]).T @ _standard(other[:, live_other]) / len(one)
+        alike = own.T @ _standard(other[:, live_other]) / len(own)
         nearest[live] = np.flatnonzero(live_other)[alike.argmax(axis=1)]
         correlation[live] = np.clip(alike.max(axis=1), -1.0, 1.0)
     return nearest, correlation

@@ -11,9 +11,7 @@ from otoscope.corpus.synth.singer import draw_singers, neutral_voice
 from otoscope.corpus.synth.source import VOWELS
 from otoscope.corpus.synth.synthesis import synthesise_voice
 from otoscope.errors import EvaluationError, suggest
-
-REFERENCE_HZ = 27.5
-"""Pitch of 0 semitones, as in eGeMAPS."""
+from otoscope.explain.frame_descriptors import pitch_hz
 
 
 class SweptFactor(NamedTuple):
@@ -105,7 +103,7 @@ def sing(
     who = replace(who, tract_length_cm=value["tract_length"])
     voice = replace(
         neutral_voice(who, rng),
-        tonic_hz=REFERENCE_HZ * 2.0 ** (value["f0"] / 12),
+        tonic_hz=pitch_hz(value["f0"]),
         loudness_db=value["level"],
         aspiration_db=value["breathiness"],
         vibrato_rate_hz=value["vibrato_rate"],

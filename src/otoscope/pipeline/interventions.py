@@ -15,7 +15,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import BatchedEncoder
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.erasure import leace
-from otoscope.explain.firing import diverse
+from otoscope.explain.firing import diverse, draw_clips
 from otoscope.explain.interventions import (
     DOSES,
     Operation,
@@ -167,8 +167,7 @@ class ChangedLayer:
 
     def choose(self, split: str, limit: int, *, allowed: Bool[np.ndarray, " clips"]) -> list[int]:
         """Return up to `limit` clips of a split, drawn at random, one per group before a second of any."""
-        drawn = np.random.default_rng(0).permutation(np.flatnonzero(self.split(split) & allowed))
-        return sorted(diverse(drawn.tolist(), self.clips.groups.tolist())[:limit])
+        return draw_clips(self.split(split) & allowed, self.clips.groups.tolist(), limit)
 
     def experiment(self, clips: list[int]) -> ReadoutExperiment:
         """Return the experiment on these clips."""

@@ -12,7 +12,7 @@ from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
 from otoscope.encoders.base import BatchedEncoder
 from otoscope.encoders.families.whisper import WhisperEncoder
-from otoscope.explain.firing import diverse
+from otoscope.explain.firing import draw_clips
 from otoscope.explain.splice_scores import (
     LENS,
     SCORES,
@@ -44,11 +44,9 @@ def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
     store, corpus = open_activations(run.folder, run.config), load_corpus(run.folder)
     corpus = corpus.select(store.clip_ids)
     clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
-    drawn = np.random.default_rng(0).permutation(np.flatnonzero(clips.split == "test"))  # of all classes
-    test = diverse(drawn.tolist(), clips.groups.tolist())[: run.config.explain.splice_clips]
+    test = draw_clips(np.asarray(clips.split == "test"), clips.groups.tolist(), run.config.explain.splice_clips)
     if not isinstance(encoder, BatchedEncoder) or not test:
         return pl.DataFrame(schema=SCORES)
-    test = sorted(test)
     sae = load_sae(run.folder.saes / member.sae_id).sae.to(encoder.runtime.device)
     rows = train_frames(store, member.layer, clips).rows
     replaced_by = substitutes(sae, rows, components=member.k)

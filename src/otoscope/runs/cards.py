@@ -137,7 +137,7 @@ class RunSummary:
 
 
 class RunRecord(TypedDict):
-    """What a finished run rested on, and what it printed."""
+    """Inputs of a finished run, and the lines that it printed."""
 
     key: str
     files: list[str]

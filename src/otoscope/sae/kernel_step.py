@@ -322,9 +322,10 @@ class KernelStepper:
         shape, bias, sparsifier = work.shape, self.biases["encoder_bias"], self.sae.sparsifier
         rows, mask, aux_budget = inner.numpy(), dead.numpy(), np.array([self._aux_k()], np.int64)
         counts, key_step = np.zeros(shape.rows, np.int64), self._key_step(work)
+        products = shape.products if work.whole else []
 
         def multiply(_: int, part: int) -> None:
-            chunk_rows, latents = shape.products[part]
+            chunk_rows, latents = products[part]
             self._multiply(inner, work, work.pre[0][slice(*chunk_rows)], chunk_rows, latents)
 
         def select(thread: int, chunk: int) -> None:
@@ -351,7 +352,7 @@ class KernelStepper:
 
         if work.whole:
             self._round(inner, work, 0, shape.rows)
-            self.team.run(multiply, range(len(shape.products)))
+            self.team.run(multiply, range(len(products)))
         self.team.run(select, range(shape.chunks))
         if isinstance(sparsifier, BatchTopK):
             self._select_batch(sparsifier, work, counts)

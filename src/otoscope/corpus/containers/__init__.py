@@ -70,7 +70,7 @@ def sniff(path: Path) -> bool:
                 return head[8:12] == b"WAVE"
             if head[:4] == b"OggS":
                 return any(mark in head for mark in (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex"))
-            if any(head[at : at + len(mark)] == mark for at, mark, walker in WALKERS if walker not in VIDEO):
+            if (walker := _walker(head)) is not None and walker not in VIDEO:
                 return True
             size = size_of(file)
             start = mpeg.after_tags(file, 0, size)
@@ -90,9 +90,8 @@ def find_layout(path: Path) -> Layout | None:
     """
     with path.open("rb") as file:
         head = read_at(file, 0, 64)
-        for at, mark, walker in WALKERS:
-            if head[at : at + len(mark)] == mark:
-                return walker(file)
+        if (walker := _walker(head)) is not None:
+            return walker(file)
         for at, mark, form, demuxer in DEMUXERS:
             if head[at : at + len(mark)] == mark:
                 return Layout(form, demuxer=demuxer)
@@ -106,6 +105,11 @@ def find_layout(path: Path) -> Layout | None:
         if mpeg.find_frame(file, start, size_of(file)) is not None:
             return mpeg.mpeg_layout(file)
     raise AudioError("cannot be decoded as audio (its content is in no known format)")
+
+
+def _walker(head: bytes) -> Callable[[BinaryIO], Layout] | None:
+    """Return the walker of a file that begins with these bytes; None for other formats."""
+    return next((walker for at, mark, walker in WALKERS if head[at : at + len(mark)] == mark), None)
 
 
 def _is_adts(file: BinaryIO, start: int) -> bool:

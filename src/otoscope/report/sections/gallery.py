@@ -21,11 +21,11 @@ from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
 
 OUTCOMES = {
-    LatentOutcome.CONFIRMED: "{subject} contain more of it",
-    LatentOutcome.TOO_FEW_GROUPS: "In the clips of {groups}, too few for a claim, {subject} contain more of it",
+    LatentOutcome.CONFIRMED: "{subject} contain more of it{than}",
+    LatentOutcome.TOO_FEW_GROUPS: "In the clips of {groups}, too few for a claim, {subject} contain more of it{than}",
     LatentOutcome.TOO_FEW_CLIPS: (
         f"Not tested, on fewer than {MIN_ROWS} test clips; "
-        "of training and validation clips, {subject} contain more of it"
+        "of training and validation clips, {subject} contain more of it{than}"
     ),
     LatentOutcome.NOT_TESTABLE: "Too few test clips or groups to test",
     LatentOutcome.BETWEEN_GROUPS: "Between groups only",
@@ -40,13 +40,13 @@ def outcome_text(row: Mapping[str, Any]) -> str:
 
     `row` is a latent of a factor or, with a `label`, of a class of that label.
     """
-    subject = f"clips with a {'higher' if row['train_r'] >= 0 else 'lower'} value"
+    subject, than = f"clips with a {'higher' if row['train_r'] >= 0 else 'lower'} value", ""
     if row["label"]:
-        subject = "clips of this class"
+        subject, than = "clips of this class", " than others"
     text = OUTCOMES[LatentOutcome(row["outcome"])].format(
-        subject=subject, groups=count(row["test_groups"], "test group")
+        subject=subject, than=than, groups=count(row["test_groups"], "test group")
     )
-    return text[:1].upper() + text[1:] + (" than others" if row["label"] and "contain" in text else "")
+    return capitalised(text)
 
 
 def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:

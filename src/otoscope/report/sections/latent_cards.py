@@ -1,6 +1,5 @@
 """Cards in the gallery: when a latent fires in words, its blind score with controls, its timing and responses."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import polars as pl
 
 from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
+from otoscope.explain.frame_descriptors import pitch_hz
 from otoscope.formatting import NBSP, count, decimal, known, percent
 
 MAX_RESPONSES = 3
@@ -158,5 +158,5 @@ def _is_pitch(name: str) -> bool:
 
 
 def _axis(name: str, value: float) -> str:
-    shown = 27.5 * math.pow(2, value / 12) if _is_pitch(name) else value
+    shown = pitch_hz(value) if _is_pitch(name) else value
     return decimal(shown, 0 if abs(shown) >= 10 else 1)
