@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -95,6 +96,18 @@ def test_only_what_is_asked_for_is_fetched_and_only_once(sound: Path, place: str
     home.remove("layer_00/frames-00000.safetensors")
     with pytest.raises(DamagedArtifact, match=r"layer_00/frames-00000\.safetensors is missing"):
         ActivationStore.open(place).frames_of(0, "clip000.wav")
+
+
+def test_remote_storage_downloads_a_file_once_for_simultaneous_readers(place: str, cache: Path):
+    content = np.random.default_rng(0).bytes(20_000_000)
+    storage = open_storage(place)
+    with storage.publish("one/file.bin") as path:
+        path.write_bytes(content)
+    record = storage.file_record("one/file.bin")
+    with ThreadPoolExecutor(8) as threads:
+        paths = set(threads.map(lambda _: storage.fetch("one/file.bin", record), range(8)))
+    assert len(paths) == 1
+    assert paths.pop().read_bytes() == content
 
 
 def test_new_clips_are_appended_and_a_killed_writer_leaves_the_old_store(sound: Path, place: str):

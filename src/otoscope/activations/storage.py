@@ -234,19 +234,31 @@ class RemoteStorage:
         return RemoteStorage.connect, (self.address,)
 
     def fetch(self, relative: str, record: FileRecord) -> Path:
-        """Download a file unless the cache holds its checksum."""
+        """Download a file unless the cache holds its checksum.
+
+        Threads and processes that need the same file at once wait for one download. fsspec's memory file system shares
+        one read position among the readers of a file, so that simultaneous downloads would mix their bytes.
+        """
         address = f"{self.address}/{relative}"
-        cached = _cache() / "sha256" / str(record["sha256"])
-        if cached.is_file() and cached.stat().st_size == record["bytes"]:
+        sha256 = str(record["sha256"])
+        cached = _cache() / "sha256" / sha256
+
+        def is_cached() -> bool:
+            return cached.is_file() and cached.stat().st_size == record["bytes"]
+
+        if is_cached():
             return cached
-        check_size(address, self.size(relative), record)
-        with atomic(cached) as temporary, _translate_errors(address):
-            self.files.get_file(self._path(relative), str(temporary))
-            if digest(temporary) != record["sha256"]:
-                raise DamagedArtifact(
-                    f"{address} is damaged: its SHA-256 differs from its card; run `otoscope store verify "
-                    f"{self.address}` to mark the damage, then extract again"
-                )
+        with _translate_errors(address), _download_lock(sha256):
+            if is_cached():
+                return cached
+            check_size(address, self.size(relative), record)
+            with atomic(cached) as temporary:
+                self.files.get_file(self._path(relative), str(temporary))
+                if digest(temporary) != sha256:
+                    raise DamagedArtifact(
+                        f"{address} is damaged: its SHA-256 differs from its card; run `otoscope store verify "
+                        f"{self.address}` to mark the damage, then extract again"
+                    )
         return cached
 
     def read(self, relative: str) -> bytes:
@@ -347,6 +359,13 @@ def _translate_errors(address: str) -> Generator[None]:
 def _cache() -> Path:
     folder = os.environ.get(CACHE_VARIABLE)
     return user_path(folder) if folder else cache_folder() / "stores"
+
+
+def _download_lock(sha256: str) -> FileLock:
+    """Return the lock of a download; files that share the first two digits share a lock, which bounds their number."""
+    folder = _cache() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{sha256[:2]}.lock")
 
 
 def open_storage(address: "str | Path | Storage") -> Storage:
