@@ -9,7 +9,7 @@ import pytest
 
 from otoscope.metrics.audit import audited_metrics, order_by_truth, smallest_difference
 from otoscope.metrics.registry import METRICS
-from otoscope.report.tables import metric_notes
+from otoscope.report.tables import metric_notes, seed_sentence
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +52,12 @@ def test_smallest_difference_stands_in_the_notes_of_a_table() -> None:
     assert math.isnan(smallest_difference("layer_lead"))
     notes = metric_notes(pl.DataFrame({"metric": ["sap", "layer_lead"]}))
     assert notes.count("smallest difference beyond seeds") == 1
+
+
+@pytest.mark.parametrize("score", ["card_auroc", "annotation_f1", "intervention_lead", "splice_cosine_share"])
+def test_seed_sentence_states_the_smallest_difference_of_a_score_of_explanations(score: str) -> None:
+    assert seed_sentence(score, "Score").endswith(f"by up to {smallest_difference(score):.2g}.")
+    assert seed_sentence("layer_lead", "Score") == ""
 
 
 def test_audit_of_scores_with_known_behaviour(benchmark: ModuleType) -> None:

@@ -39,6 +39,16 @@ def _beyond_seeds(metric: str) -> str:
     return f" (smallest difference beyond seeds, on synthetic data: {least:.2g})" if least > 0 else ""
 
 
+def seed_sentence(metric: str, name: str) -> str:
+    """Return the smallest difference of an audited score as a sentence; empty without an audit.
+
+    >>> seed_sentence("card_auroc", "AUROC").rpartition(" ")[0]
+    'AUROC differs between seeds of synthetic dictionaries by up to'
+    """
+    least = smallest_difference(metric)
+    return f"{name} differs between seeds of synthetic dictionaries by up to {least:.2g}." if least > 0 else ""
+
+
 TITLES: dict[str, str] = {
     "k": "k",
     "low": "interval from",

@@ -10,7 +10,7 @@ from otoscope.artifacts import read_table, resolve_inside
 from otoscope.formatting import count, decimal, known
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
-from otoscope.report.tables import Download, csv_download
+from otoscope.report.tables import Download, csv_download, seed_sentence
 from otoscope.resampling.intervals import MIN_GROUPS
 
 INTRODUCTION = (
@@ -74,7 +74,9 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
                 sounds=[_sound(folder, name) for name in heard["audio"]],
             )
         )
-    return AnnotatedLabels(INTRODUCTION, rows, csv_download(scores, "annotated_labels"))
+    return AnnotatedLabels(
+        f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}", rows, csv_download(scores, "annotated_labels")
+    )
 
 
 def label_statement(p: float, groups: int) -> str:

@@ -19,6 +19,7 @@ from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.report.estimates import capitalised
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
+from otoscope.report.tables import seed_sentence
 
 OUTCOMES = {
     LatentOutcome.CONFIRMED: "{subject} contain more of it{than}",
@@ -80,7 +81,8 @@ def introduction(run: RunData) -> str:
         f"{strength}; it has no unit and compares clips of one latent, not latents. The picture is a spectrogram "
         "(dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, scaled from 0 "
         "to the clip's maximum. The sentence above the clips is composed from the frames of train and validation "
-        "groups, and scored on test groups."
+        "groups, and scored on test groups. "
+        + seed_sentence("card_auroc", "Its mean score over the latents of a dictionary")
     )
 
 

@@ -10,7 +10,7 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import comma_list, count, decimal, known, percent
 from otoscope.report.figures.interventions import ENCODERS, ERASERS, TECHNIQUES
 from otoscope.report.run_data import RunData
-from otoscope.report.tables import TextAndTable, table
+from otoscope.report.tables import TextAndTable, seed_sentence, table
 from otoscope.resampling.intervals import MIN_GROUPS
 
 DOSE = 0.5
@@ -37,7 +37,8 @@ def interventions(run: RunData) -> TextAndTable | None:
     )
     chosen = (
         "The latent chosen by activation follows the concept most closely; the one chosen by output moves its readout "
-        "most on validation clips. Random latents fire about as often as the former."
+        "most on validation clips. Random latents fire about as often as the former. "
+        + seed_sentence("intervention_lead", "The effect of an added latent, less that on others,")
     )
     few = [] if first["groups"] >= MIN_GROUPS else ["There are too few test groups for a claim."]
     differences = run.explained("intervention_differences")

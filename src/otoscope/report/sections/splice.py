@@ -8,6 +8,7 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent
 from otoscope.report.run_data import RunData
+from otoscope.report.tables import seed_sentence
 
 NAMES = {
     "sae": "the SAE's reconstruction",
@@ -34,8 +35,10 @@ def splice_sentences(run: RunData) -> list[str]:
         f"encoder run on. Recovered is the share of what the mean-ablated layer loses: 0{NBSP}% as bad as the mean, "
         f"100{NBSP}% as good as untouched. It has no value where the ablation does no harm beyond noise."
     )
+    seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
+    of_probes = seed_sentence("splice_probe_share", "That of a probe")
     parts = scores.partition_by("quantity", "target", maintain_order=True)
-    return [introduction, *(_sentence(part) for part in parts)]
+    return [f"{introduction} {seeds} {of_probes}", *(_sentence(part) for part in parts)]
 
 
 def _sentence(rows: pl.DataFrame) -> str:
