@@ -4,7 +4,7 @@ A frame carries a label if its centre lies in an interval of the label. A unit a
 the training and validation groups and scored on the test groups. Beside the latent stand the best unit of the layer
 itself and the best k-means cluster of its frames, chosen the same way. The null repeats choice and score with the
 labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment. All
-labels of a kind of unit are one family (`otoscope.resampling.maximum`).
+labels of a kind of unit are one family (`otoscope.resampling.nulls`).
 """
 
 import math
@@ -26,7 +26,7 @@ from otoscope.errors import EvaluationError
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.factors.annotations import AnnotatedInterval
 from otoscope.resampling.intervals import bounded, jackknife_sums
-from otoscope.resampling.maximum import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum
 
 ROTATIONS = 20
 """Rotations of the null: the smallest p is 1 / 21."""

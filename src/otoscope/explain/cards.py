@@ -27,7 +27,7 @@ from otoscope.explain.response_curves import (
 from otoscope.resampling.exchange import LEVEL, exchange
 from otoscope.resampling.groups import number_groups
 from otoscope.resampling.intervals import bounded, jackknife_sums
-from otoscope.resampling.maximum import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum
 
 MAX_RANGES = 3
 """Ranges on a card."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from otoscope.errors import EvaluationError
 from otoscope.resampling.groups import number_groups
 from otoscope.resampling.intervals import jackknife_sums
-from otoscope.resampling.maximum import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum
 
 BINS = 10
 PAIR_BINS = 6
@@ -122,7 +122,7 @@ def response_curve(
 
 
 def tested_as_family(curves: Sequence[ResponseCurve]) -> list[ResponseCurve]:
-    """Return curves of several latents and quantities, tested as one family (`otoscope.resampling.maximum`).
+    """Return curves of several latents and quantities, tested as one family (`otoscope.resampling.nulls`).
 
     By chance, any curve of the family responds in 5 % of families. The curves need equally many rotations. A curve
     of a latent that does not vary is not tested: nothing exceeds its null.

@@ -14,7 +14,7 @@ from otoscope.explain.firing import diverse
 from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import FISHER, MIN_GROUPS, jackknife_sums
-from otoscope.resampling.maximum import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum
 
 PREDICTED_R2 = 0.1
 """Held-out R² from which a factor counts as predicted, if it also exceeds its null."""

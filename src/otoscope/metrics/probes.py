@@ -34,7 +34,7 @@ from otoscope.resampling.intervals import (
     share_scale,
     widen,
 )
-from otoscope.resampling.maximum import permutation_p
+from otoscope.resampling.nulls import permutation_p
 
 
 def confusions(

@@ -5,7 +5,7 @@ in pitch and in every latent. Rows are therefore permuted within their groups, w
 target that is constant within groups (a singer's sex) has no other values there, so that its groups are permuted. The
 model stays as fitted; targets of the test rows are permuted against its predictions, which is an exact test of whether
 the two are related (Phipson and Smyth, *Stat. Appl. Genet. Mol. Biol.* 9, 2010): $p = (1 + b) / (1 + m)$ with $b$ of
-$m$ permutations at least as large. Factors are tested as one family (`otoscope.resampling.maximum`).
+$m$ permutations at least as large. Factors are tested as one family (`otoscope.resampling.nulls`).
 """
 
 import math
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otoscope.resampling.groups import group_sums, missing_patterns, null_summary, number_groups, r2_from_sums
 from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
-from otoscope.resampling.maximum import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum
 
 PERMUTATIONS = 999
 """Permutations of a test: the least p is 0.001, and the standard error of a p of 0.05 is 0.007."""

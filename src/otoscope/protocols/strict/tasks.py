@@ -32,7 +32,7 @@ from otoscope.resampling.intervals import (
     jackknife_sums,
     recall_interval,
 )
-from otoscope.resampling.maximum import permutation_p
+from otoscope.resampling.nulls import permutation_p
 from otoscope.runs.inputs import Clips
 
 Kind = Literal["single", "several", "continuous"]
