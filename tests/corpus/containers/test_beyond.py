@@ -1,5 +1,6 @@
 """Bytes after the declared end of the sound, in every uncompressed container: read as sound, or not, and reported."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import soundfile
 
 from otoscope.corpus.audio import decode
 from otoscope.corpus.decoding import open_sound
+from otoscope.corpus.ffmpeg import find_ffmpeg
 from otoscope.errors import AudioError
 
 FORMS = ["WAV", "W64", "AIFF", "AU", "CAF", "NIST"]
@@ -72,3 +74,50 @@ def test_a_rest_that_may_be_anything_is_refused(tmp_path):
     path.write_bytes(path.read_bytes() + np.random.default_rng(0).bytes(5000))
     with pytest.raises(AudioError, match="declares 8,000 bytes of sound, 5,000 more follow that are no chunk"):
         decode(path)
+
+
+APE = b"APETAGEX" + (2000).to_bytes(4, "little") + (44).to_bytes(4, "little") + bytes(16) + bytes(range(44))
+RESTS = {
+    "zeros": bytes(3000),
+    "ID3v1": bytes(10) + b"TAG" + bytes(range(125)),
+    "APE": APE,
+    "Lyrics3": b"LYRICSBEGIN" + bytes(range(200)) + b"000211LYRICS200" + b"TAG" + b"x" * 125,
+    "ID3v2": b"ID3\x04\0\0\0\0\1\0" + bytes(range(128)),
+    "text": b"\n<html>404 not found</html>\n" * 40,
+    "noise": np.random.default_rng(7).bytes(3000),
+    "long noise": np.random.default_rng(7).bytes(300_000),
+}
+COMPRESSED = {
+    "x.flac": ("FLAC", "PCM_16"),
+    "x.mp3": ("MP3", "MPEG_LAYER_III"),
+    "vorbis.ogg": ("OGG", "VORBIS"),
+    "opus.ogg": ("OGG", "OPUS"),
+    "x.voc": ("VOC", "PCM_16"),
+    "chunk.wav": ("WAV", "PCM_16"),
+    "chunk.aiff": ("AIFF", "PCM_16"),
+}
+ENCODED = ("x.wma", "x.webm", "x.aac") if find_ffmpeg() else ()
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("name", [*COMPRESSED, *ENCODED])
+def test_bytes_of_unknown_meaning_after_the_sound_are_refused_in_every_container(tmp_path, name, rest):
+    path, source = tmp_path / name, tmp_path / "source.wav"
+    if name in COMPRESSED:
+        form, subtype = COMPRESSED[name]
+        soundfile.write(path, smooth(30_000, 0), 8000, format=form, subtype=subtype)
+    else:
+        soundfile.write(source, smooth(30_000, 0), 8000)
+        subprocess.run([find_ffmpeg() or "", "-v", "error", "-i", source, path], check=True)
+    data = path.read_bytes()
+    if name.startswith("chunk"):
+        data += b"LIST" + (5).to_bytes(4, "big" if form == "AIFF" else "little") + b"abcde" + b"\0"
+        path.write_bytes(data)
+    wave = decode(path).wave
+    path.write_bytes(data + RESTS[rest])
+    if "noise" in rest:
+        with pytest.raises(AudioError, match=r"of unknown meaning|contradicts itself|damaged"):
+            decode(path)
+    else:
+        np.testing.assert_array_equal(decode(path).wave, wave)
+        assert ("bytes of text after the sound were not read" in note(path)) == (rest == "text")

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from otoscope.corpus.containers import boxes, mpeg
 from otoscope.corpus.containers.aiff import aiff_layout
 from otoscope.corpus.containers.au import au_layout, sphere_layout
+from otoscope.corpus.containers.beyond import after_tags, note_of_rest
 from otoscope.corpus.containers.caf import caf_layout
 from otoscope.corpus.containers.flac import flac_layout
 from otoscope.corpus.containers.layout import ByteSpan as ByteSpan
@@ -73,7 +74,7 @@ def sniff(path: Path) -> bool:
             if (walker := _walker(head)) is not None and walker not in VIDEO:
                 return True
             size = size_of(file)
-            start = mpeg.after_tags(file, 0, size)
+            start = after_tags(file, 0, size)
             return read_at(file, start, 4) == b"fLaC" or mpeg.find_frame(file, start, size, junk=0) is not None
     except OSError:
         return False
@@ -97,11 +98,11 @@ def find_layout(path: Path) -> Layout | None:
                 return Layout(form, demuxer=demuxer)
         if head.startswith(OTHERS) or (head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV")):
             return None
-        start = mpeg.after_tags(file, 0, size_of(file))
+        start = after_tags(file, 0, size_of(file))
         if read_at(file, start, 4) == b"fLaC":
             return flac_layout(file)
-        if _is_adts(file, start):
-            return Layout("AAC", demuxer="aac")
+        if _adts_frame(file, start) and _adts_frame(file, start + _adts_frame(file, start)):
+            return _adts_layout(file, start)
         if mpeg.find_frame(file, start, size_of(file)) is not None:
             return mpeg.mpeg_layout(file)
     raise AudioError("cannot be decoded as audio (its content is in no known format)")
@@ -112,11 +113,20 @@ def _walker(head: bytes) -> Callable[[BinaryIO], Layout] | None:
     return next((walker for at, mark, walker in WALKERS if head[at : at + len(mark)] == mark), None)
 
 
-def _is_adts(file: BinaryIO, start: int) -> bool:
-    """Return whether two AAC frames in a row start at a position."""
-    for _ in range(2):
-        head = read_at(file, start, 7)
-        if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
-            return False
-        start += (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
-    return True
+def _adts_layout(file: BinaryIO, position: int) -> Layout:
+    """Return the layout of AAC frames; raise `AudioError` if the last one is cut, and for bytes between or after."""
+    size = size_of(file)
+    while length := _adts_frame(file, position):
+        if position + length > size:
+            raise AudioError(f"truncated: the last AAC frame has {length} bytes, {size - position} are left")
+        position += length
+    return Layout("AAC", demuxer="aac", note=note_of_rest(file, position, size))
+
+
+def _adts_frame(file: BinaryIO, position: int) -> int:
+    """Return the length of the AAC frame at a position; 0 if there is none."""
+    head = read_at(file, position, 7)
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return length if length >= 7 else 0

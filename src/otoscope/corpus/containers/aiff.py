@@ -3,7 +3,7 @@
 import math
 from typing import BinaryIO
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk, later_chunk
+from otoscope.corpus.containers.beyond import Order, after_chunks, end_of_sound, is_chunk, later_chunk, note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -50,12 +50,14 @@ def aiff_layout(file: BinaryIO) -> Layout:
     note = ""
     if later_chunk(file, stop + declared % 2, (b"FORM", b"SSND"), "big") is not None:
         raise AudioError("joined from several AIFF files, and readers stop after the first; split it")
-    if size - stop > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, "big"):
+    if size - stop > 1 and is_chunk(read_at(file, stop + declared % 2, 8), size - stop, "big"):
+        note = note_of_rest(file, after_chunks(file, stop, "big"), size)
+    elif size - stop > 1:
         order: Order = "little" if endian == "LITTLE" else "big"
         stop, note = end_of_sound(file, ByteSpan(min(start, stop), stop), subtype, channels=channels, order=order)
     if subtype is None:
         samples = None if kind in (b"ima4", b"GSM ") else frames
-        return Layout("AIFF", (Part((ByteSpan(0, size),), rate_hz, channels, samples),), demuxer="aiff")
+        return Layout("AIFF", (Part((ByteSpan(0, size),), rate_hz, channels, samples),), demuxer="aiff", note=note)
     part = pcm(ByteSpan(min(start, stop), stop), subtype, endian=endian, rate_hz=rate_hz, channels=channels)
     if part.samples != frames and not (is_stream or note):
         raise AudioError(f"contradicts itself: its header declares {frames} samples, its sound has {part.samples}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, read_at, size_of
 from otoscope.errors import AudioError
+from otoscope.formatting import count
 
 Order = Literal["little", "big"]
 
@@ -37,21 +38,97 @@ def end_of_sound(
     note = f"its header declares {stop - start:,} bytes of sound, {size - start:,} were read"
     if stop == start or (size - stop >= overflow and (size - stop) % overflow < MAX_TAIL):
         return size, note
-    tail = read_at(file, stop, MAX_TAIL)
-    zeros = not tail.strip(b"\0") and not read_at(file, max(stop, size - MAX_TAIL), MAX_TAIL).strip(b"\0")
-    if zeros or tail[:3] in (b"TAG", b"ID3", b"APE"):
+    if after_padding(file, stop, size) >= size:
         return stop, ""
     if subtype is not None:
-        if _looks_like_sound(read_at(file, start, min(MAX_TAIL, stop - start)), tail, subtype, channels, order):
+        before, tail = read_at(file, start, min(MAX_TAIL, stop - start)), read_at(file, stop, MAX_TAIL)
+        if _looks_like_sound(before, tail, subtype, channels, order):
             if not reads_on:
                 raise AudioError(f"contradicts itself: {note.replace('were read', 'are there')}; export it again")
             return size, note
-        if size - stop < MAX_TAIL and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff\0]*", tail):
-            return stop, f"{size - stop:,} bytes of text after the sound were not read"
+        if text := _note_of_text(file, stop, size):
+            return stop, text
     raise AudioError(
         f"contradicts itself: the header declares {stop - start:,} bytes of sound, {size - stop:,} more follow that are"
         " no chunk; export it again"
     )
+
+
+def note_of_rest(file: BinaryIO, position: int, stop: int) -> str:
+    """Return a note on text from the end of the sound to `stop`; empty for tags and zeros.
+
+    Raises `AudioError` for other bytes, which may be lost sound.
+    """
+    position = after_padding(file, position, stop)
+    if position >= stop:
+        return ""
+    if text := _note_of_text(file, position, stop):
+        return text
+    raise AudioError(
+        f"{count(stop - position, 'byte')} of unknown meaning after the sound (no tag, text or zeros); export it again"
+    )
+
+
+def _note_of_text(file: BinaryIO, position: int, stop: int) -> str:
+    """Return a note on bytes that are text; empty for others."""
+    data = read_at(file, position, min(stop - position, MAX_TAIL))
+    is_text = stop - position < MAX_TAIL and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff\0]*", data)
+    if not is_text or 5 * sum(byte < 0x80 for byte in data) < 4 * len(data):
+        return ""
+    return f"{count(stop - position, 'byte')} of text after the sound were not read"
+
+
+def after_padding(file: BinaryIO, position: int, stop: int) -> int:
+    """Return the position after tags and zeros."""
+    while position < stop:
+        after = after_tags(file, position, stop)
+        if after == position:
+            data = read_at(file, position, min(stop - position, MAX_TAIL))
+            after += len(data) - len(data.lstrip(b"\0"))
+        if after == position:
+            break
+        position = after
+    return min(position, stop)
+
+
+def after_tags(file: BinaryIO, position: int, stop: int) -> int:
+    """Return the position after tags (ID3v2, ID3v1, APE, Lyrics3) at a position."""
+    while position < stop:
+        head = read_at(file, position, 16)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+            position += 10 + size + (10 if head[5] & 0x10 else 0)
+        elif head[:3] == b"TAG" and stop - position >= 128:
+            position += 227 if head[3:4] == b"+" else 128
+        elif head[:8] == b"APETAGEX":
+            position += 32 + int.from_bytes(head[12:16], "little")
+        elif head[:11] == b"LYRICSBEGIN":
+            data = read_at(file, position, min(stop - position, MAX_LYRICS))
+            end = re.search(rb"LYRICS(?:END|200)", data)
+            if end is None:
+                return position
+            position += end.end()
+        else:
+            return position
+    return stop
+
+
+MAX_LYRICS = 1 << 20
+"""Longest Lyrics3 tag; its size has six digits."""
+
+
+def after_chunks(file: BinaryIO, position: int, order: Order) -> int:
+    """Return the position after all chunks in a row from a position on; a byte of padding may be missing."""
+    size = size_of(file)
+    for _ in range(MAX_CHUNKS):
+        for padding in (position % 2, 0):
+            head = read_at(file, position + padding, 8)
+            if len(head) == 8 and is_chunk(head, size - position - padding - 8, order):
+                position += padding + 8 + int.from_bytes(head[4:], order)
+                break
+        else:
+            break
+    return min(position, size)
 
 
 def is_chunk(head: bytes, rest: int, order: Order) -> bool:

@@ -5,6 +5,7 @@ Only their declared size is checked, because ffmpeg does not report a file that 
 
 from typing import BinaryIO
 
+from otoscope.corpus.containers.beyond import note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, Layout, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -36,7 +37,10 @@ def mp4_layout(file: BinaryIO) -> Layout:
 
 
 def matroska_layout(file: BinaryIO) -> Layout:
-    """Return the layout of a Matroska or WebM file; raise `AudioError` if its segment exceeds the file."""
+    """Return the layout of a Matroska or WebM file.
+
+    Raises `AudioError` if its segment exceeds the file, or if another file or unknown bytes follow it.
+    """
     size, position = size_of(file), 0
     for _ in range(2):  # the header, then the segment
         data = read_at(file, position, 12)
@@ -45,11 +49,13 @@ def matroska_layout(file: BinaryIO) -> Layout:
         field = data[identifier : identifier + width]
         length = int.from_bytes(field, "big") & (1 << 7 * width) - 1
         if length == (1 << 7 * width) - 1:
-            break  # a stream of unstated length
+            return Layout("WebM", demuxer="matroska")  # a stream of unstated length
         position += identifier + width + length
     if position > size:
         raise AudioError(f"truncated: the header declares {position} bytes, the file has {size}")
-    return Layout("WebM", demuxer="matroska")
+    if read_at(file, position, 4) == EBML:
+        raise AudioError("joined from several WebM files, and readers may stop after the first; split it")
+    return Layout("WebM", demuxer="matroska", note=note_of_rest(file, position, size))
 
 
 def asf_layout(file: BinaryIO) -> Layout:
@@ -60,7 +66,8 @@ def asf_layout(file: BinaryIO) -> Layout:
     declared = int.from_bytes(head[at + 40 : at + 48], "little") if at >= 0 else 0
     if declared > size:
         raise AudioError(f"truncated: the header declares {declared} bytes, the file has {size}")
-    return Layout("WMA", demuxer="asf")
+    note = note_of_rest(file, declared, size) if declared else ""
+    return Layout("WMA", demuxer="asf", note=note)
 
 
 def _leading_zeros(byte: bytes) -> int:

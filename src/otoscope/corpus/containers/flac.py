@@ -3,6 +3,7 @@
 import re
 from typing import BinaryIO, NamedTuple
 
+from otoscope.corpus.containers.beyond import after_padding, note_of_rest
 from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -13,6 +14,9 @@ BLOCK = 1 << 22
 
 MAX_HEADER = 1 << 25
 """Bytes of a damaged header, which may hold a picture, that are searched for the first frame."""
+
+MAX_FRAME = 1 << 21
+"""Bytes of a frame of 65,535 samples of 8 channels of 32 bits."""
 
 MAX_BLOCK = 0xFFFF
 """Samples per frame that a header can state."""
@@ -148,7 +152,9 @@ def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
         reason = "a FLAC header without frames" if info else "a FLAC header without stream information, and no frame"
         raise AudioError(f"cannot be decoded as audio ({reason})")
     position, first = found
-    last = _last_frame(file, ByteSpan(position, span.stop), first)
+    ending = _last_frame(file, ByteSpan(position, span.stop), first)
+    last = None if ending is None else ending[1]
+    end, text = (span.stop, "") if ending is None else _end_of_frames(file, ending[0], span.stop)
     if info is not None and last is None:
         # libFLAC decides
         return Part((span,), info.rate_hz, info.channels, info.samples or None), ""
@@ -160,9 +166,9 @@ def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
             f"cannot be decoded as audio (FLAC frames of {first.samples:,} samples, at most {MAX_BLOCK:,})"
         )
     samples = None if last is None else last.start(first.samples) + last.samples - first.start(first.samples)
-    repaired = Part((_header(first, rate_hz, bits), ByteSpan(position, span.stop)), rate_hz, first.channels, samples)
+    repaired = Part((_header(first, rate_hz, bits), ByteSpan(position, end)), rate_hz, first.channels, samples)
     if info is None or samples is None or position != info.sound:
-        return repaired, "its header is damaged, and was made anew from its frames"
+        return repaired, "; ".join(filter(None, ("its header is damaged, and was made anew from its frames", text)))
     differences = [
         f"its header declares {declared:,} {unit}, its frames hold {actual:,}"
         for declared, actual, unit in (
@@ -178,8 +184,8 @@ def _part(file: BinaryIO, span: ByteSpan) -> tuple[Part, str]:
     # libFLAC takes the place of a frame from the size of blocks in the header
     blocks_differ = not first.is_variable and last != first and info.blocks != (first.samples, first.samples)
     if differences or blocks_differ or not info.samples:
-        return repaired, "; ".join(differences)
-    return Part((span,), rate_hz, first.channels, samples), ""
+        return repaired, "; ".join(filter(None, (*differences, text)))
+    return Part((span,), rate_hz, first.channels, samples), text
 
 
 def _header(first: FlacFrame, rate_hz: int, bits: int) -> bytes:
@@ -205,18 +211,43 @@ def _first_frame(file: BinaryIO, info: StreamInfo | None, span: ByteSpan) -> tup
     return after_header  # a stream that was cut from a longer one
 
 
-def _last_frame(file: BinaryIO, span: ByteSpan, first: FlacFrame) -> FlacFrame | None:
-    """Return the last frame of a stream, found from its end."""
-    start = max(span.start, span.stop - TAIL)
-    tail = read_at(file, start, span.stop - start)
+def _last_frame(file: BinaryIO, span: ByteSpan, first: FlacFrame) -> tuple[int, FlacFrame] | None:
+    """Return the last frame of a stream and its position, found from its end."""
     sync = b"\xff\xf9" if first.is_variable else b"\xff\xf8"
-    at = tail.rfind(sync)
-    while at >= 0:
-        frame = parse_frame(tail, at)
-        if frame is not None and frame.rate_hz == first.rate_hz:
-            return frame
-        at = tail.rfind(sync, 0, at + 1)
-    return None
+    searched = TAIL
+    while True:
+        start = max(span.start, span.stop - searched)
+        tail = read_at(file, start, span.stop - start)
+        at = tail.rfind(sync)
+        while at >= 0:
+            frame = parse_frame(tail, at)
+            if frame is not None and frame.rate_hz == first.rate_hz:
+                return start + at, frame
+            at = tail.rfind(sync, 0, at + 1)
+        if start == span.start or searched >= MAX_HEADER:
+            return None
+        searched *= 4  # a long frame, or a long rest after it
+
+
+def _end_of_frames(file: BinaryIO, last: int, stop: int) -> tuple[int, str]:
+    """Return the end of the last frame, which starts at `last`, and a note on text after it.
+
+    A frame with its checksum has the remainder 0. Raises `AudioError` for unknown bytes after it. If no end has that
+    remainder the frame is damaged, and the decoder says so.
+    """
+    data = read_at(file, last, min(stop - last, MAX_FRAME))
+    ends: list[int] = []
+    crc = 0
+    for at, byte in enumerate(data):
+        before, crc = crc, (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
+        if before and not crc:
+            ends.append(last + at + 1)
+    if (not crc and last + len(data) == stop) or not ends:
+        return stop, ""
+    if (end := next((end for end in ends if after_padding(file, end, stop) >= stop), None)) is not None:
+        return end, ""
+    # one in 65,536 bytes within the frame has the remainder 0 by chance, so that the last end is the likely one
+    return ends[-1], note_of_rest(file, ends[-1], stop)
 
 
 def _skip_id3(file: BinaryIO) -> int:
@@ -258,3 +289,14 @@ def _crc8_of(byte: int) -> int:
 
 _CRC8 = bytes(_crc8_of(byte) for byte in range(256))
 """Remainders of x^8 + x^2 + x + 1 by byte."""
+
+
+def _crc16_of(byte: int) -> int:
+    crc = byte << 8
+    for _ in range(8):
+        crc = (crc << 1 ^ 0x8005) & 0xFFFF if crc & 0x8000 else crc << 1
+    return crc
+
+
+_CRC16 = [_crc16_of(byte) for byte in range(256)]
+"""Remainders of x^16 + x^15 + x^2 + 1 by byte."""

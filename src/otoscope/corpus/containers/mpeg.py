@@ -6,6 +6,7 @@ A frame states its own length, so walking the frames gives the exact number of s
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
+from otoscope.corpus.containers.beyond import after_tags, note_of_rest
 from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -109,7 +110,7 @@ def mpeg_layout(file: BinaryIO, span: ByteSpan | None = None) -> Layout:
     Raises `AudioError` if it is truncated, damaged in its middle, or joined from parts of different rates.
     """
     span = span or ByteSpan(0, size_of(file))
-    streams = _walk(file, span)
+    streams, text = _walk(file, span)
     if not streams:
         raise AudioError("cannot be decoded as audio (no MPEG frame)")
     rates_hz = sorted({stream.first.rate_hz for stream in streams})
@@ -117,13 +118,18 @@ def mpeg_layout(file: BinaryIO, span: ByteSpan | None = None) -> Layout:
         raise AudioError(f"joined from parts of {' and '.join(f'{rate_hz} Hz' for rate_hz in rates_hz)}; split it")
     parts = tuple(_part(file, stream) for stream in streams)
     is_stated = streams[0].xing is not None and streams[0].xing.frames == streams[0].frames
-    note = f"joined from {len(parts)} MP3 files, all were read" if len(parts) > 1 else ""
+    notes = [f"joined from {len(parts)} MP3 files, all were read"] if len(parts) > 1 else []
+    note = "; ".join([*notes, text] if text else notes)
     return Layout("MP3", parts, direct=is_stated and len(parts) == 1, demuxer="mp3", note=note)
 
 
-def _walk(file: BinaryIO, span: ByteSpan) -> list[_Stream]:
-    """Return the streams of a span; a Xing header, a tag or another kind of frame begins a new one."""
+def _walk(file: BinaryIO, span: ByteSpan) -> tuple[list[_Stream], str]:
+    """Return the streams of a span, and a note on text after them.
+
+    A Xing header, a tag or another kind of frame begins a new stream.
+    """
     streams: list[_Stream] = []
+    note = ""
     first = find_frame(file, after_tags(file, span.start, span.stop), span.stop)
     position = span.stop if first is None else first
     while position < span.stop:
@@ -132,14 +138,14 @@ def _walk(file: BinaryIO, span: ByteSpan) -> list[_Stream]:
             continue
         frame = parse_frame(read_at(file, position, 4))
         if frame is None:
-            _check_tail(file, position, span.stop)
+            note = _note_of_tail(file, position, span.stop)
             break
         streams.append(stream := _walk_stream(file, ByteSpan(position, span.stop), frame))
         position = stream.sound.stop
     found = [stream for stream in streams if stream.frames]
     for number, stream in enumerate(found):
         _check_count(stream, found[number + 1 :])
-    return found
+    return found, note
 
 
 def _check_count(stream: _Stream, following: Sequence[_Stream]) -> None:
@@ -235,24 +241,9 @@ def xing_frame(head: bytes, frames: int) -> bytes:
     return body.ljust(frame.length, b"\0")
 
 
-def after_tags(file: BinaryIO, position: int, stop: int) -> int:
-    """Return the position after tags (ID3v2, ID3v1, APEv2) at a position."""
-    while position < stop:
-        head = read_at(file, position, 16)
-        if head[:3] == b"ID3" and len(head) >= 10:
-            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-            position += 10 + size + (10 if head[5] & 0x10 else 0)
-        elif head[:3] == b"TAG" and stop - position >= 128:
-            position += 227 if head[3:4] == b"+" else 128
-        elif head[:8] == b"APETAGEX":
-            position += 32 + int.from_bytes(head[12:16], "little")
-        else:
-            return position
-    return stop
-
-
-def _check_tail(file: BinaryIO, position: int, stop: int) -> None:
-    """Raise `AudioError` if frames follow bytes that are none; other bytes at the end are tolerated."""
+def _note_of_tail(file: BinaryIO, position: int, stop: int) -> str:
+    """Return a note on text after the last frame; raise `AudioError` if frames follow, and for unknown bytes."""
     found = find_frame(file, position, stop)
     if found is not None:
         raise AudioError(f"damaged: {found - position} bytes at byte {position} are no MPEG frames")
+    return note_of_rest(file, position, stop)

@@ -2,6 +2,7 @@
 
 from typing import BinaryIO, NamedTuple
 
+from otoscope.corpus.containers.beyond import note_of_rest
 from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -38,14 +39,15 @@ def ogg_layout(file: BinaryIO) -> Layout:
 
     Raises `AudioError` if it is truncated, if pages are missing, or if streams differ in rate or channels.
     """
-    streams = _streams(file)
+    streams, text = _streams(file)
     codecs = {stream.codec for stream in streams}
     if not codecs <= {"Vorbis", "Opus"} or len(codecs) != 1:
-        return Layout(f"Ogg {' and '.join(sorted(codecs))}", demuxer="ogg")
+        return Layout(f"Ogg {' and '.join(sorted(codecs))}", demuxer="ogg", note=text)
     if len({(stream.rate_hz, stream.channels) for stream in streams}) > 1:
         raise AudioError("joined from Ogg files of different sample rates or numbers of channels; split it")
     parts = tuple(_part(stream) for stream in streams)
-    note = f"joined from {len(parts)} Ogg files, all were read" if len(parts) > 1 else ""
+    notes = [f"joined from {len(parts)} Ogg files, all were read"] if len(parts) > 1 else []
+    note = "; ".join([*notes, text] if text else notes)
     return Layout(f"Ogg {streams[0].codec}", parts, direct=len(parts) == 1, demuxer="ogg", note=note)
 
 
@@ -58,8 +60,8 @@ def _part(stream: _Stream) -> Part:
     return Part((stream.pages,), rate_hz, stream.channels, samples)
 
 
-def _streams(file: BinaryIO) -> list[_Stream]:
-    """Return the streams of a file in order."""
+def _streams(file: BinaryIO) -> tuple[list[_Stream], str]:
+    """Return the streams of a file in order, and a note on text after them."""
     size = size_of(file)
     streams: list[_Stream] = []
     serial, sequence, position = -1, -1, 0
@@ -83,7 +85,7 @@ def _streams(file: BinaryIO) -> list[_Stream]:
         position = page.stop
     if not streams:
         raise AudioError("cannot be decoded as audio (an Ogg file without its first page, which states the encoding)")
-    return streams
+    return streams, note_of_rest(file, position, size)
 
 
 def _read_page(file: BinaryIO, position: int, size: int) -> _Page | None:

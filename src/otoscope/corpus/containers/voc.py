@@ -2,6 +2,7 @@
 
 from typing import BinaryIO, NamedTuple
 
+from otoscope.corpus.containers.beyond import note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -31,10 +32,11 @@ def voc_layout(file: BinaryIO) -> Layout:
     pieces: list[bytes | ByteSpan] = []
     sound: _Sound | None = None
     extended: tuple[int, int] | None = None
+    note = ""
     for _ in range(MAX_CHUNKS):
         head = read_at(file, position, 4)
         if not head or head[0] == 0:
-            _check_single(file, position + 1)
+            note = _note_of_end(file, position + 1)
             break
         start, stop = position + 4, position + 4 + int.from_bytes(head[1:], "little")
         if len(head) < 4 or stop > size:
@@ -54,13 +56,19 @@ def voc_layout(file: BinaryIO) -> Layout:
             raise AudioError("cannot be decoded: its sound is repeated or in an unknown block; export it again")
     if sound is None:
         raise AudioError("cannot be decoded as audio (a VOC header without sound)")
-    return Layout("VOC", (_part(sound, pieces),), direct=False)
+    return Layout("VOC", (_part(sound, pieces),), direct=False, note=note)
 
 
-def _check_single(file: BinaryIO, end: int) -> None:
-    """Raise `AudioError` if another VOC file follows."""
+def _note_of_end(file: BinaryIO, end: int) -> str:
+    """Return a note on text after the last block; raise `AudioError` for another VOC file, and for unknown bytes."""
     if read_at(file, end, len(MAGIC)) == MAGIC:
         raise AudioError("joined from several VOC files, and readers stop after the first; split it")
+    size = size_of(file)
+    while (head := read_at(file, end, 4)) and head[0] in (MARKER, TEXT):
+        if (stop := end + 4 + int.from_bytes(head[1:], "little")) > size:
+            break
+        end = stop
+    return note_of_rest(file, end, size)
 
 
 def _part(sound: _Sound, pieces: list[bytes | ByteSpan]) -> Part:

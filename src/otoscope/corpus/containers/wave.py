@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk, later_chunk
+from otoscope.corpus.containers.beyond import Order, after_chunks, end_of_sound, is_chunk, later_chunk, note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.corpus.containers.mpeg import mpeg_layout
 from otoscope.errors import AudioError
@@ -95,7 +95,9 @@ def _riff_file(file: BinaryIO, start: int) -> tuple[Layout, int | None]:
     elif following is not None:
         if read_at(file, following, 4) == b"data":
             raise AudioError("contradicts itself: it has two chunks `data`, and readers stop after the first")
-    elif rest - declared > 1 and not is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
+    elif rest - declared > 1 and is_chunk(read_at(file, stop + declared % 2, 8), size - stop, order):
+        note = note_of_rest(file, after_chunks(file, stop, order), size)
+    elif rest - declared > 1:
         declared_sound = ByteSpan(data.start, stop)
         stop, note = end_of_sound(
             file, declared_sound, form.subtype, channels=form.channels, order=order, reads_on=True
