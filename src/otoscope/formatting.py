@@ -125,16 +125,19 @@ def is_clean(text: str) -> bool:
     return text.isprintable() or not any(map(_is_unprintable, text))
 
 
-def printable(text: str) -> str:
-    r"""Return a text in one line or several, with control characters as escapes, so that a terminal only shows it.
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""Return a text with control characters as escapes, so that a terminal only shows it.
 
-    >>> print(printable("a\x1b[2Jb\nc"))
+    Without `lines`, line breaks and tabs are escaped too.
+
+    >>> print(printable("a\x1b[2Jb\nc"), printable("b\nc", lines=False))
     a\x1b[2Jb
-    c
+    c b\nc
     """
     if text.isprintable():
         return text
-    return "".join(ascii(c)[1:-1] if c not in "\n\t" and _is_unprintable(c) else c for c in text)
+    plain = "\n\t" if lines else ""
+    return "".join(ascii(c)[1:-1] if c not in plain and _is_unprintable(c) else c for c in text)
 
 
 def _is_unprintable(character: str) -> bool:

@@ -47,6 +47,9 @@ MAX_COLUMNS = 10_000
 MAX_NAME = 200
 """Longest name of a column, in characters."""
 
+MAX_SHOWN = 3
+"""Values named in a message on a column."""
+
 MAX_TABLE_MB = 500
 """Largest CSV file; larger tables are read from Parquet."""
 
@@ -140,6 +143,21 @@ class TextTable:
                 kind = "must hold numbers" if problem == "numbers" else "must be finite; leave missing values empty"
                 raise CorpusError(f"{self.name}: the column {column!r} {kind}; got {quote(cells[row[0]])} {where}")
         return parsed
+
+    def text_among_numbers(self, column: str, *, booleans: bool = False) -> str:
+        """Return why a column that mostly holds numbers is not numeric: its other values and their places.
+
+        Empty for a numeric column, and for one with as many other values as numbers.
+        """
+        cells = self.cells[column]
+        wrong = (self._parsed(column, booleans=booleans).is_null() & cells.is_not_null()).arg_true()
+        values = len(cells) - cells.null_count()
+        if not 0 < 2 * len(wrong) < values:
+            return ""
+        shown = ", ".join(f"{quote(cells[row])} {self.place(row)}" for row in wrong[:MAX_SHOWN].to_list())
+        more = ", ..." if len(wrong) > MAX_SHOWN else ""
+        verb = "is no number" if len(wrong) == 1 else "are no numbers"
+        return f"{len(wrong):,} of its {values:,} values {verb} ({shown}{more})"
 
     def place(self, row: int) -> str:
         """Return the place of a row in the file."""

@@ -117,14 +117,6 @@ def test_channels_of_a_table_that_no_file_has_are_refused(tmp_path: Path, talks:
         built(tmp_path, kind="manifest", table=tmp_path / "talks.csv", root=talks)
 
 
-@pytest.mark.parametrize("column", ["channel,label_x\na.wav,news,1\nb.wav,film,1\nc.wav,news,2\n"])
-def test_a_column_of_words_named_channel_is_a_label(tmp_path: Path, talks: Path, column: str) -> None:
-    (tmp_path / "talks.csv").write_text(f"path,{column}")
-    corpus = built(tmp_path, kind="manifest", table=tmp_path / "talks.csv", root=talks)
-    assert corpus.labels == ["channel", "x"]
-    assert "channel" not in corpus.clips.columns
-
-
 @pytest.mark.parametrize("value", [0, -1, 2000, 1.5, True, "left", None])
 def test_other_values_of_the_key_are_refused(value: object) -> None:
     with pytest.raises(

@@ -104,6 +104,10 @@ def test_factor_name_in_two_sources_is_refused(corpus: Corpus, tmp_path: Path, m
         ),
         ("path,age\nx/a.wav,1\nx/a.wav,2\n", "several rows for 'x/a.wav'"),
         ("path,note\nx/a.wav,hm\n", "no numeric column except path"),
+        (
+            "path,f0\nx/a.wav,1\nx/b.wav,~2\nx/c.wav,3\n",
+            r"no numeric column .*; f0: 1 of its 3 values is no number \('~2' in line 3\)",
+        ),
         ("path,age\nx/a.wav,inf\n", "the column 'age' must be finite; leave missing values empty; got 'inf' in line 2"),
     ],
 )
@@ -134,6 +138,14 @@ def test_factor_table_is_read_before_measurement(
     monkeypatch.setattr(table_module, "measure_egemaps", never)
     with pytest.raises(ConfigError, match="does not exist"):
         build_factors(corpus, table=tmp_path / "absent.csv")
+
+
+def test_factor_table_names_the_value_that_keeps_a_column_from_being_a_factor(corpus: Corpus, tmp_path: Path) -> None:
+    own = write(tmp_path / "own.csv", "path,age,f0\nx/a.wav,1,2\nx/b.wav,2,~3\nx/c.wav,3,4\n")
+    notes = build_factors(corpus, egemaps=False, truth=False, table=own).notes
+    reason = "f0 is no factor: 1 of its 3 values is no number ('~3' in line 3); correct them, or leave them empty"
+    assert f"warning: own.csv: {reason}" in notes
+    assert not any("columns without numbers" in note for note in notes)
 
 
 def test_factor_table_notes_clips_without_rows_and_columns_without_numbers(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Table of all factors of all clips: measured, ground truth, and the user's own, a file joined to the clips."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -193,21 +193,23 @@ def read_user_table(file: Path, corpus: Corpus) -> UserFactors:
         raise ConfigError(f"the factor table {error}") from error
 
 
-def _joined(text: TextTable, file: Path, corpus: Corpus) -> UserFactors:
-    table = text.cells
+def _joined(text_table: TextTable, file: Path, corpus: Corpus) -> UserFactors:
+    table = text_table.cells
     key = next((name for name in KEYS if name in table.columns), None)
     if key is None:
         raise ConfigError(
             f"{file} has no key column; name one {' or '.join(KEYS)}. Its columns: {', '.join(table.columns)}"
         )
     columns = [name for name in table.columns if name not in KEYS]
-    numeric = [name for name in columns if text.is_numeric(name, booleans=True)]
+    numeric = [name for name in columns if text_table.is_numeric(name, booleans=True)]
+    mixed = {name: text for name in columns if (text := text_table.text_among_numbers(name, booleans=True))}
     if not numeric:
-        raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}")
+        almost = "".join(f"; {name}: {text}" for name, text in list(mixed.items())[:1])
+        raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}{almost}")
     renamed = {name: name.removeprefix("factor_") for name in numeric}
     if twice := [name for name, times in Counter(renamed.values()).items() if times > 1]:
         raise ConfigError(f"{file}: factor_{twice[0]} and {twice[0]} are the same factor; rename one of the columns")
-    values = [text.numbers(name, booleans=True).alias(renamed[name]) for name in numeric]
+    values = [text_table.numbers(name, booleans=True).alias(renamed[name]) for name in numeric]
     table = table.select(_plain(key)).with_columns(values).filter(pl.col(key).is_not_null())
     repeated = table.filter(pl.col(key).is_duplicated())[key].unique().sort()
     if len(repeated):
@@ -220,16 +222,22 @@ def _joined(text: TextTable, file: Path, corpus: Corpus) -> UserFactors:
         )
     joined = wanted.join(table, on=key, how="left", maintain_order="left").drop(key)
     covered = int(wanted[key].is_in(table[key].implode()).sum())
-    return UserFactors(joined, (*text.notes, *_notes(file, corpus, covered, columns, numeric)))
+    return UserFactors(joined, (*text_table.notes, *_notes(file, corpus, covered, columns, numeric, mixed)))
 
 
-def _notes(file: Path, corpus: Corpus, covered: int, columns: list[str], numeric: list[str]) -> list[str]:
+def _notes(
+    file: Path, corpus: Corpus, covered: int, columns: list[str], numeric: list[str], mixed: Mapping[str, str]
+) -> list[str]:
     """Return notes on clips without a row, and on columns that are no factors."""
     clips = corpus.clips.height
     notes = [f"{file.name}: rows for {covered:,} of {count(clips, 'clip')}"] if covered < clips else []
     if covered < MIN_COVERED * clips:
         notes[0] = f"warning: {notes[0]}; its factors are unknown for the others"
-    if ignored := [name for name in columns if name not in numeric]:
+    notes += [
+        f"warning: {file.name}: {name} is no factor: {text}; correct them, or leave them empty"
+        for name, text in mixed.items()
+    ]
+    if ignored := [name for name in columns if name not in numeric and name not in mixed]:
         listed = ", ".join(ignored[:8]) + (", ..." if len(ignored) > 8 else "")
         notes.append(f"{file.name}: columns without numbers are no factors ({listed})")
     return notes

@@ -92,10 +92,10 @@ def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
         ),
         ("path,start_s\na.wav,soon\n", {}, CorpusError, "'start_s' must hold numbers; got 'soon'"),
         ("path,duration_s,end_s\na.wav,1,1\n", {}, CorpusError, "duration_s or end_s, not both"),
-        ("path,split\na.wav,tran\n", {}, SplitError, "got 'tran' .*did you mean train"),
-        ("path,group\na.wav,\n", {}, CorpusError, "1 rows have no group, the first in line 2"),
-        ("path,group\n,ann\n", {}, CorpusError, "1 rows have no path, the first in line 2"),
-        ("path\n", {}, CorpusError, "all rows have no path"),
+        ("path,split\na.wav,tran\n", {}, SplitError, "split is 'tran' in line 2; did you mean train"),
+        ("path,group\na.wav,\n", {}, CorpusError, "no group in 1 row, the first in line 2"),
+        ("path,group\n,ann\n", {}, CorpusError, "no path in 1 row, the first in line 2"),
+        ("path\n", {}, CorpusError, "has a header and no rows"),
         ("path\n../a.wav\n", {}, CorpusError, "is outside the root"),
         ("path\n/elsewhere/a.wav\n", {}, CorpusError, "is outside the root"),
         ("path\na.wav\n", {"root": "/nowhere/at/all"}, CorpusError, "/nowhere/at/all does not exist"),
@@ -158,13 +158,13 @@ def test_notes_name_unused_empty_and_suspicious_columns(manifest, tmp_path):
     rows = "".join(f"{i}.wav,g{i},{i if i else 'n.a.'},x\n" for i in range(20))
     path = manifest(f"path,group,age,remark\n{rows}")
     notes = ManifestCorpus(table=path).listing(tmp_path).notes
-    assert notes == ("warning: age is a label and no factor: 1 of its values are no numbers, such as 'n.a.' in line 2",)
+    text = "age is a label and no factor: 1 of its 20 values is no number ('n.a.' in line 2)"
+    assert notes == (f"warning: clips.csv: {text}; correct them, or leave them empty",)
     assert (
-        "clips.csv: 2 columns are not used (age, remark)"
-        in ManifestCorpus(table=path, labels=()).listing(tmp_path).notes
+        "clips.csv: 2 columns not used (age, remark)" in ManifestCorpus(table=path, labels=()).listing(tmp_path).notes
     )
     empty = manifest("path,group,remark\na.wav,x,\n")
-    assert "clips.csv: 1 columns hold no value (remark)" in ManifestCorpus(table=empty).listing(tmp_path).notes
+    assert "clips.csv: 1 column without a value (remark)" in ManifestCorpus(table=empty).listing(tmp_path).notes
 
 
 def test_paths_of_other_computers_match_the_files_on_disk(manifest, tmp_path):
@@ -195,3 +195,69 @@ def test_times_that_no_recording_has_are_refused(manifest, tmp_path, name, value
     table = manifest(f"path,{name},group\na.wav,1,ann\nb.wav,{value},bob\n")
     with pytest.raises(CorpusError, match=rf"{name} is .* in line 3; times are in seconds, at most 1e\+07"):
         ManifestCorpus(table=table).listing(tmp_path)
+
+
+@pytest.mark.parametrize(("wrong", "warns"), [(1, True), (3, True), (4, False)])
+def test_text_among_numbers_is_named_with_its_lines_in_small_tables_too(manifest, tmp_path, wrong, warns):
+    rows = "".join(f"{i}.wav,g{i},{'~2e3' if i < wrong else '1e3'}\n" for i in range(8))
+    listing = ManifestCorpus(table=manifest(f"path,group,f0\n{rows}")).listing(tmp_path)
+    assert "label_f0" in listing.clips.columns
+    named = f"{wrong} of its 8 values {'is no number' if wrong == 1 else 'are no numbers'} ('~2e3' in line 2"
+    assert any(named in note for note in listing.notes) == warns
+
+
+@pytest.mark.parametrize("values", [("left", "right"), ("1", "right"), ("0", "1"), ("1.5", "2")])
+def test_a_channel_that_is_no_number_from_1_on_is_refused_unless_it_is_listed(manifest, tmp_path, values):
+    text = "path,group,channel\n" + "".join(f"{v}.wav,{v},{v}\n" for v in values)
+    with pytest.raises(CorpusError, match=r"channel.* in line \d; channels are counted from 1 .*1 is left.*`labels`"):
+        ManifestCorpus(table=manifest(text)).listing(tmp_path)
+    clips = ManifestCorpus(table=manifest(text), labels=("channel",)).listing(tmp_path).clips
+    assert clips["label_channel"].to_list() == list(values)
+    assert "channel" not in clips.columns
+    assert "channel" not in ManifestCorpus(table=manifest(text), group="channel").listing(tmp_path).clips.columns
+
+
+@pytest.mark.parametrize("column", ["Split", "Group", "Channel", "START_S"])
+def test_a_reserved_name_in_capitals_is_refused_unless_it_is_listed(manifest, tmp_path, column):
+    text = f"path,{column}\na.wav,1\nb.wav,2\n"
+    with pytest.raises(CorpusError, match=f"'{column}' is not used as {column.lower()}; rename it"):
+        ManifestCorpus(table=manifest(text)).listing(tmp_path)
+    assert f"label_{column}" in ManifestCorpus(table=manifest(text), labels=(column,)).listing(tmp_path).clips.columns
+
+
+def test_columns_and_cells_that_are_passed_over_are_named(manifest, tmp_path):
+    text = "path,group,site,start_s,end_s,split\na.wav,x,n,,1,train\nb.wav,y,s,1,,\n"
+    notes = ManifestCorpus(table=manifest(text), group="site").listing(tmp_path).notes
+    assert notes == (
+        "clips.csv: the column group is not used, because groups come from the column site",
+        "no start_s in 1 row: those clips start at 0 s",
+        "no end_s in 1 row: those clips last to the end of their file",
+        "no split in 1 row: those clips join their group, or groups are assigned by their hash",
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "reason"),
+    [
+        ("start_s,end_s", "1.9,1.2", "start_s is 1.9 and end_s 1.2 in line 3; it ends after its start"),
+        ("start_s,end_s", "1.5,1.5", "start_s is 1.5 and end_s 1.5 in line 3; it ends after its start"),
+        ("start_s,end_s", "-1,1.5", "start_s is -1 in line 3; a recording starts at 0 s"),
+        ("start_s,duration_s", "1,0", "duration_s is 0 in line 3; it lasts more than 0 s"),
+    ],
+)
+def test_impossible_segments_are_set_aside_in_the_words_of_the_table(manifest, tmp_path, header, row, reason):
+    listing = ManifestCorpus(table=manifest(f"path,{header}\na.wav,0,1\nb.wav,{row}\n")).listing(tmp_path)
+    assert listing.clips["path"].to_list() == ["a.wav"]
+    assert listing.set_aside.rows() == [("b.wav", f"impossible segment: {reason}")]
+
+
+def test_repeated_segments_are_refused_with_their_lines_and_differences(manifest, tmp_path):
+    text = "path,start_s,end_s,species\na.wav,0,1,owl\nb.wav,0,1,owl\n./a.wav,0.0,1,wren\nb.wav,0,1,owl\n"
+    reason = (
+        r"clips\.csv: 'a\.wav' is listed 2 times .*\(in line 2, in line 4\), with different values of label_species"
+    )
+    with pytest.raises(CorpusError, match=reason + "; so is 1 other segment; keep one row per clip"):
+        ManifestCorpus(table=manifest(text)).listing(tmp_path)
+    whole = manifest("path,group\na.wav,x\na.wav,x\n")
+    with pytest.raises(CorpusError, match=r"\(in line 2, in line 3\), with equal columns; keep one row"):
+        ManifestCorpus(table=whole).listing(tmp_path)

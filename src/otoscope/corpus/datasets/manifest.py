@@ -14,7 +14,7 @@ from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback, 
 from otoscope.corpus.selection import MAX_CHANNELS, SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
-from otoscope.formatting import is_clean, printable
+from otoscope.formatting import count, is_clean, printable
 from otoscope.tables import PARQUET_SUFFIXES, TextTable, read_text_table
 
 SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
@@ -51,21 +51,22 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         if not root.is_dir():
             raise CorpusError(f"the corpus folder {root} does not exist; set `root` to the folder of the recordings")
         group = self._column(cells, self.group) if self.group else ("group" if "group" in cells.columns else "path")
-        if missing := cells[group].null_count():
-            row = int(cells[group].is_null().arg_true()[0])
-            raise CorpusError(f"{self.table.name}: {missing} rows have no {group}, the first {table.place(row)}")
+        _require_values(table, group)
         columns = self._columns_by_meaning(table, group)
         paths = match_paths(cells["path"], root)
         _check_times(table)
         start_s = table.numbers("start_s") if "start_s" in cells.columns else pl.repeat(0.0, cells.height, eager=True)
+        start_s = start_s.fill_null(0.0)
+        duration_s = _duration(table, start_s)
+        impossible = _impossible_segments(table, start_s, duration_s)
         clips = pl.DataFrame(
             {
                 "path": cells["path"].replace(paths.on_disk),
-                "start_s": start_s.fill_null(0.0),
-                "duration_s": _duration(table, start_s.fill_null(0.0)),
+                "start_s": start_s,
+                "duration_s": duration_s,
                 "group": cells["path"].replace(paths.on_disk) if group == "path" else cells[group],
                 "split": _split(table),
-                **({"channel": _channel(table)} if CHANNEL in columns.reserved else {}),
+                **({"channel": _channel(table)} if columns.has_channel else {}),
                 **{f"label_{name}": cells[column] for name, column in columns.labels.items()},
                 **{f"factor_{name}": table.numbers(column) for name, column in columns.factors.items()},
             },
@@ -74,15 +75,19 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         usable = ~cells["path"].is_in(list(paths.unusable))
         chosen = clips["path"].map_elements(self.is_chosen, return_dtype=pl.Boolean())
         self.require_chosen(int(chosen.sum()), of=clips.height)
+        is_possible = ~pl.int_range(clips.height, eager=True).is_in(list(impossible))
+        _require_unique(table, clips.with_row_index("row").filter(usable & chosen & is_possible))
+        set_aside = [(printable(path, lines=False), reason) for path, reason in paths.unusable.items()]
+        set_aside += [(clips["path"][row], reason) for row, reason in impossible.items() if usable[row] and chosen[row]]
         return Listing(
             self.table.stem,
             root,
             self.licence,
             self.citation,
-            clips.filter(usable & chosen),
-            set_aside_table((printable(path), reason) for path, reason in paths.unusable.items()),
+            clips.filter(usable & chosen & is_possible),
+            set_aside_table(set_aside),
             group_source="each file" if group == "path" else f"column {group}",
-            notes=(*table.notes, *columns.notes),
+            notes=(*table.notes, *columns.notes, *_notes_of_missing(cells)),
         )
 
     def _read(self) -> TextTable:
@@ -93,10 +98,9 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             raise CorpusError(f"no manifest {self.table}")
         table = read_text_table(self.table)
         self._column(table.cells, "path")
-        if missing := table.cells["path"].null_count() or table.cells.is_empty():
-            row = table.cells["path"].is_null().arg_true()
-            where = f", the first {table.place(int(row[0]))}" if len(row) else ""
-            raise CorpusError(f"{self.table.name}: {missing if len(row) else 'all'} rows have no path{where}")
+        if table.cells.is_empty():
+            raise CorpusError(f"{self.table.name} has a header and no rows")
+        _require_values(table, "path")
         return table
 
     def _column(self, table: pl.DataFrame, name: str) -> str:
@@ -107,31 +111,44 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     def _columns_by_meaning(self, table: TextTable, group: str) -> "_Columns":
         """Return the labels and factors by name, with their columns; raise `CorpusError` if two have one name."""
         cells = table.cells
-        own = (*(self.labels or ()), *(self.factors or ()))
-        reserved = {*LISTING_COLUMNS, "end_s", group}
-        if CHANNEL in cells.columns and CHANNEL not in own and table.is_numeric(CHANNEL):
-            reserved.add(CHANNEL)
+        own = (*(self.labels or ()), *(self.factors or ()), group)
+        for column in cells.columns:
+            if column not in own and column not in RESERVED and (name := column.lower()) in RESERVED:
+                raise CorpusError(
+                    f"{self.table.name}: the column {quote(column)} is not used as {name}; rename it to {name}, or"
+                    " list it in `labels` or `factors`"
+                )
+        has_channel = CHANNEL in cells.columns and CHANNEL not in own
+        reserved = {*LISTING_COLUMNS, "end_s", group} | ({CHANNEL} if has_channel else set())
         other = [c for c in cells.columns if c not in reserved and not c.startswith(("label_", "factor_"))]
         notes: list[str] = []
+        if "group" in cells.columns and "group" not in own:
+            notes.append(
+                f"{self.table.name}: the column group is not used, because groups come from the column {group}"
+            )
         if self.labels is None and self.factors is None:
             self._refuse_times(table, other, "would be factors, and whole files would be used")
             empty = [c for c in other if cells[c].null_count() == cells.height]
             numeric = {c: table.is_numeric(c) for c in other if c not in empty}
             labels, factors = ([c for c, is_factor in numeric.items() if is_factor == which] for which in (False, True))
-            notes += [note for c in labels if (note := self._mostly_numbers(table, c))]
-            unused, why = empty, "hold no value"
+            notes += [
+                f"warning: {self.table.name}: {c} is a label and no factor: {text}; correct them, or leave them empty"
+                for c in labels
+                if (text := table.text_among_numbers(c))
+            ]
+            unused, why = empty, "without a value"
         else:
             labels, factors = ([self._column(cells, c) for c in named or ()] for named in (self.labels, self.factors))
-            unused, why = [c for c in other if c not in (*labels, *factors)], "are not used"
+            unused, why = [c for c in other if c not in (*labels, *factors)], "not used"
             if not {"start_s", "end_s", "duration_s"} & set(cells.columns):
                 self._refuse_times(table, unused, "would be ignored, and whole files would be used")
         if unused:
             listed = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
-            notes.append(f"{self.table.name}: {len(unused)} columns {why} ({listed})")
+            notes.append(f"{self.table.name}: {count(len(unused), 'column')} {why} ({listed})")
         if commas := table.decimal_commas():
             notes.append(f"{self.table.name}: decimal commas in {', '.join(commas[:5])} are read as points")
         named = (self._by_name(cells, labels, "label_"), self._by_name(cells, factors, "factor_"))
-        return _Columns(*named, notes, reserved)
+        return _Columns(*named, notes, has_channel)
 
     def _by_name(self, cells: pl.DataFrame, columns: list[str], prefix: str) -> dict[str, str]:
         """Return columns by name without prefix."""
@@ -158,19 +175,6 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
                 " columns start_s and end_s (or duration_s), in seconds; for factors, list them in `factors`"
             )
 
-    def _mostly_numbers(self, table: TextTable, column: str) -> str | None:
-        """Return a note on a label of which few values are no numbers."""
-        values = table.cells[column]
-        is_number = values.str.contains(r"^[+-]?[\d.,]+$")
-        wrong = (~is_number).fill_null(False).arg_true()
-        if not 0 < len(wrong) <= 0.1 * (len(values) - values.null_count()):
-            return None
-        row = int(wrong[0])
-        return (
-            f"warning: {column} is a label and no factor: {len(wrong)} of its values are no numbers, such as"
-            f" {quote(values[row])} {table.place(row)}"
-        )
-
 
 _TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax")
 _UNITS = ("", "time", "sec", "second", "ms", "sample", "samp", "frame")
@@ -188,16 +192,19 @@ def _plain(name: str) -> str:
 
 
 class _Columns(NamedTuple):
-    """Columns of labels and factors by name, notes on the others, and columns with a meaning of their own."""
+    """Columns of labels and factors by name, notes on the others, and whether `channel` has its own meaning."""
 
     labels: Mapping[str, str]
     factors: Mapping[str, str]
     notes: list[str]
-    reserved: set[str]
+    has_channel: bool
 
 
 CHANNEL = "channel"
-"""Column with the channel of a clip, counted from 1, if it is numeric and not listed as a label or factor."""
+"""Column with the channel of a clip, counted from 1, if it is not listed as a label or factor."""
+
+RESERVED = (*LISTING_COLUMNS, "end_s", CHANNEL)
+"""Columns with a meaning of their own; names that differ from these only in case are refused."""
 
 
 MAX_TIME_S = 1e7
@@ -216,6 +223,59 @@ def _check_times(table: TextTable) -> None:
                 )
 
 
+def _require_values(table: TextTable, column: str) -> None:
+    """Raise `CorpusError` for rows without a value."""
+    rows = table.cells[column].is_null().arg_true()
+    if len(rows):
+        first = table.place(int(rows[0]))
+        raise CorpusError(f"{table.name}: no {column} in {count(len(rows), 'row')}, the first {first}")
+
+
+def _impossible_segments(table: TextTable, start_s: pl.Series, duration_s: pl.Series) -> dict[int, str]:
+    """Return the reason of each row whose segment starts before its recording, or does not end after its start."""
+    reasons: dict[int, str] = {}
+    for row in ((start_s < 0) | (duration_s <= 0).fill_null(False)).arg_true().to_list():
+        start, length = start_s[row], duration_s[row]
+        if start < 0:
+            problem = f"start_s is {start:g} {table.place(row)}; a recording starts at 0 s"
+        elif "end_s" in table.cells.columns:
+            problem = f"start_s is {start:g} and end_s {start + length:g} {table.place(row)}; it ends after its start"
+        else:
+            problem = f"duration_s is {length:g} {table.place(row)}; it lasts more than 0 s"
+        reasons[row] = f"impossible segment: {problem}"
+    return reasons
+
+
+def _require_unique(table: TextTable, clips: pl.DataFrame) -> None:
+    """Raise `CorpusError` if two rows are the same segment of a file; `clips` have their `row` in the table."""
+    segment = [name for name in ("path", "start_s", "duration_s", CHANNEL) if name in clips.columns]
+    repeated = clips.filter(clips.select(segment).is_duplicated())
+    if repeated.is_empty():
+        return
+    same = repeated.join(repeated.head(1).select(segment), on=segment, nulls_equal=True, maintain_order="left")
+    places = ", ".join(table.place(row) for row in same["row"].head(5).to_list())
+    differing = [name for name in clips.columns if name != "row" and same[name].n_unique() > 1]
+    contents = f"with different values of {', '.join(differing)}" if differing else "with equal columns"
+    others = repeated.select(segment).unique().height - 1
+    more = f"; so {'is' if others == 1 else 'are'} {count(others, 'other segment')}" if others else ""
+    raise CorpusError(
+        f"{table.name}: {quote(same['path'][0])} is listed {same.height} times as the same segment ({places}),"
+        f" {contents}{more}; keep one row per clip"
+    )
+
+
+def _notes_of_missing(cells: pl.DataFrame) -> list[str]:
+    """Return a note on each column of times and splits that lacks some values."""
+    to_end = "those clips last to the end of their file"
+    meanings = {"start_s": "those clips start at 0 s", "end_s": to_end, "duration_s": to_end}
+    meanings["split"] = "those clips join their group, or groups are assigned by their hash"
+    return [
+        f"no {name} in {count(missing, 'row')}: {meaning}"
+        for name, meaning in meanings.items()
+        if name in cells.columns and (missing := cells[name].null_count())
+    ]
+
+
 def _duration(table: TextTable, start_s: pl.Series) -> pl.Series:
     if "duration_s" in table.cells.columns and "end_s" in table.cells.columns:
         raise CorpusError("a manifest has duration_s or end_s, not both")
@@ -227,24 +287,30 @@ def _duration(table: TextTable, start_s: pl.Series) -> pl.Series:
 
 
 def _channel(table: TextTable) -> pl.Series:
-    values = table.numbers(CHANNEL)
+    rule = (
+        f"channels are counted from 1 to {MAX_CHANNELS} (of two, 1 is left and 2 is right). For another meaning, list"
+        " the column in `labels` or `factors`"
+    )
+    try:
+        values = table.numbers(CHANNEL)
+    except CorpusError as error:
+        raise CorpusError(f"{error}; {rule}") from error
     wrong = (~(values.round() == values) | (values < 1) | (values > MAX_CHANNELS)).fill_null(False).arg_true()
     if len(wrong):
         value, place = values[wrong[0]], table.place(int(wrong[0]))
-        raise CorpusError(
-            f"{table.name}: {CHANNEL} is {value:g} {place}; channels are counted from 1 to {MAX_CHANNELS}."
-            " For another meaning, list it in `labels` or `factors`"
-        )
+        raise CorpusError(f"{table.name}: {CHANNEL} is {value:g} {place}; {rule}")
     return values.cast(pl.Int64())
 
 
 def _split(table: TextTable) -> pl.Series:
     if "split" not in table.cells.columns:
         return pl.repeat(None, table.cells.height, dtype=pl.String(), eager=True)
-    for value in table.cells["split"].drop_nulls().unique().sort():
-        if SPLIT_ALIASES.get(value.lower(), value.lower()) not in SPLITS:
-            raise SplitError(f"a split is one of {', '.join(SPLITS)}; got {quote(value)} ({suggest(value, SPLITS)})")
-    return table.cells["split"].str.to_lowercase().replace(SPLIT_ALIASES)
+    splits = table.cells["split"].str.to_lowercase().replace(SPLIT_ALIASES)
+    wrong = (~splits.is_in(SPLITS)).fill_null(False).arg_true()
+    if len(wrong):
+        value, place = table.cells["split"][wrong[0]], table.place(int(wrong[0]))
+        raise SplitError(f"{table.name}: split is {quote(value)} {place}; {suggest(value, SPLITS)}")
+    return splits
 
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
