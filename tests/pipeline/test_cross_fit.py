@@ -19,7 +19,8 @@ from otoscope.runs.inputs import Clips, EvaluationInputs
 from otoscope.runs.progress import SilentReporter
 from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
 
-LINE = "cross-fitted over 5 folds; each of the 5 groups (30 clips) is tested once"
+LINE = "cross-fitted over 5 folds that share dictionaries; each of the 5 groups (30 clips) is tested once"
+PER_FOLD = "cross-fitted over 5 folds with dictionaries of their own; each of the 5 groups (30 clips) is tested once"
 NOTE = "Cross-fitted over 5 folds: each of the 5 groups is tested once"
 
 

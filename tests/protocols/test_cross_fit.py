@@ -1,6 +1,7 @@
 """Cross-fitting: every group is tested once, by readers that other groups fitted and tuned."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from otoscope.config.strict import StrictSettings
 from otoscope.corpus.splits import Splits, assign_folds
 from otoscope.corpus.table import COLUMNS, Corpus
+from otoscope.errors import SplitError
 from otoscope.linear.lasso import fit_factors
 from otoscope.metrics.probes import fit_probe
 from otoscope.metrics.record import Record
@@ -46,7 +48,7 @@ def clips_of(fold: np.ndarray | None = FOLD) -> Clips:
 
 
 @given(groups=st.integers(3, 20), folds=st.integers(3, 8))
-def test_fold_splits_test_every_row_once_and_never_fit_it_in_its_own_fold(groups, folds):
+def test_fold_splits_test_every_row_once_and_never_fit_it_in_its_own_fold(groups: int, folds: int) -> None:
     fold = np.arange(groups) % min(folds, groups)
     splits = fold_splits(fold)
     assert ((splits == "test").sum(axis=0) == 1).all()
@@ -55,7 +57,7 @@ def test_fold_splits_test_every_row_once_and_never_fit_it_in_its_own_fold(groups
 
 
 @given(women=st.integers(0, 9), men=st.integers(0, 9), cross=st.integers(3, 7), seed=st.integers(0, 5))
-def test_assign_folds_spreads_groups_and_strata_evenly(women, men, cross, seed):
+def test_assign_folds_spreads_groups_and_strata_evenly(women: int, men: int, cross: int, seed: int) -> None:
     sexes = ["f"] * women + ["m"] * men
     if len(sexes) < 3:
         return
@@ -85,7 +87,9 @@ def test_assign_folds_spreads_groups_and_strata_evenly(women, men, cross, seed):
         (15, "train", Splits(cross=3), 3),
     ],
 )
-def test_assign_folds_by_default_for_few_groups_without_stated_splits(groups, stated, splits, folds):
+def test_assign_folds_by_default_for_few_groups_without_stated_splits(
+    groups: int, stated: str | None, splits: Splits, folds: int | None
+) -> None:
     names = [f"s{i}" for i in range(groups)]
     clips = pl.DataFrame(
         {"group": names, "split": [stated, *[None] * (groups - 1)]}, schema_overrides={"split": pl.String}
@@ -95,12 +99,76 @@ def test_assign_folds_by_default_for_few_groups_without_stated_splits(groups, st
 
 
 @pytest.mark.parametrize("cross", [1, 2, -1])
-def test_splits_refuse_too_few_folds(cross):
+def test_splits_refuse_too_few_folds(cross: int) -> None:
     with pytest.raises(ValueError, match=r"3 or more folds|greater than or equal to 0"):
         Splits(cross=cross)
 
 
-def test_fit_probe_over_folds_adds_up_its_folds():
+@pytest.mark.parametrize(("groups", "stated"), [(15, None), (6, "train")])
+def test_assign_folds_refuses_dictionaries_per_fold_without_folds(groups: int, stated: str | None) -> None:
+    names = [f"s{i}" for i in range(groups)]
+    clips = pl.DataFrame(
+        {"group": names, "split": [stated, *[None] * (groups - 1)]}, schema_overrides={"split": pl.String}
+    )
+    reason = "its splits are stated" if stated else "it has 15 groups or more"
+    with pytest.raises(SplitError, match=f"per_fold, but the corpus is not cross-fitted because {reason}"):
+        assign_folds(clips, Splits(dictionaries="per_fold"))
+    assert "fold" in assign_folds(clips, Splits(dictionaries="per_fold", cross=3)).columns
+
+
+def test_splits_refuse_dictionaries_per_fold_of_one_split() -> None:
+    with pytest.raises(ValueError, match="dictionaries=per_fold: cross=0 makes one split"):
+        Splits(cross=0, dictionaries="per_fold")
+
+
+def turned() -> tuple[np.ndarray, np.ndarray]:
+    """Return features, and the same with their columns in another order in each fold."""
+    features, _, _ = planted()
+    orders = [np.random.default_rng(fold).permutation(features.shape[1]) for fold in range(len(SPLITS))]
+    return features, np.stack([features[:, order] for order in orders])
+
+
+def test_readers_of_a_fold_read_the_features_of_that_fold() -> None:
+    (features, own), (_, label, factors) = turned(), planted()
+    shared, per_fold = (fit_probe(x, label, groups=GROUP, split=SPLITS) for x in (features, own))
+    assert (shared.predicted == per_fold.predicted).mean() > 0.98
+    shared, per_fold = (fit_factors(x, factors, groups=GROUP, split=SPLITS) for x in (features, own))
+    np.testing.assert_allclose(shared.predicted, per_fold.predicted, rtol=1e-3, atol=1e-3)
+    few = SparseSettings((1, 4))
+    shared, per_fold = (
+        sparse_regression(x, factors, groups=GROUP, split=SPLITS, settings=few) for x in (features, own)
+    )
+    np.testing.assert_allclose(shared.r2, per_fold.r2, rtol=1e-6)
+    shared, per_fold = (
+        sparse_probe(x, label, groups=GROUP, split=SPLITS, settings=SparseProbeSettings((1, 4)))
+        for x in (features, own)
+    )
+    assert [score.value for score in shared.scores] == pytest.approx(
+        [score.value for score in per_fold.scores], abs=0.02
+    )
+    targets = prepare_factors(clips_of(), {}, near_duplicates=0.999)
+    shared, per_fold = (fit_ridge_scores(x, targets, folds=4) for x in (features, own))
+    np.testing.assert_allclose(shared.squares, per_fold.squares, rtol=1e-6)
+    shared, per_fold = (score_representation(x, targets, StrictSettings(sizes=(1, 2))) for x in (features, own))
+    np.testing.assert_allclose(shared.r2, per_fold.r2, atol=1e-3)
+    np.testing.assert_allclose(shared.gaps, per_fold.gaps, rtol=1e-6)
+    np.testing.assert_allclose(shared.explicitness, per_fold.explicitness, atol=1e-3)
+    task = single_label_task("level", label)
+    shared, per_fold = (
+        evaluate_task(task, x, split=SPLITS, groups=GROUP, repeat=Repetitions(4), about=ABOUT) for x in (features, own)
+    )
+    assert shared.records[0].value == pytest.approx(per_fold.records[0].value, abs=0.02)
+
+
+def test_fit_factors_with_features_of_each_fold_has_the_weights_of_the_first() -> None:
+    (features, own), (_, _, factors) = turned(), planted()
+    alone = fit_factors(own[0], factors, groups=GROUP, split=SPLITS[0])
+    np.testing.assert_array_equal(fit_factors(own, factors, groups=GROUP, split=SPLITS).weights, alone.weights)
+    # a mean over other orders of the columns would be of no column
+    assert np.abs(fit_factors(features, factors, groups=GROUP, split=SPLITS).weights - alone.weights).max() > 0.1
+
+
+def test_fit_probe_over_folds_adds_up_its_folds() -> None:
     features, label, _ = planted()
     found = fit_probe(features, label, groups=GROUP, split=SPLITS)
     alone = [fit_probe(features, label, groups=GROUP, split=split) for split in each_split(SPLITS)]
@@ -109,7 +177,7 @@ def test_fit_probe_over_folds_adds_up_its_folds():
     assert found.valid_accuracy == pytest.approx(np.mean([probe.valid_accuracy for probe in alone]))
 
 
-def test_fit_probe_leaves_out_a_class_of_one_group_only():
+def test_fit_probe_leaves_out_a_class_of_one_group_only() -> None:
     features, label, _ = planted()
     label = np.where((GROUP == 0) & (label != ""), "rare", label)
     found = fit_probe(features, label, groups=GROUP, split=SPLITS)
@@ -120,7 +188,9 @@ def test_fit_probe_leaves_out_a_class_of_one_group_only():
     ("unknown", "reason"),
     [([0, 5], None), ([1, 3], None), ([0, 1, 3, 5], "in a fold of the cross-fit, no clip of train has it")],
 )
-def test_unprobeable_reason_names_a_fold_without_training_clips(unknown, reason, tmp_path):
+def test_unprobeable_reason_names_a_fold_without_training_clips(
+    unknown: list[int], reason: str | None, tmp_path: Path
+) -> None:
     groups = [f"s{g}" for g in range(GROUPS)]
     rows = {name: pl.Series([None] * GROUPS, dtype=kind) for name, kind in COLUMNS.items()}
     levels = [[None if g in unknown else level for g in range(GROUPS)] for level in ("high", "low")]
@@ -137,14 +207,14 @@ def test_unprobeable_reason_names_a_fold_without_training_clips(unknown, reason,
     assert unprobeable_reason(Corpus("x", tmp_path, clips, pl.DataFrame()), "level") == reason
 
 
-def test_fit_probe_skips_folds_without_the_label():
+def test_fit_probe_skips_folds_without_the_label() -> None:
     features, label, _ = planted()
     label = np.where(np.isin(FOLD, [1, 3]), "", label)
     found = fit_probe(features, label, groups=GROUP, split=SPLITS)
     assert (found.n, found.groups) == ((label != "").sum(), GROUPS - 2)
 
 
-def test_fit_factors_over_folds_predicts_each_from_the_others():
+def test_fit_factors_over_folds_predicts_each_from_the_others() -> None:
     features, _, factors = planted()
     found = fit_factors(features, factors, groups=GROUP, split=SPLITS)
     assert np.array_equal(np.isnan(found.predicted), np.isnan(factors))
@@ -158,7 +228,7 @@ def test_fit_factors_over_folds_predicts_each_from_the_others():
     assert found.n.tolist() == (~np.isnan(factors)).sum(axis=0).tolist()
 
 
-def test_fit_ridge_scores_over_folds_have_one_row_per_group():
+def test_fit_ridge_scores_over_folds_have_one_row_per_group() -> None:
     features, _, _ = planted()
     targets = prepare_factors(clips_of(), {}, near_duplicates=0.999)
     found = fit_ridge_scores(features, targets, folds=4)
@@ -171,7 +241,7 @@ def test_fit_ridge_scores_over_folds_have_one_row_per_group():
         np.testing.assert_allclose(found.squares[np.unique(GROUP[split == "test"])], alone.squares, rtol=1e-9)
 
 
-def test_evaluate_task_over_folds_sums_over_every_group():
+def test_evaluate_task_over_folds_sums_over_every_group() -> None:
     features, label, _ = planted()
     task = single_label_task("level", label)
 
@@ -185,7 +255,7 @@ def test_evaluate_task_over_folds_sums_over_every_group():
         np.testing.assert_array_equal(found.sums[np.unique(GROUP[split == "test"])], evaluate(split).sums)
 
 
-def test_evaluate_task_leaves_out_classes_that_no_fitted_clip_has():
+def test_evaluate_task_leaves_out_classes_that_no_fitted_clip_has() -> None:
     features, label, _ = planted()
     label = np.where((GROUP == 0) & (label != ""), "rare", label)
     task = single_label_task("level", label)
@@ -194,7 +264,7 @@ def test_evaluate_task_leaves_out_classes_that_no_fitted_clip_has():
     assert found.records[0].value > 0.8
 
 
-def test_sparse_curves_over_folds_cover_every_group():
+def test_sparse_curves_over_folds_cover_every_group() -> None:
     features, label, factors = planted()
     curve = sparse_regression(features, factors, groups=GROUP, split=SPLITS, settings=SparseSettings((1, 4)))
     assert curve.groups.tolist() == [GROUPS, GROUPS]
@@ -204,7 +274,7 @@ def test_sparse_curves_over_folds_cover_every_group():
     assert probe.scores[0].value > 0.8
 
 
-def test_score_representation_covers_every_group():
+def test_score_representation_covers_every_group() -> None:
     features, _, _ = planted()
     targets = prepare_factors(clips_of(GROUP % 3), {}, near_duplicates=0.999)
     found = score_representation(features, targets, StrictSettings(sizes=(1, 2)))
@@ -212,7 +282,7 @@ def test_score_representation_covers_every_group():
     assert np.isfinite(found.gaps).all()
 
 
-def test_measure_representation_rests_on_every_group_with_cross_fitting_only():
+def test_measure_representation_rests_on_every_group_with_cross_fitting_only() -> None:
     features, _, _ = planted()
     for fold, groups in ((FOLD, GROUPS), (None, 2)):
         records = measure_representation(Features(features, features), clips_of(fold), HeldOutSettings(), ABOUT).records

@@ -15,6 +15,7 @@ from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHO
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
+from otoscope.report.run_data import has_fold_dictionaries, read_config
 from otoscope.runs.cards import RunSummary
 from otoscope.runs.folder import RunFolder
 
@@ -56,7 +57,8 @@ def summary_tables(summary: RunSummary) -> str:
         console.print()
     if tested is not None and clips is not None and folds > 1:
         readers = evidence.reader_names(labels=tested.labels, factors=bool(results.where(metric="factor_r2")))
-        console.print(f"{readers}: {evidence.cross_fit_line(clips)}", soft_wrap=True)
+        per_fold = has_fold_dictionaries(read_config(summary.run))
+        console.print(f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}", soft_wrap=True)
         console.print()
     for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):
         if table is not None:

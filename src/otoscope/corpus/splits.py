@@ -4,6 +4,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,6 +19,7 @@ class Splits(BaseModel):
     `valid` and `test` are shares of the groups, not of the clips; each split gets at least one group. With `cross`,
     readers are also cross-fitted over folds of groups (`assign_folds`), whatever their split; by default over
     `DEFAULT_FOLDS` if there are fewer than `FEW_GROUPS` groups, and neither settings nor corpus state their splits.
+    `dictionaries` are shared by the folds, or trained anew in each on the fold's own training groups.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
@@ -32,6 +34,10 @@ class Splits(BaseModel):
         ge=0,
         description="folds of groups over which readers are cross-fitted, 3 or more; 0: one split; "
         "default: 5 with fewer than 15 groups whose splits are not stated",
+    )
+    dictionaries: Literal["shared", "per_fold"] = Field(
+        default="shared",
+        description="dictionaries of a cross-fit: shared by its folds, or trained in each on its own training groups",
     )
 
     @field_validator("valid_groups", "test_groups")
@@ -51,6 +57,10 @@ class Splits(BaseModel):
             raise ValueError(
                 f"cross={self.cross}: each fold needs groups to train, to choose penalties and to test; "
                 "give 3 or more folds, or 0 for one split"
+            )
+        if self.cross == 0 and self.dictionaries == "per_fold":
+            raise ValueError(
+                "dictionaries=per_fold: cross=0 makes one split; give cross 3 or more folds, or dictionaries=shared"
             )
         return self
 
@@ -76,7 +86,8 @@ def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     """Return clips with the test fold of their group in a column `fold`; unchanged without cross-fitting.
 
     `clips` have the splits that the corpus states, or null. Groups are dealt in the order of their strata
-    (`group_strata`), so that folds hold about equal shares of each. With fewer groups, each is a fold.
+    (`group_strata`), so that folds hold about equal shares of each. With fewer groups, each is a fold. Raises
+    `SplitError` for `dictionaries: per_fold` without cross-fitting.
 
     >>> frame = pl.DataFrame({"group": list("abcdef"), "label_sex": list("ffffmm"), "split": None})
     >>> assign_folds(frame, Splits(cross=3)).sort("label_sex", "fold")["fold"].to_list()
@@ -85,6 +96,12 @@ def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     stated = splits.valid_groups or splits.test_groups or clips["split"].is_not_null().any()
     few = clips["group"].n_unique() < FEW_GROUPS and not stated
     if not (cross := (DEFAULT_FOLDS if few else 0) if splits.cross is None else splits.cross):
+        if splits.dictionaries == "per_fold":
+            reason = "its splits are stated" if stated else f"it has {FEW_GROUPS} groups or more"
+            raise SplitError(
+                f"splits.dictionaries: per_fold, but the corpus is not cross-fitted because {reason}; "
+                "set splits.cross to 3 or more folds, or dictionaries to shared"
+            )
         return clips
     strata = group_strata(clips)
     ranked = sorted(rank_by_hash(strata, seed=splits.seed), key=lambda group: strata[group])

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from otoscope.linear.sparse_descent import SparseColumns, make_sparse_columns
-from otoscope.resampling.groups import each_split
+from otoscope.resampling.groups import each_fold
 
 REACH = 2.0
 """Standard deviations beyond the range of the fitted rows to which each feature of predicted rows is clipped.
@@ -64,9 +64,9 @@ def live_columns(rows: Float[np.ndarray, "rows p"]) -> Bool[np.ndarray, " p"]:
     return np.ptp(rows, axis=0) > 1e-9 * np.abs(rows).max(axis=0)
 
 
-def varies_in_training(features: Float[np.ndarray, "rows p"], split: Shaped[np.ndarray, "*folds rows"]) -> bool:
+def varies_in_training(features: Float[np.ndarray, "*folds rows p"], split: Shaped[np.ndarray, "*folds rows"]) -> bool:
     """Return whether a feature varies on the training rows, of a cross-fit on those of every fold."""
-    return all(bool(live_columns(features[one == "train"]).any()) for one in each_split(split))
+    return all(bool(live_columns(of_fold[one == "train"]).any()) for of_fold, one in each_fold(features, split))
 
 
 def moments_of(rows: Float[np.ndarray, "rows p"]) -> StandardisedRows:

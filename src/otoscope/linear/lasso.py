@@ -25,7 +25,7 @@ from otoscope.linear import lasso_path
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.linear.lasso_tuning import TOLERANCE, LassoDesign, LassoSettings, tune
 from otoscope.resampling.exchange import score_factors
-from otoscope.resampling.groups import each_split, mean_known, missing_patterns, split_rows
+from otoscope.resampling.groups import each_fold, mean_known, missing_patterns, split_rows
 from otoscope.resampling.intervals import Score, fold_overlap, widen
 
 
@@ -38,7 +38,7 @@ class FactorFits(NamedTuple):
     relative duality gap of all problems solved for the factor. `predicted` holds the predictions of the test rows, NaN
     elsewhere, and `centre` the means of the rows that they were fitted on. R2 with interval, `null_mean`, `p_value` and
     `within` are those of `ExchangeScores`; `null_high` is its `family_high`. Of a cross-fit, `alpha`, `valid_r2` and
-    `weights` are means over folds.
+    `weights` are means over folds; with features of its own in each fold, `weights` and `live` are the first fold's.
     """
 
     r2: Float[np.ndarray, " factors"]
@@ -71,7 +71,7 @@ class FactorFits(NamedTuple):
 
 
 def fit_factors(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     targets: Float[np.ndarray, "rows factors"],
     *,
     groups: Shaped[np.ndarray, " rows"],
@@ -83,7 +83,7 @@ def fit_factors(
     """Return held-out R2, interval, null and weights of a tuned LASSO for every factor.
 
     Args:
-        features: dense activations or codes, one row per clip.
+        features: dense activations or codes, one row per clip; of a cross-fit also one such matrix per fold.
         targets: factors; NaN where a clip has no value. Such rows are excluded for that factor.
         groups: units that no two splits may share (singer, speaker).
         split: train, valid or test for each row; of a cross-fit, one row per fold.
@@ -101,7 +101,9 @@ def fit_factors(
     threads = workers or available_cores()
     # one BLAS thread: work is parallel over factors already, and sums keep one order
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        folds = [_fit_split(features, targets, groups, one, settings, pool) for one in each_split(split)]
+        folds = [_fit_split(own, targets, groups, one, settings, pool) for own, one in each_fold(features, split)]
+    if features.ndim == 3:  # columns of different folds do not correspond
+        folds[1:] = [fold._replace(weights=folds[0].weights, live=folds[0].live) for fold in folds[1:]]
     return _pool_folds(folds, targets, groups, seed)
 
 
@@ -237,15 +239,16 @@ def _standardised(y: Float[np.ndarray, "rows factors"]) -> Float[np.ndarray, "ro
 
 
 def _check(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     targets: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
 ) -> None:
-    if features.ndim != 2 or targets.ndim != 2:
+    if features.ndim not in (2, 3) or targets.ndim != 2:
         raise EvaluationError(f"features and factors must be [rows, ...], got {features.shape} and {targets.shape}")
-    if not len(features) == len(targets) == len(groups):
+    if not features.shape[-2] == len(targets) == len(groups):
         raise EvaluationError(
-            f"{len(features)} rows of features, {len(targets)} of factors, {len(groups)} groups; give one each per row"
+            f"{features.shape[-2]} rows of features, {len(targets)} of factors, {len(groups)} groups; "
+            "give one each per row"
         )
     if not np.isfinite(features).all():
         raise EvaluationError("features hold NaN or infinity; drop such rows first")

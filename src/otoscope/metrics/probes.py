@@ -115,7 +115,7 @@ class Probe(NamedTuple):
 
 
 def fit_probe(
-    features: Float[np.ndarray, "rows p"] | Sequence[Float[np.ndarray, "rows _p"]],
+    features: Float[np.ndarray, "*folds rows p"] | Sequence[Float[np.ndarray, "rows _p"]],
     labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
     *,
     groups: Shaped[np.ndarray, " rows"],
@@ -126,7 +126,7 @@ def fit_probe(
     """Return accuracy, balanced accuracy and macro-F1 on the test groups, each with interval and null.
 
     Args:
-        features: dense activations or codes, one row per clip; of a cross-fit also a sequence with those of each fold.
+        features: dense activations or codes, one row per clip; of a cross-fit also those of each fold.
         labels: class of each row; rows without a label (None or empty) are excluded.
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row; of a cross-fit, one row per fold.
@@ -144,7 +144,7 @@ def fit_probe(
         raise EvaluationError(f"penalties must be one or more numbers above 0, got {tuple(settings.penalties)}")
     folds: list[_Fold] = []
     for number, one in labelled_splits(split, names != ""):
-        rows = features if isinstance(features, np.ndarray) else features[number]
+        rows = features if isinstance(features, np.ndarray) and features.ndim == 2 else features[number]
         _check(rows, names, groups)
         folds.append(_predict(rows, names, one, settings))
     predicted_names = np.full(len(names), "", dtype=names.dtype)

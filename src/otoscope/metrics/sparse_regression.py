@@ -22,7 +22,7 @@ from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
 from otoscope.metrics.probes import PENALTIES, ProbeSettings, fit_probe
 from otoscope.resampling.exchange import score_factors
-from otoscope.resampling.groups import check_rows, each_split, mean_known, missing_patterns, split_rows
+from otoscope.resampling.groups import check_rows, each_fold, mean_known, missing_patterns, split_rows
 from otoscope.resampling.intervals import Score, fold_overlap, widen
 
 CHUNK = 32
@@ -109,7 +109,7 @@ class FactorCurves(NamedTuple):
 
 
 def sparse_regression(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     targets: Float[np.ndarray, "rows factors"],
     *,
     groups: Shaped[np.ndarray, " rows"],
@@ -119,7 +119,7 @@ def sparse_regression(
     """Return each factor's curve of held-out R2 over the number of latents.
 
     Args:
-        features: any representation, one row per clip.
+        features: any representation, one row per clip; of a cross-fit also one such matrix per fold.
         targets: factors, preferably robust ones; NaN if missing.
         groups: group of each row (singer, speaker); no group may occur in two splits.
         split: train, valid or test for each row; of a cross-fit, one row per fold.
@@ -133,7 +133,7 @@ def sparse_regression(
     settings = settings or SparseSettings()
     _check(features, targets, groups, settings)
     sizes, n_factors = tuple(settings.sizes), targets.shape[1]
-    folds = [_fit_split(features, targets, one, settings) for one in each_split(split)]
+    folds = [_fit_split(own, targets, one, settings) for own, one in each_fold(features, split)]
     guesses, centre = (mean_known(np.stack([getattr(fold, name) for fold in folds])) for name in ("guesses", "centre"))
     truth, middle = (np.repeat(x.astype(np.float64), len(sizes), axis=1) for x in (targets, centre))
     found = score_factors(truth, guesses.reshape(truth.shape), middle, groups)
@@ -245,7 +245,7 @@ def _ridge(x: Float[np.ndarray, "rows size"], y: Float[np.ndarray, " rows"], pen
 
 
 def _check(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     targets: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
     settings: SparseSettings,
@@ -280,7 +280,7 @@ class LabelCurve(NamedTuple):
 
 
 def sparse_probe(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     labels: Sequence[str | None] | Shaped[np.ndarray, " rows"],
     *,
     groups: Shaped[np.ndarray, " rows"],
@@ -296,15 +296,16 @@ def sparse_probe(
     settings = settings or SparseProbeSettings()
     check_sizes(settings.sizes)
     names = np.asarray(["" if x is None else str(x) for x in labels], dtype=np.str_)
-    if not len(features) == len(names) == len(groups):
+    if not features.shape[-2] == len(names) == len(groups):
         raise EvaluationError(
-            f"{len(features)} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
+            f"{features.shape[-2]} rows, {len(names)} labels and {len(groups)} groups disagree; give one each a row"
         )
-    rankings = [_rank(features, names, one, settings.sizes[-1]) for one in each_split(split)]
+    own = list(each_fold(features, split))
+    rankings = [_rank(rows, names, one, settings.sizes[-1]) for rows, one in own]
     few = ProbeSettings(settings.penalties, settings.tolerance)
     probes = [
         fit_probe(
-            [features[:, ranking[:size]] for ranking in rankings],
+            [rows[:, ranking[:size]] for (rows, _), ranking in zip(own, rankings, strict=True)],
             names,
             groups=groups,
             split=split,

@@ -87,7 +87,7 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     probed = probed_labels(corpus, config)
     has_factors = config.factors.measures(corpus_has=bool(corpus.factors))
     readers = evidence.reader_names(labels=bool(probed), factors=has_factors)
-    lines = _splits(corpus, readers)
+    lines = _splits(corpus, readers, per_fold=config.splits.dictionaries == "per_fold")
     stated = listing.clips["split"].is_not_null().any()
     if readers and (reason := one_split_reason(corpus.clips, config.splits, stated=stated)):
         lines.append(f"{readers}: one split, no cross-fit over the few groups, because {reason}")
@@ -97,15 +97,15 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     return lines + health_summary(corpus.suspects, corpus.clips, lengths=not config.corpus.sets_length)
 
 
-def _splits(corpus: Corpus, readers: str) -> list[str]:
+def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:
     """Return the clips and groups of each split, and of the folds of a cross-fit."""
     clips = corpus.clips
     parts = [(split, evidence.Evidence.of(clips.filter(split=split)).description) for split in SPLITS]
     shares = ", ".join(f"{split} {described}" for split, described in parts)
     if "fold" not in clips.columns:
         return [shares]
-    lines = [f"dictionaries and explained variance: {shares}"]
-    return [*lines, f"{readers}: {evidence.cross_fit_line(clips)}"] if readers else lines
+    lines = [f"{'shared ' if per_fold else ''}dictionaries and explained variance: {shares}"]
+    return [*lines, f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}"] if readers else lines
 
 
 def _columns(listing: Listing, corpus: Corpus) -> list[str]:

@@ -29,7 +29,7 @@ from otoscope.formatting import count, duration
 from otoscope.hardware import available_cores, find_device, flop_per_s
 from otoscope.runs.context import Context, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
-from otoscope.runs.training import GridMember
+from otoscope.runs.training import GridMember, fold_members
 from otoscope.sae.plan import Plan
 
 FIRST_LOOK, FIRST_LOOK_S = 12, 600.0
@@ -246,14 +246,14 @@ def _extraction_s(encoder: Encoder, layers: Sequence[int], work: Workload) -> fl
 
 def _training_flop(config: RunConfig, encoder: Encoder, grid: Sequence[GridMember], work: Workload) -> float:
     """Return the floating-point operations of training the grid, without those that a patient member saves."""
-    share = 1.0 - config.splits.valid - config.splits.test
+    whole, of_fold = 1.0 - config.splits.valid - config.splits.test, 1.0 - 2.0 / work.folds
     width_of = {layer.index: layer.width for layer in encoder.layers}
     rate_of = {layer.index: layer.rate_hz for layer in encoder.layers}
     flop = 0.0
-    for member in grid:
+    for member in (one for shared in grid for one in (shared, *fold_members(shared, config.splits, work.folds))):
         rows = work.clips if member.pooling == "pool_then_encode" else work.sound_s * rate_of[member.layer]
         settings = config.train.train_config(member.preset)
-        height = max(2, round(share * rows))
+        height = max(2, round((whole if member.fold is None else of_fold) * rows))
         plan = Plan.derive(settings, height=height, latents=member.latents, k=member.k, seed=member.seed)
         values = plan.steps * plan.shuffle.batch * width_of[member.layer]
         flop += values * (FLOP_PER_VALUE + FLOP_PER_VALUE_AND_LATENT * member.latents)

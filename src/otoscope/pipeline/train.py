@@ -7,25 +7,30 @@ from typing import Any
 from otoscope.artifacts import read_json_as, write_json
 from otoscope.formatting import count, percent
 from otoscope.report.estimates import DENSE_SHARE
+from otoscope.report.evidence import count_folds
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
+from otoscope.runs.folder import load_corpus
 from otoscope.runs.inputs import open_activations
-from otoscope.runs.training import GridTraining, learned_nothing, training_grid
+from otoscope.runs.training import GridTraining, fold_members, learned_nothing, training_grid
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
 
 def train(run: Context) -> None:
-    """Train the missing SAEs of the grid; write `saes/ID/` for each, and `saes/index.json`."""
+    """Train the missing SAEs of the grid and of its folds; write `saes/ID/` for each, and `saes/index.json`."""
     folder, store = run.folder, open_activations(run.folder, run.config)
-    grid = training_grid(run.config, list(store.layers))
+    splits, folds = run.config.splits, count_folds(load_corpus(folder).clips)
+    shared = training_grid(run.config, list(store.layers))
+    grid = [one for member in shared for one in (member, *fold_members(member, splits, folds))]
     training = GridTraining(run, store, grid)
     index = folder.saes / "index.json"
-    files = [folder.saes / member.sae_id / name for member in grid for name in (CARD, WEIGHTS)]
+    trained = [member.sae_id for member in grid]
+    files = [folder.saes / sae_id / name for sae_id in trained for name in (CARD, WEIGHTS)]
 
     def work() -> None:
         training.ensure()
-        write_json(index, {"saes": [member.sae_id for member in grid]})
-        cards = [read_json_as(folder.saes / member.sae_id / CARD, dict[str, Any]) for member in grid]
+        write_json(index, {"saes": trained})
+        cards = [read_json_as(folder.saes / sae_id / CARD, dict[str, Any]) for sae_id in trained]
         for line in (training_summary(cards), *training_cautions(cards, announced=training.announced)):
             run.progress.message(f"  {line}")
 

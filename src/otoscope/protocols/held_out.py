@@ -2,11 +2,11 @@
 
 Models are fitted on train groups, selected on validation groups and reported on test groups, once or in each fold of a
 cross-fit, so that every group is a test group once. Scores have an interval over groups and a null. Reconstruction is
-always that of the one split that the SAEs were trained on.
+always that of the one split that the shared SAEs were trained on; codes may be those of an SAE per fold.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,13 +29,13 @@ from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
-from otoscope.runs.codes import code_features, train_mean
+from otoscope.runs.codes import code_features, stack_folds, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
 from otoscope.runs.predictions import class_numbers, predicted_key, read_predictions
 from otoscope.runs.progress import ProgressReporter
-from otoscope.runs.training import GridMember, read_trained_card, training_grid
+from otoscope.runs.training import GridMember, fold_members, read_trained_card, training_grid
 from otoscope.sae.model import load_sae
 
 NAME = "held_out"
@@ -62,7 +62,7 @@ def measure_representation(
 
 
 def _measure_labels(
-    features: Float[np.ndarray, "clips statistics"], clips: Clips, settings: HeldOutSettings, about: Record
+    features: Float[np.ndarray, "*folds clips statistics"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> ComputedResult:
     records, arrays = list[Record](), Arrays()
     varies = varies_in_training(features, clips.reader_split)
@@ -116,7 +116,7 @@ def _empty_probe_records(shared: Record) -> Iterator[Record]:
 
 
 def _factor_records(
-    units: Float[np.ndarray, "clips units"], clips: Clips, settings: HeldOutSettings, about: Record
+    units: Float[np.ndarray, "*folds clips units"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> Iterator[Record]:
     fits = fit_factors(
         units,
@@ -177,10 +177,11 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
 
     mean_of = _TrainMeans(material)
     layers = material.store.layers
+    members = [(one, fold_members(one, config.splits, material.clips.folds)) for one in training_grid(config, layers)]
     parts = [
         *parts_without_model(material, settings, shared, watch),
         *(_dense_part(material, layer, settings, shared) for layer in layers),
-        *(_sae_part(material, folder, member, settings, shared, mean_of) for member in training_grid(config, layers)),
+        *(_sae_part(material, folder, member, folds, settings, shared, mean_of) for member, folds in members),
     ]
 
     def compute() -> None:
@@ -253,17 +254,23 @@ def _sae_part(
     material: EvaluationInputs,
     folder: RunFolder,
     member: GridMember,
+    folds: Sequence[GridMember],
     settings: HeldOutSettings,
     shared: str,
     mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
 ) -> CachedResult:
-    sae_folder = folder.saes / member.sae_id
+    """Return the part of an SAE: its reconstruction, and scores of its codes or of those of its folds."""
+    store, clips = material.store, material.clips
+
+    def features_of(one: GridMember, meters: dict[str, ReconstructionMeter] | None = None) -> Features:
+        sae = load_sae(folder.saes / one.sae_id).sae
+        return code_features(store, sae, one, store.clip_ids, meters=meters, clips=clips)
 
     def compute() -> ComputedResult:
-        store, clips = material.store, material.clips
-        sae = load_sae(sae_folder).sae
         meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
-        features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
+        features = features_of(member, meters)
+        if folds:
+            features = Features(*map(stack_folds, zip(*map(features_of, folds), strict=True)))
         shared_by_all = material.record_template(
             member.layer, protocol=NAME, representation="sae", pooling=member.pooling
         )
@@ -274,4 +281,5 @@ def _sae_part(
         measured = measure_representation(features, clips, settings, about)
         return ComputedResult([*records, *measured.records], measured.arrays)
 
-    return CachedResult(member.sae_id, fingerprint(shared, read_trained_card(sae_folder)["sha256"]), compute)
+    trained = [read_trained_card(folder.saes / one.sae_id)["sha256"] for one in (member, *folds)]
+    return CachedResult(member.sae_id, fingerprint(shared, trained), compute)

@@ -59,6 +59,11 @@ class RunData:
         return names[0] if names else str(self.config.get("model") or "the encoder")
 
     @property
+    def per_fold(self) -> bool:
+        """True if each fold of a cross-fit has dictionaries of its own."""
+        return has_fold_dictionaries(self.config)
+
+    @property
     def single_clip_groups(self) -> bool:
         """True if every group has one clip, so that clips are compared between groups only."""
         return self.clips is not None and self.clips.height > 0 and self.clips["group"].is_unique().all()
@@ -104,6 +109,11 @@ class RunData:
         return categories_of(self.factors)
 
 
+def has_fold_dictionaries(config: Mapping[str, Any]) -> bool:
+    """Return whether a run's configuration asks for dictionaries of each fold of a cross-fit."""
+    return (config.get("splits") or {}).get("dictionaries") == "per_fold"
+
+
 def categories_of(card: Mapping[str, Any]) -> dict[str, str]:
     """Return the category of each factor listed in the card of a table of factors."""
     return {f["name"]: f.get("category") or NO_CATEGORY for f in card.get("factors", [])}
@@ -131,7 +141,7 @@ def read_run(folder: Path) -> RunData:
     return RunData(
         folder=folder,
         results=Results(rows.select(list(SCHEMA))),
-        config=_yaml(folder / "config.yaml"),
+        config=read_config(folder),
         corpus=_json(folder / "corpus.json"),
         clips=_table(folder / "corpus.parquet"),
         set_aside=set_aside(folder),
@@ -167,7 +177,9 @@ def _table(path: Path) -> pl.DataFrame | None:
     return read_table(path) if path.is_file() else None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a run; empty if the folder has none."""
+    path = folder / "config.yaml"
     if not path.is_file():
         return {}
     try:

@@ -106,6 +106,14 @@ def each_split(split: Shaped[np.ndarray, "*folds rows"]) -> Iterator[Shaped[np.n
     yield from np.atleast_2d(np.asarray(split))
 
 
+def each_fold(
+    features: Float[np.ndarray, "*folds rows p"], split: Shaped[np.ndarray, "*folds rows"]
+) -> Iterator[tuple[Float[np.ndarray, "rows p"], Shaped[np.ndarray, " rows"]]]:
+    """Yield features and split of each fold: of a cross-fit, folds share their features or have their own."""
+    shared = features.ndim == 2
+    yield from ((features if shared else features[fold], one) for fold, one in enumerate(each_split(split)))
+
+
 def labelled_splits(
     split: Shaped[np.ndarray, "*folds rows"], known: Bool[np.ndarray, " rows"]
 ) -> Iterator[tuple[int, Shaped[np.ndarray, " rows"]]]:
@@ -159,12 +167,12 @@ def split_rows(split: Shaped[np.ndarray, " rows"], name: str, n_rows: int) -> Bo
 
 
 def check_rows(
-    features: Float[np.ndarray, "rows p"],
+    features: Float[np.ndarray, "*folds rows p"],
     targets: Float[np.ndarray, "rows factors"],
     groups: Shaped[np.ndarray, " rows"],
 ) -> None:
     """Raise `EvaluationError` unless features, targets and groups have the same rows and features are finite."""
-    if features.ndim != 2 or targets.ndim != 2 or not len(features) == len(targets) == len(groups):
+    if features.ndim not in (2, 3) or targets.ndim != 2 or not features.shape[-2] == len(targets) == len(groups):
         raise EvaluationError(
             f"features {features.shape}, targets {targets.shape}, {len(groups)} groups disagree; give one each per row"
         )

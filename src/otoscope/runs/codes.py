@@ -99,6 +99,16 @@ def code_features(
     return Features(codes.mean if member.pooling == "pool_then_encode" else codes.concatenated(), codes.mean)
 
 
+def stack_folds(parts: Sequence[Float[np.ndarray, "clips _p"]]) -> Float[np.ndarray, "folds clips p"]:
+    """Return the representations of folds as one array; columns that a fold lacks are 0.
+
+    >>> stack_folds([np.ones((2, 1)), np.ones((2, 2))])[0].tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
+    width = max(part.shape[1] for part in parts)
+    return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+
+
 def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:
     """Return the mean of the training rows, the baseline of explained variance."""
     train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]

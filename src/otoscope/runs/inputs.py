@@ -104,12 +104,16 @@ class Clips:
         """Number of folds in which readers are fitted; 1 for the one split."""
         return len(np.atleast_2d(self.reader_split))
 
+    def split_in(self, fold: int | None) -> Shaped[np.ndarray, " clips"]:
+        """Split of the clips in a fold of the cross-fit; None: the one split."""
+        return self.split if fold is None else np.atleast_2d(self.reader_split)[fold]
+
 
 class Features(NamedTuple):
-    """Representation of clips: features for probes, and one column per latent or dimension."""
+    """Representation of clips, or one in each fold: features for probes, and one column per latent or dimension."""
 
-    probe: Float[np.ndarray, "clips statistics"]
-    units: Float[np.ndarray, "clips units"]
+    probe: Float[np.ndarray, "*folds clips statistics"]
+    units: Float[np.ndarray, "*folds clips units"]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ A bank trains all SAEs of one layer and pooling together, because they read the 
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -17,9 +17,11 @@ from typing_extensions import TypedDict
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, read_json_as
 from otoscope.config import Pooling, RunConfig
+from otoscope.corpus.splits import Splits
 from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.executors.base import run_tasks
 from otoscope.formatting import count
+from otoscope.resampling.groups import fold_splits
 from otoscope.runs.cards import is_whole
 from otoscope.runs.code_version import code_version
 from otoscope.runs.context import Context
@@ -46,6 +48,8 @@ class GridMember:
     seed: int
     untrained: bool = False
     """True if it is trained on the encoder with randomly initialised weights."""
+    fold: int | None = None
+    """Fold of a cross-fit whose training groups it is trained on; None: the train groups of the one split."""
 
     @property
     def k(self) -> int:
@@ -57,7 +61,8 @@ class GridMember:
         """Name of the SAE and of its folder."""
         order = {"encode_then_pool": "frames", "pool_then_encode": "pooled"}[self.pooling]
         prefix = "untrained-" if self.untrained else ""
-        return f"{prefix}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}"
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{prefix}layer{self.layer:02d}-{order}-{self.preset}-m{self.latents}-k{self.k}-seed{self.seed}{fold}"
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of a record that identify the SAE."""
@@ -90,6 +95,18 @@ def training_grid(config: RunConfig, extracted: list[int]) -> list[GridMember]:
     ]
 
 
+def fold_members(member: GridMember, splits: Splits, folds: int) -> list[GridMember]:
+    """Return the SAEs behind the cross-fitted scores of a member: one per fold, or none if the folds share it.
+
+    >>> member = GridMember(3, "encode_then_pool", "default", 64, 0.9, 0)
+    >>> [one.fold for one in fold_members(member, Splits(dictionaries="per_fold"), 3)]
+    [0, 1, 2]
+    >>> fold_members(member, Splits(), 3)
+    []
+    """
+    return [replace(member, fold=fold) for fold in range(folds)] if splits.dictionaries == "per_fold" else []
+
+
 TRAINING_CODE = ("otoscope.sae",)
 """Code that the weights depend on."""
 
@@ -105,8 +122,10 @@ class GridTraining:
 
     def __init__(self, run: Context, store: ActivationStore, grid: Sequence[GridMember]) -> None:
         self.run, self.folder, self.progress, self.store = run, run.folder, run.progress, store
-        split_of = dict(load_corpus(run.folder).clips.select("clip_id", "split").iter_rows())
-        self.clips = {split: [c for c in store.clip_ids if split_of[c] == split] for split in ("train", "valid")}
+        clips = load_corpus(run.folder).select(store.clip_ids).clips
+        folds = fold_splits(clips["fold"].to_numpy()) if "fold" in clips.columns else ()
+        of_rows = {None: clips["split"].to_numpy(), **dict(enumerate(folds))}
+        self.splits = {fold: dict(zip(clips["clip_id"], split, strict=True)) for fold, split in of_rows.items()}
         self.inputs = {member: self._inputs(member) for member in grid}
         self.announced = set[str]()
 
@@ -124,19 +143,20 @@ class GridTraining:
             self._train_remotely(missing)
             return
         banks = _group_by_rows(missing)
-        for (layer, pooling), members in banks:  # check all banks before the first is trained
-            fit_in_memory(*self.rows(layer, pooling), self._bank_members(members))
+        for rows, members in banks:  # check all banks before the first is trained
+            fit_in_memory(*self.rows(*rows), self._bank_members(members))
         title = f"training {count(len(missing), 'dictionary', 'dictionaries')}"
         with task(self.progress, title, len(missing), "dictionaries"), closing(open_logger(self.folder.root)) as log:
-            for (layer, pooling), members in banks:
-                bank = Bank(*self.rows(layer, pooling), self._bank_members(members), device=self.run.config.device)
+            for rows, members in banks:
+                bank = Bank(*self.rows(*rows), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
                     self.announced.add(warning)
-                    self.progress.message(f"layer {layer}, {pooling}: {warning}")
+                    fold = "" if rows.fold is None else f", fold {rows.fold}"
+                    self.progress.message(f"layer {rows.layer}, {rows.pooling}{fold}: {warning}")
                 train_bank(bank, self.progress, log)
 
     def _train_remotely(self, missing: Sequence[GridMember]) -> None:
-        """Train one bank per layer and pooling on the workers of the executor."""
+        """Train one bank per layer, pooling and fold on the workers of the executor."""
         banks = [members for _, members in _group_by_rows(missing)]
         with task(self.progress, f"training {count(len(banks), 'bank')}", len(banks), "banks"):
             for index, _ in run_tasks(self.run.executor, partial(_TrainBank, self.run, self.store), banks):
@@ -145,9 +165,12 @@ class GridTraining:
     def _inputs(self, member: GridMember) -> str:
         config = self._train_config(member).model_dump(mode="json")
         code = code_version(*TRAINING_CODE)
-        return fingerprint(
-            self.store.content_id(member.layer), self.clips, member.sae_id, member.sparsity, config, code
-        )
+        clips = {split: self._clips(split, member.fold) for split in ("train", "valid")}
+        return fingerprint(self.store.content_id(member.layer), clips, member.sae_id, member.sparsity, config, code)
+
+    def _clips(self, split: str, fold: int | None) -> list[str]:
+        split_of = self.splits[fold]
+        return [clip for clip in self.store.clip_ids if split_of[clip] == split]
 
     def _train_config(self, member: GridMember) -> TrainConfig:
         return self.run.config.train.train_config(member.preset)
@@ -164,15 +187,16 @@ class GridTraining:
             "k": member.k,
             "sparsity": member.sparsity,
             "seed": member.seed,
+            **({} if member.fold is None else {"fold": member.fold}),
             "inputs": self.inputs[member],
             "activations": self.store.fingerprint,
         }
 
-    def rows(self, layer: int, pooling: Pooling) -> tuple[RowSource, RowSource]:
-        """Return the training and validation rows of a layer, pooled or not."""
+    def rows(self, layer: int, pooling: Pooling, fold: int | None = None) -> tuple[RowSource, RowSource]:
+        """Return the training and validation rows of a layer, pooled or not, of the one split or of a fold."""
 
         def rows_of(split: str) -> RowSource:
-            clips = self.clips[split]
+            clips = self._clips(split, fold)
             if pooling == "encode_then_pool":
                 return self.store.rows(layer, clips)
             labels = [f'clip "{clip_id}" at layer {layer}' for clip_id in clips]
@@ -249,10 +273,18 @@ def learned_nothing(card: Mapping[str, Any]) -> str | None:
     return START_LABELS.get(str((card.get("config") or {}).get("init")), "initial atoms")
 
 
-def _group_by_rows(missing: Sequence[GridMember]) -> list[tuple[tuple[int, Pooling], list[GridMember]]]:
-    grouped: dict[tuple[int, Pooling], list[GridMember]] = {}
+class _Rows(NamedTuple):
+    """Rows that the members of one bank are trained on."""
+
+    layer: int
+    pooling: Pooling
+    fold: int | None
+
+
+def _group_by_rows(missing: Sequence[GridMember]) -> list[tuple[_Rows, list[GridMember]]]:
+    grouped: dict[_Rows, list[GridMember]] = {}
     for member in missing:
-        grouped.setdefault((member.layer, member.pooling), []).append(member)
+        grouped.setdefault(_Rows(member.layer, member.pooling, member.fold), []).append(member)
     return list(grouped.items())
 
 

@@ -15,7 +15,7 @@ from otoscope.config import Pooling
 from otoscope.config.strict import StrictSettings
 from otoscope.formatting import count
 from otoscope.linear.gram import varies_in_training
-from otoscope.metrics.baselines import FROM_CODES, Encode, find_fitted
+from otoscope.metrics.baselines import Encode, find_fitted
 from otoscope.metrics.record import Record
 from otoscope.protocols import strict
 from otoscope.protocols.strict.regression import RidgeScores, factor_records, fit_ridge_scores
@@ -31,21 +31,22 @@ from otoscope.protocols.strict.tasks import (
 )
 from otoscope.runs.cache import CachedResult, ComputedResult
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
-from otoscope.runs.codes import FRAMES_PER_BATCH
+from otoscope.runs.codes import FRAMES_PER_BATCH, stack_folds
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs
 from otoscope.runs.predictions import NOT_TESTED, predicted_key
-from otoscope.runs.training import GridMember
+from otoscope.runs.training import GridMember, fold_members
 
 FITTED_ROWS = 8192
 """Maximum number of training rows that a baseline is fitted on, sampled by seed."""
 
-Units = Float[np.ndarray, "clips p"]
+Units = Float[np.ndarray, "*folds clips p"]
 
 
 def fitted_units(name: str, store: ActivationStore, member: GridMember, clips: Clips) -> Units:
     """Return the codes of a baseline fitted on the training rows of an SAE, pooled like its codes."""
-    train = [clip for clip, split in zip(store.clip_ids, clips.split, strict=True) if split == "train"]
+    split_of = zip(store.clip_ids, clips.split_in(member.fold), strict=True)
+    train = [clip for clip, split in split_of if split == "train"]
     rows = _training_rows(store, member, train)
     encode = find_fitted(name)(rows, latents=member.latents, k=member.k, seed=member.seed)
     return encoded_units(store, encode, member.layer, member.pooling)
@@ -57,11 +58,6 @@ def encoded_units(store: ActivationStore, encode: Encode, layer: int, pooling: P
         return np.asarray(encode(store.pooled(layer)), dtype=np.float32)
     made = [part for rows, lengths in _whole_clips(store, layer) for part in _means(encode(rows), lengths)]
     return np.stack(made).astype(np.float32)
-
-
-def control_units(name: str, codes: Callable[[], Units], *, seed: int) -> Units:
-    """Return uninformative codes derived from the codes of an SAE."""
-    return FROM_CODES[name](codes(), seed=seed)
 
 
 def _training_rows(store: ActivationStore, member: GridMember, train: Sequence[str]) -> Float[np.ndarray, "rows width"]:
@@ -148,6 +144,15 @@ class StrictExperiment:
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
         return fingerprint(code_version(*CODE), self.material.fingerprint, settings)
 
+    def fold_members(self, member: GridMember) -> list[GridMember]:
+        """Return the SAEs of the folds behind the scores of a member; none if the folds share it."""
+        return fold_members(member, self.run.config.splits, self.material.clips.folds)
+
+    def units_of(self, member: GridMember, make: Callable[[GridMember], Units]) -> Units:
+        """Return the representation made from an SAE, or that of each fold if folds have SAEs of their own."""
+        folds = self.fold_members(member)
+        return stack_folds([make(one) for one in folds]) if folds else make(member)
+
     def record_template(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return the record with the columns that all records of one representation share."""
         return self.material.record_template(
@@ -213,8 +218,8 @@ def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:
     """
     if varies_in_training(units, targets.split):
         return units
-    noise = np.random.default_rng(0).standard_normal((len(units), 1)).astype(np.float32)
-    return np.concatenate([units, noise], axis=1)
+    noise = np.random.default_rng(0).standard_normal((*units.shape[:-1], 1)).astype(np.float32)
+    return np.concatenate([units, noise], axis=-1)
 
 
 def ridge_scores_from(arrays: Mapping[str, NDArray[Any]]) -> RidgeScores:

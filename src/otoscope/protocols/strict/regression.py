@@ -20,7 +20,7 @@ from otoscope.metrics.record import Record
 from otoscope.protocols.strict.tasks import FactorTargets
 from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import (
-    each_split,
+    each_fold,
     group_folds,
     group_sums,
     in_split,
@@ -52,7 +52,7 @@ class LassoScores(NamedTuple):
 
 
 def fit_lasso_scores(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings
+    units: Float[np.ndarray, "*folds clips p"], targets: FactorTargets, settings: StrictSettings
 ) -> LassoScores:
     """Fit every factor by a LASSO whose penalty is cross-validated over groups."""
     fits = fit_factors(
@@ -123,10 +123,10 @@ class RidgeScores(NamedTuple):
 
 
 def fit_ridge_scores(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, *, folds: int, seed: int = 0
+    units: Float[np.ndarray, "*folds clips p"], targets: FactorTargets, *, folds: int, seed: int = 0
 ) -> RidgeScores:
     """Fit every factor by ridge regression; a group or factor without clips has sums of 0."""
-    tried = [_predict(units, targets, split, folds) for split in each_split(targets.split)]
+    tried = [_predict(own, targets, split, folds) for own, split in each_fold(units, targets.split)]
     guesses, centre, held = (mean_known(np.stack(part)) for part in zip(*tried, strict=True))
     test_rows = in_split(targets.split, "test")
     squares = np.nan_to_num(np.stack([(targets.values - guesses) ** 2, (targets.values - centre) ** 2], axis=-1))

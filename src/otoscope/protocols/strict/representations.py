@@ -5,6 +5,7 @@ The protocol trains SAEs beyond the grid of the run and extracts activations of 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,6 @@ from otoscope.protocols.strict.experiment import (
     StrictExperiment,
     Units,
     UnitsWithRecords,
-    control_units,
     fitted_units,
 )
 from otoscope.runs.cache import CachedResult
@@ -62,46 +62,58 @@ def codes_part(
 ) -> CachedResult:
     """Return the part for the codes of an SAE, with their reconstruction."""
     store = store or experiment.material.store
-    directory = experiment.run.folder.saes / member.sae_id
     about = replace(experiment.record_template(representation, member.layer), **member.columns())
 
     def units() -> UnitsWithRecords:
         clips, records = experiment.material.clips, list[Record]()
         mean = train_mean(store, member.layer, member.pooling, clips)
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
-        features = code_features(store, load_sae(directory).sae, member, store.clip_ids, meters=meters, clips=clips)
+        sae = load_sae(experiment.run.folder.saes / member.sae_id).sae
+        features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
             records += held_out.reconstruction_records(meters[split].result(), split, about)
         test = meters["test"]
         value = np.asarray([test.result().explained_variance.value])
         arrays = {"rebuilt.value": value, "rebuilt.without": test.explained_without_groups()}
-        return UnitsWithRecords(features.units, records, arrays)
+        folds = experiment.fold_members(member)
+        codes = experiment.units_of(member, lambda one: _codes(experiment, one, store)) if folds else features.units
+        return UnitsWithRecords(codes, records, arrays)
 
-    return experiment.measurement(member.sae_id, about, read_trained_card(directory)["sha256"], units, full=full)
+    return experiment.measurement(member.sae_id, about, _trained(experiment, member), units, full=full)
+
+
+def _codes(experiment: StrictExperiment, member: GridMember, store: ActivationStore) -> Units:
+    sae = load_sae(experiment.run.folder.saes / member.sae_id).sae
+    return code_features(store, sae, member, store.clip_ids).units
+
+
+def _trained(experiment: StrictExperiment, member: GridMember) -> list[str]:
+    """Return the checksums of the weights of an SAE and of those of its folds."""
+    saes = experiment.run.folder.saes
+    return [read_trained_card(saes / one.sae_id)["sha256"] for one in (member, *experiment.fold_members(member))]
 
 
 def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -> CachedResult:
     """Return the part for a baseline of an SAE: fitted on its training rows, or derived from its codes."""
     store, clips = experiment.material.store, experiment.material.clips
-    directory = experiment.run.folder.saes / member.sae_id
     columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
     about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
-    def codes() -> Units:
-        return code_features(store, load_sae(directory).sae, member, store.clip_ids).units
-
-    makers: dict[str, Callable[[], Units]] = {
-        **{n: lambda n=n: fitted_units(n, store, member, clips) for n in FITTED},
-        **{n: lambda n=n: control_units(n, codes, seed=member.seed) for n in FROM_CODES},
+    makers: dict[str, Callable[[GridMember], Units]] = {
+        **{n: lambda one, n=n: fitted_units(n, store, one, clips) for n in FITTED},
+        **{n: lambda one, n=n: FROM_CODES[n](_codes(experiment, one, store), seed=one.seed) for n in FROM_CODES},
     }
-    rests_on = read_trained_card(directory)["sha256"] if name in FROM_CODES else [FITTED_ROWS, member.sae_id]
+    folds = len(experiment.fold_members(member))
+    rests_on = _trained(experiment, member) if name in FROM_CODES else [FITTED_ROWS, member.sae_id, folds]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
-    return experiment.measurement(part, about, [name, rests_on], makers[name], full=True)
+    units = partial(experiment.units_of, member, makers[name])
+    return experiment.measurement(part, about, [name, rests_on], units, full=True)
 
 
 def start_sae(experiment: StrictExperiment, member: GridMember) -> SparseAutoencoder:
     """Return an SAE before its first step, with its threshold calibrated on validation rows."""
-    rows, valid_rows = GridTraining(experiment.run, experiment.material.store, []).rows(member.layer, member.pooling)
+    training = GridTraining(experiment.run, experiment.material.store, [])
+    rows, valid_rows = training.rows(member.layer, member.pooling, member.fold)
     config = experiment.run.config.train.train_config(member.preset)
     run = begin(rows, valid_rows, config, latents=member.latents, k=member.k, seed=member.seed)
     calibrate(run.sae, valid_rows)
@@ -114,11 +126,13 @@ def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult
     columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
     about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
-    def units() -> Units:
-        return code_features(store, start_sae(experiment, member), member, store.clip_ids).units
+    def units(one: GridMember) -> Units:
+        return code_features(store, start_sae(experiment, one), one, store.clip_ids).units
 
-    trained = read_trained_card(experiment.run.folder.saes / member.sae_id)["sha256"]
-    return experiment.measurement(f"{member.sae_id}-start", about, [name, trained], units, full=True)
+    made = partial(experiment.units_of, member, units)
+    return experiment.measurement(
+        f"{member.sae_id}-start", about, [name, _trained(experiment, member)], made, full=True
+    )
 
 
 def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationStore) -> CachedResult:
@@ -168,10 +182,11 @@ def limit_members(experiment: StrictExperiment, member: GridMember) -> list[Grid
 
 
 def train_missing(experiment: StrictExperiment, store: ActivationStore, members: Sequence[GridMember]) -> None:
-    """Train the SAEs that are missing."""
+    """Train the SAEs that are missing, and those of their folds."""
     for member in members:
         k_from_sparsity(member.latents, member.sparsity)
-    GridTraining(experiment.run, store, members).ensure()
+    with_folds = [one for member in members for one in (member, *experiment.fold_members(member))]
+    GridTraining(experiment.run, store, with_folds).ensure()
 
 
 def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore:

@@ -101,10 +101,11 @@ class StrictRun:
         settings = experiment.settings
         recipes = {*config.train.preset_names, *PRESET_BASELINES, *settings.limit_presets}
         trained = config.train.model_dump(mode="json", exclude={"presets"})  # used presets are listed below
+        grid = training_grid(config, experiment.material.store.layers)
         return fingerprint(
             experiment.shared,
             settings.model_dump(mode="json"),
-            [_sae_sha256(experiment, member) for member in training_grid(config, experiment.material.store.layers)],
+            [_sae_sha256(experiment, one) for member in grid for one in (member, *experiment.fold_members(member))],
             {name: config.train.train_config(name).model_dump(mode="json") for name in sorted(recipes)},
             [config.model, config.revision, config.extract.context, trained],
         )

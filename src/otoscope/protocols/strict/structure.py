@@ -27,7 +27,7 @@ from otoscope.metrics.sparse_regression import SparseProbeSettings, SparseSettin
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.regression import LassoScores, RidgeScores, fit_lasso_scores, predicted_factors
 from otoscope.protocols.strict.tasks import FactorTargets
-from otoscope.resampling.groups import each_split, mean_known, r2_from_sums
+from otoscope.resampling.groups import each_fold, mean_known, r2_from_sums
 from otoscope.resampling.intervals import Interval, Score, bounded, jackknife_sums
 from otoscope.resampling.paired import Variance, jackknife_variance, student_interval
 
@@ -81,18 +81,20 @@ class RepresentationScores(NamedTuple):
 
 
 def score_representation(
-    units: Float[np.ndarray, "clips p"], targets: FactorTargets, settings: StrictSettings
+    units: Float[np.ndarray, "*folds clips p"], targets: FactorTargets, settings: StrictSettings
 ) -> RepresentationScores:
-    """Score every factor from one representation."""
+    """Score every factor from one representation; weights and information are those of the first fold's units."""
     split, groups = targets.split, targets.groups
     few = SparseSettings(sizes=settings.sizes)
     curves = sparse_regression(units, targets.values, groups=groups, split=split, settings=few)
     return RepresentationScores(
         lasso=fit_lasso_scores(units, targets, settings),
-        halves=measure_halves(units, targets.values),
-        gaps=_mean_over_folds(lambda one: predictability_gap(units, targets.values, split=one).factors, split),
+        halves=measure_halves(next(each_fold(units, split))[0], targets.values),
+        gaps=_mean_over_folds(
+            lambda own, one: predictability_gap(own, targets.values, split=one).factors, units, split
+        ),
         explicitness=_mean_over_folds(
-            lambda one: explicitness(units, targets.values, groups=groups, split=one).factors, split
+            lambda own, one: explicitness(own, targets.values, groups=groups, split=one).factors, units, split
         ),
         curve=curves.r2,
         curve_null=curves.null_high,
@@ -100,10 +102,11 @@ def score_representation(
 
 
 def _mean_over_folds(
-    of: Callable[[Shaped[np.ndarray, " clips"]], Float[np.ndarray, " factors"]],
+    of: Callable[[Float[np.ndarray, "clips p"], Shaped[np.ndarray, " clips"]], Float[np.ndarray, " factors"]],
+    units: Float[np.ndarray, "*folds clips p"],
     split: Shaped[np.ndarray, "*folds clips"],
 ) -> Float[np.ndarray, " factors"]:
-    return mean_known(np.stack([of(one) for one in each_split(split)]))
+    return mean_known(np.stack([of(own, one) for own, one in each_fold(units, split)]))
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
@@ -233,7 +236,7 @@ def _without(mask: FactorMask, j: np.intp) -> FactorMask:
 
 
 def label_curve_records(
-    units: Float[np.ndarray, "clips p"],
+    units: Float[np.ndarray, "*folds clips p"],
     targets: FactorTargets,
     settings: StrictSettings,
     about: Record,

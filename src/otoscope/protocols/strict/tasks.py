@@ -23,7 +23,7 @@ from otoscope.linear.readers import READERS
 from otoscope.metrics.record import Record
 from otoscope.metrics.robust_factors import RobustFactors, effective_rank, make_robust, normal_scores
 from otoscope.resampling.exchange import exchange
-from otoscope.resampling.groups import each_split, group_folds, group_sums, in_split, null_summary
+from otoscope.resampling.groups import each_fold, each_split, group_folds, group_sums, in_split, null_summary
 from otoscope.resampling.intervals import (
     R2_SCALE,
     Interval,
@@ -135,7 +135,7 @@ def continuous_task(name: str, values: Float[np.ndarray, " clips"]) -> Task:
 
 def evaluate_task(
     task: Task,
-    features: Float[np.ndarray, "clips p"],
+    features: Float[np.ndarray, "*folds clips p"],
     *,
     split: Shaped[np.ndarray, "*folds clips"],
     groups: Shaped[np.ndarray, " clips"],
@@ -146,7 +146,7 @@ def evaluate_task(
 
     In a cross-fit every fold has its own reader and penalty; the predictions of all folds are scored together.
     """
-    answers = [_read(task, features, one, groups, repeat.folds) for one in each_split(split)]
+    answers = [_read(task, own, one, groups, repeat.folds) for own, one in each_fold(features, split)]
     answers = [answer for answer in answers if len(answer.rows)] or answers[:1]
     test = np.concatenate([answer.rows for answer in answers])
     says = np.concatenate([answer.says for answer in answers])

@@ -33,7 +33,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
     settings = {
         "Encoder": comma_list(name for name in table.unique("encoder") if name),
         "Corpus": _corpus(run.corpus, run.clips),
-        "Held-out groups": _held_out(strict, run.clips),
+        "Held-out groups": _held_out(strict, run),
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
@@ -59,7 +59,7 @@ def _clips_and_groups(clips: pl.DataFrame) -> str:
     return f"{count(clips.height, 'clip')} of {count(clips['group'].n_unique(), 'group')}"
 
 
-def _held_out(strict: StrictResults, run_clips: pl.DataFrame | None) -> str:
+def _held_out(strict: StrictResults, run: RunData) -> str:
     test = strict.where(split="test")
     if not test:
         return "none: the run did not evaluate on held-out groups"
@@ -68,7 +68,8 @@ def _held_out(strict: StrictResults, run_clips: pl.DataFrame | None) -> str:
         return ""
     clips, groups = tasks.select("n", "groups").row(0)
     text = f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
-    return f"{text}. {note}" if (note := cross_fit_note(run_clips)) else text
+    note = cross_fit_note(run.clips, per_fold=run.per_fold)
+    return f"{text}. {note}" if note else text
 
 
 def describe_formants(run: RunData, factors: Sequence[str]) -> str:

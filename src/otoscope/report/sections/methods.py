@@ -167,14 +167,20 @@ def _permuted(run: RunData) -> str:
 
 
 def _cross_fitting(run: RunData) -> str | None:
-    note = cross_fit_note(run.clips, readers_of_run(run))
+    note = cross_fit_note(run.clips, readers_of_run(run), per_fold=run.per_fold)
     if not note or run.clips is None:
         return None
     factor = decimal(fold_overlap(run.clips["fold"].n_unique()), 2)
+    weights = "Weights, effective dimensions and gaps are means over folds"
+    if run.per_fold:
+        weights = (
+            "Weights, effective dimensions and the information of single latents are those of the first fold's "
+            "dictionaries, gaps are means over folds"
+        )
     return (
-        f"{note}. Where this page says test groups, these are all groups in turn. Weights, effective dimensions and "
-        f"gaps are means over folds. Intervals are {factor} times as wide as those of one split, because the folds are "
-        "predicted by readers fitted on largely the same groups."
+        f"{note}. Where this page says test groups, these are all groups in turn. {weights}. Intervals are "
+        f"{factor} times as wide as those of one split, because the folds are predicted by readers fitted on largely "
+        "the same groups."
     )
 
 
