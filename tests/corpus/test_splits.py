@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from otoscope.corpus.splits import Splits, assign_groups, assign_splits, group_strata
+from otoscope.corpus.splits import Splits, assign_groups, assign_splits, group_strata, spread_strata
 from otoscope.errors import SplitError
 
 NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=3, max_size=30, unique=True)
@@ -182,6 +182,18 @@ def test_splits_are_stratified_by_labels_that_are_constant_within_groups() -> No
         counts = dealt.unique("group").group_by("split", "label_sex").len()
         for split, expected in (("test", 3), ("valid", 2), ("train", 5)):
             assert counts.filter(pl.col("split") == split)["len"].to_list() == [expected, expected]
+
+
+@given(st.permutations(range(12)), st.integers(2, 4))
+def test_spread_strata_balances_every_consecutive_part(order: list[int], classes: int) -> None:
+    ranked = [f"{group % classes}-{group}" for group in order]
+    strata = {group: (group[0],) for group in ranked}
+    spread = spread_strata(ranked, strata)
+    assert sorted(spread) == sorted(ranked)
+    for start in range(12):
+        for end in range(start + 1, 13):
+            counts = [sum(group[0] == str(one) for group in spread[start:end]) for one in range(classes)]
+            assert max(counts) - min(counts) <= 1
 
 
 def test_strata_need_labels_that_are_constant_within_groups_with_several_groups_per_class() -> None:

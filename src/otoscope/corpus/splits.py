@@ -186,14 +186,15 @@ def rank_by_hash(groups: Iterable[str], *, seed: int) -> list[str]:
 
 
 def spread_strata(ranked: Sequence[str], strata: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return ranked groups in an order in which any first part holds about the same share of every stratum.
+    """Return ranked groups in an order in which any consecutive part holds about the same share of every stratum.
 
-    >>> spread_strata(["a", "b", "c", "d"], {"a": ("f",), "b": ("f",), "c": ("m",), "d": ("m",)})
-    ['a', 'c', 'b', 'd']
+    >>> spread_strata(["a", "b", "d", "c"], {"a": ("f",), "b": ("f",), "c": ("m",), "d": ("m",)})
+    ['a', 'd', 'b', 'c']
     """
     of = [strata.get(group, ()) for group in ranked]
     place = [(of[:i].count(stratum) + 0.5) / of.count(stratum) for i, stratum in enumerate(of)]
-    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (place[i], i))]
+    # strata of one size alternate in the same order throughout, or two of one stratum could follow each other
+    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (place[i], of.index(of[i])))]
 
 
 def _check_names(stated: Mapping[str, str | None], splits: Splits) -> None:
