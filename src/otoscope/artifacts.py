@@ -48,6 +48,17 @@ def is_full(error: Exception) -> bool:
     return any(f"(os error {number})" in str(error) for number in NO_ROOM)
 
 
+def is_exhausted(error: Exception) -> bool:
+    """Return whether an error means that memory, the disk, open files or threads are exhausted, whatever the input.
+
+    >>> is_exhausted(MemoryError()), is_exhausted(OSError(errno.EMFILE, "Too many open files")), is_exhausted(OSError())
+    (True, True, False)
+    """
+    is_out = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    return isinstance(error, MemoryError) or is_out or no_thread or is_full(error)
+
+
 @contextmanager
 def atomic(path: Path) -> Generator[Path]:
     """Yield a temporary path next to `path`; rename it to `path` when the block succeeds.

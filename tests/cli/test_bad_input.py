@@ -65,7 +65,7 @@ def test_unusable_files_are_set_aside_counted_and_shown(capsys: Capsys, config: 
     assert {name.removeprefix("low/") for name in aside} == set(REASONS)
     for name, reason in REASONS.items():
         assert reason in aside[f"low/{name}"]
-    assert "6 files set aside; reasons in" in outcome.err
+    assert "6 clips set aside: " in outcome.err
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "6 files could not be used" in page
     assert "too short: 3 samples" in page
@@ -180,7 +180,10 @@ def test_a_class_with_one_clip_is_warned_of_and_the_run_goes_on(
     write_audio(voices / "odd" / "ann_0.wav", tone(700.0), RATE_HZ)
     outcome = call(capsys, "evaluate", config, "--out", out)
     assert outcome.code == 0
-    assert "warning: not in both train and test: 1 class of class (odd)" in outcome.err
+    assert (
+        "warning: 1 class of class cannot be scored (odd): a class needs clips in train and in test; add rec"
+        in outcome.err
+    )
     results = pl.read_parquet(out / "results.parquet")
     assert results.filter(pl.col("metric") == "probe_accuracy")["value"].is_not_nan().all()
 
@@ -192,9 +195,9 @@ def test_a_label_of_one_class_is_left_out_and_refused_where_it_is_named(
         path.unlink()
     outcome = call(capsys, "evaluate", config, "--out", out)
     assert outcome.code == 0, outcome.err
-    assert "warning: class is not probed: all clips of train have the one class 'low'" in outcome.err
+    assert "warning: class is not probed: all its clips have the one class 'low'; a probe needs two" in outcome.err
     told = fails(capsys, "evaluate", config, "--out", out, "--set", "evaluate.labels=[class]")
-    assert told.startswith("error: evaluate.labels: 'class' cannot be probed: all clips of train have the one class")
+    assert told.startswith("error: evaluate.labels: 'class' cannot be probed: all its clips have the one class")
 
 
 def test_two_groups_cannot_be_split(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The table of dictionaries at the end of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -111,6 +112,15 @@ def test_probe_table_names_the_protocol_of_each_row() -> None:
     assert table is not None
     assert [column.header for column in table.columns][:3] == ["protocol", "label", "layer"]
     assert list(table.columns[0].cells) == ["held_out", "mariotte2025"]
+
+
+def test_clip_lines_show_missing_values_as_missing(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path, [0.1] * 2)
+    labels = pl.Series("label_species", ["unknown", None], dtype=pl.String())
+    clips = corpus.clips.with_columns(labels, factor_age=pl.lit(None, dtype=pl.Float64()))
+    first, second = clip_lines(replace(corpus, clips=clips), 2)
+    assert "species: unknown, " in first
+    assert second.endswith("species: (missing), age: (missing)")
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 5, 6, 7, 20])

@@ -161,19 +161,21 @@ def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(AudioError, match="is a folder"):
         decode(tmp_path)
     (tmp_path / "dangling.wav").symlink_to(tmp_path / "gone.wav")
-    with pytest.raises(AudioError, match="no such file"):
+    with pytest.raises(AudioError, match="a link to a file that does not exist"):
         decode(tmp_path / "dangling.wav")
 
 
 @pytest.mark.parametrize(
     ("start_s", "duration_s", "reason"),
     [
-        (0.2, 0.2, "the segment 0.2 s to 0.4 s exceeds the recording"),
-        (3.0, None, "the segment 3 s to its end exceeds the recording"),
+        (0.2, 0.2, "exceeds the recording: the segment lasts from 0.2 s to 0.4 s, the recording 0.25 s"),
+        (3.0, None, "exceeds the recording: the segment lasts from 3 s to its end, the recording 0.25 s"),
         (-1.0, None, "starts at 0 s or later; got start_s=-1"),
         (float("nan"), None, "starts at 0 s or later; got start_s=nan"),
         (0.0, 0.0, "lasts more than 0 s; got duration_s=0"),
         (0.0, 0.001, "too short: 16 samples"),
+        (0.0, 1 / 16_000, "too short: 1 sample at"),
+        (100.0, 120.0, "lasts from 100 s to 220 s, the recording 0.25 s; are its times in milliseconds"),
     ],
 )
 def test_segments_outside_the_recording_are_refused(record, start_s, duration_s, reason):

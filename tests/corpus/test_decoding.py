@@ -1,5 +1,6 @@
 """Choice of a decoder: by content, never by name; nothing that blocks; the remedy where a program is missing."""
 
+import errno
 import os
 import time
 
@@ -10,7 +11,7 @@ import soundfile
 from otoscope.corpus.audio import decode
 from otoscope.corpus.containers import ByteSpan
 from otoscope.corpus.decoding import PiecedFile, open_sound
-from otoscope.errors import AudioError
+from otoscope.errors import AudioError, StorageFull
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.mp3", "x.raw", "x.txt", "x"])
@@ -31,7 +32,7 @@ def test_a_hundred_megabytes_of_zeros_are_refused_fast(tmp_path, name):
     with (tmp_path / name).open("wb") as file:
         file.truncate(100 << 20)
     start_s = time.process_time()
-    with pytest.raises(AudioError, match="no known format"):
+    with pytest.raises(AudioError, match="it begins with zeros; copy or download it again"):
         decode(tmp_path / name)
     assert time.process_time() - start_s < 1.0
 
@@ -104,3 +105,55 @@ def test_the_read_of_a_wave_in_another_rate_is_that_of_its_header(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.full(500, 0.1), 192_000)
     with open_sound(tmp_path / "x.wav") as sound:
         assert sound.rate_hz == 192_000
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PK\x03\x04" + bytes(99), "a zip archive; unpack it"),
+        (b"\x1f\x8b\x08" + bytes(99), "compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS; fetch"),
+        (b"/annex/objects/MD5E-s12--00.wav\n", "a pointer of git-annex; fetch"),
+        (b"\n<!DOCTYPE html>", "a web page or XML"),
+        (b"MThd" + bytes(99), "MIDI, which holds notes and no sound"),
+        (b"one,two\n1,2\n", "text"),
+        (b"RIFF\x10\0\0\0AVI LIST" + bytes(99), "RIFF of the kind 'AVI', not WAVE"),
+        (bytes(range(1, 160)), "in no known format"),
+    ],
+)
+def test_a_file_named_as_sound_that_is_none_is_described(tmp_path, content, kind):
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=rf"cannot be decoded as audio \(its content is {kind}"):
+        decode(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("error", [KeyError("chunk"), ZeroDivisionError("division by zero"), RuntimeError("odd")])
+def test_an_unexpected_error_is_the_reason_of_one_clip(record, tone, tmp_path, error):
+    record("x.wav", tone())
+    with pytest.raises(AudioError, match=rf"cannot be decoded \({type(error).__name__}: .*\)") as raised:
+        raise_while_open(tmp_path / "x.wav", error)
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("can't start new thread"),
+        StorageFull("no room"),
+        KeyboardInterrupt(),
+        SystemExit(143),
+    ],
+)
+def test_a_fault_of_the_machine_is_no_reason_of_a_clip(record, tone, tmp_path, error):
+    record("x.wav", tone())
+    with pytest.raises(type(error)) as raised:
+        raise_while_open(tmp_path / "x.wav", error)
+    assert raised.value is error
+
+
+def raise_while_open(path, error):
+    with open_sound(path):
+        raise error

@@ -168,3 +168,10 @@ def test_clips_of_one_length_are_named(tmp_path):
     assert line == "property of the corpus: 10 of 10 files last exactly 1 s, as if cut or padded"
     assert health_summary(checked.suspects, checked.clips, lengths=False) == []
     assert health_summary(checked.suspects, checked.clips.head(9)) == []
+
+
+def test_the_level_of_an_end_as_loud_as_the_clip_has_no_minus_sign(tmp_path):
+    wave = (0.2 * np.sign(np.sin(np.arange(RATE_HZ) * 0.3))).astype(np.float32)
+    wave[-200:] *= 0.995
+    ((_, finding, detail),) = suspects(tmp_path, {"square": wave})
+    assert (finding, detail) == ("cut", "+0 dB")

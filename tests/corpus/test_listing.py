@@ -1,8 +1,12 @@
 """Searching a folder: every recording once, nothing hidden, and plain words when there is none."""
 
 import os
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from otoscope.corpus.listing import find_audio
 from otoscope.errors import CorpusError
@@ -115,3 +119,35 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file.wav").write_bytes(b"")
     with pytest.raises(CorpusError, match="is a file, not a folder"):
         find_audio(tmp_path / "file.wav")
+
+
+def test_names_with_line_breaks_and_links_to_nothing_are_named(record, tmp_path):
+    record("good.wav").rename(tmp_path / "caf\u00e9.wav")
+    record("two\nlin\u00e9s.wav")
+    (tmp_path / "speaker3").symlink_to("gone")
+    (tmp_path / "lost.wav").symlink_to("gone.wav")
+    found = find_audio(tmp_path)
+    assert found.paths == ["caf\u00e9.wav", "lost.wav"]
+    reason = "the file's name has a control character, such as a line break; rename it"
+    assert found.set_aside.rows() == [("two\\nlin\u00e9s.wav", reason)]
+    assert found.notes == ("warning: 1 link to nothing: speaker3",)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs permissions of POSIX")
+def test_a_folder_that_cannot_be_read_is_named():
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for folder in ("open", "closed"):
+            (root / folder).mkdir(mode=0o755)
+            soundfile.write(root / folder / "x.wav", np.zeros(100), 8000)
+        (root / "closed").chmod(0)
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # everything is open to the superuser
+        try:
+            found = find_audio(root)
+        finally:
+            os.seteuid(user)
+            (root / "closed").chmod(0o755)
+    assert found.paths == ["open/x.wav"]
+    assert found.notes == ("warning: 1 folder that cannot be read: closed (Permission denied)",)

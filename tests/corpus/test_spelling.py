@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from otoscope.corpus.listing import Listing, listing_table
@@ -73,3 +74,11 @@ def test_clean_listing_refuses_a_segment_that_is_listed_twice() -> None:
     with pytest.raises(CorpusError, match=r"'a\.wav' is listed 2 times as the same segment, with different columns"):
         clean_listing(twice)
     assert clean_listing(twice._replace(clips=twice.clips.head(1))).clips.height == 1
+
+
+def test_clean_listing_has_no_notes_on_groups_that_are_files() -> None:
+    given = listing(["a"] * 3)
+    paths = ["A.wav", "a.wav", "Zoe\u0308.wav"]
+    each = given._replace(clips=given.clips.with_columns(path=pl.Series(paths), group=pl.Series(paths)))
+    assert clean_listing(each).notes == ()
+    assert clean_listing(each).clips["group"].to_list() == ["A.wav", "a.wav", "Zo\u00eb.wav"]

@@ -1,12 +1,13 @@
 """The corpus stage prints what became of the input: columns, missing values, shortened segments, leaks."""
 
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from otoscope.corpus.audio import write_audio
-from tests.support.calling import call
+from tests.support.calling import Outcome, call
 from tests.support.small_runs import RATE_HZ, tone
 
 
@@ -86,7 +87,7 @@ def test_messages_follow_the_cross_fit(capsys: pytest.CaptureFixture[str], table
     assert dictionaries.endswith("test 1 clip of 1 group")
     assert "cross-fit over 4 folds of 4 clips of 4 groups supports no claim" in printed
     assert "splits.test" not in printed
-    assert "sex is not probed: in a fold of the cross-fit, all clips of train have the one class 'f'" in printed
+    assert "sex is not probed: all its clips have the one class 'f'; a probe needs two classes" in printed
     assert "accuracy" not in printed  # no label can be probed
     assert "tested once" not in printed  # no factor is measured
 
@@ -123,3 +124,89 @@ def test_blanks_around_groups_are_announced_once(capsys: pytest.CaptureFixture[s
     printed = printed_with(capsys, table, rows, "")
     assert printed.count("clips.csv: blanks around 1 value removed (in site)") == 1
     assert "groups: 3 groups (column site)" in printed
+
+
+def test_a_number_of_folds_above_that_of_the_groups_is_announced(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    line = "splits.cross is 99: 4 folds are used, one per group, for want of more groups"
+    assert line in printed_with(capsys, table, ROWS, "splits: {cross: 99}\n")
+    assert "for want of more groups" not in printed_with(capsys, table, ROWS, "splits: {cross: 4}\n")
+    assert "for want of more groups" not in printed_with(capsys, table, ROWS, "")
+
+
+def test_classes_that_cannot_be_scored_are_named_with_a_remedy(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    rows = [*ROWS[:3], ROWS[3].replace("owl", "wren")]
+    printed = printed_with(capsys, table, rows, "")
+    assert (
+        "warning: species is not probed: in a fold of the cross-fit, all clips of train have the one class" in printed
+    )
+    assert "add recordings of each class by further groups" in printed
+    printed = printed_with(capsys, table, ROWS, "")
+    assert "species is not probed: all its clips have the one class 'owl'; a probe needs two classes, so add" in printed
+    printed = printed_with(capsys, table, ROWS, "splits: {cross: 0, valid_groups: [east], test_groups: [west]}\n")
+    assert "sex is not probed" in printed
+    assert "by further groups, or choose the groups (splits.valid_groups, splits.test_groups)" in printed
+
+
+def test_clips_set_aside_are_printed_with_their_reasons(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    (table.parent / "zipped.wav").write_bytes(b"PK\x03\x04" + bytes(99))
+    rows = [*ROWS, "zipped.wav,west,f,owl"]
+    reason = "zipped.wav (cannot be decoded as audio (its content is a zip archive; unpack it))"
+    assert f"1 clip set aside: {reason}; all are listed in " in printed_with(capsys, table, rows, "")
+    table.write_text("path,site\nnorth.wav,north\neast.wav,east\nzipped.wav,west\ngone.wav,south\n")
+    table.with_name("c.yaml").write_text(
+        "model: starter\nmax_set_aside: 0.5\ncorpus: {kind: manifest, table: clips.csv, group: site}\n"
+    )
+    outcome = call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))
+    assert outcome.code == 1
+    assert "need a group each; the corpus has 2 (east, north)" in outcome.err
+    assert f"2 clips set aside: gone.wav (no such file); {reason}" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("files", "tiers", "message"),
+    [
+        (None, "", "the folder of annotations .* does not exist"),
+        ({}, "", "no annotations under .*: looked for"),
+        ({"norht.txt": "0\t1\towl\n"}, "", "no annotations for any recording, such as east.wav, .*has norht.txt"),
+        ({"north.txt": "0\t1\towl\n"}, "tiers: [words]", "have no tier 'words'; Known: labels"),
+        ({"north.txt": "soon\n"}, "tiers: [labels]", "north.txt is not a label file"),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_refused_before_decoding(
+    capsys: pytest.CaptureFixture[str], table: Path, files: dict[str, str] | None, tiers: str, message: str
+) -> None:
+    outcome = annotated(capsys, table, files, tiers)
+    assert outcome.code == 1
+    assert re.search(message, outcome.err)
+    assert not table.with_name("run").joinpath("corpus.parquet").exists()
+
+
+def test_recordings_with_and_without_annotations_are_counted(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    line = "0\t1\towl\n"
+    files = {"North.txt": line, "gone.txt": line, "words.ctm": ";; by ann\neast 1 0.1 0.2 hello\n"}
+    outcome = annotated(capsys, table, files, "")
+    assert outcome.code == 0, outcome.err
+    assert "annotations: 2 of 4 recordings have some; none for south.wav, west.wav" in outcome.err
+    assert "annotations: 1 file without a recording in the corpus: gone.txt" in outcome.err
+    (table.parent / "more").mkdir()
+    write_audio(table.parent / "more" / "north.wav", tone(440.0), RATE_HZ)
+    outcome = annotated(capsys, table, files, "", row="more/north.wav,north")
+    assert "such as north, each stand for several recordings (more/north.wav, north.wav); put the files" in outcome.err
+
+
+def annotated(
+    capsys: pytest.CaptureFixture[str], table: Path, files: dict[str, str] | None, settings: str, row: str = ""
+) -> Outcome:
+    """Run the corpus stage on the sites with annotations, None without their folder."""
+    folder = table.with_name("labels")
+    if files is not None:
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    table.write_text("path,site\n" + "\n".join([f"{site}.wav,{site}" for site in SITES] + [row]))
+    table.with_name("c.yaml").write_text(
+        f"model: starter\ncorpus: {{kind: manifest, table: clips.csv, group: site, annotations: labels, {settings}}}\n"
+    )
+    return call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))

@@ -23,6 +23,7 @@ from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
 from otoscope.encoders.base import Encoder
 from otoscope.errors import AudioError
+from otoscope.formatting import count
 
 STREAMED_S = 60.0
 """Clips longer than this, and than a window, are decoded while they are encoded, never held in memory as a whole."""
@@ -153,7 +154,9 @@ class ShardWorker:
             return DecodedClip(clip, empty, _reason(error, clip))
         if len(wave) < encoder.min_samples:
             shortest = f"{encoder.name} needs {encoder.min_samples} for a frame"
-            return DecodedClip(clip, wave, f"too short: {len(wave)} samples at {encoder.rate_hz} Hz; {shortest}")
+            return DecodedClip(
+                clip, wave, f"too short: {count(len(wave), 'sample')} at {encoder.rate_hz} Hz; {shortest}"
+            )
         return DecodedClip(clip, wave, None)
 
     def _store(

@@ -33,7 +33,7 @@ def _clip_line(clip: Mapping[str, Any]) -> str:
     factors = [(name.removeprefix("factor_"), value) for name, value in clip.items() if name.startswith("factor_")]
     facts |= {name: None if value is None else f"{value:g}" for name, value in factors[:MAX_FACTORS_SHOWN]}
     more = f"  and {len(factors) - MAX_FACTORS_SHOWN} more factors" if len(factors) > MAX_FACTORS_SHOWN else ""
-    texts = (f"{name}: {'unknown' if value is None else value}" for name, value in facts.items())
+    texts = (f"{name}: {'(missing)' if value is None else value}" for name, value in facts.items())
     return f"{clip['clip_id']}  {', '.join(texts)}{more}"
 
 

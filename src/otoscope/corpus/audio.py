@@ -141,7 +141,12 @@ def mono_blocks(
 
 def _outside(start_s: float, duration_s: float | None, length_s: float) -> AudioError:
     end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
-    return AudioError(f"the segment {start_s:g} s to {end} exceeds the recording ({length_s:g} s)")
+    end_s = start_s + (duration_s or 0.0)
+    may_be_ms = end_s > 5 * length_s and end_s / 1000 <= length_s
+    in_ms = "; are its times in milliseconds? They are read as seconds" if may_be_ms else ""
+    return AudioError(
+        f"exceeds the recording: the segment lasts from {start_s:g} s to {end}, the recording {length_s:g} s{in_ms}"
+    )
 
 
 def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " resampled"]:

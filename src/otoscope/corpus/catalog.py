@@ -8,13 +8,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from otoscope.corpus.checks import check_clips
+from otoscope.corpus.checks import check_clips, describe_set_aside
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback
 from otoscope.corpus.selection import SelectableCorpus, choose_clips, with_channel
 from otoscope.corpus.spelling import clean_listing
 from otoscope.corpus.splits import Splits, assign_folds, assign_splits
 from otoscope.corpus.table import COLUMNS, OPTIONAL, Corpus
-from otoscope.errors import ConfigError, quote, suggest
+from otoscope.errors import ConfigError, SplitError, quote, suggest
 from otoscope.paths import user_path
 
 Settings = Mapping[str, object]
@@ -105,7 +105,12 @@ def build_corpus(
     clips, set_aside, suspects = check_clips(
         listing, fail_fast=fail_fast, max_set_aside=max_set_aside, on_progress=on_progress, threads=threads
     )
-    clips = assign_splits(assign_folds(clips, splits), splits, stratify=True)
+    try:
+        clips = assign_splits(assign_folds(clips, splits), splits, stratify=True)
+    except SplitError as error:
+        if set_aside.is_empty():
+            raise
+        raise SplitError(f"{error}. {describe_set_aside(set_aside)}") from error
     extra = [name for name in clips.columns if name in OPTIONAL or name.startswith(("label_", "factor_"))]
     return Corpus(
         name=listing.name,

@@ -20,6 +20,7 @@ from otoscope.corpus.listing import EACH, Listing, ProgressCallback
 from otoscope.corpus.streaming import measure_clip
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import AudioError, CorpusError
+from otoscope.formatting import count
 from otoscope.hardware import available_cores
 
 
@@ -184,6 +185,16 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     share = set_aside.height / total if total else 1.0
     if share <= allowed and set_aside.height < total:
         return
+    raise TooManySetAside(
+        f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
+        f" Most frequent reasons: {_frequent_reasons(set_aside)}. Repair, remove or exclude them, or raise"
+        " max_set_aside (--set max_set_aside=0.5 allows one half)",
+        set_aside,
+    )
+
+
+def _frequent_reasons(set_aside: pl.DataFrame) -> str:
+    """Return the most frequent kinds of reasons with their numbers, and an example of the first."""
     # the numbers in a reason differ between files; the first words are shared
     named = [str(reason).split(":")[0].split("(")[0].strip() for reason in set_aside["reason"]]
     kinds = Counter(named)
@@ -192,12 +203,23 @@ def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allow
     others = f"; {rest} x others" if rest else ""
     first = named.index(kinds.most_common(1)[0][0]) if named else 0
     example = f". The first of these is {set_aside['path'][first]} ({set_aside['reason'][first]})" if named else ""
-    raise TooManySetAside(
-        f"{set_aside.height} of {total} clips under {listing.root} cannot be used (allowed: {allowed:.0%})."
-        f" Most frequent reasons: {frequent}{others}{example}. Repair, remove or exclude them, or raise max_set_aside "
-        "(--set max_set_aside=0.5 allows one half)",
-        set_aside,
-    )
+    return f"{frequent}{others}{example}"
+
+
+MAX_REASONS = 4
+"""Clips set aside whose reasons are printed one by one."""
+
+
+def describe_set_aside(set_aside: pl.DataFrame) -> str:
+    """Return the number of clips set aside and their reasons; of very many, the most frequent ones.
+
+    >>> describe_set_aside(pl.DataFrame({"path": ["a.wav"], "reason": ["no such file"]}))
+    '1 clip set aside: a.wav (no such file)'
+    """
+    clips = f"{count(set_aside.height, 'clip')} set aside"
+    if set_aside.height > MAX_REASONS:
+        return f"{clips}: {_frequent_reasons(set_aside)}"
+    return f"{clips}: {'; '.join(f'{path} ({reason})' for path, reason in set_aside.select('path', 'reason').rows())}"
 
 
 def _seconds(value: float) -> str:

@@ -15,9 +15,11 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from otoscope.artifacts import is_exhausted
 from otoscope.corpus.containers import ByteSpan, Layout, Part, find_layout
 from otoscope.corpus.ffmpeg import REMEDY, FfmpegSound, find_ffmpeg
-from otoscope.errors import AudioError
+from otoscope.errors import AudioError, OtoscopeError
+from otoscope.formatting import one_line
 
 UNSTATED = 1 << 40
 """libsndfile reports more samples than this if a stream does not state its length."""
@@ -48,18 +50,28 @@ class OpenSound(Protocol):
 
 @contextmanager
 def open_sound(path: Path) -> Generator[OpenSound]:
-    """Open a sound file; raise `AudioError` with the reason if it is missing, empty, no sound, or truncated."""
-    _check_file(path)
+    """Open a sound file; raise `AudioError` with the reason if it is missing, empty, no sound, or truncated.
+
+    Any other exception while it is open, which one file causes, becomes an `AudioError` with its type; faults of the
+    machine (`is_exhausted`) do not.
+    """
     try:
+        _check_file(path)
         layout = find_layout(path)
-    except OSError as error:
-        raise AudioError(f"cannot be read ({error.strerror})") from error
-    with ExitStack() as stack:
-        for part in layout.parts if layout else ():
-            _check_rate(part.rate_hz)
-        sound = _open(path, layout, stack)
-        _check_rate(sound.rate_hz)
-        yield sound
+        with ExitStack() as stack:
+            for part in layout.parts if layout else ():
+                _check_rate(part.rate_hz)
+            sound = _open(path, layout, stack)
+            _check_rate(sound.rate_hz)
+            yield sound
+    except OtoscopeError:
+        raise
+    except Exception as error:
+        if is_exhausted(error):
+            raise
+        if isinstance(error, OSError) and error.strerror:
+            raise AudioError(f"cannot be read ({error.strerror})") from error
+        raise AudioError(f"cannot be decoded ({type(error).__name__}: {one_line(error, 200)})") from error
 
 
 def _check_rate(rate_hz: int) -> None:
@@ -74,9 +86,7 @@ def _check_file(path: Path) -> None:
     try:
         state = path.stat()
     except FileNotFoundError as error:
-        raise AudioError("no such file") from error
-    except OSError as error:
-        raise AudioError(f"cannot be read ({error.strerror})") from error
+        raise AudioError("a link to a file that does not exist" if path.is_symlink() else "no such file") from error
     if stat.S_ISDIR(state.st_mode):
         raise AudioError("is a folder, not a file")
     if not stat.S_ISREG(state.st_mode):  # a pipe would block

@@ -116,7 +116,7 @@ class SignalProfile:
             found.append(HealthFinding("loud", f"{self._peak:.2f}"))
         end_level = math.sqrt(float(np.dot(self._end, self._end)) / len(self._end))
         if is_whole_file and end_level > 0.5 * level:
-            found.append(HealthFinding("cut", f"{20 * math.log10(end_level / level):+.0f} dB"))
+            found.append(HealthFinding("cut", f"{round(20 * math.log10(end_level / level)):+d} dB"))
         return found
 
     def _channel_findings(self, mono: np.ndarray) -> list[HealthFinding]:

@@ -14,7 +14,7 @@ from otoscope.corpus.audio import EXTENSIONS
 from otoscope.corpus.containers import sniff
 from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS, REMEDY, find_ffmpeg
 from otoscope.errors import ConfigError, CorpusError
-from otoscope.formatting import is_clean, printable
+from otoscope.formatting import count, is_clean, printable
 from otoscope.paths import user_path
 
 ProgressCallback = Callable[[int, int], None]
@@ -115,9 +115,14 @@ def find_audio(root: Path) -> AudioFiles:
     unnamed: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
     by_content: Counter[str] = Counter()
-    for relative in _walk(root):
+    broken: list[str] = []
+    unread: list[str] = []
+    for relative in _walk(root, unread.append):
         extension = PurePosixPath(relative).suffix.lower()
         is_known = extension in EXTENSIONS | FFMPEG_EXTENSIONS
+        if not is_known and not (root / relative).exists():
+            broken.append(relative)
+            continue
         if not is_known and not extension.endswith(PARTIAL) and sniff(root / relative):
             by_content[extension or "no extension"] += 1
         elif extension not in readable:
@@ -126,15 +131,33 @@ def find_audio(root: Path) -> AudioFiles:
         if is_clean(relative):
             paths.append(relative)
         else:
-            problem = "has a control character" if relative.isascii() else "is not valid UTF-8"
-            unnamed.append((printable(relative), f"the file's name {problem}; rename it"))
-    notes = _notes_of_others(others)
+            unnamed.append((printable(relative, lines=False), f"the file's name {_problem_of(relative)}; rename it"))
+    notes = (*_notes_of_unread(unread, broken), *_notes_of_others(others))
     if by_content:
         notes = (f"read as sound by their content: {_counted(by_content.most_common(MAX_SHOWN))}", *notes)
     if not paths and not unnamed:
         looked_for = f"looked for {' '.join(sorted(readable))}"
         raise CorpusError(f"no audio under {root}: {looked_for}; {'; '.join(notes) or 'found nothing'}")
     return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)), notes)
+
+
+def _problem_of(name: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "is not valid UTF-8"
+    return "has a control character, such as a line break"
+
+
+def _notes_of_unread(unread: list[str], broken: list[str]) -> list[str]:
+    """Return warnings about folders that cannot be read, and links that lead nowhere."""
+    return [
+        f"warning: {count(len(names), *nouns)}: "
+        + ", ".join(printable(name, lines=False) for name in sorted(names)[:MAX_SHOWN])
+        for names, nouns in (
+            (unread, ("folder that cannot be read", "folders that cannot be read")),
+            (broken, ("link to nothing", "links to nothing")),
+        )
+        if names
+    ]
 
 
 def _notes_of_others(others: Counter[str]) -> tuple[str, ...]:
@@ -178,14 +201,19 @@ def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=SET_ASIDE_COLUMNS, orient="row")
 
 
-def _walk(root: Path) -> Iterable[str]:
+def _walk(root: Path, on_unread: Callable[[str], None]) -> Iterable[str]:
     """Yield the relative path of every file that is not hidden; every real folder is entered once.
 
+    `on_unread` is called with each folder that cannot be read, with the reason.
     Links to folders outside `root` are followed. Links to folders inside are not: those are entered by their own name.
     """
     real_root = root.resolve()
     entered: set[Path] = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+
+    def on_error(error: OSError) -> None:
+        on_unread(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
+
+    for folder, below, files in os.walk(root, followlinks=True, onerror=on_error):
         current = Path(folder)
         real = current.resolve()
         if real in entered:

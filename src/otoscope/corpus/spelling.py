@@ -38,10 +38,12 @@ def clean_listing(listing: Listing) -> Listing:
         _check_values(clips, column, clean)
         spelling = _one_spelling(sorted({value for value in clean.values() if value}))
         unified = {value: spelling.get(tidy) for value, tidy in clean.items()}
-        if changed := sorted(value for value, tidy in clean.items() if tidy and spelling[tidy] != value):
+        is_path = clips[column].equals(clips["path"])  # two files never are one group
+        changed = [] if is_path else sorted(value for value, tidy in clean.items() if tidy and spelling[tidy] != value)
+        if changed:
             shown = ", ".join(f"{printable(value)!r} as {unified[value]!r}" for value in changed[:MAX_SHOWN])
             notes.append(f"{column}: {count(len(changed), 'spelling')} unified ({shown})")
-        notes += _case_notes(column, sorted(set(spelling.values())))
+        notes += [] if is_path else _case_notes(column, sorted(set(spelling.values())))
         if any(new != old for old, new in unified.items()):
             clips = clips.with_columns(pl.col(column).replace_strict(unified, return_dtype=pl.String(), default=None))
     if (without := clips["group"].is_null().arg_true()).len():

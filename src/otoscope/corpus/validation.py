@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from otoscope.errors import AudioError
+from otoscope.formatting import count
 
 SILENCE_DBFS = -90.0
 """A recording counts as silent if its peak around the mean is below this (about one step of 16 bits)."""
@@ -46,7 +47,8 @@ class SignalCheck:
         """Raise `AudioError` if the clip is too short, contains NaN or infinity, is silent, or far above full scale."""
         if self._samples < SHORTEST_S * rate_hz:
             raise AudioError(
-                f"too short: {self._samples} samples at {rate_hz} Hz; at least {SHORTEST_S * 1000:g} ms are required"
+                f"too short: {count(self._samples, 'sample')} at {rate_hz} Hz;"
+                f" at least {SHORTEST_S * 1000:g} ms are required"
             )
         if self._bad:
             raise AudioError(f"holds NaN or infinity in {self._bad} of {self._samples} samples")

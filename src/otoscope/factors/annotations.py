@@ -7,13 +7,14 @@ recording; points have equal start and end. Empty labels are skipped.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from otoscope.errors import CorpusError, quote, suggest
-from otoscope.formatting import is_clean, one_line
+from otoscope.formatting import count, is_clean, one_line
 from otoscope.tables import decode_text
 
 LARGEST_BYTES = 64 * 2**20
@@ -125,10 +126,13 @@ def choose_tiers(
     intervals: Sequence[AnnotatedInterval], tiers: Sequence[str], *, where: str
 ) -> list[AnnotatedInterval]:
     """Return the intervals of the listed tiers, or of all if none is listed; raise `CorpusError` for an unknown one."""
-    known = {one.tier for one in intervals}
-    if missing := [tier for tier in tiers if tier not in known]:
-        raise CorpusError(f"{where} have no tier {quote(missing[0])}; {suggest(missing[0], sorted(known))}")
+    _require_known(tiers, {one.tier for one in intervals}, where=where)
     return [one for one in intervals if not tiers or one.tier in tiers]
+
+
+def _require_known(tiers: Sequence[str], known: set[str], *, where: str) -> None:
+    if missing := [tier for tier in tiers if tier not in known]:
+        raise CorpusError(f"{where} have no tier {quote(missing[0])}; {suggest(missing[0], known)}")
 
 
 def _decode(path: Path) -> str:
@@ -393,12 +397,76 @@ class AnnotationFolder:
 
     def of(self, recording: str, *, rate_hz: int) -> list[AnnotatedInterval]:
         """Return the intervals of a recording by its path relative to the corpus; empty if it has no file."""
-        name = PurePosixPath(recording).with_suffix("")
-        files = self._by_name.get(name.as_posix().lower()) or self._by_name.get(name.name.lower(), [])
         found: list[AnnotatedInterval] = []
-        for path in (*files, *self._tables):
-            found += read_annotations(path, recording=name.name, rate_hz=rate_hz)
+        for path in (*self._by_name.get(self._key(recording), []), *self._tables):
+            found += read_annotations(path, recording=PurePosixPath(recording).stem, rate_hz=rate_hz)
         return sorted(found)
+
+    def coverage(self, recordings: Sequence[str]) -> list[str]:
+        """Return the number of recordings that have annotations, the others, and files without recording or with two.
+
+        Raises `CorpusError` if no recording has any.
+        """
+        of_key: dict[str, list[str]] = {}
+        for recording in recordings:
+            of_key.setdefault(self._key(recording), []).append(recording)
+        missing = [
+            one
+            for key, sharing in of_key.items()
+            for one in sharing
+            if key not in self._by_name and PurePosixPath(one).stem not in self._names_in_tables
+        ]
+        missing.sort()
+        if len(missing) == len(recordings):
+            files = [path for paths in self._by_name.values() for path in paths] or self._tables
+            raise CorpusError(
+                f"no annotations for any recording, such as {missing[0]}, under {self.root}, which has"
+                f" {files[0].relative_to(self.root)}; name each file like its recording"
+            )
+        lines = [f"annotations: {len(recordings) - len(missing):,} of {count(len(recordings), 'recording')} have some"]
+        if missing:
+            lines[0] += f"; none for {_some(missing)}"
+        unused = [path.name for key, paths in self._by_name.items() if key not in of_key for path in paths]
+        if unused:
+            lines.append(
+                f"annotations: {count(len(unused), 'file')} without a recording in the corpus: {_some(unused)}"
+            )
+        shared = {key: sharing for key, sharing in of_key.items() if len(sharing) > 1 and key in self._by_name}
+        for key, sharing in list(shared.items())[:1]:
+            several = f"{count(len(shared), 'name')} of annotation files, such as {key}"
+            lines.append(
+                f"warning: {several}, each stand for several recordings ({_some(sharing)}); put the files into"
+                " sub-folders named like those of their recordings"
+            )
+        return lines
+
+    def require_tiers(self, recordings: Iterable[str], tiers: Sequence[str]) -> None:
+        """Raise `CorpusError` if no recording has one of the tiers; reads files until all are found."""
+        known: set[str] = set()
+        for recording in recordings:
+            if known >= set(tiers):
+                return
+            known |= {one.tier for one in self.of(recording, rate_hz=1)}
+        _require_known(tiers, known, where=f"the annotations under {self.root}")
+
+    def _key(self, recording: str) -> str:
+        """Return the name by which the files of a recording are found: with its folder if there are such files."""
+        name = PurePosixPath(recording).with_suffix("")
+        path = name.as_posix().lower()
+        return path if path in self._by_name else name.name.lower()
+
+    @cached_property
+    def _names_in_tables(self) -> set[str]:
+        lines = (line.split(maxsplit=1) for path in self._tables for line in _decode(path).splitlines())
+        return {fields[0] for fields in lines if fields and not fields[0].startswith(";;")}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
+
+
+MAX_SHOWN = 5
+"""Recordings and files named in a line."""
 
 
 _RAVEN_NAME = re.compile(r"\.table\.\d+\.selections$")

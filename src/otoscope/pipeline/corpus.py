@@ -10,7 +10,13 @@ from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, write_table
 from otoscope.config import RunConfig
 from otoscope.corpus.catalog import build_corpus, list_clips
-from otoscope.corpus.checks import TooManySetAside, class_support, make_clip_id, shared_recordings
+from otoscope.corpus.checks import (
+    TooManySetAside,
+    class_support,
+    describe_set_aside,
+    make_clip_id,
+    shared_recordings,
+)
 from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.health import count_suspects, health_summary
@@ -18,6 +24,7 @@ from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.splits import one_split_reason
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import CorpusError
+from otoscope.factors.annotations import AnnotationFolder
 from otoscope.formatting import count
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
@@ -38,6 +45,7 @@ def set_aside(folder: RunFolder, *, extracted: bool) -> pl.DataFrame:
 def corpus(run: Context) -> None:
     """List, decode and split the clips; write `corpus.parquet` and the table of clips set aside."""
     config, folder, progress = run.config, run.folder, run.progress
+    annotations = None if config.corpus.annotations is None else AnnotationFolder(config.corpus.annotations)
     start_s = time.monotonic()
     with progress_counter(progress, "synthesising", "clips") as on_rendered:
         listing = list_clips(config.corpus, folder.sound, on_progress=on_rendered)
@@ -54,6 +62,10 @@ def corpus(run: Context) -> None:
     tables = [folder.corpus.with_name(f"{name}.parquet") for name in ("set_aside", "suspects")]
 
     def work() -> None:
+        if annotations is not None:
+            recordings = listing.clips["path"].unique().sort().to_list()
+            annotations.coverage(recordings)  # before minutes of decoding
+            annotations.require_tiers(recordings, config.corpus.tiers)
         with progress_counter(progress, "checking clips", "clips") as on_progress:
             try:
                 built = build_corpus(
@@ -74,10 +86,12 @@ def corpus(run: Context) -> None:
     run_stage(folder, "corpus", inputs=inputs, outputs=outputs, work=work, progress=progress)
     table = load_corpus(folder)
     lines = _summary(run.config, listing, table)
+    if annotations is not None:
+        lines += annotations.coverage(table.clips["path"].unique().sort().to_list())
     if suspects := count_suspects(table.suspects):
         lines.append(f"{suspects} listed in {tables[1]}; all are used")
     if not table.set_aside.is_empty():
-        lines.append(f"{count(table.set_aside.height, 'file')} set aside; reasons in {tables[0]}")
+        lines.append(f"{describe_set_aside(table.set_aside)}; all are listed in {tables[0]}")
     for text in lines:
         progress.message(f"  {text}")
 
@@ -88,12 +102,15 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     has_factors = config.factors.measures(corpus_has=bool(corpus.factors))
     readers = evidence.reader_names(labels=bool(probed), factors=has_factors)
     lines = _splits(corpus, readers, per_fold=config.splits.dictionaries == "per_fold")
+    asked, folds = config.splits.cross or 0, evidence.count_folds(corpus.clips)
+    if asked > folds:
+        lines.append(f"splits.cross is {asked}: {folds} folds are used, one per group, for want of more groups")
     stated = listing.clips["split"].is_not_null().any()
     if readers and (reason := one_split_reason(corpus.clips, config.splits, stated=stated)):
         lines.append(f"{readers}: one split, no cross-fit over the few groups, because {reason}")
     lines += (*_columns(listing, corpus), *listing.notes, *_shortened(listing, corpus))
     lines += filter(None, map(corpus.groups_per_class, probed))
-    lines += _warnings(config.corpus, corpus, probed, all_labels=config.evaluate.labels is None)
+    lines += _warnings(config.corpus, listing, corpus, probed, all_labels=config.evaluate.labels is None)
     return lines + health_summary(corpus.suspects, corpus.clips, lengths=not config.corpus.sets_length)
 
 
@@ -154,23 +171,28 @@ LATE_S = 0.0005
 """Difference of a stated and a real duration that is more than rounding to a sample."""
 
 
-def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels: bool) -> list[str]:
+def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[str], *, all_labels: bool) -> list[str]:
     """Return warnings about results on this corpus."""
     excluded = [name for name in corpus.labels if name not in probed] if all_labels else []
     warnings = [f"warning: {name} is not probed: {unprobeable_reason(corpus, name)}" for name in excluded]
     if thin_split := evidence.warning(evidence.evidence_of_clips(corpus.clips, labels=bool(probed))):
         warnings.append(thin_split)
     if corpus.clips["group"].n_unique() == corpus.clips.height:
-        warnings.append(_singleton_groups(spec, corpus))
+        warnings.append(_singleton_groups(spec, listing.group_source))
     if not corpus.labels and isinstance(spec, FolderCorpus) and spec.class_source != "none":
         warnings.append(f"no labels: all files are directly in {spec.root}; sub-folders would become labels")
-    enough = "three folds" if "fold" in corpus.clips.columns else "both train and test"
+    is_crossed = "fold" in corpus.clips.columns
+    enough = "three folds, so in three groups or more" if is_crossed else "train and in test"
+    choice = "" if is_crossed else ", or choose the groups (splits.test_groups)"
     thin = class_support(corpus.clips).filter(~pl.col("usable") & pl.col("label").is_in(probed))
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
     ):
         names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        warnings.append(f"warning: not in {enough}: {count(len(classes), 'class', 'classes')} of {label} ({names})")
+        warnings.append(
+            f"warning: {count(len(classes), 'class', 'classes')} of {label} cannot be scored ({names}): a class needs"
+            f" clips in {enough}; add recordings by further groups{choice}"
+        )
     for label in probed:
         unscored = thin.filter(label=label)["class"].to_list()
         if text := evidence.thin_classes(corpus.clips, label, noun=corpus.group_noun, unscored=unscored):
@@ -185,13 +207,12 @@ def _warnings(spec: CorpusSpec, corpus: Corpus, probed: list[str], *, all_labels
     return warnings
 
 
-def _singleton_groups(spec: CorpusSpec, corpus: Corpus) -> str:
+def _singleton_groups(spec: CorpusSpec, source: str) -> str:
     """Return the warning that every clip is its own group, with a hint if groups were not configured."""
-    clips, warning = corpus.clips, "warning: every clip is its own group"
-    hint = ""
-    if isinstance(spec, FolderCorpus) and clips["group"].equals(clips["path"]) and spec.group_from is None:
+    warning, hint = "warning: every clip is its own group", ""
+    if isinstance(spec, FolderCorpus) and source == "each file":
         hint = "name speakers or singers with `group` in `pattern`, with group_pattern, or with group_from"
-    elif isinstance(spec, ManifestCorpus) and spec.group is None and clips["group"].equals(clips["path"]):
+    elif isinstance(spec, ManifestCorpus) and source == "each file":
         hint = "name speakers or singers in a column `group`, or give another column with `group`"
     if hint:
         return f"{warning}, so one speaker or singer may be in several splits; {hint}"

@@ -35,18 +35,23 @@ def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
         return [name for name in corpus.labels if unprobeable_reason(corpus, name) is None]
     for name in labels:
         if reason := unprobeable_reason(corpus, name):
-            raise ConfigError(
-                f"evaluate.labels: {name!r} cannot be probed: {reason}; remove it from the list or change the splits"
-            )
+            raise ConfigError(f"evaluate.labels: {name!r} cannot be probed: {reason}. Or remove it from the list")
     return list(labels)
 
 
 def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
     """Return the reason why a label cannot be probed on unseen groups, or None when it can."""
-    column, where = corpus.label(name), "in a fold of the cross-fit, " if "fold" in corpus.clips.columns else ""
+    column = corpus.label(name)
+    if len(classes := column.drop_nulls().unique()) < 2:
+        only = f"all its clips have the one class {classes[0]!r}" if len(classes) else "no clip has it"
+        return f"{only}; a probe needs two classes, so add recordings of another"
+    is_crossed = "fold" in corpus.clips.columns
+    where = "in a fold of the cross-fit, " if is_crossed else ""
+    named = "" if is_crossed else ", or choose the groups (splits.valid_groups, splits.test_groups)"
+    remedy = f"; add recordings of each class by further groups{named}"
     splits = labelled_splits(reader_split(corpus.clips), column.is_not_null().to_numpy())
     reasons = (_unprobeable_in(column, pl.Series(split)) for _, split in splits)
-    return next((where + reason for reason in reasons if reason), None)
+    return next((where + reason + remedy for reason in reasons if reason), None)
 
 
 def reader_split(clips: pl.DataFrame) -> Shaped[np.ndarray, "*folds clips"]:

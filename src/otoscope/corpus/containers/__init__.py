@@ -105,7 +105,36 @@ def find_layout(path: Path) -> Layout | None:
             return _adts_layout(file, start)
         if mpeg.find_frame(file, start, size_of(file)) is not None:
             return mpeg.mpeg_layout(file)
-    raise AudioError("cannot be decoded as audio (its content is in no known format)")
+    raise AudioError(f"cannot be decoded as audio ({_content(head)})")
+
+
+NO_SOUND: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file with `git lfs pull`"),
+    (b"/annex/objects/", "a pointer of git-annex; fetch the file with `git annex get`"),
+    (b"MThd", "MIDI, which holds notes and no sound"),
+    (b"%PDF", "a PDF"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x93NUMPY", "a NumPy array; write it as WAV"),
+    (b"\x89HDF", "an HDF5 file; write its sound as WAV"),
+    *((mark, "a web page or XML, as a server sends that refuses a download") for mark in (b"<!", b"<?", b"<html")),
+)
+"""First bytes of files that are often named as sound."""
+
+
+def _content(head: bytes) -> str:
+    """Return a description of a file that is no known sound, from its first bytes."""
+    if kind := next((kind for mark, kind in NO_SOUND if head.lstrip().startswith(mark)), None):
+        return f"its content is {kind}"
+    if not head.strip(b"\0"):
+        return "it begins with zeros; copy or download it again"
+    if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return "its content is text"
+    return "its content is in no known format"
 
 
 def _walker(head: bytes) -> Callable[[BinaryIO], Layout] | None:

@@ -6,7 +6,7 @@ from typing import BinaryIO, NamedTuple
 from otoscope.corpus.containers.beyond import Order, after_chunks, end_of_sound, is_chunk, later_chunk, note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.corpus.containers.mpeg import mpeg_layout
-from otoscope.errors import AudioError
+from otoscope.errors import AudioError, quote
 
 PLACEHOLDER = 0x7F00_0000
 """Sizes from this value up that exceed the file: written before the length of a stream was known."""
@@ -77,6 +77,9 @@ def riff_layout(file: BinaryIO) -> Layout:
 def _riff_file(file: BinaryIO, start: int) -> tuple[Layout, int | None]:
     """Return the layout of the RIFF file that starts at a position, and the position of another one after it."""
     order: Order = "big" if read_at(file, start, 4) == b"RIFX" else "little"
+    if (kind := read_at(file, start + 8, 4)) != b"WAVE":
+        name = kind.decode("ascii", "replace").strip()
+        raise AudioError(f"cannot be decoded as audio (its content is RIFF of the kind {quote(name)}, not WAVE)")
     chunks = _riff_chunks(file, order, start + 12)
     if b"data" not in chunks:
         raise AudioError("cannot be decoded as audio (a WAV header without sound: no chunk `data`)")

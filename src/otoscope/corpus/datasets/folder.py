@@ -127,6 +127,7 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
                 f" {self.root}, such as {paths[0]}"
             )
         extra, notes = self._labels_and_factors(paths, fields)
+        notes += notes_of_accents(paths, fields)
         rows = [
             {"path": path, "group": group, **{name: values[at] for name, values in extra.items()}}
             for at, (path, group) in enumerate(zip(paths, groups, strict=True))
@@ -224,6 +225,21 @@ def find_fields(pattern: str, paths: Sequence[str]) -> pl.DataFrame:
         for name in found.columns
         if not name.isdigit()
     )
+
+
+def notes_of_accents(paths: Sequence[str], fields: pl.DataFrame) -> list[str]:
+    """Return a note on each field with values that occur with composed and with decomposed accents.
+
+    >>> notes_of_accents(["Zo\u00eb1", "Zoe\u03082"], pl.DataFrame({"group": ["Zo\u00eb", "Zo\u00eb"]}))
+    ['group: composed and decomposed accents unified (Zoë)']
+    """
+    composed = pl.Series([unicodedata.is_normalized("NFC", path) for path in paths], dtype=pl.Boolean())
+    notes: list[str] = []
+    for name in [] if composed.all() else fields.columns:
+        both = set(fields[name].filter(composed)) & set(fields[name].filter(~composed))
+        if accented := sorted(value for value in both if value and not value.isascii()):
+            notes.append(f"{name}: composed and decomposed accents unified ({_some(accented)})")
+    return notes
 
 
 def as_factor(name: str, values: pl.Series, paths: Sequence[str]) -> pl.Series:
