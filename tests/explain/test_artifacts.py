@@ -8,7 +8,15 @@ import soundfile as sf
 from PIL import Image
 
 from otoscope.errors import DamagedArtifact
-from otoscope.explain import ActivatingClip, LatentChoice, Sound, read_top_clips, write_top_clips
+from otoscope.explain import (
+    ActivatingClip,
+    LatentChoice,
+    Sound,
+    TimedCodes,
+    read_top_clips,
+    top_activating_clips,
+    write_top_clips,
+)
 
 RATE_HZ = 8000
 
@@ -50,16 +58,16 @@ def ramp(_clip: str) -> Sound:
     return Sound(np.linspace(0, 1, 10 * RATE_HZ, endpoint=False).astype(np.float32), RATE_HZ)
 
 
-def write(folder: Path, peak_s: float | None, **more: object) -> dict:
-    written = write_top_clips(folder, [(choice(), [clip(peak_s)])], sound_of=ramp, card={"layer": 3}, **more)  # type: ignore[arg-type]
+def write(folder: Path, peak_s: float | None) -> dict:
+    written = write_top_clips(folder, [(choice(), [clip(peak_s)])], sound_of=ramp, card={"layer": 3})
     return written.rows.row(0, named=True)
 
 
-@pytest.mark.parametrize(("peak_s", "from_s"), [(5.0, 3.0), (0.5, 0.0), (9.9, 6.0), (None, 3.0)])
+@pytest.mark.parametrize(("peak_s", "from_s"), [(5.0, 2.0), (0.5, 0.0), (9.9, 4.0), (None, 2.0)])
 def test_a_long_clip_is_cut_around_its_peak(tmp_path: Path, peak_s: float | None, from_s: float) -> None:
-    row = write(tmp_path, peak_s, max_clip_s=4.0)
+    row = write(tmp_path, peak_s)
     assert row["from_s"] == pytest.approx(from_s)
-    assert row["duration_s"] == pytest.approx(4.0)
+    assert row["duration_s"] == pytest.approx(6.0)
     wave, rate_hz = sf.read(tmp_path / row["audio"])
     assert rate_hz == RATE_HZ
     assert wave[0] == pytest.approx(from_s / 10, abs=1e-4)
@@ -69,9 +77,9 @@ def test_a_long_clip_is_cut_around_its_peak(tmp_path: Path, peak_s: float | None
 
 
 def test_sound_is_lossless_at_16_bits(tmp_path: Path) -> None:
-    row = write(tmp_path, 1.0, max_clip_s=20.0)
+    row = write(tmp_path, 1.0)
     wave, _ = sf.read(tmp_path / row["audio"], dtype="int16")
-    np.testing.assert_allclose(wave / 32768, ramp("").wave, atol=1 / 32768)
+    np.testing.assert_allclose(wave / 32768, ramp("").wave[: 6 * RATE_HZ], atol=1 / 32768)
 
 
 def test_what_was_written_is_read_and_an_unfinished_folder_is_not(tmp_path: Path) -> None:
@@ -117,3 +125,29 @@ def test_read_top_clips_refuses_files_outside_the_folder(tmp_path: Path, column:
     table.with_columns(pl.lit(name.format(tmp_path)).alias(column)).write_parquet(folder / "top_clips.parquet")
     with pytest.raises(DamagedArtifact, match=r"is not inside this folder|is a link out of"):
         read_top_clips(folder)
+
+
+def bump(clip_id: str) -> TimedCodes:
+    """A latent 2 that peaks in the frame its clip is named for."""
+    codes = np.zeros((20, 4))
+    codes[int(clip_id), 2] = 5.0
+    start_s = np.arange(20) * 0.02
+    return TimedCodes(codes, start_s, start_s + 0.02)
+
+
+def test_the_strongest_clip_of_each_group_comes_first() -> None:
+    strength = np.array([5.0, 4.0, 3.0, 2.0, 0.0])
+    clips = top_activating_clips(
+        2, strength, ["11", "12", "13", "14", "15"], ["a", "a", "b", "c", "d"], codes_of=bump, top=5
+    )
+    assert [m.clip_id for m in clips] == ["11", "13", "14", "12"]
+    assert [m.rank for m in clips] == [0, 1, 2, 3]
+    assert clips[0].peak_s == pytest.approx(11 * 0.02 + 0.01)
+    assert clips[0].activation.argmax() == 11
+
+
+def test_pooled_codes_alone_give_clips_without_a_curve() -> None:
+    (clip,) = top_activating_clips(0, np.array([1.0, 0.0]), ["x", "y"], ["a", "b"], codes_of=None)
+    assert clip.clip_id == "x"
+    assert clip.peak_s is None
+    assert clip.activation.size == 0

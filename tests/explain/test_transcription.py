@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.corpus.audio import load_audio
+from otoscope.corpus.datasets.fsdd import DIGITS, SpokenString, join_words
 from otoscope.encoders.catalog import load_encoder
 from otoscope.encoders.families.whisper import WhisperEncoder
 from otoscope.errors import EncoderError, UnknownLayer
 from otoscope.explain.splice import mean_ablation
-from otoscope.explain.splice_scores import lens_passes, lens_scores
+from otoscope.explain.splice_scores import MEAN, Replacement, lens_passes, lens_scores
 from otoscope.explain.transcription import (
-    DIGITS,
-    SpokenString,
     Transcriber,
     WordErrors,
-    join_words,
     normalise,
     word_errors,
 )
@@ -101,7 +99,7 @@ def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the
     assert transcriber.transcribe(spoken.wave, until=4) == untouched
     mean = encoder.encode([spoken.wave], [3]).layers[3][0].mean(dim=0).numpy()
     rows = lens_scores(
-        transcriber, 3, {"mean": mean_ablation(mean), "sae": lambda rows: rows}, [spoken],
+        transcriber, 3, {MEAN: mean_ablation(mean), Replacement("sae", "one", 20): lambda rows: rows}, [spoken],
         groups=np.array(["one"]), on_string=lambda: None,
     )  # fmt: skip
     rate = {(row["layer"], row["encoder"]): row["word_error_rate"] for row in rows}

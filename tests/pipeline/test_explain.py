@@ -7,7 +7,8 @@ import pytest
 
 from otoscope.config import RunConfig, load_config
 from otoscope.metrics.record import Record, to_table
-from otoscope.pipeline.explain import choose_member, unavailable_reason
+from otoscope.pipeline.explain import unavailable_reason
+from otoscope.pipeline.explained_run import choose_member
 from otoscope.pipeline.run import run
 from otoscope.report.results import Results
 from otoscope.runs.training import GridMember, training_grid

@@ -20,12 +20,10 @@ from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.explain import step_inputs
 from otoscope.pipeline.run import RunSummary, run
-from otoscope.pipeline.splice import splice_table
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import SilentReporter
-from otoscope.runs.training import training_grid
 from otoscope.sae import SparseAutoencoder
 from tests.pipeline.test_extract import Heard
 from tests.support.small_runs import SUNG, Tiny, stages_of_last_run, write_config
@@ -316,19 +314,20 @@ def test_explain_writes_a_card_with_its_controls_for_each_latent(summary: RunSum
     assert pl.read_parquet(explained / "near_misses.parquet")["activation"].unique().to_list() in ([], [0.0])
 
 
-def test_splice_table_scores_later_layers_on_test_groups(summary: RunSummary, path: Path) -> None:
-    again(summary, path, until="explain")
-    config = load_config(path)
-    member = next(m for m in training_grid(config, [0, 1, 2, 3]) if (m.layer, m.k) == (1, 16))
-    table = splice_table(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config)), member)
-    assert set(table["substitute"]) == {"sae", "principal_components", "random_atoms"}
+def test_explain_scores_splices_at_every_sparsity_of_the_dictionary_shown(summary: RunSummary, path: Path) -> None:
+    changed = ("explain.only=[splice]", "explain.dictionaries=all", "train.layers=[1]")
+    again(summary, path, *changed, until="explain")
+    table = pl.read_parquet(summary.run / "explain" / "splice.parquet")
     assert set(table["quantity"]) == {"cosine", "probe_accuracy"}
     assert (table["groups"] == 2).all()
     cosine = table.filter(pl.col("quantity") == "cosine")
     assert (cosine["untouched"] == 1.0).all()
     assert (cosine["ablated"] < 0.9).all()
-    value = dict(cosine.select("substitute", "value").iter_rows())
-    assert value["sae"] > max(value["random_atoms"], cosine["ablated"][0])
+    value = {(name, k): value for name, k, value in cosine.select("substitute", "k", "value").iter_rows()}
+    shown, *_ = cosine["k"]
+    assert value.pop(("sae_with_error", shown)) == pytest.approx(1.0, abs=1e-5)
+    assert set(value) == {(name, k) for name in ("sae", "principal_components", "random_atoms") for k in (6, 16)}
+    assert min(value["sae", k] for k in (6, 16)) > max(value["random_atoms", 6], cosine["ablated"][0])
     assert table["value"].is_between(-1, 1).all()
 
 

@@ -39,7 +39,7 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
     run(load_config(config), tmp_path / "out", until="explain", progress=watch)
     assert watch.running is None
     assert list(watch.tasks) == [
-        "synthesising",
+        "writing clips",
         "checking clips",
         "extracting 4 layers",
         "training 4 dictionaries",
@@ -51,7 +51,7 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title
-    assert "  synthesised 12 clips in" in "\n".join(watch.lines)
+    assert "  wrote 12 clips in" in "\n".join(watch.lines)
 
 
 def test_progress_shows_no_bar_for_a_current_run(tmp_path: Path, tiny: Tiny) -> None:

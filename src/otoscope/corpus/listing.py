@@ -83,6 +83,10 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
     )
     tiers: tuple[str, ...] = Field(default=(), description="tiers of the annotations to use; default: all")
 
+    def annotation_folder(self, cache: Path) -> Path | None:  # noqa: ARG002
+        """Return the folder of the annotations; a generated corpus has them in `cache`."""
+        return self.annotations
+
     @abstractmethod
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
         """List the clips; a generated corpus writes its audio into the folder `cache` and reports to `on_progress`."""

@@ -29,14 +29,16 @@
 Start with `otoscope.pipeline.explain`, which puts them together.
 """
 
-from otoscope.explain.activating_clips import ActivatingClip, TimedCodes, top_activating_clips
 from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index
 from otoscope.explain.annotated_labels import AnnotatedFrames, Units, score_labels
 from otoscope.explain.annotation_tables import AnnotationTables, annotation_tables
 from otoscope.explain.artifacts import (
+    ActivatingClip,
     Sound,
+    TimedCodes,
     TopClips,
     read_top_clips,
+    top_activating_clips,
     write_sound,
     write_top_clips,
 )

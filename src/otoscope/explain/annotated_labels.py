@@ -331,6 +331,9 @@ def gather_annotated_frames(
     )
 
 
+EXAMPLES_PER_LABEL = 3
+
+
 class LabelExample(NamedTuple):
     """A labelled interval of a test clip in which the label's latent is active, `clip` counted as in the frames."""
 
@@ -342,10 +345,8 @@ class LabelExample(NamedTuple):
     activation: float
 
 
-def label_examples(
-    frames: AnnotatedFrames, latents: Units, scores: pl.DataFrame, *, per_label: int = 3
-) -> list[LabelExample]:
-    """Return the labelled intervals of different test clips in which the latent of each label is strongest."""
+def label_examples(frames: AnnotatedFrames, latents: Units, scores: pl.DataFrame) -> list[LabelExample]:
+    """Return labelled intervals of different test clips in which the latent of each label is strongest."""
     found: list[LabelExample] = []
     test_clips = np.unique(frames.clip[frames.test]).tolist()
     bounds = np.searchsorted(frames.clip, np.arange(len(frames.intervals) + 1))
@@ -363,5 +364,5 @@ def label_examples(
                 activation = float(values[low:high][inside].max())
                 if activation > max(row["threshold"], best[clip].activation if clip in best else 0.0):
                     best[clip] = LabelExample(label, row["number"], clip, one.start_s, one.end_s, activation)
-        found += sorted(best.values(), key=lambda one: -one.activation)[:per_label]
+        found += sorted(best.values(), key=lambda one: -one.activation)[:EXAMPLES_PER_LABEL]
     return found

@@ -1,6 +1,7 @@
-"""Top-activating clips on disk: sound, spectrogram and activation, so that a report needs no corpus."""
+"""Clips in which a latent fires most; on disk with sound and picture, so that a page needs no corpus."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ from otoscope.artifacts import (
     write_table,
 )
 from otoscope.errors import DamagedArtifact
-from otoscope.explain.activating_clips import ActivatingClip
 from otoscope.explain.selection import LatentChoice
 from otoscope.explain.spectrogram import spectrogram, to_png
 
@@ -72,11 +72,102 @@ class Sound(NamedTuple):
     rate_hz: int
 
 
+class TimedCodes(NamedTuple):
+    """Codes of a clip's frames, and start and end of each frame in seconds from the start of the clip."""
+
+    codes: Float[np.ndarray, "frames latents"]
+    start_s: Float[np.ndarray, " frames"]
+    end_s: Float[np.ndarray, " frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivatingClip:
+    """A clip in which a latent fires strongly; `rank` 0 is the strongest.
+
+    `activation` is the code over time with the frames' `start_s` and `end_s`. All three are empty, and `peak_s` is
+    None, if only pooled codes exist.
+    """
+
+    latent: int
+    rank: int
+    clip_id: str
+    group: str
+    strength: float
+    activation: Float[np.ndarray, " frames"]
+    start_s: Float[np.ndarray, " frames"]
+    end_s: Float[np.ndarray, " frames"]
+    peak_s: float | None
+
+
 class TopClips(NamedTuple):
     """Top-activating clips, one row per latent and clip, and their card."""
 
     rows: pl.DataFrame
     card: dict[str, Any]
+
+
+def top_activating_clips(
+    latent: int,
+    strength: Float[np.ndarray, " clips"],
+    clip_ids: Sequence[str],
+    groups: Sequence[str],
+    *,
+    codes_of: Callable[[str], TimedCodes] | None,
+    top: int = 3,
+) -> list[ActivatingClip]:
+    """Return the clips in which a latent is strongest: first the best clip of each group, then the others.
+
+    `strength` is the latent's pooled code per clip; clips with zero or less are excluded. `codes_of` returns a clip's
+    codes over time; pass None if only pooled codes exist.
+    """
+    indices = _one_per_group_first(strength, clip_ids, groups)[:top]
+    return [_activating_clip(latent, rank, i, strength, clip_ids, groups, codes_of) for rank, i in enumerate(indices)]
+
+
+def _one_per_group_first(
+    strength: Float[np.ndarray, " clips"], clip_ids: Sequence[str], groups: Sequence[str]
+) -> list[int]:
+    firing = [i for i in range(len(clip_ids)) if strength[i] > 0]
+    firing.sort(key=lambda i: (-strength[i], clip_ids[i]))
+    seen: set[str] = set()
+    first: list[int] = []
+    later: list[int] = []
+    for i in firing:
+        (later if groups[i] in seen else first).append(i)
+        seen.add(groups[i])
+    return first + later
+
+
+def _activating_clip(
+    latent: int,
+    rank: int,
+    index: int,
+    strength: Float[np.ndarray, " clips"],
+    clip_ids: Sequence[str],
+    groups: Sequence[str],
+    codes_of: Callable[[str], TimedCodes] | None,
+) -> ActivatingClip:
+    empty = np.zeros(0)
+    activation, start_s, end_s = empty, empty, empty
+    peak_s: float | None = None
+    if codes_of is not None:
+        timed = codes_of(clip_ids[index])
+        activation = timed.codes[:, latent].astype(np.float64)
+        start_s, end_s = timed.start_s.astype(np.float64), timed.end_s.astype(np.float64)
+        if activation.size:
+            peak = int(activation.argmax())
+            peak_s = float(start_s[peak] + end_s[peak]) / 2
+    return ActivatingClip(
+        latent=latent,
+        rank=rank,
+        clip_id=clip_ids[index],
+        group=groups[index],
+        strength=float(strength[index]),
+        activation=activation,
+        start_s=start_s,
+        end_s=end_s,
+        peak_s=peak_s,
+    )
 
 
 def write_top_clips(
@@ -87,23 +178,22 @@ def write_top_clips(
     card: Mapping[str, Any],
     splits: Mapping[str, str] | None = None,
     factor_values: Callable[[str, str], float] | None = None,
-    max_clip_s: float = MAX_CLIP_S,
 ) -> TopClips:
     """Write `top_clips.parquet`, FLAC and PNG files and `card.json` into a folder.
 
-    Each clip is cut to at most `max_clip_s` around its peak. `card` names the layer and dictionary of the latents
+    Each clip is cut to at most `MAX_CLIP_S` around its peak. `card` names the layer and dictionary of the latents
     (`layer, sae_id, sparsity, ...`). `splits` maps clips to their split. `factor_values(factor, clip_id)` returns the
     factor's value of a clip. The card is written last: a folder without a card is unfinished.
     """
     rows = [
-        _write_one(folder, choice, clip, sound_of(clip.clip_id), max_clip_s, splits or {}, factor_values)
+        _write_one(folder, choice, clip, sound_of(clip.clip_id), splits or {}, factor_values)
         for choice, clips in chosen
         for clip in clips
     ]
     table = pl.DataFrame(rows, schema=SCHEMA)
     write_table(folder / "top_clips.parquet", table)
     identity = fingerprint([list(row.values()) for row in rows], dict(card))
-    written = {**card, "clips": len(rows), "max_clip_s": max_clip_s, "fingerprint": identity}
+    written = {**card, "clips": len(rows), "max_clip_s": MAX_CLIP_S, "fingerprint": identity}
     write_json(folder / "card.json", {**written, "versions": environment()})
     return TopClips(table, written)
 
@@ -137,11 +227,10 @@ def _write_one(
     choice: LatentChoice,
     clip: ActivatingClip,
     sound: Sound,
-    max_clip_s: float,
     splits: Mapping[str, str],
     factor_values: Callable[[str, str], float] | None,
 ) -> dict[str, Any]:
-    from_s, to_s = _cut(sound.wave.size / sound.rate_hz, clip.peak_s, max_clip_s)
+    from_s, to_s = _cut(sound.wave.size / sound.rate_hz, clip.peak_s)
     wave = sound.wave[round(from_s * sound.rate_hz) : round(to_s * sound.rate_hz)]
     shown = spectrogram(wave, rate_hz=sound.rate_hz)
     stem = f"latent{clip.latent:05d}-{clip.rank}"
@@ -186,10 +275,10 @@ def _write_one(
     }
 
 
-def _cut(duration_s: float, peak_s: float | None, max_clip_s: float) -> tuple[float, float]:
-    """Return start and end of a cut of at most `max_clip_s` around the peak, inside the clip."""
-    if duration_s <= max_clip_s:
+def _cut(duration_s: float, peak_s: float | None) -> tuple[float, float]:
+    """Return start and end of a cut of at most `MAX_CLIP_S` around the peak, inside the clip."""
+    if duration_s <= MAX_CLIP_S:
         return 0.0, duration_s
     centre_s = duration_s / 2 if peak_s is None else peak_s
-    from_s = min(max(centre_s - max_clip_s / 2, 0.0), duration_s - max_clip_s)
-    return from_s, from_s + max_clip_s
+    from_s = min(max(centre_s - MAX_CLIP_S / 2, 0.0), duration_s - MAX_CLIP_S)
+    return from_s, from_s + MAX_CLIP_S

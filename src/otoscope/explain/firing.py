@@ -60,10 +60,8 @@ def draw_clips(allowed: Bool[np.ndarray, " clips"], groups: Sequence[str], limit
     return sorted(diverse(drawn.tolist(), groups)[:limit])
 
 
-def quantile_examples(
-    index: ActivationIndex, latent: int, groups: Sequence[str], *, quantiles: Sequence[float] = QUANTILES
-) -> list[Example]:
-    """Return one row near each quantile of the activations of a latent, each from another clip where possible.
+def quantile_examples(index: ActivationIndex, latent: int, groups: Sequence[str]) -> list[Example]:
+    """Return one row near each of `QUANTILES` of the activations of a latent, each from another clip where possible.
 
     Top activations show extremes; these examples show the range. Of the rows whose rank is within 2 % of the quantile,
     the first from a clip and a group that no earlier example has is taken.
@@ -76,7 +74,7 @@ def quantile_examples(
     used_clips: set[int] = set()
     used_groups: set[str] = set()
     examples: list[Example] = []
-    for quantile in quantiles:
+    for quantile in QUANTILES:
         middle = round(quantile * (len(order) - 1))
         near = sorted(range(max(middle - width, 0), min(middle + width + 1, len(order))), key=lambda i: abs(i - middle))
         candidates = order[near]

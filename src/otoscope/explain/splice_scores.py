@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,9 @@ from jaxtyping import Float, Shaped
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
+from otoscope.corpus.datasets.fsdd import SpokenString
 from otoscope.encoders.base import BatchedEncoder
 from otoscope.explain.splice import (
     SpliceScore,
@@ -22,24 +24,43 @@ from otoscope.explain.splice import (
     score_shares,
     splice_with,
 )
-from otoscope.explain.transcription import SpokenString, Transcriber, word_errors
+from otoscope.explain.transcription import Transcriber, word_errors
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import jackknife_sums
 from otoscope.sae.model import SparseAutoencoder
 
 ABLATED = "mean"
-SUBSTITUTES = ("sae", "principal_components", "random_atoms")
-"""Substitutes that are scored: the reconstruction, as many principal components as latents per frame, random atoms."""
+RECONSTRUCTIONS = ("sae", "principal_components", "random_atoms")
+"""Substitutes of each dictionary: reconstruction, as many principal components as latents per frame, random atoms."""
+ERROR_TERM = "sae_with_error"
+"""The reconstruction with its error added back, which replaces nothing but by rounding."""
+
+
+class Replacement(NamedTuple):
+    """A substitute, and the dictionary that it belongs to with its latents per frame; none for the mean ablation."""
+
+    substitute: str
+    sae_id: str | None = None
+    k: int | None = None
+
+
+UNTOUCHED, MEAN = Replacement("untouched"), Replacement(ABLATED)
 
 SCORES: dict[str, pl.DataType] = {
     "substitute": pl.String(),
+    "sae_id": pl.String(),
+    "k": pl.Int64(),
     "quantity": pl.String(),
     "target": pl.String(),
     **{name: pl.Float64() for name in ("value", "untouched", "ablated", "recovered", "low", "high")},
     "clips": pl.Int64(),
     "groups": pl.Int64(),
 }
-"""Columns of `splice.parquet`; `quantity` is cosine, probe_accuracy (of the label `target`) or word_error_rate."""
+"""Columns of `splice.parquet`: a row per substitute of each dictionary and quantity.
+
+`quantity` is cosine, probe_accuracy (of the label `target`) or word_error_rate; `k` is the number of active latents
+per frame.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +84,41 @@ class Probes:
 
 
 def substitutes(
-    sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], *, components: int
-) -> dict[str, Substitute]:
-    """Return the mean ablation and the substitutes of a layer; `rows` are training frames."""
-    random = random_atoms(sae, rows)
-    return {
-        ABLATED: mean_ablation(rows.mean(axis=0)),
-        "sae": lambda frames: sae(frames).reconstruction,
-        "principal_components": principal_components(rows, min(components, sae.width)),
-        "random_atoms": lambda frames: random(frames).reconstruction,
-    }
+    saes: Mapping[str, tuple[SparseAutoencoder, int]], rows: Float[np.ndarray, "rows width"]
+) -> dict[Replacement, Substitute]:
+    """Return the mean ablation and the substitutes of the dictionaries of a layer.
+
+    `saes` has each SAE and its active latents per frame, by id; `rows` are training frames. The error term is that of
+    the first.
+    """
+    found = {MEAN: mean_ablation(rows.mean(axis=0))}
+    for sae_id, (sae, k) in saes.items():
+        own = _reconstruction(sae)
+        parts = (own, principal_components(rows, min(k, sae.width)), _reconstruction(random_atoms(sae, rows)))
+        found |= {Replacement(name, sae_id, k): part for name, part in zip(RECONSTRUCTIONS, parts, strict=True)}
+        if len(found) == 1 + len(parts):
+            found[Replacement(ERROR_TERM, sae_id, k)] = _with_error(own)
+    return found
+
+
+def _reconstruction(sae: SparseAutoencoder) -> Substitute:
+    return lambda frames: sae(frames).reconstruction
+
+
+def _with_error(substitute: Substitute) -> Substitute:
+    """Return a substitute to which what it misses is added back."""
+
+    def replaced(frames: Float[Tensor, "frames width"]) -> Float[Tensor, "frames width"]:
+        found = substitute(frames)
+        return found + (frames - found)
+
+    return replaced
 
 
 def later_layer_scores(
     encoder: BatchedEncoder,
     layer: int,
-    replaced_by: Mapping[str, Substitute],
+    replaced_by: Mapping[Replacement, Substitute],
     waves: Sequence[Float[np.ndarray, " samples"]],
     *,
     groups: Shaped[np.ndarray, " clips"],
@@ -93,14 +133,14 @@ def later_layer_scores(
     Cosine: frames of the spliced and the untouched pass, both relative to `mean`, the later layer's mean. Probe
     accuracy: the class of the clip from its pooled frames. Padding frames count in neither.
     """
-    names = ["untouched", *replaced_by]
+    names = [UNTOUCHED, *replaced_by]
     cosine = {name: np.empty(len(waves)) for name in names}
-    pooled: dict[str, list[Float[np.ndarray, " width"]]] = {name: [] for name in names}
+    pooled: dict[Replacement, list[Float[np.ndarray, " width"]]] = {name: [] for name in names}
     for i, wave in enumerate(waves):
         reference = encoder.encode([wave], [later]).layers[later][0].numpy()
         for name in names:
             states = reference
-            if name != "untouched":
+            if name != UNTOUCHED:
                 states = splice_with(encoder, layer, replaced_by[name]).encode([wave], [later]).layers[later][0].numpy()
             cosine[name][i] = frame_cosine(states, reference, mean)
             pooled[name].append(states.mean(axis=0))
@@ -120,14 +160,14 @@ def later_layer_scores(
 def transcription_scores(
     transcriber: Transcriber,
     layer: int,
-    replaced_by: Mapping[str, Substitute],
+    replaced_by: Mapping[Replacement, Substitute],
     strings: Sequence[SpokenString],
     *,
     groups: Shaped[np.ndarray, " strings"],
     on_string: Callable[[], object],
 ) -> list[dict[str, Any]]:
     """Return the word error rate of the transcription for each substitute, weighted by words."""
-    names = ["untouched", *replaced_by]
+    names = [UNTOUCHED, *replaced_by]
     rate = {name: np.empty(len(strings)) for name in names}
     for i, spoken in enumerate(strings):
         for name in names:
@@ -136,7 +176,7 @@ def transcription_scores(
             rate[name][i] = errors / words
         on_string()
     weights = np.array([len(spoken.words) for spoken in strings], dtype=np.float64)
-    return _rows(rate, groups, quantity="word_error_rate", target="digit", weights=weights)
+    return _rows(rate, groups, quantity="word_error_rate", target="words", weights=weights)
 
 
 LENS: dict[str, pl.DataType] = {
@@ -156,16 +196,20 @@ LENS: dict[str, pl.DataType] = {
 def lens_scores(
     transcriber: Transcriber,
     layer: int,
-    replaced_by: Mapping[str, Substitute],
+    replaced_by: Mapping[Replacement, Substitute],
     strings: Sequence[SpokenString],
     *,
     groups: Shaped[np.ndarray, " strings"],
     on_string: Callable[[], object],
 ) -> list[dict[str, Any]]:
-    """Return the word error rate of the transcription from each layer, from `layer` on also with it replaced."""
+    """Return the word error rate of the transcription from each layer, from `layer` on also with it replaced.
+
+    It is replaced by its mean frame and by the reconstruction of the first dictionary of `replaced_by`.
+    """
+    first = next(one for one in replaced_by if one.substitute == RECONSTRUCTIONS[0])
     rows: list[dict[str, Any]] = []
     for until in [one.index for one in transcriber.encoder.layers]:
-        for name in ("untouched", *(("sae", ABLATED) if until >= layer else ())):
+        for name in (UNTOUCHED, *((first, MEAN) if until >= layer else ())):
             errors = np.zeros((len(strings), 2))
             transcripts: list[str] = []
             for i, spoken in enumerate(strings):
@@ -177,7 +221,7 @@ def lens_scores(
             rate = {"word_error_rate": float(value), "low": max(float(low), 0.0), "high": float(high)}
             texts = {"spoken": " ".join(strings[0].words), "transcript": transcripts[0].strip()}
             sizes = {"words": int(errors[:, 1].sum()), "strings": len(strings), "groups": len(np.unique(groups))}
-            rows.append({"layer": until, "encoder": name, **rate, **texts, **sizes})
+            rows.append({"layer": until, "encoder": name.substitute, **rate, **texts, **sizes})
     return rows
 
 
@@ -191,7 +235,7 @@ def lens_passes(layers: int, layer: int) -> int:
 
 
 def _rows(
-    scores: Mapping[str, Float[np.ndarray, " clips"]],
+    scores: Mapping[Replacement, Float[np.ndarray, " clips"]],
     groups: Shaped[np.ndarray, " clips"],
     *,
     quantity: str,
@@ -199,7 +243,8 @@ def _rows(
     weights: Float[np.ndarray, " clips"] | None = None,
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for name in SUBSTITUTES:
-        score: SpliceScore = score_shares(scores[name], scores["untouched"], scores[ABLATED], groups, weights=weights)
-        found.append({"substitute": name, "quantity": quantity, "target": target, **score._asdict()})
+    for one in scores:
+        if one not in (UNTOUCHED, MEAN):
+            score: SpliceScore = score_shares(scores[one], scores[UNTOUCHED], scores[MEAN], groups, weights=weights)
+            found.append({**one._asdict(), "quantity": quantity, "target": target, **score._asdict()})
     return found

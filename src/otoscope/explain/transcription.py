@@ -11,43 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from otoscope.corpus.datasets.fsdd import DIGITS
 from otoscope.encoders.base import check_layers
 from otoscope.encoders.families.whisper import WhisperEncoder
 from otoscope.encoders.resolve import resolve
 from otoscope.errors import EncoderError
 from otoscope.explain.splice import Splice, Substitute
-
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-GAP_S = 0.15
-"""Silence between the recordings of a string."""
-
-
-class SpokenString(NamedTuple):
-    """Recordings joined to one clip: samples, words, and start and end of each word in seconds."""
-
-    wave: Float[np.ndarray, " samples"]
-    words: tuple[str, ...]
-    spans_s: tuple[tuple[float, float], ...]
-
-
-def join_words(
-    waves: Sequence[Float[np.ndarray, " samples"]], words: Sequence[str], *, rate_hz: int, gap_s: float = GAP_S
-) -> SpokenString:
-    """Join recordings of single words with silence between them.
-
-    >>> joined = join_words([np.ones(800), np.ones(1600)], ["one", "two"], rate_hz=8000, gap_s=0.1)
-    >>> joined.wave.shape, joined.spans_s
-    ((4800,), ((0.1, 0.2), (0.3, 0.5)))
-    """
-    gap = np.zeros(round(gap_s * rate_hz), dtype=np.float32)
-    pieces: list[Float[np.ndarray, " samples"]] = [gap]
-    spans: list[tuple[float, float]] = []
-    position = len(gap)
-    for wave in waves:
-        spans.append((position / rate_hz, (position + len(wave)) / rate_hz))
-        pieces += [wave.astype(np.float32), gap]
-        position += len(wave) + len(gap)
-    return SpokenString(np.concatenate(pieces), tuple(words), tuple(spans))
 
 
 class WordErrors(NamedTuple):

@@ -8,7 +8,6 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from otoscope.corpus.audio import load_clip
 from otoscope.encoders.base import Frames
 from otoscope.explain.artifacts import Sound
 from otoscope.explain.attribution import (
@@ -24,8 +23,7 @@ from otoscope.explain.attribution import (
 )
 from otoscope.explain.firing import diverse
 from otoscope.explain.splice_scores import Probes
-from otoscope.pipeline.interventions import ChangedLayer
-from otoscope.pipeline.splice import model_window
+from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import bounded, jackknife_sums
 from otoscope.runs.progress import task
@@ -99,7 +97,7 @@ def attribution_tables(setting: ChangedLayer, latents: Sequence[int]) -> Attribu
         for latent in latents:
             clips = _strongest(setting, latent)
             for number, clip in enumerate(clips):
-                sound = MaskedSound(_wave(setting, clip), setting.encoder.rate_hz)
+                sound = MaskedSound(setting.wave(clip), setting.encoder.rate_hz)
                 if number == 0:
                     _occlude(setting, latent, clip, sound, curves, cells)
                 row = _mask(setting, latent, clip, sound, sounds)
@@ -204,12 +202,6 @@ def _strongest(setting: ChangedLayer, latent: int) -> list[int]:
         int(i) for i in np.argsort(-strength, kind="stable") if setting.clips.split[i] == "test" and strength[i] > 0
     ]
     return diverse(test, setting.clips.groups.tolist())[:CLIPS]
-
-
-def _wave(setting: ChangedLayer, clip: int) -> Float[np.ndarray, " samples"]:
-    row = setting.corpus.clips.filter(pl.col("clip_id") == setting.store.clip_ids[clip]).row(0, named=True)
-    wave = load_clip(setting.corpus.root, row, rate_hz=setting.encoder.rate_hz)
-    return model_window(setting.encoder, wave)
 
 
 def _activation(

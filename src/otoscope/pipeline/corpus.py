@@ -47,10 +47,10 @@ def corpus(run: Context) -> None:
     config, folder, progress = run.config, run.folder, run.progress
     annotations = None if config.corpus.annotations is None else AnnotationFolder(config.corpus.annotations)
     start_s = time.monotonic()
-    with progress_counter(progress, "synthesising", "clips") as on_rendered:
+    with progress_counter(progress, "writing clips", "clips") as on_rendered:
         listing = list_clips(config.corpus, folder.sound, on_progress=on_rendered)
     if on_rendered.done:
-        progress.message(f"  synthesised {count(on_rendered.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
+        progress.message(f"  wrote {count(on_rendered.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),

@@ -33,7 +33,7 @@ from otoscope.explain.interventions import (
 from otoscope.explain.readouts import FACTOR, GROUP, Concept, Readouts, Targets, fit_readouts
 from otoscope.explain.selection import correlations
 from otoscope.explain.splice import score_shares
-from otoscope.pipeline.interventions import MIN_READOUT_R, ChangedLayer
+from otoscope.pipeline.changed_layer import MIN_READOUT_R, ChangedLayer
 from otoscope.runs.progress import task
 
 MIN_GAIN = 0.2

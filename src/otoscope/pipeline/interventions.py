@@ -1,25 +1,17 @@
-"""Steps `interventions` and `erasure` of the stage `explain`: a layer is changed, later layers are read out."""
+"""Step `interventions` of the stage `explain`: latents and rival directions change a layer, the last is read out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
-from otoscope.activations.store import ActivationStore
-from otoscope.corpus.audio import load_clip
-from otoscope.corpus.table import Corpus
-from otoscope.encoders.base import BatchedEncoder
-from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.erasure import leace
-from otoscope.explain.firing import diverse, draw_clips
 from otoscope.explain.interventions import (
     DOSES,
     Operation,
-    ReadoutExperiment,
     Shift,
     atom,
     code_edit,
@@ -35,19 +27,9 @@ from otoscope.explain.interventions import (
     strongest_latents,
     with_norm,
 )
-from otoscope.explain.readouts import Readouts, Targets, concept_targets, fit_readouts
-from otoscope.explain.splice import require_replaceable
-from otoscope.factors.table import FactorTable
-from otoscope.pipeline.splice import TrainFrames, model_window, train_frames
-from otoscope.runs.context import Context
-from otoscope.runs.folder import load_corpus
-from otoscope.runs.inputs import Clips, clip_arrays, open_activations
+from otoscope.pipeline.changed_layer import MIN_READOUT_R, ChangedLayer
 from otoscope.runs.progress import task
-from otoscope.runs.training import GridMember
-from otoscope.sae.model import SparseAutoencoder, load_sae
 
-MIN_READOUT_R = 0.3
-"""Correlation over the validation clips from which on a concept counts as read out."""
 CANDIDATES = 8
 """Latents per concept and way of choosing whose effect is measured on validation clips."""
 CANDIDATE_DOSE = 0.5
@@ -89,101 +71,6 @@ class InterventionTables(NamedTuple):
 
     interventions: pl.DataFrame
     intervention_differences: pl.DataFrame
-
-
-@dataclass(frozen=True)
-class ChangedLayer:
-    """A dictionary's layer, the last layer with its readouts, and the clips of a run."""
-
-    run: Context
-    member: GridMember
-    index: ActivationIndex
-    encoder: BatchedEncoder
-    store: ActivationStore
-    corpus: Corpus
-    clips: Clips
-
-    @classmethod
-    def of(cls, run: Context, member: GridMember, index: ActivationIndex) -> "ChangedLayer":
-        """Return the setting; raise `EncoderError` for an encoder whose states cannot be replaced."""
-        encoder = require_replaceable(run.encoder.load())
-        store = open_activations(run.folder, run.config)
-        corpus = load_corpus(run.folder).select(store.clip_ids)
-        clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
-        return cls(run, member, index, encoder, store, corpus, clips)
-
-    @property
-    def later(self) -> int:
-        """The layer that is read out."""
-        return max(self.store.layers)
-
-    @cached_property
-    def sae(self) -> SparseAutoencoder:
-        """The dictionary, on the encoder's device."""
-        return load_sae(self.run.folder.saes / self.member.sae_id).sae.to(self.encoder.runtime.device)
-
-    def split(self, name: str) -> Bool[np.ndarray, " clips"]:
-        """Return the mask of the clips of a split."""
-        return np.asarray(self.clips.split == name)
-
-    @cached_property
-    def targets(self) -> Targets:
-        """Concepts: classes of the labels, and factors."""
-        clips = self.clips
-        return concept_targets(clips.labels, clips.factors, clips.factor_names, train=self.split("train"))
-
-    @cached_property
-    def readouts(self) -> Readouts:
-        """Readouts of the concepts from the last layer."""
-        pooled = self.store.pooled(self.later, self.store.clip_ids)
-        return fit_readouts(pooled, self.targets, train=self.split("train"), valid=self.split("valid"))
-
-    @cached_property
-    def pooled(self) -> Float[np.ndarray, "clips width"]:
-        """Pooled frames of the changed layer."""
-        return self.store.pooled(self.member.layer, self.store.clip_ids)
-
-    @cached_property
-    def frames(self) -> TrainFrames:
-        """Training frames of the changed layer."""
-        return train_frames(self.store, self.member.layer, self.clips)
-
-    @cached_property
-    def norm(self) -> float:
-        """Mean norm of the centred training frames."""
-        rows = self.frames.rows
-        return float(np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean())
-
-    @cached_property
-    def clip_means(self) -> Float[np.ndarray, "clips latents"]:
-        """Mean code of each clip."""
-        return self.index.clip_means()
-
-    def read_concepts(self, limit: int) -> list[int]:
-        """Return the concepts that are read out best, one per label and one factor before a second of any."""
-        r = np.nan_to_num(self.readouts.valid_r, nan=-1.0)
-        order = [int(i) for i in np.argsort(-r, kind="stable") if r[i] >= MIN_READOUT_R]
-        return diverse(order, [concept.kind for concept in self.targets.concepts])[:limit]
-
-    def choose(self, split: str, limit: int, *, allowed: Bool[np.ndarray, " clips"]) -> list[int]:
-        """Return up to `limit` clips of a split, drawn at random, one per group before a second of any."""
-        return draw_clips(self.split(split) & allowed, self.clips.groups.tolist(), limit)
-
-    def experiment(self, clips: list[int]) -> ReadoutExperiment:
-        """Return the experiment on these clips."""
-        rows = {row["clip_id"]: row for row in self.corpus.clips.iter_rows(named=True)}
-        waves = [load_clip(self.corpus.root, rows[self.store.clip_ids[i]], rate_hz=self.encoder.rate_hz) for i in clips]
-        waves = [model_window(self.encoder, wave) for wave in waves]
-        advance = self.run.progress.advance
-        return ReadoutExperiment(
-            self.encoder, self.member.layer, self.later, self.readouts, waves, on_pass=lambda: advance(1)
-        )
-
-    def silence(self) -> Float[np.ndarray, " width"]:
-        """Return the mean frame of the layer for a second of noise at -80 dB, which no front end divides by zero."""
-        noise = 1e-4 * np.random.default_rng(0).standard_normal(max(self.encoder.rate_hz, self.encoder.min_samples))
-        encoded = self.encoder.encode([noise.astype(np.float32)], [self.member.layer])
-        return encoded.layers[self.member.layer][0].numpy().mean(axis=0)
 
 
 def intervention_tables(setting: ChangedLayer) -> InterventionTables:

@@ -1,18 +1,15 @@
-"""Step `splice` of the stage `explain`: the encoder with a layer replaced, on clips of test groups."""
+"""Steps `splice` and `lens` of the stage `explain`: the encoder with a layer replaced, on clips of test groups."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
 
-from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
-from otoscope.corpus.table import Corpus
-from otoscope.encoders.base import BatchedEncoder
+from otoscope.corpus.datasets.fsdd import DIGITS, SpokenString, join_words
 from otoscope.encoders.families.whisper import WhisperEncoder
-from otoscope.explain.firing import draw_clips
+from otoscope.errors import EncoderError
 from otoscope.explain.splice_scores import (
     LENS,
     SCORES,
@@ -23,59 +20,53 @@ from otoscope.explain.splice_scores import (
     substitutes,
     transcription_scores,
 )
-from otoscope.explain.transcription import DIGITS, SpokenString, Transcriber, join_words
-from otoscope.factors.table import FactorTable
-from otoscope.runs.context import Context
-from otoscope.runs.folder import load_corpus
-from otoscope.runs.inputs import Clips, clip_arrays, open_activations
+from otoscope.explain.transcription import Transcriber
+from otoscope.factors.annotations import AnnotationFolder, within_clip
+from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember
-from otoscope.sae.model import load_sae
 
-TRAIN_FRAMES = 20_000
-"""Training frames for the mean ablation, principal components and the gain of random atoms."""
 WORDS_PER_STRING = 4
-MAX_STRINGS = 12
+"""Recordings of single digits that are joined to a string."""
+WORD_TIERS = ("words", "word")
+"""Names of tiers whose labels are the words that are spoken."""
 
 
-def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
-    """Return the scores of the splices of a dictionary; empty for an encoder whose states cannot be replaced."""
-    encoder = run.encoder.load()
-    store, corpus = open_activations(run.folder, run.config), load_corpus(run.folder)
-    corpus = corpus.select(store.clip_ids)
-    clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
-    test = draw_clips(np.asarray(clips.split == "test"), clips.groups.tolist(), run.config.explain.splice_clips)
-    if not isinstance(encoder, BatchedEncoder) or not test:
+def splice_table(setting: ChangedLayer, members: Sequence[GridMember]) -> pl.DataFrame:
+    """Return the scores of the splices of dictionaries of one layer, the one shown first.
+
+    Empty for an encoder whose states cannot be replaced.
+    """
+    run, clips, store = setting.run, setting.clips, setting.store
+    test = setting.choose("test", run.config.explain.splice_clips, allowed=setting.split("test"))
+    try:
+        encoder = setting.encoder
+    except EncoderError:
         return pl.DataFrame(schema=SCORES)
-    sae = load_sae(run.folder.saes / member.sae_id).sae.to(encoder.runtime.device)
-    rows = train_frames(store, member.layer, clips).rows
-    replaced_by = substitutes(sae, rows, components=member.k)
-    later, train = max(store.layers), np.flatnonzero(clips.split == "train")
+    if not test:
+        return pl.DataFrame(schema=SCORES)
+    replaced_by = substitutes({m.sae_id: (setting.load(m), m.k) for m in members}, setting.frames.rows)
+    layer, later, train = setting.member.layer, setting.later, np.flatnonzero(setting.split("train"))
     pooled = store.pooled(later, [store.clip_ids[i] for i in train])
-    probes = Probes.fit(pooled, {name: classes[train] for name, classes in clips.labels.items()})
-    table = {row["clip_id"]: row for row in corpus.clips.iter_rows(named=True)}
-    waves = [
-        model_window(encoder, load_clip(corpus.root, table[store.clip_ids[i]], rate_hz=encoder.rate_hz)) for i in test
-    ]
-    with task(run.progress, f"splicing layer {member.layer}", len(test), "clips"):
+    with task(run.progress, f"splicing layer {layer}", len(test), "clips"):
         scores = later_layer_scores(
             encoder,
-            member.layer,
+            layer,
             replaced_by,
-            waves,
+            [setting.wave(i) for i in test],
             groups=clips.groups[test],
             labels={name: classes[test] for name, classes in clips.labels.items()},
-            probes=probes,
+            probes=Probes.fit(pooled, {name: classes[train] for name, classes in clips.labels.items()}),
             later=later,
             mean=pooled.mean(axis=0),
             on_clip=lambda: run.progress.advance(1),
         )
-    strings, speakers = digit_strings(corpus, encoder) if isinstance(encoder, WhisperEncoder) else ([], [])
-    if strings and isinstance(encoder, WhisperEncoder) and encoder.runtime.context == "exact":
-        with task(run.progress, "transcribing digit strings", len(strings), "strings"):
+    transcriber, strings, speakers = _transcriber(setting)
+    if transcriber is not None:
+        with task(run.progress, "transcribing with a replaced layer", len(strings), "strings"):
             scores += transcription_scores(
-                Transcriber(encoder),
-                member.layer,
+                transcriber,
+                layer,
                 replaced_by,
                 strings,
                 groups=np.array(speakers),
@@ -84,75 +75,88 @@ def splice_table(run: Context, member: GridMember) -> pl.DataFrame:
     return pl.DataFrame(scores, schema=SCORES)
 
 
-def lens_table(run: Context, member: GridMember) -> pl.DataFrame:
-    """Return the word error rate from each layer of Whisper; empty for other encoders and corpora without digits."""
-    encoder = run.encoder.load()
-    store, corpus = open_activations(run.folder, run.config), load_corpus(run.folder)
-    corpus = corpus.select(store.clip_ids)
-    if not isinstance(encoder, WhisperEncoder) or encoder.runtime.context != "exact":
+def lens_table(setting: ChangedLayer) -> pl.DataFrame:
+    """Return the word error rate from each layer of Whisper; empty for other encoders and without spoken words."""
+    transcriber, strings, speakers = _transcriber(setting)
+    if transcriber is None:
         return pl.DataFrame(schema=LENS)
-    strings, speakers = digit_strings(corpus, encoder)
-    if not strings:
-        return pl.DataFrame(schema=LENS)
-    clips = clip_arrays(corpus, FactorTable.load(run.folder.factors), run.config)
-    sae = load_sae(run.folder.saes / member.sae_id).sae.to(encoder.runtime.device)
-    replaced_by = substitutes(sae, train_frames(store, member.layer, clips).rows, components=member.k)
-    passes = lens_passes(len(encoder.layers), member.layer) * len(strings)
-    with task(run.progress, "transcribing from each layer", passes, "transcripts"):
+    member, progress = setting.member, setting.run.progress
+    replaced_by = substitutes({member.sae_id: (setting.sae, member.k)}, setting.frames.rows)
+    passes = lens_passes(len(transcriber.encoder.layers), member.layer) * len(strings)
+    with task(progress, "transcribing from each layer", passes, "transcripts"):
         rows = lens_scores(
-            Transcriber(encoder),
+            transcriber,
             member.layer,
             replaced_by,
             strings,
             groups=np.array(speakers),
-            on_string=lambda: run.progress.advance(1),
+            on_string=lambda: progress.advance(1),
         )
     return pl.DataFrame(rows, schema=LENS)
 
 
-def digit_strings(corpus: Corpus, encoder: BatchedEncoder) -> tuple[list[SpokenString], list[str]]:
+def _transcriber(setting: ChangedLayer) -> tuple[Transcriber | None, list[SpokenString], list[str]]:
+    """Return the model that transcribes, and strings of words with their groups; None if either is missing."""
+    encoder, run = setting.run.encoder.load(), setting.run
+    if not isinstance(encoder, WhisperEncoder):
+        return None, [], []
+    root = run.config.corpus.annotation_folder(run.folder.sound)
+    strings, groups = [], []
+    if root is not None:
+        strings, groups = annotated_strings(setting, AnnotationFolder(root))
+    elif "digit" in setting.corpus.labels:
+        strings, groups = joined_digits(setting)
+    if strings and encoder.runtime.context != "exact":
+        run.progress.message(
+            "no words are transcribed: Whisper does it in whole windows only; set extract.context: exact"
+        )
+        return None, [], []
+    return (Transcriber(encoder) if strings else None), strings, groups
+
+
+def annotated_strings(setting: ChangedLayer, annotations: AnnotationFolder) -> tuple[list[SpokenString], list[str]]:
+    """Return clips of test groups with annotated words, and the group of each; only clips that fit the model's window.
+
+    Words are the labels of a tier that is named so (`WORD_TIERS`).
+    """
+    window_s = setting.encoder.window_s
+    words: dict[int, SpokenString] = {}
+    for i in np.flatnonzero(setting.split("test")).tolist():
+        row = setting.corpus.clips.row(i, named=True)
+        if window_s is not None and row["duration_s"] > window_s:
+            continue
+        inside, _ = within_clip(
+            annotations.of(row["path"], rate_hz=row["rate_hz"]), start_s=row["start_s"], duration_s=row["duration_s"]
+        )
+        spoken = sorted((one for one in inside if one.tier.lower() in WORD_TIERS), key=lambda one: one.start_s)
+        if spoken:
+            spans = tuple((one.start_s, one.end_s) for one in spoken)
+            words[i] = SpokenString(np.zeros(0, np.float32), tuple(one.label for one in spoken), spans)
+    allowed = np.isin(np.arange(len(setting.clips.split)), list(words))
+    chosen = setting.choose("test", setting.run.config.explain.splice_clips, allowed=allowed)
+    return [words[i]._replace(wave=setting.wave(i)) for i in chosen], [str(setting.clips.groups[i]) for i in chosen]
+
+
+def joined_digits(setting: ChangedLayer) -> tuple[list[SpokenString], list[str]]:
     """Return recordings of single digits of test groups joined to strings, and the group of each string.
 
-    Empty unless the corpus has a label `digit` with the digits, as figures or words. Each string is of one speaker.
+    Empty unless all classes of the label `digit` are digits, as figures or words. Each string is of one speaker.
     """
-    if "digit" not in corpus.labels:
-        return [], []
     words = {str(i): word for i, word in enumerate(DIGITS)} | {word: word for word in DIGITS}
+    corpus, rate_hz = setting.corpus, setting.encoder.rate_hz
     rows = corpus.clips.with_columns(digit=corpus.label("digit")).filter(pl.col("split") == "test")
-    if rows.is_empty() or not set(rows["digit"].drop_nulls()) <= set(words):
+    rows = rows.filter(pl.col("digit").is_not_null())
+    if rows.is_empty() or not set(rows["digit"]) <= set(words):
         return [], []
     rng = np.random.default_rng(0)
     strings: list[SpokenString] = []
     speakers: list[str] = []
     groups = rows["group"].unique().sort().to_list()
-    for turn in range(MAX_STRINGS):
+    for turn in range(setting.run.config.explain.splice_clips):
         group = groups[turn % len(groups)]
-        of_group = rows.filter((pl.col("group") == group) & pl.col("digit").is_not_null()).rows(named=True)
+        of_group = rows.filter(pl.col("group") == group).rows(named=True)
         chosen: list[dict[str, Any]] = [of_group[i] for i in rng.permutation(len(of_group))[:WORDS_PER_STRING].tolist()]
-        waves = [load_clip(corpus.root, row, rate_hz=encoder.rate_hz) for row in chosen]
-        strings.append(join_words(waves, [words[row["digit"]] for row in chosen], rate_hz=encoder.rate_hz))
+        waves = [load_clip(corpus.root, row, rate_hz=rate_hz) for row in chosen]
+        strings.append(join_words(waves, [words[row["digit"]] for row in chosen], rate_hz=rate_hz))
         speakers.append(str(group))
     return strings, speakers
-
-
-class TrainFrames(NamedTuple):
-    """Frames of training clips, and the position of the clip of each."""
-
-    rows: Float[np.ndarray, "rows width"]
-    clips: Int[np.ndarray, " rows"]
-
-
-def train_frames(store: ActivationStore, layer: int, clips: Clips) -> TrainFrames:
-    """Return up to `TRAIN_FRAMES` frames of training clips, an equal share of each clip."""
-    train = np.flatnonzero(clips.split == "train")
-    share = max(TRAIN_FRAMES // max(len(train), 1), 1)
-    rows: list[NDArray[np.float32]] = []
-    for _, frames in store.iter_clips(layer, [store.clip_ids[i] for i in train]):
-        chosen = np.linspace(0, len(frames) - 1, min(share, len(frames))).astype(int)
-        rows.append(frames[chosen])
-    return TrainFrames(np.concatenate(rows), np.repeat(train, [len(part) for part in rows]))
-
-
-def model_window(encoder: BatchedEncoder, wave: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a clip, cut to the model's window."""
-    return wave if encoder.window_s is None else wave[: int(encoder.window_s * encoder.rate_hz)]

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from otoscope.corpus.audio import load_audio
 from otoscope.corpus.catalog import build_corpus
 from otoscope.corpus.datasets.fsdd import FsddCorpus
 from otoscope.corpus.splits import Splits
 from otoscope.errors import CorpusError
+from otoscope.factors import AnnotationFolder
 
 
 @pytest.fixture
@@ -41,6 +44,41 @@ def test_a_folder_of_other_recordings_is_no_fsdd(record, tmp_path):
     record("one.wav")
     with pytest.raises(CorpusError, match=r"no recording named \{digit\}"):
         FsddCorpus(root=tmp_path).listing(tmp_path)
+
+
+def test_joined_recordings_are_clips_with_their_words_as_annotations(root: Path, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    spec = FsddCorpus(root=root, join=2)
+    clips = spec.listing(cache).clips  # three takes of each speaker make one string of two
+    assert set(clips.select("path", "group").iter_rows()) == {(f"{who}_000.wav", who) for who in ("ann", "bob", "cy")}
+    assert [name for name in clips.columns if name.startswith("label_")] == []
+    folder = spec.annotation_folder(cache)
+    assert folder is not None
+    words = AnnotationFolder(folder).of("ann_000.wav", rate_hz=8000)
+    assert [(one.tier, one.label) for one in words] == [("words", "seven")] * 2
+    joined = load_audio(folder / "ann_000.wav", rate_hz=8000)
+    spoken = [load_audio(root / f"7_ann_{take}.wav", rate_hz=8000) for take in (0, 1, 10)]
+    for one in words:
+        inside = joined[round(one.start_s * 8000) : round(one.end_s * 8000)]
+        assert any(len(inside) == len(wave) and np.abs(inside - wave).max() < 1e-4 for wave in spoken)
+    outside = [*joined[: round(words[0].start_s * 8000)], *joined[round(words[0].end_s * 8000) :][:1000]]
+    assert np.abs(outside).max() == 0
+
+
+def test_joined_recordings_are_written_once_for_the_same_settings(root: Path, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    state = {path: path.stat().st_mtime_ns for path in _files(FsddCorpus(root=root, join=2), cache)}
+    assert {path: path.stat().st_mtime_ns for path in _files(FsddCorpus(root=root, join=2), cache)} == state
+    next(path for path in state if path.suffix == ".wav").unlink()
+    assert set(_files(FsddCorpus(root=root, join=2), cache)) == set(state)
+    assert FsddCorpus(root=root, join=3).annotation_folder(cache) not in {path.parent for path in state}
+    with pytest.raises(CorpusError, match="join is 4, and no speaker has as many recordings"):
+        FsddCorpus(root=root, join=4).listing(cache)
+
+
+def _files(spec: FsddCorpus, cache: Path) -> list[Path]:
+    """Return the files of a listing."""
+    return sorted(spec.listing(cache).root.iterdir())
 
 
 @pytest.mark.shared

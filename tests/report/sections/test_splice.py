@@ -16,7 +16,7 @@ from tests.support.page_reader import read_page
 def row(substitute: str, quantity: str, recovered: float, **changed: object) -> dict[str, object]:
     values = {"target": "vowel", "value": 0.8, "untouched": 0.9, "ablated": 0.2, "low": 0.7, "high": 0.95}
     own = {"substitute": substitute, "quantity": quantity, "recovered": recovered, "clips": 20, "groups": 3}
-    return {**values, **own, **changed}
+    return {**values, "sae_id": "shown", "k": 20, **own, **changed}
 
 
 def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: Path) -> None:
@@ -44,3 +44,20 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is not lowered by the ablation beyond noise, so that no share is defined: 0.80 with the SAE's" in said
     assert page.mistakes == []
+
+
+def test_page_says_what_other_sparsities_recover(tmp_path: Path) -> None:
+    make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    rows = [
+        row("sae", "word_error_rate", 0.4, target="words"),
+        row("sae_with_error", "word_error_rate", 1.0, target="words"),
+        row("sae", "word_error_rate", 0.8, target="words", sae_id="denser", k=80),
+        row("random_atoms", "word_error_rate", 0.1, target="words", sae_id="denser", k=80),
+    ]
+    write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
+    _, shown, others = (said.replace("\u00a0", " ") for said in splice_sentences(read_run(tmp_path)))
+    assert "40 % by the SAE's reconstruction (to 0.80, 95 % interval 70 % to 95 %)." in shown  # and nothing else
+    assert others == (
+        "Recovered of the word error rate of transcripts by the dictionaries of this layer: 40 % at k = 20 and 80 % at "
+        "k = 80."
+    )

@@ -256,12 +256,12 @@ class Gallery(NamedTuple):
         return f"{count(len(self.refuted), 'latent')} not confirmed on test groups, without clips"
 
 
-def gallery(run: RunData, *, max_bytes: int = MAX_BYTES) -> Gallery:
+def gallery(run: RunData) -> Gallery:
     """Return one card per latent with its strongest clips, or the reason why there are none."""
     top_clips = run.top_clips
     if top_clips is None or top_clips.rows.is_empty():
         return Gallery(f"No gallery: {_reason(run)}.")
-    budget, places, texts = _Budget(max_bytes), factor_ranks(run), card_texts(run.folder)
+    budget, places, texts = _Budget(MAX_BYTES), factor_ranks(run), card_texts(run.folder)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
     for part in top_clips.rows.partition_by("latent", maintain_order=True):

@@ -18,7 +18,7 @@ NAMES = {
 QUANTITIES = {
     "cosine": "the cosine between frames of the last layer and those of the untouched encoder",
     "probe_accuracy": "the accuracy of a probe for {target} on the last layer",
-    "word_error_rate": "the word error rate of transcribed digit strings",
+    "word_error_rate": "the word error rate of transcripts",
 }
 
 
@@ -38,10 +38,27 @@ def splice_sentences(run: RunData) -> list[str]:
     seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
     parts = scores.partition_by("quantity", "target", maintain_order=True)
-    return [f"{introduction} {seeds} {of_probes}", *(_sentence(part) for part in parts)]
+    others = filter(None, map(_other_sparsities, parts))
+    return [f"{introduction} {seeds} {of_probes}", *(_sentence(part) for part in parts), *others]
 
 
-def _sentence(rows: pl.DataFrame) -> str:
+def _other_sparsities(rows: pl.DataFrame) -> str:
+    """Return what the reconstructions of the run's other sparsities recover; empty without any."""
+    of_sae = rows.filter(substitute="sae").sort("k")
+    if of_sae.height < 2 or not any(map(known, of_sae["recovered"])):
+        return ""
+    each = [
+        f"{percent(row['recovered'], 0)} at k = {row['k']}"
+        if known(row["recovered"])
+        else f"undefined at k = {row['k']}"
+        for row in of_sae.iter_rows(named=True)
+    ]
+    name = QUANTITIES[rows["quantity"][0]].format(target=rows["target"][0])
+    return f"Recovered of {name} by the dictionaries of this layer: {comma_list(each)}."
+
+
+def _sentence(of_layer: pl.DataFrame) -> str:
+    rows = of_layer.filter(pl.col("sae_id") == of_layer["sae_id"][0], pl.col("substitute").is_in(list(NAMES)))
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
