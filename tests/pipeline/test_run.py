@@ -16,10 +16,13 @@ from otoscope.config import RunConfig, load_config
 from otoscope.config.run import ExplainSettings, ReportSettings
 from otoscope.errors import ConfigError, CorpusError
 from otoscope.explain import SWEPT, ActivationIndex
+from otoscope.factors import AnnotationFolder
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.explain import step_inputs
+from otoscope.pipeline.explained_run import prepare
 from otoscope.pipeline.run import RunSummary, run
+from otoscope.pipeline.splice import annotated_strings
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder
 from otoscope.runs.folder import RunFolder, load_corpus
@@ -331,6 +334,27 @@ def test_explain_scores_splices_at_every_sparsity_of_the_dictionary_shown(summar
     assert table["value"].is_between(-1, 1).all()
 
 
+def test_annotated_strings_are_clips_of_test_groups_with_their_words(
+    summary: RunSummary, path: Path, tmp_path: Path
+) -> None:
+    again(summary, path, until="explain")
+    config = load_config(path, ["explain.splice_clips=3"])
+    layer = prepare(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config))).changed_layer
+    clips = layer.corpus.clips
+    names = [Path(name).stem for name in clips["path"]]
+    lines = [f"{name} 1 0.25 0.1 two\n{name} 1 0.1 0.1 one" for name in names]
+    (tmp_path / "words.ctm").write_text("\n".join(lines))
+    strings, groups = annotated_strings(layer, AnnotationFolder(tmp_path))
+    assert [spoken.words for spoken in strings] == [("one", "two")] * 3
+    assert strings[0].spans_s == (pytest.approx((0.1, 0.2)), pytest.approx((0.25, 0.35)))
+    assert set(groups) == set(clips.filter(pl.col("split") == "test")["group"])  # two, so that one has a second
+    assert all(len(spoken.wave) == layer.encoder.rate_hz // 2 for spoken in strings)
+    for name in names:
+        (tmp_path / f"{name}.phn").write_text("0 1600 one\n")
+    (tmp_path / "words.ctm").unlink()
+    assert annotated_strings(layer, AnnotationFolder(tmp_path)) == ([], [])  # phones are no words
+
+
 def test_explain_tests_interventions_beside_rivals_of_equal_norm(summary: RunSummary, path: Path) -> None:
     changed = ("explain.only=[interventions]", "explain.concepts=1", "explain.intervention_clips=2")
     again(summary, path, *changed, "train.layers=[1]", until="explain")
@@ -461,22 +485,25 @@ def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, pat
     again(summary, path, until="explain")
     explained = summary.run / "explain"
     before = {p: p.stat().st_mtime_ns for p in explained.rglob("*") if p.suffix in (".flac", ".safetensors")}
-    done, _ = again(summary, path, "explain.only=[firing]", "explain.latents=[5]", until="explain")
+    index = ActivationIndex.open(explained / "index" / read_json(explained / "card.json")["sae_id"])
+    firing = index.statistics.filter(pl.col("rows") > 0)["latent"].to_list()
+    latent = next(i for i in firing if i not in set(pl.read_parquet(explained / "examples.parquet")["latent"]))
+    done, _ = again(summary, path, "explain.only=[firing]", f"explain.latents=[{latent}]", until="explain")
     assert done == ["explain"]
-    assert 5 in set(pl.read_parquet(explained / "examples.parquet")["latent"])
+    assert latent in set(pl.read_parquet(explained / "examples.parquet")["latent"])
     assert before == {p: p.stat().st_mtime_ns for p in explained.rglob("*") if p.suffix in (".flac", ".safetensors")}
     again(summary, path, until="explain")
-    assert 5 not in set(pl.read_parquet(explained / "examples.parquet")["latent"])
+    assert latent not in set(pl.read_parquet(explained / "examples.parquet")["latent"])
     with pytest.raises(ConfigError, match=r"explain\.latents: 64 does not exist; .* has latents 0 to 63"):
         again(summary, path, "explain.latents=[64]", until="explain")
     again(summary, path, until="explain")
 
 
 READ_BY: dict[str, tuple[str, set[str]]] = {
-    "explain.dictionaries": ("all", {"matching"}),
+    "explain.dictionaries": ("all", {"matching", "splice"}),
     "explain.latents": ("[5]", {"firing", "cards", "attribution", "sweeps"}),
     "explain.clips": ("10", {"cards", "annotations"}),
-    "explain.splice_clips": ("3", {"splice"}),
+    "explain.splice_clips": ("3", {"splice", "lens"}),
     "explain.concepts": ("2", {"interventions", "erasure"}),
     "explain.intervention_clips": ("3", {"interventions", "erasure"}),
     "explain.erasure_clips": ("5", {"erasure"}),

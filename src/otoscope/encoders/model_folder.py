@@ -226,8 +226,8 @@ def require_equal(name: str, quantity: str, preprocessor: object, model: object)
 
 
 @contextmanager
-def _silence_transformers() -> Generator[None]:
-    """Silence transformers' load report and progress bar; problems are raised as errors instead."""
+def silence_transformers() -> Generator[None]:
+    """Silence the log and the progress bars of transformers; problems are raised as errors instead."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -265,7 +265,7 @@ def load_weights(
     missing, unexpected or misshapen key.
     """
     try:
-        with _silence_transformers():
+        with silence_transformers():
             model, report = architecture.from_pretrained(
                 folder,
                 config=config,

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from otoscope.corpus.datasets.fsdd import DIGITS
 from otoscope.encoders.base import check_layers
 from otoscope.encoders.families.whisper import WhisperEncoder
+from otoscope.encoders.model_folder import silence_transformers
 from otoscope.encoders.resolve import resolve
 from otoscope.errors import EncoderError
 from otoscope.explain.splice import Splice, Substitute
@@ -68,7 +69,10 @@ class Transcriber:
         from transformers import WhisperForConditionalGeneration
 
         folder = resolve(self.encoder.name).folder
-        model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        with silence_transformers():
+            model: Any = WhisperForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
         return model.to(self.encoder.runtime.device).eval()
 
     @cached_property
@@ -102,7 +106,7 @@ class Transcriber:
             if layer is not None and substitute is not None:
                 edit = Splice(self.encoder, layer, substitute).edit(len(wave))
                 stack.callback(self._replace(layer, edit).remove)
-            with torch.inference_mode():
+            with torch.inference_mode(), silence_transformers():
                 ids = self._model.generate(features, max_new_tokens=64, do_sample=False, num_beams=1)
         return str(self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 
